@@ -1,0 +1,80 @@
+"""Real-time object detection on many live video streams.
+
+What a subscriber needs is here: `subscribe`, `subscribe_async`, and the events. It is imported when it is first
+used, so that neither `import streamdet` nor a subscriber waits for torch or a video library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamdet.client import AsyncSubscription, Gap, Restart, Subscription, subscribe, subscribe_async
+    from streamdet.errors import EndpointError, StreamdetError, WireError
+    from streamdet.types import (
+        Crossing,
+        Detection,
+        DetectionEvent,
+        FrameInfo,
+        Geometry,
+        PreviewEvent,
+        Reason,
+        Shape,
+        State,
+        StateEvent,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncSubscription",
+    "Crossing",
+    "Detection",
+    "DetectionEvent",
+    "EndpointError",
+    "FrameInfo",
+    "Gap",
+    "Geometry",
+    "PreviewEvent",
+    "Reason",
+    "Restart",
+    "Shape",
+    "State",
+    "StateEvent",
+    "StreamdetError",
+    "Subscription",
+    "WireError",
+    "__version__",
+    "subscribe",
+    "subscribe_async",
+]
+
+_HOMES = {
+    "client": ("AsyncSubscription", "Gap", "Restart", "Subscription", "subscribe", "subscribe_async"),
+    "errors": ("EndpointError", "StreamdetError", "WireError"),
+    "types": (
+        "Crossing",
+        "Detection",
+        "DetectionEvent",
+        "FrameInfo",
+        "Geometry",
+        "PreviewEvent",
+        "Reason",
+        "Shape",
+        "State",
+        "StateEvent",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"streamdet.{module}"), name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,294 @@
+"""The queue between captures and the detector: one slot per stream, and the only place where frames are dropped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from streamdet.types import Drop, Frame
+
+# How far frames may be off the schedule of `max_fps`, in periods. An early frame passes, but does not move the
+# schedule, and a late one saves up one period at the most: so the average stays exact although frames jitter, and
+# no burst of more than two follows a pause.
+_EARLY_PERIODS = 0.5
+_LATE_PERIODS = 1.0
+
+
+# A stream whose turn comes while its next frame is still on its way does not lose it; but a pause saves no more.
+_SAVED_TURNS = 1.0
+
+
+class StreamRules(Protocol):
+    """What the queue must know about a stream; a `StreamConfig` fits."""
+
+    @property
+    def name(self) -> str:
+        """Of the stream."""
+
+    @property
+    def pace(self) -> str:
+        """With "fastest" nothing is lost and `put` waits; otherwise the newest frame wins."""
+
+    @property
+    def max_fps(self) -> float | None:
+        """Frames per second that may pass, on average; None for all."""
+
+    @property
+    def max_frame_age_seconds(self) -> float:
+        """Age since capture beyond which a frame is not worth detecting."""
+
+    @property
+    def weight(self) -> float:
+        """Share of the detector under overload, relative to other streams."""
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """The place of one stream; times are monotonic seconds.
+
+    Attributes:
+        rules: of the stream.
+        turn: the lowest leaves first; moves on by 1 / weight whenever the stream leaves.
+        frame: the newest one.
+        filled_at: when the slot was last filled while empty.
+        next_due_at: when `max_fps` next lets a frame pass; None before the first.
+        blocked_puts: frames that wait in `put`.
+    """
+
+    rules: StreamRules
+    turn: float
+    frame: Frame | None = None
+    filled_at: float = 0.0
+    next_due_at: float | None = None
+    blocked_puts: int = 0
+
+    @property
+    def loses_nothing(self) -> bool:
+        return self.rules.pace == "fastest"
+
+    def pass_schedule(self, at_seconds: float) -> bool:
+        """Whether `max_fps` lets a frame of this moment pass; if so, the schedule moves on by one period."""
+        if self.rules.max_fps is None or self.loses_nothing:
+            return True
+        period_seconds = 1 / self.rules.max_fps
+        due_at = at_seconds if self.next_due_at is None else self.next_due_at
+        if at_seconds < due_at - _EARLY_PERIODS * period_seconds:
+            return False
+        self.next_due_at = max(due_at, at_seconds - _LATE_PERIODS * period_seconds) + period_seconds
+        return True
+
+    def is_stale(self, frame: Frame, now: float) -> bool:
+        age_seconds = now - frame.captured_monotonic_seconds
+        return age_seconds > self.rules.max_frame_age_seconds and not self.loses_nothing
+
+
+class BatchQueue:
+    """Hands the newest frame of each stream to the detector, in batches.
+
+    - One slot per stream: a newer frame takes the place of an older one (`superseded`).
+    - Who leaves first: the stream that has left least often, counted in turns of 1 / weight; among equals, and so
+      among streams of one weight that all wait, the one that has waited longest. Under overload a stream of weight 2
+      leaves twice as often as one of weight 1. That holds while more streams wait than a batch has places.
+    - When a batch leaves: `max_batch_delay_seconds` after the first frame came into the empty queue, or as soon as
+      there are `max_batch_size` frames. It never waits for every stream.
+    - Dropped besides: what `max_fps` does not let in (`rate_limited`), what is too old when it would leave
+      (`stale`), and what comes after the end or belongs to a removed stream (`shutdown`).
+    - Streams of pace "fastest" lose nothing: `put` waits until the slot is free.
+
+    Thread-safe, for any number of threads on both sides.
+
+    Args:
+        max_batch_size: frames per batch, at the most.
+        max_batch_delay_seconds: how long a batch waits for company.
+        on_drop: told the stream and the reason of every dropped frame, without any lock held.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int,
+        max_batch_delay_seconds: float,
+        on_drop: Callable[[str, Drop], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_batch_size = max_batch_size
+        self._max_batch_delay_seconds = max_batch_delay_seconds
+        self._on_drop = on_drop
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._slots: dict[str, _Slot] = {}
+        self._filled = 0
+        # The lowest turn that left with the newest batch.
+        self._turn = 0.0
+        self._closed = False
+
+    def add_stream(self, rules: StreamRules) -> None:
+        """Makes a slot.
+
+        Raises:
+            ValueError: there is a stream of this name.
+        """
+        with self._changed:
+            if rules.name in self._slots:
+                message = f"stream {rules.name!r} is in the queue already"
+                raise ValueError(message)
+            self._slots[rules.name] = _Slot(rules, self._turn)
+
+    def update_stream(self, rules: StreamRules) -> None:
+        """Applies other rules to the stream of this name; its frame and its turn stay.
+
+        Raises:
+            KeyError: there is no stream of this name.
+        """
+        with self._changed:
+            slot = self._slots[rules.name]
+            if rules.max_fps != slot.rules.max_fps:
+                slot.next_due_at = None
+            slot.rules = rules
+            self._changed.notify_all()
+
+    def remove_stream(self, name: str) -> None:
+        """Takes the slot away and drops what is in it; frames put later are dropped too."""
+        with self._changed:
+            slot = self._slots.pop(name, None)
+            dropped = slot is not None and self._empty(slot) is not None
+            self._changed.notify_all()
+        if dropped:
+            self._on_drop(name, Drop.SHUTDOWN)
+
+    def put(self, frame: Frame) -> None:
+        """Offers a frame; waits only for streams of pace "fastest"."""
+        with self._changed:
+            reason = self._put(frame)
+        if reason is not None:
+            self._on_drop(frame.stream, reason)
+
+    def take(self, timeout_seconds: float) -> list[Frame]:
+        """The next batch, at most one frame per stream.
+
+        After `close` it gives what is left, without waiting.
+
+        Args:
+            timeout_seconds: how long to wait for a first frame; a batch delay may come on top.
+
+        Returns:
+            1 to `max_batch_size` frames, or none at the time-out or when the queue is closed and empty.
+        """
+        deadline = self._clock() + timeout_seconds
+        while True:
+            with self._changed:
+                self._wait_for_batch(deadline)
+                batch, stale = self._collect()
+            for frame in stale:
+                self._on_drop(frame.stream, Drop.STALE)
+            if batch or not stale:
+                return batch
+
+    def close(self) -> None:
+        """Lets nothing in any more; what waits can still be taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def discard(self) -> None:
+        """Drops what waits."""
+        with self._changed:
+            dropped = [frame for slot in self._slots.values() if (frame := self._empty(slot)) is not None]
+            self._changed.notify_all()
+        for frame in dropped:
+            self._on_drop(frame.stream, Drop.SHUTDOWN)
+
+    def pending(self) -> dict[str, int]:
+        """Frames that wait, per stream; those that wait in `put` are counted."""
+        with self._changed:
+            return {name: (slot.frame is not None) + slot.blocked_puts for name, slot in self._slots.items()}
+
+    def pending_since(self) -> float | None:
+        """Since when (monotonic seconds) some stream waits to be taken; None when none does."""
+        with self._changed:
+            return self._oldest_filled_at() if self._filled else None
+
+    @property
+    def drained(self) -> bool:
+        """Whether the queue is closed and empty: nothing will ever come out again."""
+        with self._changed:
+            return self._closed and not self._filled
+
+    def _put(self, frame: Frame) -> Drop | None:
+        """Puts a frame into its slot; the reason for which a frame of that stream is lost, if one is."""
+        slot = self._slots.get(frame.stream)
+        if slot is not None:
+            self._wait_until_free(slot)
+        if slot is None or self._closed or self._slots.get(frame.stream) is not slot:
+            return Drop.SHUTDOWN
+        if not slot.pass_schedule(frame.captured_monotonic_seconds):
+            return Drop.RATE_LIMITED
+        superseded = slot.frame is not None
+        slot.frame = frame
+        if superseded:
+            return Drop.SUPERSEDED
+        slot.filled_at = self._clock()
+        slot.turn = max(slot.turn, self._turn - _SAVED_TURNS)
+        self._filled += 1
+        # Others need not wake: the first frame opens the window, the last one fills the batch.
+        if self._filled in {1, self._max_batch_size}:
+            self._changed.notify_all()
+        return None
+
+    def _wait_until_free(self, slot: _Slot) -> None:
+        """Waits while the slot of a stream that loses nothing is taken, and still the stream's."""
+        slot.blocked_puts += 1
+        try:
+            while (
+                slot.loses_nothing
+                and slot.frame is not None
+                and not self._closed
+                and self._slots.get(slot.rules.name) is slot
+            ):
+                self._changed.wait()
+        finally:
+            slot.blocked_puts -= 1
+
+    def _wait_for_batch(self, deadline: float) -> None:
+        while not self._closed and self._filled < self._max_batch_size:
+            end = self._oldest_filled_at() + self._max_batch_delay_seconds if self._filled else deadline
+            left_seconds = end - self._clock()
+            if left_seconds <= 0:
+                return
+            self._changed.wait(left_seconds)
+
+    def _collect(self) -> tuple[list[Frame], list[Frame]]:
+        """Empties the slots whose turn it is: the batch, and frames that were too old for it."""
+        now = self._clock()
+        waiting = [slot for slot in self._slots.values() if slot.frame is not None]
+        waiting.sort(key=lambda slot: (slot.turn, slot.filled_at))
+        batch: list[Frame] = []
+        stale: list[Frame] = []
+        for slot in waiting:
+            if len(batch) == self._max_batch_size:
+                break
+            frame = self._empty(slot)
+            if frame is None:
+                continue
+            if slot.is_stale(frame, now):
+                stale.append(frame)
+                continue
+            if not batch:
+                self._turn = max(self._turn, slot.turn)
+            slot.turn += 1 / slot.rules.weight
+            batch.append(frame)
+        if any(slot.blocked_puts for slot in waiting):
+            self._changed.notify_all()
+        return batch, stale
+
+    def _empty(self, slot: _Slot) -> Frame | None:
+        frame, slot.frame = slot.frame, None
+        if frame is not None:
+            self._filled -= 1
+        return frame
+
+    def _oldest_filled_at(self) -> float:
+        return min(slot.filled_at for slot in self._slots.values() if slot.frame is not None)

@@ -1,0 +1,268 @@
+"""Everything in its order: load, compare, loop, daemon, capacity. What is there stays when a run is broken off."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streamdet.assets import sample_clip
+from streamdet.bench.cases import REFERENCE, Case, Model, load_exported, load_model, ways
+from streamdet.bench.compare import Measured, compare
+from streamdet.bench.contenders import Contender, make_contender
+from streamdet.bench.end_to_end import EndToEnd
+from streamdet.bench.floor import floor_seconds, flops_of, measure_peak
+from streamdet.bench.frames import Size, describe, make_clip, pictures, read_frames
+from streamdet.bench.machine import core_count, machine_facts
+from streamdet.bench.plan import Group, Step, plan_groups
+from streamdet.bench.torchvision_forward import torchvision_model
+from streamdet.bench.usage import Disturbance, DisturbanceWatch
+from streamdet.detector.dense import choose_precision
+from streamdet.detector.device import choose_device
+from streamdet.errors import DetectorError, StreamdetError
+
+# Of the time; what is not here is loading.
+_SHARES = {
+    "peak": 0.02,
+    "compare": 0.6,
+    "plain": 0.06,
+    "decode": 0.02,
+    "stand_in": 0.06,
+    "saturated": 0.1,
+    "paced": 0.14,
+}
+_LARGEST_DAEMON_BATCH = 8
+_MAX_STREAMS = 64
+_DAEMON_RUNS = 3
+_DAEMON_START_SECONDS = 6.0  # torch takes its time to load
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure; empty tuples mean everything.
+
+    Attributes:
+        models: names or files; the first is also the daemon's.
+        engines: of `cases.ENGINES`.
+        precisions: of `cases.PRECISIONS`.
+        batches: frames per batch.
+        workers: batches at the same time; empty for one per core.
+        seconds: of measuring, all together.
+        exported: a file of `streamdet export`, to be compared with what it was made of.
+        frames: a video of the user's; None for the sample clip.
+        size: width and height of the frames; None for 1920x1080, or that of the user's video.
+        fps: of each stream; None for 10, or that of the user's video.
+        streams: of the daemon; None for as many as fit.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        daemon: whether to measure the daemon at all.
+    """
+
+    models: tuple[str, ...]
+    engines: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    batches: tuple[int, ...] = ()
+    workers: tuple[int, ...] = ()
+    seconds: float = 120.0
+    exported: Path | None = None
+    frames: Path | None = None
+    size: Size | None = None
+    fps: float | None = None
+    streams: int | None = None
+    device: str = "auto"
+    daemon: bool = True
+
+
+@dataclass
+class Results:
+    """What has been measured so far.
+
+    Attributes:
+        machine: facts of it.
+        detector: a row for each case that has samples.
+        peaks: operations per second by precision; None where they could not be measured.
+        flops: of one frame, by model.
+        origins: where the weights of each model are from.
+        plain_loop: of OpenCV and torchvision; None before it was measured, as all that follow.
+        daemon: "saturated" and "paced".
+        capacity: streams, and what that was computed from.
+        disturbance: what else went on.
+        notes: what people should know, a line each.
+        interrupted: broken off by Ctrl-C.
+        error: why the rest could not be measured.
+    """
+
+    machine: dict[str, Any]
+    detector: list[Measured] = field(default_factory=list)
+    peaks: dict[str, float | None] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    plain_loop: dict[str, Any] | None = None
+    daemon: dict[str, Any] = field(default_factory=dict)
+    capacity: dict[str, Any] | None = None
+    disturbance: Disturbance | None = None
+    notes: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    error: StreamdetError | None = None
+
+
+class Bench:
+    """One run.
+
+    Args:
+        options: what to measure.
+        on_plan: told the seconds that it will take, before it begins to measure.
+        on_step: told what is going on, and how far the run is, 0 to 1.
+
+    Attributes:
+        results: grow while it runs.
+
+    Raises:
+        StreamdetError: a model, the video or the device is no good.
+    """
+
+    def __init__(
+        self, options: Options, on_plan: Callable[[float], None], on_step: Callable[[str, float], None]
+    ) -> None:
+        self._options = options
+        self._on_plan = on_plan
+        self._step = Step(on_step)
+        self._device = choose_device(options.device)
+        source = options.frames or sample_clip()
+        found = describe(source)
+        own = options.frames is not None
+        self._source = source
+        self._size = options.size or (found.size if own else (1920, 1080))
+        self._fps = options.fps or (found.fps if own else 10.0)
+        self._frames = read_frames(source, self._size)
+        self._models = [load_model(name) for name in options.models]
+        self._exported = None if options.exported is None else load_exported(options.exported)
+        self.results = Results(machine_facts(self._device))
+        self.results.origins = {model.name: model.origin for model in self._models}
+
+    def run(self) -> None:
+        """Measures everything; Ctrl-C or an error of the daemon ends it early, and the results say so."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="streamdet-bench-") as folder, ExitStack() as stack:
+                self._compare(stack)
+                if self._options.daemon:
+                    self._measure_daemon(Path(folder))
+        except KeyboardInterrupt:
+            self.results.interrupted = True
+        except StreamdetError as error:
+            # What has been measured is not lost because the rest cannot be.
+            if not any(row.samples for row in self.results.detector):
+                raise
+            self.results.error = error
+        self.results.detector = [row for row in self.results.detector if row.samples]
+
+    def _compare(self, stack: ExitStack) -> None:
+        self._step.begin("loading the models", 0.0)
+        contenders = {model.name: self._load(model, stack) for model in self._models}
+        self._step.begin("measuring the peak of this machine", 0.0)
+        self._measure_peaks({case.precision for cases in contenders.values() for case in cases})
+        seconds = self._options.seconds * _SHARES["compare"]
+        frame_seconds = {model.name: self._frame_seconds(contenders[model.name]) for model in self._models}
+        counts = {name: len(cases) for name, cases in contenders.items()}
+        groups, left_out = plan_groups(frame_seconds, counts, self._options.batches, seconds)
+        self.results.notes += left_out
+        compare_seconds = sum(group.seconds for group in groups)
+        rest = 0.0
+        if self._options.daemon:
+            rest = self._options.seconds * (1 - _SHARES["compare"]) + _DAEMON_RUNS * _DAEMON_START_SECONDS
+        self._step.total_seconds = compare_seconds + rest
+        self._on_plan(self._step.total_seconds)
+        watch = DisturbanceWatch()
+        try:
+            for group in groups:
+                self._compare_group(group, contenders[group.model])
+        finally:
+            self.results.disturbance = watch.result()
+
+    def _load(self, model: Model, stack: ExitStack) -> dict[Case, Contender]:
+        """A contender for each way that this machine has; torchvision's first. Batch sizes are filled in later."""
+        options = self._options
+        largest = max(options.batches or (16,))
+        pairs = dict.fromkeys(ways(options.engines, options.precisions, self._device), model.weights)
+        if self._exported is not None and self._exported.architecture == model.weights.architecture:
+            pairs["openvino", self._exported_precision] = self._exported
+        found: dict[Case, Contender] = {}
+        for (engine, precision), weights in pairs.items():
+            for count in (1,) if engine == REFERENCE else options.workers or self._usual_workers(engine):
+                case = Case(engine, precision, largest, count)
+                try:
+                    found[case] = stack.enter_context(make_contender(weights, case, self._device))
+                except DetectorError as error:
+                    self.results.notes.append(f"{model.name} with {engine} {precision} was left out: {error}")
+        reference = torchvision_model(model.weights, self._device)
+        picture = pictures(self._frames, 1)[0]
+        self.results.flops[model.name] = flops_of(reference, picture, self._device)
+        return found
+
+    def _usual_workers(self, engine: str) -> tuple[int, ...]:
+        """As the daemon has them: one per core, or per CUDA device; two where copies overlap with the graph's work."""
+        if self._device.type == "cpu":
+            return (core_count(),)
+        return (2,) if engine == "graph" else (1,)
+
+    def _measure_peaks(self, precisions: set[str]) -> None:
+        for precision in sorted(precisions):
+            seconds = max(self._options.seconds * _SHARES["peak"], 0.1)
+            self.results.peaks[precision] = measure_peak(precision, self._device, core_count(), seconds)
+
+    def _frame_seconds(self, contenders: dict[Case, Contender]) -> float:
+        """What torchvision takes for a frame, roughly: one batch of one."""
+        reference = next(iter(contenders.values()))
+        reference.round(self._frames, 1)
+        return reference.round(self._frames, 1).seconds
+
+    def _compare_group(self, group: Group, contenders: dict[Case, Contender]) -> None:
+        of_batch = {Case(c.engine, c.precision, group.batch, c.workers): found for c, found in contenders.items()}
+        measured = {}
+        for case in of_batch:
+            peak = self.results.peaks[case.precision]
+            floor = floor_seconds(self.results.flops[group.model], peak) if peak else None
+            measured[case] = Measured(group.model, case, floor_seconds=floor)
+        self.results.detector += measured.values()
+        self._step.begin(f"{group.model}, batches of {group.batch}", group.seconds)
+        compare(of_batch, self._frames, measured, group.seconds, self._step.share)
+        self._step.end()
+
+    def _measure_daemon(self, folder: Path) -> None:
+        model = self._models[0]
+        self._step.begin("making a clip for the daemon", 0.0)
+        clip = make_clip(self._source, self._size, self._fps, folder)
+        best = self._best(model)
+        weights = self._exported if best.case.precision == self._exported_precision else None
+        end_to_end = EndToEnd(model, weights or model.weights, best, clip, folder, self._device, self._step)
+        seconds = self._options.seconds
+        results = self.results
+        results.plain_loop = end_to_end.plain_loop(seconds * _SHARES["plain"])
+        costs, results.daemon["without_detector"] = end_to_end.costs(
+            seconds * _SHARES["decode"], seconds * _SHARES["stand_in"]
+        )
+        results.capacity = end_to_end.capacity(costs)
+        workers = end_to_end.best.case.workers if self._options.workers else None
+        results.daemon["saturated"] = end_to_end.saturated(
+            workers, results.plain_loop["frames_per_second"], seconds * _SHARES["saturated"]
+        )
+        fitting = results.capacity["streams"]
+        streams = self._options.streams or min(max(fitting, 1), _MAX_STREAMS)
+        results.daemon["paced"] = paced = end_to_end.paced(workers, streams, seconds * _SHARES["paced"])
+        if streams == fitting:
+            results.capacity["checked"] = paced["kept_up"]
+
+    @property
+    def _exported_precision(self) -> str:
+        found = self._exported and self._exported.exported
+        return found.precision if found else ""
+
+    def _best(self, model: Model) -> Measured:
+        """The fastest row that the daemon may use: of a precision that was asked for, or keeps the detections."""
+        safe = {"fp32", choose_precision("auto"), *self._options.precisions, self._exported_precision}
+        rows = [row for row in self.results.detector if row.model == model.name and row.samples]
+        ours = [row for row in rows if row.case.engine != REFERENCE and row.case.precision in safe] or rows
+        small = [row for row in ours if row.case.batch <= _LARGEST_DAEMON_BATCH] or ours
+        return min(small, key=lambda row: row.seconds)

@@ -1,0 +1,198 @@
+"""Runs one stream: opens its source, hands on its frames, and opens it again whenever it fails.
+
+    connecting -> up -> (stalled) -> down -> connecting ...
+
+The only retry loop there is. A stream is `up` from its first decoded frame on, `stalled` when frames are missing for
+`stall_seconds`, whatever the library does meanwhile, and `down`, with a reason, until the next attempt. A file that
+is played once ends `down` with the reason `ended`, for good.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from streamdet import sources
+from streamdet.config import StreamConfig
+from streamdet.errors import SourceError
+from streamdet.metrics import Metrics
+from streamdet.redact import redact
+from streamdet.sources import Source, SourceFrame
+from streamdet.sources.interrupt import Interrupt
+from streamdet.stall_watch import StallWatch
+from streamdet.types import Frame, Reason, State, StreamStatus
+from streamdet.worker import Worker
+
+_HEALTHY_SECONDS = 60.0
+_WATCH = StallWatch()
+
+
+class Backoff:
+    """How long to wait before the next attempt: twice as long each time, from 1 s to 30 s, give or take a fifth.
+
+    Args:
+        first_seconds: before the first attempt.
+        longest_seconds: at the most, before chance has its part.
+    """
+
+    def __init__(self, first_seconds: float = 1.0, longest_seconds: float = 30.0) -> None:
+        self._first_seconds = first_seconds
+        self._longest_seconds = longest_seconds
+        self._next_seconds = first_seconds
+
+    def next_seconds(self) -> float:
+        """The next wait, in seconds."""
+        seconds = self._next_seconds
+        self._next_seconds = min(self._longest_seconds, seconds * 2)
+        # Cameras that failed together should not come back all in the same moment.
+        return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
+
+    def reset(self) -> None:
+        """Begins anew with the first wait."""
+        self._next_seconds = self._first_seconds
+
+
+class Capture(Worker):
+    """One stream's thread.
+
+    Args:
+        config: of the stream.
+        put: gets every frame; may block only for streams of pace "fastest".
+        on_status: told of every change of state, from this thread or from the one that watches for stalls.
+        metrics: gets frames, decoding times, states and reconnects.
+        open_source: opens the source.
+        on_error: told when the thread ends by an unexpected error.
+        last_seq: of the frame before the first one, when the stream ran before with another configuration.
+        backoff: waits between attempts.
+
+    Attributes:
+        last_seq: of the newest frame; 0 before the first.
+        status: what the stream is doing.
+    """
+
+    # A library that does not end a read when it is told to is left behind; its thread then releases the source.
+    join_timeout_seconds = 2.0
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        put: Callable[[Frame], None],
+        on_status: Callable[[StreamStatus], None],
+        metrics: Metrics,
+        open_source: Callable[[StreamConfig], Source] | None = None,
+        on_error: Callable[[Worker], None] | None = None,
+        last_seq: int = 0,
+        backoff: Backoff | None = None,
+    ) -> None:
+        super().__init__(f"capture-{config.name}", on_error)
+        self.last_seq = last_seq
+        self.status = StreamStatus(config.name, State.CONNECTING, None, "", time.time())
+        self._config = config
+        self._put = put
+        self._on_status = on_status
+        self._metrics = metrics
+        self._open_source = open_source or sources.open_source
+        self._backoff = backoff or Backoff()
+        self._interrupt = Interrupt()
+        self._watched = _WATCH.watched(self._on_overdue, self.fail)
+
+    def wake(self) -> None:
+        """Ends the wait for the next frame."""
+        self._interrupt.set()
+
+    def run(self) -> None:
+        """Captures until a stop is asked for, or a file has come to its end."""
+        with self._interrupt.bound(), self._watched:
+            while not self.stopping:
+                failure, live = self._connect_and_capture()
+                if not self._wait_after(failure, live=live):
+                    break
+                self._metrics.reconnect(self._config.name, failure.reason)
+
+    def _wait_after(self, failure: SourceError, *, live: bool) -> bool:
+        """Tells the failure and waits; true when there should be another attempt."""
+        if self.stopping:
+            return False
+        self._report(State.DOWN, failure.reason, failure.detail)
+        if failure.reason is Reason.ENDED and not live:
+            return False
+        return not self.sleep(self._backoff.next_seconds())
+
+    def _connect_and_capture(self) -> tuple[SourceError, bool]:
+        """Opens the source and hands on frames until it fails; why it failed, and whether the source was live."""
+        self._report(State.CONNECTING, self.status.reason, self.status.detail)
+        self._interrupt.clear()
+        if self.stopping:
+            # The stop may have come just before the flag was cleared.
+            self._interrupt.set()
+        try:
+            source = self._open_in_time()
+        except SourceError as error:
+            return error, True
+        self._metrics.source_opened(self._config.name, source.info.fps)
+        up_since: float | None = None
+        try:
+            while not self.stopping:
+                frame = self._read_in_time(source)
+                if up_since is None:
+                    up_since = time.monotonic()
+                    self._report(State.UP, None, "")
+                self._hand_on(frame)
+        except SourceError as error:
+            return error, source.info.live
+        finally:
+            source.close()
+            if up_since is not None and time.monotonic() - up_since > _HEALTHY_SECONDS:
+                self._backoff.reset()
+        return SourceError(Reason.ENDED, "stopped"), source.info.live
+
+    def _open_in_time(self) -> Source:
+        # Opening goes through several steps, each with the connect time-out.
+        self._watched.begin(2 * self._config.connect_timeout_seconds)
+        try:
+            return self._open_source(self._config)
+        finally:
+            self._watched.end()
+
+    def _read_in_time(self, source: Source) -> SourceFrame:
+        self._watched.begin(self._config.stall_seconds)
+        try:
+            frame = source.read()
+        finally:
+            overdue = self._watched.end()
+        if overdue and not self.stopping:
+            # It came at last, out of a connection that has shown that it cannot be trusted.
+            raise SourceError(Reason.TIMEOUT, f"no frame within {self._config.stall_seconds:g} s")
+        return frame
+
+    def _hand_on(self, frame: SourceFrame) -> None:
+        self.last_seq += 1
+        self.beat()
+        self._metrics.capture_decode_seconds.observe(frame.decode_seconds)
+        # Our own clock: alerts on a stream's newest frame must not depend on how a camera's clock is set.
+        self._metrics.frame_captured(self._config.name, time.time())
+        self._put(
+            Frame(
+                stream=self._config.name,
+                seq=self.last_seq,
+                pts_seconds=frame.pts_seconds,
+                captured_at=frame.captured_at,
+                clock=frame.clock,
+                captured_monotonic_seconds=time.monotonic(),
+                picture=frame.picture,
+                decode_seconds=frame.decode_seconds,
+            )
+        )
+
+    def _on_overdue(self) -> None:
+        """Called by the watch, while the capture's own thread is held by the library."""
+        if self.status.state is State.UP:
+            detail = f"no frame within {self._config.stall_seconds:g} s"
+            self._report(State.STALLED, Reason.TIMEOUT, detail)
+        self._interrupt.set()
+
+    def _report(self, state: State, reason: Reason | None, detail: str) -> None:
+        self.status = StreamStatus(self._config.name, state, reason, redact(detail), time.time())
+        self._metrics.status(self.status)
+        self._on_status(self.status)

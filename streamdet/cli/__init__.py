@@ -1,0 +1,102 @@
+"""The command line: one file per command, loaded only when it is called."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import os
+import sys
+
+import click
+
+from streamdet import __version__
+from streamdet.errors import EXIT_FAILURE, ConfigError, StreamdetError
+
+_COMMANDS = {
+    "run": "Detect objects in the streams of a configuration file.",
+    "demo": "See it work: two streams of real video, events, metrics, all on this machine.",
+    "check": "Check a configuration file, and with --probe its streams.",
+    "reload": "Make a running daemon read its configuration file again.",
+    "streams": "List, add, change, pause and remove the streams of a running daemon.",
+    "watch": "Show the events of a running daemon, live.",
+    "web": "Show a running daemon's streams in the browser.",
+    "keys": "Make, list and revoke the keys that let subscribers in from other machines.",
+    "install-service": "Install the daemon as a service of systemd.",
+    "train": "Train or fine-tune a detector on pictures in COCO format.",
+    "evaluate": "Measure a detector's accuracy on pictures in COCO format.",
+    "bench": "Measure the detector and the daemon here, and how many streams fit.",
+    "export": "Make a file of a detector that OpenVINO runs faster, in fp32 or int8.",
+    "trace": "Explain the seven stages of the detector on one picture.",
+    "schema": "Print the JSON Schema of the configuration or of the events.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports `streamdet.cli.<command>` when the command is called, so that `watch` never waits for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            near = difflib.get_close_matches(cmd_name, _COMMANDS, 1)
+            ctx.fail(f"no such command {cmd_name!r}.{f' Did you mean {near[0]!r}?' if near else ''}")
+        command: click.Command = importlib.import_module(f"streamdet.cli.{cmd_name.replace('-', '_')}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="streamdet")
+def cli() -> None:
+    """Real-time object detection on many live video streams."""
+
+
+def main() -> None:
+    """Runs the command line; an error of ours ends in one clear line and its own exit code."""
+    try:
+        # click gives the code of `ctx.exit(code)` back, and None when a command just returns.
+        sys.exit(cli.main(prog_name="streamdet", standalone_mode=False))
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(problem, err=True)
+        sys.exit(error.exit_code)
+    except StreamdetError as error:
+        click.echo(f"streamdet: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _tell_usage(error)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        _give_up_output(error)
+        sys.exit(EXIT_FAILURE)
+
+
+def _tell_usage(error: click.ClickException) -> None:
+    """What is wrong with a command line, and where to read what would be right; the help where nothing was asked."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = "streamdet" if context is None else context.command_path
+    message = " ".join(error.format_message().split()).rstrip(".")
+    if message[1:2].islower():
+        message = message[:1].lower() + message[1:]
+    click.echo(f"{path}: {message} ({path} --help tells more)", err=True)
+
+
+def _give_up_output(error: OSError) -> None:
+    """Output cannot be written any more. The interpreter would try again at its end, and complain: it must not."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno != errno.EPIPE:
+        click.echo(f"streamdet: cannot write: {error.strerror}", err=True)

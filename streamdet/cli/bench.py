@@ -1,0 +1,149 @@
+"""`streamdet bench`: how fast the detector and the daemon are here, and how many streams this machine can take."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+_EXIT_INTERRUPTED = 130
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_MODELS = ("embedded", "fasterrcnn_mobilenet_v3_large_320_fpn")
+
+
+def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{2,5})x(\d{2,5})", value)
+    if found is None or any(int(side) % 2 or not 16 <= int(side) <= 8192 for side in found.groups()):
+        msg = f"{value!r} is not a size; write WIDTHxHEIGHT with even numbers from 16 to 8192, such as 1920x1080"
+        raise click.BadParameter(msg)
+    return int(found[1]), int(found[2])
+
+
+@click.command(
+    "bench",
+    epilog="""\b
+Examples:
+  streamdet bench
+  streamdet bench --out bench.png
+  streamdet bench --model embedded --batch 1 --seconds 30 --json > bench.json
+  streamdet bench --model yard.safetensors --frames yard.mp4 --baseline bench.json
+  streamdet bench --model fasterrcnn_resnet50_fpn --engine torch --batch 1 --no-daemon""",
+)
+@click.option("--model", "models", multiple=True, metavar="NAME|FILE",
+              help='"embedded", an architecture of torchvision\'s, or a weights file; may be given again. The daemon '
+              f'runs the first one. Default: {" and ".join(_MODELS)}.')  # fmt: skip
+@click.option("--engine", "engines", multiple=True, type=click.Choice(["reference", "torch", "graph", "openvino"]),
+              help="Only these, and torchvision's own to compare with.")  # fmt: skip
+@click.option("--precision", "precisions", multiple=True, type=click.Choice(["fp32", "bf16", "int8"]),
+              help="Only these; otherwise all that this hardware has.")  # fmt: skip
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(1, 64), help="Default: 1, 4, 8 and 16.")
+@click.option("--workers", multiple=True, type=click.IntRange(1, 64),
+              help="Batches at the same time, a thread each. Default: one per core.")  # fmt: skip
+@click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(1, 36000),
+              help="Of measuring; loading comes on top.")  # fmt: skip
+@click.option("--exported", type=_FILE, help="A file of `streamdet export`, to be compared with the model it is of.")
+@click.option("--frames", type=_FILE, help="A video of your own instead of the sample clip.")
+@click.option(
+    "--size", callback=_size, metavar="WxH", help="Scale frames to it. Default: 1920x1080; with --frames: its own."
+)
+@click.option("--fps", type=click.FloatRange(0.1, 1000), help="Of each stream. Default: 10; with --frames: its own.")
+@click.option("--streams", type=click.IntRange(1, 256), help="Of the daemon. Default: as many as should fit.")
+@click.option(
+    "--daemon/--no-daemon", default=True, help="Also measure the daemon and the capacity, or the detector alone."
+)
+@click.option("--device", default="auto", show_default=True, help='"auto", "cpu", "cuda" or "cuda:N".')
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (.png, .svg, .pdf).")
+@click.option("--baseline", type=_FILE, help="What an earlier run printed with --json: shows the change of each row.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+def command(*, as_json: bool, out: Path | None, baseline: Path | None, **options: object) -> None:
+    """Measure how fast the detector and the daemon are on this machine, and how many streams it can take.
+
+    Every engine and precision that this machine has is compared with torchvision's own forward, in turns, on real
+    frames, stage by stage; then the real daemon runs, end to end, beside a plain loop of OpenCV and torchvision.
+    Ctrl-C prints what has been measured so far. What the figures mean stands in docs/performance.md.
+    """
+    # As the daemon does: threads of OpenMP that wait actively take the cores away from others.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from streamdet.detector.memory import keep_memory  # noqa: PLC0415 - what only this command needs
+
+    keep_memory()
+    from rich.console import Console  # noqa: PLC0415 - what only this command needs
+
+    from streamdet.bench.picture import check_picture, write_picture  # noqa: PLC0415
+    from streamdet.bench.report import read_baseline, to_dict  # noqa: PLC0415
+    from streamdet.bench.run import Bench, Options  # noqa: PLC0415
+    from streamdet.bench.tables import sentences, tables  # noqa: PLC0415
+
+    if out is not None:
+        check_picture(out)
+    before = None if baseline is None else read_baseline(baseline)
+    options["models"] = options["models"] or _MODELS
+    with _sigterm_as_ctrl_c(), _progress() as (on_plan, on_step):
+        bench = Bench(Options(**options), on_plan, on_step)  # type: ignore[arg-type] # click has checked them
+        bench.run()
+    report = to_dict(bench.results)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        Console().print(*tables(report, before), sep="\n")
+        click.echo("\n".join(sentences(report)))
+    if out is not None and report["detector"]:
+        write_picture(report, out)
+        click.echo(f"the picture is in {out}", err=True)
+    if bench.results.error is not None:
+        raise bench.results.error
+    if bench.results.interrupted:
+        sys.exit(_EXIT_INTERRUPTED)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Whoever ends us in that way wants the same: what there is, and no daemon left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+OnPlan = Callable[[float], None]
+OnStep = Callable[[str, float], None]
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[OnPlan, OnStep]]:
+    """A bar on standard error; where that is no terminal, a line for each step."""
+    from rich.console import Console  # noqa: PLC0415 - what only this command needs
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    said: list[str] = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        console=console, disable=not console.is_terminal, transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("loading the models", total=1.0)
+
+        def on_plan(seconds: float) -> None:
+            console.print(f"this will take about {_duration(seconds)}", highlight=False)
+
+        def on_step(text: str, share: float) -> None:
+            bar.update(task, description=text, completed=share)
+            if not console.is_terminal and text not in said:
+                said.append(text)
+                console.print(text, highlight=False, soft_wrap=True)
+
+        yield on_plan, on_step
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.1f} minutes"

@@ -1,0 +1,118 @@
+"""`streamdet check`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from streamdet.config import load_config_and_warnings
+from streamdet.errors import EXIT_FAILURE, ConfigError
+
+if TYPE_CHECKING:
+    from streamdet.sources.probe import Probe
+
+_LINE_CHARACTERS = 160
+_DEFAULT_FILE = Path("/etc/streamdet/streamdet.toml")
+# Whether it can be read is found out by who reads it, and told as every other problem of a configuration.
+_FILE = click.Path(path_type=Path, readable=False)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  streamdet check streamdet.toml
+  streamdet check streamdet.toml --probe
+  streamdet check --probe --json | jq '.streams[] | select(.reason)'
+
+\b
+Exit codes: 0 all is well, 1 a stream cannot be read, 2 bad configuration."""
+)
+@click.argument("file", type=_FILE, required=False)
+@click.option("--config", "config_path", type=_FILE, help="The same as FILE, as other commands call it.")
+@click.option("--probe", is_flag=True, help="Connect to every stream, all at the same time, and show what it is.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json: bool) -> None:
+    """Check a configuration file, and with --probe its streams.
+
+    FILE is /etc/streamdet/streamdet.toml if left out.
+    """
+    if file is not None and config_path is not None:
+        message = "FILE and --config name the same thing; give one of them"
+        raise click.UsageError(message)
+    file = file or config_path or _DEFAULT_FILE
+    try:
+        config, warnings = load_config_and_warnings(file)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        _print_json({"valid": False, "problems": error.problems})
+        sys.exit(error.exit_code)
+    probes: list[Probe] | None = None
+    if probe:
+        from streamdet.sources.probe import probe_all  # noqa: PLC0415 - without --probe nothing needs the libraries
+
+        probes = probe_all(config.streams)
+    if as_json:
+        _print_json(_as_json([stream.name for stream in config.streams], warnings, probes))
+    else:
+        _print(file, len(config.streams), warnings, probes)
+    if probes and any(result.reason for result in probes):
+        sys.exit(EXIT_FAILURE)
+
+
+def _as_json(names: list[str], warnings: list[str], probes: list[Probe] | None) -> dict[str, Any]:
+    streams = [{"name": name} for name in names] if probes is None else [_probe_as_json(p) for p in probes]
+    return {"valid": True, "problems": [], "warnings": warnings, "streams": streams}
+
+
+def _probe_as_json(probe: Probe) -> dict[str, Any]:
+    if probe.info is None:
+        return {"name": probe.stream, "reason": probe.reason, "detail": probe.detail}
+    return {
+        "name": probe.stream,
+        "reason": None,
+        "codec": probe.info.codec,
+        "width": probe.info.width,
+        "height": probe.info.height,
+        "fps": probe.fps,
+        "first_frame_seconds": round(probe.first_frame_seconds or 0.0, 3),
+        "backend": probe.info.backend,
+        "transport": probe.info.transport,
+        "hwaccel": probe.info.hwaccel,
+        "live": probe.info.live,
+    }
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _print(file: Path, streams: int, warnings: list[str], probes: list[Probe] | None) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"{file} is valid: {streams} stream{'' if streams == 1 else 's'}")
+    if probes is None:
+        return
+    table = Table("stream", "codec", "size", "fps", "first frame", "read by", "problem", box=None, pad_edge=False)
+    for probe in probes:
+        table.add_row(*map(Text, _row(probe)), style="red" if probe.reason else "green")
+    Console(width=None if sys.stdout.isatty() else _LINE_CHARACTERS, highlight=False).print(table)
+    good = sum(probe.reason is None for probe in probes)
+    click.echo(f"{good} of {len(probes)} streams can be read")
+
+
+def _row(probe: Probe) -> tuple[str, ...]:
+    info = probe.info
+    if info is None:
+        return (probe.stream, "", "", "", "", "", f"{probe.reason}: {probe.detail}")
+    fps = f"{probe.fps:.4g}" if probe.fps else "?"
+    way = [part for part in (info.backend, info.transport, info.hwaccel) if part]
+    size = f"{info.width}x{info.height}"
+    return (probe.stream, info.codec, size, fps, f"{probe.first_frame_seconds:.2f} s", " ".join(way), "")

@@ -1,0 +1,140 @@
+"""`streamdet evaluate`."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from streamdet.detector.pipeline import load_detector
+from streamdet.detector.published import PUBLISHED
+from streamdet.detector.reference import ReferenceDetector
+from streamdet.detector.weights import load_weights
+from streamdet.errors import ConfigError
+from streamdet.training.checkpoint import write_atomically
+from streamdet.training.confusion import confusion_matrix
+from streamdet.training.dataset import Dataset, load_dataset
+from streamdet.training.evaluate import SCORE_THRESHOLD, Found, detect_all, evaluation_config
+from streamdet.training.metrics import COCO_NUMBERS, Metrics, coco_metrics
+from streamdet.training.plots import confusion_png, precision_recall_png
+from streamdet.training.progress import bar, checking_pictures
+from streamdet.training.sheet import predictions_png
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+# Pictures are drawn and confusions counted as a user sees detections: those that are rather true than not.
+_SHOWN_SCORE = 0.5
+_MEANING = {
+    "map": "mAP, IoU 0.50 to 0.95", "map_50": "mAP@.50", "map_75": "mAP@.75",
+    "map_small": "mAP, small (below 32x32 px)", "map_medium": "mAP, medium", "map_large": "mAP, large (from 96x96 px)",
+    "mar_1": "mean recall, 1 per picture", "mar_10": "mean recall, 10 per picture",
+    "mar_100": "mean recall, 100 per picture", "mar_small": "mean recall, small",
+    "mar_medium": "mean recall, medium", "mar_large": "mean recall, large",
+}  # fmt: skip
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  streamdet evaluate --data val.json --images pictures
+  streamdet evaluate --weights runs/yard/best.safetensors --data val.json --images pictures --out report
+  streamdet evaluate --data val.json --images pictures --categories person,car --json
+  streamdet evaluate --weights yard-int8.safetensors --data val.json --images pictures"""
+)
+@click.option("--weights", default="embedded", show_default=True, help="embedded, coco, .safetensors or .pth.")
+@click.option("--model", type=click.Choice(PUBLISHED), help="Needed with coco and .pth.")
+@click.option("--data", type=_FILE, required=True, help="Annotations in COCO format.")
+@click.option("--images", type=_FOLDER, required=True, help="Folder that the file names are relative to.")
+@click.option("--categories", metavar="A,B,C", help="Evaluate only these.")
+@click.option("--skip-bad", is_flag=True, help="Go on without broken pictures and boxes.")
+@click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD, show_default=True,
+              help="Detections below it do not count.")  # fmt: skip
+@click.option("--engine", type=click.Choice(["auto", "torch", "openvino", "reference"]), default="auto",
+              show_default=True, help="As in the configuration.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "int8"]), default="auto", show_default=True,
+              help="As in the configuration.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@click.option("--out", type=_FOLDER, help="Folder for precision_recall.png, confusion.png and predictions.png.")
+def command(  # noqa: PLR0917 - click passes them by name
+    weights: str, model: str | None, data: Path, images: Path, categories: str | None, skip_bad: bool,
+    score_threshold: float, engine: str, precision: str, device: str, as_json: bool, out: Path | None,
+) -> None:  # fmt: skip
+    """Measure a detector's accuracy on pictures in COCO format, with the pipeline that the daemon runs."""
+    config = evaluation_config(
+        weights=weights, model=model, device=device, score_threshold=score_threshold, engine=engine, precision=precision
+    )
+    detector = ReferenceDetector(load_weights(config), config) if engine == "reference" else load_detector(config)
+    names = [name.strip() for name in categories.split(",")] if categories else None
+    with checking_pictures(data) as on_progress:
+        dataset, left_out = load_dataset(data, images, names, skip_bad=skip_bad, on_progress=on_progress)
+    for line in left_out.lines():
+        click.echo(f"left out: {line}", err=True)
+    unknown = [c.name for c in dataset.categories if c.name not in detector.labels]
+    if unknown:
+        click.echo(f"the weights do not know {', '.join(unknown)}: nothing will be found of them", err=True)
+    with bar("detecting", Console(stderr=True)) as on_progress:
+        found = detect_all(detector, dataset, on_progress)
+    metrics = coco_metrics(dataset, found.detections)
+    if out:
+        _write_pictures(out, dataset, found, metrics)
+    if as_json:
+        click.echo(json.dumps(_summary(dataset, found, metrics)))
+    else:
+        _print_tables(dataset, found, metrics, out)
+
+
+def _summary(dataset: Dataset, found: Found, metrics: Metrics) -> dict[str, object]:
+    return {
+        **metrics.numbers,
+        "per_class": metrics.per_class,
+        "images": len(dataset.samples),
+        "images_per_second": round(found.images_per_second, 3),
+    }
+
+
+def _write_pictures(out: Path, dataset: Dataset, found: Found, metrics: Metrics) -> None:
+    confusion = confusion_matrix(dataset, found.detections, _SHOWN_SCORE)
+    pictures = {
+        "precision_recall.png": precision_recall_png(metrics),
+        "confusion.png": confusion_png(confusion, [c.name for c in dataset.categories], _SHOWN_SCORE),
+        "predictions.png": predictions_png(dataset, found.detections, _SHOWN_SCORE),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in pictures.items():
+            write_atomically(out / name, partial(_write, content))
+    except OSError as error:
+        raise ConfigError([f"--out: cannot write to {out}: {error.strerror}"]) from None
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+def _text(value: float) -> str:
+    return "-" if value < 0 else f"{value:.3f}"
+
+
+def _print_tables(dataset: Dataset, found: Found, metrics: Metrics, out: Path | None) -> None:
+    console = Console()
+    numbers = Table("all categories", "", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in COCO_NUMBERS:
+        numbers.add_row(_MEANING[name], _text(metrics.numbers[name]), style="bold" if name == "map_50" else None)
+    classes = Table("category", "objects", "AP", "AP@.50", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in classes.columns[1:]:
+        column.justify = "right"
+    for label, category in enumerate(dataset.categories, start=1):
+        count = sum(int((s.labels == label).sum()) for s in dataset.samples if s.labelled[label])
+        values = metrics.per_class[category.name]
+        classes.add_row(category.name, str(count), _text(values["ap"]), _text(values["ap_50"]))
+    console.print(numbers, classes)
+    console.print(f"{len(dataset.samples)} pictures, {found.images_per_second:.1f} images/s")
+    if out:
+        console.print(f"precision_recall.png, confusion.png and predictions.png are in {out}", soft_wrap=True)

@@ -1,0 +1,71 @@
+"""`streamdet install-service`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from streamdet.install.environment import this_environment
+from streamdet.install.service import Service, perform
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  sudo streamdet install-service --dry-run
+  sudo streamdet install-service
+  sudo streamdet install-service --instance yard --enable
+  sudo streamdet install-service --uninstall
+
+\b
+May be repeated, after an update too: what is right already stays, and a configuration is never overwritten.
+Exit codes: 0 installed, 1 not possible here; a line says why."""
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--instance", metavar="NAME", default="", help="One of several services: streamdet@NAME, NAME.toml.")
+@click.option("--enable", is_flag=True, help="Start it now, and at every boot.")
+@click.option(
+    "--gpu/--no-gpu", default=None, help="Let it use GPUs; if not said, where the NVIDIA driver is loaded."
+)  # fmt: skip
+@click.option(
+    "--root", type=click.Path(path_type=Path, file_okay=False, exists=True), default=Path("/"),
+    help="Install into the system in this folder (an image) instead of this machine's.",
+)  # fmt: skip
+@click.option("--uninstall", is_flag=True, help="Stop it and remove it; configuration, secrets and state stay.")
+def command(*, dry_run: bool, instance: str, enable: bool, gpu: bool | None, root: Path, uninstall: bool) -> None:
+    """Install the daemon as a service of systemd, and say each thing that is done.
+
+    It creates the user `streamdet`, /etc/streamdet with a configuration that explains every key, and the unit.
+    """
+    service = Service(root.resolve(), instance)
+    if not dry_run:
+        service.check_system()
+    if uninstall:
+        perform(service.uninstall_steps(), click.echo, dry_run=dry_run)
+        click.echo("kept: /etc/streamdet, /var/lib/streamdet*, /var/cache/streamdet, the user streamdet")
+        return
+    environment = this_environment()
+    environment.check()
+    use_gpu = _has_nvidia() if gpu is None else gpu
+    changed = perform(service.install_steps(environment, gpu=use_gpu, enable=enable), click.echo, dry_run=dry_run)
+    for folder in environment.hidden():
+        where = "lies in a home or among temporary files"
+        click.echo(f"note: {folder} {where}: whoever can write there decides what the service does")
+    if not dry_run:
+        _tell_next(service, enabled=enable, changed=changed)
+
+
+def _has_nvidia() -> bool:
+    return Path("/proc/driver/nvidia/version").exists()
+
+
+def _tell_next(service: Service, *, enabled: bool, changed: bool) -> None:
+    unit = service.unit.removesuffix(".service")
+    click.echo("Next:")
+    if not enabled:
+        click.echo(f"  edit {service.config}, then: streamdet check {service.config}")
+        click.echo(f"  systemctl enable --now {unit}")
+    if changed:
+        click.echo(f"  if it ran before: systemctl restart {unit}")
+    click.echo(f"  systemctl status {unit}; journalctl -u {unit}")

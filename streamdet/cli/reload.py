@@ -1,0 +1,62 @@
+"""`streamdet reload`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from streamdet.control.client import ask, find_socket
+from streamdet.errors import ConfigError
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  streamdet reload
+  streamdet reload --config /etc/streamdet/streamdet.toml
+  streamdet reload --socket /run/streamdet/control.sock --json
+
+\b
+Exit codes: 0 the file is in force, 1 the daemon could not take it, 2 the file is wrong (everything stays as it was),
+69 no daemon answers."""
+)
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="The file of the daemon that is meant, if several run.",
+)
+@click.option(
+    "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
+    help="The daemon's control socket.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+def command(config_path: Path | None, socket_path: Path | None, *, as_json: bool) -> None:
+    """Make a running daemon read its configuration file again, and say what came of it.
+
+    All of the file takes effect, or nothing. Without options the one daemon of this user, or of the system, is meant.
+    """
+    arguments = {} if config_path is None else {"config": str(config_path.resolve())}
+    try:
+        result = ask(find_socket(socket_path, config_path), "reload", arguments)
+    except ConfigError as error:
+        if not as_json:
+            click.echo("nothing was changed:", err=True)
+            raise
+        click.echo(json.dumps({"ok": False, "problems": error.problems}, ensure_ascii=False, indent=2))
+        sys.exit(error.exit_code)
+    if as_json:
+        click.echo(json.dumps({"ok": True, **result}, ensure_ascii=False, indent=2))
+        return
+    words = {"added": "added", "reconnected": "connected anew", "updated": "changed", "removed": "removed"}
+    for key, word in words.items():
+        if names := result["streams"][key]:
+            click.echo(f"{word}: {', '.join(names)}")
+    for note in result["notes"]:
+        click.echo(f"note: {note}")
+    if result["needs_restart"]:
+        click.echo(f"changed, and in force only after a restart: {', '.join(result['needs_restart'])}")
+    click.echo(f"{result['config']} is in force")

@@ -1,0 +1,57 @@
+"""`streamdet schema`: what editors complete by, and what readers of events rely on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+_EPILOG = """\b
+Examples:
+  streamdet schema config > streamdet.schema.json
+  streamdet schema config --markdown
+  streamdet schema events > events.schema.json
+  streamdet schema metrics --markdown"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("subject", type=click.Choice(["config", "events", "replay", "metrics"]))
+@click.option("--markdown", is_flag=True, help="The configuration or the metrics as tables for people.")
+def command(subject: str, *, markdown: bool) -> None:
+    """Print the JSON Schema (2020-12) of the configuration, the events or replay, or the list of the metrics."""
+    if markdown:
+        click.echo(_tables(subject), nl=False)
+        return
+    click.echo(json.dumps(_schema(subject), indent=2, ensure_ascii=False))
+
+
+def _tables(subject: str) -> str:
+    if subject == "config":
+        from streamdet.config.reference import markdown_tables  # noqa: PLC0415 - each subject loads only its own
+
+        return markdown_tables()
+    if subject == "metrics":
+        from streamdet.metrics_reference import markdown_table  # noqa: PLC0415 - each subject loads only its own
+
+        return markdown_table()
+    msg = f"{subject} is not to be had as tables; leave --markdown out, or see docs/{subject}.md"
+    raise click.UsageError(msg)
+
+
+def _schema(subject: str) -> dict[str, Any] | list[dict[str, Any]]:
+    if subject == "events":
+        from streamdet.wire import events_schema  # noqa: PLC0415 - each subject loads only its own
+
+        return events_schema()
+    if subject == "replay":
+        from streamdet.wire import replay_schema  # noqa: PLC0415 - each subject loads only its own
+
+        return replay_schema()
+    if subject == "metrics":
+        from streamdet.metrics_reference import metrics_reference  # noqa: PLC0415 - each subject loads only its own
+
+        return metrics_reference()
+    from streamdet.config.schema import config_schema  # noqa: PLC0415 - each subject loads only its own
+
+    return config_schema()

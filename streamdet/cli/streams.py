@@ -1,0 +1,228 @@
+"""`streamdet streams`: the streams of a running daemon."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from datetime import date, time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.control.client import ask, find_socket
+from streamdet.errors import ConfigError, StreamdetError
+
+_LINE_CHARACTERS = 160
+_COLOURS = {"up": "green", "connecting": "yellow", "stalled": "yellow", "down": "red"}
+_EPILOG = """\b
+Examples:
+  streamdet streams list
+  streamdet streams add yard 'rtsp://${YARD_LOGIN}@192.0.2.7/stream1' --set max_fps=5 --persist
+  streamdet streams pause yard
+  streamdet streams change yard --set max_fps=10 --unset stall_seconds
+  streamdet streams list --json | jq -r '.streams[] | select(.state != "up") | .name'
+"""
+
+
+@click.group("streams", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="The file of the daemon that is meant, if several run.",
+)
+@click.option(
+    "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
+    help="The daemon's control socket.",
+)  # fmt: skip
+@click.pass_context
+def command(context: click.Context, config_path: Path | None, socket_path: Path | None) -> None:
+    """List, add, change, pause and remove the streams of a running daemon.
+
+    What is changed takes effect at once, outlives a reload, and is forgotten at a restart unless --persist is given.
+    """
+    context.obj = (socket_path, config_path)
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+_persist = click.option("--persist", is_flag=True, help="Keep it over restarts, in a file of the daemon's own.")
+_set = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A key of [[streams]]; again for more."
+)
+_name = click.argument("name")
+
+
+@command.command("list")
+@_json
+@click.pass_context
+def list_(context: click.Context, *, as_json: bool) -> None:
+    """Show every stream: its state, frames per second in and out, and where it comes from."""
+    result = _ask(context, "streams.list", {}, as_json=as_json)
+    if not as_json:
+        _print(result)
+
+
+@command.command()
+@_name
+@click.argument("url", required=False)
+@click.option("--url-from-stdin", is_flag=True, help="Read the url from standard input: nobody sees it there.")
+@_set
+@_persist
+@_json
+@click.pass_context
+def add(
+    context: click.Context, name: str, url: str | None, settings: tuple[str, ...],
+    *, url_from_stdin: bool, persist: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Add a stream, with the keys and rules of [[streams]] in the configuration.
+
+    A password in URL is seen by everybody who may list processes, and kept in the shell's history. Write ${NAME}, which
+    the daemon replaces from its own environment or credentials, or use --url-from-stdin.
+    """
+    if url_from_stdin == (url is not None):
+        problem = "give either URL or --url-from-stdin"
+        raise click.UsageError(problem)
+    given = sys.stdin.readline(8192).strip() if url is None else url
+    arguments = {"name": name, "url": _absolute(given), "values": _values(settings), "persist": persist}
+    _report(context, "streams.add", arguments, "was added", as_json=as_json)
+
+
+@command.command()
+@_name
+@_set
+@click.option(
+    "--unset", multiple=True, metavar="KEY", help="Back to what the file says, or the default; again for more."
+)
+@_persist
+@_json
+@click.pass_context
+def change(
+    context: click.Context,
+    name: str,
+    settings: tuple[str, ...],
+    unset: tuple[str, ...],
+    *,
+    persist: bool,
+    as_json: bool,
+) -> None:
+    """Change keys of a stream; only those that say how it is read connect it anew."""
+    values = _values(settings)
+    if not values and not unset and not persist:
+        problem = "there is nothing to change; give --set or --unset, or --persist to keep what was changed before"
+        raise click.UsageError(problem)
+    arguments = {"name": name, "values": values, "unset": list(unset), "persist": persist}
+    _report(context, "streams.change", arguments, "was changed", as_json=as_json)
+
+
+@command.command()
+@_name
+@_persist
+@_json
+@click.pass_context
+def remove(context: click.Context, name: str, *, persist: bool, as_json: bool) -> None:
+    """Remove a stream; one of the file comes back with `reset`."""
+    _report(context, "streams.remove", {"name": name, "persist": persist}, "was removed", as_json=as_json)
+
+
+@command.command()
+@_name
+@_persist
+@_json
+@click.pass_context
+def pause(context: click.Context, name: str, *, persist: bool, as_json: bool) -> None:
+    """Close a stream's connection and leave it alone; it stays configured, and is `down` with the reason `paused`."""
+    _report(context, "streams.pause", {"name": name, "persist": persist}, "is paused", as_json=as_json)
+
+
+@command.command()
+@_name
+@_persist
+@_json
+@click.pass_context
+def resume(context: click.Context, name: str, *, persist: bool, as_json: bool) -> None:
+    """Connect a paused stream again."""
+    _report(context, "streams.resume", {"name": name, "persist": persist}, "is connected again", as_json=as_json)
+
+
+@command.command()
+@_name
+@_persist
+@_json
+@click.pass_context
+def reset(context: click.Context, name: str, *, persist: bool, as_json: bool) -> None:
+    """Forget what was changed about a stream of the file at run time, also that it was removed."""
+    _report(context, "streams.reset", {"name": name, "persist": persist}, "is as the file says", as_json=as_json)
+
+
+def _ask(context: click.Context, request: str, arguments: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
+    try:
+        result = ask(find_socket(*context.obj), request, arguments)
+    except StreamdetError as error:
+        if not as_json:
+            raise
+        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+        click.echo(json.dumps({"ok": False, "problems": problems}, ensure_ascii=False, indent=2))
+        sys.exit(error.exit_code)
+    if as_json:
+        click.echo(json.dumps({"ok": True, **result}, ensure_ascii=False, indent=2))
+    return result
+
+
+def _report(context: click.Context, request: str, arguments: dict[str, Any], done: str, *, as_json: bool) -> None:
+    _ask(context, request, arguments, as_json=as_json)
+    if not as_json:
+        kept = "and stays so over restarts" if arguments["persist"] else "until the next restart"
+        click.echo(f"{arguments['name']} {done}, {kept}")
+
+
+def _values(settings: tuple[str, ...]) -> dict[str, Any]:
+    values = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            problem = f"--set {setting[:40]}: write KEY=VALUE, such as --set max_fps=5"
+            raise click.UsageError(problem)
+        values[key.strip()] = _value(text.strip())
+    return values
+
+
+def _value(text: str) -> object:
+    """A value as it would stand in the file; quotes around a text may be left out."""
+    try:
+        tables = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    value = tables.get("value")
+    # JSON knows no dates, and no key takes one.
+    return text if len(tables) > 1 or isinstance(value, date | time) else value
+
+
+def _absolute(url: str) -> str:
+    """A file is meant from the folder of the person, not of the daemon."""
+    try:
+        is_path = kind_of_url(url) is UrlKind.FILE and "://" not in url and "${" not in url
+    except ValueError:
+        return url  # the daemon says what is wrong
+    return str(Path(url).absolute()) if is_path else url
+
+
+def _print(result: dict[str, Any]) -> None:
+    table = Table("stream", "state", "fps in", "out", "from", "kept", "url", "problem", box=None, pad_edge=False)
+    for stream in result["streams"]:
+        origin = "run time" if stream["origin"] == "run_time" else "file"
+        changed = f" ({', '.join(stream['changed'])} changed)" if stream["changed"] else ""
+        why = f"{stream['reason']}: {stream['detail']}" if stream["reason"] else ""
+        table.add_row(
+            Text(stream["name"]), Text(stream["state"], style=_COLOURS.get(stream["state"], "")),
+            f"{stream['fps_in']:.1f}", f"{stream['fps_out']:.1f}", Text(origin + changed),
+            "yes" if stream["persisted"] else "no", Text(stream["url"]), Text(why),
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else _LINE_CHARACTERS, highlight=False).print(table)
+    for name in result["removed"]:
+        click.echo(f"{name} stands in the file and was removed; streamdet streams reset {name} brings it back")

@@ -1,0 +1,212 @@
+"""`streamdet train`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from click.core import ParameterSource
+
+from streamdet.assets import embedded_weights
+from streamdet.detector.models import ARCHITECTURES, EMBEDDED_ARCHITECTURE, build_model
+from streamdet.detector.weights import load_weights_file
+from streamdet.errors import ConfigError
+from streamdet.training.augment import AugmentConfig
+from streamdet.training.dataset import Dataset, load_dataset
+from streamdet.training.initial import is_own_format
+from streamdet.training.parallel import Group, group_of
+from streamdet.training.progress import TrainingProgress, checking_pictures
+from streamdet.training.recipe import TrainConfig, canvas_sizes, frozen_stages
+from streamdet.training.run_folder import RunFolder
+from streamdet.training.train import Listener, Run
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_DEFAULT = TrainConfig()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that a process of the group needs in order to take part."""
+
+    out: Path
+    config: TrainConfig
+    train: Dataset
+    val: Dataset
+    initial: Path | None
+    resume: bool
+    device: str
+
+    def run(self, group: Group) -> Run:
+        return Run(
+            self.out, self.config, self.train, self.val,
+            initial=self.initial, resume=self.resume, device=self.device, group=group,
+        )  # fmt: skip
+
+
+def _follow(job: _Job, group: Group) -> None:
+    job.run(group).train(Listener())
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  streamdet train --data train.json --val val.json --images pictures --init embedded --out runs/yard
+  streamdet train --data train.json --val val.json --images pictures --out runs/yard --resume
+  streamdet train --data train.json --val val.json --images pictures --out runs/big \\
+      --model fasterrcnn_resnet50_fpn --init fasterrcnn_resnet50_fpn_coco.pth --categories person,car"""
+)
+@click.option("--data", type=_FILE, required=True, help="Annotations to learn from, COCO format.")
+@click.option("--val", type=_FILE, required=True, help="Annotations to evaluate on after each epoch.")
+@click.option("--images", type=_FOLDER, required=True, help="Folder that the file names are relative to.")
+@click.option("--val-images", type=_FOLDER, help="The same for --val, where it is another folder.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the run, made anew.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped or killed.")
+@click.option("--model", type=click.Choice(list(ARCHITECTURES)), help="Default: that of --init, else the embedded one.")
+@click.option("--init", "initial", metavar="FILE", help="Weights to start from: embedded, .safetensors or .pth.")
+@click.option("--categories", metavar="A,B,C", help="Learn only these, in this order.")
+@click.option("--epochs", type=click.IntRange(1), default=_DEFAULT.epochs, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=_DEFAULT.batch_size, show_default=True)
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=_DEFAULT.learning_rate,
+              show_default=True, help="AdamW's, at its peak.")  # fmt: skip
+@click.option("--image-size", type=click.IntRange(64), multiple=True, help="Side of the training canvas, in pixels; "
+              "several make it vary from batch to batch. Default: from the model's input size.")  # fmt: skip
+@click.option("--min-size", type=click.IntRange(32), help="Input's shorter side in pixels, in evaluation and use.")
+@click.option("--max-size", type=click.IntRange(32), help="Input's longer side in pixels, at most.")
+@click.option("--seed", type=click.IntRange(0), default=_DEFAULT.seed, show_default=True)
+@click.option("--checkpoint-steps", type=click.IntRange(1), default=_DEFAULT.checkpoint_steps, show_default=True,
+              help="A kill loses at most so many steps.")  # fmt: skip
+@click.option("--evaluate-every", type=click.IntRange(1), default=_DEFAULT.evaluate_every, show_default=True,
+              metavar="EPOCHS", help="The last epoch always has an evaluation.")  # fmt: skip
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--processes", type=click.IntRange(1), help="Default: one per core on the CPU, one on CUDA.")
+@click.option("--skip-bad", is_flag=True, help="Go on without broken pictures and boxes.")
+@click.pass_context
+def command(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401 - click passes them by name
+    """Train or fine-tune a detector on pictures in COCO format.
+
+    A run lives in --out: results.csv and curves.png grow epoch by epoch, predictions.png shows validation
+    pictures, best.safetensors is what `weights` in the configuration of the daemon may name.
+    """
+    folder = RunFolder(options["out"])
+    resume: bool = options["resume"]
+    folder.open(resume=resume)
+    initial = _initial(options["initial"])
+    given = {name: value for name, value in options.items() if _is_given(context, name)}
+    saved = folder.read_config() if resume else None
+    config = _changed(saved[0], given) if saved else _new_config(options, initial)
+    names = _names(options["categories"]) or (saved[1] if saved else None)
+    device = _device(options["device"])
+    processes = _processes(options["processes"], device, config.batch_size)
+    train, val = _load(options, names)
+    job = _Job(folder.path, config, train, val, initial, resume, device)
+    with group_of(processes, partial(_follow, job)) as group:
+        run = job.run(group)
+        with TrainingProgress(run, processes) as progress:
+            run.train(progress)
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
+
+
+def _initial(name: str | None) -> Path | None:
+    if name is None:
+        return None
+    path = embedded_weights() if name == "embedded" else Path(name)
+    if not path.is_file():
+        raise ConfigError([f"--init: there is no file {path}"])
+    return path
+
+
+def _new_config(options: dict[str, Any], initial: Path | None) -> TrainConfig:
+    """The configuration of a new run: what is given, and what follows from the model."""
+    model, min_size, max_size = options["model"], options["min_size"], options["max_size"]
+    if initial and is_own_format(initial):
+        weights = load_weights_file(initial)
+        model = model or weights.architecture
+        if model == weights.architecture:
+            min_size, max_size = min_size or weights.min_size, max_size or weights.max_size
+    model = model or EMBEDDED_ARCHITECTURE
+    with torch.device("meta"):
+        transform: Any = build_model(model, 2).transform
+    shorter, longer = min_size or transform.min_size[0], max_size or transform.max_size
+    if shorter > longer:
+        raise ConfigError([f"--min-size {shorter} is more than --max-size {longer}"])
+    return TrainConfig(
+        model=model,
+        epochs=options["epochs"],
+        batch_size=options["batch_size"],
+        learning_rate=options["learning_rate"],
+        frozen_stages=frozen_stages(model, initialised=initial is not None),
+        seed=options["seed"],
+        checkpoint_steps=options["checkpoint_steps"],
+        evaluate_every=options["evaluate_every"],
+        min_size=min_size,
+        max_size=max_size,
+        augment=AugmentConfig(options["image_size"] or canvas_sizes(shorter)),
+    )
+
+
+def _changed(saved: TrainConfig, given: dict[str, Any]) -> TrainConfig:
+    """The configuration of a run that goes on, with what is given this time; `Run` refuses what differs."""
+    names = (
+        "model", "epochs", "batch_size", "learning_rate", "seed", "checkpoint_steps", "evaluate_every", "min_size",
+        "max_size",
+    )  # fmt: skip
+    config = replace(saved, **{name: given[name] for name in names if name in given})
+    if "image_size" in given:
+        config = replace(config, augment=replace(config.augment, sizes=given["image_size"]))
+    return config
+
+
+def _names(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(["--categories names no category; for example --categories person,car"])
+    return names
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["--device cuda: there is no CUDA device here; --device auto takes what there is"])
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def _processes(asked: int | None, device: str, batch_size: int) -> int:
+    """How many processes share a batch: as many as asked for, else what the machine can use."""
+    if asked is None:
+        cores = len(os.sched_getaffinity(0)) if device == "cpu" else 1
+        return max(n for n in range(1, cores + 1) if batch_size % n == 0)
+    if device == "cuda" and asked > 1:
+        raise ConfigError([f"--processes {asked}: on CUDA one process trains"])
+    if batch_size % asked:
+        raise ConfigError([f"--processes {asked}: a batch of {batch_size} cannot be shared evenly"])
+    return asked
+
+
+def _load(options: dict[str, Any], names: list[str] | None) -> tuple[Dataset, Dataset]:
+    """Both data sets; the validation set has the categories of the training set, in the same order."""
+    with checking_pictures(options["data"]) as on_progress:
+        train, left_out = load_dataset(
+            options["data"], options["images"], names, skip_bad=options["skip_bad"], on_progress=on_progress
+        )
+    names = [category.name for category in train.categories]
+    with checking_pictures(options["val"]) as on_progress:
+        val, left_out_val = load_dataset(
+            options["val"], options["val_images"] or options["images"], names,
+            skip_bad=options["skip_bad"], on_progress=on_progress,
+        )  # fmt: skip
+    for path, problems in ((options["data"], left_out), (options["val"], left_out_val)):
+        for line in problems.lines():
+            click.echo(f"left out of {path}: {line}", err=True)
+    return train, val

@@ -1,0 +1,187 @@
+"""What `streamdet watch` has seen so far, and how it says it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from datetime import datetime
+from statistics import median
+
+from rich.console import Group, JustifyMethod, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from streamdet import wire
+from streamdet.client import Gap, Restart
+from streamdet.types import Detection, DetectionEvent, PreviewEvent, State, StateEvent
+
+_WINDOW_SECONDS = 5.0
+_NOTES = 5
+_COLOURS = {State.UP: "green", State.CONNECTING: "yellow", State.STALLED: "yellow", State.DOWN: "red"}
+_LIVE_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
+    ("stream", "left"),
+    ("state", "left"),
+    ("fps", "right"),
+    ("latency", "right"),
+    ("lost", "right"),
+    ("in the newest frame", "left"),
+)
+_SUMMARY_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
+    ("stream", "left"),
+    ("state", "left"),
+    ("frames", "right"),
+    ("fps", "right"),
+    ("lost", "right"),
+    ("objects", "left"),
+)
+
+
+@dataclass
+class _Stream:
+    """What is known of one stream; arrivals and latencies only of the last seconds."""
+
+    state: StateEvent | None = None
+    epoch: str = ""
+    found: Text = field(default_factory=lambda: Text("-", style="dim"))
+    frames: int = 0
+    lost: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    recent: deque[tuple[float, float]] = field(default_factory=deque)
+
+    def fps(self, now: float) -> float:
+        """Events per second in the last seconds."""
+        while self.recent and self.recent[0][0] < now - _WINDOW_SECONDS:
+            self.recent.popleft()
+        if len(self.recent) < 2:
+            return 0.0
+        return (len(self.recent) - 1) / max(now - self.recent[0][0], 1e-3)
+
+
+class Seen:
+    """All that came since the start.
+
+    Attributes:
+        endpoint: where it came from.
+        shown: events that were shown.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._began = time.monotonic()
+        self._streams: dict[str, _Stream] = {}
+        self._notes: deque[Text] = deque(maxlen=_NOTES)
+        self.shown = 0
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._began
+
+    def add(self, item: wire.Event | Gap | Restart) -> Text | None:
+        """Takes an event in; returns the line that tells it, None for a state that is only repeated."""
+        stream = self._streams.setdefault(item.stream, _Stream())
+        if isinstance(item, Gap):
+            stream.lost += item.count
+            return self._note(item.stream, Text(f"lost {item.count} {item.topic.split('/')[0]} events", style="red"))
+        if isinstance(item, Restart):
+            stream.epoch = item.epoch
+            words = "the daemon was started again" + ("" if item.is_complete else "; what came last before is unknown")
+            return self._note(item.stream, Text(words, style="yellow"))
+        if stream.epoch not in ("", item.epoch):
+            self._note(item.stream, Text("the daemon was started again", style="yellow"))
+        stream.epoch = item.epoch
+        if isinstance(item, StateEvent):
+            old, stream.state = stream.state, item
+            if old is not None and (old.state, old.reason, old.since) == (item.state, item.reason, item.since):
+                return None
+            return self._note(item.stream, _state(item, with_detail=True))
+        if isinstance(item, PreviewEvent):
+            return None
+        latency_seconds = time.time() - item.frame.captured_at
+        stream.recent.append((time.monotonic(), latency_seconds))
+        stream.frames += 1
+        stream.labels.update(found.label for found in item.detections)
+        stream.found = _found(item)
+        for crossing in item.crossings:
+            crossed = f"{crossing.label} #{crossing.track_id} went {crossing.direction} over {crossing.line}"
+            self._note(item.stream, Text(crossed, style="cyan"))
+        number = f"#{item.frame.seq:<6} {latency_seconds * 1000:6.0f} ms  "
+        return _line(item.stream, Text.assemble((number, "dim"), stream.found))
+
+    def live(self) -> RenderableType:
+        """The streams as they are now, and below it what happened last."""
+        now = time.monotonic()
+        table = Table(box=None, pad_edge=False)
+        for title, justify in _LIVE_COLUMNS:
+            table.add_column(title, justify=justify, no_wrap=title != "in the newest frame")
+        for name, stream in sorted(self._streams.items()):
+            fps = stream.fps(now)
+            latency = f"{median(seconds for _, seconds in stream.recent) * 1000:.0f} ms" if stream.recent else "-"
+            lost = Text(str(stream.lost), style="red" if stream.lost else "dim")
+            state = Text("-", style="dim") if stream.state is None else _state(stream.state, with_detail=False)
+            table.add_row(Text(name, style="bold"), state, f"{fps:.1f}", latency, lost, stream.found)
+        heading = Text(f"{self.endpoint}  ", style="bold") + Text(
+            f"{self.elapsed_seconds:.0f} s, Ctrl-C ends", style="dim"
+        )
+        if not self._streams:
+            return Group(heading, Text("nothing came yet; does the daemon publish there?", style="yellow"))
+        return Group(heading, Text(), table, Text(), *self._notes)
+
+    def summary(self) -> Table:
+        """What came, per stream."""
+        table = Table(
+            title=f"{self.elapsed_seconds:.1f} s of {self.endpoint}",
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            pad_edge=False,
+        )
+        for title, justify in _SUMMARY_COLUMNS:
+            table.add_column(title, justify=justify)
+        for name, stream in sorted(self._streams.items()):
+            objects = ", ".join(f"{count} {label}" for label, count in stream.labels.most_common()) or "-"
+            fps = stream.frames / max(self.elapsed_seconds, 1e-3)
+            state = "-" if stream.state is None else stream.state.state.value
+            table.add_row(Text(name), state, str(stream.frames), f"{fps:.1f}", str(stream.lost), Text(objects))
+        return table
+
+    def _note(self, stream: str, text: Text) -> Text:
+        line = _line(stream, text)
+        self._notes.append(line)
+        return line
+
+
+def _line(stream: str, text: Text) -> Text:
+    now = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
+    return Text.assemble((now, "dim"), "  ", (f"{stream:<16}", "bold"), "  ", text, no_wrap=True, overflow="ellipsis")
+
+
+def _state(event: StateEvent, *, with_detail: bool) -> Text:
+    because = [event.reason.value if event.reason else "", event.detail if with_detail else ""]
+    text = ": ".join(filter(None, because))
+    return Text.assemble((event.state.value, _COLOURS[event.state]), f"  {text}" if text else "")
+
+
+def _found(event: DetectionEvent) -> Text:
+    if not event.detections:
+        return Text("-", style="dim")
+    by_label: dict[str, list[Detection]] = {}
+    for found in event.detections:
+        by_label.setdefault(found.label, []).append(found)
+    shown = Text(", ").join(
+        Text.assemble(
+            f"{len(several)} {label} {several[0].score:.2f}",
+            *((f" {_identity(found)}", "dim") for found in several if found.track_id is not None or found.zones),
+        )
+        for label, several in by_label.items()
+    )
+    for crossing in event.crossings:
+        shown.append(f"  #{crossing.track_id} went {crossing.direction} over {crossing.line}", "cyan")
+    return shown
+
+
+def _identity(found: Detection) -> str:
+    """`#7@door+path`: the track id and the zones."""
+    number = "" if found.track_id is None else f"#{found.track_id}"
+    return number + ("@" + "+".join(found.zones) if found.zones else "")

@@ -1,0 +1,117 @@
+"""`streamdet web`: the page."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from streamdet.config import LogConfig
+from streamdet.log import configure_logging
+
+_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
+
+
+@click.command(
+    "web",
+    epilog="""\b
+Examples:
+  streamdet web
+  streamdet web ipc:///run/streamdet/events --listen 127.0.0.1:8080
+  streamdet web --set-password /etc/streamdet/web.password
+  streamdet web --listen 0.0.0.0:8443 --password-file web.password --tls-certificate cert.pem --tls-key key.pem
+  streamdet web --behind-proxy --password-file web.password --host-name cams.example.org
+
+\b
+Exit codes: 0 ended by a signal, 2 unsafe or wrong options, 69 address not available.""",
+)
+@click.argument("endpoint", default="tcp://127.0.0.1:5555")
+@click.option(
+    "--metrics", default="127.0.0.1:9095", show_default=True, metavar="HOST:PORT",
+    help='The daemon\'s metrics page, for stage times and drops; "" to do without.',
+)  # fmt: skip
+@click.option("--server-key", type=click.Path(path_type=Path), help="The daemon's public key, where it asks for keys.")
+@click.option("--client-key", type=click.Path(path_type=Path), help="The page's own key file, NAME.key_secret.")
+@click.option(
+    "--listen", "listen_at", default="127.0.0.1:8095", show_default=True, metavar="HOST:PORT",
+    help="Where browsers connect; port 0 takes any free one.",
+)  # fmt: skip
+@click.option("--password-file", type=click.Path(path_type=Path), help="Ask for the password that is stored there.")
+@click.option("--tls-certificate", type=click.Path(path_type=Path), help="Serve https with this certificate (PEM).")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's key (PEM).")
+@click.option("--behind-proxy", is_flag=True, help="A reverse proxy in front serves https.")
+@click.option(
+    "--host-name", "host_names", multiple=True, metavar="NAME",
+    help="A further name by which browsers call this page; may be given again.",
+)  # fmt: skip
+@click.option(
+    "--set-password", "new_password_file", type=click.Path(path_type=Path), metavar="FILE",
+    help="Ask for a password (or read a line of standard input), store it in FILE, and end.",
+)  # fmt: skip
+@click.option("--end-with-stdin", is_flag=True, hidden=True, help="End when standard input ends.")
+def command(
+    *,
+    endpoint: str,
+    metrics: str,
+    server_key: Path | None,
+    client_key: Path | None,
+    listen_at: str,
+    password_file: Path | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    behind_proxy: bool,
+    host_names: tuple[str, ...],
+    new_password_file: Path | None,
+    end_with_stdin: bool,
+) -> None:
+    """Show a running daemon's streams in the browser: live pictures, rates, states, events.
+
+    ENDPOINT is the daemon's [publisher] endpoint, tcp://127.0.0.1:5555 if left out. Only this machine can look,
+    unless a password and TLS (here or in a proxy) are given.
+    """
+    if new_password_file is not None:
+        _set_password(new_password_file)
+        return
+    from streamdet.web.server import serve  # noqa: PLC0415 - the help must not wait for the web framework
+    from streamdet.web.settings import Settings  # noqa: PLC0415
+
+    host, port = _address("--listen", listen_at)
+    if metrics:
+        _address("--metrics", metrics)
+    configure_logging(LogConfig())
+    settings = Settings(
+        endpoint=endpoint,
+        metrics=metrics or None,
+        server_key=server_key,
+        client_key_file=client_key,
+        host=host,
+        port=port,
+        password_file=password_file,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        behind_proxy=behind_proxy,
+        host_names=host_names,
+        end_with_stdin=end_with_stdin,
+    )
+    serve(settings, lambda address: click.echo(f"the page is at {address}"))
+
+
+def _set_password(path: Path) -> None:
+    from streamdet.password import Password, write_password  # noqa: PLC0415 - as above
+
+    if sys.stdin.isatty():
+        text = click.prompt("New password", hide_input=True, confirmation_prompt="Again")
+    else:
+        text = sys.stdin.readline().rstrip("\r\n")
+    write_password(path, Password.of(text))
+    click.echo(f"wrote {path}, readable by you only")
+
+
+def _address(option: str, text: str) -> tuple[str, int]:
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
+        message = f"{text[:200]!r} is not an address; expected something like 127.0.0.1:8095"
+        raise click.BadParameter(message, param_hint=option)
+    return match["host"] or match["six"], int(match["port"])

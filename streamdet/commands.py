@@ -1,0 +1,202 @@
+"""Carries out, in the main thread, what programs ask at the control socket; `docs/control.md` is the reference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from streamdet import __version__
+from streamdet.config import StreamConfig
+from streamdet.config.models import StreamDefaults
+from streamdet.control.protocol import Request, encode_error, encode_result, quoted
+from streamdet.control.server import Pending
+from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
+from streamdet.metrics import Metrics
+from streamdet.rates import Fps, Rates
+from streamdet.redact import redact
+from streamdet.reload import ConfigInForce, Reloaded
+from streamdet.streams import Applied, Streams
+from streamdet.types import StreamStatus
+
+Json = dict[str, Any]
+_KINDS = {str: "a text", bool: "true or false", dict: "an object", list: "a list of texts"}
+
+
+class Commands:
+    """What can be asked of a daemon; only the main thread uses it.
+
+    Args:
+        in_force: the configuration; changed by most commands.
+        reload: reads the file again, and tells systemd of it.
+        streams: what runs.
+        rates: frames per second, for the list.
+        metrics: counts requests.
+        epoch: this start of the daemon.
+    """
+
+    def __init__(
+        self,
+        in_force: ConfigInForce,
+        reload: Callable[[], Reloaded],
+        streams: Streams,
+        rates: Rates,
+        metrics: Metrics,
+        epoch: str,
+    ) -> None:
+        self._in_force = in_force
+        self._reload_now = reload
+        self._streams = streams
+        self._rates = rates
+        self._metrics = metrics
+        self._epoch = epoch
+
+    def carry_out(self, pending: Pending) -> None:
+        """Does what is asked for and answers."""
+        number = pending.request.id
+        try:
+            reply = encode_result(number, self._result(pending.request))
+        except (ConfigError, ControlError) as error:
+            self._metrics.control_request(done=False)
+            pending.answer(encode_error(number, error))
+        except ApplyError as error:
+            self._metrics.control_request(done=False)
+            pending.answer(encode_error(number, ControlError(Refusal.FAILED, str(error))))
+        else:
+            self._metrics.control_request(done=True)
+            pending.answer(reply)
+
+    def _result(self, request: Request) -> Json:
+        commands: dict[str, Callable[[Json], Json]] = {
+            "about": self._about,
+            "reload": self._reload,
+            "streams.list": self._list,
+            "streams.add": self._add,
+            "streams.change": self._change,
+            "streams.pause": self._pause,
+            "streams.resume": self._resume,
+            "streams.remove": self._remove,
+            "streams.reset": self._reset,
+        }
+        command = commands.get(request.command)
+        if command is None:
+            message = f"the command {quoted(request.command)} is not known; known are {', '.join(commands)}"
+            raise ControlError(Refusal.BAD_REQUEST, message)
+        return command(request.arguments)
+
+    def _about(self, arguments: Json) -> Json:
+        _checked(arguments)
+        return {
+            "version": __version__,
+            "epoch": self._epoch,
+            "pid": os.getpid(),
+            "config": None if self._in_force.path is None else str(self._in_force.path.resolve()),
+            "changes_file": None if self._in_force.changes_path is None else str(self._in_force.changes_path),
+        }
+
+    def _reload(self, arguments: Json) -> Json:
+        config = _checked(arguments, config=str).get("config")
+        ours = self._in_force.path
+        if config is not None and (ours is None or Path(config).resolve() != ours.resolve()):
+            raise ControlError(Refusal.FAILED, f"this daemon runs {ours}, not {redact(config)}")
+        reloaded = self._reload_now()
+        return {
+            "config": str(ours),
+            "streams": asdict(reloaded.streams),
+            "needs_restart": reloaded.needs_restart,
+            "notes": reloaded.notes,
+        }
+
+    def _list(self, arguments: Json) -> Json:
+        _checked(arguments)
+        statuses, fps = self._streams.statuses(), self._rates.fps()
+        streams = self._in_force.config.streams
+        return {
+            "streams": [self._described(stream, statuses.get(stream.name), fps.get(stream.name)) for stream in streams],
+            "removed": self._in_force.removed(),
+        }
+
+    def _add(self, arguments: Json) -> Json:
+        given = _checked(arguments, ("name", "url"), name=str, url=str, values=dict, persist=bool)
+        values = {**given.get("values", {}), "url": given["url"]}
+        _check_keys(values)
+        return self._done(given, self._in_force.add(given["name"], values, persist=given.get("persist", False)))
+
+    def _change(self, arguments: Json) -> Json:
+        given = _checked(arguments, ("name",), name=str, values=dict, unset=list, persist=bool)
+        values, unset = given.get("values", {}), given.get("unset", [])
+        _check_keys(values)
+        for key in unset:
+            if key not in StreamDefaults.model_fields:
+                raise ControlError(Refusal.BAD_REQUEST, f"{quoted(str(key))} is no key that can be unset")
+        applied = self._in_force.change(given["name"], values, unset, persist=given.get("persist", False))
+        return self._done(given, applied)
+
+    def _pause(self, arguments: Json) -> Json:
+        return self._set_paused(arguments, paused=True)
+
+    def _resume(self, arguments: Json) -> Json:
+        return self._set_paused(arguments, paused=False)
+
+    def _set_paused(self, arguments: Json, *, paused: bool) -> Json:
+        given = _checked(arguments, ("name",), name=str, persist=bool)
+        applied = self._in_force.pause(given["name"], paused=paused, persist=given.get("persist", False))
+        return self._done(given, applied)
+
+    def _remove(self, arguments: Json) -> Json:
+        given = _checked(arguments, ("name",), name=str, persist=bool)
+        return self._done(given, self._in_force.remove(given["name"], persist=given.get("persist", False)))
+
+    def _reset(self, arguments: Json) -> Json:
+        given = _checked(arguments, ("name",), name=str, persist=bool)
+        return self._done(given, self._in_force.reset(given["name"], persist=given.get("persist", False)))
+
+    def _done(self, given: Json, applied: Applied) -> Json:
+        stream = next((s for s in self._in_force.config.streams if s.name == given["name"]), None)
+        status = self._streams.statuses().get(given["name"])
+        return {
+            "stream": None if stream is None else self._described(stream, status, None),
+            "streams": asdict(applied),
+        }
+
+    def _described(self, stream: StreamConfig, status: StreamStatus | None, fps: Fps | None) -> Json:
+        change, same_after_restart = self._in_force.change_of(stream.name)
+        return {
+            "name": stream.name,
+            "state": status.state.value if status else "connecting",
+            "reason": status.reason.value if status and status.reason else None,
+            "detail": status.detail if status else "",
+            "since": status.since if status else None,
+            "fps_in": round(fps.captured, 2) if fps else 0.0,
+            "fps_out": round(fps.published, 2) if fps else 0.0,
+            "url": redact(stream.url),
+            "origin": "run_time" if change is not None and change.action == "add" else "file",
+            "changed": sorted(change.values) if change is not None and change.action == "change" else [],
+            "persisted": same_after_restart,
+        }
+
+
+def _checked(arguments: Json, required: tuple[str, ...] = (), **kinds: type) -> Json:
+    """The arguments, if each is known and of its kind, and none is missing.
+
+    Raises:
+        ControlError: otherwise.
+    """
+    for key, value in arguments.items():
+        if key not in kinds:
+            known = ", ".join(kinds) or "none"
+            raise ControlError(Refusal.BAD_REQUEST, f"the argument {quoted(key)} is not known; known are {known}")
+        texts = not isinstance(value, list) or all(isinstance(item, str) for item in value)
+        if not isinstance(value, kinds[key]) or not texts:
+            raise ControlError(Refusal.BAD_REQUEST, f'the argument "{key}" must be {_KINDS[kinds[key]]}')
+    for key in required:
+        if key not in arguments:
+            raise ControlError(Refusal.BAD_REQUEST, f'the argument "{key}" is missing')
+    return arguments
+
+
+def _check_keys(values: Mapping[str, Any]) -> None:
+    if "name" in values:
+        raise ControlError(Refusal.BAD_REQUEST, "a stream keeps its name; remove it, and add another")

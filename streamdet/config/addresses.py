@@ -1,0 +1,163 @@
+"""Addresses as people write them: where pictures come from, and where others may listen."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from enum import StrEnum
+from ipaddress import ip_address
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from streamdet.config.values import refuse
+from streamdet.endpoint import HOW_TO_LET_OTHERS_IN, parse_endpoint
+from streamdet.errors import EndpointError
+
+
+class UrlKind(StrEnum):
+    """What a stream's url leads to; the value is its scheme, or a word for people."""
+
+    RTSP = "rtsp"
+    RTSPS = "rtsps"
+    HTTP = "http"
+    HTTPS = "https"
+    FILE = "file"
+    DEVICE = "device"
+
+
+_SCHEMES = ("rtsp", "rtsps", "http", "https", "file")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_ALMOST_A_SCHEME = re.compile(r"(?:rtsps?|https?|file):", re.IGNORECASE)
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
+_DEVICE = re.compile(r"/dev/[\w.@:/-]+|[0-9]{1,3}")
+_HOST_AND_PORT = re.compile(r"[\w.-]+:[0-9]+(?:/.*)?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_METRICS_ENDPOINT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._*-]*)):(?P<port>[0-9]{1,5})")
+_WAYS = "rtsp://host/path, http://host/path, a file, /dev/video0, or the number of a device"
+
+
+def kind_of_url(url: str) -> UrlKind:
+    """Tells what a stream's url leads to.
+
+    Raises:
+        ValueError: it leads nowhere; the message does not repeat the url, which may hold a password.
+    """
+    if not url.strip() or _CONTROL.search(url):
+        problem = "holds a line break or another control character" if url.strip() else "is empty"
+        refuse(f"{problem}; must be {_WAYS}")
+    if _DEVICE.fullmatch(url):
+        return UrlKind.DEVICE
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return _kind_of_path(url)
+    name = scheme[1].lower()
+    if name not in _SCHEMES:
+        near = difflib.get_close_matches(name, _SCHEMES, 1)
+        meant = f'; did you mean "{near[0]}://"?' if near else f"; must be {_WAYS}"
+        refuse(f'begins with "{name}://", which is not known{meant}')
+    kind = UrlKind(name)
+    if kind is UrlKind.FILE:
+        if not url.startswith("file:///"):
+            refuse("needs three slashes and a whole path: file:///folder/clip.mp4")
+    else:
+        _check_network(url)
+    return kind
+
+
+def _kind_of_path(url: str) -> UrlKind:
+    looks_like_login = "@" in url.split("/", 1)[0]
+    if _ALMOST_A_SCHEME.match(url) or url.startswith("//") or _HOST_AND_PORT.fullmatch(url) or looks_like_login:
+        refuse("looks like a network address without its beginning; write rtsp:// (or http://) before it")
+    return UrlKind.FILE
+
+
+def _check_network(url: str) -> None:
+    if re.search(r"\s", url):
+        refuse("holds a space; write %20 for it")
+    encode = "in a password write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        # The text of the error may quote a piece of a password.
+        refuse(f"has no valid host and port; {encode}")
+    if not host:
+        refuse("has no host; must be like rtsp://192.0.2.5/stream1")
+    if port == 0:
+        refuse("has port 0; must be 1 to 65535")
+    if not _is_host(host):
+        refuse(f"has no valid host; {encode}")
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is an IPv6 address (already checked with its brackets), an IPv4 address or a name."""
+    try:
+        return ":" in host or _HOST.fullmatch(host.encode("idna").decode()) is not None
+    except UnicodeError:
+        return False
+
+
+class Socket(NamedTuple):
+    """A TCP port of this machine that we listen at; `host` is without brackets and in small letters."""
+
+    host: str
+    port: int
+
+
+def publisher_socket(endpoint: str) -> Socket | None:
+    """The TCP socket of a publisher endpoint; None for `ipc://`.
+
+    Raises:
+        ValueError: not an endpoint.
+    """
+    try:
+        parsed = parse_endpoint(endpoint)
+    except EndpointError:
+        if endpoint.startswith("tcp://*:"):
+            refuse(f"must be like tcp://127.0.0.1:5555; every address of this machine is tcp://0.0.0.0:{endpoint[8:]}")
+        if not endpoint.startswith("ipc://"):
+            refuse("must be like tcp://127.0.0.1:5555 or ipc:///run/streamdet/events")
+        refuse("must be like ipc:///run/streamdet/events, a path of at most 107 bytes")
+    return None if parsed.transport == "ipc" else Socket(parsed.host.lower(), parsed.port)
+
+
+def refuse_others_without_keys(endpoint: str) -> None:
+    """Refuses a publisher endpoint that other machines can reach.
+
+    Raises:
+        ValueError: they can; the message says how to let them in.
+    """
+    if not parse_endpoint(endpoint).is_local:
+        refuse(
+            f"endpoint would let other machines in, whoever they are: {HOW_TO_LET_OTHERS_IN}; "
+            "or use tcp://127.0.0.1:5555, tcp://[::1]:5555 or ipc://"
+        )
+
+
+def metrics_socket(endpoint: str) -> Socket:
+    """The TCP socket of the metrics page.
+
+    Raises:
+        ValueError: not `host:port`.
+    """
+    match = _METRICS_ENDPOINT.fullmatch(endpoint)
+    if match is None or int(match["port"]) > 65535:
+        refuse("must be host:port, without http://, like 127.0.0.1:9095 or [::1]:9095")
+    host = (match["six"] or match["host"]).lower()
+    if not host or "*" in host:
+        refuse(f"must name an address, like 127.0.0.1:9095; every one of this machine is 0.0.0.0:{match['port']}")
+    return Socket(host, int(match["port"]))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens at an address or name."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def same_port(one: Socket, other: Socket) -> bool:
+    """Whether two sockets cannot both be had; port 0 is any free one."""
+    same_host = one.host == other.host or "localhost" in (one.host, other.host)
+    return one.port == other.port != 0 and same_host

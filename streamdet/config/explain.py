@@ -1,0 +1,160 @@
+"""Tells people what is wrong with a configuration, and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from streamdet.config.locate import Path
+from streamdet.config.models import Config, StreamConfig, StreamDefaults
+from streamdet.config.schema import range_in_words
+from streamdet.config.shapes import SHAPES
+from streamdet.config.values import Substituted
+
+_LONGEST_SHOWN = 40
+TABLES: dict[str, type[BaseModel]] = {
+    "stream_defaults": StreamDefaults,
+    "streams": StreamConfig,
+    **{key: type(field.default) for key, field in Config.model_fields.items() if "stream" not in key},
+}
+_SHAPE = {
+    "zones": '{ name = "door", polygon = [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0]] }',
+    "lines": '{ name = "gate", points = [[0.0, 0.75], [1.0, 0.75]] }',
+    "masks": '{ name = "street", polygon = [[0.0, 0.0], [1.0, 0.0], [1.0, 0.2]] }',
+}
+# What would be right, by the type of the error and, where it matters, the key.
+_WORDS = {
+    ("string_type", ""): "must be a text in quotes",
+    ("string_too_short", ""): "is empty; must be a text, or leave the line out",
+    ("tuple_type", "streams"): "must be written with two brackets, [[streams]], once for every stream",
+    **{
+        ("tuple_type", key): f"must be a list of tables, such as {key} = [{example}]" for key, example in _SHAPE.items()
+    },
+    ("tuple_type", "polygon"): "must be a list of points, such as [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0]]",
+    ("tuple_type", "points"): "must be a list of two points, such as [[0.0, 0.75], [1.0, 0.75]]",
+    ("tuple_type", ""): 'must be a list of words, such as labels = ["person", "car"]',
+}
+
+
+def explain(error: ValidationError, prefix: Path = ()) -> list[tuple[Path, str]]:
+    """Lists what is wrong: the path of the value in the file, beginning with `prefix`, and one sentence."""
+    problems: dict[tuple[Path, str], None] = {}
+    for detail in error.errors(include_url=False):
+        path = (*prefix, *_path(detail["loc"]))
+        problems[path, _sentence(path, detail)] = None
+    return list(problems)
+
+
+def _path(loc: Sequence[str | int]) -> Path:
+    # pydantic adds parts of its own (such as "[key]") beyond what stands in a file.
+    return tuple(part for part in loc if part != "[key]")
+
+
+def _sentence(path: Path, detail: ErrorDetails) -> str:
+    kind, value, key = detail["type"], detail["input"], str(path[-1])
+    if kind == "extra_forbidden":
+        return _unknown_key(path, key)
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return _wants_table(path, value)
+    expectation = _expectation(path, detail)
+    shows_value = key != "url" and expectation.startswith("must")
+    return f"{_shown(value) if shows_value else ''}{expectation}"
+
+
+def _expectation(path: Path, detail: ErrorDetails) -> str:
+    kind, key = detail["type"], str(path[-1])
+    if kind == "value_error":
+        return str(detail["ctx"]["error"])
+    if kind == "literal_error":
+        return f"must be one of {', '.join(_choices(path))}"
+    if kind == "missing":
+        (example, *_) = _table(path).model_fields[key].examples or [""]
+        if not isinstance(example, str):
+            return f"is missing; add {key} = {example}"
+        return f'is missing; add a line such as {key} = "{example}"'
+    if kind == "string_pattern_mismatch":
+        return _pattern_in_words(key, detail["input"])
+    return _WORDS.get((kind, key)) or _WORDS.get((kind, "")) or f"must be {range_in_words(_table(path), _field(path))}"
+
+
+def _pattern_in_words(key: str, value: str) -> str:
+    """`value` is always a text: only texts are held against a pattern."""
+    if key == "device":
+        return 'must be "auto", "cpu", "cuda" or "cuda:1"'
+    near = "" if isinstance(value, Substituted) else _slug(value)
+    meant = f'; "{near}" would do' if near else ""
+    return f"must be 1 to 64 small letters, digits, - _ . and begin with a letter or digit{meant}"
+
+
+def _unknown_key(path: Path, key: str) -> str:
+    known = list(TABLES) if len(path) == 1 else list(_table(path).model_fields)
+    near = difflib.get_close_matches(key.lower(), known, 1, cutoff=0.6)
+    if near:
+        return f'is not known; did you mean "{near[0]}"?'
+    homes = [_header(name) for name, table in TABLES.items() if key in table.model_fields]
+    if homes:
+        return f"is not known here; it belongs below {_one_of(homes)}"
+    return f"is not known; known here: {', '.join(known)}"
+
+
+def _one_of(words: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _header(name: str) -> str:
+    return "[[streams]]" if name == "streams" else f"[{name}]"
+
+
+def _wants_table(path: Path, value: object) -> str:
+    if path[0] == "streams" and len(path) == 2:
+        return f"{_shown(value)}must be a table; write [[streams]], and name and url below it"
+    if len(path) == 1:
+        return f"{_shown(value)}must be a table; write [{path[0]}], and its keys below it"
+    example = next((_SHAPE[str(part)] for part in path if part in _SHAPE), "{ person = 0.4 }")
+    return (
+        f"{_shown(value)}must be a table, such as {example if isinstance(path[-1], int) else f'{path[-1]} = {example}'}"
+    )
+
+
+def _table(path: Path) -> type[BaseModel]:
+    shape = next((SHAPES[str(part)] for part in path[1:-1] if part in SHAPES), None)
+    return shape or (TABLES.get(str(path[0]), Config) if len(path) > 1 else Config)
+
+
+def _field(path: Path) -> str:
+    """The key of the table, also for what stands below it: score_thresholds of score_thresholds.person."""
+    return next((part for part in path[1:] if isinstance(part, str)), "")
+
+
+def _choices(path: Path) -> list[str]:
+    annotation = _table(path).model_fields[str(path[-1])].annotation
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    # `Literal[...] | None` wraps the literal.
+    flat = [inner for option in options for inner in (get_args(option) or (option,))]
+    return [f'"{option}"' for option in flat]
+
+
+def _shown(value: object) -> str:
+    """The value as it stands in the file, short; what came from elsewhere is not shown."""
+    if isinstance(value, Substituted):
+        return f"(from {value.written[:_LONGEST_SHOWN]}) "
+    if isinstance(value, dict | list | tuple):
+        return ""
+    if isinstance(value, bool):
+        return f"is {str(value).lower()}; "
+    if isinstance(value, str):
+        text = f'"{value[:_LONGEST_SHOWN]}{"..." if len(value) > _LONGEST_SHOWN else ""}"'
+        return f"is {text}; "
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "is a very large number; "
+    return f"is {value}; "
+
+
+def _slug(name: str) -> str:
+    """The nearest permitted name of a stream; empty when there is none."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64]

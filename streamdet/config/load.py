@@ -1,0 +1,188 @@
+"""Reads a configuration file: every problem at once, each with its line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from streamdet.config.addresses import kind_of_url, metrics_socket, publisher_socket, same_port
+from streamdet.config.explain import explain
+from streamdet.config.labels import unknown_labels
+from streamdet.config.loadable import detector_problems
+from streamdet.config.locate import Path as KeyPath
+from streamdet.config.locate import lines_of_keys
+from streamdet.config.models import KEY_FITS, NAME_PATTERN, Config, StreamDefaults
+from streamdet.config.paths import missing_files, resolve_paths
+from streamdet.config.substitute import Substitution
+from streamdet.config.toml import Tables, parse, read_text
+from streamdet.errors import ConfigError
+from streamdet.redact import redact
+
+
+def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Reads a configuration file.
+
+    Args:
+        path: the file, TOML in UTF-8.
+        environ: where `${NAME}` is looked up, and CREDENTIALS_DIRECTORY with it.
+
+    Raises:
+        ConfigError: with everything that is wrong, a line each, without secrets.
+    """
+    return load_config_and_warnings(path, environ)[0]
+
+
+def load_config_and_warnings(path: Path, environ: Mapping[str, str] = os.environ) -> tuple[Config, list[str]]:
+    """Reads a configuration file; the second value is what is allowed but unwise, a line each.
+
+    Raises:
+        ConfigError: with everything that is wrong, a line each, without secrets.
+    """
+    path = Path(path)
+    text = read_text(path)
+    written = parse(path, text)
+    reading = _Reading(path, lines_of_keys(text))
+    config = reading.read(written, environ)
+    return config, reading.warnings(written)
+
+
+class _Reading:
+    """One reading of one file: collects problems under the paths of their values."""
+
+    def __init__(self, path: Path, lines: dict[KeyPath, int]) -> None:
+        self._path = path
+        self._lines = lines
+        self._problems: dict[KeyPath, str] = {}
+        self._tables: Tables = {}
+
+    def read(self, written: Tables, environ: Mapping[str, str]) -> Config:
+        substitution = Substitution(environ)
+        self._tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out
+        self._problems = dict(substitution.problems)
+        defaults = self._checked_defaults()
+        streams = self._tables.get("streams")
+        merged = {key: value for key, value in self._tables.items() if key != "stream_defaults"}
+        if isinstance(streams, list):
+            merged["streams"] = [with_defaults(stream, defaults) for stream in streams]
+        merged["stream_defaults"] = defaults
+        merged = resolve_paths(merged, self._path.absolute().parent)
+        config = self._validate(merged)
+        if not streams and ("streams",) not in self._problems:
+            self._problems["streams",] = (
+                'there are none; add [[streams]] and below it name = "front-door" and url = "rtsp://192.0.2.5/stream1"'
+            )
+        self._check_names(streams if isinstance(streams, list) else [])
+        self._check_ports()
+        for path, problem in missing_files(merged):
+            self._problems.setdefault(path, problem)
+        for path, problem in detector_problems(merged.get("detector", {})):
+            self._problems.setdefault(path, problem)
+        for path, problem in unknown_labels(config) if config is not None else ():
+            self._problems.setdefault(path, problem)
+        if self._problems or config is None:
+            raise ConfigError(self._report())
+        return config
+
+    def warnings(self, written: Tables) -> list[str]:
+        """Passwords that stand in the file itself."""
+        streams = enumerate(written.get("streams", []))
+        return [
+            self._line_of(("streams", number, "url"), "holds a password; rather write ${NAME}, and keep it elsewhere")
+            for number, stream in streams
+            if re.match(r"[^/]*://[^/?#@]*:(?!\$\{)[^/?#@]+@", re.sub(r"\$\{[^}]*\}", "${", stream["url"]))
+        ]
+
+    def _validate(self, tables: Tables) -> Config | None:
+        try:
+            return Config.model_validate(tables)
+        except ValidationError as error:
+            self._add(error)
+            return None
+
+    def _add(self, error: ValidationError, prefix: KeyPath = ()) -> None:
+        for path, problem in explain(error, prefix):
+            if not any(path[:end] in self._problems for end in range(1, len(path) + 1)):
+                self._problems[path] = problem
+
+    def _checked_defaults(self) -> Tables:
+        """The defaults for all streams, without those that are wrong: these are told once, not for every stream."""
+        defaults = self._tables.get("stream_defaults", {})
+        try:
+            StreamDefaults.model_validate(defaults)
+        except ValidationError as error:
+            self._add(error, ("stream_defaults",))
+        if not isinstance(defaults, dict):
+            return {}
+        return {key: value for key, value in defaults.items() if ("stream_defaults", key) not in self._problems}
+
+    def _check_names(self, streams: list[object]) -> None:
+        first: dict[str, int] = {}
+        for number, stream in enumerate(streams):
+            name = stream.get("name") if isinstance(stream, dict) else None
+            if not isinstance(name, str):
+                continue
+            if name in first:
+                line = self._lines.get(("streams", first[name], "name"), 0)
+                problem = f"the stream of line {line} has this name already; every stream needs a name of its own"
+                self._problems.setdefault(("streams", number, "name"), problem)
+            first.setdefault(name, number)
+
+    def _check_ports(self) -> None:
+        texts = []
+        for table in ("publisher", "metrics"):
+            keys = self._tables.get(table, {})
+            default = Config.model_fields[table].default.endpoint
+            texts.append(keys.get("endpoint", default) if isinstance(keys, dict) else default)
+        try:
+            events, page = publisher_socket(texts[0]), metrics_socket(texts[1])
+        except (ValueError, AttributeError, TypeError):
+            return  # one of them is wrong in itself, which has been told
+        if events is not None and same_port(events, page):
+            table = "metrics" if ("metrics", "endpoint") in self._lines else "publisher"
+            problem = f"port {page.port} is used by [publisher] and [metrics] both; give one of them another port"
+            self._problems.setdefault((table, "endpoint"), problem)
+
+    def _report(self) -> list[str]:
+        ordered = sorted(self._problems.items(), key=lambda item: self._line(item[0]))
+        return [self._line_of(path, problem) for path, problem in ordered]
+
+    def _line(self, path: KeyPath) -> int:
+        """The line of a value, or of the nearest table around it; 1 for what is missing from the whole file."""
+        return next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), 1)
+
+    def _line_of(self, path: KeyPath, problem: str) -> str:
+        line = f"{self._path}:{self._line(path)}: {self._key(path)}: {problem}"
+        # One line whatever the file holds, and nothing that a terminal would obey.
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in redact(line))
+
+    def _key(self, path: KeyPath) -> str:
+        """The key for people: streams[front-door].url, detector.score_thresholds.person."""
+        words = ""
+        for depth, part in enumerate(path):
+            if isinstance(part, int):
+                words += f"[{self._stream_name(part) if depth == 1 and path[0] == 'streams' else f'#{part + 1}'}]"
+            else:
+                shown = part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part[:40]}"'
+                words += f".{shown}" if words else shown
+        return words
+
+    def _stream_name(self, number: int) -> str:
+        stream = self._tables["streams"][number]
+        name = stream.get("name") if isinstance(stream, dict) else None
+        return name if isinstance(name, str) and re.match(NAME_PATTERN, name) else f"#{number + 1}"
+
+
+def with_defaults(stream: object, defaults: Tables) -> object:
+    """A stream as it was written, with the defaults that mean something for its kind of url."""
+    if not isinstance(stream, dict):
+        return stream
+    try:
+        kind = kind_of_url(stream["url"])
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {**defaults, **stream}
+    fitting = {key: value for key, value in defaults.items() if kind in KEY_FITS.get(key, {kind})}
+    return {**fitting, **stream}

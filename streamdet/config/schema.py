@@ -1,0 +1,90 @@
+"""The JSON Schema of the configuration file, as it is written: with units, `${NAME}` and defaults for all streams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field, create_model
+
+from streamdet.config.models import Config, StreamDefaults
+from streamdet.config.tables.stream import KEEPS_CONNECTION
+from streamdet.config.values import DURATION_UNITS, NUMBER_PATTERN, SIZE_UNITS
+
+Schema = dict[str, Any]
+
+_REFERENCE: Schema = {
+    "type": "string",
+    "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_.-]*\}",
+    "description": "A value from the environment variable NAME or the file $CREDENTIALS_DIRECTORY/NAME: ${NAME}.",
+}
+_UNITS = {"seconds": tuple(DURATION_UNITS), "bytes": tuple(SIZE_UNITS)}
+
+
+def config_schema() -> Schema:
+    """The JSON Schema (2020-12) of a whole configuration file."""
+    in_file = create_model(
+        "ConfigFile",
+        __base__=Config,
+        __doc__="Configuration of streamdet.",
+        stream_defaults=(
+            StreamDefaults,
+            Field(default_factory=StreamDefaults, description="Defaults for all streams; a stream's own values win."),
+        ),
+    )
+    schema = in_file.model_json_schema()
+    definitions: dict[str, Schema] = schema["$defs"]
+    for table in definitions.values():
+        for key, value in table["properties"].items():
+            table["properties"][key] = _as_written(key, value)
+    # The file must name a stream, whatever the model allows for tests.
+    schema["properties"]["streams"]["minItems"] = 1
+    schema["required"] = ["streams"]
+    for key in Config.model_fields.keys() - {"streams", "stream_defaults"}:
+        schema["properties"][key].pop("default", None)
+    schema.pop("x-takes-effect", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "streamdet configuration"}
+
+
+def _as_written(key: str, value: Schema) -> Schema:
+    """Adds the other spellings of a value: with a unit, or from elsewhere."""
+    about = {k: v for k, v in value.items() if k in ("description", "default", "examples", "title", KEEPS_CONNECTION)}
+    constraints = _nullable_removed({k: v for k, v in value.items() if k not in about})
+    if about.get("default", 0) is None:
+        # TOML has no null: the key is left out.
+        del about["default"]
+    about.pop("title", None)
+    if constraints.get("type") == "array":
+        return {**about, **constraints}
+    if constraints.get("type") == "object":
+        single = {"anyOf": [constraints["additionalProperties"], _REFERENCE]}
+        return {**about, **constraints, "additionalProperties": single}
+    if constraints.get("type") == "string" and not constraints.keys() & {"pattern", "enum"}:
+        return {**about, **constraints}
+    spellings = [constraints]
+    units = _UNITS.get(key.rpartition("_")[2])
+    if units:
+        spellings.append({"type": "string", "pattern": rf"^\s*{NUMBER_PATTERN}\s*({'|'.join(units)})\s*$"})
+    return {**about, "anyOf": [*spellings, _REFERENCE]}
+
+
+def _nullable_removed(schema: Schema) -> Schema:
+    """`X | None` as X."""
+    options = [option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"]
+    first: Schema = options[0]
+    return first
+
+
+def range_in_words(table: type[BaseModel], key: str) -> str:
+    """What a key accepts, for people: "a number from 0 to 1"; empty for what has no range."""
+    value = table.model_json_schema()["properties"].get(key, {})
+    value = _nullable_removed(value)
+    value = value.get("additionalProperties", value)
+    kind = value.get("type")
+    if kind not in ("number", "integer"):
+        return "true or false" if kind == "boolean" else ""
+    low, above, high = value.get("minimum"), value.get("exclusiveMinimum"), value.get("maximum")
+    begins = f"from {low:,}" if low is not None else f"above {above:,}"
+    joined = "to" if low is not None else "and at most"
+    noun = "a whole number" if kind == "integer" else "a number"
+    unit = " seconds" if key.endswith("_seconds") else ""
+    return f"{noun} {begins} {joined} {high:,}{unit}"

@@ -1,0 +1,103 @@
+"""Reads a TOML file into tables: bytes, text, tables, and what can be wrong with each."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, NoReturn
+
+from streamdet.errors import ConfigError
+from streamdet.redact import redact
+
+# More than ten thousand streams fit; what is larger is not a configuration.
+MAX_FILE_BYTES = 1024 * 1024
+# The deepest that means anything is 4: streams, number, key, element.
+MAX_DEPTH = 32
+
+Tables = dict[str, Any]
+
+_POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ConfigError: it cannot be read, is too large, or is not UTF-8.
+    """
+    try:
+        if path.is_dir():
+            _refuse(f"{path}: is a folder; name the file in it, such as {path / 'streamdet.toml'}")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        _refuse(f"{path}: there is no such file; give the path of a configuration file")
+    except PermissionError:
+        _refuse(f"{path}: may not be read by this user; change its owner or mode")
+    except (OSError, ValueError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        _refuse(f"{path}: cannot be read: {reason}; give the path of a configuration file")
+    if len(data) > MAX_FILE_BYTES:
+        _refuse(f"{path}: is larger than 1 MiB; a configuration is a few lines per stream")
+    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        _refuse(f"{path}:1: begins with a byte order mark; save the file as UTF-8 without one")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        _refuse(f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8")
+
+
+def _refuse(problem: str) -> NoReturn:
+    """Raises one line, whatever stands in the name of the file, and names no cause that could quote a secret."""
+    raise ConfigError([redact(problem).replace("\n", "\\n")]) from None
+
+
+def parse(path: Path, text: str) -> Tables:
+    """The tables in a text.
+
+    Raises:
+        ConfigError: it is not TOML; with line and column.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except RecursionError:
+        tables = None
+    except ValueError as error:
+        match = _POSITION.fullmatch(str(error))
+        if match is None:
+            _refuse(f"{path}: is not TOML: {error}")
+        at_end = match[2] is None
+        line, column = (text.count("\n") + 1, 1) if at_end else (int(match[2]), int(match[3]))
+        place = f"{path}:{line}" if at_end else f"{path}:{line}:{column}"
+        _refuse(f"{place}: is not TOML: {match[1]}{_hint(match[1])}")
+    # Dotted keys make depth without recursion in the reader.
+    if tables is None or _depth_exceeds(tables, MAX_DEPTH):
+        _refuse(f"{path}: is nested too deeply; a configuration has tables and lists, not trees")
+    return tables
+
+
+def _depth_exceeds(value: object, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [each for item in inner for each in (item.values() if isinstance(item, dict) else item)]
+    return bool(level)
+
+
+def _hint(problem: str) -> str:
+    """What would be right, for the usual mistakes."""
+    if problem == "Invalid value":
+        return '; a text stands in quotes, such as name = "front-door"'
+    if problem == "Cannot overwrite a value":
+        return "; each key may stand only once in its table"
+    if problem.startswith("Expected newline"):
+        return "; each key stands on a line of its own, and a text in quotes"
+    if problem.startswith(("Expected '='", "Invalid statement")):
+        return "; a line is key = value, [table] or [[streams]]"
+    if "declare" in problem:
+        return "; each table may stand only once"
+    return ""

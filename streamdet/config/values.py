@@ -1,0 +1,111 @@
+"""Single values as people write them: numbers, switches, durations, sizes."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, NoReturn, Self
+
+from pydantic import BeforeValidator
+
+DURATION_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+SIZE_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+NUMBER_PATTERN = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
+
+_WITH_UNIT = re.compile(rf"\s*({NUMBER_PATTERN})\s*([A-Za-z]+)\s*")
+_NUMBER = re.compile(rf"\s*([+-]?{NUMBER_PATTERN}(?:[eE][+-]?[0-9]{{1,3}})?)\s*")
+
+
+class Substituted(str):
+    """A string of which a part came from the environment or from a credential file.
+
+    Only such a string may stand where a number or a switch is expected.
+
+    Attributes:
+        written: as it stands in the file, without the value that came in.
+    """
+
+    __slots__ = ("written",)
+    written: str
+
+    def __new__(cls, value: str, written: str) -> Self:
+        """Keeps both the value and how it was written."""
+        text = super().__new__(cls, value)
+        text.written = written
+        return text
+
+
+def refuse(problem: str) -> NoReturn:
+    """Raises ValueError, which names no cause: a cause may quote a secret."""
+    raise ValueError(problem) from None
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        refuse("must be a number")
+    if not isinstance(value, str):
+        return value
+    match = _NUMBER.fullmatch(value)
+    if match is None:
+        refuse("must be a number")
+    if not isinstance(value, Substituted):
+        refuse("must be a number without quotes")
+    return float(match[1])
+
+
+def _whole_number(value: object) -> object:
+    number = _number(value)
+    if isinstance(number, float):
+        if not number.is_integer():
+            refuse("must be a whole number")
+        return int(number)
+    return number
+
+
+def _switch(value: object) -> object:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Substituted) and value.strip() in ("true", "false"):
+        return value.strip() == "true"
+    refuse("must be true or false, without quotes")
+
+
+def _with_unit(value: object, units: dict[str, float], example: str) -> object:
+    if not isinstance(value, str) or (isinstance(value, Substituted) and _NUMBER.fullmatch(value)):
+        return _number(value)
+    match = _WITH_UNIT.fullmatch(value)
+    if match is None or match[2] not in units:
+        refuse(f"must be a number, or one with a unit, {', '.join(units)}: {example}")
+    return float(match[1]) * units[match[2]]
+
+
+def parse_seconds(value: object) -> object:
+    """A duration in seconds: a number of seconds, or a string such as "500 ms", "10 s", "2 min", "1 h".
+
+    Raises:
+        ValueError: it is a string, and none of these.
+    """
+    return _with_unit(value, DURATION_UNITS, '10, "10 s" or "2 min"')
+
+
+def parse_bytes(value: object) -> object:
+    """A size in bytes: a number of bytes, or a string such as "64 KiB" (65,536) or "10 MB" (10,000,000).
+
+    Raises:
+        ValueError: it is a string, and none of these, or not a whole number of bytes.
+    """
+    number = _with_unit(value, {**SIZE_UNITS}, '65536, "64 KiB" or "10 MB"')
+    if isinstance(number, float):
+        if not math.isfinite(number) or not number.is_integer():
+            refuse("must be a whole number of bytes")
+        return int(number)
+    return number
+
+
+AS_NUMBER = BeforeValidator(_number)
+Number = Annotated[float, AS_NUMBER]
+AS_WHOLE_NUMBER = BeforeValidator(_whole_number)
+WholeNumber = Annotated[int, AS_WHOLE_NUMBER]
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]

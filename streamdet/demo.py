@@ -1,0 +1,257 @@
+"""The demonstration: the real daemon on two streams of the sample clip, and a subscriber that shows what happens."""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from streamdet.assets import sample_clip
+from streamdet.client import Gap, subscribe
+from streamdet.config import Config, DetectorConfig, LogConfig, MetricsConfig, PublisherConfig, StreamConfig
+from streamdet.config.addresses import is_loopback, metrics_socket
+from streamdet.daemon import Daemon
+from streamdet.errors import EndpointError
+from streamdet.types import DetectionEvent, Drop, State
+from streamdet.worker import Worker
+
+_STREAMS = ("campus-east", "campus-west")
+_REFRESH_SECONDS = 0.25
+_RATE_WINDOW_SECONDS = 5.0
+_MAX_LATENCIES = 100_000
+_LAST_EVENTS = 8
+_LIVE_COLUMNS = ("stream", "state", "fps in", "out", "p50", "p99", "dropped", "in the picture")
+_SUMMARY_COLUMNS = ("stream", "captured", "published", "dropped", "fps", "p50", "p99")
+_WIDE_ONLY = {"p50", "p99", "in the picture"}
+_WIDE_CHARACTERS = 75
+_COLOURS = {State.UP: "green", State.CONNECTING: "yellow", State.STALLED: "yellow", State.DOWN: "red"}
+
+
+def demo_config(endpoint: str, metrics_endpoint: str) -> Config:
+    """Two streams of the sample clip, played in real time for ever, and the embedded weights."""
+    return Config(
+        detector=DetectorConfig(),
+        publisher=PublisherConfig(endpoint=free_endpoint(endpoint, "tcp://")),
+        metrics=MetricsConfig(endpoint=free_endpoint(metrics_endpoint)),
+        log=LogConfig(level="warning"),
+        streams=tuple(StreamConfig(name=name, url=str(sample_clip()), loop=True) for name in _STREAMS),
+    )
+
+
+def free_endpoint(endpoint: str, prefix: str = "") -> str:
+    """The endpoint, or, where its port is taken, the same with a free port: a demonstration should just work.
+
+    Raises:
+        EndpointError: it is no address that only this machine can reach.
+    """
+    text = endpoint.removeprefix(prefix)
+    try:
+        host, port = metrics_socket(text)
+    except ValueError:
+        host, port = "", 0
+    if not endpoint.startswith(prefix) or not is_loopback(host):
+        message = f"{endpoint[:200]!r}: the demonstration stays on this machine; write it like {prefix}127.0.0.1:5555"
+        raise EndpointError(message) from None
+    for candidate in (port, 0):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError:
+                continue
+            return f"{prefix}{text.rpartition(':')[0]}:{probe.getsockname()[1]}"
+    return endpoint
+
+
+@dataclass
+class _Seen:
+    """What the subscriber saw of one stream."""
+
+    latencies_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_LATENCIES))
+    arrivals: deque[float] = field(default_factory=deque)
+    labels: Counter[str] = field(default_factory=Counter)
+
+    def fps(self, now: float) -> float:
+        while self.arrivals and now - self.arrivals[0] > _RATE_WINDOW_SECONDS:
+            self.arrivals.popleft()
+        return len(self.arrivals) / _RATE_WINDOW_SECONDS
+
+
+def _percentiles(values: deque[float]) -> tuple[float | None, float | None]:
+    """p50 and p99; None before there are two values."""
+    if len(values) < 2:
+        return None, None
+    cuts = statistics.quantiles(values, n=100)
+    return round(cuts[49], 4), round(cuts[98], 4)
+
+
+class DemoView(Worker):
+    """Subscribes like anybody else, and shows what comes.
+
+    Args:
+        daemon: what is shown; its ledger and states are read, nothing is written.
+        seconds: when to stop the daemon; None for never.
+        console: where to draw; None draws nothing.
+        page: address of the page in the browser; empty without one.
+    """
+
+    def __init__(self, daemon: Daemon, seconds: float | None, console: Console | None, page: str = "") -> None:
+        super().__init__("demo")
+        self._daemon = daemon
+        self._seconds = seconds
+        self._console = console
+        self._page = page
+        self._seen = {stream.name: _Seen() for stream in daemon.config.streams}
+        self._last: deque[Text] = deque(maxlen=_LAST_EVENTS)
+        self._gaps = 0
+        self._began = time.monotonic()
+        self._ended = self._began
+
+    def run(self) -> None:
+        """Shows events until told to stop."""
+        self._began = time.monotonic()
+        endpoint = self._daemon.config.publisher.endpoint
+        live = Live(console=self._console, auto_refresh=False, screen=False) if self._console else None
+        with subscribe(endpoint) as events:
+            if live is not None:
+                live.start()
+            drawn_at = 0.0
+            while not self.stopping:
+                event = events.receive(_REFRESH_SECONDS)
+                if isinstance(event, DetectionEvent):
+                    self._note(event)
+                elif isinstance(event, Gap):
+                    self._gaps += event.count
+                now = time.monotonic()
+                if live is not None and now - drawn_at >= _REFRESH_SECONDS:
+                    live.update(self._draw(), refresh=True)
+                    drawn_at = now
+                if self._seconds is not None and now - self._began >= self._seconds:
+                    self._ended = now
+                    self._daemon.stop()
+                    break
+        self._ended = time.monotonic()
+        if live is not None:
+            live.stop()
+            live.console.print()
+
+    def summary(self) -> dict[str, Any]:
+        """What happened, once the daemon has ended: the ledger is final then."""
+        took = max(self._ended - self._began, 1e-9)
+        streams = {}
+        for name, ledger in self._daemon.ledger.snapshot().items():
+            p50, p99 = _percentiles(self._seen[name].latencies_seconds)
+            streams[name] = {
+                "captured": ledger.captured,
+                "published": ledger.published,
+                "dropped": {reason.value: count for reason, count in ledger.dropped.items()},
+                "in_flight": ledger.in_flight,
+                "fps": round(ledger.published / took, 2),
+                "latency_seconds": {"p50": p50, "p99": p99},
+            }
+        return {
+            "streams": streams,
+            "detections": _detections_by_label(self._daemon),
+            "epoch": self._daemon.epoch,
+            "seconds": round(took, 2),
+        }
+
+    def _note(self, event: DetectionEvent) -> None:
+        seen = self._seen[event.stream]
+        seen.latencies_seconds.append(event.published_at - event.frame.captured_at)
+        seen.arrivals.append(time.monotonic())
+        seen.labels = Counter(found.label for found in event.detections)
+        line = Text(f"{event.stream:12} frame {event.frame.seq:5}  ", style="dim")
+        for label, count in seen.labels.most_common():
+            line.append(f"{count} {label}  ", style="bold green" if label == "person" else "cyan")
+        self._last.append(line)
+
+    def _draw(self) -> RenderableType:
+        table, columns = _table(_LIVE_COLUMNS, self._console.width if self._console else _WIDE_CHARACTERS)
+        table.expand = True
+        now = time.monotonic()
+        ledgers = self._daemon.ledger.snapshot()
+        statuses = self._daemon.health().streams
+        for name, seen in self._seen.items():
+            ledger = ledgers.get(name)
+            status = statuses.get(name)
+            p50, p99 = _percentiles(seen.latencies_seconds)
+            state = status.state if status else State.CONNECTING
+            cells: dict[str, str | Text] = {
+                "stream": name,
+                "state": Text(state.value, style=_COLOURS[state]),
+                "fps in": f"{ledger.captured / max(now - self._began, 1e-9):.1f}" if ledger else "",
+                "out": f"{seen.fps(now):.1f}",
+                "p50": _milliseconds(p50),
+                "p99": _milliseconds(p99),
+                "dropped": str(sum(ledger.dropped[reason] for reason in Drop)) if ledger else "",
+                "in the picture": ", ".join(f"{n} {label}" for label, n in seen.labels.most_common()) or "nobody",
+            }
+            table.add_row(*(cells[column] for column in columns))
+        config = self._daemon.config
+        where = Text.assemble(
+            "events   ", (f"streamdet watch {config.publisher.endpoint}", "bold"),
+            "\nmetrics  ", (f"http://{config.metrics.endpoint}/metrics", "bold"),
+            "\nend      ", ("Ctrl-C", "bold"),
+        )  # fmt: skip
+        if self._page:
+            where = Text.assemble("page     ", (self._page, "bold green"), "\n") + where
+        lines = Group(*self._last)
+        return Group(Panel(where, title="streamdet demo", title_align="left"), table, Panel(lines, title="last events"))
+
+
+def _detections_by_label(daemon: Daemon) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for metric in daemon.metrics.registry.collect():
+        for sample in metric.samples:
+            if sample.name == "streamdet_detections_total":
+                totals[sample.labels["label"]] += int(sample.value)
+    return dict(totals)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.0f} ms"
+
+
+def summary_table(summary: dict[str, Any], characters: int) -> Table:
+    """The summary for people, on a terminal of so many characters."""
+    found = ", ".join(f"{count} {label}" for label, count in summary["detections"].items() if count) or "nothing"
+    table, columns = _table(_SUMMARY_COLUMNS, characters)
+    table.title = (
+        f"{summary['seconds']:.0f} seconds; found: {found}{'; p50 and p99 of the latency' * ('p50' in columns)}"
+    )
+    for name, stream in summary["streams"].items():
+        latency = stream["latency_seconds"]
+        reasons = ", ".join(f"{count} {reason}" for reason, count in stream["dropped"].items() if count)
+        cells = {
+            "stream": name,
+            "captured": str(stream["captured"]),
+            "published": str(stream["published"]),
+            "dropped": (reasons or "0") if "p50" in columns else str(sum(stream["dropped"].values())),
+            "fps": f"{stream['fps']:.1f}",
+            "p50": _milliseconds(latency["p50"]),
+            "p99": _milliseconds(latency["p99"]),
+        }
+        table.add_row(*(cells[column] for column in columns))
+    return table
+
+
+def _table(columns: tuple[str, ...], characters: int) -> tuple[Table, tuple[str, ...]]:
+    """A table, and those of its columns that fit: a few that can be read, rather than all of them cut off."""
+    is_narrow = characters < _WIDE_CHARACTERS
+    if is_narrow:
+        columns = tuple(column for column in columns if column not in _WIDE_ONLY)
+    table = Table(padding=(0, 0) if is_narrow else (0, 1))
+    for column in columns:
+        justify: Literal["left", "right"] = "left" if column in {"stream", "state", "in the picture"} else "right"
+        table.add_column(column, justify=justify, no_wrap=column not in {"in the picture", "dropped"})
+    return table, columns

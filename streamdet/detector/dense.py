@@ -1,0 +1,152 @@
+"""The convolutions and matrix products, where nearly all of the arithmetic is, behind one interface for all engines."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol, Self
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+
+from streamdet.config import DetectorConfig
+from streamdet.detector import openvino_runtime
+from streamdet.detector.openvino_file import ExportedDense
+from streamdet.detector.torch_dense import TorchDense
+from streamdet.errors import DetectorError
+
+Precision = Literal["fp32", "bf16", "int8"]
+
+_X86 = {"x86_64", "AMD64"}
+_CPU_INFO = Path("/proc/cpuinfo")
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+class Dense(Protocol):
+    """The three parts of Faster R-CNN that are dense arithmetic; to be used by one thread at a time.
+
+    Tensors lie on the device of the images. What goes in and comes out is float32, whatever the precision within,
+    except that an engine may yield level maps of its own precision for `rpn_head` and the RoI stage to go on with.
+    """
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Describes the pictures at several scales.
+
+        Args:
+            images: float32 [batch, 3, height, width], channels last in memory; height and width are multiples of 32.
+
+        Returns:
+            [batch, channels, height / stride, width / stride] of each level, the finest first; the last one, made
+            for the largest objects, is for `rpn_head` alone.
+        """
+
+    def rpn_head(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Says where an object may be.
+
+        Args:
+            levels: what `features` returned.
+
+        Returns:
+            of each level objectness, float32 [batch, shapes, height, width], logits; and deltas,
+            float32 [batch, shapes * 4, height, width].
+        """
+
+    def box_head(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Says what each region shows, and where exactly it lies.
+
+        Args:
+            regions: float32 [regions, channels, 7, 7], channels last in memory; there may be none.
+
+        Returns:
+            class logits, float32 [regions, classes], and deltas, float32 [regions, classes * 4].
+        """
+
+    def for_another_thread(self) -> Self:
+        """One that shares the weights with this one, and can be used at the same time."""
+
+
+def make_dense(
+    model: FasterRCNN, config: DetectorConfig, device: torch.device, exported: ExportedDense | None = None
+) -> Dense:
+    """Chooses the engine and the precision, and makes them run a model.
+
+    Args:
+        model: prepared by `pipeline.prepare_model`, on the device.
+        config: `engine` and `precision` are used.
+        device: where it runs.
+        exported: the dense parts, where the weights are a file of `streamdet export`.
+
+    Raises:
+        DetectorError: the engine is not installed, or has no such precision.
+    """
+    if exported is not None or chooses_openvino(config, device):
+        return _openvino_dense(model, config, device, exported)
+    return TorchDense(model, choose_precision(config.precision))
+
+
+def chooses_openvino(config: DetectorConfig, device: torch.device) -> bool:
+    """Whether the configuration means OpenVINO; "auto" takes it on a CPU where it is installed: it is faster there."""
+    if config.engine == "auto":
+        return device.type == "cpu" and openvino_runtime.is_installed()
+    return config.engine == "openvino"
+
+
+def chooses_int8(config: DetectorConfig, device: torch.device) -> bool:
+    """Whether the embedded weights run quantised: where OpenVINO runs them, unless the precision says otherwise.
+
+    Their mAP is within the bound for that; MODEL_CARD.md has the figures. "auto" asks for a CPU on which it was
+    measured to be faster: x86, with or without VNNI.
+    """
+    if config.weights != "embedded" or not chooses_openvino(config, device):
+        return False
+    if config.precision == "auto":
+        return platform.machine() in _X86 and "int8" in openvino_runtime.cpu_precisions()
+    return config.precision == "int8"
+
+
+def _openvino_dense(
+    model: FasterRCNN, config: DetectorConfig, device: torch.device, exported: ExportedDense | None
+) -> Dense:
+    # OpenVINO is an optional library; this module needs it only now.
+    from streamdet.detector.openvino_dense import OpenVinoDense  # noqa: PLC0415
+
+    problem = None
+    if device.type != "cpu":
+        problem = f'device: engine = "openvino" runs on the CPU alone, not on {device}; use "cpu"'
+    elif exported is not None and config.engine not in {"auto", "openvino"}:
+        problem = f'engine: the weights are an OpenVINO file; use "auto" or "openvino", not "{config.engine}"'
+    elif exported is not None and config.precision not in {"auto", exported.precision}:
+        problem = f'precision: the weights were exported in {exported.precision}; use "auto", not "{config.precision}"'
+    if problem:
+        msg = f"detector.{problem}"
+        raise DetectorError(msg)
+    if exported is not None:
+        return OpenVinoDense.of_export(exported)
+    return OpenVinoDense.of_model(model, choose_precision(config.precision))
+
+
+def choose_precision(precision: str) -> Precision:
+    """What "auto" means for weights in floating point: fp32.
+
+    bf16 is faster where the hardware has it, but nobody has shown yet, by `streamdet evaluate`, that it keeps the
+    detections; so it runs where it is asked for.
+
+    Args:
+        precision: "auto", or what is returned.
+    """
+    chosen: dict[str, Precision] = {"auto": "fp32", "fp32": "fp32", "bf16": "bf16", "int8": "int8"}
+    return chosen[precision]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the hardware computes in bf16; elsewhere it is emulated, slowly."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    try:
+        text = _CPU_INFO.read_text("ascii", "replace")
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return not _BF16_FLAGS.isdisjoint(flags.split())

@@ -1,0 +1,220 @@
+"""Composes the seven stages into a detector."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ParamSpec, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+
+from streamdet.config import DetectorConfig
+from streamdet.detector.classify import Classified, Classify
+from streamdet.detector.dense import Dense, chooses_int8, make_dense
+from streamdet.detector.device import choose_device, device_errors, use_threads
+from streamdet.detector.features import FeatureMaps, Features
+from streamdet.detector.folding import fold_batch_norm
+from streamdet.detector.input import read_pictures
+from streamdet.detector.models import build_model
+from streamdet.detector.postprocess import Postprocess
+from streamdet.detector.preprocess import Batch, Preprocess
+from streamdet.detector.proposals import Proposals, Propose
+from streamdet.detector.roi_pool import RoiPool
+from streamdet.detector.thresholds import NEVER, thresholds_of
+from streamdet.detector.weights import Weights, load_embedded_int8, load_weights
+from streamdet.errors import DetectorError
+from streamdet.types import Detection, Picture
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+OnStage = Callable[[str, float], None]
+"""Called after each stage of a batch with its name, one of `streamdet.metrics.STAGES`, and seconds."""
+
+_WARM_UP_SIZE = (1080, 1920)
+
+
+@dataclass(frozen=True)
+class StageOutputs:
+    """What each of the seven stages yields for one batch, in their order."""
+
+    images: list[Tensor]
+    batch: Batch
+    features: FeatureMaps
+    proposals: Proposals
+    regions: Tensor
+    classified: Classified
+    detections: list[list[Detection]]
+
+
+class FasterRcnnDetector:
+    """Faster R-CNN (Ren et al. 2015) with a feature pyramid, as seven stages.
+
+    Its detections are those of torchvision's own `forward` with the same weights. To be used by one thread
+    at a time.
+
+    Args:
+        weights: what to run.
+        config: thresholds, wanted labels, device, batch size.
+        on_stage: told the time of each stage.
+
+    Raises:
+        DetectorError: the configuration names labels or a device that do not exist.
+
+    Attributes:
+        labels: that a detection may carry.
+        architecture: a key of `models.ARCHITECTURES`.
+        class_labels: name of each class of the classifier, [0] is the background.
+        thresholds: score that a detection of each class must exceed; above 1 for what is not wanted.
+        device: where it runs.
+        postprocess: the last stage, whose two halves can be called on their own.
+    """
+
+    def __init__(self, weights: Weights, config: DetectorConfig, on_stage: OnStage | None = None) -> None:
+        self._config = config
+        self._on_stage = on_stage
+        self.device = choose_device(config.device)
+        self.architecture = weights.architecture
+        self.class_labels = weights.labels
+        self.thresholds = thresholds_of(weights.labels, config)
+        model = prepare_model(weights, self.device)
+        dense = make_dense(model, config, self.device, weights.exported)
+        limits = torch.tensor(self.thresholds, device=self.device)
+        self._model = model
+        self._set_stages(dense)
+        self.postprocess = Postprocess(model.roi_heads, weights.labels, limits, config.max_detections)
+        self._most_proposals: int = model.rpn.post_nms_top_n()
+        wanted = zip(weights.labels, self.thresholds, strict=True)
+        self.labels = tuple(label for label, threshold in wanted if threshold < NEVER)
+
+    def _set_stages(self, dense: Dense) -> None:
+        self._dense = dense
+        self._preprocess = Preprocess(self._model.transform, self.device)
+        self._features = Features(dense)
+        self._propose = Propose(self._model.rpn, dense)
+        self._roi_pool = RoiPool(self._model.roi_heads.box_roi_pool)
+        self._classify = Classify(dense)
+
+    def for_another_thread(self) -> Self:
+        """One with the same weights that can be used at the same time."""
+        other = copy.copy(self)
+        other._set_stages(self._dense.for_another_thread())  # noqa: SLF001 - of its own class
+        return other
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        """Finds the objects in a batch of pictures, whose sizes may differ.
+
+        Returns:
+            for each picture its detections by falling score, boxes in its own pixels.
+
+        Raises:
+            MemoryError: the device's memory does not suffice; a smaller batch may pass.
+            DeviceLostError: the CUDA context is gone.
+        """
+        return self.run(pictures).detections if pictures else []
+
+    @torch.inference_mode()
+    def run(self, pictures: Sequence[Picture]) -> StageOutputs:
+        """Runs the seven stages and keeps what each yields; arguments and errors as `detect`, not empty."""
+        with device_errors():
+            images = self._timed("input", read_pictures, pictures, self.device)
+            batch = self._timed("preprocess", self._preprocess, images)
+            features = self._timed("features", self._features, batch)
+            proposals = self._timed("proposals", self._propose, batch, features)
+            regions = self._timed("roi_pool", self._roi_pool, batch, features, proposals)
+            classified = self._timed("classify", self._classify, regions)
+            detections = self._timed("postprocess", self.postprocess, batch, proposals, classified)
+        return StageOutputs(images, batch, features, proposals, regions, classified, detections)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Runs the largest batch with as many proposals as there can be, so that memory runs out now or never.
+
+        Raises:
+            DetectorError: the memory does not suffice for `max_batch_size`.
+        """
+        size = self._config.max_batch_size
+        noise = np.random.default_rng(0).integers(0, 256, (*_WARM_UP_SIZE, 3), dtype=np.uint8)
+        on_stage, self._on_stage = self._on_stage, None
+        try:
+            outputs = self.run([ArrayPicture(noise)] * size)
+            with device_errors():
+                box = outputs.batch.tensor.new_tensor([[0.0, 0.0, *reversed(outputs.batch.input_sizes[0])]])
+                most = Proposals([box.expand(self._most_proposals, 4)] * size, [])
+                self._classify(self._roi_pool(outputs.batch, outputs.features, most))
+        except MemoryError as error:
+            msg = f"memory does not suffice for batches of {size} on {self.device}; lower detector.max_batch_size"
+            raise DetectorError(msg) from error
+        finally:
+            self._on_stage = on_stage
+
+    def _timed(self, stage: str, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Does the work of one stage; on CUDA, waits for it, so that the time is the stage's own."""
+        start = time.perf_counter()
+        result = work(*args, **kwargs)
+        if self._on_stage is not None:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self._on_stage(stage, time.perf_counter() - start)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayPicture:
+    """A picture that is RGB already.
+
+    Attributes:
+        rgb: uint8 [height, width, 3], contiguous.
+    """
+
+    rgb: NDArray[np.uint8]
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return int(self.rgb.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.rgb.shape[0])
+
+    def to_rgb(self) -> NDArray[np.uint8]:
+        """The array itself."""
+        return self.rgb
+
+
+def load_detector(
+    config: DetectorConfig, on_stage: OnStage | None = None, threads: int | None = None
+) -> FasterRcnnDetector:
+    """Loads the weights that the configuration names and makes a detector of them.
+
+    Args:
+        config: `[detector]` of the configuration.
+        on_stage: told the time of each stage of each batch.
+        threads: CPU threads for one operation; torch's own choice unless given.
+
+    Raises:
+        DetectorError: weights, labels or device are wrong.
+    """
+    if threads is not None:
+        use_threads(threads)
+    is_int8 = chooses_int8(config, choose_device(config.device))
+    return FasterRcnnDetector(load_embedded_int8() if is_int8 else load_weights(config), config, on_stage)
+
+
+def prepare_model(weights: Weights, device: torch.device) -> FasterRCNN:
+    """Builds the model for inference: batch normalisation folded, channels last in memory."""
+    model = build_model(weights.architecture, len(weights.labels))
+    model.transform.min_size = (weights.min_size,)
+    model.transform.max_size = weights.max_size
+    model.load_state_dict(weights.state, strict=False)  # names and shapes were checked when it was loaded
+    model.eval().requires_grad_(requires_grad=False)
+    fold_batch_norm(model)
+    return model.to(device=device, memory_format=torch.channels_last)

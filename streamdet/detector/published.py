@@ -1,0 +1,183 @@
+"""torchvision's published weights: found in a cache, or downloaded once with a progress bar and a checked hash."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from torch import Tensor
+from torchvision.models import WeightsEnum, get_model_weights
+from torchvision.ops import FrozenBatchNorm2d
+
+from streamdet.errors import DetectorError
+
+PUBLISHED = (
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+)
+"""The architectures that torchvision trained on COCO."""
+
+_log = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 20.0
+# torchvision trained these before its frozen batch normalisation added an epsilon, and resets it to 0.
+_WITHOUT_EPSILON = "fasterrcnn_resnet50_fpn"
+
+OnBytes = Callable[[int, int | None], None]
+"""Called with the bytes downloaded so far and in all (None when the server does not say)."""
+
+
+def published_weights(architecture: str) -> WeightsEnum:
+    """Finds torchvision's newest published weights of an architecture: URL, categories, measured accuracy."""
+    weights: WeightsEnum = get_model_weights(architecture)["DEFAULT"]
+    return weights
+
+
+def coco_labels() -> tuple[str, ...]:
+    """Names of COCO's 91 class ids, [0] the background; ids that COCO does not use are called N/A."""
+    return tuple(published_weights(PUBLISHED[0]).meta["categories"])
+
+
+def find_published(architecture: str, url: str | None = None, folders: tuple[Path, ...] | None = None) -> Path:
+    """Finds the file of published weights on this machine, or downloads it.
+
+    Args:
+        architecture: one of `PUBLISHED`.
+        url: where to download from; torchvision's own place unless given. Its last part is the file's name,
+            which ends in the first 8 hexadecimal digits of its SHA-256.
+        folders: where to look; a download goes to the first.
+
+    Raises:
+        DetectorError: there is no good file and none can be had.
+    """
+    url = url or published_weights(architecture).url
+    folders = folders or cache_folders()
+    name = url.rpartition("/")[2]
+    for folder in folders:
+        path = folder / name
+        if path.is_file():
+            if not hash_matches(path, name):
+                msg = f"{path} is damaged: its SHA-256 does not begin as its name says; delete it and start again"
+                raise DetectorError(msg)
+            return path
+    target = folders[0] / name
+    with _progress(name) as on_bytes:
+        download(url, target, on_bytes)
+    return target
+
+
+def cache_folders() -> tuple[Path, ...]:
+    """Our own cache folder, then the one of torch hub, where other programs may have left the file."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - without a home: no error
+    return Path(cache) / "streamdet", Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def hash_matches(path: Path, name: str) -> bool:
+    """Whether the file's SHA-256 begins with the digits that stand behind the last dash of `name`."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest.startswith(_hash_prefix(name))
+
+
+def download(url: str, target: Path, on_bytes: OnBytes | None = None) -> None:
+    """Downloads a file whose name carries the beginning of its SHA-256; it appears whole or not at all.
+
+    Raises:
+        DetectorError: the network or the disk fails, or what came is not what was asked for.
+    """
+    advice = f"download {url} elsewhere and put it at {target}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part, part_name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        msg = f"cannot write to {target.parent} ({error.strerror}); set XDG_CACHE_HOME to a folder that can be written"
+        raise DetectorError(msg) from error
+    try:
+        with open(part, "wb") as file:  # noqa: PTH123 - it is a descriptor
+            digest = _fetch(url, file.write, on_bytes)
+            os.fsync(file.fileno())
+        if not digest.startswith(_hash_prefix(target.name)):
+            msg = f"what {url} sent is not {target.name}: its SHA-256 is {digest}; {advice}"
+            raise DetectorError(msg)
+        Path(part_name).replace(target)
+    except (OSError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()
+        msg = f"cannot download {target.name}: {_reason(error)}; {advice}"
+        raise DetectorError(msg) from error
+    finally:
+        Path(part_name).unlink(missing_ok=True)
+
+
+def repair_published(architecture: str, path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Makes a published state dict right for an epsilon of 1e-5 where it was trained with one of 0.
+
+    With w' = w * sqrt((variance + eps) / variance) the normalisation computes the same with the epsilon.
+    Files that torchvision did not publish are left as they are.
+    """
+    name = published_weights(architecture).url.rpartition("/")[2] if architecture in PUBLISHED else ""
+    if architecture != _WITHOUT_EPSILON or not hash_matches(path, name):
+        return state
+    eps = FrozenBatchNorm2d(1).eps
+    repaired = dict(state)
+    for key, variance in state.items():
+        if key.endswith(".running_var"):
+            weight_key = key.removesuffix("running_var") + "weight"
+            factor = ((variance.double() + eps) / variance.double()).sqrt()
+            repaired[weight_key] = (state[weight_key].double() * factor).float()
+    return repaired
+
+
+def _fetch(url: str, write: Callable[[bytes], object], on_bytes: OnBytes | None) -> str:
+    """Reads a URL to its end and returns the SHA-256 of what came, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    done = 0
+    with urlopen(url, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310 - the URL is torchvision's constant
+        length = response.headers.get("Content-Length")
+        total = int(length) if length else None
+        while chunk := response.read(_CHUNK_BYTES):
+            write(chunk)
+            digest.update(chunk)
+            done += len(chunk)
+            if on_bytes is not None:
+                on_bytes(done, total)
+    if total is not None and done < total:
+        msg = f"the connection ended after {done} of {total} bytes"
+        raise ConnectionError(msg)
+    return digest.hexdigest()
+
+
+def _hash_prefix(name: str) -> str:
+    return name.removesuffix(".pth").rpartition("-")[2]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, HTTPError):
+        return f"the server answers {error.code} {error.reason}"
+    return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[OnBytes]:
+    """A progress bar on standard error where that is a terminal; one line in the log elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    if not console.is_terminal:
+        _log.info("downloading %s", name)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"downloading {name}", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,57 @@
+"""Several detectors that share one set of weights, one for each inference worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, Self, TypeVar
+
+from streamdet.types import Detection, Picture
+
+
+class Shareable(Protocol):
+    """A detector that can make another one with the same weights."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label that a detection may carry."""
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        """The detections of each picture."""
+
+    def warm_up(self) -> None:
+        """Runs the largest batch once."""
+
+    def for_another_thread(self) -> Self:
+        """One with the same weights that can be used at the same time."""
+
+
+_D = TypeVar("_D", bound=Shareable)
+
+
+class SeveralDetectors(Generic[_D]):
+    """Stands for as many detectors as there are workers.
+
+    Args:
+        first: the others share its weights.
+        count: how many in all, from 1.
+
+    Attributes:
+        detectors: each to be used by one thread at a time.
+    """
+
+    def __init__(self, first: _D, count: int) -> None:
+        self.detectors: list[_D] = [first, *(first.for_another_thread() for _ in range(count - 1))]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label that a detection may carry."""
+        return self.detectors[0].labels
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        """Detects with the first one."""
+        return self.detectors[0].detect(pictures)
+
+    def warm_up(self) -> None:
+        """Runs the largest batch of each once; what they share is then laid out."""
+        for detector in self.detectors:
+            detector.warm_up()

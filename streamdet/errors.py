@@ -1,0 +1,139 @@
+"""Every error that streamdet raises on purpose.
+
+    StreamdetError          has an exit code and a message that fits on one line
+    ├── ConfigError         the configuration is wrong: all problems at once (exit 2)
+    ├── SourceError         a stream cannot be opened or read; only `capture` catches it
+    ├── DetectorError       weights cannot be loaded or the detector cannot run
+    │   └── DeviceLostError the CUDA context is gone: only a new process helps (exit 70)
+    ├── SpoolError          events cannot be kept in the directory that was given (exit 69)
+    ├── EndpointError       an endpoint cannot be bound or connected (exit 69)
+    ├── ControlError        a running daemon cannot be asked, or refuses (exit 1 or 69)
+    ├── ApplyError          streams cannot be changed now: no thread, no memory (exit 69)
+    ├── WireError           a message is not an event that this version can read (exit 65)
+    ├── DataError           a data set or picture is broken (exit 65)
+    └── InstallError        the service cannot be installed here (exit 1)
+
+Exit codes follow sysexits.h where it has a fitting one.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streamdet.types import Reason
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_BAD_DATA = 65
+EXIT_NO_INPUT = 66
+EXIT_UNAVAILABLE = 69
+EXIT_DEVICE_LOST = 70
+
+
+class StreamdetError(Exception):
+    """Base of all errors of streamdet; `str()` is one line that a user can act on."""
+
+    exit_code = EXIT_FAILURE
+
+
+class ConfigError(StreamdetError):
+    """The configuration is wrong.
+
+    Attributes:
+        problems: one line each, with file, line and key.
+    """
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class SourceError(StreamdetError):
+    """A source cannot be opened, or broke while it was read.
+
+    Attributes:
+        reason: what went wrong, in one word.
+        detail: one line, without secrets.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class DetectorError(StreamdetError):
+    """Weights cannot be loaded, or the detector cannot run."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
+class DeviceLostError(DetectorError):
+    """The CUDA context is unusable; only a new process can go on."""
+
+    exit_code = EXIT_DEVICE_LOST
+
+
+class SpoolError(StreamdetError):
+    """Events cannot be kept in the directory that was given for them."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
+class EndpointError(StreamdetError):
+    """An endpoint, of events or of pages, is malformed, in use, or out of bounds."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
+class Refusal(StrEnum):
+    """Why a running daemon did not do what it was asked for, or could not be asked; a word for programs."""
+
+    UNAVAILABLE = "unavailable"
+    AMBIGUOUS = "ambiguous"
+    BAD_ANSWER = "bad_answer"
+    NOT_ALLOWED = "not_allowed"
+    BAD_REQUEST = "bad_request"
+    TOO_MANY = "too_many"
+    NOT_FOUND = "not_found"
+    EXISTS = "exists"
+    FAILED = "failed"
+
+
+class ControlError(StreamdetError):
+    """A running daemon cannot be asked, or refuses what it is asked for.
+
+    Attributes:
+        code: a `Refusal`, or a word of a newer daemon.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.exit_code = EXIT_UNAVAILABLE if code == Refusal.UNAVAILABLE else EXIT_FAILURE
+
+
+class ApplyError(StreamdetError):
+    """The streams cannot be changed now; they run as before."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
+class WireError(StreamdetError):
+    """A message is not an event that this version can read."""
+
+    exit_code = EXIT_BAD_DATA
+
+
+class DataError(StreamdetError):
+    """A data set, annotation file or picture is broken."""
+
+    exit_code = EXIT_BAD_DATA
+
+
+class InstallError(StreamdetError):
+    """The service cannot be installed here."""

@@ -1,0 +1,340 @@
+"""Decides who may connect to the publisher's sockets, and ends connections that must not go on.
+
+ZeroMQ asks about a key only while a connection is made (ZAP, RFC 27), and bounds neither how many connections there
+are nor what they send: subscriptions are kept for each of them, in memory. So this thread answers ZeroMQ's questions,
+watches the connections from outside, and cuts those that have sent far more than any reader has to say, that are too
+many, or whose key was revoked. Whoever is cut may connect again at once; only one with a valid key gets anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
+
+from streamdet.allowed_clients import AllowedClients
+from streamdet.config import PublisherConfig
+from streamdet.delivery_metrics import DeliveryMetrics
+from streamdet.descriptors import address_of, borrowed, received_bytes
+from streamdet.endpoint import bind, parse_endpoint
+from streamdet.keys import KeyPair, read_pair
+from streamdet.worker import Worker
+
+MAX_CONNECTIONS = 1000
+MAX_BYTES_AT_ONCE = 1 << 20
+"""What a connection may send at first: ten thousand subscriptions. A reader of all streams sends some hundred bytes."""
+MAX_BYTES_PER_SECOND = 16 << 10
+_MAX_BYTES_AT_ONCE_AFTER_A_FLOOD = 16 << 10
+_FLOOD_REMEMBERED_SECONDS = 60.0
+_MAX_FLOODERS = 1000
+_TURN_MILLISECONDS = 100
+_IDLE_TURN_MILLISECONDS = 500
+_HANDSHAKE_MILLISECONDS = 5000
+# What the kernel keeps of a connection while this process is busy.
+_RECEIVE_BUFFER_BYTES = 64 << 10
+_MAX_EVENTS_PER_TURN = 1000
+_ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+_ZAP_DOMAIN = b"streamdet"
+_ZAP_OK = b"200"
+# "Temporary failure": the connection is dropped without a word, and the client tries again by itself, so that a key
+# that is allowed later works without a restart of the client. After 400 ZeroMQ would never try again.
+_ZAP_NOT_NOW = b"300"
+_MONITORED = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+_PROTOCOL_REASONS: dict[int, str] = {
+    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "wrong_server_key",
+    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "no_key",
+}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Connection:
+    """One that was accepted.
+
+    Attributes:
+        host: address it comes from; "" for ipc.
+        address: the same with the port, for people.
+        accepted_monotonic_seconds: when.
+    """
+
+    host: str
+    address: str
+    accepted_monotonic_seconds: float
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One bound socket.
+
+    Attributes:
+        name: in metrics.
+        monitor: where ZeroMQ tells of its connections.
+        connections: those that are open, by file descriptor.
+        failure: why a handshake failed whose connection ZeroMQ is about to name.
+    """
+
+    name: str
+    monitor: zmq.Socket[Any]
+    connections: dict[int, _Connection]
+    failure: str = ""
+
+
+class Gate(Worker):
+    """Guards all bound sockets of one ZeroMQ context.
+
+    Bind the sockets, then start it; stop it before the context ends.
+
+    Args:
+        config: the keys, and who may use an ipc endpoint.
+        context: of the sockets.
+        metrics: counts connections and refusals.
+        on_error: told when the thread ends with an error.
+
+    Raises:
+        KeyFileError: the daemon's key cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: PublisherConfig,
+        context: zmq.Context[Any],
+        metrics: DeliveryMetrics,
+        on_error: Callable[[Worker], None] | None = None,
+    ) -> None:
+        super().__init__("gate", on_error)
+        self._group = config.group
+        self._metrics = metrics
+        self._keys: KeyPair | None = None
+        self._clients: AllowedClients | None = None
+        if config.curve_server_key_file is not None and config.curve_allowed_clients_directory is not None:
+            self._keys = read_pair(Path(config.curve_server_key_file), "server")
+            self._clients = AllowedClients(Path(config.curve_allowed_clients_directory))
+        self._watched: list[_Watched] = []
+        self._bound: set[int | str] = set()
+        self._flooders: OrderedDict[str, float] = OrderedDict()
+        self._max_connections = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        # Which key a connection has shown, by file descriptor; written by the thread that reads the socket.
+        self._key_of: dict[int, bytes] = {}
+        self._lock = threading.Lock()
+        self._said_at = float("-inf")
+        self._unsaid = 0
+        self._wake_event = os.eventfd(0, os.EFD_NONBLOCK)
+        self._poller = zmq.Poller()
+        self._poller.register(self._wake_event, zmq.POLLIN)
+        self._zap: zmq.Socket[bytes] | None = None
+        if self._keys is not None:
+            self._zap = context.socket(zmq.ROUTER)
+            self._zap.bind(_ZAP_ENDPOINT)
+            self._poller.register(self._zap, zmq.POLLIN)
+
+    def bind(self, guarded: zmq.Socket[bytes], name: str, endpoint: str) -> str:
+        """Binds a socket, which from then on lets in only who may.
+
+        Args:
+            guarded: the socket; not bound yet.
+            name: for metrics.
+            endpoint: where.
+
+        Returns:
+            What was bound, with the real port where port 0 was asked for.
+
+        Raises:
+            EndpointError: it cannot be bound, or other machines could reach it and there are no keys.
+        """
+        guarded.handshake_ivl = _HANDSHAKE_MILLISECONDS
+        guarded.rcvbuf = _RECEIVE_BUFFER_BYTES
+        if self._keys is not None:
+            guarded.curve_server = 1
+            guarded.curve_publickey = self._keys.public
+            guarded.curve_secretkey = self._keys.secret
+            guarded.zap_domain = _ZAP_DOMAIN
+            guarded.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        monitor = guarded.get_monitor_socket(_MONITORED)
+        try:
+            what = "publish" if name == "events" else f"offer {name}"
+            bound = bind(guarded, endpoint, encrypted=self._keys is not None, group=self._group, what=what)
+        except BaseException:
+            # Raised again, whatever it is: a monitor of a socket that nobody uses must not stay.
+            guarded.disable_monitor()
+            raise
+        self._poller.register(monitor, zmq.POLLIN)
+        self._watched.append(_Watched(name, monitor, {}))
+        self._metrics.add_socket(name)
+        parsed = parse_endpoint(bound)
+        self._bound.add(parsed.port if parsed.path is None else str(parsed.path))
+        return bound
+
+    def heed(self, message: zmq.Frame) -> None:
+        """Notes who a message is from, so that the connection can be cut when the key is revoked.
+
+        Called for every message that a guarded socket receives, by the thread that reads it.
+        """
+        if self._keys is None:
+            return
+        try:
+            key, descriptor = str(message.get("User-Id")).encode(), int(message.get(zmq.SRCFD))
+        except zmq.ZMQError:
+            return  # from nobody: when a connection ends, ZeroMQ itself takes back what it was subscribed to
+        with self._lock:
+            self._key_of[descriptor] = key
+
+    def run(self) -> None:
+        """Answers and watches until told to stop."""
+        while not self.stopping:
+            busy = any(watched.connections for watched in self._watched)
+            self._poller.poll(_TURN_MILLISECONDS if busy else _IDLE_TURN_MILLISECONDS)
+            self._answer_questions()
+            for watched in self._watched:
+                self._note_events(watched)
+                self._cut_floods(watched)
+                self._metrics.connections(watched.name, len(watched.connections))
+            self._cut_revoked()
+            self.beat()
+
+    def wake(self) -> None:
+        """Ends the wait of `run`."""
+        os.eventfd_write(self._wake_event, 1)
+
+    def close(self) -> None:
+        """Stops the thread, if it was started; may be called again."""
+        if self._wake_event < 0:
+            return
+        self.stop()
+        self.join()
+        os.close(self._wake_event)
+        self._wake_event = -1
+
+    def _answer_questions(self) -> None:
+        """ZAP: whether the key of a connection that is being made is allowed."""
+        if self._zap is None or self._clients is None:
+            return
+        for _ in range(_MAX_EVENTS_PER_TURN):
+            try:
+                parts = self._zap.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            at = parts.index(b"") + 1
+            version, request, _, address, _, mechanism, *credentials = parts[at:]
+            key = z85.encode(credentials[0]) if mechanism == b"CURVE" and len(credentials) == 1 else b""
+            name = self._clients.names().get(key)
+            status, user = (_ZAP_NOT_NOW, b"") if name is None else (_ZAP_OK, key)
+            if name is None:
+                self._refused(self._watched[0], "unknown_key", address.decode(errors="replace"))
+            self._zap.send_multipart([*parts[:at], version, request, status, b"", user, b""])
+
+    def _note_events(self, watched: _Watched) -> None:
+        for _ in range(_MAX_EVENTS_PER_TURN):
+            try:
+                event = parse_monitor_message(watched.monitor.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                return
+            kind, value = event["event"], event["value"]
+            if kind == zmq.EVENT_ACCEPTED:
+                self._accepted(watched, value)
+            elif kind == zmq.EVENT_DISCONNECTED:
+                gone = watched.connections.pop(value, None)
+                if watched.failure:
+                    self._refused(watched, watched.failure, gone.address if gone else "an unknown address")
+                    watched.failure = ""
+            else:
+                # The next event names the connection.
+                watched.failure = _reason_of(kind, value)
+
+    def _accepted(self, watched: _Watched, descriptor: int) -> None:
+        with borrowed(descriptor) as connection:
+            host, address = address_of(connection if connection is not None and self._is_ours(connection) else None)
+        watched.connections[descriptor] = _Connection(host, address, time.monotonic())
+        self._metrics.connected(watched.name)
+        if sum(len(other.connections) for other in self._watched) > self._max_connections:
+            self._cut(watched, descriptor, "too_many", f"there are {self._max_connections} connections already")
+
+    def _cut_floods(self, watched: _Watched) -> None:
+        now = time.monotonic()
+        for descriptor, connection in list(watched.connections.items()):
+            age_seconds = now - connection.accepted_monotonic_seconds
+            flooded_at = self._flooders.get(connection.host, float("-inf"))
+            again = now - flooded_at < _FLOOD_REMEMBERED_SECONDS
+            at_once = _MAX_BYTES_AT_ONCE_AFTER_A_FLOOD if again else MAX_BYTES_AT_ONCE
+            received = self._received_bytes(descriptor)
+            if received > at_once + age_seconds * MAX_BYTES_PER_SECOND:
+                self._flooders[connection.host] = now
+                if len(self._flooders) > _MAX_FLOODERS:
+                    self._flooders.popitem(last=False)
+                self._cut(watched, descriptor, "flood", f"it has sent {received} bytes, and readers have little to say")
+
+    def _cut_revoked(self) -> None:
+        if self._clients is None:
+            return
+        names = self._clients.names()
+        with self._lock:
+            revoked = [descriptor for descriptor, key in self._key_of.items() if key not in names]
+            for descriptor in revoked:
+                del self._key_of[descriptor]
+        for descriptor in revoked:
+            for watched in self._watched:
+                if descriptor in watched.connections:
+                    self._cut(watched, descriptor, "revoked", "its key is not allowed any more")
+
+    def _cut(self, watched: _Watched, descriptor: int, reason: str, why: str) -> None:
+        """Ends a connection; ZeroMQ finds it closed, and tidies up."""
+        with borrowed(descriptor) as connection:
+            if connection is None or not self._is_ours(connection):
+                return
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # it has just gone by itself
+        self._metrics.cut(watched.name, reason)
+        self._say("cut the connection of %s: %s", watched.connections[descriptor].address, why)
+
+    def _received_bytes(self, descriptor: int) -> int:
+        with borrowed(descriptor) as connection:
+            return received_bytes(connection) if connection is not None and self._is_ours(connection) else 0
+
+    def _is_ours(self, connection: socket.socket) -> bool:
+        """Whether a descriptor still is a connection to a guarded socket, and not something that came after it."""
+        try:
+            name = connection.getsockname()
+        except OSError:
+            return False
+        return (name[1] if isinstance(name, tuple) else name) in self._bound
+
+    def _refused(self, watched: _Watched, reason: str, address: str) -> None:
+        self._metrics.handshake_failed(watched.name, reason)
+        self._say("refused a connection of %s: %s", address, reason)
+
+    def _say(self, text: str, *arguments: object) -> None:
+        """Logs once a second at most, and says how many more there were."""
+        now = time.monotonic()
+        if now - self._said_at < 1.0:
+            self._unsaid += 1
+            return
+        more = f" (and {self._unsaid} more since the last such line)" if self._unsaid else ""
+        self._said_at, self._unsaid = now, 0
+        _log.warning(text + more, *arguments)
+
+
+def _reason_of(kind: int, value: int) -> str:
+    """Why a handshake failed, in a word."""
+    if kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+        return _PROTOCOL_REASONS.get(value) or "protocol"
+    # A client without a key sees what is asked for, and hangs up.
+    return "timeout" if value in (zmq.EAGAIN, zmq.ETIMEDOUT) else "broken_off"

@@ -1,0 +1,255 @@
+"""The inference thread: takes batches, detects, hands the detections on. It alone owns the detector."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Protocol, Self
+
+from streamdet.batch_queue import BatchQueue
+from streamdet.detector.several import SeveralDetectors
+from streamdet.detector_failures import first_line, is_device_lost, is_out_of_memory
+from streamdet.errors import DetectorError, DeviceLostError
+from streamdet.metrics import Metrics
+from streamdet.tracing import Tracer
+from streamdet.turns import Turns
+from streamdet.types import Detection, Drop, Frame, Picture
+from streamdet.worker import Worker
+
+_log = logging.getLogger(__name__)
+
+_TAKE_TIMEOUT_SECONDS = 1.0
+# After memory ran out, smaller batches are used for this long; then the full size is tried again, because whoever
+# took the memory may have given it back.
+_SMALLER_BATCH_SECONDS = 60.0
+
+
+class Detector(Protocol):
+    """Finds objects in pictures."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label that a detection may carry."""
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        """The detections of each picture, by falling score."""
+
+    def warm_up(self) -> None:
+        """Runs the largest batch once, so that memory errors happen at the start."""
+
+
+class Inference(Worker):
+    """Takes batches from the queue until it is closed and empty.
+
+    When memory runs out the batch is halved, until it fits; no frame is lost by that. An error of any other kind
+    ends the thread; the frames in hand are then dropped (`shutdown`), so that the ledger balances.
+
+    Args:
+        queue: where batches come from; stopping closes it, and what waits is still detected.
+        detector: used by this thread alone.
+        put_detections: takes each frame with its detections; may wait.
+        metrics: gets batch sizes, waiting times, and batches that were halved.
+        on_error: told when the thread has ended by an error.
+        turns: shared with the other workers on the same queue; its own unless given.
+        number: of the worker, from 1.
+        tracer: follows some of the frames.
+        stuck_after_seconds: how long frames may be due without one coming out; longer than the slowest batch.
+    """
+
+    def __init__(
+        self,
+        queue: BatchQueue,
+        detector: Detector,
+        put_detections: Callable[[Frame, list[Detection]], None],
+        metrics: Metrics,
+        on_error: Callable[[Worker], None] | None = None,
+        *,
+        stuck_after_seconds: float = 60.0,
+        turns: Turns | None = None,
+        number: int = 1,
+        tracer: Tracer | None = None,
+    ) -> None:
+        super().__init__("inference" if number == 1 else f"inference-{number}", on_error)
+        self._queue = queue
+        self._turns = turns or Turns(queue)
+        self._turn = 0
+        self._detector = detector
+        self._put_detections = put_detections
+        self._metrics = metrics
+        self._tracer = tracer
+        self._stuck_after_seconds = stuck_after_seconds
+        self._in_hand: deque[Frame] = deque()
+        self._batch_began_at: float | None = None
+        self._batch_limit: int | None = None
+        self._batch_limit_ends_at = 0.0
+
+    def run(self) -> None:
+        """Detects until the queue is closed and empty."""
+        while True:
+            self._turn, batch = self._turns.take(_TAKE_TIMEOUT_SECONDS)
+            if batch:
+                self._process(batch)
+            elif self._queue.drained:
+                return
+
+    def wake(self) -> None:
+        """Closes the queue, so that `take` waits no more."""
+        self._queue.close()
+
+    def in_hand(self) -> int:
+        """Frames taken from the queue and not handed on yet."""
+        return len(self._in_hand)
+
+    def is_stuck(self, now: float | None = None) -> bool:
+        """Whether frames have been due for `stuck_after_seconds` and none came out.
+
+        A slow detector that still yields frames is not stuck, nor is an idle one.
+
+        Args:
+            now: monotonic seconds; None for the present.
+        """
+        return self.seconds_without_progress(now) > self._stuck_after_seconds
+
+    @property
+    def batch_began_at(self) -> float | None:
+        """Since when (monotonic seconds) it works on its batch; None while it has none."""
+        return self._batch_began_at
+
+    def seconds_without_progress(self, now: float | None = None) -> float:
+        """How long frames have been due since the last one came out; 0 while none is due.
+
+        Args:
+            now: monotonic seconds; None for the present.
+        """
+        return _seconds_without_progress([self], self._queue, now)
+
+    def _process(self, batch: list[Frame]) -> None:
+        self._in_hand.extend(batch)
+        self._batch_began_at = time.monotonic()
+        for frame in batch:
+            self._metrics.queue_wait_seconds.observe(self._batch_began_at - frame.captured_monotonic_seconds)
+        try:
+            while self._in_hand:
+                self._detect_some()
+        except BaseException:
+            # Raised again, whatever it is: the frames in hand must be in the ledger before the thread ends.
+            for frame in self._in_hand:
+                self._metrics.frame_dropped(frame.stream, Drop.SHUTDOWN)
+            self._in_hand.clear()
+            raise
+        finally:
+            self._turns.pass_on(self._turn)
+            self._batch_began_at = None
+
+    def _detect_some(self) -> None:
+        """Detects as many of the frames in hand as fit into memory, and hands them on."""
+        if time.monotonic() >= self._batch_limit_ends_at:
+            self._batch_limit = None
+        frames = list(self._in_hand)[: self._batch_limit]
+        results = self._detect(frames)
+        if results is None:
+            self._halve(len(frames))
+            return
+        self._metrics.batch_size.observe(len(frames))
+        self._turns.wait(self._turn)
+        for frame, detections in zip(frames, results, strict=True):
+            # From here on the frame is the receiver's, whatever happens.
+            self._in_hand.popleft()
+            self._put_detections(frame, detections)
+            self.beat()
+
+    def _detect(self, frames: list[Frame]) -> list[list[Detection]] | None:
+        """The detections of each frame; None when memory ran out and fewer frames may fit."""
+        taken_at = self._batch_began_at or time.monotonic()
+        try:
+            with self._tracer.batch(frames, taken_at) if self._tracer else nullcontext():
+                return self._detector.detect([frame.picture for frame in frames])
+        except Exception as error:
+            if is_out_of_memory(error):
+                if len(frames) == 1:
+                    size = f"{frames[0].picture.width}x{frames[0].picture.height}"
+                    message = f"memory ran out on a single frame of {size} ({first_line(error)}): use a smaller model"
+                    raise DetectorError(message) from error
+            elif is_device_lost(error):
+                message = f"the accelerator is lost, only a new process can use it: {first_line(error)}"
+                raise DeviceLostError(message) from error
+            else:
+                raise
+        # The next attempt starts outside of the `except`: the error's traceback holds the tensors that filled memory.
+        return None
+
+    def _halve(self, size: int) -> None:
+        self._metrics.out_of_memory_total.inc()
+        self._batch_limit = (size + 1) // 2
+        self._batch_limit_ends_at = time.monotonic() + _SMALLER_BATCH_SECONDS
+        _log.warning("memory ran out on a batch of %d: going on with %d (see max_batch_size)", size, self._batch_limit)
+
+
+class InferenceGroup:
+    """As many workers as the detector has parts, on one queue; a context manager that starts and stops them all.
+
+    Args:
+        queue: where batches come from; stopping closes it, and what waits is still detected.
+        detector: a `SeveralDetectors`, each of them used by a thread of its own; or any other, used by one thread.
+        put_detections: as for `Inference`; called by one thread at a time.
+        metrics: as for `Inference`.
+        on_error: as for `Inference`.
+        stuck_after_seconds: as for `Inference`.
+        tracer: as for `Inference`.
+    """
+
+    def __init__(
+        self,
+        queue: BatchQueue,
+        detector: Detector,
+        put_detections: Callable[[Frame, list[Detection]], None],
+        metrics: Metrics,
+        on_error: Callable[[Worker], None] | None = None,
+        *,
+        stuck_after_seconds: float = 60.0,
+        tracer: Tracer | None = None,
+    ) -> None:
+        turns = Turns(queue)
+        detectors = detector.detectors if isinstance(detector, SeveralDetectors) else [detector]
+        self.workers = [
+            Inference(queue, each, put_detections, metrics, on_error, turns=turns, number=number, tracer=tracer)
+            for number, each in enumerate(detectors, 1)
+        ]
+        self._queue = queue
+        self._stuck_after_seconds = stuck_after_seconds
+
+    def __enter__(self) -> Self:
+        for worker in self.workers:
+            worker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            worker.stop()
+        for worker in self.workers:
+            worker.join()
+
+    def in_hand(self) -> int:
+        """Frames taken from the queue and not handed on yet."""
+        return sum(worker.in_hand() for worker in self.workers)
+
+    def is_stuck(self, now: float | None = None) -> bool:
+        """As for `Inference`: no worker can hand on results before one that hangs."""
+        return self.seconds_without_progress(now) > self._stuck_after_seconds
+
+    def seconds_without_progress(self, now: float | None = None) -> float:
+        """As for `Inference`, of all workers together."""
+        return _seconds_without_progress(self.workers, self._queue, now)
+
+
+def _seconds_without_progress(workers: Sequence[Inference], queue: BatchQueue, now: float | None) -> float:
+    moments = [queue.pending_since(), *(worker.batch_began_at for worker in workers)]
+    due = [moment for moment in moments if moment is not None]
+    if not due:
+        return 0.0
+    now = time.monotonic() if now is None else now
+    last_out = max(worker.heartbeat_monotonic_seconds for worker in workers)
+    return max(now - max(min(due), last_out), 0.0)

@@ -1,0 +1,153 @@
+"""What an installation consists of, in order; and what takes it away again."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from streamdet.errors import InstallError
+from streamdet.install.environment import Environment
+from streamdet.install.steps import SETTLED, Command, File, Folder, Link, Remove, Step
+
+GROUP = "streamdet"
+# The name of an instance becomes part of unit, file and folder names.
+_INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+# What sd_booted(3) looks for.
+BOOTED = Path("/run/systemd/system")
+_UNITS = Path("etc/systemd/system")
+_LINK = Path("usr/local/bin/streamdet")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service on one system.
+
+    Attributes:
+        root: the system's root folder; other than / for a system that does not run (an image).
+        instance: the name of one of several services; empty for the only one.
+    """
+
+    root: Path = Path("/")
+    instance: str = ""
+
+    def __post_init__(self) -> None:
+        if self.instance and not _INSTANCE.fullmatch(self.instance):
+            message = f'an instance cannot be named "{self.instance}": use letters, digits, and - _ . within'
+            raise InstallError(message)
+        if self.instance == GROUP:
+            message = f'the instance "{GROUP}" would share everything with {GROUP}.service: use another name'
+            raise InstallError(message)
+
+    @property
+    def unit(self) -> str:
+        """The name for systemctl."""
+        return f"streamdet@{self.instance}.service" if self.instance else "streamdet.service"
+
+    @property
+    def config(self) -> Path:
+        """Its configuration."""
+        return self.root / f"etc/streamdet/{self.instance or 'streamdet'}.toml"
+
+    @property
+    def is_running_system(self) -> bool:
+        """Whether systemctl speaks about this very system."""
+        return self.root == Path("/")
+
+    def check_system(self) -> None:
+        """Makes sure that something can be installed here.
+
+        Raises:
+            InstallError: not root, or no systemd.
+        """
+        if self.is_running_system and os.geteuid() != 0:
+            message = "only root can install a service: use sudo (--dry-run shows what would be done)"
+            raise InstallError(message)
+        if self.is_running_system and not BOOTED.is_dir():
+            message = "systemd does not run here; --root FOLDER installs into the folder of another system"
+            raise InstallError(message)
+
+    def install_steps(self, environment: Environment, *, gpu: bool, enable: bool) -> Iterator[Callable[[], Step]]:
+        """The steps, each made when its turn has come: the group is known only once it has been created."""
+        units, shipped = self.root / _UNITS, resources.files("streamdet.install")
+        template = "streamdet@.service" if self.instance else "streamdet.service"
+        users = self.root / "etc/sysusers.d/streamdet.conf"
+
+        def text(name: str) -> str:
+            return shipped.joinpath(name).read_text(encoding="utf-8")
+
+        yield lambda: File(users, text("systemd/sysusers.conf"))
+        if os.geteuid() == 0:
+            options = () if self.is_running_system else (f"--root={self.root}",)
+            yield lambda: Command(("systemd-sysusers", *options, "streamdet.conf"))
+        yield lambda: Folder(self.root / "etc/streamdet", 0o750, self._group())
+        yield lambda: Folder(self.root / "etc/streamdet/secrets", 0o700)
+        yield lambda: File(self.config, text("streamdet.toml"), 0o640, self._group(), "yours: never overwritten")
+        yield lambda: File(units / template, text(f"systemd/{template}"))
+        yield lambda: File(units / f"{template}.d/10-environment.conf", environment.drop_in())
+        if gpu:
+            yield lambda: File(units / f"{template}.d/gpu.conf", text("systemd/streamdet.service.d/gpu.conf"))
+        yield lambda: Link(self.root / _LINK, environment.scripts / "streamdet")
+        if self.is_running_system:
+            yield lambda: Command(("systemctl", "daemon-reload"))
+            if enable:
+                yield lambda: Command(("systemctl", "enable", "--now", self.unit))
+
+    def uninstall_steps(self) -> Iterator[Callable[[], Step]]:
+        """The steps back; configuration, secrets, state and user stay."""
+        units = self.root / _UNITS
+        template = "streamdet@.service" if self.instance else "streamdet.service"
+        if self.is_running_system and (units / template).exists():
+            yield lambda: Command(("systemctl", "disable", "--now", self.unit))
+        if not self._others():
+            yield lambda: Remove(units / template)
+            yield lambda: Remove(units / f"{template}.d/10-environment.conf", with_folder=True)
+            yield lambda: Remove(units / f"{template}.d/gpu.conf", with_folder=True)
+        if not any((units / name).exists() for name in {"streamdet.service", "streamdet@.service"} - {template}):
+            link = self.root / _LINK
+            if link.is_symlink() and not self._others():
+                yield lambda: Remove(link)
+        if self.is_running_system:
+            yield lambda: Command(("systemctl", "daemon-reload"))
+
+    def _others(self) -> list[Path]:
+        """Other enabled instances, which need the template."""
+        wants = self.root / _UNITS / "multi-user.target.wants"
+        return [p for p in wants.glob("streamdet@*.service") if p.name != self.unit] if self.instance else []
+
+    def _group(self) -> int | None:
+        """The number of the service's group; None while it does not exist (a dry run, or no right to make it)."""
+        try:
+            lines = (self.root / "etc/group").read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return None
+        numbers = {line.split(":")[0]: line.split(":")[2] for line in lines if line.count(":") >= 3}
+        return int(numbers[GROUP]) if GROUP in numbers and os.geteuid() == 0 else None
+
+
+def perform(steps: Iterator[Callable[[], Step]], tell: Callable[[str], None], *, dry_run: bool) -> bool:
+    """Does the steps one after the other, and tells each.
+
+    Returns:
+        Whether any file was changed, or would be.
+
+    Raises:
+        InstallError: a step is not possible; the ones before it stay done.
+    """
+    changed = False
+    for make in steps:
+        step = make()
+        try:
+            verb = step.verb()
+            settled = verb in SETTLED
+            tell(f"{verb if settled or not dry_run else f'would {verb}':14}  {step}")
+            if not settled and not dry_run:
+                step.do()
+        except OSError as error:
+            message = f"{step}: {error.strerror or error}"
+            raise InstallError(message) from error
+        changed = changed or (not settled and not isinstance(step, Command))
+    return changed

@@ -1,0 +1,266 @@
+"""The log: readable lines on a terminal, JSON lines for programs, and never a secret.
+
+A line that repeats is written once a second per stream; how many more there were is told afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Protocol, TextIO
+
+from streamdet.redact import redact
+
+_REPEAT_SECONDS = 1.0
+# Where there are more different lines in a second than this, the oldest repeat is forgotten.
+_MAX_REPEATS = 1000
+_COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+# sd-daemon(3): what begins a line on the way to the journal, which takes it off and keeps it as the line's priority.
+_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+# What a camera or a file says may hold escape sequences that would play tricks on a terminal.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+_log = logging.getLogger(__name__)
+
+
+class LogSettings(Protocol):
+    """What is asked of a log; `LogConfig` is one."""
+
+    @property
+    def level(self) -> str:
+        """debug, info, warning or error."""
+
+    @property
+    def format(self) -> str:
+        """text, json, or auto: text on a terminal, else JSON."""
+
+
+def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
+    """Sends the log of the whole process to a stream; may be called again, and then replaces what was set.
+
+    Python's warnings and errors that nobody caught, also of threads, go into the log too.
+
+    Args:
+        settings: what to write, and how.
+        stream: where to; standard error when not given.
+    """
+    stream = sys.stderr if stream is None else stream
+    # Under systemd standard error is a socket of the journal, not a terminal, so that "auto" gives JSON there.
+    is_terminal = stream.isatty()
+    as_text = settings.format == "text" or (settings.format == "auto" and is_terminal)
+    colours = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, LogHandler)]:
+        root.removeHandler(handler)
+        handler.close()
+    formatter = TextFormatter(colours=colours) if as_text else JsonFormatter()
+    root.addHandler(LogHandler(stream, formatter, priorities=_is_journal(stream)))
+    root.setLevel(settings.level.upper())
+    logging.captureWarnings(capture=True)
+    _install_hooks()
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time (RFC 3339, UTC), level, logger, message, and stream, seq, exception if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record, without its end."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {
+            "time": at.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _message(record),
+        }
+        if (stream := getattr(record, "stream", None)) is not None:
+            line["stream"] = redact(str(stream))
+        if isinstance(seq := getattr(record, "seq", None), int):
+            line["seq"] = seq
+        if exception := _exception(self, record):
+            line["exception"] = exception
+        return json.dumps(line)
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: time of day, level, stream or logger, message; an exception on the lines below.
+
+    Args:
+        colours: whether the level is coloured.
+    """
+
+    def __init__(self, *, colours: bool) -> None:
+        super().__init__()
+        self._colours = colours
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record, without its end."""
+        at = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        level = f"{record.levelname.lower():8}"
+        if self._colours:
+            level = f"\x1b[{_COLOURS.get(record.levelname, '0')}m{level}\x1b[0m"
+        stream = getattr(record, "stream", None)
+        who = record.name.removeprefix("streamdet.") if stream is None else redact(str(stream))
+        seq = getattr(record, "seq", None)
+        frame = f" #{seq}" if isinstance(seq, int) else ""
+        below = _exception(self, record)
+        text = f"{who}{frame}: {_message(record)}" + (f"\n{below}" if below else "")
+        return f"{at} {level} {_CONTROL.sub(_escaped, text)}".replace("\n", "\n    ")
+
+
+def _escaped(character: re.Match[str]) -> str:
+    return repr(character[0])[1:-1]
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return redact(record.getMessage())
+    except Exception as error:  # noqa: BLE001 - str() of any object may raise anything; the line is told all the same
+        return redact(f"{record.msg} (its values cannot be shown: {type(error).__name__})")
+
+
+def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    parts = []
+    if record.exc_info and record.exc_info[0] is not None:
+        parts.append(formatter.formatException(record.exc_info))
+    if record.stack_info:
+        parts.append(formatter.formatStack(record.stack_info))
+    return redact("\n".join(parts))
+
+
+class _Repeats:
+    """Which lines have been written within the last second, and how often they were left out since."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[object, ...], tuple[float, logging.LogRecord]] = {}
+        self._left_out: dict[tuple[object, ...], int] = {}
+
+    def admits(self, record: logging.LogRecord, now: float) -> bool:
+        """Whether a record is not a repetition; counts it when it is."""
+        message = str(record.msg)
+        # Without words of its own, a template does not tell one line from another.
+        template = _message(record) if message == "%s" else message
+        key = (getattr(record, "stream", None), record.name, record.levelno, template)
+        if key in self._first:
+            self._left_out[key] = self._left_out.get(key, 0) + 1
+            return False
+        self._first[key] = (now, record)
+        return True
+
+    def over(self, now: float) -> Iterator[logging.LogRecord]:
+        """Forgets the lines of more than a second ago; yields a record for each that had repetitions."""
+        # Entries stand in the order of their time.
+        while self._first:
+            key, (at, record) = next(iter(self._first.items()))
+            if now - at < _REPEAT_SECONDS and len(self._first) <= _MAX_REPEATS:
+                return
+            del self._first[key]
+            if count := self._left_out.pop(key, 0):
+                yield _summary(record, count)
+
+
+def _summary(record: logging.LogRecord, count: int) -> logging.LogRecord:
+    values = {**record.__dict__, "created": time.time(), "exc_info": None, "stack_info": None, "args": ()}
+    values["msg"] = f"{count} more like this left out: {_message(record)}"
+    return logging.makeLogRecord(values)
+
+
+class LogHandler(logging.Handler):
+    """Writes records to a stream, repetitions at most once a second per stream, logger and message template.
+
+    Args:
+        stream: where to.
+        formatter: how.
+        clock: monotonic seconds.
+        priorities: whether each line begins with its priority, for systemd's journal.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        formatter: logging.Formatter,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        priorities: bool = False,
+    ) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._stream = stream
+        self._clock = clock
+        self._priorities = priorities
+        self._repeats = _Repeats()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record, unless it repeats another, and what there is to say about earlier ones."""
+        now = self._clock()
+        for summary in self._repeats.over(now):
+            self._write(summary)
+        if self._repeats.admits(record, now):
+            self._write(record)
+
+    def close(self) -> None:
+        """Tells what was left out until now; the stream stays open."""
+        with self.lock or threading.RLock():
+            for summary in self._repeats.over(float("inf")):
+                self._write(summary)
+        super().close()
+
+    def _write(self, record: logging.LogRecord) -> None:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        line = self.format(record).encode(encoding, "backslashreplace").decode(encoding)
+        if self._priorities:
+            priority = f"<{_PRIORITIES.get(record.levelname, 6)}>"
+            line = priority + line.replace("\n", f"\n{priority}")
+        try:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            # Nobody reads the log any more (a closed pipe, a full disk): the work goes on, and there is no
+            # place left where this could be told.
+            return
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether a stream goes to systemd's journal, the way systemd.exec(5) finds out (JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        # Not a file of the system's, or closed.
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _install_hooks() -> None:
+    """Logs what nobody caught, unless somebody else already asked for it."""
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _log_uncaught
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _log_uncaught_in_thread
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _log_unraisable
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    _log.critical("unexpected error: %s", kind.__name__, exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is SystemExit or args.exc_value is None:
+        return
+    name = args.thread.name if args.thread else "one that has ended"
+    info = (args.exc_type, args.exc_value, args.exc_traceback)
+    _log.critical("unexpected error in thread %s: %s", name, args.exc_type.__name__, exc_info=info)
+
+
+def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
+    if args.exc_value is None:
+        return
+    info = (args.exc_type, args.exc_value, args.exc_traceback)
+    _log.error("error that could not be raised: %s", args.exc_type.__name__, exc_info=info)

@@ -1,0 +1,144 @@
+"""Keeps secrets out of everything that people read: logs, events, metrics, error messages.
+
+Two nets, one behind the other. Values that are known to be secret (`remember_secret`) are masked wherever they
+stand, raw or escaped. Whatever looks like a secret (the login in a URL, a token in a query, an `Authorization`
+header) is masked even if nobody announced it. Where the text is ambiguous, too much is masked rather than too little.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import threading
+from urllib.parse import unquote
+
+MASK = "***"
+
+# Shorter values stand in ordinary text so often that masking them would make logs unreadable. In the login
+# part of a URL they are masked all the same.
+_SHORTEST_SECRET = 3
+# Values below this length are masked only as a word of their own: "1234" must not destroy "frame 51234".
+_SHORTEST_ANYWHERE = 8
+
+# One URL that directly follows another ("rtsp://a:b@c,rtsp://d:e@f") begins at one of these; what stands
+# before another "://" may as well belong to a password.
+_NEXT_URL = re.compile(r"(?<![A-Za-z0-9])(?=(?:rtsps?|rtmps?|https?|wss?|ftp|file|tcp|udp|ipc)://)", re.IGNORECASE)
+# "://", also as JSON may escape it.
+_AFTER_SCHEME = re.compile(r":\\?/\\?/")
+_WORD = re.compile(r"\S+")
+
+_ANYWHERE_NAME = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key)"
+_QUERY_WORD = "pass|pas|pwd|secret|token|key|auth|sig|credential|session|jwt|user|usr|login"
+_QUERY_NAME = rf"[\w.~%-]{{0,40}}(?:{_QUERY_WORD})[\w.~%-]{{0,40}}"
+_QUERY = re.compile(rf"([?&;]{_QUERY_NAME}=|(?<![A-Za-z0-9]){_ANYWHERE_NAME}=)[^&\s\"'<>]*", re.IGNORECASE)
+_HEADER = re.compile(
+    r"((?:authorization|(?:set-)?cookie|x-api-key|x-auth-token)\\?[\"']?\s*[:=]|\bdigest\s+(?=username=))[^\r\n]*",
+    re.IGNORECASE,
+)
+
+_lock = threading.Lock()
+# By secret: its longest run of letters and digits, which every spelling leaves as it is, and the pattern of all
+# spellings. Longest first, so that no part of a secret stays behind. Replaced as a whole, never changed.
+_remembered: dict[str, tuple[str, re.Pattern[str]]] = {}
+
+
+def redact(text: str | bytes) -> str:
+    """Returns the text with every secret replaced by `***`.
+
+    Args:
+        text: anything; bytes are read as UTF-8, and what is not UTF-8 is shown escaped.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    for core, pattern in _remembered.values():
+        if core in text:
+            text = pattern.sub(MASK, text)
+    if "/" in text:
+        text = _WORD.sub(_mask_logins, text)
+    text = _QUERY.sub(rf"\1{MASK}", text)
+    return _HEADER.sub(rf"\1 {MASK}", text)
+
+
+def remember_secret(value: str) -> None:
+    """Masks a value from now on, wherever it stands, raw, percent-encoded or escaped.
+
+    Of a login `user:password` each part is masked on its own too, and the whole also in base64. Values of fewer
+    than three characters are not remembered: they would stand in every line.
+    """
+    values = {value, value.strip(), unquote(value)}
+    for login in tuple(values):
+        user, colon, password = login.partition(":")
+        if colon:
+            encoded = base64.b64encode(login.encode("utf-8", "surrogatepass")).decode()
+            values |= {user, password, encoded}
+    global _remembered  # noqa: PLW0603 - the memory is one per process, as the log is
+    with _lock:
+        new = {v for v in values if len(v) >= _SHORTEST_SECRET and v.strip("*")} - _remembered.keys()
+        if new:
+            known = {**_remembered, **{secret: (_core(secret), re.compile(_pattern(secret))) for secret in new}}
+            _remembered = dict(sorted(known.items(), key=lambda item: len(item[0]), reverse=True))
+
+
+def remember_url(url: str) -> None:
+    """Remembers what is secret in a URL: its login, and query values with names such as `token`."""
+    rest = url.partition("://")[2]
+    login, at, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
+    if at:
+        remember_secret(login)
+    for match in _QUERY.finditer(rest):
+        remember_secret(match[0].removeprefix(match[1]))
+
+
+def forget_secrets() -> None:
+    """Forgets all remembered values; for tests, which must not change each other's output."""
+    global _remembered  # noqa: PLW0603 - the memory is one per process, as the log is
+    with _lock:
+        _remembered = {}
+
+
+def _core(secret: str) -> str:
+    return max(re.findall(r"[A-Za-z0-9]+", secret), key=len, default="")
+
+
+def _pattern(secret: str) -> str:
+    pattern = "".join(map(_character_pattern, secret))
+    if len(secret) >= _SHORTEST_ANYWHERE:
+        return pattern
+    # A word of its own may also follow an escape: user%3Asecret, \nsecret.
+    return rf"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{{2}})|(?<=\\[nrt])){pattern}(?![A-Za-z0-9])"
+
+
+def _character_pattern(character: str) -> str:
+    """Matches a character raw, percent-encoded, and as JSON or `repr` would escape it."""
+    if character.isascii() and character.isalnum():
+        return character
+    encoded = character.encode("utf-8", "surrogatepass")
+    forms = [
+        re.escape(character),
+        "".join(f"(?i:%{byte:02x})" for byte in encoded),
+        "".join(rf"\\x{byte:02x}" for byte in encoded),
+        rf"\\u(?i:{ord(character):04x})",
+    ]
+    if character in "\"'/":
+        forms.append(rf"\\+{character}")
+    if character == "\\":
+        forms.insert(0, r"\\{2}")
+    if character == " ":
+        forms.append(r"\+")
+    return f"(?:{'|'.join(forms)})"
+
+
+def _mask_logins(word: re.Match[str]) -> str:
+    """Masks the login of every URL in a run of characters without white space.
+
+    The login ends at the last `@`, since passwords are often written into URLs with `@`, `:` and `/` unescaped.
+    """
+    return "".join(map(_mask_login, _NEXT_URL.split(word[0])))
+
+
+def _mask_login(url: str) -> str:
+    scheme = _AFTER_SCHEME.search(url)
+    if scheme is None:
+        return url
+    begin, end = scheme.end(), url.rfind("@")
+    return f"{url[:begin]}{MASK}{url[end:]}" if end > begin else url

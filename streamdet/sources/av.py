@@ -1,0 +1,285 @@
+"""PyAV: network streams and files."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from urllib.parse import unquote, urlsplit
+
+import av
+from av import _core as av_core
+
+from streamdet.config import StreamConfig
+from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.errors import SourceError
+from streamdet.sources import SourceFrame, SourceInfo
+from streamdet.sources.camera_clock import CameraClock
+from streamdet.sources.connection import RTSP_KINDS, TLS_KINDS, ca_file_of
+from streamdet.sources.failure import failure_of, refuse_text, timed_out
+from streamdet.sources.fifo import Fifo, is_fifo
+from streamdet.sources.hwaccel import find_hwaccel
+from streamdet.sources.interrupt import current_interrupt
+from streamdet.sources.memory import limit_allocations
+from streamdet.sources.pacing import FileClock, Pacer
+from streamdet.sources.picture import MAX_PIXELS, AvPicture, check_size
+from streamdet.sources.verified_http import HLS_OPTIONS, VerifiedHttp
+from streamdet.types import Reason
+
+_log = logging.getLogger(__name__)
+
+limit_allocations(av_core.__file__)
+
+# FFmpeg's defaults look at 5 s of a live stream before the first frame; the header and one frame are enough.
+_SHORT_ANALYSIS = {"analyzeduration": "100000", "probesize": "32000"}
+_TRANSPORTS = {
+    "tcp": {"rtsp_transport": "tcp"},
+    "udp": {"rtsp_transport": "udp"},
+    # UDP is asked for when the server answers 461, Unsupported Transport.
+    "auto": {"rtsp_transport": "tcp+udp", "rtsp_flags": "prefer_tcp"},
+}
+# Which further addresses a stream may lead to: a playlist from the network must not read files of this machine.
+_PROTOCOLS = {
+    UrlKind.RTSP: "rtp,rtcp,udp,tcp",
+    UrlKind.RTSPS: "rtp,rtcp,udp,tcp,tls",
+    UrlKind.HTTP: "http,https,tcp,tls,crypto,data",
+    UrlKind.HTTPS: "http,https,tcp,tls,crypto,data",
+    UrlKind.FILE: "file,crypto,data",
+}
+_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC, the cover of a song
+
+
+class AvSource:
+    """A network stream or file, read by FFmpeg with one decoding thread.
+
+    Args:
+        config: of the stream.
+
+    Attributes:
+        info: what was found at opening.
+
+    Raises:
+        SourceError: it cannot be opened.
+    """
+
+    def __init__(self, config: StreamConfig) -> None:
+        self._config = config
+        self._kind = kind_of_url(config.url)
+        self._is_file = self._kind is UrlKind.FILE
+        self._frames: deque[av.VideoFrame] = deque()
+        self._frames_of_round = 0
+        self._decode_seconds = 0.0
+        self._broken_packets = 0
+        # Encrypted RTSP carries everything in its one connection.
+        self._transport = {UrlKind.RTSP: config.transport, UrlKind.RTSPS: "tcp"}.get(self._kind)
+        self._hwaccel = find_hwaccel(config.hwaccel, config.name)
+        self._container: av.container.InputContainer | None = None
+        self._fetch: VerifiedHttp | None = None
+        self._fifo: Fifo | None = None
+        self._open()
+        self.info = self._describe()
+        self._clock = FileClock(self.info.fps)
+        self._camera_clock = CameraClock()
+        # HLS comes in pieces of some seconds, each as fast as the network allows.
+        self._is_paced = self._is_hls or (self._is_file and config.pace == "realtime")
+        self._pacer = Pacer()
+
+    def read(self) -> SourceFrame:
+        """The next frame; a file in real time waits until it is due."""
+        frame = self._next_frame()
+        if frame is None and self._is_file and self._config.loop and self._frames_of_round:
+            self._begin_again()
+            frame = self._next_frame()
+        if frame is None:
+            raise self._end()
+        self._frames_of_round += 1
+        check_size(frame.width, frame.height)
+        return self._timed(frame)
+
+    def close(self) -> None:
+        """Releases the connection and the decoder."""
+        self._frames.clear()
+        self._packets: Iterator[av.Packet[av.VideoStream]] = iter(())
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+        if self._fetch is not None:
+            self._fetch.close()
+            self._fetch = None
+        if self._fifo is not None:
+            self._fifo.close()
+            self._fifo = None
+
+    def _open(self) -> None:
+        started = time.monotonic()
+        try:
+            self._container = self._open_container()
+            self._stream = self._choose_stream(self._container)
+        except SourceError:
+            self.close()
+            raise
+        except (av.FFmpegError, OSError, RuntimeError) as error:
+            self.close()
+            # FFmpeg calls a time-out by many names.
+            waited_seconds = time.monotonic() - started
+            late = waited_seconds >= self._config.connect_timeout_seconds or current_interrupt().is_set()
+            if late and not self._is_file:
+                raise timed_out(self._config.connect_timeout_seconds, "answer") from None
+            # Not chained: the library's text holds the url.
+            raise failure_of(error, self._config) from None
+        self._is_hls = self._container.format.name == "hls"
+        self._packets = self._container.demux(self._stream)
+
+    def _open_container(self) -> av.container.InputContainer:
+        if self._is_file and is_fifo(self._path()):
+            self._fifo = Fifo(self._path(), self._config.stall_seconds)
+        verified = self._kind is UrlKind.HTTPS and self._config.tls_verify
+        if verified and urlsplit(self._config.url).path.lower().endswith(".m3u8"):
+            return self._open_verified_hls()
+        try:
+            container = self._open_with(self._options())
+        except av.HTTPOtherClientError:
+            # What an RTSP server says when nothing of what it has is asked for: ask for everything, to see.
+            if self._kind not in RTSP_KINDS:
+                raise
+            return self._open_with(self._options() | {"allowed_media_types": "video+audio+data+subtitle"})
+        except OSError as error:
+            if error.errno != errno.EPROTONOSUPPORT or self._transport is None:
+                raise
+            raise SourceError(Reason.REFUSED, f"the server does not offer RTP over {self._transport}") from None
+        if verified and container.format.name == "hls":
+            container.close()
+            return self._open_verified_hls()
+        return container
+
+    def _open_verified_hls(self) -> av.container.InputContainer:
+        self._fetch = VerifiedHttp(self._config.url, ca_file_of(self._config))
+        return self._open_with(self._options() | HLS_OPTIONS, "hls")
+
+    def _open_with(self, options: dict[str, str], container_format: str | None = None) -> av.container.InputContainer:
+        return av.open(
+            self._location() if self._fifo is None else self._fifo,
+            "r",
+            container_format,
+            options,
+            timeout=(self._config.connect_timeout_seconds, self._config.stall_seconds),
+            hwaccel=self._hwaccel,
+            io_open=self._fetch,
+        )
+
+    def _location(self) -> str:
+        # The prefix keeps a path with a colon from being taken for a protocol.
+        return f"file:{self._path()}" if self._is_file else self._config.url
+
+    def _path(self) -> str:
+        url = self._config.url
+        return unquote(urlsplit(url).path) if url.lower().startswith("file://") else url
+
+    def _options(self) -> dict[str, str]:
+        options = {"protocol_whitelist": _PROTOCOLS[self._kind], "max_pixels": str(MAX_PIXELS)}
+        if self._transport is not None:
+            options |= {"allowed_media_types": "video", **_SHORT_ANALYSIS, **_TRANSPORTS[self._transport]}
+        if self._kind in TLS_KINDS:
+            options["tls_verify"] = "1" if self._config.tls_verify else "0"
+            ca_file = ca_file_of(self._config)
+            if self._config.tls_verify and ca_file:
+                options["ca_file"] = ca_file
+        return options
+
+    def _choose_stream(self, container: av.container.InputContainer) -> av.VideoStream:
+        streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
+        if not streams:
+            raise SourceError(Reason.NO_VIDEO, "there is no video in it")
+        stream = streams[0]
+        codec = stream.codec_context
+        if codec is None:
+            raise SourceError(Reason.UNSUPPORTED_CODEC, "there is no decoder for its codec")
+        refuse_text(codec.name)
+        check_size(codec.width, codec.height)
+        codec.thread_count = 1
+        codec.options = {"max_pixels": str(MAX_PIXELS)}
+        return stream
+
+    def _describe(self) -> SourceInfo:
+        codec = self._stream.codec_context
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        return SourceInfo(
+            codec=codec.codec.canonical_name,
+            width=codec.width,
+            height=codec.height,
+            fps=float(rate) if rate else None,
+            backend="av",
+            hwaccel=self._config.hwaccel if self._hwaccel is not None and codec.is_hwaccel else None,
+            transport=self._transport,
+            live=not self._is_file,
+        )
+
+    def _next_frame(self) -> av.VideoFrame | None:
+        """The next decoded frame; None at the end."""
+        give_up_at = time.monotonic() + self._config.stall_seconds
+        broken_before = self._broken_packets
+        packets = 0
+        while not self._frames:
+            packet = self._next_packet(packets, give_up_at)
+            if packet is None:
+                return None
+            packets += 1
+            self._decode(packet)
+            if not self._frames and time.monotonic() > give_up_at:
+                raise self._nothing_decodes(packets, self._broken_packets - broken_before)
+        return self._frames.popleft()
+
+    def _next_packet(self, packets: int, give_up_at: float) -> av.Packet[av.VideoStream] | None:
+        try:
+            return next(self._packets, None)
+        except (av.FFmpegError, OSError) as error:
+            if self._is_file and not current_interrupt().is_set():
+                # What is behind the damage cannot be had; playing it again would not help.
+                return None
+            if current_interrupt().is_set() or time.monotonic() >= give_up_at:
+                raise self._nothing_decodes(packets, 0) from None
+            if isinstance(error, ConnectionError | av.EOFError):
+                raise SourceError(Reason.ENDED, "the connection was closed") from None
+            raise failure_of(error, self._config) from None
+
+    def _decode(self, packet: av.Packet[av.VideoStream]) -> None:
+        started = time.perf_counter()
+        try:
+            self._frames.extend(packet.decode())
+        except av.FFmpegError as error:
+            self._broken_packets += 1
+            _log.debug("broken packet: %s", error.strerror, extra={"stream": self._config.name})
+        self._decode_seconds = time.perf_counter() - started
+
+    def _nothing_decodes(self, packets: int, broken: int) -> SourceError:
+        seconds = self._config.stall_seconds
+        if not packets:
+            return timed_out(seconds, "data")
+        detail = f"no picture in {packets} packets within {seconds:g} s, {broken} of them broken"
+        return SourceError(Reason.DECODE_ERROR, detail)
+
+    def _end(self) -> SourceError:
+        if not self._is_file:
+            return SourceError(Reason.ENDED, "the server has ended the stream")
+        if self._frames_of_round:
+            return SourceError(Reason.ENDED, "the end of the file")
+        return SourceError(Reason.DECODE_ERROR, "there is no picture in it that can be decoded")
+
+    def _begin_again(self) -> None:
+        self.close()
+        self._frames_of_round = 0
+        self._open()
+        self._clock.begin_again()
+
+    def _timed(self, frame: av.VideoFrame) -> SourceFrame:
+        pts_seconds = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+        if self._is_file or self._is_hls:
+            pts_seconds = self._clock.at(pts_seconds)
+            if self._is_paced and self._pacer.wait(pts_seconds):
+                raise SourceError(Reason.TIMEOUT, "interrupted")
+        start = self._container.start_time_realtime if self._transport is not None and self._container else None
+        captured_at, clock = self._camera_clock.at(start, pts_seconds)
+        picture = AvPicture(frame, round(frame.rotation / 90) % 4)
+        return SourceFrame(picture, pts_seconds, captured_at, clock, self._decode_seconds)

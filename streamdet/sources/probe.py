@@ -1,0 +1,86 @@
+"""Tries streams once, as `streamdet check --probe` does: what they are, or why they cannot be read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from streamdet.config import StreamConfig
+from streamdet.errors import SourceError
+from streamdet.sources import SourceInfo, open_source
+from streamdet.sources.interrupt import Interrupt
+from streamdet.stall_watch import StallWatch
+from streamdet.types import Reason
+
+_MOST_AT_ONCE = 64
+_MEASURE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What one try has shown.
+
+    Attributes:
+        stream: its name.
+        info: what the stream is, with the size of its first frame; None when it cannot be read.
+        fps: frames per second as promised by the stream, else as measured for a second; None when unknown.
+        first_frame_seconds: from the start of the connection to the first decoded frame.
+        reason: why it cannot be read; None when it can.
+        detail: the same in one line, without secrets.
+    """
+
+    stream: str
+    info: SourceInfo | None = None
+    fps: float | None = None
+    first_frame_seconds: float | None = None
+    reason: Reason | None = None
+    detail: str = ""
+
+
+def probe_all(configs: Sequence[StreamConfig]) -> list[Probe]:
+    """Tries all streams at the same time; the results in the order of `configs`."""
+    if not configs:
+        return []
+    with ThreadPoolExecutor(min(len(configs), _MOST_AT_ONCE), "probe") as pool:
+        return list(pool.map(probe, configs))
+
+
+def probe(config: StreamConfig) -> Probe:
+    """Opens a stream and waits for a frame, no longer than its time-outs allow."""
+    interrupt = Interrupt()
+    with interrupt.bound(), StallWatch().watched(interrupt.set, _raise) as watched:
+        watched.begin(config.connect_timeout_seconds + config.stall_seconds)
+        try:
+            return _try(config)
+        except SourceError as error:
+            return Probe(config.name, reason=error.reason, detail=error.detail)
+
+
+def _raise(error: BaseException) -> None:
+    """Of the watch's thread, which looks after nothing else."""
+    raise error
+
+
+def _try(config: StreamConfig) -> Probe:
+    started = time.monotonic()
+    source = open_source(config)
+    try:
+        picture = source.read().picture
+        first_frame_seconds = time.monotonic() - started
+        found = source.info
+        info = SourceInfo(
+            found.codec, picture.width, picture.height, found.fps, found.backend, found.hwaccel, found.transport,
+            found.live,
+        )  # fmt: skip
+        fps = info.fps
+        if fps is None and info.live:
+            until, frames = time.monotonic() + _MEASURE_SECONDS, 0
+            while time.monotonic() < until:
+                source.read()
+                frames += 1
+            fps = round(frames / _MEASURE_SECONDS, 1)
+        return Probe(config.name, info, fps, first_frame_seconds)
+    finally:
+        source.close()

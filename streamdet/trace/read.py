@@ -1,0 +1,74 @@
+"""Gets the one picture to look at: from a picture file, or a frame of whatever can be opened as a stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pydantic import ValidationError
+
+from streamdet.config import StreamConfig
+from streamdet.detector.pipeline import ArrayPicture
+from streamdet.errors import DataError, SourceError
+from streamdet.redact import redact
+from streamdet.sources import open_source
+from streamdet.types import Picture, Reason
+
+_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+
+
+def read_picture(source: str, number: int = 1) -> Picture:
+    """Reads a picture.
+
+    Args:
+        source: path of a picture or a video, or the URL of a stream.
+        number: of the frame in a video or stream, from 1.
+
+    Raises:
+        DataError: the picture or stream cannot be read, or the video has fewer frames.
+    """
+    path = Path(source)
+    if path.suffix.lower() in _PICTURE_SUFFIXES and "://" not in source:
+        return _read_file(path)
+    try:
+        config = StreamConfig(name="trace", url=source, pace="fastest")
+    except ValidationError as error:
+        msg = f"{redact(source)} is neither a picture nor a stream: {error.errors()[0]['msg']}"
+        raise DataError(msg) from None
+    return _read_frame(config, number)
+
+
+def _read_file(path: Path) -> Picture:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        msg = f"cannot read the picture {path}: {error.strerror}"
+        raise DataError(msg) from None
+    bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    if bgr is None:
+        msg = f"{path} cannot be decoded as a picture"
+        raise DataError(msg)
+    return ArrayPicture(np.ascontiguousarray(bgr[..., ::-1]))
+
+
+def _read_frame(config: StreamConfig, number: int) -> Picture:
+    where = redact(config.url)
+    try:
+        stream = open_source(config)
+    except SourceError as error:
+        msg = f"{where} cannot be read: {error}"
+        raise DataError(msg) from None
+    try:
+        for count in range(number):
+            try:
+                frame = stream.read()
+            except SourceError as error:
+                if error.reason is not Reason.ENDED:
+                    msg = f"{where} cannot be read: {error}"
+                    raise DataError(msg) from None
+                msg = f"{where} ends after {count} frames; --frame asks for number {number}"
+                raise DataError(msg) from None
+        return frame.picture
+    finally:
+        stream.close()

@@ -1,0 +1,252 @@
+"""Track ids: the same number for the same object in successive frames of one stream.
+
+Each track predicts where its object is now, with a Kalman filter of constant velocity, and takes the detection that
+overlaps the prediction best; where none overlaps it well, one that does so with a margin around both, because objects
+move between frames that are far apart (https://arxiv.org/abs/2211.14317). Surer detections choose first and only they
+begin tracks; less sure ones may continue a track that nothing else continues (the idea of ByteTrack,
+https://arxiv.org/abs/2110.06864). Time is counted in seconds of the stream, never in frames: their rate changes, and
+frames are dropped. There are few objects in a picture: plain numbers are faster than arrays would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from streamdet.types import Detection
+
+Box = tuple[float, float, float, float]
+# Rank (1 plus a good overlap, or the overlap with margins), number of the track, number of the detection.
+_Pair = tuple[float, int, int]
+
+# Boxes that overlap so much come before all that overlap only with their margins, which are parts of width and height
+# on each side. In a minute of a crowd, two rounds in one change a third fewer ids than margins for all.
+_GOOD_OVERLAP = 0.4
+_MARGIN = 0.35
+_MIN_OVERLAP = 0.15
+# Who was just seen comes before who was lost for long.
+_LOST_COSTS_PER_SECOND = 0.1
+# A car that is called a truck in one frame is still the same, where the boxes overlap by more than half.
+_OTHER_LABEL_COSTS = 1.4
+# Noise of the filter, in units of the box's size (the root of its area): a detected box is off by a twentieth, and
+# an object changes its speed by about one size per second within a second.
+_MEASURED_VARIANCE = 0.05**2
+_ACCELERATION_DENSITY = 1.0
+_FIRST_SPEED_VARIANCE = 2.0**2
+# How much of a measured width and height is taken over.
+_SIZE_GAIN = 0.5
+# What was seen only once may have been a mistake: once missed, it is given up this soon; others the later, the longer
+# they were seen.
+_FIRST_PATIENCE_SECONDS = 0.5
+# A clock that jumps by more is not believed.
+_MAX_STEP_SECONDS = 10.0
+
+
+class StreamClock:
+    """Seconds that only ever go forward, from presentation times where they can be believed."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._pts: float | None = None
+        self._captured = 0.0
+
+    def at(self, pts_seconds: float | None, captured_monotonic_seconds: float) -> float:
+        """The time of a frame.
+
+        Presentation times jump when a source is connected again or a file begins anew; then the time between the
+        captures counts.
+
+        Args:
+            pts_seconds: presentation time; None where the source gives none.
+            captured_monotonic_seconds: monotonic time of the capture.
+        """
+        step = captured_monotonic_seconds - self._captured
+        if pts_seconds is not None and self._pts is not None and 0 < pts_seconds - self._pts < _MAX_STEP_SECONDS:
+            step = pts_seconds - self._pts
+        self._pts, self._captured = pts_seconds, captured_monotonic_seconds
+        self._seconds += max(step, 1e-3)
+        return self._seconds
+
+
+class _Track:
+    """One object: where it is, how fast it moves, and how well that is known.
+
+    Centre, size and speed are in pixels and pixels per second. The variances are those of the Kalman filter, of
+    position, of position with speed, and of speed; they are the same for x and y.
+    """
+
+    __slots__ = (
+        "began",
+        "height",
+        "label",
+        "of_both",
+        "of_position",
+        "of_speed",
+        "seen",
+        "track_id",
+        "vx",
+        "vy",
+        "width",
+        "x",
+        "y",
+    )
+
+    def __init__(self, track_id: int, found: Detection, now: float) -> None:
+        x1, y1, x2, y2 = found.box
+        self.track_id = track_id
+        self.label = found.label
+        self.began = self.seen = now
+        self.x, self.y = (x1 + x2) / 2, (y1 + y2) / 2
+        self.width, self.height = x2 - x1, y2 - y1
+        self.vx = self.vy = 0.0
+        area = self.width * self.height
+        self.of_position, self.of_both, self.of_speed = _MEASURED_VARIANCE * area, 0.0, _FIRST_SPEED_VARIANCE * area
+
+    def predict(self, seconds: float) -> None:
+        """Moves on in time; speed changes like white noise of acceleration would have it."""
+        self.x += self.vx * seconds
+        self.y += self.vy * seconds
+        noise = _ACCELERATION_DENSITY * self.width * self.height * seconds
+        self.of_position += seconds * (2 * self.of_both + seconds * (self.of_speed + noise / 3))
+        self.of_both += seconds * (self.of_speed + noise / 2)
+        self.of_speed += noise
+
+    def correct(self, found: Detection, now: float) -> None:
+        """Moves to where the object was seen, as far as the filter believes it."""
+        x1, y1, x2, y2 = found.box
+        width, height = x2 - x1, y2 - y1
+        total = self.of_position + _MEASURED_VARIANCE * width * height
+        gain, speed_gain = self.of_position / total, self.of_both / total
+        dx, dy = (x1 + x2) / 2 - self.x, (y1 + y2) / 2 - self.y
+        self.x += gain * dx
+        self.y += gain * dy
+        self.vx += speed_gain * dx
+        self.vy += speed_gain * dy
+        self.width += _SIZE_GAIN * (width - self.width)
+        self.height += _SIZE_GAIN * (height - self.height)
+        self.of_speed -= speed_gain * self.of_both
+        self.of_position *= 1 - gain
+        self.of_both *= 1 - gain
+        self.label, self.seen = found.label, now
+
+    def is_lost(self, before: float, now: float, max_lost_seconds: float) -> bool:
+        """Whether it was not seen for too long; `before` is the time of the frame before this one."""
+        lost_seconds = now - self.seen
+        missed = self.seen < before
+        patience_seconds = _FIRST_PATIENCE_SECONDS + self.seen - self.began
+        return lost_seconds > max_lost_seconds or (missed and lost_seconds > patience_seconds)
+
+    def expected(self) -> Box:
+        """The box in which it is expected."""
+        dx, dy = self.width / 2, self.height / 2
+        return self.x - dx, self.y - dy, self.x + dx, self.y + dy
+
+
+class Tracker:
+    """Tracks of one stream.
+
+    Args:
+        ids: where new track ids come from; it outlives the tracker, so that none is used twice.
+        max_lost_seconds: for how long an object that is not detected keeps its id.
+        start_score: a detection with a lower score continues tracks but begins none.
+    """
+
+    def __init__(self, ids: Iterator[int], max_lost_seconds: float, start_score: float) -> None:
+        self.max_lost_seconds = max_lost_seconds
+        self.start_score = start_score
+        self._ids = ids
+        self._now = 0.0
+        self._size = (0, 0)
+        self._tracks: list[_Track] = []
+
+    def update(self, detections: Sequence[Detection], now: float, size: tuple[int, int]) -> list[Detection]:
+        """The same detections in the same order, with track ids.
+
+        Args:
+            detections: of one frame.
+            now: seconds of the stream, later than at the frame before.
+            size: width and height of the frame in pixels; when it changes, everything is forgotten.
+        """
+        if size != self._size:
+            self._size = size
+            self._tracks = []
+        before, self._now = self._now, now
+        # Whoever was lost before this frame is gone, wherever it turns up.
+        self._tracks = [track for track in self._tracks if not track.is_lost(before, now, self.max_lost_seconds)]
+        for track in self._tracks:
+            track.predict(now - before)
+        track_of = self._assign(detections)
+        given: list[Detection] = []
+        for index, found in enumerate(detections):
+            track_id = None
+            if index in track_of:
+                track_of[index].correct(found, now)
+                track_id = track_of[index].track_id
+            elif found.score >= self.start_score:
+                track_id = next(self._ids)
+                self._tracks.append(_Track(track_id, found, now))
+            given.append(Detection(found.label, found.score, found.box, track_id, found.zones))
+        return given
+
+    def alive(self) -> frozenset[int]:
+        """Ids that may still come."""
+        return frozenset(track.track_id for track in self._tracks)
+
+    def _assign(self, detections: Sequence[Detection]) -> dict[int, _Track]:
+        """Which detection continues which track: sure ones choose before others, the best pairs first."""
+        sure, unsure = self._pairs(detections)
+        track_of: dict[int, _Track] = {}
+        taken: set[int] = set()
+        for pairs in (sure, unsure):
+            pairs.sort(key=_rank_of, reverse=True)
+            for _, row, index in pairs:
+                if row not in taken and index not in track_of:
+                    taken.add(row)
+                    track_of[index] = self._tracks[row]
+        return track_of
+
+    def _pairs(self, detections: Sequence[Detection]) -> tuple[list[_Pair], list[_Pair]]:
+        """Tracks and detections that may be the same object; apart for sure and for other detections."""
+        sure: list[_Pair] = []
+        unsure: list[_Pair] = []
+        expected: list[tuple[int, str, float, Box, Box]] = []
+        for row, track in enumerate(self._tracks):
+            box = track.expected()
+            costs = (self._now - track.seen) * _LOST_COSTS_PER_SECOND
+            expected.append((row, track.label, costs, box, _with_margin(box)))
+        for index, found in enumerate(detections):
+            is_sure = found.score >= self.start_score
+            pairs, lowest = (sure, _MIN_OVERLAP) if is_sure else (unsure, _GOOD_OVERLAP)
+            around = left, top, right, bottom = _with_margin(found.box)
+            for row, label, costs, box, (x1, y1, x2, y2) in expected:
+                # Most pairs are far apart.
+                if x1 >= right or x2 <= left or y1 >= bottom or y2 <= top:
+                    continue
+                rank = 1 + _overlap(box, found.box)
+                if rank <= 1 + _GOOD_OVERLAP:
+                    rank = _overlap((x1, y1, x2, y2), around)
+                if label != found.label:
+                    rank -= _OTHER_LABEL_COSTS
+                if rank > lowest:
+                    pairs.append((rank - costs, row, index))
+        return sure, unsure
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Intersection over union."""
+    x1, y1, x2, y2 = one
+    left, top, right, bottom = other
+    width, height = min(x2, right) - max(x1, left), min(y2, bottom) - max(y1, top)
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    return shared / ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - shared)
+
+
+def _with_margin(box: Box) -> Box:
+    x1, y1, x2, y2 = box
+    dx, dy = (x2 - x1) * _MARGIN, (y2 - y1) * _MARGIN
+    return x1 - dx, y1 - dy, x2 + dx, y2 + dy
+
+
+def _rank_of(pair: _Pair) -> float:
+    return pair[0]

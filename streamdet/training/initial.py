@@ -1,0 +1,83 @@
+"""Where a run's first weights come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from streamdet.detector.weights import load_weights_file
+from streamdet.errors import DataError
+from streamdet.training.checkpoint import load_checkpoint
+
+_HEAD = "roi_heads.box_predictor."
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Which tensors of a model were taken from a file.
+
+    Attributes:
+        path: the file.
+        taken: names of the tensors taken.
+        total: number of the model's tensors.
+        new_head: whether the classifier starts anew, because its classes are others.
+    """
+
+    path: Path
+    taken: tuple[str, ...]
+    total: int
+    new_head: bool
+
+    def __str__(self) -> str:
+        head = "; the classes differ, so the classifier starts anew" if self.new_head else ""
+        return f"{len(self.taken)} of {self.total} tensors taken from {self.path}{head}"
+
+
+def is_own_format(path: Path) -> bool:
+    """Whether a file is one of ours, with a description of its model and classes."""
+    return path.suffix == ".safetensors"
+
+
+def load_initial(model: nn.Module, path: Path, labels: list[str]) -> Initial:
+    """Starts from another file's tensors wherever name and shape agree.
+
+    Args:
+        model: gets the tensors.
+        path: our .safetensors, or a state dict (.pth) of a detector, or of a classifier that is this
+            detector's backbone.
+        labels: names of the model's classes, without the background.
+
+    Raises:
+        DataError: not one of the tensors fits.
+        DetectorError: the .safetensors is missing or damaged.
+    """
+    given, same_classes = _tensors(path, labels)
+    own = model.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in given.items()
+        if name in own and own[name].shape == tensor.shape and (same_classes or not name.startswith(_HEAD))
+    }
+    if not fitting:
+        msg = f"no tensor of {path} fits the model"
+        raise DataError(msg)
+    model.load_state_dict(fitting, strict=False)
+    has_head = any(name.startswith(_HEAD) for name in given)
+    return Initial(path, tuple(fitting), len(own), has_head and not any(n.startswith(_HEAD) for n in fitting))
+
+
+def _tensors(path: Path, labels: list[str]) -> tuple[dict[str, Tensor], bool]:
+    """The tensors by the detector's names, and whether their classes may be the model's."""
+    if is_own_format(path):
+        weights = load_weights_file(path)
+        return weights.state, list(weights.labels[1:]) == labels
+    content = load_checkpoint(path)
+    if not all(isinstance(value, Tensor) for value in content.values()):
+        msg = f"{path} is no state dict: to start from a run of `streamdet train`, give its best.safetensors"
+        raise DataError(msg)
+    return {
+        name.replace("features.", "backbone.body.", 1) if name.startswith("features.") else name: tensor
+        for name, tensor in content.items()
+    }, True

@@ -1,0 +1,129 @@
+"""COCO's detection metrics on data sets whose pictures do not label every class.
+
+A class counts only on the pictures on which it is labelled throughout: elsewhere its detections can be
+neither right nor wrong, and are left out, as in LVIS (Gupta et al. 2019, arXiv:1908.03195). An ignored
+area (`iscrowd`) excuses detections of any class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamdet.errors import ConfigError
+from streamdet.training.dataset import Dataset
+
+try:
+    from faster_coco_eval import COCO, COCOeval_faster
+except ImportError as error:
+    _msg = f"training and evaluation need more packages ({error.name}): pip install 'streamdet[train]'"
+    raise ConfigError([_msg]) from None
+
+COCO_NUMBERS = (
+    "map", "map_50", "map_75", "map_small", "map_medium", "map_large",
+    "mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large",
+)  # fmt: skip
+_IOU_50 = 0
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """What the detector found in one picture.
+
+    Attributes:
+        boxes: float [N, 4], xyxy in pixels of the picture.
+        scores: float [N].
+        labels: int [N], 1 to C.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """COCO's twelve numbers and those of each class; -1 where there is nothing to count.
+
+    Attributes:
+        numbers: by the names in `COCO_NUMBERS`, 0 to 1.
+        per_class: for each category name, `ap` and `ap_50`.
+        precision: float [T, R, C], interpolated precision by IoU threshold (0.5 to 0.95), recall
+            (0 to 1 in 101 steps) and class; all areas, 100 detections per picture.
+    """
+
+    numbers: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    precision: NDArray[np.float64]
+
+
+def _xywh(box: NDArray[np.float32]) -> list[float]:
+    x1, y1, x2, y2 = (float(v) for v in box)
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def _ground_truth(dataset: Dataset) -> dict[str, Any]:
+    annotations: list[dict[str, Any]] = []
+
+    def add(image_id: int, label: int, box: NDArray[np.float32], crowd: int) -> None:
+        xywh = _xywh(box)
+        annotations.append({
+            "id": len(annotations) + 1, "image_id": image_id, "category_id": label,
+            "bbox": xywh, "area": xywh[2] * xywh[3], "iscrowd": crowd,
+        })  # fmt: skip
+
+    for sample in dataset.samples:
+        for box, label in zip(sample.boxes, sample.labels, strict=True):
+            if sample.labelled[label]:
+                add(sample.image_id, int(label), box, 0)
+        for box in sample.ignore:
+            for label in np.flatnonzero(sample.labelled[1:]) + 1:
+                add(sample.image_id, int(label), box, 1)
+    return {
+        "info": {},
+        "images": [{"id": s.image_id, "file_name": s.path.name} for s in dataset.samples],
+        "categories": [{"id": i, "name": c.name} for i, c in enumerate(dataset.categories, start=1)],
+        "annotations": annotations,
+    }
+
+
+def _results(dataset: Dataset, detections: list[ImageDetections]) -> list[dict[str, Any]]:
+    return [
+        {"image_id": s.image_id, "category_id": int(label), "bbox": _xywh(box), "score": float(score)}
+        for s, d in zip(dataset.samples, detections, strict=True)
+        for box, score, label in zip(d.boxes, d.scores, d.labels, strict=True)
+        if s.labelled[label]
+    ]
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    counted = values[values > -1]
+    return float(counted.mean()) if counted.size else -1.0
+
+
+def coco_metrics(dataset: Dataset, detections: list[ImageDetections]) -> Metrics:
+    """Compares detections with the data set's boxes.
+
+    Args:
+        dataset: the truth.
+        detections: one per sample, in the same order.
+    """
+    truth = COCO(_ground_truth(dataset))
+    evaluation = COCOeval_faster(truth, truth.loadRes(_results(dataset, detections)), "bbox", print_function=_silent)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    per_class = {
+        c.name: {"ap": _mean(precision[:, :, i]), "ap_50": _mean(precision[_IOU_50, :, i])}
+        for i, c in enumerate(dataset.categories)
+    }
+    numbers = {name: float(v) for name, v in zip(COCO_NUMBERS, evaluation.stats[:12], strict=True)}
+    return Metrics(numbers, per_class, precision)
+
+
+def _silent(*_: object) -> None:
+    """The evaluator reports through the return value only."""

@@ -1,0 +1,289 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+
+from streamdet.detector.cuda.choose import fast_parts
+from streamdet.detector.models import build_model
+from streamdet.detector.pipeline import FasterRcnnDetector
+from streamdet.detector.weights import Weights, weights_to_bytes
+from streamdet.errors import ConfigError, DataError, StreamdetError
+from streamdet.training import run_folder
+from streamdet.training.augment import TrainingPictures
+from streamdet.training.average import WeightAverage
+from streamdet.training.checkpoint import load_checkpoint, save_checkpoint
+from streamdet.training.dataset import Category, Dataset
+from streamdet.training.evaluate import Found, detect_all, evaluation_config
+from streamdet.training.feed import Batch, feed
+from streamdet.training.initial import Initial, load_initial
+from streamdet.training.losses import detection_losses
+from streamdet.training.metrics import Metrics, coco_metrics
+from streamdet.training.parallel import Group
+from streamdet.training.plots import curves_png
+from streamdet.training.recipe import TrainConfig, frozen_norms_in, learning_rate_at, parameter_groups
+from streamdet.training.run_folder import EpochResult, RunFolder, best_of
+from streamdet.training.sheet import predictions_png
+from streamdet.training.speed import bfloat16_pays, fuse_frozen_norms
+from streamdet.training.targets import Targets
+
+LOSS_NAMES = ("objectness", "rpn_box", "classifier", "box")
+_MAX_GRADIENT_NORM = 10.0
+
+
+class Listener:
+    """Hears how a run goes; the default hears nothing."""
+
+    def on_step(self, step: int, total_steps: int, losses: dict[str, float], images_per_second: float) -> None:
+        """A step is done; `step` counts from 1."""
+
+    def on_evaluation(self, done: int, total: int) -> None:
+        """So many of the validation pictures have been looked at."""
+
+    def on_epoch(self, results: list[EpochResult], metrics: Metrics | None, run: Run) -> None:
+        """An epoch is done; its metrics, if it was evaluated."""
+
+
+class Run:
+    """One training run in its folder.
+
+    Args:
+        directory: RUN; created when missing.
+        config: what to do.
+        train: pictures to learn from.
+        val: pictures to evaluate on after each epoch.
+        initial: file to start from; the weights are random when None.
+        resume: go on from RUN/last.pt.
+        device: where to compute.
+        group: the processes that train together; each computes its share of every batch.
+
+    Attributes:
+        initial: what was taken from the file to start from.
+        step: number of steps done.
+        results: of the epochs done.
+
+    Raises:
+        ConfigError: the folder holds another run, or the configuration is impossible.
+        DataError: the checkpoint is damaged or was trained on other data.
+    """
+
+    def __init__(
+        self, directory: Path, config: TrainConfig, train: Dataset, val: Dataset, *,
+        initial: Path | None = None, resume: bool = False, device: str = "cpu", group: Group | None = None,
+    ) -> None:  # fmt: skip
+        self.directory = directory
+        self.config = config
+        self.train_set, self.val_set = train, val
+        self.device = torch.device(device)
+        self._group = group or Group()
+        if config.batch_size % self._group.size:
+            msg = f"a batch of {config.batch_size} cannot be shared by {self._group.size} processes"
+            raise ConfigError([msg])
+        self._folder = RunFolder(directory)
+        self._leads = self._group.rank == 0
+        if self._leads:
+            self._folder.open(resume=resume)
+        if resume:
+            self._folder.check_same(config)
+        self.step = 0
+        self.results: list[EpochResult] = []
+        self._sums = dict.fromkeys(LOSS_NAMES, 0.0)
+        self._seconds = 0.0
+        self._build_model(None if resume else initial)
+        if resume:
+            self._restore(load_checkpoint(directory / run_folder.CHECKPOINT))
+        elif self._leads:
+            self._save()
+        if self._leads:
+            self._folder.write_config(config, [c.name for c in train.categories])
+
+    def _build_model(self, initial: Path | None) -> None:
+        torch.manual_seed(self.config.seed)
+        self.model = build_model(self.config.model, len(self.train_set.categories) + 1)
+        self.initial: Initial | None = None
+        if initial:
+            self.initial = load_initial(self.model, initial, [c.name for c in self.train_set.categories])
+        self._frozen_norms = frozen_norms_in(self.model, self.initial.taken) if self.initial else []
+        for stage in list(self.model.backbone.body.children())[: self.config.frozen_stages]:
+            stage.requires_grad_(requires_grad=False)
+        fuse_frozen_norms(self.model)
+        self.model.to(device=self.device, memory_format=torch.channels_last)
+        self._batch_norm_statistics = [
+            b for m in self.model.modules() if isinstance(m, torch.nn.BatchNorm2d) for b in m.buffers()
+        ]
+        groups = parameter_groups(self.model, self.config.weight_decay)
+        self._optimizer = torch.optim.AdamW(groups, self.config.learning_rate)
+        self._average = WeightAverage(self.model, self.config.ema_decay)
+        # Plain torch's and torchvision's are the faster ones on a CPU, the kernels on a GPU.
+        self._suppress = fast_parts(self.device)[0] if self.device.type == "cuda" else None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until each photograph has led a picture once."""
+        return max(len(self.train_set.samples) // self.config.batch_size, 1)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.config.epochs
+
+    def train(self, listener: Listener | None = None) -> list[EpochResult]:
+        """Trains to the end; results of all epochs, those before a resume included.
+
+        Raises:
+            StreamdetError: the loss is not finite, a picture has become unreadable, or another process ended.
+        """
+        listener = listener or Listener()
+        with closing(self._batches()) as batches:
+            began = time.perf_counter()
+            for pictures, targets in batches:
+                losses = self._train_step(pictures, targets)
+                took = time.perf_counter() - began
+                self._seconds += took
+                for name in LOSS_NAMES:
+                    self._sums[name] += losses[name]
+                self.step += 1
+                if self._leads:
+                    listener.on_step(self.step, self.total_steps, losses, self.config.batch_size / took)
+                    self._save_when_due(listener)
+                began = time.perf_counter()
+        return self.results
+
+    def _save_when_due(self, listener: Listener) -> None:
+        epoch_ended = self.step % self.steps_per_epoch == 0
+        if epoch_ended:
+            metrics = self._finish_epoch(listener)
+            listener.on_epoch(self.results, metrics, self)
+        if epoch_ended or self.step % self.config.checkpoint_steps == 0:
+            self._save()
+
+    def weights(self) -> Weights:
+        """The averaged weights in the form that the detector loads, in half precision."""
+        categories = [Category(0, "__background__"), *self.train_set.categories]
+        transform: Any = self.model.transform
+        return Weights(
+            architecture=self.config.model,
+            state={n: t.cpu().half() if t.is_floating_point() else t.cpu() for n, t in self._average.tensors.items()},
+            labels=tuple(c.name for c in categories),
+            category_ids=tuple(c.id for c in categories),
+            min_size=self.config.min_size or transform.min_size[0],
+            max_size=self.config.max_size or transform.max_size,
+        )
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        """This process's share of every batch that is left."""
+        size = self.config.batch_size
+        pictures = TrainingPictures(self.train_set, self.config.augment, size, self.config.seed)
+        share = size // self._group.size
+        offset = self._group.rank * share
+        firsts = (step * size + offset for step in range(self.step, self.total_steps))
+        return feed(pictures, [range(first, first + share) for first in firsts], self.device)
+
+    def _train_step(self, pictures: Tensor, targets: Targets) -> dict[str, float]:
+        # Samplers draw from the global generator: seeded by step, a resumed run draws the same.
+        torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 1009 + self._group.rank)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.step, self.total_steps, self.config)
+        self.model.train()
+        for name in self._frozen_norms:
+            self.model.get_submodule(name).eval()
+        images = _normalised(self.model, pictures.to(self.device, non_blocking=True))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_pays(self.device)):
+            losses = detection_losses(self.model, images, targets.to(self.device), self._suppress)
+        parts = torch.stack([losses[name] for name in LOSS_NAMES])
+        values: list[float] = parts.detach().tolist()
+        if not math.isfinite(sum(values)):
+            msg = f"the loss is {sum(values)} at step {self.step + 1}; try a lower --learning-rate"
+            raise StreamdetError(msg)
+        self._optimizer.zero_grad(set_to_none=True)
+        parts.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._group.average_gradients(self.model.parameters())
+        self._group.share(self._batch_norm_statistics)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
+        self._optimizer.step()
+        self._average.update(self.model, self.step)
+        return dict(zip(LOSS_NAMES, values, strict=True))
+
+    def _finish_epoch(self, listener: Listener) -> Metrics | None:
+        epoch = self.step // self.steps_per_epoch
+        weights, found, metrics = self.weights(), None, None
+        if self.config.evaluates(epoch):
+            detector = FasterRcnnDetector(weights, evaluation_config(device=str(self.device)))
+            found = detect_all(detector, self.val_set, listener.on_evaluation)
+            metrics = coco_metrics(self.val_set, found.detections)
+        means = {name: total / self.steps_per_epoch for name, total in self._sums.items()}
+        self.results.append(EpochResult(
+            epoch=epoch, step=self.step, loss=sum(means.values()), **means,
+            map=metrics.numbers["map"] if metrics else None, map_50=metrics.numbers["map_50"] if metrics else None,
+            learning_rate=learning_rate_at(self.step - 1, self.total_steps, self.config),
+            images_per_second=self.steps_per_epoch * self.config.batch_size / max(self._seconds, 1e-9),
+            seconds=self._seconds,
+        ))  # fmt: skip
+        self._sums = dict.fromkeys(LOSS_NAMES, 0.0)
+        self._seconds = 0.0
+        self._write_epoch(weights, found)
+        return metrics
+
+    def _write_epoch(self, weights: Weights, found: Found | None) -> None:
+        data = weights_to_bytes(weights)
+        self._folder.write(run_folder.LAST, data)
+        if found and best_of(self.results) is self.results[-1]:
+            self._folder.write(run_folder.BEST, data)
+        self._folder.write_results(self.results)
+        self._folder.write(run_folder.CURVES, curves_png(self.results))
+        if found:
+            self._folder.write(run_folder.PREDICTIONS, predictions_png(self.val_set, found.detections))
+
+    def _save(self) -> None:
+        save_checkpoint(self.directory / run_folder.CHECKPOINT, {
+            "model": self.model.state_dict(),
+            "average": self._average.tensors,
+            "optimizer": self._optimizer.state_dict(),
+            "step": self.step,
+            "sums": self._sums,
+            "seconds": self._seconds,
+            "results": [asdict(r) for r in self.results],
+            "categories": [asdict(c) for c in self.train_set.categories],
+            "frozen_norms": self._frozen_norms,
+            "train_images": len(self.train_set.samples),
+        })  # fmt: skip
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        path = self.directory / run_folder.CHECKPOINT
+        if "optimizer" not in state or "categories" not in state:
+            msg = f"{path} is not a checkpoint of a training run"
+            raise DataError(msg)
+        before, now = [c["name"] for c in state["categories"]], [c.name for c in self.train_set.categories]
+        if before != now:
+            msg = f"{path} was trained on other categories: {', '.join(before)}; now they are {', '.join(now)}"
+            raise ConfigError([msg])
+        images = len(self.train_set.samples)
+        if state.get("train_images", images) != images:
+            msg = f"{path} was trained on {state['train_images']} pictures, now there are {images}"
+            raise ConfigError([msg])
+        self.model.load_state_dict(state["model"])
+        self._average.tensors = {n: t.to(self.device) for n, t in state["average"].items()}
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._frozen_norms = state.get("frozen_norms", [])
+        self.step = state["step"]
+        self._sums, self._seconds = state["sums"], state["seconds"]
+        self.results = [EpochResult(**r) for r in state["results"]]
+
+
+def _normalised(model: FasterRCNN, pictures: Tensor) -> Tensor:
+    """The model's input, float32 [B, 3, S, S], from uint8 pictures of the same shape."""
+    transform: Any = model.transform
+    mean, std = (
+        torch.tensor(v, device=pictures.device)[:, None, None] for v in (transform.image_mean, transform.image_std)
+    )
+    return ((pictures.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,246 @@
+"""The nouns: what travels from a camera to a subscriber. Imports nothing of ours.
+
+Every value is frozen; whoever wants another one makes another one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    # Subscribers have no use for numpy, and it takes longer to import than all the rest of them.
+    import numpy as np
+    from numpy.typing import NDArray
+
+Clock = Literal["source", "daemon"]
+Direction = Literal["in", "out"]
+Point = tuple[float, float]
+"""x and y as parts of the picture's width and height, 0 to 1, from its top left corner."""
+
+
+class State(StrEnum):
+    """What a stream is doing."""
+
+    CONNECTING = "connecting"
+    UP = "up"
+    STALLED = "stalled"
+    DOWN = "down"
+
+
+class Reason(StrEnum):
+    """Why a stream is down."""
+
+    REFUSED = "refused"
+    UNAUTHORIZED = "unauthorized"
+    NOT_FOUND = "not_found"
+    TIMEOUT = "timeout"
+    DNS = "dns"
+    TLS = "tls"
+    NO_VIDEO = "no_video"
+    UNSUPPORTED_CODEC = "unsupported_codec"
+    ENDED = "ended"
+    DECODE_ERROR = "decode_error"
+    PAUSED = "paused"
+
+
+class Drop(StrEnum):
+    """Why a captured frame was not published."""
+
+    SUPERSEDED = "superseded"
+    STALE = "stale"
+    RATE_LIMITED = "rate_limited"
+    SHUTDOWN = "shutdown"
+
+
+class Picture(Protocol):
+    """A decoded frame in whatever form the decoder left it; colour is converted only when asked for."""
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+
+    def to_rgb(self) -> NDArray[np.uint8]:
+        """uint8 [height, width, 3], contiguous; may be called from any thread, more than once."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One captured frame.
+
+    Attributes:
+        stream: name of the stream.
+        seq: number of the frame in its stream, from 1 at the start of the daemon; reconnects do not reset it.
+        pts_seconds: presentation time in the stream's own clock; None where the source gives none.
+        captured_at: Unix time in seconds.
+        clock: whose clock `captured_at` is: the camera's ("source") or this machine's ("daemon").
+        captured_monotonic_seconds: `time.monotonic()` at the moment of capture; latencies count from here.
+        picture: the pixels.
+        decode_seconds: what decoding took.
+    """
+
+    stream: str
+    seq: int
+    pts_seconds: float | None
+    captured_at: float
+    clock: Clock
+    captured_monotonic_seconds: float
+    picture: Picture
+    decode_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One object in one frame.
+
+    Attributes:
+        label: name of the category, from the weights.
+        score: 0 to 1.
+        box: x1, y1, x2, y2 in pixels of the source frame, floats; 0 <= x1 < x2 <= width, and likewise y.
+        track_id: the same for the same object in successive frames; None without tracking.
+        zones: names of the stream's zones that the object stands in.
+    """
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+    track_id: int | None = None
+    zones: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """An object went over one of the stream's lines.
+
+    Attributes:
+        line: its name.
+        direction: "in" from the left of the line to its right, as seen from its first point towards its second;
+            "out" the other way.
+        track_id: of the object.
+        label: of the object.
+    """
+
+    line: str
+    direction: Direction
+    track_id: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameInfo:
+    """A frame without its pixels, as it stands in an event; attributes as in `Frame`, sizes in pixels."""
+
+    seq: int
+    pts_seconds: float | None
+    captured_at: float
+    clock: Clock
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionEvent:
+    """What was found in one frame; empty results are events too.
+
+    Attributes:
+        stream: name of the stream.
+        epoch: new at each start of the daemon.
+        seq: number of the event in its topic and epoch, from 1, without gaps at the sender.
+        published_at: Unix time in seconds.
+        frame: the frame that the boxes belong to.
+        detections: by falling score.
+        crossings: lines that were crossed between the frame before and this one.
+        trace_id: of the trace of this frame, 32 hexadecimal digits; None where it was not traced.
+    """
+
+    stream: str
+    epoch: str
+    seq: int
+    published_at: float
+    frame: FrameInfo
+    detections: tuple[Detection, ...]
+    crossings: tuple[Crossing, ...] = ()
+    trace_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewEvent:
+    """A small picture of one frame, with what was found in that very frame; sent only while somebody subscribes.
+
+    Attributes:
+        stream: name of the stream.
+        epoch: new at each start of the daemon.
+        seq: number of the event in its topic and epoch, from 1, without gaps at the sender.
+        published_at: Unix time in seconds.
+        frame: the frame that the picture shows and the boxes belong to; width and height are those of the frame.
+        detections: by falling score; boxes in pixels of the frame, not of the smaller picture.
+        jpeg: the picture.
+    """
+
+    stream: str
+    epoch: str
+    seq: int
+    published_at: float
+    frame: FrameInfo
+    detections: tuple[Detection, ...]
+    jpeg: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A zone or a mask (a polygon, at least three points) or a line (two points), with its name."""
+
+    name: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What is drawn over a stream's picture; the attributes are the keys of the stream's configuration."""
+
+    zones: tuple[Shape, ...] = ()
+    lines: tuple[Shape, ...] = ()
+    masks: tuple[Shape, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StateEvent:
+    """A stream changed its state; repeated from time to time for those who subscribe late.
+
+    Attributes:
+        stream: name of the stream.
+        epoch: new at each start of the daemon.
+        seq: number of the event in its topic and epoch, from 1, without gaps at the sender.
+        published_at: Unix time in seconds.
+        state: what the stream is doing.
+        reason: why it is down (also: why it was down, while it connects again); None when all is well.
+        detail: one line for people, without secrets; empty when all is well.
+        since: Unix time in seconds at which the state began.
+        geometry: the stream's zones, lines and masks; None where there are none.
+    """
+
+    stream: str
+    epoch: str
+    seq: int
+    published_at: float
+    state: State
+    reason: Reason | None
+    detail: str
+    since: float
+    geometry: Geometry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """State of one stream at one moment, as capture reports it; attributes as in `StateEvent`."""
+
+    stream: str
+    state: State
+    reason: Reason | None
+    detail: str
+    since: float

@@ -1,0 +1,256 @@
+"""All that the page knows: what each stream does, what was seen, what was lost. One thread writes, another reads."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from streamdet.client import Gap
+from streamdet.types import Detection, DetectionEvent, Geometry, Shape, StateEvent
+from streamdet.web.journal import Filter, Journal
+from streamdet.web.rates import Rates, Sample
+
+# A stream that left the configuration is silent: its states, which come at an interval of their own, stay away.
+_MISSED_STATES = 3
+_SHORTEST_SILENCE_SECONDS = 20.0
+_HEARD_LATELY_SECONDS = 3.0
+_MAX_STREAMS = 2000
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What is known of one stream; times are monotonic seconds."""
+
+    state: StateEvent | None = None
+    rates: Rates = field(default_factory=Rates)
+    newest: DetectionEvent | None = None
+    fullest: DetectionEvent | None = None
+    lost: int = 0
+    heard_at: float = 0.0
+    state_heard_at: float = 0.0
+    state_interval_seconds: float | None = None
+
+
+class Board:
+    """Takes events in, and gives JSON out.
+
+    Attributes:
+        instance: new for each board, so that a browser notices that it talks to another one.
+        revision: grows with everything that a browser should show at once, and every second.
+        endpoint: where the events come from.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.instance = secrets.token_hex(8)
+        self.endpoint = endpoint
+        self.revision = 1
+        self._lock = threading.Lock()
+        self._streams: dict[str, _Stream] = {}
+        self._journal = Journal()
+        self._ticks = 0
+        self._epoch = ""
+        self._connected = False
+        self._heard_at = 0.0
+        self._overviews: dict[int, bytes] = {}
+
+    def connected(self, *, yes: bool) -> None:
+        """The connection to the daemon was made, or is gone."""
+        with self._lock:
+            if yes != self._connected:
+                self._connected = yes
+                if self._epoch:
+                    self._journal.note("connected" if yes else "disconnected", "", time.time())
+                self._revise()
+
+    def note(self, event: DetectionEvent | StateEvent | Gap, now: float) -> None:
+        """An event came at this monotonic time in seconds."""
+        with self._lock:
+            stream = self._streams.get(event.stream)
+            if stream is None:
+                if len(self._streams) >= _MAX_STREAMS:
+                    return
+                stream = self._streams[event.stream] = _Stream()
+                self._revise()
+            self._heard_at = stream.heard_at = now
+            if isinstance(event, Gap):
+                self._note_gap(stream, event)
+                return
+            self._note_epoch(event.epoch, event.published_at)
+            if isinstance(event, StateEvent):
+                self._note_state(stream, event, now)
+            else:
+                self._note_detections(stream, event, now)
+
+    def tick(self, now: float) -> None:
+        """A second is over."""
+        with self._lock:
+            self._ticks += 1
+            for name, stream in list(self._streams.items()):
+                if self._is_gone(stream, now):
+                    del self._streams[name]
+                    self._journal.forget(name)
+                    self._journal.note("gone", name, time.time())
+                    continue
+                stream.rates.tick(now)
+                if stream.fullest is not None:
+                    self._journal.saw(stream.fullest)
+                    stream.fullest = None
+            self._revise()
+
+    def overview(self, sample: int) -> bytes:
+        """Every stream's row, as JSON; encoded once for all browsers that are equally far.
+
+        Args:
+            sample: number of the newest second that the browser knows; only later ones are told.
+        """
+        with self._lock:
+            behind = min(max(self._ticks - sample, 0), self._ticks)
+            if behind not in self._overviews:
+                self._overviews[behind] = orjson.dumps(self._overview(behind))
+            return self._overviews[behind]
+
+    def events(self, after: int, wanted: Filter, limit: int) -> tuple[int, list[dict[str, Any]]]:
+        """The number of the newest entry of the list, and the newest entries that match."""
+        with self._lock:
+            return self._journal.last_id, self._journal.select(after, wanted, limit)
+
+    def detail(self, name: str) -> dict[str, Any] | None:
+        """More about one stream, for its own page; None when it is not known."""
+        with self._lock:
+            stream = self._streams.get(name)
+            if stream is None:
+                return None
+            newest = stream.newest
+            return {
+                "stream": name,
+                "epoch": self._epoch,
+                "seq": newest.seq if newest else None,
+                "frame": _frame(newest) if newest else None,
+                "detections": [detection_fields(found) for found in newest.detections] if newest else [],
+                "geometry": _geometry(stream.state.geometry if stream.state else None),
+            }
+
+    def _note_gap(self, stream: _Stream, gap: Gap) -> None:
+        stream.lost += gap.count
+        self._journal.note("gap", gap.stream, time.time(), topic=gap.topic, count=gap.count)
+
+    def _note_epoch(self, epoch: str, at: float) -> None:
+        if epoch != self._epoch:
+            if self._epoch:
+                self._journal.note("restart", "", at, epoch=epoch)
+            self._epoch = epoch
+            self._revise()
+
+    def _note_state(self, stream: _Stream, event: StateEvent, now: float) -> None:
+        before, stream.state = stream.state, event
+        if before is not None and before.since == event.since and stream.state_heard_at:
+            # A repetition: how far apart these are tells when one is missing.
+            stream.state_interval_seconds = max(now - stream.state_heard_at, stream.state_interval_seconds or 0.0)
+        stream.state_heard_at = now
+        if before is None or (before.state, before.reason, before.detail) != (event.state, event.reason, event.detail):
+            reason = event.reason.value if event.reason else None
+            self._journal.note(
+                "state", event.stream, event.since, state=event.state.value, reason=reason, detail=event.detail
+            )
+            self._revise()
+
+    def _note_detections(self, stream: _Stream, event: DetectionEvent, now: float) -> None:
+        stream.rates.note(event, now)
+        stream.newest = event
+        if stream.fullest is None or len(event.detections) >= len(stream.fullest.detections):
+            stream.fullest = event
+        for crossing in event.crossings:
+            self._journal.note(
+                "crossing", event.stream, event.published_at, line=crossing.line, direction=crossing.direction,
+                label=crossing.label, track_id=crossing.track_id,
+            )  # fmt: skip
+
+    def _is_gone(self, stream: _Stream, now: float) -> bool:
+        """Whether others are heard, and this one has missed its states so often that it must have been removed."""
+        if stream.state_interval_seconds is None or now - self._heard_at > _HEARD_LATELY_SECONDS:
+            return False
+        silence = max(_MISSED_STATES * stream.state_interval_seconds, _SHORTEST_SILENCE_SECONDS)
+        return now - stream.heard_at > silence
+
+    def _revise(self) -> None:
+        self.revision += 1
+        self._overviews.clear()
+
+    def _overview(self, behind: int) -> dict[str, Any]:
+        return {
+            "endpoint": self.endpoint,
+            "connected": self._connected,
+            "epoch": self._epoch,
+            "sample": self._ticks,
+            "streams": [_row(name, stream, behind) for name, stream in sorted(self._streams.items())],
+        }
+
+
+def detection_fields(found: Detection) -> dict[str, Any]:
+    """A detection as the page reads it."""
+    return {
+        "label": found.label,
+        "score": found.score,
+        "box": found.box,
+        "track_id": found.track_id,
+        "zones": found.zones,
+    }
+
+
+def _row(name: str, stream: _Stream, behind: int) -> dict[str, Any]:
+    state, newest, samples = stream.state, stream.newest, stream.rates.samples
+    last = samples[-1] if samples else Sample(0.0, 0.0, None, None)
+    latency, latency_p95 = stream.rates.newest_latency()
+    labels = Counter(found.label for found in newest.detections) if newest else Counter[str]()
+    return {
+        "name": name,
+        # Detections without a state: it is up, and its state is on its way.
+        "state": state.state.value if state else "up" if newest else "connecting",
+        "reason": state.reason.value if state and state.reason else None,
+        "detail": state.detail if state else "",
+        "since": state.since if state else None,
+        "fps_in": round(last.fps_in, 2),
+        "fps_out": round(last.fps_out, 2),
+        "latency_ms": _milliseconds(latency),
+        "latency_p95_ms": _milliseconds(latency_p95),
+        "seen_at": newest.published_at if newest else None,
+        "clock": newest.frame.clock if newest else "daemon",
+        "size": [newest.frame.width, newest.frame.height] if newest else None,
+        "labels": labels,
+        "lost": stream.lost,
+        "samples": [
+            [round(s.fps_in, 1), round(s.fps_out, 1), _milliseconds(s.latency_seconds)]
+            for s in islice(samples, max(len(samples) - behind, 0), None)
+        ],
+    }
+
+
+def _frame(event: DetectionEvent) -> dict[str, Any]:
+    frame = event.frame
+    return {
+        "seq": frame.seq,
+        "captured_at": frame.captured_at,
+        "width": frame.width,
+        "height": frame.height,
+    }
+
+
+def _geometry(geometry: Geometry | None) -> dict[str, Any] | None:
+    if geometry is None:
+        return None
+    return {"zones": _shapes(geometry.zones), "lines": _shapes(geometry.lines), "masks": _shapes(geometry.masks)}
+
+
+def _shapes(shapes: tuple[Shape, ...]) -> list[dict[str, Any]]:
+    return [{"name": shape.name, "points": shape.points} for shape in shapes]
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)

@@ -1,0 +1,72 @@
+/* Making and changing elements. Text of others (names, labels, details) only ever becomes text, never markup. */
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** The element with an id that stands in the page. @param {string} id @returns {any} */
+const byId = (id) => document.getElementById(id);
+
+/**
+ * Makes an element.
+ * @param {string} tag
+ * @param {Record<string, string | number | boolean>} attributes `text` is its text; false leaves an attribute out.
+ * @param {...Node} children
+ * @returns {any}
+ */
+function make(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/** The same for SVG. @param {string} tag @param {Record<string, any>} attributes @param {...Node} children @returns {any} */
+function makeSvg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "text") element.textContent = String(value);
+    else if (value !== false) element.setAttribute(name, String(value === true ? "" : value));
+  }
+  element.append(...children);
+  return element;
+}
+
+/** Changes a text only when it differs: an unchanged page costs no layout. @param {Element} element @param {string} text */
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** @param {Element} element @param {string} name @param {string} value */
+function setAttribute(element, name, value) {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+/** Where a stream's own page is. @param {string} stream */
+const detailAddress = (stream) => `#/stream/${encodeURIComponent(stream)}`;
+
+/** @param {number} milliseconds */
+const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+
+/** A choice that this browser keeps; one that forbids it just forgets. */
+const kept = {
+  /** @param {string} key @param {string} otherwise @returns {string} */
+  get(key, otherwise) {
+    try {
+      return localStorage.getItem(`streamdet.${key}`) ?? otherwise;
+    } catch {
+      return otherwise;
+    }
+  },
+  /** @param {string} key @param {string} value */
+  set(key, value) {
+    try {
+      localStorage.setItem(`streamdet.${key}`, value);
+    } catch {
+      // Private windows of some browsers keep nothing.
+    }
+  },
+};
+
+/** @param {string} text */
+function announce(text) {
+  setText(byId("announcer"), text);
+}

@@ -1,0 +1,121 @@
+/* The list of events: what was seen, states, losses, restarts; filtered by the server. */
+
+const MAX_ENTRIES = 150;
+const MAX_CHIPS = 8;
+
+/** What the list shows. */
+const filter = { stream: "", only: "", label: "", min_score: 0, sightings: true, notes: true };
+let freshList = true;
+let changing = 0;
+
+/** Wires up the controls. */
+function initFilters() {
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  byId("filters").addEventListener("input", readFilters);
+}
+
+function readFilters() {
+  filter.stream = byId("filter-stream").value.trim().toLowerCase().slice(0, 128);
+  filter.label = byId("filter-label").value;
+  filter.min_score = Number(byId("filter-score").value) / 100;
+  filter.sightings = byId("filter-seen").checked;
+  filter.notes = byId("filter-notes").checked;
+  setText(byId("filter-score-shown"), percent(filter.min_score));
+  clearTimeout(changing);
+  changing = setTimeout(beginList, 150);
+}
+
+/** On a stream's own page the list is about that stream. @param {string} stream */
+function listOnly(stream) {
+  byId("filter-stream-field").hidden = stream !== "";
+  setText(byId("events-title"), stream ? `Events of ${stream}` : "Events");
+  if (filter.only !== stream) {
+    filter.only = stream;
+    beginList();
+  }
+}
+
+function beginList() {
+  freshList = true;
+  forgetEvents();
+}
+
+/** Labels that were seen can be chosen. @param {Iterable<any>} streams */
+function offerLabels(streams) {
+  const select = byId("filter-label");
+  const offered = new Set([...select.options].map((option) => option.value));
+  const fresh = new Set([...streams].flatMap((row) => Object.keys(row.labels)));
+  for (const label of [...fresh].sort()) {
+    if (!offered.has(label)) select.append(make("option", { value: label, text: label }));
+  }
+}
+
+/** Shows new entries on top. @param {any[]} entries the newest first */
+function updateJournal(entries) {
+  const list = byId("journal");
+  if (freshList) {
+    list.replaceChildren();
+    freshList = false;
+  } else {
+    for (const entry of entries) if (entry.kind === "state") announceState(entry);
+  }
+  list.prepend(...entries.map(makeEntry));
+  while (list.children.length > MAX_ENTRIES) list.lastChild.remove();
+  byId("journal-empty").hidden = list.children.length > 0;
+  setText(byId("journal-empty"), isFiltered() ? "Nothing matches the filter yet." : "Nothing yet.");
+}
+
+const isFiltered = () => filter.stream || filter.label || filter.min_score > 0 || !filter.sightings || !filter.notes;
+
+function announceState(entry) {
+  if (entry.state === "up") announce(`${entry.stream} is up`);
+  else if (entry.state !== "connecting") announce(`${entry.stream} is ${stateWord(entry.state).toLowerCase()}. ${whyNot(entry)}`);
+}
+
+function makeEntry(entry) {
+  const item = make("li", { class: weight(entry), "data-kind": entry.kind });
+  item.append(make("time", { datetime: new Date(entry.at * 1000).toISOString(), text: clock(entry.at) }));
+  item.append(entry.stream ? make("a", { href: detailAddress(entry.stream), text: entry.stream }) : make("span", { text: "Daemon" }));
+  item.append(entry.kind === "seen" ? makeChips(entry.objects) : make("p", { text: sentence(entry) }));
+  return item;
+}
+
+function weight(entry) {
+  if (entry.kind === "state") return { up: "good", down: "bad" }[entry.state] ?? "wait";
+  return { gap: "bad", disconnected: "bad", restart: "wait", gone: "wait", connected: "good" }[entry.kind] ?? "";
+}
+
+function sentence(entry) {
+  switch (entry.kind) {
+    case "state": {
+      const detail = entry.state !== "up" && entry.detail ? ` (${entry.detail})` : "";
+      return entry.state === "up" ? "Up" : `${stateWord(entry.state)}. ${whyNot(entry)}${detail}`;
+    }
+    case "gap":
+      return `${entry.count} ${entry.topic.startsWith("state") ? "state events" : "events"} were lost on the way to this page.`;
+    case "crossing":
+      return `${entry.label} #${entry.track_id} crossed ${entry.line}, going ${entry.direction}.`;
+    case "restart":
+      return "The daemon was started again.";
+    case "gone":
+      return "Is no longer among the daemon's streams.";
+    case "connected":
+      return "Connected again.";
+    case "disconnected":
+      return "The connection is gone.";
+    default:
+      return entry.kind;
+  }
+}
+
+function makeChips(objects) {
+  const chips = make("p", { class: "chips" });
+  const labels = Object.entries(countLabels(objects)).sort((a, b) => b[1] - a[1]);
+  for (const [label, count] of labels.slice(0, MAX_CHIPS)) {
+    const best = Math.max(...objects.filter((found) => found.label === label).map((found) => found.score));
+    const swatch = make("i", { class: "swatch" });
+    swatch.style.backgroundColor = colourOf(label);
+    chips.append(make("span", {}, swatch, make("b", { text: `${count} ${label}` }), ` ${percent(best)}`));
+  }
+  return chips;
+}

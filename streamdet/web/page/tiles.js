@@ -1,0 +1,182 @@
+/* The wall: one tile per stream. Only tiles that can be seen are drawn, and only their pictures are asked for. */
+
+const SPARK_SAMPLES = 60;
+const MAX_PICTURES = 64;
+
+/** All streams as the server last told them, by name. @type {Map<string, any>} */
+const rows = new Map();
+/** Samples of each stream: [fps in, fps out, latency in ms], the newest last. @type {Map<string, any[]>} */
+const histories = new Map();
+/** @type {Map<string, Tile>} */
+const tiles = new Map();
+
+class Tile {
+  /** @param {string} name */
+  constructor(name) {
+    this.name = name;
+    this.visible = false;
+    this.canvas = make("canvas", { width: 16, height: 9, role: "img", "aria-label": `Picture of ${name}` });
+    this.veilTitle = make("strong");
+    this.veilText = make("span");
+    this.veil = make("div", { class: "veil" }, this.veilTitle, this.veilText);
+    this.picture = make("div", { class: "picture" }, this.canvas, this.veil);
+    this.title = make("span", { class: "tile-name", text: name, title: name });
+    this.seen = make("span", { class: "tile-seen" });
+    this.state = make("span", { class: "visually-hidden" });
+    this.fps = make("p");
+    this.latency = make("p");
+    this.fpsSpark = makeSpark();
+    this.latencySpark = makeSpark();
+    this.link = make(
+      "a",
+      { href: detailAddress(name) },
+      this.picture,
+      make("div", { class: "tile-head" }, make("span", { class: "dot" }), this.title, this.state, this.seen),
+      make(
+        "div",
+        { class: "tile-numbers" },
+        make("div", {}, this.fps, this.fpsSpark),
+        make("div", {}, this.latency, this.latencySpark),
+      ),
+    );
+    this.element = make("li", { class: "tile" }, this.link);
+    this.element.tile = this;
+  }
+
+  /** Shows the newest row and history. */
+  update() {
+    const row = rows.get(this.name);
+    setAttribute(this.element, "data-state", row.state);
+    if (!this.visible) return;
+    setText(this.state, `, ${stateWord(row.state)}, `);
+    showVeil(this.picture, this.veil, this.veilTitle, this.veilText, row);
+    setText(this.seen, row.state === "up" ? counted(row.labels) || "nothing found" : "");
+    showNumbers(this.fps, "fps", `${perSecond(row.fps_in)} in, ${perSecond(row.fps_out)} out`);
+    showNumbers(this.latency, "latency", milliseconds(row.latency_ms));
+    const history = (histories.get(this.name) ?? []).slice(-SPARK_SAMPLES);
+    drawLines(this.fpsSpark, fpsSeries(history), SPARK_SAMPLES);
+    drawLines(this.latencySpark, latencySeries(history), SPARK_SAMPLES);
+  }
+
+  /** @param {ImageBitmap} bitmap @param {any} shot */
+  draw(bitmap, shot) {
+    drawShot(this.canvas, bitmap, shot, { boxes: true, labels: true, crowd: this.canvas.clientWidth < 520, geometry: null });
+    setAttribute(this.canvas, "aria-label", `Picture of ${this.name}: ${counted(countLabels(shot.detections)) || "nothing found"}`);
+  }
+
+  /** Frees the memory of a picture that nobody sees. */
+  hide() {
+    this.visible = false;
+    Object.assign(this.canvas, { width: 16, height: 9 });
+    havePictures.delete(this.name);
+  }
+}
+
+const fpsSeries = (history) => [
+  { kind: "in", values: history.map(([fpsIn]) => fpsIn) },
+  { kind: "out", values: history.map(([, fpsOut]) => fpsOut) },
+];
+const latencySeries = (history) => [{ kind: "latency", values: history.map(([, , latency]) => latency) }];
+
+function showNumbers(paragraph, what, value) {
+  if (!paragraph.firstChild) paragraph.append(make("b"), ` ${what}`);
+  setText(paragraph.firstChild, value);
+}
+
+/** Covers the picture of a stream that is not up with words about why. */
+function showVeil(picture, veil, title, text, row) {
+  const up = row.state === "up";
+  veil.hidden = up && havePictures.has(row.name);
+  picture.classList.toggle("stale", !up);
+  setAttribute(picture, "data-state", row.state);
+  if (veil.hidden) return;
+  const since = row.since === null || up ? "" : ` for ${duration(serverNow() - row.since)}`;
+  setText(title, up ? "Waiting for a picture" : `${stateWord(row.state)}${since}`);
+  setText(text, up ? "" : whyNot(row));
+}
+
+/** Tiles that come into sight are drawn, those that go out of it are not. */
+const sight = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const { tile } = /** @type {any} */ (target);
+      if (isIntersecting) Object.assign(tile, { visible: true }).update();
+      else tile.hide();
+    }
+    askAnew();
+  },
+  { rootMargin: "80px" },
+);
+
+/** @param {any[]} streams the rows of an overview, by name @param {boolean} fresh whether histories begin anew */
+function updateRows(streams, fresh) {
+  rows.clear();
+  for (const row of streams) {
+    const before = fresh ? [] : histories.get(row.name) ?? [];
+    histories.set(row.name, [...before, ...row.samples].slice(-90));
+    rows.set(row.name, row);
+  }
+  for (const name of histories.keys()) if (!rows.has(name)) histories.delete(name);
+}
+
+/** Adds, removes and updates tiles. @param {{show: string, find: string}} choice */
+function updateWall(choice) {
+  const wall = byId("wall");
+  for (const [name, tile] of tiles) {
+    if (!rows.has(name)) {
+      sight.unobserve(tile.element);
+      tile.element.remove();
+      tiles.delete(name);
+    }
+  }
+  let shown = 0;
+  let before = null;
+  for (const [name, row] of rows) {
+    let tile = tiles.get(name);
+    if (!tile) {
+      tile = new Tile(name);
+      tiles.set(name, tile);
+      if (before) before.after(tile.element);
+      else wall.prepend(tile.element);
+      sight.observe(tile.element);
+    }
+    before = tile.element;
+    tile.element.hidden = !isChosen(row, choice);
+    shown += Number(!tile.element.hidden);
+    tile.update();
+  }
+  setRatio(wall);
+  return shown;
+}
+
+function isChosen(row, { show, find }) {
+  const right = show === "all" || (show === "up") === (row.state === "up");
+  return right && row.name.toLowerCase().includes(find);
+}
+
+/** Gives all pictures the shape that most of them have, so that the wall is even. */
+function setRatio(wall) {
+  const shapes = countLabels([...rows.values()].filter((row) => row.size).map(({ size: [w, h] }) => ({ label: `${w} / ${h}` })));
+  const [most] = Object.entries(shapes).sort((a, b) => b[1] - a[1])[0] ?? ["16 / 9"];
+  wall.style.setProperty("--ratio", most);
+}
+
+/** Names of the streams whose pictures can be seen on the wall. */
+const visibleStreams = () => [...tiles.values()].filter((tile) => tile.visible).map((tile) => tile.name).slice(0, MAX_PICTURES);
+
+/** Arrow keys, Home and End go from tile to tile. @param {KeyboardEvent} event */
+function walkWall(event) {
+  const here = /** @type {Element} */ (event.target).closest(".tile");
+  if (!here || event.altKey || event.ctrlKey || event.metaKey) return;
+  const shown = [...byId("wall").children].filter((tile) => !tile.hidden);
+  const at = shown.indexOf(here);
+  const columns = shown.filter((tile) => tile.offsetTop === shown[0].offsetTop).length;
+  const targets = {
+    ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - columns, ArrowDown: at + columns, Home: 0, End: shown.length - 1,
+  };
+  const target = shown[targets[event.key]];
+  if (target) {
+    event.preventDefault();
+    target.querySelector("a").focus();
+  }
+}

@@ -1,0 +1,91 @@
+/* Plain words for what the daemon says in one. */
+
+const STATES = { up: "Up", connecting: "Connecting", stalled: "Stalled", down: "Down" };
+
+const REASONS = {
+  refused: "Nothing listens at its address: the connection was refused.",
+  unauthorized: "It wants another login: check user name and password.",
+  not_found: "It has no such stream: check the path in its URL.",
+  timeout: "It did not answer in time: check its power and network.",
+  dns: "Its name was not found: check the host in its URL, and DNS.",
+  tls: "The encrypted connection failed: check its certificate.",
+  no_video: "It answers, but sends no video.",
+  unsupported_codec: "Its video has a format that cannot be decoded here.",
+  ended: "Its video has come to an end.",
+  paused: "Somebody has paused it: streamdet streams resume starts it again.",
+  decode_error: "Its pictures are damaged and cannot be decoded.",
+};
+
+const DROPS = {
+  superseded: "replaced by newer ones",
+  stale: "too old",
+  rate_limited: "above max_fps",
+  shutdown: "at the end",
+};
+
+const STAGES = {
+  input: "Input",
+  preprocess: "Preprocess",
+  features: "Features",
+  proposals: "Proposals",
+  roi_pool: "RoI pool",
+  classify: "Classify",
+  postprocess: "Postprocess",
+};
+
+/** @param {string} state */
+const stateWord = (state) => STATES[state] ?? state;
+
+/**
+ * Why a stream is not up, in a sentence.
+ * @param {{state: string, reason: string | null, detail: string}} row
+ */
+function whyNot(row) {
+  if (row.reason) return REASONS[row.reason] ?? `The reason is given as "${row.reason}".`;
+  if (row.state === "stalled") return "It is connected, but no pictures come.";
+  if (row.state === "connecting") return "Waiting for its first picture.";
+  return row.detail;
+}
+
+/** @param {number | null | undefined} value */
+function perSecond(value) {
+  if (value === null || value === undefined) return "–";
+  return value >= 99.95 ? value.toFixed(0) : value.toFixed(1);
+}
+
+/** @param {number | null | undefined} value */
+function milliseconds(value) {
+  if (value === null || value === undefined) return "–";
+  if (Math.abs(value) >= 10000) return `${(value / 1000).toFixed(0)} s`;
+  if (Math.abs(value) >= 1000) return `${(value / 1000).toFixed(1)} s`;
+  return `${value.toFixed(Math.abs(value) < 10 ? 1 : 0)} ms`;
+}
+
+/** @param {number} score 0 to 1 */
+const percent = (score) => `${Math.round(score * 100)} %`;
+
+/** @param {number} seconds */
+function duration(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min`;
+  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
+}
+
+/** Time of day in the browser's own zone. @param {number} at Unix time in seconds */
+const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour12: false });
+
+/** "3 person, 1 car", the most frequent first. @param {Record<string, number>} labels */
+function counted(labels) {
+  const entries = Object.entries(labels).sort((a, b) => b[1] - a[1]);
+  return entries.map(([label, count]) => `${count} ${label}`).join(", ");
+}
+
+/** @param {{label: string}[]} objects @returns {Record<string, number>} */
+function countLabels(objects) {
+  /** @type {Record<string, number>} */
+  const labels = Object.create(null);
+  for (const { label } of objects) labels[label] = (labels[label] ?? 0) + 1;
+  return labels;
+}

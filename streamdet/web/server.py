@@ -1,0 +1,192 @@
+"""Serves the page: its routes, and the life of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from streamdet.errors import EndpointError
+from streamdet.keys import client_keys
+from streamdet.password import read_password
+from streamdet.web.access import AccessRules, Guard, host_names
+from streamdet.web.board import Board
+from streamdet.web.body import BadRequestError, read_body
+from streamdet.web.login import Login
+from streamdet.web.pages import HTML, Pages
+from streamdet.web.pictures import Pictures
+from streamdet.web.sessions import Sessions
+from streamdet.web.settings import Settings, WebError, check_settings
+from streamdet.web.stages import Stages
+from streamdet.web.subscriber import Subscriber
+from streamdet.web.updates import MAX_REQUEST_BYTES, Updates
+from streamdet.web.updates import Request as UpdateRequest
+from streamdet.worker import Worker
+
+_MAX_CONNECTIONS = 512
+_NICENESS = 5
+_SHUTDOWN_SECONDS = 2
+
+
+def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Callable[[Updates], None]) -> Starlette:
+    """The application.
+
+    Args:
+        settings: how to serve; already checked.
+        board: what is known.
+        pictures: the newest pictures.
+        ring_with: given the updates once the loop runs, so that news can be told.
+    """
+    password = read_password(settings.password_file) if settings.password_file else None
+    sessions = Sessions() if password else None
+    pages = Pages.load(with_log_out=password is not None)
+    rules = AccessRules(
+        content_security_policy=pages.content_security_policy,
+        host_names=host_names(settings.host_names, off_loopback=not settings.is_loopback),
+        secure=settings.behind_proxy or settings.tls_certificate is not None,
+        sessions=sessions,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        app.state.updates = Updates(board, pictures, Stages(settings.metrics))
+        ring_with(app.state.updates)
+        yield
+
+    async def wall(_request: Request) -> Response:
+        return Response(pages.wall, media_type=HTML)
+
+    async def updates(request: Request) -> Response:
+        if request.headers.get("content-type") != "application/json":
+            return PlainTextResponse("application/json is expected\n", 415)
+        try:
+            wanted = UpdateRequest.read(await read_body(request, MAX_REQUEST_BYTES), board.instance)
+        except BadRequestError as error:
+            return PlainTextResponse(f"{error}\n", 400)
+        answer = await request.app.state.updates.answer(wanted)
+        return Response(answer, media_type="application/octet-stream")
+
+    async def healthz(_request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    routes = [
+        Route("/", wall),
+        Route("/api/updates", updates, methods=["POST"]),
+        Route("/healthz", healthz),
+    ]
+    if password is not None and sessions is not None:
+        routes += Login(password, sessions, pages, rules, behind_proxy=settings.behind_proxy).routes()
+    return Starlette(routes=routes, middleware=[Middleware(Guard, rules=rules)], lifespan=lifespan)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        EndpointError: the address cannot be bound.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(address[0]), int(address[1])), family=family, backlog=128)
+    except OSError as error:
+        advice = {
+            errno.EADDRINUSE: "another process uses it; stop that one or choose another with --listen",
+            errno.EACCES: "ports below 1024 need a privilege; choose a higher one",
+            errno.EADDRNOTAVAIL: "this machine has no such address",
+        }.get(error.errno or 0, error.strerror or str(error))
+        message = f"the page cannot listen on {host}:{port}: {advice}"
+        raise EndpointError(message) from error
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, but signals end it without being raised again: an end that was asked for is no error."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    """Serves until a signal ends it; main thread only.
+
+    Args:
+        settings: how to serve.
+        on_ready: told the page's address once browsers can connect.
+
+    Raises:
+        StreamdetError: the settings are unsafe, a file cannot be read, the port is taken.
+    """
+    check_settings(settings)
+    keys = client_keys(settings.server_key, settings.client_key_file)
+    # Where cores are short, detection goes first: pages may come late, events must not.
+    os.nice(_NICENESS)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    board, pictures = Board(settings.endpoint), Pictures()
+    bells: list[Updates] = []
+    app = make_app(settings, board, pictures, bells.append)
+    server = _Server(_uvicorn_config(app, settings))
+
+    def stop(_worker: Worker) -> None:
+        server.should_exit = True
+
+    def ring() -> None:
+        for updates in bells:
+            updates.ring()
+
+    subscriber = Subscriber(settings.endpoint, board, pictures, ring, stop, keys)
+    with listen(settings.host, settings.port) as listener, subscriber:
+        on_ready(_address(settings, listener))
+        asyncio.run(_run(server, listener, end_with_stdin=settings.end_with_stdin))
+    if subscriber.error is not None:
+        raise subscriber.error
+
+
+async def _run(server: uvicorn.Server, listener: socket.socket, *, end_with_stdin: bool) -> None:
+    if end_with_stdin:
+        asyncio.get_running_loop().add_reader(sys.stdin, _end_at_eof, server)
+    await server.serve(sockets=[listener])
+
+
+def _end_at_eof(server: uvicorn.Server) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin)
+        server.should_exit = True
+
+
+def _uvicorn_config(app: Starlette, settings: Settings) -> uvicorn.Config:
+    tls: dict[str, Any] = {}
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        tls = {"ssl_certfile": str(settings.tls_certificate), "ssl_keyfile": str(settings.tls_key)}
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none", lifespan="on",
+        limit_concurrency=_MAX_CONNECTIONS, timeout_keep_alive=15, timeout_graceful_shutdown=_SHUTDOWN_SECONDS, **tls,
+    )  # fmt: skip
+    try:
+        config.load()
+    except OSError as error:
+        message = f"the certificate or its key cannot be used: {error.strerror or error}"
+        raise WebError(message) from error
+    return config
+
+
+def _address(settings: Settings, listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    scheme = "http" if settings.tls_certificate is None else "https"
+    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"

@@ -1,0 +1,83 @@
+"""How the page is served, and what would show pictures to strangers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from streamdet.errors import EXIT_USAGE, StreamdetError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        endpoint: where the daemon publishes.
+        metrics: HOST:PORT of the daemon's metrics page; None when it is not to be read.
+        server_key: file with the daemon's public key, where it asks for keys.
+        client_key_file: file with the page's own keys.
+        host: address to listen at.
+        port: 0 for any free one.
+        password_file: asks for this password; needed when other machines can reach the page.
+        tls_certificate: PEM file; None to serve http.
+        tls_key: PEM file of its key.
+        behind_proxy: whether a reverse proxy in front serves https.
+        host_names: further names under which browsers call the page.
+        end_with_stdin: whether to end when standard input ends, as that of a child whose parent is gone.
+    """
+
+    endpoint: str
+    metrics: str | None = None
+    server_key: Path | None = None
+    client_key_file: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8095
+    password_file: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    behind_proxy: bool = False
+    host_names: tuple[str, ...] = ()
+    end_with_stdin: bool = False
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
+
+
+class WebError(StreamdetError):
+    """The page would be open to whom it must not be, or its files cannot be used."""
+
+    exit_code = EXIT_USAGE
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuses what would show pictures to strangers.
+
+    Raises:
+        WebError: the message says what to add.
+    """
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        message = "--tls-certificate and --tls-key go together"
+        raise WebError(message)
+    if settings.tls_certificate is not None and settings.behind_proxy:
+        message = "--behind-proxy means that the proxy has the certificate; leave --tls-certificate out"
+        raise WebError(message)
+    reachable = not settings.is_loopback or settings.behind_proxy
+    if reachable and settings.password_file is None:
+        message = (
+            "other machines could see the pictures: add --password-file FILE "
+            "(streamdet web --set-password FILE makes one)"
+        )
+        raise WebError(message)
+    if not settings.is_loopback and settings.tls_certificate is None and not settings.behind_proxy:
+        message = (
+            f"{settings.host} can be reached by other machines, and the password would travel in the clear: "
+            "add --tls-certificate and --tls-key, or --behind-proxy if a reverse proxy in front serves https"
+        )
+        raise WebError(message)

@@ -1,0 +1,125 @@
+"""Reads the daemon's metrics page for what events do not tell: stage times, batches, drops by reason."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from prometheus_client.parser import text_string_to_metric_families
+
+_NAMES = (
+    "streamdet_stage_seconds_sum",
+    "streamdet_stage_seconds_count",
+    "streamdet_batch_size_sum",
+    "streamdet_batch_size_count",
+    "streamdet_queue_wait_seconds_sum",
+    "streamdet_queue_wait_seconds_count",
+    "streamdet_frames_dropped_total",
+)
+_TIMEOUT_SECONDS = 2.0
+_MAX_PAGE_BYTES = 8 << 20
+# However many browsers look at a detail page, the metrics are read this often at most.
+_MIN_INTERVAL_SECONDS = 2.0
+# Means and rates are those of about the last ten seconds.
+_WINDOW_READINGS = 6
+
+
+class _Reading(NamedTuple):
+    at: float
+    values: dict[tuple[str, str, str], float]
+
+
+class Stages:
+    """Keeps the last readings; belongs to the event loop.
+
+    Args:
+        endpoint: HOST:PORT of the daemon's metrics page; None when it is not to be read.
+    """
+
+    def __init__(self, endpoint: str | None) -> None:
+        names = urllib.parse.urlencode([("name[]", name) for name in _NAMES])
+        self._url = None if endpoint is None else f"http://{endpoint}/metrics?{names}"
+        self._readings: list[_Reading] = []
+        self._tried_at = 0.0
+        self._problem = "the page was started without --metrics" if endpoint is None else ""
+        self._lock = asyncio.Lock()
+
+    async def read(self, stream: str) -> dict[str, Any]:
+        """Stage times, batch size, queueing and this stream's drops, over the last seconds; reads if it is time."""
+        if self._url is not None and not self._lock.locked():
+            async with self._lock:
+                if time.monotonic() - self._tried_at >= _MIN_INTERVAL_SECONDS:
+                    await self._read_page(self._url)
+                    self._tried_at = time.monotonic()
+        return {"problem": self._problem, **self._summary(stream)}
+
+    async def _read_page(self, url: str) -> None:
+        try:
+            page = await asyncio.to_thread(_get, url)
+            reading = _Reading(time.monotonic(), dict(_values(page)))
+        except (OSError, ValueError) as error:
+            self._readings.clear()
+            reason = getattr(error, "reason", None) or error
+            self._problem = f"the daemon's metrics page cannot be read: {reason}"
+            return
+        self._problem = ""
+        if self._readings and any(reading.values.get(k, 0) < v for k, v in self._readings[-1].values.items()):
+            # Counters that fell: the daemon was started again.
+            self._readings.clear()
+        self._readings = [*self._readings, reading][-_WINDOW_READINGS:]
+
+    def _summary(self, stream: str) -> dict[str, Any]:
+        if len(self._readings) < 2:
+            return {"stages": [], "batch_size": None, "queue_wait_ms": None, "dropped_fps": {}}
+        first, last = self._readings[0], self._readings[-1]
+        changed = Counter(last.values)
+        changed.subtract(first.values)
+        seconds = last.at - first.at
+        stages = [label for name, label, _ in last.values if name == "streamdet_stage_seconds_sum"]
+        return {
+            "stages": [
+                {"stage": stage, "ms": _mean(changed, "streamdet_stage_seconds", stage, 1000)} for stage in stages
+            ],
+            "batch_size": _mean(changed, "streamdet_batch_size", "", 1),
+            "queue_wait_ms": _mean(changed, "streamdet_queue_wait_seconds", "", 1000),
+            "dropped_fps": {
+                reason: round(count / seconds, 2)
+                for (name, reason, of), count in changed.items()
+                if name == "streamdet_frames_dropped_total" and of == stream
+            },
+        }
+
+
+def _mean(changed: Counter[tuple[str, str, str]], name: str, label: str, unit: float) -> float | None:
+    count = changed[f"{name}_count", label, ""]
+    return round(changed[f"{name}_sum", label, ""] / count * unit, 3) if count else None
+
+
+def _get(url: str) -> str:
+    # Nothing of a proxy or a redirect: this is a page on this machine, or one that the operator named.
+    opener = urllib.request.OpenerDirector()
+    opener.add_handler(urllib.request.HTTPHandler())
+    opener.add_handler(urllib.request.HTTPErrorProcessor())
+    opener.add_handler(urllib.request.HTTPDefaultErrorHandler())
+    with contextlib.closing(opener.open(url, timeout=_TIMEOUT_SECONDS)) as answer:
+        body: bytes = answer.read(_MAX_PAGE_BYTES + 1)
+    if len(body) > _MAX_PAGE_BYTES:
+        message = f"it has more than {_MAX_PAGE_BYTES} bytes"
+        raise ValueError(message)
+    return body.decode()
+
+
+def _values(page: str) -> Iterable[tuple[tuple[str, str, str], float]]:
+    """Samples by (name, stage or reason, stream)."""
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if sample.name in _NAMES:
+                label = sample.labels.get("stage") or sample.labels.get("reason") or ""
+                yield (sample.name, label, sample.labels.get("stream", "")), sample.value

@@ -1,0 +1,183 @@
+"""What browsers ask for again and again: everything that is new since they asked last.
+
+A browser sends what it has and what it looks at; the answer is held back until there is something new, a second
+at most. So the server keeps nothing for any browser: a slow one asks less often and gets the newest, nothing piles up.
+
+The answer is four bytes with the length of a JSON object (big-endian), the object, and the pictures that it lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import orjson
+
+from streamdet.web.board import Board
+from streamdet.web.body import BadRequestError
+from streamdet.web.journal import Filter
+from streamdet.web.pictures import Pictures, Shot
+from streamdet.web.stages import Stages
+
+MAX_REQUEST_BYTES = 32 << 10
+MAX_PICTURES = 64
+MAX_EVENTS = 150
+_MAX_NAME_CHARACTERS = 128
+_MAX_WAIT_SECONDS = 1.0
+_MAX_INTEGER = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a browser has, and what it wants.
+
+    Attributes:
+        instance: of the board that its numbers belong to.
+        revision: of the newest overview that it has; 0 for none.
+        sample: of the newest second that it has; 0 for none.
+        event: of the newest entry of the list that it has; 0 for none.
+        pictures: streams that it looks at, and the newest picture of each that it has.
+        filter: of the list.
+        detail: the stream whose own page is open; None for the wall.
+    """
+
+    instance: str
+    revision: int
+    sample: int
+    event: int
+    pictures: dict[str, int]
+    filter: Filter
+    detail: str | None
+
+    @classmethod
+    def read(cls, body: bytes, instance: str) -> Request:
+        """Reads a request; numbers of another instance count as nothing.
+
+        Raises:
+            BadRequestError: it is not one.
+        """
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            _refuse("the body is not JSON")
+        fields = value if isinstance(value, dict) else _refuse("the body is not an object")
+        pictures = fields.get("pictures")
+        if not isinstance(pictures, dict) or len(pictures) > MAX_PICTURES:
+            _refuse(f"pictures is not an object of at most {MAX_PICTURES}")
+        known = fields.get("instance") == instance
+        detail = fields.get("detail")
+        return cls(
+            instance=instance,
+            revision=_integer(fields, "revision") if known else 0,
+            sample=_integer(fields, "sample") if known else 0,
+            event=_integer(fields, "event") if known else 0,
+            pictures={_name(stream): _integer(pictures, stream) if known else 0 for stream in pictures},
+            filter=_filter(fields.get("filter")),
+            detail=None if detail is None else _name(detail),
+        )
+
+
+class Updates:
+    """Answers requests; belongs to the event loop, but for `ring`.
+
+    Args:
+        board: what is known.
+        pictures: the newest pictures.
+        stages: of the metrics page.
+    """
+
+    def __init__(self, board: Board, pictures: Pictures, stages: Stages) -> None:
+        self._board = board
+        self._pictures = pictures
+        self._stages = stages
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+        self._rung = False
+
+    def ring(self) -> None:
+        """There is something new; from any thread."""
+        if not self._rung:
+            self._rung = True
+            try:
+                self._loop.call_soon_threadsafe(self._wake)
+            except RuntimeError:
+                return  # the loop has ended, and with it everybody who waits
+
+    async def answer(self, request: Request) -> bytes:
+        """The answer, as soon as there is something to tell."""
+        deadline = time.monotonic() + _MAX_WAIT_SECONDS
+        while True:
+            news = self._news
+            now = time.monotonic()
+            self._pictures.want(request.pictures, now)
+            shots = self._pictures.newer(request.pictures)
+            if shots or self._board.revision != request.revision or now >= deadline:
+                return await self._compose(request, shots)
+            try:
+                await asyncio.wait_for(news.wait(), deadline - now)
+            except TimeoutError:
+                continue
+
+    def _wake(self) -> None:
+        self._rung = False
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def _compose(self, request: Request, shots: list[tuple[str, Shot]]) -> bytes:
+        revision = self._board.revision
+        head: dict[str, Any] = {"instance": self._board.instance, "now": time.time(), "revision": revision}
+        overview = b"null"
+        if revision != request.revision:
+            overview = self._board.overview(request.sample)
+            head["event"], head["events"] = self._board.events(request.event, request.filter, MAX_EVENTS)
+            if request.detail is not None:
+                stages = await self._stages.read(request.detail)
+                head["detail"] = {"known": self._board.detail(request.detail), "metrics": stages}
+        pictures = b",".join(
+            b'{"stream":%b,"id":%d,"bytes":%d,%b}' % (orjson.dumps(stream), shot.id, len(shot.jpeg), shot.head)
+            for stream, shot in shots
+        )
+        text = orjson.dumps(head)[:-1]
+        text += b',"overview":%b,"pictures":[%b]}' % (overview, pictures)
+        return b"".join([len(text).to_bytes(4, "big"), text, *(shot.jpeg for _, shot in shots)])
+
+
+def _filter(value: object) -> Filter:
+    if not isinstance(value, dict):
+        _refuse("filter is not an object")
+    score = value.get("min_score", 0)
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        _refuse("filter.min_score is not a number from 0 to 1")
+    return Filter(
+        stream=_text(value.get("stream", "")).lower(),
+        only=_text(value.get("only", "")),
+        label=_text(value.get("label", "")),
+        min_score=float(score),
+        sightings=value.get("sightings") is not False,
+        notes=value.get("notes") is not False,
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_NAME_CHARACTERS:
+        _refuse(f"a text is missing or has more than {_MAX_NAME_CHARACTERS} characters")
+    return value
+
+
+def _name(value: object) -> str:
+    name = _text(value)
+    # Subscribing to a prefix would bring pictures of other streams.
+    return name if name and "/" not in name and name.isprintable() else _refuse("not the name of a stream")
+
+
+def _integer(fields: dict[str, Any], key: str) -> int:
+    value = fields.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MAX_INTEGER:
+        _refuse(f"{key[:100]} is not a number from 0 on")
+    return value
+
+
+def _refuse(message: str) -> NoReturn:
+    raise BadRequestError(message)

@@ -1,0 +1,144 @@
+"""Reads JSON that nobody vouches for: bounded, and one field at a time, each with its type."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, NoReturn, Self
+
+from streamdet.errors import WireError
+from streamdet.wire.limits import CONTROL, MAX_DEPTH, MAX_INTEGER, MAX_MESSAGE_BYTES, MAX_NAME_CHARACTERS
+
+# The end of a string is optional so that an open one is passed over once, not searched again from each quote.
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def refuse(message: str) -> NoReturn:
+    """Raises `WireError`, which names no cause."""
+    raise WireError(message) from None
+
+
+def parse(payload: bytes, what: str = "event") -> dict[str, Any]:
+    """A JSON object within the bounds of size and depth.
+
+    Args:
+        payload: UTF-8.
+        what: it is, for the message that says what is wrong with it.
+
+    Raises:
+        WireError: it is none.
+    """
+    if len(payload) > MAX_MESSAGE_BYTES:
+        refuse(f"{what} has {len(payload)} bytes; the limit is {MAX_MESSAGE_BYTES}")
+    brackets = _STRINGS.sub(b"", payload).translate(None, _NOT_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    if brackets:
+        refuse(f"{what} is not JSON, or is nested deeper than {MAX_DEPTH} levels")
+    try:
+        value = json.loads(payload.decode())
+    except (ValueError, RecursionError) as error:
+        refuse(f"{what} is not JSON: {str(error)[:100]}")
+    if not isinstance(value, dict):
+        refuse(f"{what} is not a JSON object")
+    return value
+
+
+class Fields:
+    """A JSON object whose fields are taken with their type, or not at all.
+
+    Every method raises `WireError` where the field is missing or not as expected.
+    """
+
+    def __init__(self, value: object, where: str = "", what: str = "event") -> None:
+        if not isinstance(value, dict):
+            refuse(f"{where.rstrip('.')} is not an object")
+        self._value = value
+        self._where = where
+        self._what = what
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._value
+
+    def take(self, key: str) -> object:
+        """The field, whatever it is."""
+        if key not in self._value:
+            refuse(f"{self._what} lacks {self._where}{key}")
+        return self._value[key]
+
+    def keys(self) -> list[str]:
+        """The names of all fields."""
+        return list(self._value)
+
+    def refuse(self, key: str, expected: str) -> NoReturn:
+        """Says what the field is and what it should be."""
+        refuse(f"{self._where}{key} is {repr(self._value.get(key))[:60]}; expected {expected}")
+
+    def number(self, key: str, low: float, high: float = math.inf) -> float:
+        """A number within bounds."""
+        value = self.take(key)
+        # An integer may be too large for a float: compared first, converted after.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            self.refuse(key, f"a number from {low:g} to {high:g}")
+        if abs(value) > MAX_INTEGER:
+            self.refuse(key, "a smaller number")
+        return float(value)
+
+    def integer(self, key: str, low: int) -> int:
+        """An integer from `low` on."""
+        value = self.take(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MAX_INTEGER:
+            self.refuse(key, f"an integer from {low} to {MAX_INTEGER}")
+        return value
+
+    def text(self, key: str, shortest: int, longest: int) -> str:
+        """A text without control characters."""
+        value = self.take(key)
+        if not isinstance(value, str) or not shortest <= len(value) <= longest or CONTROL.search(value):
+            self.refuse(key, f"{shortest} to {longest} characters, none of them a control character")
+        return value
+
+    def name(self, key: str) -> str:
+        """A text that can be part of a topic."""
+        value = self.text(key, 1, MAX_NAME_CHARACTERS)
+        if "/" in value:
+            self.refuse(key, "a name without a slash")
+        return value
+
+    def choice(self, key: str, choices: Iterable[str]) -> str:
+        """One of these words."""
+        value = self.take(key)
+        if not isinstance(value, str) or value not in choices:
+            self.refuse(key, " or ".join(choices))
+        return value
+
+    def optional_number(self, key: str, low: float) -> float | None:
+        """A number, or None for null."""
+        return None if self.take(key) is None else self.number(key, low)
+
+    def optional_integer(self, key: str, low: int) -> int | None:
+        """An integer, or None for null."""
+        return None if self.take(key) is None else self.integer(key, low)
+
+    def values(self, key: str, longest: int) -> list[object]:
+        """A list."""
+        value = self.take(key)
+        if not isinstance(value, list) or len(value) > longest:
+            self.refuse(key, f"a list of at most {longest}")
+        return value
+
+    def objects(self, key: str, longest: int) -> list[Self]:
+        """A list of objects."""
+        values = self.values(key, longest)
+        return [type(self)(value, f"{self._where}{key}[{index}].") for index, value in enumerate(values)]
+
+    def names(self, key: str, longest: int) -> tuple[str, ...]:
+        """A list of texts."""
+        values = self.values(key, longest)
+        for value in values:
+            if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARACTERS or CONTROL.search(value):
+                self.refuse(key, "a list of names")
+        return tuple(str(value) for value in values)

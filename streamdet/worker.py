@@ -1,0 +1,94 @@
+"""A thread that can be stopped, watched, and whose error is never lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+
+class Worker(ABC):
+    """Runs `run` in a thread of its own.
+
+    A worker is a context manager: entering starts it, leaving asks it to stop and waits. What `run`
+    raises is stored in `error` and told to `on_error`; nothing is caught and forgotten.
+
+    Attributes:
+        name: name of the thread.
+        error: what `run` raised, or a thread that works for it; None while all is well.
+        heartbeat_monotonic_seconds: `time.monotonic()` of the last `beat()`.
+    """
+
+    join_timeout_seconds = 10.0
+
+    def __init__(self, name: str, on_error: Callable[[Worker], None] | None = None) -> None:
+        self.name = name
+        self.error: BaseException | None = None
+        self.heartbeat_monotonic_seconds = time.monotonic()
+        self._on_error = on_error
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run_and_store, name=name, daemon=True)
+
+    @abstractmethod
+    def run(self) -> None:
+        """The work; returns soon after `stopping` turns true."""
+
+    def wake(self) -> None:  # noqa: B027 - most workers need nothing
+        """Ends a wait of `run`; called from another thread, after `stopping` turned true."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker was asked to stop."""
+        return self._stopping.is_set()
+
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def beat(self) -> None:
+        """Notes that work is being done."""
+        self.heartbeat_monotonic_seconds = time.monotonic()
+
+    def sleep(self, seconds: float) -> bool:
+        """Waits, at most until a stop is asked for; true when it was."""
+        return self._stopping.wait(seconds)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Asks the worker to stop and does not wait."""
+        self._stopping.set()
+        self.wake()
+
+    def join(self) -> bool:
+        """Waits for the end; false when it took longer than `join_timeout_seconds`."""
+        if self._thread.ident is not None:
+            self._thread.join(self.join_timeout_seconds)
+        return not self._thread.is_alive()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+        self.join()
+
+    def fail(self, error: BaseException) -> None:
+        """Stores an error and tells it: what `run` raised, or another thread that works for this one."""
+        self.error = error
+        if self._on_error is not None:
+            self._on_error(self)
+
+    def _run_and_store(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:  # noqa: BLE001 - stored, and raised again by whoever watches
+            self.fail(error)

@@ -1,0 +1,53 @@
+"""What all tests share: nothing may leak, and what needs a Debian package says so."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Iterator
+
+import hypothesis
+import pytest
+from packages import is_there
+
+# A machine under load takes its time; how long an example takes says nothing about whether it is right.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
+
+_THREAD_GRACE_SECONDS = 3.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in item.iter_markers("package"):
+            for name in marker.args:
+                if not is_there(name):
+                    item.add_marker(pytest.mark.skip(reason=f"needs the Debian package {name}"))
+        if item.get_closest_marker("gpu"):
+            import torch  # noqa: PLC0415 - costly, and only for these
+
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test logged may hold half of a character, which cannot travel between the processes of a test run."""
+    report = yield
+    report.sections = [
+        (title, content.encode("utf-8", "backslashreplace").decode()) for title, content in report.sections
+    ]
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_stays() -> Iterator[None]:
+    """Fails a test that leaves a thread behind."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + _THREAD_GRACE_SECONDS
+    left = set(threading.enumerate()) - before
+    while left and time.monotonic() < deadline:
+        time.sleep(0.02)
+        left = {t for t in left if t.is_alive()}
+    assert not left, f"threads left behind: {sorted(t.name for t in left)}"

@@ -1,0 +1,338 @@
+"""Whatever comes from outside is read or refused: a million broken inputs, by the program `make fuzz`.
+
+    .venv/bin/python tests/fuzzing.py --count 1000000
+
+An input is a pure function of its target, the seed and its number, so that one that fails can be made again. Prints
+the counts of each target as JSON; exit code 1, with the number and the input, when one raised an error that it
+should not, or took longer than `LONGEST_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import itertools
+import json
+import random
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mutating import changed_json, damaged
+from prometheus_client import CollectorRegistry
+
+from streamdet import page_server, wire
+from streamdet.config import StreamConfig, load_config
+from streamdet.control import protocol
+from streamdet.delivery_metrics import DeliveryMetrics
+from streamdet.errors import ConfigError, ControlError, SourceError, WireError
+from streamdet.redact import forget_secrets
+from streamdet.replay import Replay, Ring
+from streamdet.sources.connection import look_at_connection
+from streamdet.wire import replay as replay_wire
+
+LONGEST_SECONDS = 5.0
+
+Outcome = str
+"""What became of an input: "taken", or why it was refused, in a word."""
+
+_HERE = Path(__file__).parent
+_TOPIC = "detections/a/"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that reads what others wrote.
+
+    Attributes:
+        share: of all inputs.
+        good: inputs as they should be.
+        mutate: makes a broken one of a good one.
+        read: reads it; raises nothing.
+    """
+
+    share: float
+    good: list[bytes]
+    mutate: Callable[[bytes, random.Random], bytes]
+    read: Callable[[bytes], Outcome]
+
+    def input(self, seed: int, number: int) -> bytes:
+        """The broken input of a number."""
+        chance = random.Random(f"{seed} {number}")  # noqa: S311 - not a secret
+        return self.mutate(chance.choice(self.good), chance)
+
+
+def _one_line(error: Exception) -> Outcome:
+    assert len(str(error).splitlines()) == 1, f"not one line: {error!s}"
+    return type(error).__name__
+
+
+def _either(data: bytes, chance: random.Random) -> bytes:
+    return damaged(data, chance) if chance.random() < 0.5 else changed_json(data, chance)
+
+
+def _golden() -> list[dict[str, object]]:
+    return [json.loads(path.read_text("utf-8")) for path in sorted((_HERE / "golden").glob("*.json"))]
+
+
+def _event() -> Target:
+    jpegs = [base64.b64decode(str(g["jpeg_base64"])) for g in _golden() if "jpeg_base64" in g]
+    good = [json.dumps(content["message"]).encode() for content in _golden()]
+
+    def read(data: bytes) -> Outcome:
+        for jpeg in (None, jpegs[0]):
+            try:
+                event = wire.decode(data, jpeg=jpeg)
+            except WireError as error:
+                outcome = _one_line(error)
+            else:
+                parts = wire.to_message(event)
+                assert wire.to_message(wire.from_message(parts)) == parts
+                return "taken"
+        return outcome
+
+    return Target(0.4, good, _either, read)
+
+
+def _message() -> Target:
+    """All parts of a message, with a byte that says where each of them begins."""
+    good = []
+    for content in _golden():
+        parts = [str(content["topic"]).encode(), json.dumps(content["message"]).encode()]
+        parts += [base64.b64decode(str(content["jpeg_base64"]))] if "jpeg_base64" in content else []
+        good.append(b"\x1e".join(parts))
+
+    def read(data: bytes) -> Outcome:
+        try:
+            wire.from_message(data.split(b"\x1e"))
+        except WireError as error:
+            return _one_line(error)
+        return "taken"
+
+    return Target(0.1, good, damaged, read)
+
+
+def _replay_request() -> Target:
+    good = [
+        replay_wire.encode_request(replay_wire.SnapshotRequest(7, ("detections/", "state/a/"), "detections/a/")),
+        replay_wire.encode_request(replay_wire.ReplayRequest(7, _TOPIC, 3, 40, "epoch-1")),
+        replay_wire.encode_request(replay_wire.ReplayRequest(7, _TOPIC, 3)),
+    ]
+    clients = (number.to_bytes(8, "big") for number in itertools.count())
+    replay = Replay("epoch-1", Ring(50, 2**20), DeliveryMetrics(CollectorRegistry()))
+    for seq in range(1, 100):
+        replay.add(_TOPIC, seq, b"{}")
+
+    def read(data: bytes) -> Outcome:
+        answers: list[list[bytes]] = []
+        # Another client each time: nobody asks too often.
+        replay.answer(next(clients), data, answers.append)
+        (parts,) = answers
+        answer = replay_wire.decode_answer(parts)
+        return answer.code if isinstance(answer, replay_wire.Refused) else "taken"
+
+    return Target(0.1, good, _either, read)
+
+
+def _replay_answer() -> Target:
+    answers = [
+        replay_wire.Snapshot(7, "e1", {_TOPIC: 9, "state/a/": 2}, None, [b"{}"]),
+        replay_wire.Replayed(7, _TOPIC, "e1", 3, 9, more=True, next_epoch="e2", events=[b"{}"], seqs=(8,)),
+        replay_wire.Refused(7, "too_many", "ask more slowly"),
+    ]
+
+    def read(data: bytes) -> Outcome:
+        try:
+            replay_wire.decode_answer([data, b"{}"])
+        except WireError as error:
+            return _one_line(error)
+        return "taken"
+
+    return Target(0.1, [replay_wire.encode_answer(answer)[0] for answer in answers], _either, read)
+
+
+def _control_request() -> Target:
+    values = {"max_fps": 5, "stall_seconds": "30 s", "zones": [{"name": "z", "polygon": [[0, 0], [1, 0], [1, 1]]}]}
+    arguments = {"name": "yard", "url": "rtsp://u:p@192.0.2.7/s", "values": values, "persist": True}
+    good = [protocol.encode_request(protocol.Request(c, arguments, 7)) for c in ("streams.add", "reload")]
+
+    def read(data: bytes) -> Outcome:
+        try:
+            request = protocol.decode_request(data)
+        except ControlError as error:
+            return _one_line(error)
+        assert protocol.decode_request(json.dumps({"version": 1, "command": request.command}).encode())
+        return "taken"
+
+    return Target(0.1, good, _either, read)
+
+
+def _control_answer() -> Target:
+    good = [
+        protocol.encode_result(7, {"stream": {"name": "yard", "state": "up"}, "streams": {"added": ["yard"]}}),
+        protocol.encode_error(7, ConfigError(["streams[yard].url: is wrong", "x"])),
+        protocol.encode_error(None, ControlError("not_found", "no such stream")),
+    ]
+
+    def read(data: bytes) -> Outcome:
+        try:
+            protocol.decode_answer(data)
+        except (ControlError, ConfigError) as error:
+            return type(error).__name__
+        return "taken"
+
+    return Target(0.05, good, _either, read)
+
+
+def _config(folder: Path) -> Target:
+    manual = (_HERE.parent / "configs" / "streamdet.toml").read_text("utf-8").splitlines()
+    defaults = "\n".join(line.removeprefix("#") for line in manual if not line.startswith("# "))
+    small = 'url = "rtsp://u:${X}@192.0.2.5/x"\nmax_fps = 5\n[log]\nlevel = "info"\n[stream_defaults]\nloop = true\n'
+    good = [defaults.encode(), *([f'[[streams]]\nname = "yard"\n{small}'.encode()] * 9)]
+    path = folder / "streamdet.toml"
+
+    def read(data: bytes) -> Outcome:
+        path.write_bytes(data)
+        problems: list[str] = []
+        try:
+            load_config(path, {"X": "x", "CREDENTIALS_DIRECTORY": "/nowhere"})
+        except ConfigError as error:
+            problems = error.problems or [""]
+        finally:
+            forget_secrets()
+        assert all(len(line.splitlines()) == 1 for line in problems), problems
+        return "ConfigError" if problems else "taken"
+
+    return Target(0.05, good, damaged, read)
+
+
+def _page_request() -> Target:
+    good = [
+        b"GET /metrics?name[]=a HTTP/1.1\r\nHost: x\r\nAccept: text/plain; version=1.0.0\r\nAccept-Encoding: gzip",
+        b"HEAD /readyz HTTP/1.0\r\nAuthorization: Basic dTpw",
+    ]
+
+    def read(data: bytes) -> Outcome:
+        try:
+            page_server._parse(data, "127.0.0.1")
+        except page_server._RefusedError as error:
+            return str(error.response.status.value)
+        return "taken"
+
+    return Target(0.05, good, damaged, read)
+
+
+def _rtsp_answer(say: Callable[[bytes], None], port: int) -> Target:
+    good = [
+        b"RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Type: application/sdp\r\n\r\nv=0\r\nm=video 0 RTP/AVP 96\r\n",
+        b'RTSP/1.0 401 Unauthorized\r\nCSeq: 1\r\nWWW-Authenticate: Basic realm="x"\r\n\r\n',
+        b"RTSP/1.0 302 Found\r\nLocation: rtsp://192.0.2.1/\r\n\r\n",
+        b"RTSP/1.0 404 Not Found\r\nCSeq: 1\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n",
+    ]
+    rtsp = StreamConfig(name="yard", url=f"rtsp://user:pl4nted@127.0.0.1:{port}/x")
+    http = StreamConfig(name="yard", url=f"http://127.0.0.1:{port}/x")
+
+    def read(data: bytes) -> Outcome:
+        say(data)
+        found = look_at_connection(http if data.startswith(b"HTTP") else rtsp, ask_http=True)
+        assert found is None or isinstance(found, SourceError)
+        assert "pl4nted" not in str(found)
+        return "taken" if found is None else found.reason.value
+
+    return Target(0.05, good, damaged, read)
+
+
+@contextmanager
+def _camera() -> Iterator[tuple[Callable[[bytes], None], int]]:
+    """A server on loopback that answers every request with what it was told to say, and hangs up."""
+    saying = [b""]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    if not connection.recv(4096):
+                        return
+                    connection.sendall(saying[0])
+
+        thread = threading.Thread(target=serve, name="fuzzed-camera")
+        thread.start()
+        try:
+            yield lambda data: saying.__setitem__(0, data), listener.getsockname()[1]
+        finally:
+            # Who says nothing ends it.
+            socket.create_connection(listener.getsockname()).close()
+            thread.join()
+
+
+@contextmanager
+def targets() -> Iterator[dict[str, Target]]:
+    """Everything that reads what others wrote."""
+    with tempfile.TemporaryDirectory() as folder, _camera() as (say, port):
+        yield {
+            "event": _event(),
+            "message": _message(),
+            "replay request": _replay_request(),
+            "replay answer": _replay_answer(),
+            "control request": _control_request(),
+            "control answer": _control_answer(),
+            "configuration": _config(Path(folder)),
+            "page request": _page_request(),
+            "camera's answer": _rtsp_answer(say, port),
+        }
+
+
+@dataclass
+class Tally:
+    """What became of the inputs of one target."""
+
+    outcomes: dict[Outcome, int]
+    slowest_seconds: float = 0.0
+
+    def run(self, target: Target, seed: int, numbers: range) -> None:
+        """Reads the inputs of these numbers.
+
+        Raises:
+            AssertionError: one was neither taken nor refused; which one stands in the message.
+        """
+        for number in numbers:
+            data = target.input(seed, number)
+            began = time.perf_counter()
+            try:
+                outcome = target.read(data)
+            except Exception as error:
+                message = f"seed {seed}, number {number}: {type(error).__name__}: {error}\n{data!r}"
+                raise AssertionError(message) from error
+            took = time.perf_counter() - began
+            assert took < LONGEST_SECONDS, f"seed {seed}, number {number} took {took:.1f} s\n{data!r}"
+            self.slowest_seconds = max(self.slowest_seconds, took)
+            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+
+def main() -> None:
+    """Reads as many inputs as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with targets() as every:
+        for name, target in every.items():
+            tally, began = Tally({}), time.monotonic()
+            count = round(arguments.count * target.share)
+            tally.run(target, arguments.seed, range(count))
+            line = {"target": name, "inputs": count, **tally.outcomes}
+            line |= {"slowest_ms": round(1000 * tally.slowest_seconds, 1), "seconds": round(time.monotonic() - began)}
+            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""A real Prometheus on loopback."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import subprocess
+import time
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_PATIENCE_SECONDS = 60.0
+
+
+class Prometheus:
+    """A server that scrapes one address."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def results(self, expression: str) -> list[dict[str, Any]]:
+        """What the expression yields now: series with their labels and values."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+        try:
+            connection.request("GET", "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
+            answer = json.load(connection.getresponse())
+        finally:
+            connection.close()
+        assert answer["status"] == "success", answer
+        found: list[dict[str, Any]] = answer["data"]["result"]
+        return found
+
+    def query(self, expression: str) -> dict[str, float]:
+        """The value of each series now, by its stream."""
+        return {result["metric"].get("stream", ""): float(result["value"][1]) for result in self.results(expression)}
+
+    def wait_for(self, expression: str, expected: dict[str, float]) -> None:
+        """Waits until the expression has these values."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        found: object = None
+        while found != expected:
+            assert time.monotonic() < deadline, f"{expression}: {found}, expected {expected}"
+            time.sleep(0.1)
+            try:
+                found = self.query(expression)
+            except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+                # It is still starting.
+                found = error
+
+
+@contextmanager
+def prometheus_of(target: str, folder: Path, interval: str = "200ms", options: str = "") -> Iterator[Prometheus]:
+    """Scrapes `target` (HOST:PORT) as job streamdet, with further options of the job, until the block ends."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    config = folder / "prometheus.yml"
+    config.write_text(
+        f"global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}\n"
+        f"scrape_configs: [{{job_name: streamdet, static_configs: [{{targets: ['{target}']}}]{options}}}]\n"
+    )
+    command = [
+        "prometheus",
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (folder / "prometheus.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            yield Prometheus(port)
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()

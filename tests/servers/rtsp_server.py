@@ -1,0 +1,64 @@
+"""A real RTSP server for tests: GStreamer's, run by the system's python3 (`tests/rtsp.py` starts it).
+
+The only argument is JSON: {"port": n, "tls": {"certificate", "key"} | null,
+"login": {"user", "password", "method": "basic" | "digest"} | null,
+"mounts": {"/path": {"launch": "...", "transport": "tcp" | "udp" | null}}}. Prints the port when it listens.
+"""
+
+import json
+import sys
+
+import gi
+
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtsp", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import Gio, GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402 - the versions come first
+
+_TRANSPORTS = {"tcp": GstRtsp.RTSPLowerTrans.TCP, "udp": GstRtsp.RTSPLowerTrans.UDP}
+
+
+def protect(server: GstRtspServer.RTSPServer, tls: dict | None, login: dict | None) -> None:
+    if tls is None and login is None:
+        return
+    auth = GstRtspServer.RTSPAuth()
+    if tls is not None:
+        auth.set_tls_certificate(Gio.TlsCertificate.new_from_files(tls["certificate"], tls["key"]))
+    token = GstRtspServer.RTSPToken()
+    token.set_string("media.factory.role", "viewer")
+    if login is None:
+        auth.set_default_token(token)
+    elif login["method"] == "digest":
+        auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
+        auth.add_digest(login["user"], login["password"], token)
+    else:
+        basic = GstRtspServer.RTSPAuth.make_basic(login["user"], login["password"])
+        auth.add_basic(basic, token)
+    server.set_auth(auth)
+
+
+def main() -> None:
+    wanted = json.loads(sys.argv[1])
+    Gst.init(None)
+    server = GstRtspServer.RTSPServer()
+    server.set_address("127.0.0.1")
+    server.set_service(str(wanted["port"]))
+    for path, mount in wanted["mounts"].items():
+        factory = GstRtspServer.RTSPMediaFactory()
+        factory.set_launch(f"( {mount['launch']} )")
+        factory.set_shared(True)
+        if mount.get("transport"):
+            factory.set_protocols(_TRANSPORTS[mount["transport"]])
+        if wanted.get("tls") or wanted.get("login"):
+            role = "viewer, media.factory.access=true, media.factory.construct=true"
+            factory.add_role_from_structure(Gst.Structure.new_from_string(role))
+        server.get_mount_points().add_factory(path, factory)
+    protect(server, wanted.get("tls"), wanted.get("login"))
+    if not server.attach(None):
+        sys.exit("the port is taken")
+    sys.stdout.write(f"{server.get_bound_port()}\n")
+    sys.stdout.flush()
+    GLib.MainLoop().run()
+
+
+main()

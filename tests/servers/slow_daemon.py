@@ -1,0 +1,38 @@
+"""The daemon with a detector that takes its time: slow_daemon.py CONFIG WARM_UP_SECONDS BATCH_SECONDS."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from streamdet.bench.stand_in import StandIn
+from streamdet.config import load_config
+from streamdet.daemon import Daemon
+from streamdet.log import configure_logging
+from streamdet.types import Detection, Picture
+
+
+class Slow(StandIn):
+    def warm_up(self) -> None:
+        sys.stdout.write("warming up\n")
+        sys.stdout.flush()
+        ends_at = time.monotonic() + float(sys.argv[2])
+        while time.monotonic() < ends_at:
+            time.sleep(0.01)
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        time.sleep(float(sys.argv[3]))
+        return super().detect(pictures)
+
+
+def main() -> int:
+    config = load_config(Path(sys.argv[1]))
+    configure_logging(config.log)
+    daemon = Daemon(config, Path(sys.argv[1]), load=lambda *_: Slow())
+    with daemon.signals():
+        return daemon.run()
+
+
+sys.exit(main())

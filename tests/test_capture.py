@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from capturing import Recorder, stream_config, wait_until
+from videos import make_video
+from web import WebServer
+
+from streamdet.capture import Backoff
+from streamdet.errors import SourceError
+from streamdet.metrics import Metrics
+from streamdet.sources import Source, SourceFrame, SourceInfo
+from streamdet.sources.interrupt import current_interrupt
+from streamdet.sources.picture import BgrPicture
+from streamdet.types import Frame, Reason, State
+
+_PICTURE = BgrPicture(np.zeros((4, 4, 3), np.uint8))
+_INFO = SourceInfo("raw", 4, 4, None, "fake")
+
+
+class ScriptedSource:
+    """Stands in for cameras that do what no real server can be made to do at will."""
+
+    def __init__(self, steps: Iterator[Callable[[], None]]) -> None:
+        self.info = _INFO
+        self.closed_by: str | None = None
+        self._steps = steps
+
+    def read(self) -> SourceFrame:
+        next(self._steps, lambda: wait(60))()
+        return SourceFrame(_PICTURE, None, time.time(), "daemon", 0.001)
+
+    def close(self) -> None:
+        self.closed_by = threading.current_thread().name
+
+
+def give() -> None:
+    """A frame, at once."""
+
+
+def wait(seconds: float) -> None:
+    if current_interrupt().wait(seconds):
+        raise SourceError(Reason.TIMEOUT, "interrupted")
+
+
+def fail(reason: Reason) -> Callable[[], None]:
+    def step() -> None:
+        raise SourceError(reason, "as the test wants it")
+
+    return step
+
+
+def scripted(*rounds: list[Callable[[], None]]) -> tuple[Callable[[object], Source], list[ScriptedSource]]:
+    """An `open_source` that gives one source after the other; the last round is repeated."""
+    opened: list[ScriptedSource] = []
+
+    def open_source(config: object) -> Source:
+        opened.append(ScriptedSource(iter(rounds[min(len(opened), len(rounds) - 1)])))
+        return opened[-1]
+
+    return open_source, opened
+
+
+def states(recorder: Recorder) -> list[tuple[State, Reason | None]]:
+    return [(s.state, s.reason) for s in recorder.statuses]
+
+
+def test_states_of_a_stream_that_breaks_and_comes_back() -> None:
+    open_source, opened = scripted([give, give, fail(Reason.ENDED)], [give])
+    with Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source) as recorder:
+        wait_until(lambda: len(recorder.frames) == 3, "the frame after the break")
+        recorder.wait_for(State.UP)
+    assert states(recorder) == [
+        (State.CONNECTING, None),
+        (State.UP, None),
+        (State.DOWN, Reason.ENDED),
+        (State.CONNECTING, Reason.ENDED),
+        (State.UP, None),
+    ]
+    assert [f.seq for f in recorder.frames] == [1, 2, 3]
+    assert recorder.capture.last_seq == 3
+    assert all(s.closed_by == "capture-yard" for s in opened)
+    page = recorder.page()
+    assert 'streamdet_frames_captured_total{stream="yard"} 3.0' in page
+    assert 'streamdet_stream_reconnects_total{reason="ended",stream="yard"} 1.0' in page
+    assert 'streamdet_stream_state{state="up",stream="yard"} 1.0' in page
+    assert "streamdet_capture_decode_seconds_count 3.0" in page
+
+
+def test_up_needs_a_frame() -> None:
+    open_source, _ = scripted([fail(Reason.DECODE_ERROR)])
+    with Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source) as recorder:
+        recorder.wait_for(State.DOWN, Reason.DECODE_ERROR)
+    assert State.UP not in [s.state for s in recorder.statuses]
+
+
+def test_numbers_go_on_from_an_earlier_capture() -> None:
+    open_source, _ = scripted([give])
+    with Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source, last_seq=41) as recorder:
+        wait_until(lambda: recorder.frames, "the frame")
+    assert recorder.frames[0].seq == 42
+
+
+def test_blocked_read_is_a_stall_and_the_stream_is_opened_again() -> None:
+    open_source, _ = scripted([give, lambda: wait(60)], [give])
+    config = stream_config("rtsp://192.0.2.5/x", stall_seconds=0.3)
+    with Recorder(config, open_source=open_source) as recorder:
+        wait_until(lambda: len(recorder.frames) == 2, "the frame after the stall")
+    assert states(recorder)[:4] == [
+        (State.CONNECTING, None),
+        (State.UP, None),
+        (State.STALLED, Reason.TIMEOUT),
+        (State.DOWN, Reason.TIMEOUT),
+    ]
+
+
+def test_read_that_heeds_no_interrupt_is_reported_in_time_and_given_up_when_it_returns() -> None:
+    released = threading.Event()
+    open_source, opened = scripted([give, lambda: released.wait(60) and None], [give])
+    config = stream_config("rtsp://192.0.2.5/x", stall_seconds=0.3)
+    with Recorder(config, open_source=open_source) as recorder:
+        recorder.wait_for(State.STALLED, Reason.TIMEOUT)
+        assert opened[0].closed_by is None
+        released.set()
+        wait_until(lambda: len(opened) == 2 and len(recorder.frames) == 2, "the second source's frame")
+    assert opened[0].closed_by == "capture-yard"
+
+
+def test_stop_does_not_wait_for_a_read_that_never_ends() -> None:
+    released = threading.Event()
+    open_source, opened = scripted([give, lambda: released.wait(60) and None])
+    recorder = Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source)
+    recorder.capture.start()
+    wait_until(lambda: recorder.frames, "the frame")
+    started = time.monotonic()
+    recorder.capture.stop()
+    assert not recorder.capture.join()
+    assert time.monotonic() - started < 10
+    assert opened[0].closed_by is None, "only the thread that reads may release the source"
+    released.set()
+    assert recorder.capture.join()
+    assert opened[0].closed_by == "capture-yard"
+
+
+def test_stop_during_a_long_wait_for_the_next_attempt() -> None:
+    open_source, _ = scripted([fail(Reason.REFUSED)])
+    with Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source, backoff=Backoff(60)) as recorder:
+        recorder.wait_for(State.DOWN, Reason.REFUSED)
+
+
+def test_unexpected_error_is_stored_and_told() -> None:
+    def broken() -> None:
+        message = "a bug"
+        raise ValueError(message)
+
+    open_source, opened = scripted([broken])
+    told = threading.Event()
+    config = stream_config("rtsp://192.0.2.5/x")
+    recorder = Recorder(config, open_source=open_source, on_error=lambda _: told.set())
+    recorder.capture.start()
+    assert told.wait(30)
+    recorder.capture.stop()
+    assert recorder.capture.join()
+    assert isinstance(recorder.capture.error, ValueError)
+    assert opened[0].closed_by is not None
+
+
+def test_file_played_once_ends_for_good(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "clip.mp4")
+    with Recorder(stream_config(clip, pace="fastest")) as recorder:
+        status = recorder.wait_for(State.DOWN, Reason.ENDED)
+        wait_until(lambda: not recorder.capture.is_alive(), "the end of the thread")
+    assert status.detail == "the end of the file"
+    assert [f.seq for f in recorder.frames] == list(range(1, 11))
+    assert states(recorder)[-1] == (State.DOWN, Reason.ENDED)
+
+
+def test_missing_file_is_tried_again(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    with Recorder(stream_config(clip, pace="fastest")) as recorder:
+        recorder.wait_for(State.DOWN, Reason.NOT_FOUND)
+        make_video(tmp_path / "made.mp4").rename(clip)
+        recorder.wait_for(State.DOWN, Reason.ENDED)
+    assert len(recorder.frames) == 10
+
+
+def test_fastest_waits_for_a_slow_consumer_and_loses_nothing(tmp_path: Path, metrics: Metrics) -> None:
+    clip = make_video(tmp_path / "clip.mp4")
+    with Recorder(stream_config(clip, pace="fastest", stall_seconds=0.2), metrics) as recorder:
+        taken: list[Frame] = recorder.frames
+        original = recorder.capture._put
+
+        def slow(frame: Frame) -> None:
+            time.sleep(0.3 if frame.seq == 5 else 0)
+            original(frame)
+
+        recorder.capture._put = slow
+        recorder.wait_for(State.DOWN, Reason.ENDED)
+    assert len(taken) == 10
+    assert State.STALLED not in [s.state for s in recorder.statuses]
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    from streamdet.ledger import Ledger  # noqa: PLC0415 - only here
+
+    return Metrics(Ledger())
+
+
+def test_stop_while_the_server_is_silent() -> None:
+    with WebServer() as web:
+        with Recorder(stream_config(web.url("/mjpeg"), stall_seconds=60)) as recorder:
+            recorder.wait_for_frames(2)
+            web.silent.set()
+            time.sleep(0.3)
+        assert not recorder.capture.is_alive()
+
+
+def test_stall_and_recovery_of_a_real_server() -> None:
+    with WebServer() as web, Recorder(stream_config(web.url("/mjpeg"), stall_seconds=1)) as recorder:
+        recorder.wait_for(State.UP)
+        web.silent.set()
+        recorder.wait_for(State.STALLED, Reason.TIMEOUT)
+        recorder.wait_for(State.DOWN, Reason.TIMEOUT)
+        web.silent.clear()
+        recorder.wait_for(State.UP)
+        recorder.wait_for_frames(3)
+    assert [f.seq for f in recorder.frames] == list(range(1, len(recorder.frames) + 1))
+
+
+def test_backoff_doubles_up_to_its_limit_and_resets() -> None:
+    backoff = Backoff()
+    waits = [backoff.next_seconds() for _ in range(8)]
+    wanted = [1, 2, 4, 8, 16, 30, 30, 30]
+    assert all(0.8 * w <= seconds <= 1.2 * w for seconds, w in zip(waits, wanted, strict=True))
+    assert len(set(waits)) == len(waits), "there is no chance in it"
+    backoff.reset()
+    assert backoff.next_seconds() <= 1.2

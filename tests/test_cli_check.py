@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from capturing import SECRET
+from videos import make_video
+from web import WebServer
+
+from streamdet.cli import main
+
+
+@dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Check = Callable[..., Result]
+
+
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Check:
+    """Runs the command in this process."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["streamdet", "check", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        stdout, stderr = capfd.readouterr()
+        assert SECRET not in stdout + stderr
+        return Result(code, stdout, stderr)
+
+    return run
+
+
+def write(path: Path, streams: dict[str, str], extra: str = "") -> Path:
+    tables = [f'[[streams]]\nname = "{name}"\nurl = "{url}"\n{extra}' for name, url in streams.items()]
+    path.write_text("\n".join(tables))
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return make_video(tmp_path / "clip.mp4")
+
+
+def test_valid_file(tmp_path: Path, clip: Path, check: Check) -> None:
+    config = write(tmp_path / "a.toml", {"yard": str(clip)})
+    result = check(config)
+    assert result.returncode == 0
+    assert result.stdout.strip() == f"{config} is valid: 1 stream"
+    assert json.loads(check(config, "--json").stdout)["streams"] == [{"name": "yard"}]
+
+
+def test_the_file_may_be_named_as_for_other_commands(tmp_path: Path, clip: Path, check: Check) -> None:
+    config = write(tmp_path / "a.toml", {"yard": str(clip)})
+    assert check("--config", config).stdout == check(config).stdout
+
+
+def test_problems_all_at_once(tmp_path: Path, check: Check) -> None:
+    config = tmp_path / "a.toml"
+    config.write_text(f'[[streams]]\nname = "UP CASE"\nurl = "rtps://user:{SECRET}@192.0.2.5/x"\ncolour = "red"\n')
+    result = check(config)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) >= 3
+    result = check(config, "--json")
+    assert result.returncode == 2
+    answer = json.loads(result.stdout)
+    assert not answer["valid"]
+    assert len(answer["problems"]) >= 3
+
+
+def test_missing_file(tmp_path: Path, check: Check) -> None:
+    result = check(tmp_path / "missing.toml")
+    assert result.returncode == 2
+    assert "missing.toml" in result.stderr
+
+
+def test_probe_shows_what_streams_are_and_why_not(tmp_path: Path, clip: Path, check: Check) -> None:
+    with WebServer(login=f"user:{SECRET}") as web:
+        streams = {
+            "file": str(clip),
+            "camera": web.url("/mjpeg", f"user:{SECRET}"),
+            "wrong-password": web.url("/mjpeg", f"user:{SECRET}-not"),
+            "wrong-path": web.url("/nope", f"user:{SECRET}"),
+            "unknown-name": f"rtsp://user:{SECRET}@nowhere.invalid/x",
+        }
+        config = write(tmp_path / "a.toml", streams)
+        text, answer = check(config, "--probe"), check(config, "--probe", "--json")
+    assert (text.returncode, answer.returncode) == (1, 1)
+    rows = {line.split()[0]: line for line in text.stdout.splitlines()}
+    assert "h264" in rows["file"]
+    assert "64x48" in rows["file"]
+    assert "mjpeg" in rows["camera"]
+    assert "unauthorized" in rows["wrong-password"]
+    assert "not_found" in rows["wrong-path"]
+    assert "dns" in rows["unknown-name"]
+    assert "2 of 5 streams can be read" in text.stdout
+    found = {stream["name"]: stream for stream in json.loads(answer.stdout)["streams"]}
+    assert found["file"]["fps"] == 25
+    assert found["file"]["reason"] is None
+    assert found["file"]["first_frame_seconds"] >= 0
+    assert [found[name]["reason"] for name in streams] == [None, None, "unauthorized", "not_found", "dns"]
+
+
+def test_probe_of_good_streams_succeeds(tmp_path: Path, clip: Path, check: Check) -> None:
+    assert check(write(tmp_path / "a.toml", {"yard": str(clip)}), "--probe").returncode == 0
+
+
+def test_streams_are_probed_at_the_same_time(tmp_path: Path, check: Check) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x"
+        config = write(tmp_path / "a.toml", {f"s{n}": url for n in range(10)}, "connect_timeout_seconds = 2\n")
+        started = time.monotonic()
+        answer = json.loads(check(config, "--probe", "--json").stdout)
+    assert {stream["reason"] for stream in answer["streams"]} == {"timeout"}
+    # One after the other they would take 20 s and more.
+    assert time.monotonic() - started < 15
+
+
+def test_check_needs_no_torch(tmp_path: Path, clip: Path) -> None:
+    config = write(tmp_path / "a.toml", {"yard": str(clip)})
+    code = (
+        "import sys; from streamdet.cli import cli;"
+        f"cli.main(['check', {str(config)!r}, '--probe'], standalone_mode=False);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=60).returncode == 0

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from capturing import wait_until
+from losing import losing, losing_requests
+from publishing import CAR, PERSON, frame_of, publisher_at, status_of
+
+from streamdet import (
+    DetectionEvent,
+    EndpointError,
+    Gap,
+    Restart,
+    StateEvent,
+    Subscription,
+    subscribe,
+    subscribe_async,
+)
+from streamdet.config import ReplayConfig
+from streamdet.publisher import Publisher
+
+PATIENCE_SECONDS = 30.0
+REPLAY = ReplayConfig(endpoint="tcp://127.0.0.1:0")
+
+
+@pytest.fixture(autouse=True)
+def _checks_come_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.heal._CHECK_SECONDS", 0.3)
+    monkeypatch.setattr("streamdet.heal._ON_ITS_WAY_SECONDS", 0.2)
+
+
+def detections_until(events: Subscription, last: dict[str, int]) -> dict[str, list[object]]:
+    """All about detections that comes until each of these streams has reached its number."""
+    found: dict[str, list[object]] = {stream: [] for stream in last}
+    reached: dict[str, int] = {}
+    while any(reached.get(stream, 0) < seq for stream, seq in last.items()):
+        item = events.receive(PATIENCE_SECONDS)
+        assert item is not None, f"nothing came; {reached} of {last}"
+        if isinstance(item, DetectionEvent):
+            reached[item.stream] = item.seq
+            found[item.stream].append(item.seq)
+        elif isinstance(item, Gap | Restart):
+            found[item.stream].append(item)
+    return found
+
+
+def put(publisher: Publisher, stream: str, seqs: range) -> None:
+    for seq in seqs:
+        publisher.put_detections(frame_of(stream, seq), [PERSON, CAR])
+
+
+@pytest.fixture
+def publisher() -> Iterator[Publisher]:
+    with publisher_at(replay=REPLAY) as running:
+        yield running
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_lost_comes_in_order_and_once(publisher: Publisher, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - to be repeatable
+    with losing(publisher.endpoint, lambda _: chance.random() < 0.3) as proxy:
+        subscription = subscribe(proxy.endpoint, heal=True, replay_endpoint=publisher.replay_endpoint)
+        with subscription as events:
+            put(publisher, "a", range(1, 3))
+            put(publisher, "b", range(1, 2))
+            first = detections_until(events, {"a": 2, "b": 1})
+            for round_ in range(40):
+                put(publisher, "a", range(3 + 5 * round_, 8 + 5 * round_))
+                put(publisher, "b", range(2 + 2 * round_, 4 + 2 * round_))
+            rest = detections_until(events, {"a": 202, "b": 81})
+    # Whoever comes first gets the newest event of what has been; from then on nothing is missing.
+    for stream, last in (("a", 202), ("b", 81)):
+        seqs = first[stream] + rest[stream]
+        assert seqs == list(range(int(str(seqs[0])), last + 1))
+    assert proxy.lost > 20
+
+
+def test_a_late_joiner_starts_with_the_newest_event_of_everything(publisher: Publisher) -> None:
+    for stream in ("a", "b", "c"):
+        publisher.put_status(status_of(stream))
+        put(publisher, stream, range(1, 8))
+    publisher.forget_stream("c")
+    # Until all of it has been published, it comes as it happens.
+    wait_until(lambda: min(publisher._seqs[f"detections/{s}/"] for s in "abc") == 7, "all published")
+    with subscribe(publisher.endpoint, ["a", "b"], heal=True, replay_endpoint=publisher.replay_endpoint) as events:
+        seen = {}
+        while len(seen) < 4:
+            item = events.receive(PATIENCE_SECONDS)
+            assert isinstance(item, DetectionEvent | StateEvent)
+            seen[item.stream, type(item)] = item.seq
+        assert {key: seq for key, seq in seen.items() if key[1] is DetectionEvent} == {
+            ("a", DetectionEvent): 7, ("b", DetectionEvent): 7,
+        }  # fmt: skip
+        put(publisher, "a", range(8, 10))
+        assert detections_until(events, {"a": 9})["a"] == [8, 9]
+
+
+def test_the_last_event_is_healed_though_none_follows(publisher: Publisher) -> None:
+    with losing(publisher.endpoint, lambda topic: topic == b"detections/a/") as proxy:
+        subscription = subscribe(proxy.endpoint, heal=True, replay_endpoint=publisher.replay_endpoint)
+        with subscription as events:
+            publisher.put_status(status_of("a"))
+            assert isinstance(events.receive(PATIENCE_SECONDS), StateEvent)
+            put(publisher, "a", range(1, 4))
+            assert detections_until(events, {"a": 3})["a"] == [1, 2, 3]
+    assert proxy.lost >= 3
+
+
+def test_what_nobody_has_any_more_is_one_gap() -> None:
+    few = ReplayConfig(endpoint="tcp://127.0.0.1:0", max_events=10)
+    with publisher_at(replay=few) as publisher, losing(publisher.endpoint, lambda _: False) as proxy:
+        subscription = subscribe(
+            proxy.endpoint, kinds=["detections"], heal=True, replay_endpoint=publisher.replay_endpoint
+        )
+        with subscription as events:
+            put(publisher, "a", range(1, 2))
+            assert detections_until(events, {"a": 1})["a"] == [1]
+            proxy.loses = lambda _: True
+            put(publisher, "a", range(2, 42))
+            found = detections_until(events, {"a": 41})["a"]
+    assert found == [Gap("a", "detections/a/", 2, 30), *range(32, 42)]
+
+
+def test_a_restart_is_told_and_the_new_epoch_is_complete(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/events"
+    replay = ReplayConfig(endpoint="auto")
+    with subscribe(endpoint, kinds=["detections"], heal=True) as events:
+        with publisher_at(endpoint, "e1", replay=replay) as publisher:
+            put(publisher, "a", range(1, 4))
+            first = detections_until(events, {"a": 3})["a"]
+        with publisher_at(endpoint, "e2", replay=replay) as publisher:
+            put(publisher, "a", range(1, 6))
+            second: list[object] = []
+            while not second or second[-1] != 5:
+                item = events.receive(PATIENCE_SECONDS)
+                assert item is not None
+                second.append(item.seq if isinstance(item, DetectionEvent) else item)
+    assert first == list(range(int(str(first[0])), 4))
+    assert second == [Restart("a", "detections/a/", "e1", "e2", is_complete=False), 1, 2, 3, 4, 5]
+
+
+def test_without_anybody_who_answers_it_says_so(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.heal._GIVE_UP_SECONDS", 0.5)
+    nowhere = subscribe(publisher.endpoint, heal=True, replay_endpoint="tcp://127.0.0.1:1")
+    with nowhere as events:
+        publisher.put_status(status_of("a"))
+        with pytest.raises(EndpointError, match=r"nobody answers at tcp://127\.0\.0\.1:1"):
+            events.receive(PATIENCE_SECONDS)
+
+
+def test_when_replay_goes_away_events_go_on_with_gaps(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.heal._GIVE_UP_SECONDS", 1.0)
+    with (
+        losing(publisher.endpoint, lambda _: False) as proxy,
+        losing_requests(publisher.replay_endpoint) as (replay_endpoint, cut),
+        subscribe(proxy.endpoint, kinds=["detections"], heal=True, replay_endpoint=replay_endpoint) as events,
+    ):
+        put(publisher, "a", range(1, 2))
+        assert detections_until(events, {"a": 1})["a"] == [1]
+        cut.set()
+        lost = iter([True, True])
+        proxy.loses = lambda _: next(lost, False)
+        put(publisher, "a", range(2, 6))
+        assert detections_until(events, {"a": 5})["a"] == [Gap("a", "detections/a/", 2, 2), 4, 5]
+
+
+def test_asyncio(publisher: Publisher) -> None:
+    chance = random.Random(7)  # noqa: S311 - to be repeatable
+
+    async def collect() -> list[int]:
+        seqs: list[int] = []
+        with losing(publisher.endpoint, lambda _: chance.random() < 0.3) as proxy:
+            subscription = subscribe_async(
+                proxy.endpoint,
+                kinds=["detections"],
+                labels=["car"],
+                heal=True,
+                replay_endpoint=publisher.replay_endpoint,
+                timeout_seconds=PATIENCE_SECONDS,
+            )
+            async with subscription as events:
+                await asyncio.to_thread(put, publisher, "a", range(1, 101))
+                async for item in events:
+                    assert isinstance(item, DetectionEvent)
+                    assert item.detections == (CAR,)
+                    seqs.append(item.seq)
+                    if item.seq == 100:
+                        return seqs
+        return seqs
+
+    seqs = asyncio.run(collect())
+    assert seqs == list(range(seqs[0], 101))

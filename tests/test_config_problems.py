@@ -1,0 +1,322 @@
+# ruff: noqa: E501 - a table of bad input is read best with one case per line
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streamdet.config import Config, StreamConfig, load_config
+from streamdet.config.toml import MAX_FILE_BYTES
+from streamdet.errors import EXIT_USAGE, ConfigError
+from streamdet.redact import forget_secrets
+
+PLANTED = "hunter2-planted"
+STREAM = '[[streams]]\nname = "yard"\nurl = "rtsp://192.0.2.5/x"\n'
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> Iterator[None]:
+    forget_secrets()
+    yield
+    forget_secrets()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "streamdet.toml"
+
+
+def load(file: Path, text: str, **environ: str) -> Config:
+    file.write_text(text, encoding="utf-8")
+    return load_config(file, environ)
+
+
+def problems(file: Path, text: str, **environ: str) -> list[str]:
+    """What is wrong with a text, without the name of the file."""
+    with pytest.raises(ConfigError) as caught:
+        load(file, text, **environ)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    assert caught.value.__cause__ is None
+    for line in caught.value.problems:
+        assert line.startswith(f"{file}:")
+        assert len(line.splitlines()) == 1
+        assert PLANTED not in line
+    return [line.removeprefix(f"{file}:") for line in caught.value.problems]
+
+
+BAD = {
+    "not TOML": ("x = [1,\n", "is not TOML"),
+    "no quotes": ("[log]\nlevel = debug\n", '2:9: is not TOML: Invalid value; a text stands in quotes, such as name = "front-door"'),
+    "key twice": ("a = 1\na = 2\n", "2:6: is not TOML: Cannot overwrite a value; each key may stand only once"),
+    "table twice": ("[log]\n[log]\n", "2:5: is not TOML: Cannot declare ('log',) twice; each table may stand only once"),
+    "no equals": (f"{STREAM}max_fps: 3", "4:8: is not TOML: Expected '=' after a key"),
+    "endless number": (f"x = {'1' * 5000}\n", "is not TOML"),
+    "deep nesting": (f"x = {'[' * 5000}", "is nested too deeply"),
+    "deep table": (f"[{'.'.join('a' * 5000)}]", "is nested too deeply"),
+    "deep list": (f"x = {'[' * 100}{']' * 100}", "is nested too deeply"),
+    "no streams": ("", "1: streams: there are none; add [[streams]]"),
+    "empty streams": ("streams = []", "1: streams: there are none; add [[streams]]"),
+    "one bracket": ('[streams]\nname = "a"', "1: streams: must be written with two brackets, [[streams]]"),
+    "streams of numbers": ("streams = [1]", "1: streams[#1]: is 1; must be a table; write [[streams]]"),
+    "table is a number": (f"detector = 5\n{STREAM}", "1: detector: is 5; must be a table; write [detector]"),
+    "unknown table": (f"{STREAM}[detektor]\n", '4: detektor: is not known; did you mean "detector"?'),
+    "unknown key": (f"{STREAM}max_fsp = 3", '4: streams[yard].max_fsp: is not known; did you mean "max_fps"?'),
+    "key of another table": (f"[detector]\nmax_fps = 3\n{STREAM}", "2: detector.max_fps: is not known here; it belongs below [stream_defaults] or [[streams]]"),
+    "key without a table": (f"endpoint = 'x'\n{STREAM}", "1: endpoint: is not known here; it belongs below [publisher], [replay], [metrics] or [tracing]"),
+    "key like no other": (f"{STREAM}[log]\nzzz = 1", "5: log.zzz: is not known; known here: level, format"),
+    "no name": ('[[streams]]\nurl = "0"', '1: streams[#1].name: is missing; add a line such as name = "front-door"'),
+    "no url": ('[[streams]]\nname = "a"', "1: streams[a].url: is missing; add a line such as url = "),
+    "name twice": (STREAM + STREAM, "5: streams[yard].name: the stream of line 2 has this name already"),
+    "name with a slash": (STREAM.replace("yard", "yard/"), '2: streams[#1].name: is "yard/"; must be 1 to 64 small letters'),
+    "name in capitals": (STREAM.replace("yard", "Front Door"), '"front-door" would do'),
+    "name too long": (STREAM.replace("yard", "y" * 65), "must be 1 to 64 small letters"),
+    "name ends in a line break": (STREAM.replace("yard", "yard\\n"), "must be 1 to 64 small letters"),
+    "name of dots": (STREAM.replace("yard", ".."), "must be 1 to 64 small letters"),
+    "name is a number": (STREAM.replace('"yard"', "7"), "2: streams[#1].name: is 7; must be a text in quotes"),
+    "empty url": ('[[streams]]\nname = "a"\nurl = ""', "3: streams[a].url: is empty; must be rtsp://"),
+    "unknown scheme": ('[[streams]]\nname = "a"\nurl = "rtps://h/"', '3: streams[a].url: begins with "rtps://", which is not known; did you mean'),
+    "no host": ('[[streams]]\nname = "a"\nurl = "rtsp:///x"', "3: streams[a].url: has no host"),
+    "bad port": ('[[streams]]\nname = "a"\nurl = "rtsp://h:99999/x"', "3: streams[a].url: has no valid host and port"),
+    "port zero": ('[[streams]]\nname = "a"\nurl = "rtsp://h:0/x"', "3: streams[a].url: has port 0"),
+    "bad host": ('[[streams]]\nname = "a"\nurl = "rtsp://-h-/x"', "3: streams[a].url: has no valid host"),
+    "half an IPv6 address": ('[[streams]]\nname = "a"\nurl = "rtsp://[::1/x"', "3: streams[a].url: has no valid host"),
+    "space in a url": ('[[streams]]\nname = "a"\nurl = "rtsp://h/a b"', "3: streams[a].url: holds a space; write %20"),
+    "line break in a url": ('[[streams]]\nname = "a"\nurl = "rtsp://h/a\\nb"', "3: streams[a].url: holds a line break"),
+    "url without a scheme": ('[[streams]]\nname = "a"\nurl = "192.0.2.5:554/x"', "3: streams[a].url: looks like a network address"),
+    "slash in a password": (f'[[streams]]\nname = "a"\nurl = "rtsp://u:{PLANTED}/@h/x"', "3: streams[a].url: has no valid host and port; in a password write @ as %40"),
+    "login without a scheme": (f'[[streams]]\nname = "a"\nurl = "u:{PLANTED}@h/x"', "3: streams[a].url: looks like a network address"),
+    "one slash": (f'[[streams]]\nname = "a"\nurl = "rtsp:/u:{PLANTED}@h/x"', "3: streams[a].url: looks like a network address"),
+    "file url without a path": ('[[streams]]\nname = "a"\nurl = "file://a.mp4"', "3: streams[a].url: needs three slashes"),
+    "url is a number": ('[[streams]]\nname = "a"\nurl = 0', "3: streams[a].url: must be a text in quotes"),
+    "transport of a file": ('[[streams]]\nname = "a"\nurl = "a.mp4"\ntransport = "udp"', "4: streams[a].transport: means something for rtsp:// only"),
+    "loop of a camera": (f"{STREAM}loop = true", "4: streams[yard].loop: means something for files only; delete it here"),
+    "TLS without TLS": (f"{STREAM}tls_verify = false", "4: streams[yard].tls_verify: means something for https:// and rtsps:// only"),
+    "TLS file is missing": (f"{STREAM.replace('rtsp:', 'rtsps:')}tls_ca_file = '/nowhere/ca.pem'", "4: streams[yard].tls_ca_file: there is no file /nowhere/ca.pem"),
+    "unknown hwaccel": (f"{STREAM}hwaccel = 'cudaa'", '4: streams[yard].hwaccel: is "cudaa"; must be one of none, auto, cuda'),
+    "unknown backend": (f"{STREAM}backend = 'ffmpeg'", '4: streams[yard].backend: is "ffmpeg"; must be one of "auto", "av", "opencv"'),
+    "switch in quotes": (f"{STREAM}loop = 'yes'", '4: streams[yard].loop: is "yes"; must be true or false, without quotes'),
+    "number in quotes": (f"{STREAM}max_fps = '5'", '4: streams[yard].max_fps: is "5"; must be a number without quotes'),
+    "number is a switch": (f"{STREAM}max_fps = true", "4: streams[yard].max_fps: is true; must be a number"),
+    "not a number": (f"{STREAM}max_fps = nan", "4: streams[yard].max_fps: is nan; must be a number above 0 and at most 1,000"),
+    "infinite": (f"{STREAM}stall_seconds = inf", "4: streams[yard].stall_seconds: is inf; must be a number above 0 and at most 3,600 seconds"),
+    "very large": (f"{STREAM}max_fps = 0x{'f' * 5000}", "4: streams[yard].max_fps: is a very large number; must be"),
+    "unknown unit": (f"{STREAM}stall_seconds = '10 days'", '4: streams[yard].stall_seconds: is "10 days"; must be a number, or one with a unit, ms, s, min, h'),
+    "negative duration": (f"{STREAM}stall_seconds = '-1 s'", '4: streams[yard].stall_seconds: is "-1 s"; must be a number, or one with a unit'),
+    "too many": (f"[detector]\nmax_batch_size = 65\n{STREAM}", "2: detector.max_batch_size: is 65; must be a whole number from 1 to 64"),
+    "a half": (f"[detector]\nmax_batch_size = 1.5\n{STREAM}", "2: detector.max_batch_size: is 1.5; must be a whole number"),
+    "threshold of a label": (f"[detector.score_thresholds]\nperson = 2\n{STREAM}", "2: detector.score_thresholds.person: is 2; must be a number from 0 to 1"),
+    "thresholds not a table": (f"[detector]\nscore_thresholds = 1\n{STREAM}", "2: detector.score_thresholds: is 1; must be a table"),
+    "labels not a list": (f"[detector]\nlabels = 'person'\n{STREAM}", '2: detector.labels: is "person"; must be a list of words'),
+    "coco without a model": (f"[detector]\nweights = 'coco'\n{STREAM}", '1: detector.model: is missing; weights = "coco" needs a model'),
+    "embedded with a model": (f"[detector]\nmodel = 'fasterrcnn_resnet50_fpn'\n{STREAM}", "2: detector.model: does not go with"),
+    "unknown model": (f"[detector]\nweights = 'coco'\nmodel = 'yolo'\n{STREAM}", '3: detector.model: is "yolo"; must be one of "fasterrcnn_mobilenet'),
+    "weights misspelt": (f"[detector]\nweights = 'embeded'\n{STREAM}", '2: detector.weights: is "embeded", which is no file; did you mean "embedded"?'),
+    "weights missing": (f"[detector]\nweights = 'a.safetensors'\n{STREAM}", "2: detector.weights: there is no file"),
+    "weights empty": (f"[detector]\nweights = ''\n{STREAM}", "2: detector.weights: is empty"),
+    "unknown device": (f"[detector]\ndevice = 'gpu'\n{STREAM}", '2: detector.device: is "gpu"; must be "auto", "cpu", "cuda" or "cuda:1"'),
+    "publisher off loopback": (f"[publisher]\nendpoint = 'tcp://*:5555'\n{STREAM}", '2: publisher.endpoint: is "tcp://*:5555"; must be like tcp://127.0.0.1:5555; every address of this machine is tcp://0.0.0.0:5555'),
+    "publisher on all addresses": (f"[publisher]\nendpoint = 'tcp://[::]:5555'\n{STREAM}", "1: publisher: endpoint would let other machines in, whoever they are: make keys with `streamdet keys generate` and set curve_server_key_file and curve_allowed_clients_directory; or use"),
+    "publisher without a port": (f"[publisher]\nendpoint = 'tcp://127.0.0.1'\n{STREAM}", '2: publisher.endpoint: is "tcp://127.0.0.1"; must be like tcp://127.0.0.1:5555'),
+    "publisher of another kind": (f"[publisher]\nendpoint = 'http://127.0.0.1:1'\n{STREAM}", "must be like tcp://127.0.0.1:5555"),
+    "publisher path too long": (f"[publisher]\nendpoint = 'ipc:///{'x' * 200}'\n{STREAM}", "a path of at most 107 bytes"),
+    "publisher with half of the keys": (f"[publisher]\ncurve_allowed_clients_directory = '/'\n{STREAM}", "1: publisher: curve_server_key_file and curve_allowed_clients_directory go together"),
+    "publisher without its key": (f"[publisher]\ncurve_server_key_file = '/nowhere/a.key_secret'\ncurve_allowed_clients_directory = '/'\n{STREAM}", "2: publisher.curve_server_key_file: cannot read the key file /nowhere/a.key_secret: No such file or directory; make one with: streamdet keys generate"),
+    "metrics off loopback": (f"[metrics]\nendpoint = '0.0.0.0:9095'\n{STREAM}", "1: metrics: endpoint would let other machines in, whoever they are: set tls_certificate_file, tls_key_file and password_file"),
+    "metrics with half of the TLS": (f"[metrics]\ntls_key_file = '/etc/passwd'\n{STREAM}", "1: metrics: tls_certificate_file and tls_key_file go together"),
+    "metrics with a colon in a name": (f"[metrics]\nusername = 'a:b'\n{STREAM}", '2: metrics.username: is "a:b"; must be up to 100 letters'),
+    "metrics for every host": (f"[metrics]\nendpoint = ':9095'\n{STREAM}", '2: metrics.endpoint: is ":9095"; must name an address, like 127.0.0.1:9095; every one of this machine is 0.0.0.0:9095'),
+    "metrics as a url": (f"[metrics]\nendpoint = 'http://127.0.0.1:9095'\n{STREAM}", "must be host:port, without http://"),
+    "metrics port": (f"[metrics]\nendpoint = '[::1]:70000'\n{STREAM}", "must be host:port"),
+    "one port for two": (f"[metrics]\nendpoint = 'localhost:5555'\n{STREAM}", "2: metrics.endpoint: port 5555 is used by [publisher] and [metrics] both"),
+    "level": (f"[log]\nlevel = 'loud'\n{STREAM}", '2: log.level: is "loud"; must be one of "debug", "info", "warning", "error"'),
+    "date": (f"[log]\nlevel = 2026-01-01\n{STREAM}", "2: log.level: is 2026-01-01; must be one of"),
+    "default for names": (f"[stream_defaults]\nname = 'a'\n{STREAM}", "2: stream_defaults.name: is not known here; it belongs below [[streams]]"),
+    "default wrong": (f"[stream_defaults]\nmax_fps = -1\n{STREAM}{STREAM.replace('yard', 'b')}", "2: stream_defaults.max_fps: is -1; must be a number above 0"),
+    "defaults not a table": (f"stream_defaults = 1\n{STREAM}", "1: stream_defaults: is 1; must be a table; write [stream_defaults]"),
+    "reference unset": (f"{STREAM}max_fps = '${{FPS}}'", "4: streams[yard].max_fps: ${FPS} is not known: no environment variable FPS is set, and $CREDENTIALS_DIRECTORY is not set either"),
+    "reference broken": (f"{STREAM}backend = '${{a b}}'", '4: streams[yard].backend: holds a "${" that does not begin a name; write ${NAME}, or $${'),
+    "reference to elsewhere": (f"{STREAM}backend = '${{../x}}'", 'holds a "${" that does not begin a name'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), BAD.values(), ids=BAD.keys())
+def test_bad_input_ends_in_one_clear_line(file: Path, text: str, expected: str) -> None:
+    lines = problems(file, text)
+    assert len(lines) == 1, lines
+    assert expected in lines[0]
+
+
+def test_all_problems_are_told_at_once_in_the_order_of_lines(file: Path) -> None:
+    lines = problems(
+        file,
+        f"""[detector]
+score_threshold = 1.5
+[stream_defaults]
+stall_seconds = 0
+[[streams]]
+name = "A"
+url = "rtsp://admin:{PLANTED}@192.0.2.5/x"
+max_fps = "many {PLANTED}"
+[[streams]]
+name = "b"
+url = "${{UNSET}}"
+[[streams]]
+name = "b"
+url = "nope://{PLANTED}"
+[metrics]
+endpoint = "127.0.0.1:5555"
+""",
+    )
+    assert [line.split(":")[0] for line in lines] == ["2", "4", "6", "8", "11", "13", "14", "16"]
+    assert [line.split(": ")[1] for line in lines] == [
+        "detector.score_threshold",
+        "stream_defaults.stall_seconds",
+        "streams[#1].name",
+        "streams[#1].max_fps",
+        "streams[b].url",
+        "streams[b].name",
+        "streams[b].url",
+        "metrics.endpoint",
+    ]
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: there is no such file; give the path") as caught:
+        load_config(tmp_path / "nowhere.toml", {})
+    assert caught.value.exit_code == EXIT_USAGE == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"\xef\xbb\xbf[log]\n", ":1: begins with a byte order mark; save the file as UTF-8 without one"),
+        ("[log]".encode("utf-16"), ":1: begins with a byte order mark"),
+        (b"[log]\n# caf\xe9\n", ":2: byte 0xe9 is not UTF-8; save the file as UTF-8"),
+        (b"#" * (MAX_FILE_BYTES + 1), ": is larger than 1 MiB"),
+        (b"\0", ":1:1: is not TOML"),
+    ],
+)
+def test_bytes_that_are_no_text(file: Path, data: bytes, expected: str) -> None:
+    file.write_bytes(data)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    (line,) = caught.value.problems
+    assert line.startswith(f"{file}{expected}")
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "x" * 5000, "file/below", "new\nline"])
+def test_paths_that_lead_nowhere(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / name, {})
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """Not root while the test runs: root may read everything."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_file_without_permission() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "streamdet.toml"
+        file.write_text(STREAM)
+        file.chmod(0)
+        with pytest.raises(ConfigError, match="may not be read by this user"):
+            load_config(file, {})
+
+
+@pytest.mark.parametrize("key", ["max_fps", "stall_seconds", "hwaccel", "loop", "name", "url", "transport"])
+def test_a_wrong_value_from_elsewhere_is_not_shown(file: Path, key: str) -> None:
+    table = {"name": "yard", "url": "rtsp://h/", key: "${SECRET}"}
+    text = "[[streams]]\n" + "".join(f'{name} = "{value}"\n' for name, value in table.items())
+    (line,) = problems(file, text, SECRET=f"A://{PLANTED}")
+    assert key in line
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (None, "there is no file"),
+        (b"\xff\xfe", "cannot be read: it is not UTF-8"),
+        (b"x" * 100_000, "cannot be read: it is larger than 64 KiB"),
+        ("folder", "cannot be read: Is a directory"),
+    ],
+)
+def test_a_bad_credential_file_is_told(file: Path, tmp_path: Path, data: bytes | str | None, expected: str) -> None:
+    if isinstance(data, bytes):
+        (tmp_path / "LOGIN").write_bytes(data)
+    elif data == "folder":
+        (tmp_path / "LOGIN").mkdir()
+    (line,) = problems(file, STREAM.replace("rtsp://", "rtsp://${LOGIN}@"), CREDENTIALS_DIRECTORY=str(tmp_path))
+    assert line.startswith("3: streams[yard].url: ")
+    assert expected in line
+    assert str(tmp_path / "LOGIN") in line
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.text(st.characters(exclude_categories=("C",)), max_size=6) | st.integers(-9, 9) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab. '\"é", max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_inline(key)} = {_inline(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", # ]\n".join(map(_inline, value)) + "]"
+    return str(value) if isinstance(value, int) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _config_or_problems(file: Path, data: bytes) -> None:
+    file.write_bytes(data)
+    lines = ["none"]
+    try:
+        assert load_config(file, {"X": "x", "CREDENTIALS_DIRECTORY": "/nowhere"}).streams
+    except ConfigError as error:
+        lines = error.problems
+    assert lines
+    assert all(len(line.splitlines()) == 1 for line in lines)
+
+
+KEYS = [
+    key
+    for table in ("detector", "publisher", "metrics", "log", "control")
+    for key in Config.model_fields[table].annotation.model_fields
+]  # type: ignore[union-attr] # tables all
+KEYS += list(StreamConfig.model_fields)
+LINES = st.one_of(
+    st.sampled_from(["[detector]", "[[streams]]", "[stream_defaults]", "[publisher]", "[metrics]", "[log]", "[control]", "[streams]", "[x.y]"]),
+    st.tuples(
+        st.sampled_from([*KEYS, "stream_defaults", "streams", "detector", "zzz", "detector.labels.x"]),
+        VALUES | st.sampled_from(["${X}", "${Y}", "rtsp://a:b@h/", "10 s", "$${", "\0", "tcp://127.0.0.1:1", "coco", math.inf]),
+    ).map(lambda pair: f"{pair[0]} = {_inline(pair[1]) if pair[1] != math.inf else 'inf'}"),
+)  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.binary(max_size=200))
+def test_any_bytes_make_a_config_or_problems(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    _config_or_problems(tmp_path_factory.getbasetemp() / "bytes.toml", data)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(lines=st.lists(LINES, max_size=12))
+def test_any_file_makes_a_config_or_problems(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+    _config_or_problems(tmp_path_factory.getbasetemp() / "lines.toml", "\n".join(lines).encode("utf-8", "replace"))

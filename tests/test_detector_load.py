@@ -1,0 +1,94 @@
+"""The daemon gets the detector that its configuration asks for, once for each worker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from test_detector_pipeline import clip_frames, pictures
+
+from streamdet.config import Config
+from streamdet.detector import load
+from streamdet.detector.load import choose_workers, load_real_detector
+from streamdet.detector.pipeline import FasterRcnnDetector
+from streamdet.detector.reference import ReferenceDetector
+from streamdet.errors import DetectorError
+from streamdet.ledger import Ledger
+from streamdet.metrics import STAGES, Metrics
+
+
+def config(streams: int = 1, **detector: object) -> Config:
+    return Config.model_validate(
+        {
+            "detector": {"device": "cpu", **detector},
+            "streams": [{"name": f"s{i}", "url": f"rtsp://192.0.2.1/{i}"} for i in range(streams)],
+        }
+    )
+
+
+@pytest.fixture
+def _settings_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What loading sets for the whole process is as before after the test; memory is left to glibc."""
+    monkeypatch.setattr(load, "keep_memory", lambda: True)
+    monkeypatch.setenv("OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "PASSIVE"))
+    threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
+    yield
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(cv2_threads)
+
+
+def count_of(metrics: Metrics, stage: str) -> float:
+    count = metrics.registry.get_sample_value("streamdet_stage_seconds_count", {"stage": stage})
+    assert count is not None
+    return count
+
+
+@pytest.mark.usefixtures("_settings_kept")
+def test_workers_share_the_weights_and_find_the_same() -> None:
+    metrics = Metrics(Ledger())
+    several = load_real_detector(config(engine="torch", workers=3), metrics)
+    assert len(several.detectors) == len(set(map(id, several.detectors))) == 3
+    assert all(isinstance(detector, FasterRcnnDetector) for detector in several.detectors)
+    assert len({id(detector._model) for detector in several.detectors}) == 1  # type: ignore[union-attr]
+    assert torch.get_num_threads() == 1
+    shown = pictures(clip_frames(1))
+    first, *others = [detector.detect(shown) for detector in several.detectors]
+    assert len(first[0]) > 0
+    assert others == [first] * 2
+    assert several.detect(shown) == first
+    assert [count_of(metrics, stage) for stage in STAGES] == [4] * len(STAGES)
+
+
+@pytest.mark.usefixtures("_settings_kept")
+def test_reference_is_chosen_by_name() -> None:
+    several = load_real_detector(config(engine="reference", workers=1), Metrics(Ledger()))
+    (detector,) = several.detectors
+    assert isinstance(detector, ReferenceDetector)
+    assert several.labels == detector.labels
+
+
+@pytest.mark.usefixtures("_settings_kept")
+def test_what_an_engine_cannot_do_is_told() -> None:
+    with pytest.raises(DetectorError, match=r'detector\.precision: engine = "torch" has no "int8"; use "auto"'):
+        load_real_detector(config(engine="torch", precision="int8"), Metrics(Ledger()))
+
+
+def test_workers_are_as_many_as_the_cores_that_captures_leave() -> None:
+    assert choose_workers(config(streams=1), cores=2) == 2
+    assert choose_workers(config(streams=8), cores=2) == 2
+    assert choose_workers(config(streams=16), cores=2) == 1
+    assert choose_workers(config(streams=100), cores=1) == 1
+    assert choose_workers(config(streams=20), cores=16) == 14
+    assert choose_workers(config(streams=1), cores=256) == 64
+    assert choose_workers(config(streams=16, workers=5), cores=2) == 5
+
+
+def test_this_module_loads_without_torch() -> None:
+    command = "import sys, streamdet.detector.load; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", command], check=True, cwd=Path(__file__).parent, timeout=60)

@@ -1,0 +1,249 @@
+"""OpenVINO finds what torchvision's own forward finds, on real video; nothing of it reports to anybody."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from test_detector_pipeline import EASY, clip_frames, forward, pictures, reference
+from torchvision.models.detection import FasterRCNN
+
+from streamdet.assets import embedded_weights
+from streamdet.bench.calibrated import calibrated_weights
+from streamdet.config import DetectorConfig
+from streamdet.detector import dense as dense_module
+from streamdet.detector import openvino_runtime
+from streamdet.detector.dense import Dense, chooses_int8, chooses_openvino, make_dense
+from streamdet.detector.models import ARCHITECTURES, EMBEDDED_ARCHITECTURE
+from streamdet.detector.openvino_runtime import cpu_precisions, is_installed, load_openvino
+from streamdet.detector.pipeline import FasterRcnnDetector, load_detector, prepare_model
+from streamdet.detector.weights import Weights, load_weights_file
+from streamdet.errors import DetectorError
+from streamdet.export.agreement import compare
+
+pytestmark = pytest.mark.skipif(not is_installed(), reason="needs the extra, streamdet[openvino]")
+
+Rgb = NDArray[np.uint8]
+
+CPU = torch.device("cpu")
+OPENVINO = EASY.model_copy(update={"engine": "openvino", "precision": "fp32"})
+TORCH = EASY.model_copy(update={"engine": "torch", "precision": "fp32"})
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[Rgb]:
+    return clip_frames(3)
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return calibrated_weights(EMBEDDED_ARCHITECTURE)
+
+
+def dense_of(weights: Weights, config: DetectorConfig) -> Dense:
+    return make_dense(prepare_model(weights, CPU), config, CPU)
+
+
+def assert_keeps(expected: list[dict[str, torch.Tensor]], weights: Weights, frames: list[Rgb]) -> None:
+    """Each of torchvision's detections has its counterpart; a hair's breadth below the threshold counts too."""
+    config = OPENVINO.model_copy(update={"score_threshold": OPENVINO.score_threshold - 1e-3})
+    for wanted, found in zip(expected, FasterRcnnDetector(weights, config).detect(pictures(frames)), strict=True):
+        for box, score, label in zip(wanted["boxes"], wanted["scores"], wanted["labels"], strict=True):
+            assert any(
+                d.label == weights.labels[label]
+                and abs(d.score - score) <= 1e-3
+                and (torch.tensor(d.box) - box).abs().max() <= 0.5
+                for d in found
+            )
+        assert len(found) <= len(wanted["boxes"]) + 2
+
+
+def noise(*shape: int) -> torch.Tensor:
+    images = torch.rand(*shape, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def assert_close(dense: Dense, expected: Dense, images: torch.Tensor) -> None:
+    """Equal to the rounding of a deep network, whose values are about 1."""
+    levels, wanted_levels = dense.features(images), expected.features(images)
+    (objectness, deltas), (wanted_objectness, wanted_deltas) = dense.rpn_head(levels), expected.rpn_head(wanted_levels)
+    results = zip((*levels, *objectness, *deltas), (*wanted_levels, *wanted_objectness, *wanted_deltas), strict=True)
+    for found, want in results:
+        assert found.shape == want.shape
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, want, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "fasterrcnn_resnet50_fpn"])
+def test_every_architecture_equals_torchvision(
+    architecture: str, frames: list[Rgb], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = ARCHITECTURES[architecture]
+
+    def build_with_fewer_proposals(num_classes: int) -> FasterRCNN:
+        model = build(num_classes)
+        model.rpn._post_nms_top_n["testing"] = 60  # a thousand would take the largest model half a minute
+        return model
+
+    monkeypatch.setitem(ARCHITECTURES, architecture, build_with_fewer_proposals)
+    weights = calibrated_weights(architecture)
+    expected = forward(reference(weights, OPENVINO), frames[:1])
+    assert len(expected[0]["boxes"]) >= 5
+    assert_keeps(expected, weights, frames[:1])
+
+
+def test_frames_of_different_sizes_equal_torchvision(weights: Weights, frames: list[Rgb]) -> None:
+    mixed = [frames[0], np.ascontiguousarray(frames[1][:, 100:400]), np.ascontiguousarray(frames[2][50:300, :])]
+    expected = forward(reference(weights, OPENVINO), mixed)
+    assert min(len(e["boxes"]) for e in expected) >= 3
+    assert_keeps(expected, weights, mixed)
+
+
+def test_a_size_that_comes_often_gets_its_own_model(weights: Weights) -> None:
+    dense, expected = dense_of(weights, OPENVINO), dense_of(weights, TORCH)
+    images = noise(3, 3, 96, 160)
+    for _ in range(4):
+        assert_close(dense, expected, images)
+    assert list(dense._models._of_size) == [None, (96, 160)]  # type: ignore[attr-defined]
+
+
+def test_many_sizes_share_one_model(weights: Weights) -> None:
+    dense, expected = dense_of(weights, OPENVINO), dense_of(weights, TORCH)
+    for width in range(64, 64 + 6 * 32, 32):
+        assert_close(dense, expected, noise(8, 3, 64, width))
+    assert len(dense._models._of_size) == 5  # type: ignore[attr-defined]
+
+
+def test_a_batch_keeps_its_results_when_the_next_one_runs(weights: Weights) -> None:
+    dense = dense_of(weights, OPENVINO)
+    for images in (noise(1, 3, 64, 96), noise(8, 3, 64, 96), noise(8, 3, 64, 96)):
+        levels = dense.features(images)
+        before = [level.clone() for level in levels]
+        dense.features(images + 1)
+        assert all(torch.equal(a, b) for a, b in zip(levels, before, strict=True))
+
+
+def test_threads_share_the_weights_and_get_their_own_results(weights: Weights) -> None:
+    first, expected = dense_of(weights, OPENVINO), dense_of(weights, TORCH)
+    workers = [first, *(first.for_another_thread() for _ in range(3))]
+    assert len({id(worker._models) for worker in workers}) == 1  # type: ignore[attr-defined]
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            with torch.inference_mode():
+                for _ in range(5):
+                    assert_close(workers[number], expected, noise(2, 3, 64, 96) + number)
+        except BaseException as error:  # noqa: BLE001 - of another thread; shown below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_levels_of_another_batch_are_refused(weights: Weights) -> None:
+    dense = dense_of(weights, OPENVINO)
+    levels = dense.features(noise(1, 3, 64, 64))
+    dense.features(noise(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="not the level maps that `features` returned last"):
+        dense.rpn_head(levels)
+
+
+def test_box_head_takes_any_number_of_regions(weights: Weights) -> None:
+    dense, expected = dense_of(weights, OPENVINO), dense_of(weights, TORCH)
+    for count in (0, 1, 33):
+        for found, want in zip(
+            dense.box_head(noise(count, 128, 7, 7)), expected.box_head(noise(count, 128, 7, 7)), strict=True
+        ):
+            torch.testing.assert_close(found, want, rtol=1e-3, atol=1e-3)
+
+
+def test_bf16_only_where_the_cpu_has_it(weights: Weights) -> None:
+    config = OPENVINO.model_copy(update={"precision": "bf16"})
+    if "bf16" not in cpu_precisions():
+        with pytest.raises(DetectorError, match='precision: this CPU has no bf16; use "auto" or "fp32"'):
+            dense_of(weights, config)
+        return
+    # Random weights make rounding grow from layer to layer; trained ones do not.
+    trained = load_weights_file(embedded_weights())
+    found = dense_of(trained, config).features(noise(1, 3, 96, 160))
+    wanted = dense_of(trained, TORCH).features(noise(1, 3, 96, 160))
+    assert all((a - b).abs().mean() < 0.05 * b.abs().mean() for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "device", "expected"),
+    [
+        ({"precision": "int8"}, "cpu", r'precision: "int8" needs weights that `streamdet export --int8` made'),
+        ({}, "cuda:0", r"device: .* runs on the CPU alone, not on cuda:0"),
+    ],
+)
+def test_what_openvino_cannot_do_is_said(weights: Weights, change: dict[str, str], device: str, expected: str) -> None:
+    with pytest.raises(DetectorError, match=expected):
+        make_dense(prepare_model(weights, CPU), OPENVINO.model_copy(update=change), torch.device(device))
+
+
+def test_auto_takes_openvino_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DetectorConfig(engine="auto")
+    assert chooses_openvino(config, CPU)
+    assert not chooses_openvino(config, torch.device("cuda:0"))
+    assert not chooses_openvino(DetectorConfig(engine="torch"), CPU)
+    monkeypatch.setattr(openvino_runtime.importlib.util, "find_spec", lambda _: None)
+    assert not chooses_openvino(config, CPU)
+
+
+def test_auto_runs_the_embedded_weights_in_int8(frames: list[Rgb], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_module.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(openvino_runtime, "cpu_precisions", lambda: {"fp32", "int8"})
+    assert chooses_int8(DetectorConfig(), CPU)
+    assert chooses_int8(DetectorConfig(engine="openvino", precision="int8"), CPU)
+    for other in ({"engine": "torch"}, {"precision": "fp32"}, {"weights": "mine.safetensors"}):
+        assert not chooses_int8(DetectorConfig.model_validate(other), CPU)
+    assert not chooses_int8(DetectorConfig(), torch.device("cuda:0"))
+    found = load_detector(DetectorConfig(device="cpu")).detect(pictures(frames))
+    wanted = load_detector(DetectorConfig(device="cpu", precision="fp32")).detect(pictures(frames))
+    assert found != wanted
+    assert compare(wanted, found).kept_share > 0.85
+    monkeypatch.setattr(dense_module.platform, "machine", lambda: "aarch64")
+    assert not chooses_int8(DetectorConfig(), CPU)
+
+
+def test_a_missing_extra_is_said_in_one_line(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    load_openvino.cache_clear()
+    try:
+        with pytest.raises(DetectorError, match=r"^openvino is not installed .*streamdet\[openvino\].*\"torch\"$"):
+            load_openvino()
+    finally:
+        load_openvino.cache_clear()
+
+
+def test_nothing_is_reported_to_the_makers(tmp_path: Path) -> None:
+    code = """if True:
+        import socket, sys
+        def connect(*args): raise SystemExit(f"connects to {args[1:]}")
+        socket.socket.connect = connect
+        socket.getaddrinfo = connect
+        from streamdet.detector.openvino_runtime import load_nncf, load_openvino
+        import torch
+        openvino = load_openvino()
+        model = openvino.convert_model(torch.nn.Linear(2, 2), example_input=torch.zeros(1, 2))
+        load_nncf().quantize(model, load_nncf().Dataset([torch.zeros(1, 2).numpy()] * 3))
+        print(sorted(m for m in sys.modules if "telemetry" in m and sys.modules[m] is not None and "openvino_t" in m))
+    """
+    # CI is where their own switch would be off.
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert not [path for path in tmp_path.rglob("*") if "intel" in path.name or "telemetry" in path.name]

@@ -1,0 +1,206 @@
+"""An exception in any thread of the daemon: it drains, ends with 1, and says in one line which and why."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Self
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from processes import free_ports, stream, wait_until
+from videos import make_video
+
+from streamdet import subscribe
+from streamdet.bench.stand_in import StandIn
+from streamdet.capture import Capture
+from streamdet.config import Config, load_config
+from streamdet.control.client import ask
+from streamdet.control.server import ControlServer
+from streamdet.daemon import Daemon
+from streamdet.errors import EXIT_UNAVAILABLE, ControlError
+from streamdet.gate import Gate
+from streamdet.health import HealthServer
+from streamdet.inference import Inference
+from streamdet.preview import Previews
+from streamdet.publisher import Publisher
+from streamdet.rates import Rates
+from streamdet.spool import Spool
+from streamdet.types import Detection, Picture
+
+_ENDS_WITHIN_SECONDS = 5.0
+
+
+class Running:
+    """A daemon with everything switched on, in a thread of this process."""
+
+    def __init__(self, folder: Path, *streams: str, detector: StandIn | None = None) -> None:
+        self.control_path = folder / "c"
+        path = folder / "streamdet.toml"
+        port, metrics_port = free_ports()
+        path.write_text(
+            f'[publisher]\nendpoint = "tcp://127.0.0.1:{port}"\n'
+            f'[metrics]\nendpoint = "127.0.0.1:{metrics_port}"\n'
+            f'[spool]\ndirectory = "{folder / "spool"}"\n[control]\npath = "{self.control_path}"\n' + "".join(streams)
+        )
+        self.config: Config = load_config(path)
+        self.daemon = Daemon(self.config, path, load=lambda *_: detector or StandIn())
+        self.outcome: int | BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.outcome = self.daemon.run()
+        except RuntimeError as error:
+            self.outcome = error
+
+    def published(self, name: str) -> int:
+        return self.daemon.ledger.snapshot()[name].published
+
+    def join(self) -> None:
+        self._thread.join(_ENDS_WITHIN_SECONDS)
+        assert not self._thread.is_alive(), "it did not end in time"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        wait_until(lambda: self.daemon.ledger.snapshot() and self.published("clip") > 2, "frames")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.daemon.stop()
+        self._thread.join()
+
+
+def broken(*_: object, **__: object) -> None:
+    message = "broken on purpose"
+    raise RuntimeError(message)
+
+
+def provoke_nothing(_running: Running) -> None:
+    """It happens by itself."""
+
+
+def ask_for_a_page(running: Running) -> None:
+    with suppress(OSError):
+        urlopen(f"http://{running.config.metrics.endpoint}/metrics", timeout=5).close()
+
+
+def ask_for_control(running: Running) -> None:
+    with suppress(ControlError):
+        ask(running.control_path, "about", {}, 5)
+
+
+def look(running: Running) -> None:
+    with subscribe(running.config.publisher.endpoint, kinds=["preview"]) as pictures:
+        pictures.receive(1)
+
+
+# Where each thread is hit, and what makes it come there.
+_THREADS: dict[str, tuple[type, str, Callable[[Running], None]]] = {
+    "capture-clip": (Capture, "_hand_on", provoke_nothing),
+    "inference": (Inference, "_detect_some", provoke_nothing),
+    "publisher": (Publisher, "_repeat_states", provoke_nothing),
+    "previews": (Previews, "_encode", look),
+    "spool": (Spool, "_tidy", provoke_nothing),
+    "gate": (Gate, "_cut_floods", provoke_nothing),
+    "control": (ControlServer, "_advance", ask_for_control),
+    "metrics-": (HealthServer, "_metrics", ask_for_a_page),
+}
+
+
+@pytest.mark.parametrize("name", _THREADS)
+def test_an_error_in_a_thread_ends_the_daemon_in_order(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    where, method, provoke = _THREADS[name]
+
+    with Running(tmp_path, stream("clip", max_fps=20)) as running:
+        began = time.monotonic()
+        with monkeypatch.context() as patch:
+            patch.setattr(where, method, broken)
+            provoke(running)
+            running.join()
+        assert time.monotonic() - began < 2 * _ENDS_WITHIN_SECONDS
+        assert running.outcome == 1
+        for ledger in running.daemon.ledger.snapshot().values():
+            assert ledger.in_flight == 0
+    assert error_of(caplog) == f"{running.daemon._failed.name} ended unexpectedly: broken on purpose"
+    assert error_of(caplog).startswith(name)
+
+
+def error_of(caplog: pytest.LogCaptureFixture) -> str:
+    (said,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    return said.getMessage()
+
+
+def test_an_error_in_the_watch_over_all_streams_ends_the_daemon_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Capture, "_on_overdue", broken)
+    # A frame each second: the watch's own thread notices that the next one is late, while the capture waits for it.
+    slow = stream("slow", make_video(tmp_path / "slow.mp4", fps=1), loop=True, stall_seconds=0.6)
+    with Running(tmp_path, stream("clip", max_fps=20), slow) as running:
+        running.join()
+        assert running.outcome == 1
+    assert error_of(caplog) == "capture-slow ended unexpectedly: broken on purpose"
+
+
+def test_a_client_whose_network_goes_ends_nothing_but_its_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    with Running(tmp_path, stream("clip", max_fps=20)) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr("streamdet.page_server._Server._answer_one", unreachable)
+            ask_for_a_page(running)
+        url = f"http://{running.config.metrics.endpoint}/healthz"
+        with urlopen(url, timeout=5) as answer:
+            assert answer.status == HTTPStatus.OK
+        assert running.outcome is None
+
+
+def test_an_error_in_the_main_thread_drains_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Running(tmp_path, stream("clip", max_fps=20)) as running:
+        monkeypatch.setattr(Rates, "sample", broken)
+        running.join()
+        assert str(running.outcome) == "broken on purpose"
+        assert running.daemon.ledger.snapshot()["clip"].in_flight == 0
+
+
+class Hungry(StandIn):
+    """Asks for more memory than there is, for more than so many pictures."""
+
+    def __init__(self) -> None:
+        self.most = 1
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        if len(pictures) > self.most:
+            np.empty(2**62, np.uint8)
+        return super().detect(pictures)
+
+
+def test_memory_that_runs_out_halves_batches_and_ends_the_daemon_only_for_a_single_frame(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = Hungry()
+    streams = [stream(name, max_fps=10) for name in ("clip", "b", "c", "d")]
+    with Running(tmp_path, *streams, detector=detector) as running:
+        metrics = running.daemon.metrics.registry
+        wait_until(lambda: metrics.get_sample_value("streamdet_out_of_memory_total"), "a batch that does not fit")
+        seen = {name: running.published(name) for name in ("clip", "b", "c", "d")}
+        wait_until(lambda: all(running.published(name) > seen[name] + 3 for name in seen), "frames of every stream")
+        detector.most = 0
+        running.join()
+        assert running.outcome == EXIT_UNAVAILABLE
+        for ledger in running.daemon.ledger.snapshot().values():
+            assert ledger.in_flight == 0
+    assert "memory ran out on a single frame of 768x576" in error_of(caplog)

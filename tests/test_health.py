@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_text
+
+from streamdet import page_server
+from streamdet.batch_queue import BatchQueue
+from streamdet.config import MetricsConfig, StreamConfig
+from streamdet.errors import EXIT_UNAVAILABLE, EndpointError
+from streamdet.health import HealthServer, HealthSnapshot
+from streamdet.ledger import Ledger
+from streamdet.metrics import Metrics
+from streamdet.page_server import (
+    MAX_CONNECTIONS,
+    MAX_REQUEST_BYTES,
+    REQUEST_TIMEOUT_SECONDS,
+    PageServer,
+    Response,
+)
+from streamdet.types import Drop, Frame, Reason, State, StreamStatus
+from streamdet.worker import Worker
+
+_LOOPBACK = MetricsConfig(endpoint="127.0.0.1:0")
+
+
+def _at(endpoint: str) -> MetricsConfig:
+    """Whatever the endpoint: what the configuration would refuse must be refused when binding, too."""
+    return MetricsConfig.model_construct(endpoint=endpoint)
+
+
+_PATIENCE_SECONDS = 20.0
+_STATUSES = {
+    "door": StreamStatus("door", State.UP, None, "", 1_700_000_000.0),
+    "yard": StreamStatus("yard", State.DOWN, Reason.UNAUTHORIZED, "401 from 192.0.2.7", 1_700_000_100.0),
+}
+_WELL = HealthSnapshot(healthy=True, ready=True, streams=_STATUSES, last_frame_at={"door": 1_700_000_200.5})
+
+
+class NoPicture:
+    """Nobody looks at it."""
+
+    width = 0
+    height = 0
+
+    def to_rgb(self) -> NDArray[np.uint8]:
+        raise AssertionError
+
+
+class Daemon:
+    """What the pages show, and the server that shows it."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics(Ledger())
+        self.metrics.add_stream("door", ["person"])
+        self.snapshot = _WELL
+        self.failed: list[Worker] = []
+        self.server = HealthServer(
+            _LOOPBACK,
+            self.metrics.registry,
+            lambda: self.snapshot,
+            on_error=self.failed.append,
+        )
+
+    def connect(self) -> socket.socket:
+        address = urlsplit(self.server.url)
+        return socket.create_connection((address.hostname, address.port), timeout=_PATIENCE_SECONDS)
+
+    def get(self, path: str, method: str = "GET", **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = http.client.HTTPConnection(urlsplit(self.server.url).netloc, timeout=_PATIENCE_SECONDS)
+        with closing(connection):
+            connection.request(method, path, headers={name.replace("_", "-"): text for name, text in headers.items()})
+            response = connection.getresponse()
+            return response, response.read()
+
+    def say(self, request: bytes) -> bytes:
+        """All that comes back for these bytes."""
+        with self.connect() as connection:
+            # The server may refuse, and stop reading, before everything is sent.
+            with suppress(ConnectionError):
+                connection.sendall(request)
+            answer = b""
+            while received := connection.recv(65536):
+                answer += received
+        return answer
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    daemon = Daemon()
+    with daemon.server:
+        yield daemon
+    assert [worker.error for worker in daemon.failed] == []
+
+
+def test_the_metrics_page(daemon: Daemon) -> None:
+    daemon.metrics.frame_captured("door", 1.0)
+    response, body = daemon.get("/metrics")
+    assert response.status == 200
+    assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    families = {family.name: family for family in read_text(body.decode())}
+    assert [s.value for s in families["streamdet_frames_captured"].samples] == [1.0]
+
+
+def test_the_metrics_page_in_the_format_and_size_that_the_client_asks_for(daemon: Daemon) -> None:
+    response, body = daemon.get("/metrics", Accept="application/openmetrics-text;version=1.0.0", Accept_Encoding="gzip")
+    assert response.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert response.headers["Content-Encoding"] == "gzip"
+    text = gzip.decompress(body).decode()
+    assert "streamdet_frames_captured" in {family.name for family in read_openmetrics(text)}
+
+
+def test_some_metrics_by_name(daemon: Daemon) -> None:
+    _, body = daemon.get("/metrics?name[]=streamdet_frames_in_flight")
+    assert [family.name for family in read_text(body.decode())] == ["streamdet_frames_in_flight"]
+
+
+def test_readyz_tells_of_every_stream(daemon: Daemon) -> None:
+    response, body = daemon.get("/readyz")
+    assert (response.status, response.headers["Content-Type"]) == (200, "application/json")
+    assert json.loads(body) == {
+        "healthy": True,
+        "ready": True,
+        "problem": "",
+        "streams": {
+            "door": {
+                "state": "up",
+                "reason": None,
+                "detail": "",
+                "since": 1_700_000_000.0,
+                "last_frame_at": 1_700_000_200.5,
+            },
+            "yard": {
+                "state": "down",
+                "reason": "unauthorized",
+                "detail": "401 from 192.0.2.7",
+                "since": 1_700_000_100.0,
+                "last_frame_at": None,
+            },
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "healthz", "readyz"),
+    [
+        (_WELL, 200, 200),
+        (HealthSnapshot(healthy=True, ready=False), 200, 503),
+        (HealthSnapshot(healthy=False, ready=True, problem="inference is stuck"), 503, 503),
+    ],
+)
+def test_statuses(daemon: Daemon, snapshot: HealthSnapshot, healthz: int, readyz: int) -> None:
+    daemon.snapshot = snapshot
+    response, body = daemon.get("/healthz")
+    assert (response.status, json.loads(body)["problem"]) == (healthz, snapshot.problem)
+    assert daemon.get("/readyz")[0].status == readyz
+
+
+def test_the_first_page_links_to_the_others(daemon: Daemon) -> None:
+    response, body = daemon.get("/")
+    assert (response.status, response.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    for path in ("/metrics", "/healthz", "/readyz"):
+        assert f'href="{path}"'.encode() in body
+
+
+def test_another_path_is_one_line(daemon: Daemon) -> None:
+    response, body = daemon.get("/metrics/../etc/passwd")
+    assert (response.status, body) == (404, b"not found: see /metrics, /healthz and /readyz\n")
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/nothing"])
+def test_head_is_get_without_the_body(daemon: Daemon, path: str) -> None:
+    get, body = daemon.get(path)
+    head, nothing = daemon.get(path, "HEAD")
+    assert nothing == b""
+    assert (head.status, head.headers["Content-Length"]) == (get.status, str(len(body)))
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
+def test_other_methods_are_refused(daemon: Daemon, method: str) -> None:
+    response, body = daemon.get("/metrics", method)
+    assert (response.status, response.headers["Allow"], body) == (405, "GET, HEAD", b"method not allowed\n")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /metrics\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00 hello\r\n\r\n", 400),
+        (b"GET / HTTP/2\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nno colon here\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n folded: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * MAX_REQUEST_BYTES * 2 + b"\r\n\r\n", 431),
+        (b"POST /metrics HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n" + b"a" * 9_999_999, 405),
+    ],
+    ids=["HTTP/0.9", "TLS", "HTTP/2", "no colon", "folded", "too large", "large body"],
+)
+def test_nonsense_is_refused(daemon: Daemon, request_bytes: bytes, status: int) -> None:
+    answer = b""
+    # A client that sends megabytes after its request may lose the answer; the server must not lose its thread.
+    with suppress(ConnectionError):
+        answer = daemon.say(request_bytes)
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert answer or status == 405
+    assert daemon.get("/healthz")[0].status == 200
+
+
+def test_a_slow_client_is_cut_off_however_busily_it_drips(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_server, "REQUEST_TIMEOUT_SECONDS", 0.3)
+    with daemon.connect() as connection:
+        began = time.monotonic()
+        with suppress(ConnectionError):
+            while time.monotonic() < began + _PATIENCE_SECONDS:
+                connection.send(b"G")
+                connection.settimeout(0.02)
+                with suppress(TimeoutError):
+                    answer = connection.recv(4096)
+                    assert answer.startswith(b"HTTP/1.1 408 ")
+                    break
+        assert time.monotonic() - began < _PATIENCE_SECONDS
+
+
+def test_slow_clients_hold_no_more_than_the_threads_there_are_and_not_for_long(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_server, "REQUEST_TIMEOUT_SECONDS", 0.3)
+    before = threading.active_count()
+    slow = [daemon.connect() for _ in range(3 * MAX_CONNECTIONS)]
+    for connection in slow:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\n")
+    assert daemon.get("/healthz")[0].status == 200
+    assert threading.active_count() == before
+    for connection in slow:
+        connection.close()
+
+
+def test_a_client_that_hangs_up_harms_nobody(daemon: Daemon) -> None:
+    for request in (b"", b"GET /metrics", b"GET /metrics HTTP/1.1\r\n\r\n"):
+        for _ in range(MAX_CONNECTIONS):
+            with daemon.connect() as connection:
+                # Closing resets the connection, whatever is under way.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                connection.sendall(request)
+    assert daemon.get("/healthz")[0].status == 200
+
+
+def test_clients_that_never_read_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_server, "_RESPONSE_TIMEOUT_SECONDS", 0.3)
+    # More than the kernel takes off the server's hands.
+    large = bytes(30_000_000)
+    with PageServer("test", "127.0.0.1:0", lambda request: Response(HTTPStatus.OK, large)) as server:
+        address = urlsplit(server.url)
+        idle = [socket.create_connection((address.hostname, address.port)) for _ in range(2 * MAX_CONNECTIONS)]
+        for connection in idle:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        with closing(http.client.HTTPConnection(address.netloc, timeout=_PATIENCE_SECONDS)) as reader:
+            reader.request("HEAD", "/")
+            assert reader.getresponse().headers["Content-Length"] == str(len(large))
+        for connection in idle:
+            connection.close()
+
+
+def test_the_pages_answer_while_20_threads_report_and_one_hangs(daemon: Daemon) -> None:
+    """A thread that hangs holds no lock that the pages need; those at work hold one only while they count."""
+    names = [f"stream-{n}" for n in range(20)]
+    for name in names:
+        daemon.metrics.add_stream(name, ["person"])
+    queue = BatchQueue(8, 0.0, daemon.metrics.frame_dropped)
+    queue.add_stream(StreamConfig(name="hangs", url="video.mkv", pace="fastest"))
+    daemon.server._snapshot = lambda: HealthSnapshot(healthy=queue.pending_since() is not None, ready=True)
+    done = threading.Event()
+
+    def capture(name: str) -> None:
+        while not done.wait(0.001):
+            daemon.metrics.frame_captured(name, time.time())
+            daemon.metrics.frame_dropped(name, Drop.SUPERSEDED)
+            daemon.metrics.frame_published(name, 0.01, ["person"])
+
+    def hang() -> None:
+        for seq in (1, 2):
+            queue.put(Frame("hangs", seq, None, 0.0, "daemon", time.monotonic(), NoPicture()))
+
+    threads = [threading.Thread(target=capture, args=(name,)) for name in names]
+    threads.append(threading.Thread(target=hang))
+    for thread in threads:
+        thread.start()
+    while queue.pending() != {"hangs": 2}:
+        time.sleep(0.001)
+    times_seconds = []
+    for _ in range(9):
+        began = time.monotonic()
+        response, body = daemon.get("/metrics")
+        times_seconds.append(time.monotonic() - began)
+        assert response.status == 200
+        assert len(list(read_text(body.decode()))) > 20
+        assert daemon.get("/readyz")[0].status == 200
+    done.set()
+    queue.close()
+    for thread in threads:
+        thread.join()
+    # Usually 0.05 s; far more only because tests run on machines that are busy with other things.
+    assert min(times_seconds) < 1.0
+
+
+def test_closing_cuts_connections_and_frees_the_port() -> None:
+    daemon = Daemon()
+    with daemon.server:
+        endpoint = daemon.server.url.removeprefix("http://")
+        waiting = daemon.connect()
+        waiting.sendall(b"GET /")
+        assert daemon.get("/healthz")[0].status == 200
+        began = time.monotonic()
+    assert time.monotonic() - began < REQUEST_TIMEOUT_SECONDS
+    waiting.close()
+    daemon.server.close()
+    with HealthServer(_at(endpoint), daemon.metrics.registry, lambda: _WELL) as again:
+        assert again.url == daemon.server.url
+
+
+def test_a_server_that_was_never_entered_can_be_closed() -> None:
+    daemon = Daemon()
+    daemon.server.close()
+    with pytest.raises(ConnectionRefusedError):
+        daemon.connect()
+
+
+def test_an_error_of_the_snapshot_is_told_to_the_daemon() -> None:
+    def broken() -> HealthSnapshot:
+        message = "no snapshot"
+        raise LookupError(message)
+
+    failed: list[Worker] = []
+    with HealthServer(
+        _LOOPBACK,
+        Metrics(Ledger()).registry,
+        broken,
+        on_error=failed.append,
+    ) as server:
+        address = urlsplit(server.url)
+        with closing(http.client.HTTPConnection(address.netloc, timeout=_PATIENCE_SECONDS)) as connection:
+            connection.request("GET", "/readyz")
+            with pytest.raises((ConnectionError, http.client.HTTPException)):
+                connection.getresponse()
+    assert [type(worker.error) for worker in failed] == [LookupError]
+
+
+def refuse(endpoint: str) -> str:
+    with pytest.raises(EndpointError) as caught:
+        HealthServer(_at(endpoint), Metrics(Ledger()).registry, lambda: _WELL)
+    assert caught.value.exit_code == EXIT_UNAVAILABLE
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_port_in_use_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        endpoint = f"127.0.0.1:{other.getsockname()[1]}"
+        advice = "another process uses it; stop that one or choose another endpoint"
+        assert refuse(endpoint) == f"metrics: cannot listen on {endpoint}: {advice}"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        ("192.0.2.1:0", "metrics: cannot listen on 192.0.2.1:0: this machine has no such address"),
+        ("", "metrics: '' is not an endpoint; expected something like 127.0.0.1:9095"),
+        ("9095", "metrics: '9095' is not an endpoint; expected something like 127.0.0.1:9095"),
+        (
+            "http://127.0.0.1:1",
+            "metrics: 'http://127.0.0.1:1' is not an endpoint; expected something like 127.0.0.1:9095",
+        ),
+        ("127.0.0.1:65536", "metrics: '127.0.0.1:65536' is not an endpoint; expected something like 127.0.0.1:9095"),
+        ("a..b:1", "metrics: 'a..b' is not the name of a machine"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_had_is_one_clear_line(endpoint: str, expected: str) -> None:
+    assert refuse(endpoint) == expected
+
+
+def test_a_host_that_does_not_exist() -> None:
+    assert refuse("nowhere.invalid:1").startswith("metrics: cannot listen on nowhere.invalid:1: ")
+
+
+def _has_ipv6() -> bool:
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")
+def test_ipv6() -> None:
+    metrics = Metrics(Ledger())
+    with HealthServer(MetricsConfig(endpoint="[::1]:0"), metrics.registry, lambda: _WELL) as server:
+        assert server.url.startswith("http://[::1]:")
+        with closing(http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=5)) as connection:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().status == 200
+
+
+def test_nothing_is_printed(daemon: Daemon, capfd: pytest.CaptureFixture[str]) -> None:
+    calls: list[Callable[[], object]] = [lambda: daemon.get("/nothing"), lambda: daemon.say(b"x\r\n\r\n")]
+    for call in calls:
+        call()
+    assert capfd.readouterr() == ("", "")

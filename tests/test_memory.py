@@ -1,0 +1,66 @@
+"""glibc keeps memory once it is told to; in a process of its own, because it cannot be told to stop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# Page faults of ten large blocks that are filled and given back, after a first one.
+_COUNT_PAGE_FAULTS = """
+import resource, sys
+import numpy as np
+from streamdet.detector.memory import keep_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+if sys.argv[1] == "keep":
+    print("told" if keep_memory() else "no glibc")
+for i in range(11):
+    if i == 1:
+        before = faults()
+    np.ones(64 * 1024 * 1024, np.uint8)
+print(faults() - before)
+"""
+_PAGES = 10 * 64 * 1024 * 1024 // 4096
+
+
+def page_faults(how: str) -> list[str]:
+    command = [sys.executable, "-c", _COUNT_PAGE_FAULTS, how]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split("\n")[:-1]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_pages_are_used_again() -> None:
+    told, kept = page_faults("keep")
+    if told == "no glibc":
+        pytest.skip("this C library has no mallopt")
+    assert int(kept) < _PAGES / 100
+
+
+# Memory that ten thousand kept events take, and their bytes.
+_KEEP_EVENTS = """
+from pathlib import Path
+from streamdet.replay import Ring
+from streamdet.types import Detection, DetectionEvent, FrameInfo
+from streamdet.wire import encode
+
+frame = FrameInfo(1, 0.04, 1.5, "daemon", 640, 480)
+found = (Detection("person", 0.9, (1.0, 2.0, 30.0, 40.0)),)
+ring = Ring(20_000, 2**30)
+pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])
+before = pages()
+for seq in range(1, 10_001):
+    ring.add("detections/a/", seq, encode(DetectionEvent("a", "e", seq, 2.5, frame, found)))
+print((pages() - before) * 4096, ring.used_bytes)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
+def test_kept_events_take_little_more_than_their_bytes() -> None:
+    command = [sys.executable, "-c", _KEEP_EVENTS]
+    taken, used = map(int, subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.split())
+    # The encoder's own results would take 4 KiB each.
+    assert taken < used + 10_000 * 800, f"{taken / 10_000:.0f} bytes for an event of {used / 10_000:.0f}"

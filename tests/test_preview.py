@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from publishing import PERSON, frame_of, metrics_of, publisher_at, status_of
+
+from streamdet import DetectionEvent, PreviewEvent, subscribe, wire
+from streamdet.config import PublisherConfig
+from streamdet.metrics import Metrics
+from streamdet.preview import Preview, Previews, to_jpeg
+from streamdet.types import Frame, FrameInfo, Picture
+
+PATIENCE_SECONDS = 60.0
+INFO = FrameInfo(1, None, 1.0, "daemon", 640, 360)
+
+
+@dataclass
+class Grey:
+    """A picture of one grey value, which shows in the JPEG which frame it was."""
+
+    value: int
+    width: int = 1280
+    height: int = 720
+
+    def to_rgb(self) -> NDArray[np.uint8]:
+        return np.full((self.height, self.width, 3), self.value, np.uint8)
+
+
+def grey_frame(stream: str, seq: int, captured: float | None = None) -> Frame:
+    now = time.monotonic() if captured is None else captured
+    return Frame(stream, seq, None, time.time(), "daemon", now, Grey(seq % 250))
+
+
+def pixels_of(jpeg: bytes) -> NDArray[Any]:
+    decoded = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return np.asarray(decoded)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+def previews_of(
+    put: Callable[[Preview], None] = lambda _: None, metrics: Metrics | None = None, **settings: Any
+) -> Previews:
+    return Previews(PublisherConfig(**settings), put, metrics or metrics_of("a", "b"))
+
+
+def offer(previews: Previews, stream: str, seq: int, picture: Picture | None = None) -> None:
+    event = DetectionEvent(stream, "e", seq, 1.0, INFO, (PERSON,))
+    previews.offer(event, picture or Grey(seq))
+
+
+def test_only_who_asks_for_previews_switches_them_on() -> None:
+    previews = previews_of()
+    for prefix in (b"", b"p", b"preview", b"detections/", b"state/a/"):
+        previews.subscription(b"\x01" + prefix)
+    assert not previews.is_watched("a")
+    previews.subscription(b"\x01preview/a/")
+    assert previews.is_watched("a")
+    assert not previews.is_watched("a2")
+    previews.subscription(b"\x01preview/")
+    assert previews.is_watched("a2")
+    previews.subscription(b"\x00preview/")
+    assert previews.is_watched("a")
+    previews.subscription(b"\x00preview/a/")
+    assert not previews.is_watched("a")
+
+
+def test_a_flood_of_subscriptions_fills_no_memory() -> None:
+    previews = previews_of()
+    for index in range(20_000):
+        previews.subscription(b"\x01preview/%d" % index)
+    assert len(previews._prefixes) == 1000
+
+
+@given(st.lists(st.floats(0.001, 0.5), min_size=1, max_size=300), st.floats(0.5, 30))
+def test_no_more_pictures_are_kept_than_allowed(pauses: list[float], max_fps: float) -> None:
+    previews = previews_of(preview_max_fps=max_fps)
+    previews.subscription(b"\x01preview/")
+    moments = [1000.0 + sum(pauses[: index + 1]) for index in range(len(pauses))]
+    due = [moment for moment in moments if previews.is_due("a", moment)]
+    assert due[0] == moments[0]
+    assert len(due) <= (moments[-1] - moments[0]) * max_fps + 1.001
+    # A picture that follows when one is due for certain is never left out.
+    assert all(now in due for before, now in itertools.pairwise(moments) if now - before >= 1 / max_fps + 1e-6)
+
+
+def test_frames_that_come_evenly_give_the_rate_that_was_asked_for() -> None:
+    previews = previews_of(preview_max_fps=7)
+    previews.subscription(b"\x01preview/")
+    kept = sum(previews.is_due("a", 5 + index / 25) for index in range(25 * 20))
+    assert kept == pytest.approx(7 * 20, abs=2)
+
+
+def test_each_stream_has_one_slot_and_the_newest_wins() -> None:
+    done: list[Preview] = []
+    metrics = metrics_of("a", "b")
+    previews = previews_of(done.append, metrics)
+    previews.subscription(b"\x01preview/")
+    for seq in range(1, 6):
+        offer(previews, "a", seq)
+    offer(previews, "b", 9)
+    with previews:
+        wait_until(lambda: len(done) == 2)
+    assert [(one.event.stream, one.event.seq) for one in done] == [("a", 5), ("b", 9)]
+    assert pixels_of(done[0].jpeg).mean() == pytest.approx(5, abs=1)
+    sample = metrics.registry.get_sample_value
+    assert sample("streamdet_previews_encoded_total", {"stream": "a"}) == 1
+    assert sample("streamdet_preview_encode_seconds_count") == 2
+
+
+def test_nothing_is_encoded_for_who_has_gone() -> None:
+    done: list[Preview] = []
+    previews = previews_of(done.append)
+    offer(previews, "a", 1)
+    previews.subscription(b"\x01preview/b/")
+    offer(previews, "b", 2)
+    with previews:
+        wait_until(lambda: done)
+    assert [one.event.stream for one in done] == ["b"]
+
+
+def test_a_forgotten_stream_leaves_nothing_behind() -> None:
+    previews = previews_of()
+    previews.subscription(b"\x01preview/")
+    assert previews.is_due("a", 1.0)
+    offer(previews, "a", 1)
+    previews.forget_stream("a")
+    assert not previews._slots
+    assert not previews._due_seconds
+
+
+def test_pictures_are_made_smaller_and_never_larger() -> None:
+    for width, height, shown in ((1920, 1080, (640, 360)), (1080, 1920, (360, 640)), (320, 240, (320, 240))):
+        jpeg = to_jpeg(Grey(100, width, height).to_rgb(), 640, 75)
+        assert jpeg is not None
+        assert pixels_of(jpeg).shape == (shown[1], shown[0], 3)
+    thin = to_jpeg(np.zeros((1, 10_000, 3), np.uint8), 640, 75)
+    assert thin is not None
+    assert pixels_of(thin).shape == (1, 640, 3)
+
+
+def test_colours_are_right() -> None:
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    rgb[:] = (200, 100, 30)
+    jpeg = to_jpeg(rgb, 640, 95)
+    assert jpeg is not None
+    assert pixels_of(jpeg)[32, 32].tolist() == pytest.approx([30, 100, 200], abs=4)
+
+
+def test_a_picture_that_would_be_too_large_loses_quality() -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (1440, 1920, 3), np.uint8)
+    jpeg = to_jpeg(noise, 1920, 100)
+    assert jpeg is not None
+    assert len(jpeg) <= wire.MAX_MESSAGE_BYTES
+
+
+def test_somebody_who_looks_gets_the_picture_that_the_boxes_belong_to() -> None:
+    metrics = metrics_of("a", "b")
+    with publisher_at(metrics=metrics, preview_max_fps=60) as publisher:
+        endpoint = publisher.endpoint
+        with subscribe(endpoint, ["a"], ["preview", "state"], timeout_seconds=PATIENCE_SECONDS) as events:
+            publisher.put_status(status_of("a"))
+            next(events)
+            seen: list[PreviewEvent] = []
+            for seq in range(1, 1000):
+                for stream in ("a", "b"):
+                    metrics.frame_captured(stream, time.time())
+                    publisher.put_detections(grey_frame(stream, seq, seq / 60), [PERSON])
+                item = events.receive(0.02)
+                if isinstance(item, PreviewEvent):
+                    seen.append(item)
+                if len(seen) == 3:
+                    break
+        wait_until(lambda: not publisher._previews._prefixes)
+        encoded = metrics.registry.get_sample_value("streamdet_previews_encoded_total", {"stream": "a"})
+        publisher.put_detections(grey_frame("a", 2000, 5000.0), [PERSON])
+        metrics.frame_captured("a", time.time())
+        wait_until(lambda: not metrics.ledger.snapshot()["a"].in_flight)
+        assert metrics.registry.get_sample_value("streamdet_previews_encoded_total", {"stream": "a"}) == encoded
+    assert [event.seq for event in seen] == [1, 2, 3]
+    for event in seen:
+        assert (event.stream, event.frame.width, event.frame.height) == ("a", 1280, 720)
+        assert event.detections == (PERSON,)
+        assert pixels_of(event.jpeg).shape == (360, 640, 3)
+        assert pixels_of(event.jpeg).mean() == pytest.approx(event.frame.seq % 250, abs=1)
+    assert metrics.registry.get_sample_value("streamdet_previews_encoded_total", {"stream": "b"}) == 0
+    counts = metrics.ledger.snapshot()
+    assert all(stream.in_flight == 0 and stream.captured == stream.published for stream in counts.values())
+
+
+def test_two_lookers_and_one_leaves() -> None:
+    with publisher_at() as publisher, subscribe(publisher.endpoint, kinds=["preview"]):
+        with subscribe(publisher.endpoint, kinds=["preview"]), subscribe(publisher.endpoint, ["a"], ["preview"]):
+            wait_until(lambda: len(publisher._previews._prefixes) == 2)
+        wait_until(lambda: len(publisher._previews._prefixes) == 1)
+        assert publisher._previews.is_watched("a")
+    assert not publisher._previews.is_alive()
+
+
+def test_previews_come_only_when_asked_for() -> None:
+    with (
+        publisher_at(preview_max_fps=60) as publisher,
+        subscribe(publisher.endpoint, timeout_seconds=PATIENCE_SECONDS) as events,
+        subscribe(publisher.endpoint, kinds=["preview"], timeout_seconds=PATIENCE_SECONDS) as pictures,
+    ):
+        publisher.put_status(status_of("a"))
+        next(events)
+        wait_until(lambda: publisher._previews.is_watched("a"))
+        publisher.put_detections(frame_of("a", 1), [PERSON])
+        assert isinstance(next(pictures), PreviewEvent)
+        publisher.put_detections(frame_of("a", 2), [PERSON])
+        kinds = {type(next(events)) for _ in range(2)}
+    assert PreviewEvent not in kinds
+
+
+def test_a_slow_encoder_delays_no_detection(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def slow(self: Grey) -> NDArray[np.uint8]:
+        assert release.wait(PATIENCE_SECONDS)
+        return np.zeros((self.height, self.width, 3), np.uint8)
+
+    monkeypatch.setattr(Grey, "to_rgb", slow)
+    with (
+        publisher_at(preview_max_fps=60) as publisher,
+        subscribe(publisher.endpoint, kinds=["preview"]),
+        subscribe(publisher.endpoint, kinds=["detections", "state"], timeout_seconds=PATIENCE_SECONDS) as events,
+    ):
+        publisher.put_status(status_of("a"))
+        next(events)
+        wait_until(lambda: publisher._previews.is_watched("a"))
+        for seq in range(1, 201):
+            publisher.put_detections(grey_frame("a", seq), [PERSON])
+        seqs: list[int] = []
+        while len(seqs) < 200:
+            event = next(events)
+            seqs += [event.frame.seq] if isinstance(event, DetectionEvent) else []
+        assert len(publisher._previews._slots) <= 1
+        release.set()
+    assert seqs == list(range(1, 201))

@@ -1,0 +1,365 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from capturing import SECRET, stream_config
+from certificates import make_certificate
+from videos import concatenate, make_audio, make_video
+from web import WebServer
+
+from streamdet.errors import SourceError
+from streamdet.sources import Source, SourceFrame, open_source
+from streamdet.sources.interrupt import Interrupt
+from streamdet.types import Reason
+
+both_backends = pytest.mark.parametrize("backend", ["av", "opencv"])
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A server that accepts and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(16)
+        yield server.getsockname()[1]
+
+
+def read_all(source: Source) -> tuple[list[SourceFrame], SourceError]:
+    frames = []
+    try:
+        while True:
+            frames.append(source.read())
+    except SourceError as error:
+        return frames, error
+    finally:
+        source.close()
+
+
+def failure(url: object, **values: object) -> SourceError:
+    """What reading a stream ends with."""
+    try:
+        _, error = read_all(open_source(stream_config(url, **values)))
+    except SourceError as at_opening:
+        error = at_opening
+    assert SECRET not in "".join(traceback.format_exception(error))
+    return error
+
+
+@both_backends
+def test_file_as_fast_as_possible_loses_nothing(clip: Path, backend: str) -> None:
+    source = open_source(stream_config(clip, backend=backend, pace="fastest"))
+    frames, error = read_all(source)
+    assert error.reason is Reason.ENDED
+    assert not source.info.live
+    assert (source.info.width, source.info.height, source.info.fps) == (64, 48, 25.0)
+    assert [f.pts_seconds for f in frames] == pytest.approx([n / 25 for n in range(10)], abs=1e-6)
+    assert [int(f.picture.to_rgb().mean()) for f in frames] == pytest.approx([40 + 10 * n for n in range(10)], abs=2)
+    assert all(f.clock == "daemon" and abs(f.captured_at - time.time()) < 60 for f in frames)
+
+
+@both_backends
+def test_file_in_real_time_takes_its_time(clip: Path, backend: str) -> None:
+    started = time.monotonic()
+    frames, _ = read_all(open_source(stream_config(clip, backend=backend)))
+    assert len(frames) == 10
+    assert time.monotonic() - started > 0.3
+
+
+@both_backends
+def test_loop_goes_on_with_growing_time(clip: Path, backend: str) -> None:
+    source = open_source(stream_config(clip, backend=backend, pace="fastest", loop=True))
+    frames = [source.read() for _ in range(25)]
+    source.close()
+    assert [f.pts_seconds for f in frames] == pytest.approx([n / 25 for n in range(25)], abs=1e-6)
+    assert abs(int(frames[20].picture.to_rgb().mean()) - 40) <= 2
+
+
+@both_backends
+@pytest.mark.parametrize("spelling", ["file://{}", "{}"])
+def test_files_are_found_however_they_are_written(tmp_path: Path, backend: str, spelling: str) -> None:
+    clip = make_video(tmp_path / "a b:c.mp4", frames=2)
+    location = spelling.format(str(clip).replace(" ", "%20") if "file" in spelling else clip)
+    frames, _ = read_all(open_source(stream_config(location, backend=backend, pace="fastest")))
+    assert len(frames) == 2
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "pixel_format"),
+    [("libx264", "h264", "yuv420p"), ("libsvtav1", "av1", "yuv420p"), ("mjpeg", "mjpeg", "yuvj420p")],
+)
+def test_codecs(tmp_path: Path, codec: str, name: str, pixel_format: str) -> None:
+    clip = make_video(tmp_path / "clip.mp4", codec=codec, pixel_format=pixel_format)
+    source = open_source(stream_config(clip, pace="fastest"))
+    frames, _ = read_all(source)
+    assert source.info.codec == name
+    assert int(frames[5].picture.to_rgb().mean()) == pytest.approx(90, abs=2)
+
+
+def test_size_may_change_within_a_stream(tmp_path: Path) -> None:
+    small = make_video(tmp_path / "small.h264", container="h264")
+    large = make_video(tmp_path / "large.h264", width=128, height=96, container="h264")
+    both = concatenate(tmp_path / "both.h264", small, large)
+    frames, _ = read_all(open_source(stream_config(both, pace="fastest")))
+    sizes = [(f.picture.width, f.picture.height) for f in frames]
+    assert sizes == [(64, 48)] * 10 + [(128, 96)] * 10
+    assert all(f.picture.to_rgb().shape == (f.picture.height, f.picture.width, 3) for f in frames)
+
+
+def test_turned_file_is_shown_upright(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "clip.mp4", frames=2)
+    content = bytearray(clip.read_bytes())
+    # The display matrix of the track header (ISO/IEC 14496-12, 8.3.2): here a turn by 90 degrees clockwise.
+    matrix = content.index(b"tkhd") + 4 + 40
+    turned = [0, 0x00010000, 0, -0x00010000, 0, 0, 48 << 16, 0, 0x40000000]
+    content[matrix : matrix + 36] = b"".join(n.to_bytes(4, "big", signed=True) for n in turned)
+    clip.write_bytes(content)
+    picture = read_all(open_source(stream_config(clip, pace="fastest")))[0][0].picture
+    assert (picture.width, picture.height) == (48, 64)
+    assert picture.to_rgb().shape == (64, 48, 3)
+
+
+@both_backends
+def test_bad_files(tmp_path: Path, clip: Path, backend: str) -> None:
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.txt").write_text("hello\n" * 100)
+    (tmp_path / "text.mp4").write_text("hello\n" * 100)
+    (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:500])
+    make_audio(tmp_path / "audio.m4a")
+    wanted = {
+        "empty.mp4": Reason.DECODE_ERROR,
+        "text.txt": Reason.NO_VIDEO,
+        "text.mp4": Reason.DECODE_ERROR,
+        "cut.mp4": Reason.DECODE_ERROR,
+        "audio.m4a": Reason.NO_VIDEO,
+        "missing.mp4": Reason.NOT_FOUND,
+        "clip.mp4/inside": Reason.NOT_FOUND,
+        ".": Reason.NO_VIDEO,
+    }
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    found = {name: failure(tmp_path / name, backend=backend).reason for name in wanted}
+    assert found == wanted
+
+
+def test_codec_without_decoder(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "clip.mp4", frames=2)
+    clip.write_bytes(clip.read_bytes().replace(b"avc1", b"zzzz"))
+    assert failure(clip).reason is Reason.UNSUPPORTED_CODEC
+
+
+def test_file_that_is_cut_off_gives_what_is_there(tmp_path: Path) -> None:
+    whole = make_video(tmp_path / "whole.ts", frames=50, container="mpegts").read_bytes()
+    cut = tmp_path / "cut.ts"
+    cut.write_bytes(whole[: len(whole) // 2])
+    frames, error = read_all(open_source(stream_config(cut, pace="fastest")))
+    assert error.reason is Reason.ENDED
+    assert 10 < len(frames) < 50
+
+
+def test_broken_packets_are_left_out(tmp_path: Path) -> None:
+    content = bytearray(make_video(tmp_path / "clip.ts", frames=50, container="mpegts").read_bytes())
+    noise = np.random.default_rng(1).integers(0, 256, 1500, np.uint8).tobytes()
+    content[len(content) // 2 : len(content) // 2 + len(noise)] = noise
+    (tmp_path / "broken.ts").write_bytes(content)
+    frames, error = read_all(open_source(stream_config(tmp_path / "broken.ts", pace="fastest")))
+    assert error.reason is Reason.ENDED
+    assert 20 < len(frames) <= 50
+
+
+@both_backends
+def test_picture_of_monstrous_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setattr("streamdet.sources.picture.MAX_SIDE_PIXELS", 100)
+    monster = make_video(tmp_path / "monster.h264", width=128, height=96, container="h264")
+    error = failure(monster, backend=backend)
+    assert error.reason is Reason.DECODE_ERROR
+    assert "128x96" in error.detail
+
+
+def test_picture_that_becomes_monstrous_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.sources.picture.MAX_SIDE_PIXELS", 100)
+    small = make_video(tmp_path / "small.h264", container="h264")
+    monster = make_video(tmp_path / "monster.h264", width=128, height=96, container="h264")
+    both = concatenate(tmp_path / "both.h264", small, monster)
+    frames, error = read_all(open_source(stream_config(both, pace="fastest")))
+    assert len(frames) == 10
+    assert error.reason is Reason.DECODE_ERROR
+
+
+def test_decoder_takes_no_memory_for_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.sources.av.MAX_PIXELS", 100 * 100)
+    small = make_video(tmp_path / "small.h264", container="h264")
+    large = make_video(tmp_path / "large.h264", width=128, height=96, container="h264")
+    both = concatenate(tmp_path / "both.h264", small, large)
+    frames, _ = read_all(open_source(stream_config(both, pace="fastest")))
+    assert [f.picture.width for f in frames] == [64] * 10
+
+
+@pytest.mark.parametrize("device", ["99", "/dev/video99"])
+def test_missing_device(device: str) -> None:
+    assert failure(device).reason is Reason.NOT_FOUND
+
+
+def test_device_that_is_none() -> None:
+    assert failure("/dev/null").reason is Reason.NO_VIDEO
+
+
+@both_backends
+def test_http_mjpeg(backend: str) -> None:
+    with WebServer() as web:
+        source = open_source(stream_config(web.url("/mjpeg"), backend=backend))
+        frames = [source.read() for _ in range(3)]
+        source.close()
+        assert source.info.live
+    assert 30 < frames[0].picture.to_rgb().mean() < 250
+
+
+def test_hls_comes_in_real_time(tmp_path: Path) -> None:
+    make_video(tmp_path / "live.m3u8", frames=20, container="hls")
+    with WebServer(tmp_path) as web:
+        started = time.monotonic()
+        frames, error = read_all(open_source(stream_config(web.url("/live.m3u8"))))
+    assert len(frames) == 20
+    assert error.reason is Reason.ENDED
+    assert time.monotonic() - started > 0.6
+
+
+def test_playlist_from_the_network_reads_no_files_of_this_machine(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "secret.ts", container="mpegts")
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:1,", f"file://{clip}", "#EXT-X-ENDLIST"]
+    (tmp_path / "evil.m3u8").write_text("\n".join(lines))
+    with WebServer(tmp_path) as web:
+        assert failure(web.url("/evil.m3u8")).reason is Reason.DECODE_ERROR
+
+
+@both_backends
+def test_http_failures(backend: str) -> None:
+    with WebServer(login=f"user:{SECRET}") as web:
+        wrong = failure(web.url("/mjpeg", f"user:{SECRET}-not"), backend=backend)
+        none = failure(web.url("/mjpeg"), backend=backend)
+        missing = failure(web.url("/nope", f"user:{SECRET}"), backend=backend)
+        broken = failure(web.url("/broken", f"user:{SECRET}"), backend=backend)
+        page = failure(web.url("/page", f"user:{SECRET}"), backend=backend)
+    reasons = [e.reason for e in (wrong, none, missing, broken, page)]
+    assert reasons == [
+        Reason.UNAUTHORIZED, Reason.UNAUTHORIZED, Reason.NOT_FOUND, Reason.REFUSED, Reason.DECODE_ERROR
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http", "rtsps", "https"])
+@both_backends
+def test_no_server(backend: str, scheme: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"{scheme}://user:{SECRET}@127.0.0.1:{unused.getsockname()[1]}/x"
+        tls = {"tls_verify": False} if scheme.endswith("s") else {}
+        assert failure(url, backend=backend, **tls).reason is Reason.REFUSED
+    assert failure(f"{scheme}://user:{SECRET}@nowhere.invalid/x", backend=backend, **tls).reason is Reason.DNS
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http", "rtsps"])
+def test_silent_server(silent_port: int, scheme: str) -> None:
+    url = f"{scheme}://user:{SECRET}@127.0.0.1:{silent_port}/x"
+    error = failure(url, connect_timeout_seconds=0.5)
+    assert error.reason is Reason.TIMEOUT
+
+
+def test_server_of_another_kind() -> None:
+    with WebServer() as web:
+        assert failure(web.url("/mjpeg").replace("http", "rtsp")).reason is Reason.REFUSED
+
+
+def test_https_server_must_be_trusted(certificate: tuple[Path, Path]) -> None:
+    with WebServer(certificate=certificate) as web:
+        error = failure(web.url("/mjpeg"))
+        assert error.reason is Reason.TLS
+        assert "self-signed" in error.detail
+        for trusted in ({"tls_ca_file": str(certificate[0])}, {"tls_verify": False}):
+            source = open_source(stream_config(web.url("/mjpeg"), **trusted))
+            assert source.read().picture.width == 64
+            source.close()
+        assert failure(web.url("/mjpeg"), tls_ca_file="/missing.pem").reason is Reason.TLS
+        assert failure(web.url("/mjpeg"), backend="opencv").reason is Reason.TLS
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http"])
+def test_interrupt_ends_opening(silent_port: int, scheme: str) -> None:
+    interrupt = Interrupt()
+    timer = threading.Timer(0.3, interrupt.set)
+    timer.start()
+    started = time.monotonic()
+    with interrupt.bound():
+        error = failure(f"{scheme}://127.0.0.1:{silent_port}/x", connect_timeout_seconds=60)
+    timer.join()
+    assert error.reason is Reason.TIMEOUT
+    assert time.monotonic() - started < 20
+
+
+def test_interrupt_ends_reading() -> None:
+    interrupt = Interrupt()
+    with WebServer() as web, interrupt.bound():
+        source = open_source(stream_config(web.url("/mjpeg"), stall_seconds=60))
+        source.read()
+        web.silent.set()
+        timer = threading.Timer(0.3, interrupt.set)
+        timer.start()
+        started = time.monotonic()
+        _, error = read_all(source)
+        timer.join()
+    assert error.reason is Reason.TIMEOUT
+    assert time.monotonic() - started < 20
+
+
+def test_hardware_that_is_not_there_falls_back_with_one_line(clip: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = open_source(stream_config(clip, hwaccel="vdpau", pace="fastest"))
+    frames, _ = read_all(source)
+    assert len(frames) == 10
+    assert source.info.hwaccel is None
+    assert [r.getMessage() for r in caplog.records] == [
+        "hardware decoding by vdpau is not available here; decoding in software"
+    ]
+
+
+def test_hwaccel_auto_decodes_with_whatever_there_is(clip: Path) -> None:
+    frames, _ = read_all(open_source(stream_config(clip, hwaccel="auto", pace="fastest")))
+    assert [int(f.picture.to_rgb().mean()) for f in frames][:3] == pytest.approx([40, 50, 60], abs=2)
+
+
+def test_every_piece_of_a_verified_playlist_is_verified(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    (tmp_path / "other").mkdir()
+    other_certificate = make_certificate(tmp_path / "other")
+    make_video(tmp_path / "live.m3u8", frames=20, container="hls")
+    playlist = (tmp_path / "live.m3u8").read_text()
+    login = f"user:{SECRET}"
+    trust = {"tls_ca_file": str(certificate[0]), "stall_seconds": 60}
+    with (
+        WebServer(tmp_path, login, certificate) as web,
+        WebServer(tmp_path, None, other_certificate) as untrusted,
+        WebServer(tmp_path) as plain,
+    ):
+        for name, server in (("untrusted", untrusted), ("plain", plain)):
+            (tmp_path / f"{name}.m3u8").write_text(playlist.replace("live0.ts", server.url("/live0.ts")))
+            (tmp_path / f"{name}-without-suffix").write_text((tmp_path / f"{name}.m3u8").read_text())
+            for path in (f"/{name}.m3u8", f"/{name}-without-suffix"):
+                assert failure(web.url(path, login), **trust).reason is Reason.TLS
+        frames, error = read_all(open_source(stream_config(web.url("/live.m3u8", login), **trust)))
+        assert len(frames) == 20
+        assert error.reason is Reason.ENDED
+        assert failure(web.url("/nope.m3u8", login), **trust).reason is Reason.NOT_FOUND
+        assert failure(web.url("/live.m3u8", "user:wrong"), **trust).reason is Reason.UNAUTHORIZED
+        assert failure(web.url("/live.m3u8", login)).reason is Reason.TLS

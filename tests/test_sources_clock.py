@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from streamdet.sources.camera_clock import CameraClock
+
+_NOW = 1_700_000_000.0
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Our own time, to be turned."""
+    clock = [_NOW]
+    monkeypatch.setattr("time.time", lambda: clock[0])
+    return clock
+
+
+def read(now: list[float], *frames: tuple[float, float | None, float | None]) -> list[tuple[float, str]]:
+    """Seconds before our own time at which frames were captured, and whose clock says so.
+
+    Args:
+        now: our own time.
+        frames: seconds since the frame before, presentation time, and the camera's time at presentation time 0 in
+            seconds after `_NOW`; None for unknown.
+    """
+    clock, found = CameraClock(), []
+    for later, pts_seconds, start in frames:
+        now[0] += later
+        microseconds = None if start is None else int((_NOW + start) * 1e6)
+        captured_at, whose = clock.at(microseconds, pts_seconds)
+        found.append((round(now[0] - captured_at, 3), str(whose)))
+    return found
+
+
+def test_camera_is_believed_as_soon_as_it_says_its_time(now: list[float]) -> None:
+    frames = read(now, (0, None, None), (0.1, 5.0, None), (0.1, 5.1, -5.0), (0.1, 5.2, -5.0))
+    assert frames == [(0, "daemon"), (0, "daemon"), (0.1, "source"), (0.1, "source")]
+
+
+def test_frames_that_were_held_up_and_come_at_once_are_late(now: list[float]) -> None:
+    frames = read(now, (0, 0.0, 0.0), (8, 0.1, 0.0), (0, 8.0, 0.0))
+    assert frames == [(0, "source"), (7.9, "source"), (0, "source")]
+
+
+@pytest.mark.parametrize("jump", [-5000, 5000, 40_000])
+def test_jump_ends_the_belief_even_before_the_first_report(now: list[float], jump: float) -> None:
+    after = [(0.1, 0.1 + jump, 0.0), (0.1, 0.2, 0.0)]
+    assert read(now, (0, 0.0, 0.0), *after) == [(0, "source"), (0, "daemon"), (0, "daemon")]
+    assert read(now, (0, 0.0, None), *after) == [(0, "daemon"), (0, "daemon"), (0, "daemon")]
+
+
+def test_clock_that_is_a_day_off_says_nothing(now: list[float]) -> None:
+    assert read(now, (0, 0.0, 90_000.0), (0.1, 0.1, 90_000.0)) == [(0, "daemon"), (0, "daemon")]

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import threading
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from streamdet.errors import SourceError
+from streamdet.sources.picture import AvPicture, BgrPicture, check_size
+
+# ITU-R BT.601 and BT.709: weights of red and blue in luma.
+_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
+_COLORSPACE = {"bt601": 6, "bt709": 1, "unspecified": 2}  # AVColorSpace
+_RANGE = {"limited": 1, "full": 2, "unspecified": 0}  # AVColorRange
+
+
+def yuv_frame(colorspace: str, color_range: str, pixel_format: str = "yuv420p") -> av.VideoFrame:
+    """A ramp of luma over blocks of chroma."""
+    height, width = 32, 96
+    frame = av.VideoFrame(width, height, pixel_format)
+    luma = np.tile(np.linspace(60, 180, width).astype(np.uint8), (height, 1))
+    blue = np.repeat(np.linspace(100, 150, width // 16), 8).astype(np.uint8)
+    red = blue[::-1]
+    for plane, row in zip(frame.planes[1:], (blue, red), strict=True):
+        fill(plane, np.tile(row, (height // 2, 1)))
+    fill(frame.planes[0], luma)
+    frame.colorspace, frame.color_range = _COLORSPACE[colorspace], _RANGE[color_range]
+    return frame
+
+
+def fill(plane: av.video.plane.VideoPlane, values: NDArray[np.uint8]) -> None:
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+    rows[:, : plane.width] = values
+
+
+def reference_rgb(frame: av.VideoFrame, matrix: str, *, full: bool) -> NDArray[np.float64]:
+    """The conversion as the recommendations define it."""
+
+    def values(plane: av.video.plane.VideoPlane) -> NDArray[np.float64]:
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+        return rows[:, : plane.width].astype(float)
+
+    luma, blue, red = (values(plane) for plane in frame.planes)
+    blue, red = (np.repeat(np.repeat(c, 2, 0), 2, 1) - 128 for c in (blue, red))
+    if not full:
+        luma, blue, red = (luma - 16) * 255 / 219, blue * 255 / 224, red * 255 / 224
+    weight_red, weight_blue = _WEIGHTS[matrix]
+    r = luma + 2 * (1 - weight_red) * red
+    b = luma + 2 * (1 - weight_blue) * blue
+    g = (luma - weight_red * r - weight_blue * b) / (1 - weight_red - weight_blue)
+    return np.clip(np.stack([r, g, b], -1), 0, 255)
+
+
+@pytest.mark.parametrize(
+    ("colorspace", "color_range", "pixel_format", "matrix", "full"),
+    [
+        ("bt601", "limited", "yuv420p", "bt601", False),
+        ("bt709", "limited", "yuv420p", "bt709", False),
+        ("bt709", "full", "yuv420p", "bt709", True),
+        ("unspecified", "unspecified", "yuv420p", "bt601", False),
+        ("unspecified", "unspecified", "yuvj420p", "bt601", True),
+        ("bt601", "full", "yuvj420p", "bt601", True),
+    ],
+)
+def test_colours_follow_the_tags(
+    colorspace: str, color_range: str, pixel_format: str, matrix: str, *, full: bool
+) -> None:
+    frame = yuv_frame(colorspace, color_range, pixel_format)
+    rgb = AvPicture(frame).to_rgb()
+    assert rgb.dtype == np.uint8
+    assert rgb.flags.c_contiguous
+    difference = np.abs(rgb - reference_rgb(frame, matrix, full=full))
+    # Chroma may be placed half a pixel aside; the blocks' insides must agree.
+    assert np.median(difference) <= 1.5
+    assert np.percentile(difference, 95) <= 4
+
+
+def test_picture_may_be_converted_by_many_threads() -> None:
+    picture = AvPicture(yuv_frame("bt709", "limited"))
+    results: list[NDArray[np.uint8]] = []
+    threads = [threading.Thread(target=lambda: results.append(picture.to_rgb())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+    assert all(np.array_equal(r, results[0]) for r in results)
+
+
+@pytest.mark.parametrize("width", [97, 101, 63, 2])
+def test_odd_widths(width: int) -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (31, width, 3), np.uint8)
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+    assert np.array_equal(AvPicture(frame).to_rgb(), rgb)
+
+
+def test_turns_are_counter_clockwise() -> None:
+    rgb = np.zeros((4, 6, 3), np.uint8)
+    rgb[0, 5] = 255
+    picture = AvPicture(av.VideoFrame.from_ndarray(rgb, format="rgb24"), quarter_turns=1)
+    assert (picture.width, picture.height) == (4, 6)
+    assert picture.to_rgb()[0, 0].tolist() == [255, 255, 255]
+
+
+def test_bgr_becomes_rgb() -> None:
+    bgr = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    picture = BgrPicture(bgr)
+    assert (picture.width, picture.height) == (4, 2)
+    assert picture.to_rgb()[0, 0].tolist() == [2, 1, 0]
+    assert picture.to_rgb().flags.c_contiguous
+
+
+@pytest.mark.parametrize(("width", "height"), [(20000, 100), (100, 20000), (8320, 8200)])
+def test_size_limit(width: int, height: int) -> None:
+    check_size(7680, 4320)
+    with pytest.raises(SourceError, match="too large"):
+        check_size(width, height)

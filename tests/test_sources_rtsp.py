@@ -1,0 +1,119 @@
+"""Against GStreamer's RTSP server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rtsp
+from capturing import SECRET, stream_config
+from certificates import make_certificate
+from rtsp import RtspServer
+
+from streamdet.errors import SourceError
+from streamdet.sources import SourceFrame, SourceInfo, open_source
+from streamdet.types import Reason
+
+pytestmark = pytest.mark.package("gst-rtsp-server")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RtspServer]:
+    mounts = {
+        "/h264": rtsp.h264(), "/h265": rtsp.H265, "/mjpeg": rtsp.MJPEG, "/audio": rtsp.AUDIO, "/sizes": rtsp.TWO_SIZES
+    }  # fmt: skip
+    with RtspServer(mounts) as running:
+        yield running
+
+
+def read(url: str, frames: int = 3, **values: object) -> tuple[SourceInfo, list[SourceFrame]]:
+    source = open_source(stream_config(url, connect_timeout_seconds=20, **values))
+    try:
+        return source.info, [source.read() for _ in range(frames)]
+    finally:
+        source.close()
+
+
+def failure(url: str, **values: object) -> SourceError:
+    with pytest.raises(SourceError) as caught:
+        read(url, **values)
+    assert SECRET not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize(("path", "codec"), [("/h264", "h264"), ("/h265", "hevc"), ("/mjpeg", "mjpeg")])
+@pytest.mark.parametrize("transport", ["auto", "tcp", "udp"])
+def test_codecs_and_transports(server: RtspServer, path: str, codec: str, transport: str) -> None:
+    info, frames = read(server.url(path), transport=transport)
+    assert (info.codec, info.width, info.height, info.transport) == (codec, 320, 240, transport)
+    assert info.live
+    assert all(f.picture.to_rgb().shape == (240, 320, 3) for f in frames)
+    times = [f.pts_seconds for f in frames if f.pts_seconds is not None]
+    assert times == sorted(times)
+    assert len(times) >= 2
+
+
+def test_opencv_reads_it_too(server: RtspServer) -> None:
+    info, frames = read(server.url("/h264"), backend="opencv")
+    assert (info.codec, info.backend) == ("h264", "opencv")
+    assert frames[0].picture.width == 320
+
+
+def test_size_may_change(server: RtspServer) -> None:
+    _, frames = read(server.url("/sizes"), frames=25)
+    assert {(f.picture.width, f.picture.to_rgb().shape[1]) for f in frames} >= {(480, 480)}
+
+
+def test_clock_of_the_camera_from_sender_reports(server: RtspServer) -> None:
+    source = open_source(stream_config(server.url("/h264"), connect_timeout_seconds=20))
+    frame = source.read()
+    for _ in range(400):
+        if frame.clock == "source":
+            break
+        frame = source.read()
+        now = frame.captured_at
+    source.close()
+    assert frame.clock == "source"
+    # Server and reader share the machine's clock.
+    assert abs(frame.captured_at - now) < 5
+
+
+@pytest.mark.parametrize("backend", ["av", "opencv"])
+def test_no_such_path(server: RtspServer, backend: str) -> None:
+    assert failure(server.url("/nope"), backend=backend).reason is Reason.NOT_FOUND
+
+
+def test_audio_only(server: RtspServer) -> None:
+    assert failure(server.url("/audio")).reason is Reason.NO_VIDEO
+
+
+def test_server_that_offers_udp_only() -> None:
+    # One each: while this server ends what the one has left, it answers 503 to the other.
+    with RtspServer(transport="udp") as server:
+        assert failure(server.url(), transport="tcp").reason is Reason.REFUSED
+    with RtspServer(transport="udp") as server:
+        assert read(server.url(), transport="auto")[1][0].picture.width == 320
+
+
+@pytest.mark.parametrize("method", ["basic", "digest"])
+def test_logins(method: str) -> None:
+    login = {"user": "user", "password": SECRET, "method": method}
+    with RtspServer(login=login) as server:
+        assert read(server.url(login=f"user:{SECRET}"))[1][0].picture.width == 320
+        wrong = failure(server.url(login=f"user:{SECRET}-not"))
+        assert wrong.reason is Reason.UNAUTHORIZED
+        assert "refuses this login" in wrong.detail
+        none = failure(server.url())
+        assert none.reason is Reason.UNAUTHORIZED
+        assert "has none" in none.detail
+        assert failure(server.url(login=f"user:{SECRET}-not"), backend="opencv").reason is Reason.UNAUTHORIZED
+
+
+def test_encrypted_rtsp_must_be_trusted(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    with RtspServer(tls={"certificate": str(certificate), "key": str(key)}) as server:
+        url = server.url(scheme="rtsps", host="localhost")
+        assert failure(url).reason is Reason.TLS
+        assert read(url, tls_ca_file=str(certificate))[1][0].picture.width == 320
+        assert read(url, tls_verify=False)[1][0].picture.width == 320

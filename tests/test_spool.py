@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import json
+import os
+import queue
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from prometheus_client import CollectorRegistry
+from publishing import PERSON, frame_of, publisher_at
+
+from streamdet import DetectionEvent, Restart, subscribe
+from streamdet.config import ReplayConfig, SpoolConfig
+from streamdet.delivery_metrics import DeliveryMetrics
+from streamdet.errors import SpoolError
+from streamdet.spool import Spool
+from streamdet.wire.replay import Refused, Replayed, ReplayRequest
+
+PATIENCE_SECONDS = 30.0
+TOPIC = "detections/a/"
+
+
+class Counted:
+    """A spool with metrics of its own, and answers that are waited for."""
+
+    def __init__(
+        self, directory: Path, epoch: str = "e1", max_bytes: int = 2**30, max_age_seconds: float = 1e6
+    ) -> None:
+        self.registry = CollectorRegistry()
+        config = SpoolConfig.model_construct(
+            directory=str(directory), max_bytes=max_bytes, max_age_seconds=max_age_seconds
+        )
+        self.spool = Spool(config, epoch, DeliveryMetrics(self.registry))
+
+    def __enter__(self) -> Self:
+        self.spool.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.spool.__exit__(None, None, None)
+        assert self.spool.error is None
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"streamdet_spool_{name}", labels) or 0.0
+
+    def put(self, seqs: range, topic: str = TOPIC, size: int = 100) -> None:
+        for seq in seqs:
+            self.spool.keep(topic, seq, payload_of(seq, size))
+
+    def ask(self, epoch: str, from_seq: int, to_seq: int | None = None, topic: str = TOPIC) -> Replayed:
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        assert self.spool.fetch(b"me", ReplayRequest(1, topic, from_seq, to_seq, epoch), answers.put)
+        answer = answers.get(timeout=PATIENCE_SECONDS)
+        assert isinstance(answer, Replayed)
+        return answer
+
+    def all_of(self, epoch: str, from_seq: int = 1, topic: str = TOPIC) -> list[int]:
+        """What is kept of an epoch, answer by answer."""
+        seqs: list[int] = []
+        while True:
+            answer = self.ask(epoch, from_seq, topic=topic)
+            assert [json.loads(event)["seq"] for event in answer.events] == list(answer.seqs)
+            seqs += answer.seqs
+            if not answer.more:
+                return seqs
+            assert answer.next_seq > from_seq
+            from_seq = answer.next_seq
+
+
+def payload_of(seq: int, size: int) -> bytes:
+    return json.dumps({"seq": seq, "fill": "x" * size}).encode()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def _checks_come_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.heal._CHECK_SECONDS", 0.3)
+    monkeypatch.setattr("streamdet.heal._ON_ITS_WAY_SECONDS", 0.2)
+
+
+def test_what_was_kept_is_there_after_restarts_epoch_by_epoch(tmp_path: Path) -> None:
+    for epoch, last in (("e1", 700), ("e2", 5), ("e3", 0), ("e4", 3)):
+        with Counted(tmp_path, epoch) as spool:
+            spool.put(range(1, last + 1))
+            spool.put(range(1, 4), "state/a/")
+    with Counted(tmp_path, "e5") as spool:
+        assert spool.all_of("e1") == list(range(1, 701))
+        assert spool.all_of("e1", 650) == list(range(650, 701))
+        assert spool.ask("e1", 10, 12).seqs == (10, 11, 12)
+        end = spool.ask("e1", 701)
+        assert (end.seqs, end.next_epoch, end.end_is_known) == ((), "e2", True)
+        # There was nothing of this topic in e3.
+        assert spool.ask("e2", 6).next_epoch == "e4"
+        assert spool.ask("e4", 4).next_epoch == "e5"
+        unknown = spool.ask("e0", 1)
+        assert (unknown.seqs, unknown.next_epoch, unknown.end_is_known) == ((), "e5", False)
+        spool.put(range(1, 11))
+        assert spool.ask("e5", 1, 10).seqs == tuple(range(1, 11))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_a_large_answer_comes_in_parts(tmp_path: Path) -> None:
+    with Counted(tmp_path) as spool:
+        spool.put(range(1, 41), size=100_000)
+        answer = spool.ask("e1", 1)
+        assert 1 < len(answer.events) < 40
+        assert answer.more
+        assert spool.all_of("e1") == list(range(1, 41))
+
+
+def test_it_stays_within_its_bounds_and_keeps_the_newest(tmp_path: Path) -> None:
+    with Counted(tmp_path, max_bytes=2**20) as spool:
+        for first in range(1, 5001, 100):
+            spool.put(range(first, first + 100), size=1000)
+            wait_until(lambda count=first + 99: spool.count("events_kept_total") >= count)
+            assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2**20
+        seqs = spool.all_of("e1")
+    assert seqs[-1] == 5000
+    assert seqs == list(range(seqs[0], 5001))
+    assert 500 < len(seqs) < 1050
+
+
+def test_old_events_go(tmp_path: Path) -> None:
+    with Counted(tmp_path, "e1") as spool:
+        spool.put(range(1, 10))
+    for path in tmp_path.glob("*.log"):
+        os.utime(path, (1, 1))
+    with Counted(tmp_path, "e2", max_age_seconds=3600) as spool:
+        wait_until(lambda: not list(tmp_path.glob("*.log")))
+        assert spool.ask("e1", 1).seqs == ()
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from test_spool import Counted
+with Counted(Path(sys.argv[1]), "e1") as spool:
+    seq = 0
+    while True:
+        spool.put(range(seq + 1, seq + 21), size=2000)
+        seq += 20
+        while spool.count("events_kept_total") < seq:
+            time.sleep(0.0005)
+        print(seq, flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [3, 40, 200])
+def test_a_kill_in_the_middle_of_writing_loses_nothing_that_was_kept(tmp_path: Path, after: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
+    ) as writer:
+        assert writer.stdout is not None
+        kept = 0
+        for _ in range(after):
+            kept = int(writer.stdout.readline())
+        writer.send_signal(signal.SIGKILL)
+        for line in writer.stdout:
+            kept = int(line) if line.endswith("\n") else kept
+    with Counted(tmp_path, "e2") as spool:
+        seqs = spool.all_of("e1")
+        assert seqs == list(range(1, len(seqs) + 1))
+        assert len(seqs) >= kept
+        end = spool.ask("e1", len(seqs) + 1)
+        assert (end.next_epoch, end.end_is_known) == ("e2", False)
+
+
+@pytest.mark.parametrize("torn_bytes", [1, 10, 60])
+def test_a_torn_record_at_the_end_is_cut_off_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, torn_bytes: int
+) -> None:
+    with Counted(tmp_path, "e1") as spool:
+        spool.put(range(1, 4))
+        wait_until(lambda: spool.count("events_kept_total") == 3)
+        copy = tmp_path / "torn"
+        shutil.copy(tmp_path / "0000000001.log", copy)
+    whole = copy.read_bytes()
+    (tmp_path / "0000000001.log").write_bytes(whole[:-torn_bytes])
+    copy.unlink()
+    with Counted(tmp_path, "e2") as spool:
+        assert spool.all_of("e1") == [1, 2]
+    assert "no sound record" in caplog.text
+    # Eight bytes stand before the three records, which are all of one size.
+    assert (tmp_path / "0000000001.log").stat().st_size == 8 + (len(whole) - 8) // 3 * 2
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"", b"SD", b"x" * 1000, b"SDSPOOL1", b"SDSPOOL1" + b"\0" * 500, b"SDSPOOL1" + b"\xff" * 500]
+)
+def test_files_that_are_no_segments_do_no_harm(tmp_path: Path, garbage: bytes) -> None:
+    (tmp_path / "0000000007.log").write_bytes(garbage)
+    (tmp_path / "notes.log").write_bytes(b"mine")
+    with Counted(tmp_path, "e1") as spool:
+        spool.put(range(1, 4))
+        assert spool.ask("e1", 1, 3).seqs == (1, 2, 3)
+    assert (tmp_path / "notes.log").read_bytes() == b"mine"
+
+
+def kept_and_not_kept(spool: Counted) -> float:
+    return spool.count("events_kept_total") + spool.count("events_not_kept_total", reason="disk_full")
+
+
+def full_disk(spool: Counted, free: Callable[[], None]) -> None:
+    """Writes until it is full, and again when there is room."""
+    seq = 0
+    while not spool.count("events_not_kept_total", reason="disk_full"):
+        spool.put(range(seq + 1, seq + 101), size=1000)
+        seq += 100
+        wait_until(lambda put=seq: kept_and_not_kept(spool) >= put)
+    kept = int(spool.count("events_kept_total"))
+    assert kept_and_not_kept(spool) == seq
+    assert spool.all_of("e1") == list(range(1, kept + 1))
+    free()
+    wait_until(lambda: time.monotonic() > spool.spool._try_again_at)
+    spool.put(range(seq + 1, seq + 11))
+    wait_until(lambda: spool.count("events_kept_total") == kept + 10)
+    assert spool.all_of("e1") == [*range(1, kept + 1), *range(seq + 1, seq + 11)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root to mount")
+def test_a_full_disk_costs_events_of_the_log_and_nothing_else(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from test_spool import Counted, full_disk;"
+        "folder = Path(sys.argv[1]); (folder / 'ballast').write_bytes(bytes(1_000_000));"
+        "spool = Counted(folder / 'spool').__enter__(); full_disk(spool, (folder / 'ballast').unlink);"
+        "spool.__exit__(); print('well')"
+    )
+    mount = 'mount -t tmpfs -o size=2m none "$1" && exec "$2" -c "$3" "$1"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, "sh", str(tmp_path), sys.executable, code],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent, timeout=100,
+    )  # fmt: skip
+    if "mount:" in done.stderr and not os.environ.get("STREAMDET_REQUIRE_PACKAGES"):
+        pytest.skip("nothing can be mounted here")
+    assert done.stdout.strip() == "well", done.stderr
+
+
+def test_a_limit_on_files_counts_as_a_full_disk(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path; from test_spool import Counted, full_disk;"
+        "_, hard = resource.getrlimit(resource.RLIMIT_FSIZE);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard));"
+        "spool = Counted(Path(sys.argv[1])).__enter__();"
+        "full_disk(spool, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard)));"
+        "spool.__exit__(); print('well')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent, timeout=100,
+    )  # fmt: skip
+    assert done.stdout.strip() == "well", done.stderr
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_more_than_can_be_written_is_counted(tmp_path: Path) -> None:
+    spool = Counted(tmp_path)
+    spool.put(range(1, 20_011), size=1)
+    assert spool.count("events_not_kept_total", reason="queue_full") == 10
+    with spool:
+        wait_until(lambda: spool.count("events_kept_total") == 20_000)
+
+
+def test_one_directory_is_for_one_daemon(tmp_path: Path) -> None:
+    with Counted(tmp_path), pytest.raises(SpoolError, match="another daemon uses it; give each its own"):
+        Counted(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(SpoolError, match=r"cannot keep events in .*: Not a directory"):
+        Counted(tmp_path / "file" / "spool")
+
+
+def test_too_many_who_ask_are_refused(tmp_path: Path) -> None:
+    spool = Counted(tmp_path)
+    answers: list[Replayed | Refused | Any] = []
+    taken = [spool.spool.fetch(b"%d" % n, ReplayRequest(n, TOPIC, 1), answers.append) for n in range(65)]
+    assert taken == [True] * 64 + [False]
+    with spool:
+        wait_until(lambda: len(answers) == 64)
+
+
+def test_a_subscriber_gets_what_it_missed_over_a_restart(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/events"
+    replay = ReplayConfig(max_events=5)
+
+    def publish(epoch: str, last: int) -> None:
+        with (
+            Counted(tmp_path / "spool", epoch) as spool,
+            publisher_at(endpoint, epoch, replay=replay, archive=spool.spool) as publisher,
+        ):
+            for seq in range(1, last + 1):
+                publisher.put_detections(frame_of("a", seq), [PERSON])
+
+    with subscribe(endpoint, kinds=["detections"], heal=True) as events:
+        with (
+            Counted(tmp_path / "spool", "e1") as spool,
+            publisher_at(endpoint, "e1", replay=replay, archive=spool.spool) as publisher,
+        ):
+            publisher.put_detections(frame_of("a", 1), [PERSON])
+            assert isinstance(events.receive(PATIENCE_SECONDS), DetectionEvent)
+        seen: list[object] = []
+        # Nobody listens: it is read only after the daemon that published it is gone.
+        events._poller.unregister(events._events)
+        publish("e2", 600)
+        with (
+            Counted(tmp_path / "spool", "e3") as spool,
+            publisher_at(endpoint, "e3", replay=replay, archive=spool.spool) as publisher,
+        ):
+            for seq in range(1, 51):
+                publisher.put_detections(frame_of("a", seq), [PERSON])
+            while not seen or seen[-1] != ("e3", 50):
+                item = events.receive(PATIENCE_SECONDS)
+                assert item is not None
+                seen.append((item.epoch, item.seq) if isinstance(item, DetectionEvent) else item)
+    assert seen == [
+        Restart("a", TOPIC, "e1", "e2", is_complete=True),
+        *(("e2", seq) for seq in range(1, 601)),
+        Restart("a", TOPIC, "e2", "e3", is_complete=True),
+        *(("e3", seq) for seq in range(1, 51)),
+    ]

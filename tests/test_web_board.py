@@ -1,0 +1,190 @@
+"""What the page knows: rates, the list of events, states, and pictures for those who look."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from streamdet.client import Gap
+from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent
+from streamdet.web.board import Board
+from streamdet.web.journal import MAX_NOTES, MAX_SIGHTINGS, Filter, Journal
+from streamdet.web.pictures import LEASE_SECONDS, Pictures
+from streamdet.web.rates import Rates
+
+PERSON = Detection("person", 0.9, (1.0, 2.0, 3.0, 4.0), 5)
+CAR = Detection("car", 0.4, (1.0, 2.0, 3.0, 4.0))
+
+
+def seen(
+    seq: int, *found: Detection, stream: str = "gate", epoch: str = "a", frame: int | None = None, **fields: Any
+) -> DetectionEvent:
+    info = FrameInfo(frame or seq, None, 1000.0, "daemon", 640, 360)
+    return DetectionEvent(stream, epoch, seq, 1000.1, frame=info, detections=found, **fields)
+
+
+def state(
+    state: State = State.UP, reason: Reason | None = None, *, stream: str = "gate", epoch: str = "a", since: float = 1.0
+) -> StateEvent:
+    return StateEvent(stream, epoch, 1, 1000.0, state=state, reason=reason, detail="", since=since)
+
+
+def rows(board: Board) -> dict[str, Any]:
+    return {row["name"]: row for row in json.loads(board.overview(0))["streams"]}
+
+
+def listed(board: Board, **wanted: Any) -> list[dict[str, Any]]:
+    return board.events(0, Filter(**wanted), 100)[1]
+
+
+def event_at(number: int, fps: float, *, frames: int = 1, epoch: str = "a") -> DetectionEvent:
+    """The event with this number of a stream that publishes so many per second, each with a new `frames`th frame."""
+    at = 1000 + number / fps
+    info = FrameInfo(number * frames, None, at - 0.1, "daemon", 640, 360)
+    return DetectionEvent("gate", epoch, number, at, frame=info, detections=())
+
+
+@pytest.mark.parametrize("fps", [0.4, 1.0, 10.0, 60.0])
+def test_rates_are_frames_and_events_per_second(fps: float) -> None:
+    rates = Rates()
+    number = 0
+    for second in range(1, 31):
+        while (number + 1) / fps <= second:
+            number += 1
+            rates.note(event_at(number, fps, frames=3), number / fps)
+        rates.tick(float(second))
+    for sample in list(rates.samples)[-15:]:
+        assert sample.fps_out == pytest.approx(fps, rel=0.01)
+        assert sample.fps_in == pytest.approx(3 * fps, rel=0.01)
+    assert rates.newest_latency()[0] == pytest.approx(0.1)
+
+
+def test_rates_fall_to_zero_in_silence_and_begin_anew_after_it_and_after_a_restart() -> None:
+    rates = Rates()
+    for number in range(1, 51):
+        rates.note(event_at(number, 10), number / 10)
+        if number % 10 == 0:
+            rates.tick(number / 10)
+    for second in range(6, 12):
+        sample = rates.tick(float(second))
+    assert sample == (0.0, 0.0, None, None)
+    assert rates.newest_latency() == (None, None)
+    for number in range(500, 521):
+        rates.note(event_at(number, 10), number / 10)
+    assert rates.tick(52.0).fps_out == pytest.approx(10)
+    for number in range(1, 31):
+        rates.note(event_at(number, 5, epoch="b"), 112 + number / 5)
+        if number % 5 == 0:
+            assert rates.tick(112 + number / 5).fps_out == pytest.approx(5)
+
+
+def test_the_list_keeps_notes_however_much_is_seen() -> None:
+    journal = Journal()
+    journal.note("state", "gate", 1.0, state="down")
+    for number in range(MAX_SIGHTINGS + 10):
+        journal.saw(seen(1, *[PERSON] * (number % 2 + 1)))
+    newest_first = journal.select(0, Filter(), 10_000)
+    assert len(newest_first) == MAX_SIGHTINGS + 1
+    assert newest_first[-1]["kind"] == "state"
+    assert [entry["id"] for entry in newest_first] == sorted((entry["id"] for entry in newest_first), reverse=True)
+    for _ in range(MAX_NOTES + 10):
+        journal.note("gap", "gate", 1.0)
+    assert len(journal.select(0, Filter(sightings=False), 10_000)) == MAX_NOTES
+
+
+def test_what_stays_the_same_is_told_once() -> None:
+    journal = Journal()
+    for _ in range(5):
+        journal.saw(seen(1, PERSON))
+    journal.saw(seen(1))
+    journal.saw(seen(1, PERSON))
+    assert len(journal.select(0, Filter(), 10)) == 2
+
+
+def test_the_list_is_filtered_by_stream_label_score_and_kind() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    for stream in ("gate", "gate-2", "yard"):
+        board.note(state(stream=stream), 1.0)
+        board.note(seen(1, PERSON, CAR, stream=stream), 1.0)
+    board.tick(1.0)
+    assert {entry["stream"] for entry in listed(board, stream="gat")} == {"gate", "gate-2"}
+    assert {entry["stream"] for entry in listed(board, only="gate")} == {"gate"}
+    assert {entry["kind"] for entry in listed(board, notes=False)} == {"seen"}
+    assert {entry["kind"] for entry in listed(board, sightings=False)} == {"state"}
+    (entry,) = listed(board, only="gate", notes=False, min_score=0.5)
+    assert [found["label"] for found in entry["objects"]] == ["person"]
+    assert listed(board, notes=False, label="car", min_score=0.5) == []
+
+
+def test_states_gaps_crossings_and_restarts_are_told() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    board.note(state(State.DOWN, Reason.REFUSED), 1.0)
+    board.note(state(State.DOWN, Reason.REFUSED), 2.0)
+    board.note(Gap("gate", "detections/gate/", 3, 4), 2.0)
+    board.note(seen(1, PERSON, crossings=(Crossing("kerb", "in", 5, "person"),)), 2.0)
+    board.note(state(epoch="b", since=3.0), 3.0)
+    kinds = [entry["kind"] for entry in listed(board, sightings=False)]
+    assert kinds == ["state", "restart", "crossing", "gap", "state"]
+    row = rows(board)["gate"]
+    assert (row["state"], row["reason"], row["lost"]) == ("up", None, 4)
+
+
+def test_a_stream_that_left_the_configuration_goes_and_one_that_is_only_down_stays() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    for second in range(100):
+        board.note(state(State.DOWN, Reason.REFUSED, stream="down"), float(second))
+        if second < 10:
+            board.note(state(stream="removed"), float(second))
+        board.tick(float(second))
+    assert set(rows(board)) == {"down"}
+    assert listed(board)[0]["kind"] == "gone"
+
+
+def test_a_silent_daemon_takes_no_stream_away() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    for second in range(10):
+        board.note(state(), float(second))
+    for second in range(10, 500):
+        board.tick(float(second))
+    assert set(rows(board)) == {"gate"}
+
+
+def test_only_seconds_that_a_browser_does_not_know_are_told() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    board.note(seen(1, PERSON), 0.5)
+    for second in range(1, 11):
+        board.tick(float(second))
+    assert len(rows(board)["gate"]["samples"]) == 10
+    assert len(json.loads(board.overview(7))["streams"][0]["samples"]) == 3
+    assert len(json.loads(board.overview(99))["streams"][0]["samples"]) == 0
+
+
+def test_five_hundred_streams_are_told_within_a_moment() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    for number in range(500):
+        board.note(seen(1, PERSON, stream=f"s{number}"), 1.0)
+    for second in range(90):
+        board.tick(float(second))
+    began = time.process_time()
+    first, later = board.overview(0), board.overview(89)
+    assert time.process_time() - began < 2
+    assert len(json.loads(first)["streams"]) == 500
+    assert len(later) < 250_000
+
+
+def test_pictures_are_kept_only_while_somebody_looks() -> None:
+    pictures = Pictures()
+    pictures.put("gate", b"", b"nobody looks")
+    pictures.want(["gate"], 100.0)
+    assert pictures.newer({"gate": 0}) == []
+    pictures.put("gate", b"head", b"one")
+    pictures.put("gate", b"head", b"two")
+    ((stream, shot),) = pictures.newer({"gate": 0, "yard": 0})
+    assert (stream, shot.jpeg) == ("gate", b"two")
+    assert pictures.newer({"gate": shot.id}) == []
+    assert pictures.wanted(100.0 + LEASE_SECONDS) == {"gate"}
+    assert pictures.wanted(100.1 + LEASE_SECONDS) == set()
+    assert pictures.newer({"gate": 0}) == []

@@ -1,0 +1,330 @@
+"""The page's server as a stranger meets it: what it answers, and what it refuses."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from certificates import make_certificate
+from page import PageProcess, Published
+
+from streamdet.errors import StreamdetError
+from streamdet.password import Password, PasswordError, read_password, write_password
+from streamdet.tries import MAX_TRIES, Tries
+from streamdet.web.child import WebChild
+from streamdet.web.sessions import MAX_IDLE_SECONDS, MAX_SESSIONS, Sessions
+from streamdet.web.settings import Settings, check_settings
+
+_WORDS = "correct horse battery"
+_PATIENCE_SECONDS = 30.0
+_ASK = {"instance": "", "revision": 0, "sample": 0, "event": 0, "pictures": {}, "filter": {}, "detail": None}
+
+
+@pytest.fixture(scope="module")
+def published() -> Iterator[Published]:
+    with Published("gate") as published:
+        yield published
+
+
+@pytest.fixture(scope="module")
+def server(published: Published) -> Iterator[PageProcess]:
+    with PageProcess(published.endpoint) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def locked(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageProcess]:
+    file = tmp_path_factory.mktemp("web") / "password"
+    write_password(file, Password.of(_WORDS, cost=(10, 8, 1)))
+    with PageProcess(published.endpoint, "--password-file", str(file)) as server:
+        yield server
+
+
+def request(
+    server: PageProcess, method: str, path: str, body: bytes | None = None, **headers: str
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=20)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()
+
+
+def ask(server: PageProcess, **changes: Any) -> tuple[int, dict[str, Any], bytes]:
+    body = json.dumps({**_ASK, **changes}).encode()
+    status, _, answer = request(server, "POST", "/api/updates", body, Content_Type="application/json")
+    if status != 200:
+        return status, {}, answer
+    (length,) = struct.unpack(">I", answer[:4])
+    return status, json.loads(answer[4 : 4 + length]), answer[4 + length :]
+
+
+def test_an_answer_tells_what_is_new_and_carries_pictures(server: PageProcess) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    _, head, pictures = ask(server, pictures={"gate": 0})
+    while not head["pictures"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+        _, head, pictures = ask(server, pictures={"gate": 0})
+    (shot,) = head["pictures"]
+    assert pictures.startswith(b"\xff\xd8\xff")
+    assert len(pictures) == shot["bytes"]
+    assert shot["detections"][0]["box"][1] == 100.0
+    assert head["overview"]["streams"][0]["name"] == "gate"
+    known = {"instance": head["instance"], "revision": head["revision"], "event": head["event"]}
+    _, later, _ = ask(server, **known, pictures={"gate": shot["id"]})
+    assert all(entry["id"] > head["event"] for entry in later.get("events", []))
+    assert all(newer["id"] > shot["id"] for newer in later["pictures"])
+
+
+def test_numbers_of_another_server_count_as_nothing(server: PageProcess) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not ask(server)[1]["overview"]["streams"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _, head, _ = ask(server, instance="another", revision=10**9, event=10**9, sample=10**9)
+    assert head["overview"]["streams"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"[]", b"{}", b"null", b"[" * 20_000, b'{"pictures":{"a/b":0},"filter":{}}',
+        json.dumps({**_ASK, "pictures": {f"s{n}": 0 for n in range(65)}}).encode(),
+        json.dumps({**_ASK, "pictures": {"": 0}}).encode(),
+        json.dumps({**_ASK, "filter": {"min_score": 2}}).encode(),
+        json.dumps({**_ASK, "filter": {"stream": "x" * 200}}).encode(),
+        json.dumps({**_ASK, "detail": 5}).encode(),
+        b"x" * 100_000,
+    ],
+)  # fmt: skip
+def test_what_the_page_would_not_send_is_refused(server: PageProcess, body: bytes) -> None:
+    status, _, answer = request(server, "POST", "/api/updates", body, Content_Type="application/json")
+    assert status == 400
+    assert answer.count(b"\n") == 1
+
+
+def test_every_answer_forbids_framing_sniffing_and_foreign_code(server: PageProcess) -> None:
+    for path in ("/", "/healthz", "/nothing"):
+        _, headers, body = request(server, "GET", path)
+        policy = headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'sha256-")
+        assert "unsafe" not in policy
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "server" not in headers
+        assert not re.search(rb"(?:src|href)=\"https?:|@import|url\(", body)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8095", "127.0.0.1.evil.example", "", "localhost.evil"])
+def test_other_names_are_refused_so_that_dns_cannot_be_rebound(server: PageProcess, host: str) -> None:
+    status, _, answer = request(server, "GET", "/", Host=host)
+    assert status == 403
+    assert b"--host-name" in answer
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:9000", "127.0.0.1", "[::1]:8095"])
+def test_own_names_are_served(server: PageProcess, host: str) -> None:
+    assert request(server, "GET", "/", Host=host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+    ],
+)
+def test_other_sites_are_refused(server: PageProcess, headers: dict[str, str]) -> None:
+    body = json.dumps(_ASK).encode()
+    assert request(server, "POST", "/api/updates", body, Content_Type="application/json", **headers)[0] == 403
+    # A form of another site can send this type without being asked first.
+    assert request(server, "POST", "/api/updates", body, Content_Type="text/plain")[0] == 415
+
+
+def test_without_the_password_there_is_nothing_to_see(locked: PageProcess) -> None:
+    assert ask(locked)[0] == 401
+    status, headers, _ = request(locked, "GET", "/")
+    assert (status, headers["Location"]) == (303, "/login")
+    assert request(locked, "GET", "/healthz")[0] == 200
+    assert request(locked, "GET", "/", Cookie="streamdet=guess")[0] == 303
+
+
+def test_the_password_gives_a_cookie_that_scripts_cannot_read(locked: PageProcess) -> None:
+    status, headers, _ = request(locked, "POST", "/login", f"password={_WORDS.replace(' ', '+')}".encode())
+    cookie = headers["Set-Cookie"]
+    assert status == 303
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+    token = cookie.partition(";")[0]
+    assert request(locked, "GET", "/", Cookie=token)[0] == 200
+    request(locked, "POST", "/logout", Cookie=token)
+    assert request(locked, "GET", "/", Cookie=token)[0] == 303
+
+
+def test_guessing_is_slowed_down(published: Published, tmp_path: Path) -> None:
+    write_password(tmp_path / "password", Password.of(_WORDS, cost=(10, 8, 1)))
+    with PageProcess(published.endpoint, "--password-file", str(tmp_path / "password")) as server:
+        statuses = [request(server, "POST", "/login", b"password=guess")[0] for _ in range(MAX_TRIES + 2)]
+        assert statuses == [403] * MAX_TRIES + [429] * 2
+        status, headers, _ = request(server, "POST", "/login", _WORDS.encode())
+        assert status == 429
+        assert 0 < int(headers["Retry-After"]) <= 60
+
+
+def test_https_with_a_secure_cookie(published: Published, tmp_path: Path) -> None:
+    write_password(tmp_path / "password", Password.of(_WORDS, cost=(10, 8, 1)))
+    certificate, key = make_certificate(tmp_path)
+    options = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+    with PageProcess(published.endpoint, "--password-file", str(tmp_path / "password"), *options) as server:
+        assert server.url.startswith("https://")
+        command = ["curl", "--silent", "--insecure", "--include", "--data-urlencode", f"password={_WORDS}"]
+        answer = subprocess.run([*command, f"{server.url}login"], capture_output=True, text=True, check=True).stdout
+        assert re.search(r"set-cookie: __Host-streamdet=[^;]+;.* Secure", answer)
+        assert "strict-transport-security" in answer
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings("tcp://127.0.0.1:5555", **changes)
+
+
+SECRET, CERTIFICATE, KEY = Path("password"), Path("cert.pem"), Path("key.pem")
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"host": "0.0.0.0"}, "--password-file"),  # noqa: S104 - that is what must be refused
+        ({"host": "camera-server"}, "--password-file"),
+        ({"behind_proxy": True}, "--password-file"),
+        ({"host": "::", "password_file": SECRET}, "--tls-certificate"),
+        ({"host": "::", "password_file": SECRET, "tls_certificate": CERTIFICATE}, "go together"),
+        ({"tls_certificate": CERTIFICATE, "tls_key": KEY, "behind_proxy": True}, "leave --tls-certificate out"),
+    ],
+)
+def test_what_would_show_pictures_to_strangers_is_refused(changes: dict[str, Any], advice: str) -> None:
+    with pytest.raises(StreamdetError, match=advice):
+        check_settings(settings(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"host": "::1"}, {"host": "localhost"}, {"behind_proxy": True, "password_file": SECRET},
+        {"host": "::", "password_file": SECRET, "tls_certificate": CERTIFICATE, "tls_key": KEY},
+        {"host": "::", "password_file": SECRET, "behind_proxy": True},
+    ],
+)  # fmt: skip
+def test_what_is_safe_is_served(changes: dict[str, Any]) -> None:
+    check_settings(settings(**changes))
+
+
+def web(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "streamdet", "web", *arguments]
+    return subprocess.run(command, input=typed, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_password_is_stored_and_its_file_guarded(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    assert web("--set-password", str(file), typed=f"{_WORDS}\n").returncode == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert _WORDS not in file.read_text()
+    assert read_password(file).matches(_WORDS)
+    assert not read_password(file).matches(_WORDS + " ")
+    file.chmod(0o640)
+    refused = web("--password-file", str(file), "--listen", "127.0.0.1:0")
+    assert refused.returncode == 2
+    assert refused.stderr.strip() == (f"streamdet: others can read the password file {file}; run: chmod 600 {file}")
+
+
+@pytest.mark.parametrize("content", ["", "secret", "scrypt:99:8:3:AAAA:AAAA", "scrypt:15:8:3:!:!", "scrypt:a:b:c:d:e"])
+def test_what_is_no_password_file_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "password"
+    file.touch(0o600)
+    file.write_text(content)
+    with pytest.raises(PasswordError, match="not a password file"):
+        read_password(file)
+    with pytest.raises(PasswordError, match="--set-password"):
+        read_password(tmp_path / "none")
+    with pytest.raises(PasswordError, match="10 to 1000"):
+        Password.of("short")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nonsense"], 69, "is not an endpoint"),
+        (["--listen", "8095"], 2, "is not an address"),
+        (["--listen", "0.0.0.0:0"], 2, "--password-file"),
+    ],
+)
+def test_wrong_options_end_in_one_clear_line(arguments: list[str], code: int, words: str) -> None:
+    ended = web(*arguments)
+    assert ended.returncode == code, ended.stderr
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_port_in_use_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = web("--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert ended.returncode == 69
+    assert "another process uses it" in ended.stderr
+
+
+def test_the_page_as_a_child_ends_with_its_parent(published: Published) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with WebChild(published.endpoint, "127.0.0.1:1", f"127.0.0.1:{port}") as child:
+        deadline = time.monotonic() + 40
+        while not answers(port):
+            assert time.monotonic() < deadline, "the page did not begin"
+            time.sleep(0.05)
+        assert child.address == f"http://127.0.0.1:{port}/"
+    assert not answers(port)
+
+
+def answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            return True
+    except ConnectionRefusedError:
+        return False
+
+
+def test_sessions_end_and_stay_few() -> None:
+    now = [0.0]
+    sessions = Sessions(lambda: now[0])
+    token = sessions.begin()
+    assert sessions.is_open(token)
+    assert not sessions.is_open("")
+    now[0] = MAX_IDLE_SECONDS + 1
+    assert not sessions.is_open(token)
+    first = sessions.begin()
+    for _ in range(MAX_SESSIONS):
+        sessions.begin()
+    assert not sessions.is_open(first)
+
+
+def test_tries_are_counted_per_client_and_forgotten_in_time() -> None:
+    now = [0.0]
+    tries = Tries(lambda: now[0])
+    for _ in range(MAX_TRIES):
+        assert tries.wait_seconds("a") == 0
+    assert tries.wait_seconds("a") == 60
+    assert tries.wait_seconds("b") == 0
+    now[0] = 61.0
+    assert tries.wait_seconds("a") == 0

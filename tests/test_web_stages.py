@@ -1,0 +1,58 @@
+"""What the page reads from the daemon's metrics page: the real page, over the real port."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from streamdet.config import MetricsConfig
+from streamdet.health import HealthServer, HealthSnapshot
+from streamdet.ledger import Ledger
+from streamdet.metrics import Metrics
+from streamdet.types import Drop
+from streamdet.web import stages as module
+from streamdet.web.stages import Stages
+
+_LOOPBACK = MetricsConfig(endpoint="127.0.0.1:0")
+
+
+def test_stage_times_batches_and_drops_of_the_last_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MIN_INTERVAL_SECONDS", 0.0)
+    metrics = Metrics(Ledger())
+    for stream in ("gate", "yard"):
+        metrics.add_stream(stream, ["person"])
+    metrics.stage("features", 7.0)  # before the page looked: must not count
+    with HealthServer(
+        _LOOPBACK,
+        metrics.registry,
+        lambda: HealthSnapshot(healthy=True, ready=True),
+    ) as server:
+        stages = Stages(server.url.removeprefix("http://"))
+        first = asyncio.run(stages.read("gate"))
+        assert first["stages"] == []
+        for _ in range(4):
+            metrics.stage("features", 0.020)
+            metrics.stage("classify", 0.005)
+            metrics.batch_size.observe(3)
+            metrics.queue_wait_seconds.observe(0.010)
+            metrics.frame_captured("gate", 1.0)
+            metrics.frame_dropped("gate", Drop.SUPERSEDED)
+        read = asyncio.run(stages.read("gate"))
+        other = asyncio.run(stages.read("yard"))
+    times = {stage["stage"]: stage["ms"] for stage in read["stages"]}
+    assert times["features"] == pytest.approx(20)
+    assert times["classify"] == pytest.approx(5)
+    assert times["input"] is None
+    assert read["batch_size"] == 3
+    assert read["queue_wait_ms"] == pytest.approx(10)
+    assert read["dropped_fps"]["superseded"] > 0
+    assert read["problem"] == ""
+    assert other["dropped_fps"]["superseded"] == 0
+
+
+def test_a_page_that_is_not_there_is_a_line_and_no_error() -> None:
+    read = asyncio.run(Stages("127.0.0.1:1").read("gate"))
+    assert "cannot be read" in read["problem"]
+    assert read["stages"] == []
+    assert "without --metrics" in asyncio.run(Stages(None).read("gate"))["problem"]

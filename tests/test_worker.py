@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from streamdet.worker import Worker
+
+
+class Sleeper(Worker):
+    def run(self) -> None:
+        while not self.sleep(60):
+            self.beat()
+
+
+class Failing(Worker):
+    def run(self) -> None:
+        message = "as wanted"
+        raise ValueError(message)
+
+
+class Stubborn(Worker):
+    join_timeout_seconds = 0.1
+
+    def __init__(self) -> None:
+        super().__init__("stubborn")
+        self.release = threading.Event()
+
+    def run(self) -> None:
+        self.release.wait(60)
+
+
+class Waiting(Worker):
+    def __init__(self) -> None:
+        super().__init__("waiting")
+        self.woken = threading.Event()
+
+    def wake(self) -> None:
+        self.woken.set()
+
+    def run(self) -> None:
+        self.woken.wait(60)
+        assert self.stopping
+
+
+def test_runs_while_entered() -> None:
+    with Sleeper("sleeper") as worker:
+        assert worker.is_alive()
+    assert not worker.is_alive()
+    assert worker.error is None
+
+
+def test_error_is_stored_and_told() -> None:
+    told: list[Worker] = []
+    with Failing("failing", told.append) as worker:
+        worker.join()
+    assert isinstance(worker.error, ValueError)
+    assert told == [worker]
+
+
+def test_stop_wakes_a_wait_of_the_worker() -> None:
+    with Waiting() as worker:
+        pass
+    assert not worker.is_alive()
+    assert worker.error is None
+
+
+def test_join_says_when_it_takes_too_long() -> None:
+    worker = Stubborn()
+    worker.start()
+    worker.stop()
+    assert not worker.join()
+    worker.release.set()
+    worker.join_timeout_seconds = 30
+    assert worker.join()
+
+
+def test_join_before_start_and_beat() -> None:
+    worker = Sleeper("sleeper")
+    before = worker.heartbeat_monotonic_seconds
+    worker.beat()
+    assert worker.heartbeat_monotonic_seconds >= before
+    with pytest.raises(RuntimeError):
+        worker._thread.join()
+    assert worker.join()
