@@ -20,6 +20,7 @@ from streamdet.config import Config
 from streamdet.control.place import AUTO, changes_file_of_daemon, socket_of_daemon
 from streamdet.control.server import ControlServer, Pending
 from streamdet.detector.load import load_real_detector
+from streamdet.detector.memory import TRIM_SECONDS, trim_memory
 from streamdet.errors import EXIT_FAILURE, ApplyError, ConfigError, ControlError, EndpointError, StreamdetError
 from streamdet.health import HealthServer, HealthSnapshot
 from streamdet.inference import Detector, InferenceGroup
@@ -215,6 +216,7 @@ class Daemon:
         """The main loop: sleeps until a signal, an error or the next tick."""
         interval = systemd.watchdog_interval_seconds()
         tick = min(_TICK_SECONDS, interval / 2) if interval else _TICK_SECONDS
+        trim_at = float("-inf")  # what the start has left behind goes first
         while not self._stop_requested and self._failed is None:
             self._wakeup.wait(tick)
             if self._reload_requested:
@@ -225,6 +227,9 @@ class Daemon:
             self._carry_out_requests()
             self._rates.sample()
             self._report()
+            if time.monotonic() >= trim_at:
+                trim_memory()
+                trim_at = time.monotonic() + TRIM_SECONDS
             if self._stop_when_ended and self._streams is not None and self._streams.all_ended():
                 break
 

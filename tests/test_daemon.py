@@ -153,6 +153,16 @@ def test_files_played_to_their_end_lose_nothing_and_end_the_process(running: Cal
     assert ledger.captured == ledger.published == 600
 
 
+def test_memory_that_nobody_uses_is_given_back_again_and_again(
+    running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[float] = []
+    monkeypatch.setattr("streamdet.daemon.TRIM_SECONDS", 0.0)
+    monkeypatch.setattr("streamdet.daemon.trim_memory", lambda: given_back.append(time.monotonic()))
+    running(clip("east"))
+    wait_until(lambda: len(given_back) >= 2)
+
+
 def test_an_error_in_the_detector_ends_the_process_non_zero(running: Callable[..., Running]) -> None:
     daemon = running(clip("east"))
     daemon.detector.error = ValueError("broken on purpose")

@@ -40,6 +40,32 @@ def test_pages_are_used_again() -> None:
     assert int(kept) < _PAGES / 100
 
 
+# Resident MB with holes in a heap that keeps everything, and after they were given back. The blocks in between are in use.
+_LEAVE_HOLES = """
+from pathlib import Path
+import numpy as np
+from streamdet.detector.memory import keep_memory, trim_memory
+
+keep_memory()
+blocks = [np.ones(2**20 if i % 2 else 2**10, np.uint8) for i in range(400)]
+blocks = [block for block in blocks if len(block) == 2**10]
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20
+before = resident()
+trim_memory()
+print(before, resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_holes_are_given_back() -> None:
+    told, _ = page_faults("keep")
+    if told == "no glibc":
+        pytest.skip("this C library has no mallopt")
+    command = [sys.executable, "-c", _LEAVE_HOLES]
+    before, after = map(int, subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.split())
+    assert before - after > 150
+
+
 # Memory that ten thousand kept events take, and their bytes.
 _KEEP_EVENTS = """
 from pathlib import Path
