@@ -40,7 +40,7 @@ def test_pages_are_used_again() -> None:
     assert int(kept) < _PAGES / 100
 
 
-# Resident MB with holes in a heap that keeps everything, and after they were given back. The blocks in between are in use.
+# Resident MB with holes in a heap that keeps everything, and after they were given back.
 _LEAVE_HOLES = """
 from pathlib import Path
 import numpy as np
