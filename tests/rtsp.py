@@ -46,12 +46,14 @@ class RtspServer:
         transport: str | None = None,
         login: Mapping[str, str] | None = None,
         tls: Mapping[str, str] | None = None,
+        udp_ports: tuple[int, int] | None = None,
     ) -> None:
         launches = mounts or {"/video": h264()}
         self._wanted: dict[str, Any] = {
             "port": 0,
             "login": login,
             "tls": tls,
+            "udp_ports": udp_ports,
             "mounts": {path: {"launch": launch, "transport": transport} for path, launch in launches.items()},
         }
         self._process: subprocess.Popen[str] | None = None

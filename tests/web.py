@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import re
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         web = self.server.web
+        web.requests.append(self.path)
         if web.login is not None:
             wanted = "Basic " + base64.b64encode(web.login.encode()).decode()
             if self.headers.get("Authorization") != wanted:
@@ -34,10 +37,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(503)
         elif self.path == "/mjpeg":
             self._send_mjpeg(web)
+        elif self.path in web.pages:
+            self._send_file(web.pages[self.path]())
+        elif self.path in web.redirections:
+            self.send_response(302)
+            self.send_header("Location", web.redirections[self.path])
+            self.end_headers()
         elif web.folder is not None and (web.folder / self.path.lstrip("/")).is_file():
-            body = (web.folder / self.path.lstrip("/")).read_bytes()
-            is_playlist = body.startswith(b"#EXTM3U")
-            self._send(body, "application/vnd.apple.mpegurl" if is_playlist else "application/octet-stream")
+            self._send_file((web.folder / self.path.lstrip("/")).read_bytes())
         elif self.path == "/page":
             self._send(b"<html>hello</html>" * 50, "text/html")
         elif self.path == "/broken":
@@ -45,8 +52,17 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
+    def _send_file(self, body: bytes) -> None:
+        is_playlist = body.startswith(b"#EXTM3U")
+        self._send(body, "application/vnd.apple.mpegurl" if is_playlist else "application/octet-stream")
+
     def _send(self, body: bytes, content_type: str) -> None:
-        self.send_response(200)
+        part = re.fullmatch(r"bytes=([0-9]+)-([0-9]+)", self.headers.get("Range", ""))
+        if part is not None and self.server.web.knows_ranges:
+            self.send_response(206)
+            body = body[int(part[1]) : int(part[2]) + 1]
+        else:
+            self.send_response(200)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -88,6 +104,12 @@ class WebServer:
     """Serves /mjpeg, /page, /broken (503) and the files of `folder`.
 
     `silent` stops the pictures, `broken` everything.
+
+    Attributes:
+        pages: what to send, by path.
+        redirections: where paths lead that are elsewhere.
+        knows_ranges: whether a part of a file is sent to who asks for a part.
+        requests: the paths that were asked for.
     """
 
     def __init__(
@@ -95,6 +117,10 @@ class WebServer:
     ) -> None:
         self.folder = folder
         self.login = login
+        self.pages: dict[str, Callable[[], bytes]] = {}
+        self.redirections: dict[str, str] = {}
+        self.knows_ranges = True
+        self.requests: list[str] = []
         self.closing = threading.Event()
         self.silent = threading.Event()
         self.broken = threading.Event()

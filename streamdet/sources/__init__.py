@@ -14,11 +14,15 @@ from typing import Protocol
 
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.sources.formats import SELF_CONTAINED
 from streamdet.types import Clock, Picture
 
-# OpenCV's own FFmpeg writes to standard error, which may show URLs. It reads this once, at its first use; it is
-# set here because changing the environment is only safe while no other thread runs.
+# OpenCV's own FFmpeg is told what to do by the environment, which is changed here because that is only safe while no
+# other thread runs. It writes to standard error, which may show URLs; and nobody could bound where playlists lead it.
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
+_options = os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp")
+if "format_whitelist" not in _options:
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{_options}|format_whitelist;rtsp,{SELF_CONTAINED}"
 
 
 @dataclass(frozen=True, slots=True)

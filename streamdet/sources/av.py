@@ -11,43 +11,29 @@ from urllib.parse import unquote, urlsplit
 
 import av
 from av import _core as av_core
+from av.stream import Discard
 
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import SourceError
 from streamdet.sources import SourceFrame, SourceInfo
 from streamdet.sources.camera_clock import CameraClock
-from streamdet.sources.connection import RTSP_KINDS, TLS_KINDS, ca_file_of
+from streamdet.sources.connection import HTTP_KINDS, RTSP_KINDS, look_up_name, tls_context
 from streamdet.sources.failure import failure_of, refuse_text, timed_out
 from streamdet.sources.fifo import Fifo, is_fifo
+from streamdet.sources.hls import HlsFiles
 from streamdet.sources.hwaccel import find_hwaccel
 from streamdet.sources.interrupt import current_interrupt
 from streamdet.sources.memory import limit_allocations
+from streamdet.sources.options import HLS_OPTIONS, options_for, transport_of
 from streamdet.sources.pacing import FileClock, Pacer
 from streamdet.sources.picture import MAX_PIXELS, AvPicture, check_size
-from streamdet.sources.verified_http import HLS_OPTIONS, VerifiedHttp
 from streamdet.types import Reason
 
 _log = logging.getLogger(__name__)
 
 limit_allocations(av_core.__file__)
 
-# FFmpeg's defaults look at 5 s of a live stream before the first frame; the header and one frame are enough.
-_SHORT_ANALYSIS = {"analyzeduration": "100000", "probesize": "32000"}
-_TRANSPORTS = {
-    "tcp": {"rtsp_transport": "tcp"},
-    "udp": {"rtsp_transport": "udp"},
-    # UDP is asked for when the server answers 461, Unsupported Transport.
-    "auto": {"rtsp_transport": "tcp+udp", "rtsp_flags": "prefer_tcp"},
-}
-# Which further addresses a stream may lead to: a playlist from the network must not read files of this machine.
-_PROTOCOLS = {
-    UrlKind.RTSP: "rtp,rtcp,udp,tcp",
-    UrlKind.RTSPS: "rtp,rtcp,udp,tcp,tls",
-    UrlKind.HTTP: "http,https,tcp,tls,crypto,data",
-    UrlKind.HTTPS: "http,https,tcp,tls,crypto,data",
-    UrlKind.FILE: "file,crypto,data",
-}
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC, the cover of a song
 
 
@@ -72,11 +58,10 @@ class AvSource:
         self._frames_of_round = 0
         self._decode_seconds = 0.0
         self._broken_packets = 0
-        # Encrypted RTSP carries everything in its one connection.
-        self._transport = {UrlKind.RTSP: config.transport, UrlKind.RTSPS: "tcp"}.get(self._kind)
+        self._transport = transport_of(config)
         self._hwaccel = find_hwaccel(config.hwaccel, config.name)
         self._container: av.container.InputContainer | None = None
-        self._fetch: VerifiedHttp | None = None
+        self._hls: HlsFiles | None = None
         self._fifo: Fifo | None = None
         self._open()
         self.info = self._describe()
@@ -105,9 +90,9 @@ class AvSource:
         if self._container is not None:
             self._container.close()
             self._container = None
-        if self._fetch is not None:
-            self._fetch.close()
-            self._fetch = None
+        if self._hls is not None:
+            self._hls.close()
+            self._hls = None
         if self._fifo is not None:
             self._fifo.close()
             self._fifo = None
@@ -117,11 +102,11 @@ class AvSource:
         try:
             self._container = self._open_container()
             self._stream = self._choose_stream(self._container)
-        except SourceError:
+        except (SourceError, av.FFmpegError, OSError, RuntimeError) as error:
+            problem = error if self._hls is None else self._hls.problem or error
             self.close()
-            raise
-        except (av.FFmpegError, OSError, RuntimeError) as error:
-            self.close()
+            if isinstance(problem, SourceError):
+                raise problem from None
             # FFmpeg calls a time-out by many names.
             waited_seconds = time.monotonic() - started
             late = waited_seconds >= self._config.connect_timeout_seconds or current_interrupt().is_set()
@@ -135,28 +120,33 @@ class AvSource:
     def _open_container(self) -> av.container.InputContainer:
         if self._is_file and is_fifo(self._path()):
             self._fifo = Fifo(self._path(), self._config.stall_seconds)
-        verified = self._kind is UrlKind.HTTPS and self._config.tls_verify
-        if verified and urlsplit(self._config.url).path.lower().endswith(".m3u8"):
-            return self._open_verified_hls()
+        if not self._is_file:
+            look_up_name(self._config)
+        if self._kind in HTTP_KINDS and urlsplit(self._config.url).path.lower().endswith(".m3u8"):
+            return self._open_hls()
         try:
-            container = self._open_with(self._options())
+            return self._open_with(options_for(self._config))
+        except av.ArgumentError:
+            # What it is leads elsewhere, as a playlist does.
+            if self._kind not in HTTP_KINDS:
+                raise
+            return self._open_hls()
         except av.HTTPOtherClientError:
             # What an RTSP server says when nothing of what it has is asked for: ask for everything, to see.
             if self._kind not in RTSP_KINDS:
                 raise
-            return self._open_with(self._options() | {"allowed_media_types": "video+audio+data+subtitle"})
+            return self._open_with(options_for(self._config) | {"allowed_media_types": "video+audio+data+subtitle"})
         except OSError as error:
             if error.errno != errno.EPROTONOSUPPORT or self._transport is None:
                 raise
             raise SourceError(Reason.REFUSED, f"the server does not offer RTP over {self._transport}") from None
-        if verified and container.format.name == "hls":
-            container.close()
-            return self._open_verified_hls()
-        return container
 
-    def _open_verified_hls(self) -> av.container.InputContainer:
-        self._fetch = VerifiedHttp(self._config.url, ca_file_of(self._config))
-        return self._open_with(self._options() | HLS_OPTIONS, "hls")
+    def _open_hls(self) -> av.container.InputContainer:
+        config = self._config
+        verified = self._kind is UrlKind.HTTPS and config.tls_verify
+        wait_seconds = config.connect_timeout_seconds
+        self._hls = HlsFiles(config.url, tls_context(config), needs_tls=verified, wait_seconds=wait_seconds)
+        return self._open_with(options_for(config) | HLS_OPTIONS, "hls")
 
     def _open_with(self, options: dict[str, str], container_format: str | None = None) -> av.container.InputContainer:
         return av.open(
@@ -166,7 +156,7 @@ class AvSource:
             options,
             timeout=(self._config.connect_timeout_seconds, self._config.stall_seconds),
             hwaccel=self._hwaccel,
-            io_open=self._fetch,
+            io_open=self._hls,
         )
 
     def _location(self) -> str:
@@ -176,17 +166,6 @@ class AvSource:
     def _path(self) -> str:
         url = self._config.url
         return unquote(urlsplit(url).path) if url.lower().startswith("file://") else url
-
-    def _options(self) -> dict[str, str]:
-        options = {"protocol_whitelist": _PROTOCOLS[self._kind], "max_pixels": str(MAX_PIXELS)}
-        if self._transport is not None:
-            options |= {"allowed_media_types": "video", **_SHORT_ANALYSIS, **_TRANSPORTS[self._transport]}
-        if self._kind in TLS_KINDS:
-            options["tls_verify"] = "1" if self._config.tls_verify else "0"
-            ca_file = ca_file_of(self._config)
-            if self._config.tls_verify and ca_file:
-                options["ca_file"] = ca_file
-        return options
 
     def _choose_stream(self, container: av.container.InputContainer) -> av.VideoStream:
         streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
@@ -200,6 +179,11 @@ class AvSource:
         check_size(codec.width, codec.height)
         codec.thread_count = 1
         codec.options = {"max_pixels": str(MAX_PIXELS)}
+        if self._hls is not None:
+            # Else FFmpeg fetches all variants, of which one is shown.
+            for other in container.streams:
+                if other is not stream:
+                    other.discard = Discard.all
         return stream
 
     def _describe(self) -> SourceInfo:
@@ -232,9 +216,13 @@ class AvSource:
         return self._frames.popleft()
 
     def _next_packet(self, packets: int, give_up_at: float) -> av.Packet[av.VideoStream] | None:
+        if self._hls is not None:
+            self._hls.wait_at_most(give_up_at - time.monotonic())
         try:
-            return next(self._packets, None)
+            packet = next(self._packets, None)
         except (av.FFmpegError, OSError) as error:
+            if self._hls is not None and self._hls.problem is not None:
+                raise self._hls.problem from None
             if self._is_file and not current_interrupt().is_set():
                 # What is behind the damage cannot be had; playing it again would not help.
                 return None
@@ -243,6 +231,9 @@ class AvSource:
             if isinstance(error, ConnectionError | av.EOFError):
                 raise SourceError(Reason.ENDED, "the connection was closed") from None
             raise failure_of(error, self._config) from None
+        if packet is None and self._hls is not None and self._hls.problem is not None:
+            raise self._hls.problem
+        return packet
 
     def _decode(self, packet: av.Packet[av.VideoStream]) -> None:
         started = time.perf_counter()

@@ -17,10 +17,13 @@ from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import SourceError
 from streamdet.redact import redact
+from streamdet.sources.resolve import resolve
 from streamdet.types import Reason
 
 RTSP_KINDS = (UrlKind.RTSP, UrlKind.RTSPS)
 TLS_KINDS = (UrlKind.RTSPS, UrlKind.HTTPS)
+HTTP_KINDS = (UrlKind.HTTP, UrlKind.HTTPS)
+_PROXIED_KINDS = (UrlKind.HTTP, UrlKind.HTTPS, UrlKind.RTSPS)  # by FFmpeg
 
 _DEFAULT_PORTS = {UrlKind.RTSP: 554, UrlKind.RTSPS: 322, UrlKind.HTTP: 80, UrlKind.HTTPS: 443}
 _LONGEST_LOOK_SECONDS = 1.5
@@ -44,6 +47,18 @@ def ca_file_of(config: StreamConfig) -> str | None:
     return config.tls_ca_file or system
 
 
+def look_up_name(config: StreamConfig) -> None:
+    """Makes sure that the name of a server is known, which FFmpeg would wait for without saying so.
+
+    Raises:
+        SourceError: it is not, or nobody answers in time.
+    """
+    host, port = address_of(config)
+    # Then it is the proxy's part.
+    if not (kind_of_url(config.url) in _PROXIED_KINDS and os.environ.get("http_proxy")):
+        resolve(host, port, config.connect_timeout_seconds)
+
+
 def look_at_connection(config: StreamConfig, *, ask_http: bool = False) -> SourceError | None:
     """Connects step by step; None when every step works.
 
@@ -53,14 +68,14 @@ def look_at_connection(config: StreamConfig, *, ask_http: bool = False) -> Sourc
     """
     host, port = address_of(config)
     try:
-        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return SourceError(Reason.DNS, f"the name {host} is not known")
+        resolve(host, port, _LONGEST_LOOK_SECONDS)
+    except SourceError as error:
+        return error
     try:
         with ExitStack() as stack:
             connection = stack.enter_context(socket.create_connection((host, port), timeout=_LONGEST_LOOK_SECONDS))
             if kind_of_url(config.url) in TLS_KINDS:
-                context = _tls_context(config)
+                context = tls_context(config)
                 connection = stack.enter_context(context.wrap_socket(connection, server_hostname=host))
             if kind_of_url(config.url) in RTSP_KINDS:
                 return _ask_rtsp(connection, config)
@@ -89,7 +104,8 @@ def failure_of_connection(error: OSError, where: str) -> SourceError:
     return SourceError(Reason.REFUSED, f"no connection with {where}: {error.strerror or 'it was cut'}")
 
 
-def _tls_context(config: StreamConfig) -> ssl.SSLContext:
+def tls_context(config: StreamConfig) -> ssl.SSLContext:
+    """How the server of an encrypted stream is verified, if it should be."""
     context = ssl.create_default_context(cafile=config.tls_ca_file)
     if not config.tls_verify:
         context.check_hostname = False
@@ -116,7 +132,7 @@ def _ask_http(connection: socket.socket, config: StreamConfig) -> SourceError | 
     if match is None or int(match[1]) not in _REDIRECTION_STATUS:
         return None
     where = ":".join(map(str, address_of(config)))
-    return SourceError(Reason.REFUSED, f"{where} answers {int(match[1])}, and leads to no stream")
+    return failure_of_status(int(match[1]), "", where)
 
 
 def _first_line(connection: socket.socket, request: str) -> bytes:
@@ -149,6 +165,8 @@ def failure_of_status(status: int, text: str, where: str) -> SourceError:
         where: host and port, for people.
     """
     reason = Reason.REFUSED
+    if status in _REDIRECTION_STATUS:
+        return SourceError(reason, f"{where} answers {status}, and leads to no stream")
     if status in _UNAUTHORIZED_STATUS:
         reason = Reason.UNAUTHORIZED
     elif status in _NOT_FOUND_STATUS:

@@ -17,7 +17,7 @@ from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import SourceError
 from streamdet.sources import SourceFrame, SourceInfo
 from streamdet.sources.av import AvSource
-from streamdet.sources.connection import TLS_KINDS
+from streamdet.sources.connection import TLS_KINDS, look_up_name
 from streamdet.sources.failure import refuse_text, timed_out
 from streamdet.sources.interrupt import current_interrupt
 from streamdet.sources.memory import limit_allocations
@@ -41,7 +41,7 @@ class OpenCvSource:
 
     Known limits of OpenCV: RTSP over TCP only; servers' certificates are not verified, so that `tls_verify = true`
     is refused; a gap of 1.5 s in a network stream counts as its end; a change of size within a stream is scaled to
-    the first size.
+    the first size; no HLS, because its FFmpeg would follow playlists without any bounds.
 
     Args:
         config: of the stream.
@@ -127,6 +127,7 @@ class OpenCvSource:
             return self._open_device()
         parameters = [cv2.CAP_PROP_N_THREADS, 1]
         if not self._is_file:
+            look_up_name(self._config)
             open_seconds = self._config.connect_timeout_seconds
             read_seconds = min(self._config.stall_seconds, _LONGEST_NETWORK_READ_SECONDS)
             parameters += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, math.ceil(open_seconds * 1000)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from faults.front import HEALTHY, Behaviour
 from faults.media import Live
 from faults.names import ADDRESS
 from faults.stage import LOGIN, MOUNTS, Stage
+from hls import LiveHls
 from rtsp import RtspServer
 from videos import make_video
 
@@ -72,6 +74,77 @@ def black_hole(path: str) -> Make:
         holes = []
         return Cause(
             url, later=True, begin=lambda: holes.append(stage.firewall(*rules)), lift=lambda: holes.pop().close()
+        )
+
+    return make
+
+
+def hls_always(behaviour: Behaviour) -> Make:
+    """A front before an HLS server that behaves so from the start."""
+
+    def make(stage: Stage, name: str) -> Cause:
+        stage.hls(name)
+        return always(f"http:/{name}.m3u8", behaviour)(stage, name)
+
+    return make
+
+
+def hls_later(behaviour: Behaviour) -> Make:
+    """A front before an HLS server that begins to behave so."""
+
+    def make(stage: Stage, name: str) -> Cause:
+        stage.hls(name)
+        return later(f"http:/{name}.m3u8", behaviour)(stage, name)
+
+    return make
+
+
+def hls_ends() -> Make:
+    """A playlist says that nothing more will come; later more comes."""
+
+    def make(stage: Stage, name: str) -> Cause:
+        live = stage.hls(name)
+        url = f"http://{LOGIN}@127.0.0.1:{stage.web.port}/{name}.m3u8"
+        begin, lift = (lambda: setattr(live, "ended", True)), (lambda: setattr(live, "ended", False))
+        return Cause(url, later=True, begin=begin, lift=lift)
+
+    return make
+
+
+def hls_stands_still() -> Make:
+    """The encoder behind a playlist stops, and the server goes on serving what there is; later it goes on."""
+
+    def make(stage: Stage, name: str) -> Cause:
+        live = stage.hls(name)
+        url = f"http://{LOGIN}@127.0.0.1:{stage.web.port}/{name}.m3u8"
+        return Cause(url, later=True, begin=lambda: _stop(live), lift=lambda: setattr(live, "stopped_at", None))
+
+    return make
+
+
+def _stop(live: LiveHls) -> None:
+    live.stopped_at = time.monotonic()
+
+
+def loses_datagrams(path: str, probability: float, ports: tuple[int, int]) -> Make:
+    """The firewall drops so many of the RTP packets that a server sends over UDP, from ports of its own."""
+
+    def make(stage: Stage, _name: str) -> Cause:
+        own = stage.server(RtspServer({path: MOUNTS[path]}, transport="udp", udp_ports=ports))
+        rule = f"-p udp -d 127.0.0.1 --sport {ports[0]}:{ports[1]}"
+        rule += f" -m statistic --mode random --probability {probability}"
+        holes = []
+
+        def lift() -> None:
+            assert stage.dropped(rule) > 0, "no packet was lost"
+            holes.pop().close()
+
+        return Cause(
+            own.url(path, LOGIN),
+            later=True,
+            begin=lambda: holes.append(stage.firewall(rule)),
+            lift=lift,
+            keys={"transport": "udp"},
         )
 
     return make

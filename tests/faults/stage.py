@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import zlib
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from faults.front import HEALTHY, Behaviour, Front, Units, Weather
 from faults.media import Live
 from faults.names import NameServer
 from faults.player import Channel, Player, Writer
+from hls import LiveHls
 from rtsp import RtspServer
 from web import WebServer
 
@@ -86,6 +88,12 @@ class Stage:
         self.player.channels[name] = Channel(live)
         return f"http://{LOGIN}@127.0.0.1:{self.player.port}/{name}"
 
+    def hls(self, name: str) -> LiveHls:
+        """A live playlist at /NAME.m3u8 of `web`."""
+        folder = self.folder / f"hls-{name}"
+        folder.mkdir()
+        return LiveHls(self.web, folder, name, seconds=90)
+
     def writer(self, path: Path) -> Writer:
         return self._stack.enter_context(Writer(path, self.live))
 
@@ -103,10 +111,15 @@ class Stage:
         """Has the kernel heed these rules of `iptables -I INPUT` until the stack that is returned is closed."""
         stack = self._stack.enter_context(ExitStack())
         for rule in rules:
-            text = f"INPUT {rule} -m comment --comment streamdet-test -j DROP"
+            text = f"INPUT {rule} {_marked(rule)} -j DROP"
             _iptables(f"-I {text}")
             stack.callback(_iptables, f"-D {text}")
         return stack
+
+    def dropped(self, rule: str) -> int:
+        """How many packets one of these rules has dropped so far."""
+        lines = _iptables("-L INPUT -v -x -n").splitlines()
+        return next(int(line.split()[0]) for line in lines if _marked(rule).split()[-1] in line)
 
     def __enter__(self) -> Self:
         return self
@@ -117,5 +130,9 @@ class Stage:
         self._stack.close()
 
 
-def _iptables(arguments: str) -> None:
-    subprocess.run(["iptables", "-w", *arguments.split()], check=True, capture_output=True)
+def _marked(rule: str) -> str:
+    return f"-m comment --comment streamdet-test-{zlib.crc32(rule.encode())}"
+
+
+def _iptables(arguments: str) -> str:
+    return subprocess.run(["iptables", "-w", *arguments.split()], check=True, capture_output=True, text=True).stdout

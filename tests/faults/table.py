@@ -14,8 +14,13 @@ from faults.causes import (
     device,
     file,
     file_vanishes,
+    hls_always,
+    hls_ends,
+    hls_later,
+    hls_stands_still,
     huge_file,
     later,
+    loses_datagrams,
     name,
     offers_only_udp,
     pipe,
@@ -41,6 +46,8 @@ _SILENT = Behaviour(answer=silence, carry=silence)
 _LORIS = Behaviour(carry=trickle(4))
 _NOISE = Behaviour(carry=noise(1))
 _SLOW_LINK = Behaviour(carry=trickle(20_000, 1000))
+# Each request of HLS is a new connection.
+_SILENT_NOW = Behaviour(answer=silence, carry=silence, ends="closed")
 
 
 def _rtsp_says(status: str, *headers: str) -> Behaviour:
@@ -55,6 +62,9 @@ _MULTIPART = "multipart/x-mixed-replace; boundary=frame"
 _WANTS_LOGIN = 'WWW-Authenticate: Basic realm="camera"'
 _HEADERS_FOR_EVER = says("HTTP/1.1 200 OK\r\n", then=b"X-More: more\r\n" * 50, again_every_seconds=0.01)
 _ZEROS_FOR_EVER = says("HTTP/1.1 200 OK\r\n\r\n", then=bytes(50_000), again_every_seconds=0.01)
+_PLAYLIST = "HTTP/1.1 200 OK\r\n\r\n#EXTM3U\n"
+_PLAYLIST_FOR_EVER = says(_PLAYLIST, then=b"#EXTINF:1,\na.ts\n" * 20_000, again_every_seconds=0.01)
+_PLAYLIST_OF_ITSELF = says(f"{_PLAYLIST}#EXT-X-STREAM-INF:BANDWIDTH=1\nplaylist-of-itself.m3u8\n")
 
 
 def _jpeg(side_pixels: int, claimed_pixels: int) -> bytes:
@@ -117,8 +127,20 @@ FAULTS = (
     Fault("noise-1-percent", later(_SNOW, Behaviour(carry=noise(0.01))), needs=_GST),
     Fault("noise-100-percent", later(_RTSP, _NOISE), (Reason.DECODE_ERROR,), stalls=True, needs=_GST),
     Fault("noise-100-percent-jpeg", later(_JPEG, _NOISE), (Reason.TIMEOUT,), stalls=True, needs=_GST),
+    Fault(
+        "loss-5-percent-udp",
+        loses_datagrams("/snow", 0.05, (9100, 9119)),
+        needs=("iptables", *_GST),
+    ),
+    Fault(
+        "loss-100-percent-udp",
+        loses_datagrams("/ball", 1, (9120, 9139)),
+        (Reason.TIMEOUT,),
+        stalls=True,
+        needs=("iptables", *_GST),
+    ),
     Fault("name-unknown", name("unknown"), (Reason.DNS,), needs=("util-linux",)),
-    Fault("name-server-silent", name("silent"), (Reason.TIMEOUT,), needs=("util-linux",)),
+    Fault("name-server-silent", name("silent"), (Reason.DNS,), needs=("util-linux",)),
     # What servers answer
     Fault("401", always(_HTTP, _http_says("401 Unauthorized", _WANTS_LOGIN)), (Reason.UNAUTHORIZED,)),
     Fault("401-rtsp", always(_RTSP, _rtsp_says("401 Unauthorized", _WANTS_LOGIN)), (Reason.UNAUTHORIZED,), needs=_GST),
@@ -139,6 +161,15 @@ FAULTS = (
     Fault("zeros-for-ever", always(_HTTP, _ZEROS_FOR_EVER), (Reason.DECODE_ERROR,)),
     Fault("untrusted", untrusted("https"), (Reason.TLS,), needs=("openssl",)),
     Fault("untrusted-rtsp", untrusted("rtsps"), (Reason.TLS,), needs=("openssl", *_GST)),
+    # Playlists
+    Fault("hls-ends", hls_ends(), (Reason.ENDED,)),
+    Fault("hls-stands-still", hls_stands_still(), (Reason.TIMEOUT,), stalls=True),
+    Fault("hls-goes-away", hls_later(_REFUSING), (Reason.REFUSED,)),
+    Fault("hls-silent", hls_later(_SILENT_NOW), (Reason.TIMEOUT,), stalls=True),
+    Fault("hls-slow-loris", hls_later(_LORIS), (Reason.TIMEOUT,), stalls=True),
+    Fault("hls-404", hls_later(_http_says("404 Not Found")), (Reason.NOT_FOUND,)),
+    Fault("playlist-for-ever", hls_always(_PLAYLIST_FOR_EVER), (Reason.DECODE_ERROR,)),
+    Fault("playlist-of-itself", hls_always(_PLAYLIST_OF_ITSELF), (Reason.DECODE_ERROR,)),
     # Media
     Fault("codec-changes", changes(lambda _: media.video("libx265")), (Reason.DECODE_ERROR,), stalls=True),
     Fault("size-changes", changes(lambda _: media.video(width=128, height=96))),

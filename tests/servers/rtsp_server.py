@@ -1,7 +1,7 @@
 """A real RTSP server for tests: GStreamer's, run by the system's python3 (`tests/rtsp.py` starts it).
 
 The only argument is JSON: {"port": n, "tls": {"certificate", "key"} | null,
-"login": {"user", "password", "method": "basic" | "digest"} | null,
+"login": {"user", "password", "method": "basic" | "digest"} | null, "udp_ports": [first, last] | null,
 "mounts": {"/path": {"launch": "...", "transport": "tcp" | "udp" | null}}}. Prints the port when it listens.
 """
 
@@ -52,6 +52,11 @@ def main() -> None:
         if wanted.get("tls") or wanted.get("login"):
             role = "viewer, media.factory.access=true, media.factory.construct=true"
             factory.add_role_from_structure(Gst.Structure.new_from_string(role))
+        if wanted.get("udp_ports"):
+            pool = GstRtspServer.RTSPAddressPool()
+            anywhere = GstRtspServer.RTSP_ADDRESS_POOL_ANY_IPV4
+            pool.add_range(anywhere, anywhere, *wanted["udp_ports"], 0)
+            factory.set_address_pool(pool)
         server.get_mount_points().add_factory(path, factory)
     protect(server, wanted.get("tls"), wanted.get("login"))
     if not server.attach(None):

@@ -46,7 +46,8 @@ class StreamConfig(BaseModel):
     )
     backend: Literal["auto", "av", "opencv"] = Field(
         "auto",
-        description='What reads it: "av" (PyAV), "opencv", or "auto": PyAV for network and files, OpenCV for devices.',
+        description='What reads it: "av" (PyAV), "opencv", or "auto": PyAV for network and files, OpenCV for devices. '
+        "OpenCV reads no HLS.",
         examples=["av"],
     )
     transport: Literal["auto", "tcp", "udp"] = Field(

@@ -1,0 +1,55 @@
+"""What FFmpeg is told before it opens a stream."""
+
+from __future__ import annotations
+
+from streamdet.config import StreamConfig
+from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.sources.connection import HTTP_KINDS, TLS_KINDS, ca_file_of
+from streamdet.sources.formats import SELF_CONTAINED
+from streamdet.sources.picture import MAX_PIXELS
+
+# FFmpeg's defaults look at 5 s of a live stream before the first frame; the header and one frame are enough.
+_SHORT_ANALYSIS = {"analyzeduration": "100000", "probesize": "32000"}
+_TRANSPORTS = {
+    "tcp": {"rtsp_transport": "tcp"},
+    "udp": {"rtsp_transport": "udp"},
+    # UDP is asked for when the server answers 461, Unsupported Transport.
+    "auto": {"rtsp_transport": "tcp+udp", "rtsp_flags": "prefer_tcp"},
+}
+# Which further addresses a stream may lead to: a playlist from the network must not read files of this machine.
+_PROTOCOLS = {
+    UrlKind.RTSP: "rtp,rtcp,udp,tcp",
+    UrlKind.RTSPS: "rtp,rtcp,udp,tcp,tls",
+    UrlKind.HTTP: "http,https,tcp,tls,crypto,data",
+    UrlKind.HTTPS: "http,https,tcp,tls,crypto,data",
+    UrlKind.FILE: "file,crypto,data",
+}
+
+# For HLS, whose files come from `hls`: FFmpeg must not do with them what it does with connections of its own.
+HLS_OPTIONS = {"http_persistent": "0", "http_multiple": "0", "format_whitelist": f"hls,{SELF_CONTAINED}"}
+
+
+def transport_of(config: StreamConfig) -> str | None:
+    """How RTSP carries pictures; None for everything else."""
+    # Encrypted RTSP carries everything in its one connection.
+    return {UrlKind.RTSP: config.transport, UrlKind.RTSPS: "tcp"}.get(kind_of_url(config.url))
+
+
+def options_for(config: StreamConfig) -> dict[str, str]:
+    """FFmpeg's options, by name.
+
+    Args:
+        config: of the stream.
+    """
+    kind, transport = kind_of_url(config.url), transport_of(config)
+    options = {"protocol_whitelist": _PROTOCOLS[kind], "max_pixels": str(MAX_PIXELS)}
+    if kind in HTTP_KINDS:
+        options["format_whitelist"] = SELF_CONTAINED
+    if transport is not None:
+        options |= {"allowed_media_types": "video", **_SHORT_ANALYSIS, **_TRANSPORTS[transport]}
+    if kind in TLS_KINDS:
+        options["tls_verify"] = "1" if config.tls_verify else "0"
+        ca_file = ca_file_of(config)
+        if config.tls_verify and ca_file:
+            options["ca_file"] = ca_file
+    return options
