@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -12,13 +13,22 @@ from streamdet.keys import PUBLIC_SUFFIX, KeyFileError, public_files, read_publi
 # A new file counts after this time at the latest.
 REFRESH_SECONDS = 0.5
 
+# These say nothing about the directory: it may be as it was, and will perhaps be read the next time.
+_TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
+
+_STAYS = "whoever was let in before still is"
+# What `stat` said of a file when it was read, and the key in it; None where there is none.
+_Entry = tuple[tuple[int, int, int], bytes | None]
+
 _log = logging.getLogger(__name__)
 
 
 class AllowedClients:
     """Knows whose keys lie in a directory; for one thread.
 
-    A directory that cannot be read lets nobody in, and says so in the log; so does a file that holds no key.
+    A directory that is gone or may not be read lets nobody in, and the log says so; so does a file that holds no key.
+    Where only the machine is at its limits (no file descriptors, no memory, a disk that does not answer), whoever was
+    let in before still is: otherwise a want of descriptors would cut every client.
 
     Args:
         directory: with a file NAME.key for each client.
@@ -29,8 +39,7 @@ class AllowedClients:
         self._directory = directory
         self._clock = clock
         self._read_at = float("-inf")
-        # By path: what `stat` said when it was read, and the key in it; None where there is none.
-        self._files: dict[Path, tuple[tuple[int, int, int], bytes | None]] = {}
+        self._files: dict[Path, _Entry] = {}
         self._names: dict[bytes, str] = {}
         self._problem = ""
 
@@ -43,31 +52,61 @@ class AllowedClients:
         return self._names
 
     def _read(self) -> None:
+        problem = ""
+        files: dict[Path, _Entry] = {}
         try:
             paths = public_files(self._directory)
         except KeyFileError as error:
-            if str(error) != self._problem:
-                self._problem = str(error)
-                _log.error("%s; nobody is let in", error)
+            if _is_transient(error.__cause__):
+                self._tell(f"{error}; {_STAYS}")
+                return
+            problem = f"{error}; nobody is let in"
             paths = []
-        else:
-            self._problem = ""
-        self._files = {path: entry for path in paths if (entry := self._entry(path)) is not None}
+        for path in paths:
+            known = self._files.get(path)
+            try:
+                entry = self._entry(path, known)
+            except OSError as error:
+                # Of this file alone; others may have been added or removed.
+                problem = f"cannot read the key file {path}: {error.strerror}; {_STAYS}"
+                entry = known
+            if entry is not None:
+                files[path] = entry
+        self._tell(problem)
+        self._files = files
         self._names = {
-            key: path.name.removesuffix(PUBLIC_SUFFIX) for path, (_, key) in self._files.items() if key is not None
+            key: path.name.removesuffix(PUBLIC_SUFFIX) for path, (_, key) in files.items() if key is not None
         }
 
-    def _entry(self, path: Path) -> tuple[tuple[int, int, int], bytes | None] | None:
+    def _tell(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            _log.error("%s", problem)
+        self._problem = problem
+
+    @staticmethod
+    def _entry(path: Path, known: _Entry | None) -> _Entry | None:
+        """What is in one file now; None when there is none.
+
+        Raises:
+            OSError: that cannot be said at the moment.
+        """
         try:
             status = path.stat()
-        except OSError:
+        except OSError as error:
+            if _is_transient(error):
+                raise
             return None  # it has just gone
         state = (status.st_ino, status.st_mtime_ns, status.st_size)
-        known = self._files.get(path)
         if known is not None and known[0] == state:
             return known
         try:
             return state, read_public(path)
         except KeyFileError as error:
+            if isinstance(error.__cause__, OSError) and _is_transient(error.__cause__):
+                raise error.__cause__ from None
             _log.warning("%s; this client is not let in", error)
             return state, None
+
+
+def _is_transient(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in _TRANSIENT

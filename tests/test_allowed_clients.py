@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from knocking import Keys
+
+from streamdet.allowed_clients import REFRESH_SECONDS, AllowedClients
+
+
+class Clock:
+    """Moves on only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Allowed:
+    """The clients of a directory, read anew at every look."""
+
+    def __init__(self, directory: Path) -> None:
+        self._clock = Clock()
+        self._clients = AllowedClients(directory, self._clock)
+
+    def names(self) -> list[str]:
+        self._clock.now += REFRESH_SECONDS
+        return sorted(self._clients.names().values())
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    keys = Keys(tmp_path)
+    keys.make("alice")
+    keys.make("bob")
+    return keys
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Not one more file can be opened in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.open("/", os.O_RDONLY)
+    os.close(probe)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.open("/", os.O_RDONLY)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_want_of_descriptors_cuts_nobody_and_is_said_once(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+    allowed = Allowed(keys.clients)
+    assert allowed.names() == ["alice", "bob"]
+    with no_descriptors():
+        assert [allowed.names() for _ in range(5)] == [["alice", "bob"]] * 5
+    said = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(said) == 1
+    assert "Too many open files; whoever was let in before still is" in said[0].getMessage()
+    (keys.clients / "bob.key").unlink()
+    assert allowed.names() == ["alice"]
+
+
+def test_a_want_of_descriptors_at_the_start_lets_nobody_in_until_it_is_over(keys: Keys) -> None:
+    allowed = Allowed(keys.clients)
+    with no_descriptors():
+        assert allowed.names() == []
+    assert allowed.names() == ["alice", "bob"]
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM])
+@pytest.mark.parametrize("operation", ["scandir", "stat", "open"])
+def test_a_file_that_cannot_be_read_for_now_is_read_later(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch, error: int, operation: str
+) -> None:
+    allowed = Allowed(keys.clients)
+    assert allowed.names() == ["alice", "bob"]
+    keys.make("carol")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "scandir") if operation == "scandir" else (Path, operation)), fail)
+        assert [allowed.names() for _ in range(3)] == [["alice", "bob"]] * 3
+    assert allowed.names() == ["alice", "bob", "carol"]
+
+
+def test_one_file_that_cannot_be_read_keeps_no_other_client_in(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = Allowed(keys.clients)
+    assert allowed.names() == ["alice", "bob"]
+    keys.make("carol")
+    (keys.clients / "bob.key").unlink()
+    stat = Path.stat
+
+    def fail(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "alice.key":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", fail)
+    assert allowed.names() == ["alice", "carol"]
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced by a file"])
+def test_a_directory_that_is_gone_lets_nobody_in(keys: Keys, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    allowed = Allowed(keys.clients)
+    assert allowed.names() == ["alice", "bob"]
+    away = keys.clients.rename(keys.clients.with_name("away"))
+    if how != "removed":
+        keys.clients.write_text("")
+    assert [allowed.names() for _ in range(3)] == [[]] * 3
+    assert caplog.text.count("nobody is let in") == 1
+    keys.clients.unlink(missing_ok=True)
+    away.rename(keys.clients)
+    assert allowed.names() == ["alice", "bob"]
