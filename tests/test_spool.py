@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import logging
 import os
 import queue
 import resource
@@ -22,6 +25,7 @@ from streamdet import DetectionEvent, Restart, subscribe
 from streamdet.config import ReplayConfig, SpoolConfig
 from streamdet.delivery_metrics import DeliveryMetrics
 from streamdet.errors import SpoolError
+from streamdet.segment import MAGIC
 from streamdet.spool import Spool
 from streamdet.wire.replay import Refused, Replayed, ReplayRequest
 
@@ -230,6 +234,37 @@ def full_disk(spool: Counted, free: Callable[[], None]) -> None:
     spool.put(range(seq + 1, seq + 11))
     wait_until(lambda: spool.count("events_kept_total") == kept + 10)
     assert spool.all_of("e1") == [*range(1, kept + 1), *range(seq + 1, seq + 11)]
+
+
+def test_a_disk_that_hovers_at_full_fills_no_log_and_loses_no_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("streamdet.spool._TRY_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("streamdet.failure_log.QUIET_SECONDS", 1e9)
+    write, is_full = os.write, itertools.cycle([False, True])
+
+    def hover(file: int, data: memoryview | bytes) -> int:
+        if (
+            len(data) > len(MAGIC)
+            and Path(f"/proc/self/fd/{file}").readlink().is_relative_to(tmp_path)
+            and next(is_full)
+        ):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", hover)
+    with Counted(tmp_path) as spool:
+        for seq in range(1, 101):
+            spool.put(range(seq, seq + 1))
+            wait_until(lambda put=seq: kept_and_not_kept(spool) == put)
+        assert spool.count("events_not_kept_total", reason="disk_full") == 50
+        assert len(spool.all_of("e1")) == 50
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2, told
+    assert "No space left on device" in told[0]
+    # The first one stands in the first line.
+    assert "(49 events were not kept since the last such line)" in told[1]
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root to mount")

@@ -1,0 +1,208 @@
+"""The files of a spool: which there are, how much they may take, and what they answer to who asks for old events."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+
+from streamdet.errors import SpoolError
+from streamdet.segment import Segment
+from streamdet.wire.replay import MAX_ANSWER_BYTES, MAX_ANSWER_EVENTS, Replayed, ReplayRequest
+
+_MAX_SEGMENT_BYTES = 8 << 20
+_SEGMENTS_OF_A_SPOOL = 16
+_MAX_SEGMENTS = 4096
+
+_log = logging.getLogger(__name__)
+
+
+class Segments:
+    """All segments in a directory, the oldest first; for one thread.
+
+    Args:
+        directory: of one daemon alone.
+        max_bytes: of all files together.
+        max_age_seconds: of what is kept.
+        epoch: the present one.
+        last_seqs: by topic of the present epoch, its last number so far.
+
+    Attributes:
+        directory: the same.
+        segment_bytes: how long one may become.
+
+    Raises:
+        SpoolError: the directory cannot be used.
+    """
+
+    def __init__(
+        self, directory: Path, max_bytes: int, max_age_seconds: float, epoch: str, last_seqs: Mapping[str, int]
+    ) -> None:
+        self.directory = directory
+        self.segment_bytes = min(_MAX_SEGMENT_BYTES, max_bytes // _SEGMENTS_OF_A_SPOOL)
+        self._max_bytes = max_bytes
+        self._max_age_seconds = max_age_seconds
+        self._epoch = epoch
+        self._last_seqs = last_seqs
+        self._lock = self._open_directory()
+        numbers = sorted(int(path.stem) for path in directory.glob("*.log") if path.stem.isdigit())
+        self._segments = [Segment(self._path_of(number), number) for number in numbers]
+        for segment in self._segments:
+            segment.used_bytes = segment.path.stat().st_size
+        self._unread = deque(self._segments)
+
+    @property
+    def newest(self) -> Segment:
+        """The one that was made last; there must be one."""
+        return self._segments[-1]
+
+    @property
+    def used_bytes(self) -> int:
+        """What all of them take."""
+        return sum(segment.used_bytes for segment in self._segments)
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether some have not been read through, so that nobody knows what is in them."""
+        return bool(self._unread)
+
+    def make(self) -> tuple[Segment, int]:
+        """A new one, and its descriptor for writing; the oldest make room for it."""
+        self.make_room(is_writing=False)
+        number = self._segments[-1].number + 1 if self._segments else 1
+        segment = Segment(self._path_of(number), number)
+        file = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._segments.append(segment)
+        return segment, file
+
+    def close(self) -> None:
+        """Lets go of the directory."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def read_next(self) -> None:
+        """Finds out what is in one that has not been read through."""
+        self._read_through(self._unread.popleft())
+
+    def answer(self, request: ReplayRequest) -> Replayed:
+        """What is kept of what was asked for.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        epoch, topic = request.epoch or self._epoch, request.topic
+        holding = [segment for segment in self._segments if (epoch, topic) in segment.ranges]
+        end, end_is_known = self._end_of(epoch, topic, holding)
+        last = end if request.to_seq is None else min(request.to_seq, end)
+        taken: list[tuple[int, bytes]] = []
+        left = MAX_ANSWER_BYTES
+        is_cut = False
+        used = []
+        for segment in holding:
+            first_here, last_here = segment.ranges[epoch, topic]
+            if last_here < request.from_seq or first_here > last:
+                continue
+            more = segment.take((epoch, topic), request.from_seq, last, MAX_ANSWER_EVENTS - len(taken), left)
+            taken += more
+            used.append(segment)
+            left -= sum(len(payload) for _, payload in more)
+            if len(taken) >= MAX_ANSWER_EVENTS or left <= 0 or (taken and taken[-1][0] < min(last, last_here)):
+                is_cut = True
+                break
+        for segment in self._segments:
+            if segment not in used:
+                segment.forget_index()
+        next_seq = taken[-1][0] + 1 if taken and is_cut else max(request.from_seq, last + 1)
+        is_over = epoch != self._epoch and next_seq > end
+        return Replayed(
+            request.id,
+            topic,
+            epoch,
+            request.from_seq,
+            next_seq,
+            more=next_seq <= last,
+            next_epoch=self._epoch_after(epoch, topic) if is_over else None,
+            end_is_known=end_is_known,
+            events=[payload for _, payload in taken],
+            seqs=tuple(seq for seq, _ in taken),
+        )
+
+    def _end_of(self, epoch: str, topic: str, holding: list[Segment]) -> tuple[int, bool]:
+        """The last number of a topic in an epoch, and whether that is certain."""
+        if epoch == self._epoch:
+            return self._last_seqs.get(topic, 0), True
+        kept = holding[-1].ranges[epoch, topic][1] if holding else 0
+        for segment in self._segments:
+            if epoch in segment.ends:
+                return segment.ends[epoch].get(topic, kept), True
+        return kept, False
+
+    def _epoch_after(self, epoch: str, topic: str) -> str:
+        """The next one that has events of the topic; the present one where nothing is known of the epoch."""
+        order = dict.fromkeys(key for segment in self._segments for key in segment.ranges)
+        epochs = list(dict.fromkeys(known for known, _ in order))
+        later = epochs[epochs.index(epoch) + 1 :] if epoch in epochs else []
+        return next((known for known in later if (known, topic) in order), self._epoch)
+
+    def make_room(self, *, is_writing: bool) -> None:
+        """Deletes the oldest, as many as it takes for another one.
+
+        Args:
+            is_writing: whether the newest is being written, and must stay.
+        """
+        used_bytes = self.used_bytes
+        oldest_allowed = time.time() - self._max_age_seconds
+        for segment in self._segments[: -1 if is_writing else None]:
+            try:
+                is_old = segment.path.stat().st_mtime < oldest_allowed
+            except FileNotFoundError:
+                is_old = True
+            is_too_much = used_bytes > self._max_bytes - self.segment_bytes or len(self._segments) >= _MAX_SEGMENTS
+            if not is_old and not is_too_much:
+                return
+            used_bytes -= segment.used_bytes
+            self.remove(segment)
+
+    def remove(self, segment: Segment) -> None:
+        """Deletes one."""
+        self._segments.remove(segment)
+        if segment in self._unread:
+            self._unread.remove(segment)
+        try:
+            segment.path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("cannot delete %s: %s", segment.path, error)
+
+    def _read_through(self, segment: Segment) -> None:
+        try:
+            torn_bytes = segment.read_through()
+            if torn_bytes:
+                _log.warning("%s: its last %d bytes are no sound record, and are left out", segment.path, torn_bytes)
+                os.truncate(segment.path, segment.used_bytes)
+        except OSError as error:
+            _log.warning("cannot read %s: %s; its events are not replayed", segment.path, error)
+
+    def _path_of(self, number: int) -> Path:
+        return self.directory / f"{number:010d}.log"
+
+    def _open_directory(self) -> int:
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unusable(self.directory, error.strerror or str(error)) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise _unusable(self.directory, "another daemon uses it; give each its own") from None
+        return lock
+
+
+def _unusable(directory: Path, why: str) -> SpoolError:
+    return SpoolError(f"cannot keep events in {directory}: {why}")
