@@ -1,4 +1,4 @@
-"""Says that something fails, and works again: a line a minute at the most, however fast it goes to and fro."""
+"""Says that something fails, and works again: once a minute at the most, however fast it goes to and fro."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ class FailureLog:
         """It has failed, and so much was lost with it."""
         self._lost += lost
         if self._clock() >= self._quiet_until:
+            self._quiet_until = self._clock() + QUIET_SECONDS
             self._tell(logging.WARNING, problem)
             self._has_told = True
 
     def works(self, text: str) -> None:
-        """It has not failed; said when it had, and a minute has gone by since that was said."""
-        if self._has_told and self._clock() >= self._quiet_until:
+        """It has not failed; said when it was said that it does, and when failures of the minute before were not."""
+        if self._has_told or (self._lost and self._clock() >= self._quiet_until):
             self._tell(logging.INFO, text)
             self._has_told = False
 
@@ -48,4 +49,3 @@ class FailureLog:
         count = f" ({self._counted.format(self._lost)} since the last such line)" if self._lost else ""
         self._logger.log(level, "%s%s", text, count)
         self._lost = 0
-        self._quiet_until = self._clock() + QUIET_SECONDS

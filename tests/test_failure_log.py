@@ -26,7 +26,7 @@ def failures(clock: Clock, caplog: pytest.LogCaptureFixture) -> FailureLog:
     return FailureLog(logging.getLogger("streamdet.test"), "{} events were not kept", clock)
 
 
-def test_a_line_a_minute_and_every_loss_in_one_of_them(
+def test_two_lines_a_minute_and_every_loss_in_one_of_them(
     failures: FailureLog, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(90):
@@ -36,23 +36,27 @@ def test_a_line_a_minute_and_every_loss_in_one_of_them(
     failures.end("at the end")
     assert [record.getMessage() for record in caplog.records] == [
         "the disk is full (10 events were not kept since the last such line)",
+        "it works",
         "the disk is full (600 events were not kept since the last such line)",
+        "it works",
         "at the end (290 events were not kept since the last such line)",
     ]
 
 
-def test_recovery_is_said_once_and_only_after_a_failure(
+def test_recovery_is_said_at_once_and_only_after_a_failure(
     failures: FailureLog, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     failures.works("it works")
-    failures.failed("the disk is full", 10)
-    failures.failed("the disk is full", 5)
+    for _ in range(3):
+        failures.failed("the disk is full", 10)
+        failures.works("it works")
+        failures.works("it works")
     for _ in range(3):
         clock.now += QUIET_SECONDS
         failures.works("it works")
     failures.end("at the end")
-    assert [record.getMessage() for record in caplog.records] == [
-        "the disk is full (10 events were not kept since the last such line)",
-        "it works (5 events were not kept since the last such line)",
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "the disk is full (10 events were not kept since the last such line)"),
+        ("INFO", "it works"),
+        ("INFO", "it works (20 events were not kept since the last such line)"),
     ]
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
