@@ -85,7 +85,11 @@ def test_no_such_path(server: RtspServer, backend: str) -> None:
 
 
 def test_audio_only(server: RtspServer) -> None:
-    assert failure(server.url("/audio")).reason is Reason.NO_VIDEO
+    found = failure(server.url("/audio"))
+    # It is asked twice, and answers 503 to the second request while it still ends what the first has left.
+    while "5XX" in str(found):
+        found = failure(server.url("/audio"))
+    assert found.reason is Reason.NO_VIDEO
 
 
 def test_server_that_offers_udp_only() -> None:
