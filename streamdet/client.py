@@ -19,17 +19,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import zmq
 import zmq.asyncio
 
 from streamdet import wire
-from streamdet.endpoint import beside, parse_endpoint
+from streamdet.client_sockets import Endpoints, Socket, asker, ending_on_error, milliseconds_until, subscriber
+from streamdet.endpoint import beside
 from streamdet.gaps import Counting, Gap, Item, Restart
 from streamdet.heal import Healing
 from streamdet.keys import ClientKeys, client_keys
@@ -40,24 +41,9 @@ __all__ = ["DEFAULT_KINDS", "AsyncSubscription", "Gap", "Restart", "Subscription
 DEFAULT_KINDS: tuple[Kind, ...] = ("detections", "state")
 """What comes unless something else is asked for; pictures do not."""
 
-_RECONNECT_MILLISECONDS = 100
-_MAX_RECONNECT_MILLISECONDS = 5000
-_CONNECT_TIMEOUT_MILLISECONDS = 5000
-_HEARTBEAT_MILLISECONDS = 5000
-_HEARTBEAT_TIMEOUT_MILLISECONDS = 20000
-# What is asked while the daemon is away waits here; more is not sent, and asked again later.
-_MAX_WAITING_REQUESTS = 16
 _MAX_ANSWERS_PER_TURN = 16
 
 _Order = Counting | Healing
-# What its methods return depends on the kind of context: values, or what can be awaited.
-_Socket = Any
-
-
-class _Endpoints(NamedTuple):
-    events: str
-    replay: str | None
-    keys: ClientKeys | None
 
 
 class Subscription:
@@ -69,15 +55,15 @@ class Subscription:
     """
 
     def __init__(
-        self, endpoints: _Endpoints, topics: Iterable[str], order: _Order, timeout_seconds: float | None, events: int
+        self, endpoints: Endpoints, topics: Iterable[str], order: _Order, timeout_seconds: float | None, events: int
     ) -> None:
         self._order = order
         self._timeout_seconds = timeout_seconds
         self._context = zmq.Context()
         self._poller = zmq.Poller()
-        with _ending_on_error(self._context):
-            self._events: _Socket = _subscriber(self._context, endpoints, topics, events)
-            self._replay: _Socket | None = _asker(self._context, endpoints) if endpoints.replay else None
+        with ending_on_error(self._context):
+            self._events: Socket = subscriber(self._context, endpoints, topics, events)
+            self._replay: Socket | None = asker(self._context, endpoints) if endpoints.replay else None
         for socket in filter(None, (self._events, self._replay)):
             self._poller.register(socket, zmq.POLLIN)
 
@@ -98,7 +84,7 @@ class Subscription:
         order, replay = self._order, self._replay
         while not order.ready:
             self._poller.register(self._events, 0 if order.is_full else zmq.POLLIN)
-            readable = dict(self._poller.poll(_milliseconds_until(min(deadline, order.due()))))
+            readable = dict(self._poller.poll(milliseconds_until(min(deadline, order.due()))))
             now = time.monotonic()
             if replay is not None and replay in readable:
                 for _ in range(_MAX_ANSWERS_PER_TURN):
@@ -143,15 +129,15 @@ class AsyncSubscription:
     """`Subscription` for asyncio; made by `subscribe_async`, inside a running event loop."""
 
     def __init__(
-        self, endpoints: _Endpoints, topics: Iterable[str], order: _Order, timeout_seconds: float | None, events: int
+        self, endpoints: Endpoints, topics: Iterable[str], order: _Order, timeout_seconds: float | None, events: int
     ) -> None:
         self._order = order
         self._timeout_seconds = timeout_seconds
         self._context = zmq.asyncio.Context()
         self._poller = zmq.asyncio.Poller()
-        with _ending_on_error(self._context):
-            self._events: _Socket = _subscriber(self._context, endpoints, topics, events)
-            self._replay: _Socket | None = _asker(self._context, endpoints) if endpoints.replay else None
+        with ending_on_error(self._context):
+            self._events: Socket = subscriber(self._context, endpoints, topics, events)
+            self._replay: Socket | None = asker(self._context, endpoints) if endpoints.replay else None
         for socket in filter(None, (self._events, self._replay)):
             self._poller.register(socket, zmq.POLLIN)
 
@@ -161,7 +147,7 @@ class AsyncSubscription:
         order, replay = self._order, self._replay
         while not order.ready:
             self._poller.register(self._events, 0 if order.is_full else zmq.POLLIN)
-            readable = dict(await self._poller.poll(_milliseconds_until(min(deadline, order.due()))))
+            readable = dict(await self._poller.poll(milliseconds_until(min(deadline, order.due()))))
             now = time.monotonic()
             if replay is not None and replay in readable:
                 for _ in range(_MAX_ANSWERS_PER_TURN):
@@ -282,11 +268,11 @@ def _order(
     keys: ClientKeys | None,
     *,
     heal: bool,
-) -> tuple[_Order, _Endpoints]:
+) -> tuple[_Order, Endpoints]:
     if not heal:
-        return Counting(labels), _Endpoints(endpoint, None, keys)
+        return Counting(labels), Endpoints(endpoint, None, keys)
     replay = beside(endpoint) if replay_endpoint is None else replay_endpoint
-    return Healing(topics, labels, replay), _Endpoints(endpoint, replay, keys)
+    return Healing(topics, labels, replay), Endpoints(endpoint, replay, keys)
 
 
 def _topics(streams: Iterable[str] | None, kinds: Iterable[Kind]) -> list[str]:
@@ -304,54 +290,6 @@ def _topics(streams: Iterable[str] | None, kinds: Iterable[Kind]) -> list[str]:
         message = "nothing to subscribe to: streams and kinds must not be empty"
         raise ValueError(message)
     return topics
-
-
-@contextmanager
-def _ending_on_error(context: zmq.Context[Any]) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        # Raised again, whatever it is: only the context, which nobody else would end, is ended here.
-        context.destroy(linger=0)
-        raise
-
-
-def _subscriber(
-    context: zmq.Context[Any], endpoints: _Endpoints, topics: Iterable[str], high_water_mark_events: int
-) -> _Socket:
-    socket = context.socket(zmq.SUB)
-    socket.rcvhwm = high_water_mark_events
-    for topic in topics:
-        socket.subscribe(topic)
-    _connect(socket, endpoints.events, endpoints.keys)
-    return socket
-
-
-def _asker(context: zmq.Context[Any], endpoints: _Endpoints) -> _Socket:
-    socket = context.socket(zmq.DEALER)
-    socket.sndhwm = _MAX_WAITING_REQUESTS
-    _connect(socket, str(endpoints.replay), endpoints.keys)
-    return socket
-
-
-def _connect(socket: _Socket, text: str, keys: ClientKeys | None) -> None:
-    endpoint = parse_endpoint(text)
-    socket.ipv6 = endpoint.is_ipv6
-    socket.linger = 0
-    socket.maxmsgsize = wire.MAX_MESSAGE_BYTES
-    socket.reconnect_ivl = _RECONNECT_MILLISECONDS
-    socket.reconnect_ivl_max = _MAX_RECONNECT_MILLISECONDS
-    socket.connect_timeout = _CONNECT_TIMEOUT_MILLISECONDS
-    socket.heartbeat_ivl = _HEARTBEAT_MILLISECONDS
-    socket.heartbeat_timeout = _HEARTBEAT_TIMEOUT_MILLISECONDS
-    if keys is not None:
-        keys.apply_to(socket)
-    socket.connect(text)
-
-
-def _milliseconds_until(deadline: float) -> int | None:
-    """For `poll`: rounded up, so that it does not wake before the time; None for ever."""
-    return None if deadline == math.inf else max(0, math.ceil((deadline - time.monotonic()) * 1000))
 
 
 def _timed_out(seconds: float | None) -> TimeoutError:

@@ -12,7 +12,6 @@ import logging
 import os
 import resource
 import socket
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import zmq
-from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from streamdet.allowed_clients import AllowedClients
@@ -29,8 +27,9 @@ from streamdet.config import PublisherConfig
 from streamdet.delivery_metrics import DeliveryMetrics
 from streamdet.descriptors import address_of, borrowed, received_bytes
 from streamdet.endpoint import bind, parse_endpoint
-from streamdet.keys import KeyPair, read_pair
+from streamdet.keys import read_pair
 from streamdet.worker import Worker
+from streamdet.zap import Zap
 
 MAX_CONNECTIONS = 1000
 MAX_BYTES_AT_ONCE = 1 << 20
@@ -45,12 +44,6 @@ _HANDSHAKE_MILLISECONDS = 5000
 # What the kernel keeps of a connection while this process is busy.
 _RECEIVE_BUFFER_BYTES = 64 << 10
 _MAX_EVENTS_PER_TURN = 1000
-_ZAP_ENDPOINT = "inproc://zeromq.zap.01"
-_ZAP_DOMAIN = b"streamdet"
-_ZAP_OK = b"200"
-# "Temporary failure": the connection is dropped without a word, and the client tries again by itself, so that a key
-# that is allowed later works without a restart of the client. After 400 ZeroMQ would never try again.
-_ZAP_NOT_NOW = b"300"
 _MONITORED = (
     zmq.EVENT_ACCEPTED
     | zmq.EVENT_DISCONNECTED
@@ -122,28 +115,21 @@ class Gate(Worker):
         super().__init__("gate", on_error)
         self._group = config.group
         self._metrics = metrics
-        self._keys: KeyPair | None = None
-        self._clients: AllowedClients | None = None
-        if config.curve_server_key_file is not None and config.curve_allowed_clients_directory is not None:
-            self._keys = read_pair(Path(config.curve_server_key_file), "server")
-            self._clients = AllowedClients(Path(config.curve_allowed_clients_directory))
         self._watched: list[_Watched] = []
         self._bound: set[int | str] = set()
         self._flooders: OrderedDict[str, float] = OrderedDict()
         self._max_connections = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-        # Which key a connection has shown, by file descriptor; written by the thread that reads the socket.
-        self._key_of: dict[int, bytes] = {}
-        self._lock = threading.Lock()
         self._said_at = float("-inf")
         self._unsaid = 0
-        self._wake_event = os.eventfd(0, os.EFD_NONBLOCK)
         self._poller = zmq.Poller()
+        self._zap: Zap | None = None
+        if config.curve_server_key_file is not None and config.curve_allowed_clients_directory is not None:
+            keys = read_pair(Path(config.curve_server_key_file), "server")
+            clients = AllowedClients(Path(config.curve_allowed_clients_directory))
+            self._zap = Zap(context, keys, clients, self._key_refused)
+            self._poller.register(self._zap.socket, zmq.POLLIN)
+        self._wake_event = os.eventfd(0, os.EFD_NONBLOCK)
         self._poller.register(self._wake_event, zmq.POLLIN)
-        self._zap: zmq.Socket[bytes] | None = None
-        if self._keys is not None:
-            self._zap = context.socket(zmq.ROUTER)
-            self._zap.bind(_ZAP_ENDPOINT)
-            self._poller.register(self._zap, zmq.POLLIN)
 
     def bind(self, guarded: zmq.Socket[bytes], name: str, endpoint: str) -> str:
         """Binds a socket, which from then on lets in only who may.
@@ -161,16 +147,12 @@ class Gate(Worker):
         """
         guarded.handshake_ivl = _HANDSHAKE_MILLISECONDS
         guarded.rcvbuf = _RECEIVE_BUFFER_BYTES
-        if self._keys is not None:
-            guarded.curve_server = 1
-            guarded.curve_publickey = self._keys.public
-            guarded.curve_secretkey = self._keys.secret
-            guarded.zap_domain = _ZAP_DOMAIN
-            guarded.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        if self._zap is not None:
+            self._zap.protect(guarded)
         monitor = guarded.get_monitor_socket(_MONITORED)
         try:
             what = "publish" if name == "events" else f"offer {name}"
-            bound = bind(guarded, endpoint, encrypted=self._keys is not None, group=self._group, what=what)
+            bound = bind(guarded, endpoint, encrypted=self._zap is not None, group=self._group, what=what)
         except BaseException:
             # Raised again, whatever it is: a monitor of a socket that nobody uses must not stay.
             guarded.disable_monitor()
@@ -187,26 +169,22 @@ class Gate(Worker):
 
         Called for every message that a guarded socket receives, by the thread that reads it.
         """
-        if self._keys is None:
-            return
-        try:
-            key, descriptor = str(message.get("User-Id")).encode(), int(message.get(zmq.SRCFD))
-        except zmq.ZMQError:
-            return  # from nobody: when a connection ends, ZeroMQ itself takes back what it was subscribed to
-        with self._lock:
-            self._key_of[descriptor] = key
+        if self._zap is not None:
+            self._zap.heed(message)
 
     def run(self) -> None:
         """Answers and watches until told to stop."""
         while not self.stopping:
             busy = any(watched.connections for watched in self._watched)
             self._poller.poll(_TURN_MILLISECONDS if busy else _IDLE_TURN_MILLISECONDS)
-            self._answer_questions()
+            if self._zap is not None:
+                self._zap.answer()
             for watched in self._watched:
                 self._note_events(watched)
                 self._cut_floods(watched)
                 self._metrics.connections(watched.name, len(watched.connections))
-            self._cut_revoked()
+            if self._zap is not None:
+                self._cut_revoked(self._zap.revoked())
             self.beat()
 
     def wake(self) -> None:
@@ -221,24 +199,6 @@ class Gate(Worker):
         self.join()
         os.close(self._wake_event)
         self._wake_event = -1
-
-    def _answer_questions(self) -> None:
-        """ZAP: whether the key of a connection that is being made is allowed."""
-        if self._zap is None or self._clients is None:
-            return
-        for _ in range(_MAX_EVENTS_PER_TURN):
-            try:
-                parts = self._zap.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            at = parts.index(b"") + 1
-            version, request, _, address, _, mechanism, *credentials = parts[at:]
-            key = z85.encode(credentials[0]) if mechanism == b"CURVE" and len(credentials) == 1 else b""
-            name = self._clients.names().get(key)
-            status, user = (_ZAP_NOT_NOW, b"") if name is None else (_ZAP_OK, key)
-            if name is None:
-                self._refused(self._watched[0], "unknown_key", address.decode(errors="replace"))
-            self._zap.send_multipart([*parts[:at], version, request, status, b"", user, b""])
 
     def _note_events(self, watched: _Watched) -> None:
         for _ in range(_MAX_EVENTS_PER_TURN):
@@ -280,14 +240,7 @@ class Gate(Worker):
                     self._flooders.popitem(last=False)
                 self._cut(watched, descriptor, "flood", f"it has sent {received} bytes, and readers have little to say")
 
-    def _cut_revoked(self) -> None:
-        if self._clients is None:
-            return
-        names = self._clients.names()
-        with self._lock:
-            revoked = [descriptor for descriptor, key in self._key_of.items() if key not in names]
-            for descriptor in revoked:
-                del self._key_of[descriptor]
+    def _cut_revoked(self, revoked: list[int]) -> None:
         for descriptor in revoked:
             for watched in self._watched:
                 if descriptor in watched.connections:
@@ -316,6 +269,10 @@ class Gate(Worker):
         except OSError:
             return False
         return (name[1] if isinstance(name, tuple) else name) in self._bound
+
+    def _key_refused(self, address: str) -> None:
+        # ZeroMQ does not say which socket it asks for.
+        self._refused(self._watched[0], "unknown_key", address)
 
     def _refused(self, watched: _Watched, reason: str, address: str) -> None:
         self._metrics.handshake_failed(watched.name, reason)

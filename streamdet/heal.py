@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from streamdet import wire
+from streamdet.asking import Asked, Asking
 from streamdet.errors import EndpointError
 from streamdet.gaps import Counting, Gap, Item, Labels, Restart
 from streamdet.types import PreviewEvent
@@ -22,17 +23,12 @@ from streamdet.wire.replay import (
     Refused,
     Replayed,
     ReplayRequest,
-    Request,
     Snapshot,
     SnapshotRequest,
     decode_answer,
-    encode_request,
 )
 
 _MAX_HELD_EVENTS = 10_000
-_MAX_ASKED = 8
-_ASK_AGAIN_SECONDS = 2.0
-_REFUSED_SECONDS = 0.25
 _GIVE_UP_SECONDS = 10.0
 # Once nobody has answered for so long, events are not held up for as long again each time.
 _GIVE_UP_SOON_SECONDS = 0.5
@@ -67,14 +63,6 @@ class _Topic:
     past: deque[str] = field(default_factory=lambda: deque(maxlen=_PAST_EPOCHS))
 
 
-@dataclass(slots=True)
-class _Asked:
-    request: Request
-    topic: _Topic | None
-    send_at: float
-    is_sent: bool = False
-
-
 class Healing:
     """Makes events of messages and answers: in order, each once, and a `Gap` only for what nobody has any more.
 
@@ -101,11 +89,9 @@ class Healing:
         self._started = False
         self._is_reachable = False
         self._held = 0
-        self._last_id = 0
-        self._asked: dict[int, _Asked] = {}
-        self._not_before = 0.0
+        self._asking: Asking[_Topic] = Asking()
         self._check_at = math.inf
-        self._ask(None, SnapshotRequest(0, self._asked_prefixes()), 0.0)
+        self._asking.ask(None, SnapshotRequest(0, self._asked_prefixes()), 0.0)
 
     @property
     def is_full(self) -> bool:
@@ -137,17 +123,16 @@ class Healing:
             WireError: it is no answer, or holds something else than events.
         """
         answer = decode_answer(parts)
-        asked = self._asked.get(answer.id)
+        asked = self._asking.get(answer.id)
         self._is_reachable = True
         if asked is None:
             return
         if isinstance(answer, Refused):
-            self._not_before = now + _REFUSED_SECONDS
-            asked.is_sent, asked.send_at = False, self._not_before
+            self._asking.refused(asked, now)
         elif isinstance(answer, Snapshot) and isinstance(asked.request, SnapshotRequest):
-            del self._asked[answer.id]
+            self._asking.done(answer.id)
             self._take_snapshot(answer, asked.request, now)
-        elif isinstance(answer, Replayed) and asked.topic is not None and answer.topic == asked.topic.name:
+        elif isinstance(answer, Replayed) and asked.subject is not None and answer.topic == asked.subject.name:
             self._take_replayed(answer, asked, now)
 
     def requests(self, now: float) -> list[bytes]:
@@ -163,27 +148,15 @@ class Healing:
             raise EndpointError(message)
         self._give_up(now)
         self._check(now)
-        if now < self._not_before:
-            return []
-        sent = sum(asked.is_sent for asked in self._asked.values())
-        requests = []
-        for asked in self._asked.values():
-            if asked.send_at > now or (not asked.is_sent and sent >= _MAX_ASKED):
-                continue
-            sent += not asked.is_sent
-            asked.is_sent, asked.send_at = True, now + _ASK_AGAIN_SECONDS
-            requests.append(encode_request(asked.request))
-        return requests
+        return self._asking.requests(now)
 
     def due(self) -> float:
         """When to call `requests` again, in monotonic seconds, though nothing has come."""
-        dues = [asked.send_at for asked in self._asked.values() if asked.is_sent]
-        if len(dues) < _MAX_ASKED:
-            dues += [asked.send_at for asked in self._asked.values() if not asked.is_sent]
+        due = self._asking.due()
         if not self._is_reachable:
-            blocked = [asked.topic.blocked_since for asked in self._asked.values() if asked.topic is not None]
-            dues += [since + _GIVE_UP_SOON_SECONDS for since in blocked]
-        return min(max(min(dues, default=math.inf), self._not_before), self._check_at)
+            blocked = (topic.blocked_since for topic in self._asking.subjects())
+            due = min([due, *(since + _GIVE_UP_SOON_SECONDS for since in blocked)])
+        return min(max(due, self._asking.not_before), self._check_at)
 
     def _take(self, event: Event, now: float) -> None:
         name = wire.topic_of(event)
@@ -229,14 +202,14 @@ class Healing:
         topic.past.append(topic.epoch)
         topic.epoch, topic.next_seq = epoch, 1
 
-    def _take_replayed(self, answer: Replayed, asked: _Asked, now: float) -> None:
-        topic, request = asked.topic, asked.request
+    def _take_replayed(self, answer: Replayed, asked: Asked[_Topic], now: float) -> None:
+        topic, request = asked.subject, asked.request
         if topic is None or not isinstance(request, ReplayRequest) or answer.epoch != topic.epoch:
             return
         is_progress = answer.next_seq > request.from_seq or (answer.next_epoch or topic.epoch) != topic.epoch
         if topic.held and not is_progress:
             return  # it will be asked again, and given up in the end
-        del self._asked[answer.id]
+        self._asking.done(answer.id)
         topic.asked = 0
         for payload in answer.events:
             event = wire.decode(payload, topic.name.encode())
@@ -267,7 +240,7 @@ class Healing:
                 if topic.name and topic.epoch == event.epoch and event.seq == topic.next_seq - 1:
                     self.ready.append(self._labels.apply(event))
         if answer.more_after is not None:
-            self._ask(None, replace(request, after=answer.more_after), now)
+            self._asking.ask(None, replace(request, after=answer.more_after), now)
             return
         # Soon for the first time: the subscription may have come in after the snapshot.
         self._check_at = now + _ON_ITS_WAY_SECONDS
@@ -290,18 +263,19 @@ class Healing:
             is_behind = topic.next_seq < next_seq if topic.epoch == epoch else epoch not in topic.past
             if is_behind and not topic.held and not topic.asked:
                 self._ask_for(topic, None, now)
-        if not expected and not any(asked.topic is None for asked in self._asked.values()):
-            self._ask(None, SnapshotRequest(0, self._asked_prefixes(), with_events=False), now)
+        if not expected and not self._asking.asks_for_all:
+            self._asking.ask(None, SnapshotRequest(0, self._asked_prefixes(), with_events=False), now)
 
     def _give_up(self, now: float) -> None:
-        for number, asked in list(self._asked.items()):
-            topic = asked.topic
-            if topic is None or now - topic.blocked_since < self._patience_seconds():
+        for number, asked in self._asking.all():
+            topic = asked.subject
+            patience_seconds = _GIVE_UP_SECONDS if self._is_reachable else _GIVE_UP_SOON_SECONDS
+            if topic is None or now - topic.blocked_since < patience_seconds:
                 continue
             if self._is_reachable and not asked.is_sent:
                 continue
             self._is_reachable = False
-            del self._asked[number]
+            self._asking.done(number)
             topic.asked, topic.blocked_since = 0, math.inf
             if not topic.held:
                 continue
@@ -311,17 +285,9 @@ class Healing:
             self._tell_gap(topic, event.seq)
             self._advance(topic, now)
 
-    def _patience_seconds(self) -> float:
-        return _GIVE_UP_SECONDS if self._is_reachable else _GIVE_UP_SOON_SECONDS
-
     def _ask_for(self, topic: _Topic, to_seq: int | None, now: float) -> None:
         topic.blocked_since = min(topic.blocked_since, now)
-        topic.asked = self._ask(topic, ReplayRequest(0, topic.name, topic.next_seq, to_seq, topic.epoch), now)
-
-    def _ask(self, topic: _Topic | None, request: Request, now: float) -> int:
-        self._last_id += 1
-        self._asked[self._last_id] = _Asked(replace(request, id=self._last_id), topic, now)
-        return self._last_id
+        topic.asked = self._asking.ask(topic, ReplayRequest(0, topic.name, topic.next_seq, to_seq, topic.epoch), now)
 
     def _asked_prefixes(self) -> tuple[str, ...]:
         """What to ask for; everything where the list is too long for a request, and what is not wanted is left out."""

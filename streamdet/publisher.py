@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
 import threading
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from streamdet import wire
 from streamdet.config import PublisherConfig, ReplayConfig, StreamConfig
 from streamdet.metrics import Metrics
+from streamdet.outgoing import Found, Outgoing
 from streamdet.preview import Preview, Previews
-from streamdet.redact import redact
 from streamdet.replay import Archive, Replay, Ring
-from streamdet.scene import Scene
 from streamdet.sockets import OFF, Route, Sockets
 from streamdet.tracing import Tracer
-from streamdet.types import (
-    Crossing,
-    Detection,
-    DetectionEvent,
-    Drop,
-    Frame,
-    FrameInfo,
-    Picture,
-    PreviewEvent,
-    StateEvent,
-    StreamStatus,
-)
+from streamdet.types import Detection, Drop, Frame, FrameInfo, StreamStatus
 from streamdet.worker import Worker
 
 MAX_PENDING = 256
@@ -39,35 +24,13 @@ MAX_PENDING = 256
 
 _MAX_PENDING_FOR_PREVIEWS = 64
 _MAX_PENDING_FOR_ANSWERS = 128
-# However often somebody subscribes, the state of a stream is repeated at most this often.
-_MIN_STATE_INTERVAL_SECONDS = 0.1
 _MAX_WAIT_SECONDS = 1.0
 _BATCH_PAUSE_SECONDS = 0.001
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """One frame's result on its way out; `picture` only where a preview is to be made of it."""
-
-    stream: str
-    frame: FrameInfo
-    captured_monotonic_seconds: float
-    detections: tuple[Detection, ...]
-    picture: Picture | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Forget:
     stream: str
-
-
-@dataclass(slots=True)
-class _LastState:
-    status: StreamStatus
-    sent_monotonic_seconds: float
-    due_monotonic_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +39,7 @@ class _Answer:
     parts: list[bytes]
 
 
-_Item = _Found | StreamStatus | StreamConfig | _Forget | Preview | _Answer
+_Item = Found | StreamStatus | StreamConfig | _Forget | Preview | _Answer
 
 
 class Publisher(Worker):
@@ -112,21 +75,15 @@ class Publisher(Worker):
         archive: Archive | None = None,
     ) -> None:
         super().__init__("publisher", on_error)
-        self._tracer = tracer
-        self._epoch = epoch
         self._metrics = metrics
-        self._state_interval_seconds = config.state_interval_seconds
-        self._seqs: Counter[str] = Counter()
-        self._states: dict[str, _LastState] = {}
-        self._scenes: dict[str, Scene] = {}
-        # Kept for ever, like the numbers of events: a stream that is added again goes on counting.
-        self._track_ids: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
         self._changed = threading.Condition()
         self._pending: deque[_Item] = deque()
         self._sending: deque[_Item] = deque()
         self._previews = Previews(config, self._put_preview, metrics, on_error)
         self._forgotten: set[str] = set()
         self._closed = False
+        interval_seconds = config.state_interval_seconds
+        self._outgoing = Outgoing(epoch, interval_seconds, metrics, self._send, self._previews.offer, tracer)
         self._replay: Replay | None = None
         if replay is not None and (replay.endpoint != OFF or archive is not None):
             ring = Ring(replay.max_events, replay.max_bytes)
@@ -145,7 +102,7 @@ class Publisher(Worker):
         info = FrameInfo(frame.seq, frame.pts_seconds, frame.captured_at, frame.clock, picture.width, picture.height)
         captured = frame.captured_monotonic_seconds
         kept = picture if self._previews.is_due(frame.stream, captured) else None
-        found = _Found(frame.stream, info, captured, tuple(detections), kept)
+        found = Found(frame.stream, info, captured, tuple(detections), kept)
         with self._changed:
             while len(self._pending) >= MAX_PENDING and not self._closed:
                 self._changed.wait()
@@ -199,7 +156,7 @@ class Publisher(Worker):
             self._sending, self._pending = deque(), deque()
             self._changed.notify_all()
         for item in left:
-            if isinstance(item, _Found):
+            if isinstance(item, Found):
                 self._metrics.frame_dropped(item.stream, Drop.SHUTDOWN)
         self._sockets.close()
 
@@ -212,7 +169,7 @@ class Publisher(Worker):
                     self._answer_subscriptions()
                     self._answer_requests()
                     self._send_pending()
-                    self._repeat_states()
+                    self._outgoing.repeat_states()
                     self.beat()
         finally:
             self.close()
@@ -241,21 +198,15 @@ class Publisher(Worker):
 
     def _wait(self) -> None:
         now = time.monotonic()
-        due = min((last.due_monotonic_seconds for last in self._states.values()), default=now + _MAX_WAIT_SECONDS)
-        seconds = min(max(due - now, 0.0), _MAX_WAIT_SECONDS)
+        seconds = max(self._outgoing.due(now + _MAX_WAIT_SECONDS) - now, 0.0)
         self._sockets.wait(0 if self.stopping or self._pending else seconds)
 
     def _answer_subscriptions(self) -> None:
-        """Makes the states due that somebody has just subscribed to."""
+        """Heeds what somebody wants, or does not want any more."""
         for message in self._sockets.subscriptions():
             self._previews.subscription(message)
-            if message[:1] != b"\x01":
-                continue
-            for stream, last in self._states.items():
-                if wire.topic("state", stream).encode().startswith(message[1:]):
-                    last.due_monotonic_seconds = min(
-                        last.due_monotonic_seconds, last.sent_monotonic_seconds + _MIN_STATE_INTERVAL_SECONDS
-                    )
+            if message[:1] == b"\x01":
+                self._outgoing.subscribed(message[1:])
 
     def _answer_requests(self) -> None:
         if self._replay is not None:
@@ -281,14 +232,14 @@ class Publisher(Worker):
             self._changed.notify_all()
         while self._sending:
             item = self._sending.popleft()
-            if isinstance(item, _Found):
-                self._send_detections(item)
+            if isinstance(item, Found):
+                self._outgoing.send_detections(item)
             elif isinstance(item, StreamStatus):
-                self._send_state(item)
+                self._outgoing.send_state(item)
             elif isinstance(item, Preview):
-                self._send_preview(item)
+                self._outgoing.send_preview(item)
             elif isinstance(item, StreamConfig):
-                self._apply_rules(item)
+                self._outgoing.apply_rules(item)
             elif isinstance(item, _Answer):
                 if not self._sockets.answer(item.route, item.parts):
                     self._metrics.delivery.replay_request("dropped")
@@ -296,90 +247,13 @@ class Publisher(Worker):
                 self._forget(item.stream)
 
     def _forget(self, stream: str) -> None:
-        self._states.pop(stream, None)
-        self._scenes.pop(stream, None)
+        self._outgoing.forget_stream(stream)
         self._previews.forget_stream(stream)
         if self._replay is not None:
             self._replay.forget_stream(stream)
 
-    def _apply_rules(self, config: StreamConfig) -> None:
-        scene = self._scenes.get(config.name)
-        before = scene.geometry if scene else None
-        if scene is None:
-            scene = self._scenes[config.name] = Scene(config, self._track_ids[config.name])
-        else:
-            scene.change(config)
-        self._metrics.set_shapes(
-            config.name, [zone.name for zone in config.zones], [line.name for line in config.lines]
-        )
-        last = self._states.get(config.name)
-        if last is not None and scene.geometry != before:
-            last.due_monotonic_seconds = 0.0
-
-    def _repeat_states(self) -> None:
-        now = time.monotonic()
-        for last in list(self._states.values()):
-            if last.due_monotonic_seconds <= now:
-                self._send_state(last.status)
-
-    def _send_detections(self, found: _Found) -> None:
-        frame = found.frame
-        detections = wire.presentable(found.detections, frame.width, frame.height)
-        if len(detections) < len(found.detections):
-            left_out = len(found.detections) - len(detections)
-            _log.warning("left out %d detections without a usable box", left_out, extra={"stream": found.stream})
-        scene = self._scenes.get(found.stream)
-        crossings: tuple[Crossing, ...] = ()
-        if scene is not None:
-            seen, crossings = scene.see(detections, frame, found.captured_monotonic_seconds)
-            detections = tuple(seen)
-            if scene.geometry is not None:
-                self._metrics.shapes_seen(found.stream, scene.zone_counts(detections), crossings)
-        topic = wire.topic("detections", found.stream)
-        trace = self._tracer.take(found.stream, frame.seq) if self._tracer else None
-        trace_id = trace.trace_id if trace else None
-        event = DetectionEvent(
-            found.stream, self._epoch, self._next_seq(topic), time.time(), frame, detections, crossings, trace_id
-        )
-        self._send(topic, event)
-        if trace is not None and self._tracer is not None:
-            self._tracer.published(trace, event.seq, len(detections))
-        if found.picture is not None:
-            self._previews.offer(event, found.picture)
-        latency_seconds = time.monotonic() - found.captured_monotonic_seconds
-        self._metrics.frame_published(found.stream, latency_seconds, [detection.label for detection in detections])
-
-    def _send_state(self, status: StreamStatus) -> None:
-        topic = wire.topic("state", status.stream)
-        event = StateEvent(
-            status.stream,
-            self._epoch,
-            self._next_seq(topic),
-            time.time(),
-            state=status.state,
-            reason=status.reason,
-            detail=redact(status.detail),
-            since=status.since,
-            geometry=scene.geometry if (scene := self._scenes.get(status.stream)) else None,
-        )
-        self._send(topic, event)
-        now = time.monotonic()
-        self._states[status.stream] = _LastState(status, now, now + self._state_interval_seconds)
-
-    def _send_preview(self, preview: Preview) -> None:
-        of = preview.event
-        topic = wire.topic("preview", of.stream)
-        seq, now = self._next_seq(topic), time.time()
-        self._send(topic, PreviewEvent(of.stream, self._epoch, seq, now, of.frame, of.detections, preview.jpeg))
-
-    def _next_seq(self, topic: str) -> int:
-        self._seqs[topic] += 1
-        return self._seqs[topic]
-
-    def _send(self, topic: str, event: wire.Event) -> None:
-        parts = wire.to_message(event)
+    def _send(self, topic: str, seq: int, parts: list[bytes]) -> None:
         # Kept first: whoever gets an event can ask for those before it. Pictures are too large to be kept.
         if self._replay is not None and len(parts) == 2:
-            self._replay.add(topic, event.seq, parts[1])
+            self._replay.add(topic, seq, parts[1])
         self._sockets.send(parts)
-        self._metrics.event_published(topic)

@@ -40,7 +40,7 @@ def busy() -> Iterator[Publisher]:
                 publisher.put_detections(frame_of("front-door", seq), [PERSON, PERSON] if seq % 2 else [CAR])
                 publisher.put_detections(frame_of("gate", seq), [])
                 if seq % 5 == 0:
-                    publisher._seqs["detections/gate/"] += 2
+                    publisher._outgoing.seqs["detections/gate/"] += 2
 
         publishing = threading.Thread(target=publish)
         publishing.start()

@@ -29,8 +29,8 @@ from streamdet.errors import EXIT_UNAVAILABLE, ControlError
 from streamdet.gate import Gate
 from streamdet.health import HealthServer
 from streamdet.inference import Inference
+from streamdet.outgoing import Outgoing
 from streamdet.preview import Previews
-from streamdet.publisher import Publisher
 from streamdet.rates import Rates
 from streamdet.spool import Spool
 from streamdet.types import Detection, Picture
@@ -106,7 +106,7 @@ def look(running: Running) -> None:
 _THREADS: dict[str, tuple[type, str, Callable[[Running], None]]] = {
     "capture-clip": (Capture, "_hand_on", provoke_nothing),
     "inference": (Inference, "_detect_some", provoke_nothing),
-    "publisher": (Publisher, "_repeat_states", provoke_nothing),
+    "publisher": (Outgoing, "repeat_states", provoke_nothing),
     "previews": (Previews, "_encode", look),
     "spool": (Spool, "_tidy", provoke_nothing),
     "gate": (Gate, "_cut_floods", provoke_nothing),

@@ -227,7 +227,7 @@ def test_a_forgotten_stream_is_silent_until_it_is_added_again() -> None:
         publisher.put_detections(frame_of("a", 1), [])
         publisher.forget_stream("a")
         publisher.put_detections(frame_of("a", 2), [])
-        wait_until(lambda: not publisher._states and not publisher._pending)
+        wait_until(lambda: not publisher._outgoing.streams and not publisher._pending)
         with subscriber(publisher.endpoint) as sub:
             publisher.put_status(status_of("b"))
             assert {receive(sub)["stream"] for _ in range(5)} == {"b"}
