@@ -132,6 +132,26 @@ def test_states_gaps_crossings_and_restarts_are_told() -> None:
     assert (row["state"], row["reason"], row["lost"]) == ("up", None, 4)
 
 
+def test_a_stream_that_is_tried_in_vain_is_told_once_and_down_all_the_time() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    board.note(state(State.CONNECTING, since=1.0), 1.0)
+    board.note(state(since=2.0), 2.0)
+    for second in range(3, 300, 3):
+        board.note(state(State.DOWN, Reason.TIMEOUT, since=float(second)), float(second))
+        board.note(state(State.CONNECTING, Reason.TIMEOUT, since=second + 1.0), second + 1.0)
+    assert [entry["state"] for entry in listed(board)] == ["down", "up", "connecting"]
+    assert rows(board)["gate"]["state"] == "connecting"
+    assert rows(board)["gate"]["since"] == 3.0
+    board.note(state(State.DOWN, Reason.REFUSED, since=301.0), 301.0)
+    board.note(state(since=302.0), 302.0)
+    assert [(entry["state"], entry["at"]) for entry in listed(board)][:2] == [("up", 302.0), ("down", 301.0)]
+    assert rows(board)["gate"]["since"] == 302.0
+    # Somebody resumes it, or the daemon was started again: what was before does not count.
+    board.note(state(State.DOWN, Reason.PAUSED, since=400.0), 400.0)
+    board.note(state(State.CONNECTING, since=500.0), 500.0)
+    assert rows(board)["gate"]["since"] == 500.0
+
+
 def test_a_stream_that_left_the_configuration_goes_and_one_that_is_only_down_stays() -> None:
     board = Board("tcp://127.0.0.1:1")
     for second in range(100):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -30,6 +31,7 @@ _ARGUMENTS = (
 _WAIT_MILLISECONDS = 40_000
 # What Chromium says of a wrong password.
 _REFUSED = "the server responded with a status of 403"
+SCRIPTS = Path(__file__).parent.parent / "streamdet/web/page"
 _HOSTILE = "<img src=x onerror=alert(1)>"
 
 expect.set_options(timeout=_WAIT_MILLISECONDS)
@@ -242,8 +244,42 @@ def test_detail_page_shows_zones_objects_and_only_its_own_events(
     expect(objects.first).to_contain_text("path")
     expect(page.locator("#facts")).to_contain_text("640 \u00d7 360")
     expect(page.locator("#stages-hint")).to_contain_text("without --metrics")
+    expect(page.locator("#fps-chart .scale")).to_have_text(re.compile(r"^[1-9][0-9]* fps0$"))
     expect(page.locator("#journal li").first).to_contain_text("gate")
     assert page.locator("#journal li", has_text="yard").count() == 0
+
+
+_LABELS_OF_A_CROWD = """(count) => {
+  const labels = [];
+  const fillRect = (x, y, width, height) => labels.push({ x, y, width, height });
+  const context = { measureText: () => ({ width: 92 }), fillRect, fillText: () => undefined };
+  const people = Array.from({ length: count }, (_, at) => ({
+    label: "person", score: 0.9, track_id: at, box: [300 + 7 * at, 150, 325 + 7 * at, 220],
+  }));
+  drawLabels(context, people, 1, 1, { width: 640, height: 360 }, false);
+  const hidden = labels.some((one, at) => labels.slice(at + 1).some((other) => overlap(one, other)));
+  return { count: labels.length, hidden };
+}"""
+
+
+def test_no_label_hides_another(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url)
+    # The page's own script shares no name with others: the functions are taken from its files.
+    drawing = "\n".join((SCRIPTS / name).read_text() for name in ("words.js", "draw.js"))
+    labels_of = f"(count) => {{ {drawing}\n return ({_LABELS_OF_A_CROWD})(count); }}"
+    assert page.evaluate(labels_of, 2) == {"count": 2, "hidden": False}
+    of_many = page.evaluate(labels_of, 12)
+    assert not of_many["hidden"]
+    assert of_many["count"] >= 4
+
+
+def test_the_bar_of_a_phone_is_two_lines(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url, viewport={"width": 390, "height": 844})
+    expect(page.locator("#total-up")).to_have_text("3 of 3")
+    brand, actions = (page.locator(part).bounding_box() for part in (".brand", ".actions"))
+    assert brand
+    assert actions
+    assert abs(brand["y"] + brand["height"] / 2 - actions["y"] - actions["height"] / 2) < 4
 
 
 def test_names_are_text_and_never_markup(server: PageProcess, open_page: Callable[..., Page]) -> None:

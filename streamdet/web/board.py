@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from streamdet.client import Gap
-from streamdet.types import Detection, DetectionEvent, Geometry, Shape, StateEvent
+from streamdet.types import Detection, DetectionEvent, Geometry, Reason, Shape, State, StateEvent
 from streamdet.web.journal import Filter, Journal
 from streamdet.web.rates import Rates, Sample
 
@@ -26,9 +26,16 @@ _MAX_STREAMS = 2000
 
 @dataclass(slots=True)
 class _Stream:
-    """What is known of one stream; times are monotonic seconds."""
+    """What is known of one stream; times are monotonic seconds, but for `not_up_since`, Unix time as in events.
+
+    Attributes:
+        told: the state that the list told last.
+        not_up_since: when it stopped to be up, or was tried for the first time; None while it is up.
+    """
 
     state: StateEvent | None = None
+    told: StateEvent | None = None
+    not_up_since: float | None = None
     rates: Rates = field(default_factory=Rates)
     newest: DetectionEvent | None = None
     fullest: DetectionEvent | None = None
@@ -154,12 +161,24 @@ class Board:
             # A repetition: how far apart these are tells when one is missing.
             stream.state_interval_seconds = max(now - stream.state_heard_at, stream.state_interval_seconds or 0.0)
         stream.state_heard_at = now
-        if before is None or (before.state, before.reason, before.detail) != (event.state, event.reason, event.detail):
-            reason = event.reason.value if event.reason else None
-            self._journal.note(
-                "state", event.stream, event.since, state=event.state.value, reason=reason, detail=event.detail
-            )
+        if event.state is State.UP:
+            stream.not_up_since = None
+        elif stream.not_up_since is None or (event.state is State.CONNECTING and event.reason is None):
+            stream.not_up_since = event.since
+        if before is None or _said(before) != _said(event):
+            self._tell_state(stream, event)
             self._revise()
+
+    def _tell_state(self, stream: _Stream, event: StateEvent) -> None:
+        """Adds a state to the list, but not each of the tries that end as the one before: they go on for ever."""
+        is_retry = event.state is State.CONNECTING and event.reason is not None
+        if is_retry or (stream.told is not None and _said(stream.told) == _said(event)):
+            return
+        stream.told = event
+        reason = event.reason.value if event.reason else None
+        self._journal.note(
+            "state", event.stream, event.since, state=event.state.value, reason=reason, detail=event.detail
+        )
 
     def _note_detections(self, stream: _Stream, event: DetectionEvent, now: float) -> None:
         stream.rates.note(event, now)
@@ -193,6 +212,10 @@ class Board:
         }
 
 
+def _said(event: StateEvent) -> tuple[State, Reason | None, str]:
+    return event.state, event.reason, event.detail
+
+
 def detection_fields(found: Detection) -> dict[str, Any]:
     """A detection as the page reads it."""
     return {
@@ -215,7 +238,7 @@ def _row(name: str, stream: _Stream, behind: int) -> dict[str, Any]:
         "state": state.state.value if state else "up" if newest else "connecting",
         "reason": state.reason.value if state and state.reason else None,
         "detail": state.detail if state else "",
-        "since": state.since if state else None,
+        "since": stream.not_up_since or (state.since if state else None),
         "fps_in": round(last.fps_in, 2),
         "fps_out": round(last.fps_out, 2),
         "latency_ms": _milliseconds(latency),

@@ -31,8 +31,9 @@ function makeChart(id, series) {
     legend.append(make("span", {}, line, text));
   }
   const top = make("span");
-  const axis = make("p", { class: "axis" }, make("span", { text: `${CHART_SAMPLES} s ago` }), top, make("span", { text: "now" }));
-  byId(id).append(legend, svg, axis);
+  const scale = make("p", { class: "scale", "aria-hidden": "true" }, top, make("span", { text: "0" }));
+  const axis = make("p", { class: "axis" }, make("span", { text: `${CHART_SAMPLES} s ago` }), make("span", { text: "now" }));
+  byId(id).append(legend, make("div", { class: "plot" }, scale, make("div", {}, svg, axis)));
   return { svg, top };
 }
 
@@ -68,7 +69,7 @@ function updateDetail(detail) {
     return;
   }
   setAttribute(state, "data-state", row.state);
-  setText(state, stateWord(row.state));
+  setText(state, whatNow(row));
   setText(byId("detail-why"), row.state === "up" ? "" : `${whyNot(row)}${row.detail ? ` The daemon says: ${row.detail}` : ""}`);
   showVeil(byId("detail-picture"), view.veil, view.veilTitle, view.veilText, row);
   if (row.size) byId("detail-picture").style.setProperty("--ratio", `${row.size[0]} / ${row.size[1]}`);
@@ -86,8 +87,8 @@ function showCharts() {
   const history = histories.get(openStream) ?? [];
   const fps = drawLines(view.fps.svg, fpsSeries(history), CHART_SAMPLES);
   const latency = drawLines(view.latency.svg, latencySeries(history), CHART_SAMPLES);
-  setText(view.fps.top, `top ${fps} fps`);
-  setText(view.latency.top, `top ${milliseconds(latency)}`);
+  setText(view.fps.top, `${fps} fps`);
+  setText(view.latency.top, milliseconds(history.some((sample) => sample[2] !== null) ? latency : null));
   const row = rows.get(openStream);
   setAttribute(view.fps.svg, "aria-label", `Now ${perSecond(row.fps_in)} in and ${perSecond(row.fps_out)} out`);
   setAttribute(view.latency.svg, "aria-label", `Now ${milliseconds(row.latency_ms)}`);
@@ -101,7 +102,7 @@ function showFacts(row, detail) {
     ["Latency, 95 of 100", milliseconds(row.latency_p95_ms)],
     ["Frame size", row.size ? `${row.size[0]} × ${row.size[1]}` : "–"],
     ["Time stamps by", row.clock === "source" ? "the camera" : "the daemon"],
-    [`${stateWord(row.state)} for`, row.since === null ? "–" : duration(serverNow() - row.since)],
+    [row.state === "up" ? "Up for" : "Not up for", row.since === null ? "–" : duration(serverNow() - row.since)],
     ["Events lost here", String(row.lost)],
   ];
   for (const [reason, fps] of Object.entries(detail?.metrics.dropped_fps ?? {})) {

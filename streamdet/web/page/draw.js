@@ -22,7 +22,7 @@ function colourOf(label) {
  * @param {HTMLCanvasElement} canvas as wide as it is shown afterwards
  * @param {ImageBitmap} bitmap
  * @param {{frame: {seq: number, width: number, height: number}, detections: any[]}} shot boxes in pixels of the frame
- * @param {{boxes: boolean, labels: boolean, crowd: boolean, geometry: any}} options crowd: labels may stay away
+ * @param {{boxes: boolean, labels: boolean, crowd: boolean, geometry: any}} options crowd: smaller labels
  */
 function drawShot(canvas, bitmap, shot, options) {
   const shown = canvas.clientWidth * Math.min(devicePixelRatio, 2);
@@ -49,7 +49,7 @@ function drawBox(context, found, scale, unit) {
   }
 }
 
-/** The most certain first; where labels would hide each other, the later one moves, or (in a crowd) stays away. */
+/** The most certain first; one that would hide another moves, or stays away when there is no room around its box. */
 function drawLabels(context, detections, scale, unit, canvas, crowd) {
   const size = (crowd ? 10 : 11) * unit;
   context.font = `600 ${size}px system-ui, sans-serif`;
@@ -60,9 +60,8 @@ function drawLabels(context, detections, scale, unit, canvas, crowd) {
     const text = `${found.label} ${percent(found.score)}${track}`;
     const label = { width: context.measureText(text).width + 8 * unit, height: size + 5 * unit };
     const places = placesFor(found.box.map((side) => side * scale), label, canvas);
-    const free = places.find((place) => !taken.some((other) => overlap(place, other)));
-    if (!free && crowd) continue;
-    const place = free ?? places[0];
+    const place = places.find((candidate) => !taken.some((other) => overlap(candidate, other)));
+    if (!place) continue;
     taken.push(place);
     context.fillStyle = colourOf(found.label);
     context.fillRect(place.x, place.y, place.width, place.height);
@@ -71,11 +70,15 @@ function drawLabels(context, detections, scale, unit, canvas, crowd) {
   }
 }
 
-/** Above a box, below it, at its upper edge within: whatever lies in the picture. */
-function placesFor([x1, y1, , y2], label, canvas) {
-  const x = Math.max(0, Math.min(x1, canvas.width - label.width));
-  const places = [y1 - label.height, y2, y1].map((y) => ({ x, y, ...label }));
-  return places.filter(({ y }) => y >= 0 && y + label.height <= canvas.height).concat({ x, y: y1, ...label });
+/** Above a box, below it, beside it, at its upper edge within: whatever lies in the picture, the best first. */
+function placesFor([x1, y1, x2, y2], { width, height }, canvas) {
+  const lefts = [x1, x2 - width].map((x) => Math.max(0, Math.min(x, canvas.width - width)));
+  const places = [
+    [lefts[0], y1 - height], [lefts[1], y1 - height], [lefts[0], y2], [lefts[1], y2], [x2, y1], [x1 - width, y1], [lefts[0], y1],
+  ];
+  return places
+    .map(([x, y]) => ({ x, y, width, height }))
+    .filter(({ x, y }) => x >= 0 && x + width <= canvas.width && y >= 0 && y + height <= canvas.height);
 }
 
 const overlap = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
@@ -174,7 +177,7 @@ function drawLines(svg, series, slots) {
 function niceTop(value) {
   if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 1.5, 2, 3, 5, 7.5, 10].map((step) => step * power).find((step) => step >= value * 0.999) ?? value;
+  return [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10].map((step) => step * power).find((step) => step >= value * 0.999) ?? value;
 }
 
 /** @returns {SVGElement} */

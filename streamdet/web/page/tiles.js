@@ -48,7 +48,7 @@ class Tile {
     const row = rows.get(this.name);
     setAttribute(this.element, "data-state", row.state);
     if (!this.visible) return;
-    setText(this.state, `, ${stateWord(row.state)}, `);
+    setText(this.state, `, ${whatNow(row)}, `);
     showVeil(this.picture, this.veil, this.veilTitle, this.veilText, row);
     setText(this.seen, row.state === "up" ? counted(row.labels) || "nothing found" : "");
     showNumbers(this.fps, "fps", `${perSecond(row.fps_in)} in, ${perSecond(row.fps_out)} out`);
@@ -90,8 +90,7 @@ function showVeil(picture, veil, title, text, row) {
   picture.classList.toggle("stale", !up);
   setAttribute(picture, "data-state", row.state);
   if (veil.hidden) return;
-  const since = row.since === null || up ? "" : ` for ${duration(serverNow() - row.since)}`;
-  setText(title, up ? "Waiting for a picture" : `${stateWord(row.state)}${since}`);
+  setText(title, up ? "Waiting for a picture" : notUpFor(row));
   setText(text, up ? "" : whyNot(row));
 }
 

@@ -36,6 +36,16 @@ const STAGES = {
 /** @param {string} state */
 const stateWord = (state) => STATES[state] ?? state;
 
+/** What a stream does, in a word or two. @param {{state: string, reason: string | null}} row */
+const whatNow = (row) => (row.state === "connecting" && row.reason ? "Trying again" : stateWord(row.state));
+
+/** The same, and for how long it has not been up: a try that fails as the one before begins nothing anew. */
+function notUpFor(row) {
+  if (row.since === null) return whatNow(row);
+  const since = duration(serverNow() - row.since);
+  return row.state === "connecting" && row.reason ? `Trying again after ${since}` : `${stateWord(row.state)} for ${since}`;
+}
+
 /**
  * Why a stream is not up, in a sentence.
  * @param {{state: string, reason: string | null, detail: string}} row
