@@ -157,6 +157,18 @@ def test_bad_files(tmp_path: Path, clip: Path, backend: str) -> None:
     assert found == wanted
 
 
+@pytest.mark.parametrize("container", ["avi", "matroska", "mov", "flv"])
+def test_title_in_another_encoding_is_shown_all_the_same(tmp_path: Path, container: str) -> None:
+    clip = make_video(tmp_path / "clip", container=container, title="TITLE-TITLE")
+    content = clip.read_bytes()
+    assert b"TITLE-TITLE" in content
+    clip.write_bytes(
+        content.replace(b"TITLE-TITLE", "T\u00efT\u00efTITLE\u00ff\u00fe\u00c0\u00c1"[:11].encode("latin-1"))
+    )
+    frames, _ = read_all(open_source(stream_config(clip, pace="fastest")))
+    assert len(frames) == 10
+
+
 def test_codec_without_decoder(tmp_path: Path) -> None:
     clip = make_video(tmp_path / "clip.mp4", frames=2)
     clip.write_bytes(clip.read_bytes().replace(b"avc1", b"zzzz"))

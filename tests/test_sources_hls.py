@@ -321,6 +321,62 @@ def test_bad_faith_costs_little_and_is_told(case: str, backend: str) -> None:
     assert server.connections < 400
 
 
+_ADDRESSES = [
+    b"\xff\xfe.ts", b"http://[/a.ts", b"http://[::1/a.ts", b"http://h:99999999/a.ts", b"http://a b/a.ts",
+    "http://\u00e4..x/a.ts".encode(), b"file:///etc/passwd", b"ftp://x/a.ts", b"data:,abc", b"data:x", b"//", b"?",
+    b"http:", b"https://", b"crypto+http://h/a.ts", b"crypto:a.ts", b"concat:a.ts|b.ts", b"subfile,,:a.ts",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/x.m3u8", "/elsewhere.m3u8"])
+@pytest.mark.parametrize("address", _ADDRESSES)
+def test_addresses_that_are_none_are_told(tmp_path: Path, address: bytes, path: str) -> None:
+    key = b'#EXT-X-KEY:METHOD=AES-128,URI="' + address + b'"\n'
+    first, *others = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n", b"#EXTINF:1,\n" + address + b"\n", b"#EXT-X-ENDLIST\n"
+    with WebServer(tmp_path) as web:
+        web.redirections["/elsewhere.m3u8"] = "/x.m3u8"
+        for body in (first + b"".join(others), first + key + b"".join(others), master("?").replace(b"?.m3u8", address)):
+            (tmp_path / "x.m3u8").write_bytes(body)
+            with pytest.raises(SourceError):
+                count_frames(stream_config(web.url(path), connect_timeout_seconds=2))
+
+
+_ANSWERS = [
+    "401 X\r\nWWW-Authenticate: Digest realm=",
+    "401 X\r\nWWW-Authenticate: Digest =",
+    "401 X\r\nWWW-Authenticate: Digest realm",
+    '401 X\r\nWWW-Authenticate: Digest realm="a", nonce="b", algorithm=X',
+    '401 X\r\nWWW-Authenticate: Digest realm="a", nonce="b", qop="auth-int"',
+    "401 X\r\nWWW-Authenticate: Basic",
+    "401 X\r\nWWW-Authenticate: ,,=,",
+    "401 X",
+    "407 X\r\nProxy-Authenticate: Digest realm=",
+    "302 X\r\nLocation: http://[",
+    "302 X\r\nLocation: file:///etc/passwd",
+    "302 X\r\nLocation: http://\u00e4\u00f6/",
+    "302 X",
+    "200 X\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "200 X\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
+    "200 X\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n#EXTM3U\r\nzz",
+    "200 X\r\nContent-Length: -5\r\n\r\n#EXTM3U",
+    "200 X\r\n" + "X: y\r\n" * 200,
+    "200 X\r\nX: " + "y" * 70_000,
+    "200",
+    "-1 X",
+    "99999 X",
+    "",
+]
+
+
+@pytest.mark.parametrize("answer", _ANSWERS, ids=range(len(_ANSWERS)))
+def test_answers_that_make_no_sense_are_told(answer: str) -> None:
+    def answers(_path: str) -> Iterator[bytes]:
+        yield f"HTTP/1.1 {answer}\r\n\r\n".encode("latin-1")
+
+    with HostileServer(answers) as server, pytest.raises(SourceError):
+        count_frames(stream_config(f"http://{_LOGIN}@127.0.0.1:{server.port}/x.m3u8", connect_timeout_seconds=2))
+
+
 def test_sections_that_ffmpeg_never_forgets_are_counted() -> None:
     playlists = Playlists()
     body = b"#EXTM3U\n" + b'#EXT-X-MAP:URI="a"\n' * 10_000

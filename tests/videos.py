@@ -19,9 +19,11 @@ def make_video(
     codec: str = "libx264",
     pixel_format: str = "yuv420p",
     container: str | None = None,
+    title: str = "",
 ) -> Path:
     """A clip that grows brighter from frame to frame."""
     with av.open(str(path), "w", format=container) as output:
+        output.metadata.update({"title": title} if title else {})
         stream = output.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         if codec in ("libx264", "libx265"):

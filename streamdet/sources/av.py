@@ -102,7 +102,7 @@ class AvSource:
         try:
             self._container = self._open_container()
             self._stream = self._choose_stream(self._container)
-        except (SourceError, av.FFmpegError, OSError, RuntimeError) as error:
+        except (SourceError, av.FFmpegError, OSError, RuntimeError, UnicodeError) as error:
             problem = error if self._hls is None else self._hls.problem or error
             self.close()
             if isinstance(problem, SourceError):
@@ -157,6 +157,8 @@ class AvSource:
             timeout=(self._config.connect_timeout_seconds, self._config.stall_seconds),
             hwaccel=self._hwaccel,
             io_open=self._hls,
+            # A title in another encoding is no reason not to show the pictures.
+            metadata_errors="replace",
         )
 
     def _location(self) -> str:
@@ -220,7 +222,7 @@ class AvSource:
             self._hls.wait_at_most(give_up_at - time.monotonic())
         try:
             packet = next(self._packets, None)
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, OSError, UnicodeError) as error:
             if self._hls is not None and self._hls.problem is not None:
                 raise self._hls.problem from None
             if self._is_file and not current_interrupt().is_set():

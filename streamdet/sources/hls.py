@@ -32,6 +32,8 @@ _CONNECTIONS_AT_ONCE = 200
 _CONNECTIONS_PER_SECOND = 10
 _USER_AGENT = "streamdet"
 _READ_BYTES = 1 << 16
+# What urllib's parsers raise where an answer makes no sense.
+_SENSELESS = (http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError)
 _CRYPTO = ("crypto+", "crypto:")
 
 
@@ -74,25 +76,12 @@ class HlsFiles:
 
     def __call__(self, url: str, _flags: int, options: dict[str, str]) -> _File:
         """Opens one file; an empty one where it cannot be had."""
-        if self._is_over:
-            return io.BytesIO()
-        for prefix in _CRYPTO:
-            if url.startswith(prefix):
-                file = self._file(url.removeprefix(prefix), options)
-                return DecryptedFile(file, bytes.fromhex(options["key"]), bytes.fromhex(options["iv"]))
-        file = self._file(url, options)
-        beginning = file.read_all(len(BEGINNING))
-        if beginning != BEGINNING:
-            if self._has_begun or self.problem is not None:
-                file.put_back(beginning)
-                return file
-            self._end(SourceError(Reason.DECODE_ERROR, f"{_host_of(url)} sends no playlist"))
-            file.close()
-            return io.BytesIO()
-        with closing(file):
-            return self._playlist(
-                _without_login(url), file.url, beginning + file.read_all(MAX_BYTES + 1 - len(beginning))
-            )
+        if not self._is_over:
+            try:
+                return self._opened(url, options)
+            except ValueError:
+                self.problem = SourceError(Reason.DECODE_ERROR, "the playlist leads to an address that is none")
+        return io.BytesIO()
 
     def close(self) -> None:
         """Ends the connections that FFmpeg has not closed itself."""
@@ -110,6 +99,24 @@ class HlsFiles:
             self.problem = failure_of_connection(error, where)
         else:
             self.problem = SourceError(Reason.REFUSED, f"{where} answers, but not in HTTP")
+
+    def _opened(self, url: str, options: dict[str, str]) -> _File:
+        for prefix in _CRYPTO:
+            if url.startswith(prefix) and options.keys() >= {"key", "iv"}:
+                file = self._file(url.removeprefix(prefix), options)
+                return DecryptedFile(file, bytes.fromhex(options["key"]), bytes.fromhex(options["iv"]))
+        file = self._file(url, options)
+        beginning = file.read_all(len(BEGINNING))
+        if beginning == BEGINNING:
+            with closing(file):
+                body = beginning + file.read_all(MAX_BYTES + 1 - len(beginning))
+                return self._playlist(_without_login(url), file.url, body)
+        if not self._has_begun and self.problem is None:
+            self._end(SourceError(Reason.DECODE_ERROR, f"{_host_of(url)} sends no playlist"))
+            file.close()
+            return io.BytesIO()
+        file.put_back(beginning)
+        return file
 
     def _playlist(self, asked: str, found: str, body: bytes) -> _File:
         self._has_begun = True
@@ -136,7 +143,7 @@ class HlsFiles:
             self.problem = failure_of_status(error.code, error.reason, where)
         except urllib.error.URLError as error:
             self.failed(error.reason if isinstance(error.reason, Exception) else error, where)
-        except (SourceError, OSError, http.client.HTTPException, ValueError) as error:
+        except (SourceError, OSError, *_SENSELESS) as error:
             self.failed(error, where)
         return _HlsFile(self, url, response)
 
@@ -171,7 +178,7 @@ class _HlsFile:
             return b""
         try:
             return self._response.read1(size)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, *_SENSELESS) as error:
             self._files.failed(error, _host_of(self.url))
             return b""
 

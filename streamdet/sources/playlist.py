@@ -54,6 +54,7 @@ class Playlists:
             f"a playlist of more than {MAX_BYTES >> 20} MiB": len(body) > MAX_BYTES,
             f"a playlist with a line or an address of more than {_LONGEST_LINE_BYTES} bytes":
                 longest > _LONGEST_LINE_BYTES,
+            "a playlist that is no text": not _is_text(body),
             "playlists that lead to further playlists": others > 0 and not is_first,
             f"more than {MAX_PLAYLISTS} playlists":
                 others > MAX_PLAYLISTS or len(self._memory_bytes) > MAX_PLAYLISTS + 1,
@@ -84,4 +85,15 @@ def absolute(body: bytes, url: str) -> bytes:
 
 
 def _joined(base: str, address: bytes) -> bytes:
-    return urljoin(base, address.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+    try:
+        return urljoin(base, address.decode()).encode()
+    except ValueError:
+        return address  # none, and FFmpeg will find that out
+
+
+def _is_text(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeError:
+        return False
+    return True
