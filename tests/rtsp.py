@@ -47,12 +47,14 @@ class RtspServer:
         login: Mapping[str, str] | None = None,
         tls: Mapping[str, str] | None = None,
         udp_ports: tuple[int, int] | None = None,
+        shared: bool = True,
     ) -> None:
         launches = mounts or {"/video": h264()}
         self._wanted: dict[str, Any] = {
             "port": 0,
             "login": login,
             "tls": tls,
+            "shared": shared,
             "udp_ports": udp_ports,
             "mounts": {path: {"launch": launch, "transport": transport} for path, launch in launches.items()},
         }

@@ -1,6 +1,6 @@
 """A real RTSP server for tests: GStreamer's, run by the system's python3 (`tests/rtsp.py` starts it).
 
-The only argument is JSON: {"port": n, "tls": {"certificate", "key"} | null,
+The only argument is JSON: {"port": n, "tls": {"certificate", "key"} | null, "shared": bool,
 "login": {"user", "password", "method": "basic" | "digest"} | null, "udp_ports": [first, last] | null,
 "mounts": {"/path": {"launch": "...", "transport": "tcp" | "udp" | null}}}. Prints the port when it listens.
 """
@@ -46,7 +46,7 @@ def main() -> None:
     for path, mount in wanted["mounts"].items():
         factory = GstRtspServer.RTSPMediaFactory()
         factory.set_launch(f"( {mount['launch']} )")
-        factory.set_shared(True)
+        factory.set_shared(wanted["shared"])
         if mount.get("transport"):
             factory.set_protocols(_TRANSPORTS[mount["transport"]])
         if wanted.get("tls") or wanted.get("login"):
