@@ -91,6 +91,30 @@ def test_uninstall_leaves_what_is_the_users(root: Path) -> None:
     assert "absent" in install(root, "--uninstall").output
 
 
+def test_the_page_is_a_service_of_its_own_which_stays_up_to_date_and_goes_with_the_daemons(root: Path) -> None:
+    page = root / "etc/systemd/system/streamdet-web.service"
+    assert "streamdet-web" not in install(root).output
+    told = install(root, "--page").output
+    assert f"create          {page}\n" in told
+    assert page.read_text() == (REPOSITORY / "systemd/streamdet-web.service").read_text()
+    assert "PATH=" in (root / f"{page}.d/10-environment.conf").read_text()
+    page.write_text("# of an older version\n")
+    assert f"replace         {page}\n" in install(root).output
+    install(root, "--uninstall")
+    assert not page.exists()
+    assert not Path(f"{page}.d").exists()
+
+
+def test_what_comes_next_can_be_typed(root: Path) -> None:
+    own = root / "usr/local/bin/streamdet"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    config = root / "etc/streamdet/streamdet.toml"
+    assert f"then: {sys.prefix}/bin/streamdet check {config}\n" in install(root).output
+    own.unlink()
+    assert f"then: streamdet check {config}\n" in install(root).output
+
+
 def test_an_administrators_own_program_and_drop_ins_stay(root: Path) -> None:
     own, drop_in = root / "usr/local/bin/streamdet", root / f"{UNIT}.d/override.conf"
     for path in (own, drop_in):
@@ -113,6 +137,12 @@ def test_a_name_that_no_instance_can_have_is_one_line(name: str) -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("streamdet: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_page_of_an_instance_is_refused_in_words() -> None:
+    result = run("--dry-run", "--instance=yard", "--page")
+    assert result.returncode == 2
+    assert "STREAMDET_WEB_OPTIONS" in result.stderr
 
 
 def test_only_root_installs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from certificates import make_certificate
 from container import REPOSITORY, Container, why_no_container
 
 from streamdet.assets import sample_clip
 from streamdet.config import load_config
+from streamdet.password import Password, write_password
 
 UNITS = REPOSITORY / "systemd"
 _STREAMDET = str(Path(sys.prefix, "bin/streamdet"))
@@ -21,7 +24,7 @@ needs_container = pytest.mark.package("systemd-container")
 patient = pytest.mark.timeout(600)
 
 
-@pytest.fixture(params=["streamdet.service", "streamdet@.service", "gpu"])
+@pytest.fixture(params=["streamdet.service", "streamdet@.service", "gpu", "streamdet-web.service"])
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A unit file, alone or with the drop-in for GPUs."""
     name = "streamdet.service" if request.param == "gpu" else request.param
@@ -183,6 +186,59 @@ def test_an_instance_survives_a_kill_a_standstill_and_a_reboot(realtime_containe
     assert "remove          /etc/systemd/system/streamdet@.service\n" in told
     assert container.show(unit, "LoadState") == "not-found"
     assert (container.root / "etc/streamdet/yard.toml").exists()
+
+
+_LOOK = """
+import ssl, sys, urllib.request
+page = urllib.request.urlopen(sys.argv[1], context=ssl._create_unverified_context(), timeout=30)
+print(page.url, page.status)
+"""
+
+
+_PAGE = "http://127.0.0.1:8095/"
+
+
+def _look(container: Container, url: str) -> str:
+    return container.run(sys.executable, "-c", _LOOK, url, check=False).stdout
+
+
+@needs_container
+@patient
+def test_the_page_comes_back_at_boot_and_asks_for_a_password_where_strangers_can_look(
+    container: Container, tmp_path: Path
+) -> None:
+    (container.root / "etc/streamdet").mkdir()
+    _write_config(container, "streamdet", "east")
+    container.run(_STREAMDET, "install-service", "--page", "--enable")
+    container.wait_until(lambda: _look(container, _PAGE), "the page")
+    container.reboot()
+    container.wait_until(lambda: _look(container, _PAGE), "the page at boot")
+    assert container.show("streamdet-web", "User") == "streamdet-web"
+
+    drop_in = container.root / "etc/systemd/system/streamdet-web.service.d/override.conf"
+    drop_in.write_text("[Service]\nEnvironment=STREAMDET_WEB_OPTIONS=--listen=0.0.0.0:8443\n")
+    container.run("systemctl", "daemon-reload")
+    container.run("systemctl", "restart", "streamdet-web", check=False)
+    container.wait_until(lambda: container.show("streamdet-web", "ActiveState") == "failed", "no page for strangers")
+    assert container.show("streamdet-web", "ExecMainStatus") == "2"
+
+    certificate, key = make_certificate(tmp_path)
+    for file, name in ((certificate, "page.pem"), (key, "page.key")):
+        (container.root / "etc/streamdet" / name).write_bytes(file.read_bytes())
+    password = Password.of("correct horse battery", cost=(10, 8, 1))
+    write_password(container.root / "etc/streamdet/page.password", password)
+    drop_in.write_text(_drop_in_of_the_manual())
+    container.run("systemctl", "daemon-reload")
+    container.run("systemctl", "restart", "streamdet-web")
+    container.wait_until(lambda: "/login" in _look(container, "https://127.0.0.1:8443/"), "the login")
+    container.run("systemctl", "stop", "streamdet-web")
+    assert container.show("streamdet-web", "Result") == "success"
+
+
+def _drop_in_of_the_manual() -> str:
+    manual = (REPOSITORY / "docs/page.md").read_text()
+    (drop_in,) = re.findall(r"```ini\n(.*?)```", manual, re.DOTALL)
+    return str(drop_in)
 
 
 @needs_container

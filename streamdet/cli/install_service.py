@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from streamdet.install.environment import this_environment
+from streamdet.install.environment import Environment, this_environment
 from streamdet.install.service import Service, perform
 
 
@@ -15,6 +16,7 @@ from streamdet.install.service import Service, perform
 Examples:
   sudo streamdet install-service --dry-run
   sudo streamdet install-service
+  sudo streamdet install-service --page --enable
   sudo streamdet install-service --instance yard --enable
   sudo streamdet install-service --uninstall
 
@@ -24,6 +26,7 @@ Exit codes: 0 installed, 1 not possible here; a line says why."""
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--instance", metavar="NAME", default="", help="One of several services: streamdet@NAME, NAME.toml.")
+@click.option("--page", is_flag=True, help="The page in the browser, too: streamdet-web.")
 @click.option("--enable", is_flag=True, help="Start it now, and at every boot.")
 @click.option(
     "--gpu/--no-gpu", default=None, help="Let it use GPUs; if not said, where the NVIDIA driver is loaded."
@@ -33,12 +36,21 @@ Exit codes: 0 installed, 1 not possible here; a line says why."""
     help="Install into the system in this folder (an image) instead of this machine's.",
 )  # fmt: skip
 @click.option("--uninstall", is_flag=True, help="Stop it and remove it; configuration, secrets and state stay.")
-def command(*, dry_run: bool, instance: str, enable: bool, gpu: bool | None, root: Path, uninstall: bool) -> None:
+def command(
+    *, dry_run: bool, instance: str, page: bool, enable: bool, gpu: bool | None, root: Path, uninstall: bool
+) -> None:
     """Install the daemon as a service of systemd, and say each thing that is done.
 
     It creates the user `streamdet`, /etc/streamdet with a configuration that explains every key, and the unit.
     """
+    if page and instance:
+        message = (
+            "--page belongs to the service without a name; STREAMDET_WEB_OPTIONS of streamdet-web leads it elsewhere"
+        )
+        raise click.UsageError(message)
     service = Service(root.resolve(), instance)
+    # What is there is kept up to date.
+    service = replace(service, page=page or (not instance and service.has_page()))
     if not dry_run:
         service.check_system()
     if uninstall:
@@ -53,19 +65,26 @@ def command(*, dry_run: bool, instance: str, enable: bool, gpu: bool | None, roo
         where = "lies in a home or among temporary files"
         click.echo(f"note: {folder} {where}: whoever can write there decides what the service does")
     if not dry_run:
-        _tell_next(service, enabled=enable, changed=changed)
+        _tell_next(service, environment, enabled=enable, changed=changed)
 
 
 def _has_nvidia() -> bool:
     return Path("/proc/driver/nvidia/version").exists()
 
 
-def _tell_next(service: Service, *, enabled: bool, changed: bool) -> None:
-    unit = service.unit.removesuffix(".service")
+def _tell_next(service: Service, environment: Environment, *, enabled: bool, changed: bool) -> None:
+    unit, units = (
+        service.unit.removesuffix(".service"),
+        " ".join(name.removesuffix(".service") for name in service.units),
+    )
+    # The short name is not everywhere: somebody else's program may have it, or its folder is read-only.
+    program = "streamdet" if service.has_link(environment) else environment.scripts / "streamdet"
     click.echo("Next:")
     if not enabled:
-        click.echo(f"  edit {service.config}, then: streamdet check {service.config}")
-        click.echo(f"  systemctl enable --now {unit}")
+        click.echo(f"  edit {service.config}, then: {program} check {service.config}")
+        click.echo(f"  systemctl enable --now {units}")
     if changed:
-        click.echo(f"  if it ran before: systemctl restart {unit}")
+        click.echo(f"  if it ran before: systemctl restart {units}")
     click.echo(f"  systemctl status {unit}; journalctl -u {unit}")
+    if service.page:
+        click.echo("  look at http://127.0.0.1:8095/")

@@ -20,7 +20,7 @@ _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)
 Examples:
   streamdet web
   streamdet web ipc:///run/streamdet/events --listen 127.0.0.1:8080
-  streamdet web --set-password /etc/streamdet/web.password
+  streamdet web --set-password /etc/streamdet/page.password
   streamdet web --listen 0.0.0.0:8443 --password-file web.password --tls-certificate cert.pem --tls-key key.pem
   streamdet web --behind-proxy --password-file web.password --host-name cams.example.org
 

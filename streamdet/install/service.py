@@ -19,6 +19,7 @@ _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # What sd_booted(3) looks for.
 BOOTED = Path("/run/systemd/system")
 _UNITS = Path("etc/systemd/system")
+_PAGE = "streamdet-web.service"
 _LINK = Path("usr/local/bin/streamdet")
 
 
@@ -29,10 +30,12 @@ class Service:
     Attributes:
         root: the system's root folder; other than / for a system that does not run (an image).
         instance: the name of one of several services; empty for the only one.
+        page: whether the page belongs to it, as a service of its own.
     """
 
     root: Path = Path("/")
     instance: str = ""
+    page: bool = False
 
     def __post_init__(self) -> None:
         if self.instance and not _INSTANCE.fullmatch(self.instance):
@@ -46,6 +49,11 @@ class Service:
     def unit(self) -> str:
         """The name for systemctl."""
         return f"streamdet@{self.instance}.service" if self.instance else "streamdet.service"
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The names of all its units."""
+        return (self.unit, _PAGE) if self.page else (self.unit,)
 
     @property
     def config(self) -> Path:
@@ -90,11 +98,23 @@ class Service:
         yield lambda: File(units / f"{template}.d/10-environment.conf", environment.drop_in())
         if gpu:
             yield lambda: File(units / f"{template}.d/gpu.conf", text("systemd/streamdet.service.d/gpu.conf"))
+        if self.page:
+            yield lambda: File(units / _PAGE, text(f"systemd/{_PAGE}"))
+            yield lambda: File(units / f"{_PAGE}.d/10-environment.conf", environment.drop_in())
         yield lambda: Link(self.root / _LINK, environment.scripts / "streamdet")
         if self.is_running_system:
             yield lambda: Command(("systemctl", "daemon-reload"))
             if enable:
-                yield lambda: Command(("systemctl", "enable", "--now", self.unit))
+                yield lambda: Command(("systemctl", "enable", "--now", *self.units))
+
+    def has_page(self) -> bool:
+        """Whether the page is installed."""
+        return (self.root / _UNITS / _PAGE).exists()
+
+    def has_link(self, environment: Environment) -> bool:
+        """Whether the short name of the program means this one."""
+        link = self.root / _LINK
+        return link.is_symlink() and link.readlink() == environment.scripts / "streamdet"
 
     def uninstall_steps(self) -> Iterator[Callable[[], Step]]:
         """The steps back; configuration, secrets, state and user stay."""
@@ -106,6 +126,11 @@ class Service:
             yield lambda: Remove(units / template)
             yield lambda: Remove(units / f"{template}.d/10-environment.conf", with_folder=True)
             yield lambda: Remove(units / f"{template}.d/gpu.conf", with_folder=True)
+        if not self.instance and self.has_page():
+            if self.is_running_system:
+                yield lambda: Command(("systemctl", "disable", "--now", _PAGE))
+            yield lambda: Remove(units / _PAGE)
+            yield lambda: Remove(units / f"{_PAGE}.d/10-environment.conf", with_folder=True)
         if not any((units / name).exists() for name in {"streamdet.service", "streamdet@.service"} - {template}):
             link = self.root / _LINK
             if link.is_symlink() and not self._others():
