@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import zmq
 
+from streamdet.credentials import is_credential
 from streamdet.errors import EXIT_USAGE, StreamdetError
 
 PUBLIC_SUFFIX = ".key"
@@ -197,9 +198,7 @@ def read_pair(path: Path, kind: Kind) -> KeyPair:
         KeyFileError: it cannot be read, others can read it, or it belongs to the other side.
     """
     content, mode = _read(path)
-    # systemd hands out credentials with an ACL that shows as the mode 0440, in a folder that nobody else can enter.
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if stat.S_IMODE(mode) & 0o077 and not (credentials and path.absolute().is_relative_to(credentials)):
+    if stat.S_IMODE(mode) & 0o077 and not is_credential(path):
         message = f"others can read the secret key {path}; run: chmod 600 {path}"
         raise KeyFileError(message)
     written_kind = content.get("kind", kind.encode()).decode()

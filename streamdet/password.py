@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamdet.credentials import is_credential
 from streamdet.errors import EXIT_USAGE, StreamdetError
 
 MIN_CHARACTERS = 10
@@ -94,7 +95,7 @@ def read_password(path: Path) -> Password:
     except OSError as error:
         message = f"cannot read the password file {path}: {error.strerror}; {_WAY}"
         raise PasswordError(message) from error
-    if stat.S_IMODE(mode) & 0o077:
+    if stat.S_IMODE(mode) & 0o077 and not is_credential(path):
         message = f"others can read the password file {path}; run: chmod 600 {path}"
         raise PasswordError(message)
     try:

@@ -250,6 +250,16 @@ def test_a_password_is_stored_and_its_file_guarded(tmp_path: Path) -> None:
     assert refused.stderr.strip() == (f"streamdet: others can read the password file {file}; run: chmod 600 {file}")
 
 
+def test_a_password_from_systemd_may_show_as_readable_by_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "password"
+    write_password(file, Password.of(_WORDS, cost=(10, 8, 1)))
+    file.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert read_password(file).matches(_WORDS)
+
+
 @pytest.mark.parametrize("content", ["", "secret", "scrypt:99:8:3:AAAA:AAAA", "scrypt:15:8:3:!:!", "scrypt:a:b:c:d:e"])
 def test_what_is_no_password_file_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "password"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from streamdet.sources.probe import Probe
 
 _LINE_CHARACTERS = 160
-_DEFAULT_FILE = Path("/etc/streamdet/streamdet.toml")
+_FOLDER = Path("/etc/streamdet")
+_DEFAULT_FILE = _FOLDER / "streamdet.toml"
 # Whether it can be read is found out by who reads it, and told as every other problem of a configuration.
 _FILE = click.Path(path_type=Path, readable=False)
 
@@ -41,14 +44,15 @@ Exit codes: 0 all is well, 1 a stream cannot be read, 2 bad configuration."""
 def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json: bool) -> None:
     """Check a configuration file, and with --probe its streams.
 
-    FILE is /etc/streamdet/streamdet.toml if left out.
+    FILE is /etc/streamdet/streamdet.toml if left out. For the files of the service, ${NAME} is looked for in its
+    /etc/streamdet/secrets, too.
     """
     if file is not None and config_path is not None:
         message = "FILE and --config name the same thing; give one of them"
         raise click.UsageError(message)
     file = file or config_path or _DEFAULT_FILE
     try:
-        config, warnings = load_config_and_warnings(file)
+        config, warnings = load_config_and_warnings(file, _environ_for(file))
     except ConfigError as error:
         if not as_json:
             raise
@@ -65,6 +69,13 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
         _print(file, len(config.streams), warnings, probes)
     if probes and any(result.reason for result in probes):
         sys.exit(EXIT_FAILURE)
+
+
+def _environ_for(file: Path) -> Mapping[str, str]:
+    """What a configuration of the service finds when it is read by the service: its secrets, too."""
+    if "CREDENTIALS_DIRECTORY" in os.environ or file.absolute().parent != _FOLDER:
+        return os.environ
+    return {**os.environ, "CREDENTIALS_DIRECTORY": str(_FOLDER / "secrets")}
 
 
 def _as_json(names: list[str], warnings: list[str], probes: list[Probe] | None) -> dict[str, Any]:
