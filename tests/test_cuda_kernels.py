@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from streamdet.detector.cuda.choose import check_kernels, fast_parts
+from streamdet.detector import epilogue
+from streamdet.detector.cuda.choose import FastParts, check_kernels, fast_parts
 from streamdet.detector.fixed import align, suppress
 
 pytest.importorskip("triton")
@@ -23,7 +24,7 @@ from streamdet.detector.cuda import choose, kernels
 from streamdet.detector.fixed.suppress import suppress
 
 cpu = torch.device("cpu")
-choose.check_kernels(kernels.suppress, kernels.weigh, cpu)
+choose.check_kernels(choose.FastParts(kernels.suppress, kernels.weigh, kernels.epilogue), cpu)
 # Boxes that only touch, that are equal, that are empty; more than a block; a chain from block to block.
 start = torch.arange(99.0) * 3
 chain = torch.stack((start, start * 0, start + 10, start * 0 + 10), 1)
@@ -61,6 +62,14 @@ for capability in map(int, sys.argv[1:]):
         signature = {"table": dtype, **weigh, "sums": dtype, "channels": "i32"}
         source = ASTSource(kernels._weigh, {**signature, **dict.fromkeys(sizes, "constexpr")}, constexprs=sizes)
         assert triton.compile(source, target=target, options={"enable_fp_fusion": True}).asm["cubin"]
+    names = {"sums": "*bf16", "bias": "*bf16", "other": "*bf16", "rows": "i32", "channels": "i32"}
+    sizes = {"ACTIVATION": 1, "HAS_OTHER": True, "ROWS": 16, "CHANNELS": 256}
+    aligned = {(number,): [["tt.divisibility", 16]] for number in range(5)}
+    signature = {**names, **dict.fromkeys(sizes, "constexpr")}
+    source = ASTSource(kernels._epilogue, signature, constexprs=sizes, attrs=aligned)
+    ptx = triton.compile(source, target=target, options={"num_warps": 8}).asm["ptx"]
+    # 16 bytes at a time.
+    assert ptx.count("ld.global.v4.b32") >= 4 and ptx.count("st.global.v4.b32") == 2, ptx
     print(capability)
 """
 
@@ -87,19 +96,26 @@ def test_plain_torch_where_kernels_do_not_work(caplog: pytest.LogCaptureFixture)
         parts = fast_parts(torch.device("cuda", 7)) if not torch.cuda.is_available() else None
     if parts is None:
         pytest.skip("there is a CUDA device, where they work")
-    assert parts == (suppress.suppress, align.weigh)
+    assert parts == (suppress.suppress, align.weigh, None)
     (record,) = caplog.records
     assert "the Triton kernels do not work on cuda:7" in record.getMessage()
     assert "\n" not in record.getMessage()
 
 
 def test_the_check_takes_plain_torch_for_right() -> None:
-    check_kernels(suppress.suppress, align.weigh, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    plain = FastParts(suppress.suppress, align.weigh, epilogue.epilogue)
+    check_kernels(plain, cpu)
 
     def keeps_all(boxes: Tensor, classes: Tensor, valid: Tensor, overlap: float) -> tuple[Tensor, Tensor]:
         return valid, valid[:, 0]
 
+    def forgets_the_bias(sums: Tensor, bias: Tensor, other: Tensor | None, activation: str) -> Tensor:
+        return epilogue.epilogue(sums, bias * 0, other, activation)
+
     with pytest.raises(ValueError, match="suppression differs"):
-        check_kernels(keeps_all, align.weigh, torch.device("cpu"))
+        check_kernels(plain._replace(suppress=keeps_all), cpu)
     with pytest.raises(ValueError, match="RoIAlign differs"):
-        check_kernels(suppress.suppress, lambda table, taps: align.weigh(table, taps) + 1, torch.device("cpu"))
+        check_kernels(plain._replace(weigh=lambda table, taps: align.weigh(table, taps) + 1), cpu)
+    with pytest.raises(ValueError, match="follows a convolution"):
+        check_kernels(plain._replace(epilogue=forgets_the_bias), cpu)

@@ -11,6 +11,7 @@ from torchvision.models.detection import FasterRCNN
 
 from streamdet.bench.calibrated import calibrated_weights
 from streamdet.detector import torch_dense
+from streamdet.detector.epilogue import epilogue
 from streamdet.detector.models import EMBEDDED_ARCHITECTURE, build_model
 from streamdet.detector.pipeline import prepare_model
 from streamdet.detector.torch_dense import TorchDense
@@ -65,6 +66,20 @@ def test_equals_torchvision(weights: Weights, monkeypatch: pytest.MonkeyPatch, *
         assert have.shape == want.shape
         assert have.dtype == torch.float32
         torch.testing.assert_close(have, want, rtol=1e-3, atol=1e-3 * float(want.abs().max()))
+
+
+def test_equals_torchvision_with_an_epilogue_of_its_own(weights: Weights) -> None:
+    """As on a CUDA device, where the epilogue is one kernel."""
+    calls: list[tuple[str, bool]] = []
+
+    def counted(sums: Tensor, bias: Tensor, other: Tensor | None, activation: str) -> Tensor:
+        calls.append((activation, other is not None))
+        return epilogue(sums, bias, other, activation)
+
+    wanted, found = torchvision_outputs(weights), outputs(TorchDense(model_of(weights), "fp32", counted), weights)
+    for want, have in zip(wanted, found, strict=True):
+        torch.testing.assert_close(have, want, rtol=1e-3, atol=1e-3 * float(want.abs().max()))
+    assert {("relu", False), ("none", False), ("none", True)} <= set(calls)
 
 
 def test_bf16_is_near(weights: Weights) -> None:

@@ -13,6 +13,7 @@ from torchvision.models.detection import FasterRCNN
 
 from streamdet.config import DetectorConfig
 from streamdet.detector import openvino_runtime
+from streamdet.detector.epilogue import Epilogue
 from streamdet.detector.openvino_file import ExportedDense
 from streamdet.detector.torch_dense import TorchDense
 from streamdet.errors import DetectorError
@@ -68,7 +69,11 @@ class Dense(Protocol):
 
 
 def make_dense(
-    model: FasterRCNN, config: DetectorConfig, device: torch.device, exported: ExportedDense | None = None
+    model: FasterRCNN,
+    config: DetectorConfig,
+    device: torch.device,
+    exported: ExportedDense | None = None,
+    epilogue: Epilogue | None = None,
 ) -> Dense:
     """Chooses the engine and the precision, and makes them run a model.
 
@@ -77,13 +82,14 @@ def make_dense(
         config: `engine` and `precision` are used.
         device: where it runs.
         exported: the dense parts, where the weights are a file of `streamdet export`.
+        epilogue: for convolutions in torch; see `TorchDense`.
 
     Raises:
         DetectorError: the engine is not installed, or has no such precision.
     """
     if exported is not None or chooses_openvino(config, device):
         return _openvino_dense(model, config, device, exported)
-    return TorchDense(model, choose_precision(config.precision))
+    return TorchDense(model, choose_precision(config.precision), epilogue)
 
 
 def chooses_openvino(config: DetectorConfig, device: torch.device) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -16,16 +17,20 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from streamdet.detector.epilogue import NO_ACTIVATION, Activation
+
 _log = logging.getLogger(__name__)
 
-_NO_ACTIVATION: tuple[str, list[float]] = ("none", [])
-_ACTIVATIONS: dict[object, tuple[str, list[float]]] = {
+_ACTIVATIONS: dict[object, Activation] = {
     nn.ReLU: ("relu", []),
     functional.relu: ("relu", []),
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
     nn.Hardswish: ("hardswish", []),
 }
 _SUMS = (operator.add, operator.iadd, torch.add)
+
+MakeConvolution = Callable[[nn.Conv2d, Activation], nn.Module]
+"""Makes a module that convolves, adds its second argument if there is one, and applies the activation."""
 
 
 class PackedConvolution(nn.Module):
@@ -36,7 +41,7 @@ class PackedConvolution(nn.Module):
         activation: oneDNN's name of it, and its numbers.
     """
 
-    def __init__(self, convolution: nn.Conv2d, activation: tuple[str, list[float]] = _NO_ACTIVATION) -> None:
+    def __init__(self, convolution: nn.Conv2d, activation: Activation = NO_ACTIVATION) -> None:
         super().__init__()
         self._settings = (
             list(cast("tuple[int, int]", convolution.padding)),
@@ -94,11 +99,12 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 @torch.no_grad()
-def pack(module: nn.Module) -> nn.Module:
+def pack(module: nn.Module, make: MakeConvolution = PackedConvolution) -> nn.Module:
     """Packs every convolution of a module whose `forward` takes one tensor; the module itself stays as it is.
 
     Args:
         module: batch normalisation folded.
+        make: makes what takes the place of a convolution and what follows it.
     """
     traced = fx.symbolic_trace(module)
     modules = dict(traced.named_modules())
@@ -108,7 +114,7 @@ def pack(module: nn.Module) -> nn.Module:
             traced.graph.erase_node(node)
     for node in list(traced.graph.nodes):
         if node.op == "call_module" and type(modules[node.target]) is nn.Conv2d:
-            _Rewrite(traced, modules, node).apply()
+            _Rewrite(traced, modules, node, make).apply()
     traced.graph.lint()
     traced.recompile()
     return traced
@@ -121,9 +127,10 @@ class _Rewrite:
     traced: fx.GraphModule
     modules: dict[str, nn.Module]
     convolution: fx.Node
+    make: MakeConvolution
 
     def apply(self) -> None:
-        last, other, activation = self.convolution, None, _NO_ACTIVATION
+        last, other, activation = self.convolution, None, NO_ACTIVATION
         follower = _only_user(last)
         if follower is not None and (found := self._activation(follower)) is None:
             other = self._summand(follower)
@@ -136,11 +143,11 @@ class _Rewrite:
             last, activation = follower, found
         self._replace(last, other, activation)
 
-    def _replace(self, last: fx.Node, other: fx.Node | None, activation: tuple[str, list[float]]) -> None:
+    def _replace(self, last: fx.Node, other: fx.Node | None, activation: Activation) -> None:
         """Puts the packed convolution in the place of everything from the convolution to `last`."""
         name = f"{str(self.convolution.target).replace('.', '_')}_packed"
         convolution = cast("nn.Conv2d", self.modules[str(self.convolution.target)])
-        packed_module = PackedConvolution(convolution, activation)
+        packed_module = self.make(convolution, activation)
         self.traced.add_submodule(name, packed_module)
         self.modules[name] = packed_module
         inputs = (self.convolution.args[0], *([] if other is None else [other]))
@@ -156,7 +163,7 @@ class _Rewrite:
     def _before(self, node: fx.Node, other: fx.Node | None) -> fx.Node:
         return next(a for a in node.all_input_nodes if a is not other)
 
-    def _activation(self, node: fx.Node) -> tuple[str, list[float]] | None:
+    def _activation(self, node: fx.Node) -> Activation | None:
         kind: Any = type(self.modules[str(node.target)]) if node.op == "call_module" else node.target
         return _ACTIVATIONS.get(kind)
 

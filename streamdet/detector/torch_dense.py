@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Self, TypeVar
 
 import torch
@@ -13,7 +14,8 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from streamdet.detector.device import compute_exactly
-from streamdet.detector.packing import can_pack, pack
+from streamdet.detector.epilogue import Epilogue, EpilogueConvolution
+from streamdet.detector.packing import MakeConvolution, PackedConvolution, can_pack, pack
 from streamdet.errors import DetectorError
 
 _REGION_PLACES = 49
@@ -26,9 +28,10 @@ class TorchDense:
     Args:
         model: prepared by `pipeline.prepare_model`.
         precision: fp32 or bf16.
+        epilogue: adds biases and the like in one pass, where there is something faster than torch's operators.
     """
 
-    def __init__(self, model: FasterRCNN, precision: str = "fp32") -> None:
+    def __init__(self, model: FasterRCNN, precision: str = "fp32", epilogue: Epilogue | None = None) -> None:
         if precision == "int8":
             msg = 'detector.precision: engine = "torch" has no "int8"; use "auto", "fp32" or "bf16"'
             raise DetectorError(msg)
@@ -37,7 +40,11 @@ class TorchDense:
         on_cpu = next(model.parameters()).device.type == "cpu"
         if not on_cpu and self._dtype == torch.float32:
             compute_exactly()
-        self._packed = on_cpu and can_pack(self._dtype)
+        self._make: MakeConvolution | None = None
+        if epilogue is not None:
+            self._make = partial(EpilogueConvolution, apply=epilogue)
+        elif on_cpu and can_pack(self._dtype):
+            self._make = PackedConvolution
         self._backbone = self._pack(model.backbone)
         self._rpn_convolutions = self._pack(model.rpn.head.conv)
         self._shapes = model.rpn.head.cls_logits.out_channels
@@ -66,7 +73,7 @@ class TorchDense:
         return self
 
     def _pack(self, module: nn.Module) -> nn.Module:
-        return pack(module) if self._packed else module
+        return module if self._make is None else pack(module, self._make)
 
 
 class _ChannelsLastHead(nn.Module):

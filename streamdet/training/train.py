@@ -125,7 +125,7 @@ class Run:
         self._optimizer = torch.optim.AdamW(groups, self.config.learning_rate)
         self._average = WeightAverage(self.model, self.config.ema_decay)
         # Plain torch's and torchvision's are the faster ones on a CPU, the kernels on a GPU.
-        self._suppress = fast_parts(self.device)[0] if self.device.type == "cuda" else None
+        self._suppress = fast_parts(self.device).suppress if self.device.type == "cuda" else None
 
     @property
     def steps_per_epoch(self) -> int:

@@ -14,13 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from streamdet.config import DetectorConfig
+from streamdet.detector.cuda.choose import FastParts, fast_parts
 from streamdet.detector.dense import make_dense
 from streamdet.detector.device import choose_devices, device_errors
+from streamdet.detector.fixed.align import weigh
 from streamdet.detector.fixed.model import FixedModel
 from streamdet.detector.fixed.pixels import PixelFormat, read_bytes
 from streamdet.detector.fixed.runner import EagerRunner, Runner
 from streamdet.detector.fixed.step import Clock
-from streamdet.detector.fixed.suppress import suppress_until_settled
+from streamdet.detector.fixed.suppress import suppress, suppress_until_settled
 from streamdet.detector.pipeline import OnStage, prepare_model
 from streamdet.detector.thresholds import NEVER, thresholds_of
 from streamdet.detector.weights import Weights, load_weights
@@ -69,20 +71,22 @@ class FixedDetector:
         limits = thresholds_of(weights.labels, config)
         self.labels = tuple(label for label, limit in zip(weights.labels, limits, strict=True) if limit < NEVER)
         model = prepare_model(weights, device)
-        dense = make_dense(model, config.model_copy(update={"engine": "graph"}), device, weights.exported)
-        self.model = FixedModel(model, dense, torch.tensor(limits, device=device), config.max_detections)
+        parts = _parts(device)
+        config = config.model_copy(update={"engine": "graph"})
+        dense = make_dense(model, config, device, weights.exported, parts.epilogue)
+        limits_there = torch.tensor(limits, device=device)
+        self.model = FixedModel(
+            model, dense, limits_there, config.max_detections, suppress=parts.suppress, weigh=parts.weigh
+        )
         # What plain torch has not settled is computed again, for as long as it takes.
         self._patient = EagerRunner(replace(self.model, suppress=suppress_until_settled))
         self._graphs = self._make_graphs() if device.type == "cuda" else None
         self._eager = EagerRunner(self.model)
 
     def _make_graphs(self) -> Runner:
-        # Only CUDA devices need these, and Triton takes long to import.
-        from streamdet.detector.cuda.choose import fast_parts  # noqa: PLC0415
+        # Only CUDA devices need it.
         from streamdet.detector.cuda.runner import GraphRunner  # noqa: PLC0415
 
-        fast_suppress, fast_weigh = fast_parts(self.device)
-        self.model = replace(self.model, suppress=fast_suppress, weigh=fast_weigh)
         return GraphRunner(self.model, self._max_batch_size)
 
     def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
@@ -164,6 +168,10 @@ class FixedDetector:
             for x1, y1, x2, y2, score, class_ in rows[:-1].tolist()
             if score >= 0 and x1 < x2 and y1 < y2  # in a tiny frame, rounding may leave nothing of a thin box
         ]
+
+
+def _parts(device: torch.device) -> FastParts:
+    return fast_parts(device) if device.type == "cuda" else FastParts(suppress, weigh, None)
 
 
 def load_graph_detectors(config: DetectorConfig, on_stage: OnStage | None = None) -> list[FixedDetector]:
