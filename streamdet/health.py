@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from streamdet.config import MetricsConfig
 from streamdet.page_login import login_for, tls_for
-from streamdet.page_server import PageServer, Request, Response
+from streamdet.page_request import Request, Response
+from streamdet.page_server import PageServer
 from streamdet.types import StreamStatus
 from streamdet.worker import Worker
 

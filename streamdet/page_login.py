@@ -15,7 +15,7 @@ from pathlib import Path
 
 from streamdet.config import MetricsConfig
 from streamdet.errors import EndpointError
-from streamdet.page_server import Request, Response
+from streamdet.page_request import Request, Response
 from streamdet.password import Password, read_password
 from streamdet.tries import Tries
 

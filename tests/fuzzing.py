@@ -27,7 +27,7 @@ from pathlib import Path
 from mutating import changed_json, damaged
 from prometheus_client import CollectorRegistry
 
-from streamdet import page_server, wire
+from streamdet import page_request, wire
 from streamdet.config import StreamConfig, load_config
 from streamdet.control import protocol
 from streamdet.delivery_metrics import DeliveryMetrics
@@ -220,8 +220,8 @@ def _page_request() -> Target:
 
     def read(data: bytes) -> Outcome:
         try:
-            page_server._parse(data, "127.0.0.1")
-        except page_server._RefusedError as error:
+            page_request._parse(data, "127.0.0.1")
+        except page_request.RefusedError as error:
             return str(error.response.status.value)
         return "taken"
 

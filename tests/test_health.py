@@ -24,13 +24,8 @@ from streamdet.errors import EXIT_UNAVAILABLE, EndpointError
 from streamdet.health import HealthServer, HealthSnapshot
 from streamdet.ledger import Ledger
 from streamdet.metrics import Metrics
-from streamdet.page_server import (
-    MAX_CONNECTIONS,
-    MAX_REQUEST_BYTES,
-    REQUEST_TIMEOUT_SECONDS,
-    PageServer,
-    Response,
-)
+from streamdet.page_request import MAX_REQUEST_BYTES, Response
+from streamdet.page_server import MAX_CONNECTIONS, REQUEST_TIMEOUT_SECONDS, PageServer
 from streamdet.types import Drop, Frame, Reason, State, StreamStatus
 from streamdet.worker import Worker
 
