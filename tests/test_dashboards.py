@@ -68,6 +68,33 @@ def test_promtool_finds_the_rules_right_and_they_fire_when_they_should() -> None
     run("promtool", "test", "rules", "streamdet-alerts-test.yml", folder=folder)
 
 
+@pytest.mark.package("prometheus")
+def test_streams_of_two_daemons_with_the_same_name_are_two(tmp_path: Path) -> None:
+    streams = [text for place, text in expressions().items() if place.startswith("panel") and "by (instance" in text]
+    assert len(streams) >= 3
+    series, cases = [], []
+    for instance, state in (("a", "up"), ("b", "down")):
+        labels = f'job="streamdet",instance="{instance}",stream="door"'
+        for one in ("up", "connecting", "stalled", "down"):
+            series.append(
+                {"series": f'streamdet_stream_state{{{labels},state="{one}"}}', "values": f"{int(one == state)}x10"}
+            )
+        for name in ("captured", "published"):
+            series.append({"series": f"streamdet_frames_{name}_total{{{labels}}}", "values": "0+50x10"})
+    for text in streams:
+        states = "stream_state" in text
+        found = [
+            {"labels": f'{{instance="{instance}", stream="door"}}', "value": value if states else 10}
+            for instance, value in (("a", 1), ("b", 4))
+        ]
+        cases.append({"expr": text, "eval_time": "50s", "exp_samples": found})
+    test = {"rule_files": [], "evaluation_interval": "5s", "tests": [
+        {"interval": "5s", "input_series": series, "promql_expr_test": cases}
+    ]}  # fmt: skip
+    (tmp_path / "test.yml").write_text(json.dumps(test), encoding="utf-8")
+    run("promtool", "test", "rules", "test.yml", folder=tmp_path)
+
+
 def test_every_alert_has_a_test_in_which_it_fires() -> None:
     tests = yaml.safe_load((CONFIGS / "prometheus" / "streamdet-alerts-test.yml").read_text(encoding="utf-8"))["tests"]
     fired = {case["alertname"] for test in tests for case in test["alert_rule_test"] if case["exp_alerts"]}
