@@ -72,22 +72,32 @@ def test_promtool_finds_the_rules_right_and_they_fire_when_they_should() -> None
 def test_streams_of_two_daemons_with_the_same_name_are_two(tmp_path: Path) -> None:
     streams = [text for place, text in expressions().items() if place.startswith("panel") and "by (instance" in text]
     assert len(streams) >= 3
-    series, cases = [], []
-    for instance, state in (("a", "up"), ("b", "down")):
-        labels = f'job="streamdet",instance="{instance}",stream="door"'
-        for one in ("up", "connecting", "stalled", "down"):
-            series.append(
-                {"series": f'streamdet_stream_state{{{labels},state="{one}"}}', "values": f"{int(one == state)}x10"}
-            )
-        for name in ("captured", "published"):
-            series.append({"series": f"streamdet_frames_{name}_total{{{labels}}}", "values": "0+50x10"})
-    for text in streams:
-        states = "stream_state" in text
-        found = [
-            {"labels": f'{{instance="{instance}", stream="door"}}', "value": value if states else 10}
-            for instance, value in (("a", 1), ("b", 4))
-        ]
-        cases.append({"expr": text, "eval_time": "50s", "exp_samples": found})
+    states = ("up", "connecting", "stalled", "down")
+    of = {"a": "up", "b": "down"}
+    labels = {instance: f'job="streamdet",instance="{instance}",stream="door"' for instance in of}
+    series = [
+        {"series": f'streamdet_stream_state{{{labels[instance]},state="{state}"}}', "values": f"{int(state == now)}x10"}
+        for instance, now in of.items()
+        for state in states
+    ] + [
+        {"series": f"streamdet_frames_{name}_total{{{labels[instance]}}}", "values": "0+50x10"}
+        for instance in of
+        for name in ("captured", "published")
+    ]
+    cases = [
+        {
+            "expr": text,
+            "eval_time": "50s",
+            "exp_samples": [
+                {
+                    "labels": f'{{instance="{instance}", stream="door"}}',
+                    "value": states.index(now) + 1 if "stream_state" in text else 10,
+                }
+                for instance, now in of.items()
+            ],
+        }
+        for text in streams
+    ]
     test = {"rule_files": [], "evaluation_interval": "5s", "tests": [
         {"interval": "5s", "input_series": series, "promql_expr_test": cases}
     ]}  # fmt: skip
