@@ -43,33 +43,32 @@ def make_hls(folder: Path, name: str, seconds: int, options: Mapping[str, str] |
 
 
 class LiveHls:
-    """A playlist of the newest seconds, served by a web server at /NAME.m3u8.
+    """A playlist of the newest seconds, served by a web server at /NAME.m3u8 from the first request on.
 
     Args:
         web: that serves it.
-        folder: for files.
-        name: of the playlist.
-        seconds: how long there is something to send.
-        width: pixels.
+        whole: a playlist of everything that there will be to send.
+        name: of the live one; that of `whole` unless given.
 
     Attributes:
         ended: the playlist says that nothing more will come.
         stopped_at: when the encoder stopped, on the clock of `time.monotonic`; None while it goes on.
     """
 
-    def __init__(self, web: WebServer, folder: Path, name: str = "live", seconds: int = 60, width: int = 64) -> None:
+    def __init__(self, web: WebServer, whole: Path, name: str | None = None) -> None:
         self.ended = False
         self.stopped_at: float | None = None
-        whole = make_hls(folder, name, seconds, width=width)
         self._segments = re.findall(r"^[^#\n]+$", whole.read_text(), re.MULTILINE)
         for segment in self._segments:
-            web.pages[f"/{segment}"] = (folder / segment).read_bytes
-        web.pages[f"/{name}.m3u8"] = self._playlist
-        # As one that has been sending for a while.
-        self._began = time.monotonic() - _WINDOW
+            web.pages[f"/{segment}"] = whole.with_name(segment).read_bytes
+        web.pages[f"/{name or whole.stem}.m3u8"] = self._playlist
+        self._began: float | None = None
 
     def _playlist(self) -> bytes:
         now = time.monotonic() if self.stopped_at is None else self.stopped_at
+        if self._began is None:
+            # As one that has been sending for a while.
+            self._began = now - _WINDOW
         done = min(len(self._segments), int(now - self._began))
         first = max(0, done - _WINDOW)
         lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:2", f"#EXT-X-MEDIA-SEQUENCE:{first}"]

@@ -52,8 +52,8 @@ def count_frames(config: StreamConfig) -> int:
 
 def test_live_stream_of_several_variants_goes_on_over_many_playlists(tmp_path: Path) -> None:
     with WebServer(tmp_path) as web:
-        LiveHls(web, tmp_path, "high")
-        LiveHls(web, tmp_path, "low", width=32)
+        LiveHls(web, make_hls(tmp_path, "high", 60))
+        LiveHls(web, make_hls(tmp_path, "low", 60, width=32))
         web.pages["/live.m3u8"] = lambda: master("high", "low")
         source = open_source(stream_config(web.url("/live.m3u8")))
         pictures = [source.read() for _ in range(80)]
@@ -108,7 +108,7 @@ def test_a_segment_that_cannot_be_had_is_left_out(tmp_path: Path) -> None:
 
 def test_server_that_goes_away_is_why_the_stream_ends(tmp_path: Path) -> None:
     with WebServer(tmp_path) as web:
-        LiveHls(web, tmp_path)
+        LiveHls(web, make_hls(tmp_path, "live", 60))
         threading.Timer(2.0, web.broken.set).start()
         with pytest.raises(SourceError) as caught:
             count_frames(stream_config(web.url("/live.m3u8")))

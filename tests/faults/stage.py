@@ -19,7 +19,7 @@ from faults.front import HEALTHY, Behaviour, Front, Units, Weather
 from faults.media import Live
 from faults.names import NameServer
 from faults.player import Channel, Player, Writer
-from hls import LiveHls
+from hls import LiveHls, make_hls
 from rtsp import RtspServer
 from web import WebServer
 
@@ -88,11 +88,15 @@ class Stage:
         self.player.channels[name] = Channel(live)
         return f"http://{LOGIN}@127.0.0.1:{self.player.port}/{name}"
 
+    @cached_property
+    def _segments(self) -> Path:
+        folder = self.folder / "hls"
+        folder.mkdir()
+        return make_hls(folder, "segment", media.SECONDS)
+
     def hls(self, name: str) -> LiveHls:
         """A live playlist at /NAME.m3u8 of `web`."""
-        folder = self.folder / f"hls-{name}"
-        folder.mkdir()
-        return LiveHls(self.web, folder, name, seconds=90)
+        return LiveHls(self.web, self._segments, name)
 
     def writer(self, path: Path) -> Writer:
         return self._stack.enter_context(Writer(path, self.live))
