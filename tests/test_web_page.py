@@ -32,6 +32,7 @@ _WAIT_MILLISECONDS = 40_000
 # What Chromium says of a wrong password.
 _REFUSED = "the server responded with a status of 403"
 SCRIPTS = Path(__file__).parent.parent / "streamdet/web/page"
+_WORDS = "correct horse battery"
 _HOSTILE = "<img src=x onerror=alert(1)>"
 
 expect.set_options(timeout=_WAIT_MILLISECONDS)
@@ -273,13 +274,16 @@ def test_no_label_hides_another(server: PageProcess, open_page: Callable[..., Pa
     assert of_many["count"] >= 4
 
 
-def test_the_bar_of_a_phone_is_two_lines(server: PageProcess, open_page: Callable[..., Page]) -> None:
-    page = open_page(server.url, viewport={"width": 390, "height": 844})
-    expect(page.locator("#total-up")).to_have_text("3 of 3")
-    brand, actions = (page.locator(part).bounding_box() for part in (".brand", ".actions"))
-    assert brand
-    assert actions
-    assert abs(brand["y"] + brand["height"] / 2 - actions["y"] - actions["height"] / 2) < 4
+def test_the_bar_of_a_phone_is_two_lines(published: Published, tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    with locked_page(published, tmp_path) as server:
+        page = open_page(server.url, viewport={"width": 390, "height": 844})
+        log_in(page)
+        expect(page.locator("#total-up")).to_have_text("3 of 3")
+        brand, actions = (page.locator(part).bounding_box() for part in (".brand", ".actions"))
+        assert brand
+        assert actions
+        assert abs(brand["y"] + brand["height"] / 2 - actions["y"] - actions["height"] / 2) < 4
+        page.goto("about:blank")
 
 
 def test_names_are_text_and_never_markup(server: PageProcess, open_page: Callable[..., Page]) -> None:
@@ -384,17 +388,25 @@ def free_port() -> int:
         return port
 
 
+def locked_page(published: Published, folder: Path) -> PageProcess:
+    file = folder / "password"
+    write_password(file, Password.of(_WORDS, cost=(10, 8, 1)))
+    return PageProcess(published.endpoint, "--password-file", str(file))
+
+
+def log_in(page: Page) -> None:
+    page.get_by_label("Password").fill(_WORDS)
+    page.get_by_role("button", name="Log in").click()
+
+
 def test_password(published: Published, tmp_path: Path, open_page: Callable[..., Page]) -> None:
-    file = tmp_path / "password"
-    write_password(file, Password.of("correct horse battery", cost=(10, 8, 1)))
-    with PageProcess(published.endpoint, "--password-file", str(file)) as server:
+    with locked_page(published, tmp_path) as server:
         page = open_page(server.url)
         expect(page).to_have_url(f"{server.url}login")
         page.get_by_label("Password").fill("not this one")
         page.get_by_role("button", name="Log in").click()
         expect(page.get_by_role("alert")).to_have_text("That is not the password.")
-        page.get_by_label("Password").fill("correct horse battery")
-        page.get_by_role("button", name="Log in").click()
+        log_in(page)
         expect(page.locator(".tile")).to_have_count(3)
         assert page.evaluate("document.cookie") == ""
         page.get_by_role("button", name="Log out").click()
