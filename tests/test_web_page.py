@@ -29,8 +29,8 @@ _ARGUMENTS = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 _WAIT_MILLISECONDS = 40_000
-# What Chromium says of a wrong password.
-_REFUSED = "the server responded with a status of 403"
+# What Chromium says of a wrong password, and of a question on its way while somebody logs out.
+_REFUSED = re.compile("the server responded with a status of 40[13]")
 SCRIPTS = Path(__file__).parent.parent / "streamdet/web/page"
 _WORDS = "correct horse battery"
 _HOSTILE = "<img src=x onerror=alert(1)>"
@@ -69,7 +69,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page = contexts[-1].new_page()
         page.set_default_timeout(_WAIT_MILLISECONDS)
         host = "/".join(url.split("/")[:3]) + "/"
-        page.on("console", lambda message: None if _REFUSED in message.text else complaints.append(message.text))
+        page.on("console", lambda message: None if _REFUSED.search(message.text) else complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
         page.on("request", lambda request: complaints.append(request.url) if _leaves(request.url, host) else None)
         page.goto(url)
