@@ -19,7 +19,14 @@ from streamdet.bench.calibrated import calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector import dense as dense_module
 from streamdet.detector import openvino_runtime
-from streamdet.detector.dense import Dense, chooses_int8, chooses_openvino, make_dense
+from streamdet.detector.dense import (
+    Dense,
+    choose_precision,
+    chooses_int8,
+    chooses_openvino,
+    make_dense,
+    with_precision,
+)
 from streamdet.detector.models import ARCHITECTURES, EMBEDDED_ARCHITECTURE
 from streamdet.detector.openvino_runtime import cpu_precisions, is_installed, load_openvino
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector, prepare_model
@@ -216,6 +223,18 @@ def test_auto_runs_the_embedded_weights_in_int8(frames: list[Rgb], monkeypatch: 
     assert compare(wanted, found).kept_share > 0.85
     monkeypatch.setattr(dense_module.platform, "machine", lambda: "aarch64")
     assert not chooses_int8(DetectorConfig(), CPU)
+
+
+def test_auto_takes_bf16_only_for_weights_that_were_measured_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DetectorConfig(engine="torch")
+    monkeypatch.setattr(dense_module, "has_bf16", lambda _: True)
+    assert with_precision(config, CPU).precision == "bf16"
+    for other in ({"weights": "mine.safetensors"}, {"weights": "coco"}, {"engine": "reference"}):
+        assert with_precision(config.model_copy(update=other), CPU).precision == "auto"
+    assert with_precision(config.model_copy(update={"precision": "fp32"}), CPU).precision == "fp32"
+    assert choose_precision("auto") == "fp32"
+    monkeypatch.setattr(dense_module, "has_bf16", lambda _: False)
+    assert with_precision(config, CPU).precision == "auto"
 
 
 def test_a_missing_extra_is_said_in_one_line(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from streamdet.assets import sample_clip
-from streamdet.bench.cases import REFERENCE, Case, Model, load_exported, load_model, ways
+from streamdet.bench.cases import PRECISIONS, REFERENCE, Case, Model, load_exported, load_model, ways
 from streamdet.bench.compare import Measured, compare
 from streamdet.bench.contenders import Contender, make_contender
 from streamdet.bench.end_to_end import EndToEnd
@@ -20,7 +20,6 @@ from streamdet.bench.machine import core_count, machine_facts
 from streamdet.bench.plan import Group, Step, plan_groups
 from streamdet.bench.torchvision_forward import torchvision_model
 from streamdet.bench.usage import Disturbance, DisturbanceWatch
-from streamdet.detector.dense import choose_precision
 from streamdet.detector.device import choose_device
 from streamdet.errors import DetectorError, StreamdetError
 
@@ -261,7 +260,9 @@ class Bench:
 
     def _best(self, model: Model) -> Measured:
         """The fastest row that the daemon may use: of a precision that was asked for, or keeps the detections."""
-        safe = {"fp32", choose_precision("auto"), *self._options.precisions, self._exported_precision}
+        safe = {"fp32", *self._options.precisions, self._exported_precision}
+        if model.origin == "embedded":
+            safe |= set(PRECISIONS)  # their mAP holds in each
         rows = [row for row in self.results.detector if row.model == model.name and row.samples]
         ours = [row for row in rows if row.case.engine != REFERENCE and row.case.precision in safe] or rows
         small = [row for row in ours if row.case.batch <= _LARGEST_DAEMON_BATCH] or ours

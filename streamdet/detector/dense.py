@@ -133,11 +133,23 @@ def _openvino_dense(
     return OpenVinoDense.of_model(model, choose_precision(config.precision))
 
 
-def choose_precision(precision: str) -> Precision:
-    """What "auto" means for weights in floating point: fp32.
+def with_precision(config: DetectorConfig, device: torch.device) -> DetectorConfig:
+    """Settles what "auto" means where more is known than that fp32 is exact: for the embedded weights.
 
-    bf16 is faster where the hardware has it, but nobody has shown yet, by `streamdet evaluate`, that it keeps the
-    detections; so it runs where it is asked for.
+    Their mAP has been measured in each precision, and holds (MODEL_CARD.md). Of other weights nothing is known until
+    `streamdet evaluate` has shown it, so theirs stays "auto".
+    """
+    if config.precision != "auto" or config.weights != "embedded" or config.engine == "reference":
+        return config
+    if chooses_int8(config, device):
+        return config.model_copy(update={"precision": "int8"})
+    return config.model_copy(update={"precision": "bf16"}) if has_bf16(device) else config
+
+
+def choose_precision(precision: str) -> Precision:
+    """What "auto" means for weights of which nothing is known: fp32.
+
+    bf16 is faster where the hardware has it; it runs where it is asked for, and see `with_precision`.
 
     Args:
         precision: "auto", or what is returned.

@@ -16,7 +16,7 @@ from torchvision.models.detection import FasterRCNN
 
 from streamdet.config import DetectorConfig
 from streamdet.detector.classify import Classified, Classify
-from streamdet.detector.dense import Dense, chooses_int8, make_dense
+from streamdet.detector.dense import Dense, chooses_int8, make_dense, with_precision
 from streamdet.detector.device import choose_device, device_errors, use_threads
 from streamdet.detector.features import FeatureMaps, Features
 from streamdet.detector.folding import fold_batch_norm
@@ -205,7 +205,9 @@ def load_detector(
     """
     if threads is not None:
         use_threads(threads)
-    is_int8 = chooses_int8(config, choose_device(config.device))
+    device = choose_device(config.device)
+    config = with_precision(config, device)
+    is_int8 = chooses_int8(config, device)
     return FasterRcnnDetector(load_embedded_int8() if is_int8 else load_weights(config), config, on_stage)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamdet.config import DetectorConfig
 from streamdet.detector.cuda.choose import FastParts, fast_parts
-from streamdet.detector.dense import make_dense
+from streamdet.detector.dense import make_dense, with_precision
 from streamdet.detector.device import choose_devices, device_errors
 from streamdet.detector.fixed.align import weigh
 from streamdet.detector.fixed.model import FixedModel
@@ -192,5 +192,6 @@ def load_graph_detectors(config: DetectorConfig, on_stage: OnStage | None = None
         msg = 'detector.engine: "graph" needs a CUDA device; use "auto", which takes the fastest for a CPU'
         raise DetectorError(msg)
     weights = load_weights(config)
-    detectors = [FixedDetector(weights, config, device, on_stage) for device in devices]
+    config = config.model_copy(update={"engine": "graph"})
+    detectors = [FixedDetector(weights, with_precision(config, device), device, on_stage) for device in devices]
     return [detector for detector in detectors for _ in range(_WORKERS_OF_DEVICE)]
