@@ -9,8 +9,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from streamdet.detector.memory import TRIM_SECONDS
+
 MAX_GROWTH_PERCENT_PER_HOUR = 1.0
-_BIN_SECONDS = 30.0
+_BIN_SECONDS = TRIM_SECONDS
 _Z_95_PERCENT = 1.96
 
 
@@ -35,15 +37,15 @@ class Slope:
 
 
 def memory_slope(at_seconds: Sequence[float], resident: Sequence[float]) -> Slope:
-    """The slope over the medians of half minutes.
+    """The slope over the least of each minute.
 
-    A median of half a minute keeps single faults, which take memory and give it back, out of it; neighbouring seconds
-    are far from independent, neighbouring half minutes nearly so, which the confidence interval asks for.
+    Once a minute the daemon gives back what is not in use. What is resident then is what it needs; in between there
+    are batches, and faults that take memory and give it back.
     """
     bins: dict[int, list[tuple[float, float]]] = {}
     for at, size in zip(at_seconds, resident, strict=True):
         bins.setdefault(int(at // _BIN_SECONDS), []).append((at, size))
-    points = [tuple(statistics.median(column) for column in zip(*b, strict=True)) for b in bins.values()]
+    points = [min(b, key=lambda point: point[1]) for b in bins.values()]
     slopes = sorted((b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(points, 2))
     if not slopes:
         return Slope(math.nan, -math.inf, math.inf)
