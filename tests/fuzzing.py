@@ -35,6 +35,7 @@ from streamdet.errors import ConfigError, ControlError, SourceError, WireError
 from streamdet.redact import forget_secrets
 from streamdet.replay import Replay, Ring
 from streamdet.sources.connection import look_at_connection
+from streamdet.sources.playlist import Playlists, absolute
 from streamdet.wire import replay as replay_wire
 
 LONGEST_SECONDS = 5.0
@@ -97,7 +98,7 @@ def _event() -> Target:
                 return "taken"
         return outcome
 
-    return Target(0.4, good, _either, read)
+    return Target(0.35, good, _either, read)
 
 
 def _message() -> Target:
@@ -287,6 +288,7 @@ def targets() -> Iterator[dict[str, Target]]:
             "configuration": _config(Path(folder)),
             "page request": _page_request(),
             "camera's answer": _rtsp_answer(say, port),
+            "playlist": _playlist(),
         }
 
 
@@ -315,6 +317,28 @@ class Tally:
             assert took < LONGEST_SECONDS, f"seed {seed}, number {number} took {took:.1f} s\n{data!r}"
             self.slowest_seconds = max(self.slowest_seconds, took)
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+
+def _playlist() -> Target:
+    good = [
+        b'#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI="k"\n#EXT-X-MAP:URI="i.mp4"\n#EXTINF:2,\na\n#EXTINF:2,\nhttp://x/b?c=1\n',
+        b'#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="a",URI="a.m3u8"\n#EXT-X-STREAM-INF:BANDWIDTH=1\nlow.m3u8\n',
+    ]
+    here = "http://127.0.0.1/live/"
+
+    def read(data: bytes) -> Outcome:
+        playlists = Playlists()
+        try:
+            playlists.admit(f"{here}first.m3u8", f"{here}first.m3u8", data)
+            playlists.admit(f"{here}second.m3u8", f"{here}second.m3u8", data)
+        except SourceError as error:
+            return error.reason.value
+        whole = absolute(data, here)
+        # Nothing is left that could be read otherwise from elsewhere.
+        assert absolute(whole, "http://192.0.2.9/") in {whole, whole + b"\n"}, whole
+        return "taken"
+
+    return Target(0.05, good, damaged, read)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from streamdet.types import Reason
 _INPUTS = 20_000
 _NAMES = (
     "event", "message", "replay request", "replay answer", "control request", "control answer", "configuration",
-    "page request", "camera's answer",
+    "page request", "camera's answer", "playlist",
 )  # fmt: skip
 
 

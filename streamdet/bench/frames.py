@@ -107,7 +107,7 @@ def _scaled(frame: av.VideoFrame, size: Size) -> av.VideoFrame:
 @contextmanager
 def _video(path: Path) -> Iterator[av.container.InputContainer]:
     try:
-        container = av.open(f"file:{path}")
+        container = av.open(f"file:{path}", metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         msg = f"cannot read the video {path}: {error.strerror}"
         raise DataError(msg) from None
