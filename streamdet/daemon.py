@@ -43,6 +43,8 @@ _TICK_SECONDS = 1.0
 # systemd's watchdog is fed when frames have not been due for longer than this. Longer than a tick, so that a slow batch
 # still feeds it once; what counts is the WatchdogSec= of the unit.
 _FED_SECONDS = 2.0
+# How long frames may be due without one coming out, where no watchdog says it.
+_STUCK_SECONDS = 60.0
 # SIGTERM must end in 5 s: captures may take 2, and publishing what is left 2 more at the most.
 _DRAIN_SECONDS = 1.0
 
@@ -135,7 +137,13 @@ class Daemon:
                 self.metrics.frame_dropped,
             )
             inference = InferenceGroup(
-                queue, detector, publisher.put_detections, self.metrics, self._on_error, tracer=tracer
+                queue,
+                detector,
+                publisher.put_detections,
+                self.metrics,
+                self._on_error,
+                stuck_after_seconds=_stuck_after_seconds(),
+                tracer=tracer,
             )
             self._inference = inference
             stack.enter_context(inference)
@@ -313,3 +321,9 @@ class Daemon:
     def _on_error(self, worker: Worker) -> None:
         self._failed = self._failed or worker
         self._wakeup.wake()
+
+
+def _stuck_after_seconds() -> float:
+    """When it is told that the detector is stuck: before systemd ends the process for it, so that it can be seen."""
+    interval = systemd.watchdog_interval_seconds()
+    return interval / 2 if interval else _STUCK_SECONDS

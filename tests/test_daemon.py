@@ -48,11 +48,14 @@ class OneBox:
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
+        self.free = threading.Event()
+        self.free.set()
 
     def warm_up(self) -> None:
         pass
 
     def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        self.free.wait()
         if self.error is not None:
             raise self.error
         return [[Detection("person", 0.9, (1.0, 2.0, 30.0, 40.0))] for _ in pictures]
@@ -161,6 +164,20 @@ def test_memory_that_nobody_uses_is_given_back_again_and_again(
     monkeypatch.setattr("streamdet.daemon.trim_memory", lambda: given_back.append(time.monotonic()))
     running(clip("east"))
     wait_until(lambda: len(given_back) >= 2)
+
+
+def test_a_stuck_detector_is_told_before_the_watchdog_ends_it(
+    running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    daemon = running(clip("east"))
+    wait_until(lambda: published(daemon, "east") > 0)
+    daemon.detector.free.clear()
+    # Without a watchdog this would take a minute.
+    wait_until(lambda: not daemon.daemon.health().healthy)
+    assert "streamdet_healthy 0.0" in daemon.get("/metrics")
+    daemon.detector.free.set()
+    wait_until(lambda: daemon.daemon.health().healthy)
 
 
 def test_an_error_in_the_detector_ends_the_process_non_zero(running: Callable[..., Running]) -> None:
