@@ -87,7 +87,8 @@ def test_streams_that_live_do_not_wait_for_the_dead(many: Many) -> None:
     for number in range(_LIVE):
         name = f"live-{number}"
         states = [event.state for event in many.seen.states[name] if event.reason is not Reason.PAUSED]
-        assert states == [State.CONNECTING, State.UP]
+        # On a busy machine a state that still waits to be published makes room for the next one of its stream.
+        assert states in ([State.CONNECTING, State.UP], [State.UP])
         frames = [frame for frame in many.seen.frames[name] if many.began < frame.at < many.ended]
         times = [frame.at for frame in frames]
         # What came at the very end may not have been read.
