@@ -18,10 +18,10 @@ from videos import make_video
 
 from streamdet.types import Reason, State, StateEvent
 
-KEYS = {"connect_timeout_seconds": 2, "stall_seconds": 2}
+KEYS = {"connect_timeout_seconds": 5, "stall_seconds": 5}
 # For faults that must not interrupt a stream: a busy machine adds to what they take.
 _PATIENT_KEYS = {"connect_timeout_seconds": 15, "stall_seconds": 15}
-_LONGEST_SECONDS = 45.0
+_LONGEST_SECONDS = 90.0
 _STEP_SECONDS = 0.05
 _STAYS_SECONDS = 3.0
 _ROUNDING = 0.001  # of times in events
