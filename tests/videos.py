@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+
+
+@contextmanager
+def scheduling_kept() -> Iterator[None]:
+    """Has the thread scheduled afterwards as it was before.
+
+    SVT-AV1 puts the thread of root that opens its encoder, and with it all processes that are started later, at the
+    highest real-time priority. Two that are busy then keep everything else on the machine from running.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def make_video(
@@ -22,7 +39,7 @@ def make_video(
     title: str = "",
 ) -> Path:
     """A clip that grows brighter from frame to frame."""
-    with av.open(str(path), "w", format=container) as output:
+    with scheduling_kept(), av.open(str(path), "w", format=container) as output:
         output.metadata.update({"title": title} if title else {})
         stream = output.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format

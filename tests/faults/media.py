@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from videos import scheduling_kept
 
 FPS = 10
 SECONDS = 60
@@ -45,7 +46,7 @@ def video(codec: str = "libx264", width: int = 64, height: int = 48, container: 
     grain = np.random.default_rng(1).integers(0, 40, (height * 3 // 2, width), np.uint8)
     file = io.BytesIO()
     options = {"mpegts_flags": "+resend_headers"} if container == "mpegts" else {"live": "1"}
-    with av.open(file, "w", container, options=options) as output:
+    with scheduling_kept(), av.open(file, "w", container, options=options) as output:
         stream = output.add_stream(codec, rate=FPS, options=_OPTIONS[codec])
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(FPS * SECONDS):
