@@ -20,31 +20,24 @@ from streamdet.config import Config
 from streamdet.control.place import AUTO, changes_file_of_daemon, socket_of_daemon
 from streamdet.control.server import ControlServer, Pending
 from streamdet.detector.load import load_real_detector
-from streamdet.detector.memory import TRIM_SECONDS, trim_memory
 from streamdet.errors import EXIT_FAILURE, ApplyError, ConfigError, ControlError, EndpointError, StreamdetError
 from streamdet.health import HealthServer, HealthSnapshot
 from streamdet.inference import Detector, InferenceGroup
 from streamdet.ledger import Ledger
 from streamdet.metrics import Metrics
 from streamdet.publisher import Publisher
+from streamdet.pulse import Pulse, stuck_after_seconds
 from streamdet.rates import Rates
 from streamdet.redact import redact
 from streamdet.reload import ConfigInForce, Reloaded
 from streamdet.spool import Spool
 from streamdet.streams import Streams
 from streamdet.tracing import Tracer
-from streamdet.types import State
 from streamdet.wakeup import Wakeup
 from streamdet.worker import Worker
 
 _log = logging.getLogger(__name__)
 
-_TICK_SECONDS = 1.0
-# systemd's watchdog is fed when frames have not been due for longer than this. Longer than a tick, so that a slow batch
-# still feeds it once; what counts is the WatchdogSec= of the unit.
-_FED_SECONDS = 2.0
-# How long frames may be due without one coming out, where no watchdog says it.
-_STUCK_SECONDS = 60.0
 # SIGTERM must end in 5 s: captures may take 2, and publishing what is left 2 more at the most.
 _DRAIN_SECONDS = 1.0
 
@@ -142,7 +135,7 @@ class Daemon:
                 publisher.put_detections,
                 self.metrics,
                 self._on_error,
-                stuck_after_seconds=_stuck_after_seconds(),
+                stuck_after_seconds=stuck_after_seconds(),
                 tracer=tracer,
             )
             self._inference = inference
@@ -165,7 +158,7 @@ class Daemon:
             _log.info("ready: %d stream%s, events at %s", count, "s" * (count != 1), publisher.endpoint)
             if on_ready is not None:
                 on_ready()
-            self._watch()
+            self._watch(Pulse(self._rates, self._streams, inference))
             systemd.stopping()
             self._ready = False
         return self._exit_code()
@@ -220,38 +213,19 @@ class Daemon:
             problem=problem,
         )
 
-    def _watch(self) -> None:
-        """The main loop: sleeps until a signal, an error or the next tick."""
-        interval = systemd.watchdog_interval_seconds()
-        tick = min(_TICK_SECONDS, interval / 2) if interval else _TICK_SECONDS
-        trim_at = float("-inf")  # what the start has left behind goes first
+    def _watch(self, pulse: Pulse) -> None:
+        """The main loop: sleeps until a signal, an error or the next beat."""
         while not self._stop_requested and self._failed is None:
-            self._wakeup.wait(tick)
+            self._wakeup.wait(pulse.tick_seconds)
             if self._reload_requested:
                 self._reload_requested = False
                 # Why it failed has been logged, and everything is as before.
                 with suppress(ConfigError, ControlError, ApplyError):
                     self._reload()
             self._carry_out_requests()
-            self._rates.sample()
-            self._report()
-            if time.monotonic() >= trim_at:
-                trim_memory()
-                trim_at = time.monotonic() + TRIM_SECONDS
+            pulse.beat()
             if self._stop_when_ended and self._streams is not None and self._streams.all_ended():
                 break
-
-    def _report(self) -> None:
-        """Tells systemd how things are; the watchdog is fed by work, so that a stuck detector starves it."""
-        if self._streams is None or self._inference is None:
-            return
-        states = [status.state for status in self._streams.statuses().values()]
-        rates = self._rates.fps().values()
-        fps_in, fps_out = sum(fps.captured for fps in rates), sum(fps.published for fps in rates)
-        up = f"{states.count(State.UP)} of {len(states)} streams up"
-        systemd.status(f"{up}, {fps_in:.1f} fps in, {fps_out:.1f} fps out")
-        if self._inference.seconds_without_progress() < _FED_SECONDS:
-            systemd.watchdog()
 
     def _reload(self) -> Reloaded:
         """Reads the configuration again: a bad one changes nothing."""
@@ -321,9 +295,3 @@ class Daemon:
     def _on_error(self, worker: Worker) -> None:
         self._failed = self._failed or worker
         self._wakeup.wake()
-
-
-def _stuck_after_seconds() -> float:
-    """When it is told that the detector is stuck: before systemd ends the process for it, so that it can be seen."""
-    interval = systemd.watchdog_interval_seconds()
-    return interval / 2 if interval else _STUCK_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -60,3 +61,12 @@ def _no_thread_stays() -> Iterator[None]:
         time.sleep(0.02)
         left = {t for t in left if t.is_alive()}
     assert not left, f"threads left behind: {sorted(t.name for t in left)}"
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A server that accepts and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(16)
+        yield server.getsockname()[1]

@@ -160,8 +160,8 @@ def test_memory_that_nobody_uses_is_given_back_again_and_again(
     running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given_back: list[float] = []
-    monkeypatch.setattr("streamdet.daemon.TRIM_SECONDS", 0.0)
-    monkeypatch.setattr("streamdet.daemon.trim_memory", lambda: given_back.append(time.monotonic()))
+    monkeypatch.setattr("streamdet.pulse.TRIM_SECONDS", 0.0)
+    monkeypatch.setattr("streamdet.pulse.trim_memory", lambda: given_back.append(time.monotonic()))
     running(clip("east"))
     wait_until(lambda: len(given_back) >= 2)
 

@@ -118,14 +118,6 @@ def test_server_that_goes_away_is_why_the_stream_ends(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- In time
 
 
-@pytest.fixture
-def silent_port() -> Iterator[int]:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(16)
-        yield server.getsockname()[1]
-
-
 def test_silent_server_is_given_up_in_time(silent_port: int) -> None:
     with pytest.raises(SourceError) as caught:
         open_source(stream_config(f"http://127.0.0.1:{silent_port}/x.m3u8", connect_timeout_seconds=0.5))

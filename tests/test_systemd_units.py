@@ -73,20 +73,21 @@ def test_the_template_is_the_unit_with_the_name_of_the_instance() -> None:
     assert settings("streamdet@.service") == expected
 
 
-@pytest.fixture
-def container(tmp_path: Path) -> Iterator[Container]:
+def _booted(folder: Path, *, realtime: bool = False) -> Iterator[Container]:
     if reason := why_no_container():
         pytest.skip(f"this machine cannot start containers: {reason}")
-    with Container(tmp_path) as booted:
+    with Container(folder, realtime=realtime) as booted:
         yield booted
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Iterator[Container]:
+    yield from _booted(tmp_path)
 
 
 @pytest.fixture
 def realtime_container(tmp_path: Path) -> Iterator[Container]:
-    if reason := why_no_container():
-        pytest.skip(f"this machine cannot start containers: {reason}")
-    with Container(tmp_path, realtime=True) as booted:
-        yield booted
+    yield from _booted(tmp_path, realtime=True)
 
 
 def _write_config(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from streamdet.detector.memory import TRIM_SECONDS
 
 MAX_GROWTH_PERCENT_PER_HOUR = 1.0
-_BIN_SECONDS = TRIM_SECONDS
 _Z_95_PERCENT = 1.96
 
 
@@ -44,7 +43,7 @@ def memory_slope(at_seconds: Sequence[float], resident: Sequence[float]) -> Slop
     """
     bins: dict[int, list[tuple[float, float]]] = {}
     for at, size in zip(at_seconds, resident, strict=True):
-        bins.setdefault(int(at // _BIN_SECONDS), []).append((at, size))
+        bins.setdefault(int(at // TRIM_SECONDS), []).append((at, size))
     points = [min(b, key=lambda point: point[1]) for b in bins.values()]
     slopes = sorted((b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(points, 2))
     if not slopes:

@@ -1,7 +1,8 @@
-"""Rewrites convolutions for the CPU: weights laid out for oneDNN once, activations and sums done while storing.
+"""Rewrites convolutions with what follows them; for the CPU, weights are laid out for oneDNN once.
 
-torch's own modules choose the layout anew at each call, run small convolutions by a slow path when there is one
-thread, and go over the result once more for the activation; that is half of the time of a MobileNet.
+Activations and sums are done while storing. Without it torch's own modules choose the layout anew at each call, run
+small convolutions by a slow path when there is one thread, and go over the result once more for the activation; that is
+half of the time of a MobileNet.
 """
 
 from __future__ import annotations

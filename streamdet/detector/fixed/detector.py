@@ -192,6 +192,5 @@ def load_graph_detectors(config: DetectorConfig, on_stage: OnStage | None = None
         msg = 'detector.engine: "graph" needs a CUDA device; use "auto", which takes the fastest for a CPU'
         raise DetectorError(msg)
     weights = load_weights(config)
-    config = config.model_copy(update={"engine": "graph"})
     detectors = [FixedDetector(weights, with_precision(config, device), device, on_stage) for device in devices]
     return [detector for detector in detectors for _ in range(_WORKERS_OF_DEVICE)]

@@ -1,0 +1,64 @@
+"""What the daemon does once a second: it measures rates, tells systemd how things are, and gives memory back."""
+
+from __future__ import annotations
+
+import time
+
+from streamdet import systemd
+from streamdet.detector.memory import TRIM_SECONDS, trim_memory
+from streamdet.inference import InferenceGroup
+from streamdet.rates import Rates
+from streamdet.streams import Streams
+from streamdet.types import State
+
+_TICK_SECONDS = 1.0
+# systemd's watchdog is fed when frames have not been due for longer than this. Longer than a tick, so that a slow batch
+# still feeds it once; what counts is the WatchdogSec= of the unit.
+_FED_SECONDS = 2.0
+# How long frames may be due without one coming out, where no watchdog says it.
+_STUCK_SECONDS = 60.0
+
+
+class Pulse:
+    """Beats while the daemon is up; for one thread.
+
+    Args:
+        rates: to be measured.
+        streams: to be told of.
+        inference: whose work feeds the watchdog.
+
+    Attributes:
+        tick_seconds: how long to wait between two beats at the most.
+    """
+
+    def __init__(self, rates: Rates, streams: Streams, inference: InferenceGroup) -> None:
+        interval = systemd.watchdog_interval_seconds()
+        self.tick_seconds = min(_TICK_SECONDS, interval / 2) if interval else _TICK_SECONDS
+        self._rates = rates
+        self._streams = streams
+        self._inference = inference
+        self._trim_at = float("-inf")  # what the start has left behind goes first
+
+    def beat(self) -> None:
+        """Does all of it, as far as it is due."""
+        self._rates.sample()
+        self._report()
+        if time.monotonic() >= self._trim_at:
+            trim_memory()
+            self._trim_at = time.monotonic() + TRIM_SECONDS
+
+    def _report(self) -> None:
+        """Tells systemd how things are; the watchdog is fed by work, so that a stuck detector starves it."""
+        states = [status.state for status in self._streams.statuses().values()]
+        rates = self._rates.fps().values()
+        fps_in, fps_out = sum(fps.captured for fps in rates), sum(fps.published for fps in rates)
+        up = f"{states.count(State.UP)} of {len(states)} streams up"
+        systemd.status(f"{up}, {fps_in:.1f} fps in, {fps_out:.1f} fps out")
+        if self._inference.seconds_without_progress() < _FED_SECONDS:
+            systemd.watchdog()
+
+
+def stuck_after_seconds() -> float:
+    """When it is told that the detector is stuck: before systemd ends the process for it, so that it can be seen."""
+    interval = systemd.watchdog_interval_seconds()
+    return interval / 2 if interval else _STUCK_SECONDS
