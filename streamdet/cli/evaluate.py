@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -51,7 +52,7 @@ Examples:
 @click.option("--model", type=click.Choice(PUBLISHED), help="Needed with coco and .pth.")
 @click.option("--data", type=_FILE, required=True, help="Annotations in COCO format.")
 @click.option("--images", type=_FOLDER, required=True, help="Folder that the file names are relative to.")
-@click.option("--categories", metavar="A,B,C", help="Evaluate only these.")
+@click.option("--categories", metavar="A,B,C", help="Evaluate only these; else all that the weights know.")
 @click.option("--skip-bad", is_flag=True, help="Go on without broken pictures and boxes.")
 @click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD, show_default=True,
               help="Detections below it do not count.")  # fmt: skip
@@ -76,8 +77,9 @@ def command(  # noqa: PLR0917 - click passes them by name
         dataset, left_out = load_dataset(data, images, names, skip_bad=skip_bad, on_progress=on_progress)
     for line in left_out.lines():
         click.echo(f"left out: {line}", err=True)
-    unknown = [c.name for c in dataset.categories if c.name not in detector.labels]
-    if unknown:
+    if names is None:
+        dataset = _known_alone(dataset, detector.labels)
+    elif unknown := _unknown(dataset, detector.labels):
         click.echo(f"the weights do not know {', '.join(unknown)}: nothing will be found of them", err=True)
     with bar("detecting", Console(stderr=True)) as on_progress:
         found = detect_all(detector, dataset, on_progress)
@@ -88,6 +90,26 @@ def command(  # noqa: PLR0917 - click passes them by name
         click.echo(json.dumps(_summary(dataset, found, metrics)))
     else:
         _print_tables(dataset, found, metrics, out)
+
+
+def _unknown(dataset: Dataset, labels: Collection[str]) -> list[str]:
+    return [category.name for category in dataset.categories if category.name not in labels]
+
+
+def _known_alone(dataset: Dataset, labels: Collection[str]) -> Dataset:
+    """The data set without what a detector with these labels cannot find, which would make every mean say nothing."""
+    unknown = _unknown(dataset, labels)
+    if not unknown:
+        return dataset
+    known = dataset.keeping(labels)
+    if not known.samples:
+        msg = f"the weights know {', '.join(labels)}; the data set has {', '.join(unknown)}: nothing to evaluate"
+        raise ConfigError([msg])
+    click.echo(
+        f"the weights do not know {', '.join(unknown)}: evaluated without, name them in --categories to count them",
+        err=True,
+    )
+    return known
 
 
 def _summary(dataset: Dataset, found: Found, metrics: Metrics) -> dict[str, object]:

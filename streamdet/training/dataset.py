@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,12 @@ class Dataset:
     samples: list[Sample]
     categories: list[Category]
 
+    def keeping(self, names: Collection[str]) -> Dataset:
+        """The same pictures with some of the categories alone; boxes of the others are background."""
+        kept = [i for i, category in enumerate(self.categories, start=1) if category.name in names]
+        samples = [_relabelled(sample, kept) for sample in self.samples]
+        return Dataset(_telling(samples), [self.categories[i - 1] for i in kept])
+
 
 def load_dataset(
     annotations: Path,
@@ -97,7 +103,7 @@ def load_dataset(
         raise DataError(msg)
     index = {category.id: i for i, category in enumerate(categories, start=1)}
     samples = [_sample(sound[i], by_image[i], index, images / sound[i]["file_name"]) for i in sound]
-    samples = [s for s in samples if s.labelled[1:].any() or len(s.boxes)]
+    samples = _telling(samples)
     if not samples:
         msg = f"{annotations}: no usable image is left" + "".join(f"\n  {line}" for line in problems.lines())
         raise DataError(msg)
@@ -115,6 +121,20 @@ def _choose_categories(ids: dict[str, int], names: list[str] | None, path: Path)
         msg = f"{path} has no category {', '.join(missing)}; it has {', '.join(ids)}"
         raise ConfigError([msg])
     return [Category(ids[name], name) for name in dict.fromkeys(names)]
+
+
+def _telling(samples: list[Sample]) -> list[Sample]:
+    """Those that say something about one of the categories at least."""
+    return [s for s in samples if s.labelled[1:].any() or len(s.boxes)]
+
+
+def _relabelled(sample: Sample, kept: list[int]) -> Sample:
+    new_labels = np.zeros(len(sample.labelled), np.int64)
+    new_labels[kept] = np.arange(1, len(kept) + 1)
+    labels = new_labels[sample.labels]
+    return replace(
+        sample, boxes=sample.boxes[labels > 0], labels=labels[labels > 0], labelled=sample.labelled[[0, *kept]]
+    )
 
 
 def _sample(image: Entry, annotations: list[Entry], index: dict[int, int], path: Path) -> Sample:

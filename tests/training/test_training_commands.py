@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -134,17 +135,44 @@ def test_evaluate_agrees_with_the_run(shapes: Path, tmp_path: Path, trained: tup
     assert "square" in text
 
 
-def test_evaluate_says_which_categories_the_weights_do_not_know(
+def _evaluate_renamed(
+    shapes: Path, weights: Path, path: Path, renamed: list[str], *options: str
+) -> tuple[dict[str, Any], str]:
+    """What evaluating says, as JSON and on stderr, when the categories of the data set have other names."""
+    content = json.loads((shapes / "val" / "annotations.json").read_text())
+    for category, name in zip(content["categories"], renamed, strict=True):
+        category["name"] = name
+    path.write_text(json.dumps(content))
+    given = [
+        "--weights",
+        str(weights),
+        "--data",
+        str(path),
+        "--images",
+        str(shapes / "val"),
+        "--device",
+        "cpu",
+        "--json",
+    ]
+    result = CliRunner().invoke(evaluate.command, [*given, *options], catch_exceptions=False)
+    return json.loads(result.stdout), result.stderr
+
+
+def test_evaluate_leaves_out_categories_that_the_weights_do_not_know(
     shapes: Path, tmp_path: Path, trained: tuple[Path, list[float]]
 ) -> None:
-    content = json.loads((shapes / "val" / "annotations.json").read_text())
-    content["categories"][1]["name"] = "ring"
-    path = tmp_path / "rings.json"
-    path.write_text(json.dumps(content))
-    options = ["--weights", str(trained[0] / "last.safetensors"), "--data", str(path), "--images", str(shapes / "val")]
-    result = CliRunner().invoke(evaluate.command, [*options, "--device", "cpu", "--json"], catch_exceptions=False)
-    assert "the weights do not know ring" in result.stderr
-    assert json.loads(result.stdout)["per_class"]["ring"]["ap"] == 0
+    weights, path = trained[0] / "last.safetensors", tmp_path / "rings.json"
+    summary, told = _evaluate_renamed(shapes, weights, path, ["disc", "ring"])
+    assert "the weights do not know ring: evaluated without" in told
+    assert set(summary["per_class"]) == {"disc"}
+    assert summary["map"] == summary["per_class"]["disc"]["ap"]
+    assert summary["images"] == 8
+    counted, told = _evaluate_renamed(shapes, weights, path, ["disc", "ring"], "--categories", "disc,ring")
+    assert "the weights do not know ring: nothing will be found" in told
+    assert counted["per_class"]["ring"]["ap"] == 0
+    assert counted["map"] == pytest.approx(summary["map"] / 2)
+    with pytest.raises(ConfigError, match="the weights know disc, square; the data set has ring, bow"):
+        _evaluate_renamed(shapes, weights, path, ["ring", "bow"])
 
 
 def test_resume_takes_the_options_of_the_run(shapes: Path, trained: tuple[Path, list[float]]) -> None:

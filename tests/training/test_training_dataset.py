@@ -123,6 +123,13 @@ def test_labelled_and_iscrowd_are_kept(shapes: Path, edit_annotations: Edit) -> 
     assert 2 not in [s.image_id for s in dataset.samples]  # nothing is known of it
     both, _ = load_dataset(path, shapes / "val")
     assert both.samples[0].labelled.tolist() == [True, False, True]
+    kept = both.keeping(["square"])
+    assert kept.categories == dataset.categories
+    assert len(kept.samples) == len(dataset.samples)
+    for found, wanted in zip(kept.samples, dataset.samples, strict=True):
+        for name in ("boxes", "labels", "ignore", "labelled"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert not both.keeping([]).samples
 
 
 @pytest.mark.parametrize(
