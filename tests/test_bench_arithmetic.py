@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from streamdet.bench import cases
 from streamdet.bench.calibrated import background_bias, calibrated_weights
 from streamdet.bench.capacity import Costs, capacity, capacity_fps
-from streamdet.bench.cases import Case, load_model, ways
+from streamdet.bench.cases import Case, load_model, ways, with_int8
 from streamdet.bench.compare import MIN_ROUNDS, Measured
 from streamdet.bench.contenders import Sample
 from streamdet.bench.daemon import Load
@@ -168,6 +170,21 @@ def test_models_are_found_by_name_or_file(tmp_path: Path) -> None:
     torch.save({**weights.state, "more": torch.zeros(1)}, tmp_path / "odd.pth")
     with pytest.raises(DetectorError, match="fits none of"):
         load_model(str(tmp_path / "odd.pth"))
+
+
+def test_the_embedded_weights_are_measured_as_the_daemon_runs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "chooses_int8", lambda _config, device: device.type == "cpu")
+    model = load_model("embedded")
+    for engines, precisions in (((), ()), (("openvino",), ("int8", "fp32"))):
+        exported = with_int8(model, engines, precisions, CPU).exported
+        assert exported is not None
+        assert exported.exported is not None
+        assert exported.exported.precision == "int8"
+    for engines, precisions in ((("torch",), ()), ((), ("fp32",))):
+        assert with_int8(model, engines, precisions, CPU) is model
+    assert with_int8(model, (), (), torch.device("cuda")) is model
+    mine = replace(model, origin="file")
+    assert with_int8(mine, (), (), CPU) is mine
 
 
 def test_the_reference_is_always_there_to_compare_with() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,7 +212,9 @@ def test_auto_takes_openvino_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_auto_runs_the_embedded_weights_in_int8(frames: list[Rgb], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense_module.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(openvino_runtime, "cpu_precisions", lambda: {"fp32", "int8"})
+    # For the choice alone: a module that is loaded meanwhile would keep the stand-in.
+    runtime = SimpleNamespace(is_installed=lambda: True, cpu_precisions=lambda: {"fp32", "int8"})
+    monkeypatch.setattr(dense_module, "openvino_runtime", runtime)
     assert chooses_int8(DetectorConfig(), CPU)
     assert chooses_int8(DetectorConfig(engine="openvino", precision="int8"), CPU)
     for other in ({"engine": "torch"}, {"precision": "fp32"}, {"weights": "mine.safetensors"}):
@@ -227,13 +230,13 @@ def test_auto_runs_the_embedded_weights_in_int8(frames: list[Rgb], monkeypatch: 
 
 def test_auto_takes_bf16_only_for_weights_that_were_measured_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     config = DetectorConfig(engine="torch")
-    monkeypatch.setattr(dense_module, "has_bf16", lambda _: True)
+    monkeypatch.setattr(dense_module, "bf16_pays", lambda _: True)
     assert with_precision(config, CPU).precision == "bf16"
     for other in ({"weights": "mine.safetensors"}, {"weights": "coco"}, {"engine": "reference"}):
         assert with_precision(config.model_copy(update=other), CPU).precision == "auto"
     assert with_precision(config.model_copy(update={"precision": "fp32"}), CPU).precision == "fp32"
     assert choose_precision("auto") == "fp32"
-    monkeypatch.setattr(dense_module, "has_bf16", lambda _: False)
+    monkeypatch.setattr(dense_module, "bf16_pays", lambda _: False)
     assert with_precision(config, CPU).precision == "auto"
 
 

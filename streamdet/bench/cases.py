@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,11 +10,12 @@ import torch
 from streamdet.assets import embedded_weights
 from streamdet.bench.calibrated import calibrated_weights
 from streamdet.config import DetectorConfig
-from streamdet.detector.dense import has_bf16
+from streamdet.detector.bf16 import bf16_pays
+from streamdet.detector.dense import chooses_int8
 from streamdet.detector.models import ARCHITECTURES, build_model
 from streamdet.detector.published import PUBLISHED, cache_folders, coco_labels, published_weights
 from streamdet.detector.state_dict import check_state, count_classes, read_state_dict
-from streamdet.detector.weights import Weights, load_weights, load_weights_file
+from streamdet.detector.weights import Weights, load_embedded_int8, load_weights, load_weights_file
 from streamdet.errors import DetectorError
 
 REFERENCE = "reference"
@@ -36,11 +37,13 @@ class Model:
         name: what it is called in the results.
         weights: the parameters.
         origin: "embedded", "published", "calibrated random" or "file".
+        exported: the same as a file of `streamdet export`, to be compared; None where there is none.
     """
 
     name: str
     weights: Weights
     origin: str
+    exported: Weights | None = None
 
 
 @dataclass(frozen=True, order=True)
@@ -141,16 +144,31 @@ def _architecture_of(path: Path) -> str:
     raise DetectorError(msg)
 
 
+def with_int8(model: Model, engines: tuple[str, ...], precisions: tuple[str, ...], device: torch.device) -> Model:
+    """Adds to the embedded weights what the daemon makes of them by itself where it may: int8.
+
+    Args:
+        model: any.
+        engines: that were asked for; empty for all.
+        precisions: likewise.
+        device: where it runs.
+    """
+    is_wanted = "openvino" in (engines or ENGINES) and "int8" in (precisions or PRECISIONS)
+    if is_wanted and model.origin == "embedded" and chooses_int8(DetectorConfig(), device):
+        return replace(model, exported=load_embedded_int8())
+    return model
+
+
 def ways(engines: tuple[str, ...], precisions: tuple[str, ...], device: torch.device) -> list[tuple[str, str]]:
     """Engines and precisions to try, fp32 first; the reference always, because all others are compared with it.
 
     Args:
         engines: that were asked for; empty for all.
-        precisions: likewise; empty for all that need no export and are not emulated on this hardware.
+        precisions: likewise; empty for all that need no export and are fast on this hardware.
         device: where it runs.
     """
-    # int8 has to be exported, with frames of one's own; bf16 that the hardware lacks is slower than fp32.
-    fast = precisions or (("fp32", "bf16") if has_bf16(device) else ("fp32",))
+    # int8 has to be exported, with frames of one's own; bf16 is slower than fp32 on many CPUs.
+    fast = precisions or (("fp32", "bf16") if bf16_pays(device) else ("fp32",))
     chosen = [engine for engine in engines or ENGINES if engine not in {REFERENCE, _NOT_ON[device.type]}]
     pairs = [(engine, precision) for engine in chosen for precision in _HAS[engine] if precision in fast]
     return [(REFERENCE, "fp32"), *pairs]

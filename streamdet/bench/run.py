@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from streamdet.assets import sample_clip
-from streamdet.bench.cases import PRECISIONS, REFERENCE, Case, Model, load_exported, load_model, ways
+from streamdet.bench.cases import PRECISIONS, REFERENCE, Case, Model, load_exported, load_model, ways, with_int8
 from streamdet.bench.compare import Measured, compare
 from streamdet.bench.contenders import Contender, make_contender
 from streamdet.bench.end_to_end import EndToEnd
@@ -21,6 +21,7 @@ from streamdet.bench.plan import Group, Step, plan_groups
 from streamdet.bench.torchvision_forward import torchvision_model
 from streamdet.bench.usage import Disturbance, DisturbanceWatch
 from streamdet.detector.device import choose_device
+from streamdet.detector.weights import Weights
 from streamdet.errors import DetectorError, StreamdetError
 
 # Of the time; what is not here is loading.
@@ -136,10 +137,16 @@ class Bench:
         self._size = options.size or (found.size if own else (1920, 1080))
         self._fps = options.fps or (found.fps if own else 10.0)
         self._frames = read_frames(source, self._size)
-        self._models = [load_model(name) for name in options.models]
-        self._exported = None if options.exported is None else load_exported(options.exported)
+        self._models = [self._with_exported(load_model(name)) for name in options.models]
         self.results = Results(machine_facts(self._device))
         self.results.origins = {model.name: model.origin for model in self._models}
+
+    def _with_exported(self, model: Model) -> Model:
+        options = self._options
+        exported = None if options.exported is None else load_exported(options.exported)
+        if exported is not None and exported.architecture == model.weights.architecture:
+            return replace(model, exported=exported)
+        return with_int8(model, options.engines, options.precisions, self._device)
 
     def run(self) -> None:
         """Measures everything; Ctrl-C or an error of the daemon ends it early, and the results say so."""
@@ -185,8 +192,8 @@ class Bench:
         options = self._options
         largest = max(options.batches or (16,))
         pairs = dict.fromkeys(ways(options.engines, options.precisions, self._device), model.weights)
-        if self._exported is not None and self._exported.architecture == model.weights.architecture:
-            pairs["openvino", self._exported_precision] = self._exported
+        if model.exported is not None:
+            pairs["openvino", _precision(model.exported)] = model.exported
         found: dict[Case, Contender] = {}
         for (engine, precision), weights in pairs.items():
             for count in (1,) if engine == REFERENCE else options.workers or self._usual_workers(engine):
@@ -234,8 +241,8 @@ class Bench:
         self._step.begin("making a clip for the daemon", 0.0)
         clip = make_clip(self._source, self._size, self._fps, folder)
         best = self._best(model)
-        weights = self._exported if best.case.precision == self._exported_precision else None
-        end_to_end = EndToEnd(model, weights or model.weights, best, clip, folder, self._device, self._step)
+        exported = model.exported if best.case.precision == _precision(model.exported) else None
+        end_to_end = EndToEnd(model, exported or model.weights, best, clip, folder, self._device, self._step)
         seconds = self._options.seconds
         results = self.results
         results.plain_loop = end_to_end.plain_loop(seconds * _SHARES["plain"])
@@ -253,17 +260,18 @@ class Bench:
         if streams == fitting:
             results.capacity["checked"] = paced["kept_up"]
 
-    @property
-    def _exported_precision(self) -> str:
-        found = self._exported and self._exported.exported
-        return found.precision if found else ""
-
     def _best(self, model: Model) -> Measured:
         """The fastest row that the daemon may use: of a precision that was asked for, or keeps the detections."""
-        safe = {"fp32", *self._options.precisions, self._exported_precision}
+        safe = {"fp32", *self._options.precisions, _precision(model.exported)}
         if model.origin == "embedded":
             safe |= set(PRECISIONS)  # their mAP holds in each
         rows = [row for row in self.results.detector if row.model == model.name and row.samples]
         ours = [row for row in rows if row.case.engine != REFERENCE and row.case.precision in safe] or rows
         small = [row for row in ours if row.case.batch <= _LARGEST_DAEMON_BATCH] or ours
         return min(small, key=lambda row: row.seconds)
+
+
+def _precision(weights: Weights | None) -> str:
+    """Of exported weights; empty for others."""
+    found = weights and weights.exported
+    return found.precision if found else ""

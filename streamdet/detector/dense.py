@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, Protocol, Self
 
 import torch
@@ -13,6 +12,7 @@ from torchvision.models.detection import FasterRCNN
 
 from streamdet.config import DetectorConfig
 from streamdet.detector import openvino_runtime
+from streamdet.detector.bf16 import bf16_pays
 from streamdet.detector.epilogue import Epilogue
 from streamdet.detector.openvino_file import ExportedDense
 from streamdet.detector.torch_dense import TorchDense
@@ -21,8 +21,6 @@ from streamdet.errors import DetectorError
 Precision = Literal["fp32", "bf16", "int8"]
 
 _X86 = {"x86_64", "AMD64"}
-_CPU_INFO = Path("/proc/cpuinfo")
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 class Dense(Protocol):
@@ -143,7 +141,7 @@ def with_precision(config: DetectorConfig, device: torch.device) -> DetectorConf
         return config
     if chooses_int8(config, device):
         return config.model_copy(update={"precision": "int8"})
-    return config.model_copy(update={"precision": "bf16"}) if has_bf16(device) else config
+    return config.model_copy(update={"precision": "bf16"}) if bf16_pays(device) else config
 
 
 def choose_precision(precision: str) -> Precision:
@@ -156,15 +154,3 @@ def choose_precision(precision: str) -> Precision:
     """
     chosen: dict[str, Precision] = {"auto": "fp32", "fp32": "fp32", "bf16": "bf16", "int8": "int8"}
     return chosen[precision]
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware computes in bf16; elsewhere it is emulated, slowly."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    try:
-        text = _CPU_INFO.read_text("ascii", "replace")
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return not _BF16_FLAGS.isdisjoint(flags.split())

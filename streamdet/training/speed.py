@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d
@@ -38,11 +37,3 @@ def fuse_frozen_norms(model: nn.Module) -> nn.Module:
                 convolution.forward = partial(_scaled_convolution, convolution, norm)  # type: ignore[method-assign]
                 norm.forward = nn.Identity().forward
     return model
-
-
-def bfloat16_pays(device: torch.device) -> bool:
-    """Whether steps are faster in bfloat16: on CUDA, and on CPUs that multiply in it."""
-    if device.type == "cuda":
-        return True
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

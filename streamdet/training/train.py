@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
+from streamdet.detector.bf16 import bf16_pays
 from streamdet.detector.cuda.choose import fast_parts
 from streamdet.detector.models import build_model
 from streamdet.detector.pipeline import FasterRcnnDetector
@@ -34,7 +35,7 @@ from streamdet.training.plots import curves_png
 from streamdet.training.recipe import TrainConfig, frozen_norms_in, learning_rate_at, parameter_groups
 from streamdet.training.run_folder import EpochResult, RunFolder, best_of
 from streamdet.training.sheet import predictions_png
-from streamdet.training.speed import bfloat16_pays, fuse_frozen_norms
+from streamdet.training.speed import fuse_frozen_norms
 from streamdet.training.targets import Targets
 
 LOSS_NAMES = ("objectness", "rpn_box", "classifier", "box")
@@ -198,7 +199,7 @@ class Run:
         for name in self._frozen_norms:
             self.model.get_submodule(name).eval()
         images = _normalised(self.model, pictures.to(self.device, non_blocking=True))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_pays(self.device)):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16_pays(self.device)):
             losses = detection_losses(self.model, images, targets.to(self.device), self._suppress)
         parts = torch.stack([losses[name] for name in LOSS_NAMES])
         values: list[float] = parts.detach().tolist()
