@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -166,13 +167,14 @@ class BatchQueue:
         if reason is not None:
             self._on_drop(frame.stream, reason)
 
-    def take(self, timeout_seconds: float) -> list[Frame]:
+    def take(self, timeout_seconds: float, shares: int = 1) -> list[Frame]:
         """The next batch, at most one frame per stream.
 
         After `close` it gives what is left, without waiting.
 
         Args:
             timeout_seconds: how long to wait for a first frame; a batch delay may come on top.
+            shares: among how many takers to divide what does not fill a batch; one gets this part of it, rounded up.
 
         Returns:
             1 to `max_batch_size` frames, or none at the time-out or when the queue is closed and empty.
@@ -181,7 +183,7 @@ class BatchQueue:
         while True:
             with self._changed:
                 self._wait_for_batch(deadline)
-                batch, stale = self._collect()
+                batch, stale = self._collect(self._share(shares))
             for frame in stale:
                 self._on_drop(frame.stream, Drop.STALE)
             if batch or not stale:
@@ -260,7 +262,11 @@ class BatchQueue:
                 return
             self._changed.wait(left_seconds)
 
-    def _collect(self) -> tuple[list[Frame], list[Frame]]:
+    def _share(self, shares: int) -> int:
+        is_full = self._filled >= self._max_batch_size
+        return self._max_batch_size if is_full else math.ceil(self._filled / shares)
+
+    def _collect(self, most: int) -> tuple[list[Frame], list[Frame]]:
         """Empties the slots whose turn it is: the batch, and frames that were too old for it."""
         now = self._clock()
         waiting = [slot for slot in self._slots.values() if slot.frame is not None]
@@ -268,7 +274,7 @@ class BatchQueue:
         batch: list[Frame] = []
         stale: list[Frame] = []
         for slot in waiting:
-            if len(batch) == self._max_batch_size:
+            if len(batch) == most:
                 break
             frame = self._empty(slot)
             if frame is None:

@@ -20,6 +20,7 @@ from streamdet.config import Config
 from streamdet.control.place import AUTO, changes_file_of_daemon, socket_of_daemon
 from streamdet.control.server import ControlServer, Pending
 from streamdet.detector.load import load_real_detector
+from streamdet.detector.several import SeveralDetectors
 from streamdet.errors import EXIT_FAILURE, ApplyError, ConfigError, ControlError, EndpointError, StreamdetError
 from streamdet.health import HealthServer, HealthSnapshot
 from streamdet.inference import Detector, InferenceGroup
@@ -158,7 +159,8 @@ class Daemon:
             _log.info("ready: %d stream%s, events at %s", count, "s" * (count != 1), publisher.endpoint)
             if on_ready is not None:
                 on_ready()
-            self._watch(Pulse(self._rates, self._streams, inference))
+            cores = detector.cores if isinstance(detector, SeveralDetectors) else None
+            self._watch(Pulse(self._rates, self._streams, inference, cores))
             systemd.stopping()
             self._ready = False
         return self._exit_code()

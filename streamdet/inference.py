@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -53,7 +54,7 @@ class Inference(Worker):
         put_detections: takes each frame with its detections; may wait.
         metrics: gets batch sizes, waiting times, and batches that were halved.
         on_error: told when the thread has ended by an error.
-        turns: shared with the other workers on the same queue; its own unless given.
+        turns: shared with the other workers on the same queue, with the same `put_detections`; its own unless given.
         number: of the worker, from 1.
         tracer: follows some of the frames.
         stuck_after_seconds: how long frames may be due without one coming out; longer than the slowest batch.
@@ -74,10 +75,8 @@ class Inference(Worker):
     ) -> None:
         super().__init__("inference" if number == 1 else f"inference-{number}", on_error)
         self._queue = queue
-        self._turns = turns or Turns(queue)
-        self._turn = 0
+        self._turns = turns or Turns(queue, put_detections, 1)
         self._detector = detector
-        self._put_detections = put_detections
         self._metrics = metrics
         self._tracer = tracer
         self._stuck_after_seconds = stuck_after_seconds
@@ -85,11 +84,13 @@ class Inference(Worker):
         self._batch_began_at: float | None = None
         self._batch_limit: int | None = None
         self._batch_limit_ends_at = 0.0
+        self._cpu_clock: int | None = None
 
     def run(self) -> None:
         """Detects until the queue is closed and empty."""
+        self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
         while True:
-            self._turn, batch = self._turns.take(_TAKE_TIMEOUT_SECONDS)
+            batch = self._turns.take(_TAKE_TIMEOUT_SECONDS)
             if batch:
                 self._process(batch)
             elif self._queue.drained:
@@ -126,6 +127,15 @@ class Inference(Worker):
         """
         return _seconds_without_progress([self], self._queue, now)
 
+    def cpu_seconds(self) -> float:
+        """CPU time that the thread has used; 0 before it runs and after its end."""
+        if self._cpu_clock is None or not self.is_alive():
+            return 0.0
+        try:
+            return time.clock_gettime(self._cpu_clock)
+        except OSError:  # it ended just now
+            return 0.0
+
     def _process(self, batch: list[Frame]) -> None:
         self._in_hand.extend(batch)
         self._batch_began_at = time.monotonic()
@@ -138,11 +148,12 @@ class Inference(Worker):
             # Raised again, whatever it is: the frames in hand must be in the ledger before the thread ends.
             for frame in self._in_hand:
                 self._metrics.frame_dropped(frame.stream, Drop.SHUTDOWN)
+                self._turns.drop(frame)
             self._in_hand.clear()
             raise
         finally:
-            self._turns.pass_on(self._turn)
             self._batch_began_at = None
+            self._turns.end()
 
     def _detect_some(self) -> None:
         """Detects as many of the frames in hand as fit into memory, and hands them on."""
@@ -154,11 +165,10 @@ class Inference(Worker):
             self._halve(len(frames))
             return
         self._metrics.batch_size.observe(len(frames))
-        self._turns.wait(self._turn)
         for frame, detections in zip(frames, results, strict=True):
             # From here on the frame is the receiver's, whatever happens.
             self._in_hand.popleft()
-            self._put_detections(frame, detections)
+            self._turns.hand_on(frame, detections)
             self.beat()
 
     def _detect(self, frames: list[Frame]) -> list[list[Detection]] | None:
@@ -212,14 +222,17 @@ class InferenceGroup:
         stuck_after_seconds: float = 60.0,
         tracer: Tracer | None = None,
     ) -> None:
-        turns = Turns(queue)
         detectors = detector.detectors if isinstance(detector, SeveralDetectors) else [detector]
+        shares = isinstance(detector, SeveralDetectors) and detector.shares
+        self._turns = turns = Turns(queue, put_detections, len(detectors), shares=shares)
         self.workers = [
             Inference(queue, each, put_detections, metrics, on_error, turns=turns, number=number, tracer=tracer)
             for number, each in enumerate(detectors, 1)
         ]
         self._queue = queue
+        self._metrics = metrics
         self._stuck_after_seconds = stuck_after_seconds
+        metrics.batches_at_once.set(len(detectors))
 
     def __enter__(self) -> Self:
         for worker in self.workers:
@@ -232,12 +245,21 @@ class InferenceGroup:
         for worker in self.workers:
             worker.join()
 
+    def limit(self, at_once: int) -> None:
+        """Lets so many workers detect at the same time, from 1."""
+        self._turns.limit(at_once)
+        self._metrics.batches_at_once.set(at_once)
+
+    def cpu_seconds(self) -> float:
+        """CPU time that all workers have used."""
+        return sum(worker.cpu_seconds() for worker in self.workers)
+
     def in_hand(self) -> int:
         """Frames taken from the queue and not handed on yet."""
-        return sum(worker.in_hand() for worker in self.workers)
+        return sum(worker.in_hand() for worker in self.workers) + self._turns.held()
 
     def is_stuck(self, now: float | None = None) -> bool:
-        """As for `Inference`: no worker can hand on results before one that hangs."""
+        """Whether one of the workers is."""
         return self.seconds_without_progress(now) > self._stuck_after_seconds
 
     def seconds_without_progress(self, now: float | None = None) -> float:
@@ -246,10 +268,12 @@ class InferenceGroup:
 
 
 def _seconds_without_progress(workers: Sequence[Inference], queue: BatchQueue, now: float | None) -> float:
-    moments = [queue.pending_since(), *(worker.batch_began_at for worker in workers)]
-    due = [moment for moment in moments if moment is not None]
-    if not due:
-        return 0.0
-    now = time.monotonic() if now is None else now
+    """The longest of any worker for its batch, and of all of them for what waits in the queue."""
     last_out = max(worker.heartbeat_monotonic_seconds for worker in workers)
-    return max(now - max(min(due), last_out), 0.0)
+    # Read once: a worker may be done meanwhile.
+    batches = [(worker.batch_began_at, worker.heartbeat_monotonic_seconds) for worker in workers]
+    began = [max(moment, heartbeat) for moment, heartbeat in batches if moment is not None]
+    if (pending_since := queue.pending_since()) is not None:
+        began.append(max(pending_since, last_out))
+    now = time.monotonic() if now is None else now
+    return max((now - moment for moment in began), default=0.0)

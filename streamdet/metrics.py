@@ -50,6 +50,7 @@ class Metrics:
         registry: what the metrics page shows.
         capture_decode_seconds: time to decode one frame.
         batch_size: frames per batch.
+        batches_at_once: how many may be detected at the same time.
         queue_wait_seconds: from capture to the start of its batch.
         config_last_reload_successful: 1 or 0.
         delivery: of those who read events.
@@ -94,6 +95,11 @@ class Metrics:
             "capture_decode_seconds", "Time to decode one frame.", _SHORT_BUCKETS_SECONDS
         )
         self.batch_size = histogram("batch_size", "Frames per batch.", _BATCH_SIZE_BUCKETS)
+        self.batches_at_once = Gauge(
+            "streamdet_batches_at_once",
+            "Batches that may be detected at the same time: what the cores have room for.",
+            registry=registry,
+        )
         self.queue_wait_seconds = histogram(
             "queue_wait_seconds", "From capture to the start of its batch.", _LATENCY_BUCKETS_SECONDS
         )

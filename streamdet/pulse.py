@@ -1,4 +1,4 @@
-"""What the daemon does once a second: it measures rates, tells systemd how things are, and gives memory back."""
+"""What the daemon does once a second: measures rates and cores, tells systemd how things are, gives memory back."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from streamdet import systemd
 from streamdet.detector.memory import TRIM_SECONDS, trim_memory
 from streamdet.inference import InferenceGroup
 from streamdet.rates import Rates
+from streamdet.spare_cores import SpareCores
 from streamdet.streams import Streams
 from streamdet.types import State
 
 _TICK_SECONDS = 1.0
-# systemd's watchdog is fed when frames have not been due for longer than this. Longer than a tick, so that a slow batch
-# still feeds it once; what counts is the WatchdogSec= of the unit.
-_FED_SECONDS = 2.0
 # How long frames may be due without one coming out, where no watchdog says it.
 _STUCK_SECONDS = 60.0
 
@@ -26,22 +24,27 @@ class Pulse:
         rates: to be measured.
         streams: to be told of.
         inference: whose work feeds the watchdog.
+        cores: that inference shares with everything else; None to let all its workers detect at all times.
 
     Attributes:
         tick_seconds: how long to wait between two beats at the most.
     """
 
-    def __init__(self, rates: Rates, streams: Streams, inference: InferenceGroup) -> None:
+    def __init__(self, rates: Rates, streams: Streams, inference: InferenceGroup, cores: int | None = None) -> None:
         interval = systemd.watchdog_interval_seconds()
         self.tick_seconds = min(_TICK_SECONDS, interval / 2) if interval else _TICK_SECONDS
         self._rates = rates
         self._streams = streams
         self._inference = inference
+        self._spare = None if cores is None else SpareCores(cores, inference.cpu_seconds)
+        self._fed_at = float("-inf")
         self._trim_at = float("-inf")  # what the start has left behind goes first
 
     def beat(self) -> None:
         """Does all of it, as far as it is due."""
         self._rates.sample()
+        if self._spare is not None:
+            self._inference.limit(self._spare.sample())
         self._report()
         if time.monotonic() >= self._trim_at:
             trim_memory()
@@ -54,8 +57,14 @@ class Pulse:
         fps_in, fps_out = sum(fps.captured for fps in rates), sum(fps.published for fps in rates)
         up = f"{states.count(State.UP)} of {len(states)} streams up"
         systemd.status(f"{up}, {fps_in:.1f} fps in, {fps_out:.1f} fps out")
-        if self._inference.seconds_without_progress() < _FED_SECONDS:
+        self._feed_watchdog()
+
+    def _feed_watchdog(self) -> None:
+        """Feeds it once every worker with something to do has got on since the last time, however long that took."""
+        now = time.monotonic()
+        if now - self._inference.seconds_without_progress(now) > self._fed_at:
             systemd.watchdog()
+            self._fed_at = now
 
 
 def stuck_after_seconds() -> float:

@@ -135,6 +135,19 @@ def test_the_longest_waiting_stream_leaves_first(clock: Clock, drops: Drops) -> 
     assert set(order[3:]) == {"b"}
 
 
+def test_what_does_not_fill_a_batch_is_shared(clock: Clock, drops: Drops) -> None:
+    queue = BatchQueue(4, 0.0, drops, clock)
+    names = [f"stream-{number}" for number in range(7)]
+    for name in names:
+        queue.add_stream(Rules(name))
+        queue.put(frame(name, captured=clock.now))
+    taken = []
+    while batch := queue.take(0.0, shares=2):
+        taken.append([each.stream for each in batch])
+    # Seven fill a batch; of the three that are left, one taker gets two.
+    assert taken == [names[:4], names[4:6], names[6:]]
+
+
 def test_a_superseded_stream_keeps_its_place(clock: Clock, drops: Drops) -> None:
     queue = make(clock, drops, Rules("a"), Rules("b"), size=1)
     queue.put(frame("a", 1, clock.now))

@@ -79,14 +79,10 @@ def test_what_an_engine_cannot_do_is_told() -> None:
         load_real_detector(config(engine="torch", precision="int8"), Metrics(Ledger()))
 
 
-def test_workers_are_as_many_as_the_cores_that_captures_leave() -> None:
-    assert choose_workers(config(streams=1), cores=2) == 2
-    assert choose_workers(config(streams=8), cores=2) == 2
-    assert choose_workers(config(streams=16), cores=2) == 1
-    assert choose_workers(config(streams=100), cores=1) == 1
-    assert choose_workers(config(streams=20), cores=16) == 14
-    assert choose_workers(config(streams=1), cores=256) == 64
-    assert choose_workers(config(streams=16, workers=5), cores=2) == 5
+def test_there_is_a_worker_for_each_core_unless_told_otherwise() -> None:
+    assert choose_workers(None, cores=2) == 2
+    assert choose_workers(None, cores=256) == 64
+    assert choose_workers(5, cores=2) == 5
 
 
 def test_this_module_loads_without_torch() -> None:

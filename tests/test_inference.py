@@ -270,7 +270,6 @@ def test_any_other_error_is_not_touched() -> None:
 
 
 def test_an_error_of_the_receiver_ends_the_thread_and_the_ledger_still_balances() -> None:
-    line = Line(StandIn())
     taken: list[Frame] = []
 
     def put_detections(frame: Frame, detections: list[Detection]) -> None:
@@ -280,7 +279,7 @@ def test_an_error_of_the_receiver_ends_the_thread_and_the_ledger_still_balances(
         taken.append(frame)
         line.publish(frame, detections)
 
-    line.inference._put_detections = put_detections
+    line = Line(StandIn(), put_detections=put_detections)
     assert isinstance(end(line), OSError)
     counts = line.ledger.snapshot().values()
     assert sum(c.published for c in counts) == 3
@@ -355,14 +354,13 @@ def test_a_dead_thread_with_frames_waiting_is_stuck() -> None:
 
 def test_a_receiver_that_blocks_is_stuck_and_a_slow_detector_is_not() -> None:
     go_on = threading.Event()
-    line = Line(StandIn(), streams=2, stuck_after_seconds=30)
 
     def put_detections(frame: Frame, detections: list[Detection]) -> None:
         line.publish(frame, detections)
         if len(line.published) == 2:
             go_on.wait(_PATIENCE_SECONDS)
 
-    line.inference._put_detections = put_detections
+    line = Line(StandIn(), streams=2, put_detections=put_detections, stuck_after_seconds=30)
     line.put_all()
     with line.inference:
         until(lambda: len(line.published) == 2)
@@ -460,6 +458,122 @@ def test_a_batch_overtaken_by_another_still_leaves_first() -> None:
         until(lambda: len(line.published) == 2)
         until(lambda: not group.is_stuck(time.monotonic() + 3600))
     assert [frame.seq for frame, _ in line.published] == [1, 2]
+
+
+def held_first(line: Line) -> tuple[threading.Event, list[int], InferenceGroup]:
+    go_on = threading.Event()
+    begun: list[int] = []
+    detectors = SeveralDetectors(HeldFirst(go_on, begun), 2)
+    return go_on, begun, InferenceGroup(line.queue, detectors, line.publish, line.metrics, stuck_after_seconds=30)
+
+
+def test_streams_do_not_wait_for_a_slow_batch_of_others() -> None:
+    line = Line(StandIn(), streams=2)
+    go_on, begun, group = held_first(line)
+    with group:
+        line.put("stream-0", 1)
+        until(lambda: len(begun) == 1)
+        for seq in range(1, 6):
+            line.put("stream-1", seq)
+            until(lambda seq=seq: len(line.published) == seq)
+        # What comes out of the other one does not hide that it hangs.
+        assert group.is_stuck(time.monotonic() + 31)
+        go_on.set()
+        until(lambda: len(line.published) == 6)
+    assert [frame.stream for frame, _ in line.published] == ["stream-1"] * 5 + ["stream-0"]
+    assert line.in_flight() == 0
+
+
+def test_few_results_are_held_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.turns._MOST_HELD", 3)
+    line = Line(StandIn(), streams=1)
+    go_on, begun, group = held_first(line)
+    with group:
+        line.put("stream-0", 1)
+        until(lambda: len(begun) == 1)
+        for seq in range(2, 5):
+            line.put("stream-0", seq)
+            until(lambda seq=seq: group.in_hand() == seq)
+        line.put("stream-0", 5)
+        time.sleep(0.2)
+        assert line.queue.pending() == {"stream-0": 1}
+        assert group.in_hand() == 4
+        go_on.set()
+        until(lambda: len(line.published) == 5)
+    assert [frame.seq for frame, _ in line.published] == [1, 2, 3, 4, 5]
+
+
+def test_no_more_workers_detect_than_may() -> None:
+    line = Line(StandIn(), streams=2)
+    go_on, begun, group = held_first(line)
+    with group:
+        assert line.value("streamdet_batches_at_once") == 2
+        group.limit(1)
+        assert line.value("streamdet_batches_at_once") == 1
+        line.put("stream-0", 1)
+        until(lambda: len(begun) == 1)
+        line.put("stream-1", 1)
+        time.sleep(0.2)
+        assert len(begun) == 1
+        group.limit(2)
+        until(lambda: len(line.published) == 1)
+        go_on.set()
+    assert line.in_flight() == 0
+
+
+@pytest.mark.parametrize(("shares", "first_batch"), [(True, 2), (False, 4)])
+def test_workers_share_what_waits_where_they_should(*, shares: bool, first_batch: int) -> None:
+    go_on = threading.Event()
+    begun: list[int] = []
+    line = Line(StandIn(), streams=4)
+    detectors = SeveralDetectors(HeldFirst(go_on, begun), 2, shares=shares)
+    line.put_all()
+    with InferenceGroup(line.queue, detectors, line.publish, line.metrics):
+        until(lambda: begun)
+        go_on.set()
+        until(lambda: len(line.published) == 4)
+    assert begun[0] == first_batch
+
+
+def test_the_cpu_time_of_workers_is_known() -> None:
+    def work(_size: int) -> None:
+        until = time.thread_time() + 0.1
+        while time.thread_time() < until:
+            pass
+
+    line = Line(StandIn(work), streams=1)
+    group = InferenceGroup(line.queue, StandIn(work), line.publish, line.metrics)
+    assert group.cpu_seconds() == 0
+    with group:
+        line.put("stream-0", 1)
+        until(lambda: line.published)
+        assert 0.1 <= group.cpu_seconds() < 5
+    assert group.cpu_seconds() == 0
+
+
+def test_what_was_held_for_a_frame_that_is_lost_leaves() -> None:
+    class FailsAtLast(HeldFirst):
+        def hold(self, size: int) -> None:
+            is_first = not self._begun
+            super().hold(size)
+            if is_first:
+                message = "broken"
+                raise ValueError(message)
+
+    go_on = threading.Event()
+    begun: list[int] = []
+    line = Line(StandIn(), streams=1)
+    detectors = SeveralDetectors(FailsAtLast(go_on, begun), 2)
+    group = InferenceGroup(line.queue, detectors, line.publish, line.metrics)
+    with group:
+        line.put("stream-0", 1)
+        until(lambda: len(begun) == 1)
+        line.put("stream-0", 2)
+        until(lambda: group.in_hand() == 2 and len(begun) == 2)
+        go_on.set()
+        until(lambda: line.published)
+    assert [frame.seq for frame, _ in line.published] == [2]
+    assert line.in_flight() == 0
 
 
 def test_the_error_of_one_worker_is_told_and_the_ledger_balances() -> None:

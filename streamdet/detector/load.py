@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import os
 from typing import TYPE_CHECKING
 
@@ -22,20 +21,18 @@ _log = logging.getLogger(__name__)
 
 _MOST_WORKERS = 64
 
-# Decoding one stream of 1080p at 25 frames/s takes about 4 ms a frame.
-_CORES_PER_STREAM = 0.1
 
-
-def choose_workers(config: Config, cores: int) -> int:
-    """How many batches to detect at the same time on a CPU of so many cores.
+def choose_workers(workers: int | None, cores: int) -> int:
+    """How many batches to detect at the same time at the most on a CPU of so many cores.
 
     Threads that each detect a batch of their own yield 1.3 to 1.5 times as much as as many threads within one batch,
-    which wait for each other. A core of which captures leave only a part is still worth a worker, and captures lose no
-    frame by that: with 8 streams on 2 cores, two workers detected 9.8 frames/s and one 5.5 (docs/decisions.md).
+    which wait for each other (docs/decisions.md).
+
+    Args:
+        workers: of the configuration; None for one per core.
+        cores: that the process may use.
     """
-    if config.detector.workers is not None:
-        return config.detector.workers
-    return min(max(math.ceil(cores - _CORES_PER_STREAM * len(config.streams)), 1), _MOST_WORKERS)
+    return workers if workers is not None else min(max(cores, 1), _MOST_WORKERS)
 
 
 def load_real_detector(
@@ -70,9 +67,10 @@ def load_real_detector(
     if device.type == "cuda":
         metrics.add_device(str(device), lambda: device_memory(device), device_busy(device))
         return SeveralDetectors(detector, 1)
-    workers = choose_workers(config, len(os.sched_getaffinity(0)))
-    _log.info("detecting %d batches at a time, one thread each", workers)
-    return SeveralDetectors(detector, workers)
+    cores = len(os.sched_getaffinity(0))
+    workers = choose_workers(config.detector.workers, cores)
+    _log.info("detecting up to %d batches at a time, one thread each", workers)
+    return SeveralDetectors(detector, workers, cores if config.detector.workers is None else None, shares=True)
 
 
 def _on_cuda_devices(config: Config, metrics: Metrics) -> SeveralDetectors[FixedDetector]:

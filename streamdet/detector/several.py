@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Protocol, Self, TypeVar
 
 from streamdet.types import Detection, Picture
@@ -34,12 +35,19 @@ class SeveralDetectors(Generic[_D]):
     Args:
         first: the others share its weights.
         count: how many in all, from 1.
+        cores: that they share with everything else, so that not all may be at work at all times; None where that
+            is of no concern.
+        shares: whether they divide what waits among them: where larger batches gain little.
 
     Attributes:
         detectors: each to be used by one thread at a time.
+        cores: as given.
+        shares: as given.
     """
 
-    def __init__(self, first: _D, count: int) -> None:
+    def __init__(self, first: _D, count: int, cores: int | None = None, *, shares: bool = False) -> None:
+        self.cores = cores
+        self.shares = shares
         self.detectors: list[_D] = [first, *(first.for_another_thread() for _ in range(count - 1))]
 
     @property
@@ -52,6 +60,8 @@ class SeveralDetectors(Generic[_D]):
         return self.detectors[0].detect(pictures)
 
     def warm_up(self) -> None:
-        """Runs the largest batch of each once; what they share is then laid out."""
-        for detector in self.detectors:
-            detector.warm_up()
+        """Runs the largest batch of each once; the first lays out what they share, the others go beside each other."""
+        self.detectors[0].warm_up()
+        with ThreadPoolExecutor(len(self.detectors), "warm-up") as pool:
+            for done in [pool.submit(detector.warm_up) for detector in self.detectors[1:]]:
+                done.result()

@@ -60,7 +60,7 @@ class DetectorConfig(BaseModel):
     workers: Annotated[int, Field(ge=1, le=64), AS_WHOLE_NUMBER] | None = Field(
         None,
         description="Batches that are detected at the same time on a CPU, each by one thread. Unless given, as many as "
-        "there are cores that captures leave free.",
+        "the cores have room for, measured while it runs.",
         examples=[4],
     )
     score_threshold: Threshold = Field(
