@@ -236,6 +236,14 @@ def test_coco_needs_one_of_four_models() -> None:
     assert M320 in error_of(weights="coco", model=EMBEDDED_ARCHITECTURE)
 
 
+def test_an_export_of_another_version_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "yard-int8.safetensors"
+    path.write_bytes(save({"features.xml": torch.zeros(1, dtype=torch.uint8)}, {"format": "streamdet-openvino-1"}))
+    assert "exported by another version of streamdet; make it anew with `streamdet export`" in error_of(
+        weights=str(path)
+    )
+
+
 def test_every_published_name_carries_its_hash() -> None:
     for architecture in PUBLISHED:
         name = published.published_weights(architecture).url.rpartition("/")[2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +31,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 # Pictures are drawn and confusions counted as a user sees detections: those that are rather true than not.
 _SHOWN_SCORE = 0.5
+_TOLD_NAMES = 6
 _MEANING = {
     "map": "mAP, IoU 0.50 to 0.95", "map_50": "mAP@.50", "map_75": "mAP@.75",
     "map_small": "mAP, small (below 32x32 px)", "map_medium": "mAP, medium", "map_large": "mAP, large (from 96x96 px)",
@@ -80,7 +81,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     if names is None:
         dataset = _known_alone(dataset, detector.labels)
     elif unknown := _unknown(dataset, detector.labels):
-        click.echo(f"the weights do not know {', '.join(unknown)}: nothing will be found of them", err=True)
+        click.echo(f"the weights do not know {_some(unknown)}: nothing will be found of them", err=True)
     with bar("detecting", Console(stderr=True)) as on_progress:
         found = detect_all(detector, dataset, on_progress)
     metrics = coco_metrics(dataset, found.detections)
@@ -90,6 +91,12 @@ def command(  # noqa: PLR0917 - click passes them by name
         click.echo(json.dumps(_summary(dataset, found, metrics)))
     else:
         _print_tables(dataset, found, metrics, out)
+
+
+def _some(names: Sequence[str]) -> str:
+    """All of them where they are few, else the first."""
+    more = len(names) - _TOLD_NAMES
+    return ", ".join(names[:_TOLD_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _unknown(dataset: Dataset, labels: Collection[str]) -> list[str]:
@@ -103,10 +110,10 @@ def _known_alone(dataset: Dataset, labels: Collection[str]) -> Dataset:
         return dataset
     known = dataset.keeping(labels)
     if not known.samples:
-        msg = f"the weights know {', '.join(labels)}; the data set has {', '.join(unknown)}: nothing to evaluate"
+        msg = f"the weights know {', '.join(labels)}; the data set has {_some(unknown)}: nothing to evaluate"
         raise ConfigError([msg])
     click.echo(
-        f"the weights do not know {', '.join(unknown)}: evaluated without, name them in --categories to count them",
+        f"the weights do not know {_some(unknown)}: evaluated without, name them in --categories to count them",
         err=True,
     )
     return known

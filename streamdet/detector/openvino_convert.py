@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
+from streamdet.detector.box_head import ChannelsLastHead
 from streamdet.detector.openvino_runtime import load_openvino
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ def convert_features(model: FasterRCNN) -> openvino.Model:
 def convert_box_head(model: FasterRCNN) -> openvino.Model:
     """Makes an OpenVINO model of the box head and its predictor.
 
-    Its input is float32 [regions, channels, 7, 7]; its outputs are class logits and deltas.
+    Its input is float32 [regions, 7, 7, channels]; its outputs are class logits and deltas.
     """
     channels: int = model.backbone.out_channels
-    example = torch.zeros(2, channels, _POOLED_PIXELS, _POOLED_PIXELS)
-    converted = _convert(_BoxHead(model.roi_heads.box_head, model.roi_heads.box_predictor), example)
+    example = torch.zeros(2, _POOLED_PIXELS, _POOLED_PIXELS, channels)
+    converted = _convert(BoxHead(model), example)
     converted.reshape([-1, *example.shape[1:]])
     return converted
 
@@ -60,14 +61,21 @@ class _FeaturesAndRpnHead(nn.Module):
         return tuple(t.permute(0, 2, 3, 1) for t in (*levels, *objectness, *deltas))
 
 
-class _BoxHead(nn.Module):
-    def __init__(self, box_head: nn.Module, box_predictor: nn.Module) -> None:
+class BoxHead(nn.Module):
+    """The box head and its predictor in torch, for regions whose channels come last.
+
+    Args:
+        model: prepared by `pipeline.prepare_model`.
+    """
+
+    def __init__(self, model: FasterRCNN) -> None:
         super().__init__()
-        self.box_head = box_head
-        self.box_predictor = box_predictor
+        self._head = ChannelsLastHead(model.roi_heads.box_head)
+        self._predictor = model.roi_heads.box_predictor
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
-        logits, deltas = self.box_predictor(self.box_head(regions))
+        """Class logits and deltas of regions, float32 [regions, 7, 7, channels]."""
+        logits, deltas = self._predictor(self._head(regions))
         return logits, deltas
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
-from streamdet.detector.openvino_convert import convert_box_head, convert_features
+from streamdet.detector.openvino_convert import BoxHead, convert_box_head, convert_features
 from streamdet.detector.openvino_file import ExportedDense
 from streamdet.detector.openvino_runtime import OpenVinoPrecision, compile_model, core, cpu_precisions, load_openvino
 from streamdet.errors import DetectorError
@@ -66,7 +66,7 @@ class OpenVinoDense:
         if precision == "bf16" or _has_convolutions(heads.box_head):
             box_head = convert_box_head(model)
         else:
-            box_head, torch_head = None, nn.Sequential(heads.box_head, heads.box_predictor)
+            box_head, torch_head = None, BoxHead(model)
         return cls(_Models(convert_features(model), box_head, torch_head, precision))
 
     @classmethod
@@ -109,8 +109,9 @@ class OpenVinoDense:
 
     def box_head(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """See `Dense`."""
+        by_place = regions.permute(0, 2, 3, 1).contiguous()  # as they lie in memory: no copy
         if self._models.torch_head is not None:
-            logits, deltas = self._models.torch_head(regions)
+            logits, deltas = self._models.torch_head(by_place)
             return logits, deltas
         compiled = self._models.box_head()
         if not len(regions):
@@ -119,7 +120,7 @@ class OpenVinoDense:
         with _memory_errors():
             if self._box_request is None:
                 self._box_request = compiled.create_infer_request()
-            outputs = _run_any_size(self._box_request, compiled, regions.contiguous())
+            outputs = _run_any_size(self._box_request, compiled, by_place)
         return outputs[0], outputs[1]
 
     def for_another_thread(self) -> Self:
@@ -134,7 +135,7 @@ class _Models:
     Args:
         features: converted by `convert_features`.
         box_head: converted by `convert_box_head`; or
-        torch_head: float32 [regions, channels, 7, 7] -> logits, deltas.
+        torch_head: float32 [regions, 7, 7, channels] -> logits, deltas.
         precision: to compile for.
 
     Attributes:

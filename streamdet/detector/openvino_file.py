@@ -15,7 +15,8 @@ from torch import Tensor
 
 from streamdet.detector.openvino_runtime import OpenVinoPrecision
 
-FORMAT = "streamdet-openvino-1"
+FORMAT_FAMILY = "streamdet-openvino-"
+FORMAT = f"{FORMAT_FAMILY}2"
 
 _PARTS = ("features.xml", "features.bin", "box_head.xml", "box_head.bin")
 

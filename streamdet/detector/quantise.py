@@ -64,7 +64,7 @@ def quantise(
         batches.append(outputs.batch.tensor.permute(0, 2, 3, 1).contiguous().numpy())
         if len(outputs.regions):
             step = -(-len(outputs.regions) // _REGIONS_OF_PICTURE)
-            regions.append(outputs.regions[::step].float().contiguous().numpy())
+            regions.append(outputs.regions[::step].float().permute(0, 2, 3, 1).contiguous().numpy())
         if on_progress:
             on_progress(number, len(pictures))
     features = _quantised(convert_features(model), batches)
@@ -99,12 +99,17 @@ def _contents(model: openvino.Model) -> tuple[bytes, bytes]:
 
 @contextmanager
 def _bars_on_stderr() -> Iterator[None]:
-    """NNCF draws its progress on standard output, which belongs to results; it goes to a person at a terminal."""
-    log = logging.getLogger("nncf")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """NNCF draws its progress on standard output, which belongs to results; it goes to a person at a terminal.
+
+    What it logs is of no use to users, and what torch logs when NNCF imports a part of it neither.
+    """
+    loggers = [logging.getLogger(name) for name in ("nncf", "torch.utils.cpp_extension")]
+    levels = [log.level for log in loggers]
+    for log in loggers:
+        log.setLevel(logging.ERROR)
     try:
         with redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(loggers, levels, strict=True):
+            log.setLevel(level)

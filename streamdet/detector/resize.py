@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-# From this factor on, the two rows that a row of the result lies between are less than 2/3 of the frame.
-_FACTOR_OF_GATHERING = 3
+# From this factor on, the two rows that a row of the result lies between are less than 4/5 of the frame.
+_FACTOR_OF_GATHERING = 2.5
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

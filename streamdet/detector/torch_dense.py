@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
+from streamdet.detector.box_head import ChannelsLastHead
 from streamdet.detector.device import compute_exactly
 from streamdet.detector.epilogue import Epilogue, EpilogueConvolution
 from streamdet.detector.packing import MakeConvolution, PackedConvolution, can_pack, pack
 from streamdet.errors import DetectorError
 
-_REGION_PLACES = 49
 _M = TypeVar("_M", bound=nn.Module)
 
 
@@ -49,7 +47,9 @@ class TorchDense:
         self._rpn_convolutions = self._pack(model.rpn.head.conv)
         self._shapes = model.rpn.head.cls_logits.out_channels
         self._rpn_output = self._pack(nn.Sequential(_side_by_side(model.rpn.head.cls_logits, model.rpn.head.bbox_pred)))
-        self._box_head = _channels_last_head(model.roi_heads.box_head) or self._pack(model.roi_heads.box_head)
+        head = model.roi_heads.box_head
+        # Convolutions are packed, as everywhere.
+        self._box_head = ChannelsLastHead(head if isinstance(head, TwoMLPHead) else self._pack(head))
         predictor = model.roi_heads.box_predictor
         self._classes = predictor.cls_score.out_features
         self._box_output = _stacked(predictor.cls_score, predictor.bbox_pred)
@@ -65,7 +65,8 @@ class TorchDense:
 
     def box_head(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """See `dense.Dense`."""
-        output = self._box_output(self._box_head(regions.to(self._dtype))).float()
+        by_place = regions.to(self._dtype).permute(0, 2, 3, 1)
+        output = self._box_output(self._box_head(by_place)).float()
         return output[:, : self._classes], output[:, self._classes :]
 
     def for_another_thread(self) -> Self:
@@ -74,28 +75,6 @@ class TorchDense:
 
     def _pack(self, module: nn.Module) -> nn.Module:
         return module if self._make is None else pack(module, self._make)
-
-
-class _ChannelsLastHead(nn.Module):
-    """torchvision's `TwoMLPHead`, for regions whose channels lie side by side: no transposed copy is made."""
-
-    def __init__(self, head: TwoMLPHead) -> None:
-        super().__init__()
-        self._second = head.fc7
-        weight = head.fc6.weight.detach()
-        side = math.isqrt(_REGION_PLACES)
-        by_channel = weight.reshape(len(weight), -1, side, side)
-        self._weight = by_channel.permute(0, 2, 3, 1).flatten(1)
-        self._bias = head.fc6.bias
-
-    def forward(self, regions: Tensor) -> Tensor:
-        hidden = functional.linear(regions.permute(0, 2, 3, 1).flatten(1), self._weight, self._bias).relu_()
-        result: Tensor = self._second(hidden).relu_()
-        return result
-
-
-def _channels_last_head(head: nn.Module) -> nn.Module | None:
-    return _ChannelsLastHead(head) if isinstance(head, TwoMLPHead) else None
 
 
 def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:

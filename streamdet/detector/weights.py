@@ -16,6 +16,7 @@ from streamdet.assets import embedded_int8_weights, embedded_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector.models import ARCHITECTURES, build_model
 from streamdet.detector.openvino_file import FORMAT as OPENVINO_FORMAT
+from streamdet.detector.openvino_file import FORMAT_FAMILY as OPENVINO_FORMAT_FAMILY
 from streamdet.detector.openvino_file import ExportedDense, dense_from_tensors, dense_to_tensors
 from streamdet.detector.published import PUBLISHED, coco_labels, find_published, repair_published
 from streamdet.detector.state_dict import check_state, count_classes, read_state_dict
@@ -112,6 +113,9 @@ def load_weights_file(path: Path) -> Weights:
         msg = f"{path} is not a whole safetensors file: {error}"
         raise DetectorError(msg) from None
     is_export = metadata.get("format") == OPENVINO_FORMAT
+    if not is_export and metadata.get("format", "").startswith(OPENVINO_FORMAT_FAMILY):
+        msg = f"{path} was exported by another version of streamdet; make it anew with `streamdet export`"
+        raise DetectorError(msg)
     if metadata.get("format") != _FORMAT and not is_export:
         msg = f"{path} carries no description of its model; make it with `streamdet train`"
         raise DetectorError(msg)
