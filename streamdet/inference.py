@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -84,11 +83,9 @@ class Inference(Worker):
         self._batch_began_at: float | None = None
         self._batch_limit: int | None = None
         self._batch_limit_ends_at = 0.0
-        self._cpu_clock: int | None = None
 
     def run(self) -> None:
         """Detects until the queue is closed and empty."""
-        self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
         while True:
             batch = self._turns.take(_TAKE_TIMEOUT_SECONDS)
             if batch:
@@ -126,15 +123,6 @@ class Inference(Worker):
             now: monotonic seconds; None for the present.
         """
         return _seconds_without_progress([self], self._queue, now)
-
-    def cpu_seconds(self) -> float:
-        """CPU time that the thread has used; 0 before it runs and after its end."""
-        if self._cpu_clock is None or not self.is_alive():
-            return 0.0
-        try:
-            return time.clock_gettime(self._cpu_clock)
-        except OSError:  # it ended just now
-            return 0.0
 
     def _process(self, batch: list[Frame]) -> None:
         self._in_hand.extend(batch)
@@ -249,10 +237,6 @@ class InferenceGroup:
         """Lets so many workers detect at the same time, from 1."""
         self._turns.limit(at_once)
         self._metrics.batches_at_once.set(at_once)
-
-    def cpu_seconds(self) -> float:
-        """CPU time that all workers have used."""
-        return sum(worker.cpu_seconds() for worker in self.workers)
 
     def in_hand(self) -> int:
         """Frames taken from the queue and not handed on yet."""

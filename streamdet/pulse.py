@@ -24,7 +24,7 @@ class Pulse:
         rates: to be measured.
         streams: to be told of.
         inference: whose work feeds the watchdog.
-        cores: that inference shares with everything else; None to let all its workers detect at all times.
+        cores: that inference shares with captures; None to let all its workers detect at all times.
 
     Attributes:
         tick_seconds: how long to wait between two beats at the most.
@@ -36,7 +36,7 @@ class Pulse:
         self._rates = rates
         self._streams = streams
         self._inference = inference
-        self._spare = None if cores is None else SpareCores(cores, inference.cpu_seconds)
+        self._spare = None if cores is None else SpareCores(cores, streams.cpu_seconds)
         self._fed_at = float("-inf")
         self._trim_at = float("-inf")  # what the start has left behind goes first
 

@@ -141,6 +141,10 @@ class Streams:
         with self._lock:
             return dict(self._statuses)
 
+    def cpu_seconds(self) -> float:
+        """CPU time that the captures which run now have used: receiving and decoding."""
+        return sum(capture.cpu_seconds() for capture in list(self._captures.values()))
+
     def all_ended(self) -> bool:
         """Whether every stream has come to its end, and nothing of them is on its way."""
         statuses = self.statuses()

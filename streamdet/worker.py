@@ -30,6 +30,7 @@ class Worker(ABC):
         self.heartbeat_monotonic_seconds = time.monotonic()
         self._on_error = on_error
         self._stopping = threading.Event()
+        self._cpu_clock: int | None = None
         self._thread = threading.Thread(target=self._run_and_store, name=name, daemon=True)
 
     @abstractmethod
@@ -47,6 +48,15 @@ class Worker(ABC):
     def is_alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()
+
+    def cpu_seconds(self) -> float:
+        """CPU time that the thread has used; 0 before it runs and after its end."""
+        if self._cpu_clock is None or not self.is_alive():
+            return 0.0
+        try:
+            return time.clock_gettime(self._cpu_clock)
+        except OSError:  # it ended just now
+            return 0.0
 
     def beat(self) -> None:
         """Notes that work is being done."""
@@ -88,6 +98,7 @@ class Worker(ABC):
             self._on_error(self)
 
     def _run_and_store(self) -> None:
+        self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
         try:
             self.run()
         except BaseException as error:  # noqa: BLE001 - stored, and raised again by whoever watches

@@ -535,22 +535,6 @@ def test_workers_share_what_waits_where_they_should(*, shares: bool, first_batch
     assert begun[0] == first_batch
 
 
-def test_the_cpu_time_of_workers_is_known() -> None:
-    def work(_size: int) -> None:
-        until = time.thread_time() + 0.1
-        while time.thread_time() < until:
-            pass
-
-    line = Line(StandIn(work), streams=1)
-    group = InferenceGroup(line.queue, StandIn(work), line.publish, line.metrics)
-    assert group.cpu_seconds() == 0
-    with group:
-        line.put("stream-0", 1)
-        until(lambda: line.published)
-        assert 0.1 <= group.cpu_seconds() < 5
-    assert group.cpu_seconds() == 0
-
-
 def test_what_was_held_for_a_frame_that_is_lost_leaves() -> None:
     class FailsAtLast(HeldFirst):
         def hold(self, size: int) -> None:

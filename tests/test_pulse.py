@@ -20,6 +20,9 @@ class Idle:
     def fps(self) -> dict[str, object]:
         return {}
 
+    def cpu_seconds(self) -> float:
+        return 0.0
+
     def statuses(self) -> dict[str, object]:
         return {}
 
@@ -43,9 +46,6 @@ class Batches:
 
     def limit(self, at_once: int) -> None:
         self.limits.append(at_once)
-
-    def cpu_seconds(self) -> float:
-        return 0.0
 
 
 def feedings(batches: Batches, seconds: int, monkeypatch: pytest.MonkeyPatch) -> list[float]:

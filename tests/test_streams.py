@@ -92,6 +92,18 @@ def test_frames_are_numbered_on_over_a_reconnect_and_a_removal(running: Running)
     assert running.streams._captures["a"].last_seq > last
 
 
+def test_what_captures_cost_is_known(running: Running) -> None:
+    assert running.streams.cpu_seconds() == 0
+    running.streams.apply([clip("a"), clip("b")])
+    wait_until(lambda: running.captured("a") > 5 and running.captured("b") > 5)
+    costs = [capture.cpu_seconds() for capture in running.streams._captures.values()]
+    assert len(costs) == 2
+    assert all(cost > 0 for cost in costs)
+    assert sum(costs) <= running.streams.cpu_seconds() < time.process_time()
+    running.streams.stop()
+    assert running.streams.cpu_seconds() == 0
+
+
 def test_a_paused_stream_stays_configured_and_captures_nothing(running: Running) -> None:
     running.streams.apply([clip("a"), clip("b", paused=True)])
     status = running.streams.statuses()["b"]

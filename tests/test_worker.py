@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -83,3 +84,25 @@ def test_join_before_start_and_beat() -> None:
     with pytest.raises(RuntimeError):
         worker._thread.join()
     assert worker.join()
+
+
+class Busy(Worker):
+    def __init__(self) -> None:
+        super().__init__("busy")
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while time.thread_time() < 0.1:
+            pass
+        self.done.set()
+        self.sleep(60)
+
+
+def test_the_cpu_time_of_a_worker_is_its_own() -> None:
+    worker, idle = Busy(), Sleeper("sleeper")
+    assert worker.cpu_seconds() == 0
+    with worker, idle:
+        assert worker.done.wait(20)
+        assert 0.1 <= worker.cpu_seconds() < 5
+        assert idle.cpu_seconds() < 0.1
+    assert worker.cpu_seconds() == 0

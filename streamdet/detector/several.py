@@ -35,7 +35,7 @@ class SeveralDetectors(Generic[_D]):
     Args:
         first: the others share its weights.
         count: how many in all, from 1.
-        cores: that they share with everything else, so that not all may be at work at all times; None where that
+        cores: that they share with captures, so that not all may be at work at all times; None where that
             is of no concern.
         shares: whether they divide what waits among them: where larger batches gain little.
 
