@@ -54,7 +54,7 @@ class DetectorConfig(BaseModel):
         "auto",
         description='Numbers that the model computes with: "fp32", exact; "bf16", half the size; "int8", a quarter '
         '(engine = "openvino" only); or "auto": fp32, but for the embedded weights int8 where OpenVINO runs on x86, or '
-        "bf16 where the hardware has it: they keep their accuracy.",
+        "bf16 where that is faster: they keep their accuracy.",
         examples=["auto", "fp32"],
     )
     workers: Annotated[int, Field(ge=1, le=64), AS_WHOLE_NUMBER] | None = Field(
