@@ -82,7 +82,7 @@ class Turns:
             self._changed.notify_all()
 
     def limit(self, at_once: int) -> None:
-        """Sets how many batches may be out at the same time, from 1."""
+        """Sets how many batches may be out at the same time, from 1; a worker that waits already may take one more."""
         with self._changed:
             self._at_once = at_once
             self._changed.notify_all()

@@ -4,7 +4,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -460,19 +461,22 @@ def test_a_batch_overtaken_by_another_still_leaves_first() -> None:
     assert [frame.seq for frame, _ in line.published] == [1, 2]
 
 
-def held_first(line: Line) -> tuple[threading.Event, list[int], InferenceGroup]:
+@contextmanager
+def held_first(line: Line, at_once: int = 2) -> Iterator[tuple[threading.Event, list[int], InferenceGroup]]:
+    """Two workers, one of which has the first frame of stream-0 until the event; sizes of batches as they begin."""
     go_on = threading.Event()
     begun: list[int] = []
     detectors = SeveralDetectors(HeldFirst(go_on, begun), 2)
-    return go_on, begun, InferenceGroup(line.queue, detectors, line.publish, line.metrics, stuck_after_seconds=30)
+    with InferenceGroup(line.queue, detectors, line.publish, line.metrics, stuck_after_seconds=30) as group:
+        group.limit(at_once)
+        line.put("stream-0", 1)
+        until(lambda: len(begun) == 1)
+        yield go_on, begun, group
 
 
 def test_streams_do_not_wait_for_a_slow_batch_of_others() -> None:
     line = Line(StandIn(), streams=2)
-    go_on, begun, group = held_first(line)
-    with group:
-        line.put("stream-0", 1)
-        until(lambda: len(begun) == 1)
+    with held_first(line) as (go_on, _, group):
         for seq in range(1, 6):
             line.put("stream-1", seq)
             until(lambda seq=seq: len(line.published) == seq)
@@ -487,10 +491,7 @@ def test_streams_do_not_wait_for_a_slow_batch_of_others() -> None:
 def test_few_results_are_held_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamdet.turns._MOST_HELD", 3)
     line = Line(StandIn(), streams=1)
-    go_on, begun, group = held_first(line)
-    with group:
-        line.put("stream-0", 1)
-        until(lambda: len(begun) == 1)
+    with held_first(line) as (go_on, _, group):
         for seq in range(2, 5):
             line.put("stream-0", seq)
             until(lambda seq=seq: group.in_hand() == seq)
@@ -505,13 +506,8 @@ def test_few_results_are_held_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch
 
 def test_no_more_workers_detect_than_may() -> None:
     line = Line(StandIn(), streams=2)
-    go_on, begun, group = held_first(line)
-    with group:
-        assert line.value("streamdet_batches_at_once") == 2
-        group.limit(1)
+    with held_first(line, at_once=1) as (go_on, begun, group):
         assert line.value("streamdet_batches_at_once") == 1
-        line.put("stream-0", 1)
-        until(lambda: len(begun) == 1)
         line.put("stream-1", 1)
         time.sleep(0.2)
         assert len(begun) == 1
