@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from streamdet.assets import embedded_weights
 from streamdet.bench.calibrated import calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector import dense as dense_module
-from streamdet.detector import openvino_runtime
+from streamdet.detector import openvino_dense, openvino_runtime
 from streamdet.detector.dense import (
     Dense,
     choose_precision,
@@ -29,7 +31,7 @@ from streamdet.detector.dense import (
     with_precision,
 )
 from streamdet.detector.models import ARCHITECTURES, EMBEDDED_ARCHITECTURE
-from streamdet.detector.openvino_runtime import cpu_precisions, is_installed, load_openvino
+from streamdet.detector.openvino_runtime import compile_model, cpu_precisions, is_installed, load_openvino
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector, prepare_model
 from streamdet.detector.weights import Weights, load_weights_file
 from streamdet.errors import DetectorError
@@ -119,6 +121,31 @@ def test_a_size_that_comes_often_gets_its_own_model(weights: Weights) -> None:
     for _ in range(4):
         assert_close(dense, expected, images)
     assert list(dense._models._of_size) == [None, (96, 160)]  # type: ignore[attr-defined]
+
+
+def test_others_go_on_while_a_size_gets_its_own_model(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = dense_of(weights, OPENVINO)
+    dense.features(noise(1, 3, 96, 160))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def compile_slowly(*args: Any) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return compile_model(*args)
+
+    monkeypatch.setattr(openvino_dense, "compile_model", compile_slowly)
+    other = dense.for_another_thread()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(dense.features, noise(8, 3, 96, 160))
+        assert begun.wait(60)
+        meanwhile = other.features(noise(1, 3, 96, 160))
+        assert not first.done()
+        go_on.set()
+        first.result()
+    later = other.features(noise(1, 3, 96, 160))
+    assert list(dense._models._of_size) == [None, (96, 160)]  # type: ignore[attr-defined]
+    for one, two in zip(meanwhile, later, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3 * float(two.abs().max()))
 
 
 def test_many_sizes_share_one_model(weights: Weights) -> None:

@@ -159,22 +159,34 @@ class _Models:
         self._threads = torch.get_num_threads()
         self._lock = threading.Lock()
         self._seen: dict[Size, int] = {}
+        self._own: set[Size] = set()  # sizes that have a model of their own, or will have one in a moment
         self._of_size: dict[Size | None, openvino.CompiledModel] = {}
         self._compiled_box_head: openvino.CompiledModel | None = None
 
     def features(self, size: Size, pictures: int) -> tuple[Size | None, openvino.CompiledModel]:
-        """The model for one picture of that size, with the size; or None and the model for all sizes."""
+        """The model for one picture of that size, with the size; or None and the model for all sizes.
+
+        Who finds that a size is common compiles its model; others go on with the one for all sizes meanwhile.
+        """
         with self._lock:
             if size in self._of_size:
                 return size, self._of_size[size]
+            if None not in self._of_size:
+                self._of_size[None] = self._compiled_features(None)
             self._seen[size] = self._seen.get(size, 0) + pictures
             is_common = self._seen[size] >= _OWN_MODEL_AFTER_PICTURES
-            key = size if is_common and len(self._of_size.keys() - {None}) < _MOST_OWN_MODELS else None
-            if key not in self._of_size:
-                model = self._features.clone()
-                model.reshape([1, *size, 3] if key else [-1, -1, -1, 3])
-                self._of_size[key] = compile_model(model, self._precision, self.workers, self._threads)
-            return key, self._of_size[key]
+            if not is_common or size in self._own or len(self._own) == _MOST_OWN_MODELS:
+                return None, self._of_size[None]
+            self._own.add(size)
+        compiled = self._compiled_features(size)
+        with self._lock:
+            self._of_size[size] = compiled
+        return size, compiled
+
+    def _compiled_features(self, size: Size | None) -> openvino.CompiledModel:
+        model = self._features.clone()
+        model.reshape([1, *size, 3] if size else [-1, -1, -1, 3])
+        return compile_model(model, self._precision, self.workers, self._threads)
 
     def box_head(self) -> openvino.CompiledModel:
         """The model for any number of regions."""
