@@ -82,10 +82,11 @@ class Turns:
             self._changed.notify_all()
 
     def limit(self, at_once: int) -> None:
-        """Sets how many batches may be out at the same time, from 1; a worker that waits already may take one more."""
-        with self._changed:
-            self._at_once = at_once
-            self._changed.notify_all()
+        """Sets how many batches may be out at the same time, from 1; heeded within the time-out of a `take`.
+
+        Never waits, unlike what hands results on: the receiver may be at a standstill.
+        """
+        self._at_once = at_once
 
     def hand_on(self, frame: Frame, detections: list[Detection]) -> None:
         """Says what is in a frame; it leaves, and with it those of its stream that were held for it, or is held."""

@@ -517,6 +517,26 @@ def test_no_more_workers_detect_than_may() -> None:
     assert line.in_flight() == 0
 
 
+def test_the_limit_can_be_set_while_the_receiver_is_at_a_standstill() -> None:
+    go_on = threading.Event()
+    line = Line(StandIn(), streams=1)
+
+    def put_detections(frame: Frame, detections: list[Detection]) -> None:
+        line.publish(frame, detections)
+        go_on.wait(_PATIENCE_SECONDS)
+
+    with InferenceGroup(line.queue, StandIn(), put_detections, line.metrics) as group:
+        line.put_all()
+        until(lambda: line.published)
+        setting = threading.Thread(target=group.limit, args=(1,))
+        setting.start()
+        setting.join(5)
+        stuck = setting.is_alive()
+        go_on.set()
+        setting.join()
+    assert not stuck
+
+
 @pytest.mark.parametrize(("shares", "first_batch"), [(True, 2), (False, 4)])
 def test_workers_share_what_waits_where_they_should(*, shares: bool, first_batch: int) -> None:
     go_on = threading.Event()
