@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
-
-import pytest
 
 from streamdet.config import load_config
 
@@ -49,16 +46,3 @@ def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"\bmake ([a-z]+)", " ".join(blocks("sh")))):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
-def test_the_file_tree_names_every_module() -> None:
-    found = re.search(r"```\n(streamdet/\n.*?)```", README, re.DOTALL)
-    assert found
-    tree = found.group(1)
-    listing = subprocess.run(["git", "ls-files", "streamdet"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listing.returncode:
-        pytest.skip("not a git checkout")
-    for name in listing.stdout.split():
-        path = Path(name)
-        if path.suffix == ".py" and path.name != "__init__.py":
-            assert re.search(rf"(^|\s){re.escape(path.name)}\s", tree), f"{name} is not in the tree of the README"
