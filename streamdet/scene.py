@@ -53,15 +53,13 @@ class Scene:
             The detections with track ids and zones, without those that a mask hides; and who crossed which line.
         """
         size = frame.width, frame.height
+        now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
         if self._tracker is not None:
-            now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
             detections = self._tracker.update(detections, now, size)
         if not self._zones:
             return detections, ()
-        detections = self._zones.mark(detections, size)
-        if self._tracker is None:
-            return detections, ()
-        return detections, self._zones.crossings(detections, size, self._tracker.alive())
+        alive = frozenset[int]() if self._tracker is None else self._tracker.alive()
+        return self._zones.see(detections, size, now, alive)
 
     def zone_counts(self, detections: Sequence[Detection]) -> Counter[str]:
         """How many objects stand in each zone; every zone is there."""

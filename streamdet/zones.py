@@ -2,19 +2,43 @@
 
 An object stands where the middle of its box's lower edge is: its feet, its wheels. All points are parts of the
 picture's width and height, so shapes stay right when the size of the picture changes.
+
+Boxes tremble, by a few hundredths of the object's height when nothing moves and by most of it when two objects merge
+into one box for a moment. So a tracked object is inside of an area, or on one side of a line, until it is clearly on
+the other side: by a margin in units of its own height. Steps smaller than that are smoothed, and a box whose height
+differs suddenly says nothing about the feet until it has kept that height for a while.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 from streamdet.config.shapes import LineConfig, PolygonConfig, side_of
 from streamdet.types import Crossing, Detection, Direction, Geometry, Point, Shape
 
-# An object counts as being on one side of a line only when it is this far from it, in parts of the picture's size:
-# one that stands upon the line and trembles crosses it once, not at every frame.
-_CLEAR_OF_LINE = 0.005
+# How far an object must be from a line to be clearly on one side: parts of its own height and of the picture's.
+# Measured on people who stand still in noise (20 s at 10, 5 and 3.3 frames/s, 163 lines): no crossing with 0.20 of the
+# height, 1 to 3 with 0.15, and 314 at 10 frames/s without a margin in units of the object. Of 154 real crossings of a
+# minute of the sample clip's source 152 are counted, in 1336 cases without a crossing 2 are.
+_CLEAR_OF_HEIGHT = 0.2
+_CLEAR_OF_PICTURE = 0.005
+# A box whose height differs from before by more than this (natural logarithm, and so much more for each second between)
+# shows another part of the object, or two objects.
+_GROWTH = 0.2
+_GROWTH_PER_SECOND = 0.3
+# After so long the new height is what the object looks like now.
+_GROWN_SECONDS = 0.5
+# Steps shorter than this part of the height are averaged with the place before, longer ones are believed.
+_SMALL_STEP = 0.1
+_SMALL_STEP_GAIN = 0.5
+_HEIGHT_GAIN = 0.3
+# A side of an area so close to the edge of the picture is meant to lie on it: nothing is beyond, and no margin is due.
+_EDGE = 0.02
+# The margin is at most this part of the radius of the largest circle in the area, so that narrow areas can be entered.
+_MOST_OF_RADIUS = 0.5
+_RADIUS_GRID = 16
 
 
 class ShapesConfig(Protocol):
@@ -26,77 +50,201 @@ class ShapesConfig(Protocol):
 
     @property
     def lines(self) -> tuple[LineConfig, ...]:
-        """Lines whose crossings are told."""
+        """Lines whose crossings are reported."""
 
     @property
     def masks(self) -> tuple[PolygonConfig, ...]:
-        """Areas in which nothing is told."""
+        """Areas in which nothing is reported."""
 
 
 class Zones:
-    """The shapes of one stream, and on which side of its lines each tracked object was.
+    """The shapes of one stream, and where each tracked object was last clearly seen.
 
     Args:
         config: the shapes.
     """
 
     def __init__(self, config: ShapesConfig) -> None:
-        self._zones = [(zone.name, zone.polygon, frozenset(zone.labels)) for zone in config.zones]
-        self._masks = [(mask.polygon, frozenset(mask.labels)) for mask in config.masks]
-        self._lines = [(line.name, line.points[0], line.points[1], frozenset(line.labels)) for line in config.lines]
-        # By the name of the line: where each track was when it was last clear of it.
-        self._clear_points: dict[str, dict[int, Point]] = {name: {} for name, *_ in self._lines}
+        self._zones = [_Area(zone) for zone in config.zones]
+        self._masks = [_Area(mask) for mask in config.masks]
+        self._lines = [_Line(line) for line in config.lines]
+        self._feet: dict[int, _Foot] = {}
         self.geometry = _geometry(config)
 
     def __bool__(self) -> bool:
         return self.geometry is not None
 
-    def mark(self, detections: Iterable[Detection], size: tuple[int, int]) -> list[Detection]:
-        """Leaves out what a mask hides, and names the zones of the rest."""
-        kept: list[Detection] = []
-        for found in detections:
-            point = anchor(found, size)
-            if any(_means(labels, found) and contains(polygon, point) for polygon, labels in self._masks):
-                continue
-            names = tuple(
-                name for name, polygon, labels in self._zones if _means(labels, found) and contains(polygon, point)
-            )
-            kept.append(Detection(found.label, found.score, found.box, found.track_id, names) if names else found)
-        return kept
-
-    def crossings(
-        self, detections: Sequence[Detection], size: tuple[int, int], alive: Collection[int]
-    ) -> tuple[Crossing, ...]:
-        """Lines that the objects have gone over since they were last clear of them.
+    def see(
+        self, detections: Iterable[Detection], size: tuple[int, int], now: float, alive: Collection[int]
+    ) -> tuple[list[Detection], tuple[Crossing, ...]]:
+        """Takes the detections of the next frame in.
 
         Args:
-            detections: of one frame, with track ids.
+            detections: of one frame; those without a track id are judged by this frame alone and cross no line.
             size: width and height of the frame in pixels.
+            now: seconds of the stream, later than at the frame before.
             alive: tracks that may still come; what is known of others is forgotten.
+
+        Returns:
+            The detections that no mask hides, with the names of their zones; and the lines that objects have crossed
+            since they were last clear of them.
         """
+        self._forget(alive)
+        kept: list[Detection] = []
         crossed: list[Crossing] = []
-        for name, start, end, labels in self._lines:
-            points = self._clear_points[name]
-            for gone in points.keys() - alive:
-                del points[gone]
-            for found in detections:
-                if found.track_id is None or not _means(labels, found):
-                    continue
-                point = anchor(found, size)
-                if distance(start, end, point) < _CLEAR_OF_LINE:
-                    continue
-                before = points.get(found.track_id)
-                points[found.track_id] = point
-                direction = None if before is None else crossing(start, end, before, point)
-                if direction is not None:
-                    crossed.append(Crossing(name, direction, found.track_id, found.label))
-        return tuple(crossed)
+        for found in detections:
+            foot = self._step(found, size, now)
+            # Every area follows the object, also where a mask hides it.
+            hidden = [mask.name for mask in self._masks if mask.holds(found, foot, size)]
+            names = tuple(zone.name for zone in self._zones if zone.holds(found, foot, size))
+            if hidden:
+                continue
+            kept.append(Detection(found.label, found.score, found.box, found.track_id, names) if names else found)
+            crossed += [c for line in self._lines if (c := line.crossed(found, foot, size)) is not None]
+        return kept, tuple(crossed)
+
+    def _step(self, found: Detection, size: tuple[int, int], now: float) -> _Foot:
+        foot = self._feet.get(found.track_id) if found.track_id is not None else None
+        if foot is not None:
+            foot.step(found, size, now)
+            return foot
+        foot = _Foot(found, size, now)
+        if found.track_id is not None:
+            self._feet[found.track_id] = foot
+        return foot
+
+    def _forget(self, alive: Collection[int]) -> None:
+        for gone in self._feet.keys() - alive:
+            del self._feet[gone]
+            for area in (*self._zones, *self._masks):
+                area.inside.pop(gone, None)
+            for line in self._lines:
+                line.clear_points.pop(gone, None)
 
 
-def anchor(found: Detection, size: tuple[int, int]) -> Point:
-    """Where an object stands: the middle of its box's lower edge."""
-    x1, _, x2, y2 = found.box
-    return (x1 + x2) / 2 / size[0], y2 / size[1]
+class _Foot:
+    """Where one object stands.
+
+    Attributes:
+        point: pixels.
+        margin: pixels that it must be beyond a side to count as beyond.
+        holds_still: the box says nothing about the feet this time; `point` is from before.
+        is_new: `point` has nothing to do with those before: the first one, or one of a box of another height.
+    """
+
+    def __init__(self, found: Detection, size: tuple[int, int], now: float) -> None:
+        self._begin(found, size, now)
+
+    def _begin(self, found: Detection, size: tuple[int, int], now: float) -> None:
+        self.point = _foot_of(found)
+        self._height = _height_of(found)
+        self._seen = now
+        self._odd_since: float | None = None
+        self.margin = self._margin(found, size)
+        self.holds_still, self.is_new = False, True
+
+    def step(self, found: Detection, size: tuple[int, int], now: float) -> None:
+        """Goes to where the object is in the next frame that shows it."""
+        height = _height_of(found)
+        growth = abs(math.log(height / self._height))
+        if growth > _GROWTH + _GROWTH_PER_SECOND * (now - self._seen):
+            self._odd_since = now if self._odd_since is None else self._odd_since
+            if now - self._odd_since >= _GROWN_SECONDS:
+                self._begin(found, size, now)
+            else:
+                self.holds_still, self.is_new = True, False
+            return
+        (x, y), (new_x, new_y) = self.point, _foot_of(found)
+        is_small = math.hypot(new_x - x, new_y - y) < _SMALL_STEP * self._height
+        gain = _SMALL_STEP_GAIN if is_small else 1.0
+        self.point = x + gain * (new_x - x), y + gain * (new_y - y)
+        self._height += _HEIGHT_GAIN * (height - self._height)
+        self._seen, self._odd_since = now, None
+        self.margin = self._margin(found, size)
+        self.holds_still = self.is_new = False
+
+    def _margin(self, found: Detection, size: tuple[int, int]) -> float:
+        width, height = size
+        x1, _, x2, y2 = found.box
+        least = _CLEAR_OF_PICTURE * height
+        # On its way out of the picture it may never get further from a line that is close to the edge.
+        leaves = x1 < 1 or x2 > width - 1 or y2 > height - 1
+        return least if leaves else least + _CLEAR_OF_HEIGHT * self._height
+
+
+class _Area:
+    """A zone or a mask, and which tracked objects are inside."""
+
+    def __init__(self, config: PolygonConfig) -> None:
+        self.name = config.name
+        self.inside: dict[int, bool] = {}
+        self._polygon = config.polygon
+        self._labels = frozenset(config.labels)
+        ends = zip(config.polygon, config.polygon[1:] + config.polygon[:1], strict=True)
+        self._sides = [(start, end) for start, end in ends if not _lies_on_the_edge(start, end)]
+        self._radius: tuple[tuple[int, int], float] | None = None
+
+    def holds(self, found: Detection, foot: _Foot, size: tuple[int, int]) -> bool:
+        """Whether the object counts as inside, margins and what was before considered."""
+        if not _counts(self._labels, found):
+            return False
+        was = None if found.track_id is None else self.inside.get(found.track_id)
+        if was is not None and foot.holds_still:
+            return was
+        width, height = size
+        now = contains(self._polygon, (foot.point[0] / width, foot.point[1] / height))
+        if was is not None and was != now and self._distance(foot.point, size) < self._margin(foot, size):
+            now = was
+        if found.track_id is not None:
+            self.inside[found.track_id] = now
+        return now
+
+    def _margin(self, foot: _Foot, size: tuple[int, int]) -> float:
+        if self._radius is None or self._radius[0] != size:
+            self._radius = size, self._radius_at(size)
+        return min(foot.margin, _MOST_OF_RADIUS * self._radius[1])
+
+    def _distance(self, point: Point, size: tuple[int, int]) -> float:
+        """Pixels from the nearest side that does not lie on the edge of the picture."""
+        sides = [(_pixels(start, size), _pixels(end, size)) for start, end in self._sides]
+        return min((distance(start, end, point) for start, end in sides), default=math.inf)
+
+    def _radius_at(self, size: tuple[int, int]) -> float:
+        """About the radius of the largest circle inside, pixels; what is beyond the picture counts as inside."""
+        xs, ys = zip(*self._polygon, strict=True)
+        radius = 0.0
+        for column in range(_RADIUS_GRID):
+            x = min(xs) + (max(xs) - min(xs)) * (column + 0.5) / _RADIUS_GRID
+            for row in range(_RADIUS_GRID):
+                y = min(ys) + (max(ys) - min(ys)) * (row + 0.5) / _RADIUS_GRID
+                if contains(self._polygon, (x, y)):
+                    radius = max(radius, self._distance(_pixels((x, y), size), size))
+        return radius
+
+
+class _Line:
+    """A line, and where each tracked object was when it was last clear of it."""
+
+    def __init__(self, config: LineConfig) -> None:
+        self.clear_points: dict[int, Point] = {}
+        self._name = config.name
+        self._ends = config.points
+        self._labels = frozenset(config.labels)
+
+    def crossed(self, found: Detection, foot: _Foot, size: tuple[int, int]) -> Crossing | None:
+        """The crossing that the object has completed with this frame."""
+        if found.track_id is None or foot.holds_still or not _counts(self._labels, found):
+            return None
+        if foot.is_new:
+            # What lies between two boxes of different height is not a way that the object went.
+            self.clear_points.pop(found.track_id, None)
+        start, end = (_pixels(point, size) for point in self._ends)
+        if distance(start, end, foot.point) < foot.margin:
+            return None
+        before = self.clear_points.get(found.track_id)
+        self.clear_points[found.track_id] = foot.point
+        direction = None if before is None else crossing(start, end, before, foot.point)
+        return None if direction is None else Crossing(self._name, direction, found.track_id, found.label)
 
 
 def contains(polygon: Sequence[Point], point: Point) -> bool:
@@ -135,8 +283,27 @@ def distance(start: Point, end: Point, point: Point) -> float:
     return float((x * x + y * y) ** 0.5)
 
 
-def _means(labels: frozenset[str], found: Detection) -> bool:
+def _counts(labels: frozenset[str], found: Detection) -> bool:
     return not labels or found.label in labels
+
+
+def _foot_of(found: Detection) -> Point:
+    x1, _, x2, y2 = found.box
+    return (x1 + x2) / 2, y2
+
+
+def _height_of(found: Detection) -> float:
+    # A box that is clipped at the edge of the picture may have no height at all.
+    return max(found.box[3] - found.box[1], 1.0)
+
+
+def _pixels(point: Point, size: tuple[int, int]) -> Point:
+    return point[0] * size[0], point[1] * size[1]
+
+
+def _lies_on_the_edge(start: Point, end: Point) -> bool:
+    """Whether a side lies on the edge of the picture, or so close that it was meant to."""
+    return any(max(start[axis], end[axis]) <= _EDGE or min(start[axis], end[axis]) >= 1 - _EDGE for axis in (0, 1))
 
 
 def _geometry(config: ShapesConfig) -> Geometry | None:

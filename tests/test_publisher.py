@@ -345,7 +345,7 @@ def test_objects_are_tracked_and_tell_their_zones_and_the_lines_they_cross() -> 
     assert {event["detections"][1]["track_id"] for event in events} == {2}
     assert all(event["detections"][0]["zones"] == ["door"] for event in events)
     assert [event.get("crossings") for event in events] == [
-        None, None, None, [{"line": "gate", "direction": "in", "track_id": 1, "label": "person"}], None,
+        None, None, None, None, [{"line": "gate", "direction": "in", "track_id": 1, "label": "person"}],
     ]  # fmt: skip
     assert sample("streamdet_line_crossings_total", {"stream": "a", "line": "gate", "direction": "in"}) == 1
     assert sample("streamdet_line_crossings_total", {"stream": "a", "line": "gate", "direction": "out"}) == 0
