@@ -11,6 +11,8 @@ from streamdet.wire.replay import Request, encode_request
 
 _MAX_ASKED = 8
 _ASK_AGAIN_SECONDS = 2.0
+# A daemon that has much to read answers late: asking again and again would only add to it.
+_MAX_ASK_AGAIN_SECONDS = 8.0
 _REFUSED_SECONDS = 0.25
 
 Subject = TypeVar("Subject")
@@ -25,12 +27,18 @@ class Asked(Generic[Subject]):
         subject: what it is about; None for everything.
         send_at: when it is due, in monotonic seconds.
         is_sent: whether an answer may come.
+        tries: how often it was sent since the daemon refused it.
+        waits_since: when it was sent first, in monotonic seconds.
+        is_fruitless: whether it was answered, and the answer brought nothing.
     """
 
     request: Request
     subject: Subject | None
     send_at: float
     is_sent: bool = False
+    tries: int = 0
+    waits_since: float = math.inf
+    is_fruitless: bool = False
 
 
 class Asking(Generic[Subject]):
@@ -75,7 +83,7 @@ class Asking(Generic[Subject]):
     def refused(self, asked: Asked[Subject], now: float) -> None:
         """The daemon wants to be asked later."""
         self.not_before = now + _REFUSED_SECONDS
-        asked.is_sent, asked.send_at = False, self.not_before
+        asked.is_sent, asked.send_at, asked.tries = False, self.not_before, 0
 
     def requests(self, now: float) -> list[bytes]:
         """What is to be sent now."""
@@ -87,7 +95,10 @@ class Asking(Generic[Subject]):
             if asked.send_at > now or (not asked.is_sent and sent >= _MAX_ASKED):
                 continue
             sent += not asked.is_sent
-            asked.is_sent, asked.send_at = True, now + _ASK_AGAIN_SECONDS
+            asked.is_sent = True
+            asked.send_at = now + min(_ASK_AGAIN_SECONDS * 2**asked.tries, _MAX_ASK_AGAIN_SECONDS)
+            asked.tries += 1
+            asked.waits_since = min(asked.waits_since, now)
             requests.append(encode_request(asked.request))
         return requests
 

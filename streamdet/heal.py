@@ -29,7 +29,10 @@ from streamdet.wire.replay import (
 )
 
 _MAX_HELD_EVENTS = 10_000
+# An answer that does not come is given up when nothing else has been answered for so long,
 _GIVE_UP_SECONDS = 10.0
+# or, whatever else is answered, when it has been asked for so long.
+_GIVE_UP_ANYWAY_SECONDS = 60.0
 # Once nobody has answered for so long, events are not held up for as long again each time.
 _GIVE_UP_SOON_SECONDS = 0.5
 # The last event of a topic may be the one that is lost: no later one tells of it.
@@ -88,6 +91,7 @@ class Healing:
         self._early_since = math.inf
         self._started = False
         self._is_reachable = False
+        self._answered_at = -math.inf
         self._held = 0
         self._asking: Asking[_Topic] = Asking()
         self._check_at = math.inf
@@ -124,7 +128,7 @@ class Healing:
         """
         answer = decode_answer(parts)
         asked = self._asking.get(answer.id)
-        self._is_reachable = True
+        self._is_reachable, self._answered_at = True, now
         if asked is None:
             return
         if isinstance(answer, Refused):
@@ -208,6 +212,7 @@ class Healing:
             return
         is_progress = answer.next_seq > request.from_seq or (answer.next_epoch or topic.epoch) != topic.epoch
         if topic.held and not is_progress:
+            asked.is_fruitless = True
             return  # it will be asked again, and given up in the end
         self._asking.done(answer.id)
         topic.asked = 0
@@ -269,12 +274,8 @@ class Healing:
     def _give_up(self, now: float) -> None:
         for number, asked in self._asking.all():
             topic = asked.subject
-            patience_seconds = _GIVE_UP_SECONDS if self._is_reachable else _GIVE_UP_SOON_SECONDS
-            if topic is None or now - topic.blocked_since < patience_seconds:
+            if topic is None or not self._is_hopeless(asked, topic, now):
                 continue
-            if self._is_reachable and not asked.is_sent:
-                continue
-            self._is_reachable = False
             self._asking.done(number)
             topic.asked, topic.blocked_since = 0, math.inf
             if not topic.held:
@@ -284,6 +285,16 @@ class Healing:
                 self._tell_restart(topic, event.epoch, is_complete=False)
             self._tell_gap(topic, event.seq)
             self._advance(topic, now)
+
+    def _is_hopeless(self, asked: Asked[_Topic], topic: _Topic, now: float) -> bool:
+        """Whether to wait no longer for an answer; one that has not been asked for yet has lost no time."""
+        if not self._is_reachable:
+            return now - topic.blocked_since >= _GIVE_UP_SOON_SECONDS
+        waited_seconds = now - asked.waits_since
+        if now - max(asked.waits_since, self._answered_at) >= _GIVE_UP_SECONDS:
+            self._is_reachable = False
+            return True
+        return waited_seconds >= (_GIVE_UP_SECONDS if asked.is_fruitless else _GIVE_UP_ANYWAY_SECONDS)
 
     def _ask_for(self, topic: _Topic, to_seq: int | None, now: float) -> None:
         topic.blocked_since = min(topic.blocked_since, now)

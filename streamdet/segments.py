@@ -17,6 +17,8 @@ from streamdet.wire.replay import MAX_ANSWER_BYTES, MAX_ANSWER_EVENTS, Replayed,
 _MAX_SEGMENT_BYTES = 8 << 20
 _SEGMENTS_OF_A_SPOOL = 16
 _MAX_SEGMENTS = 4096
+# What is known about so many of them, some MiB each, is kept for those who ask next.
+_MAX_INDEXED = 4
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Segments:
         for segment in self._segments:
             segment.used_bytes = segment.path.stat().st_size
         self._unread = deque(self._segments)
+        self._indexed: list[Segment] = []
 
     @property
     def newest(self) -> Segment:
@@ -114,9 +117,7 @@ class Segments:
             if len(taken) >= MAX_ANSWER_EVENTS or left <= 0 or (taken and taken[-1][0] < min(last, last_here)):
                 is_cut = True
                 break
-        for segment in self._segments:
-            if segment not in used:
-                segment.forget_index()
+        self._forget_indexes(used)
         next_seq = taken[-1][0] + 1 if taken and is_cut else max(request.from_seq, last + 1)
         is_over = epoch != self._epoch and next_seq > end
         return Replayed(
@@ -131,6 +132,12 @@ class Segments:
             events=[payload for _, payload in taken],
             seqs=tuple(seq for seq, _ in taken),
         )
+
+    def _forget_indexes(self, used: list[Segment]) -> None:
+        """Keeps those of the segments that were read last: making one anew costs more than many answers."""
+        self._indexed = [*(segment for segment in self._indexed if segment not in used), *used]
+        while len(self._indexed) > max(_MAX_INDEXED, len(used)):
+            self._indexed.pop(0).forget_index()
 
     def _end_of(self, epoch: str, topic: str, holding: list[Segment]) -> tuple[int, bool]:
         """The last number of a topic in an epoch, and whether that is certain."""
@@ -171,6 +178,8 @@ class Segments:
     def remove(self, segment: Segment) -> None:
         """Deletes one."""
         self._segments.remove(segment)
+        if segment in self._indexed:
+            self._indexed.remove(segment)
         if segment in self._unread:
             self._unread.remove(segment)
         try:

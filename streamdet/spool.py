@@ -22,6 +22,7 @@ import orjson
 from streamdet.config import SpoolConfig
 from streamdet.delivery_metrics import DeliveryMetrics
 from streamdet.failure_log import FailureLog
+from streamdet.rate_limit import Share
 from streamdet.segment import MAGIC, encode_record
 from streamdet.segments import Segments
 from streamdet.wire.replay import Answer, Refused, ReplayRequest
@@ -29,7 +30,11 @@ from streamdet.worker import Worker
 
 _MAX_QUEUED_EVENTS = 20_000
 _MAX_QUEUED_BYTES = 32 << 20
-_MAX_FETCHES = 64
+_MAX_REQUESTS = 512
+_MAX_REQUESTS_OF_A_CLIENT = 8
+# Reading for those who ask takes a tenth of the time at most, but for what it takes to fill one subscriber's gaps.
+_SHARE_OF_READING = 0.1
+_BURST_OF_READING_SECONDS = 0.5
 # Written together: waking for every event would cost its publisher more than all the rest.
 _GATHER_SECONDS = 0.02
 _SYNC_SECONDS = 1.0
@@ -45,6 +50,12 @@ class _Event(NamedTuple):
     topic: str
     seq: int
     payload: bytes
+
+
+_Question = tuple[int, str, str | None, int]
+"""Id, topic, epoch and first number of a request: how far it goes may change when it is repeated."""
+
+_Fetch = tuple[ReplayRequest, Callable[[Answer], None]]
 
 
 class Spool(Worker):
@@ -73,7 +84,9 @@ class Spool(Worker):
         self._changed = threading.Condition()
         self._queue: deque[_Event] = deque()
         self._queued_bytes = 0
-        self._fetches: dict[bytes, tuple[ReplayRequest, Callable[[Answer], None]]] = {}
+        # By client, in the order of their turns; and by what is asked, in the order in which it came.
+        self._fetches: dict[bytes, dict[_Question, _Fetch]] = {}
+        self._fetching = Share(_SHARE_OF_READING, _BURST_OF_READING_SECONDS)
         self._last_seqs: dict[str, int] = {}
         self._file = -1
         self._try_again_at = 0.0
@@ -101,11 +114,19 @@ class Spool(Worker):
             self._metrics.not_kept("queue_full", 1)
 
     def fetch(self, client: bytes, request: ReplayRequest, reply: Callable[[Answer], None]) -> bool:
-        """Has a request answered in this thread; one for each client, the newest. False when too many wait."""
+        """Has a request answered in this thread; clients take turns, and the requests of each are answered in order.
+
+        A request that is repeated while it waits keeps its place. False when too many wait.
+        """
+        question = request.id, request.topic, request.epoch, request.from_seq
         with self._changed:
-            if client not in self._fetches and len(self._fetches) >= _MAX_FETCHES:
+            of_client = self._fetches.get(client, {})
+            waiting = sum(map(len, self._fetches.values()))
+            is_full = len(of_client) >= _MAX_REQUESTS_OF_A_CLIENT or waiting >= _MAX_REQUESTS
+            if question not in of_client and is_full:
                 return False
-            self._fetches[client] = request, reply
+            of_client[question] = request, reply
+            self._fetches[client] = of_client
             self._changed.notify()
         return True
 
@@ -133,22 +154,42 @@ class Spool(Worker):
     def _turn(self) -> bool:
         with self._changed:
             if not self._segments.is_unread:
-                self._changed.wait_for(lambda: self._queue or self._fetches or self.stopping, _SYNC_SECONDS)
+                self._wait()
             events, self._queue, self._queued_bytes = self._queue, deque(), 0
             is_last = self.stopping and not events
-            client = None if self._segments.is_unread else next(iter(self._fetches), None)
-            fetch = None if client is None else self._fetches.pop(client)
+            fetch = self._next_fetch()
         if events:
             self._write(events)
         if self._segments.is_unread:
             # One after the other, so that writing never waits for all of them.
             self._segments.read_next()
         if fetch is not None:
+            began = time.monotonic()
             self._answer(*fetch)
+            self._fetching.worked(time.monotonic() - began)
         self._tidy()
         if events and fetch is None:
             self.sleep(_GATHER_SECONDS)
         return not is_last
+
+    def _wait(self) -> None:
+        """Waits for events, a request that may be answered, or the end."""
+        pause_seconds = self._fetching.wait_seconds() if self._fetches else 0.0
+        if pause_seconds > 0:
+            self._changed.wait_for(lambda: self._queue or self.stopping, min(pause_seconds, _SYNC_SECONDS))
+        else:
+            self._changed.wait_for(lambda: self._queue or self._fetches or self.stopping, _SYNC_SECONDS)
+
+    def _next_fetch(self) -> _Fetch | None:
+        """The request whose turn it is; None where there is none, or it may not be answered yet."""
+        if self._segments.is_unread or not self._fetches or self._fetching.wait_seconds() > 0:
+            return None
+        client = next(iter(self._fetches))
+        of_client = self._fetches.pop(client)
+        fetch = of_client.pop(next(iter(of_client)))
+        if of_client:
+            self._fetches[client] = of_client  # behind all others
+        return fetch
 
     def _answer(self, request: ReplayRequest, reply: Callable[[Answer], None]) -> None:
         try:

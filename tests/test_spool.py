@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -13,7 +14,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from streamdet import DetectionEvent, Restart, subscribe
 from streamdet.config import ReplayConfig, SpoolConfig
 from streamdet.delivery_metrics import DeliveryMetrics
 from streamdet.errors import SpoolError
+from streamdet.publisher import Publisher
 from streamdet.segment import MAGIC
 from streamdet.spool import Spool
 from streamdet.wire.replay import Refused, Replayed, ReplayRequest
@@ -319,13 +321,119 @@ def test_one_directory_is_for_one_daemon(tmp_path: Path) -> None:
         Counted(tmp_path / "file" / "spool")
 
 
-def test_too_many_who_ask_are_refused(tmp_path: Path) -> None:
+def test_too_many_who_ask_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.spool._MAX_REQUESTS", 20)
     spool = Counted(tmp_path)
     answers: list[Replayed | Refused | Any] = []
-    taken = [spool.spool.fetch(b"%d" % n, ReplayRequest(n, TOPIC, 1), answers.append) for n in range(65)]
-    assert taken == [True] * 64 + [False]
+    taken = [spool.spool.fetch(b"%d" % n, ReplayRequest(n, TOPIC, 1), answers.append) for n in range(21)]
+    assert taken == [True] * 20 + [False]
     with spool:
-        wait_until(lambda: len(answers) == 64)
+        wait_until(lambda: len(answers) == 20)
+
+
+def test_all_that_a_client_asks_is_answered_in_order_and_clients_take_turns(tmp_path: Path) -> None:
+    spool = Counted(tmp_path)
+    answers: list[tuple[str, int]] = []
+
+    def ask(client: str, number: int) -> bool:
+        request = ReplayRequest(number, f"detections/{number}/", 1)
+        return spool.spool.fetch(client.encode(), request, lambda answer: answers.append((client, answer.id)))
+
+    assert [ask("greedy", number) for number in range(1, 11)] == [True] * 8 + [False] * 2
+    assert ask("greedy", 3), "asked again it keeps its place"
+    assert [ask("modest", number) for number in (1, 2)] == [True, True]
+    with spool:
+        wait_until(lambda: len(answers) == 10)
+        assert ask("greedy", 9), "there is room again"
+        wait_until(lambda: len(answers) == 11)
+    alternately = [("greedy", 1), ("modest", 1), ("greedy", 2), ("modest", 2)]
+    assert answers == alternately + [("greedy", number) for number in range(3, 10)]
+
+
+def test_a_request_repeated_with_another_end_is_answered_once_and_as_it_was_asked_last(tmp_path: Path) -> None:
+    spool = Counted(tmp_path)
+    spool.put(range(1, 11))
+    answers: list[Any] = []
+    for to_seq in (4, 7):
+        assert spool.spool.fetch(b"me", ReplayRequest(1, TOPIC, 1, to_seq, "e1"), answers.append)
+    with spool:
+        assert spool.ask("e1", 9).seqs == (9, 10)
+        wait_until(lambda: answers)
+    assert [answer.seqs for answer in answers] == [(1, 2, 3, 4, 5, 6, 7)]
+
+
+def test_reading_for_those_who_ask_takes_a_tenth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.spool._BURST_OF_READING_SECONDS", 0.001)
+    with Counted(tmp_path) as spool:
+        spool.put(range(1, 6))
+        wait_until(lambda: spool.count("events_kept_total") == 5)
+        answer = spool.spool._segments.answer
+
+        def slow(request: ReplayRequest) -> Replayed:
+            time.sleep(0.01)
+            return answer(request)
+
+        monkeypatch.setattr(spool.spool._segments, "answer", slow)
+        began = time.monotonic()
+        for _ in range(6):
+            assert spool.ask("e1", 1, 3).seqs == (1, 2, 3)
+        # Five pauses, each nine times as long as the reading before it.
+        assert time.monotonic() - began > 0.4
+        # Writing waits for none of them.
+        spool.put(range(6, 10))
+        wait_until(lambda: spool.count("events_kept_total") == 9)
+
+
+def test_a_hundred_topics_are_healed_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.spool.Spool._end_epoch", lambda _: None)
+    monkeypatch.setattr("streamdet.heal._GIVE_UP_SECONDS", 1.0)
+    endpoint = f"ipc://{tmp_path}/events"
+    streams = [f"s{number}" for number in range(100)]
+
+    def put(publisher: Publisher, *seqs: int) -> None:
+        for seq, stream in itertools.product(seqs, streams):
+            publisher.put_detections(frame_of(stream, seq), [PERSON])
+
+    @contextlib.contextmanager
+    def publishing(epoch: str, where: str = endpoint) -> Iterator[Publisher]:
+        replay = ReplayConfig(max_events=5)
+        with (
+            Counted(tmp_path / "spool", epoch) as spool,
+            publisher_at(where, epoch, replay=replay, archive=spool.spool) as publisher,
+        ):
+            yield publisher
+            wait_until(lambda: not publisher._pending and not spool.spool._queue)
+
+    seen: dict[str, list[Any]] = {stream: [] for stream in streams}
+
+    def take(item: object) -> None:
+        assert isinstance(item, DetectionEvent | Restart), item
+        seen[item.stream].append((item.epoch, item.seq) if isinstance(item, DetectionEvent) else item)
+
+    with subscribe(endpoint, kinds=["detections"], heal=True) as events:
+        with publishing("e1") as publisher:
+            put(publisher, 1)
+            while not all(seen.values()):
+                take(events.receive(PATIENCE_SECONDS))
+        with publishing("e2", f"ipc://{tmp_path}/where-nobody-listens") as publisher:
+            put(publisher, *range(1, 31))
+        with publishing("e3") as publisher:
+            last, due = 0, 0.0
+            while not all(items[-1] == ("e3", last) for items in seen.values()):
+                if last < 10 and time.monotonic() > due:
+                    last, due = last + 1, time.monotonic() + 0.3
+                    put(publisher, last)
+                if (item := events.receive(0.05)) is not None:
+                    take(item)
+    for stream in streams:
+        topic = f"detections/{stream}/"
+        assert seen[stream] == [
+            ("e1", 1),
+            Restart(stream, topic, "e1", "e2", is_complete=False),
+            *(("e2", seq) for seq in range(1, 31)),
+            Restart(stream, topic, "e2", "e3", is_complete=False),
+            *(("e3", seq) for seq in range(1, last + 1)),
+        ]
 
 
 def test_a_subscriber_gets_what_it_missed_over_a_restart(tmp_path: Path) -> None:
