@@ -1,27 +1,39 @@
 # What a person types; `make help` lists it.
 PYTHON ?= python3
+# The environment. Another folder beside it lets a second Python be tried: make test PYTHON=python3.13 VENV=.venv-3.13
+VENV ?= .venv
 SECONDS ?=
 COUNT ?=
-BIN := .venv/bin
+BIN := $(VENV)/bin
+TOOLS := .venv-tools
+# 20 s of CPU once, instead of at each start of a service that may not write here.
+COMPILE ?= --compile-bytecode
+UV := $(TOOLS)/bin/uv
 
-.PHONY: help setup install demo bench test stress fuzz soak lint lock clean
+.PHONY: help setup setup-dev install demo bench test stress fuzz soak lint lock wheel clean
 
 help:  ## Say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/.installed  ## Make the environment in .venv
+setup: $(VENV)/.installed  ## Make the environment in .venv: all that running needs
+setup-dev: $(VENV)/.installed-dev  ## Add to it what tests and checks need
 
-# uv comes from the registry into its own small environment when the machine has none.
-.venv/.installed: requirements.txt pyproject.toml
-	@echo "making the environment in .venv, once: torch and all the rest, 6.5 GB on disk"
-	@set -e; \
-	if command -v uv >/dev/null 2>&1; then UV=uv; else \
-	  $(PYTHON) -m venv .venv-uv >/dev/null 2>&1 || { $(PYTHON) -m pip install --user --quiet --break-system-packages uv; }; \
-	  if [ -x .venv-uv/bin/pip ]; then .venv-uv/bin/pip install --quiet uv; UV=.venv-uv/bin/uv; else UV="$$($(PYTHON) -m site --user-base)/bin/uv"; fi; \
-	fi; \
-	[ -x $(BIN)/python ] || $$UV venv --quiet --python $(PYTHON) .venv; \
-	$$UV pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.txt; \
-	$$UV pip install --quiet --python $(BIN)/python --no-deps -e .
+# uv and hatchling as locked; into a folder of their own, which no environment sees.
+$(TOOLS)/.installed: requirements-build.txt
+	@rm -rf $(TOOLS)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action ignore --require-hashes --no-deps --target $(TOOLS) -r requirements-build.txt
+	@touch $@
+
+# The build constraints hold hatchling, which uv fetches for the building of streamdet alone, to the locked files.
+$(VENV)/.installed: $(TOOLS)/.installed requirements.txt pyproject.toml
+	@echo "making the environment in $(VENV), once: torch and all the rest, 6.2 GB on disk"
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes $(COMPILE) requirements.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --build-constraints requirements-build.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes $(COMPILE) -r requirements-dev.txt
 	@touch $@
 
 demo: setup  ## See it work: real video, detections, events, metrics
@@ -34,27 +46,36 @@ install:  ## Install the system service, as root; INSTALL_ARGS=--dry-run says wh
 bench: setup  ## Measure the detector, the daemon and this machine: three minutes
 	$(BIN)/streamdet bench $(if $(SECONDS),--seconds $(SECONDS)) $(BENCH_ARGS)
 
-test: setup  ## Pass the tests
+test: setup-dev  ## Pass the tests
 	$(BIN)/pytest -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
-stress: setup  ## Run the races of the tests a thousand times
+stress: setup-dev  ## Run the races of the tests a thousand times
 	STREAMDET_STRESS_ROUNDS=$(or $(COUNT),1000) $(BIN)/pytest -m stress --timeout 3600 -rA $(PYTEST_ARGS)
 
-fuzz: setup  ## Read a million broken inputs: events, requests, answers, configurations
+fuzz: setup-dev  ## Read a million broken inputs: events, requests, answers, configurations
 	$(BIN)/python tests/fuzzing.py --count $(or $(COUNT),1000000)
 
-soak: setup  ## Let the daemon run among faults for SECONDS (1200), draw how it went, fail where it did not hold
+soak: setup-dev  ## Let the daemon run among faults for SECONDS (1200), draw how it went, fail where it did not hold
 	PYTHONPATH=tests $(BIN)/python benchmarks/soak --seconds $(or $(SECONDS),1200) $(SOAK_ARGS)
 
-lint: setup  ## Style, types and import layers
+lint: setup-dev  ## Style, types and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lock:  ## Choose the newest versions and pin them with hashes
-	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade --quiet -o requirements.txt
+lock: $(TOOLS)/.installed  ## Choose the newest versions and pin them with hashes
+	$(LOCK) pyproject.toml --all-extras -o requirements.txt
+	$(LOCK) --group dev -c requirements.txt -o requirements-dev.txt
+	$(LOCK) --group build -o requirements-build.txt
+
+# One version of each package for all Pythons that we support: what works on one works on the others.
+LOCK = $(UV) pip compile --upgrade --universal --fork-strategy fewest --python-version 3.11 \
+  --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+
+wheel: $(TOOLS)/.installed  ## Make the wheel in dist/
+	rm -rf dist
+	$(UV) build --quiet --wheel --python $(PYTHON) --build-constraints requirements-build.txt --require-hashes --out-dir dist
 
 clean:  ## Delete what make made
-	rm -rf .venv .venv-uv
+	rm -rf .venv .venv-* dist
