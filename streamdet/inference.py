@@ -11,6 +11,7 @@ from typing import Protocol, Self
 
 from streamdet.batch_queue import BatchQueue
 from streamdet.detector.several import SeveralDetectors
+from streamdet.detector.square_pixels import detect_with_square_pixels
 from streamdet.detector_failures import first_line, is_device_lost, is_out_of_memory
 from streamdet.errors import DetectorError, DeviceLostError
 from streamdet.metrics import Metrics
@@ -164,7 +165,7 @@ class Inference(Worker):
         taken_at = self._batch_began_at or time.monotonic()
         try:
             with self._tracer.batch(frames, taken_at) if self._tracer else nullcontext():
-                return self._detector.detect([frame.picture for frame in frames])
+                return detect_with_square_pixels(self._detector, [frame.picture for frame in frames])
         except Exception as error:
             if is_out_of_memory(error):
                 if len(frames) == 1:

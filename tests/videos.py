@@ -37,12 +37,15 @@ def make_video(
     pixel_format: str = "yuv420p",
     container: str | None = None,
     title: str = "",
+    sample_aspect: Fraction | None = None,
 ) -> Path:
     """A clip that grows brighter from frame to frame."""
     with scheduling_kept(), av.open(str(path), "w", format=container) as output:
         output.metadata.update({"title": title} if title else {})
         stream = output.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        if sample_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = sample_aspect
         if codec in ("libx264", "libx265"):
             stream.options = {"preset": "ultrafast", "tune": "zerolatency", "g": "5"}
         for number in range(frames):

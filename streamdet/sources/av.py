@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
+from fractions import Fraction
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -115,6 +116,8 @@ class AvSource:
             # Not chained: the library's text holds the url.
             raise failure_of(error, self._config) from None
         self._is_hls = self._container.format.name == "hls"
+        self._aspect_of_container = self._stream.sample_aspect_ratio
+        self._aspect_of_decoder = self._stream.codec_context.sample_aspect_ratio
         self._packets = self._container.demux(self._stream)
 
     def _open_container(self) -> av.container.InputContainer:
@@ -274,5 +277,15 @@ class AvSource:
                 raise SourceError(Reason.TIMEOUT, "interrupted")
         start = self._container.start_time_realtime if self._transport is not None and self._container else None
         captured_at, clock = self._camera_clock.at(start, pts_seconds)
-        picture = AvPicture(frame, round(frame.rotation / 90) % 4)
+        picture = AvPicture(frame, round(frame.rotation / 90) % 4, self._sample_aspect())
         return SourceFrame(picture, pts_seconds, captured_at, clock, self._decode_seconds)
+
+    def _sample_aspect(self) -> Fraction | None:
+        """Width of a pixel as a part of its height; None where nothing says so.
+
+        What the container says counts for as long as the decoder says what it said at opening: streams change.
+        """
+        of_decoder = self._stream.codec_context.sample_aspect_ratio
+        if of_decoder and of_decoder != self._aspect_of_decoder:
+            return of_decoder
+        return self._aspect_of_container or of_decoder

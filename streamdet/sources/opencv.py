@@ -105,7 +105,12 @@ class OpenCvSource:
         if self._pacer is not None and self._pacer.wait(pts_seconds):
             raise SourceError(Reason.TIMEOUT, "interrupted")
         check_size(bgr.shape[1], bgr.shape[0])
-        return SourceFrame(BgrPicture(np.asarray(bgr, np.uint8)), pts_seconds, time.time(), "daemon", decode_seconds)
+        picture = BgrPicture(np.asarray(bgr, np.uint8), self._pixel_aspect())
+        return SourceFrame(picture, pts_seconds, time.time(), "daemon", decode_seconds)
+
+    def _pixel_aspect(self) -> float:
+        across, down = (self._capture.get(key) for key in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
+        return across / down if across > 0 and down > 0 else 1.0
 
     def _wait_for_device(self) -> None:
         """Waits in short steps, since a device that hangs cannot be interrupted."""

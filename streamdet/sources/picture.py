@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # A few bytes can claim a picture of any size; the largest cameras have about 50 megapixels.
 MAX_SIDE_PIXELS = 16384
 MAX_PIXELS = 64 * 1024 * 1024
+# The most that is in use: half the width of a 2:1 picture, or a third and a quarter of anamorphic recorders.
+MAX_PIXEL_ASPECT = 4.0
 
 YuvLayout = Literal["yuv420p", "nv12"]
 Matrix = Literal["bt601", "bt709", "bt2020", "smpte240m"]
@@ -58,13 +61,22 @@ class AvPicture:
     Attributes:
         frame: as decoded; not turned.
         quarter_turns: counter-clockwise turns that show it upright, 0 to 3.
+        pixel_aspect: width of a pixel of the upright picture as a part of its height; 1.0 where it is square.
+
+    Args:
+        frame: as decoded.
+        quarter_turns: counter-clockwise turns that show it upright, 0 to 3.
+        sample_aspect: width of a pixel of `frame` as a part of its height, as the stream says; None where it does
+            not. What no camera has, below 1/4 or above 4, is not believed.
     """
 
-    __slots__ = ("_lock", "_rgb", "frame", "quarter_turns")
+    __slots__ = ("_lock", "_rgb", "frame", "pixel_aspect", "quarter_turns")
 
-    def __init__(self, frame: VideoFrame, quarter_turns: int = 0) -> None:
+    def __init__(self, frame: VideoFrame, quarter_turns: int = 0, sample_aspect: Fraction | None = None) -> None:
         self.frame = frame
         self.quarter_turns = quarter_turns
+        aspect = _believed(float(sample_aspect or 1))
+        self.pixel_aspect = 1 / aspect if quarter_turns % 2 else aspect
         self._rgb: NDArray[np.uint8] | None = None
         self._lock = threading.Lock()
 
@@ -109,12 +121,14 @@ class BgrPicture:
 
     Attributes:
         bgr: uint8 [height, width, 3].
+        pixel_aspect: width of a pixel as a part of its height; 1.0 where it is square.
     """
 
-    __slots__ = ("bgr",)
+    __slots__ = ("bgr", "pixel_aspect")
 
-    def __init__(self, bgr: NDArray[np.uint8]) -> None:
+    def __init__(self, bgr: NDArray[np.uint8], sample_aspect: float = 1.0) -> None:
         self.bgr = bgr
+        self.pixel_aspect = _believed(sample_aspect)
 
     @property
     def width(self) -> int:
@@ -129,6 +143,10 @@ class BgrPicture:
     def to_rgb(self) -> NDArray[np.uint8]:
         """uint8 [height, width, 3], contiguous."""
         return np.ascontiguousarray(self.bgr[:, :, ::-1])
+
+
+def _believed(aspect: float) -> float:
+    return aspect if 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else 1.0
 
 
 def _rgb_of(frame: VideoFrame) -> NDArray[np.uint8]:
