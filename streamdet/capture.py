@@ -5,11 +5,15 @@
 The only retry loop there is. A stream is `up` from its first decoded frame on, `stalled` when frames are missing for
 `stall_seconds`, whatever the library does meanwhile, and `down`, with a reason, until the next attempt. A file that
 is played once ends `down` with the reason `ended`, for good.
+
+Whatever goes wrong here is the fault of one stream, and ends at most its connection: an error that no source foresaw
+is the reason `internal_error`, and a picture that the detector could not use takes its stream down from outside.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 
@@ -21,7 +25,8 @@ from streamdet.redact import redact
 from streamdet.sources import Source, SourceFrame
 from streamdet.sources.interrupt import Interrupt
 from streamdet.stall_watch import StallWatch
-from streamdet.types import Frame, Reason, State, StreamStatus
+from streamdet.types import Drop, Frame, Reason, State, StreamStatus
+from streamdet.unexpected import describe
 from streamdet.worker import Worker
 
 _HEALTHY_SECONDS = 60.0
@@ -62,7 +67,7 @@ class Capture(Worker):
         on_status: told of every change of state, from this thread or from the one that watches for stalls.
         metrics: gets frames, decoding times, states and reconnects.
         open_source: opens the source.
-        on_error: told when the thread ends by an unexpected error.
+        on_error: told when the thread has ended by an error: not even the stream's state could be reported.
         last_seq: of the frame before the first one, when the stream ran before with another configuration.
         backoff: waits between attempts.
 
@@ -95,7 +100,10 @@ class Capture(Worker):
         self._open_source = open_source or sources.open_source
         self._backoff = backoff or Backoff()
         self._interrupt = Interrupt()
-        self._watched = _WATCH.watched(self._on_overdue, self.fail)
+        self._lock = threading.Lock()
+        self._connected_after_seq = last_seq
+        self._condemned: SourceError | None = None
+        self._watched = _WATCH.watched(self._on_overdue, self._watch_failed)
 
     def wake(self) -> None:
         """Ends the wait for the next frame."""
@@ -105,23 +113,47 @@ class Capture(Worker):
         """Captures until a stop is asked for, or a file has come to its end."""
         with self._interrupt.bound(), self._watched:
             while not self.stopping:
-                failure, live = self._connect_and_capture()
-                if not self._wait_after(failure, live=live):
+                failure, live = self._attempt()
+                if self.stopping or (failure.reason is Reason.ENDED and not live):
+                    break
+                if self.sleep(self._backoff.next_seconds()):
                     break
                 self._metrics.reconnect(self._config.name, failure.reason)
 
-    def _wait_after(self, failure: SourceError, *, live: bool) -> bool:
-        """Tells the failure and waits; true when there should be another attempt."""
-        if self.stopping:
-            return False
-        self._report(State.DOWN, failure.reason, failure.detail)
-        if failure.reason is Reason.ENDED and not live:
-            return False
-        return not self.sleep(self._backoff.next_seconds())
+    def take_down(self, seq: int, failure: SourceError) -> None:
+        """Has the connection closed, and opened again later, because a frame could not be used; from any thread.
+
+        Args:
+            seq: of the frame; one of an earlier connection changes nothing.
+            failure: why.
+        """
+        with self._lock:
+            if seq <= self._connected_after_seq or self._condemned is not None:
+                return
+            self._condemned = failure
+        self._interrupt.set()
+
+    def _attempt(self) -> tuple[SourceError, bool]:
+        """Captures until that fails, and reports the failure; it, and whether the source is live."""
+        try:
+            failure, live = self._connect_and_capture()
+            if not self.stopping:
+                self._report(State.DOWN, failure.reason, failure.detail)
+        except Exception as error:  # noqa: BLE001 - whatever it is: one stream must not end all others
+            failure, live = self._unforeseen(error), True
+            if not self.stopping:
+                self._report(State.DOWN, failure.reason, failure.detail)
+        return failure, live
+
+    def _unforeseen(self, error: BaseException) -> SourceError:
+        self._metrics.unexpected.report("capture", error, "the stream is connected again", self._config.name)
+        return SourceError(Reason.INTERNAL_ERROR, describe(error))
 
     def _connect_and_capture(self) -> tuple[SourceError, bool]:
         """Opens the source and hands on frames until it fails; why it failed, and whether the source was live."""
         self._report(State.CONNECTING, self.status.reason, self.status.detail)
+        with self._lock:
+            self._connected_after_seq, self._condemned = self.last_seq, None
         self._interrupt.clear()
         if self.stopping:
             # The stop may have come just before the flag was cleared.
@@ -140,7 +172,8 @@ class Capture(Worker):
                     self._report(State.UP, None, "")
                 self._hand_on(frame)
         except SourceError as error:
-            return error, source.info.live
+            # A read that was interrupted because of a frame before fails for want of time.
+            return self._condemned or error, source.info.live
         finally:
             source.close()
             if up_since is not None and time.monotonic() - up_since > _HEALTHY_SECONDS:
@@ -161,6 +194,8 @@ class Capture(Worker):
             frame = source.read()
         finally:
             overdue = self._watched.end()
+        if self._condemned is not None:
+            raise self._condemned
         if overdue and not self.stopping:
             # It came at last, out of a connection that has shown that it cannot be trusted.
             raise SourceError(Reason.TIMEOUT, f"no frame within {self._config.stall_seconds:g} s")
@@ -170,20 +205,28 @@ class Capture(Worker):
         self.last_seq += 1
         self.beat()
         self._metrics.capture_decode_seconds.observe(frame.decode_seconds)
+        captured = Frame(
+            stream=self._config.name,
+            seq=self.last_seq,
+            pts_seconds=frame.pts_seconds,
+            captured_at=frame.captured_at,
+            clock=frame.clock,
+            captured_monotonic_seconds=time.monotonic(),
+            picture=frame.picture,
+            decode_seconds=frame.decode_seconds,
+        )
         # Our own clock: alerts on a stream's newest frame must not depend on how a camera's clock is set.
         self._metrics.frame_captured(self._config.name, time.time())
-        self._put(
-            Frame(
-                stream=self._config.name,
-                seq=self.last_seq,
-                pts_seconds=frame.pts_seconds,
-                captured_at=frame.captured_at,
-                clock=frame.clock,
-                captured_monotonic_seconds=time.monotonic(),
-                picture=frame.picture,
-                decode_seconds=frame.decode_seconds,
-            )
-        )
+        try:
+            self._put(captured)
+        except Exception:
+            # It is in the ledger already, and will come out nowhere.
+            self._metrics.frame_dropped(self._config.name, Drop.INTERNAL_ERROR)
+            raise
+
+    def _watch_failed(self, error: BaseException) -> None:
+        """Called by the watch, when it could not say that this stream stands still."""
+        self.take_down(self.last_seq + 1, self._unforeseen(error))
 
     def _on_overdue(self) -> None:
         """Called by the watch, while the capture's own thread is held by the library."""

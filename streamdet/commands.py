@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -20,8 +21,17 @@ from streamdet.redact import redact
 from streamdet.reload import ConfigInForce, Reloaded
 from streamdet.streams import Applied, Streams
 from streamdet.types import StreamStatus
+from streamdet.unexpected import describe
 
 Json = dict[str, Any]
+# What is logged with who asked for it.
+_CHANGING = {
+    "reload", "streams.add", "streams.change", "streams.pause", "streams.resume", "streams.remove", "streams.reset"
+}  # fmt: skip
+_LONGEST_VALUE = 100
+
+_log = logging.getLogger(__name__)
+
 _KINDS = {str: "a text", bool: "true or false", dict: "an object", list: "a list of texts"}
 
 
@@ -54,19 +64,22 @@ class Commands:
         self._epoch = epoch
 
     def carry_out(self, pending: Pending) -> None:
-        """Does what is asked for and answers."""
+        """Does what is asked for and answers; whatever goes wrong is the answer."""
         number = pending.request.id
         try:
-            reply = encode_result(number, self._result(pending.request))
+            reply, outcome = encode_result(number, self._result(pending.request)), "done"
         except (ConfigError, ControlError) as error:
-            self._metrics.control_request(done=False)
-            pending.answer(encode_error(number, error))
+            reply, outcome = encode_error(number, error), f"refused: {error}"
         except ApplyError as error:
-            self._metrics.control_request(done=False)
-            pending.answer(encode_error(number, ControlError(Refusal.FAILED, str(error))))
-        else:
-            self._metrics.control_request(done=True)
-            pending.answer(reply)
+            reply, outcome = encode_error(number, ControlError(Refusal.FAILED, str(error))), f"failed: {error}"
+        except Exception as error:  # noqa: BLE001 - whatever it is: the streams run on, and others may ask
+            self._metrics.unexpected.report("control", error, "a request is refused")
+            failure = ControlError(Refusal.FAILED, f"unexpected error: {describe(error)}; see the daemon's log")
+            reply, outcome = encode_error(number, failure), f"failed: {failure}"
+        self._metrics.control_request(done=outcome == "done")
+        if pending.request.command in _CHANGING:
+            _log.info("%s", _audit_line(pending, outcome))
+        pending.answer(reply)
 
     def _result(self, request: Request) -> Json:
         commands: dict[str, Callable[[Json], Json]] = {
@@ -99,7 +112,7 @@ class Commands:
     def _reload(self, arguments: Json) -> Json:
         config = _checked(arguments, config=str).get("config")
         ours = self._in_force.path
-        if config is not None and (ours is None or Path(config).resolve() != ours.resolve()):
+        if config is not None and (ours is None or not _is_same_file(config, ours)):
             raise ControlError(Refusal.FAILED, f"this daemon runs {ours}, not {redact(config)}")
         reloaded = self._reload_now()
         return {
@@ -176,6 +189,37 @@ class Commands:
             "changed": sorted(change.values) if change is not None and change.action == "change" else [],
             "persisted": same_after_restart,
         }
+
+
+def _is_same_file(given: str, ours: Path) -> bool:
+    try:
+        return Path(given).resolve() == ours.resolve()
+    except (OSError, ValueError, RuntimeError):
+        return False  # a loop of links, a zero in it, or a name that is too long: nothing that could be ours
+
+
+def _audit_line(pending: Pending, outcome: str) -> str:
+    """Who asked for a change, and what became of it; in one line, without secrets."""
+    given = pending.request.arguments
+    values = given.get("values")
+    values = dict(values) if isinstance(values, dict) else {}
+    what = [str(given["name"])[:100]] if "name" in given else []
+    # A URL that is refused may be one in which no login can be told from the rest.
+    what += [f"{key}={_short(value)}" if key != "url" else key for key, value in values.items()]
+    if isinstance(unset := given.get("unset"), list) and unset:
+        what.append(f"without {', '.join(map(_short, unset))}")
+    if given.get("persist") is True:
+        what.append("kept over restarts")
+    peer = pending.peer
+    who = "an unknown process" if peer is None else f"user {peer.uid} (process {peer.pid})"
+    asked = f"{pending.request.command} {' '.join(what)}".rstrip()
+    return " ".join(f"{who} asked for {asked[:500]}: {outcome[:500]}".split())
+
+
+def _short(value: object) -> str:
+    """A value as a line may show it."""
+    text = redact(str(value))
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def _checked(arguments: Json, required: tuple[str, ...] = (), **kinds: type) -> Json:

@@ -21,7 +21,15 @@ from streamdet.control.place import AUTO, changes_file_of_daemon, socket_of_daem
 from streamdet.control.server import ControlServer, Pending
 from streamdet.detector.load import load_real_detector
 from streamdet.detector.several import SeveralDetectors
-from streamdet.errors import EXIT_FAILURE, ApplyError, ConfigError, ControlError, EndpointError, StreamdetError
+from streamdet.errors import (
+    EXIT_FAILURE,
+    ApplyError,
+    ConfigError,
+    ControlError,
+    EndpointError,
+    SourceError,
+    StreamdetError,
+)
 from streamdet.health import HealthServer, HealthSnapshot
 from streamdet.inference import Detector, InferenceGroup
 from streamdet.ledger import Ledger
@@ -34,6 +42,7 @@ from streamdet.reload import ConfigInForce, Reloaded
 from streamdet.spool import Spool
 from streamdet.streams import Streams
 from streamdet.tracing import Tracer
+from streamdet.types import Frame, Reason
 from streamdet.wakeup import Wakeup
 from streamdet.worker import Worker
 
@@ -138,6 +147,7 @@ class Daemon:
                 self._on_error,
                 stuck_after_seconds=stuck_after_seconds(),
                 tracer=tracer,
+                on_unusable=self._on_unusable,
             )
             self._inference = inference
             stack.enter_context(inference)
@@ -260,7 +270,7 @@ class Daemon:
         if path is None:
             return None
         try:
-            return ControlServer(path, control.group, self._on_request, self._on_error)
+            return ControlServer(path, control.group, self._on_request, self._on_error, self.metrics.unexpected)
         except EndpointError as error:
             if control.path != AUTO or control.group is not None:
                 raise
@@ -293,6 +303,11 @@ class Daemon:
             return error.exit_code
         _log.error("%s ended unexpectedly: %s", self._failed.name, error, exc_info=error)
         return EXIT_FAILURE
+
+    def _on_unusable(self, frame: Frame, why: str) -> None:
+        """Takes a stream down whose frame the detector could not use; called by an inference thread."""
+        if self._streams is not None:
+            self._streams.take_down(frame, SourceError(Reason.DECODE_ERROR, why))
 
     def _on_error(self, worker: Worker) -> None:
         self._failed = self._failed or worker

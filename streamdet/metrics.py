@@ -23,6 +23,7 @@ from streamdet.ledger import Ledger
 from streamdet.shape_metrics import ShapeMetrics
 from streamdet.stream_series import StreamCollector, StreamSeries
 from streamdet.types import Crossing, Drop, Reason, State, StreamStatus
+from streamdet.unexpected import UnexpectedErrors
 
 STAGES = ("input", "preprocess", "features", "proposals", "roi_pool", "classify", "postprocess")
 
@@ -56,6 +57,7 @@ class Metrics:
         delivery: of those who read events.
         healthy: 0 while frames are due and the detector yields none, or a part of the daemon has failed.
         out_of_memory_total: batches that had to be halved.
+        unexpected: errors that cost a single frame, request or connection.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -84,6 +86,7 @@ class Metrics:
         self._previews = counter("previews_encoded", "Small pictures made for who looks.", ["stream"])
         self._shapes = ShapeMetrics(registry)
         self.delivery = DeliveryMetrics(registry)
+        self.unexpected = UnexpectedErrors(registry)
         self._preview_encode_seconds = histogram(
             "preview_encode_seconds", "Time to make one small picture.", _SHORT_BUCKETS_SECONDS
         )

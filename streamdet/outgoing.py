@@ -8,6 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from streamdet import wire
 from streamdet.config import StreamConfig
@@ -20,6 +21,7 @@ from streamdet.types import (
     Crossing,
     Detection,
     DetectionEvent,
+    Drop,
     FrameInfo,
     Picture,
     PreviewEvent,
@@ -29,6 +31,8 @@ from streamdet.types import (
 
 # However often somebody subscribes, the state of a stream is repeated at most this often.
 _MIN_STATE_INTERVAL_SECONDS = 0.1
+
+_Event = TypeVar("_Event", DetectionEvent, StateEvent, PreviewEvent)
 
 _log = logging.getLogger(__name__)
 
@@ -113,13 +117,16 @@ class Outgoing:
         """Has the next frames of a stream tracked, and its shapes heeded."""
         scene = self._scenes.get(config.name)
         before = scene.geometry if scene else None
-        if scene is None:
-            scene = self._scenes[config.name] = Scene(config, self._track_ids[config.name])
-        else:
-            scene.change(config)
-        self._metrics.set_shapes(
-            config.name, [zone.name for zone in config.zones], [line.name for line in config.lines]
-        )
+        try:
+            if scene is None:
+                scene = self._scenes[config.name] = Scene(config, self._track_ids[config.name])
+            else:
+                scene.change(config)
+            zones, lines = [zone.name for zone in config.zones], [line.name for line in config.lines]
+            self._metrics.set_shapes(config.name, zones, lines)
+        except Exception as error:  # noqa: BLE001 - whatever it is: other streams are to be published
+            self._metrics.unexpected.report("analytics", error, "the stream's new rules are not applied", config.name)
+            return
         last = self._states.get(config.name)
         if last is not None and scene.geometry != before:
             last.due_monotonic_seconds = 0.0
@@ -133,61 +140,95 @@ class Outgoing:
 
     def send_detections(self, found: Found) -> None:
         """What was found in one frame."""
+        stream, frame = found.stream, found.frame
+        trace = self._tracer.take(stream, frame.seq) if self._tracer else None
+
+        def make(seq: int) -> DetectionEvent:
+            detections, crossings = self._seen(found)
+            trace_id = trace.trace_id if trace else None
+            return DetectionEvent(stream, self._epoch, seq, time.time(), frame, detections, crossings, trace_id)
+
+        event = self._publish("detections", stream, make)
+        if event is None:
+            self._metrics.frame_dropped(stream, Drop.INTERNAL_ERROR)
+            return
+        latency_seconds = time.monotonic() - found.captured_monotonic_seconds
+        self._metrics.frame_published(stream, latency_seconds, [detection.label for detection in event.detections])
+        if trace is not None and self._tracer is not None:
+            self._tracer.published(trace, event.seq, len(event.detections))
+        if found.picture is not None:
+            self._offer(event, found.picture)
+
+    def send_state(self, status: StreamStatus) -> None:
+        """What a stream does."""
+        now = time.monotonic()
+        self._states[status.stream] = _LastState(status, now, now + self._state_interval_seconds)
+        scene = self._scenes.get(status.stream)
+        self._publish(
+            "state",
+            status.stream,
+            lambda seq: StateEvent(
+                status.stream,
+                self._epoch,
+                seq,
+                time.time(),
+                state=status.state,
+                reason=status.reason,
+                detail=redact(status.detail),
+                since=status.since,
+                geometry=scene.geometry if scene else None,
+            ),
+        )
+
+    def send_preview(self, preview: Preview) -> None:
+        """A picture."""
+        of = preview.event
+        self._publish(
+            "preview",
+            of.stream,
+            lambda seq: PreviewEvent(of.stream, self._epoch, seq, time.time(), of.frame, of.detections, preview.jpeg),
+        )
+
+    def _seen(self, found: Found) -> tuple[tuple[Detection, ...], tuple[Crossing, ...]]:
+        """What is published of a frame: tracked, with zones and crossings, without what a mask hides.
+
+        Where that fails, this frame is published without tracks, and those of the stream begin again with the next.
+        """
         frame = found.frame
         detections = wire.presentable(found.detections, frame.width, frame.height)
         if len(detections) < len(found.detections):
             left_out = len(found.detections) - len(detections)
             _log.warning("left out %d detections without a usable box", left_out, extra={"stream": found.stream})
         scene = self._scenes.get(found.stream)
-        crossings: tuple[Crossing, ...] = ()
-        if scene is not None:
+        if scene is None:
+            return detections, ()
+        try:
             seen, crossings = scene.see(detections, frame, found.captured_monotonic_seconds)
-            detections = tuple(seen)
             if scene.geometry is not None:
-                self._metrics.shapes_seen(found.stream, scene.zone_counts(detections), crossings)
-        topic = wire.topic("detections", found.stream)
-        trace = self._tracer.take(found.stream, frame.seq) if self._tracer else None
-        trace_id = trace.trace_id if trace else None
-        event = DetectionEvent(
-            found.stream, self._epoch, self._next_seq(topic), time.time(), frame, detections, crossings, trace_id
-        )
-        self._send(topic, event)
-        if trace is not None and self._tracer is not None:
-            self._tracer.published(trace, event.seq, len(detections))
-        if found.picture is not None:
-            self._offer(event, found.picture)
-        latency_seconds = time.monotonic() - found.captured_monotonic_seconds
-        self._metrics.frame_published(found.stream, latency_seconds, [detection.label for detection in detections])
+                self._metrics.shapes_seen(found.stream, scene.zone_counts(seen), crossings)
+        except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
+            self._metrics.unexpected.report("analytics", error, "the stream's tracks begin again", found.stream)
+            scene.begin_again()
+        else:
+            return tuple(seen), crossings
+        try:
+            return tuple(scene.see_untracked(detections, frame, found.captured_monotonic_seconds)), ()
+        except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
+            self._metrics.unexpected.report("analytics", error, "no zone or mask is applied", found.stream)
+            # A mask hides what must not be seen: where none can be applied, nothing is shown.
+            return () if scene.hides else detections, ()
 
-    def send_state(self, status: StreamStatus) -> None:
-        """What a stream does."""
-        topic = wire.topic("state", status.stream)
-        event = StateEvent(
-            status.stream,
-            self._epoch,
-            self._next_seq(topic),
-            time.time(),
-            state=status.state,
-            reason=status.reason,
-            detail=redact(status.detail),
-            since=status.since,
-            geometry=scene.geometry if (scene := self._scenes.get(status.stream)) else None,
-        )
-        self._send(topic, event)
-        now = time.monotonic()
-        self._states[status.stream] = _LastState(status, now, now + self._state_interval_seconds)
-
-    def send_preview(self, preview: Preview) -> None:
-        """A picture."""
-        of = preview.event
-        topic = wire.topic("preview", of.stream)
-        seq, now = self._next_seq(topic), time.time()
-        self._send(topic, PreviewEvent(of.stream, self._epoch, seq, now, of.frame, of.detections, preview.jpeg))
-
-    def _next_seq(self, topic: str) -> int:
-        self.seqs[topic] += 1
-        return self.seqs[topic]
-
-    def _send(self, topic: str, event: wire.Event) -> None:
-        self._send_parts(topic, event.seq, wire.to_message(event))
+    def _publish(self, kind: wire.Kind, stream: str, make: Callable[[int], _Event]) -> _Event | None:
+        """Numbers, encodes and sends an event; None, and no number is used, where it cannot be encoded."""
+        topic = wire.topic(kind, stream)
+        seq = self.seqs[topic] + 1
+        try:
+            event = make(seq)
+            parts = wire.to_message(event)
+        except Exception as error:  # noqa: BLE001 - whatever it is: other events are to be published
+            self._metrics.unexpected.report("events", error, f"an event of {topic} is not published", stream)
+            return None
+        self.seqs[topic] = seq
+        self._send_parts(topic, seq, parts)
         self._metrics.event_published(topic)
+        return event

@@ -135,7 +135,10 @@ class Previews(Worker):
                 # The stream that has waited longest: a slot keeps its place when a newer picture takes it.
                 stream = next(iter(self._slots))
                 event, picture = self._slots.pop(stream)
-            self._encode(event, picture)
+            try:
+                self._encode(event, picture)
+            except Exception as error:  # noqa: BLE001 - whatever it is: other pictures are looked at, too
+                self._metrics.unexpected.report("preview", error, "a preview is left out", event.stream)
             self.beat()
 
     def _encode(self, event: DetectionEvent, picture: Picture) -> None:

@@ -17,6 +17,7 @@ from streamdet.replay import Archive, Replay, Ring
 from streamdet.sockets import OFF, Route, Sockets
 from streamdet.tracing import Tracer
 from streamdet.types import Detection, Drop, Frame, FrameInfo, StreamStatus
+from streamdet.wire.replay import Refused, encode_answer, request_id
 from streamdet.worker import Worker
 
 MAX_PENDING = 256
@@ -204,14 +205,23 @@ class Publisher(Worker):
     def _answer_subscriptions(self) -> None:
         """Heeds what somebody wants, or does not want any more."""
         for message in self._sockets.subscriptions():
-            self._previews.subscription(message)
-            if message[:1] == b"\x01":
-                self._outgoing.subscribed(message[1:])
+            try:
+                self._previews.subscription(message)
+                if message[:1] == b"\x01":
+                    self._outgoing.subscribed(message[1:])
+            except Exception as error:  # noqa: BLE001 - whatever it is: others have subscribed, too
+                self._metrics.unexpected.report("subscription", error, "a subscription is not answered")
 
     def _answer_requests(self) -> None:
         if self._replay is not None:
             for route, payload in self._sockets.requests():
-                self._replay.answer(route[0], payload, partial(self._put_answer, route))
+                answer = partial(self._put_answer, route)
+                try:
+                    self._replay.answer(route[0], payload, answer)
+                except Exception as error:  # noqa: BLE001 - whatever it is: it is that request's answer
+                    self._metrics.unexpected.report("replay", error, "a request for replay is refused")
+                    self._metrics.delivery.replay_request("refused")
+                    answer(encode_answer(Refused(request_id(payload), "failed", "an unexpected error; see the log")))
 
     def _put_answer(self, route: Route, parts: list[bytes]) -> None:
         """Queues an answer, from any thread; it is left out where events wait already, and will be asked for again."""
@@ -255,5 +265,8 @@ class Publisher(Worker):
     def _send(self, topic: str, seq: int, parts: list[bytes]) -> None:
         # Kept first: whoever gets an event can ask for those before it. Pictures are too large to be kept.
         if self._replay is not None and len(parts) == 2:
-            self._replay.add(topic, seq, parts[1])
+            try:
+                self._replay.add(topic, seq, parts[1])
+            except Exception as error:  # noqa: BLE001 - whatever it is: the event is to be sent
+                self._metrics.unexpected.report("replay", error, f"an event of {topic} is not kept")
         self._sockets.send(parts)

@@ -17,6 +17,7 @@ from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
 from streamdet.log import configure_logging
 from streamdet.metrics import Metrics
 from streamdet.streams import Applied, Streams
+from streamdet.unexpected import describe
 
 MAX_ADDED_STREAMS = 1000
 
@@ -104,6 +105,11 @@ class ConfigInForce:
             _log.error("the configuration stays as it was: %d problems in %s", len(problems), self.path)
             self._metrics.reloaded(None)
             raise
+        except Exception as error:
+            self._metrics.reloaded(None)
+            self._metrics.unexpected.report("reload", error, "the configuration stays as it was")
+            message = f"unexpected error: {describe(error)}; see the daemon's log"
+            raise ControlError(Refusal.FAILED, message) from error
         self._metrics.reloaded(time.time())
         needs_restart = _differing_keys(self._started, config)
         if needs_restart:

@@ -39,6 +39,24 @@ class Scene:
             self._zones = Zones(config)
         self._config = config
 
+    def begin_again(self) -> None:
+        """Forgets all tracks, and where each object stood."""
+        self._clock = StreamClock()
+        self._tracker = _tracker(self._config, self._ids)
+        self._zones = Zones(self._config)
+
+    @property
+    def hides(self) -> bool:
+        """Whether there are masks."""
+        return bool(self._config.masks)
+
+    def see_untracked(
+        self, detections: Sequence[Detection], frame: FrameInfo, captured_monotonic_seconds: float
+    ) -> Sequence[Detection]:
+        """The detections with their zones and without what a mask hides, each judged by this frame alone."""
+        now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
+        return self._zones.see(detections, (frame.width, frame.height), now, ())[0]
+
     def see(
         self, detections: Sequence[Detection], frame: FrameInfo, captured_monotonic_seconds: float
     ) -> tuple[Sequence[Detection], tuple[Crossing, ...]]:

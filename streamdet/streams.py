@@ -12,7 +12,7 @@ from streamdet.batch_queue import BatchQueue
 from streamdet.capture import Capture
 from streamdet.config import StreamConfig
 from streamdet.config.tables.stream import keeps_connection
-from streamdet.errors import ApplyError
+from streamdet.errors import ApplyError, SourceError
 from streamdet.metrics import Metrics
 from streamdet.publisher import Publisher
 from streamdet.types import Frame, Reason, State, StreamStatus
@@ -131,6 +131,12 @@ class Streams:
                 len(plan.added), len(plan.reconnected), len(plan.updated), len(plan.removed),
             )  # fmt: skip
         return plan
+
+    def take_down(self, frame: Frame, failure: SourceError) -> None:
+        """Has the connection closed that a frame came from, and opened again later; from any thread."""
+        capture = self._captures.get(frame.stream)
+        if capture is not None:
+            capture.take_down(frame.seq, failure)
 
     def stop(self) -> None:
         """Ends every capture, all at the same time."""

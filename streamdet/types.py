@@ -42,6 +42,7 @@ class Reason(StrEnum):
     UNSUPPORTED_CODEC = "unsupported_codec"
     ENDED = "ended"
     DECODE_ERROR = "decode_error"
+    INTERNAL_ERROR = "internal_error"
     PAUSED = "paused"
 
 
@@ -51,6 +52,8 @@ class Drop(StrEnum):
     SUPERSEDED = "superseded"
     STALE = "stale"
     RATE_LIMITED = "rate_limited"
+    DECODE_ERROR = "decode_error"
+    INTERNAL_ERROR = "internal_error"
     SHUTDOWN = "shutdown"
 
 

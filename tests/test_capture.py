@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from capturing import Recorder, stream_config, wait_until
+from capturing import SECRET, Recorder, stream_config, wait_until
 from videos import make_video
 from web import WebServer
 
-from streamdet.capture import Backoff
+from streamdet.capture import Backoff, Capture
 from streamdet.errors import SourceError
 from streamdet.metrics import Metrics
 from streamdet.sources import Source, SourceFrame, SourceInfo
 from streamdet.sources.interrupt import current_interrupt
 from streamdet.sources.picture import BgrPicture
-from streamdet.types import Frame, Reason, State
+from streamdet.types import Drop, Frame, Reason, State
 
 _PICTURE = BgrPicture(np.zeros((4, 4, 3), np.uint8))
 _INFO = SourceInfo("raw", 4, 4, None, "fake")
@@ -153,21 +153,85 @@ def test_stop_during_a_long_wait_for_the_next_attempt() -> None:
         recorder.wait_for(State.DOWN, Reason.REFUSED)
 
 
-def test_unexpected_error_is_stored_and_told() -> None:
-    def broken() -> None:
-        message = "a bug"
-        raise ValueError(message)
+def broken(*_: object) -> None:
+    message = "a bug with rtsp://user:pl4nted-Secret@camera/ in it"
+    raise ValueError(message)
 
-    open_source, opened = scripted([broken])
-    told = threading.Event()
-    config = stream_config("rtsp://192.0.2.5/x")
-    recorder = Recorder(config, open_source=open_source, on_error=lambda _: told.set())
-    recorder.capture.start()
-    assert told.wait(30)
-    recorder.capture.stop()
-    assert recorder.capture.join()
-    assert isinstance(recorder.capture.error, ValueError)
-    assert opened[0].closed_by is not None
+
+def tracebacks(caplog: pytest.LogCaptureFixture) -> int:
+    return sum(record.exc_info is not None for record in caplog.records)
+
+
+def test_an_unexpected_error_is_a_failure_of_its_stream_alone(caplog: pytest.LogCaptureFixture) -> None:
+    open_source, opened = scripted([give, broken], [give, broken], [give])
+    with Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source, backoff=Backoff(0.01)) as recorder:
+        wait_until(lambda: len(opened) == 3, "the third connection")
+        recorder.wait_for(State.UP)
+    up, down = (State.UP, None), (State.DOWN, Reason.INTERNAL_ERROR)
+    again = (State.CONNECTING, Reason.INTERNAL_ERROR)
+    assert states(recorder) == [(State.CONNECTING, None), up, down, again, up, down, again, up]
+    assert all(source.closed_by for source in opened)
+    assert "ValueError: a bug" in recorder.statuses[2].detail
+    assert SECRET not in recorder.everything_said()
+    assert 'streamdet_stream_reconnects_total{reason="internal_error",stream="yard"} 2.0' in recorder.page()
+    assert 'streamdet_unexpected_errors_total{part="capture"} 2.0' in recorder.page()
+    assert tracebacks(caplog) == 1
+
+
+def test_a_source_that_cannot_even_be_opened_or_closed_for_a_bug_is_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Stuck(ScriptedSource):
+        def close(self) -> None:
+            broken()
+
+    opened: list[Source] = []
+
+    def open_source(_: object) -> Source:
+        opened.append(Stuck(iter([give, fail(Reason.ENDED)])))
+        if len(opened) == 2:
+            broken()
+        return opened[-1]
+
+    with Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source, backoff=Backoff(0.01)) as recorder:
+        wait_until(lambda: len(opened) >= 3, "the third connection")
+        recorder.wait_for(State.DOWN, Reason.INTERNAL_ERROR)
+    assert tracebacks(caplog) == 1
+
+
+def test_a_frame_that_cannot_be_put_is_in_the_ledger() -> None:
+    open_source, opened = scripted([give])
+    recorder = Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source, backoff=Backoff(0.01))
+    recorder.capture._put = broken
+    with recorder:
+        wait_until(lambda: len(opened) >= 3, "the third connection")
+    counts = recorder.metrics.ledger.snapshot()["yard"]
+    assert counts.captured == counts.dropped[Drop.INTERNAL_ERROR] >= 2
+    assert counts.in_flight == 0
+
+
+def test_a_frame_that_cannot_be_used_takes_its_connection_down_and_no_later_one() -> None:
+    open_source, opened = scripted([give])
+    failure = SourceError(Reason.DECODE_ERROR, "the picture cannot be used")
+    with Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source, backoff=Backoff(0.01)) as recorder:
+        wait_until(lambda: len(recorder.frames) == 1, "the frame")
+        recorder.capture.take_down(1, failure)
+        wait_until(lambda: len(recorder.frames) == 2, "the frame of the next connection")
+        # The same once more, late: it was of the connection before.
+        recorder.capture.take_down(1, failure)
+        time.sleep(0.1)
+        assert recorder.state is State.UP
+        assert len(opened) == 2
+    assert [state for state in states(recorder) if state[0] is State.DOWN] == [(State.DOWN, Reason.DECODE_ERROR)]
+
+
+def test_a_watch_that_fails_for_a_stream_takes_that_one_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Capture, "_on_overdue", broken)
+    open_source, _ = scripted([give, lambda: wait(60)], [give])
+    config = stream_config("rtsp://192.0.2.5/x", stall_seconds=0.3)
+    with Recorder(config, open_source=open_source, backoff=Backoff(0.01)) as recorder:
+        recorder.wait_for(State.DOWN, Reason.INTERNAL_ERROR)
+        recorder.wait_for(State.UP)
 
 
 def test_file_played_once_ends_for_good(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from faults.table import FAULTS
 from streamdet.types import Reason, State, StateEvent
 
 _GAP_SECONDS = 3.0
-_DROPS = ("superseded", "stale", "rate_limited", "shutdown")
+_DROPS = ("superseded", "stale", "rate_limited", "decode_error", "internal_error", "shutdown")
 _NEXT = {
     State.CONNECTING: {State.UP, State.DOWN},
     State.UP: {State.STALLED, State.DOWN},

@@ -1,4 +1,8 @@
-"""An exception in any thread of the daemon: it drains, ends with 1, and says in one line which and why."""
+"""An exception in any thread of the daemon.
+
+One that a single frame, stream, request or client is at fault for costs that one: all others go on. Any other
+exception drains the daemon and ends it with 1, and it says in one line which thread it was and why.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,13 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import zmq
 from processes import free_ports, stream, wait_until
-from videos import make_video
 
 from streamdet import subscribe
 from streamdet.bench.stand_in import StandIn
 from streamdet.capture import Capture
+from streamdet.commands import Commands
 from streamdet.config import Config, load_config
 from streamdet.control.client import ask
 from streamdet.control.server import ControlServer
@@ -32,8 +37,13 @@ from streamdet.inference import Inference
 from streamdet.outgoing import Outgoing
 from streamdet.preview import Previews
 from streamdet.rates import Rates
+from streamdet.reload import ConfigInForce
+from streamdet.replay import Replay
 from streamdet.spool import Spool
+from streamdet.tracker import Tracker
 from streamdet.types import Detection, Picture
+from streamdet.wire.replay import Refused, SnapshotRequest, decode_answer, encode_request
+from streamdet.zones import Zones
 
 _ENDS_WITHIN_SECONDS = 5.0
 
@@ -102,15 +112,35 @@ def look(running: Running) -> None:
         pictures.receive(1)
 
 
+def reconnect(running: Running) -> None:
+    for paused in ("pause", "resume"):
+        ask(running.control_path, f"streams.{paused}", {"name": "clip"}, 5)
+
+
+def ask_for_events(running: Running) -> None:
+    with zmq.Context() as context, context.socket(zmq.REQ) as asker:
+        asker.rcvtimeo, asker.linger = 5000, 0
+        publisher = running.config.publisher.endpoint
+        asker.connect(f"tcp://127.0.0.1:{int(publisher.rpartition(':')[2]) + 1}")
+        asker.send(encode_request(SnapshotRequest(7)))
+        answer = decode_answer(asker.recv_multipart())
+    assert answer == Refused(7, "failed", "an unexpected error; see the log")
+
+
+def ask_for_a_reload(running: Running) -> None:
+    with pytest.raises(ControlError, match="unexpected error: RuntimeError: broken on purpose"):
+        ask(running.control_path, "reload", {}, 5)
+    assert running.daemon.metrics.registry.get_sample_value("streamdet_config_last_reload_successful") == 0
+
+
 # Where each thread is hit, and what makes it come there.
 _THREADS: dict[str, tuple[type, str, Callable[[Running], None]]] = {
-    "capture-clip": (Capture, "_hand_on", provoke_nothing),
     "inference": (Inference, "_detect_some", provoke_nothing),
     "publisher": (Outgoing, "repeat_states", provoke_nothing),
-    "previews": (Previews, "_encode", look),
+    "previews": (Previews, "beat", look),
     "spool": (Spool, "_tidy", provoke_nothing),
     "gate": (Gate, "_cut_floods", provoke_nothing),
-    "control": (ControlServer, "_advance", ask_for_control),
+    "control": (ControlServer, "_expire", ask_for_control),
     "metrics-": (HealthServer, "_metrics", ask_for_a_page),
 }
 
@@ -135,21 +165,74 @@ def test_an_error_in_a_thread_ends_the_daemon_in_order(
     assert error_of(caplog).startswith(name)
 
 
+# The part that counts what one frame, stream, request or client is at fault for; where it is hit; what makes it come
+# there; and what is to be seen of it.
+_DATA: list[tuple[str, type, str, Callable[[Running], None]]] = [
+    ("capture", Capture, "_hand_on", provoke_nothing),
+    ("capture", Capture, "_open_in_time", reconnect),
+    ("analytics", Tracker, "update", provoke_nothing),
+    ("analytics", Zones, "see", provoke_nothing),
+    ("preview", Previews, "_encode", look),
+    ("subscription", Outgoing, "subscribed", look),
+    ("replay", Replay, "_answer", ask_for_events),
+    ("control", Commands, "_about", ask_for_control),
+    ("control", ControlServer, "_hand_on", ask_for_control),
+    ("reload", ConfigInForce, "_merged", ask_for_a_reload),
+]
+
+
+@pytest.mark.parametrize(
+    ("part", "where", "method", "provoke"), _DATA, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_an_error_that_one_datum_is_at_fault_for_costs_that_one(
+    part: str,
+    where: type,
+    method: str,
+    provoke: Callable[[Running], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    real = getattr(where, method)
+
+    def broken_for_clip(self: object, *arguments: object, **keywords: object) -> object:
+        if isinstance(self, Capture) and self.name != "capture-clip":
+            return real(self, *arguments, **keywords)
+        return broken()
+
+    zone = 'zones = [{ name = "all", polygon = [[0, 0], [1, 0], [1, 1]] }]\n'
+    with Running(tmp_path, stream("clip", max_fps=20) + zone, stream("other", max_fps=20)) as running:
+        registry = running.daemon.metrics.registry
+
+        def seen() -> float:
+            return registry.get_sample_value("streamdet_unexpected_errors_total", {"part": part}) or 0.0
+
+        with monkeypatch.context() as patch:
+            patch.setattr(where, method, broken_for_clip)
+            provoke(running)
+            wait_until(seen, "an unexpected error")
+            published = running.published("other")
+            wait_until(lambda: running.published("other") > published + 3, "frames of the other stream")
+        published = running.published("clip")
+        wait_until(lambda: running.published("clip") > published + 3, "frames of the stream that it hit")
+        assert running.outcome is None
+        assert ask(running.control_path, "about", {}, 5)["epoch"] == running.daemon.epoch
+        events = f"tcp://127.0.0.1:{running.config.publisher.endpoint.rpartition(':')[2]}"
+        with subscribe(events, ["clip"], kinds=["detections"]) as numbers:
+            seqs = [event.seq for event in (numbers.receive(5) for _ in range(3)) if event is not None]
+        assert seqs == list(range(seqs[0], seqs[0] + 3))
+        running.daemon.stop()
+        running.join()
+        assert running.outcome == 0
+        for ledger in running.daemon.ledger.snapshot().values():
+            assert ledger.in_flight == 0
+    unexpected = [record for record in caplog.records if "broken on purpose" in record.getMessage()]
+    assert sum(record.exc_info is not None for record in unexpected) == 1
+
+
 def error_of(caplog: pytest.LogCaptureFixture) -> str:
     (said,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     return said.getMessage()
-
-
-def test_an_error_in_the_watch_over_all_streams_ends_the_daemon_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(Capture, "_on_overdue", broken)
-    # A frame each second: the watch's own thread notices that the next one is late, while the capture waits for it.
-    slow = stream("slow", make_video(tmp_path / "slow.mp4", fps=1), loop=True, stall_seconds=0.6)
-    with Running(tmp_path, stream("clip", max_fps=20), slow) as running:
-        running.join()
-        assert running.outcome == 1
-    assert error_of(caplog) == "capture-slow ended unexpectedly: broken on purpose"
 
 
 def test_a_client_whose_network_goes_ends_nothing_but_its_connection(

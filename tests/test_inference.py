@@ -17,7 +17,7 @@ from streamdet.batch_queue import BatchQueue
 from streamdet.detector.several import SeveralDetectors
 from streamdet.detector_failures import is_device_lost, is_out_of_memory
 from streamdet.errors import EXIT_DEVICE_LOST, EXIT_UNAVAILABLE, DetectorError, DeviceLostError
-from streamdet.inference import Detector, Inference, InferenceGroup
+from streamdet.inference import Detector, Inference, InferenceGroup, OnUnusable
 from streamdet.ledger import Ledger
 from streamdet.metrics import Metrics
 from streamdet.types import Detection, Drop, Frame, Picture
@@ -81,6 +81,7 @@ class Line:
         on_error: Callable[[Worker], None] | None = None,
         put_detections: Callable[[Frame, list[Detection]], None] | None = None,
         stuck_after_seconds: float = 60.0,
+        on_unusable: OnUnusable = lambda _frame, _why: None,
     ) -> None:
         self.ledger = Ledger()
         self.metrics = Metrics(self.ledger)
@@ -97,6 +98,7 @@ class Line:
             self.metrics,
             on_error,
             stuck_after_seconds=stuck_after_seconds,
+            on_unusable=on_unusable,
         )
 
     def publish(self, frame: Frame, detections: list[Detection]) -> None:
@@ -268,6 +270,76 @@ def test_a_dead_cuda_context_ends_the_process_with_its_own_code(cause: Exception
 def test_any_other_error_is_not_touched() -> None:
     cause = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     assert end(Line(StandIn(NoMemory(0, cause)))) is cause
+
+
+class Odd:
+    """Pictures of some streams cannot be detected, for a reason of theirs."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.calls: list[int] = []
+
+    labels = ("person",)
+
+    def warm_up(self) -> None:
+        pass
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        self.calls.append(len(pictures))
+        if any(isinstance(picture, Pixels) and picture.value % 3 == 0 for picture in pictures):
+            raise self.error
+        return [[Detection("person", 0.5, (0, 0, 1, 1))] for _ in pictures]
+
+
+@pytest.mark.parametrize("error", [ValueError("no conversion"), MemoryError("16 TB")], ids=repr)
+def test_only_the_frame_that_cannot_be_detected_is_dropped_and_told_of(error: Exception) -> None:
+    unusable: list[tuple[str, str]] = []
+    line = Line(Odd(error), on_unusable=lambda frame, why: unusable.append((frame.stream, why)))
+    with line.inference:
+        for _ in range(2):
+            line.put_all()
+            until(lambda: line.in_flight() == 0)
+    # Pictures 3 and 6 of 8, twice.
+    assert sorted(name for name, _ in unusable) == ["stream-2", "stream-2", "stream-5", "stream-5"]
+    assert len(line.published) == 12
+    for name, counts in line.ledger.snapshot().items():
+        assert counts.dropped[Drop.DECODE_ERROR] == (2 if name in {"stream-2", "stream-5"} else 0)
+    reasons = {why for _, why in unusable}
+    assert reasons <= {
+        "the picture cannot be used: ValueError: no conversion",
+        "memory does not suffice for pictures of 64x48",
+    }
+    assert line.inference.error is None
+
+
+def test_a_failure_that_does_not_happen_again_costs_no_frame() -> None:
+    failures = iter([ValueError("once")])
+
+    def once(_: int) -> None:
+        for error in failures:
+            raise error
+
+    line = Line(StandIn(once), streams=1)
+    with line.inference:
+        line.put("stream-0")
+        until(lambda: line.published)
+
+
+def test_a_detector_that_fails_on_what_it_got_through_before_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        message = "broken"
+        raise ValueError(message)
+
+    detector = Odd(ValueError("broken"))
+    line = Line(detector, streams=2)
+    with line.inference:
+        line.put_all()
+        until(lambda: len(line.published) == 2)
+        monkeypatch.setattr(detector, "detect", broken)
+        line.put_all()
+        until(lambda: line.inference.error)
+    assert str(line.inference.error) == "broken"
+    assert line.in_flight() == 0
 
 
 def test_an_error_of_the_receiver_ends_the_thread_and_the_ledger_still_balances() -> None:
@@ -557,8 +629,7 @@ def test_what_was_held_for_a_frame_that_is_lost_leaves() -> None:
             is_first = not self._begun
             super().hold(size)
             if is_first:
-                message = "broken"
-                raise ValueError(message)
+                raise MemoryError
 
     go_on = threading.Event()
     begun: list[int] = []

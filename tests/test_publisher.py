@@ -20,6 +20,7 @@ from streamdet.errors import EndpointError
 from streamdet.publisher import MAX_PENDING
 from streamdet.redact import remember_secret
 from streamdet.types import Detection, Drop, Reason, State
+from streamdet.zones import Zones
 
 PATIENCE_MILLISECONDS = 20_000
 
@@ -209,15 +210,50 @@ def test_a_waiting_thread_is_released_when_the_publisher_is_given_up() -> None:
 
 def test_an_unexpected_error_is_stored_and_nobody_waits_for_ever() -> None:
     failed: list[Any] = []
+
+    def broken(_: object) -> None:
+        message = "no socket"
+        raise OSError(message)
+
     publisher = publisher_at()
     publisher._on_error = failed.append
+    publisher._sockets.send = broken  # type: ignore[method-assign, assignment]
     with publisher:
-        publisher.put_detections(frame_of("a", 1), [Detection(label=5, score=1, box=(0, 0, 1, 1))])  # type: ignore[arg-type] # a bug of somebody's
-        for seq in range(2, 3 * MAX_PENDING):
+        for seq in range(1, 3 * MAX_PENDING):
             publisher.put_detections(frame_of("a", seq), [])
         wait_until(lambda: failed)
     assert failed == [publisher]
-    assert isinstance(publisher.error, TypeError)
+    assert isinstance(publisher.error, OSError)
+
+
+def test_an_event_that_cannot_be_encoded_is_dropped_and_uses_no_number() -> None:
+    metrics = metrics_of("a")
+    with publisher_at(metrics=metrics) as publisher, subscriber(publisher.endpoint) as sub:
+        publisher.put_status(status_of("a"))
+        receive(sub)
+        odd = Detection(label=5, score=1, box=(0, 0, 1, 1))  # type: ignore[arg-type] # a bug of somebody's
+        for seq, found in enumerate([PERSON, odd, PERSON], 1):
+            metrics.frame_captured("a", 0.0)
+            publisher.put_detections(frame_of("a", seq), [found])
+        events = [receive_detections(sub) for _ in range(2)]
+    assert [(event["seq"], event["frame"]["seq"]) for event in events] == [(1, 1), (2, 3)]
+    counts = metrics.ledger.snapshot()["a"]
+    assert (counts.published, counts.dropped[Drop.INTERNAL_ERROR], counts.in_flight) == (2, 1, 0)
+    assert publisher.error is None
+
+
+def test_where_zones_fail_nothing_is_shown_that_a_mask_may_hide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Zones, "see", lambda *_: 1 / 0)
+    everything = [(0, 0), (1, 0), (1, 1), (0, 1)]
+    with publisher_at() as publisher, subscriber(publisher.endpoint) as sub:
+        publisher.put_status(status_of("open"))
+        receive(sub)
+        publisher.set_rules(rules_of("hidden", masks=[{"name": "all", "polygon": everything}]))
+        publisher.set_rules(rules_of("open", zones=[{"name": "all", "polygon": everything}]))
+        for stream in ("hidden", "open"):
+            publisher.put_detections(frame_of(stream, 1), [PERSON])
+        events = [receive_detections(sub) for _ in range(2)]
+    assert {event["stream"]: len(event["detections"]) for event in events} == {"hidden": 0, "open": 1}
 
 
 def test_a_forgotten_stream_is_silent_until_it_is_added_again() -> None:

@@ -13,15 +13,18 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streamdet.control.listen import gid_of, listen_at, may_use, peer_of
+from prometheus_client import CollectorRegistry
+
+from streamdet.control.listen import Peer, gid_of, listen_at, may_use, peer_of
 from streamdet.control.protocol import MAX_REQUEST_BYTES, Request, decode_request, encode_error
 from streamdet.errors import ControlError, Refusal
 from streamdet.rate_limit import Rate
+from streamdet.unexpected import UnexpectedErrors, describe
 from streamdet.worker import Worker
 
 MAX_CLIENTS = 8
@@ -42,10 +45,12 @@ class Pending:
     Attributes:
         request: what is asked for.
         answer: takes the line of the answer; from any thread, once.
+        peer: the process that asks; None where it is not known.
     """
 
     request: Request
     answer: Callable[[bytes], None]
+    peer: Peer | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +59,7 @@ class _Client:
 
     Attributes:
         connection: non-blocking.
+        peer: the process at the other end.
         received: bytes of requests that have not been handed on.
         unsent: bytes of answers that have not been taken.
         waits: for an answer from the main thread; further requests stay in `received` meanwhile.
@@ -62,6 +68,7 @@ class _Client:
     """
 
     connection: socket.socket
+    peer: Peer
     received: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)
     waits: bool = False
@@ -79,6 +86,7 @@ class ControlServer(Worker):
         group: whose members may use it, too; None for the daemon's user and root alone.
         on_request: gets each request, from the server's thread; must not block.
         on_error: told when the thread ends by an error.
+        unexpected: told of errors that end a single connection.
 
     Raises:
         EndpointError: the socket cannot be had.
@@ -90,8 +98,10 @@ class ControlServer(Worker):
         group: str | None,
         on_request: Callable[[Pending], None],
         on_error: Callable[[Worker], None] | None = None,
+        unexpected: UnexpectedErrors | None = None,
     ) -> None:
         super().__init__("control", on_error)
+        self._unexpected = unexpected or UnexpectedErrors(CollectorRegistry())
         self.path = path
         self._gid = None if group is None else gid_of(group)
         self._on_request = on_request
@@ -153,11 +163,21 @@ class ControlServer(Worker):
         elif key.fileobj is self._awake:
             self._awake.recv(4096)
         elif key.data in self._clients:
-            if events & selectors.EVENT_WRITE:
-                self._send(key.data)
-                self._advance(key.data)
-            if events & selectors.EVENT_READ and key.data in self._clients:
-                self._receive(key.data)
+            with self._guarded(key.data):
+                if events & selectors.EVENT_WRITE:
+                    self._send(key.data)
+                    self._advance(key.data)
+                if events & selectors.EVENT_READ and key.data in self._clients:
+                    self._receive(key.data)
+
+    @contextmanager
+    def _guarded(self, client: _Client) -> Iterator[None]:
+        """What goes wrong with a client ends its connection and no other; it gets that as its answer."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever it is: others have asked, too
+            self._unexpected.report("control", error, "a connection to the control socket is closed")
+            self._refuse(client, ControlError(Refusal.FAILED, f"unexpected error: {describe(error)}"))
 
     def _accept(self) -> None:
         try:
@@ -176,7 +196,7 @@ class ControlServer(Worker):
             with connection, suppress(OSError):
                 connection.send(encode_error(None, refusal))
             return
-        client = _Client(connection, deadline=time.monotonic() + IDLE_TIMEOUT_SECONDS)
+        client = _Client(connection, peer_of(connection), deadline=time.monotonic() + IDLE_TIMEOUT_SECONDS)
         self._clients.add(client)
         self._selector.register(connection, selectors.EVENT_READ, client)
 
@@ -235,7 +255,7 @@ class ControlServer(Worker):
                 self._answers.append((client, reply))
             self.wake()
 
-        self._on_request(Pending(request, answer))
+        self._on_request(Pending(request, answer, client.peer))
 
     def _deliver(self) -> None:
         while True:
@@ -244,9 +264,10 @@ class ControlServer(Worker):
                     return
                 client, reply = self._answers.popleft()
             if client in self._clients:
-                client.waits = False
-                self._put(client, reply)
-                self._advance(client)
+                with self._guarded(client):
+                    client.waits = False
+                    self._put(client, reply)
+                    self._advance(client)
 
     def _put(self, client: _Client, reply: bytes) -> None:
         client.unsent += reply

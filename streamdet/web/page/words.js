@@ -14,12 +14,15 @@ const REASONS = {
   ended: "Its video has come to an end.",
   paused: "Somebody has paused it: streamdet streams resume starts it again.",
   decode_error: "Its pictures are damaged and cannot be decoded.",
+  internal_error: "A bug in streamdet hit this stream; the log of the daemon has the details.",
 };
 
 const DROPS = {
   superseded: "replaced by newer ones",
   stale: "too old",
   rate_limited: "above max_fps",
+  decode_error: "not usable",
+  internal_error: "lost to an error",
   shutdown: "at the end",
 };
 
