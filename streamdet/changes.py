@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +15,7 @@ from streamdet.config import Config, StreamConfig
 from streamdet.config.single_stream import read_stream
 from streamdet.config.toml import MAX_FILE_BYTES
 from streamdet.errors import ConfigError, ControlError, Refusal
+from streamdet.redact import redact
 
 Action = Literal["add", "change", "remove"]
 _ACTIONS: tuple[Action, ...] = get_args(Action)
@@ -50,35 +52,46 @@ def merge(config: Config, changes: Changes, folder: Path, where: str = "at run t
     Raises:
         ConfigError: with everything that does not fit, a line each.
     """
+    streams, problems = merge_what_fits(config, changes, folder, where)
+    if problems:
+        raise ConfigError([line for lines in problems.values() for line in lines])
+    return streams
+
+
+def merge_what_fits(
+    config: Config, changes: Changes, folder: Path, where: str = "at run time"
+) -> tuple[tuple[StreamConfig, ...], dict[str, list[str]]]:
+    """As `merge`, and leaves out what does not fit.
+
+    Returns:
+        The streams, and by the name of the stream of each change that is left out, why, in lines.
+    """
     streams: list[StreamConfig] = []
-    problems: list[str] = []
+    problems: dict[str, list[str]] = {}
     in_file = {stream.name: stream for stream in config.streams}
     for name, stream in in_file.items():
         change = changes.get(name)
         if change is None:
             streams.append(stream)
         elif change.action == "add":
-            problems.append(
-                f"streams[{name}].name: a stream of this name was added {where}; give the one in the file another "
-                f"name, or remove the other: streamdet streams remove {name} --persist"
-            )
+            streams.append(stream)
+            taken = f"streams[{name}].name: a stream of this name was added {where}"
+            way_out = "give the one in the file another name, or remove the other: streamdet streams remove"
+            problems[name] = [f"{taken}; {way_out} {name} --persist"]
         elif change.action == "change":
-            _append(streams, problems, {**change.values, "name": name}, stream.model_dump(exclude_unset=True), folder)
+            values = {**change.values, "name": name}
+            try:
+                streams.append(read_stream(values, stream.model_dump(exclude_unset=True), folder))
+            except ConfigError as error:
+                streams.append(stream)
+                problems[name] = error.problems
     for name, change in changes.items():
         if change.action == "add" and name not in in_file:
-            _append(streams, problems, {**change.values, "name": name}, config.stream_defaults, folder)
-    if problems:
-        raise ConfigError(problems)
-    return tuple(streams)
-
-
-def _append(
-    streams: list[StreamConfig], problems: list[str], values: dict[str, Any], base: Mapping[str, Any], folder: Path
-) -> None:
-    try:
-        streams.append(read_stream(values, base, folder))
-    except ConfigError as error:
-        problems.extend(error.problems)
+            try:
+                streams.append(read_stream({**change.values, "name": name}, config.stream_defaults, folder))
+            except ConfigError as error:
+                problems[name] = error.problems
+    return tuple(streams), problems
 
 
 def without_effect(config: Config, changes: Changes) -> list[str]:
@@ -97,30 +110,39 @@ class ChangesFile:
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
-    def read(self) -> dict[str, Change]:
-        """What was kept; empty when there is no file.
+    def read(self) -> tuple[dict[str, Change], list[str]]:
+        """What was kept, and what is wrong with the rest of the file, a line each.
 
-        Raises:
-            ConfigError: the file cannot be read, or is not what a daemon wrote.
+        Whatever cannot be read keeps nothing else from being used. The file is then kept as it was beside the next one
+        that is written, with `.bad` behind its name.
         """
         if self.path is None:
-            return {}
+            return {}, []
         try:
             with self.path.open("rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
         except FileNotFoundError:
-            return {}
-        except OSError as error:
-            problem = f"{self.path}: cannot be read: {error.strerror}; it keeps what was changed at run time"
-            raise ConfigError([problem]) from None
+            return {}, []
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            return {}, [f"{self.path}: cannot be read: {reason}; it keeps what was changed at run time"]
         try:
             if len(data) > MAX_FILE_BYTES:
                 problem = "it is larger than 1 MiB"
                 raise ValueError(problem)  # noqa: TRY301 - one place tells what is wrong with the file
-            return _decode(data)
+            changes, problems = _decode(data)
         except (ValueError, RecursionError) as error:
-            problem = f"{self.path}: is not what streamdet wrote there: {error}; correct it, or delete it to begin anew"
-            raise ConfigError([problem]) from None
+            changes, problems = {}, [f"is not what streamdet wrote there: {redact(str(error))}"]
+        if problems:
+            self._save_bad(data)
+        return changes, [f"{self.path}: {problem}" for problem in problems]
+
+    def _save_bad(self, data: bytes) -> None:
+        """Keeps what cannot be used, as far as that is possible: the next change that is kept would overwrite it."""
+        if self.path is None:
+            return
+        with suppress(OSError):
+            _write_new(self.path.with_name(self.path.name + ".bad"), data)
 
     def stage(self, changes: Changes) -> StagedChanges:
         """Writes the next contents beside the file, so that nothing but a renaming is left to do.
@@ -137,12 +159,7 @@ class ChangesFile:
             raise ControlError(Refusal.TOO_MANY, "what is kept over restarts would be larger than 1 MiB")
         beside = self.path.with_name(self.path.name + ".new")
         try:
-            beside.unlink(missing_ok=True)
-            # Values may hold passwords.
-            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_new(beside, data)
         except OSError as error:
             message = f"cannot be kept in {self.path}: {error.strerror or error}; nothing was changed"
             raise ControlError(Refusal.FAILED, message) from None
@@ -178,12 +195,28 @@ class StagedChanges:
         self._beside.unlink(missing_ok=True)
 
 
-def _decode(data: bytes) -> dict[str, Change]:
+def _write_new(path: Path, data: bytes) -> None:
+    path.unlink(missing_ok=True)
+    # Values may hold passwords.
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _decode(data: bytes) -> tuple[dict[str, Change], list[str]]:
     file = json.loads(data.decode())
     if not isinstance(file, dict) or file.get("version") != _VERSION or not isinstance(file.get("streams"), dict):
         problem = f'it needs "version": {_VERSION} and "streams"'
         raise ValueError(problem)
-    return {name: _decode_change(name, change) for name, change in file["streams"].items()}
+    changes: dict[str, Change] = {}
+    problems = []
+    for name, change in file["streams"].items():
+        try:
+            changes[name] = _decode_change(name, change)
+        except ValueError as error:
+            problems.append(f"is not what streamdet wrote there: {error}")
+    return changes, problems
 
 
 def _decode_change(name: str, change: object) -> Change:
@@ -191,6 +224,8 @@ def _decode_change(name: str, change: object) -> Change:
     values = change.get("values", {}) if isinstance(change, dict) else None
     known = next((each for each in _ACTIONS if each == action), None)
     if not _STREAM_NAME.fullmatch(name) or known is None or not isinstance(values, dict):
-        problem = f'"{name[:64]}" needs the name of a stream, an "action" of {", ".join(_ACTIONS)}, and "values"'
+        problem = (
+            f'{json.dumps(name[:64])} needs the name of a stream, an "action" of {", ".join(_ACTIONS)}, and "values"'
+        )
         raise ValueError(problem)
     return Change(known, values)

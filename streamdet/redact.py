@@ -31,6 +31,14 @@ _ANYWHERE_NAME = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|acce
 _QUERY_WORD = "pass|pas|pwd|secret|token|key|auth|sig|credential|session|jwt|user|usr|login"
 _QUERY_NAME = rf"[\w.~%-]{{0,40}}(?:{_QUERY_WORD})[\w.~%-]{{0,40}}"
 _QUERY = re.compile(rf"([?&;]{_QUERY_NAME}=|(?<![A-Za-z0-9]){_ANYWHERE_NAME}=)[^&\s\"'<>]*", re.IGNORECASE)
+# What stands in an environment or in a file of one: FRONT_DOOR_LOGIN=user:password.
+_VARIABLE = re.compile(
+    r"(?<![A-Za-z0-9_?&;{-])((?:[A-Z0-9]{1,40}_){0,9}(?:LOGIN|PASS|PW|AUTH|CREDENTIALS?|KEY|TOKEN|SECRET)=)"
+    r"(?:\"[^\"\r\n]*\"|'[^'\r\n]*'|[^\s\"'<>]*)"
+)
+# A reference is no secret, but what to write instead of one.
+_REFERENCE = r"\$\{[A-Za-z_][A-Za-z0-9_.-]*\}"
+_REFERENCES = re.compile(rf"{_REFERENCE}(?::{_REFERENCE})?")
 _HEADER = re.compile(
     r"((?:authorization|(?:set-)?cookie|x-api-key|x-auth-token)\\?[\"']?\s*[:=]|\bdigest\s+(?=username=))[^\r\n]*",
     re.IGNORECASE,
@@ -55,7 +63,8 @@ def redact(text: str | bytes) -> str:
             text = pattern.sub(MASK, text)
     if "/" in text:
         text = _WORD.sub(_mask_logins, text)
-    text = _QUERY.sub(rf"\1{MASK}", text)
+    text = _QUERY.sub(_mask_value, text)
+    text = _VARIABLE.sub(_mask_value, text)
     return _HEADER.sub(rf"\1 {MASK}", text)
 
 
@@ -85,6 +94,10 @@ def remember_url(url: str) -> None:
     login, at, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
     if at:
         remember_secret(login)
+    # A password with / or # that was not encoded.
+    raw, at, _ = rest.rpartition("@")
+    if at and raw != login:
+        remember_secret(raw)
     for match in _QUERY.finditer(rest):
         remember_secret(match[0].removeprefix(match[1]))
 
@@ -141,4 +154,13 @@ def _mask_login(url: str) -> str:
     if scheme is None:
         return url
     begin, end = scheme.end(), url.rfind("@")
+    if _REFERENCES.fullmatch(url, begin, max(begin, end)):
+        return url
     return f"{url[:begin]}{MASK}{url[end:]}" if end > begin else url
+
+
+def _mask_value(match: re.Match[str]) -> str:
+    """`name=` without what is behind it, unless that is a reference."""
+    if _REFERENCES.fullmatch(match[0], match.end(1) - match.start()):
+        return match[0]
+    return f"{match[1]}{MASK}"

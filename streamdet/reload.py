@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from streamdet.changes import Change, ChangesFile, merge, without_effect
+from streamdet.changes import Change, ChangesFile, merge, merge_what_fits, without_effect
 from streamdet.config import Config, StreamConfig, load_config
 from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
 from streamdet.log import configure_logging
@@ -51,8 +51,7 @@ class ConfigInForce:
         changes_path: the file that keeps changes over restarts; None for none.
         metrics: told how reloads went.
 
-    Raises:
-        ConfigError: what was kept cannot be read, or does not fit the file any more.
+    What was kept and cannot be used is left out and logged: it keeps nothing else from starting.
     """
 
     def __init__(self, config: Config, path: Path | None, changes_path: Path | None, metrics: Metrics) -> None:
@@ -61,10 +60,14 @@ class ConfigInForce:
         self._started = config
         self._file = config
         self._changes_file = ChangesFile(changes_path)
-        self._kept = self._changes_file.read()
-        self._changes = self._useful(config, self._kept)
-        self._config = self._merged(config, self._changes)
+        self._kept, problems = self._changes_file.read()
+        useful = self._useful(config, self._kept)
+        streams, self._left_out = merge_what_fits(config, useful, self._folder, self._where)
+        self._changes = {name: change for name, change in useful.items() if name not in self._left_out}
+        self._config = config.model_copy(update={"streams": streams})
         self._streams: Streams | None = None
+        for problem in [*problems, *(line for lines in self._left_out.values() for line in lines)]:
+            _log.error("left out of what was kept from an earlier run: %s", problem)
 
     @property
     def config(self) -> Config:
@@ -168,6 +171,9 @@ class ConfigInForce:
 
     def remove(self, name: str, *, persist: bool) -> Applied:
         """Removes a stream; raises as `change`."""
+        if persist and self._is_left_out(name):
+            # What was kept of it goes; a stream of the file that has the same name stays.
+            return self._change(name, None, persist=True)
         self._existing(name)
         in_file = any(stream.name == name for stream in self._file.streams)
         return self._change(name, Change("remove") if in_file else None, persist=persist)
@@ -185,6 +191,10 @@ class ConfigInForce:
     def removed(self) -> list[str]:
         """Streams of the file that were removed at run time."""
         return [name for name, change in self._changes.items() if change.action == "remove"]
+
+    def _is_left_out(self, name: str) -> bool:
+        """Whether what was kept of a stream could not be used at the start, and is still there."""
+        return name in self._left_out and name in self._kept and name not in self._changes
 
     def change_of(self, name: str) -> tuple[Change | None, bool]:
         """What was done to a stream at run time, and whether it would be the same after a restart."""
@@ -223,9 +233,15 @@ class ConfigInForce:
         return applied
 
     def _merged(self, file: Config, changes: Mapping[str, Change]) -> Config:
-        folder = Path.cwd() if self.path is None else self.path.absolute().parent
-        where = f"at run time (kept in {self.changes_path})" if self._kept else "at run time"
-        return file.model_copy(update={"streams": merge(file, changes, folder, where)})
+        return file.model_copy(update={"streams": merge(file, changes, self._folder, self._where)})
+
+    @property
+    def _folder(self) -> Path:
+        return Path.cwd() if self.path is None else self.path.absolute().parent
+
+    @property
+    def _where(self) -> str:
+        return f"at run time (kept in {self.changes_path})" if self._kept else "at run time"
 
     @staticmethod
     def _useful(config: Config, changes: Mapping[str, Change]) -> dict[str, Change]:
@@ -238,7 +254,12 @@ class ConfigInForce:
     def _notes(self) -> list[str]:
         changed = [name for name, change in self._changes.items() if change.action == "change"]
         words = [(name, "removed") for name in self.removed()] + [(name, "changed") for name in changed]
-        return [f"{name} was {word} at run time; to undo it: streamdet streams reset {name}" for name, word in words]
+        notes = [f"{name} was {word} at run time; to undo it: streamdet streams reset {name}" for name, word in words]
+        for name, problems in self._left_out.items():
+            if self._is_left_out(name):
+                forget = f"to forget it: streamdet streams remove {name} --persist"
+                notes.append(f"what was kept of {name} is left out: {problems[0]}; {forget}")
+        return notes
 
 
 def _replaced(changes: Mapping[str, Change], name: str, change: Change | None) -> dict[str, Change]:

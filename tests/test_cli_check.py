@@ -82,6 +82,30 @@ def test_problems_all_at_once(tmp_path: Path, check: Check) -> None:
     assert len(answer["problems"]) >= 3
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://{FRIGATE_LOGIN}@192.0.2.5/x", "rtsp://user:{{password}}@192.0.2.5/x", "rtsp://$CAM_LOGIN@192.0.2.5/x",
+        "rtsp://user:<password>@192.0.2.5/x", "!secret front_door", "http://192.0.2.5/x?key=%(KEY)s", " clip.mp4",
+    ],
+)  # fmt: skip
+def test_what_is_probably_not_meant_is_a_warning(tmp_path: Path, check: Check, url: str) -> None:
+    config = write(tmp_path / "a.toml", {"yard": url})
+    result = check(config)
+    assert result.returncode == 0
+    (warning,) = [line for line in result.stderr.splitlines() if "holds a password" not in line]
+    assert warning.startswith(f"warning: {config}:3: streams[yard].url: ")
+    assert json.loads(check(config, "--json").stdout)["warnings"]
+
+
+@pytest.mark.parametrize(
+    "url", ["rtsp://${A}@192.0.2.5/x", "http://192.0.2.5/{}?a={1}", "a{b/c}.mp4", "rtsp://192.0.2.5/$1"]
+)
+def test_what_is_meant_is_none(tmp_path: Path, check: Check, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A", "user:{word}")
+    assert not check(write(tmp_path / "a.toml", {"yard": url})).stderr
+
+
 def test_missing_file(tmp_path: Path, check: Check) -> None:
     result = check(tmp_path / "missing.toml")
     assert result.returncode == 2

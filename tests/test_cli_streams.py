@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,9 @@ from test_daemon import OneBox, free_port, wait_until
 
 from streamdet import cli
 from streamdet.assets import sample_clip
+from streamdet.changes import ChangesFile
 from streamdet.config import load_config
+from streamdet.config.toml import MAX_FILE_BYTES
 from streamdet.control.client import ask
 from streamdet.daemon import Daemon
 from streamdet.errors import ConfigError, ControlError
@@ -295,18 +298,23 @@ def test_a_reload_for_another_file_is_refused(installed: Installed, tmp_path: Pa
     assert f"this daemon runs {installed.config}" in output
 
 
-def test_a_name_that_file_and_run_time_both_give_is_told(installed: Installed) -> None:
+def test_a_name_that_file_and_run_time_both_give_is_told(
+    installed: Installed, caplog: pytest.LogCaptureFixture
+) -> None:
     assert installed.run("streams", "add", "north", str(sample_clip()), "--persist")[0] == 0
     installed.write("east", "north")
     code, output = installed.run("reload")
     assert code == 2
     assert "streams[north].name: a stream of this name was added at run time" in output
     assert set(installed.streams()) == {"east", "west", "north"}
-    installed.stop()
-    with pytest.raises(ConfigError, match=r"added at run time \(kept in .*streams\.json\)"):
-        Life(installed.config)
+    installed.restart()
+    assert set(installed.streams()) == {"east", "north"}
+    assert installed.streams()["north"]["origin"] == "file"
+    assert any(re.search(r"added at run time \(kept in .*streams\.json\)", text) for text in caplog.messages)
+    # What was kept is still there: with the other name in the file it would be used again.
     installed.write("east")
-    installed.start()
+    installed.restart()
+    assert installed.streams()["north"]["origin"] == "run_time"
 
 
 def test_changes_of_a_stream_that_left_the_file_are_forgotten(installed: Installed) -> None:
@@ -328,24 +336,69 @@ def test_what_cannot_be_kept_is_not_done(installed: Installed) -> None:
     assert installed.run("streams", "add", "north", str(sample_clip()))[0] == 0
 
 
-SPOILED = [
-    "",
-    "x",
-    "[]",
-    '{"version": 2, "streams": {}}',
-    '{"version": 1, "streams": {"A": {}}}',
-    '{"version": 1, "streams": {"a": {"action": "explode"}}}',
-    "[" * 100_000,
-]
+SPOILED = ["", "x", "[]", '{"version": 2, "streams": {}}', "[" * 100_000, "\udc80", "{" + " " * 2_000_000]
 
 
 @pytest.mark.parametrize("text", SPOILED, ids=range(len(SPOILED)))
-def test_a_spoiled_file_of_changes_stops_the_start_with_one_line(tmp_path: Path, text: str) -> None:
+def test_a_spoiled_file_of_changes_is_told_and_kept_aside(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = text.encode("utf-8", "surrogateescape")
+    kept = tmp_path / "kept.json"
+    kept.write_bytes(data)
+    changes, problems = ChangesFile(kept).read()
+    assert changes == {}
+    assert len(problems) == 1
+    assert "is not what streamdet wrote there" in problems[0]
+    assert (tmp_path / "kept.json.bad").read_bytes() == data[: MAX_FILE_BYTES + 1]
+    assert stat.S_IMODE((tmp_path / "kept.json.bad").stat().st_mode) == 0o600
+
+
+def test_a_kept_change_that_cannot_be_used_keeps_nothing_else_from_starting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     installed = Installed(tmp_path)
-    installed.kept.write_text(text)
-    with pytest.raises(ConfigError, match="is not what streamdet wrote there") as caught:
-        Life(installed.config)
-    assert len(caught.value.problems) == 1
+    clip = str(sample_clip())
+    kept: dict[str, Any] = {
+        "good": {"action": "add", "values": {"url": clip, "loop": True}},
+        "nul": {"action": "add", "values": {"url": f"rtsp://u:{SECRET}@h/%00"}},
+        "unknown": {"action": "add", "values": {"url": "rtsp://${NOT_THERE_AT_ALL}@h/"}},
+        "east": {"action": "change", "values": {"max_fps": "many"}},
+        "west": {"action": "explode"},
+        "A\u202e": {},
+    }
+    installed.kept.write_text(json.dumps({"version": 1, "streams": kept}))
+    installed.start()
+    try:
+        assert set(installed.streams()) == {"east", "west", "good"}
+        told = [text for text in caplog.messages if "left out of what was kept" in text]
+        assert len(told) == 5
+        assert SECRET not in "".join(caplog.messages)
+        # What may fit again is kept, and goes when it is told to.
+        assert installed.run("streams", "pause", "good", "--persist")[0] == 0
+        assert json.loads(installed.kept.read_text())["streams"].keys() == {"good", "nul", "unknown", "east"}
+        assert json.loads(installed.kept.with_name(installed.kept.name + ".bad").read_text())["streams"] == kept
+        code, output = installed.run("reload")
+        assert code == 0
+        assert "streamdet streams remove nul --persist" in output
+        assert installed.run("streams", "remove", "nul", "--persist")[0] == 0
+        assert installed.run("streams", "remove", "nul", "--persist")[0] == 1
+        assert installed.run("streams", "change", "east", "--set", "max_fps=5", "--persist")[0] == 0
+        assert "remove" not in installed.run("reload")[1].replace("remove unknown", "")
+    finally:
+        installed.stop()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file:///a%00b", "rtsp://127.0.0.1:9/%00", "http://%00/", "rtsp://h%00/x", "rtsp://u:p%0d%0aX@h/x", " rtsp://h/x"],
+)
+def test_an_address_with_a_control_character_is_refused_at_run_time(installed: Installed, url: str) -> None:
+    with pytest.raises(ConfigError, match=r"streams\[north\].url: "):
+        ask(installed.socket, "streams.add", {"name": "north", "url": url, "values": {}, "persist": True})
+    with pytest.raises(ConfigError, match=r"streams\[east\].url: "):
+        ask(installed.socket, "streams.change", {"name": "east", "values": {"url": url}, "persist": True})
+    assert not installed.kept.exists()
 
 
 def test_the_commands_explain_themselves_and_start_without_torch() -> None:

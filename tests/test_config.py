@@ -194,11 +194,17 @@ def test_relative_paths_begin_at_the_file(file: Path, tmp_path: Path, monkeypatc
     "url",
     [
         "rtsp://h", "rtsp://u:p%40@h:554/a?b=c#d", "rtsps://[2001:db8::1]:322/", "http://my_cam.local./v", "https://bücher.example/",
-        "file:///a/b.mp4", "/a/b c.mp4", "a@b/c.mp4" [2:], "/dev/video0", "/dev/v4l/by-id/usb-x:1", "0", "12", "RTSP://H/X",
+        "file:///a/b.mp4", "/a/b c.mp4", "a@b/c.mp4" [2:], "/dev/video0", "/dev/v4l/by-id/usb-x:1", "0", "12", "rtsp://H/X",
+        "rtsps/cam.mp4", "file/a.mp4", "/a%00b.mp4", " clip.mp4",
     ],
 )  # fmt: skip
 def test_urls_of_every_kind_are_taken(url: str) -> None:
     assert StreamConfig(name="a", url=url).url == url
+
+
+@pytest.mark.parametrize(("written", "meant"), [("RTSP://H/X", "rtsp://H/X"), ("File:///A.mp4", "file:///A.mp4")])
+def test_schemes_may_be_written_in_capitals(written: str, meant: str) -> None:
+    assert StreamConfig(name="a", url=written).url == meant
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:0", "tcp://localhost:1", "tcp://[::1]:65535", "ipc://rel/path"])

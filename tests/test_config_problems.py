@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,23 @@ BAD = {
     "space in a url": ('[[streams]]\nname = "a"\nurl = "rtsp://h/a b"', "3: streams[a].url: holds a space; write %20"),
     "line break in a url": ('[[streams]]\nname = "a"\nurl = "rtsp://h/a\\nb"', "3: streams[a].url: holds a line break"),
     "url without a scheme": ('[[streams]]\nname = "a"\nurl = "192.0.2.5:554/x"', "3: streams[a].url: looks like a network address"),
-    "slash in a password": (f'[[streams]]\nname = "a"\nurl = "rtsp://u:{PLANTED}/@h/x"', "3: streams[a].url: has no valid host and port; in a password write @ as %40"),
+    "slash in a password": (f'[[streams]]\nname = "a"\nurl = "rtsp://u:{PLANTED}/@h/x"', "3: streams[a].url: has an @ behind its host; in a password write @ as %40, / as %2F"),
+    "port and slash in a password": (f'[[streams]]\nname = "a"\nurl = "rtsp://u:12/{PLANTED}@h/x"', "3: streams[a].url: has an @ behind its host"),
+    "password with all of it": (f'[[streams]]\nname = "a"\nurl = "rtsp://user:{PLANTED}@tail/w#rd@h/x"', "3: streams[a].url: has an @ behind its host"),
+    "question mark in a password": (f'[[streams]]\nname = "a"\nurl = "http://user:12?{PLANTED}@h/x"', "3: streams[a].url: has an @ behind its host"),
+    "token with a slash": (f'[[streams]]\nname = "a"\nurl = "https://{PLANTED}/x@h/x"', "3: streams[a].url: has an @ behind its host"),
+    "blank before a url": ('[[streams]]\nname = "a"\nurl = " rtsp://h/x"', "3: streams[a].url: begins or ends with a blank; delete it"),
+    "unseen before a url": ('[[streams]]\nname = "a"\nurl = "\\ufeffrtsp://h/x"', "3: streams[a].url: begins or ends with a blank"),
+    "blank behind a device": ('[[streams]]\nname = "a"\nurl = "/dev/video0 "', "3: streams[a].url: begins or ends with a blank"),
+    "quotes around a url": ('[[streams]]\nname = "a"\nurl = "<rtsp://h/x>"', "3: streams[a].url: holds an address with something before it"),
+    "another program's prefix": ('[[streams]]\nname = "a"\nurl = "ffmpeg:rtsp://h/x"', "3: streams[a].url: holds an address with something before it"),
+    "no colon": ('[[streams]]\nname = "a"\nurl = "rtsps//cam"', "3: streams[a].url: looks like a network address"),
+    "semicolon": ('[[streams]]\nname = "a"\nurl = "HTTP;//cam"', "3: streams[a].url: looks like a network address"),
+    "backslashes": ("[[streams]]\nname = 'a'\nurl = 'rtsp:\\\\cam'", "3: streams[a].url: looks like a network address"),
+    "encoded end of a text": ('[[streams]]\nname = "a"\nurl = "file:///a%00b"', "3: streams[a].url: holds a line break or another control character"),
+    "encoded line break in a login": ('[[streams]]\nname = "a"\nurl = "rtsp://u:p%0d%0aX@h/x"', "3: streams[a].url: holds a line break"),
+    "encoded end in a host": ('[[streams]]\nname = "a"\nurl = "http://%00/"', "3: streams[a].url: holds a line break"),
+    "encoded escape in a path": ('[[streams]]\nname = "a"\nurl = "https://h/%1b%c2%9b.m3u8"', "3: streams[a].url: holds a line break"),
     "login without a scheme": (f'[[streams]]\nname = "a"\nurl = "u:{PLANTED}@h/x"', "3: streams[a].url: looks like a network address"),
     "one slash": (f'[[streams]]\nname = "a"\nurl = "rtsp:/u:{PLANTED}@h/x"', "3: streams[a].url: looks like a network address"),
     "file url without a path": ('[[streams]]\nname = "a"\nurl = "file://a.mp4"', "3: streams[a].url: needs three slashes"),
@@ -320,3 +337,27 @@ def test_any_bytes_make_a_config_or_problems(tmp_path_factory: pytest.TempPathFa
 @given(lines=st.lists(LINES, max_size=12))
 def test_any_file_makes_a_config_or_problems(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
     _config_or_problems(tmp_path_factory.getbasetemp() / "lines.toml", "\n".join(lines).encode("utf-8", "replace"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"a{'.a' * 200_000} = 1\n", "'a'" + '."a"' * 100_000 + " = 1\n", f"[a{' . a' * 100_000}]\n", "x = {a" + ".a" * 200_000 + " = 1}\n",
+        "".join(f"k{number} = 1\n" for number in range(80_000)), "[[streams]]\n" * 80_000,
+        'x = """' + '\\"""' * 200_000, f"x = {'a' * 1_000_000}", f"x = {'[' * 900_000}", f"x = {'{a=' * 200_000}",
+        "[[streams]]\nname = 'A'\n" * 40_000,
+    ],
+    ids=range(11),
+)  # fmt: skip
+def test_no_file_takes_long_to_refuse(file: Path, text: str) -> None:
+    began = time.process_time()
+    lines = problems(file, text)
+    # Each took up to a second; the first took minutes when its parts were not counted before.
+    assert time.process_time() - began < 8
+    assert len(lines) <= 250
+
+
+@pytest.mark.parametrize("value", ["a.b" * 40, "/".join(["a.b.c.d.e.f"] * 20)])
+def test_dots_in_texts_and_comments_are_no_depth(file: Path, value: str) -> None:
+    file.write_text(f'[[streams]]  # {"a." * 100}a\nname = "a"\nurl = "{value}"\n')
+    assert load_config(file, {}).streams[0].url.endswith(value)

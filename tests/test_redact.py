@@ -52,6 +52,11 @@ def _nothing_remembered() -> Iterator[None]:
         ("ipc://@streamdet and ipc:///run/streamdet/events", "ipc://@streamdet and ipc:///run/streamdet/events"),
         ("http://127.0.0.1:9095/metrics, mail a@b.c", "http://127.0.0.1:9095/metrics, mail a@b.c"),
         ("the basic key is a monkey; author: me", "the basic key is a monkey; author: me"),
+        ('add url = "rtsp://${FRONT_DOOR_LOGIN}@h/x"', 'add url = "rtsp://${FRONT_DOOR_LOGIN}@h/x"'),
+        ("rtsp://${USER}:${PASSWORD}@h/x?token=${TOKEN}", "rtsp://${USER}:${PASSWORD}@h/x?token=${TOKEN}"),
+        ("rtsp://admin:${PASSWORD}@h, rtsp://${A}@x@h", "rtsp://***@h, rtsp://***@h"),
+        ("FRONT_DOOR_LOGIN=user:password and more", "FRONT_DOOR_LOGIN=*** and more"),
+        ('YARD_PASS="a b" KEY=c MONKEY=1', "YARD_PASS=*** KEY=*** MONKEY=1"),
         ("", ""),
     ],
 )

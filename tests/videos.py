@@ -38,6 +38,7 @@ def make_video(
     container: str | None = None,
     title: str = "",
     sample_aspect: Fraction | None = None,
+    colorspace: int = 2,
 ) -> Path:
     """A clip that grows brighter from frame to frame."""
     with scheduling_kept(), av.open(str(path), "w", format=container) as output:
@@ -46,6 +47,7 @@ def make_video(
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         if sample_aspect is not None:
             stream.codec_context.sample_aspect_ratio = sample_aspect
+        stream.codec_context.colorspace = colorspace
         if codec in ("libx264", "libx265"):
             stream.options = {"preset": "ultrafast", "tune": "zerolatency", "g": "5"}
         for number in range(frames):

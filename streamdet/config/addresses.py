@@ -7,7 +7,7 @@ import re
 from enum import StrEnum
 from ipaddress import ip_address
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from streamdet.config.values import refuse
 from streamdet.endpoint import HOW_TO_LET_OTHERS_IN, parse_endpoint
@@ -27,11 +27,20 @@ class UrlKind(StrEnum):
 
 _SCHEMES = ("rtsp", "rtsps", "http", "https", "file")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_ALMOST_A_SCHEME = re.compile(r"(?:rtsps?|https?|file):", re.IGNORECASE)
+# rtsp:/host, rtsps//host, http;//host, rtsp:\\host: a slip of the pen, not the name of a file.
+_ALMOST_A_SCHEME = re.compile(r"(?:rtsps?|https?|file)(?::|[^\w/\\]{0,2}[/\\]{2})", re.IGNORECASE)
+# White space, and characters that are not seen at all.
+_BLANK = "\\s\u200b-\u200f\u2060\ufeff"
+_AROUND = re.compile(f"^[{_BLANK}]+|[{_BLANK}]+$")
+# {NAME}, {{ name }}, $NAME, %(NAME)s, <password>, !secret name
+_PLACEHOLDER = re.compile(
+    r"(?<!\$)\{\{?\s*[A-Za-z_][\w.-]*\s*\}|\$[A-Z][A-Z0-9_]{2,}|%\([A-Za-z_]\w*\)s"
+    r"|<[A-Za-z_][\w -]*>|^!(?:secret|env)\w*\s"
+)
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
 _DEVICE = re.compile(r"/dev/[\w.@:/-]+|[0-9]{1,3}")
 _HOST_AND_PORT = re.compile(r"[\w.-]+:[0-9]+(?:/.*)?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _METRICS_ENDPOINT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._*-]*)):(?P<port>[0-9]{1,5})")
 _WAYS = "rtsp://host/path, http://host/path, a file, /dev/video0, or the number of a device"
 
@@ -42,12 +51,14 @@ def kind_of_url(url: str) -> UrlKind:
     Raises:
         ValueError: it leads nowhere; the message does not repeat the url, which may hold a password.
     """
-    if not url.strip() or _CONTROL.search(url):
-        problem = "holds a line break or another control character" if url.strip() else "is empty"
-        refuse(f"{problem}; must be {_WAYS}")
+    if not _AROUND.sub("", url):
+        refuse(f"is empty; must be {_WAYS}")
+    scheme = _SCHEME.match(url)
+    # What is written as %00 is one as well for whoever opens the file or asks the server.
+    if _CONTROL.search(url if scheme is None else unquote(url)):
+        refuse(f"holds a line break or another control character; must be {_WAYS}")
     if _DEVICE.fullmatch(url):
         return UrlKind.DEVICE
-    scheme = _SCHEME.match(url)
     if scheme is None:
         return _kind_of_path(url)
     name = scheme[1].lower()
@@ -57,14 +68,39 @@ def kind_of_url(url: str) -> UrlKind:
         refuse(f'begins with "{name}://", which is not known{meant}')
     kind = UrlKind(name)
     if kind is UrlKind.FILE:
-        if not url.startswith("file:///"):
+        if not url[len("file") :].startswith(":///"):
             refuse("needs three slashes and a whole path: file:///folder/clip.mp4")
     else:
         _check_network(url)
     return kind
 
 
+def with_small_scheme(url: str) -> str:
+    """The same address with its scheme in small letters, the only ones that FFmpeg knows it by."""
+    scheme = _SCHEME.match(url)
+    return url if scheme is None else scheme[1].lower() + url[scheme.end(1) :]
+
+
+def doubt_of_url(url: str) -> str:
+    """What is allowed in an address and probably not meant; empty where there is nothing.
+
+    Args:
+        url: as it stands in the file, with `${NAME}`.
+    """
+    if _PLACEHOLDER.search(url):
+        # It is not repeated: it may as well be a piece of a password.
+        return "holds what other programs replace, and is used here as it stands; streamdet replaces ${NAME}"
+    if _AROUND.search(url):
+        return "begins or ends with a blank, and is taken for the name of a file"
+    return ""
+
+
 def _kind_of_path(url: str) -> UrlKind:
+    bare = _AROUND.sub("", url)
+    if bare != url and (_DEVICE.fullmatch(bare) or "://" in bare or _ALMOST_A_SCHEME.match(bare)):
+        refuse("begins or ends with a blank; delete it")
+    if "://" in url:
+        refuse(f"holds an address with something before it; must be {_WAYS}")
     looks_like_login = "@" in url.split("/", 1)[0]
     if _ALMOST_A_SCHEME.match(url) or url.startswith("//") or _HOST_AND_PORT.fullmatch(url) or looks_like_login:
         refuse("looks like a network address without its beginning; write rtsp:// (or http://) before it")
@@ -75,6 +111,10 @@ def _check_network(url: str) -> None:
     if re.search(r"\s", url):
         refuse("holds a space; write %20 for it")
     encode = "in a password write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F"
+    rest = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)
+    if len(rest) > 1 and "@" in rest[1]:
+        # Before that @ may lie the rest of a password, and no host at all.
+        refuse(f"has an @ behind its host; {encode}; elsewhere, too, write @ as %40")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -17,6 +17,8 @@ from streamdet.config.shapes import SHAPES
 from streamdet.config.values import Substituted
 
 _LONGEST_SHOWN = 40
+MAX_PROBLEMS = 100
+"""Nobody reads more, and each takes time: a file of a megabyte may have a hundred thousand."""
 TABLES: dict[str, type[BaseModel]] = {
     "stream_defaults": StreamDefaults,
     "streams": StreamConfig,
@@ -42,11 +44,18 @@ _WORDS = {
 
 
 def explain(error: ValidationError, prefix: Path = ()) -> list[tuple[Path, str]]:
-    """Lists what is wrong: the path of the value in the file, beginning with `prefix`, and one sentence."""
+    """Lists what is wrong: the path of the value in the file, beginning with `prefix`, and one sentence.
+
+    The first `MAX_PROBLEMS` are explained; one more line says how many there are besides.
+    """
     problems: dict[tuple[Path, str], None] = {}
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    for detail in details[:MAX_PROBLEMS]:
         path = (*prefix, *_path(detail["loc"]))
         problems[path, _sentence(path, detail)] = None
+    if len(details) > MAX_PROBLEMS:
+        path = (*prefix, *_path(details[MAX_PROBLEMS]["loc"]))
+        problems[path, f"is wrong as well, and so are {len(details) - MAX_PROBLEMS - 1} more values"] = None
     return list(problems)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from streamdet.config.addresses import kind_of_url, metrics_socket, publisher_socket, same_port
-from streamdet.config.explain import explain
+from streamdet.config.addresses import doubt_of_url, kind_of_url, metrics_socket, publisher_socket, same_port
+from streamdet.config.explain import MAX_PROBLEMS, explain
 from streamdet.config.labels import unknown_labels
 from streamdet.config.loadable import detector_problems
 from streamdet.config.locate import Path as KeyPath
@@ -88,13 +88,15 @@ class _Reading:
         return config
 
     def warnings(self, written: Tables) -> list[str]:
-        """Passwords that stand in the file itself."""
-        streams = enumerate(written.get("streams", []))
-        return [
-            self._line_of(("streams", number, "url"), "holds a password; rather write ${NAME}, and keep it elsewhere")
-            for number, stream in streams
-            if re.match(r"[^/]*://[^/?#@]*:(?!\$\{)[^/?#@]+@", re.sub(r"\$\{[^}]*\}", "${", stream["url"]))
-        ]
+        """Addresses that are allowed and probably not meant, and passwords that stand in the file itself."""
+        lines = []
+        for number, stream in enumerate(written.get("streams", [])):
+            path, url = ("streams", number, "url"), stream["url"]
+            if doubt := doubt_of_url(url):
+                lines.append(self._line_of(path, doubt))
+            if re.match(r"[^/]*://[^/?#@]*:(?!\$\{)[^/?#@]+@", re.sub(r"\$\{[^}]*\}", "${", url)):
+                lines.append(self._line_of(path, "holds a password; rather write ${NAME}, and keep it elsewhere"))
+        return lines
 
     def _validate(self, tables: Tables) -> Config | None:
         try:
@@ -148,7 +150,9 @@ class _Reading:
 
     def _report(self) -> list[str]:
         ordered = sorted(self._problems.items(), key=lambda item: self._line(item[0]))
-        return [self._line_of(path, problem) for path, problem in ordered]
+        lines = [self._line_of(path, problem) for path, problem in ordered[: 2 * MAX_PROBLEMS]]
+        left = len(ordered) - len(lines)
+        return [*lines, f"{self._path}: and {left} more problems"] if left else lines
 
     def _line(self, path: KeyPath) -> int:
         """The line of a value, or of the nearest table around it; 1 for what is missing from the whole file."""

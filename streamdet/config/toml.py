@@ -19,6 +19,12 @@ MAX_DEPTH = 32
 
 Tables = dict[str, Any]
 
+# Python's own reader takes the square of the time for a key of many parts, so they are counted before it sees them.
+_TEXT_OR_COMMENT = re.compile(
+    r'"""(?:\\.|[^\\])*?"""' r"|'''.*?'''" r'|"(?:\\.|[^"\\\n])*"' r"|'[^'\n]*'" r"|#[^\n]*", re.DOTALL
+)
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]+[ \t]*\.[ \t]*){{{MAX_DEPTH}}}")
+
 _POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 
 
@@ -62,6 +68,9 @@ def parse(path: Path, text: str) -> Tables:
     Raises:
         ConfigError: it is not TOML; with line and column.
     """
+    too_deep = f"{path}: is nested too deeply; a configuration has tables and lists, not trees"
+    if _LONG_KEY.search(_TEXT_OR_COMMENT.sub(lambda found: "" if found[0].startswith("#") else "x", text)):
+        _refuse(too_deep)
     try:
         tables = tomllib.loads(text)
     except RecursionError:
@@ -76,7 +85,7 @@ def parse(path: Path, text: str) -> Tables:
         _refuse(f"{place}: is not TOML: {match[1]}{_hint(match[1])}")
     # Dotted keys make depth without recursion in the reader.
     if tables is None or _depth_exceeds(tables, MAX_DEPTH):
-        _refuse(f"{path}: is nested too deeply; a configuration has tables and lists, not trees")
+        _refuse(too_deep)
     return tables
 
 

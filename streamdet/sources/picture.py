@@ -10,6 +10,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from streamdet.errors import SourceError
+from streamdet.sources.pixel_formats import CONVERTIBLE, IN_HARDWARE
 from streamdet.types import Reason
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ _MATRICES: dict[int, Matrix] = {
     Colorspace.BT2020: "bt2020",
 }
 
+_UNSPECIFIED = 2
+_BT2020_CONSTANT = 10
+# Matrices and ranges that swscale knows; at any other number, which a stream may state, it refuses the picture.
+_KNOWN_MATRICES = frozenset({0, 1, _UNSPECIFIED, 4, 5, 6, 7, 9})
+_KNOWN_RANGES = frozenset({0, 1, 2})
+
 # A reformatter keeps its tables from one frame to the next, and serves one thread at a time.
 _per_thread = threading.local()
 
@@ -50,6 +57,21 @@ def check_size(width: int, height: int) -> None:
     if max(width, height) > MAX_SIDE_PIXELS or width * height > MAX_PIXELS:
         detail = f"a picture of {width}x{height} pixels is too large; the limit is {MAX_PIXELS // 1024**2} megapixels"
         raise SourceError(Reason.DECODE_ERROR, detail)
+
+
+def admit(frame: VideoFrame) -> None:
+    """Refuses what swscale cannot convert; colours of a rare matrix are taken as those of the nearest that it knows.
+
+    Raises:
+        SourceError: decode_error.
+    """
+    name = frame.format.name
+    if name not in CONVERTIBLE and name not in IN_HARDWARE:
+        raise SourceError(Reason.DECODE_ERROR, f"pictures in the pixel format {name} cannot be converted")
+    if frame.colorspace not in _KNOWN_MATRICES:
+        frame.colorspace = Colorspace.BT2020 if frame.colorspace == _BT2020_CONSTANT else _UNSPECIFIED
+    if frame.color_range not in _KNOWN_RANGES:
+        frame.color_range = ColorRange.UNSPECIFIED
 
 
 class AvPicture:
@@ -68,11 +90,15 @@ class AvPicture:
         quarter_turns: counter-clockwise turns that show it upright, 0 to 3.
         sample_aspect: width of a pixel of `frame` as a part of its height, as the stream says; None where it does
             not. What no camera has, below 1/4 or above 4, is not believed.
+
+    Raises:
+        SourceError: decode_error: it could not be converted.
     """
 
     __slots__ = ("_lock", "_rgb", "frame", "pixel_aspect", "quarter_turns")
 
     def __init__(self, frame: VideoFrame, quarter_turns: int = 0, sample_aspect: Fraction | None = None) -> None:
+        admit(frame)
         self.frame = frame
         self.quarter_turns = quarter_turns
         aspect = _believed(float(sample_aspect or 1))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, create_model, field_validator
 
-from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.config.addresses import UrlKind, kind_of_url, with_small_scheme
 from streamdet.config.shapes import NAME_PATTERN, LineConfig, PolygonConfig, check_shapes
 from streamdet.config.tables.base import Threshold, table
 from streamdet.config.values import AS_NUMBER, Number, Seconds, Switch, refuse
@@ -167,7 +167,7 @@ class StreamConfig(BaseModel):
     @classmethod
     def _leads_somewhere(cls, url: str) -> str:
         kind_of_url(url)
-        return url
+        return with_small_scheme(url)
 
     @field_validator("zones", "lines", "masks")
     @classmethod
