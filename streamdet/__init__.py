@@ -6,10 +6,10 @@ used, so that neither `import streamdet` nor a subscriber waits for torch or a v
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from streamdet.client import AsyncSubscription, Gap, Restart, Subscription, subscribe, subscribe_async
     from streamdet.errors import EndpointError, StreamdetError, WireError
     from streamdet.types import (
@@ -69,6 +69,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
+    import importlib  # noqa: PLC0415 - the program blocks signals before it imports what takes time
+
     for module, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(f"streamdet.{module}"), name)

@@ -97,7 +97,7 @@ class DaemonUnderTest:
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C reaches us, and we stop it.
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", *self._module, str(config)],
+                [sys.executable, "-P", "-m", *self._module, str(config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         return self

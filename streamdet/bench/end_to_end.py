@@ -60,7 +60,7 @@ class EndToEnd:
         weights.write_bytes(weights_to_bytes(self._model.weights))
         arguments = [str(self._clip.path), str(weights), str(self._device), str(seconds)]
         environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-        command = [sys.executable, "-m", "streamdet.bench.plain_loop", *arguments]
+        command = [sys.executable, "-P", "-m", "streamdet.bench.plain_loop", *arguments]
         result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 - ours
         self._step.end()
         if result.returncode:

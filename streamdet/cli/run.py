@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 
@@ -30,8 +29,6 @@ Exit codes: 0 stopped, 1 unexpected error, 2 bad configuration, 69 weights or po
 @click.option("--until-ended", is_flag=True, help="Stop when every stream (then: every file) has come to its end.")
 def command(config_path: Path, *, until_ended: bool) -> None:
     """Detect objects in the streams of a configuration file, until told to stop."""
-    # There is nothing yet that could read the file again: the signal waits, where it would otherwise end the process.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     config = load_config(config_path)
     configure_logging(config.log)
     restart_delay = RestartDelay()

@@ -25,7 +25,7 @@ class WebChild:
     def __init__(self, endpoint: str, metrics: str, listen: str) -> None:
         self.address = f"http://{listen}/"
         options = ["--metrics", metrics, "--listen", listen, "--end-with-stdin"]
-        self._command = [sys.executable, "-m", "streamdet", "web", endpoint, *options]
+        self._command = [sys.executable, "-P", "-m", "streamdet", "web", endpoint, *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
