@@ -76,8 +76,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     names = [name.strip() for name in categories.split(",")] if categories else None
     with checking_pictures(data) as on_progress:
         dataset, left_out = load_dataset(data, images, names, skip_bad=skip_bad, on_progress=on_progress)
-    for line in left_out.lines():
-        click.echo(f"left out: {line}", err=True)
+    for line in (*left_out.notes, *(f"left out: {line}" for line in left_out.lines())):
+        click.echo(line, err=True)
     if names is None:
         dataset = _known_alone(dataset, detector.labels)
     elif unknown := _unknown(dataset, detector.labels):

@@ -207,6 +207,8 @@ def _load(options: dict[str, Any], names: list[str] | None) -> tuple[Dataset, Da
             skip_bad=options["skip_bad"], on_progress=on_progress,
         )  # fmt: skip
     for path, problems in ((options["data"], left_out), (options["val"], left_out_val)):
+        for line in problems.notes:
+            click.echo(f"{path}: {line}", err=True)
         for line in problems.lines():
             click.echo(f"left out of {path}: {line}", err=True)
     return train, val

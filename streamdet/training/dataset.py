@@ -18,6 +18,7 @@ from streamdet.training.dataset_check import (
     sound_categories,
     sound_images,
 )
+from streamdet.training.picture_files import Turn, find_picture
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,20 @@ def load_dataset(
     """
     problems = Problems()
     lists = load_annotations(annotations, problems)
-    ids = sound_categories(lists["categories"], problems)
+    ids, same = sound_categories(lists["categories"], lists["annotations"], problems)
     categories = _choose_categories(ids, category_names, annotations)
-    known = set(ids.values())
+    known = {*ids.values(), *same}
     sound = sound_images(lists["images"], images, known, problems, on_progress or (lambda _done, _total: None))
     by_image = sound_annotations(lists, sound, known, problems)
+    for annotation in (a for annotations in by_image.values() for a in annotations):
+        annotation["category_id"] = same.get(annotation["category_id"], annotation["category_id"])
     if problems.counts and not skip_bad:
         lines = "\n  ".join(problems.lines())
         count = problems.counts.total()
         msg = f"{annotations}: {count} problem{'s' * (count > 1)}; --skip-bad goes on without them\n  {lines}"
         raise DataError(msg)
     index = {category.id: i for i, category in enumerate(categories, start=1)}
-    samples = [_sample(sound[i], by_image[i], index, images / sound[i]["file_name"]) for i in sound]
+    samples = [_sample(sound[i], by_image[i], index, find_picture(images, sound[i]["file_name"])) for i in sound]
     samples = _telling(samples)
     if not samples:
         msg = f"{annotations}: no usable image is left" + "".join(f"\n  {line}" for line in problems.lines())
@@ -139,9 +142,12 @@ def _relabelled(sample: Sample, kept: list[int]) -> Sample:
 
 def _sample(image: Entry, annotations: list[Entry], index: dict[int, int], path: Path) -> Sample:
     boxes, labels, ignore = [], [], []
+    turn: Turn | None = image.get("turn")
+    stored = image["width"], image["height"]
+    width, height = reversed(stored) if turn else stored
     for annotation in annotations:
-        x, y, w, h = annotation["bbox"]
-        box = (max(x, 0), max(y, 0), min(x + w, image["width"]), min(y + h, image["height"]))
+        x, y, w, h = turn.upright(annotation["bbox"], *stored) if turn else annotation["bbox"]
+        box = (max(x, 0), max(y, 0), min(x + w, width), min(y + h, height))
         if annotation.get("iscrowd"):
             ignore.append(box)
         elif annotation["category_id"] in index:

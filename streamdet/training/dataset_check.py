@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from streamdet.errors import DataError
-from streamdet.training.picture_files import picture_problem
+from streamdet.training.picture_files import PictureCheck, check_picture, find_picture
 
 _MAX_EXAMPLES = 3
 _MAX_EXAMPLE_CHARACTERS = 100
@@ -23,10 +23,17 @@ Entry = dict[str, Any]
 
 @dataclass
 class Problems:
-    """What is broken, counted by kind, with a few examples of each."""
+    """What is broken, counted by kind, with a few examples of each.
+
+    Attributes:
+        counts: of each kind.
+        examples: of each kind, a few.
+        notes: what is not broken but was understood in a way that the user should know, a line each.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, kind: str, example: str) -> None:
         """Counts one more of `kind`."""
@@ -68,20 +75,50 @@ def load_annotations(path: Path, problems: Problems) -> dict[str, list[Entry]]:
     return lists
 
 
-def sound_categories(entries: list[Entry], problems: Problems) -> dict[str, int]:
-    """The categories without a fault: id by name."""
+def sound_categories(
+    entries: list[Entry], annotations: list[Entry], problems: Problems
+) -> tuple[dict[str, int], dict[int, int]]:
+    """The categories without a fault.
+
+    Some tools (Roboflow) write a category for the whole project, which no box has. It is left out with a note: where it
+    has the name of a class this class would be lost, elsewhere it would be learned as one more.
+
+    Args:
+        entries: the list `categories`.
+        annotations: the list `annotations`.
+        problems: gets the faults and notes.
+
+    Returns:
+        The id by name; and for the id of each category whose name stands twice the one that its boxes belong to.
+    """
+    used = {a["category_id"] for a in annotations if _is_id(a.get("category_id"))}
+    parents = {entry.get("supercategory") for entry in entries}
     ids: dict[str, int] = {}
-    for entry in entries:
-        name = entry.get("name")
-        if not (_is_id(entry.get("id")) and isinstance(name, str) and name):
+    same: dict[int, int] = {}
+    # Of two of the same name the one with boxes is meant.
+    for entry in sorted(entries, key=lambda entry: not _is_in(entry.get("id"), used)):
+        name, number = entry.get("name"), entry.get("id")
+        if not (isinstance(number, int) and _is_id(number) and isinstance(name, str) and name):
             problems.add("category without a numeric id or a name", _short(entry))
+        elif number in ids.values() or number in same:
+            problems.add("duplicate category id", f"{number} ({name})")
+        elif number not in used and (name in ids or (name in parents and _has_no_parent(entry))):
+            problems.notes.append(f"category {number}, {_short(name)}, is left out: no box has it")
         elif name in ids:
-            problems.add("duplicate category name", f"{name!r}, ids {ids[name]} and {entry['id']}")
-        elif entry["id"] in ids.values():
-            problems.add("duplicate category id", f"{entry['id']} ({name})")
+            problems.add("duplicate category name", f"{name!r}, ids {ids[name]} and {number}")
+            same[number] = ids[name]
         else:
-            ids[name] = entry["id"]
-    return ids
+            ids[name] = number
+    order = [entry.get("name") for entry in entries]
+    return dict(sorted(ids.items(), key=lambda item: order.index(item[0]))), same
+
+
+def _is_in(number: object, numbers: set[int]) -> bool:
+    return _is_id(number) and number in numbers
+
+
+def _has_no_parent(entry: Entry) -> bool:
+    return entry.get("supercategory") in (None, "", "none")
 
 
 def sound_images(
@@ -99,6 +136,9 @@ def sound_images(
         category_ids: all known ids.
         problems: gets the faults.
         on_progress: hears how many of how many files have been checked.
+
+    Returns:
+        By id; an image that is annotated as stored, before its EXIF turn, has the `Turn` as `turn`.
     """
     unique: dict[int, Entry] = {}
     for image in entries:
@@ -109,16 +149,26 @@ def sound_images(
         else:
             unique[image["id"]] = image
 
-    def check(image: Entry) -> tuple[str, str] | None:
-        return picture_problem(directory / image["file_name"], image["width"], image["height"])
+    def check(image: Entry) -> PictureCheck:
+        path = find_picture(directory, image["file_name"])
+        return check_picture(path, image["width"], image["height"])
 
     images = list(unique.values())
+    turned = 0
     with ThreadPoolExecutor() as pool:
-        for i, (image, problem) in enumerate(zip(images, pool.map(check, images), strict=True), start=1):
-            if problem:
-                problems.add(*problem)
+        for i, (image, found) in enumerate(zip(images, pool.map(check, images), strict=True), start=1):
+            if found.problem:
+                problems.add(*found.problem)
                 del unique[image["id"]]
+            elif found.turn:
+                turned += 1
+                unique[image["id"]] = image | {"turn": found.turn}
             on_progress(i, len(images))
+    if turned:
+        problems.notes.append(
+            f"{turned} picture{'s are' if turned > 1 else ' is'} annotated as stored, on the side: "
+            "boxes are turned with the EXIF orientation"
+        )
     return unique
 
 

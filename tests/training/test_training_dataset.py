@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from streamdet.errors import ConfigError, DataError
 from streamdet.training.dataset import load_dataset
+from streamdet.training.picture_files import check_picture, read_image
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
 
@@ -51,6 +54,7 @@ def _break_everything(content: dict[str, Any], folder: Path) -> dict[str, str]:
         {**extra, "id": 900, "image_id": 12345},
         extra,
         {**extra, "id": 901, "iscrowd": "yes"},
+        {**extra, "id": 902, "category_id": 8},
         7,
     ]
     content["categories"] += [{"id": 8, "name": "disc"}, {"id": 3, "name": "ring"}, {"name": "no id"}]
@@ -100,7 +104,8 @@ def test_all_faults_are_told_at_once_and_can_be_skipped(shapes: Path, tmp_path: 
     dataset, problems = load_dataset(path, tmp_path, skip_bad=True, on_progress=lambda d, t: seen.append((d, t)))
     assert problems.counts.total() == len(faults)
     assert sorted(s.image_id for s in dataset.samples) == [7, 8]
-    assert sum(len(s.boxes) for s in dataset.samples) == 0
+    # The one box of the second "disc" belongs to the first.
+    assert [s.labels.tolist() for s in dataset.samples] == [[1], []]
     assert seen == [(i, 6) for i in range(1, 7)]
 
 
@@ -155,3 +160,119 @@ def test_missing_file_and_unknown_category_get_one_line(shapes: Path, tmp_path: 
         load_dataset(tmp_path / "none.json", tmp_path)
     with pytest.raises(ConfigError, match="no category ring; it has disc, square"):
         load_dataset(shapes / "val" / "annotations.json", shapes / "val", ["disc", "ring"])
+
+
+@pytest.mark.parametrize("name", ["disc", "shapes"])
+def test_the_category_of_a_whole_project_is_left_out_and_not_a_class(
+    shapes: Path, edit_annotations: Edit, name: str
+) -> None:
+    """As Roboflow writes it: before the others, without a box, parent of all, perhaps with the name of one."""
+
+    def change(content: dict[str, Any]) -> None:
+        for category in content["categories"]:
+            category["supercategory"] = name
+        content["categories"].insert(0, {"id": 0, "name": name, "supercategory": "none"})
+
+    path = edit_annotations(change)
+    dataset, problems = load_dataset(path, shapes / "val")
+    sound, _ = load_dataset(shapes / "val" / "annotations.json", shapes / "val")
+    assert dataset.categories == sound.categories
+    assert [s.labels.tolist() for s in dataset.samples] == [s.labels.tolist() for s in sound.samples]
+    assert problems.notes == [f"category 0, '{name}', is left out: no box has it"]
+
+
+def test_a_class_without_a_box_stays_a_class(shapes: Path, edit_annotations: Edit) -> None:
+    """As in COCO, where `person` is its own parent."""
+
+    def change(content: dict[str, Any]) -> None:
+        content["categories"] += [{"id": 9, "name": "ring", "supercategory": "ring"}, {"id": 10, "name": "cone"}]
+
+    dataset, problems = load_dataset(edit_annotations(change), shapes / "val")
+    assert [c.name for c in dataset.categories] == ["disc", "square", "ring", "cone"]
+    assert not problems.notes
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("behind", [b"", b"\0" * 6000, b"ftypmp42" + bytes(range(256)) * 300])
+def test_what_follows_a_whole_picture_does_not_count_and_a_cut_one_is_told(
+    tmp_path: Path, suffix: str, behind: bytes
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    whole = cv2.imencode(suffix, picture)[1].tobytes()
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(whole + behind)
+    assert check_picture(path, 50, 40).problem is None
+    for part in (0.3, 0.6, 0.9, 0.999):
+        path.write_bytes(whole[: int(part * len(whole))])
+        problem = check_picture(path, 50, 40).problem
+        assert problem is not None
+        assert problem[0].startswith("truncated")
+
+
+def test_a_cut_picture_with_a_whole_thumbnail_is_told(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    whole, small = (cv2.imencode(".jpg", p)[1].tobytes() for p in (picture, picture[:8, :8]))
+    segment = b"\xff\xe1" + (len(small) + 2).to_bytes(2) + small
+    path = tmp_path / "a.jpg"
+    path.write_bytes(whole[:2] + segment + whole[2:])
+    assert check_picture(path, 50, 40).problem is None
+    path.write_bytes((whole[:2] + segment + whole[2:])[:-200])
+    assert check_picture(path, 50, 40).problem == ("truncated JPEG", str(path))
+    progressive = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    path.write_bytes(progressive + b"behind")
+    assert check_picture(path, 50, 40).problem is None
+
+
+def test_names_with_backslashes_are_found(shapes: Path, edit_annotations: Edit) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            image["file_name"] = f"val\\{image['file_name']}"
+
+    dataset, _ = load_dataset(edit_annotations(change), shapes)
+    assert all(sample.path.is_file() for sample in dataset.samples)
+    assert len(dataset.samples) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("x\\val_1.jpg", "backslashes"), ("gone/val_1.jpg", "there is no folder"), ("val_1.JPG", "there is val_1.jpg"),
+     ("val_1.jpeg", "there is val_1.jpg")],
+)  # fmt: skip
+def test_a_missing_picture_comes_with_what_may_be_meant(shapes: Path, name: str, hint: str) -> None:
+    problem = check_picture(shapes / "val" / name, 80, 80).problem
+    assert problem is not None
+    assert hint in problem[1]
+
+
+def oriented(picture: NDArray[np.uint8], orientation: int) -> bytes:
+    """A JPEG that says in its EXIF data how it is to be turned."""
+    jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    tiff = b"MM\0*\0\0\0\x08" + b"\0\x01" + b"\x01\x12\0\x03\0\0\0\x01" + orientation.to_bytes(2) + b"\0" * 6
+    exif = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2) + exif + jpeg[2:]
+
+
+# From 1 to 4 the sizes are the same both ways, so nothing says which is meant.
+@pytest.mark.parametrize(
+    ("orientation", "as_stored"), [(n, False) for n in range(1, 9)] + [(1, True)] + [(n, True) for n in range(5, 9)]
+)
+def test_boxes_lie_on_their_object_however_the_picture_is_turned(
+    tmp_path: Path, orientation: int, *, as_stored: bool
+) -> None:
+    stored = np.zeros((60, 90, 3), np.uint8)
+    stored[5:20, 60:85] = 255
+    (tmp_path / "a.jpg").write_bytes(oriented(stored, orientation))
+    upright = read_image(tmp_path / "a.jpg")
+    rows, columns = np.nonzero(upright[..., 0] > 128)
+    expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    x1, y1, x2, y2 = (int(side) for side in expected)
+    bbox = [60, 5, 25, 15] if as_stored else [x1, y1, x2 - x1, y2 - y1]
+    width, height = (90, 60) if as_stored else (upright.shape[1], upright.shape[0])
+    (tmp_path / "a.json").write_text(json.dumps({
+        "categories": [{"id": 1, "name": "x"}],
+        "images": [{"id": 1, "file_name": "a.jpg", "width": width, "height": height}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": bbox}],
+    }))  # fmt: skip
+    dataset, problems = load_dataset(tmp_path / "a.json", tmp_path)
+    np.testing.assert_allclose(dataset.samples[0].boxes, [expected], atol=2)
+    assert bool(problems.notes) == (as_stored and orientation > 4)
