@@ -6,6 +6,7 @@ import time
 import traceback
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from capturing import SECRET, stream_config
@@ -263,8 +264,10 @@ def test_http_failures(backend: str) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", ["rtsp", "http", "rtsps", "https"])
-@both_backends
+@pytest.mark.parametrize(
+    ("backend", "scheme"),
+    [("av", "rtsp"), ("av", "http"), ("av", "rtsps"), ("av", "https"), ("opencv", "rtsp"), ("opencv", "http")],
+)
 def test_no_server(backend: str, scheme: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -296,7 +299,23 @@ def test_https_server_must_be_trusted(certificate: tuple[Path, Path]) -> None:
             assert source.read().picture.width == 64
             source.close()
         assert failure(web.url("/mjpeg"), tls_ca_file="/missing.pem").reason is Reason.TLS
-        assert failure(web.url("/mjpeg"), backend="opencv").reason is Reason.TLS
+
+
+def test_opencv_never_speaks_tls() -> None:
+    """Not even where a server sends it: the OpenSSL in its wheel is no longer maintained."""
+    with WebServer() as web, socket.create_server(("127.0.0.1", 0)) as lure:
+        lure.settimeout(0.2)
+        address = f"127.0.0.1:{lure.getsockname()[1]}/mjpeg"
+        web.redirections = {"/http": f"https://{address}", "/tls": f"tls://{address}"}
+        parameters = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 2000]
+        for path in web.redirections:
+            assert not cv2.VideoCapture(web.url(path), cv2.CAP_FFMPEG, parameters).isOpened()
+        for scheme in ("https", "rtsps", "tls"):
+            assert not cv2.VideoCapture(f"{scheme}://{address}", cv2.CAP_FFMPEG, parameters).isOpened()
+        with pytest.raises(TimeoutError):
+            lure.accept()
+        web.redirections = {"/http": web.url("/mjpeg")}
+        assert cv2.VideoCapture(web.url("/http"), cv2.CAP_FFMPEG).read()[0]
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])

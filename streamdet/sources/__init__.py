@@ -22,7 +22,9 @@ from streamdet.types import Clock, Picture
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
 _options = os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp")
 if "format_whitelist" not in _options:
-    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{_options}|format_whitelist;rtsp,{SELF_CONTAINED}"
+    _options += f"|format_whitelist;rtsp,{SELF_CONTAINED}"
+# Its wheel brings an OpenSSL that is no longer maintained: wherever a server redirects it to, TLS is not spoken.
+os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{_options}|protocol_whitelist;file,http,rtp,rtsp,tcp,udp"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import SourceError
 from streamdet.sources import SourceFrame, SourceInfo
 from streamdet.sources.av import AvSource
-from streamdet.sources.connection import TLS_KINDS, look_up_name
+from streamdet.sources.connection import look_up_name
 from streamdet.sources.failure import refuse_text, timed_out
 from streamdet.sources.interrupt import current_interrupt
 from streamdet.sources.memory import limit_allocations
@@ -39,8 +39,7 @@ _DEVICE_POLL_NANOSECONDS = 200_000_000
 class OpenCvSource:
     """A V4L2 device, file or network stream, read by OpenCV as BGR.
 
-    Known limits of OpenCV: RTSP over TCP only; servers' certificates are not verified, so that `tls_verify = true`
-    is refused; a gap of 1.5 s in a network stream counts as its end; a change of size within a stream is scaled to
+    Known limits of OpenCV: RTSP over TCP only; no TLS, because its OpenSSL is no longer maintained; a gap of 1.5 s in a network stream counts as its end; a change of size within a stream is scaled to
     the first size; no HLS, because its FFmpeg would follow playlists without any bounds.
 
     Args:
@@ -57,9 +56,6 @@ class OpenCvSource:
         self._config = config
         self._kind = kind_of_url(config.url)
         self._is_file = self._kind is UrlKind.FILE
-        if self._kind in TLS_KINDS and config.tls_verify:
-            detail = 'OpenCV cannot verify the server; use backend = "av", or tls_verify = false'
-            raise SourceError(Reason.TLS, detail)
         self._frames_of_round = 0
         self._capture = self._open()
         try:

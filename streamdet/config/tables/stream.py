@@ -14,6 +14,7 @@ from streamdet.config.values import AS_NUMBER, Number, Seconds, Switch, refuse
 HWACCELS = ("none", "auto", "cuda", "drm", "qsv", "vaapi", "vdpau", "videotoolbox", "vulkan")
 OF_ONE_STREAM = ("name", "url", "zones", "lines", "masks")
 """Keys that make no sense for all streams at once."""
+_TLS_KINDS = frozenset({UrlKind.RTSPS, UrlKind.HTTPS})
 # Marks a key whose change leaves the connection as it is: it says what is done with frames, not how they are read.
 KEEPS_CONNECTION = "x-keeps-connection"
 _KEEPS_CONNECTION: dict[str, Any] = {KEEPS_CONNECTION: True}
@@ -47,7 +48,7 @@ class StreamConfig(BaseModel):
     backend: Literal["auto", "av", "opencv"] = Field(
         "auto",
         description='What reads it: "av" (PyAV), "opencv", or "auto": PyAV for network and files, OpenCV for devices. '
-        "OpenCV reads no HLS.",
+        "OpenCV reads no HLS, and nothing over TLS.",
         examples=["av"],
     )
     transport: Literal["auto", "tcp", "udp"] = Field(
@@ -168,6 +169,13 @@ class StreamConfig(BaseModel):
     def _leads_somewhere(cls, url: str) -> str:
         kind_of_url(url)
         return with_small_scheme(url)
+
+    @field_validator("backend")
+    @classmethod
+    def _speaks_safely(cls, backend: str, info: ValidationInfo) -> str:
+        if backend == "opencv" and "url" in info.data and kind_of_url(info.data["url"]) in _TLS_KINDS:
+            refuse('"opencv" brings a TLS library that is no longer maintained; use "av" for rtsps:// and https://')
+        return backend
 
     @field_validator("zones", "lines", "masks")
     @classmethod
