@@ -39,7 +39,8 @@ _DEVICE_POLL_NANOSECONDS = 200_000_000
 class OpenCvSource:
     """A V4L2 device, file or network stream, read by OpenCV as BGR.
 
-    Known limits of OpenCV: RTSP over TCP only; no TLS, because its OpenSSL is no longer maintained; a gap of 1.5 s in a network stream counts as its end; a change of size within a stream is scaled to
+    Known limits of OpenCV: RTSP over TCP only; no TLS, because its OpenSSL is no longer maintained; a gap of 1.5 s in a
+    network stream counts as its end; a change of size within a stream is scaled to
     the first size; no HLS, because its FFmpeg would follow playlists without any bounds.
 
     Args:
