@@ -112,7 +112,9 @@ class Daemon:
         """
         with ExitStack() as stack:
             stack.callback(self._wakeup.close)
-            health = HealthServer(self.config.metrics, self.metrics.registry, self.health, self._on_error)
+            health = HealthServer(
+                self.config.metrics, self.metrics.registry, self.health, self._on_error, self.metrics.unexpected
+            )
             stack.callback(health.close)
             tracer = self._tracer(stack)
             spool = self._spool(stack)

@@ -18,6 +18,7 @@ Exit codes follow sysexits.h where it has a fitting one.
 
 from __future__ import annotations
 
+import errno
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -137,3 +138,8 @@ class DataError(StreamdetError):
 
 class InstallError(StreamdetError):
     """The service cannot be installed here."""
+
+
+def accept_may_work_later(error: OSError) -> bool:
+    """Whether a listening socket is sound although `accept` failed: descriptors, memory or the network were short."""
+    return error.errno not in {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP, errno.EFAULT}

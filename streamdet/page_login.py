@@ -1,25 +1,23 @@
-"""HTTP basic login for pages that programs read, and the certificate that hides it from others on the way."""
+"""HTTP basic login for pages that programs read."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import hmac
 import math
 import secrets
-import ssl
-import threading
-from http import HTTPStatus
 from pathlib import Path
 
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
 from streamdet.config import MetricsConfig
-from streamdet.errors import EndpointError
-from streamdet.page_request import Request, Response
 from streamdet.password import Password, read_password
 from streamdet.tries import Tries
 
-_TEXT = ("Content-Type", "text/plain; charset=utf-8")
 _MAX_LOGIN_CHARACTERS = 2000
 
 
@@ -27,7 +25,7 @@ class PageLogin:
     """Lets requests pass that carry the right name and password; of wrong ones only a few a minute are looked at.
 
     Checking a password is slow on purpose. One that was right is known again by a hash whose key lives in this
-    process alone, so that Prometheus may come as often as it likes.
+    process alone, so that Prometheus may come as often as it likes. Belongs to one event loop.
 
     Args:
         username: the name that belongs to the password.
@@ -41,28 +39,31 @@ class PageLogin:
         self._hash_key = secrets.token_bytes(32)
         self._known = b""
         # One check at a time: each takes 32 MiB and a quarter of a second.
-        self._lock = threading.Lock()
+        self._lock = asyncio.Lock()
 
-    def refusal(self, request: Request) -> Response | None:
-        """What a request gets that may not pass; None for one that may. Called by several threads."""
+    async def refusal(self, request: Request) -> Response | None:
+        """What a request gets that may not pass; None for one that may."""
         login = _login_of(request)
         if login is None:
             return _refusal("a name and a password are needed")
-        if hmac.compare_digest(self._digest(login), self._known):
+        if self._is_known(login):
             return None
-        with self._lock:
-            wait_seconds = math.ceil(self._tries.wait_seconds(request.client))
+        client = request.client.host if request.client else ""
+        async with self._lock:
+            if self._is_known(login):
+                return None
+            wait_seconds = math.ceil(self._tries.wait_seconds(client))
             if wait_seconds:
-                return Response(
-                    HTTPStatus.TOO_MANY_REQUESTS,
-                    b"too many wrong logins; wait\n",
-                    (_TEXT, ("Retry-After", str(wait_seconds))),
-                )
-            if not self._is_right(login):
+                message = "too many wrong logins; wait\n"
+                return PlainTextResponse(message, 429, {"Retry-After": str(wait_seconds)})
+            if not await asyncio.to_thread(self._is_right, login):
                 return _refusal("that is not the name or not the password")
             self._known = self._digest(login)
-            self._tries.forget(request.client)
+            self._tries.forget(client)
         return None
+
+    def _is_known(self, login: bytes) -> bool:
+        return hmac.compare_digest(self._digest(login), self._known)
 
     def _is_right(self, login: bytes) -> bool:
         username, _, password = login.partition(b":")
@@ -85,25 +86,6 @@ def login_for(config: MetricsConfig) -> PageLogin | None:
     return PageLogin(config.username, read_password(Path(config.password_file)))
 
 
-def tls_for(config: MetricsConfig) -> ssl.SSLContext | None:
-    """What a server needs to speak TLS; None where the configuration has no certificate.
-
-    Raises:
-        EndpointError: the certificate or its key cannot be used.
-    """
-    if config.tls_certificate_file is None or config.tls_key_file is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        # Without `password` OpenSSL would ask at the terminal for that of an encrypted key.
-        context.load_cert_chain(config.tls_certificate_file, config.tls_key_file, password="")
-    except (OSError, ValueError) as error:
-        message = f"[metrics] the certificate {config.tls_certificate_file} or its key cannot be used: {error}"
-        raise EndpointError(message) from error
-    return context
-
-
 def _login_of(request: Request) -> bytes | None:
     """`name:password` as the client sent it; None where there is none."""
     scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
@@ -117,5 +99,5 @@ def _login_of(request: Request) -> bytes | None:
 
 
 def _refusal(why: str) -> Response:
-    challenge = ("WWW-Authenticate", 'Basic realm="streamdet", charset="UTF-8"')
-    return Response(HTTPStatus.UNAUTHORIZED, f"{why}\n".encode(), (_TEXT, challenge))
+    challenge = {"WWW-Authenticate": 'Basic realm="streamdet", charset="UTF-8"'}
+    return PlainTextResponse(f"{why}\n", 401, challenge)

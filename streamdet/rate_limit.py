@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 
 class Rate:
@@ -61,3 +64,70 @@ class Share:
         now = self._clock()
         self._left_seconds = min(self._left_seconds + (now - self._at) * self._share, self._burst_seconds)
         self._at = now
+
+
+class FairRate:
+    """Lets `per_second` requests pass per second, and after a pause as many at once; the others wait for their turn.
+
+    Clients take turns, so that one that asks all the time delays the others by a moment only. Belongs to one event
+    loop.
+
+    Args:
+        per_second: how many.
+        most_waiting: requests of one client that may wait.
+    """
+
+    def __init__(self, per_second: int, most_waiting: int) -> None:
+        self._rate = Rate(per_second)
+        self._most_waiting = most_waiting
+        # The client whose turn is next comes first.
+        self._waiting: dict[str, deque[_Waiting]] = {}
+
+    async def turn(self, client: str, is_gone: Callable[[], bool]) -> bool:
+        """Waits until a request of this client may pass; false at once when too many of its requests wait already.
+
+        Args:
+            client: who asks.
+            is_gone: whether it does not wait for an answer any more; then its turn is given to the next one.
+        """
+        if not self._waiting and self._rate.passes():
+            return True
+        own = self._waiting.get(client, deque())
+        if len(own) >= self._most_waiting and not _let_gone_pass(own):
+            return False
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(1 / self._rate.per_second, self._let_pass)
+        waiting = _Waiting(asyncio.get_running_loop().create_future(), is_gone)
+        own.append(waiting)
+        self._waiting[client] = own
+        await waiting.may_pass
+        return True
+
+    def _let_pass(self) -> None:
+        while self._waiting:
+            client, own = next(iter(self._waiting.items()))
+            waiting = own[0]
+            if not waiting.may_pass.done() and not waiting.is_gone() and not self._rate.passes():
+                asyncio.get_running_loop().call_later(1 / self._rate.per_second, self._let_pass)
+                return
+            own.popleft()
+            del self._waiting[client]
+            if own:
+                self._waiting[client] = own
+            if not waiting.may_pass.done():
+                waiting.may_pass.set_result(None)
+
+
+class _Waiting(NamedTuple):
+    may_pass: asyncio.Future[None]
+    is_gone: Callable[[], bool]
+
+
+def _let_gone_pass(waiting: deque[_Waiting]) -> bool:
+    """Takes out those that do not wait for an answer any more; whether there were any."""
+    gone = [each for each in waiting if each.may_pass.done() or each.is_gone()]
+    for each in gone:
+        waiting.remove(each)
+        if not each.may_pass.done():
+            each.may_pass.set_result(None)
+    return bool(gone)

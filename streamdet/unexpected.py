@@ -15,7 +15,18 @@ from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter
 
-PARTS = ("capture", "detection", "analytics", "events", "preview", "replay", "subscription", "control", "reload")
+PARTS = (
+    "capture",
+    "detection",
+    "analytics",
+    "events",
+    "preview",
+    "replay",
+    "subscription",
+    "control",
+    "reload",
+    "http",
+)
 """Where such an error may be caught: the values of the metric's label."""
 
 QUIET_SECONDS = 600.0

@@ -10,32 +10,43 @@ should not, or took longer than `LONGEST_SECONDS`.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import base64
 import itertools
 import json
+import logging
 import random
+import re
 import socket
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import uvicorn
 from mutating import changed_json, damaged
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from uvicorn.server import ServerState
 
-from streamdet import page_request, wire
+from streamdet import http_server, wire
 from streamdet.config import StreamConfig, load_config
 from streamdet.control import protocol
 from streamdet.delivery_metrics import DeliveryMetrics
 from streamdet.errors import ConfigError, ControlError, SourceError, WireError
+from streamdet.http_server import Limits
 from streamdet.redact import forget_secrets
 from streamdet.replay import Replay, Ring
 from streamdet.sources.connection import look_at_connection
 from streamdet.sources.playlist import Playlists, absolute
+from streamdet.unexpected import UnexpectedErrors
 from streamdet.wire import replay as replay_wire
 
 LONGEST_SECONDS = 5.0
@@ -213,20 +224,71 @@ def _config(folder: Path) -> Target:
     return Target(0.05, good, damaged, read)
 
 
-def _page_request() -> Target:
+class _Transport(asyncio.Transport):
+    """Where the server writes its answer to."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1)})
+        self.answer = b""
+        self.closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.answer += data
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    abort = close
+
+    def pause_reading(self) -> None:
+        """Nothing more comes."""
+
+    resume_reading = pause_reading
+
+
+def _page_request(loop: asyncio.AbstractEventLoop) -> Target:
     good = [
-        b"GET /metrics?name[]=a HTTP/1.1\r\nHost: x\r\nAccept: text/plain; version=1.0.0\r\nAccept-Encoding: gzip",
-        b"HEAD /readyz HTTP/1.0\r\nAuthorization: Basic dTpw",
+        b"GET /metrics?name[]=a HTTP/1.1\r\nHost: x\r\nAccept: text/plain\r\nAccept-Encoding: gzip\r\n\r\n",
+        b"HEAD /readyz HTTP/1.0\r\nAuthorization: Basic dTpw\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: x\r\n\r\n",
     ]
+    app = Starlette(routes=[Route("/{path:path}", _say_yes, methods=["GET", "POST"])])
+    limits = Limits()
+    config = uvicorn.Config(app, ws="none", log_config=None, h11_max_incomplete_event_size=limits.head_bytes)
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    registry = CollectorRegistry()
+    unexpected = UnexpectedErrors(registry)
+
+    async def serve(data: bytes) -> bytes:
+        protocol, transport = http_server._Protocol(config, ServerState(), {}, loop), _Transport()
+        protocol.bind(http_server.Connection("127.0.0.1"), http_server._Connections(limits), unexpected)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        protocol.connection_lost(None)
+        await asyncio.gather(*protocol.tasks)
+        return transport.answer
 
     def read(data: bytes) -> Outcome:
-        try:
-            page_request._parse(data, "127.0.0.1")
-        except page_request.RefusedError as error:
-            return str(error.response.status.value)
-        return "taken"
+        answer = loop.run_until_complete(serve(data))
+        assert registry.get_sample_value("streamdet_unexpected_errors_total", {"part": "http"}) == 0
+        assert not answer or re.match(rb"HTTP/1\.1 [1-5][0-9]{2} ", answer)
+        status = answer[9:12].decode()
+        return "taken" if status == "200" else status or "incomplete"
 
     return Target(0.05, good, damaged, read)
+
+
+async def _say_yes(request: Request) -> Response:
+    await request.body()
+    return PlainTextResponse("yes")
 
 
 def _rtsp_answer(say: Callable[[bytes], None], port: int) -> Target:
@@ -277,7 +339,7 @@ def _camera() -> Iterator[tuple[Callable[[bytes], None], int]]:
 @contextmanager
 def targets() -> Iterator[dict[str, Target]]:
     """Everything that reads what others wrote."""
-    with tempfile.TemporaryDirectory() as folder, _camera() as (say, port):
+    with tempfile.TemporaryDirectory() as folder, _camera() as (say, port), closing(asyncio.new_event_loop()) as loop:
         yield {
             "event": _event(),
             "message": _message(),
@@ -286,7 +348,7 @@ def targets() -> Iterator[dict[str, Target]]:
             "control request": _control_request(),
             "control answer": _control_answer(),
             "configuration": _config(Path(folder)),
-            "page request": _page_request(),
+            "page request": _page_request(loop),
             "camera's answer": _rtsp_answer(say, port),
             "playlist": _playlist(),
         }

@@ -32,7 +32,8 @@ from streamdet.control.server import ControlServer
 from streamdet.daemon import Daemon
 from streamdet.errors import EXIT_UNAVAILABLE, ControlError
 from streamdet.gate import Gate
-from streamdet.health import HealthServer
+from streamdet.health import _MetricsPage
+from streamdet.http_server import HttpServer, _Connections, _Protocol
 from streamdet.inference import Inference
 from streamdet.outgoing import Outgoing
 from streamdet.preview import Previews
@@ -141,7 +142,7 @@ _THREADS: dict[str, tuple[type, str, Callable[[Running], None]]] = {
     "spool": (Spool, "_tidy", provoke_nothing),
     "gate": (Gate, "_cut_floods", provoke_nothing),
     "control": (ControlServer, "_expire", ask_for_control),
-    "metrics-": (HealthServer, "_metrics", ask_for_a_page),
+    "metrics": (_Connections, "add", ask_for_a_page),
 }
 
 
@@ -178,6 +179,8 @@ _DATA: list[tuple[str, type, str, Callable[[Running], None]]] = [
     ("control", Commands, "_about", ask_for_control),
     ("control", ControlServer, "_hand_on", ask_for_control),
     ("reload", ConfigInForce, "_merged", ask_for_a_reload),
+    ("http", _MetricsPage, "_newest", ask_for_a_page),
+    ("http", _Protocol, "bind", ask_for_a_page),
 ]
 
 
@@ -238,12 +241,12 @@ def error_of(caplog: pytest.LogCaptureFixture) -> str:
 def test_a_client_whose_network_goes_ends_nothing_but_its_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(*_: object) -> None:
+    async def unreachable(*_: object) -> None:
         raise OSError(errno.EHOSTUNREACH, "No route to host")
 
     with Running(tmp_path, stream("clip", max_fps=20)) as running:
         with monkeypatch.context() as patch:
-            patch.setattr("streamdet.page_server._Server._answer_one", unreachable)
+            patch.setattr(HttpServer, "_arrive", unreachable)
             ask_for_a_page(running)
         url = f"http://{running.config.metrics.endpoint}/healthz"
         with urlopen(url, timeout=5) as answer:

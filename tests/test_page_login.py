@@ -16,10 +16,9 @@ from prometheus_server import prometheus_of
 
 from streamdet.config import MetricsConfig
 from streamdet.errors import EndpointError
-from streamdet.health import HealthServer, HealthSnapshot
+from streamdet.health import LIMITS, HealthServer, HealthSnapshot
 from streamdet.ledger import Ledger
 from streamdet.metrics import Metrics
-from streamdet.page_server import MAX_CONNECTIONS, REQUEST_TIMEOUT_SECONDS
 from streamdet.password import Password, write_password
 from streamdet.tries import MAX_TRIES
 
@@ -105,15 +104,15 @@ def test_no_password_travels_in_the_clear(page: Page) -> None:
 
 
 def test_who_dawdles_in_the_handshake_holds_up_nobody(page: Page) -> None:
-    silent = [page.connect() for _ in range(MAX_CONNECTIONS - 1)]
+    silent = [page.connect() for _ in range(LIMITS.waiting_per_address - 1)]
     assert page.get(_RIGHT)[0] == 200
-    silent += [page.connect() for _ in range(MAX_CONNECTIONS)]
+    silent += [page.connect() for _ in range(LIMITS.waiting_per_address)]
     began = time.monotonic()
     assert page.get(_RIGHT)[0] == 200
     assert time.monotonic() - began < _PATIENCE_SECONDS
     for connection in silent:
         # Each was hung up on after its time.
-        connection.settimeout(_PATIENCE_SECONDS + REQUEST_TIMEOUT_SECONDS)
+        connection.settimeout(_PATIENCE_SECONDS + LIMITS.request_seconds)
         assert connection.recv(1) == b""
         connection.close()
 

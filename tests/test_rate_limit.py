@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
-from streamdet.rate_limit import Rate, Share
+from streamdet.rate_limit import FairRate, Rate, Share
 
 
 class Clock:
@@ -45,3 +48,44 @@ def test_after_a_pause_a_burst_is_done_at_once_however_long_the_pause_was() -> N
     clock.seconds += 1e-6
     share.worked(0.1)
     assert share.wait_seconds() == pytest.approx(1.0, rel=1e-3)
+
+
+def _here() -> bool:
+    return False
+
+
+async def _passed(rate: FairRate, requests: list[str]) -> list[str]:
+    """The clients in the order in which their requests pass; with a "-" before those that are refused."""
+    order: list[str] = []
+
+    async def ask(client: str) -> None:
+        order.append(client if await rate.turn(client, _here) else f"-{client}")
+
+    await asyncio.gather(*map(ask, requests))
+    return order
+
+
+def test_clients_take_turns_and_none_is_refused_because_of_another() -> None:
+    async def run() -> None:
+        rate = FairRate(100, most_waiting=20)
+        assert await _passed(rate, ["greedy"] * 100) == ["greedy"] * 100
+        began = time.monotonic()
+        order = await _passed(rate, ["greedy"] * 30 + ["prometheus", "other"])
+        assert sorted(order) == sorted(["greedy"] * 20 + ["-greedy"] * 10 + ["prometheus", "other"])
+        passed = [client for client in order if not client.startswith("-")]
+        assert max(passed.index("prometheus"), passed.index("other")) <= 5
+        assert time.monotonic() - began >= 0.15
+
+    asyncio.run(run())
+
+
+def test_who_has_gone_takes_no_turn_and_no_place() -> None:
+    async def run() -> None:
+        rate = FairRate(50, most_waiting=2)
+        await _passed(rate, ["a"] * 50)
+        gone = [asyncio.create_task(rate.turn("a", lambda: True)) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert await _passed(rate, ["a", "a"]) == ["a", "a"]
+        await asyncio.gather(*gone)
+
+    asyncio.run(run())

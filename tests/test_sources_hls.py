@@ -92,6 +92,22 @@ def test_playlist_may_be_elsewhere(tmp_path: Path, shape: str) -> None:
         assert here.requests == ["/here/clip.m3u8"]
 
 
+@pytest.mark.parametrize("path", ["/clip.m3u8", "/clip0.ts"])
+def test_no_redirection_leads_to_another_kind_of_server(tmp_path: Path, path: str) -> None:
+    make_hls(tmp_path, "clip", 1)
+    with socket.create_server(("127.0.0.1", 0)) as other, WebServer(tmp_path) as web:
+        other.settimeout(0.0)
+        web.redirections[path] = f"ftp://127.0.0.1:{other.getsockname()[1]}/clip.m3u8"
+        with pytest.raises(SourceError) as caught:
+            count_frames(stream_config(web.url("/clip.m3u8"), connect_timeout_seconds=5))
+        if path.endswith("m3u8"):
+            assert caught.value.reason is Reason.DECODE_ERROR
+            assert "ftp://" in caught.value.detail
+        # Nothing has knocked there.
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
 def test_a_playlist_is_recognised_by_what_it_is(tmp_path: Path) -> None:
     make_hls(tmp_path, "clip", 2)
     with WebServer(tmp_path) as web:

@@ -20,8 +20,9 @@ from certificates import make_certificate
 from page import PageProcess, Published
 
 from streamdet.errors import StreamdetError
+from streamdet.http_server import Connection, Limits, _Connections, network_of
 from streamdet.password import Password, PasswordError, read_password, write_password
-from streamdet.tries import MAX_TRIES, Tries
+from streamdet.tries import MAX_TRIES, MAX_TRIES_OF_ALL, Tries
 from streamdet.web.child import WebChild
 from streamdet.web.sessions import MAX_IDLE_SECONDS, MAX_SESSIONS, Sessions
 from streamdet.web.settings import Settings, check_settings
@@ -338,3 +339,91 @@ def test_tries_are_counted_per_client_and_forgotten_in_time() -> None:
     assert tries.wait_seconds("b") == 0
     now[0] = 61.0
     assert tries.wait_seconds("a") == 0
+
+
+def test_all_together_may_try_no_more_than_sixty_times_a_minute() -> None:
+    now = [0.0]
+    tries = Tries(lambda: now[0])
+    for number in range(MAX_TRIES_OF_ALL):
+        now[0] += 0.5
+        assert tries.wait_seconds(f"192.0.2.{number}") == 0
+    # The first of them counts until a minute after it.
+    assert tries.wait_seconds("192.0.2.200") == pytest.approx(30.5)
+    now[0] = 60.5
+    assert tries.wait_seconds("192.0.2.200") == 0
+    assert tries.wait_seconds("192.0.2.201") == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"", b"GET / HTTP/1.1\r\nHost: ", b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\npass"],
+    ids=["idle", "half a head", "half a body"],
+)
+def test_connections_that_never_ask_lock_nobody_out(locked: PageProcess, begin: bytes) -> None:
+    _, headers, _ = request(locked, "POST", "/login", f"password={_WORDS.replace(' ', '+')}".encode())
+    cookie = headers["Set-Cookie"].partition(";")[0]
+    netloc = urlsplit(locked.url).netloc
+    known = http.client.HTTPConnection(netloc, timeout=20)
+    known.request("GET", "/", headers={"Cookie": cookie})
+    assert known.getresponse().read()
+    host, _, port = netloc.partition(":")
+    silent = []
+    for _ in range(600):
+        silent.append(socket.create_connection((host, int(port)), timeout=20))
+        silent[-1].sendall(begin)
+    began = time.monotonic()
+    assert request(locked, "GET", "/healthz")[0] == 200
+    assert request(locked, "GET", "/login")[0] == 200
+    assert request(locked, "GET", "/", Cookie=cookie)[0] == 200
+    # Who has logged in has kept its connection, although it came before all of them.
+    sock = known.sock
+    known.request("GET", "/", headers={"Cookie": cookie})
+    assert known.getresponse().read()
+    assert known.sock is sock
+    assert time.monotonic() - began < 10
+    known.close()
+    for connection in silent:
+        connection.close()
+
+
+def test_a_connection_that_is_cut_is_the_oldest_of_the_address_with_the_most() -> None:
+    connections = _Connections(Limits(connections=6, waiting_per_address=4))
+    closed: list[str] = []
+
+    def connect(address: str, *, trusted: bool = False) -> Connection:
+        connection = Connection(address)
+        connection.close = lambda: closed.append(address)
+        connection.trusted = trusted
+        connections.add(connection)
+        return connection
+
+    connect("192.0.2.1", trusted=True)
+    answering = connect("192.0.2.2")
+    connections.answers(answering)
+    for number in range(6):
+        # All of one /64, which one client has for itself.
+        connect(f"2001:db8::{number}")
+    assert closed == ["2001:db8::0", "2001:db8::1"]
+    # Six are open; another address gets in at the cost of the one with the most.
+    connect("192.0.2.3")
+    assert closed[2:] == ["2001:db8::2"]
+    for number in range(4, 9):
+        connect(f"192.0.2.{number}")
+    assert "192.0.2.1" not in closed
+    assert "192.0.2.2" not in closed
+    connections.close_all()
+    assert {"192.0.2.1", "192.0.2.2"} < set(closed)
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:0:1:2:3:4:5", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_a_client_is_counted_by_its_network(address: str, network: str) -> None:
+    assert network_of(address) == network

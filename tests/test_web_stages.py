@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from streamdet import health
 from streamdet.config import MetricsConfig
 from streamdet.health import HealthServer, HealthSnapshot
 from streamdet.ledger import Ledger
@@ -19,6 +20,8 @@ _LOOPBACK = MetricsConfig(endpoint="127.0.0.1:0")
 
 def test_stage_times_batches_and_drops_of_the_last_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MIN_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(health, "METRICS_AGE_SECONDS", 0.0)
+    monkeypatch.setattr(health, "_RENDERING_SHARE", 1e9)
     metrics = Metrics(Ledger())
     for stream in ("gate", "yard"):
         metrics.add_stream(stream, ["person"])

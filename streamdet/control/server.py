@@ -6,7 +6,6 @@ streams, and its answer comes back from there.
 
 from __future__ import annotations
 
-import errno
 import logging
 import selectors
 import socket
@@ -22,7 +21,8 @@ from prometheus_client import CollectorRegistry
 
 from streamdet.control.listen import Peer, gid_of, listen_at, may_use, peer_of
 from streamdet.control.protocol import MAX_REQUEST_BYTES, Request, decode_request, encode_error
-from streamdet.errors import ControlError, Refusal
+from streamdet.errors import ControlError, Refusal, accept_may_work_later
+from streamdet.failure_log import FailureLog
 from streamdet.rate_limit import Rate
 from streamdet.unexpected import UnexpectedErrors, describe
 from streamdet.worker import Worker
@@ -112,6 +112,7 @@ class ControlServer(Worker):
         self._lock = threading.Lock()
         self._closed = False
         self._rate = Rate(MAX_REQUESTS_PER_SECOND)
+        self._accept_failures = FailureLog(_log, "{} tries to accept a connection failed")
         self._awake, self._waker = socket.socketpair()
         self._awake.setblocking(False)  # noqa: FBT003 - the library's own signature
         self._waker.setblocking(False)  # noqa: FBT003 - the library's own signature
@@ -185,11 +186,12 @@ class ControlServer(Worker):
         except (BlockingIOError, ConnectionError):
             return  # the client went away before it was its turn
         except OSError as error:
-            if error.errno not in {errno.EMFILE, errno.ENFILE}:
+            if not accept_may_work_later(error):
                 raise
-            _log.warning("no file descriptor is left for the control socket")
+            self._accept_failures.failed(f"the control socket: {error.strerror}")
             self.sleep(_TICK_SECONDS)
             return
+        self._accept_failures.works("the control socket: connections are accepted again")
         connection.setblocking(False)  # noqa: FBT003 - the library's own signature
         refusal = self._refusal(connection)
         if refusal is not None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from streamdet.http_server import connection_of, is_host_of
 from streamdet.web.sessions import Sessions
 
 _OPEN_PATHS = frozenset({"/login", "/healthz"})
@@ -52,7 +52,7 @@ class AccessRules:
     def refusal(self, method: str, headers: Headers) -> str:
         """Why a request is refused; empty when it is not."""
         host = headers.get("host", "")
-        if not self.is_our_host(host):
+        if not is_host_of(host, self.host_names):
             return f"this page does not answer to the name {host[:200]!r}; start it with --host-name NAME to allow it"
         origin = headers.get("origin")
         scheme = "https" if self.secure else "http"
@@ -62,21 +62,6 @@ class AccessRules:
         if method not in _SAFE_METHODS and site not in ("same-origin", "none"):
             return "this request comes from another site"
         return ""
-
-    def is_our_host(self, host: str) -> bool:
-        """Whether the Host header names this machine."""
-        name = host.lower()
-        if name.startswith("["):
-            name = name[1:].partition("]")[0]
-        elif name.count(":") == 1:
-            name = name.partition(":")[0]
-        if name == "localhost" or name in self.host_names:
-            return True
-        try:
-            ip_address(name)
-        except ValueError:
-            return False
-        return True
 
     def token(self, headers: Headers) -> str:
         """The session that a request shows."""
@@ -123,7 +108,10 @@ class Guard:
         refusal = self._rules.refusal(scope["method"], headers)
         if refusal:
             return PlainTextResponse(f"{refusal}\n", 403)
-        if scope["path"] in _OPEN_PATHS or self._rules.is_open(headers):
+        is_open = self._rules.is_open(headers)
+        # Whoever has shown the password keeps its connection when there are too many.
+        connection_of(scope).trusted = is_open and self._rules.sessions is not None
+        if scope["path"] in _OPEN_PATHS or is_open:
             return self._app
         if scope["path"] == "/":
             return RedirectResponse("/login", 303)

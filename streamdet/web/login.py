@@ -58,15 +58,16 @@ class Login:
 
     async def log_in(self, request: Request) -> Response:
         """Checks a password."""
+        try:
+            form = urllib.parse.parse_qs((await read_body(request, _MAX_BODY_BYTES)).decode())
+        except (BadRequestError, ValueError):
+            return PlainTextResponse("not a login\n", 400)
+        # Only what has come as a whole is a try: half a form must not use up those of its address.
         client = self._client(request)
         wait_seconds = math.ceil(self._tries.wait_seconds(client))
         if wait_seconds:
             page = self._pages.login(f"Too many tries. Wait {wait_seconds} seconds.")
             return Response(page, 429, {"Retry-After": str(wait_seconds)}, HTML)
-        try:
-            form = urllib.parse.parse_qs((await read_body(request, _MAX_BODY_BYTES)).decode())
-        except (BadRequestError, ValueError):
-            return PlainTextResponse("not a login\n", 400)
         text = form.get("password", [""])[0]
         async with self._one_at_a_time:
             right = await asyncio.to_thread(self._password.matches, text)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import logging
 import os
-import signal
-import socket
+import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from streamdet.errors import EndpointError
+from streamdet.http_server import HttpServer, Limits, listen, tls_context, url_of
 from streamdet.keys import client_keys
 from streamdet.password import read_password
 from streamdet.web.access import AccessRules, Guard, host_names
@@ -37,9 +32,8 @@ from streamdet.web.updates import MAX_REQUEST_BYTES, Updates
 from streamdet.web.updates import Request as UpdateRequest
 from streamdet.worker import Worker
 
-_MAX_CONNECTIONS = 512
+LIMITS = Limits()
 _NICENESS = 5
-_SHUTDOWN_SECONDS = 2
 
 
 def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Callable[[Updates], None]) -> Starlette:
@@ -93,36 +87,6 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
     return Starlette(routes=routes, middleware=[Middleware(Guard, rules=rules)], lifespan=lifespan)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        EndpointError: the address cannot be bound.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((str(address[0]), int(address[1])), family=family, backlog=128)
-    except OSError as error:
-        advice = {
-            errno.EADDRINUSE: "another process uses it; stop that one or choose another with --listen",
-            errno.EACCES: "ports below 1024 need a privilege; choose a higher one",
-            errno.EADDRNOTAVAIL: "this machine has no such address",
-        }.get(error.errno or 0, error.strerror or str(error))
-        message = f"the page cannot listen on {host}:{port}: {advice}"
-        raise EndpointError(message) from error
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's, but signals end it without being raised again: an end that was asked for is no error."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        yield
-
-
 def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """Serves until a signal ends it; main thread only.
 
@@ -137,11 +101,10 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     keys = client_keys(settings.server_key, settings.client_key_file)
     # Where cores are short, detection goes first: pages may come late, events must not.
     os.nice(_NICENESS)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     board, pictures = Board(settings.endpoint), Pictures()
     bells: list[Updates] = []
     app = make_app(settings, board, pictures, bells.append)
-    server = _Server(_uvicorn_config(app, settings))
+    tls = _tls_for(settings)
 
     def stop(_worker: Worker) -> None:
         server.should_exit = True
@@ -151,42 +114,34 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
             updates.ring()
 
     subscriber = Subscriber(settings.endpoint, board, pictures, ring, stop, keys)
-    with listen(settings.host, settings.port) as listener, subscriber:
-        on_ready(_address(settings, listener))
-        asyncio.run(_run(server, listener, end_with_stdin=settings.end_with_stdin))
+    listener = listen("the page", settings.host, settings.port, "another with --listen")
+    server = HttpServer(app, listener, LIMITS, tls)
+    with listener, subscriber:
+        on_ready(f"{url_of(listener, tls)}/")
+        asyncio.run(_run(server, end_with_stdin=settings.end_with_stdin))
+    if server.error is not None:
+        raise server.error
     if subscriber.error is not None:
         raise subscriber.error
 
 
-async def _run(server: uvicorn.Server, listener: socket.socket, *, end_with_stdin: bool) -> None:
+async def _run(server: HttpServer, *, end_with_stdin: bool) -> None:
     if end_with_stdin:
         asyncio.get_running_loop().add_reader(sys.stdin, _end_at_eof, server)
-    await server.serve(sockets=[listener])
+    await server.serve()
 
 
-def _end_at_eof(server: uvicorn.Server) -> None:
+def _end_at_eof(server: HttpServer) -> None:
     if not os.read(sys.stdin.fileno(), 4096):
         asyncio.get_running_loop().remove_reader(sys.stdin)
         server.should_exit = True
 
 
-def _uvicorn_config(app: Starlette, settings: Settings) -> uvicorn.Config:
-    tls: dict[str, Any] = {}
-    if settings.tls_certificate is not None and settings.tls_key is not None:
-        tls = {"ssl_certfile": str(settings.tls_certificate), "ssl_keyfile": str(settings.tls_key)}
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none", lifespan="on",
-        limit_concurrency=_MAX_CONNECTIONS, timeout_keep_alive=15, timeout_graceful_shutdown=_SHUTDOWN_SECONDS, **tls,
-    )  # fmt: skip
+def _tls_for(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
     try:
-        config.load()
-    except OSError as error:
-        message = f"the certificate or its key cannot be used: {error.strerror or error}"
+        return tls_context(settings.tls_certificate, settings.tls_key)
+    except (OSError, ValueError) as error:
+        message = f"the certificate or its key cannot be used: {getattr(error, 'strerror', None) or error}"
         raise WebError(message) from error
-    return config
-
-
-def _address(settings: Settings, listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    scheme = "http" if settings.tls_certificate is None else "https"
-    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"

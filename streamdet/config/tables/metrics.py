@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -9,6 +10,8 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from streamdet.config.addresses import is_loopback, metrics_socket
 from streamdet.config.tables.base import table
 from streamdet.config.values import Switch, refuse
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 
 
 class MetricsConfig(BaseModel):
@@ -45,6 +48,14 @@ class MetricsConfig(BaseModel):
         "file.",
         examples=["metrics.password"],
     )
+    hosts: list[str] = Field(
+        [],
+        max_length=100,
+        description="Names, besides `localhost` and addresses, under which the pages may be called. Empty: on "
+        "loopback no others, so that no web site reads them through a browser of this machine (DNS rebinding); "
+        "elsewhere any.",
+        examples=[["metrics.example.org"]],
+    )
     insecure: Switch = Field(
         default=False,
         description="Whether other machines may read the page without encryption or password: whoever reaches the "
@@ -64,6 +75,14 @@ class MetricsConfig(BaseModel):
         if ":" in username or not username.isascii() or not username.isprintable() or len(username) > 100:
             refuse("must be up to 100 letters, digits and signs without a colon")
         return username
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_names(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if _HOST_NAME.fullmatch(host) is None:
+                refuse("must be names of machines, without http:// and port, like metrics.example.org")
+        return hosts
 
     @model_validator(mode="after")
     def _is_closed(self) -> Self:
