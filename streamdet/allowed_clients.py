@@ -17,8 +17,10 @@ REFRESH_SECONDS = 0.5
 _TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
 
 _STAYS = "whoever was let in before still is"
+# A file that was changed so lately may have been changed again without its times showing it.
+_SETTLED_SECONDS = 2.0
 # What `stat` said of a file when it was read, and the key in it; None where there is none.
-_Entry = tuple[tuple[int, int, int], bytes | None]
+_Entry = tuple[tuple[int, ...], bytes | None]
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +35,11 @@ class AllowedClients:
     Args:
         directory: with a file NAME.key for each client.
         clock: monotonic seconds.
+
+    Attributes:
+        newest: the name of every allowed client by its key, as of the last time the directory was read; any thread may
+            read it.
+        removals: how often keys were taken out.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,7 +47,8 @@ class AllowedClients:
         self._clock = clock
         self._read_at = float("-inf")
         self._files: dict[Path, _Entry] = {}
-        self._names: dict[bytes, str] = {}
+        self.newest: dict[bytes, str] = {}
+        self.removals = 0
         self._problem = ""
 
     def names(self) -> dict[bytes, str]:
@@ -49,7 +57,7 @@ class AllowedClients:
         if now - self._read_at >= REFRESH_SECONDS:
             self._read_at = now
             self._read()
-        return self._names
+        return self.newest
 
     def _read(self) -> None:
         problem = ""
@@ -74,9 +82,11 @@ class AllowedClients:
                 files[path] = entry
         self._tell(problem)
         self._files = files
-        self._names = {
+        before = self.newest
+        self.newest = {
             key: path.name.removesuffix(PUBLIC_SUFFIX) for path, (_, key) in files.items() if key is not None
         }
+        self.removals += not before.keys() <= self.newest.keys()
 
     def _tell(self, problem: str) -> None:
         if problem and problem != self._problem:
@@ -96,8 +106,10 @@ class AllowedClients:
             if _is_transient(error):
                 raise
             return None  # it has just gone
-        state = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if known is not None and known[0] == state:
+        # All keys are of one size, and a copy keeps the time of its original: only the kernel's own time tells.
+        state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        is_settled = abs(time.time() - status.st_ctime) > _SETTLED_SECONDS
+        if known is not None and known[0] == state and (is_settled or known[1] is None):
             return known
         try:
             return state, read_public(path)

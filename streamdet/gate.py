@@ -1,9 +1,10 @@
 """Decides who may connect to the publisher's sockets, and ends connections that must not go on.
 
 ZeroMQ asks about a key only while a connection is made (ZAP, RFC 27), and bounds neither how many connections there
-are nor what they send: subscriptions are kept for each of them, in memory. So this thread answers ZeroMQ's questions,
-watches the connections from outside, and cuts those that have sent far more than any reader has to say, that are too
-many, or whose key was revoked. Whoever is cut may connect again at once; only one with a valid key gets anything.
+are nor what they send: subscriptions are kept for each of them, in memory, and so are messages that have begun and do
+not end, with up to 32 bytes of memory for each byte sent. So this thread answers ZeroMQ's questions, watches the
+connections from outside, and cuts those that have sent far more than any reader has to say, that are too many, or whose
+key was revoked. A client that is cut may connect again at once; only one with a valid key gets anything.
 """
 
 from __future__ import annotations
@@ -35,10 +36,18 @@ MAX_CONNECTIONS = 1000
 MAX_BYTES_AT_ONCE = 1 << 20
 """What a connection may send at first: ten thousand subscriptions. A reader of all streams sends some hundred bytes."""
 MAX_BYTES_PER_SECOND = 16 << 10
+MAX_BYTES_OF_A_REQUEST = 128 << 10
+"""What a connection may send between two requests that make sense; one has 16 KiB at most."""
+MAX_UNREAD_BYTES = 4 << 20
+"""What all connections together may have sent without it making a whole message."""
 _MAX_BYTES_AT_ONCE_AFTER_A_FLOOD = 16 << 10
 _FLOOD_REMEMBERED_SECONDS = 60.0
 _MAX_FLOODERS = 1000
 _TURN_MILLISECONDS = 100
+# While more comes in than that within a turn, the next one follows soon, but takes a fifth of the time at most.
+_MUCH_BYTES = 64 << 10
+_SHORT_TURN_MILLISECONDS = 10
+_PAUSE_PER_SECOND_OF_WORK = 4.0
 _IDLE_TURN_MILLISECONDS = 500
 _HANDSHAKE_MILLISECONDS = 5000
 # What the kernel keeps of a connection while this process is busy.
@@ -66,11 +75,26 @@ class _Connection:
         host: address it comes from; "" for ipc.
         address: the same with the port, for people.
         accepted_monotonic_seconds: when.
+        answered_before: how many questions about keys had been answered by then.
+        removals_before: and how often keys had been taken out.
+        received_bytes: what has come in over it.
+        read_bytes: how much of that had come when the last whole message was read.
+        is_cut: it has been ended, and ZeroMQ is about to notice.
     """
 
     host: str
     address: str
     accepted_monotonic_seconds: float
+    answered_before: int = 0
+    removals_before: int = 0
+    received_bytes: int = 0
+    read_bytes: int = 0
+    is_cut: bool = False
+
+    @property
+    def unread_bytes(self) -> int:
+        """What has come and makes no whole message yet, or none that anybody can read."""
+        return self.received_bytes - self.read_bytes
 
 
 @dataclass(slots=True)
@@ -79,12 +103,14 @@ class _Watched:
 
     Attributes:
         name: in metrics.
+        takes_requests: whether clients go on sending; to another they subscribe, and are silent then.
         monitor: where ZeroMQ tells of its connections.
         connections: those that are open, by file descriptor.
         failure: why a handshake failed whose connection ZeroMQ is about to name.
     """
 
     name: str
+    takes_requests: bool
     monitor: zmq.Socket[Any]
     connections: dict[int, _Connection]
     failure: str = ""
@@ -118,6 +144,8 @@ class Gate(Worker):
         self._watched: list[_Watched] = []
         self._bound: set[int | str] = set()
         self._flooders: OrderedDict[str, float] = OrderedDict()
+        # The descriptors over which whole messages have come lately; a set that is replaced as a whole.
+        self._heard: set[int] = set()
         self._max_connections = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._said_at = float("-inf")
         self._unsaid = 0
@@ -158,34 +186,55 @@ class Gate(Worker):
             guarded.disable_monitor()
             raise
         self._poller.register(monitor, zmq.POLLIN)
-        self._watched.append(_Watched(name, monitor, {}))
+        self._watched.append(_Watched(name, guarded.type == zmq.ROUTER, monitor, {}))
         self._metrics.add_socket(name)
         parsed = parse_endpoint(bound)
         self._bound.add(parsed.port if parsed.path is None else str(parsed.path))
         return bound
 
-    def heed(self, message: zmq.Frame) -> None:
-        """Notes who a message is from, so that the connection can be cut when the key is revoked.
+    def lets_in(self, message: zmq.Frame) -> bool:
+        """Whether a message comes from a client that is still allowed; if so, notes that it has made sense.
 
-        Called for every message that a guarded socket receives, by the thread that reads it.
+        Called for every message that a guarded socket receives and that makes sense, by the thread that reads it.
         """
-        if self._zap is not None:
-            self._zap.heed(message)
+        try:
+            descriptor = int(message.get(zmq.SRCFD))
+        except zmq.ZMQError:
+            return True  # from ZeroMQ: when a connection ends, it takes back what that was subscribed to
+        if self._zap is not None and not self._zap.note(message, descriptor):
+            self.wake()
+            return False
+        self._heard.add(descriptor)
+        return True
 
     def run(self) -> None:
         """Answers and watches until told to stop."""
+        wait_milliseconds = 0
         while not self.stopping:
-            busy = any(watched.connections for watched in self._watched)
-            self._poller.poll(_TURN_MILLISECONDS if busy else _IDLE_TURN_MILLISECONDS)
+            self._poller.poll(wait_milliseconds)
+            began = time.monotonic()
             if self._zap is not None:
-                self._zap.answer()
+                self._zap.receive()
+            is_all = True
             for watched in self._watched:
-                self._note_events(watched)
+                is_all &= self._note_events(watched)
+            if self._zap is not None and is_all:
+                # Every connection that is asked for was accepted before, and so is known by now.
+                self._zap.answer()
+            if self._zap is not None:
+                self._cut_revoked(self._zap)
+            is_much = self._count_bytes() > _MUCH_BYTES
+            for watched in self._watched:
                 self._cut_floods(watched)
                 self._metrics.connections(watched.name, len(watched.connections))
-            if self._zap is not None:
-                self._cut_revoked(self._zap.revoked())
+            self._cut_unread()
             self.beat()
+            if is_much:
+                took_milliseconds = (time.monotonic() - began) * 1000
+                wait_milliseconds = max(_SHORT_TURN_MILLISECONDS, int(took_milliseconds * _PAUSE_PER_SECOND_OF_WORK))
+            else:
+                is_used = any(watched.connections for watched in self._watched)
+                wait_milliseconds = _TURN_MILLISECONDS if is_used else _IDLE_TURN_MILLISECONDS
 
     def wake(self) -> None:
         """Ends the wait of `run`."""
@@ -200,12 +249,13 @@ class Gate(Worker):
         os.close(self._wake_event)
         self._wake_event = -1
 
-    def _note_events(self, watched: _Watched) -> None:
+    def _note_events(self, watched: _Watched) -> bool:
+        """Takes what ZeroMQ says of its connections; whether that was all."""
         for _ in range(_MAX_EVENTS_PER_TURN):
             try:
                 event = parse_monitor_message(watched.monitor.recv_multipart(zmq.NOBLOCK))
             except zmq.Again:
-                return
+                return True
             kind, value = event["event"], event["value"]
             if kind == zmq.EVENT_ACCEPTED:
                 self._accepted(watched, value)
@@ -217,14 +267,30 @@ class Gate(Worker):
             else:
                 # The next event names the connection.
                 watched.failure = _reason_of(kind, value)
+        return False
 
     def _accepted(self, watched: _Watched, descriptor: int) -> None:
         with borrowed(descriptor) as connection:
             host, address = address_of(connection if connection is not None and self._is_ours(connection) else None)
-        watched.connections[descriptor] = _Connection(host, address, time.monotonic())
+        accepted = _Connection(host, address, time.monotonic())
+        if self._zap is not None:
+            accepted.answered_before, accepted.removals_before = self._zap.answered, self._zap.removals()
+        watched.connections[descriptor] = accepted
         self._metrics.connected(watched.name)
         if sum(len(other.connections) for other in self._watched) > self._max_connections:
             self._cut(watched, descriptor, "too_many", f"there are {self._max_connections} connections already")
+
+    def _count_bytes(self) -> int:
+        """Looks at what each connection has sent; returns how much of all that is new."""
+        heard, self._heard = self._heard, set()
+        new_bytes = 0
+        for watched in self._watched:
+            for descriptor, connection in watched.connections.items():
+                before, connection.received_bytes = connection.received_bytes, self._received_bytes(descriptor)
+                new_bytes += max(connection.received_bytes - before, 0)
+                if descriptor in heard:
+                    connection.read_bytes = connection.received_bytes
+        return new_bytes
 
     def _cut_floods(self, watched: _Watched) -> None:
         now = time.monotonic()
@@ -233,21 +299,46 @@ class Gate(Worker):
             flooded_at = self._flooders.get(connection.host, float("-inf"))
             again = now - flooded_at < _FLOOD_REMEMBERED_SECONDS
             at_once = _MAX_BYTES_AT_ONCE_AFTER_A_FLOOD if again else MAX_BYTES_AT_ONCE
-            received = self._received_bytes(descriptor)
+            received = connection.received_bytes
             if received > at_once + age_seconds * MAX_BYTES_PER_SECOND:
-                self._flooders[connection.host] = now
-                if len(self._flooders) > _MAX_FLOODERS:
-                    self._flooders.popitem(last=False)
-                self._cut(watched, descriptor, "flood", f"it has sent {received} bytes, and readers have little to say")
+                why = f"it has sent {received} bytes, and readers have little to say"
+            elif watched.takes_requests and connection.unread_bytes > min(at_once, MAX_BYTES_OF_A_REQUEST):
+                why = f"it has sent {connection.unread_bytes} bytes that make no request"
+            else:
+                continue
+            self._flooders[connection.host] = now
+            if len(self._flooders) > _MAX_FLOODERS:
+                self._flooders.popitem(last=False)
+            self._cut(watched, descriptor, "flood", why)
 
-    def _cut_revoked(self, revoked: list[int]) -> None:
-        for descriptor in revoked:
-            for watched in self._watched:
-                if descriptor in watched.connections:
+    def _cut_unread(self) -> None:
+        """Cuts those who have sent most that nobody can read, until what is left is bearable."""
+        of_all = [(c.unread_bytes, d, w) for w in self._watched for d, c in w.connections.items() if not c.is_cut]
+        total = sum(unread for unread, _, _ in of_all)
+        if total <= MAX_UNREAD_BYTES:
+            return
+        for unread, descriptor, watched in sorted(of_all, key=lambda one: one[0], reverse=True):
+            if total <= MAX_UNREAD_BYTES:
+                return
+            self._cut(watched, descriptor, "flood", f"it has sent {unread} bytes that make no message")
+            total -= unread
+
+    def _cut_revoked(self, zap: Zap) -> None:
+        """Ends what has shown a key that is not allowed any more, or may have been let in by one."""
+        removals = zap.removals()
+        for watched in self._watched:
+            for descriptor, connection in list(watched.connections.items()):
+                revoked = zap.is_revoked(descriptor, connection.answered_before)
+                if revoked:
                     self._cut(watched, descriptor, "revoked", "its key is not allowed any more")
+                elif revoked is None and connection.removals_before != removals:
+                    # It has said nothing yet, so it loses nothing: it connects again, if it is still allowed.
+                    self._cut(watched, descriptor, "revoked", "a key is not allowed any more, and it may be its own")
 
     def _cut(self, watched: _Watched, descriptor: int, reason: str, why: str) -> None:
         """Ends a connection; ZeroMQ finds it closed, and tidies up."""
+        if watched.connections[descriptor].is_cut:
+            return
         with borrowed(descriptor) as connection:
             if connection is None or not self._is_ours(connection):
                 return
@@ -255,6 +346,7 @@ class Gate(Worker):
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 return  # it has just gone by itself
+        watched.connections[descriptor].is_cut = True
         self._metrics.cut(watched.name, reason)
         self._say("cut the connection of %s: %s", watched.connections[descriptor].address, why)
 

@@ -222,7 +222,8 @@ def _checked(name: str) -> str:
 def _read(path: Path) -> tuple[dict[str, bytes], int]:
     """The lines of a file that we know, and its mode."""
     try:
-        with path.open("rb") as file:
+        # A named pipe must not hold up who opens it.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(_MAX_FILE_BYTES + 1) if stat.S_ISREG(mode) else b""
     except OSError as error:

@@ -75,6 +75,8 @@ class Previews(Worker):
         self._put = put
         self._metrics = metrics
         self._prefixes: tuple[bytes, ...] = ()
+        # Whether there were more than are kept: then all streams are watched until there are none.
+        self._is_overfull = False
         self._due_seconds: dict[str, float] = {}
         self._changed = threading.Condition()
         self._slots: dict[str, tuple[DetectionEvent, Picture]] = {}
@@ -87,11 +89,16 @@ class Previews(Worker):
         if message[:1] == b"\x01":
             if prefix not in self._prefixes and len(self._prefixes) < _MAX_PREFIXES:
                 self._prefixes = (*self._prefixes, prefix)
+            elif prefix not in self._prefixes:
+                self._is_overfull = True
         else:
             self._prefixes = tuple(other for other in self._prefixes if other != prefix)
+            self._is_overfull &= bool(self._prefixes)
 
     def is_watched(self, stream: str) -> bool:
         """Whether somebody subscribes to the stream's previews."""
+        if self._is_overfull:
+            return True
         return bool(self._prefixes) and wire.topic("preview", stream).encode().startswith(self._prefixes)
 
     def is_due(self, stream: str, now: float) -> bool:

@@ -19,6 +19,7 @@ from streamdet.endpoint import beside, remove_file
 from streamdet.errors import EndpointError
 from streamdet.gate import Gate
 from streamdet.keys import KeyFileError
+from streamdet.rate_limit import Share
 from streamdet.wire.replay import MAX_REQUEST_BYTES
 from streamdet.worker import Worker
 
@@ -31,13 +32,14 @@ _MAX_SUBSCRIPTION_BYTES = 4096
 _MAX_SUBSCRIPTIONS_PER_TURN = 1000
 # More are not remembered, and so not counted.
 _MAX_PREFIXES = 10_000
-# Answers that wait for a slow client, at most 1 MiB each; and requests that wait of a fast one.
-_ANSWERS_PER_CLIENT = 8
+# Answers that wait for a slow client, at most 1 MiB each; and requests that wait of a fast one. ZeroMQ notices only
+# after half of them that the client has taken some: all that it may ask at once must fit into the other half.
+_ANSWERS_PER_CLIENT = 16
 _REQUESTS_PER_CLIENT = 16
 _MAX_PARTS = 16
-# Requests take at most so long in one turn, and a fifth of the time in all: events come first.
+# Requests take at most so long in one turn, and a tenth of the time in all: events come first.
 _MAX_TURN_SECONDS = 0.002
-_PAUSE_PER_SECOND_OF_WORK = 4.0
+_SHARE_OF_REQUESTS = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ Route = tuple[bytes, ...]
 # Plain numbers: combining the library's flags anew for every part costs as much as sending it.
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_UNSUBSCRIBE, _SUBSCRIBE = b"\x00", b"\x01"
 
 
 class Sockets:
@@ -76,9 +79,11 @@ class Sockets:
         self.replay_endpoint = ""
         self._metrics = metrics
         self._prefixes: set[bytes] = set()
-        self._requests_not_before = 0.0
+        self._asking = Share(_SHARE_OF_REQUESTS, _MAX_TURN_SECONDS)
+        self._parts: list[zmq.Frame] = []
         self._ready: set[Any] = set()
-        self._context = zmq.Context()
+        # A thread of ZeroMQ's for each socket: what comes in at one holds up nothing that leaves by the other.
+        self._context = zmq.Context(io_threads=2)
         try:
             self._gate = Gate(config, self._context, metrics, on_error)
         except KeyFileError:
@@ -110,7 +115,7 @@ class Sockets:
     def wait(self, seconds: float) -> None:
         """Waits for whatever comes in, or for `wake`."""
         if self._replay is not None:
-            pause = self._requests_not_before - time.monotonic()
+            pause = self._asking.wait_seconds()
             # What may not be answered yet must not wake us, or a flood would keep this thread busy.
             self._poller.register(self._replay, 0 if pause > 0 else zmq.POLLIN)
             seconds = min(seconds, pause) if pause > 0 else seconds
@@ -134,39 +139,60 @@ class Sockets:
                 frame = self._events.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
-            self._gate.heed(frame)
             message = frame.bytes
-            self._count_subscription(message)
-            yield message
+            # A subscriber may send anything; what is neither comes as it was sent, and is nothing.
+            if message[:1] in (_SUBSCRIBE, _UNSUBSCRIBE) and self._gate.lets_in(frame):
+                self._count_subscription(message)
+                yield message
 
     def requests(self) -> Iterator[tuple[Route, bytes]]:
         """Requests for replay, as many as there is time for."""
-        began = now = time.monotonic()
         if self._replay is None or self._replay not in self._ready:
             return
+        began = time.monotonic()
         try:
-            while now - began < _MAX_TURN_SECONDS:
-                frames = self._replay.recv_multipart(zmq.NOBLOCK, copy=False)
-                self._gate.heed(frames[-1])
-                parts = [frame.bytes for frame in frames]
-                # Before the request stands who asks; a REQ socket and every proxy between adds a part.
-                if 2 <= len(parts) <= _MAX_PARTS:
-                    yield tuple(parts[:-1]), parts[-1]
-                now = time.monotonic()
+            while time.monotonic() - began < _MAX_TURN_SECONDS:
+                request = self._next_request(self._replay)
+                if request is not None:
+                    yield request
         except zmq.Again:
-            now = time.monotonic()
-        self._requests_not_before = now + (now - began) * _PAUSE_PER_SECOND_OF_WORK
+            pass
+        finally:
+            self._asking.worked(time.monotonic() - began)
+
+    def _next_request(self, replay: zmq.Socket[bytes]) -> tuple[Route, bytes] | None:
+        """Reads one part; the request that it completes, or None.
+
+        A message may have any number of parts, so it is not read at once, and no more of it kept than a request has.
+
+        Raises:
+            zmq.Again: nothing is left to read.
+        """
+        frame: zmq.Frame = replay.recv(zmq.NOBLOCK, copy=False)
+        if len(self._parts) <= _MAX_PARTS:
+            self._parts.append(frame)
+        if frame.more:
+            return None
+        parts, self._parts = self._parts, []
+        # Before the request stands who asks; a REQ socket and every proxy between adds a part.
+        if not 2 <= len(parts) <= _MAX_PARTS or not self._gate.lets_in(frame):
+            return None
+        *route, request = (part.bytes for part in parts)
+        return tuple(route), request
 
     def answer(self, route: Route, parts: Sequence[bytes]) -> bool:
         """Sends an answer; False when the client is gone, or has not taken those before."""
         if self._replay is None:
             return False
+        began = time.monotonic()
         try:
             self._replay.send_multipart([*route, *parts], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 return False
             raise
+        finally:
+            self._asking.worked(time.monotonic() - began)
         return True
 
     def close(self) -> None:
@@ -187,6 +213,7 @@ class Sockets:
 
     def _event_socket(self, config: PublisherConfig) -> zmq.Socket[bytes]:
         events = self._context.socket(zmq.XPUB)
+        events.affinity = 1
         events.xpub_verbose = 1
         events.sndhwm = config.high_water_mark_events
         events.maxmsgsize = _MAX_SUBSCRIPTION_BYTES
@@ -210,6 +237,7 @@ class Sockets:
 
     def _replay_socket(self) -> zmq.Socket[bytes]:
         replay = self._context.socket(zmq.ROUTER)
+        replay.affinity = 2
         replay.sndhwm, replay.rcvhwm = _ANSWERS_PER_CLIENT, _REQUESTS_PER_CLIENT
         replay.maxmsgsize = MAX_REQUEST_BYTES
         # Otherwise what a client cannot take would be dropped without a word.

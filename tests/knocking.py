@@ -108,14 +108,16 @@ class Door:
                     frame = self._socket.recv(zmq.NOBLOCK, copy=False)
                 except zmq.Again:
                     break
-                self.gate.heed(frame)
+                self.gate.lets_in(frame)
             now = time.monotonic()
             self.longest_pause_seconds = max(self.longest_pause_seconds, now - before)
             before = now
 
 
 @contextmanager
-def subscriber(endpoint: str, server_key: Path | None = None, secret: Path | None = None) -> Iterator[zmq.Socket[Any]]:
+def subscriber(
+    endpoint: str, server_key: Path | None = None, secret: Path | None = None, *, silent: bool = False
+) -> Iterator[zmq.Socket[Any]]:
     """A bare ZeroMQ socket, so that the gate is not tested with its own client."""
     with zmq.Context() as context, context.socket(zmq.SUB) as sub:
         sub.linger = 0
@@ -123,7 +125,8 @@ def subscriber(endpoint: str, server_key: Path | None = None, secret: Path | Non
         keys = client_keys(server_key, secret)
         if keys is not None:
             keys.apply_to(sub)
-        sub.subscribe("tick/")
+        if not silent:
+            sub.subscribe("tick/")
         sub.connect(endpoint)
         yield sub
 
@@ -133,13 +136,13 @@ def hears(sub: zmq.Socket[Any]) -> bool:
 
 
 class RawSubscriber:
-    """Speaks just enough ZMTP 3.0 to subscribe without any bound, as no library would."""
+    """Speaks just enough ZMTP 3.0 to subscribe, or to ask, without any bound, as no library would."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, kind: bytes = b"SUB") -> None:
         parsed = parse_endpoint(endpoint)
         self._connection = socket.create_connection((parsed.host, parsed.port), timeout=PATIENCE_SECONDS)
         greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-        ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 3) + b"SUB"
+        ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind
         self._connection.sendall(greeting + b"\x04" + bytes([len(ready)]) + ready)
         answer = b""
         while b"READY" not in answer:
@@ -155,6 +158,14 @@ class RawSubscriber:
             except OSError:
                 return number
         return count
+
+    def send(self, data: bytes) -> bool:
+        """Sends bytes as they are; False when it was cut."""
+        try:
+            self._connection.sendall(data)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         self._connection.close()

@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_read_for_now_is_read_later(
         raise OSError(error, os.strerror(error))
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((os, "scandir") if operation == "scandir" else (Path, operation)), fail)
+        patch.setattr(Path if operation == "stat" else os, operation, fail)
         assert [allowed.names() for _ in range(3)] == [["alice", "bob"]] * 3
     assert allowed.names() == ["alice", "bob", "carol"]
 
@@ -124,3 +124,39 @@ def test_a_directory_that_is_gone_lets_nobody_in(keys: Keys, how: str, caplog: p
     keys.clients.unlink(missing_ok=True)
     away.rename(keys.clients)
     assert allowed.names() == ["alice", "bob"]
+
+
+def test_a_key_that_takes_the_place_of_another_counts_whatever_the_times_of_its_file_say(keys: Keys) -> None:
+    allowed = AllowedClients(keys.clients, clock := Clock())
+
+    def now() -> dict[bytes, str]:
+        clock.now += REFRESH_SECONDS
+        return allowed.names()
+
+    file = keys.clients / "alice.key"
+    before, status = now(), file.stat()
+    other = keys.make("other", allowed=False).with_suffix(".key").read_bytes()
+    file.write_bytes(other)  # the same file, of the same size
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = now()
+    assert sorted(after.values()) == ["alice", "bob"]
+    assert after.keys() != before.keys()
+    assert allowed.removals == 1
+
+
+def test_a_directory_that_is_exchanged_for_another_counts_at_once(keys: Keys, tmp_path: Path) -> None:
+    keys.clients.rename(tmp_path / "first")
+    (tmp_path / "second").mkdir()
+    carol = keys.make("carol", allowed=False).with_suffix(".key")
+    carol.rename(tmp_path / "second" / "carol.key")
+    keys.clients.symlink_to("first")
+    allowed = Allowed(keys.clients)
+    assert allowed.names() == ["alice", "bob"]
+    (tmp_path / "next").symlink_to("second")
+    (tmp_path / "next").replace(keys.clients)
+    assert allowed.names() == ["carol"]
+
+
+def test_a_named_pipe_among_the_keys_holds_up_nobody(keys: Keys) -> None:
+    os.mkfifo(keys.clients / "pipe.key")
+    assert Allowed(keys.clients).names() == ["alice", "bob"]

@@ -3,14 +3,20 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import zmq
 from knocking import Door, Keys, RawSubscriber, hears, subscriber, wait_until
+from publishing import frame_of, metrics_of, publisher_at
 
 from streamdet import gate as module
-from streamdet.config import PublisherConfig
+from streamdet.config import PublisherConfig, ReplayConfig
 from streamdet.endpoint import parse_endpoint
+from streamdet.keys import client_keys
+from streamdet.publisher import Publisher
+from streamdet.wire.replay import SnapshotRequest, encode_request
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +85,113 @@ def test_revoking_ends_the_connection_of_that_client_and_of_nobody_else(keys: Ke
         numbers = [int(of_bob.recv_multipart()[1]) for _ in range(20)]
         assert numbers == list(range(numbers[0], numbers[0] + 20))
         assert door.cut("revoked") == 1
+
+
+def test_revoking_ends_connections_that_have_said_nothing(keys: Keys) -> None:
+    alice, bob = keys.make("alice"), keys.make("bob")
+    with ExitStack() as stack:
+        door = stack.enter_context(Door(keys.config()))
+        of_alice = [
+            stack.enter_context(subscriber(door.endpoint, keys.server_key, alice, silent=True)) for _ in range(10)
+        ]
+        of_bob = stack.enter_context(subscriber(door.endpoint, keys.server_key, bob, silent=True))
+        wait_until(lambda: door.value("connections") == 11)
+        talks = stack.enter_context(subscriber(door.endpoint, keys.server_key, bob))
+        assert hears(talks)
+        revoked_at = time.monotonic()
+        (keys.clients / "alice.key").unlink()
+        wait_until(lambda: door.cut("revoked") == 11)
+        assert time.monotonic() - revoked_at < 2
+        for sub in (*of_alice, of_bob):
+            sub.subscribe("tick/")
+        # Bob, whose silent connection might have been anybody's, is back at once; where he listens he lost nothing.
+        assert hears(of_bob)
+        numbers = [int(talks.recv_multipart()[1]) for _ in range(20)]
+        assert numbers == list(range(numbers[0], numbers[0] + 20))
+        assert not any(sub.poll(50) for sub in of_alice)
+        assert door.cut("revoked") == 11
+
+
+def test_what_another_said_over_the_same_descriptor_vouches_for_nobody(keys: Keys) -> None:
+    alice, mallory = keys.make("alice"), keys.make("mallory")
+    with Door(keys.config()) as door:
+        with subscriber(door.endpoint, keys.server_key, alice) as of_alice:
+            assert hears(of_alice)
+        wait_until(lambda: door.value("connections") == 0)
+        with subscriber(door.endpoint, keys.server_key, mallory, silent=True):
+            wait_until(lambda: door.value("connections") == 1)
+            (keys.clients / "mallory.key").unlink()
+            wait_until(lambda: door.cut("revoked") == 1)
+
+
+def test_nothing_is_answered_with_a_revoked_key(keys: Keys) -> None:
+    alice = keys.make("alice")
+    config = keys.config()
+    request = encode_request(SnapshotRequest(1))
+    with (
+        Publisher(config, "e", metrics_of(), replay=ReplayConfig(endpoint="tcp://127.0.0.1:0")) as publisher,
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as asker,
+    ):
+        asker.linger = 0
+        known = client_keys(keys.server_key, alice)
+        assert known is not None
+        known.apply_to(asker)
+        asker.connect(publisher.replay_endpoint)
+        asker.send(request)
+        assert hears(asker)
+        asker.recv_multipart()
+        # As long as the connection stands, which is cut a moment later.
+        publisher._sockets._gate._cut = lambda *_: None  # type: ignore[method-assign]
+        (keys.clients / "alice.key").unlink()
+        allowed = publisher._sockets._gate._zap
+        assert allowed is not None
+        wait_until(lambda: not allowed._clients.newest)
+        asker.send(request)
+        assert not asker.poll(300)
+
+
+def test_a_request_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_UNREAD_BYTES", 300 << 10)
+    metrics = metrics_of("a")
+
+    def cut() -> float:
+        labels = {"socket": "replay", "reason": "flood"}
+        return metrics.registry.get_sample_value("streamdet_subscriber_cuts_total", labels) or 0
+
+    with (
+        publisher_at(replay=ReplayConfig(endpoint="tcp://127.0.0.1:0"), metrics=metrics) as publisher,
+        zmq.Context() as context,
+        context.socket(zmq.SUB) as sub,
+        context.socket(zmq.DEALER) as asker,
+    ):
+        sub.linger = asker.linger = 0
+        sub.subscribe("detections/")
+        sub.connect(publisher.endpoint)
+        asker.connect(publisher.replay_endpoint)
+        wait_until(lambda: publisher.put_detections(frame_of("a", 1), []) or sub.poll(50))
+        before = _resident_bytes()
+        whole, unfinished = b"\x01\x00" * 499_999 + b"\x00\x00", b"\x01\x00" * 50_000
+        hostile = [RawSubscriber(publisher.replay_endpoint, b"DEALER") for _ in range(10)]
+        hostile[0].send(whole)
+        # Each is less than one may send, but not all of them together.
+        for one in hostile[1:]:
+            one.send(unfinished)
+        longest, last, seq = 0.0, time.monotonic(), 1
+        while cut() < 7 or seq < 50:
+            seq += 1
+            publisher.put_detections(frame_of("a", seq), [])
+            assert hears(sub)
+            sub.recv_multipart()
+            now = time.monotonic()
+            longest, last = max(longest, now - last), now
+        # Half a million parts read at once took four seconds.
+        assert longest < 0.5
+        assert _resident_bytes() - before < 100 << 20
+        asker.send(encode_request(SnapshotRequest(1)))
+        assert hears(asker), "others are answered"
+        for one in hostile:
+            one.close()
 
 
 def test_a_directory_that_is_gone_lets_nobody_in(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -87,6 +88,12 @@ def test_a_flood_of_subscriptions_fills_no_memory() -> None:
     for index in range(20_000):
         previews.subscription(b"\x01preview/%d" % index)
     assert len(previews._prefixes) == 1000
+    # It keeps the pictures from nobody else: where not all that is wanted is known, all is shown.
+    previews.subscription(b"\x01preview/a/")
+    assert previews.is_watched("a")
+    for index in range(20_000):
+        previews.subscription(b"\x00preview/%d" % index)
+    assert not previews.is_watched("a")
 
 
 @given(st.lists(st.floats(0.001, 0.5), min_size=1, max_size=300), st.floats(0.5, 30))
@@ -203,6 +210,26 @@ def test_somebody_who_looks_gets_the_picture_that_the_boxes_belong_to() -> None:
     assert metrics.registry.get_sample_value("streamdet_previews_encoded_total", {"stream": "b"}) == 0
     counts = metrics.ledger.snapshot()
     assert all(stream.in_flight == 0 and stream.captured == stream.published for stream in counts.values())
+
+
+def test_a_message_that_is_no_subscription_switches_nothing_off() -> None:
+    with (
+        publisher_at(preview_max_fps=50) as publisher,
+        zmq.Context() as context,
+        context.socket(zmq.SUB) as looker,
+        context.socket(zmq.XSUB) as hostile,
+    ):
+        looker.linger = hostile.linger = 0
+        looker.connect(publisher.endpoint)
+        looker.subscribe("preview/a/")
+        publisher.put_status(status_of("a"))
+        wait_until(lambda: publisher._previews.is_watched("a"))
+        hostile.connect(publisher.endpoint)
+        for message in ([b"\x02preview/a/"], [b"\x00preview/a/"], [b"\x05", b"\x00preview/a/"], [b""]):
+            hostile.send_multipart(message)
+        hostile.send(b"\x01preview/b/")
+        wait_until(lambda: publisher._previews.is_watched("b"))
+        assert publisher._previews.is_watched("a")
 
 
 def test_two_lookers_and_one_leaves() -> None:

@@ -16,11 +16,12 @@ from jsonschema import Draft202012Validator
 from prometheus_client import CollectorRegistry
 from publishing import PERSON, frame_of, metrics_of, publisher_at, status_of
 
-from streamdet.config import ReplayConfig
+from streamdet.config import PublisherConfig, ReplayConfig
 from streamdet.delivery_metrics import DeliveryMetrics
 from streamdet.errors import EndpointError, WireError
 from streamdet.publisher import Publisher
 from streamdet.replay import Replay, Ring
+from streamdet.sockets import Sockets
 from streamdet.wire import replay_schema
 from streamdet.wire.replay import (
     MAX_ANSWER_BYTES,
@@ -237,6 +238,49 @@ def test_a_flood_of_requests_is_refused_and_delays_no_event() -> None:
             for _ in range(400):
                 with contextlib.suppress(zmq.Again):
                     hostile.send(request)
+
+
+def test_requests_take_a_tenth_of_the_time() -> None:
+    config = PublisherConfig(endpoint="tcp://127.0.0.1:0")
+    sockets = Sockets(config, "tcp://127.0.0.1:0", DeliveryMetrics(CollectorRegistry()))
+    with contextlib.closing(sockets), asker(sockets.replay_endpoint) as socket:
+        for _ in range(60):
+            socket.send(b"{}")
+        began, answered = time.monotonic(), 0
+        while answered < 60:
+            sockets.wait(1.0)
+            for _ in sockets.requests():
+                time.sleep(0.001)
+                answered += 1
+        # Sixty times a millisecond, and nine times as long a pause after each.
+        assert time.monotonic() - began > 0.4
+
+
+def test_sending_answers_counts_as_time_for_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = PublisherConfig(endpoint="tcp://127.0.0.1:0")
+    sockets = Sockets(config, "tcp://127.0.0.1:0", DeliveryMetrics(CollectorRegistry()))
+    with contextlib.closing(sockets), asker(sockets.replay_endpoint) as socket:
+        worked: list[float] = []
+        monkeypatch.setattr(sockets._asking, "worked", worked.append)
+        socket.send(b"{}")
+        sockets.wait(PATIENCE_MILLISECONDS / 1000)
+        [(route, _)] = sockets.requests()
+        assert sockets.answer(route, [b"{}"])
+        assert len(worked) == 2
+        assert socket.poll(PATIENCE_MILLISECONDS)
+
+
+def test_a_request_with_too_many_parts_is_left_out_and_others_are_answered(publisher: Publisher) -> None:
+    with asker(publisher.replay_endpoint) as socket:
+        # The identity, which ZeroMQ puts before it, is a part as well: there may be fourteen others.
+        for count in (15, 14, 3000, 0):
+            socket.send_multipart([b""] * count + [encode_request(SnapshotRequest(count))])
+        for expected in (14, 0):
+            assert socket.poll(PATIENCE_MILLISECONDS)
+            parts = socket.recv_multipart()
+            assert parts[:expected] == [b""] * expected
+            assert json.loads(parts[expected])["id"] == expected
+        assert not socket.poll(200)
 
 
 def test_a_client_that_takes_no_answers_holds_up_nobody(publisher: Publisher) -> None:
