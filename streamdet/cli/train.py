@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -23,7 +28,7 @@ from streamdet.training.parallel import Group, group_of
 from streamdet.training.progress import TrainingProgress, checking_pictures
 from streamdet.training.recipe import TrainConfig, canvas_sizes, frozen_stages
 from streamdet.training.run_folder import RunFolder
-from streamdet.training.train import Listener, Run
+from streamdet.training.train import Listener, Run, RunStoppedError
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -107,8 +112,36 @@ def command(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401 
     job = _Job(folder.path, config, train, val, initial, resume, device)
     with group_of(processes, partial(_follow, job)) as group:
         run = job.run(group)
-        with TrainingProgress(run, processes) as progress:
-            run.train(progress)
+        with _stopping_on_interrupt(run), TrainingProgress(run, processes) as progress:
+            try:
+                run.train(progress)
+            except RunStoppedError as stopped:
+                msg = f"{stopped}; to go on: {_command_to_resume(options)}"
+                raise RunStoppedError(msg) from None
+
+
+@contextmanager
+def _stopping_on_interrupt(run: Run) -> Iterator[None]:
+    """Ctrl-C ends the run after the step under way; a second one at once, as it does elsewhere."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        run.stop()
+        click.echo("\nstopping after this step; Ctrl-C again stops at once and loses it", err=True)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _command_to_resume(options: dict[str, Any]) -> str:
+    """What goes on with the run; everything else is in its folder."""
+    names = ("data", "val", "images", "val_images", "out", "processes")
+    given = [(f"--{name.replace('_', '-')}", str(options[name])) for name in names if options[name] is not None]
+    skip_bad = ["--skip-bad"] if options["skip_bad"] else []
+    return shlex.join(["streamdet", "train", *(part for pair in given for part in pair), *skip_bad, "--resume"])
 
 
 def _is_given(context: click.Context, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,16 +23,22 @@ class Initial:
         path: the file.
         taken: names of the tensors taken.
         total: number of the model's tensors.
-        new_head: whether the classifier starts anew, because its classes are others.
+        new_head: whether the classifier starts from nothing, because its classes are others.
+        known: the classes of the file, without the background, where it says which it has.
+        wanted: the classes of the model, without the background.
     """
 
     path: Path
     taken: tuple[str, ...]
     total: int
     new_head: bool
+    known: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        head = "; the classes differ, so the classifier starts anew" if self.new_head else ""
+        head = "; the classes differ, so the classifier starts from nothing" if self.new_head else ""
+        if head and self.known and set(self.known) <= set(self.wanted):
+            head += f" (--categories {shlex.quote(','.join(self.known))} would keep it)"
         return f"{len(self.taken)} of {self.total} tensors taken from {self.path}{head}"
 
 
@@ -53,7 +60,8 @@ def load_initial(model: nn.Module, path: Path, labels: list[str]) -> Initial:
         DataError: not one of the tensors fits.
         DetectorError: the .safetensors is missing or damaged.
     """
-    given, same_classes = _tensors(path, labels)
+    given, known = _tensors(path)
+    same_classes = not known or known == labels
     own = model.state_dict()
     fitting = {
         name: tensor
@@ -65,14 +73,15 @@ def load_initial(model: nn.Module, path: Path, labels: list[str]) -> Initial:
         raise DataError(msg)
     model.load_state_dict(fitting, strict=False)
     has_head = any(name.startswith(_HEAD) for name in given)
-    return Initial(path, tuple(fitting), len(own), has_head and not any(n.startswith(_HEAD) for n in fitting))
+    new_head = has_head and not any(name.startswith(_HEAD) for name in fitting)
+    return Initial(path, tuple(fitting), len(own), new_head, tuple(known), tuple(labels))
 
 
-def _tensors(path: Path, labels: list[str]) -> tuple[dict[str, Tensor], bool]:
-    """The tensors by the detector's names, and whether their classes may be the model's."""
+def _tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors by the detector's names, and the names of their classes where the file says them."""
     if is_own_format(path):
         weights = load_weights_file(path)
-        return weights.state, list(weights.labels[1:]) == labels
+        return weights.state, list(weights.labels[1:])
     content = load_checkpoint(path)
     if not all(isinstance(value, Tensor) for value in content.values()):
         msg = f"{path} is no state dict: to start from a run of `streamdet train`, give its best.safetensors"
@@ -80,4 +89,4 @@ def _tensors(path: Path, labels: list[str]) -> tuple[dict[str, Tensor], bool]:
     return {
         name.replace("features.", "backbone.body.", 1) if name.startswith("features.") else name: tensor
         for name, tensor in content.items()
-    }, True
+    }, []

@@ -10,6 +10,7 @@ however it ended.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -188,6 +189,8 @@ def _follow(
     errors: SimpleQueue[str],
 ) -> None:
     """What the processes that `group_of` starts do."""
+    # Ctrl-C on a terminal reaches all of them; rank 0 decides when the run ends, and this process ends with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     ready.release()
     try:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from streamdet.training.metrics import Metrics
-from streamdet.training.run_folder import EpochResult
+from streamdet.training.run_folder import EpochResult, start_of
 
 _DPI = 120
 _GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.6}
@@ -32,26 +32,31 @@ def curves_png(results: Sequence[EpochResult]) -> bytes:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 6.5), layout="constrained")
         loss, accuracy, rate, speed = figure.subplots(2, 2).flat
-        epochs = [r.epoch for r in results]
-        loss.plot(epochs, [r.loss for r in results], "k-o", markersize=3, label="sum")
+        trained = [r for r in results if r.epoch]
+        epochs = [r.epoch for r in trained]
+        loss.plot(epochs, [r.loss for r in trained], "k-o", markersize=3, label="sum")
         for name in ("objectness", "rpn_box", "classifier", "box"):
-            loss.plot(epochs, [getattr(r, name) for r in results], "-o", markersize=3, label=name)
+            loss.plot(epochs, [getattr(r, name) for r in trained], "-o", markersize=3, label=name)
         loss.set_title("Loss, training")
         evaluated = [r for r in results if r.map is not None]
         for name, label in (("map", "mAP"), ("map_50", "mAP@.50")):
             values = [max(getattr(r, name), 0.0) for r in evaluated]
             accuracy.plot([r.epoch for r in evaluated], values, "-o", markersize=3, label=label)
+        if start := start_of(results):
+            accuracy.axhline(
+                max(start.map or 0.0, 0.0), color="grey", linestyle=":", label="mAP of the starting weights"
+            )
         accuracy.set_title("Accuracy, validation")
         accuracy.set_ylim(0, 1)
-        rate.plot(epochs, [r.learning_rate for r in results], "-o", markersize=3, color="tab:purple")
+        rate.plot(epochs, [r.learning_rate for r in trained], "-o", markersize=3, color="tab:purple")
         rate.set_title("Learning rate at the end of the epoch")
-        speed.plot(epochs, [r.images_per_second for r in results], "-o", markersize=3, color="tab:brown")
+        speed.plot(epochs, [r.images_per_second for r in trained], "-o", markersize=3, color="tab:brown")
         speed.set_title("Training pictures per second")
         for axes in (loss, rate, speed):
             axes.set_ylim(bottom=0)
         for axes in (loss, accuracy, rate, speed):
             axes.set_xlabel("epoch")
-            axes.set_xlim(0.5, max(len(results), 2) + 0.5)
+            axes.set_xlim(0.5 if axes is not accuracy else -0.5, max(len(trained), 2) + 0.5)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(visible=True, **_GRID)
         for axes in (loss, accuracy):

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamdet.training.metrics import Metrics
-from streamdet.training.run_folder import BEST, EpochResult, best_of
+from streamdet.training.run_folder import BEST, EpochResult, best_of, start_of
 from streamdet.training.train import Listener, Run
 
 _COLUMNS = (
@@ -58,7 +58,11 @@ def bar(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{max(value, 0):.3f}"
+    return _number(value if value is None else max(value, 0), ".3f")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 class TrainingProgress(Listener):
@@ -156,7 +160,9 @@ class TrainingProgress(Listener):
         run = self._run
         steps_left = run.total_steps - run.step
         seconds = steps_left * run.config.batch_size / max(self._images_per_second, 1e-9)
-        return duration(seconds + run.config.evaluations_after(len(run.results)) * self._evaluation_seconds)
+        return duration(
+            seconds + run.config.evaluations_after(run.step // run.steps_per_epoch) * self._evaluation_seconds
+        )
 
     def _show(self, title: str, done: int, total: int, note: str) -> None:
         if self._console.is_terminal:
@@ -168,8 +174,9 @@ class TrainingProgress(Listener):
     def _add_row(self, result: EpochResult) -> None:
         losses = (result.loss, result.objectness, result.rpn_box, result.classifier, result.box)
         cells = [
-            str(result.epoch), *(f"{loss:.3f}" for loss in losses), _share(result.map), _share(result.map_50),
-            f"{result.learning_rate:.1e}", f"{result.images_per_second:.1f}", self._time_left_after(result),
+            str(result.epoch), *(_number(loss, ".3f") for loss in losses), _share(result.map), _share(result.map_50),
+            _number(result.learning_rate, ".1e"), _number(result.images_per_second, ".1f"),
+            self._time_left_after(result),
         ]  # fmt: skip
         self._rows.append((cells, "green" if result == best_of(self._run.results) else ""))
         if self._console.is_terminal:
@@ -190,12 +197,17 @@ class TrainingProgress(Listener):
 
     def _time_left_after(self, result: EpochResult) -> str:
         config = self._run.config
-        left = config.epochs - result.epoch
+        left = config.epochs - result.epoch if result.epoch else 0
         evaluations = config.evaluations_after(result.epoch)
         return duration(left * result.seconds + evaluations * self._evaluation_seconds) if left else "-"
 
     def _summarise(self) -> None:
-        best = best_of(self._run.results)
+        best, start = best_of(self._run.results), start_of(self._run.results)
+        if best and start and (start.map or 0.0) > (best.map or 0.0):
+            self._console.print(
+                Text(f"warning: the starting weights are better on these pictures (mAP {_share(start.map)}): keep them "
+                     "or try a lower --learning-rate, fewer epochs or more pictures"), soft_wrap=True, style="yellow",
+            )  # fmt: skip
         if best:
             self._console.print(
                 Text(f"best epoch {best.epoch}: mAP {_share(best.map)}, mAP@.50 {_share(best.map_50)}; "

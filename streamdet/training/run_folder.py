@@ -27,6 +27,8 @@ _OWN_FILES = (CHECKPOINT, CONFIG, RESULTS, CURVES, PREDICTIONS, LAST, BEST)
 class EpochResult:
     """One line of the results; losses are means over the epoch, metrics those of the averaged weights.
 
+    Epoch 0 is that of the weights that the run starts from: it has metrics alone.
+
     Attributes:
         map: mAP, -1 if there was nothing to count; None after an epoch that was not evaluated.
         map_50: likewise.
@@ -34,21 +36,26 @@ class EpochResult:
 
     epoch: int
     step: int
-    loss: float
-    objectness: float
-    rpn_box: float
-    classifier: float
-    box: float
+    loss: float | None
+    objectness: float | None
+    rpn_box: float | None
+    classifier: float | None
+    box: float | None
     map: float | None
     map_50: float | None
-    learning_rate: float
-    images_per_second: float
+    learning_rate: float | None
+    images_per_second: float | None
     seconds: float
 
 
 def best_of(results: Sequence[EpochResult]) -> EpochResult | None:
-    """The first epoch of the highest mAP; None while none was evaluated."""
-    return max((r for r in results if r.map is not None), key=lambda r: r.map or 0.0, default=None)
+    """The first trained epoch of the highest mAP; None while none was evaluated."""
+    return max((r for r in results if r.epoch and r.map is not None), key=lambda r: r.map or 0.0, default=None)
+
+
+def start_of(results: Sequence[EpochResult]) -> EpochResult | None:
+    """Epoch 0: the weights that the run started from; None where they could find nothing."""
+    return next((r for r in results if r.epoch == 0), None)
 
 
 @dataclass(frozen=True)

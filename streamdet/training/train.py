@@ -38,8 +38,17 @@ from streamdet.training.sheet import predictions_png
 from streamdet.training.speed import fuse_frozen_norms
 from streamdet.training.targets import Targets
 
+EXIT_INTERRUPTED = 130
+"""What a shell reports of a program that Ctrl-C ended."""
+
 LOSS_NAMES = ("objectness", "rpn_box", "classifier", "box")
 _MAX_GRADIENT_NORM = 10.0
+
+
+class RunStoppedError(StreamdetError):
+    """A run ended before its last step because it was asked to; a checkpoint of its last step is there."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class Listener:
@@ -98,6 +107,7 @@ class Run:
             self._folder.check_same(config)
         self.step = 0
         self.results: list[EpochResult] = []
+        self._stop_requested = False
         self._sums = dict.fromkeys(LOSS_NAMES, 0.0)
         self._seconds = 0.0
         self._build_model(None if resume else initial)
@@ -141,10 +151,16 @@ class Run:
     def train(self, listener: Listener | None = None) -> list[EpochResult]:
         """Trains to the end; results of all epochs, those before a resume included.
 
+        Where the run starts from weights that know the classes, epoch 0 is what these find: a run that makes them worse
+        shows.
+
         Raises:
+            RunStoppedError: `stop` was called.
             StreamdetError: the loss is not finite, a picture has become unreadable, or another process ended.
         """
         listener = listener or Listener()
+        if self._leads and self.initial and not self.initial.new_head and not self.results:
+            self._evaluate_start(listener)
         with closing(self._batches()) as batches:
             began = time.perf_counter()
             for pictures, targets in batches:
@@ -157,8 +173,31 @@ class Run:
                 if self._leads:
                     listener.on_step(self.step, self.total_steps, losses, self.config.batch_size / took)
                     self._save_when_due(listener)
+                    if self._stop_requested and self.step < self.total_steps:
+                        self._save()
+                        msg = f"stopped after step {self.step} of {self.total_steps}"
+                        raise RunStoppedError(msg)
                 began = time.perf_counter()
         return self.results
+
+    def stop(self) -> None:
+        """Asks for the end after the step under way, or after the evaluation; from a signal handler."""
+        self._stop_requested = True
+
+    def _evaluate_start(self, listener: Listener) -> None:
+        found, metrics = self._evaluate(self.weights(), listener)
+        self.results.append(EpochResult(
+            epoch=0, step=0, loss=None, **dict.fromkeys(LOSS_NAMES), map=metrics.numbers["map"],
+            map_50=metrics.numbers["map_50"], learning_rate=None, images_per_second=None, seconds=0.0,
+        ))  # fmt: skip
+        self._write_results(found)
+        self._save()
+        listener.on_epoch(self.results, metrics, self)
+
+    def _evaluate(self, weights: Weights, listener: Listener) -> tuple[Found, Metrics]:
+        detector = FasterRcnnDetector(weights, evaluation_config(device=str(self.device)))
+        found = detect_all(detector, self.val_set, listener.on_evaluation)
+        return found, coco_metrics(self.val_set, found.detections)
 
     def _save_when_due(self, listener: Listener) -> None:
         epoch_ended = self.step % self.steps_per_epoch == 0
@@ -219,9 +258,7 @@ class Run:
         epoch = self.step // self.steps_per_epoch
         weights, found, metrics = self.weights(), None, None
         if self.config.evaluates(epoch):
-            detector = FasterRcnnDetector(weights, evaluation_config(device=str(self.device)))
-            found = detect_all(detector, self.val_set, listener.on_evaluation)
-            metrics = coco_metrics(self.val_set, found.detections)
+            found, metrics = self._evaluate(weights, listener)
         means = {name: total / self.steps_per_epoch for name, total in self._sums.items()}
         self.results.append(EpochResult(
             epoch=epoch, step=self.step, loss=sum(means.values()), **means,
@@ -240,6 +277,9 @@ class Run:
         self._folder.write(run_folder.LAST, data)
         if found and best_of(self.results) is self.results[-1]:
             self._folder.write(run_folder.BEST, data)
+        self._write_results(found)
+
+    def _write_results(self, found: Found | None) -> None:
         self._folder.write_results(self.results)
         self._folder.write(run_folder.CURVES, curves_png(self.results))
         if found:

@@ -114,6 +114,32 @@ def test_killing_the_first_process_leaves_none_behind(shapes: Path, tmp_path: Pa
     _wait_for(lambda: not any(_is_alive(pid) for pid in others), f"the end of {others}")
 
 
+@pytest.mark.timeout(400)
+def test_ctrl_c_ends_after_the_step_and_says_how_to_go_on(shapes: Path, tmp_path: Path) -> None:
+    """As a terminal does it: the signal reaches all processes of the group."""
+    out = tmp_path / "run"
+    options = _train_options(shapes, out, *_recipe(processes=2), "--checkpoint-steps", "1000", "--epochs", "500")
+    command = [sys.executable, "-m", "streamdet", "train", *options]
+    with subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        _wait_for((out / "results.csv").exists, "the first epoch")
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=_WAIT_SECONDS)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    step = load_checkpoint(out / "last.pt")["step"]
+    assert step >= 6
+    last = told.splitlines()[-1]
+    assert last.startswith(f"streamdet: stopped after step {step} of 3000; to go on: streamdet train --data ")
+    assert last.endswith("--processes 2 --resume")
+    resumed = last.partition("streamdet train ")[2]
+    run = RunFolder(out)
+    assert run.read_config() is not None
+    assert f"--out {out}" in resumed
+
+
 def test_evaluate_agrees_with_the_run(shapes: Path, tmp_path: Path, trained: tuple[Path, list[float]]) -> None:
     options = [
         "--weights", str(trained[0] / "last.safetensors"), "--data", str(shapes / "val" / "annotations.json"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from contextlib import closing
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from tiny_run import CONFIG, Losses
 from torch import nn
@@ -21,7 +23,9 @@ from streamdet.training.checkpoint import load_checkpoint
 from streamdet.training.dataset import Dataset, load_dataset
 from streamdet.training.feed import _by_processes, _by_thread
 from streamdet.training.initial import load_initial
+from streamdet.training.progress import TrainingProgress
 from streamdet.training.recipe import TrainConfig, canvas_sizes, frozen_norms_in, frozen_stages, learning_rate_at
+from streamdet.training.run_folder import EpochResult, best_of
 from streamdet.training.train import Run
 
 
@@ -124,12 +128,13 @@ def test_fine_tuning_takes_what_fits(shapes: Path, tmp_path: Path, trained: tupl
     same, other = (build_model(CONFIG.model, 3) for _ in range(2))
     taken = load_initial(same, trained[0] / "best.safetensors", ["disc", "square"])
     assert len(taken.taken) == taken.total
-    assert "anew" not in str(taken)
+    assert "from nothing" not in str(taken)
     torch.testing.assert_close(same.state_dict(), weights.state)
     taken = load_initial(other, trained[0] / "best.safetensors", ["square", "disc"])
     assert taken.total - len(taken.taken) == 4  # weight and bias of class scores and of boxes
     assert f"{taken.total - 4} of {taken.total} tensors taken" in str(taken)
-    assert "the classifier starts anew" in str(taken)
+    assert "the classifier starts from nothing (--categories disc,square would keep it)" in str(taken)
+    assert "--categories" not in str(load_initial(other, trained[0] / "best.safetensors", ["square", "ring"]))
     # Normalisation that came with the file keeps its statistics, here that of the pyramid.
     names = frozen_norms_in(other, taken.taken)
     assert names
@@ -190,3 +195,30 @@ def test_processes_make_the_same_batches_as_threads(shapes: Path) -> None:
             assert torch.equal(picture, expected)
             assert torch.equal(target.boxes, known.boxes)
             assert torch.equal(target.labelled, known.labelled)
+
+
+def test_what_the_run_starts_from_is_epoch_0_and_a_worse_run_is_told(
+    shapes: Path, tmp_path: Path, trained: tuple[Path, list[float]]
+) -> None:
+    out = tmp_path / "run"
+    data = _data(shapes, "train"), _data(shapes, "val")
+    run = Run(out, replace(CONFIG, epochs=1), *data, initial=trained[0] / "best.safetensors")
+    run.train()
+    rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
+    before = list(csv.DictReader((trained[0] / "results.csv").read_text().splitlines()))
+    assert [(r["epoch"], bool(r["loss"]), bool(r["learning_rate"])) for r in rows] == [
+        ("0", False, False), ("1", True, True),
+    ]  # fmt: skip
+    # Measured again, on the same pictures, the weights are as good as when they were the best.
+    assert float(rows[0]["map"]) == pytest.approx(max(float(r["map"]) for r in before), abs=1e-6)
+    start, first = (EpochResult(**r) for r in load_checkpoint(out / "last.pt")["results"])
+    for difference, is_worse in ((-0.01, True), (0.01, False)):
+        run.results = [start, replace(first, map=(start.map or 0) + difference)]
+        assert best_of(run.results) is run.results[1]
+        console = Console(record=True, file=io.StringIO(), width=200)
+        with TrainingProgress(run, console=console):
+            pass
+        text = console.export_text()
+        assert ("the starting weights are better" in text) == is_worse
+        assert "epoch 0  loss -" in text
+        assert "best epoch 1" in text
