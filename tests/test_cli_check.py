@@ -171,8 +171,8 @@ def test_a_file_of_the_service_finds_the_secrets_of_the_service(
 ) -> None:
     folder, elsewhere = tmp_path / "etc", tmp_path / "elsewhere"
     for each in (folder, elsewhere):
-        (each / "secrets").mkdir(parents=True)
-        (each / "secrets/LOGIN").write_text(f"user:{SECRET}")
+        (each / "a.secrets").mkdir(parents=True)
+        (each / "a.secrets/LOGIN").write_text(f"user:{SECRET}")
         (each / "a.toml").write_text('[[streams]]\nname = "a"\nurl = "rtsp://${LOGIN}@192.0.2.5/stream1"\n')
     monkeypatch.setattr("streamdet.cli.check._FOLDER", folder)
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
@@ -180,7 +180,7 @@ def test_a_file_of_the_service_finds_the_secrets_of_the_service(
     # Any other file is read as `streamdet run` would read it.
     assert "LOGIN" in check(elsewhere / "a.toml").stderr
     # What is said of a missing one names the file to make.
-    (folder / "secrets/LOGIN").unlink()
-    assert f"there is no file {folder}/secrets/LOGIN" in check(folder / "a.toml").stderr
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(elsewhere / "secrets"))
+    (folder / "a.secrets/LOGIN").unlink()
+    assert f"there is no file {folder}/a.secrets/LOGIN" in check(folder / "a.toml").stderr
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(elsewhere / "a.secrets"))
     assert check(folder / "a.toml").returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def test_uninstall_leaves_what_is_the_users(root: Path) -> None:
     assert sorted(_tree(root)) == [
         "etc/streamdet/streamdet.toml",
         "etc/streamdet/yard.toml",
+        "etc/sysusers.d/streamdet-yard.conf",
         "etc/sysusers.d/streamdet.conf",
     ]
     assert not (root / "usr/local/bin/streamdet").is_symlink()
@@ -209,3 +211,30 @@ def test_this_environment_is_complete() -> None:
     for needed in (Path(sys.executable), Path(os.__file__), Path(environment.__file__)):
         inside = [*found.folders, Path("/usr")]
         assert any(needed.resolve().is_relative_to(folder) for folder in inside)
+
+
+def test_instances_share_neither_user_nor_secrets(root: Path) -> None:
+    install(root)
+    assert stat.S_IMODE((root / "etc/streamdet").stat().st_mode) == 0o750
+    told = install(root, "--instance", "yard").output
+    assert f"open            {root}/etc/streamdet/" in told
+    assert stat.S_IMODE((root / "etc/streamdet").stat().st_mode) == 0o751
+    assert stat.S_IMODE((root / "etc/streamdet/yard.secrets").stat().st_mode) == 0o700
+    users = (root / "etc/sysusers.d/streamdet-yard.conf").read_text()
+    assert "\nu streamdet-yard - " in users
+    assert "\nm streamdet-yard video\n" in users
+    assert "streamdet/yard" not in (root / "etc/sysusers.d/streamdet.conf").read_text()
+    assert "unchanged       " + str(root / "etc/streamdet/") in install(root, "--instance", "yard").output
+    # A user's name has 31 characters at most.
+    assert install(root, "--instance", 21 * "y").exit_code == 0
+    with pytest.raises(InstallError, match="up to 21 letters"):
+        install(root, "--instance", 22 * "y")
+
+
+def test_a_program_that_root_runs_is_named_by_its_whole_path() -> None:
+    """The PATH of a unit begins with the environment's folder, which need not be root's."""
+    for path in (REPOSITORY / "systemd").rglob("*"):
+        for command in re.findall(r"^Exec\w+=(\S*\+.*)", path.read_text() if path.is_file() else "", re.MULTILINE):
+            assert re.fullmatch(r"-?\+/usr/bin/[a-z-]+( -?[a-z0-9]+)*", command), f"{path}: {command}"
+            assert "/env " not in command
+            assert "/sh " not in command

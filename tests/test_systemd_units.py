@@ -65,6 +65,10 @@ def test_the_template_is_the_unit_with_the_name_of_the_instance() -> None:
         "/etc/streamdet/streamdet.toml": "/etc/streamdet/%i.toml",
         "Directory=streamdet/streamdet": "Directory=streamdet/%i",
         "HOME=/var/lib/streamdet/streamdet ": "HOME=/var/lib/streamdet/%i ",
+        "=/var/cache/streamdet/streamdet": "=/var/cache/streamdet/%i",
+        "/etc/streamdet/secrets": "/etc/streamdet/%i.secrets",
+        "User=streamdet": "User=streamdet-%i",
+        "Group=streamdet": "Group=streamdet-%i",
         "SyslogIdentifier=streamdet": "SyslogIdentifier=streamdet-%i",
     }
     expected = settings("streamdet.service")
@@ -276,3 +280,35 @@ def test_the_service_opens_cameras_and_nothing_else_of_the_machine(container: Co
     container.run("systemctl", "start", "streamdet", check=False)
     assert container.show("streamdet", "ExecMainStatus") == "0", container.journal("--unit=streamdet")
     assert container.show("streamdet", "Result") == "success"
+
+
+@needs_container
+def test_an_instance_reads_nothing_of_another(container: Container) -> None:
+    container.run(_STREAMDET, "install-service")
+    template = container.root / "etc/systemd/system/streamdet@.service.d/test.conf"
+    for name in ("yard", "gate"):
+        container.run(_STREAMDET, "install-service", "--instance", name)
+        (container.root / f"etc/streamdet/{name}.secrets/LOGIN").write_text(name)
+    checks = (
+        "mine=$$0; other=$$1; "
+        "test -r /etc/streamdet/$$mine.toml || exit 11; "
+        '[ "$$(cat $$CREDENTIALS_DIRECTORY/secret_LOGIN)" = $$mine ] || exit 12; '
+        "! cat /etc/streamdet/$$other.toml || exit 13; "
+        "! cat /etc/streamdet/streamdet.toml || exit 14; "
+        "! ls /etc/streamdet || exit 15; "
+        "! cat /run/credentials/streamdet@$$other.service/secret_LOGIN || exit 16; "
+        "umask 000; touch $$STATE_DIRECTORY/x $$CACHE_DIRECTORY/x $$RUNTIME_DIRECTORY/x || exit 17; "
+        "for kept in /var/lib /var/cache /run; do "
+        "! cat $$kept/streamdet/$$other/x || exit 18; ! mv $$kept/streamdet/$$other $$kept/streamdet/away || exit 19; "
+        "done"
+    )
+    oneshot = "Type=oneshot\nRemainAfterExit=yes\nRestart=no\nExecStart=\n"
+    for mine, other in (("yard", "gate"), ("gate", "yard"), ("yard", "gate")):
+        template.write_text(f"[Service]\n{oneshot}ExecStart=/bin/sh -c '{checks}' {mine} {other}\n")
+        container.run("systemctl", "daemon-reload")
+        container.run("systemctl", "restart", f"streamdet@{mine}", check=False)
+        unit = f"streamdet@{mine}"
+        assert container.show(unit, "ExecMainStatus") == "0", container.journal(f"--unit={unit}")
+        assert container.show(unit, "User") == f"streamdet-{mine}"
+        assert int(container.show(unit, "TasksMax")) == 4096
+        assert container.show(unit, "MemoryMax") not in {"infinity", ""}

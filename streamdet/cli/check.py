@@ -45,7 +45,7 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
     """Check a configuration file, and with --probe its streams.
 
     FILE is /etc/streamdet/streamdet.toml if left out. For the files of the service, ${NAME} is looked for in its
-    /etc/streamdet/secrets, too.
+    /etc/streamdet/secrets (NAME.secrets for NAME.toml), too.
     """
     if file is not None and config_path is not None:
         message = "FILE and --config name the same thing; give one of them"
@@ -75,7 +75,8 @@ def _environ_for(file: Path) -> Mapping[str, str]:
     """What a configuration of the service finds when it is read by the service: its secrets, too."""
     if "CREDENTIALS_DIRECTORY" in os.environ or file.absolute().parent != _FOLDER:
         return os.environ
-    return {**os.environ, "CREDENTIALS_DIRECTORY": str(_FOLDER / "secrets")}
+    folder = _FOLDER / ("secrets" if file.name == _DEFAULT_FILE.name else f"{file.stem}.secrets")
+    return {**os.environ, "CREDENTIALS_DIRECTORY": str(folder)}
 
 
 def _as_json(names: list[str], warnings: list[str], probes: list[Probe] | None) -> dict[str, Any]:

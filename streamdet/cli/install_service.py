@@ -55,7 +55,7 @@ def command(
         service.check_system()
     if uninstall:
         perform(service.uninstall_steps(), click.echo, dry_run=dry_run)
-        click.echo("kept: /etc/streamdet, /var/lib/streamdet*, /var/cache/streamdet, the user streamdet")
+        click.echo("kept: /etc/streamdet, /var/lib/streamdet*, /var/cache/streamdet, users")
         return
     environment = this_environment()
     environment.check()

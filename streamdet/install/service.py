@@ -14,8 +14,8 @@ from streamdet.install.environment import Environment
 from streamdet.install.steps import SETTLED, Command, File, Folder, Link, Remove, Step
 
 GROUP = "streamdet"
-# The name of an instance becomes part of unit, file and folder names.
-_INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+# The name of an instance becomes part of the names of units, files, folders and its user, which has 31 characters.
+_INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,20}")
 # What sd_booted(3) looks for.
 BOOTED = Path("/run/systemd/system")
 _UNITS = Path("etc/systemd/system")
@@ -39,7 +39,7 @@ class Service:
 
     def __post_init__(self) -> None:
         if self.instance and not _INSTANCE.fullmatch(self.instance):
-            message = f'an instance cannot be named "{self.instance}": use letters, digits, and - _ . within'
+            message = f'an instance cannot be named "{self.instance}": use up to 21 letters, digits, and - _ within'
             raise InstallError(message)
         if self.instance == GROUP:
             message = f'the instance "{GROUP}" would share everything with {GROUP}.service: use another name'
@@ -59,6 +59,16 @@ class Service:
     def config(self) -> Path:
         """Its configuration."""
         return self.root / f"etc/streamdet/{self.instance or 'streamdet'}.toml"
+
+    @property
+    def user(self) -> str:
+        """Its user and its group; no other instance has the same."""
+        return f"{GROUP}-{self.instance}" if self.instance else GROUP
+
+    @property
+    def secrets(self) -> Path:
+        """The folder of its secrets."""
+        return self.root / "etc/streamdet" / (f"{self.instance}.secrets" if self.instance else "secrets")
 
     @property
     def is_running_system(self) -> bool:
@@ -82,18 +92,19 @@ class Service:
         """The steps, each made when its turn has come: the group is known only once it has been created."""
         units, shipped = self.root / _UNITS, resources.files("streamdet.install")
         template = "streamdet@.service" if self.instance else "streamdet.service"
-        users = self.root / "etc/sysusers.d/streamdet.conf"
+        users = self.root / f"etc/sysusers.d/{self.user}.conf"
 
         def text(name: str) -> str:
             return shipped.joinpath(name).read_text(encoding="utf-8")
 
-        yield lambda: File(users, text("systemd/sysusers.conf"))
+        yield lambda: File(users, text("systemd/sysusers.conf").replace(f" {GROUP} ", f" {self.user} "))
         if os.geteuid() == 0:
             options = () if self.is_running_system else (f"--root={self.root}",)
-            yield lambda: Command(("systemd-sysusers", *options, "streamdet.conf"))
-        yield lambda: Folder(self.root / "etc/streamdet", 0o750, self._group())
-        yield lambda: Folder(self.root / "etc/streamdet/secrets", 0o700)
-        yield lambda: File(self.config, text("streamdet.toml"), 0o640, self._group(), "yours: never overwritten")
+            yield lambda: Command(("systemd-sysusers", *options, users.name))
+        # Users of instances only pass through: each file in it has the one group that may read it.
+        yield lambda: Folder(self.root / "etc/streamdet", 0o751 if self.instance else 0o750, self._group(GROUP))
+        yield lambda: Folder(self.secrets, 0o700)
+        yield lambda: File(self.config, text("streamdet.toml"), 0o640, self._group(self.user), "yours: never overwritten")
         yield lambda: File(units / template, text(f"systemd/{template}"))
         yield lambda: File(units / f"{template}.d/10-environment.conf", environment.drop_in())
         if gpu:
@@ -143,14 +154,14 @@ class Service:
         wants = self.root / _UNITS / "multi-user.target.wants"
         return [p for p in wants.glob("streamdet@*.service") if p.name != self.unit] if self.instance else []
 
-    def _group(self) -> int | None:
-        """The number of the service's group; None while it does not exist (a dry run, or no right to make it)."""
+    def _group(self, name: str) -> int | None:
+        """The number of a group; None while it does not exist (a dry run, or no right to make it)."""
         try:
             lines = (self.root / "etc/group").read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return None
         numbers = {line.split(":")[0]: line.split(":")[2] for line in lines if line.count(":") >= 3}
-        return int(numbers[GROUP]) if GROUP in numbers and os.geteuid() == 0 else None
+        return int(numbers[name]) if name in numbers and os.geteuid() == 0 else None
 
 
 def perform(steps: Iterator[Callable[[], Step]], tell: Callable[[str], None], *, dry_run: bool) -> bool:

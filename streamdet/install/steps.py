@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder exists, with a mode and a group (by number)."""
+    """A folder exists, with a mode and a group (by number); one that is there already only gets what its mode lacks."""
 
     path: Path
     mode: int
@@ -41,11 +42,16 @@ class Folder:
         return f"{self.path}/"
 
     def verb(self) -> str:
-        """What is to be done now; the folder's own mode is set only when it is made."""
-        return "unchanged" if self.path.is_dir() else "create"
+        """What is to be done now."""
+        if not self.path.is_dir():
+            return "create"
+        return "open" if self.mode & ~self.path.stat().st_mode else "unchanged"
 
     def do(self) -> None:
-        """Makes it, and the folders above it."""
+        """Makes it, and the folders above it; or adds what its mode lacks."""
+        if self.path.is_dir():
+            self.path.chmod(stat.S_IMODE(self.path.stat().st_mode) | self.mode)
+            return
         self.path.mkdir(parents=True)
         _settle(self.path, self.mode, self.group)
 
