@@ -234,7 +234,7 @@ def test_instances_share_neither_user_nor_secrets(root: Path) -> None:
 def test_a_program_that_root_runs_is_named_by_its_whole_path() -> None:
     """The PATH of a unit begins with the environment's folder, which need not be root's."""
     for path in (REPOSITORY / "systemd").rglob("*"):
-        for command in re.findall(r"^Exec\w+=(\S*\+.*)", path.read_text() if path.is_file() else "", re.MULTILINE):
-            assert re.fullmatch(r"-?\+/usr/bin/[a-z-]+( -?[a-z0-9]+)*", command), f"{path}: {command}"
-            assert "/env " not in command
-            assert "/sh " not in command
+        for line in re.findall(r"^Exec\w+=(\S*\+.*)", path.read_text() if path.is_file() else "", re.MULTILINE):
+            assert re.fullmatch(r"-?\+/usr/bin/[a-z-]+( -?[a-z0-9]+)*", line), f"{path}: {line}"
+            assert "/env " not in line
+            assert "/sh " not in line

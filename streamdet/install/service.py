@@ -104,7 +104,8 @@ class Service:
         # Users of instances only pass through: each file in it has the one group that may read it.
         yield lambda: Folder(self.root / "etc/streamdet", 0o751 if self.instance else 0o750, self._group(GROUP))
         yield lambda: Folder(self.secrets, 0o700)
-        yield lambda: File(self.config, text("streamdet.toml"), 0o640, self._group(self.user), "yours: never overwritten")
+        kept = "yours: never overwritten"
+        yield lambda: File(self.config, text("streamdet.toml"), 0o640, self._group(self.user), kept)
         yield lambda: File(units / template, text(f"systemd/{template}"))
         yield lambda: File(units / f"{template}.d/10-environment.conf", environment.drop_in())
         if gpu:
