@@ -23,6 +23,7 @@ from streamdet.errors import SourceError
 from streamdet.metrics import Metrics
 from streamdet.redact import redact
 from streamdet.sources import Source, SourceFrame
+from streamdet.sources.frame_rate import FrameRate
 from streamdet.sources.interrupt import Interrupt
 from streamdet.stall_watch import StallWatch
 from streamdet.types import Drop, Frame, Reason, State, StreamStatus
@@ -99,6 +100,8 @@ class Capture(Worker):
         self._metrics = metrics
         self._open_source = open_source or sources.open_source
         self._backoff = backoff or Backoff()
+        self._was_live = False
+        self._rate = FrameRate()
         self._interrupt = Interrupt()
         self._lock = threading.Lock()
         self._connected_after_seq = last_seq
@@ -113,8 +116,9 @@ class Capture(Worker):
         """Captures until a stop is asked for, or a file has come to its end."""
         with self._interrupt.bound(), self._watched:
             while not self.stopping:
-                failure, live = self._attempt()
-                if self.stopping or (failure.reason is Reason.ENDED and not live):
+                failure = self._attempt()
+                # A live playlist that has ended looks like a film when it is read again; its encoder may come back.
+                if self.stopping or (failure.is_final and not self._was_live):
                     break
                 if self.sleep(self._backoff.next_seconds()):
                     break
@@ -133,24 +137,24 @@ class Capture(Worker):
             self._condemned = failure
         self._interrupt.set()
 
-    def _attempt(self) -> tuple[SourceError, bool]:
-        """Captures until that fails, and reports the failure; it, and whether the source is live."""
+    def _attempt(self) -> SourceError:
+        """Captures until that fails, and reports the failure."""
         try:
-            failure, live = self._connect_and_capture()
+            failure = self._connect_and_capture()
             if not self.stopping:
                 self._report(State.DOWN, failure.reason, failure.detail)
         except Exception as error:  # noqa: BLE001 - whatever it is: one stream must not end all others
-            failure, live = self._unforeseen(error), True
+            failure = self._unforeseen(error)
             if not self.stopping:
                 self._report(State.DOWN, failure.reason, failure.detail)
-        return failure, live
+        return failure
 
     def _unforeseen(self, error: BaseException) -> SourceError:
         self._metrics.unexpected.report("capture", error, "the stream is connected again", self._config.name)
         return SourceError(Reason.INTERNAL_ERROR, describe(error))
 
-    def _connect_and_capture(self) -> tuple[SourceError, bool]:
-        """Opens the source and hands on frames until it fails; why it failed, and whether the source was live."""
+    def _connect_and_capture(self) -> SourceError:
+        """Opens the source and hands on frames until it fails; why it failed."""
         self._report(State.CONNECTING, self.status.reason, self.status.detail)
         with self._lock:
             self._connected_after_seq, self._condemned = self.last_seq, None
@@ -161,8 +165,10 @@ class Capture(Worker):
         try:
             source = self._open_in_time()
         except SourceError as error:
-            return error, True
-        self._metrics.source_opened(self._config.name, source.info.fps)
+            return error
+        self._was_live |= source.info.live
+        self._rate = FrameRate()
+        self._metrics.nominal_fps(self._config.name, None)
         up_since: float | None = None
         try:
             while not self.stopping:
@@ -173,12 +179,12 @@ class Capture(Worker):
                 self._hand_on(frame)
         except SourceError as error:
             # A read that was interrupted because of a frame before fails for want of time.
-            return self._condemned or error, source.info.live
+            return self._condemned or error
         finally:
             source.close()
             if up_since is not None and time.monotonic() - up_since > _HEALTHY_SECONDS:
                 self._backoff.reset()
-        return SourceError(Reason.ENDED, "stopped"), source.info.live
+        return SourceError(Reason.ENDED, "stopped")
 
     def _open_in_time(self) -> Source:
         # Opening goes through several steps, each with the connect time-out.
@@ -217,6 +223,8 @@ class Capture(Worker):
         )
         # Our own clock: alerts on a stream's newest frame must not depend on how a camera's clock is set.
         self._metrics.frame_captured(self._config.name, time.time())
+        if self._rate.add(frame.pts_seconds, time.monotonic()):
+            self._metrics.nominal_fps(self._config.name, self._rate.fps)
         try:
             self._put(captured)
         except Exception:

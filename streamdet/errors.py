@@ -59,12 +59,14 @@ class SourceError(StreamdetError):
     Attributes:
         reason: what went wrong, in one word.
         detail: one line, without secrets.
+        is_final: whether another try makes no sense: a file has been played to its end.
     """
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str, *, is_final: bool = False) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.is_final = is_final
 
 
 class DetectorError(StreamdetError):

@@ -173,8 +173,8 @@ class Metrics:
             if status.state is not State.UP:
                 self._shapes.nothing_seen(status.stream)
 
-    def source_opened(self, stream: str, fps: float | None) -> None:
-        """A source was opened that promises so many frames per second; None when it does not say."""
+    def nominal_fps(self, stream: str, fps: float | None) -> None:
+        """A connection was measured to bring so many frames per second; None for a new one, until it is known."""
         series = self._streams.get(stream)
         if series is not None:
             series.nominal_fps = fps if fps is not None and 0 < fps <= _MAX_NOMINAL_FPS else 0.0

@@ -19,7 +19,7 @@ class StreamSeries:
         last_frame_at: Unix time in seconds of the newest frame; 0 before the first.
         state: what the stream is doing; None before it was told.
         reason: why it is not up; None while it is.
-        nominal_fps: frames per second that the source promises; 0 when it does not say.
+        nominal_fps: frames per second at the beginning of the connection; 0 until they are measured.
     """
 
     __slots__ = (
@@ -88,7 +88,7 @@ class StreamCollector(Collector):
         )
         nominal_fps = GaugeMetricFamily(
             "streamdet_stream_nominal_fps",
-            "Frames per second that the source promises; 0 when it does not say.",
+            "Frames per second, measured over the first 5 s of the connection; 0 until then.",
             labels=["stream"],
         )
         for name, series in streams.items():

@@ -113,7 +113,7 @@ BAD = {
     "file url without a path": ('[[streams]]\nname = "a"\nurl = "file://a.mp4"', "3: streams[a].url: needs three slashes"),
     "url is a number": ('[[streams]]\nname = "a"\nurl = 0', "3: streams[a].url: must be a text in quotes"),
     "transport of a file": ('[[streams]]\nname = "a"\nurl = "a.mp4"\ntransport = "udp"', "4: streams[a].transport: means something for rtsp:// only"),
-    "loop of a camera": (f"{STREAM}loop = true", "4: streams[yard].loop: means something for files only; delete it here"),
+    "loop of a camera": (f"{STREAM}loop = true", "4: streams[yard].loop: means something for files and http:// and https:// only; delete it here"),
     "TLS without TLS": (f"{STREAM}tls_verify = false", "4: streams[yard].tls_verify: means something for https:// and rtsps:// only"),
     "TLS file is missing": (f"{STREAM.replace('rtsp:', 'rtsps:')}tls_ca_file = '/nowhere/ca.pem'", "4: streams[yard].tls_ca_file: there is no file /nowhere/ca.pem"),
     "unknown hwaccel": (f"{STREAM}hwaccel = 'cudaa'", '4: streams[yard].hwaccel: is "cudaa"; must be one of none, auto, cuda'),

@@ -139,7 +139,7 @@ def test_the_rate_that_a_source_promises_is_shown_if_it_can_be(
     metrics: Metrics, promised: float | None, shown: float
 ) -> None:
     metrics.add_stream("door", _LABELS)
-    metrics.source_opened("door", promised)
+    metrics.nominal_fps("door", promised)
     assert series(metrics)['streamdet_stream_nominal_fps{stream="door"}'] == shown
 
 

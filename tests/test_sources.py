@@ -4,13 +4,17 @@ import socket
 import threading
 import time
 import traceback
+from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 from capturing import SECRET, stream_config
 from certificates import make_certificate
+from hls import make_hls, master
 from videos import concatenate, make_audio, make_video
 from web import WebServer
 
@@ -384,3 +388,127 @@ def test_every_piece_of_a_verified_playlist_is_verified(tmp_path: Path, certific
         assert failure(web.url("/nope.m3u8", login), **trust).reason is Reason.NOT_FOUND
         assert failure(web.url("/live.m3u8", "user:wrong"), **trust).reason is Reason.UNAUTHORIZED
         assert failure(web.url("/live.m3u8", login)).reason is Reason.TLS
+
+
+# ---------------------------------------------------------------- Films behind http://, covers, clocks that are none
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts", "avi"])
+def test_a_film_behind_http_is_a_file(tmp_path: Path, container: str) -> None:
+    make_video(tmp_path / "film", container=container, frames=20)
+    with WebServer(tmp_path) as web:
+        started = time.monotonic()
+        source = open_source(stream_config(web.url("/film")))
+        assert not source.info.live
+        frames, error = read_all(source)
+        assert time.monotonic() - started > 0.7
+        assert (len(frames), error.reason, error.is_final) == (20, Reason.ENDED, True)
+        assert [f.pts_seconds for f in frames] == pytest.approx([n / 25 for n in range(20)], abs=2e-3)
+        source = open_source(stream_config(web.url("/film"), loop=True))
+        frames = [source.read() for _ in range(25)]
+        source.close()
+    assert [f.pts_seconds for f in frames] == pytest.approx([n / 25 for n in range(25)], abs=2e-3)
+
+
+def test_a_complete_playlist_is_a_film_and_the_last_one_of_a_live_stream_is_none(tmp_path: Path) -> None:
+    make_video(tmp_path / "film.m3u8", frames=20, container="hls")
+    live = (tmp_path / "film.m3u8").read_text().replace("#EXT-X-MEDIA-SEQUENCE:0", "#EXT-X-MEDIA-SEQUENCE:77")
+    (tmp_path / "ended.m3u8").write_text(live)
+    with WebServer(tmp_path) as web:
+        source = open_source(stream_config(web.url("/film.m3u8"), loop=True))
+        frames = [source.read() for _ in range(30)]
+        source.close()
+        assert not source.info.live
+        ended = open_source(stream_config(web.url("/ended.m3u8")))
+        assert ended.info.live
+        assert not read_all(ended)[1].is_final
+    assert [f.pts_seconds for f in frames] == pytest.approx([n / 25 for n in range(30)], abs=2e-3)
+
+
+def test_a_film_that_breaks_off_has_not_ended(tmp_path: Path) -> None:
+    film = make_video(tmp_path / "film.ts", container="mpegts", frames=200).read_bytes()
+
+    def half(connection: socket.socket) -> None:
+        with connection:
+            connection.recv(65536)
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(film)}\r\n\r\n".encode()
+            connection.sendall(head + film[: len(film) // 2])
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        thread = threading.Thread(target=lambda: half(server.accept()[0]))
+        thread.start()
+        source = open_source(stream_config(f"http://127.0.0.1:{server.getsockname()[1]}/film.ts"))
+        frames, error = read_all(source)
+        thread.join()
+    assert 20 < len(frames) < 200
+    assert not error.is_final
+
+
+@pytest.mark.parametrize("kind", ["multipart", "raw"])
+def test_pictures_without_timestamps_have_none(kind: str) -> None:
+    jpeg = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8))[1].tobytes()
+    parted = kind == "multipart"
+    part = (
+        b"--x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg) if parted else jpeg
+    )
+
+    def send(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            content_type = b"multipart/x-mixed-replace; boundary=x" if parted else b"image/jpeg"
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n\r\n" % content_type)
+            for _ in range(200):
+                connection.sendall(part)
+                time.sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        thread = threading.Thread(target=lambda: send(server.accept()[0]))
+        thread.start()
+        source = open_source(stream_config(f"http://127.0.0.1:{server.getsockname()[1]}/v.mjpeg"))
+        frames = [source.read() for _ in range(5)]
+        source.close()
+        thread.join()
+    assert source.info.live
+    assert source.info.fps is None
+    assert [f.pts_seconds for f in frames] == [None] * 5
+
+
+def test_the_film_is_read_and_not_its_cover_unless_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "drone.mp4"
+    with av.open(str(path), "w") as output:
+        cover = output.add_stream("mjpeg", rate=25)
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "yuvj420p"
+        film = output.add_stream("libx264", rate=25)
+        film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+        for number in range(10):
+            for stream in (cover, film)[number > 0 :]:
+                grey = np.full((stream.height, stream.width, 3), 99, np.uint8)
+                frame = av.VideoFrame.from_ndarray(grey, format="rgb24").reformat(format=stream.pix_fmt)
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                output.mux(stream.encode(frame))
+        for stream in (cover, film):
+            output.mux(stream.encode(None))
+    found = {}
+    for track in (None, 0, 1):
+        source = open_source(stream_config(path, pace="fastest", video_track=track))
+        frames, _ = read_all(source)
+        found[track] = (frames[0].picture.width, len(frames))
+    assert found == {None: (64, 10), 0: (32, 1), 1: (64, 10)}
+    error = failure(path, video_track=2)
+    assert error.reason is Reason.NO_VIDEO
+    assert "no video track 2" in error.detail
+
+
+def test_another_variant_of_a_playlist_can_be_chosen(tmp_path: Path) -> None:
+    with WebServer(tmp_path) as web:
+        make_hls(tmp_path, "high", 2)
+        make_hls(tmp_path, "low", 2, width=32)
+        web.pages["/all.m3u8"] = lambda: master("high", "low")
+        found = []
+        for track in (None, 0, 1):
+            source = open_source(stream_config(web.url("/all.m3u8"), video_track=track))
+            found.append(source.read().picture.width)
+            source.close()
+    assert found == [64, 64, 32]

@@ -35,12 +35,14 @@ class SourceInfo:
         codec: such as "h264"; "raw" for pictures that came without one.
         width: pixels, of the first frame; later ones may differ.
         height: pixels.
-        fps: frames per second that the stream promises; None when it does not say.
+        fps: frames per second that a file has in the mean; None where it does not say, and for live streams, whose rate
+            only a measurement shows (see `frame_rate`).
         backend: "av" or "opencv".
         hwaccel: the hardware that decodes; None for software.
         transport: how RTSP carries pictures: "tcp", "udp" or "auto" (whatever the server offered, TCP first); None for
             everything else.
-        live: false for a file, which comes to an end.
+        live: false for what has an end that is known from the beginning: a file, here or behind http://, or a complete
+            playlist.
     """
 
     codec: str

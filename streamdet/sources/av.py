@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 limit_allocations(av_core.__file__)
 
+_NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC, the cover of a song
 
 
@@ -55,6 +56,7 @@ class AvSource:
         self._config = config
         self._kind = kind_of_url(config.url)
         self._is_file = self._kind is UrlKind.FILE
+        self._has_end = self._is_file
         self._frames: deque[av.VideoFrame] = deque()
         self._frames_of_round = 0
         self._decode_seconds = 0.0
@@ -66,16 +68,18 @@ class AvSource:
         self._fifo: Fifo | None = None
         self._open()
         self.info = self._describe()
-        self._clock = FileClock(self.info.fps)
+        self._has_timeline = (self._has_end and self._fifo is None) or self._is_hls
+        self._clock = FileClock(self.info.fps, joins_jumps=self._is_hls)
         self._camera_clock = CameraClock()
         # HLS comes in pieces of some seconds, each as fast as the network allows.
-        self._is_paced = self._is_hls or (self._is_file and config.pace == "realtime")
-        self._pacer = Pacer()
+        self._is_paced = self._has_timeline and not (self._is_file and config.pace == "fastest")
+        # A wait that is longer than half of `stall_seconds` would look like a stall.
+        self._pacer = Pacer(config.stall_seconds / 2, is_live=not self._has_end)
 
     def read(self) -> SourceFrame:
-        """The next frame; a file in real time waits until it is due."""
+        """The next frame; a file or HLS waits until it is due."""
         frame = self._next_frame()
-        if frame is None and self._is_file and self._config.loop and self._frames_of_round:
+        if frame is None and self._has_end and self._config.loop and self._frames_of_round:
             self._begin_again()
             frame = self._next_frame()
         if frame is None:
@@ -118,6 +122,10 @@ class AvSource:
         self._is_hls = self._container.format.name == "hls"
         self._aspect_of_container = self._stream.sample_aspect_ratio
         self._aspect_of_decoder = self._stream.codec_context.sample_aspect_ratio
+        self._has_end = self._is_file or self._ends(self._container)
+        # FFmpeg then counts frames, 25 a second: MJPEG over HTTP, JPEG after JPEG, H.264 without a container.
+        form = self._container.format
+        self._has_no_timestamps = bool(form.flags & _NO_TIMESTAMPS) or form.name.endswith("pipe")
         self._packets = self._container.demux(self._stream)
 
     def _open_container(self) -> av.container.InputContainer:
@@ -173,10 +181,7 @@ class AvSource:
         return unquote(urlsplit(url).path) if url.lower().startswith("file://") else url
 
     def _choose_stream(self, container: av.container.InputContainer) -> av.VideoStream:
-        streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
-        if not streams:
-            raise SourceError(Reason.NO_VIDEO, "there is no video in it")
-        stream = streams[0]
+        stream = self._best_stream(container)
         codec = stream.codec_context
         if codec is None:
             raise SourceError(Reason.UNSUPPORTED_CODEC, "there is no decoder for its codec")
@@ -191,9 +196,32 @@ class AvSource:
                     other.discard = Discard.all
         return stream
 
+    def _best_stream(self, container: av.container.InputContainer) -> av.VideoStream:
+        """The video that is configured, else the one that FFmpeg thinks the best."""
+        streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
+        if not streams:
+            raise SourceError(Reason.NO_VIDEO, "there is no video in it")
+        number = self._config.video_track
+        if number is None:
+            # Some covers are not marked as such, and come first, marked as what is to be shown.
+            films = [s for s in streams if s.frames != 1] or streams
+            best = container.streams.best("video")
+            return next((s for s in films if best is not None and s.index == best.index), films[0])
+        if number >= len(streams):
+            raise SourceError(Reason.NO_VIDEO, f"it has no video track {number}: there are {len(streams)}, from 0 on")
+        return streams[number]
+
+    def _ends(self, container: av.container.InputContainer) -> bool:
+        """Whether what comes from the network is a file: it has an end that is known from the beginning."""
+        if self._kind not in HTTP_KINDS or container.format.name == "mpjpeg":
+            return False
+        if self._hls is not None:
+            return self._hls.is_complete
+        return container.size > 0 or container.duration is not None
+
     def _describe(self) -> SourceInfo:
         codec = self._stream.codec_context
-        rate = self._stream.average_rate or self._stream.guessed_rate
+        rate = self._stream.average_rate if self._has_end and self._fifo is None else None
         return SourceInfo(
             codec=codec.codec.canonical_name,
             width=codec.width,
@@ -202,7 +230,7 @@ class AvSource:
             backend="av",
             hwaccel=self._config.hwaccel if self._hwaccel is not None and codec.is_hwaccel else None,
             transport=self._transport,
-            live=not self._is_file,
+            live=not self._has_end,
         )
 
     def _next_frame(self) -> av.VideoFrame | None:
@@ -257,10 +285,10 @@ class AvSource:
         return SourceError(Reason.DECODE_ERROR, detail)
 
     def _end(self) -> SourceError:
-        if not self._is_file:
+        if not self._has_end:
             return SourceError(Reason.ENDED, "the server has ended the stream")
         if self._frames_of_round:
-            return SourceError(Reason.ENDED, "the end of the file")
+            return SourceError(Reason.ENDED, "the end of the file", is_final=True)
         return SourceError(Reason.DECODE_ERROR, "there is no picture in it that can be decoded")
 
     def _begin_again(self) -> None:
@@ -271,8 +299,12 @@ class AvSource:
 
     def _timed(self, frame: av.VideoFrame) -> SourceFrame:
         pts_seconds = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
-        if self._is_file or self._is_hls:
+        if not self._has_timeline and self._has_no_timestamps:
+            pts_seconds = None
+        if self._has_timeline:
             pts_seconds = self._clock.at(pts_seconds)
+            if self._clock.has_jumped:
+                self._pacer.begin_again()
             if self._is_paced and self._pacer.wait(pts_seconds):
                 raise SourceError(Reason.TIMEOUT, "interrupted")
         start = self._container.start_time_realtime if self._transport is not None and self._container else None

@@ -24,7 +24,7 @@ from streamdet.sources.aes import DecryptedFile
 from streamdet.sources.connection import failure_of_connection, failure_of_status
 from streamdet.sources.interrupt import current_interrupt
 from streamdet.sources.patience import Patience, handlers
-from streamdet.sources.playlist import BEGINNING, MAX_BYTES, Playlists, absolute
+from streamdet.sources.playlist import BEGINNING, MAX_BYTES, Playlists, absolute, is_complete
 from streamdet.types import Reason
 
 # Enough for the playlists, keys and first segments of everything that a stream may consist of.
@@ -53,6 +53,7 @@ class HlsFiles:
         wait_seconds: for all that is needed to open the stream.
 
     Attributes:
+        is_complete: whether the newest playlist of segments is that of a film, from its beginning to its end.
         problem: why the newest file could not be had; None when it could.
         opened: what FFmpeg has not closed yet.
     """
@@ -63,6 +64,7 @@ class HlsFiles:
         self._wait_seconds = wait_seconds
         self._playlists = Playlists()
         self._has_begun = self._is_over = False
+        self.is_complete = False
         self.opened: set[_HlsFile] = set()
         self.problem: SourceError | None = None
         answers = [_CloseAnswer(), _Redirections(self._schemes), *_logins(url)]
@@ -125,6 +127,8 @@ class HlsFiles:
         except SourceError as error:
             self._end(error)
             return io.BytesIO()
+        if (complete := is_complete(body)) is not None:
+            self.is_complete = complete
         return io.BytesIO(body if found == asked else absolute(body, found))
 
     def _end(self, problem: SourceError) -> None:

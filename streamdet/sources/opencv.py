@@ -65,7 +65,7 @@ class OpenCvSource:
             self.close()
             raise
         self._clock = FileClock(self.info.fps)
-        self._pacer = Pacer() if self._is_file and config.pace == "realtime" else None
+        self._pacer = Pacer(config.stall_seconds / 2) if self._is_file and config.pace == "realtime" else None
 
     def read(self) -> SourceFrame:
         """The next frame; a file in real time waits until it is due."""
@@ -170,7 +170,7 @@ class OpenCvSource:
         refuse_text(codec)
         width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        fps = self._capture.get(cv2.CAP_PROP_FPS) if self._is_file else 0
         return SourceInfo(codec or "raw", width, height, fps if fps > 0 else None, "opencv", live=not self._is_file)
 
     def _end(self) -> SourceError:
@@ -179,5 +179,5 @@ class OpenCvSource:
         if not self._is_file:
             return SourceError(Reason.ENDED, "no more frames: the stream has ended or stands still")
         if self._frames_of_round:
-            return SourceError(Reason.ENDED, "the end of the file")
+            return SourceError(Reason.ENDED, "the end of the file", is_final=True)
         return SourceError(Reason.DECODE_ERROR, 'OpenCV finds no picture in it that it can decode; try backend = "av"')

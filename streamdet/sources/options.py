@@ -26,7 +26,12 @@ _PROTOCOLS = {
 }
 
 # For HLS, whose files come from `hls`: FFmpeg must not do with them what it does with connections of its own.
-HLS_OPTIONS = {"http_persistent": "0", "http_multiple": "0", "format_whitelist": f"hls,{SELF_CONTAINED}"}
+HLS_OPTIONS = {
+    "analyzeduration": "5000000",
+    "http_persistent": "0",
+    "http_multiple": "0",
+    "format_whitelist": f"hls,{SELF_CONTAINED}",
+}
 
 
 def transport_of(config: StreamConfig) -> str | None:
@@ -44,7 +49,9 @@ def options_for(config: StreamConfig) -> dict[str, str]:
     kind, transport = kind_of_url(config.url), transport_of(config)
     options = {"protocol_whitelist": _PROTOCOLS[kind], "max_pixels": str(MAX_PIXELS)}
     if kind in HTTP_KINDS:
-        options["format_whitelist"] = SELF_CONTAINED
+        # By default 5 s of pictures are looked at, which take a minute from a camera of two pictures a second: FFmpeg
+        # takes pictures without timestamps for 25 a second.
+        options |= {"format_whitelist": SELF_CONTAINED, "analyzeduration": _SHORT_ANALYSIS["analyzeduration"]}
     if transport is not None:
         options |= {"allowed_media_types": "video", **_SHORT_ANALYSIS, **_TRANSPORTS[transport]}
     if kind in TLS_KINDS:

@@ -22,6 +22,7 @@ _LINE_END = re.compile(rb"[\r\n\0]+")  # for FFmpeg, any of them
 _OTHER_PLAYLIST = b"#EXT-X-STREAM-INF:", b"#EXT-X-MEDIA:"
 _SEGMENT = b"#EXTINF:"
 _MAP = b"#EXT-X-MAP:"
+_FIRST_NUMBER = b"#EXT-X-MEDIA-SEQUENCE:"
 _WITH_URI = b"#EXT-X-KEY:", b"#EXT-X-MAP:", b"#EXT-X-MEDIA:"
 _URI = re.compile(rb'(URI=")([^"]*)(")')
 
@@ -82,6 +83,25 @@ def absolute(body: bytes, url: str) -> bytes:
         else:
             lines.append(line)
     return b"\n".join(lines) + b"\n"
+
+
+def is_complete(body: bytes) -> bool | None:
+    """Whether a playlist is that of a film: all of it from the first segment on, and no more will come.
+
+    The last playlist of a live stream that has ended begins with a later segment.
+
+    Args:
+        body: all of it.
+
+    Returns:
+        None for a playlist that only names others.
+    """
+    if _SEGMENT not in body:
+        return None
+    lines = _LINE_END.split(body)
+    first = next((line for line in lines if line.startswith(_FIRST_NUMBER)), b"")
+    begins_at_first = re.fullmatch(rb"\s*[01]?\s*", first.removeprefix(_FIRST_NUMBER)) is not None
+    return b"#EXT-X-ENDLIST" in lines and (begins_at_first or b"#EXT-X-PLAYLIST-TYPE:VOD" in lines)
 
 
 def _joined(base: str, address: bytes) -> bytes:

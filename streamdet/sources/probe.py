@@ -9,13 +9,16 @@ from dataclasses import dataclass
 
 from streamdet.config import StreamConfig
 from streamdet.errors import SourceError
-from streamdet.sources import SourceInfo, open_source
+from streamdet.sources import Source, SourceInfo, open_source
+from streamdet.sources.frame_rate import FrameRate
 from streamdet.sources.interrupt import Interrupt
 from streamdet.stall_watch import StallWatch
 from streamdet.types import Reason
 
 _MOST_AT_ONCE = 64
 _MEASURE_SECONDS = 1.0
+# A camera of few frames, or without timestamps, takes longer.
+_LONGEST_MEASURE_SECONDS = 3.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Probe:
     Attributes:
         stream: its name.
         info: what the stream is, with the size of its first frame; None when it cannot be read.
-        fps: frames per second as promised by the stream, else as measured for a second; None when unknown.
+        fps: frames per second as a file says, or as measured of a live stream; None when unknown.
         first_frame_seconds: from the start of the connection to the first decoded frame.
         reason: why it cannot be read; None when it can.
         detail: the same in one line, without secrets.
@@ -63,6 +66,15 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
+def _measure(source: Source) -> float:
+    """Frames per second, by the stream's own time where it has one."""
+    rate, started, frames = FrameRate(_MEASURE_SECONDS), time.monotonic(), 0
+    while rate.fps is None and time.monotonic() - started < _LONGEST_MEASURE_SECONDS:
+        rate.add(source.read().pts_seconds, time.monotonic())
+        frames += 1
+    return round(rate.fps or frames / (time.monotonic() - started), 1)
+
+
 def _try(config: StreamConfig) -> Probe:
     started = time.monotonic()
     source = open_source(config)
@@ -76,11 +88,7 @@ def _try(config: StreamConfig) -> Probe:
         )  # fmt: skip
         fps = info.fps
         if fps is None and info.live:
-            until, frames = time.monotonic() + _MEASURE_SECONDS, 0
-            while time.monotonic() < until:
-                source.read()
-                frames += 1
-            fps = round(frames / _MEASURE_SECONDS, 1)
+            fps = _measure(source)
         return Probe(config.name, info, fps, first_frame_seconds)
     finally:
         source.close()

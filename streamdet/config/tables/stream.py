@@ -24,7 +24,8 @@ KEY_FITS: dict[str, frozenset[UrlKind]] = {
     "tls_verify": frozenset({UrlKind.RTSPS, UrlKind.HTTPS}),
     "tls_ca_file": frozenset({UrlKind.RTSPS, UrlKind.HTTPS}),
     "pace": frozenset({UrlKind.FILE}),
-    "loop": frozenset({UrlKind.FILE}),
+    "loop": frozenset({UrlKind.FILE, UrlKind.HTTP, UrlKind.HTTPS}),
+    "video_track": frozenset(set(UrlKind) - {UrlKind.DEVICE}),
 }
 
 
@@ -54,6 +55,12 @@ class StreamConfig(BaseModel):
     transport: Literal["auto", "tcp", "udp"] = Field(
         "auto", description='How RTSP carries pictures; "auto" tries TCP, then UDP. For rtsp:// only.', examples=["udp"]
     )
+    video_track: Annotated[int, Field(ge=0, le=999)] | None = Field(
+        None,
+        description="Which of several videos of a file, or variants of a playlist, is read: 0 for the first. Without "
+        "it the best as FFmpeg chooses: no cover, the one of most frames and the highest bit rate. For PyAV only.",
+        examples=[1],
+    )
     hwaccel: str = Field(
         "none",
         description='Hardware decoding: "none", "auto" (whatever this machine has) or a name: '
@@ -81,7 +88,8 @@ class StreamConfig(BaseModel):
     )
     loop: Switch = Field(
         False,  # noqa: FBT003 - the default of the field
-        description="Whether a file begins anew at its end. For files only.",
+        description="Whether a file begins again at its end, also one behind http:// or a complete HLS playlist. "
+        "Live streams have no end, and are not changed by it.",
         examples=[True],
     )
     max_fps: Annotated[float, Field(gt=0, le=1000), AS_NUMBER] | None = Field(
@@ -194,13 +202,15 @@ class StreamConfig(BaseModel):
             refuse(f"must be one of {', '.join(HWACCELS)}")
         return hwaccel
 
-    @field_validator("transport", "tls_verify", "tls_ca_file", "pace", "loop")
+    @field_validator("transport", "tls_verify", "tls_ca_file", "pace", "loop", "video_track")
     @classmethod
     def _fits_url(cls, value: object, info: ValidationInfo) -> object:
         field = str(info.field_name)
         if "url" not in info.data or value == cls.model_fields[field].default:
             return value
         fits = KEY_FITS[field]
+        if field == "video_track" and info.data.get("backend") == "opencv":
+            refuse('means something for PyAV only; delete it here, or backend = "opencv"')
         if kind_of_url(info.data["url"]) not in fits:
             urls = " and ".join("files" if kind is UrlKind.FILE else f"{kind}://" for kind in sorted(fits))
             refuse(f"means something for {urls} only; delete it here")
