@@ -104,6 +104,9 @@ class DemoView(Worker):
         page: address of the page in the browser; empty without one.
     """
 
+    # Who reads what it draws may stand still.
+    join_timeout_seconds = 2.0
+
     def __init__(self, daemon: Daemon, seconds: float | None, console: Console | None, page: str = "") -> None:
         super().__init__("demo")
         self._daemon = daemon

@@ -1,4 +1,4 @@
-"""The log: readable lines on a terminal, JSON lines for programs, and never a secret.
+"""The log: lines for people, JSON lines for programs, and never a secret; no thread ever waits for who reads it.
 
 A line that repeats is written once a second per stream; how many more there were is told afterwards.
 """
@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import Literal, Protocol, TextIO
 
+from streamdet.log_writer import LogWriter
 from streamdet.redact import redact
 
 _REPEAT_SECONDS = 1.0
@@ -27,6 +28,8 @@ _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICA
 _PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 # What a camera or a file says may hold escape sequences that would play tricks on a terminal.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+Times = Literal["of day", "full", "none"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class LogSettings(Protocol):
 
     @property
     def format(self) -> str:
-        """text, json, or auto: text on a terminal, else JSON."""
+        """One of text and json, or auto, which is text."""
 
 
 def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
@@ -53,19 +56,24 @@ def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> No
         stream: where to; standard error when not given.
     """
     stream = sys.stderr if stream is None else stream
-    # Under systemd standard error is a socket of the journal, not a terminal, so that "auto" gives JSON there.
-    is_terminal = stream.isatty()
-    as_text = settings.format == "text" or (settings.format == "auto" and is_terminal)
-    colours = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, LogHandler)]:
         root.removeHandler(handler)
         handler.close()
-    formatter = TextFormatter(colours=colours) if as_text else JsonFormatter()
-    root.addHandler(LogHandler(stream, formatter, priorities=_is_journal(stream)))
+    if stream is not None:  # Python's own is None when the descriptor was closed before the start
+        root.addHandler(LogHandler(stream, _formatter(settings, stream), priorities=_is_journal(stream)))
     root.setLevel(settings.level.upper())
     logging.captureWarnings(capture=True)
     _install_hooks()
+
+
+def _formatter(settings: LogSettings, stream: TextIO) -> logging.Formatter:
+    if settings.format == "json":
+        return JsonFormatter()
+    is_terminal = stream.isatty()
+    colours = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    times: Times = "of day" if is_terminal else "none" if _is_journal(stream) else "full"
+    return TextFormatter(colours=colours, times=times)
 
 
 class JsonFormatter(logging.Formatter):
@@ -90,19 +98,20 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people: time of day, level, stream or logger, message; an exception on the lines below.
+    """A line for people: time, level, stream or logger, message; an exception on the lines below.
 
     Args:
         colours: whether the level is coloured.
+        times: "of day", "full" with date and offset from UTC, or "none" for the journal, which has its own.
     """
 
-    def __init__(self, *, colours: bool) -> None:
+    def __init__(self, *, colours: bool, times: Times = "of day") -> None:
         super().__init__()
         self._colours = colours
+        self._times = times
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record, without its end."""
-        at = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
         level = f"{record.levelname.lower():8}"
         if self._colours:
             level = f"\x1b[{_COLOURS.get(record.levelname, '0')}m{level}\x1b[0m"
@@ -112,7 +121,13 @@ class TextFormatter(logging.Formatter):
         frame = f" #{seq}" if isinstance(seq, int) else ""
         below = _exception(self, record)
         text = f"{who}{frame}: {_message(record)}" + (f"\n{below}" if below else "")
-        return f"{at} {level} {_CONTROL.sub(_escaped, text)}".replace("\n", "\n    ")
+        return f"{self._time(record)}{level} {_CONTROL.sub(_escaped, text)}".replace("\n", "\n    ")
+
+    def _time(self, record: logging.LogRecord) -> str:
+        if self._times == "none":
+            return ""
+        at = datetime.fromtimestamp(record.created, UTC).astimezone()
+        return f"{at:%H:%M:%S.%f}"[:-3] + " " if self._times == "of day" else f"{at.isoformat(' ', 'milliseconds')} "
 
 
 def _escaped(character: re.Match[str]) -> str:
@@ -176,7 +191,7 @@ class LogHandler(logging.Handler):
     """Writes records to a stream, repetitions at most once a second per stream, logger and message template.
 
     Args:
-        stream: where to.
+        stream: where to; a file of the system's is written by a thread of its own, so that nobody waits for it.
         formatter: how.
         clock: monotonic seconds.
         priorities: whether each line begins with its priority, for systemd's journal.
@@ -192,6 +207,7 @@ class LogHandler(logging.Handler):
     ) -> None:
         super().__init__()
         self.setFormatter(formatter)
+        self._writer = _writer_for(stream, self._lost_line)
         self._stream = stream
         self._clock = clock
         self._priorities = priorities
@@ -210,21 +226,48 @@ class LogHandler(logging.Handler):
         with self.lock or threading.RLock():
             for summary in self._repeats.over(float("inf")):
                 self._write(summary)
+        if self._writer is not None:
+            self._writer.close()
         super().close()
 
-    def _write(self, record: logging.LogRecord) -> None:
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        line = self.format(record).encode(encoding, "backslashreplace").decode(encoding)
+    def flush(self) -> None:
+        """Waits for lines to be written, but not for ever."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def _line(self, record: logging.LogRecord) -> str:
+        line = self.format(record)
         if self._priorities:
             priority = f"<{_PRIORITIES.get(record.levelname, 6)}>"
             line = priority + line.replace("\n", f"\n{priority}")
+        return f"{line}\n"
+
+    def _lost_line(self, count: int) -> str:
+        text = f"{count} lines of the log were lost: they could not be written in time"
+        return self._line(logging.makeLogRecord({"name": __name__, "levelname": "WARNING", "msg": text}))
+
+    def _write(self, record: logging.LogRecord) -> None:
+        line = self._line(record)
+        if self._writer is not None:
+            self._writer.write(line)
+            return
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
         try:
-            self._stream.write(f"{line}\n")
+            self._stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
             self._stream.flush()
         except (OSError, ValueError):
             # Nobody reads the log any more (a closed pipe, a full disk): the work goes on, and there is no
             # place left where this could be told.
             return
+
+
+def _writer_for(stream: TextIO, lost: Callable[[int], str]) -> LogWriter | None:
+    """What writes to a stream without anybody waiting; None where it is no file of the system's, such as in tests."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return None
+    return LogWriter(descriptor, stream.encoding or "utf-8", lost)
 
 
 def _is_journal(stream: TextIO) -> bool:

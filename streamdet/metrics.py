@@ -20,6 +20,7 @@ from prometheus_client import (
 
 from streamdet.delivery_metrics import DeliveryMetrics
 from streamdet.ledger import Ledger
+from streamdet.log_writer import LogCollector
 from streamdet.shape_metrics import ShapeMetrics
 from streamdet.stream_series import StreamCollector, StreamSeries
 from streamdet.types import Crossing, Drop, Reason, State, StreamStatus
@@ -75,6 +76,7 @@ class Metrics:
             return Histogram(f"streamdet_{name}", text, labels, buckets=buckets, registry=registry)
 
         registry.register(StreamCollector(ledger, self._streams))
+        registry.register(LogCollector())
         self._detections = counter("detections", "Objects published.", ["stream", "label"])
         self._reconnects = counter(
             "stream_reconnects", "Attempts to connect again, by what had gone wrong.", ["stream", "reason"]

@@ -100,6 +100,7 @@ class DaemonProcess:
         self.path.write_text(
             f'[publisher]\nendpoint = "{self.endpoint}"\n[metrics]\nendpoint = "127.0.0.1:{self.metrics_port}"\n'
             f'[spool]\ndirectory = "{self.folder / "spool"}"\n[control]\npath = "{self.control_path}"\n'
+            + '[log]\nformat = "json"\n' * ("[log]" not in more)
             + "".join(streams or [stream("clip", max_fps=10)])
             + more
         )

@@ -297,7 +297,7 @@ def test_every_change_of_state_is_logged(command: subprocess.Popen[str]) -> None
     command.send_signal(signal.SIGTERM)
     log = command.communicate(timeout=30)[1]
     assert "connecting" in log
-    assert '"up"' in log
+    assert "east: up" in log
 
 
 def test_sighup_reloads_and_the_daemon_goes_on(command: subprocess.Popen[str]) -> None:

@@ -41,6 +41,7 @@ def _as_before() -> Iterator[None]:
     forget_secrets()
     for handler in [handler for handler in root.handlers if isinstance(handler, LogHandler)]:
         root.removeHandler(handler)
+        handler.close()
     logging.captureWarnings(capture=False)
     level, sys.excepthook, threading.excepthook, sys.unraisablehook = before
     root.setLevel(level)
@@ -54,6 +55,12 @@ def logged(config: LogConfig = JSON) -> tuple[logging.Logger, io.StringIO]:
     stream = io.StringIO()
     configure_logging(config, stream)
     return logging.getLogger("streamdet.capture"), stream
+
+
+def flush() -> None:
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogHandler):
+            handler.flush()
 
 
 def test_a_json_line_says_when_what_and_where() -> None:
@@ -78,16 +85,21 @@ def test_times_are_rfc_3339_in_utc() -> None:
     assert datetime.fromisoformat(time).timestamp() == record.created
 
 
-def test_text_on_a_terminal_json_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_everywhere_unless_json_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    terminal, pipe = Terminal(), io.StringIO()
+    terminal, pipe, program = Terminal(), io.StringIO(), io.StringIO()
     configure_logging(LogConfig(), terminal)
     logging.getLogger("streamdet.capture").warning("slow", extra={"stream": "yard"})
     configure_logging(LogConfig(), pipe)
     logging.getLogger("streamdet.capture").warning("slow")
+    configure_logging(JSON, program)
+    logging.getLogger("streamdet.capture").warning("slow")
     assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} \x1b\[33mwarning \x1b\[0m yard: slow\n", terminal.getvalue())
-    assert lines(pipe)[0]["message"] == "slow"
+    time, _, rest = pipe.getvalue().partition(" warning ")
+    assert datetime.fromisoformat(time).utcoffset() is not None
+    assert rest == " capture: slow\n"
+    assert lines(program)[0]["message"] == "slow"
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
@@ -306,7 +318,7 @@ UNCAUGHT = f"""
 import gc, threading
 from streamdet.config import LogConfig
 from streamdet.log import configure_logging
-configure_logging(LogConfig())
+configure_logging(LogConfig(format="json"))
 class Broken:
     def __del__(self):
         raise KeyError({URL!r})
@@ -347,6 +359,7 @@ def test_on_the_way_to_the_journal_each_line_begins_with_its_priority(
         configure_logging(LogConfig(format="text"), stream)
         logging.getLogger("streamdet.x").error("first\nsecond")
         logging.getLogger("streamdet.x").info("third")
+    flush()
     lines = path.read_text().splitlines()
-    assert [line[:3] for line in lines[1:]] == ["<3>", "<3>", "<6>"]
+    assert lines[1:] == ["<3>error    x: first", "<3>    second", "<6>info     x: third"]
     assert not lines[0].startswith("<")

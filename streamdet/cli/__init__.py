@@ -12,6 +12,7 @@ import click
 
 from streamdet import __version__
 from streamdet.errors import EXIT_FAILURE, ConfigError, StreamdetError
+from streamdet.standard_streams import ending_in_time, open_standard_streams
 
 _COMMANDS = {
     "run": "Detect objects in the streams of a configuration file.",
@@ -58,6 +59,7 @@ def cli() -> None:
 
 def main() -> None:
     """Runs the command line; an error of ours ends in one clear line and its own exit code."""
+    open_standard_streams()
     try:
         # click gives the code of `ctx.exit(code)` back, and None when a command just returns.
         sys.exit(cli.main(prog_name="streamdet", standalone_mode=False))
@@ -74,9 +76,11 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except (click.Abort, KeyboardInterrupt):
+        with ending_in_time(130):
+            sys.stdout.flush()
         sys.exit(130)
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EAGAIN):
             raise
         _give_up_output(error)
         sys.exit(EXIT_FAILURE)

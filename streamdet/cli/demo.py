@@ -9,6 +9,7 @@ import sys
 import click
 
 from streamdet.log import configure_logging
+from streamdet.standard_streams import ending_in_time
 
 
 @click.command(
@@ -56,8 +57,10 @@ def command(
     if view.error is not None:
         raise view.error
     summary = view.summary()
-    if as_json:
-        click.echo(json.dumps(summary, indent=2))
-    else:
-        console.print(summary_table(summary, console.width))
+    with ending_in_time(code):
+        if as_json:
+            click.echo(json.dumps(summary, indent=2))
+        else:
+            console.print(summary_table(summary, console.width))
+        sys.stdout.flush()
     sys.exit(code)

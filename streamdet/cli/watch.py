@@ -20,6 +20,7 @@ from streamdet import wire
 from streamdet.cli.watch_seen import Seen
 from streamdet.client import Gap, Restart, Subscription, subscribe
 from streamdet.errors import StreamdetError
+from streamdet.standard_streams import ending_in_time
 from streamdet.types import DetectionEvent
 
 _REFRESH_SECONDS = 0.25
@@ -80,7 +81,9 @@ def command(
         with subscription as events, view:
             _follow(events, view, seen, only_found=bool(labels), count=count, seconds=seconds)
     except KeyboardInterrupt:
-        pass  # how a person ends it
+        # How a person ends it, perhaps because who reads our lines stands still.
+        with ending_in_time(130):
+            sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our lines has seen enough; the interpreter must not complain about it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,6 +11,7 @@ from streamdet.bench.stand_in import StandIn
 from streamdet.config import load_config
 from streamdet.daemon import Daemon
 from streamdet.log import configure_logging
+from streamdet.standard_streams import open_standard_streams
 from streamdet.types import Detection, Picture
 
 
@@ -28,6 +29,7 @@ class Slow(StandIn):
 
 
 def main() -> int:
+    open_standard_streams()
     config = load_config(Path(sys.argv[1]))
     configure_logging(config.log)
     daemon = Daemon(config, Path(sys.argv[1]), load=lambda *_: Slow())

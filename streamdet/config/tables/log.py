@@ -19,7 +19,7 @@ class LogConfig(BaseModel):
     )
     format: Literal["auto", "text", "json"] = Field(
         "auto",
-        description='"text" for people, "json" for programs (one object per line), "auto": text on a terminal, else '
-        "JSON.",
+        description='"text" for people, "json" for programs (one object per line), "auto": text. Lines on their way '
+        "to systemd's journal bear no time, for it has its own, and begin with their priority as sd-daemon(3) says.",
         examples=["json"],
     )
