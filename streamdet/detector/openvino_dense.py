@@ -1,14 +1,18 @@
-"""The dense parts of the detector, run by OpenVINO on the CPU."""
+"""The dense parts of the detector, run by OpenVINO on the CPU; every compiled model has one fixed shape."""
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models.detection import FasterRCNN
 
 from streamdet.detector.openvino_convert import BoxHead, convert_box_head, convert_features
@@ -19,12 +23,18 @@ from streamdet.errors import DetectorError
 if TYPE_CHECKING:
     import openvino
 
-# A model made for one size of picture is 5 to 20 % faster than one for all sizes, and costs memory and some tenths of
-# a second. Streams keep their size; a folder of photographs has many.
-_OWN_MODEL_AFTER_PICTURES = 8
-_MOST_OWN_MODELS = 4
+_log = logging.getLogger(__name__)
+
+# A compiled model takes 30 to 50 MB with the embedded weights, and a quarter of a second to make.
+_MOST_MODELS = 8
+# A size whose model had to leave must come so often before it gets one again; the table is full, so this goes on.
+_AGAIN_AFTER_PICTURES = 16
+# So many regions go through the box head at once; the rest, and pictures that have few, in the smaller portion.
+_REGIONS = 64
+_FEW_REGIONS = 16
 
 Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 class OpenVinoDense:
@@ -39,8 +49,6 @@ class OpenVinoDense:
 
     def __init__(self, models: _Models) -> None:
         self._models = models
-        self._requests: dict[Size | None, openvino.InferRequest] = {}
-        self._box_request: openvino.InferRequest | None = None
         self._heads: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
 
     @classmethod
@@ -87,12 +95,9 @@ class OpenVinoDense:
         """See `Dense`; the RPN's head runs along, and `rpn_head` yields what it said."""
         pixels = images.permute(0, 2, 3, 1).contiguous()
         size = (int(pixels.shape[1]), int(pixels.shape[2]))
-        key, compiled = self._models.features(size, len(pixels))
         with _memory_errors():
-            if key not in self._requests:
-                self._requests[key] = compiled.create_infer_request()
-            run = _run_any_size if key is None else _run_one_size
-            outputs = [t.permute(0, 3, 1, 2) for t in run(self._requests[key], compiled, pixels)]
+            canvas, model = self._models.features(size, len(pixels))
+            outputs = [t.permute(0, 3, 1, 2) for t in _run_pictures(model, pixels, canvas)]
         count = len(outputs) // 3
         levels, objectness, deltas = outputs[:count], outputs[count : 2 * count], outputs[2 * count :]
         self._heads = (levels, objectness, deltas)
@@ -113,14 +118,8 @@ class OpenVinoDense:
         if self._models.torch_head is not None:
             logits, deltas = self._models.torch_head(by_place)
             return logits, deltas
-        compiled = self._models.box_head()
-        if not len(regions):
-            empty = [regions.new_empty(0, port.partial_shape[1].get_length()) for port in compiled.outputs]
-            return empty[0], empty[1]
         with _memory_errors():
-            if self._box_request is None:
-                self._box_request = compiled.create_infer_request()
-            outputs = _run_any_size(self._box_request, compiled, by_place)
+            outputs = _run_regions(self._models.box_head(_REGIONS), self._models.box_head(_FEW_REGIONS), by_place)
         return outputs[0], outputs[1]
 
     def for_another_thread(self) -> Self:
@@ -129,8 +128,39 @@ class OpenVinoDense:
         return type(self)(self._models)
 
 
+class Compiled:
+    """A compiled model with its requests; each is used by one thread at a time, and kept for the next one.
+
+    Args:
+        model: of one fixed shape.
+
+    Attributes:
+        model: as given.
+        output_shapes: of one run.
+    """
+
+    def __init__(self, model: openvino.CompiledModel) -> None:
+        self.model = model
+        self.output_shapes = [tuple(port.shape) for port in model.outputs]
+        self._idle: list[openvino.InferRequest] = []
+
+    @contextmanager
+    def request(self) -> Iterator[openvino.InferRequest]:
+        """A request that no other thread uses meanwhile; one that failed is not used again."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self.model.create_infer_request()
+        yield request
+        self._idle.append(request)
+
+
 class _Models:
-    """Compiles what is needed, once for all threads.
+    """Compiles what is needed, once for all threads, and for one fixed shape each.
+
+    Models whose height and width are left open are not made: in int8 they end the process on CPUs with AMX. Few sizes
+    occur, because one side of a picture is always the shortest or the longest that its weights look at; the models of
+    those that were used last are kept.
 
     Args:
         features: converted by `convert_features`.
@@ -158,60 +188,145 @@ class _Models:
         # Of one operation, as everywhere in the process (`device.use_threads`).
         self._threads = torch.get_num_threads()
         self._lock = threading.Lock()
-        self._seen: dict[Size, int] = {}
-        self._own: set[Size] = set()  # sizes that have a model of their own, or will have one in a moment
-        self._of_size: dict[Size | None, openvino.CompiledModel] = {}
-        self._compiled_box_head: openvino.CompiledModel | None = None
+        self._of_size: OrderedDict[Size, Future[Compiled]] = OrderedDict()  # the one used last is the last
+        self._left: dict[Size, int] = {}  # sizes whose model had to leave: pictures of them since then
+        self._catch_all: tuple[Size, Future[Compiled]] | None = None
+        self._of_regions: dict[int, Future[Compiled]] = {}
 
-    def features(self, size: Size, pictures: int) -> tuple[Size | None, openvino.CompiledModel]:
-        """The model for one picture of that size, with the size; or None and the model for all sizes.
+    def features(self, size: Size, pictures: int) -> tuple[Size, Compiled]:
+        """The model for pictures of a size, and the size that it takes: the same, or a larger one.
 
-        Who finds that a size is common compiles its model; others go on with the one for all sizes meanwhile.
+        Threads that need a model which another one compiles wait for it; threads with other sizes go on. A larger one
+        is for sizes that come and go, more of them than are kept: else every picture would have a model compiled.
+
+        Args:
+            size: multiples of 32.
+            pictures: that are about to be looked at.
         """
+        canvas, future, is_new = self._choose(size, pictures)
+        if is_new:
+            self._compile(future, self._features, [1, *canvas, 3])
+        try:
+            return canvas, future.result()
+        except BaseException:
+            with self._lock:
+                if self._of_size.get(canvas) is future:
+                    del self._of_size[canvas]
+                if self._catch_all is not None and self._catch_all[1] is future:
+                    self._catch_all = None
+            raise
+
+    def _choose(self, size: Size, pictures: int) -> tuple[Size, Future[Compiled], bool]:
+        """The size of the model to use, what it will come from, and whether it is for the caller to make."""
         with self._lock:
             if size in self._of_size:
-                return size, self._of_size[size]
-            if None not in self._of_size:
-                self._of_size[None] = self._compiled_features(None)
-            self._seen[size] = self._seen.get(size, 0) + pictures
-            is_common = self._seen[size] >= _OWN_MODEL_AFTER_PICTURES
-            if not is_common or size in self._own or len(self._own) == _MOST_OWN_MODELS:
-                return None, self._of_size[None]
-            self._own.add(size)
-        compiled = self._compiled_features(size)
+                self._of_size.move_to_end(size)
+                return size, self._of_size[size], False
+            if size in self._left:
+                self._left[size] += pictures
+                if self._left[size] < _AGAIN_AFTER_PICTURES:
+                    return self._choose_catch_all(size)
+                del self._left[size]
+            if len(self._of_size) == _MOST_MODELS:
+                oldest, _ = self._of_size.popitem(last=False)
+                self._left[oldest] = 0
+                _log.debug("the model for %d x %d leaves for one of %d x %d", *oldest[::-1], *size[::-1])
+            future: Future[Compiled] = Future()
+            self._of_size[size] = future
+            return size, future, True
+
+    def _choose_catch_all(self, size: Size) -> tuple[Size, Future[Compiled], bool]:
+        """The same for the model that is large enough for every size that came so far."""
+        if self._catch_all is not None and max(size) <= self._catch_all[0][0]:
+            return (*self._catch_all, False)
+        # A multiple of the coarsest level's stride, so that the cells of every level begin at the same places.
+        side = _rounded_up(max(max(known) for known in (size, *self._of_size, *self._left)), 64)
+        self._catch_all = ((side, side), Future())
+        return (*self._catch_all, True)
+
+    def box_head(self, regions: int) -> Compiled:
+        """The model for so many regions."""
+        if self._box_head is None:
+            msg = "the box head runs in torch"
+            raise ValueError(msg)
         with self._lock:
-            self._of_size[size] = compiled
-        return size, compiled
+            is_new = regions not in self._of_regions
+            future: Future[Compiled] = self._of_regions.setdefault(regions, Future())
+        if is_new:
+            channels = self._box_head.inputs[0].partial_shape[3].get_length()
+            self._compile(future, self._box_head, [regions, 7, 7, channels])
+        return future.result()
 
-    def _compiled_features(self, size: Size | None) -> openvino.CompiledModel:
-        model = self._features.clone()
-        model.reshape([1, *size, 3] if size else [-1, -1, -1, 3])
-        return compile_model(model, self._precision, self.workers, self._threads)
-
-    def box_head(self) -> openvino.CompiledModel:
-        """The model for any number of regions."""
-        with self._lock:
-            if self._compiled_box_head is None:
-                self._compiled_box_head = compile_model(self._box_head, self._precision, self.workers, self._threads)
-            return self._compiled_box_head
-
-
-def _run_one_size(request: openvino.InferRequest, compiled: openvino.CompiledModel, pixels: Tensor) -> list[Tensor]:
-    """Infers picture by picture; OpenVINO reads and writes the tensors' own memory."""
-    outputs = [torch.empty(len(pixels), *list(port.shape)[1:]) for port in compiled.outputs]
-    for number in range(len(pixels)):
-        request.set_input_tensor(_shared(pixels[number : number + 1]))
-        for port, output in enumerate(outputs):
-            request.set_output_tensor(port, _shared(output[number : number + 1]))
-        request.infer()
-    return outputs
+    def _compile(self, future: Future[Compiled], model: openvino.Model, shape: list[int]) -> None:
+        """Makes a model of one shape and hands it to all who wait for it, or the error."""
+        try:
+            own = model.clone()
+            own.reshape(shape)
+            future.set_result(Compiled(compile_model(own, self._precision, self.workers, self._threads)))
+        except BaseException as error:  # noqa: BLE001 - raised again by those who wait
+            future.set_exception(error)
 
 
-def _run_any_size(request: openvino.InferRequest, compiled: openvino.CompiledModel, batch: Tensor) -> list[Tensor]:
-    """Infers the whole batch; the outputs are copied, because OpenVINO uses their memory again."""
-    request.set_input_tensor(_shared(batch))
+def _run_pictures(model: Compiled, pixels: Tensor, canvas: Size) -> list[Tensor]:
+    """Infers picture by picture; OpenVINO reads and writes the tensors' own memory.
+
+    Args:
+        model: for pictures of the size `canvas`.
+        pixels: float32 [pictures, height, width, 3], not larger; zeros are put below and beside.
+        canvas: multiples of 64 where it is larger.
+
+    Returns:
+        each output for the pictures as they came, [pictures, height / stride, width / stride, channels].
+    """
+    height, width = pixels.shape[1:3]
+    if canvas != (height, width):
+        pixels = functional.pad(pixels, (0, 0, 0, canvas[1] - width, 0, canvas[0] - height))
+    outputs = [torch.empty(len(pixels), *shape[1:]) for shape in model.output_shapes]
+    with model.request() as request:
+        for number in range(len(pixels)):
+            _infer(request, pixels, outputs, slice(number, number + 1))
+    if canvas == (height, width):
+        return outputs
+    strides = [canvas[0] // output.shape[1] for output in outputs]
+    return [o[:, : -(-height // n), : -(-width // n)] for o, n in zip(outputs, strides, strict=True)]
+
+
+def _run_regions(many: Compiled, few: Compiled, regions: Tensor) -> list[Tensor]:
+    """Infers regions in portions; the last one is filled up with zeros, whose results are left out.
+
+    Args:
+        many: for a large portion.
+        few: for a small one.
+        regions: float32 [regions, 7, 7, channels], contiguous; there may be none.
+
+    Returns:
+        each output, [regions, ...].
+    """
+    large, small = many.output_shapes[0][0], few.output_shapes[0][0]
+    count, whole = len(regions), len(regions) // small * small
+    outputs = [torch.empty(_rounded_up(count, small), *shape[1:]) for shape in many.output_shapes]
+    with many.request() as of_many, few.request() as of_few:
+        at = 0
+        while at < whole:
+            portion, request = (large, of_many) if whole - at >= large else (small, of_few)
+            _infer(request, regions, outputs, slice(at, at + portion))
+            at += portion
+        if whole < count:
+            rest = functional.pad(regions[whole:], (0, 0, 0, 0, 0, 0, 0, whole + small - count))
+            _infer(of_few, rest, [output[whole:] for output in outputs], slice(0, small))
+    return [output[:count] for output in outputs]
+
+
+def _infer(request: openvino.InferRequest, inputs: Tensor, outputs: list[Tensor], rows: slice) -> None:
+    """Infers some rows of the inputs into the same rows of the outputs."""
+    request.set_input_tensor(_shared(inputs[rows]))
+    for port, output in enumerate(outputs):
+        request.set_output_tensor(port, _shared(output[rows]))
     request.infer()
-    return [torch.tensor(request.get_output_tensor(port).data) for port in range(len(compiled.outputs))]
+
+
+def _rounded_up(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 def _shared(tensor: Tensor) -> openvino.Tensor:

@@ -86,11 +86,17 @@ def compile_model(
     """Makes machine code of a model.
 
     Args:
-        model: as read or converted.
+        model: as read or converted, of one fixed shape.
         precision: to compute with; "int8" needs a quantised model.
         workers: threads that will infer at the same time; they share one copy of the weights.
         threads: CPU threads for one inference.
+
+    Raises:
+        ValueError: a side of an input is left open: in int8, such models end the process on CPUs with AMX.
     """
+    if model.is_dynamic():
+        msg = f"the shape of an input is not fixed: {', '.join(str(port.partial_shape) for port in model.inputs)}"
+        raise ValueError(msg)
     return core().compile_model(
         model,
         "CPU",

@@ -23,7 +23,7 @@ from streamdet.detector.folding import fold_batch_norm
 from streamdet.detector.input import read_pictures
 from streamdet.detector.models import build_model
 from streamdet.detector.postprocess import Postprocess
-from streamdet.detector.preprocess import Batch, Preprocess
+from streamdet.detector.preprocess import Batch, Preprocess, Size
 from streamdet.detector.proposals import Proposals, Propose
 from streamdet.detector.roi_pool import RoiPool
 from streamdet.detector.thresholds import NEVER, thresholds_of
@@ -110,6 +110,9 @@ class FasterRcnnDetector:
     def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
         """Finds the objects in a batch of pictures, whose sizes may differ.
 
+        On a CPU, pictures that need canvases of different sizes go one canvas after the other: larger batches gain
+        little there, and none is computed where the largest picture of a batch would only have zeros beside others.
+
         Returns:
             for each picture its detections by falling score, boxes in its own pixels.
 
@@ -117,7 +120,23 @@ class FasterRcnnDetector:
             MemoryError: the device's memory does not suffice; a smaller batch may pass.
             DeviceLostError: the CUDA context is gone.
         """
-        return self.run(pictures).detections if pictures else []
+        found: dict[int, list[Detection]] = {}
+        for numbers in self._of_one_canvas(pictures):
+            detections = self.run([pictures[number] for number in numbers]).detections
+            found.update(zip(numbers, detections, strict=True))
+        return [found[number] for number in range(len(pictures))]
+
+    def _of_one_canvas(self, pictures: Sequence[Picture]) -> list[list[int]]:
+        """Which pictures make a batch, by their place in the sequence."""
+        if not pictures:
+            return []
+        if self.device.type != "cpu":
+            return [list(range(len(pictures)))]
+        groups: dict[Size, list[int]] = {}
+        for number, picture in enumerate(pictures):
+            canvas = self._preprocess.canvas_size((picture.height, picture.width))
+            groups.setdefault(canvas, []).append(number)
+        return list(groups.values())
 
     @torch.inference_mode()
     def run(self, pictures: Sequence[Picture]) -> StageOutputs:

@@ -73,5 +73,10 @@ class Preprocess:
         height, width = (max(1, math.floor(side * scale)) for side in frame_size)
         return height, width
 
+    def canvas_size(self, frame_size: Size) -> Size:
+        """Size of a batch in which only frames of this size stand."""
+        height, width = map(self._round_up, self.input_size(frame_size))
+        return height, width
+
     def _round_up(self, pixels: int) -> int:
         return math.ceil(pixels / self._divisor) * self._divisor

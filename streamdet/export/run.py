@@ -24,7 +24,7 @@ Bar = Callable[[str], AbstractContextManager[OnProgress]]
 HELD_BACK_EVERY = 5
 # Detections as a user sees them.
 SCORE_THRESHOLD = 0.5
-_WARM_UP_ROUNDS = 10  # a size of picture that comes often gets a model of its own
+_WARM_UP_ROUNDS = 3  # the first compiles, or lays out weights
 
 
 @dataclass(frozen=True)

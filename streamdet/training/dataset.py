@@ -40,6 +40,7 @@ class Sample:
         labels: int64 [N], 1 to C in the order of `Dataset.categories`.
         ignore: float32 [M, 4], areas that are neither object nor background.
         labelled: bool [C + 1], which classes are annotated throughout; [0], the background, is True.
+        aspect_ratio: width over height.
     """
 
     image_id: int
@@ -48,6 +49,7 @@ class Sample:
     labels: NDArray[np.int64]
     ignore: NDArray[np.float32]
     labelled: NDArray[np.bool_]
+    aspect_ratio: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -163,4 +165,5 @@ def _sample(image: Entry, annotations: list[Entry], index: dict[int, int], path:
         labels=np.array(labels, np.int64),
         ignore=np.array(ignore, np.float32).reshape(-1, 4),
         labelled=labelled,
+        aspect_ratio=image["width"] / image["height"],
     )

@@ -65,22 +65,26 @@ class Found:
 def detect_all(detector: Detector, dataset: Dataset, on_progress: Callable[[int, int], None] | None = None) -> Found:
     """Detects objects in every picture of the data set.
 
+    Pictures of like shape go together, so that an engine with a model for each shape needs each of them once.
+
     Args:
         detector: labels that the data set does not have are left out.
         dataset: the pictures, and the order of the labels.
         on_progress: hears how many of how many pictures are done.
     """
     index = {category.name: i for i, category in enumerate(dataset.categories, start=1)}
+    order = sorted(range(len(dataset.samples)), key=lambda number: dataset.samples[number].aspect_ratio)
     found: list[ImageDetections] = []
     seconds = 0.0
-    for pictures in _batches(dataset.samples):
+    for pictures in _batches([dataset.samples[number] for number in order]):
         began = time.perf_counter()
         results = detector.detect(pictures)
         seconds += time.perf_counter() - began
         found += [_by_index(detections, index) for detections in results]
         if on_progress:
             on_progress(len(found), len(dataset.samples))
-    return Found(found, len(found) / max(seconds, 1e-9))
+    of_sample = dict(zip(order, found, strict=True))
+    return Found([of_sample[number] for number in range(len(found))], len(found) / max(seconds, 1e-9))
 
 
 def _batches(samples: list[Sample]) -> Iterator[list[Picture]]:
