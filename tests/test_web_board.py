@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -172,6 +173,33 @@ def test_a_silent_daemon_takes_no_stream_away() -> None:
     assert set(rows(board)) == {"gate"}
 
 
+def test_streams_of_a_daemon_before_go_when_another_one_has_come() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    for stream in ("gate", "yard"):
+        board.note(state(stream=stream), 1.0)
+    board.note(state(stream="gate", epoch="b"), 10.0)
+    board.note(state(stream="roof", epoch="b"), 10.0)
+    board.tick(11.0)
+    assert set(rows(board)) == {"gate", "yard", "roof"}
+    board.tick(13.0)
+    assert set(rows(board)) == {"gate", "roof"}
+
+
+def test_a_frame_is_as_old_as_when_it_was_captured() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    now = time.monotonic()
+    board.note(state(), now)
+    assert rows(board)["gate"]["age_seconds"] is None
+    # It was captured 0.1 s before it was published.
+    board.note(seen(1, PERSON), now - 5.0)
+    board.tick(now)
+    assert 5.1 <= rows(board)["gate"]["age_seconds"] < 10
+    # By the clock of a camera nothing can be said about that.
+    board.note(replace(seen(2), frame=FrameInfo(2, None, 1.0, "source", 640, 360)), now - 1.0)
+    board.tick(now)
+    assert 1.0 <= rows(board)["gate"]["age_seconds"] < 5
+
+
 def test_only_seconds_that_a_browser_does_not_know_are_told() -> None:
     board = Board("tcp://127.0.0.1:1")
     board.note(seen(1, PERSON), 0.5)
@@ -197,11 +225,11 @@ def test_five_hundred_streams_are_told_within_a_moment() -> None:
 
 def test_pictures_are_kept_only_while_somebody_looks() -> None:
     pictures = Pictures()
-    pictures.put("gate", b"", b"nobody looks")
+    pictures.put("gate", b"", b"nobody looks", 1.0)
     pictures.want(["gate"], 100.0)
     assert pictures.newer({"gate": 0}) == []
-    pictures.put("gate", b"head", b"one")
-    pictures.put("gate", b"head", b"two")
+    pictures.put("gate", b"head", b"one", 1.0)
+    pictures.put("gate", b"head", b"two", 2.0)
     ((stream, shot),) = pictures.newer({"gate": 0, "yard": 0})
     assert (stream, shot.jpeg) == ("gate", b"two")
     assert pictures.newer({"gate": shot.id}) == []

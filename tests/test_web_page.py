@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -13,6 +15,8 @@ from typing import Any
 import pytest
 from page import PageProcess, Published, box_of, grey_of
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from processes import DaemonProcess
+from processes import stream as configured
 from web import WebServer
 
 from streamdet.assets import sample_clip
@@ -30,7 +34,9 @@ _ARGUMENTS = (
 )  # fmt: skip
 _WAIT_MILLISECONDS = 40_000
 # What Chromium says of a wrong password, and of a question on its way while somebody logs out.
-_REFUSED = re.compile("the server responded with a status of 40[13]")
+_REFUSED = re.compile(
+    "the server responded with a status of 40[13]|net::ERR_CONNECTION_RE(?:FUSED|SET)|net::ERR_EMPTY_RESPONSE"
+)
 SCRIPTS = Path(__file__).parent.parent / "streamdet/web/page"
 _WORDS = "correct horse battery"
 _HOSTILE = "<img src=x onerror=alert(1)>"
@@ -379,6 +385,110 @@ def test_a_camera_of_the_real_daemon_is_seen_fails_and_comes_back(
         expect(page.locator("#stages-hint")).to_contain_text("One batch of")
         expect(page.locator("#stages")).to_contain_text("4.0 ms")
         page.goto("about:blank")
+
+
+def is_of_now(page: Page, *streams: str) -> None:
+    """Waits until these are shown as live, and nothing else is."""
+    expect(page.locator(".tile")).to_have_count(len(streams))
+    for stream in streams:
+        expect(tile(page, stream)).to_have_attribute("data-live", "true")
+        expect(tile(page, stream).locator("canvas[data-frame]")).to_have_count(1)
+        expect(tile(page, stream).locator(".age")).to_be_hidden()
+    expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator("#total-up")).to_have_text(f"{len(streams)} of {len(streams)}")
+
+
+def is_of_before(page: Page, within_seconds: float, *streams: str) -> None:
+    """What is not live any more is visibly so: no green dot, a dim picture, and how old it is."""
+    began = time.monotonic()
+    for stream in streams:
+        expect(tile(page, stream)).to_have_attribute("data-live", "false")
+        expect(tile(page, stream).locator(".age")).to_have_text(re.compile("^Last seen [0-9]+ s ago$"))
+        expect(tile(page, stream).locator(".picture.old")).to_have_count(1)
+    expect(page.locator("#total-up")).to_have_text(f"0 of {len(streams)}")
+    assert time.monotonic() - began < within_seconds
+    green = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--up')")
+    dots = page.eval_on_selector_all(".tile .dot", "dots => dots.map(dot => getComputedStyle(dot).backgroundColor)")
+    assert dots == ["rgba(0, 0, 0, 0)"] * len(streams), green
+
+
+def test_what_is_not_of_now_does_not_look_live(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    with (
+        DaemonProcess(tmp_path / "d", configured("gate", max_fps=10), configured("yard", max_fps=10)).ready() as daemon,
+        PageProcess(daemon.endpoint) as server,
+    ):
+        page = open_page(server.url, viewport={"width": 900, "height": 700})
+        is_of_now(page, "gate", "yard")
+        daemon.process.send_signal(signal.SIGSTOP)
+        is_of_before(page, 10, "gate", "yard")
+        expect(page.locator("#notice")).to_contain_text("No connection to the daemon")
+        daemon.process.send_signal(signal.SIGCONT)
+        is_of_now(page, "gate", "yard")
+        daemon.end(signal.SIGKILL)
+        is_of_before(page, 10, "gate", "yard")
+        expect(page.locator("#notice")).to_contain_text("No connection to the daemon")
+        # Another daemon at the same place: the streams of the one before are gone, except for those it has too.
+        daemon.write_config(configured("gate", max_fps=10), configured("roof", max_fps=10))
+        daemon.ready()
+        is_of_now(page, "gate", "roof")
+        os.kill(server.pid, signal.SIGSTOP)
+        is_of_before(page, 10, "gate", "roof")
+        expect(page.locator("#notice")).to_contain_text("has not answered for")
+        os.kill(server.pid, signal.SIGCONT)
+        is_of_now(page, "gate", "roof")
+        page.goto(f"{server.url}#/stream/gate")
+        expect(page.locator("#detail-state")).to_have_text("Up")
+        expect(page.locator("#detail-picture .age")).to_be_hidden()
+        server.kill()
+        expect(page.locator("#detail-state")).to_have_text(re.compile("^Last seen [0-9]+ s ago$"))
+        expect(page.locator("#detail-picture .age")).to_have_text(re.compile("^Last seen [0-9]+ s ago$"))
+        expect(page.locator("#notice")).to_contain_text("The server of this page")
+        page.goto("about:blank")
+
+
+def test_pictures_that_are_held_still_say_so(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url)
+    is_of_now(page, "gate", "yard", _HOSTILE)
+    page.get_by_role("button", name="Pause pictures").click()
+    expect(tile(page, "gate").locator(".age")).to_have_text(re.compile("^Last seen [0-9]+ s ago$"))
+    # The stream itself goes on.
+    expect(tile(page, "gate")).to_have_attribute("data-live", "true")
+    page.get_by_role("button", name="Pause pictures").click()
+    expect(tile(page, "gate").locator(".age")).to_be_hidden()
+
+
+def test_a_stream_that_was_paused_is_no_problem(
+    published: Published, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(server.url)
+    expect(page.locator("#total-up")).to_have_text("3 of 3")
+    published.states["gate"] = (State.DOWN, Reason.PAUSED, "")
+    expect(page.locator("#total-up")).to_have_text("2 of 2")
+    expect(page.locator("#total-up.bad")).to_have_count(0)
+    expect(page.locator("#count-problem")).to_have_text("0")
+    expect(page).to_have_title("streamdet")
+    expect(tile(page, "gate")).to_have_attribute("data-state", "resting")
+    expect(tile(page, "gate")).to_contain_text("Paused for")
+    expect(page.locator("#journal li", has_text="Paused.")).not_to_have_class("bad")
+    tile(page, "gate").locator("a").click()
+    expect(page.locator("#detail-state")).to_have_text("Paused")
+
+
+def test_no_banner_over_live_pictures(published: Published, open_page: Callable[..., Page]) -> None:
+    for _ in range(3):
+        with PageProcess(published.endpoint) as server:
+            page = open_page(server.url)
+            page.evaluate("""
+                window.seen = [];
+                new MutationObserver(() => {
+                  const notice = document.getElementById("notice");
+                  if (!notice.hidden) window.seen.push(notice.textContent);
+                }).observe(document.getElementById("notice"), { attributes: true, childList: true });
+            """)
+            is_of_now(page, "gate", "yard", _HOSTILE)
+            page.wait_for_timeout(1800)
+            assert page.evaluate("window.seen") == []
+            page.goto("about:blank")
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from streamdet.client import Gap
-from streamdet.types import Detection, DetectionEvent, Geometry, Reason, Shape, State, StateEvent
+from streamdet.types import Detection, DetectionEvent, Geometry, PreviewEvent, Reason, Shape, State, StateEvent
 from streamdet.web.journal import Filter, Journal
 from streamdet.web.rates import Rates, Sample
 
@@ -22,6 +22,8 @@ _MISSED_STATES = 3
 _SHORTEST_SILENCE_SECONDS = 20.0
 _HEARD_LATELY_SECONDS = 3.0
 _MAX_STREAMS = 2000
+# A daemon that was started again tells the states of all its streams at once.
+_NEW_EPOCH_SECONDS = 3.0
 
 
 @dataclass(slots=True)
@@ -30,6 +32,8 @@ class _Stream:
 
     Attributes:
         told: the state that the list told last.
+        taken_at: when the newest frame was captured, as far as can be known here; None before the first one.
+        epoch: of the newest event.
         not_up_since: when it stopped to be up, or was tried for the first time; None while it is up.
     """
 
@@ -40,6 +44,8 @@ class _Stream:
     newest: DetectionEvent | None = None
     fullest: DetectionEvent | None = None
     lost: int = 0
+    taken_at: float | None = None
+    epoch: str = ""
     heard_at: float = 0.0
     state_heard_at: float = 0.0
     state_interval_seconds: float | None = None
@@ -63,15 +69,17 @@ class Board:
         self._journal = Journal()
         self._ticks = 0
         self._epoch = ""
-        self._connected = False
+        self._epoch_at = 0.0
+        # Monotonic seconds since when there is no connection; None while there is one.
+        self._disconnected_at: float | None = time.monotonic()
         self._heard_at = 0.0
         self._overviews: dict[int, bytes] = {}
 
     def connected(self, *, yes: bool) -> None:
         """The connection to the daemon was made, or is gone."""
         with self._lock:
-            if yes != self._connected:
-                self._connected = yes
+            if yes != (self._disconnected_at is None):
+                self._disconnected_at = None if yes else time.monotonic()
                 if self._epoch:
                     self._journal.note("connected" if yes else "disconnected", "", time.time())
                 self._revise()
@@ -89,7 +97,8 @@ class Board:
             if isinstance(event, Gap):
                 self._note_gap(stream, event)
                 return
-            self._note_epoch(event.epoch, event.published_at)
+            self._note_epoch(event.epoch, event.published_at, now)
+            stream.epoch = event.epoch
             if isinstance(event, StateEvent):
                 self._note_state(stream, event, now)
             else:
@@ -148,11 +157,11 @@ class Board:
         stream.lost += gap.count
         self._journal.note("gap", gap.stream, time.time(), topic=gap.topic, count=gap.count)
 
-    def _note_epoch(self, epoch: str, at: float) -> None:
+    def _note_epoch(self, epoch: str, at: float, now: float) -> None:
         if epoch != self._epoch:
             if self._epoch:
                 self._journal.note("restart", "", at, epoch=epoch)
-            self._epoch = epoch
+            self._epoch, self._epoch_at = epoch, now
             self._revise()
 
     def _note_state(self, stream: _Stream, event: StateEvent, now: float) -> None:
@@ -183,6 +192,7 @@ class Board:
     def _note_detections(self, stream: _Stream, event: DetectionEvent, now: float) -> None:
         stream.rates.note(event, now)
         stream.newest = event
+        stream.taken_at = taken_at(event, now)
         if stream.fullest is None or len(event.detections) >= len(stream.fullest.detections):
             stream.fullest = event
         for crossing in event.crossings:
@@ -192,7 +202,9 @@ class Board:
             )  # fmt: skip
 
     def _is_gone(self, stream: _Stream, now: float) -> bool:
-        """Whether others are heard, and this one has missed its states so often that it must have been removed."""
+        """Whether only a daemon before this one had it; or others are heard, and it has missed too many states."""
+        if stream.epoch != self._epoch and now - self._epoch_at >= _NEW_EPOCH_SECONDS:
+            return True
         if stream.state_interval_seconds is None or now - self._heard_at > _HEARD_LATELY_SECONDS:
             return False
         silence = max(_MISSED_STATES * stream.state_interval_seconds, _SHORTEST_SILENCE_SECONDS)
@@ -203,12 +215,14 @@ class Board:
         self._overviews.clear()
 
     def _overview(self, behind: int) -> dict[str, Any]:
+        now = time.monotonic()
         return {
             "endpoint": self.endpoint,
-            "connected": self._connected,
+            "made_at": time.time(),
+            "disconnected_seconds": None if self._disconnected_at is None else round(now - self._disconnected_at, 1),
             "epoch": self._epoch,
             "sample": self._ticks,
-            "streams": [_row(name, stream, behind) for name, stream in sorted(self._streams.items())],
+            "streams": [_row(name, stream, behind, now) for name, stream in sorted(self._streams.items())],
         }
 
 
@@ -227,7 +241,16 @@ def detection_fields(found: Detection) -> dict[str, Any]:
     }
 
 
-def _row(name: str, stream: _Stream, behind: int) -> dict[str, Any]:
+def taken_at(event: DetectionEvent | PreviewEvent, now: float) -> float:
+    """Monotonic seconds at which an event's frame was captured.
+
+    The event came at `now`; how old the frame was when it was sent is known where both times are the daemon's.
+    """
+    latency = event.published_at - event.frame.captured_at if event.frame.clock == "daemon" else 0.0
+    return now - max(latency, 0.0)
+
+
+def _row(name: str, stream: _Stream, behind: int, now: float) -> dict[str, Any]:
     state, newest, samples = stream.state, stream.newest, stream.rates.samples
     last = samples[-1] if samples else Sample(0.0, 0.0, None, None)
     latency, latency_p95 = stream.rates.newest_latency()
@@ -243,7 +266,7 @@ def _row(name: str, stream: _Stream, behind: int) -> dict[str, Any]:
         "fps_out": round(last.fps_out, 2),
         "latency_ms": _milliseconds(latency),
         "latency_p95_ms": _milliseconds(latency_p95),
-        "seen_at": newest.published_at if newest else None,
+        "age_seconds": None if stream.taken_at is None else round(now - stream.taken_at, 2),
         "clock": newest.frame.clock if newest else "daemon",
         "size": [newest.frame.width, newest.frame.height] if newest else None,
         "labels": labels,

@@ -19,11 +19,13 @@ class Shot(NamedTuple):
         id: larger than that of every picture before, of any stream.
         head: `"frame":{...},"detections":[...]`, the inside of a JSON object: what was found in this very picture.
         jpeg: the picture.
+        taken_at: monotonic seconds at which it was captured.
     """
 
     id: int
     head: bytes
     jpeg: bytes
+    taken_at: float
 
 
 class Pictures:
@@ -48,12 +50,12 @@ class Pictures:
                 self._newest.pop(stream, None)
             return frozenset(self._until)
 
-    def put(self, stream: str, head: bytes, jpeg: bytes) -> None:
-        """A new picture; ignored when nobody looks any more."""
+    def put(self, stream: str, head: bytes, jpeg: bytes, taken_at: float) -> None:
+        """A new picture, captured at this monotonic time in seconds; ignored when nobody looks any more."""
         with self._lock:
             if stream in self._until:
                 self._last_id += 1
-                self._newest[stream] = Shot(self._last_id, head, jpeg)
+                self._newest[stream] = Shot(self._last_id, head, jpeg, taken_at)
 
     def newer(self, seen: dict[str, int]) -> list[tuple[str, Shot]]:
         """The pictures that are newer than those that a browser has, by stream."""

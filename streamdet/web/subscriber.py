@@ -17,7 +17,7 @@ from streamdet.endpoint import parse_endpoint
 from streamdet.errors import WireError
 from streamdet.keys import ClientKeys
 from streamdet.types import DetectionEvent, FrameInfo, PreviewEvent, StateEvent
-from streamdet.web.board import Board, detection_fields
+from streamdet.web.board import Board, detection_fields, taken_at
 from streamdet.web.pictures import Pictures
 from streamdet.worker import Worker
 
@@ -71,9 +71,12 @@ class Subscriber(Worker):
     def run(self) -> None:
         """Reads until told to stop."""
         with zmq.Context() as context:
-            events = _connect(context, self._endpoint, self._keys, _HIGH_WATER_MARK_EVENTS, ("detections/", "state/"))
-            previews = _connect(context, self._endpoint, self._keys, _HIGH_WATER_MARK_PICTURES, ())
+            events = _socket(context, self._endpoint, self._keys, _HIGH_WATER_MARK_EVENTS, ("detections/", "state/"))
+            previews = _socket(context, self._endpoint, self._keys, _HIGH_WATER_MARK_PICTURES, ())
+            # Watched before it connects: on the same machine the connection may be there at once.
             monitor = events.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+            events.connect(self._endpoint)
+            previews.connect(self._endpoint)
             poller = zmq.Poller()
             for socket in (events, previews, monitor):
                 poller.register(socket, zmq.POLLIN)
@@ -148,7 +151,7 @@ class Subscriber(Worker):
     def _note_preview(self, parts: Sequence[bytes]) -> None:
         event = wire.from_message(parts)
         if isinstance(event, PreviewEvent):
-            self._pictures.put(event.stream, preview_head(event), event.jpeg)
+            self._pictures.put(event.stream, preview_head(event), event.jpeg, taken_at(event, time.monotonic()))
 
 
 def preview_head(event: PreviewEvent) -> bytes:
@@ -161,7 +164,7 @@ def _frame_fields(frame: FrameInfo) -> dict[str, Any]:
     return {"seq": frame.seq, "captured_at": frame.captured_at, "width": frame.width, "height": frame.height}
 
 
-def _connect(
+def _socket(
     context: zmq.Context[Any], endpoint: str, keys: ClientKeys | None, high_water_mark: int, topics: Sequence[str]
 ) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = context.socket(zmq.SUB)
@@ -172,11 +175,11 @@ def _connect(
     socket.reconnect_ivl = 100
     socket.reconnect_ivl_max = 2000
     socket.connect_timeout = 5000
-    socket.heartbeat_ivl = 5000
-    socket.heartbeat_timeout = 20000
+    # A daemon that hangs is noticed within five seconds: what is shown of it is not live.
+    socket.heartbeat_ivl = 1000
+    socket.heartbeat_timeout = 4000
     for topic in topics:
         socket.subscribe(topic)
     if keys is not None:
         keys.apply_to(socket)
-    socket.connect(endpoint)
     return socket

@@ -126,7 +126,7 @@ class Updates:
         news.set()
 
     async def _compose(self, request: Request, shots: list[tuple[str, Shot]]) -> bytes:
-        revision = self._board.revision
+        revision, now = self._board.revision, time.monotonic()
         head: dict[str, Any] = {"instance": self._board.instance, "now": time.time(), "revision": revision}
         overview = b"null"
         if revision != request.revision:
@@ -136,7 +136,8 @@ class Updates:
                 stages = await self._stages.read(request.detail)
                 head["detail"] = {"known": self._board.detail(request.detail), "metrics": stages}
         pictures = b",".join(
-            b'{"stream":%b,"id":%d,"bytes":%d,%b}' % (orjson.dumps(stream), shot.id, len(shot.jpeg), shot.head)
+            b'{"stream":%b,"id":%d,"bytes":%d,"age_seconds":%.3f,%b}'
+            % (orjson.dumps(stream), shot.id, len(shot.jpeg), max(now - shot.taken_at, 0.0), shot.head)
             for stream, shot in shots
         )
         text = orjson.dumps(head)[:-1]

@@ -18,7 +18,8 @@ function wants() {
 
 async function show(head, bytes) {
   clockDifference = head.now - Date.now() / 1000;
-  if (head.overview) showOverview(head.overview, head.instance);
+  heard.at = performance.now();
+  if (head.overview) showOverview(head.overview, head.instance, head.now - head.overview.made_at);
   if (head.events) updateJournal(head.events);
   if (openStream && head.overview) updateDetail(head.detail);
   await showPictures(head.pictures, bytes);
@@ -26,9 +27,10 @@ async function show(head, bytes) {
 
 let shownInstance = "";
 
-function showOverview(overview, instance) {
+function showOverview(overview, instance, ageSeconds) {
+  heard.daemon = overview.disconnected_seconds === null;
   // Another server has told all that it knows: nothing of the one before stays.
-  updateRows(overview.streams, instance !== shownInstance);
+  updateRows(overview.streams, instance !== shownInstance, ageSeconds);
   shownInstance = instance;
   const shown = updateWall(choice);
   showTotals();
@@ -39,25 +41,26 @@ function showOverview(overview, instance) {
 
 function showTotals() {
   const all = [...rows.values()];
-  const up = all.filter((row) => row.state === "up");
+  const up = all.filter(isUp);
+  const problems = all.filter(isProblem).length;
+  const awake = up.length + problems;
   const sum = (key) => up.reduce((total, row) => total + row[key], 0);
   const latencies = up.map((row) => row.latency_ms).filter((value) => value !== null).sort((a, b) => a - b);
-  setText(byId("total-up"), `${up.length} of ${all.length}`);
-  byId("total-up").classList.toggle("bad", up.length < all.length);
+  setText(byId("total-up"), `${up.length} of ${awake}`);
+  byId("total-up").classList.toggle("bad", problems > 0);
   setText(byId("total-in"), perSecond(sum("fps_in")));
   setText(byId("total-out"), perSecond(sum("fps_out")));
   setText(byId("total-latency"), milliseconds(latencies[Math.floor(latencies.length / 2)]));
   setText(byId("count-all"), String(all.length));
   setText(byId("count-up"), String(up.length));
-  setText(byId("count-problem"), String(all.length - up.length));
-  const problems = all.length - up.length;
+  setText(byId("count-problem"), String(problems));
   document.title = `${problems ? `(${problems}) ` : ""}${openStream ?? "streamdet"}`;
 }
 
 function showEmpty(overview, shown) {
   const empty = byId("wall-empty");
   empty.hidden = shown > 0;
-  const none = overview.connected ? "The daemon has not told of any stream yet." : `Waiting for a daemon at ${overview.endpoint}.`;
+  const none = overview.disconnected_seconds === null ? "The daemon has not told of any stream yet." : `Waiting for a daemon at ${overview.endpoint}.`;
   setText(empty, rows.size ? "No stream matches." : none);
 }
 
@@ -88,14 +91,31 @@ async function showPicture(shot, jpeg) {
 let serverProblem = "";
 let daemonProblem = "";
 
-function tellConnection({ connected, endpoint }) {
-  daemonProblem = connected ? "" : `No connection to the daemon at ${endpoint}. Is it running? Trying again …`;
+/** A moment without a connection, as at the start, is not worth a word. */
+const QUIET_DISCONNECTION_SECONDS = 1.5;
+
+function tellConnection({ disconnected_seconds: seconds, endpoint }) {
+  const gone = seconds !== null && seconds >= QUIET_DISCONNECTION_SECONDS;
+  daemonProblem = gone ? `No connection to the daemon at ${endpoint}. Is it running? Trying again …` : "";
   showNotice();
 }
 
 function tellServer(problem) {
   serverProblem = problem;
   showNotice();
+}
+
+/** What is shown grows old by itself, also when nothing comes any more. */
+function showFreshness() {
+  if (document.hidden) return;
+  const silence = secondsSince(heard.at);
+  if (silence >= SERVER_SILENCE_SECONDS) tellServer(`The server of this page has not answered for ${duration(silence)}. Trying again …`);
+  for (const tile of tiles.values()) {
+    tile.showFreshness();
+    tile.element.hidden = !isChosen(rows.get(tile.name), choice);
+  }
+  showDetailFreshness();
+  showTotals();
 }
 
 function showNotice() {
@@ -179,5 +199,7 @@ addEventListener("keydown", (event) => {
   const typing = /** @type {Element} */ (event.target).closest?.("input, select");
   if (event.key === "Escape" && openStream && !typing) location.hash = "#/";
 });
+addEventListener("visibilitychange", showFreshness);
+setInterval(showFreshness, 500);
 route(false);
 askForEver(wants, show, tellServer);

@@ -17,7 +17,10 @@ function initDetail() {
   view.veilTitle = make("strong");
   view.veilText = make("span");
   view.veil = make("div", { class: "veil" }, view.veilTitle, view.veilText);
-  byId("detail-picture").append(view.canvas, view.veil);
+  view.picture = byId("detail-picture");
+  view.age = make("span", { class: "age", hidden: true });
+  view.takenAt = null;
+  view.picture.append(view.canvas, view.veil, view.age);
   view.fps = makeChart("fps-chart", [["in", "in: captured"], ["out", "out: published"]]);
   view.latency = makeChart("latency-chart", [["latency", "median, capture to event"]]);
   for (const id of ["show-boxes", "show-labels", "show-zones"]) byId(id).addEventListener("change", drawDetail);
@@ -45,6 +48,8 @@ function openDetail(stream) {
     geometry = null;
     newest?.bitmap.close();
     newest = null;
+    view.takenAt = null;
+    showAge(view);
     Object.assign(view.canvas, { width: 16, height: 9 });
     setText(byId("detail-caption"), "");
     byId("objects").replaceChildren();
@@ -68,10 +73,8 @@ function updateDetail(detail) {
     setText(byId("detail-why"), have.revision ? "The daemon has no stream of this name." : "");
     return;
   }
-  setAttribute(state, "data-state", row.state);
-  setText(state, whatNow(row));
+  showDetailFreshness();
   setText(byId("detail-why"), row.state === "up" ? "" : `${whyNot(row)}${row.detail ? ` The daemon says: ${row.detail}` : ""}`);
-  showVeil(byId("detail-picture"), view.veil, view.veilTitle, view.veilText, row);
   if (row.size) byId("detail-picture").style.setProperty("--ratio", `${row.size[0]} / ${row.size[1]}`);
   showCharts();
   showSteps();
@@ -81,6 +84,19 @@ function updateDetail(detail) {
   }
   if (detail) showStages(detail.metrics);
   showFacts(row, detail);
+}
+
+/** Shows whether what is shown is of now; called now and then, whatever comes or does not come. */
+function showDetailFreshness() {
+  const row = rows.get(openStream);
+  if (!row) return;
+  const state = byId("detail-state");
+  const live = isLive(row);
+  setAttribute(state, "data-state", live ? (isResting(row) ? "resting" : row.state) : "unknown");
+  if (live) setText(state, whatNow(row));
+  else setText(state, row.takenAt === null ? "Not heard of" : lastSeen(secondsSince(row.takenAt)));
+  showVeil(view.picture, view.veil, view.veilTitle, view.veilText, row);
+  showAge(view);
 }
 
 function showCharts() {
@@ -102,7 +118,7 @@ function showFacts(row, detail) {
     ["Latency, 95 of 100", milliseconds(row.latency_p95_ms)],
     ["Frame size", row.size ? `${row.size[0]} × ${row.size[1]}` : "–"],
     ["Time stamps by", row.clock === "source" ? "the camera" : "the daemon"],
-    [row.state === "up" ? "Up for" : "Not up for", row.since === null ? "–" : duration(serverNow() - row.since)],
+    [row.state === "up" ? "Up for" : isResting(row) ? `${whatNow(row)} for` : "Not up for", row.since === null ? "–" : duration(serverNow() - row.since)],
     ["Events lost here", String(row.lost)],
   ];
   for (const [reason, fps] of Object.entries(detail?.metrics.dropped_fps ?? {})) {
@@ -181,6 +197,8 @@ function showSteps() {
 function showDetailPicture(bitmap, shot) {
   newest?.bitmap.close();
   newest = { bitmap, shot };
+  view.takenAt = performance.now() - shot.age_seconds * 1000;
+  showAge(view);
   drawDetail();
 }
 

@@ -81,6 +81,7 @@ function makeEntry(entry) {
 }
 
 function weight(entry) {
+  if (entry.kind === "state" && isResting(entry)) return "";
   if (entry.kind === "state") return { up: "good", down: "bad" }[entry.state] ?? "wait";
   return { gap: "bad", disconnected: "bad", restart: "wait", gone: "wait", connected: "good" }[entry.kind] ?? "";
 }
@@ -89,7 +90,7 @@ function sentence(entry) {
   switch (entry.kind) {
     case "state": {
       const detail = entry.state !== "up" && entry.detail ? ` (${entry.detail})` : "";
-      return entry.state === "up" ? "Up" : `${stateWord(entry.state)}. ${whyNot(entry)}${detail}`;
+      return entry.state === "up" ? "Up" : `${isResting(entry) ? whatNow(entry) : stateWord(entry.state)}. ${whyNot(entry)}${detail}`;
     }
     case "gap":
       return `${entry.count} ${entry.topic.startsWith("state") ? "state events" : "events"} were lost on the way to this page.`;

@@ -10,6 +10,39 @@ const histories = new Map();
 /** @type {Map<string, Tile>} */
 const tiles = new Map();
 
+/** What is shown as live is not older than this; what is older is visibly so. */
+const LIVE_SECONDS = 2;
+/** So long the server may be silent; it answers at least once a second. */
+const SERVER_SILENCE_SECONDS = 3;
+/** When the server answered last, and whether it hears the daemon. */
+const heard = { at: performance.now(), daemon: false };
+
+/** @param {number} at by the clock of this page, in milliseconds */
+const secondsSince = (at) => (performance.now() - at) / 1000;
+
+/** Whether what we know of the daemon is of now. */
+const isHeard = () => heard.daemon && secondsSince(heard.at) < SERVER_SILENCE_SECONDS;
+
+/** Whether the state of a stream is of now: the daemon is heard, and a stream that is up sends at its usual pace. */
+function isLive(row) {
+  if (!isHeard()) return false;
+  if (row.state !== "up" || row.takenAt === null) return true;
+  const pace = row.fps_out > 0 ? 3 / row.fps_out : 0;
+  return secondsSince(row.takenAt) <= Math.max(LIVE_SECONDS, pace);
+}
+
+const isUp = (row) => row.state === "up" && isLive(row);
+const isProblem = (row) => !isUp(row) && !(isResting(row) && isHeard());
+
+/** Shows how old a picture is, when it is not live. @param {{picture: Element, age: Element, takenAt: number | null}} shown */
+function showAge({ picture, age, takenAt }) {
+  const seconds = takenAt === null ? 0 : secondsSince(takenAt);
+  const old = seconds > LIVE_SECONDS;
+  picture.classList.toggle("old", old);
+  age.hidden = !old;
+  if (old) setText(age, lastSeen(seconds));
+}
+
 class Tile {
   /** @param {string} name */
   constructor(name) {
@@ -19,7 +52,10 @@ class Tile {
     this.veilTitle = make("strong");
     this.veilText = make("span");
     this.veil = make("div", { class: "veil" }, this.veilTitle, this.veilText);
-    this.picture = make("div", { class: "picture" }, this.canvas, this.veil);
+    this.age = make("span", { class: "age", hidden: true });
+    /** When the picture that is shown was taken, by the clock of this page. @type {number | null} */
+    this.takenAt = null;
+    this.picture = make("div", { class: "picture" }, this.canvas, this.veil, this.age);
     this.title = make("span", { class: "tile-name", text: name, title: name });
     this.seen = make("span", { class: "tile-seen" });
     this.state = make("span", { class: "visually-hidden" });
@@ -46,10 +82,9 @@ class Tile {
   /** Shows the newest row and history. */
   update() {
     const row = rows.get(this.name);
-    setAttribute(this.element, "data-state", row.state);
+    setAttribute(this.element, "data-state", isResting(row) ? "resting" : row.state);
+    this.showFreshness();
     if (!this.visible) return;
-    setText(this.state, `, ${whatNow(row)}, `);
-    showVeil(this.picture, this.veil, this.veilTitle, this.veilText, row);
     setText(this.seen, row.state === "up" ? counted(row.labels) || "nothing found" : "");
     showNumbers(this.fps, "fps", `${perSecond(row.fps_in)} in, ${perSecond(row.fps_out)} out`);
     showNumbers(this.latency, "latency", milliseconds(row.latency_ms));
@@ -58,8 +93,21 @@ class Tile {
     drawLines(this.latencySpark, latencySeries(history), SPARK_SAMPLES);
   }
 
+  /** Shows whether what is shown is of now; called now and then, whatever comes or does not come. */
+  showFreshness() {
+    const row = rows.get(this.name);
+    const live = isLive(row);
+    setAttribute(this.element, "data-live", String(live));
+    if (!this.visible) return;
+    setText(this.state, live ? `, ${whatNow(row)}, ` : ", not heard of, ");
+    showVeil(this.picture, this.veil, this.veilTitle, this.veilText, row);
+    showAge(this);
+  }
+
   /** @param {ImageBitmap} bitmap @param {any} shot */
   draw(bitmap, shot) {
+    this.takenAt = performance.now() - shot.age_seconds * 1000;
+    showAge(this);
     drawShot(this.canvas, bitmap, shot, { boxes: true, labels: true, crowd: this.canvas.clientWidth < 520, geometry: null });
     setAttribute(this.canvas, "aria-label", `Picture of ${this.name}: ${counted(countLabels(shot.detections)) || "nothing found"}`);
   }
@@ -67,6 +115,7 @@ class Tile {
   /** Frees the memory of a picture that nobody sees. */
   hide() {
     this.visible = false;
+    this.takenAt = null;
     Object.assign(this.canvas, { width: 16, height: 9 });
     havePictures.delete(this.name);
   }
@@ -88,9 +137,10 @@ function showVeil(picture, veil, title, text, row) {
   const up = row.state === "up";
   veil.hidden = up && havePictures.has(row.name);
   picture.classList.toggle("stale", !up);
-  setAttribute(picture, "data-state", row.state);
+  setAttribute(picture, "data-state", isResting(row) ? "resting" : row.state);
   if (veil.hidden) return;
-  setText(title, up ? "Waiting for a picture" : notUpFor(row));
+  if (up) setText(title, "Waiting for a picture");
+  else setText(title, isLive(row) ? notUpFor(row) : `${whatNow(row)} when last heard of`);
   setText(text, up ? "" : whyNot(row));
 }
 
@@ -107,10 +157,15 @@ const sight = new IntersectionObserver(
   { rootMargin: "80px" },
 );
 
-/** @param {any[]} streams the rows of an overview, by name @param {boolean} fresh whether histories begin anew */
-function updateRows(streams, fresh) {
+/**
+ * @param {any[]} streams the rows of an overview, by name
+ * @param {boolean} fresh whether histories begin anew
+ * @param {number} ageSeconds of the overview
+ */
+function updateRows(streams, fresh, ageSeconds) {
   rows.clear();
   for (const row of streams) {
+    row.takenAt = row.age_seconds === null ? null : performance.now() - (row.age_seconds + ageSeconds) * 1000;
     const before = fresh ? [] : histories.get(row.name) ?? [];
     histories.set(row.name, [...before, ...row.samples].slice(-90));
     rows.set(row.name, row);
@@ -149,7 +204,7 @@ function updateWall(choice) {
 }
 
 function isChosen(row, { show, find }) {
-  const right = show === "all" || (show === "up") === (row.state === "up");
+  const right = show === "all" || (show === "up" ? isUp(row) : isProblem(row));
   return right && row.name.toLowerCase().includes(find);
 }
 

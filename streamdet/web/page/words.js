@@ -40,13 +40,22 @@ const STAGES = {
 const stateWord = (state) => STATES[state] ?? state;
 
 /** What a stream does, in a word or two. @param {{state: string, reason: string | null}} row */
-const whatNow = (row) => (row.state === "connecting" && row.reason ? "Trying again" : stateWord(row.state));
+function whatNow(row) {
+  if (row.reason === "paused") return "Paused";
+  return row.state === "connecting" && row.reason ? "Trying again" : stateWord(row.state);
+}
+
+/** Streams that rest because they were told to, or because their film is over: that is no problem. */
+const isResting = (row) => row.state === "down" && (row.reason === "paused" || row.reason === "ended");
+
+/** @param {number} seconds */
+const lastSeen = (seconds) => `Last seen ${duration(seconds)} ago`;
 
 /** The same, and for how long it has not been up: a try that fails as the one before begins nothing anew. */
 function notUpFor(row) {
   if (row.since === null) return whatNow(row);
   const since = duration(serverNow() - row.since);
-  return row.state === "connecting" && row.reason ? `Trying again after ${since}` : `${stateWord(row.state)} for ${since}`;
+  return row.state === "connecting" && row.reason ? `Trying again after ${since}` : `${whatNow(row)} for ${since}`;
 }
 
 /**
