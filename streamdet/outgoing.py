@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from streamdet import wire
@@ -29,8 +29,14 @@ from streamdet.types import (
     StreamStatus,
 )
 
-# However often somebody subscribes, the state of a stream is repeated at most this often.
-_MIN_STATE_INTERVAL_SECONDS = 0.1
+# After a subscription the state of a stream is repeated at once, but so long after the last time; twice as long each
+# time that another one follows soon. A client that comes and goes would otherwise flood all others.
+_MIN_STATE_PAUSE_SECONDS = 0.1
+_MAX_STATE_PAUSE_SECONDS = 10.0
+_PAUSES_TO_CALM_DOWN = 10
+_MAX_REPEATED_STATES_PER_SECOND = 1000
+
+_STATES = b"state/"
 
 _Event = TypeVar("_Event", DetectionEvent, StateEvent, PreviewEvent)
 
@@ -50,9 +56,23 @@ class Found:
 
 @dataclass(slots=True)
 class _LastState:
+    """What was published of a stream last.
+
+    Attributes:
+        status: of the stream.
+        event: as it was published; None where it could not be.
+        sent_monotonic_seconds: when.
+        due_monotonic_seconds: when it is repeated.
+        pause_seconds: how long after the last time a subscription has it repeated.
+        is_asked_for: whether a subscription has made it due.
+    """
+
     status: StreamStatus
+    event: StateEvent | None
     sent_monotonic_seconds: float
     due_monotonic_seconds: float
+    pause_seconds: float = 0.0
+    is_asked_for: bool = False
 
 
 class Outgoing:
@@ -62,7 +82,7 @@ class Outgoing:
         epoch: new at each start of the daemon.
         state_interval_seconds: how often the state of a stream is repeated.
         metrics: counts frames and events.
-        send: gets the parts of each event, with its topic and number.
+        send: gets the parts of each event, with its topic, its number, and whether to keep it for replay.
         offer: gets each frame of which a preview may be made.
         tracer: follows some of the frames.
 
@@ -75,7 +95,7 @@ class Outgoing:
         epoch: str,
         state_interval_seconds: float,
         metrics: Metrics,
-        send: Callable[[str, int, list[bytes]], None],
+        send: Callable[[str, int, list[bytes], bool], None],
         offer: Callable[[DetectionEvent, Picture], None],
         tracer: Tracer | None = None,
     ) -> None:
@@ -102,11 +122,19 @@ class Outgoing:
 
     def subscribed(self, prefix: bytes) -> None:
         """Makes the states due that somebody has just subscribed to."""
+        if not prefix.startswith(_STATES) and not _STATES.startswith(prefix):
+            return
+        now = time.monotonic()
+        shortest_seconds = max(_MIN_STATE_PAUSE_SECONDS, len(self._states) / _MAX_REPEATED_STATES_PER_SECOND)
         for stream, last in self._states.items():
-            if wire.topic("state", stream).encode().startswith(prefix):
-                last.due_monotonic_seconds = min(
-                    last.due_monotonic_seconds, last.sent_monotonic_seconds + _MIN_STATE_INTERVAL_SECONDS
-                )
+            if not wire.topic("state", stream).encode().startswith(prefix):
+                continue
+            since_seconds = now - last.sent_monotonic_seconds
+            if last.pause_seconds < shortest_seconds or since_seconds > _PAUSES_TO_CALM_DOWN * last.pause_seconds:
+                last.pause_seconds = shortest_seconds
+            due = last.sent_monotonic_seconds + last.pause_seconds
+            if due < last.due_monotonic_seconds:
+                last.due_monotonic_seconds, last.is_asked_for = due, True
 
     def forget_stream(self, stream: str) -> None:
         """Repeats nothing more of a stream; its numbers are kept."""
@@ -136,7 +164,19 @@ class Outgoing:
         now = time.monotonic()
         for last in list(self._states.values()):
             if last.due_monotonic_seconds <= now:
-                self.send_state(last.status)
+                self._repeat_state(last, now)
+
+    def _repeat_state(self, last: _LastState, now: float) -> None:
+        """Sends a state again, with its number: who has it already has lost nothing, and nothing has to be kept."""
+        scene = self._scenes.get(last.status.stream)
+        event = last.event
+        if event is None or event.geometry != (scene.geometry if scene else None):
+            self.send_state(last.status)
+            return
+        last.sent_monotonic_seconds, last.due_monotonic_seconds = now, now + self._state_interval_seconds
+        if last.is_asked_for:
+            last.pause_seconds, last.is_asked_for = min(2 * last.pause_seconds, _MAX_STATE_PAUSE_SECONDS), False
+        self._publish("state", event.stream, lambda _: replace(event, published_at=time.time()), repeats_seq=event.seq)
 
     def send_detections(self, found: Found) -> None:
         """What was found in one frame."""
@@ -162,9 +202,8 @@ class Outgoing:
     def send_state(self, status: StreamStatus) -> None:
         """What a stream does."""
         now = time.monotonic()
-        self._states[status.stream] = _LastState(status, now, now + self._state_interval_seconds)
         scene = self._scenes.get(status.stream)
-        self._publish(
+        event = self._publish(
             "state",
             status.stream,
             lambda seq: StateEvent(
@@ -179,6 +218,9 @@ class Outgoing:
                 geometry=scene.geometry if scene else None,
             ),
         )
+        before = self._states.get(status.stream)
+        pause_seconds = before.pause_seconds if before else 0.0
+        self._states[status.stream] = _LastState(status, event, now, now + self._state_interval_seconds, pause_seconds)
 
     def send_preview(self, preview: Preview) -> None:
         """A picture."""
@@ -218,17 +260,25 @@ class Outgoing:
             # A mask hides what must not be seen: where none can be applied, nothing is shown.
             return () if scene.hides else detections, ()
 
-    def _publish(self, kind: wire.Kind, stream: str, make: Callable[[int], _Event]) -> _Event | None:
-        """Numbers, encodes and sends an event; None, and no number is used, where it cannot be encoded."""
+    def _publish(
+        self, kind: wire.Kind, stream: str, make: Callable[[int], _Event], *, repeats_seq: int | None = None
+    ) -> _Event | None:
+        """Numbers, encodes and sends an event, or again one that has a number.
+
+        None, and no number is used, where it cannot be encoded.
+        """
         topic = wire.topic(kind, stream)
-        seq = self.seqs[topic] + 1
+        is_new = repeats_seq is None
+        seq = self.seqs[topic] + 1 if repeats_seq is None else repeats_seq
         try:
             event = make(seq)
             parts = wire.to_message(event)
         except Exception as error:  # noqa: BLE001 - whatever it is: other events are to be published
             self._metrics.unexpected.report("events", error, f"an event of {topic} is not published", stream)
             return None
-        self.seqs[topic] = seq
-        self._send_parts(topic, seq, parts)
+        if is_new:
+            self.seqs[topic] = seq
+        # Pictures are too large to be kept, and what is repeated is kept already.
+        self._send_parts(topic, seq, parts, is_new and kind != "preview")
         self._metrics.event_published(topic)
         return event

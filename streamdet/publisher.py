@@ -262,9 +262,9 @@ class Publisher(Worker):
         if self._replay is not None:
             self._replay.forget_stream(stream)
 
-    def _send(self, topic: str, seq: int, parts: list[bytes]) -> None:
-        # Kept first: whoever gets an event can ask for those before it. Pictures are too large to be kept.
-        if self._replay is not None and len(parts) == 2:
+    def _send(self, topic: str, seq: int, parts: list[bytes], is_kept: bool) -> None:
+        # Kept first: whoever gets an event can ask for those before it.
+        if self._replay is not None and is_kept:
             try:
                 self._replay.add(topic, seq, parts[1])
             except Exception as error:  # noqa: BLE001 - whatever it is: the event is to be sent

@@ -129,7 +129,7 @@ def test_repeated_states_are_neither_gaps_nor_lost() -> None:
         publisher.put_status(status_of("a"))
         received = [next(events) for _ in range(5)]
     seqs = [item.seq for item in received if isinstance(item, StateEvent)]
-    assert seqs == list(range(seqs[0], seqs[0] + 5))
+    assert seqs == [1] * 5
 
 
 def test_a_slow_reader_is_told_what_it_lost() -> None:

@@ -14,9 +14,10 @@ import pytest
 import zmq
 from publishing import CAR, PERSON, frame_of, metrics_of, publisher_at, status_of
 
-from streamdet.config import StreamConfig
+from streamdet.config import ReplayConfig, StreamConfig
 from streamdet.endpoint import parse_endpoint
 from streamdet.errors import EndpointError
+from streamdet.outgoing import Outgoing
 from streamdet.publisher import MAX_PENDING
 from streamdet.redact import remember_secret
 from streamdet.types import Detection, Drop, Reason, State
@@ -135,13 +136,28 @@ def test_a_late_joiner_gets_the_states_at_once() -> None:
             assert not third.poll(200)
 
 
-def test_states_are_repeated_with_the_next_number() -> None:
-    with publisher_at(state_interval_seconds=0.05) as publisher, subscriber(publisher.endpoint) as sub:
+def test_states_are_repeated_with_their_number_and_not_kept() -> None:
+    replay = ReplayConfig(endpoint="tcp://127.0.0.1:0")
+    with (
+        publisher_at(state_interval_seconds=0.05, replay=replay) as publisher,
+        subscriber(publisher.endpoint) as sub,
+    ):
         publisher.put_status(status_of("a"))
         events = [receive(sub) for _ in range(4)]
-    first = events[0]["seq"]
-    assert [e["seq"] for e in events] == list(range(first, first + 4))
+        assert publisher._replay is not None
+        assert len(publisher._replay._ring) == 1
+        publisher.put_status(status_of("a", State.DOWN, Reason.ENDED))
+        while (event := receive(sub))["state"] == "up":
+            events.append(event)
+        # Shapes that are drawn anew are news.
+        publisher.set_rules(rules_of("a", zones=[DOOR]))
+        while "geometry" not in (event := receive(sub)):
+            assert event["seq"] == 2
+        assert (event["seq"], event["state"]) == (3, "down")
+        wait_until(lambda: len(publisher._replay._ring) == 3)  # type: ignore[union-attr] # it was there above
+    assert {e["seq"] for e in events} == {1}
     assert len({e["since"] for e in events}) == 1
+    assert len({e["published_at"] for e in events}) == len(events)
 
 
 def test_secrets_do_not_leave() -> None:
@@ -274,6 +290,28 @@ def test_a_forgotten_stream_is_silent_until_it_is_added_again() -> None:
                 event = receive(sub)
     assert (event["stream"], event["seq"], event["frame"]["seq"]) == ("a", 2, 3)
     assert metrics.ledger.snapshot()["a"].dropped[Drop.SHUTDOWN] == 1
+
+
+def test_who_comes_and_goes_does_not_have_states_repeated_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, sent = 1000.0, []
+    monkeypatch.setattr("streamdet.outgoing.time.monotonic", lambda: now)
+    outgoing = Outgoing("e", 3600.0, metrics_of(), lambda topic, *_: sent.append((now, topic)), lambda *_: None)
+    for stream in ("a", "b"):
+        outgoing.send_state(status_of(stream))
+    for _ in range(600):
+        now += 0.1
+        outgoing.subscribed(b"state/a/")
+        outgoing.repeat_states()
+    # At first at once, then ever more rarely: 8 times in the first half of a minute, 3 in the second.
+    times = [at for at, topic in sent if topic == "state/a/"][1:]
+    assert times[0] < 1000.3
+    assert len(times) <= 12
+    assert sent.count((1000.0, "state/b/")) == [topic for _, topic in sent].count("state/b/") == 1
+    # After some rest it is there at once again.
+    now += 200
+    outgoing.subscribed(b"")
+    outgoing.repeat_states()
+    assert sent[-2:] == [(now, "state/a/"), (now, "state/b/")]
 
 
 def test_a_flood_of_subscriptions_does_not_flood_the_others() -> None:
