@@ -184,6 +184,8 @@ class Commands:
             "since": status.since if status else None,
             "fps_in": round(fps.captured, 2) if fps else 0.0,
             "fps_out": round(fps.published, 2) if fps else 0.0,
+            "fps_rate_limited": round(fps.rate_limited, 2) if fps else 0.0,
+            "fps_overload": round(fps.overload, 2) if fps else 0.0,
             "url": redact(stream.url),
             "origin": "run_time" if change is not None and change.action == "add" else "file",
             "changed": sorted(change.values) if change is not None and change.action == "change" else [],

@@ -33,6 +33,7 @@ _LIVE_COLUMNS = ("stream", "state", "fps in", "out", "p50", "p99", "dropped", "i
 _SUMMARY_COLUMNS = ("stream", "captured", "published", "dropped", "fps", "p50", "p99")
 _WIDE_ONLY = {"p50", "p99", "in the picture"}
 _WIDE_CHARACTERS = 75
+_WHY_DROPPED = {Drop.RATE_LIMITED: "by max_fps", Drop.SUPERSEDED: "by overload", Drop.STALE: "by overload"}
 _COLOURS = {State.UP: "green", State.CONNECTING: "yellow", State.STALLED: "yellow", State.DOWN: "red"}
 
 
@@ -79,6 +80,7 @@ class _Seen:
     latencies_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_LATENCIES))
     arrivals: deque[float] = field(default_factory=deque)
     labels: Counter[str] = field(default_factory=Counter)
+    objects: dict[int, str] = field(default_factory=dict)
 
     def fps(self, now: float) -> float:
         while self.arrivals and now - self.arrivals[0] > _RATE_WINDOW_SECONDS:
@@ -164,6 +166,7 @@ class DemoView(Worker):
         return {
             "streams": streams,
             "detections": _detections_by_label(self._daemon),
+            "objects": dict(Counter(label for seen in self._seen.values() for label in seen.objects.values())),
             "epoch": self._daemon.epoch,
             "seconds": round(took, 2),
         }
@@ -173,6 +176,7 @@ class DemoView(Worker):
         seen.latencies_seconds.append(event.published_at - event.frame.captured_at)
         seen.arrivals.append(time.monotonic())
         seen.labels = Counter(found.label for found in event.detections)
+        seen.objects.update({found.track_id: found.label for found in event.detections if found.track_id is not None})
         line = Text(f"{event.stream:12} frame {event.frame.seq:5}  ", style="dim")
         for label, count in seen.labels.most_common():
             line.append(f"{count} {label}  ", style="bold green" if label == "person" else "cyan")
@@ -227,14 +231,15 @@ def _milliseconds(seconds: float | None) -> str:
 
 def summary_table(summary: dict[str, Any], characters: int) -> Table:
     """The summary for people, on a terminal of so many characters."""
-    found = ", ".join(f"{count} {label}" for label, count in summary["detections"].items() if count) or "nothing"
+    detections, objects = (_counted(summary[what]) for what in ("detections", "objects"))
+    found = f"{objects or 'no objects'}, in {detections} detections" if detections else "nothing"
     table, columns = _table(_SUMMARY_COLUMNS, characters)
     table.title = (
         f"{summary['seconds']:.0f} seconds; found: {found}{'; p50 and p99 of the latency' * ('p50' in columns)}"
     )
     for name, stream in summary["streams"].items():
         latency = stream["latency_seconds"]
-        reasons = ", ".join(f"{count} {reason}" for reason, count in stream["dropped"].items() if count)
+        reasons = _why_dropped(stream["dropped"])
         cells = {
             "stream": name,
             "captured": str(stream["captured"]),
@@ -246,6 +251,19 @@ def summary_table(summary: dict[str, Any], characters: int) -> Table:
         }
         table.add_row(*(cells[column] for column in columns))
     return table
+
+
+def _counted(by_label: dict[str, int]) -> str:
+    """As in "3 person, 1 bus"; empty where there is nothing."""
+    return ", ".join(f"{count} {label}" for label, count in by_label.items() if count)
+
+
+def _why_dropped(dropped: dict[str, int]) -> str:
+    """As in "90 by max_fps, 2 by overload": the one is as it was configured, the other is not."""
+    words: Counter[str] = Counter()
+    for reason, count in dropped.items():
+        words[_WHY_DROPPED.get(Drop(reason), reason)] += count
+    return ", ".join(f"{count} {why}" for why, count in words.items() if count)
 
 
 def _table(columns: tuple[str, ...], characters: int) -> tuple[Table, tuple[str, ...]]:

@@ -15,6 +15,8 @@ from streamdet.types import State
 _TICK_SECONDS = 1.0
 # How long frames may be due without one coming out, where no watchdog says it.
 _STUCK_SECONDS = 60.0
+# Frames per second that are left out, from which on it is said.
+_NOTABLE = 0.1
 
 
 class Pulse:
@@ -45,6 +47,7 @@ class Pulse:
         self._rates.sample()
         if self._spare is not None:
             self._inference.limit(self._spare.sample())
+        self._streams.settle_log()
         self._report()
         if time.monotonic() >= self._trim_at:
             trim_memory()
@@ -56,7 +59,13 @@ class Pulse:
         rates = self._rates.fps().values()
         fps_in, fps_out = sum(fps.captured for fps in rates), sum(fps.published for fps in rates)
         up = f"{states.count(State.UP)} of {len(states)} streams up"
-        systemd.status(f"{up}, {fps_in:.1f} fps in, {fps_out:.1f} fps out")
+        limited, overload = sum(fps.rate_limited for fps in rates), sum(fps.overload for fps in rates)
+        why = (
+            f" ({limited:.1f} left out by max_fps, {overload:.1f} by overload)"
+            if limited + overload >= _NOTABLE
+            else ""
+        )
+        systemd.status(f"{up}, {fps_in:.1f} fps in, {fps_out:.1f} fps out{why}")
         self._feed_watchdog()
 
     def _feed_watchdog(self) -> None:

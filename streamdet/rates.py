@@ -7,17 +7,29 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from streamdet.ledger import Ledger
+from streamdet.ledger import Ledger, StreamLedger
+from streamdet.types import Drop
 
 _WINDOW_SECONDS = 5.0
 _SAMPLE_SECONDS = 0.9
 
+_Counts = tuple[int, int, int, int]
+
 
 class Fps(NamedTuple):
-    """Frames per second that came in and went out as events."""
+    """Frames per second of a stream.
+
+    Attributes:
+        captured: came in.
+        published: went out as events.
+        rate_limited: were left out because of `max_fps`, as somebody wants it.
+        overload: were left out because the detector was busy: a newer one came first, or they had become too old.
+    """
 
     captured: float
     published: float
+    rate_limited: float = 0.0
+    overload: float = 0.0
 
 
 class Rates:
@@ -31,7 +43,7 @@ class Rates:
     def __init__(self, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._samples: deque[tuple[float, dict[str, tuple[int, int]]]] = deque()
+        self._samples: deque[tuple[float, dict[str, _Counts]]] = deque()
 
     def sample(self) -> None:
         """Notes the counts of this moment, unless it did so just now; to be called about once a second."""
@@ -46,16 +58,22 @@ class Rates:
         """Of each stream that is there now; 0 for one that has just come."""
         now, counts = self._clock(), self._counts()
         rates = {}
-        for stream, (captured, published) in counts.items():
+        for stream, present in counts.items():
             rates[stream] = Fps(0.0, 0.0)
             for at, earlier in self._samples:
                 # A stream that was removed and added again counts from 0.
-                if stream in earlier and now > at and earlier[stream][0] <= captured:
-                    seconds = now - at
-                    before = earlier[stream]
-                    rates[stream] = Fps((captured - before[0]) / seconds, max(published - before[1], 0) / seconds)
+                if stream in earlier and now > at and earlier[stream][0] <= present[0]:
+                    pairs = zip(present, earlier[stream], strict=True)
+                    rates[stream] = Fps(*(max(count - before, 0) / (now - at) for count, before in pairs))
                     break
         return rates
 
-    def _counts(self) -> dict[str, tuple[int, int]]:
-        return {name: (stream.captured, stream.published) for name, stream in self._ledger.snapshot().items()}
+    def _counts(self) -> dict[str, _Counts]:
+        return {name: _counts_of(stream) for name, stream in self._ledger.snapshot().items()}
+
+
+def _counts_of(stream: StreamLedger) -> _Counts:
+    """As the attributes of `Fps`, in frames."""
+    dropped = stream.dropped
+    overload = dropped[Drop.SUPERSEDED] + dropped[Drop.STALE]
+    return stream.captured, stream.published, dropped[Drop.RATE_LIMITED], overload

@@ -15,13 +15,16 @@ from streamdet.config.tables.stream import keeps_connection
 from streamdet.errors import ApplyError, SourceError
 from streamdet.metrics import Metrics
 from streamdet.publisher import Publisher
+from streamdet.redact import redact
+from streamdet.status_log import StatusLog
 from streamdet.types import Frame, Reason, State, StreamStatus
 from streamdet.worker import Worker
 
 _log = logging.getLogger(__name__)
 
-# A line per state: equal lines are told once a second, and "up" must not be taken for a repeated "connecting".
-_LOG_LINES = {state: f"{state.value}%s" for state in State}
+# A line that names what a reload did names so many streams of each kind, and shows values of so many characters.
+_MOST_NAMES = 20
+_LONGEST_VALUE = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class Streams:
         self._last_seqs: dict[str, int] = {}
         self._statuses: dict[str, StreamStatus] = {}
         self._lock = threading.Lock()
+        self._status_log = StatusLog()
 
     def apply(self, configs: Iterable[StreamConfig]) -> Applied:
         """Makes the running streams those of `configs`; a stream that did not change keeps its connection.
@@ -119,18 +123,22 @@ class Streams:
             self._remove(name)
         for name in [*plan.added, *plan.reconnected, *plan.updated]:
             self._publisher.set_rules(wanted[name])
-        for name in [*plan.reconnected, *plan.updated]:
+        changes = {name: _differences(self._configs[name], wanted[name]) for name in [*plan.reconnected, *plan.updated]}
+        for name in changes:
             self._configs[name] = wanted[name]
             self._queue.update_stream(wanted[name])
         for name in [*plan.added, *plan.reconnected]:
             self._configs[name] = wanted[name]
             self._begin(name, waiting.get(name))
         if plan != Applied():
-            _log.info(
-                "streams: %d added, %d connected anew, %d with other rules, %d removed",
-                len(plan.added), len(plan.reconnected), len(plan.updated), len(plan.removed),
-            )  # fmt: skip
+            changed = [f"{name} ({what})" for name, what in changes.items()]
+            named = {"added": plan.added, "changed": changed, "removed": plan.removed}
+            _log.info("streams: %s", "; ".join(f"{what}: {_some(names)}" for what, names in named.items() if names))
         return plan
+
+    def settle_log(self) -> None:
+        """Has the log say what it left out, of streams that went to and fro and do so no more."""
+        self._status_log.settle()
 
     def take_down(self, frame: Frame, failure: SourceError) -> None:
         """Has the connection closed that a frame came from, and opened again later; from any thread."""
@@ -205,6 +213,7 @@ class Streams:
         self._queue.remove_stream(name)
         self._publisher.forget_stream(name)
         self._metrics.remove_stream(name)
+        self._status_log.forget(name)
         del self._configs[name]
         with self._lock:
             self._statuses.pop(name, None)
@@ -231,6 +240,29 @@ class Streams:
         with self._lock:
             self._statuses[status.stream] = status
         self._publisher.put_status(status)
-        level = logging.INFO if status.reason in (None, Reason.PAUSED) else logging.WARNING
-        why = f" ({status.reason.value}: {status.detail})" if status.reason else ""
-        _log.log(level, _LOG_LINES[status.state], why, extra={"stream": status.stream})
+        self._status_log.changed(status)
+
+
+def _differences(before: StreamConfig, after: StreamConfig) -> str:
+    """What has changed of a stream, as in "max_fps 5 -> 10, zones"; without secrets."""
+    differences = []
+    for key in StreamConfig.model_fields:
+        old, new = _shown(getattr(before, key)), _shown(getattr(after, key))
+        if getattr(before, key) != getattr(after, key):
+            differences.append(f"{key} {old} -> {new}" if old and new and old != new else key)
+    return ", ".join(differences)
+
+
+def _shown(value: object) -> str:
+    """A plain value as it stands in the file; empty for one that a line has no room for."""
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = redact(f"{value:g}" if isinstance(value, float) else str(value))
+    return text if isinstance(value, str | int | float) and len(text) <= _LONGEST_VALUE else ""
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more

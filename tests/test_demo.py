@@ -24,6 +24,7 @@ def test_the_summary_shows_persons_in_both_streams_and_the_ledger_balances() -> 
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
     assert summary["detections"]["person"] > 20
+    assert 0 < summary["objects"]["person"] < summary["detections"]["person"]
     assert len(summary["streams"]) == 2
     for stream in summary["streams"].values():
         assert stream["published"] > 0
@@ -48,10 +49,15 @@ def summary() -> dict[str, object]:
         "captured": 301, "published": 299, "dropped": {"superseded": 2, "stale": 0}, "in_flight": 0, "fps": 9.97,
         "latency_seconds": {"p50": 0.041, "p99": 0.244},
     }  # fmt: skip
-    return {"streams": {"campus-east": stream}, "detections": {"person": 6206, "bus": 0}, "seconds": 30.1}
+    return {
+        "streams": {"campus-east": stream},
+        "detections": {"person": 6206, "bus": 0},
+        "objects": {"person": 41},
+        "seconds": 30.1,
+    }
 
 
-@pytest.mark.parametrize(("characters", "expected"), [(100, "2 superseded"), (50, "      2")])
+@pytest.mark.parametrize(("characters", "expected"), [(100, "2 by overload"), (50, "      2")])
 def test_a_narrow_terminal_gets_fewer_columns_and_cuts_nothing_off(characters: int, expected: str) -> None:
     console = Console(width=characters, file=io.StringIO())
     console.print(summary_table(summary(), characters))

@@ -6,9 +6,11 @@ import pytest
 
 from streamdet import pulse, systemd
 from streamdet.inference import InferenceGroup
+from streamdet.ledger import Ledger
 from streamdet.pulse import Pulse
-from streamdet.rates import Rates
+from streamdet.rates import Fps, Rates
 from streamdet.streams import Streams
+from streamdet.types import Drop
 
 
 class Idle:
@@ -25,6 +27,9 @@ class Idle:
 
     def statuses(self) -> dict[str, object]:
         return {}
+
+    def settle_log(self) -> None:
+        pass
 
 
 class Batches:
@@ -80,3 +85,31 @@ def test_inference_is_held_to_the_cores_where_it_shares_them() -> None:
         batches = Batches(3, 0.5)
         Pulse(cast("Rates", idle), cast("Streams", idle), cast("InferenceGroup", batches), cores).beat()
         assert batches.limits == wanted
+
+
+class Moment:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_max_fps_leaves_out_is_told_apart_from_overload(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, clock = Ledger(), Moment()
+    rates = Rates(ledger, clock)
+    ledger.add_stream("yard")
+    rates.sample()
+    clock.now = 2.0
+    for _ in range(20):
+        ledger.captured("yard")
+    for drop, count in {Drop.RATE_LIMITED: 10, Drop.SUPERSEDED: 3, Drop.STALE: 1, Drop.SHUTDOWN: 1}.items():
+        for _ in range(count):
+            ledger.dropped("yard", drop)
+    for _ in range(5):
+        ledger.published("yard")
+    assert rates.fps() == {"yard": Fps(captured=10, published=2.5, rate_limited=5, overload=2)}
+    said: list[str] = []
+    monkeypatch.setattr(systemd, "status", said.append)
+    idle, batches = Idle(), Batches(1, 1.0)
+    Pulse(rates, cast("Streams", idle), cast("InferenceGroup", batches)).beat()
+    assert said == ["0 of 0 streams up, 10.0 fps in, 2.5 fps out (5.0 left out by max_fps, 2.0 by overload)"]

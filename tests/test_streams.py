@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -79,6 +80,28 @@ def test_only_what_changed_is_connected_anew(running: Running) -> None:
     assert (
         streams.apply([clip("a"), clip("b", max_fps=5, weight=2), clip("c", stall_seconds=7), clip("e")]) == Applied()
     )
+
+
+def test_the_log_names_what_a_reload_did_without_secrets(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    zone = {"name": "door", "polygon": [[0, 0], [1, 0], [1, 1]]}
+    old, new = (StreamConfig(name="old", url=f"rtsp://u:{secret}@127.0.0.1:9/") for secret in ("pl4nted1", "pl4nted2"))
+    running.streams.apply([clip("front", max_fps=5), clip("gone"), old])
+    running.streams.apply(
+        [
+            clip("front", max_fps=10, zones=[zone], paused=True),
+            new,
+            clip("yard"),
+        ]
+    )
+    running.streams.apply([clip(f"s{number}", paused=True) for number in range(25)])
+    lines = [text for text in caplog.messages if text.startswith("streams: ")]
+    assert lines[0] == "streams: added: front, gone, old"
+    assert lines[1] == (
+        "streams: added: yard; changed: front (max_fps 5 -> 10, zones, paused false -> true), old (url); removed: gone"
+    )
+    assert "s19 and 5 more; removed: " in lines[2]
+    assert "pl4nted" not in caplog.text
 
 
 def test_frames_are_numbered_on_over_a_reconnect_and_a_removal(running: Running) -> None:

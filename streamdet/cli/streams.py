@@ -19,6 +19,7 @@ from streamdet.control.client import ask, find_socket
 from streamdet.errors import ConfigError, StreamdetError
 
 _LINE_CHARACTERS = 160
+_NOTABLE_FPS = 0.05
 _COLOURS = {"up": "green", "connecting": "yellow", "stalled": "yellow", "down": "red"}
 _EPILOG = """\b
 Examples:
@@ -212,15 +213,35 @@ def _absolute(url: str) -> str:
     return str(Path(url).absolute()) if is_path else url
 
 
+def _left_out(stream: dict[str, Any], key: str) -> str:
+    """Frames per second that were left out for a reason; empty where none were, or the daemon is older than that."""
+    fps = stream.get(key, 0.0)
+    return f"-{fps:.1f}" if fps >= _NOTABLE_FPS else ""
+
+
 def _print(result: dict[str, Any]) -> None:
-    table = Table("stream", "state", "fps in", "out", "from", "kept", "url", "problem", box=None, pad_edge=False)
+    table = Table(
+        "stream",
+        "state",
+        "fps in",
+        "out",
+        "max_fps",
+        "overload",
+        "from",
+        "kept",
+        "url",
+        "problem",
+        box=None,
+        pad_edge=False,
+    )
     for stream in result["streams"]:
         origin = "run time" if stream["origin"] == "run_time" else "file"
         changed = f" ({', '.join(stream['changed'])} changed)" if stream["changed"] else ""
         why = f"{stream['reason']}: {stream['detail']}" if stream["reason"] else ""
         table.add_row(
             Text(stream["name"]), Text(stream["state"], style=_COLOURS.get(stream["state"], "")),
-            f"{stream['fps_in']:.1f}", f"{stream['fps_out']:.1f}", Text(origin + changed),
+            f"{stream['fps_in']:.1f}", f"{stream['fps_out']:.1f}",
+            _left_out(stream, "fps_rate_limited"), _left_out(stream, "fps_overload"), Text(origin + changed),
             "yes" if stream["persisted"] else "no", Text(stream["url"]), Text(why),
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else _LINE_CHARACTERS, highlight=False).print(table)

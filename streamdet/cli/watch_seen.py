@@ -34,7 +34,10 @@ _SUMMARY_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("fps", "right"),
     ("lost", "right"),
     ("objects", "left"),
+    ("detections", "left"),
 )
+# Of the newest objects of a stream it is known that they have been counted.
+_MOST_KNOWN_OBJECTS = 10_000
 
 
 @dataclass
@@ -47,6 +50,8 @@ class _Stream:
     frames: int = 0
     lost: int = 0
     labels: Counter[str] = field(default_factory=Counter)
+    objects: Counter[str] = field(default_factory=Counter)
+    known_objects: dict[tuple[str, int], None] = field(default_factory=dict)
     recent: deque[tuple[float, float]] = field(default_factory=deque)
 
     def fps(self, now: float) -> float:
@@ -56,6 +61,17 @@ class _Stream:
         if len(self.recent) < 2:
             return 0.0
         return (len(self.recent) - 1) / max(now - self.recent[0][0], 1e-3)
+
+    def count(self, event: DetectionEvent) -> None:
+        """Counts the boxes of a frame, and each tracked object once."""
+        self.frames += 1
+        self.labels.update(found.label for found in event.detections)
+        for found in event.detections:
+            if found.track_id is not None and (event.epoch, found.track_id) not in self.known_objects:
+                self.known_objects[event.epoch, found.track_id] = None
+                self.objects[found.label] += 1
+        while len(self.known_objects) > _MOST_KNOWN_OBJECTS:
+            del self.known_objects[next(iter(self.known_objects))]
 
 
 class Seen:
@@ -100,8 +116,7 @@ class Seen:
             return None
         latency_seconds = time.time() - item.frame.captured_at
         stream.recent.append((time.monotonic(), latency_seconds))
-        stream.frames += 1
-        stream.labels.update(found.label for found in item.detections)
+        stream.count(item)
         stream.found = _found(item)
         for crossing in item.crossings:
             crossed = f"{crossing.label} #{crossing.track_id} went {crossing.direction} over {crossing.line}"
@@ -140,10 +155,15 @@ class Seen:
         for title, justify in _SUMMARY_COLUMNS:
             table.add_column(title, justify=justify)
         for name, stream in sorted(self._streams.items()):
-            objects = ", ".join(f"{count} {label}" for label, count in stream.labels.most_common()) or "-"
+            objects, detections = (
+                ", ".join(f"{count} {label}" for label, count in counts.most_common()) or "-"
+                for counts in (stream.objects, stream.labels)
+            )
             fps = stream.frames / max(self.elapsed_seconds, 1e-3)
             state = "-" if stream.state is None else stream.state.state.value
-            table.add_row(Text(name), state, str(stream.frames), f"{fps:.1f}", str(stream.lost), Text(objects))
+            table.add_row(
+                Text(name), state, str(stream.frames), f"{fps:.1f}", str(stream.lost), Text(objects), Text(detections)
+            )
         return table
 
     def _note(self, stream: str, text: Text) -> Text:
