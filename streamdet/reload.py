@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from streamdet.changes import Change, ChangesFile, merge, merge_what_fits, without_effect
 from streamdet.config import Config, StreamConfig, load_config
+from streamdet.config.last_good import last_good
 from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
 from streamdet.log import configure_logging
 from streamdet.metrics import Metrics
@@ -56,6 +57,7 @@ class ConfigInForce:
 
     def __init__(self, config: Config, path: Path | None, changes_path: Path | None, metrics: Metrics) -> None:
         self.path = path
+        self._last_good = None if path is None else last_good(path)
         self._metrics = metrics
         self._started = config
         self._file = config
@@ -85,7 +87,8 @@ class ConfigInForce:
         for note in self._notes():
             _log.info("kept from an earlier run: %s", note)
         streams.apply(self._config.streams)
-        self._metrics.reloaded(time.time())
+        # Where the last good configuration stands in for the file, the file has not been loaded.
+        self._metrics.reloaded(time.time() if self._keep() else None)
 
     def reload(self) -> Reloaded:
         """Reads the file again: all of it takes effect, or nothing does.
@@ -114,6 +117,7 @@ class ConfigInForce:
             message = f"unexpected error: {describe(error)}; see the daemon's log"
             raise ControlError(Refusal.FAILED, message) from error
         self._metrics.reloaded(time.time())
+        self._keep()
         needs_restart = _differing_keys(self._started, config)
         if needs_restart:
             _log.warning("changed, and in force only after a restart: %s", ", ".join(needs_restart))
@@ -200,6 +204,10 @@ class ConfigInForce:
         """What was done to a stream at run time, and whether it would be the same after a restart."""
         change = self._changes.get(name)
         return change, change == self._kept.get(name)
+
+    def _keep(self) -> bool:
+        """Keeps the file as the last one that worked, where that is wanted; false if it is wrong."""
+        return self._last_good is None or self._last_good.keep(self._file)
 
     def _find(self, name: str) -> StreamConfig | None:
         return next((stream for stream in self._config.streams if stream.name == name), None)

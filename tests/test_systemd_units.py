@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -312,3 +313,41 @@ def test_an_instance_reads_nothing_of_another(container: Container) -> None:
         assert container.show(unit, "User") == f"streamdet-{mine}"
         assert int(container.show(unit, "TasksMax")) == 4096
         assert container.show(unit, "MemoryMax") not in {"infinity", ""}
+
+
+@needs_container
+@patient
+def test_a_restart_with_a_wrong_file_says_how_to_go_back_and_goes_back_by_itself_where_told_to(
+    container: Container,
+) -> None:
+    container.run(_STREAMDET, "install-service", "--no-gpu")
+    _write_config(container, "streamdet", "east")
+    config = container.root / "etc/streamdet/streamdet.toml"
+    good = config.read_text()
+    container.run("systemctl", "start", "streamdet")
+    kept = container.root / "var/lib/streamdet/streamdet/last-good.toml"
+    assert kept.read_text() == good
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+    _write_config(container, "streamdet", "east", extra="colour = 3\n")
+    assert container.run("systemctl", "restart", "streamdet", check=False).returncode != 0
+    assert container.show("streamdet", "ExecMainStatus") == "2"
+    log = container.journal("--unit=streamdet")
+    assert "streamdet.toml:8: streams[east].colour" in log
+    (command,) = re.findall(r"^  (sudo .*)$", log, re.MULTILINE)
+    # There is no sudo inside, and we are root.
+    as_user = "setpriv --reuid streamdet --regid streamdet --init-groups"
+    command = command.replace("sudo -u streamdet", as_user).replace("sudo ", "")
+    container.run("/bin/sh", "-c", f"cd /tmp && {command}")
+    assert container.show("streamdet", "ActiveState") == "active"
+    assert config.read_text() == good
+
+    _write_config(container, "streamdet", "east", extra="colour = 3\n")
+    drop_in = container.root / "etc/systemd/system/streamdet.service.d/override.conf"
+    drop_in.write_text("[Service]\nEnvironment=STREAMDET_RUN_OPTIONS=--or-last-good\n")
+    container.run("systemctl", "daemon-reload")
+    container.run("systemctl", "restart", "streamdet")
+    errors = container.journal("--unit=streamdet", "--priority=err", "--boot")
+    assert "running the last configuration that worked instead" in errors
+    assert "streamdet_config_last_reload_successful 0.0" in _get(container, "/metrics")
+    assert kept.read_text() == good

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
 import click
 
-from streamdet.config import load_config
+from streamdet.config import Config, load_config
+from streamdet.config.last_good import last_good
+from streamdet.errors import ConfigError
 from streamdet.log import configure_logging
 from streamdet.restart_delay import RestartDelay
+
+_log = logging.getLogger(__name__)
 
 
 @click.command(
@@ -26,11 +31,19 @@ Exit codes: 0 stopped, 1 unexpected error, 2 bad configuration, 69 weights or po
     "--config", "config_path", type=click.Path(path_type=Path, readable=False),
     default=Path("/etc/streamdet/streamdet.toml"), show_default=True, help="The configuration, a TOML file.",
 )  # fmt: skip
+@click.option(
+    "--or-last-good", is_flag=True,
+    help="If the file is wrong, run the last configuration that worked (as a service only), and report it as an error.",
+)  # fmt: skip
 @click.option("--until-ended", is_flag=True, help="Stop when every stream (then: every file) has come to its end.")
-def command(config_path: Path, *, until_ended: bool) -> None:
+def command(config_path: Path, *, or_last_good: bool, until_ended: bool) -> None:
     """Detect objects in the streams of a configuration file, until told to stop."""
-    config = load_config(config_path)
+    config, problems = _config(config_path, or_last_good=or_last_good)
     configure_logging(config.log)
+    for problem in problems:
+        _log.error("%s", problem)
+    if problems:
+        _log.error("%s is wrong: running the last configuration that worked instead of it", config_path)
     restart_delay = RestartDelay()
     restart_delay.wait()
     from streamdet.daemon import Daemon  # noqa: PLC0415 - a bad configuration should be told before torch loads
@@ -41,3 +54,23 @@ def command(config_path: Path, *, until_ended: bool) -> None:
     if code == 0:
         restart_delay.forget()
     sys.exit(code)
+
+
+def _config(path: Path, *, or_last_good: bool) -> tuple[Config, list[str]]:
+    """What to run; and what is wrong with the file, if it is not that.
+
+    Raises:
+        ConfigError: the file is wrong; it says how to go back, where there is something to go back to.
+    """
+    try:
+        return load_config(path), []
+    except ConfigError as error:
+        kept = last_good(path)
+        if kept is None:
+            raise
+        if not or_last_good:
+            raise ConfigError([*error.problems, *kept.offer()]) from None
+        try:
+            return kept.load(), error.problems
+        except ConfigError:
+            raise error from None

@@ -23,17 +23,21 @@ from streamdet.errors import ConfigError
 from streamdet.redact import redact
 
 
-def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+def load_config(path: Path, environ: Mapping[str, str] = os.environ, *, text: str | None = None) -> Config:
     """Reads a configuration file.
 
     Args:
         path: the file, TOML in UTF-8.
         environ: where `${NAME}` is looked up, and CREDENTIALS_DIRECTORY with it.
+        text: what to read in its place, as if it stood there.
 
     Raises:
         ConfigError: with everything that is wrong, a line each, without secrets.
     """
-    return load_config_and_warnings(path, environ)[0]
+    path = Path(path)
+    text = read_text(path) if text is None else text
+    written = parse(path, text)
+    return _Reading(path, lines_of_keys(text)).read(written, environ)
 
 
 def load_config_and_warnings(path: Path, environ: Mapping[str, str] = os.environ) -> tuple[Config, list[str]]:
