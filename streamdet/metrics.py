@@ -171,6 +171,8 @@ class Metrics:
         """A stream changed its state."""
         series = self._streams.get(status.stream)
         if series is not None:
+            if status.state is State.UP and series.state not in (State.UP, State.STALLED):
+                series.connects += 1
             series.state, series.reason = status.state, status.reason
             if status.state is not State.UP:
                 self._shapes.nothing_seen(status.stream)

@@ -19,10 +19,12 @@ class StreamSeries:
         last_frame_at: Unix time in seconds of the newest frame; 0 before the first.
         state: what the stream is doing; None before it was told.
         reason: why it is not up; None while it is.
+        connects: how often it came up after it had not been connected.
         nominal_fps: frames per second at the beginning of the connection; 0 until they are measured.
     """
 
     __slots__ = (
+        "connects",
         "detections",
         "event_latency",
         "events",
@@ -38,6 +40,7 @@ class StreamSeries:
         self.last_frame_at = 0.0
         self.state: State | None = None
         self.reason: Reason | None = None
+        self.connects = 0
         self.nominal_fps = 0.0
         self.event_latency = event_latency
         self.previews = previews
@@ -86,6 +89,11 @@ class StreamCollector(Collector):
         reason = GaugeMetricFamily(
             "streamdet_stream_reason", "1 for the reason why the stream is not up.", labels=["stream", "reason"]
         )
+        connects = CounterMetricFamily(
+            "streamdet_stream_connects",
+            "Times that the stream came up: connected, and its first frame decoded.",
+            labels=["stream"],
+        )
         nominal_fps = GaugeMetricFamily(
             "streamdet_stream_nominal_fps",
             "Frames per second, measured over the first 5 s of the connection; 0 until then.",
@@ -95,8 +103,9 @@ class StreamCollector(Collector):
             current = series.state
             last_frame.add_metric([name], series.last_frame_at)
             nominal_fps.add_metric([name], series.nominal_fps)
+            connects.add_metric([name], series.connects)
             if (why := series.reason) is not None:
                 reason.add_metric([name, why.value], 1.0)
             for possible in State:
                 state.add_metric([name, possible.value], float(possible is current))
-        yield from (captured, published, in_flight, dropped, state, reason, last_frame, nominal_fps)
+        yield from (captured, published, in_flight, dropped, state, reason, last_frame, nominal_fps, connects)

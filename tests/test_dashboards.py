@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,38 @@ def test_every_alert_has_a_test_in_which_it_fires() -> None:
     fired = {case["alertname"] for test in tests for case in test["alert_rule_test"] if case["exp_alerts"]}
     rules = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
     assert fired == {rule["alert"] for group in rules for rule in group["rules"]}
+
+
+def test_alerts_that_follow_from_another_are_kept_back() -> None:
+    folder = CONFIGS / "prometheus"
+    rules = {
+        rule["alert"]: rule
+        for group in yaml.safe_load((folder / RULES.name).read_text(encoding="utf-8"))["groups"]
+        for rule in group["rules"]
+    }
+    pairs = set()
+    for inhibition in yaml.safe_load((folder / "alertmanager.yml").read_text(encoding="utf-8"))["inhibit_rules"]:
+        (sources,), (targets,) = (
+            [alerts_of(matcher, rules) for matcher in inhibition[f"{side}_matchers"]] for side in ("source", "target")
+        )
+        assert sources
+        assert targets
+        # An alert that keeps itself back would never be sent.
+        assert not sources & targets
+        pairs |= {(source, target) for source in sources for target in targets}
+    assert ("StreamdetStreamDown", "StreamdetStreamFlapping") in pairs
+    assert {target for source, target in pairs if source == "StreamdetUnreachable"} == rules.keys() - {
+        "StreamdetUnreachable"
+    }
+    # None is kept back by one that it keeps back itself.
+    assert not {(target, source) for source, target in pairs} & pairs
+
+
+def alerts_of(matcher: str, names: Iterable[str]) -> set[str]:
+    found = re.fullmatch(r'alertname(=~?)"([^"]+)"', matcher)
+    assert found, matcher
+    pattern = found[2] if found[1] == "=~" else re.escape(found[2])
+    return {name for name in names if re.fullmatch(pattern, name)}
 
 
 def test_what_only_cuda_has_is_declared() -> None:

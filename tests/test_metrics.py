@@ -255,3 +255,21 @@ def test_a_real_prometheus_scrapes_the_page(metrics: Metrics, prometheus: Promet
     # A series that has gone is stale at the next scrape, not five minutes later.
     metrics.remove_stream("yard")
     prometheus.wait_for("streamdet_frames_captured_total", {"door": 2})
+
+
+def test_a_stream_comes_up_once_for_each_connection(metrics: Metrics) -> None:
+    metrics.add_stream("door", _LABELS)
+    for state, reason, connects in (
+        (State.CONNECTING, None, 0),
+        (State.DOWN, Reason.REFUSED, 0),
+        (State.CONNECTING, Reason.REFUSED, 0),
+        (State.UP, None, 1),
+        (State.UP, None, 1),
+        # The connection is still the same.
+        (State.STALLED, None, 1),
+        (State.UP, None, 1),
+        (State.CONNECTING, Reason.TIMEOUT, 1),
+        (State.UP, None, 2),
+    ):
+        metrics.status(StreamStatus("door", state, reason, "", 1.0))
+        assert metrics.registry.get_sample_value("streamdet_stream_connects_total", {"stream": "door"}) == connects
