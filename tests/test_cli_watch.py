@@ -75,7 +75,9 @@ def test_a_line_tells_tracks_zones_and_crossings() -> None:
             while not done.wait(0.02):
                 seq += 1
                 bottom = 180 + 80 * math.sin(seq / 12)
-                publisher.put_detections(frame_of("yard", seq), [Detection("person", 0.9, (9, bottom - 90, 60, bottom))])
+                publisher.put_detections(
+                    frame_of("yard", seq), [Detection("person", 0.9, (9, bottom - 90, 60, bottom))]
+                )
 
         publishing = threading.Thread(target=publish)
         publishing.start()

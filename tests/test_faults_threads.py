@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import zmq
 from processes import free_ports, stream, wait_until
+from videos import make_video
 
 from streamdet import subscribe
 from streamdet.bench.stand_in import StandIn
@@ -42,7 +43,7 @@ from streamdet.reload import ConfigInForce
 from streamdet.replay import Replay
 from streamdet.spool import Spool
 from streamdet.tracker import Tracker
-from streamdet.types import Detection, Picture
+from streamdet.types import Detection, Drop, Picture, Reason
 from streamdet.wire.replay import Refused, SnapshotRequest, decode_answer, encode_request
 from streamdet.zones import Zones
 
@@ -260,6 +261,38 @@ def test_an_error_in_the_main_thread_drains_too(tmp_path: Path, monkeypatch: pyt
         running.join()
         assert str(running.outcome) == "broken on purpose"
         assert running.daemon.ledger.snapshot()["clip"].in_flight == 0
+
+
+class Choosy(StandIn):
+    """Cannot use small pictures, until it is told to."""
+
+    can_small = False
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        if not self.can_small and any(picture.width < 400 for picture in pictures):
+            message = "no such kernel"
+            raise ValueError(message)
+        return super().detect(pictures)
+
+
+def test_a_stream_whose_pictures_the_detector_cannot_use_is_down_and_others_lose_nothing(tmp_path: Path) -> None:
+    detector = Choosy()
+    odd = stream("odd", make_video(tmp_path / "odd.mp4"), loop=True)
+    with Running(tmp_path, stream("clip", max_fps=20), odd, detector=detector) as running:
+        statuses = running.daemon._streams.statuses  # type: ignore[union-attr] # it runs
+        wait_until(lambda: statuses()["odd"].reason is Reason.DECODE_ERROR, "the odd stream to be down")
+        assert "the picture cannot be used: ValueError: no such kernel" in statuses()["odd"].detail
+        published = running.published("clip")
+        wait_until(lambda: running.published("clip") > published + 5, "frames of the other stream")
+        ledgers = running.daemon.ledger.snapshot()
+        assert ledgers["odd"].dropped[Drop.DECODE_ERROR] > 0
+        assert ledgers["clip"].dropped[Drop.DECODE_ERROR] == 0
+        detector.can_small = True
+        wait_until(lambda: running.published("odd") > 3, "frames of the odd stream, now that it can be used")
+        assert running.outcome is None
+        running.daemon.stop()
+        running.join()
+        assert all(ledger.in_flight == 0 for ledger in running.daemon.ledger.snapshot().values())
 
 
 class Hungry(StandIn):
