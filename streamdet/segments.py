@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
-import time
+import re
+import stat
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
 from streamdet.errors import SpoolError
-from streamdet.segment import Segment
+from streamdet.segment import NotOursError, Segment, check_ours
+from streamdet.trusted_clock import TrustedClock
 from streamdet.wire.replay import MAX_ANSWER_BYTES, MAX_ANSWER_EVENTS, Replayed, ReplayRequest
 
 _MAX_SEGMENT_BYTES = 8 << 20
 _SEGMENTS_OF_A_SPOOL = 16
 _MAX_SEGMENTS = 4096
+_NAME = re.compile(r"[0-9]{10,15}\.log")
+_LOCK = "lock"
+_MAX_NAMES_TOLD = 5
+# Something else stands in the place of the lock.
+_NO_LOCK = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM)
 # What is known about so many of them, some MiB each, is kept for those who ask next.
 _MAX_INDEXED = 4
 
 _log = logging.getLogger(__name__)
+
+
+class _GoneError(Exception):
+    """A segment is gone, or is another file now."""
+
+    def __init__(self, segment: Segment, why: str) -> None:
+        super().__init__(why)
+        self.segment = segment
+        self.why = why
 
 
 class Segments:
@@ -50,11 +67,16 @@ class Segments:
         self._max_age_seconds = max_age_seconds
         self._epoch = epoch
         self._last_seqs = last_seqs
+        self._clock = TrustedClock()
+        self._told_doubt = ""
         self._lock = self._open_directory()
-        numbers = sorted(int(path.stem) for path in directory.glob("*.log") if path.stem.isdigit())
-        self._segments = [Segment(self._path_of(number), number) for number in numbers]
-        for segment in self._segments:
-            segment.used_bytes = segment.path.stat().st_size
+        self._segments: list[Segment] = []
+        self._next_number = 1
+        try:
+            self._find()
+        except OSError as error:
+            self.close()
+            raise _unusable(directory, error.strerror or str(error)) from None
         self._unread = deque(self._segments)
         self._indexed: list[Segment] = []
 
@@ -76,11 +98,17 @@ class Segments:
     def make(self) -> tuple[Segment, int]:
         """A new one, and its descriptor for writing; the oldest make room for it."""
         self.make_room(is_writing=False)
-        number = self._segments[-1].number + 1 if self._segments else 1
-        segment = Segment(self._path_of(number), number)
-        file = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._segments.append(segment)
-        return segment, file
+        while True:
+            number = self._next_number
+            segment = Segment(self._path_of(number), number)
+            try:
+                file = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            except FileExistsError:
+                self._next_number += 1  # put there meanwhile by something else
+                continue
+            self._next_number += 1
+            self._segments.append(segment)
+            return segment, file
 
     def close(self) -> None:
         """Lets go of the directory."""
@@ -91,6 +119,8 @@ class Segments:
     def read_next(self) -> None:
         """Finds out what is in one that has not been read through."""
         self._read_through(self._unread.popleft())
+        if not self._unread and self._segments:
+            self._clock.compare(max(segment.newest_at or 0.0 for segment in self._segments))
 
     def answer(self, request: ReplayRequest) -> Replayed:
         """What is kept of what was asked for.
@@ -98,6 +128,13 @@ class Segments:
         Raises:
             OSError: it cannot be read.
         """
+        while True:
+            try:
+                return self._answer(request)
+            except _GoneError as error:
+                self._leave(error.segment, error.why)
+
+    def _answer(self, request: ReplayRequest) -> Replayed:
         epoch, topic = request.epoch or self._epoch, request.topic
         holding = [segment for segment in self._segments if (epoch, topic) in segment.ranges]
         end, end_is_known = self._end_of(epoch, topic, holding)
@@ -110,7 +147,13 @@ class Segments:
             first_here, last_here = segment.ranges[epoch, topic]
             if last_here < request.from_seq or first_here > last:
                 continue
-            more = segment.take((epoch, topic), request.from_seq, last, MAX_ANSWER_EVENTS - len(taken), left)
+            most = MAX_ANSWER_EVENTS - len(taken)
+            try:
+                more = segment.take((epoch, topic), request.from_seq, last, most, left)
+            except (NotOursError, FileNotFoundError) as error:
+                if segment is self.newest:  # which may be written just now
+                    raise OSError(errno.ENOENT, f"{segment.path}: {error}") from None
+                raise _GoneError(segment, str(error)) from None
             taken += more
             used.append(segment)
             left -= sum(len(payload) for _, payload in more)
@@ -163,17 +206,31 @@ class Segments:
             is_writing: whether the newest is being written, and must stay.
         """
         used_bytes = self.used_bytes
-        oldest_allowed = time.time() - self._max_age_seconds
+        self._remove_old(self._segments[: -1 if is_writing else None])
         for segment in self._segments[: -1 if is_writing else None]:
-            try:
-                is_old = segment.path.stat().st_mtime < oldest_allowed
-            except FileNotFoundError:
-                is_old = True
-            is_too_much = used_bytes > self._max_bytes - self.segment_bytes or len(self._segments) >= _MAX_SEGMENTS
-            if not is_old and not is_too_much:
+            if used_bytes <= self._max_bytes - self.segment_bytes and len(self._segments) < _MAX_SEGMENTS:
                 return
             used_bytes -= segment.used_bytes
             self.remove(segment)
+
+    def _remove_old(self, segments: list[Segment]) -> None:
+        """Deletes what is too old by what stands in it; not where the clock may be wrong."""
+        if self._unread:
+            return  # what the newest of them says tells whether the clock is to be believed
+        now = self._clock.now()
+        limit = self._clock.wall() - self._max_age_seconds
+        old = [segment for segment in segments if segment.newest_at is not None and segment.newest_at < limit]
+        if now is None and old and self._clock.doubt != self._told_doubt:
+            self._told_doubt = self._clock.doubt
+            _log.warning(
+                "%s: %s; %d files look older than max_age_seconds, and are not deleted for that within the next hour",
+                *(self.directory, self._clock.doubt, len(old)),
+            )
+        if now is None or not old:
+            return
+        for segment in old:
+            self.remove(segment)
+        _log.info("deleted %d files in %s whose events are older than max_age_seconds", len(old), self.directory)
 
     def remove(self, segment: Segment) -> None:
         """Deletes one."""
@@ -192,9 +249,53 @@ class Segments:
             torn_bytes = segment.read_through()
             if torn_bytes:
                 _log.warning("%s: its last %d bytes are no sound record, and are left out", segment.path, torn_bytes)
-                os.truncate(segment.path, segment.used_bytes)
+                segment.cut_off()
+            if segment.broken_ends:
+                _log.warning("%s: what it says of the end of an epoch makes no sense, and is left out", segment.path)
+        except (NotOursError, FileNotFoundError) as error:
+            self._leave(segment, str(error))
         except OSError as error:
             _log.warning("cannot read %s: %s; its events are not replayed", segment.path, error)
+
+    def _leave(self, segment: Segment, why: str) -> None:
+        """Takes one out without deleting it."""
+        _log.warning("%s is left alone: %s; its events are not replayed", segment.path, why)
+        self._segments.remove(segment)
+        if segment in self._indexed:
+            self._indexed.remove(segment)
+
+    def _find(self) -> None:
+        """Takes the files that are ours, and reports the others once.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        left_alone: list[str] = []
+        with os.scandir(self.directory) as entries:
+            for entry in entries:
+                if entry.name == _LOCK:
+                    continue
+                number = int(entry.name[:-4]) if _NAME.fullmatch(entry.name) else -1
+                path = self._path_of(number)
+                if path.name != entry.name:
+                    left_alone.append(f"{entry.name!r}: no name of the spool's")
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                    check_ours(status)
+                except FileNotFoundError:
+                    continue
+                except NotOursError as error:
+                    left_alone.append(f"{entry.name}: {error}")
+                    continue
+                self._next_number = max(self._next_number, number + 1)
+                segment = Segment(path, number)
+                segment.used_bytes = status.st_size
+                self._segments.append(segment)
+        self._segments.sort(key=lambda segment: segment.number)
+        if left_alone:
+            told = "; ".join(sorted(left_alone)[:_MAX_NAMES_TOLD])
+            _log.warning("%d files in %s are left alone, such as %s", len(left_alone), self.directory, told)
 
     def _path_of(self, number: int) -> Path:
         return self.directory / f"{number:010d}.log"
@@ -202,7 +303,8 @@ class Segments:
     def _open_directory(self) -> int:
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = self._open_lock()
+            status = self.directory.stat()
         except OSError as error:
             raise _unusable(self.directory, error.strerror or str(error)) from None
         try:
@@ -210,7 +312,27 @@ class Segments:
         except OSError:
             os.close(lock)
             raise _unusable(self.directory, "another daemon uses it; give each its own") from None
+        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:
+            _log.warning(
+                "%s: other users can delete what is kept in it; make it belong to this user alone", self.directory
+            )
         return lock
+
+    def _open_lock(self) -> int:
+        """The file that is locked; the directory itself, where something else has the name of that file."""
+        path = self.directory / _LOCK
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            lock = os.open(path, flags, 0o600)
+        except OSError as error:
+            if error.errno not in _NO_LOCK or not os.path.lexists(path):
+                raise
+        else:
+            if stat.S_ISREG(os.fstat(lock).st_mode):
+                return lock
+            os.close(lock)
+        _log.warning("%s is left alone: it is no file of ours", path)
+        return os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _unusable(directory: Path, why: str) -> SpoolError:

@@ -232,6 +232,7 @@ class Spool(Worker):
             return
         self._failure.works(f"events are kept in {self._segments.directory} again")
         segment.used_bytes += len(data)
+        segment.newest_at = time.time()
         for event, _ in records:
             segment.note(self._epoch, event.topic, event.seq, event.payload)
         self._is_dirty = True

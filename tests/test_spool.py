@@ -10,6 +10,7 @@ import queue
 import resource
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -27,8 +28,9 @@ from streamdet.config import ReplayConfig, SpoolConfig
 from streamdet.delivery_metrics import DeliveryMetrics
 from streamdet.errors import SpoolError
 from streamdet.publisher import Publisher
-from streamdet.segment import MAGIC
+from streamdet.segment import MAGIC, encode_record
 from streamdet.spool import Spool
+from streamdet.trusted_clock import TrustedClock
 from streamdet.wire.replay import Refused, Replayed, ReplayRequest
 
 PATIENCE_SECONDS = 30.0
@@ -141,14 +143,64 @@ def test_it_stays_within_its_bounds_and_keeps_the_newest(tmp_path: Path) -> None
     assert 500 < len(seqs) < 1050
 
 
-def test_old_events_go(tmp_path: Path) -> None:
-    with Counted(tmp_path, "e1") as spool:
-        spool.put(range(1, 10))
-    for path in tmp_path.glob("*.log"):
-        os.utime(path, (1, 1))
-    with Counted(tmp_path, "e2", max_age_seconds=3600) as spool:
-        wait_until(lambda: not list(tmp_path.glob("*.log")))
+def published(seq: int, at: float) -> bytes:
+    return json.dumps({"seq": seq, "published_at": at}).encode()
+
+
+def test_old_events_go_by_what_stands_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("streamdet.trusted_clock._DISTRUST_SECONDS", 0.0)
+    now = time.time()
+    for epoch, at in (("e1", now - 7200), ("e2", now - 60)):
+        with Counted(tmp_path, epoch) as spool:
+            spool.spool.keep(TOPIC, 1, published(1, at))
+    os.utime(tmp_path / "0000000002.log", (1, 1))
+    with Counted(tmp_path, "e3", max_age_seconds=3600) as spool:
+        assert spool.all_of("e2") == [1]
         assert spool.ask("e1", 1).seqs == ()
+    assert [path.name for path in tmp_path.glob("*.log")] == ["0000000002.log"]
+    assert caplog.text.count("deleted 1 files") == 1
+
+
+@pytest.mark.parametrize("segments", [1, 3])
+def test_a_start_with_a_clock_that_is_wrong_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, segments: int
+) -> None:
+    for number in range(segments):
+        with Counted(tmp_path, f"e{number}") as spool:
+            spool.spool.keep(TOPIC, 1, published(1, time.time()))
+    ahead = time.time() + 2 * 86400
+    monkeypatch.setattr("streamdet.spool._TIDY_SECONDS", 0.0)
+    monkeypatch.setattr("streamdet.trusted_clock.TrustedClock.__init__.__defaults__", (lambda: ahead, time.monotonic))
+    with Counted(tmp_path, "next", max_age_seconds=3600) as spool:
+        spool.put(range(1, 4))
+        assert [spool.all_of(f"e{number}") for number in range(segments)] == [[1]] * segments
+    assert caplog.text.count("the clock is 2.0 days ahead of the newest event") == 1
+    assert f"{segments} files look older than max_age_seconds" in caplog.text
+
+
+def test_a_clock_is_believed_again_an_hour_after_it_jumped() -> None:
+    wall, steady = 1e9, 50.0
+    clock = TrustedClock(lambda: wall, lambda: steady)
+    assert clock.now() == 1e9
+    wall, steady = wall + 7000, steady + 7000
+    assert clock.now() == wall
+    clock.compare(wall - 1800)
+    assert clock.now() == wall, "half an hour without events is nothing strange"
+    wall += 3 * 3600
+    assert clock.now() is None
+    assert clock.doubt == "the clock was set 3.0 hours forward"
+    wall, steady = wall + 3599, steady + 3599
+    assert clock.now() is None
+    wall, steady = wall + 2, steady + 2
+    assert (clock.now(), clock.doubt) == (wall, "")
+    wall -= 120
+    assert clock.now() is None
+    assert clock.doubt == "the clock was set 2 minutes back"
+    clock.compare(wall + 86400)
+    assert clock.doubt == "the clock is 24.0 hours behind the newest event"
 
 
 WRITER = """
@@ -215,6 +267,81 @@ def test_files_that_are_no_segments_do_no_harm(tmp_path: Path, garbage: bytes) -
         spool.put(range(1, 4))
         assert spool.ask("e1", 1, 3).seqs == (1, 2, 3)
     assert (tmp_path / "notes.log").read_bytes() == b"mine"
+
+
+def test_nothing_is_touched_that_others_have_put_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, elsewhere = tmp_path / "spool", tmp_path / "elsewhere"
+    with Counted(folder, "e1") as spool:
+        spool.put(range(1, 4))
+    elsewhere.write_bytes((folder / "0000000001.log").read_bytes()[:-3])
+    before = elsewhere.read_bytes()
+    (folder / "5.log").write_bytes(b"mine")
+    (folder / "\u0665.log").touch()  # a five in Arabic
+    (folder / "0000000002.log").symlink_to(elsewhere)
+    (folder / "0000000003.log").symlink_to(folder / "gone")
+    os.mkfifo(folder / "0000000004.log")
+    (folder / "0000000005.log").mkdir()
+    with (folder / "0000000006.log").open("wb") as sparse:
+        sparse.truncate(60 << 30)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(folder / "0000000007.log"))
+    (folder / "0000000008.log").write_bytes(before)
+    (folder / "0000000008.log").chmod(0o666)
+    (folder / "0000000009.log").write_bytes(b"a letter")
+    (folder / "lock").unlink()
+    (folder / "lock").symlink_to(tmp_path / "made-by-nobody")
+    if os.geteuid() == 0:
+        (folder / "0000000010.log").write_bytes(before)
+        os.chown(folder / "0000000010.log", 65534, 65534)
+    names = {path.name for path in folder.iterdir()}
+    with Counted(folder, "e2", max_bytes=2**20) as spool:
+        spool.put(range(1, 11))
+        assert spool.all_of("e2") == list(range(1, 11))
+        assert spool.all_of("e1") == [1, 2, 3]
+        with pytest.raises(SpoolError, match="another daemon uses it"):
+            Counted(folder)
+    # The first number that is free after its own.
+    assert {path.name for path in folder.iterdir()} - names == {"0000000010.log" if os.geteuid() else "0000000011.log"}
+    assert names <= {path.name for path in folder.iterdir()}
+    assert elsewhere.read_bytes() == before
+    assert (folder / "0000000008.log").read_bytes() == before
+    assert (folder / "0000000009.log").read_bytes() == b"a letter"
+    assert not (tmp_path / "made-by-nobody").exists()
+    told = [record.getMessage() for record in caplog.records if "left alone" in record.getMessage()]
+    assert len(told) == 4  # the lock, twice, the directory, and the letter once it is read
+
+
+def test_a_segment_that_is_exchanged_while_it_is_used_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for epoch in ("e1", "e2"):
+        with Counted(tmp_path, epoch) as spool:
+            spool.put(range(1, 4))
+    with Counted(tmp_path, "e3") as spool:
+        spool.put(range(1, 4))
+        assert spool.all_of("e2") == [1, 2, 3]
+        (tmp_path / "0000000001.log").unlink()
+        os.mkfifo(tmp_path / "0000000001.log")
+        (tmp_path / "0000000002.log").unlink()
+        answer = spool.ask("e1", 1)
+        assert (answer.seqs, answer.next_seq, answer.next_epoch) == ((), 1, "e3")
+        assert spool.ask("e2", 1).seqs == ()
+        assert spool.all_of("e3") == [1, 2, 3]
+    assert caplog.text.count("is left alone") == 2
+
+
+@pytest.mark.parametrize("end", [b"dear diary", b"[1]", b'{"detections/a/": "7"}', b'{"detections/a/": -1}', b"\xff"])
+def test_an_end_that_makes_no_sense_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture, end: bytes) -> None:
+    records = [encode_record("e1", TOPIC, seq, payload_of(seq, 1)) for seq in (1, 2)]
+    too_large = encode_record("e1", TOPIC, 2**60, payload_of(3, 1))
+    path = tmp_path / "0000000001.log"
+    path.write_bytes(b"".join([MAGIC, *records, encode_record("e1", "", 0, end), too_large]))
+    with Counted(tmp_path, "e2") as spool:
+        assert spool.all_of("e1") == [1, 2]
+        answer = spool.ask("e1", 3)
+        assert (answer.end_is_known, answer.next_epoch) == (False, "e2")
+    assert "makes no sense" in caplog.text
+    assert "no sound record" in caplog.text
 
 
 def kept_and_not_kept(spool: Counted) -> float:
