@@ -10,7 +10,7 @@ TOOLS := .venv-tools
 COMPILE ?= --compile-bytecode
 UV := $(TOOLS)/bin/uv
 
-.PHONY: help setup setup-dev install demo bench test stress fuzz soak lint lock wheel clean
+.PHONY: help setup setup-dev install demo bench test stress fuzz soak lint lock wheel sbom clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -76,6 +76,9 @@ LOCK = $(UV) pip compile --upgrade --universal --fork-strategy fewest --python-v
 wheel: $(TOOLS)/.installed  ## Make the wheel in dist/
 	rm -rf dist
 	$(UV) build --quiet --wheel --python $(PYTHON) --build-constraints requirements-build.txt --require-hashes --out-dir dist
+
+sbom: setup  ## List every package and library of the environment in dist/streamdet.cdx.json (CycloneDX)
+	$(BIN)/python sbom.py dist/streamdet.cdx.json
 
 clean:  ## Delete what make made
 	rm -rf .venv .venv-* dist
