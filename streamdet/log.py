@@ -1,10 +1,12 @@
 """The log: lines for people, JSON lines for programs, and never a secret; no thread ever waits for who reads it.
 
-A line that repeats is written once a second per stream; how many more there were is told afterwards.
+A line that repeats is left out, for a second at first and for a minute at last; how many there were is told.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import json
 import logging
 import os
@@ -13,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Literal, Protocol, TextIO
@@ -21,7 +24,8 @@ from streamdet.log_writer import LogWriter
 from streamdet.redact import redact
 
 _REPEAT_SECONDS = 1.0
-# Where there are more different lines in a second than this, the oldest repeat is forgotten.
+_MOST_SECONDS = 60.0
+# Where there are more different lines at a time than this, the one that is due next is forgotten.
 _MAX_REPEATS = 1000
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 # sd-daemon(3): what begins a line on the way to the journal, which takes it off and keeps it as the line's priority.
@@ -29,6 +33,7 @@ _PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 # What a camera or a file says may hold escape sequences that would play tricks on a terminal.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
+_Key = tuple[object, ...]
 Times = Literal["of day", "full", "none"]
 
 _log = logging.getLogger(__name__)
@@ -150,12 +155,26 @@ def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     return redact("\n".join(parts))
 
 
+@dataclass(slots=True)
+class _Repeat:
+    """A line that was written, and what came after it: the newest repetition, and how many were left out."""
+
+    record: logging.LogRecord
+    interval_seconds: float = _REPEAT_SECONDS
+    left_out: int = 0
+
+
 class _Repeats:
-    """Which lines have been written within the last second, and how often they were left out since."""
+    """Which lines have been written lately, and how often they were left out since.
+
+    A repetition is left out for a second; where that does not end it, for two, four, up to `_MOST_SECONDS`, with a line
+    in between that says how many there were. A line that was not repeated for that long is written again.
+    """
 
     def __init__(self) -> None:
-        self._first: dict[tuple[object, ...], tuple[float, logging.LogRecord]] = {}
-        self._left_out: dict[tuple[object, ...], int] = {}
+        self._lines: dict[_Key, _Repeat] = {}
+        self._due: list[tuple[float, int, _Key]] = []
+        self._count = itertools.count()
 
     def admits(self, record: logging.LogRecord, now: float) -> bool:
         """Whether a record is not a repetition; counts it when it is."""
@@ -163,22 +182,28 @@ class _Repeats:
         # Without words of its own, a template does not tell one line from another.
         template = _message(record) if message == "%s" else message
         key = (getattr(record, "stream", None), record.name, record.levelno, template)
-        if key in self._first:
-            self._left_out[key] = self._left_out.get(key, 0) + 1
+        line = self._lines.get(key)
+        if line is not None:
+            line.record = record
+            line.left_out += 1
             return False
-        self._first[key] = (now, record)
+        line = self._lines[key] = _Repeat(record)
+        heapq.heappush(self._due, (now + line.interval_seconds, next(self._count), key))
         return True
 
     def over(self, now: float) -> Iterator[logging.LogRecord]:
-        """Forgets the lines of more than a second ago; yields a record for each that had repetitions."""
-        # Entries stand in the order of their time.
-        while self._first:
-            key, (at, record) = next(iter(self._first.items()))
-            if now - at < _REPEAT_SECONDS and len(self._first) <= _MAX_REPEATS:
-                return
-            del self._first[key]
-            if count := self._left_out.pop(key, 0):
-                yield _summary(record, count)
+        """What is due by now; yields a record for each line that had repetitions."""
+        while self._due and (self._due[0][0] <= now or len(self._lines) > _MAX_REPEATS):
+            _, _, key = heapq.heappop(self._due)
+            line = self._lines[key]
+            if not line.left_out or len(self._lines) > _MAX_REPEATS or now == float("inf"):
+                del self._lines[key]
+            else:
+                line.interval_seconds = min(2 * line.interval_seconds, _MOST_SECONDS)
+                heapq.heappush(self._due, (now + line.interval_seconds, next(self._count), key))
+            if line.left_out:
+                yield _summary(line.record, line.left_out)
+                line.left_out = 0
 
 
 def _summary(record: logging.LogRecord, count: int) -> logging.LogRecord:
@@ -188,7 +213,7 @@ def _summary(record: logging.LogRecord, count: int) -> logging.LogRecord:
 
 
 class LogHandler(logging.Handler):
-    """Writes records to a stream, repetitions at most once a second per stream, logger and message template.
+    """Writes records to a stream, and of repetitions by stream, logger and message template only their number.
 
     Args:
         stream: where to; a file of the system's is written by a thread of its own, so that nobody waits for it.

@@ -212,11 +212,22 @@ def test_repetitions_are_left_out_for_a_second_and_counted(limited: Limited) -> 
     assert [line["message"] for line in lines(stream)] == ["cannot read frame 0"]
     clock.now = 1.0
     log.warning("cannot read frame %d", 101, extra={"stream": "yard"})
-    assert [line["message"] for line in lines(stream)][1:] == [
-        "100 more like this left out: cannot read frame 0",
-        "cannot read frame 101",
-    ]
+    assert [line["message"] for line in lines(stream)][1:] == ["100 more like this left out: cannot read frame 100"]
     assert {line["stream"] for line in lines(stream)} == {"yard"}
+
+
+def test_what_repeats_for_ever_is_a_line_a_minute(limited: Limited) -> None:
+    log, stream, clock = limited
+    for _ in range(3600):
+        log.warning("cannot read", extra={"stream": "yard"})
+        clock.now += 1.0
+    assert 60 <= len(lines(stream)) < 70
+    log.info("else")
+    clock.now += 130
+    log.info("else")
+    clock.now += 61
+    log.warning("cannot read", extra={"stream": "yard"})
+    assert lines(stream)[-1]["message"] == "cannot read"
 
 
 def test_any_later_line_tells_what_was_left_out(limited: Limited) -> None:
@@ -258,7 +269,7 @@ def test_a_million_different_lines_need_no_memory(limited: Limited) -> None:
         log.info(f"line {number}")  # noqa: G004 - templates that are all different
     assert len(lines(stream)) == 3000
     (handler,) = [handler for handler in log.handlers if isinstance(handler, LogHandler)]
-    assert len(handler._repeats._first) <= 1001
+    assert len(handler._repeats._lines) <= 1001
 
 
 def test_threads_write_whole_lines() -> None:
