@@ -157,53 +157,77 @@ def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 @dataclass(slots=True)
 class _Repeat:
-    """A line that was written, and what came after it: the newest repetition, and how many were left out."""
+    """A line that was written, and what came after it.
+
+    Attributes:
+        record: the newest repetition.
+        quiet_seconds: how long repetitions are left out.
+        quiet_until: till when, monotonic seconds.
+        left_out: how many were, since that was said last.
+    """
 
     record: logging.LogRecord
-    interval_seconds: float = _REPEAT_SECONDS
+    quiet_until: float
+    quiet_seconds: float = _REPEAT_SECONDS
     left_out: int = 0
+
+    def be_quiet(self, now: float) -> float:
+        """Begins a time of quiet twice as long as the one before; its end."""
+        self.quiet_seconds = min(2 * self.quiet_seconds, _MOST_SECONDS)
+        self.quiet_until = now + self.quiet_seconds
+        return self.quiet_until
 
 
 class _Repeats:
     """Which lines have been written lately, and how often they were left out since.
 
-    A repetition is left out for a second; where that does not end it, for two, four, up to `_MOST_SECONDS`, with a line
-    in between that says how many there were. A line that was not repeated for that long is written again.
+    Repetitions are left out for a second, and where they go on for two, four, up to `_MOST_SECONDS`, with a line in
+    between. A line that has not come for `_MOST_SECONDS` after that is new again.
     """
 
     def __init__(self) -> None:
         self._lines: dict[_Key, _Repeat] = {}
+        # When each is looked at again; more than once, where a time of quiet began anew.
         self._due: list[tuple[float, int, _Key]] = []
         self._count = itertools.count()
 
     def admits(self, record: logging.LogRecord, now: float) -> bool:
-        """Whether a record is not a repetition; counts it when it is."""
+        """Whether a record is written; counts it when it is not."""
         message = str(record.msg)
         # Without words of its own, a template does not tell one line from another.
         template = _message(record) if message == "%s" else message
         key = (getattr(record, "stream", None), record.name, record.levelno, template)
         line = self._lines.get(key)
-        if line is not None:
+        if line is None:
+            line = self._lines[key] = _Repeat(record, now + _REPEAT_SECONDS)
+            self._look_at(key, line.quiet_until)
+        elif now < line.quiet_until:
             line.record = record
             line.left_out += 1
             return False
-        line = self._lines[key] = _Repeat(record)
-        heapq.heappush(self._due, (now + line.interval_seconds, next(self._count), key))
+        else:
+            self._look_at(key, line.be_quiet(now))
         return True
 
     def over(self, now: float) -> Iterator[logging.LogRecord]:
-        """What is due by now; yields a record for each line that had repetitions."""
+        """Looks at what is due by now; yields a record for each line that had repetitions."""
         while self._due and (self._due[0][0] <= now or len(self._lines) > _MAX_REPEATS):
-            _, _, key = heapq.heappop(self._due)
-            line = self._lines[key]
-            if not line.left_out or len(self._lines) > _MAX_REPEATS or now == float("inf"):
+            at, _, key = heapq.heappop(self._due)
+            line = self._lines.get(key)
+            if line is None or at < line.quiet_until:
+                continue
+            left_out, line.left_out = line.left_out, 0
+            if at > now or at >= line.quiet_until + _MOST_SECONDS or now == float("inf"):
                 del self._lines[key]
+            elif left_out:
+                self._look_at(key, line.be_quiet(now))
             else:
-                line.interval_seconds = min(2 * line.interval_seconds, _MOST_SECONDS)
-                heapq.heappush(self._due, (now + line.interval_seconds, next(self._count), key))
-            if line.left_out:
-                yield _summary(line.record, line.left_out)
-                line.left_out = 0
+                self._look_at(key, line.quiet_until + _MOST_SECONDS)
+            if left_out:
+                yield _summary(line.record, left_out)
+
+    def _look_at(self, key: _Key, at: float) -> None:
+        heapq.heappush(self._due, (at, next(self._count), key))
 
 
 def _summary(record: logging.LogRecord, count: int) -> logging.LogRecord:

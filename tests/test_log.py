@@ -216,18 +216,29 @@ def test_repetitions_are_left_out_for_a_second_and_counted(limited: Limited) -> 
     assert {line["stream"] for line in lines(stream)} == {"yard"}
 
 
-def test_what_repeats_for_ever_is_a_line_a_minute(limited: Limited) -> None:
+@pytest.mark.parametrize("every_seconds", [0.1, 1.0, 1.5, 10.0])
+def test_what_repeats_for_ever_is_a_line_a_minute(limited: Limited, every_seconds: float) -> None:
     log, stream, clock = limited
-    for _ in range(3600):
+    while clock.now < 3600:
         log.warning("cannot read", extra={"stream": "yard"})
-        clock.now += 1.0
-    assert 60 <= len(lines(stream)) < 70
-    log.info("else")
-    clock.now += 130
-    log.info("else")
-    clock.now += 61
+        clock.now += every_seconds
+    assert 50 <= len(lines(stream)) < 70
+    for _ in range(2):
+        # Said, and then forgotten.
+        clock.now += 130
+        log.info("else")
     log.warning("cannot read", extra={"stream": "yard"})
     assert lines(stream)[-1]["message"] == "cannot read"
+    (handler,) = [handler for handler in log.handlers if isinstance(handler, LogHandler)]
+    assert len(handler._repeats._due) <= 4
+
+
+def test_what_repeats_now_and_then_is_always_written(limited: Limited) -> None:
+    log, stream, clock = limited
+    for _ in range(10):
+        log.warning("cannot read", extra={"stream": "yard"})
+        clock.now += 65
+    assert len(lines(stream)) == 10
 
 
 def test_any_later_line_tells_what_was_left_out(limited: Limited) -> None:
