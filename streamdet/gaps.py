@@ -11,6 +11,9 @@ from streamdet import wire
 from streamdet.types import StateEvent
 from streamdet.wire import Event
 
+MAX_TOPICS = 10_000
+"""Of so many topics a subscriber knows how far they came; of more, not of those that have been silent longest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:
@@ -95,8 +98,10 @@ class Counting:
     def event(self, event: Event) -> None:
         """Takes an event."""
         topic = wire.topic_of(event)
-        epoch, last_seq = self._last.get(topic, (event.epoch, event.seq - 1))
+        epoch, last_seq = self._last.pop(topic, (event.epoch, event.seq - 1))
         self._last[topic] = (event.epoch, event.seq)
+        if len(self._last) > MAX_TOPICS:
+            del self._last[next(iter(self._last))]
         missing = event.seq - last_seq - 1
         if event.epoch == epoch and missing > 0:
             self.ready.append(Gap(event.stream, topic, last_seq + 1, missing))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from streamdet import wire
 from streamdet.asking import Asked, Asking
 from streamdet.errors import EndpointError
-from streamdet.gaps import Counting, Gap, Item, Labels, Restart
+from streamdet.gaps import MAX_TOPICS, Counting, Gap, Item, Labels, Restart
 from streamdet.types import PreviewEvent
 from streamdet.wire import Event
 from streamdet.wire.replay import (
@@ -40,6 +40,7 @@ _CHECK_SECONDS = 5.0
 # An event that has been published may be on its way for so long.
 _ON_ITS_WAY_SECONDS = 1.0
 _PAST_EPOCHS = 16
+_UNLISTED_TO_FORGET = 3
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class _Topic:
         blocked_since: when asking began without anything coming of it.
         expected: epoch and number that the daemon has reached, and when it said so.
         past: epochs that are over.
+        unlisted: how often in a row the daemon did not name it.
     """
 
     name: str
@@ -64,6 +66,7 @@ class _Topic:
     blocked_since: float = math.inf
     expected: tuple[str, int, float] | None = None
     past: deque[str] = field(default_factory=lambda: deque(maxlen=_PAST_EPOCHS))
+    unlisted: int = 0
 
 
 class Healing:
@@ -87,6 +90,7 @@ class Healing:
         self._prefixes = tuple(topics)
         self._replay_endpoint = replay_endpoint
         self._topics: dict[str, _Topic] = {}
+        self._listed: set[str] = set()
         self._early: list[Event] = []
         self._early_since = math.inf
         self._started = False
@@ -190,6 +194,22 @@ class Healing:
             if event.epoch == topic.epoch and event.seq == topic.next_seq:
                 self._hand_out(topic, event)
 
+    def _forget_unlisted(self, epoch: str) -> None:
+        """Forgets topics that the daemon itself does not know any more, and those of past epochs where they are many.
+
+        One that has just begun may be missing in a list that was on its way.
+        """
+        of_past = 0
+        for topic in list(self._topics.values())[::-1]:
+            if topic.held or topic.asked or topic.name in self._listed:
+                topic.unlisted = 0
+            elif topic.epoch == epoch:
+                topic.unlisted += 1
+            else:
+                of_past += 1
+            if topic.unlisted >= _UNLISTED_TO_FORGET or of_past > MAX_TOPICS:
+                del self._topics[topic.name]
+
     def _hand_out(self, topic: _Topic, event: Event) -> None:
         topic.next_seq = event.seq + 1
         topic.blocked_since = math.inf
@@ -232,6 +252,7 @@ class Healing:
 
     def _take_snapshot(self, answer: Snapshot, request: SnapshotRequest, now: float) -> None:
         numbers = {name: seq for name, seq in answer.next_seqs.items() if name.startswith(self._prefixes)}
+        self._listed = numbers.keys() | (self._listed if request.after else set())
         if self._started:
             for name, next_seq in numbers.items():
                 topic = self._topics.setdefault(name, _Topic(name, answer.epoch, 1))
@@ -247,6 +268,8 @@ class Healing:
         if answer.more_after is not None:
             self._asking.ask(None, replace(request, after=answer.more_after), now)
             return
+        if self._started:
+            self._forget_unlisted(answer.epoch)
         # Soon for the first time: the subscription may have come in after the snapshot.
         self._check_at = now + _ON_ITS_WAY_SECONDS
         if not self._started:

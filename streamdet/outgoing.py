@@ -37,6 +37,8 @@ _PAUSES_TO_CALM_DOWN = 10
 _MAX_REPEATED_STATES_PER_SECOND = 1000
 
 _STATES = b"state/"
+# A stream that is removed and added again goes on counting, unless so many others have gone after it.
+_MAX_GONE_STREAMS = 1000
 
 _Event = TypeVar("_Event", DetectionEvent, StateEvent, PreviewEvent)
 
@@ -108,7 +110,8 @@ class Outgoing:
         self.seqs: Counter[str] = Counter()
         self._states: dict[str, _LastState] = {}
         self._scenes: dict[str, Scene] = {}
-        # Kept for ever, like the numbers of events: a stream that is added again goes on counting.
+        # Kept like the numbers of events: a stream that is added again goes on counting.
+        self._gone: dict[str, None] = {}
         self._track_ids: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
 
     @property
@@ -136,10 +139,24 @@ class Outgoing:
             if due < last.due_monotonic_seconds:
                 last.due_monotonic_seconds, last.is_asked_for = due, True
 
-    def forget_stream(self, stream: str) -> None:
-        """Repeats nothing more of a stream; its numbers are kept."""
+    def forget_stream(self, stream: str) -> str | None:
+        """Repeats nothing more of a stream; its numbers are kept as long as not too many others have gone after it.
+
+        Returns:
+            The stream whose numbers are not kept any more, or None.
+        """
         self._states.pop(stream, None)
         self._scenes.pop(stream, None)
+        self._gone.pop(stream, None)
+        self._gone[stream] = None
+        if len(self._gone) <= _MAX_GONE_STREAMS:
+            return None
+        oldest = next(iter(self._gone))
+        del self._gone[oldest]
+        self._track_ids.pop(oldest, None)
+        for kind in wire.KINDS:
+            self.seqs.pop(wire.topic(kind, oldest), None)
+        return oldest
 
     def apply_rules(self, config: StreamConfig) -> None:
         """Has the next frames of a stream tracked, and its shapes heeded."""
@@ -278,6 +295,7 @@ class Outgoing:
             return None
         if is_new:
             self.seqs[topic] = seq
+            self._gone.pop(stream, None)
         # Pictures are too large to be kept, and what is repeated is kept already.
         self._send_parts(topic, seq, parts, is_new and kind != "preview")
         self._metrics.event_published(topic)

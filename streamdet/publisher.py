@@ -257,10 +257,18 @@ class Publisher(Worker):
                 self._forget(item.stream)
 
     def _forget(self, stream: str) -> None:
-        self._outgoing.forget_stream(stream)
+        forgotten_for_good = self._outgoing.forget_stream(stream)
         self._previews.forget_stream(stream)
         if self._replay is not None:
             self._replay.forget_stream(stream)
+        if forgotten_for_good is None:
+            return
+        if self._replay is not None:
+            self._replay.forget_numbers(forgotten_for_good)
+        with self._changed:
+            # It may have come back and gone again meanwhile.
+            if _Forget(forgotten_for_good) not in (*self._sending, *self._pending):
+                self._forgotten.discard(forgotten_for_good)
 
     def _send(self, topic: str, seq: int, parts: list[bytes], is_kept: bool) -> None:
         # Kept first: whoever gets an event can ask for those before it.

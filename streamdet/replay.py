@@ -45,6 +45,9 @@ class Archive(Protocol):
     def keep(self, topic: str, seq: int, payload: bytes) -> None:
         """Takes an event of the present epoch; does not wait."""
 
+    def forget(self, topic: str) -> None:
+        """Forgets how far a topic came, but not its events."""
+
     def fetch(self, client: bytes, request: ReplayRequest, reply: Reply) -> bool:
         """Has a request answered later, in another thread; False when too many wait already."""
 
@@ -79,6 +82,15 @@ class Ring:
             old = self._order.popleft()
             self.used_bytes -= len(self._payloads.pop(old))
             self._first[old[0]] = old[1] + 1
+
+    def forget(self, topic: str) -> None:
+        """Drops all of a topic."""
+        self._first.pop(topic, None)
+        gone = [key for key in self._order if key[0] == topic]
+        if gone:
+            self._order = deque(key for key in self._order if key[0] != topic)
+        for key in gone:
+            self.used_bytes -= len(self._payloads.pop(key))
 
     def first_seq(self, topic: str) -> int | None:
         """The oldest that is kept, or the next one where none is; None for a topic that never had any."""
@@ -132,6 +144,17 @@ class Replay:
         """A snapshot no longer shows the stream's newest events; replay still has what is kept."""
         for kind in wire.KINDS:
             self._newest.pop(wire.topic(kind, stream), None)
+
+    def forget_numbers(self, stream: str) -> None:
+        """Nothing of the stream is left in memory; should it come back, it begins to count at 1 again."""
+        for topic in (wire.topic(kind, stream) for kind in wire.KINDS):
+            if self._next_seqs.pop(topic, None) is None:
+                continue
+            self._newest.pop(topic, None)
+            self._topics.remove(topic)
+            self._ring.forget(topic)
+            if self._archive is not None:
+                self._archive.forget(topic)
 
     def answer(self, client: bytes, payload: bytes, reply: Callable[[list[bytes]], None]) -> None:
         """Answers one request, now or later; whatever was sent, it raises nothing.

@@ -113,6 +113,11 @@ class Spool(Worker):
         if is_full:
             self._metrics.not_kept("queue_full", 1)
 
+    def forget(self, topic: str) -> None:
+        """Forgets how far a topic of the present epoch came, but not its events."""
+        with self._changed:
+            self._last_seqs.pop(topic, None)
+
     def fetch(self, client: bytes, request: ReplayRequest, reply: Callable[[Answer], None]) -> bool:
         """Has a request answered in this thread; clients take turns, and the requests of each are answered in order.
 
@@ -267,8 +272,10 @@ class Spool(Worker):
 
     def _end_epoch(self) -> None:
         """Writes down how far each topic came; without it, a reader cannot know whether the end is missing."""
-        if self._last_seqs:
-            self._append_end(orjson.dumps(self._last_seqs))
+        with self._changed:
+            last_seqs = dict(self._last_seqs)
+        if last_seqs:
+            self._append_end(orjson.dumps(last_seqs))
 
     def _append_end(self, payload: bytes) -> None:
         self._append([(_Event("", 0, payload), encode_record(self._epoch, "", 0, payload))])

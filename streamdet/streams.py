@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 # A line that names what a reload did names so many streams of each kind, and shows values of so many characters.
 _MOST_NAMES = 20
 _LONGEST_VALUE = 40
+# A stream that comes back goes on counting its frames, unless so many others have gone after it.
+_MAX_GONE_STREAMS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,8 @@ class Streams:
         stopping = {name: self._captures.pop(name) for name in names if name in self._captures}
         self._join(list(stopping.values()))
         self._last_seqs.update({name: capture.last_seq for name, capture in stopping.items()})
+        for name in [name for name in self._last_seqs if name not in self._configs][:-_MAX_GONE_STREAMS]:
+            del self._last_seqs[name]
 
     @staticmethod
     def _join(captures: list[_WaitingCapture]) -> None:

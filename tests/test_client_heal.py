@@ -19,9 +19,13 @@ from streamdet import (
     Subscription,
     subscribe,
     subscribe_async,
+    wire,
 )
 from streamdet.config import ReplayConfig
+from streamdet.heal import Healing
 from streamdet.publisher import Publisher
+from streamdet.types import State
+from streamdet.wire.replay import Snapshot, decode_request, encode_answer
 
 PATIENCE_SECONDS = 30.0
 REPLAY = ReplayConfig(endpoint="tcp://127.0.0.1:0")
@@ -194,3 +198,33 @@ def test_asyncio(publisher: Publisher) -> None:
 
     seqs = asyncio.run(collect())
     assert seqs == list(range(seqs[0], 101))
+
+
+def test_topics_that_the_daemon_has_forgotten_are_forgotten() -> None:
+    healing, now = Healing(["state/"], None, "tcp://127.0.0.1:1"), 0.0
+
+    def answer(topics: list[str], epoch: str = "e") -> None:
+        nonlocal now
+        for _ in range(20):
+            now += 1.0
+            if requests := healing.requests(now):
+                break
+        [request] = requests
+        snapshot = Snapshot(decode_request(request).id, epoch, dict.fromkeys(topics, 2), None)
+        healing.answer(encode_answer(snapshot), now)
+
+    names = [f"state/{number}/" for number in range(50)]
+    answer(names)
+    assert len(healing._topics) == 50
+    # One that begins while a list is on its way is not in it.
+    event = StateEvent("new", "e", 1, 1.0, State.UP, None, "", 1.0)
+    healing.message(wire.to_message(event), now)
+    for _ in range(2):
+        answer(names[40:])
+    assert len(healing._topics) == 51
+    answer([*names[40:], "state/new/"])
+    assert list(healing._topics) == [*names[40:], "state/new/"]
+    # After a restart nothing is forgotten: the rest of the epoch before is still to be asked for.
+    for _ in range(4):
+        answer([], "f")
+    assert list(healing._topics) == [*names[40:], "state/new/"]

@@ -14,12 +14,13 @@ import pytest
 import zmq
 from publishing import CAR, PERSON, frame_of, metrics_of, publisher_at, status_of
 
-from streamdet.config import ReplayConfig, StreamConfig
+from streamdet.config import ReplayConfig, SpoolConfig, StreamConfig
 from streamdet.endpoint import parse_endpoint
 from streamdet.errors import EndpointError
 from streamdet.outgoing import Outgoing
 from streamdet.publisher import MAX_PENDING
 from streamdet.redact import remember_secret
+from streamdet.spool import Spool
 from streamdet.types import Detection, Drop, Reason, State
 from streamdet.zones import Zones
 
@@ -383,6 +384,48 @@ def test_the_ipc_file_of_a_dead_process_is_replaced(tmp_path: Path) -> None:
     with publisher_at(f"ipc://{path}") as publisher, subscriber(publisher.endpoint) as sub:
         publisher.put_status(status_of("a"))
         assert receive(sub)["stream"] == "a"
+
+
+def test_of_streams_that_come_and_go_only_the_last_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamdet.outgoing._MAX_GONE_STREAMS", 3)
+    config = SpoolConfig.model_construct(directory=str(tmp_path), max_bytes=2**20, max_age_seconds=1e6)
+    metrics = metrics_of()
+    with (
+        Spool(config, "epoch-1", metrics.delivery) as spool,
+        publisher_at(metrics=metrics, replay=ReplayConfig(max_events=60), archive=spool) as publisher,
+    ):
+
+        def come_and_go(stream: str) -> None:
+            publisher.set_rules(rules_of(stream))
+            publisher.put_status(status_of(stream))
+            publisher.put_detections(frame_of(stream, 1), [PERSON])
+            publisher.forget_stream(stream)
+
+        publisher.put_status(status_of("stays"))
+        for number in range(40):
+            come_and_go(f"s{number}")
+        come_and_go("s38")  # goes on counting
+        come_and_go("s0")  # is not known any more
+        outgoing = publisher._outgoing
+        wait_until(lambda: publisher._forgotten == {"s38", "s39", "s0"} and "s0" in outgoing._gone)
+        last = {"s38": 2, "s39": 1, "s0": 1}
+        topics = {f"{kind}/{stream}/": seq for stream, seq in last.items() for kind in ("detections", "state")}
+        topics["state/stays/"] = 1
+        replay = publisher._replay
+        assert replay is not None
+        assert {topic: seq for topic, seq in outgoing.seqs.items() if seq} == topics
+        assert replay._next_seqs == {topic: seq + 1 for topic, seq in topics.items()}
+        assert replay._topics == sorted(topics)
+        assert spool._last_seqs == topics
+        assert outgoing._track_ids.keys() == last.keys()
+        # What it had in memory before it was forgotten is gone, too, or its numbers would mean two events.
+        for seq in range(2, 70):
+            publisher.put_status(status_of("s0"))
+            publisher.put_detections(frame_of("s0", seq), [])
+        wait_until(lambda: outgoing.seqs["detections/s0/"] == 69)
+    assert publisher.error is None
 
 
 def rules_of(stream: str, **keys: Any) -> StreamConfig:
