@@ -2,9 +2,10 @@
 
     connecting -> up -> (stalled) -> down -> connecting ...
 
-The only retry loop there is. A stream is `up` from its first decoded frame on, `stalled` when frames are missing for
-`stall_seconds`, whatever the library does meanwhile, and `down`, with a reason, until the next attempt. A file that
-is played once ends `down` with the reason `ended`, for good.
+The only retry loop there is. A stream is `up` from its first sound frame on, `stalled` when sound frames are missing
+for `stall_seconds`, whatever the library does meanwhile, and `down`, with a reason, until the next attempt. One that is
+joined between two key frames stays `connecting` until the next one comes. A file that is played once ends `down` with
+the reason `ended`, for good.
 
 Whatever goes wrong here is the fault of one stream, and ends at most its connection: an error that no source foresaw
 is the reason `internal_error`, and a picture that the detector could not use takes its stream down from outside.
@@ -19,7 +20,7 @@ from collections.abc import Callable
 
 from streamdet import sources
 from streamdet.config import StreamConfig
-from streamdet.errors import SourceError
+from streamdet.errors import HeldError, SourceError
 from streamdet.metrics import Metrics
 from streamdet.redact import redact
 from streamdet.sources import Source, SourceFrame
@@ -31,6 +32,8 @@ from streamdet.unexpected import describe
 from streamdet.worker import Worker
 
 _HEALTHY_SECONDS = 60.0
+# Key frames mostly come within a second: that is not worth a word.
+_UNSAID_WAIT_SECONDS = 1.5
 _WATCH = StallWatch()
 
 
@@ -106,6 +109,7 @@ class Capture(Worker):
         self._lock = threading.Lock()
         self._connected_after_seq = last_seq
         self._condemned: SourceError | None = None
+        self._held_at = float("-inf")
         self._watched = _WATCH.watched(self._on_overdue, self._watch_failed)
 
     def wake(self) -> None:
@@ -170,13 +174,21 @@ class Capture(Worker):
         self._rate = FrameRate()
         self._metrics.nominal_fps(self._config.name, None)
         up_since: float | None = None
+        connected_at = sound_at = time.monotonic()
+        self._held_at = float("-inf")
         try:
             while not self.stopping:
-                frame = self._read_in_time(source)
+                frame = self._read_in_time(source, sound_at + self._config.stall_seconds)
+                if frame is None:
+                    if up_since is None:
+                        sound_at = time.monotonic()
+                        self._wait_for_key_frame(sound_at - connected_at)
+                    continue
                 if up_since is None:
                     up_since = time.monotonic()
                     self._report(State.UP, None, "")
                 self._hand_on(frame)
+                sound_at = time.monotonic()
         except SourceError as error:
             # A read that was interrupted because of a frame before fails for want of time.
             return self._condemned or error
@@ -194,10 +206,22 @@ class Capture(Worker):
         finally:
             self._watched.end()
 
-    def _read_in_time(self, source: Source) -> SourceFrame:
-        self._watched.begin(self._config.stall_seconds)
+    def _read_in_time(self, source: Source, deadline: float) -> SourceFrame | None:
+        """The next frame; None where data came, but no sound frame yet.
+
+        Args:
+            source: to read.
+            deadline: for a sound frame, on the clock of `time.monotonic`.
+        """
+        self._watched.begin(deadline - time.monotonic())
+        frame = None
         try:
             frame = source.read()
+        except HeldError as held:
+            self._held_at = time.monotonic()
+            if held.has_picture:
+                self.last_seq += 1
+                self._metrics.frame_damaged(self._config.name)
         finally:
             overdue = self._watched.end()
         if self._condemned is not None:
@@ -206,6 +230,13 @@ class Capture(Worker):
             # It came at last, out of a connection that has shown that it cannot be trusted.
             raise SourceError(Reason.TIMEOUT, f"no frame within {self._config.stall_seconds:g} s")
         return frame
+
+    def _wait_for_key_frame(self, waited_seconds: float) -> None:
+        """Says, once, that data come but no picture can be shown before the next key frame."""
+        self.beat()
+        text = "waiting for a key frame"
+        if waited_seconds > _UNSAID_WAIT_SECONDS and self.status.detail != text:
+            self._report(State.CONNECTING, self.status.reason, text)
 
     def _hand_on(self, frame: SourceFrame) -> None:
         self.last_seq += 1
@@ -238,9 +269,13 @@ class Capture(Worker):
 
     def _on_overdue(self) -> None:
         """Called by the watch, while the capture's own thread is held by the library."""
+        reason, detail = Reason.TIMEOUT, f"no frame within {self._config.stall_seconds:g} s"
+        if time.monotonic() - self._held_at < self._config.stall_seconds / 2:
+            reason = Reason.DECODE_ERROR
+            detail = f"nothing but damaged pictures for {self._config.stall_seconds:g} s, and no sound key frame"
+            self._condemned = self._condemned or SourceError(reason, detail)
         if self.status.state is State.UP:
-            detail = f"no frame within {self._config.stall_seconds:g} s"
-            self._report(State.STALLED, Reason.TIMEOUT, detail)
+            self._report(State.STALLED, reason, detail)
         self._interrupt.set()
 
     def _report(self, state: State, reason: Reason | None, detail: str) -> None:

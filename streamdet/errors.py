@@ -3,6 +3,7 @@
     StreamdetError          has an exit code and a message that fits on one line
     ├── ConfigError         the configuration is wrong: all problems at once (exit 2)
     ├── SourceError         a stream cannot be opened or read; only `capture` catches it
+    ├── HeldError           a stream goes on, and has no sound picture to give yet: read again
     ├── DetectorError       weights cannot be loaded or the detector cannot run
     │   └── DeviceLostError the CUDA context is gone: only a new process helps (exit 70)
     ├── SpoolError          events cannot be kept in the directory that was given (exit 69)
@@ -67,6 +68,18 @@ class SourceError(StreamdetError):
         self.reason = reason
         self.detail = detail
         self.is_final = is_final
+
+
+class HeldError(StreamdetError):
+    """Data come from a source, and there is no sound picture yet: no failure, read again.
+
+    Attributes:
+        has_picture: whether one was decoded, and is held back because it is damaged.
+    """
+
+    def __init__(self, *, has_picture: bool) -> None:
+        super().__init__("a damaged picture" if has_picture else "no picture before the next key frame")
+        self.has_picture = has_picture
 
 
 class DetectorError(StreamdetError):

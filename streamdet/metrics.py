@@ -196,6 +196,11 @@ class Metrics:
         if series is not None:
             series.last_frame_at = captured_at
 
+    def frame_damaged(self, stream: str) -> None:
+        """A frame was decoded and is held back: it depends on something that is missing."""
+        self.ledger.captured(stream)
+        self.ledger.dropped(stream, Drop.DAMAGED)
+
     def frame_dropped(self, stream: str, reason: Drop) -> None:
         """A frame will not be published."""
         self.ledger.dropped(stream, reason)

@@ -55,6 +55,7 @@ class Drop(StrEnum):
     DECODE_ERROR = "decode_error"
     INTERNAL_ERROR = "internal_error"
     SHUTDOWN = "shutdown"
+    DAMAGED = "damaged"
 
 
 class Picture(Protocol):

@@ -12,7 +12,7 @@ from videos import make_video
 from web import WebServer
 
 from streamdet.capture import Backoff, Capture
-from streamdet.errors import SourceError
+from streamdet.errors import HeldError, SourceError
 from streamdet.metrics import Metrics
 from streamdet.sources import Source, SourceFrame, SourceInfo
 from streamdet.sources.interrupt import current_interrupt
@@ -64,6 +64,16 @@ def scripted(*rounds: list[Callable[[], None]]) -> tuple[Callable[[object], Sour
         return opened[-1]
 
     return open_source, opened
+
+
+def hold(seconds: float = 0.0, *, has_picture: bool = True) -> Callable[[], None]:
+    """A damaged picture, or data before the first key frame."""
+
+    def step() -> None:
+        wait(seconds)
+        raise HeldError(has_picture=has_picture)
+
+    return step
 
 
 def states(recorder: Recorder) -> list[tuple[State, Reason | None]]:
@@ -305,3 +315,48 @@ def test_backoff_doubles_up_to_its_limit_and_resets() -> None:
     assert len(set(waits)) == len(waits), "there is no chance in it"
     backoff.reset()
     assert backoff.next_seconds() <= 1.2
+
+
+def test_damaged_pictures_are_counted_and_not_handed_on() -> None:
+    open_source, _ = scripted([give, hold(), hold(), hold(has_picture=False), give])
+    with Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source) as recorder:
+        wait_until(lambda: len(recorder.frames) == 2, "the frame after the damage")
+        counts = recorder.metrics.ledger.snapshot()["yard"]
+    assert [f.seq for f in recorder.frames] == [1, 4]
+    assert (counts.captured, counts.dropped[Drop.DAMAGED]) == (4, 2)
+    assert [s.state for s in recorder.statuses] == [State.CONNECTING, State.UP]
+
+
+def test_stream_joined_between_key_frames_waits_for_one_however_long_it_takes() -> None:
+    joined = [hold(0.1, has_picture=n % 2 == 0) for n in range(25)]
+    open_source, opened = scripted([*joined, give])
+    config = stream_config("rtsp://192.0.2.5/x", stall_seconds=0.5)
+    with Recorder(config, open_source=open_source) as recorder:
+        recorder.wait_for(State.UP)
+    assert [(s.state, s.reason, s.detail) for s in recorder.statuses[:3]] == [
+        (State.CONNECTING, None, ""), (State.CONNECTING, None, "waiting for a key frame"), (State.UP, None, "")
+    ]  # fmt: skip
+    assert len(opened) == 1
+
+
+def test_stream_that_falls_silent_while_it_waits_for_a_key_frame_is_given_up() -> None:
+    open_source, _ = scripted([hold(0.05), hold(0.05), lambda: wait(60)], [give])
+    config = stream_config("rtsp://192.0.2.5/x", stall_seconds=0.5)
+    with Recorder(config, open_source=open_source) as recorder:
+        recorder.wait_for(State.UP)
+    assert states(recorder)[:2] == [(State.CONNECTING, None), (State.DOWN, Reason.TIMEOUT)]
+
+
+def test_damage_that_lasts_is_a_stall_and_the_stream_is_opened_again() -> None:
+    open_source, _ = scripted([give, *[hold(0.05)] * 100], [give])
+    config = stream_config("rtsp://192.0.2.5/x", stall_seconds=0.5)
+    with Recorder(config, open_source=open_source) as recorder:
+        wait_until(lambda: len(recorder.frames) == 2, "the frame after the damage")
+    assert states(recorder)[:5] == [
+        (State.CONNECTING, None),
+        (State.UP, None),
+        (State.STALLED, Reason.DECODE_ERROR),
+        (State.DOWN, Reason.DECODE_ERROR),
+        (State.CONNECTING, Reason.DECODE_ERROR),
+    ]
+    assert "damaged" in recorder.statuses[2].detail

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import pytest
 import rtsp
@@ -11,7 +16,7 @@ from capturing import SECRET, stream_config
 from certificates import make_certificate
 from rtsp import RtspServer
 
-from streamdet.errors import SourceError
+from streamdet.errors import HeldError, SourceError
 from streamdet.sources import SourceFrame, SourceInfo, open_source
 from streamdet.types import Reason
 
@@ -119,3 +124,82 @@ def test_encrypted_rtsp_must_be_trusted(tmp_path: Path) -> None:
         assert failure(url).reason is Reason.TLS
         assert read(url, tls_ca_file=str(certificate))[1][0].picture.width == 320
         assert read(url, tls_verify=False)[1][0].picture.width == 320
+
+
+class LossyProxy:
+    """Between a client and a server of RTSP over TCP; leaves out one RTP packet in so many."""
+
+    def __init__(self, port: int, one_in: int) -> None:
+        self._server_port, self._one_in = port, one_in
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self._threads = [threading.Thread(target=self._run)]
+
+    def _run(self) -> None:
+        with suppress(OSError):
+            client = self._socket.accept()[0]
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+            self._threads.append(threading.Thread(target=self._forward, args=(client, server)))
+            self._threads[-1].start()
+            with client, server, server.makefile("rb") as answers, suppress(OSError):
+                number = 0
+                while begin := answers.read(1):
+                    if begin != b"$":
+                        client.sendall(begin + answers.readline())
+                        continue
+                    head = answers.read(3)
+                    body = answers.read(int.from_bytes(head[1:]))
+                    number += head[0] == 0
+                    if head[0] or number % self._one_in:
+                        client.sendall(begin + head + body)
+
+    @staticmethod
+    def _forward(client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(65536):
+                server.sendall(data)
+            server.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("path", ["/h264", "/h265"])
+def test_lost_packets_hold_pictures_until_a_key_frame(server: RtspServer, path: str) -> None:
+    with LossyProxy(server.port, 23) as proxy:
+        source = open_source(stream_config(f"rtsp://127.0.0.1:{proxy.port}{path}", connect_timeout_seconds=20))
+        found = []
+        while len(found) < 60:
+            try:
+                source.read()
+                found.append("sound")
+            except HeldError as held:
+                found += ["held"] * held.has_picture
+        source.close()
+    # From the loss on until the next tenth picture.
+    runs = [len(list(run)) for kind, run in itertools.groupby(found) if kind == "held"]
+    assert runs
+    assert found.count("sound") > 10
+
+
+def test_key_frames_that_are_sent_in_two_halves_are_sound() -> None:
+    # Several slices, with parameter sets between them, as this server's payloader does by default.
+    sliced = rtsp.h264().replace("sliced-threads=false threads=1", "sliced-threads=true threads=2")
+    with RtspServer({"/video": sliced}) as server:
+        source = open_source(stream_config(server.url(), connect_timeout_seconds=20))
+        found = []
+        while len(found) < 40:
+            try:
+                source.read()
+                found.append(True)
+            except HeldError:
+                found.append(False)
+        source.close()
+    assert sum(found[15:]) >= 20

@@ -14,7 +14,7 @@ from streamdet.config import StreamConfig
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.errors import DataError, SourceError
 from streamdet.redact import redact
-from streamdet.sources import Source, open_source
+from streamdet.sources import Source, open_source, read_sound
 from streamdet.types import Picture, Reason
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
@@ -88,7 +88,7 @@ def _spread(stream: Source, every_seconds: float) -> Iterator[Picture]:
     due = -float("inf")
     while True:
         try:
-            frame = stream.read()
+            frame = read_sound(stream)
         except SourceError as error:
             if error.reason is Reason.ENDED:
                 return

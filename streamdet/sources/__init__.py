@@ -14,8 +14,10 @@ from typing import Protocol
 
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.errors import HeldError, SourceError
 from streamdet.sources.formats import SELF_CONTAINED
-from streamdet.types import Clock, Picture
+from streamdet.sources.interrupt import current_interrupt
+from streamdet.types import Clock, Picture, Reason
 
 # OpenCV's own FFmpeg is told what to do by the environment, which is changed here because that is only safe while no
 # other thread runs. It writes to standard error, which may show URLs; and nobody could bound where playlists lead it.
@@ -86,11 +88,26 @@ class Source(Protocol):
         """Waits for the next frame.
 
         Raises:
+            HeldError: data come, but no sound picture yet: read again.
             SourceError: there is none, and there will be none: close the source.
         """
 
     def close(self) -> None:
         """Releases everything; only the thread that reads may call it."""
+
+
+def read_sound(source: Source) -> SourceFrame:
+    """Waits for the next frame, for as long as data come.
+
+    Raises:
+        SourceError: there is none, and there will be none: close the source.
+    """
+    while True:
+        try:
+            return source.read()
+        except HeldError:
+            if current_interrupt().is_set():
+                raise SourceError(Reason.TIMEOUT, "no sound picture yet") from None
 
 
 def open_source(config: StreamConfig) -> Source:

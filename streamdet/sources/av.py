@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from av.stream import Discard
 
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
-from streamdet.errors import SourceError
+from streamdet.errors import HeldError, SourceError
 from streamdet.sources import SourceFrame, SourceInfo
 from streamdet.sources.camera_clock import CameraClock
 from streamdet.sources.connection import HTTP_KINDS, RTSP_KINDS, look_up_name, tls_context
@@ -25,13 +24,13 @@ from streamdet.sources.fifo import Fifo, is_fifo
 from streamdet.sources.hls import HlsFiles
 from streamdet.sources.hwaccel import find_hwaccel
 from streamdet.sources.interrupt import current_interrupt
+from streamdet.sources.losses import lost_data
 from streamdet.sources.memory import limit_allocations
 from streamdet.sources.options import HLS_OPTIONS, options_for, transport_of
 from streamdet.sources.pacing import FileClock, Pacer
 from streamdet.sources.picture import MAX_PIXELS, AvPicture, check_size
+from streamdet.sources.soundness import KEY_FRAME_SECONDS, Soundness
 from streamdet.types import Reason
-
-_log = logging.getLogger(__name__)
 
 limit_allocations(av_core.__file__)
 
@@ -57,10 +56,9 @@ class AvSource:
         self._kind = kind_of_url(config.url)
         self._is_file = self._kind is UrlKind.FILE
         self._has_end = self._is_file
-        self._frames: deque[av.VideoFrame] = deque()
+        self._frames: deque[tuple[av.VideoFrame, bool]] = deque()
         self._frames_of_round = 0
         self._decode_seconds = 0.0
-        self._broken_packets = 0
         self._transport = transport_of(config)
         self._hwaccel = find_hwaccel(config.hwaccel, config.name)
         self._container: av.container.InputContainer | None = None
@@ -77,7 +75,7 @@ class AvSource:
         self._pacer = Pacer(config.stall_seconds / 2, is_live=not self._has_end)
 
     def read(self) -> SourceFrame:
-        """The next frame; a file or HLS waits until it is due."""
+        """The next sound frame; a file or HLS waits until it is due."""
         frame = self._next_frame()
         if frame is None and self._has_end and self._config.loop and self._frames_of_round:
             self._begin_again()
@@ -104,6 +102,7 @@ class AvSource:
 
     def _open(self) -> None:
         started = time.monotonic()
+        lost_data()  # of what this thread has read before
         try:
             self._container = self._open_container()
             self._stream = self._choose_stream(self._container)
@@ -127,6 +126,7 @@ class AvSource:
         form = self._container.format
         self._has_no_timestamps = bool(form.flags & _NO_TIMESTAMPS) or form.name.endswith("pipe")
         self._packets = self._container.demux(self._stream)
+        self._soundness = Soundness(self._stream.codec_context)
 
     def _open_container(self) -> av.container.InputContainer:
         if self._is_file and is_fifo(self._path()):
@@ -234,9 +234,13 @@ class AvSource:
         )
 
     def _next_frame(self) -> av.VideoFrame | None:
-        """The next decoded frame; None at the end."""
+        """The next sound frame; None at the end.
+
+        Raises:
+            HeldError: data come, and nothing of it can be shown yet.
+        """
         give_up_at = time.monotonic() + self._config.stall_seconds
-        broken_before = self._broken_packets
+        broken_before = self._soundness.broken_packets
         packets = 0
         while not self._frames:
             packet = self._next_packet(packets, give_up_at)
@@ -244,9 +248,22 @@ class AvSource:
                 return None
             packets += 1
             self._decode(packet)
+            if not self._frames and self._soundness.waits:
+                self._wait_for_key_frame()
             if not self._frames and time.monotonic() > give_up_at:
-                raise self._nothing_decodes(packets, self._broken_packets - broken_before)
-        return self._frames.popleft()
+                raise self._nothing_decodes(packets, self._soundness.broken_packets - broken_before)
+        frame, is_sound = self._frames.popleft()
+        if not is_sound:
+            raise HeldError(has_picture=True)
+        return frame
+
+    def _wait_for_key_frame(self) -> None:
+        if self._soundness.has_waited_too_long:
+            detail = f"no key frame within {KEY_FRAME_SECONDS:g} s, {self._soundness.broken_packets} broken packets"
+            raise SourceError(Reason.DECODE_ERROR, detail)
+        if current_interrupt().is_set():
+            raise SourceError(Reason.TIMEOUT, "no key frame yet")
+        raise HeldError(has_picture=False)
 
     def _next_packet(self, packets: int, give_up_at: float) -> av.Packet[av.VideoStream] | None:
         if self._hls is not None:
@@ -270,11 +287,7 @@ class AvSource:
 
     def _decode(self, packet: av.Packet[av.VideoStream]) -> None:
         started = time.perf_counter()
-        try:
-            self._frames.extend(packet.decode())
-        except av.FFmpegError as error:
-            self._broken_packets += 1
-            _log.debug("broken packet: %s", error.strerror, extra={"stream": self._config.name})
+        self._frames.extend(self._soundness.decode(packet))
         self._decode_seconds = time.perf_counter() - started
 
     def _nothing_decodes(self, packets: int, broken: int) -> SourceError:

@@ -10,11 +10,14 @@ from streamdet.sources.picture import MAX_PIXELS
 
 # FFmpeg's defaults look at 5 s of a live stream before the first frame; the header and one frame are enough.
 _SHORT_ANALYSIS = {"analyzeduration": "100000", "probesize": "32000"}
+# Packets are put in order before they count as lost, also over TCP, where servers leave some out when a client is slow:
+# otherwise FFmpeg does not look at their numbers.
+_IN_ORDER = {"reorder_queue_size": "16"}
 _TRANSPORTS = {
-    "tcp": {"rtsp_transport": "tcp"},
+    "tcp": {"rtsp_transport": "tcp", **_IN_ORDER},
     "udp": {"rtsp_transport": "udp"},
     # UDP is asked for when the server answers 461, Unsupported Transport.
-    "auto": {"rtsp_transport": "tcp+udp", "rtsp_flags": "prefer_tcp"},
+    "auto": {"rtsp_transport": "tcp+udp", "rtsp_flags": "prefer_tcp", **_IN_ORDER},
 }
 # Which further addresses a stream may lead to: a playlist from the network must not read files of this machine.
 _PROTOCOLS = {

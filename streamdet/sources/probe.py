@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from streamdet.config import StreamConfig
 from streamdet.errors import SourceError
-from streamdet.sources import Source, SourceInfo, open_source
+from streamdet.sources import Source, SourceInfo, open_source, read_sound
 from streamdet.sources.frame_rate import FrameRate
 from streamdet.sources.interrupt import Interrupt
 from streamdet.stall_watch import StallWatch
@@ -70,7 +70,7 @@ def _measure(source: Source) -> float:
     """Frames per second, by the stream's own time where it has one."""
     rate, started, frames = FrameRate(_MEASURE_SECONDS), time.monotonic(), 0
     while rate.fps is None and time.monotonic() - started < _LONGEST_MEASURE_SECONDS:
-        rate.add(source.read().pts_seconds, time.monotonic())
+        rate.add(read_sound(source).pts_seconds, time.monotonic())
         frames += 1
     return round(rate.fps or frames / (time.monotonic() - started), 1)
 
@@ -79,7 +79,7 @@ def _try(config: StreamConfig) -> Probe:
     started = time.monotonic()
     source = open_source(config)
     try:
-        picture = source.read().picture
+        picture = read_sound(source).picture
         first_frame_seconds = time.monotonic() - started
         found = source.info
         info = SourceInfo(

@@ -12,7 +12,7 @@ from streamdet.config import StreamConfig
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.errors import DataError, SourceError
 from streamdet.redact import redact
-from streamdet.sources import open_source
+from streamdet.sources import open_source, read_sound
 from streamdet.types import Picture, Reason
 
 _PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
@@ -62,7 +62,7 @@ def _read_frame(config: StreamConfig, number: int) -> Picture:
     try:
         for count in range(number):
             try:
-                frame = stream.read()
+                frame = read_sound(stream)
             except SourceError as error:
                 if error.reason is not Reason.ENDED:
                     msg = f"{where} cannot be read: {error}"

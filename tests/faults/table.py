@@ -129,7 +129,7 @@ FAULTS = (
     Fault("noise-100-percent-jpeg", later(_JPEG, _NOISE), (Reason.TIMEOUT,), stalls=True, needs=_GST),
     Fault(
         "loss-5-percent-udp",
-        loses_datagrams("/snow", 0.05, (9100, 9119)),
+        loses_datagrams("/ball", 0.05, (9100, 9119)),
         needs=("iptables", *_GST),
     ),
     Fault(

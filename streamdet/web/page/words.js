@@ -23,6 +23,7 @@ const DROPS = {
   rate_limited: "above max_fps",
   decode_error: "not usable",
   internal_error: "lost to an error",
+  damaged: "damaged on the way",
   shutdown: "at the end",
 };
 

@@ -1,0 +1,168 @@
+"""Pictures that depend on something that is missing are never shown; what is sound is shown again at a key frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from streamdet.sources.h264 import MissingPictures
+from streamdet.sources.soundness import KEY_FRAME_SECONDS, Soundness
+
+_FRAMES, _KEY_EVERY = 48, 16
+
+
+def pictures() -> Iterator[av.VideoFrame]:
+    """Noise that moves: whatever is missing shows."""
+    noise = np.random.default_rng(7).integers(0, 256, (96, 224, 3), np.uint8)
+    for number in range(_FRAMES):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(noise[:, number * 2 :][:, :128]), format="rgb24")
+        frame = frame.reformat(format="yuv420p")
+        frame.pts, frame.time_base = number, Fraction(1, 25)
+        yield frame
+
+
+def encoded(path: Path, codec: str, **options: str) -> Path:
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        stream.codec_context.gop_size = _KEY_EVERY
+        stream.options = options
+        for frame in pictures():
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+_KEYS = f"keyint={_KEY_EVERY}:min-keyint={_KEY_EVERY}:scenecut=0"
+_STREAMS: dict[str, Callable[[Path], Path]] = {
+    "h264": lambda folder: encoded(folder / "a.mp4", "libx264", **{"x264-params": f"{_KEYS}:bframes=0"}),
+    "h264-b": lambda folder: encoded(folder / "b.mkv", "libx264", **{"x264-params": f"{_KEYS}:bframes=2"}),
+    "h264-open": lambda folder: encoded(folder / "o.ts", "libx264", **{"x264-params": f"{_KEYS}:open-gop=1:bframes=2"}),
+    "h264-refresh": lambda folder: encoded(
+        folder / "r.mp4", "libx264", **{"x264-params": f"keyint={_KEY_EVERY}:intra-refresh=1:bframes=0"}
+    ),
+    "hevc": lambda folder: encoded(folder / "h.mp4", "libx265", **{"x265-params": f"{_KEYS}:bframes=0:log-level=none"}),
+    "mpeg4": lambda folder: encoded(folder / "m.mp4", "mpeg4"),
+}
+
+
+@pytest.fixture(scope="module", params=list(_STREAMS))
+def stream(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _STREAMS[request.param](tmp_path_factory.mktemp("stream"))
+
+
+def shown(
+    path: Path, *, without: Collection[int] = (), cut: Collection[int] = (), since: int = 0
+) -> tuple[dict[int, NDArray[np.int16]], int]:
+    """The sound pictures by their time, and how many others were decoded."""
+    sound: dict[int, NDArray[np.int16]] = {}
+    held = 0
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        video.codec_context.thread_count = 1
+        soundness = Soundness(video.codec_context)
+        for number, packet in enumerate(container.demux(video)):
+            if packet.size and (number in without or number < since):
+                continue
+            if number in cut:
+                half = av.Packet(bytes(packet)[: packet.size // 2])
+                half.pts, half.dts, half.time_base, half.stream = packet.pts, packet.dts, packet.time_base, video
+                half.is_keyframe = packet.is_keyframe
+                packet = half  # noqa: PLW2901 - the same, damaged
+            for frame, is_sound in soundness.decode(packet):
+                held += not is_sound
+                if is_sound:
+                    assert frame.pts is not None
+                    sound[frame.pts] = frame.to_ndarray(format="gray").astype(np.int16)
+    return sound, held
+
+
+def worst(found: dict[int, NDArray[np.int16]], wanted: dict[int, NDArray[np.int16]]) -> float:
+    return max(float(np.abs(picture - wanted[pts]).mean()) for pts, picture in found.items())
+
+
+def test_everything_is_shown_where_nothing_is_missing(stream: Path) -> None:
+    found, held = shown(stream)
+    assert (len(found), held) == (_FRAMES, 0)
+
+
+def second_key(path: Path) -> int:
+    """Which packet holds the second key frame, or begins the second wave of intra refresh."""
+    with av.open(str(path)) as container:
+        keys = [number for number, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
+    return keys[1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "cut-key", "joined-late", "missing", "missing-key"])
+def test_nothing_smeared_is_shown(stream: Path, damage: str) -> None:
+    if damage.startswith("missing") and stream.name == "m.mp4":
+        pytest.skip("nothing in MPEG-4 says that a picture is missing")
+    if damage == "cut-key" and stream.name == "o.ts":
+        pytest.skip("pictures before the key frame build on it, and come out before the decoder marks it")
+    wanted, _ = shown(stream)
+    key = second_key(stream)
+    found, held = {
+        "cut": lambda: shown(stream, cut={_KEY_EVERY + 5}),
+        "cut-key": lambda: shown(stream, cut={key}),
+        "joined-late": lambda: shown(stream, since=5),
+        "missing": lambda: shown(stream, without={_KEY_EVERY + 4, _KEY_EVERY + 5}),
+        "missing-key": lambda: shown(stream, without={key}),
+    }[damage]()
+    assert worst(found, wanted) == 0
+    last = max(wanted)
+    if stream.name != "r.mp4":
+        # Shown again from the next key frame on.
+        assert last in found
+        assert len(found) >= _FRAMES - 2 * _KEY_EVERY - 2
+    assert len(found) < _FRAMES
+    if damage != "missing-key" or stream.name != "h.mp4":
+        assert held + len(found) >= _FRAMES - 5
+
+
+def test_a_stream_without_key_frames_is_shown_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _STREAMS["hevc"](tmp_path)
+    assert not shown(path, since=2 * _KEY_EVERY + 1)[0]
+    now = [0.0]
+    monkeypatch.setattr("streamdet.sources.soundness.time.monotonic", lambda: now.__setitem__(0, now[0] + 10) or now[0])
+    assert KEY_FRAME_SECONDS >= 60
+    assert shown(path, since=2 * _KEY_EVERY + 1)[0]
+
+
+def test_numbers_of_pictures_are_read_in_both_framings(tmp_path: Path) -> None:
+    for path in (_STREAMS["h264"](tmp_path), _STREAMS["h264-open"](tmp_path)):
+        with av.open(str(path)) as container:
+            video = container.streams.video[0]
+            packets = [bytes(packet) for packet in container.demux(video) if packet.size]
+            extradata = video.codec_context.extradata
+        whole = MissingPictures(extradata)
+        assert not any(whole.before(packet) for packet in packets)
+        part = MissingPictures(extradata)
+        del packets[20:23]
+        assert [n for n, packet in enumerate(packets) if part.before(packet)] == [20]
+
+
+def test_nonsense_is_no_gap_and_no_error() -> None:
+    random = np.random.default_rng(3)
+    for size in [*range(40), *[200] * 300]:
+        data = random.integers(0, 256, size, np.uint8).tobytes()
+        for extradata in (None, data, b"\1" + data):
+            found = MissingPictures(extradata)
+            assert not found.before(b"\0\0\1" + data)
+            assert not found.before(data)
+
+
+def test_an_encoder_that_counts_in_another_way_is_not_held_for_ever(tmp_path: Path) -> None:
+    path = _STREAMS["h264"](tmp_path)
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        packets = [bytes(packet) for packet in container.demux(video) if packet.size]
+        missing = MissingPictures(video.codec_context.extradata)
+    gaps = [missing.before(packet) for packet in packets[::2] * 4]
+    assert any(gaps[:20])
+    assert not any(gaps[-20:])
