@@ -252,7 +252,7 @@ class Daemon:
     def _spool(self, stack: ExitStack) -> Spool | None:
         if self.config.spool.directory is None:
             return None
-        spool = Spool(self.config.spool, self.epoch, self.metrics.delivery, self._on_error)
+        spool = Spool(self.config.spool, self.epoch, self.metrics.delivery, self._on_error, self.metrics.unexpected)
         stack.callback(spool.close)
         return spool
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import orjson
+from prometheus_client import CollectorRegistry
 
 from streamdet.config import SpoolConfig
 from streamdet.delivery_metrics import DeliveryMetrics
@@ -25,6 +26,7 @@ from streamdet.failure_log import FailureLog
 from streamdet.rate_limit import Share
 from streamdet.segment import MAGIC, encode_record
 from streamdet.segments import Segments
+from streamdet.unexpected import UnexpectedErrors
 from streamdet.wire.replay import Answer, Refused, ReplayRequest
 from streamdet.worker import Worker
 
@@ -66,6 +68,7 @@ class Spool(Worker):
         epoch: the present one.
         metrics: counts what is kept and what is not.
         on_error: told when the thread ends with an error.
+        unexpected: told of errors that cost the answer to a single request.
 
     Raises:
         SpoolError: the directory cannot be used.
@@ -77,8 +80,10 @@ class Spool(Worker):
         epoch: str,
         metrics: DeliveryMetrics,
         on_error: Callable[[Worker], None] | None = None,
+        unexpected: UnexpectedErrors | None = None,
     ) -> None:
         super().__init__("spool", on_error)
+        self._unexpected = unexpected or UnexpectedErrors(CollectorRegistry())
         self._epoch = epoch
         self._metrics = metrics
         self._changed = threading.Condition()
@@ -202,6 +207,9 @@ class Spool(Worker):
         except OSError as error:
             self._unreadable.failed(f"cannot read events in {self._segments.directory}: {error}")
             reply(Refused(request.id, "busy", "the events on disk cannot be read now"))
+        except Exception as error:  # noqa: BLE001 - whatever it is: events are to be kept, and others have asked, too
+            self._unexpected.report("replay", error, "a request for replay is refused")
+            reply(Refused(request.id, "failed", "an unexpected error; see the log"))
 
     def _write(self, events: deque[_Event]) -> None:
         if time.monotonic() < self._try_again_at:

@@ -41,10 +41,11 @@ from streamdet.preview import Previews
 from streamdet.rates import Rates
 from streamdet.reload import ConfigInForce
 from streamdet.replay import Replay
+from streamdet.segments import Segments
 from streamdet.spool import Spool
 from streamdet.tracker import Tracker
 from streamdet.types import Detection, Drop, Picture, Reason
-from streamdet.wire.replay import Refused, SnapshotRequest, decode_answer, encode_request
+from streamdet.wire.replay import Refused, ReplayRequest, SnapshotRequest, decode_answer, encode_request
 from streamdet.zones import Zones
 
 _ENDS_WITHIN_SECONDS = 5.0
@@ -119,14 +120,22 @@ def reconnect(running: Running) -> None:
         ask(running.control_path, f"streams.{paused}", {"name": "clip"}, 5)
 
 
-def ask_for_events(running: Running) -> None:
+def asked(running: Running, question: SnapshotRequest | ReplayRequest) -> object:
     with zmq.Context() as context, context.socket(zmq.REQ) as asker:
         asker.rcvtimeo, asker.linger = 5000, 0
         publisher = running.config.publisher.endpoint
         asker.connect(f"tcp://127.0.0.1:{int(publisher.rpartition(':')[2]) + 1}")
-        asker.send(encode_request(SnapshotRequest(7)))
-        answer = decode_answer(asker.recv_multipart())
-    assert answer == Refused(7, "failed", "an unexpected error; see the log")
+        asker.send(encode_request(question))
+        return decode_answer(asker.recv_multipart())
+
+
+def ask_for_events(running: Running) -> None:
+    assert asked(running, SnapshotRequest(7)) == Refused(7, "failed", "an unexpected error; see the log")
+
+
+def ask_for_old_events(running: Running) -> None:
+    question = ReplayRequest(7, "detections/clip/", 1, epoch="0123456789abcdef")
+    assert asked(running, question) == Refused(7, "failed", "an unexpected error; see the log")
 
 
 def ask_for_a_reload(running: Running) -> None:
@@ -179,6 +188,8 @@ _DATA: list[tuple[str, type, str, Callable[[Running], None]]] = [
     ("replay", Replay, "_answer", ask_for_events),
     ("control", Commands, "_about", ask_for_control),
     ("control", ControlServer, "_hand_on", ask_for_control),
+    ("control", ControlServer, "_refusal", ask_for_control),
+    ("replay", Segments, "answer", ask_for_old_events),
     ("reload", ConfigInForce, "_merged", ask_for_a_reload),
     ("http", _MetricsPage, "_newest", ask_for_a_page),
     ("http", _Protocol, "bind", ask_for_a_page),

@@ -192,6 +192,14 @@ class ControlServer(Worker):
             self.sleep(_TICK_SECONDS)
             return
         self._accept_failures.works("the control socket: connections are accepted again")
+        try:
+            self._let_in(connection)
+        except Exception as error:  # noqa: BLE001 - whatever it is: others connect, too
+            self._unexpected.report("control", error, "a connection to the control socket is closed")
+            connection.close()
+
+    def _let_in(self, connection: socket.socket) -> None:
+        """Makes a connection a client, or says why not and ends it."""
         connection.setblocking(False)  # noqa: FBT003 - the library's own signature
         refusal = self._refusal(connection)
         if refusal is not None:
@@ -199,8 +207,8 @@ class ControlServer(Worker):
                 connection.send(encode_error(None, refusal))
             return
         client = _Client(connection, peer_of(connection), deadline=time.monotonic() + IDLE_TIMEOUT_SECONDS)
-        self._clients.add(client)
         self._selector.register(connection, selectors.EVENT_READ, client)
+        self._clients.add(client)
 
     def _refusal(self, connection: socket.socket) -> ControlError | None:
         if not may_use(connection, self._gid):
