@@ -18,9 +18,9 @@ const REASONS = {
 };
 
 const DROPS = {
-  superseded: "replaced by newer ones",
-  stale: "too old",
-  rate_limited: "above max_fps",
+  superseded: "overload: replaced by newer ones",
+  stale: "overload: too old",
+  rate_limited: "above max_fps, as configured",
   decode_error: "not usable",
   internal_error: "lost to an error",
   damaged: "damaged on the way",
