@@ -22,7 +22,7 @@ from streamdet.types import Reason, State
 PAGE = (Path(__file__).parent.parent / "docs" / "events.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 NODE = re.findall(r"```javascript\n(.*?)```", PAGE, re.DOTALL)
-WHOLE, ASYNCIO, PYZMQ = range(3)
+PREVIEW, WHOLE, ASYNCIO, PYZMQ = range(4)
 
 
 def publish_until(publisher: Publisher, done: threading.Event) -> None:
@@ -83,6 +83,13 @@ def test_a_python_example_reads_events(example: int, expected: tuple[str, ...], 
     program = tmp_path / "subscriber.py"
     program.write_text(PYTHON[example], encoding="utf-8")
     lines_of([sys.executable, str(program)], *expected)
+
+
+def test_the_python_example_saves_a_preview(tmp_path: Path) -> None:
+    program = tmp_path / "preview.py"
+    program.write_text(PYTHON[PREVIEW], encoding="utf-8")
+    lines_of([sys.executable, str(program)], "front-door 2 objects", folder=tmp_path)
+    assert (tmp_path / "front-door.jpeg").read_bytes().startswith(b"\xff\xd8\xff")
 
 
 def test_the_python_example_with_keys_reads_events(tmp_path: Path) -> None:
