@@ -286,6 +286,8 @@ class HttpServer(uvicorn.Server):
             self._arriving.add(task)
             task.add_done_callback(functools.partial(self._arrived, accepted, connection))
             self._open.add(connection)
+            # Lets those that have come be read: one that has sent its request already is none that keeps us waiting.
+            await asyncio.sleep(0)
 
     def _accept_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
@@ -453,6 +455,10 @@ class _Protocol(H11Protocol):
         elif self.transport.get_write_buffer_size() > 0:
             self._cut_in(self._open.limits.answer_seconds)
         self._open.waits(self.connection)
+        if self.conn.their_state is h11.DONE and self.conn.trailing_data[0]:
+            # Browsers and Prometheus wait for an answer before they ask again; who does not would be served before
+            # all others, with all that it has sent.
+            self.transport.close()
         super().on_response_complete()
         self._look()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -356,3 +357,26 @@ def test_a_client_finds_the_socket_that_a_broken_file_names(tmp_path: Path) -> N
     config.write_text('[control]\npath = "off"\n')
     with pytest.raises(ControlError, match="cannot be asked; SIGHUP"):
         find_socket(None, config, {})
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPROTO])
+def test_a_connection_that_cannot_be_accepted_is_tried_again(
+    path: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = [number] * 2
+    accept = socket.socket.accept
+
+    def sometimes(listener: socket.socket) -> object:
+        if failing:
+            raise OSError(failing.pop(), os.strerror(number))
+        return accept(listener)
+
+    monkeypatch.setattr(server_module, "_TICK_SECONDS", 0.01)
+    monkeypatch.setattr(socket.socket, "accept", sometimes)
+    with ControlServer(path, None, echo) as server:
+        assert len(exchange(path, GOOD)) == 1
+        assert len(exchange(path, GOOD)) == 1
+    assert server.error is None
+    assert failing == []
+    # Said once, not for every try.
+    assert caplog.text.count(os.strerror(number)) == 1
