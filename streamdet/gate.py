@@ -46,6 +46,8 @@ _MAX_FLOODERS = 1000
 _TURN_MILLISECONDS = 100
 # While more comes in than that within a turn, the next one follows soon, but takes a fifth of the time at most.
 _MUCH_BYTES = 64 << 10
+# A connection that is made, and subscribes, needs no more; after it, it has to make room for others.
+_MAY_BE_SILENT_SECONDS = 2.0
 _SHORT_TURN_MILLISECONDS = 10
 _PAUSE_PER_SECOND_OF_WORK = 4.0
 _IDLE_TURN_MILLISECONDS = 500
@@ -79,6 +81,7 @@ class _Connection:
         removals_before: and how often keys had been taken out.
         received_bytes: what has come in over it.
         read_bytes: how much of that had come when the last whole message was read.
+        is_heard: whether a whole message has come over it.
         is_cut: it has been ended, and ZeroMQ is about to notice.
     """
 
@@ -89,6 +92,7 @@ class _Connection:
     removals_before: int = 0
     received_bytes: int = 0
     read_bytes: int = 0
+    is_heard: bool = False
     is_cut: bool = False
 
     @property
@@ -277,8 +281,32 @@ class Gate(Worker):
             accepted.answered_before, accepted.removals_before = self._zap.answered, self._zap.removals()
         watched.connections[descriptor] = accepted
         self._metrics.connected(watched.name)
-        if sum(len(other.connections) for other in self._watched) > self._max_connections:
-            self._cut(watched, descriptor, "too_many", f"there are {self._max_connections} connections already")
+        self._make_room(watched, descriptor, accepted)
+
+    def _make_room(self, watched: _Watched, descriptor: int, accepted: _Connection) -> None:
+        """Cuts one, where there are too many: what has said nothing for longest, or else the one that has just come."""
+        if sum(len(other.connections) for other in self._watched) <= self._max_connections // 2:
+            return
+        open_ones = [
+            (other, number, connection)
+            for other in self._watched
+            for number, connection in other.connections.items()
+            if not connection.is_cut
+        ]
+        of_host = [one for one in open_ones if one[2].host == accepted.host]
+        if len(open_ones) > self._max_connections:
+            crowd, why = open_ones, f"there are {self._max_connections} connections already"
+        elif len(of_host) > max(self._max_connections // 2, 1):
+            crowd, why = of_host, f"its address has {len(of_host) - 1} connections already"
+        else:
+            return
+        old = accepted.accepted_monotonic_seconds - _MAY_BE_SILENT_SECONDS
+        silent = [one for one in crowd if not one[2].is_heard and one[2].accepted_monotonic_seconds < old]
+        if silent:
+            oldest, number, _ = min(silent, key=lambda one: one[2].accepted_monotonic_seconds)
+            self._cut(oldest, number, "too_many", f"it has said nothing, and {why}")
+        else:
+            self._cut(watched, descriptor, "too_many", why)
 
     def _count_bytes(self) -> int:
         """Looks at what each connection has sent; returns how much of all that is new."""
@@ -289,7 +317,7 @@ class Gate(Worker):
                 before, connection.received_bytes = connection.received_bytes, self._received_bytes(descriptor)
                 new_bytes += max(connection.received_bytes - before, 0)
                 if descriptor in heard:
-                    connection.read_bytes = connection.received_bytes
+                    connection.is_heard, connection.read_bytes = True, connection.received_bytes
         return new_bytes
 
     def _cut_floods(self, watched: _Watched) -> None:

@@ -10,7 +10,6 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import Protocol
 
 from streamdet import wire
@@ -212,7 +211,8 @@ class Replay:
                 continue
             done = prefix
             start = max(bisect_left(self._topics, prefix), bisect_right(self._topics, request.after))
-            for topic in islice(self._topics, start, None):
+            for place in range(start, len(self._topics)):
+                topic = self._topics[place]
                 if not topic.startswith(prefix):
                     break
                 yield topic

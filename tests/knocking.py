@@ -138,15 +138,19 @@ def hears(sub: zmq.Socket[Any]) -> bool:
 class RawSubscriber:
     """Speaks just enough ZMTP 3.0 to subscribe, or to ask, without any bound, as no library would."""
 
-    def __init__(self, endpoint: str, kind: bytes = b"SUB") -> None:
+    def __init__(self, endpoint: str, kind: bytes = b"SUB", source: str = "127.0.0.1") -> None:
         parsed = parse_endpoint(endpoint)
-        self._connection = socket.create_connection((parsed.host, parsed.port), timeout=PATIENCE_SECONDS)
+        self._connection = socket.create_connection(
+            (parsed.host, parsed.port), timeout=PATIENCE_SECONDS, source_address=(source, 0)
+        )
         greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
         ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind
         self._connection.sendall(greeting + b"\x04" + bytes([len(ready)]) + ready)
         answer = b""
         while b"READY" not in answer:
-            answer += self._connection.recv(1000)
+            if not (received := self._connection.recv(1000)):
+                return
+            answer += received
 
     def subscribe(self, count: int, topic_bytes: int) -> int:
         """Asks for so many different topics; returns how many it could send before it was cut."""

@@ -256,6 +256,37 @@ def test_there_are_only_so_many_connections(monkeypatch: pytest.MonkeyPatch) -> 
             assert hears(sub)
 
 
+def test_silent_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 8)
+    monkeypatch.setattr(module, "_MAY_BE_SILENT_SECONDS", 0.0)
+    with ExitStack() as stack:
+        door = stack.enter_context(Door(PublisherConfig(endpoint="tcp://127.0.0.1:0")))
+        talks = stack.enter_context(subscriber(door.endpoint))
+        assert hears(talks)
+        wait_until(lambda: door.value("connections") == 1)
+        silent = [RawSubscriber(door.endpoint) for _ in range(20)]
+        # Half of the eight are for one address.
+        wait_until(lambda: door.cut("too_many") >= 17)
+        numbers = [int(talks.recv_multipart()[1]) for _ in range(20)]
+        assert numbers == list(range(numbers[0], numbers[0] + 20))
+        assert hears(stack.enter_context(subscriber(door.endpoint)))
+        for one in silent:
+            one.close()
+
+
+def test_one_address_cannot_take_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 8)
+    with Door(PublisherConfig(endpoint="tcp://127.0.0.1:0")) as door:
+        subscribed = [RawSubscriber(door.endpoint, source="127.0.0.2") for _ in range(6)]
+        for one in subscribed:
+            one.subscribe(100, topic_bytes=10)
+        wait_until(lambda: door.cut("too_many") >= 2)
+        with subscriber(door.endpoint) as sub:
+            assert hears(sub)
+        for one in subscribed:
+            one.close()
+
+
 def test_a_key_works_over_a_unix_socket_and_can_be_revoked(keys: Keys) -> None:
     alice = keys.make("alice")
     with (
