@@ -107,7 +107,7 @@ class DemoView(Worker):
     """
 
     # Who reads what it draws may stand still.
-    join_timeout_seconds = 2.0
+    join_timeout_seconds = 1.0
 
     def __init__(self, daemon: Daemon, seconds: float | None, console: Console | None, page: str = "") -> None:
         super().__init__("demo")

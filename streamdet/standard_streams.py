@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # What is printed after a signal to end; a daemon must be gone 5 s after it.
-_LAST_OUTPUT_SECONDS = 2.0
+_LAST_OUTPUT_SECONDS = 1.0
 
 
 def open_standard_streams() -> None:

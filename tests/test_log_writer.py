@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,15 @@ def test_a_daemon_without_standard_streams_works(tmp_path: Path, closed: str) ->
         assert daemon.end() == 0
 
 
+def is_writing_to_a_pipe(pid: int) -> bool:
+    """Whether a thread of the process sleeps in write(2) because a pipe is full."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # the thread has just ended
+            if "pipe_write" in (task / "wchan").read_text():
+                return True
+    return False
+
+
 def test_output_that_nobody_takes_does_not_hold_up_an_interrupt(tmp_path: Path) -> None:
     """`watch` blocks while it writes, as every program in a pipeline; one interrupt is enough to end it."""
     with DaemonProcess(tmp_path, stream("clip", max_fps=30)) as daemon:
@@ -175,11 +185,29 @@ def test_output_that_nobody_takes_does_not_hold_up_an_interrupt(tmp_path: Path) 
         watch = subprocess.Popen(command, stdout=writer, stderr=subprocess.DEVNULL)
         os.close(writer)
         try:
-            # It sleeps in write(2) when the pipe is full.
-            wait_until(lambda: "pipe" in Path(f"/proc/{watch.pid}/wchan").read_text(), "a full pipe")
+            wait_until(lambda: is_writing_to_a_pipe(watch.pid), "a full pipe")
             watch.send_signal(signal.SIGINT)
             watch.wait(10)
         finally:
             watch.kill()
             watch.wait()
             os.close(reader)
+
+
+def test_a_demo_that_nobody_looks_at_ends_in_time() -> None:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    environ = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}
+    command = [sys.executable, "-m", "streamdet", "demo", "--no-page"]
+    demo = subprocess.Popen(command, stdout=writer, stderr=subprocess.DEVNULL, env=environ)
+    os.close(writer)
+    try:
+        wait_until(lambda: is_writing_to_a_pipe(demo.pid), "a full pipe")
+        began = time.monotonic()
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(20) == 0
+        assert time.monotonic() - began < 5
+    finally:
+        demo.kill()
+        demo.wait()
+        os.close(reader)
