@@ -81,6 +81,11 @@ def with_small_scheme(url: str) -> str:
     return url if scheme is None else scheme[1].lower() + url[scheme.end(1) :]
 
 
+def has_control(text: str) -> bool:
+    """Whether there are control characters in a text, or others that end a line."""
+    return _CONTROL.search(text) is not None
+
+
 def doubt_of_url(url: str) -> str:
     """What is allowed in an address and probably not meant; empty where there is nothing.
 

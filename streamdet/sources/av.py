@@ -19,22 +19,31 @@ from streamdet.errors import HeldError, SourceError
 from streamdet.sources import SourceFrame, SourceInfo
 from streamdet.sources.camera_clock import CameraClock
 from streamdet.sources.connection import HTTP_KINDS, RTSP_KINDS, look_up_name, tls_context
-from streamdet.sources.failure import failure_of, refuse_text, timed_out
+from streamdet.sources.failure import failure_of, refuse_text
 from streamdet.sources.fifo import Fifo, is_fifo
 from streamdet.sources.hls import HlsFiles
+from streamdet.sources.http_stream import HttpFile, HttpStream, is_left_to_ffmpeg
 from streamdet.sources.hwaccel import find_hwaccel
 from streamdet.sources.interrupt import current_interrupt
 from streamdet.sources.losses import lost_data
 from streamdet.sources.memory import limit_allocations
-from streamdet.sources.options import HLS_OPTIONS, options_for, transport_of
+from streamdet.sources.mjpeg import MjpegFile
+from streamdet.sources.options import HLS_OPTIONS, RELAYED_OPTIONS, options_for, transport_of
 from streamdet.sources.pacing import FileClock, Pacer
+from streamdet.sources.patience import Patience, timed_out
 from streamdet.sources.picture import MAX_PIXELS, AvPicture, check_size
+from streamdet.sources.rtsp import RtspRelay, Way, connect, find_way
 from streamdet.sources.soundness import KEY_FRAME_SECONDS, Soundness
 from streamdet.types import Reason
 
 limit_allocations(av_core.__file__)
 
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS
+# What RTSP servers and networks say so that there is no other way to be found.
+_CLEAR = (
+    av.HTTPNotFoundError, av.HTTPForbiddenError, av.DecoderNotFoundError, av.ExitError, av.error.MemoryError,
+    ConnectionRefusedError, TimeoutError,
+)  # fmt: skip
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC, the cover of a song
 
 
@@ -63,7 +72,10 @@ class AvSource:
         self._hwaccel = find_hwaccel(config.hwaccel, config.name)
         self._container: av.container.InputContainer | None = None
         self._hls: HlsFiles | None = None
+        self._fetched: HlsFiles | MjpegFile | HttpFile | None = None
         self._fifo: Fifo | None = None
+        self._way: Way | None = None
+        self._relay: RtspRelay | None = None
         self._open()
         self.info = self._describe()
         self._has_timeline = (self._has_end and self._fifo is None) or self._is_hls
@@ -93,9 +105,12 @@ class AvSource:
         if self._container is not None:
             self._container.close()
             self._container = None
-        if self._hls is not None:
-            self._hls.close()
-            self._hls = None
+        if self._fetched is not None:
+            self._fetched.close()
+            self._fetched = self._hls = None
+        if self._relay is not None:
+            self._relay.close()
+            self._relay = None
         if self._fifo is not None:
             self._fifo.close()
             self._fifo = None
@@ -107,7 +122,7 @@ class AvSource:
             self._container = self._open_container()
             self._stream = self._choose_stream(self._container)
         except (SourceError, av.FFmpegError, OSError, RuntimeError, UnicodeError) as error:
-            problem = error if self._hls is None else self._hls.problem or error
+            problem = error if self._fetched is None else self._fetched.problem or error
             self.close()
             if isinstance(problem, SourceError):
                 raise problem from None
@@ -133,35 +148,75 @@ class AvSource:
             self._fifo = Fifo(self._path(), self._config.stall_seconds)
         if not self._is_file:
             look_up_name(self._config)
-        if self._kind in HTTP_KINDS and urlsplit(self._config.url).path.lower().endswith(".m3u8"):
-            return self._open_hls()
+        if self._kind in HTTP_KINDS:
+            return self._open_http()
+        if self._kind in RTSP_KINDS:
+            return self._open_rtsp()
+        return self._open_with(options_for(self._config))
+
+    def _open_rtsp(self) -> av.container.InputContainer:
         try:
-            return self._open_with(options_for(self._config))
-        except av.ArgumentError:
-            # What it is leads elsewhere, as a playlist does.
-            if self._kind not in HTTP_KINDS:
+            return self._open_offered()
+        except _CLEAR:
+            raise
+        except (av.FFmpegError, OSError) as error:
+            refused = isinstance(error, av.HTTPUnauthorizedError)
+            if refused and urlsplit(self._config.url).username is None:
                 raise
-            return self._open_hls()
+            # It may lead elsewhere, or want a login that FFmpeg does not know.
+            way = find_way(self._config, refused_ffmpeg=refused)
+            if way is None:
+                raise
+            self._way = way
+        if self._way.needs_relay:
+            patience = Patience(time.monotonic() + self._config.connect_timeout_seconds, 1, 1)
+            self._relay = RtspRelay(connect(self._config, self._way.url, patience), self._way)
+            self._transport = "tcp"
+        return self._open_offered()
+
+    def _open_offered(self) -> av.container.InputContainer:
+        try:
+            return self._open_with(self._rtsp_options())
         except av.HTTPOtherClientError:
             # What an RTSP server says when nothing of what it has is asked for: ask for everything, to see.
-            if self._kind not in RTSP_KINDS:
-                raise
-            return self._open_with(options_for(self._config) | {"allowed_media_types": "video+audio+data+subtitle"})
+            return self._open_with(self._rtsp_options() | {"allowed_media_types": "video+audio+data+subtitle"})
         except OSError as error:
-            if error.errno != errno.EPROTONOSUPPORT or self._transport is None:
+            if error.errno != errno.EPROTONOSUPPORT:
                 raise
             raise SourceError(Reason.REFUSED, f"the server does not offer RTP over {self._transport}") from None
+
+    def _rtsp_options(self) -> dict[str, str]:
+        config = self._config
+        if self._way is not None:
+            config = config.model_copy(update={"url": self._way.url})
+        return options_for(config) | (RELAYED_OPTIONS if self._relay is not None else {})
+
+    def _open_http(self) -> av.container.InputContainer:
+        config = self._config
+        if urlsplit(config.url).path.lower().endswith(".m3u8"):
+            return self._open_hls()
+        if is_left_to_ffmpeg(config.url):
+            try:
+                return self._open_with(options_for(config))
+            except av.HTTPUnauthorizedError:
+                pass  # it may know the login, and not how to give it
+        stream = HttpStream(config)
+        if stream.is_playlist:
+            return self._open_hls()
+        self._fetched = stream.file
+        return self._open_with(options_for(config), stream.container_format)
 
     def _open_hls(self) -> av.container.InputContainer:
         config = self._config
         verified = self._kind is UrlKind.HTTPS and config.tls_verify
         wait_seconds = config.connect_timeout_seconds
         self._hls = HlsFiles(config.url, tls_context(config), needs_tls=verified, wait_seconds=wait_seconds)
+        self._fetched = self._hls
         return self._open_with(options_for(config) | HLS_OPTIONS, "hls")
 
     def _open_with(self, options: dict[str, str], container_format: str | None = None) -> av.container.InputContainer:
         return av.open(
-            self._location() if self._fifo is None else self._fifo,
+            self._fifo or (None if self._hls else self._fetched) or self._location(),
             "r",
             container_format,
             options,
@@ -174,7 +229,11 @@ class AvSource:
 
     def _location(self) -> str:
         # The prefix keeps a path with a colon from being taken for a protocol.
-        return f"file:{self._path()}" if self._is_file else self._config.url
+        if self._is_file:
+            return f"file:{self._path()}"
+        if self._relay is not None:
+            return self._relay.url
+        return self._config.url if self._way is None else self._way.url
 
     def _path(self) -> str:
         url = self._config.url
@@ -266,13 +325,13 @@ class AvSource:
         raise HeldError(has_picture=False)
 
     def _next_packet(self, packets: int, give_up_at: float) -> av.Packet[av.VideoStream] | None:
-        if self._hls is not None:
-            self._hls.wait_at_most(give_up_at - time.monotonic())
+        if self._fetched is not None:
+            self._fetched.wait_at_most(give_up_at - time.monotonic())
         try:
             packet = next(self._packets, None)
         except (av.FFmpegError, OSError, UnicodeError) as error:
-            if self._hls is not None and self._hls.problem is not None:
-                raise self._hls.problem from None
+            if self._fetched is not None and self._fetched.problem is not None:
+                raise self._fetched.problem from None
             if self._is_file and not current_interrupt().is_set():
                 # What is behind the damage cannot be had; playing it again would not help.
                 return None
@@ -281,8 +340,12 @@ class AvSource:
             if isinstance(error, ConnectionError | av.EOFError):
                 raise SourceError(Reason.ENDED, "the connection was closed") from None
             raise failure_of(error, self._config) from None
-        if packet is None and self._hls is not None and self._hls.problem is not None:
-            raise self._hls.problem
+        # A file of HLS that cannot be had is left out, and others follow; of one answer, nothing but a torn rest does.
+        is_over = packet is None or self._hls is None
+        if is_over and self._fetched is not None and self._fetched.problem is not None:
+            problem = self._fetched.problem
+            # Much came, and nothing that is a picture.
+            raise self._nothing_decodes(packets, packets) if packets and problem.reason is Reason.TIMEOUT else problem
         return packet
 
     def _decode(self, packet: av.Packet[av.VideoStream]) -> None:

@@ -10,6 +10,7 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import SourceError
 from streamdet.redact import redact
+from streamdet.sources.login import KNOWN, Challenge
 from streamdet.sources.resolve import resolve
 from streamdet.types import Reason
 
@@ -25,7 +27,7 @@ TLS_KINDS = (UrlKind.RTSPS, UrlKind.HTTPS)
 HTTP_KINDS = (UrlKind.HTTP, UrlKind.HTTPS)
 _PROXIED_KINDS = (UrlKind.HTTP, UrlKind.HTTPS, UrlKind.RTSPS)  # by FFmpeg
 
-_DEFAULT_PORTS = {UrlKind.RTSP: 554, UrlKind.RTSPS: 322, UrlKind.HTTP: 80, UrlKind.HTTPS: 443}
+_DEFAULT_PORTS: dict[str, int] = {UrlKind.RTSP: 554, UrlKind.RTSPS: 322, UrlKind.HTTP: 80, UrlKind.HTTPS: 443}
 _LONGEST_LOOK_SECONDS = 1.5
 _LONGEST_ANSWER_BYTES = 4096
 _STATUS_LINE = re.compile(rb"(?:RTSP|HTTP)/\d\.\d (\d{3})([^\r\n]{0,80})")
@@ -36,8 +38,13 @@ _REDIRECTION_STATUS = (301, 302, 303, 307, 308)
 
 def address_of(config: StreamConfig) -> tuple[str, int]:
     """Host and port of a network stream."""
-    parts = urlsplit(config.url)
-    return parts.hostname or "", parts.port or _DEFAULT_PORTS.get(kind_of_url(config.url), 0)
+    return address_of_url(config.url)
+
+
+def address_of_url(url: str) -> tuple[str, int]:
+    """Host and port that a url names."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme.lower(), 0)
 
 
 def ca_file_of(config: StreamConfig) -> str | None:
@@ -172,6 +179,23 @@ def failure_of_status(status: int, text: str, where: str) -> SourceError:
     elif status in _NOT_FOUND_STATUS:
         reason = Reason.NOT_FOUND
     return SourceError(reason, redact(f"{where} answers {status} {text}"))
+
+
+def failure_of_login(where: str, offers: Sequence[Challenge], *, has_login: bool) -> SourceError:
+    """What it means that a server asks for a login, and does so again when it has got one.
+
+    Args:
+        where: host and port, for people.
+        offers: ways to log in that it takes.
+        has_login: whether there is one to give.
+    """
+    if not has_login:
+        return SourceError(Reason.UNAUTHORIZED, f"{where} wants a login, and the url has none (401)")
+    if offers and not any(offer.method for offer in offers):
+        wanted = ", ".join(sorted({str(offer) for offer in offers}))
+        detail = f"{where} wants a login by {wanted[:80]}, which is not known here; known are {KNOWN} (401)"
+        return SourceError(Reason.UNAUTHORIZED, detail)
+    return SourceError(Reason.UNAUTHORIZED, f"{where} refuses this login (401)")
 
 
 def _failure_of_answer(answer: bytes, where: str, *, has_login: bool) -> SourceError | None:

@@ -76,11 +76,6 @@ def refuse_text(codec: str) -> None:
         raise SourceError(Reason.NO_VIDEO, "it is a text, not a video")
 
 
-def timed_out(seconds: float, waited_for: str) -> SourceError:
-    """The error of whoever waited in vain."""
-    return SourceError(Reason.TIMEOUT, f"no {waited_for} within {seconds:g} s")
-
-
 def _from_table(table: _Table, error: Exception, config: StreamConfig) -> SourceError | None:
     for kind, reason, detail in table:
         if isinstance(error, kind):

@@ -18,10 +18,11 @@ from streamdet.errors import SourceError
 from streamdet.sources import SourceFrame, SourceInfo
 from streamdet.sources.av import AvSource
 from streamdet.sources.connection import look_up_name
-from streamdet.sources.failure import refuse_text, timed_out
+from streamdet.sources.failure import refuse_text
 from streamdet.sources.interrupt import current_interrupt
 from streamdet.sources.memory import limit_allocations
 from streamdet.sources.pacing import FileClock, Pacer
+from streamdet.sources.patience import timed_out
 from streamdet.sources.picture import BgrPicture, check_size
 from streamdet.types import Reason
 

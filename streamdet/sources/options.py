@@ -37,6 +37,10 @@ HLS_OPTIONS = {
 }
 
 
+# For RTSP by way of `rtsp.RtspRelay`, which is on this machine and has one connection for all.
+RELAYED_OPTIONS = {"rtsp_transport": "tcp", "protocol_whitelist": "rtp,rtcp,udp,tcp"}
+
+
 def transport_of(config: StreamConfig) -> str | None:
     """How RTSP carries pictures; None for everything else."""
     # Encrypted RTSP carries everything in its one connection.

@@ -11,8 +11,10 @@ import time
 import urllib.request
 from typing import TYPE_CHECKING, Any, cast
 
+from streamdet.errors import SourceError
 from streamdet.sources.interrupt import current_interrupt
 from streamdet.sources.resolve import resolve
+from streamdet.types import Reason
 
 _STEP_SECONDS = 0.1
 
@@ -81,6 +83,22 @@ class Patience:
                 return connection
         raise problem
 
+    def encrypt(self, connection: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:
+        """The same connection, encrypted; `context` is this caller's alone from now on.
+
+        Raises:
+            OSError: it cannot be; the connection is closed then.
+        """
+        context.sslsocket_class = _WaitingTls
+        secured = context.wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False)
+        cast("_WaitingTls", secured).patience = self
+        try:
+            secured.do_handshake()
+        except BaseException:
+            secured.close()
+            raise
+        return secured
+
     def _finish(self, connection: socket.socket, state: int) -> None:
         poll = select.poll()
         poll.register(connection, select.POLLOUT)
@@ -128,7 +146,6 @@ def handlers(patience: Patience, context: ssl.SSLContext) -> list[urllib.request
         patience: of all of them.
         context: for https://; it is this caller's alone from now on.
     """
-    context.sslsocket_class = _WaitingTls
 
     class Http(http.client.HTTPConnection):
         def connect(self) -> None:
@@ -140,10 +157,7 @@ def handlers(patience: Patience, context: ssl.SSLContext) -> list[urllib.request
         def connect(self) -> None:
             Http.connect(self)
             name = getattr(self, "_tunnel_host", None) or self.host
-            secured = context.wrap_socket(self.sock, server_hostname=name, do_handshake_on_connect=False)
-            self.sock = secured
-            cast("_WaitingTls", secured).patience = patience
-            secured.do_handshake()
+            self.sock = patience.encrypt(self.sock, context, name)
 
     class HttpHandler(urllib.request.HTTPHandler):
         def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
@@ -154,3 +168,8 @@ def handlers(patience: Patience, context: ssl.SSLContext) -> list[urllib.request
             return self.do_open(Https, req, context=context)
 
     return [HttpHandler(), HttpsHandler()]
+
+
+def timed_out(seconds: float, waited_for: str) -> SourceError:
+    """The error of whoever waited in vain."""
+    return SourceError(Reason.TIMEOUT, f"no {waited_for} within {seconds:g} s")

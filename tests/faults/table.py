@@ -157,7 +157,7 @@ FAULTS = (
         (Reason.REFUSED,),
         needs=_GST,
     ),
-    Fault("headers-for-ever", always(_HTTP, _HEADERS_FOR_EVER), (Reason.TIMEOUT,)),
+    Fault("headers-for-ever", always(_HTTP, _HEADERS_FOR_EVER), (Reason.REFUSED,)),
     Fault("zeros-for-ever", always(_HTTP, _ZEROS_FOR_EVER), (Reason.DECODE_ERROR,)),
     Fault("untrusted", untrusted("https"), (Reason.TLS,), needs=("openssl",)),
     Fault("untrusted-rtsp", untrusted("rtsps"), (Reason.TLS,), needs=("openssl", *_GST)),
