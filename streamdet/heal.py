@@ -29,9 +29,11 @@ from streamdet.wire.replay import (
 )
 
 _MAX_HELD_EVENTS = 10_000
-# An answer that does not come is given up when nothing else has been answered for so long,
+# An answer that does not come is given up when events have come for so long, and no other answer. While the daemon is
+# away nothing comes, and no time is lost by waiting;
 _GIVE_UP_SECONDS = 10.0
-# or, whatever else is answered, when it has been asked for so long.
+_AWAY_SECONDS = 5.0
+# but whatever comes, it is given up when it has been asked for so long.
 _GIVE_UP_ANYWAY_SECONDS = 60.0
 # Once nobody has answered for so long, events are not held up for as long again each time.
 _GIVE_UP_SOON_SECONDS = 0.5
@@ -95,7 +97,9 @@ class Healing:
         self._early_since = math.inf
         self._started = False
         self._is_reachable = False
-        self._answered_at = -math.inf
+        # Seconds in which events came, now and when the last answer came.
+        self._heard_at = -math.inf
+        self._heard_seconds = self._answered_at_seconds = 0.0
         self._held = 0
         self._asking: Asking[_Topic] = Asking()
         self._check_at = math.inf
@@ -112,6 +116,9 @@ class Healing:
         Raises:
             WireError: it is no event.
         """
+        if now - self._heard_at < _AWAY_SECONDS:
+            self._heard_seconds += now - self._heard_at
+        self._heard_at = now
         event = wire.from_message(parts)
         if isinstance(event, PreviewEvent):
             self._previews.event(event)
@@ -132,7 +139,7 @@ class Healing:
         """
         answer = decode_answer(parts)
         asked = self._asking.get(answer.id)
-        self._is_reachable, self._answered_at = True, now
+        self._is_reachable, self._answered_at_seconds = True, self._heard_seconds
         if asked is None:
             return
         if isinstance(answer, Refused):
@@ -314,7 +321,8 @@ class Healing:
         if not self._is_reachable:
             return now - topic.blocked_since >= _GIVE_UP_SOON_SECONDS
         waited_seconds = now - asked.waits_since
-        if now - max(asked.waits_since, self._answered_at) >= _GIVE_UP_SECONDS:
+        unanswered_seconds = self._heard_seconds - self._answered_at_seconds
+        if min(waited_seconds, unanswered_seconds) >= _GIVE_UP_SECONDS:
             self._is_reachable = False
             return True
         return waited_seconds >= (_GIVE_UP_SECONDS if asked.is_fruitless else _GIVE_UP_ANYWAY_SECONDS)
