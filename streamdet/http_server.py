@@ -237,6 +237,7 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - the listener is known
         """Begins to accept connections."""
         await self.lifespan.startup()
+        asyncio.get_running_loop().set_exception_handler(self._loop_failed)
         self.servers = []
         self._accepting = asyncio.create_task(self._accept())
         self._accepting.add_done_callback(self._accept_ended)
@@ -288,6 +289,12 @@ class HttpServer(uvicorn.Server):
             self._open.add(connection)
             # Lets those that have come be read: one that has sent its request already is none that keeps us waiting.
             await asyncio.sleep(0)
+
+    def _loop_failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An error that no coroutine waits for; those of a connection, as of TLS, are its client's own."""
+        error = context.get("exception") or RuntimeError(context["message"])
+        if not isinstance(error, OSError):
+            self._unexpected.report("http", error, "a connection is closed")
 
     def _accept_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
@@ -432,6 +439,15 @@ class _Protocol(H11Protocol):
                 return
             super().data_received(data[begin : begin + _PIECE_BYTES])
         self._look()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuses what is no request; a client that is being answered, and sends nonsense meanwhile, is hung up on."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        elif self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """The client does not take what was sent."""

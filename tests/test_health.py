@@ -301,6 +301,33 @@ def test_clients_that_never_read_are_cut_off(monkeypatch: pytest.MonkeyPatch) ->
             connection.close()
 
 
+def test_a_small_rest_of_an_answer_that_is_not_taken_is_no_reason_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LIMITS", replace(LIMITS, answer_seconds=0.5, idle_seconds=1000))
+    monkeypatch.setattr(module, "REQUESTS_PER_SECOND", 10_000)
+    monkeypatch.setattr(module, "_PAGE", bytes(60_000))
+    daemon = Daemon()
+    with daemon.server, daemon.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: [::1]\r\n\r\n")
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not (open_now := list(daemon.server._server.server_state.connections)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (protocol,) = open_now
+        # Until the kernel takes no more; what is left then is too little to pause the writing.
+        while protocol.transport.get_write_buffer_size() == 0:
+            assert time.monotonic() < deadline
+            answered = daemon.server._server.server_state.total_requests
+            with suppress(ConnectionError):
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: [::1]\r\n\r\n")
+            while daemon.server._server.server_state.total_requests == answered and not protocol.transport.is_closing():
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+        while daemon.server._server._open._open:
+            assert time.monotonic() < deadline, "it is still there"
+            time.sleep(0.02)
+
+
 def test_readers_without_a_pause_share_one_page_and_are_all_answered(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,6 +418,24 @@ def test_who_sends_many_requests_at_once_gets_one_answer(daemon: Daemon) -> None
     with daemon.connect() as connection, suppress(ConnectionError):
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: [::1]\r\n\r\n" * 50)
         assert connection.makefile("rb").read().count(b"HTTP/1.1 200 ") == 1
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"HEAD /readyz HTTP/1.0\r\n\r\n", b"GET /readyz HTTP/1.0\r\n\r\n", b"GET /readyz HTTP/1.1\r\nHost: [::1]\r\n\r\n"],
+)
+@pytest.mark.parametrize("pause_seconds", [0.0, 0.1])
+def test_nonsense_behind_a_request_is_not_said_in_the_log(
+    daemon: Daemon, begin: bytes, pause_seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        with daemon.connect() as connection, suppress(ConnectionError):
+            connection.sendall(begin)
+            time.sleep(pause_seconds)
+            connection.sendall(b"nonsense\r\n\r\n" * 20)
+            connection.makefile("rb").read()
+    assert daemon.get("/healthz")[0].status == 200
+    assert caplog.text == ""
 
 
 def test_a_connection_is_kept_for_the_next_request(daemon: Daemon) -> None:
