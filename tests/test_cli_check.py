@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from videos import make_video
 from web import WebServer
 
 from streamdet.cli import main
+from streamdet.detector import missing
 
 
 @dataclass
@@ -184,3 +186,46 @@ def test_a_file_of_the_service_finds_the_secrets_of_the_service(
     assert f"there is no file {folder}/a.secrets/LOGIN" in check(folder / "a.toml").stderr
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(elsewhere / "a.secrets"))
     assert check(folder / "a.toml").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("detector", "expected"),
+    [
+        (
+            'weights = "coco"\nmodel = "fasterrcnn_resnet50_fpn"',
+            r'"coco" with .* is not downloaded yet',
+        ),
+        ('device = "cuda"', r'"cuda" is asked for, and of CUDA devices this machine has none that works'),
+        ('device = "cuda:3"', r'"cuda:3" is asked for, and of CUDA devices this machine has none that works'),
+        ('engine = "openvino"', r"OpenVINO is not installed here"),
+    ],
+)
+def test_what_the_detector_will_not_find_is_a_warning(
+    tmp_path: Path, clip: Path, check: Check, monkeypatch: pytest.MonkeyPatch, detector: str, expected: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    monkeypatch.setattr(missing, "cuda_device_count", lambda: 0)
+    monkeypatch.setattr(missing.importlib.util, "find_spec", lambda _: None)
+    config = write(tmp_path / "a.toml", {"yard": str(clip)})
+    config.write_text(f"[detector]\n{detector}\n{config.read_text()}")
+    result = check(config)
+    assert result.returncode == 0
+    assert re.search(rf"^warning: detector\..*{expected}", result.stderr)
+    assert len(json.loads(check(config, "--json").stdout)["warnings"]) == 1
+
+
+def test_what_the_detector_finds_is_no_warning(
+    tmp_path: Path, clip: Path, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(missing, "cuda_device_count", lambda: 2)
+    model = "fasterrcnn_resnet50_fpn"
+    folder = tmp_path / "torch/hub/checkpoints"
+    folder.mkdir(parents=True)
+    (folder / missing.PUBLISHED_FILES[model]).touch()
+    config = write(tmp_path / "a.toml", {"yard": str(clip)})
+    rest = config.read_text()
+    config.write_text(f'[detector]\nweights = "coco"\nmodel = "{model}"\ndevice = "cuda:1"\n{rest}')
+    assert check(config).stderr == ""

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +37,7 @@ from streamdet.detector.device import use_threads
 from streamdet.detector.models import ARCHITECTURES, EMBEDDED_ARCHITECTURE
 from streamdet.detector.openvino_runtime import compile_model, core, cpu_precisions, is_installed, load_openvino
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector, prepare_model
-from streamdet.detector.weights import Weights, load_embedded_int8, load_weights_file
+from streamdet.detector.weights import Weights, load_embedded_int8, load_weights_file, weights_to_bytes
 from streamdet.errors import DetectorError
 from streamdet.export.agreement import compare
 
@@ -169,6 +170,49 @@ def test_a_model_of_open_height_and_width_is_refused() -> None:
     for part in (exported.features, exported.box_head):
         with pytest.raises(ValueError, match="the shape of an input is not fixed"):
             compile_model(core().read_model(*part), "int8", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (b"<net ", b"<ten ", "cannot run these weights"),
+        (b"<net ", b"<!DOCTYPE x><net ", "declarations in its XML"),
+        (b"</net>", b"", "cannot run these weights"),
+        (b'type="Convolution"', b'type="Loop"', "cannot run these weights"),
+    ],
+)
+def test_hostile_graphs_are_refused_in_one_line(tmp_path: Path, old: bytes, new: bytes, expected: str) -> None:
+    exported = load_embedded_int8()
+    assert exported.exported is not None
+    features, box_head = (
+        (xml.replace(old, new), data) for xml, data in (exported.exported.features, exported.exported.box_head)
+    )
+    path = tmp_path / "hostile.safetensors"
+    dense = replace(exported.exported, features=features, box_head=box_head)
+    path.write_bytes(weights_to_bytes(replace(exported, exported=dense)))
+    with pytest.raises(DetectorError, match=expected) as caught:
+        FasterRcnnDetector(load_weights_file(path), DetectorConfig(device="cpu", engine="openvino"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_of_another_model_is_refused() -> None:
+    exported = load_embedded_int8()
+    fewer = replace(exported, labels=exported.labels[:-1], category_ids=exported.category_ids[:-1])
+    with pytest.raises(DetectorError, match=r"its outputs have \[7, 28\] channels instead of \[6, 24\]"):
+        FasterRcnnDetector(fewer, DetectorConfig(device="cpu", engine="openvino"))
+
+
+def test_an_exported_constant_that_is_no_number_is_found_at_the_start() -> None:
+    exported = load_embedded_int8()
+    assert exported.exported is not None
+    xml, constants = exported.exported.box_head
+    broken = np.frombuffer(constants, np.uint8).copy()
+    floats = broken[len(broken) % 4 :].view(np.float32)
+    floats[np.isfinite(floats) & (abs(floats) > 1e-3) & (abs(floats) < 1)] = np.nan
+    dense = replace(exported.exported, box_head=(xml, broken.tobytes()))
+    config = DetectorConfig(device="cpu", engine="openvino", max_batch_size=1)
+    with pytest.raises(DetectorError, match="the classifier yields"):
+        FasterRcnnDetector(replace(exported, exported=dense), config).warm_up()
 
 
 def sizes_of(dense: Dense) -> list[tuple[int, int]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
+import resource
 import socket
+import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,13 +22,17 @@ from safetensors.torch import save
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
+from streamdet.bench.calibrated import calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector import published
 from streamdet.detector import weights as weights_module
+from streamdet.detector.missing import PUBLISHED_FILES, cache_folders
 from streamdet.detector.models import EMBEDDED_ARCHITECTURE, build_model
-from streamdet.detector.published import PUBLISHED, cache_folders, coco_labels, download, find_published
+from streamdet.detector.pipeline import FasterRcnnDetector
+from streamdet.detector.published import PUBLISHED, coco_labels, download, find_published
 from streamdet.detector.weights import Weights, load_weights, load_weights_file, weights_to_bytes
-from streamdet.errors import DetectorError
+from streamdet.errors import DataError, DetectorError
+from streamdet.training.initial import load_initial
 
 BODY = b"some bytes that stand for weights" * 100_000
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -228,6 +235,220 @@ def test_code_in_a_pth_never_runs(tmp_path: Path, legacy: bool) -> None:
     assert not harm.exists()
 
 
+# --- files made to do harm, or by accident
+
+
+def zeros_of(*shape: int) -> Tensor:
+    """Two bytes that claim to be as many numbers as one likes."""
+    return torch.zeros(1, dtype=torch.float16).expand(*shape)
+
+
+def grown_by(work: Callable[[], object]) -> int:
+    """Bytes by which the peak of memory rose."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    work()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_numbers_that_a_file_does_not_have_take_no_memory(tmp_path: Path, is_zip: bool) -> None:
+    path = tmp_path / "claims.pth"
+    state = {"a": zeros_of(500_000_000), "roi_heads.box_predictor.cls_score.weight": zeros_of(3, 1024)}
+    torch.save(state, path, _use_new_zipfile_serialization=is_zip)
+    assert path.stat().st_size < 10_000
+    assert grown_by(lambda: error_of(weights=str(path), model=M320)) < 500 << 20
+    assert f"does not fit {M320}" in error_of(weights=str(path), model=M320)
+    with pytest.raises(DataError, match=r"no tensor of .* fits the model"):
+        load_initial(build_model(EMBEDDED_ARCHITECTURE, 3), path, ["a"])
+
+
+@pytest.mark.parametrize("classes", [0, 1, 10_001, 1 << 40])
+def test_a_classifier_of_odd_size_is_refused(tmp_path: Path, classes: int) -> None:
+    path = save_pth(tmp_path / "many.pth", {"roi_heads.box_predictor.cls_score.weight": zeros_of(classes, 1024)})
+    assert f"its classifier has {classes} classes, not 2 to 10000" in error_of(weights=str(path), model=M320)
+
+
+@pytest.mark.parametrize(
+    ("odd", "expected"),
+    [
+        (lambda t: t.to(torch.complex64), "complex64"),
+        (lambda t: t.long(), "int64"),
+        (lambda t: t.to_sparse(), "sparse, quantised or without data"),
+        (lambda t: t.to("meta"), "sparse, quantised or without data"),
+    ],
+)
+def test_tensors_of_odd_kinds_are_refused(
+    good: Weights, tmp_path: Path, odd: Callable[[Tensor], Tensor], expected: str
+) -> None:
+    name = "rpn.head.cls_logits.bias"
+    path = save_pth(tmp_path / "odd.pth", good.state | {name: odd(good.state[name])})
+    message = error_of(weights=str(path), model=EMBEDDED_ARCHITECTURE)
+    assert expected in message or "cannot be read as a .pth file" in message
+
+
+def test_double_and_half_precision_are_taken(good: Weights, tmp_path: Path) -> None:
+    names = iter(good.state)
+    first, second = next(names), next(names)
+    state = good.state | {first: good.state[first].double(), second: good.state[second].half()}
+    loaded = load_weights(unchecked(weights=str(save_pth(tmp_path / "d.pth", state)), model=EMBEDDED_ARCHITECTURE))
+    assert {t.dtype for t in loaded.state.values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_weights_that_are_no_numbers_are_refused(good: Weights, tmp_path: Path, kind: str, value: float) -> None:
+    name = "roi_heads.box_head.fc6.weight"
+    broken = good.state[name].clone()
+    broken[0, 0] = value
+    path = tmp_path / f"broken.{kind}"
+    if kind == "pth":
+        torch.save(good.state | {name: broken}, path)
+    else:
+        path.write_bytes(weights_to_bytes(replace(good, state=good.state | {name: broken})))
+    assert f"numbers that are infinite or NaN: {name}" in error_of(weights=str(path), model=EMBEDDED_ARCHITECTURE)
+    with pytest.raises((DataError, DetectorError), match="infinite or NaN"):
+        load_initial(build_model(EMBEDDED_ARCHITECTURE, 3), path, list(good.labels[1:]))
+
+
+def archive_bytes() -> bytearray:
+    content = io.BytesIO()
+    torch.save({"a": torch.zeros(3)}, content)
+    return bytearray(content.getvalue())
+
+
+def of_version_99() -> bytes:
+    content = archive_bytes()
+    at = content.find(b"PK\x01\x02")
+    while at >= 0:
+        content[at + 6 : at + 8] = struct.pack("<H", 99)
+        at = content.find(b"PK\x01\x02", at + 4)
+    return bytes(content)
+
+
+def with_a_name_that_is_no_text() -> bytes:
+    content = archive_bytes()
+    at = content.find(b"PK\x01\x02")
+    flags = struct.unpack("<H", content[at + 8 : at + 10])[0]
+    content[at + 8 : at + 10] = struct.pack("<H", flags | 0x800)
+    content[at + 46] = 0xFF
+    return bytes(content)
+
+
+def that_python_cannot_read() -> bytes:
+    """torch reads it: a directory in the form for large archives, said to lie on the second of two disks."""
+    content = bytes(archive_bytes())
+    end = content.rfind(b"PK\x05\x06")
+    count, size, start = struct.unpack("<HII", content[end + 10 : end + 20])
+    large = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, count, count, size, start)
+    return content[:end] + large + struct.pack("<IIQI", 0x07064B50, 0, end, 2) + content[end:]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [of_version_99(), with_a_name_that_is_no_text(), that_python_cannot_read(), b"PK\x03\x04 and then nothing", b"PK"],
+)
+def test_damaged_archives_are_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.pth"
+    path.write_bytes(content)
+    assert "cannot be read as a .pth file" in error_of(weights=str(path), model=M320)
+
+
+def described(good: Weights, **change: str) -> dict[str, str]:
+    return {
+        "format": "streamdet-weights-1",
+        "architecture": good.architecture,
+        "labels": json.dumps(good.labels),
+        "category_ids": json.dumps(good.category_ids),
+        "min_size": "320",
+        "max_size": "512",
+    } | change
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"labels": "[" * 100_000}, "broken description"),
+        ({"labels": json.dumps(["__background__", "<b>\x1b[2J", "car"])}, "printable characters are allowed"),
+        ({"labels": json.dumps(["__background__", "x" * 101, "car"])}, "printable characters are allowed"),
+        ({"labels": json.dumps(["__background__", "", "car"])}, "printable characters are allowed"),
+        ({"labels": json.dumps(["__background__", "car", "car"])}, "label 'car' twice"),
+        ({"labels": json.dumps({"a": 1, "b": 2, "c": 3})}, "the labels are no list of texts"),
+        ({"labels": json.dumps(["__background__", 1, 2])}, "the labels are no list of texts"),
+        ({"category_ids": json.dumps([0, 1, 2**63])}, "whole numbers from 0 to 2^63 - 1"),
+        ({"category_ids": json.dumps([0, 1, 1e400])}, "whole numbers from 0 to 2^63 - 1"),
+        ({"category_ids": json.dumps([0, 1, -1])}, "whole numbers from 0 to 2^63 - 1"),
+        ({"min_size": "60000", "max_size": "60000"}, "the input size 60000 to 60000 pixels; 32 to 4096 are allowed"),
+        ({"min_size": "1", "max_size": "1"}, "32 to 4096 are allowed"),
+        ({"min_size": "9" * 5000}, "broken description"),
+        ({"architecture": "\x1b[2J" * 1000}, "is not known to this version"),
+    ],
+)
+def test_hostile_descriptions(good: Weights, tmp_path: Path, change: dict[str, str], expected: str) -> None:
+    path = tmp_path / "hostile.safetensors"
+    # Whatever stands in the file: the description is refused before any tensor is read.
+    path.write_bytes(save({"x": torch.zeros(1)}, described(good, **change)))
+    message = error_of(weights=str(path))
+    assert expected in message
+    assert message.isprintable()
+    assert len(message) < 600
+
+
+def test_shapes_are_refused_before_tensors_are_read(
+    good: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = {"a\n": {"dtype": "F8_E4M3", "shape": [900 << 20], "data_offsets": [0, 900 << 20]}}
+    content = json.dumps(header | {"__metadata__": described(good)}).encode()
+    path = tmp_path / "large.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(content)) + content)
+        file.truncate(8 + len(content) + (900 << 20))
+    message = ""
+
+    def load() -> None:
+        nonlocal message
+        message = error_of(weights=str(path))
+
+    assert grown_by(load) < 500 << 20
+    assert r"not expected: 'a\n'" in message
+
+
+def test_a_long_header_is_not_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "header.safetensors"
+    content = b'{"__metadata__":{"x":"' + b"a" * (5 << 20) + b'"}}'
+    path.write_bytes(struct.pack("<Q", len(content)) + content)
+    assert f"claims {len(content)} bytes of header" in error_of(weights=str(path))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    assert "is a pipe, socket or device" in error_of(weights=str(tmp_path / "pipe.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("zeroed", "expected"),
+    [
+        ("backbone.", "the backbone yields the same for every picture"),
+        ("rpn.", "the proposal network yields the same for every picture"),
+        ("roi_heads.", "the classifier yields the same for every picture"),
+    ],
+)
+def test_weights_that_see_nothing_are_refused_at_the_start(zeroed: str, expected: str) -> None:
+    calibrated = calibrated_weights(EMBEDDED_ARCHITECTURE)
+    state = {n: torch.zeros_like(t) if n.startswith(zeroed) else t for n, t in calibrated.state.items()}
+    config = DetectorConfig(device="cpu", engine="torch", precision="fp32", max_batch_size=1)
+    with pytest.raises(DetectorError, match=expected):
+        FasterRcnnDetector(replace(calibrated, state=state), config).warm_up()
+
+
+def test_weights_whose_results_are_no_numbers_are_refused_at_the_start() -> None:
+    calibrated = calibrated_weights(EMBEDDED_ARCHITECTURE)
+    # Each is finite; what they make of a picture is not.
+    state = {n: t * 1e30 if n.startswith("backbone.body") else t for n, t in calibrated.state.items()}
+    config = DetectorConfig(device="cpu", engine="torch", precision="fp32", max_batch_size=1)
+    with pytest.raises(DetectorError, match="the backbone yields numbers that are infinite or NaN"):
+        FasterRcnnDetector(replace(calibrated, state=state), config).warm_up()
+
+
 # --- torchvision's published weights
 
 
@@ -247,6 +468,7 @@ def test_an_export_of_another_version_is_told(tmp_path: Path) -> None:
 def test_every_published_name_carries_its_hash() -> None:
     for architecture in PUBLISHED:
         name = published.published_weights(architecture).url.rpartition("/")[2]
+        assert PUBLISHED_FILES[architecture] == name
         assert len(published._hash_prefix(name)) == 8
         int(published._hash_prefix(name), 16)
 

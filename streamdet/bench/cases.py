@@ -12,8 +12,9 @@ from streamdet.bench.calibrated import calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector.bf16 import bf16_pays
 from streamdet.detector.dense import chooses_int8
+from streamdet.detector.missing import cache_folders
 from streamdet.detector.models import ARCHITECTURES, build_model
-from streamdet.detector.published import PUBLISHED, cache_folders, coco_labels, published_weights
+from streamdet.detector.published import PUBLISHED, coco_labels, published_weights
 from streamdet.detector.state_dict import check_state, count_classes, read_state_dict
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights, load_weights_file
 from streamdet.errors import DetectorError

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamdet.config import load_config_and_warnings
+from streamdet.detector.missing import missing_parts
 from streamdet.errors import EXIT_FAILURE, ConfigError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
             raise
         _print_json({"valid": False, "problems": error.problems})
         sys.exit(error.exit_code)
+    warnings = [*warnings, *missing_parts(config.detector)]
     probes: list[Probe] | None = None
     if probe:
         from streamdet.sources.probe import probe_all  # noqa: PLC0415 - without --probe nothing needs the libraries

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from streamdet.detector.pipeline import load_detector
+from streamdet.detector.pipeline import FasterRcnnDetector, load_detector
 from streamdet.detector.published import PUBLISHED
 from streamdet.detector.reference import ReferenceDetector
 from streamdet.detector.weights import load_weights
@@ -73,6 +73,8 @@ def command(  # noqa: PLR0917 - click passes them by name
         weights=weights, model=model, device=device, score_threshold=score_threshold, engine=engine, precision=precision
     )
     detector = ReferenceDetector(load_weights(config), config) if engine == "reference" else load_detector(config)
+    if isinstance(detector, FasterRcnnDetector):
+        detector.check_weights()
     names = [name.strip() for name in categories.split(",")] if categories else None
     with checking_pictures(data) as on_progress:
         dataset, left_out = load_dataset(data, images, names, skip_bad=skip_bad, on_progress=on_progress)

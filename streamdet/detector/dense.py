@@ -127,7 +127,7 @@ def _openvino_dense(
         msg = f"detector.{problem}"
         raise DetectorError(msg)
     if exported is not None:
-        return OpenVinoDense.of_export(exported)
+        return OpenVinoDense.of_export(exported, model)
     return OpenVinoDense.of_model(model, choose_precision(config.precision))
 
 

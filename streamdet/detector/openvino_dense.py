@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,12 @@ _AGAIN_AFTER_PICTURES = 16
 # So many regions go through the box head at once; the rest, and pictures that have few, in the smaller portion.
 _REGIONS = 64
 _FEW_REGIONS = 16
+
+# What a file may hold: no loops, and in a picture of this size no map of more numbers; ours have 2 million at most.
+_CONTROL_FLOW = {"If", "Loop", "TensorIterator"}
+_CHECKED_PIXELS = 320
+_MOST_NUMBERS = 1 << 26
+_REASON_CHARACTERS = 300
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -78,18 +85,27 @@ class OpenVinoDense:
         return cls(_Models(convert_features(model), box_head, torch_head, precision))
 
     @classmethod
-    def of_export(cls, exported: ExportedDense) -> Self:
+    def of_export(cls, exported: ExportedDense, model: FasterRCNN | None = None) -> Self:
         """Takes what `streamdet export` made.
 
+        Args:
+            exported: read from a file.
+            model: whose dense parts these should be, to be compared; not compared unless given.
+
         Raises:
-            DetectorError: OpenVINO is not installed, or cannot read it.
+            DetectorError: OpenVINO is not installed, or cannot read it, or it is of another model.
         """
         try:
-            parts = [core().read_model(xml, constants) for xml, constants in (exported.features, exported.box_head)]
-        except RuntimeError as error:
-            msg = f"this version of OpenVINO cannot read the weights; make them anew with `streamdet export` ({error})"
-            raise DetectorError(" ".join(msg.split())) from None
-        return cls(_Models(parts[0], parts[1], None, exported.precision))
+            features, box_head = (
+                core().read_model(xml, constants) for xml, constants in (exported.features, exported.box_head)
+            )
+            if model is not None:
+                _check_fit(features, box_head, model)
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[-_REASON_CHARACTERS:]
+            msg = f"OpenVINO cannot run these weights; make them again with `streamdet export` ({reason})"
+            raise DetectorError(msg) from None
+        return cls(_Models(features, box_head, None, exported.precision))
 
     def features(self, images: Tensor) -> list[Tensor]:
         """See `Dense`; the RPN's head runs along, and `rpn_head` yields what it said."""
@@ -265,6 +281,37 @@ class _Models:
             future.set_result(Compiled(compile_model(own, self._precision, self.workers, self._threads)))
         except BaseException as error:  # noqa: BLE001 - raised again by those who wait
             future.set_exception(error)
+
+
+def _check_fit(features: openvino.Model, box_head: openvino.Model, model: FasterRCNN) -> None:
+    """Compares the graphs of a file with what a model's dense parts take and yield, before any memory is taken.
+
+    Raises:
+        ValueError: they differ, or a map would be larger than any of ours.
+        RuntimeError: of OpenVINO's; they take no pictures or regions at all.
+    """
+    channels: int = model.backbone.out_channels
+    classes: int = model.roi_heads.box_predictor.cls_score.out_features
+    shapes = model.rpn.anchor_generator.num_anchors_per_location()
+    wanted = [channels] * len(shapes) + shapes + [4 * n for n in shapes]
+    for graph, shape, last in (
+        (features, [1, _CHECKED_PIXELS, _CHECKED_PIXELS, 3], wanted),
+        (box_head, [_FEW_REGIONS, 7, 7, channels], [classes, 4 * classes]),
+    ):
+        fixed = graph.clone()
+        fixed.reshape(shape)
+        for operation in fixed.get_ops():
+            if operation.get_type_name() in _CONTROL_FLOW:
+                msg = f"it has an operation {operation.get_type_name()}"
+                raise ValueError(msg)
+            for port in operation.outputs():
+                if port.partial_shape.is_dynamic or math.prod(port.shape) > _MOST_NUMBERS:
+                    msg = f"an operation {operation.get_type_name()} yields {port.partial_shape}"
+                    raise ValueError(msg)
+        found = [list(port.shape)[-1] for port in fixed.outputs]
+        if found != last:
+            msg = f"its outputs have {found} channels instead of {last}"
+            raise ValueError(msg)
 
 
 def _run_pictures(model: Compiled, pixels: Tensor, canvas: Size) -> list[Tensor]:

@@ -18,7 +18,11 @@ from streamdet.detector.openvino_runtime import OpenVinoPrecision
 FORMAT_FAMILY = "streamdet-openvino-"
 FORMAT = f"{FORMAT_FAMILY}2"
 
-_PARTS = ("features.xml", "features.bin", "box_head.xml", "box_head.bin")
+PARTS = ("features.xml", "features.bin", "box_head.xml", "box_head.bin")
+"""Names of the tensors of such a file; others in it are not read."""
+
+# The graph of the largest architecture has 1 MB.
+_MAX_GRAPH_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,7 @@ class ExportedDense:
 
 def dense_to_tensors(dense: ExportedDense) -> dict[str, Tensor]:
     """The contents as named tensors of bytes, for a safetensors file."""
-    contents = zip(_PARTS, (*dense.features, *dense.box_head), strict=True)
+    contents = zip(PARTS, (*dense.features, *dense.box_head), strict=True)
     return {name: torch.from_numpy(np.frombuffer(content, np.uint8).copy()) for name, content in contents}
 
 
@@ -51,9 +55,13 @@ def dense_from_tensors(tensors: Mapping[str, Tensor], precision: str) -> Exporte
     if precision not in {"fp32", "int8"}:
         msg = f"precision {precision!r}"
         raise ValueError(msg)
-    missing = [name for name in _PARTS if name not in tensors or tensors[name].dtype is not torch.uint8]
+    missing = [name for name in PARTS if name not in tensors or tensors[name].dtype is not torch.uint8]
     if missing:
         msg = f"no {', '.join(missing)}"
         raise ValueError(msg)
-    contents = [tensors[name].numpy().tobytes() for name in _PARTS]
+    contents = [tensors[name].numpy().tobytes() for name in PARTS]
+    for graph in (contents[0], contents[2]):
+        if len(graph) > _MAX_GRAPH_BYTES or b"<!" in graph:
+            msg = f"a graph of more than {_MAX_GRAPH_BYTES >> 20} MiB, or with declarations in its XML"
+            raise ValueError(msg)
     return ExportedDense(cast("OpenVinoPrecision", precision), (contents[0], contents[1]), (contents[2], contents[3]))

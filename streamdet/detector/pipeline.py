@@ -37,7 +37,9 @@ _T = TypeVar("_T")
 OnStage = Callable[[str, float], None]
 """Called after each stage of a batch with its name, one of `streamdet.metrics.STAGES`, and seconds."""
 
-_WARM_UP_SIZE = (1080, 1920)
+COMMON_SIZES: tuple[Size, ...] = ((1080, 1920), (960, 1280))
+"""Height and width of what most cameras send, 16:9 and 4:3; what is of the same shape has the same canvas."""
+_CHECKED_SIZE = (90, 160)  # of the same canvas, so that no engine compiles for it alone
 
 
 @dataclass(frozen=True)
@@ -152,26 +154,66 @@ class FasterRcnnDetector:
         return StageOutputs(images, batch, features, proposals, regions, classified, detections)
 
     @torch.inference_mode()
-    def warm_up(self) -> None:
+    def warm_up(self, sizes: Sequence[Size] = COMMON_SIZES) -> None:
         """Runs the largest batch with as many proposals as there can be, so that memory runs out now or never.
 
+        Args:
+            sizes: of frames to expect, the largest first. On a CPU the others run one frame each: engines that have
+                a model for each canvas compile them now, and larger canvases have taken the memory already.
+
         Raises:
-            DetectorError: the memory does not suffice for `max_batch_size`.
+            DetectorError: the memory does not suffice for `max_batch_size`, or the weights are of no use.
         """
         size = self._config.max_batch_size
-        noise = np.random.default_rng(0).integers(0, 256, (*_WARM_UP_SIZE, 3), dtype=np.uint8)
         on_stage, self._on_stage = self._on_stage, None
         try:
-            outputs = self.run([ArrayPicture(noise)] * size)
-            with device_errors():
-                box = outputs.batch.tensor.new_tensor([[0.0, 0.0, *reversed(outputs.batch.input_sizes[0])]])
-                most = Proposals([box.expand(self._most_proposals, 4)] * size, [])
-                self._classify(self._roi_pool(outputs.batch, outputs.features, most))
+            self.check_weights()
+            for number, frame_size in enumerate(sizes):
+                noise = np.random.default_rng(0).integers(0, 256, (*frame_size, 3), dtype=np.uint8)
+                count = size if number == 0 or self.device.type != "cpu" else 1
+                outputs = self.run([ArrayPicture(noise)] * count)
+                with device_errors():
+                    box = outputs.batch.tensor.new_tensor([[0.0, 0.0, *reversed(outputs.batch.input_sizes[0])]])
+                    most = Proposals([box.expand(self._most_proposals, 4)] * count, [])
+                    self._classify(self._roi_pool(outputs.batch, outputs.features, most))
         except MemoryError as error:
             msg = f"memory does not suffice for batches of {size} on {self.device}; lower detector.max_batch_size"
             raise DetectorError(msg) from error
         finally:
             self._on_stage = on_stage
+
+    @torch.inference_mode()
+    def check_weights(self) -> None:
+        """Looks at two pictures of noise, to find weights that yield no numbers or see nothing in any picture.
+
+        Raises:
+            DetectorError: the weights are of no use.
+        """
+        random = np.random.default_rng(0)
+        noise = [random.integers(0, 256, (*_CHECKED_SIZE, 3), dtype=np.uint8) for _ in range(2)]
+        with device_errors():
+            batch = self._preprocess(read_pictures([ArrayPicture(picture) for picture in noise], self.device))
+            features = self._features(batch)
+            levels = list(features.values())
+            objectness, deltas = self._dense.rpn_head(levels)
+            height, width = batch.input_sizes[0]
+            boxes = batch.tensor.new_tensor(
+                [[0, 0, width / 2, height / 2], [width / 2, height / 2, width, height], [0, 0, width, height]]
+            )
+            regions = self._roi_pool(batch, features, Proposals([boxes, boxes], []))
+            logits, moves = self._dense.box_head(regions)
+        parts = {
+            "the backbone": levels,
+            "the proposal network": [*objectness, *deltas],
+            "the classifier": [logits, moves],
+        }
+        for part, outputs in parts.items():
+            if not all(bool(torch.isfinite(output).all()) for output in outputs):
+                msg = f"the weights cannot be used: {part} yields numbers that are infinite or NaN; train again"
+                raise DetectorError(msg)
+            if all(torch.equal(output[0], output[-1]) for output in outputs):
+                msg = f"the weights cannot be used: {part} yields the same for every picture; train again"
+                raise DetectorError(msg)
 
     def _timed(self, stage: str, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Does the work of one stage; on CUDA, waits for it, so that the time is the stage's own."""

@@ -13,13 +13,13 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from torch import Tensor
 from torchvision.models import WeightsEnum, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
 
+from streamdet.detector.missing import cache_folders
 from streamdet.errors import DetectorError
 
 PUBLISHED = (
@@ -78,12 +78,6 @@ def find_published(architecture: str, url: str | None = None, folders: tuple[Pat
     with _progress(name) as on_bytes:
         download(url, target, on_bytes)
     return target
-
-
-def cache_folders() -> tuple[Path, ...]:
-    """Our own cache folder, then the one of torch hub, where other programs may have left the file."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - without a home: no error
-    return Path(cache) / "streamdet", Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def hash_matches(path: Path, name: str) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass
+import stat
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,14 +20,29 @@ from streamdet.config import DetectorConfig
 from streamdet.detector.models import ARCHITECTURES, build_model
 from streamdet.detector.openvino_file import FORMAT as OPENVINO_FORMAT
 from streamdet.detector.openvino_file import FORMAT_FAMILY as OPENVINO_FORMAT_FAMILY
-from streamdet.detector.openvino_file import ExportedDense, dense_from_tensors, dense_to_tensors
+from streamdet.detector.openvino_file import PARTS, ExportedDense, dense_from_tensors, dense_to_tensors
 from streamdet.detector.published import PUBLISHED, coco_labels, find_published, repair_published
-from streamdet.detector.state_dict import check_state, count_classes, read_state_dict
+from streamdet.detector.state_dict import (
+    MAX_CLASSES,
+    as_float32,
+    check_shapes,
+    check_state,
+    count_classes,
+    read_state_dict,
+)
 from streamdet.errors import DetectorError
 
 _FORMAT = "streamdet-weights-1"
 MAX_FILE_BYTES = 1 << 30
 """The largest Faster R-CNN of torchvision's has 175 MB; what is larger is not read at all."""
+SIZE_BOUNDS = (32, 4096)
+"""Of the input, in pixels: the shortest and the longest side that weights may ask for."""
+
+# A header of safetensors: 700 tensors take 80 kB.
+_MAX_HEADER_BYTES = 4 << 20
+_MAX_LABEL_CHARACTERS = 100
+_UNUSED_LABEL = "N/A"
+_MAX_CATEGORY_ID = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -99,20 +117,44 @@ def load_embedded_int8() -> Weights:
 def load_weights_file(path: Path) -> Weights:
     """Reads a file that `weights_to_bytes` made; half-precision tensors come back as float32.
 
-    A file of `streamdet export` has no state dict, but `exported`.
+    A file of `streamdet export` has no state dict, but `exported`. The description and the shapes are checked before
+    any tensor is read.
 
     Raises:
-        DetectorError: the file is missing, damaged or of another kind.
+        DetectorError: the file is missing, damaged or of another kind, or its numbers are none.
     """
     _check_readable(path)
+    _check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+            weights = _described(path, metadata)
+            if not _is_export(metadata):
+                check_shapes(path, weights.architecture, len(weights.labels), shapes)
+            names = PARTS if _is_export(metadata) else tuple(shapes)
+            state = {name: file.get_tensor(name) for name in names if name in shapes}
     except (OSError, SafetensorError) as error:
-        msg = f"{path} is not a whole safetensors file: {error}"
+        msg = f"{path} is not a whole safetensors file: {str(error).partition(chr(10))[0][:200]}"
         raise DetectorError(msg) from None
-    is_export = metadata.get("format") == OPENVINO_FORMAT
+    if not _is_export(metadata):
+        check_state(path, weights.architecture, len(weights.labels), state)
+        return replace(weights, state=as_float32(path, state))
+    try:
+        exported = dense_from_tensors(state, metadata.get("precision", ""))
+    except ValueError as error:
+        msg = f"{path} carries a broken description of its model ({error}); make it again with `streamdet export`"
+        raise DetectorError(msg) from None
+    return replace(weights, exported=exported)
+
+
+def _is_export(metadata: Mapping[str, str]) -> bool:
+    return metadata.get("format") == OPENVINO_FORMAT
+
+
+def _described(path: Path, metadata: Mapping[str, str]) -> Weights:
+    """What the metadata say, checked; without any tensors."""
+    is_export = _is_export(metadata)
     if not is_export and metadata.get("format", "").startswith(OPENVINO_FORMAT_FAMILY):
         msg = f"{path} was exported by another version of streamdet; make it anew with `streamdet export`"
         raise DetectorError(msg)
@@ -122,27 +164,61 @@ def load_weights_file(path: Path) -> Weights:
     try:
         weights = Weights(
             architecture=metadata["architecture"],
-            state={} if is_export else {n: t.float() if t.is_floating_point() else t for n, t in state.items()},
-            labels=tuple(map(str, json.loads(metadata["labels"]))),
-            category_ids=tuple(map(int, json.loads(metadata["category_ids"]))),
+            state={},
+            labels=_texts(json.loads(metadata["labels"])),
+            category_ids=_ids(json.loads(metadata["category_ids"])),
             min_size=int(metadata["min_size"]),
             max_size=int(metadata["max_size"]),
-            exported=dense_from_tensors(state, metadata["precision"]) if is_export else None,
         )
-    except (KeyError, ValueError, TypeError) as error:
-        msg = f"{path} carries a broken description of its model ({error}); make it anew with `streamdet train`"
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        what = str(error)[:_MAX_LABEL_CHARACTERS]
+        command = "export" if is_export else "train"
+        msg = f"{path} carries a broken description of its model ({what!a}); make it anew with `streamdet {command}`"
         raise DetectorError(msg) from None
     _check_description(path, weights)
-    if not is_export:
-        check_state(path, weights.architecture, len(weights.labels), weights.state)
     return weights
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """Labels out of JSON.
+
+    Raises:
+        ValueError: they cannot stand in events, metrics and logs.
+    """
+    if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
+        msg = "the labels are no list of texts"
+        raise ValueError(msg)
+    for label in value:
+        if not 0 < len(label) <= _MAX_LABEL_CHARACTERS or not label.isprintable():
+            msg = f"label {label[:20]!a}: 1 to {_MAX_LABEL_CHARACTERS} printable characters are allowed"
+            raise ValueError(msg)
+    known = [label for label in value if label != _UNUSED_LABEL]
+    if len(set(known)) < len(known):
+        msg = f"label {next(label for label in known if known.count(label) > 1)!r} twice"
+        raise ValueError(msg)
+    return tuple(value)
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    """Ids of categories out of JSON.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if not isinstance(value, list) or not all(type(i) is int and 0 <= i <= _MAX_CATEGORY_ID for i in value):
+        msg = "the category ids are no list of whole numbers from 0 to 2^63 - 1"
+        raise ValueError(msg)
+    return tuple(value)
 
 
 def _check_readable(path: Path) -> None:
     try:
-        size = path.stat().st_size
+        status = path.stat()
         if path.is_dir():
             msg = f"weights must be a file, but {path} is a directory"
+            raise DetectorError(msg)
+        if not stat.S_ISREG(status.st_mode):
+            msg = f"weights must be a file, but {path} is a pipe, socket or device"
             raise DetectorError(msg)
         with path.open("rb"):
             pass
@@ -152,11 +228,25 @@ def _check_readable(path: Path) -> None:
     except OSError as error:
         msg = f"cannot read the weights file {path}: {error.strerror}"
         raise DetectorError(msg) from None
+    size = status.st_size
     if size == 0:
         msg = f"the weights file {path} is empty"
         raise DetectorError(msg)
     if size > MAX_FILE_BYTES:
         msg = f"the weights file {path} has {size >> 20} MiB; no Faster R-CNN has more than {MAX_FILE_BYTES >> 20}"
+        raise DetectorError(msg)
+
+
+def _check_header(path: Path) -> None:
+    """Refuses a header that would take long or much memory to parse; whether it is one is left to safetensors."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if header_bytes > _MAX_HEADER_BYTES:
+        msg = (
+            f"{path} is not a whole safetensors file: it claims {header_bytes} bytes of header, and no more than "
+            f"{_MAX_HEADER_BYTES} are read; if it is a state dict of torch, call it .pth"
+        )
         raise DetectorError(msg)
 
 
@@ -187,13 +277,14 @@ def _load_pth(path: Path, architecture: str) -> Weights:
     classes = count_classes(path, state)
     check_state(path, architecture, classes, state)
     labels = coco_labels()
+    singles = as_float32(path, state)
     if classes != len(labels):
         labels = ("__background__", *(f"class_{i}" for i in range(1, classes)))
     with torch.device("meta"):
         transform = build_model(architecture, classes).transform
     return Weights(
         architecture=architecture,
-        state=repair_published(architecture, path, state),
+        state=repair_published(architecture, path, singles),
         labels=labels,
         category_ids=tuple(range(classes)),
         min_size=transform.min_size[-1],
@@ -203,12 +294,13 @@ def _load_pth(path: Path, architecture: str) -> Weights:
 
 def _check_description(path: Path, weights: Weights) -> None:
     problem = None
+    low, high = SIZE_BOUNDS
     if weights.architecture not in ARCHITECTURES:
-        problem = f"the model {weights.architecture!r} is not known to this version"
-    elif len(weights.labels) < 2 or len(weights.labels) != len(weights.category_ids):
+        problem = f"the model {weights.architecture[:_MAX_LABEL_CHARACTERS]!a} is not known to this version"
+    elif not 2 <= len(weights.labels) <= MAX_CLASSES or len(weights.labels) != len(weights.category_ids):
         problem = f"{len(weights.labels)} labels and {len(weights.category_ids)} category ids"
-    elif not 0 < weights.min_size <= weights.max_size:
-        problem = f"the input size {weights.min_size} to {weights.max_size} pixels"
+    elif not low <= weights.min_size <= weights.max_size <= high:
+        problem = f"the input size {weights.min_size} to {weights.max_size} pixels; {low} to {high} are allowed"
     if problem:
         msg = f"{path} cannot be used: {problem}"
         raise DetectorError(msg)

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from streamdet.detector.state_dict import check_unpacked_size
 from streamdet.errors import DataError
 
 
@@ -53,6 +54,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         DataError: the file is missing or damaged.
     """
     try:
+        check_unpacked_size(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         msg = f"there is no checkpoint {path}; start without --resume"

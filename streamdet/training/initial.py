@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from streamdet.detector.state_dict import as_float32, is_plain, read_state_dict
 from streamdet.detector.weights import load_weights_file
-from streamdet.errors import DataError
-from streamdet.training.checkpoint import load_checkpoint
+from streamdet.errors import DataError, DetectorError
 
 _HEAD = "roi_heads.box_predictor."
 
@@ -57,7 +57,7 @@ def load_initial(model: nn.Module, path: Path, labels: list[str]) -> Initial:
         labels: names of the model's classes, without the background.
 
     Raises:
-        DataError: not one of the tensors fits.
+        DataError: not one of the tensors fits, or the .pth cannot be read.
         DetectorError: the .safetensors is missing or damaged.
     """
     given, known = _tensors(path)
@@ -66,8 +66,15 @@ def load_initial(model: nn.Module, path: Path, labels: list[str]) -> Initial:
     fitting = {
         name: tensor
         for name, tensor in given.items()
-        if name in own and own[name].shape == tensor.shape and (same_classes or not name.startswith(_HEAD))
+        if name in own
+        and is_plain(name, tensor)
+        and own[name].shape == tensor.shape
+        and (same_classes or not name.startswith(_HEAD))
     }
+    try:
+        fitting = as_float32(path, fitting)
+    except DetectorError as error:
+        raise DataError(str(error)) from None
     if not fitting:
         msg = f"no tensor of {path} fits the model"
         raise DataError(msg)
@@ -82,10 +89,11 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     if is_own_format(path):
         weights = load_weights_file(path)
         return weights.state, list(weights.labels[1:])
-    content = load_checkpoint(path)
-    if not all(isinstance(value, Tensor) for value in content.values()):
-        msg = f"{path} is no state dict: to start from a run of `streamdet train`, give its best.safetensors"
-        raise DataError(msg)
+    try:
+        content = read_state_dict(path)
+    except DetectorError as error:
+        msg = f"{error}; to start from a run of `streamdet train`, give its best.safetensors"
+        raise DataError(msg) from None
     return {
         name.replace("features.", "backbone.body.", 1) if name.startswith("features.") else name: tensor
         for name, tensor in content.items()
