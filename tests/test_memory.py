@@ -90,3 +90,21 @@ def test_kept_events_take_little_more_than_their_bytes() -> None:
     taken, used = map(int, subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.split())
     # The encoder's own results would take 4 KiB each.
     assert taken < used + 10_000 * 800, f"{taken / 10_000:.0f} bytes for an event of {used / 10_000:.0f}"
+
+
+_IMPORT = """
+import sys
+from streamdet.detector.memory import import_torchvision
+
+import_torchvision()
+import streamdet.detector.pipeline
+from torchvision.ops.roi_align import is_compile_supported
+print([name for name in sys.modules if name.startswith(("torch._dynamo", "torch._inductor", "sympy"))])
+print(is_compile_supported("cpu"), "torch._dynamo.utils" in sys.modules)
+"""
+
+
+def test_the_compiler_of_torch_is_imported_only_when_it_is_needed() -> None:
+    command = [sys.executable, "-c", _IMPORT]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=110)
+    assert result.stdout.split("\n")[:-1] == ["[]", "True True"]

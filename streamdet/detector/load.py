@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from streamdet.config import Config
-from streamdet.detector.memory import keep_memory
+from streamdet.detector.memory import import_torchvision, keep_memory
 from streamdet.detector.several import SeveralDetectors
 from streamdet.metrics import Metrics
 
@@ -50,6 +50,7 @@ def load_real_detector(
     # Threads of OpenMP that wait actively take the cores away from captures; to be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_memory()
+    import_torchvision()
     from streamdet.detector.device import device_busy, device_memory, use_threads  # noqa: PLC0415 - see above
     from streamdet.detector.pipeline import load_detector  # noqa: PLC0415 - the same
     from streamdet.detector.reference import ReferenceDetector  # noqa: PLC0415 - the same

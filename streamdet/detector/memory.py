@@ -1,11 +1,15 @@
-"""Keeps the memory of a batch for the next one, instead of asking the kernel for fresh pages each time.
+"""What the process does about its memory: which of it stays, which is given back, which is never taken.
 
-What no batch uses is given back once in a while: what a long life leaves between its blocks would else stay for ever.
+The memory of a batch is kept for the next one, instead of asking the kernel for fresh pages each time. What no batch
+uses is given back once in a while: what a long life leaves between its blocks would else stay for ever.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
+import sys
+from types import ModuleType
 
 # mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -42,3 +46,33 @@ def trim_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+def import_torchvision() -> None:
+    """Imports torch and torchvision without torch's compiler, which nothing here uses: 150 MB and half of the time.
+
+    torchvision imports the compiler's utilities for one function, which it calls where its own RoIAlign is missing.
+    In their place stands a module with that function, which imports the true ones when it is called. Does nothing
+    where torchvision, or the compiler, has been imported before.
+    """
+    compiler, utilities = "torch._dynamo", "torch._dynamo.utils"
+    importlib.import_module("torch")
+    if "torchvision" in sys.modules or compiler in sys.modules:
+        return
+    places = {name: ModuleType(name) for name in (compiler, utilities)}
+    places[compiler].__path__ = []
+
+    def is_compile_supported(device_type: str) -> bool:
+        return bool(importlib.import_module(utilities).is_compile_supported(device_type))
+
+    places[utilities].__dict__["is_compile_supported"] = is_compile_supported
+    sys.modules.update(places)
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        # A version that wants more of them gets them.
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+    finally:
+        for name in places:
+            del sys.modules[name]

@@ -11,7 +11,7 @@ from typing import ParamSpec, Self, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
 from streamdet.config import DetectorConfig
@@ -89,6 +89,7 @@ class FasterRcnnDetector:
         dense = make_dense(model, config, self.device, weights.exported)
         limits = torch.tensor(self.thresholds, device=self.device)
         self._model = model
+        _drop_dense(model)
         self._set_stages(dense)
         self.postprocess = Postprocess(model.roi_heads, weights.labels, limits, config.max_detections)
         self._most_proposals: int = model.rpn.post_nms_top_n()
@@ -270,6 +271,14 @@ def load_detector(
     config = with_precision(config, device)
     is_int8 = chooses_int8(config, device)
     return FasterRcnnDetector(load_embedded_int8() if is_int8 else load_weights(config), config, on_stage)
+
+
+def _drop_dense(model: FasterRCNN) -> None:
+    """Lets go of the parameters that an engine has laid out in its own way."""
+    model.backbone = nn.Identity()
+    model.rpn.head = nn.Identity()
+    model.roi_heads.box_head = nn.Identity()
+    model.roi_heads.box_predictor = nn.Identity()
 
 
 def prepare_model(weights: Weights, device: torch.device) -> FasterRCNN:
