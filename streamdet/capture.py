@@ -26,6 +26,7 @@ from streamdet.redact import redact
 from streamdet.sources import Source, SourceFrame
 from streamdet.sources.frame_rate import FrameRate
 from streamdet.sources.interrupt import Interrupt
+from streamdet.sources.load_limit import LoadLimit
 from streamdet.stall_watch import StallWatch
 from streamdet.types import Drop, Frame, Reason, State, StreamStatus
 from streamdet.unexpected import describe
@@ -106,6 +107,7 @@ class Capture(Worker):
         self._was_live = False
         self._rate = FrameRate()
         self._interrupt = Interrupt()
+        self._load = LoadLimit()
         self._lock = threading.Lock()
         self._connected_after_seq = last_seq
         self._condemned: SourceError | None = None
@@ -171,6 +173,7 @@ class Capture(Worker):
         except SourceError as error:
             return error
         self._was_live |= source.info.live
+        self._load.begin()
         self._rate = FrameRate()
         self._metrics.nominal_fps(self._config.name, None)
         up_since: float | None = None
@@ -179,6 +182,8 @@ class Capture(Worker):
         try:
             while not self.stopping:
                 frame = self._read_in_time(source, sound_at + self._config.stall_seconds)
+                if source.info.live:
+                    self._load.frame()
                 if frame is None:
                     if up_since is None:
                         sound_at = time.monotonic()

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     UNSUPPORTED_CODEC = "unsupported_codec"
     ENDED = "ended"
     DECODE_ERROR = "decode_error"
+    OVERLOAD = "overload"
     INTERNAL_ERROR = "internal_error"
     PAUSED = "paused"
 

@@ -14,6 +14,7 @@ const REASONS = {
   ended: "Its video has come to an end.",
   paused: "Somebody has paused it: streamdet streams resume starts it again.",
   decode_error: "Its pictures are damaged and cannot be decoded.",
+  overload: "It sends more pictures than one camera may, or takes a whole core to decode.",
   internal_error: "A bug in streamdet hit this stream; the log of the daemon has the details.",
 };
 

@@ -1,0 +1,58 @@
+"""How much a live stream may make this machine decode, so that one camera cannot take the processor from all others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from streamdet.errors import SourceError
+from streamdet.types import Reason
+
+# Twice what fast cameras send; and as much more at once as comes after a short break of the network.
+MOST_FRAMES_PER_SECOND = 240.0
+BURST_SECONDS = 5.0
+# A stream that takes nearly a whole core for so long cannot be kept up with.
+MOST_CORES = 0.95
+CPU_WINDOW_SECONDS = 20.0
+
+
+class LoadLimit:
+    """Counts what one stream has had decoded, over all its connections; for its thread alone.
+
+    Args:
+        clock: monotonic seconds.
+        cpu_clock: seconds of the processor that the calling thread has used.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, cpu_clock: Callable[[], float] = time.thread_time
+    ) -> None:
+        self._clock = clock
+        self._cpu_clock = cpu_clock
+        self._left = MOST_FRAMES_PER_SECOND * BURST_SECONDS
+        self._counted_at = clock()
+        self._window_at = self._window_cpu = 0.0
+
+    def begin(self) -> None:
+        """A connection has been opened; what opening took does not count."""
+        self._window_at, self._window_cpu = self._clock(), self._cpu_clock()
+
+    def frame(self) -> None:
+        """A frame has been decoded.
+
+        Raises:
+            SourceError: overload.
+        """
+        now = self._clock()
+        self._left += (now - self._counted_at) * MOST_FRAMES_PER_SECOND
+        self._left = min(self._left, MOST_FRAMES_PER_SECOND * BURST_SECONDS) - 1
+        self._counted_at = now
+        if self._left < 0:
+            raise SourceError(Reason.OVERLOAD, f"it sends more than {MOST_FRAMES_PER_SECOND:g} frames a second")
+        seconds = now - self._window_at
+        if seconds >= CPU_WINDOW_SECONDS:
+            cores = (self._cpu_clock() - self._window_cpu) / seconds
+            self.begin()
+            if cores > MOST_CORES:
+                detail = f"decoding it takes a whole core ({cores:.0%} over {CPU_WINDOW_SECONDS:g} s)"
+                raise SourceError(Reason.OVERLOAD, detail)
