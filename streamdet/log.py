@@ -30,8 +30,9 @@ _MAX_REPEATS = 1000
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 # sd-daemon(3): what begins a line on the way to the journal, which takes it off and keeps it as the line's priority.
 _PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
-# What a camera or a file says may hold escape sequences that would play tricks on a terminal.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+# What a camera or a file says may hold escape sequences that would play tricks on a terminal, or marks that turn the
+# direction of what stands beside them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _Key = tuple[object, ...]
 Times = Literal["of day", "full", "none"]

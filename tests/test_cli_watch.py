@@ -12,13 +12,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from io import StringIO
 
 import pytest
 from publishing import CAR, PERSON, frame_of, publisher_at, status_of
+from rich.console import Console
 
+from streamdet.cli.watch_seen import Seen
 from streamdet.config import StreamConfig
 from streamdet.publisher import Publisher
-from streamdet.types import Detection, Reason, State
+from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent
 
 WATCH = [sys.executable, "-m", "streamdet", "watch"]
 PATIENCE_SECONDS = 60
@@ -175,3 +178,21 @@ def test_help_has_examples_and_starts_without_torch() -> None:
     imported = set(re.findall(r"\| +(\w+)$", done.stderr, re.MULTILINE))
     assert "zmq" in imported
     assert not imported & {"torch", "av", "cv2", "numpy", "pydantic"}
+
+
+def test_marks_that_turn_the_direction_of_a_line_are_written_out() -> None:
+    mark = "\u202e"
+    seen = Seen("tcp://127.0.0.1:1")
+    state = StateEvent(f"door{mark}", "e", 1, 1.0, State.DOWN, Reason.REFUSED, f"gpj{mark}", 1.0)
+    found = Detection(f"person{mark}", 0.9, (1.0, 1.0, 2.0, 2.0), 1, (f"zone{mark}",))
+    crossing = Crossing(f"line{mark}", "in", 1, f"person{mark}")
+    frame = FrameInfo(1, None, 1.0, "daemon", 640, 360)
+    event = DetectionEvent(f"door{mark}", "e", 1, 1.0, frame, (found,), (crossing,))
+    lines = [line.plain for line in map(seen.add, (state, event)) if line is not None]
+    assert len(lines) == 2
+    console = Console(file=StringIO(), record=True, width=300)
+    console.print(seen.live(), seen.summary())
+    lines.append(console.export_text())
+    for line in lines:
+        assert mark not in line
+        assert "\\u202e" in line

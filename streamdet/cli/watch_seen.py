@@ -120,6 +120,7 @@ class Seen:
         stream.found = _found(item)
         for crossing in item.crossings:
             crossed = f"{crossing.label} #{crossing.track_id} went {crossing.direction} over {crossing.line}"
+            crossed = _visible(crossed)
             self._note(item.stream, Text(crossed, style="cyan"))
         number = f"#{item.frame.seq:<6} {latency_seconds * 1000:6.0f} ms  "
         return _line(item.stream, Text.assemble((number, "dim"), stream.found))
@@ -135,7 +136,7 @@ class Seen:
             latency = f"{median(seconds for _, seconds in stream.recent) * 1000:.0f} ms" if stream.recent else "-"
             lost = Text(str(stream.lost), style="red" if stream.lost else "dim")
             state = Text("-", style="dim") if stream.state is None else _state(stream.state, with_detail=False)
-            table.add_row(Text(name, style="bold"), state, f"{fps:.1f}", latency, lost, stream.found)
+            table.add_row(Text(_visible(name), style="bold"), state, f"{fps:.1f}", latency, lost, stream.found)
         heading = Text(f"{self.endpoint}  ", style="bold") + Text(
             f"{self.elapsed_seconds:.0f} s, Ctrl-C ends", style="dim"
         )
@@ -156,13 +157,19 @@ class Seen:
             table.add_column(title, justify=justify)
         for name, stream in sorted(self._streams.items()):
             objects, detections = (
-                ", ".join(f"{count} {label}" for label, count in counts.most_common()) or "-"
+                ", ".join(f"{count} {_visible(label)}" for label, count in counts.most_common()) or "-"
                 for counts in (stream.objects, stream.labels)
             )
             fps = stream.frames / max(self.elapsed_seconds, 1e-3)
             state = "-" if stream.state is None else stream.state.state.value
             table.add_row(
-                Text(name), state, str(stream.frames), f"{fps:.1f}", str(stream.lost), Text(objects), Text(detections)
+                Text(_visible(name)),
+                state,
+                str(stream.frames),
+                f"{fps:.1f}",
+                str(stream.lost),
+                Text(objects),
+                Text(detections),
             )
         return table
 
@@ -174,12 +181,18 @@ class Seen:
 
 def _line(stream: str, text: Text) -> Text:
     now = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
-    return Text.assemble((now, "dim"), "  ", (f"{stream:<16}", "bold"), "  ", text, no_wrap=True, overflow="ellipsis")
+    name = f"{_visible(stream):<16}"
+    return Text.assemble((now, "dim"), "  ", (name, "bold"), "  ", text, no_wrap=True, overflow="ellipsis")
+
+
+def _visible(text: str) -> str:
+    """The text with what cannot be seen written out: a daemon may send marks that turn the direction of a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _state(event: StateEvent, *, with_detail: bool) -> Text:
     because = [event.reason.value if event.reason else "", event.detail if with_detail else ""]
-    text = ": ".join(filter(None, because))
+    text = _visible(": ".join(filter(None, because)))
     return Text.assemble((event.state.value, _COLOURS[event.state]), f"  {text}" if text else "")
 
 
@@ -191,17 +204,17 @@ def _found(event: DetectionEvent) -> Text:
         by_label.setdefault(found.label, []).append(found)
     shown = Text(", ").join(
         Text.assemble(
-            f"{len(several)} {label} {several[0].score:.2f}",
+            f"{len(several)} {_visible(label)} {several[0].score:.2f}",
             *((f" {_identity(found)}", "dim") for found in several if found.track_id is not None or found.zones),
         )
         for label, several in by_label.items()
     )
     for crossing in event.crossings:
-        shown.append(f"  #{crossing.track_id} went {crossing.direction} over {crossing.line}", "cyan")
+        shown.append(f"  #{crossing.track_id} went {crossing.direction} over {_visible(crossing.line)}", "cyan")
     return shown
 
 
 def _identity(found: Detection) -> str:
     """`#7@door+path`: the track id and the zones."""
     number = "" if found.track_id is None else f"#{found.track_id}"
-    return number + ("@" + "+".join(found.zones) if found.zones else "")
+    return number + _visible("@" + "+".join(found.zones) if found.zones else "")
