@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import secrets
@@ -21,6 +22,7 @@ from streamdet.control.place import AUTO, changes_file_of_daemon, socket_of_daem
 from streamdet.control.server import ControlServer, Pending
 from streamdet.detector.load import load_real_detector
 from streamdet.detector.several import SeveralDetectors
+from streamdet.detector.trial import Interrupted
 from streamdet.errors import (
     EXIT_FAILURE,
     ApplyError,
@@ -60,7 +62,7 @@ class Daemon:
     Args:
         config: what to do.
         config_path: where `reload` reads the next configuration; without it there is no reload.
-        load: makes the detector; given by tests.
+        load: makes the detector; the real one unless given.
         stop_when_ended: end by itself when every stream has ended.
 
     Attributes:
@@ -74,7 +76,7 @@ class Daemon:
         config: Config,
         config_path: Path | None = None,
         *,
-        load: LoadDetector = load_real_detector,
+        load: LoadDetector | None = None,
         stop_when_ended: bool = False,
     ) -> None:
         self.epoch = secrets.token_hex(8)
@@ -86,10 +88,10 @@ class Daemon:
         self._rates = Rates(self.ledger)
         self._requests: SimpleQueue[Pending] = SimpleQueue()
         self._commands: Commands | None = None
-        self._load = load
+        self._stop_requested = False
+        self._load = load or functools.partial(load_real_detector, stopping=lambda: self._stop_requested)
         self._stop_when_ended = stop_when_ended
         self._ready = False
-        self._stop_requested = False
         self._reload_requested = False
         self._failed: Worker | None = None
         self._streams: Streams | None = None
@@ -126,18 +128,22 @@ class Daemon:
             if control is not None:
                 stack.callback(control.close)
             stack.enter_context(health)
-            detector = self._load(self.config, self.metrics)
+            try:
+                detector = self._load(self.config, self.metrics)
+            except Interrupted:
+                return 0
             if not self._stop_requested:
                 detector.warm_up()
             if self._stop_requested:
                 return 0
 
+            running = detector.running if isinstance(detector, SeveralDetectors) else None
             # Downstream first: leaving the block stops captures, then inference, then the publisher.
             if spool is not None:
                 stack.enter_context(spool)
             stack.enter_context(publisher)
             queue = BatchQueue(
-                self.config.detector.max_batch_size,
+                self.config.detector.largest_batch if running is None else running.max_batch_size,
                 self.config.detector.max_batch_delay_seconds,
                 self.metrics.frame_dropped,
             )

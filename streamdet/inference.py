@@ -328,7 +328,8 @@ class InferenceGroup:
             worker.join()
 
     def limit(self, at_once: int) -> None:
-        """Lets so many workers detect at the same time, from 1."""
+        """Lets so many workers detect at the same time, from 1; no more than there are."""
+        at_once = min(at_once, len(self.workers))
         self._turns.limit(at_once)
         self._metrics.batches_at_once.set(at_once)
 

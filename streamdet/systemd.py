@@ -34,6 +34,11 @@ def status(text: str) -> None:
     _notify("STATUS=" + " ".join(text.split()))
 
 
+def extend_start(seconds: float) -> None:
+    """The start goes on: it may take this much longer from now on, whatever TimeoutStartSec= says."""
+    _notify(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
+
 def watchdog() -> None:
     """Work gets done."""
     _notify("WATCHDOG=1")

@@ -19,6 +19,24 @@ hypothesis.settings.load_profile("patient")
 _THREAD_GRACE_SECONDS = 3.0
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Which engine is the fastest is found out once for all tests and their daemons, and never kept in a home."""
+    if not hasattr(config, "workerinput"):
+        cache: pytest.Cache = config.cache  # type: ignore[assignment] # it is there
+        os.environ["XDG_STATE_HOME"] = str(cache.mkdir("state"))
+        os.environ.pop("STATE_DIRECTORY", None)
+
+
+@pytest.fixture(scope="session")
+def _engines_known() -> None:
+    """For tests of what runs by default: the trial is over before their own time begins to count."""
+    from streamdet.config import DetectorConfig  # noqa: PLC0415 - only for these
+    from streamdet.detector.trial import Trial  # noqa: PLC0415
+
+    with Trial(DetectorConfig()) as trial:
+        assert trial.report() is not None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for marker in item.iter_markers("package"):

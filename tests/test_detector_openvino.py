@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -23,20 +22,13 @@ from torchvision.models.detection import FasterRCNN
 from streamdet.assets import embedded_weights
 from streamdet.bench.calibrated import calibrated_weights
 from streamdet.config import DetectorConfig
-from streamdet.detector import dense as dense_module
-from streamdet.detector import openvino_dense, openvino_runtime
-from streamdet.detector.dense import (
-    Dense,
-    choose_precision,
-    chooses_int8,
-    chooses_openvino,
-    make_dense,
-    with_precision,
-)
+from streamdet.detector import openvino_dense
+from streamdet.detector.dense import Dense, make_dense
 from streamdet.detector.device import use_threads
 from streamdet.detector.models import ARCHITECTURES, EMBEDDED_ARCHITECTURE
 from streamdet.detector.openvino_runtime import compile_model, core, cpu_precisions, is_installed, load_openvino
-from streamdet.detector.pipeline import FasterRcnnDetector, load_detector, prepare_model
+from streamdet.detector.pipeline import FasterRcnnDetector, load_detector, prepare_model, weights_for
+from streamdet.detector.trial import settle
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights_file, weights_to_bytes
 from streamdet.errors import DetectorError
 from streamdet.export.agreement import compare
@@ -356,43 +348,24 @@ def test_what_openvino_cannot_do_is_said(weights: Weights, change: dict[str, str
         make_dense(prepare_model(weights, CPU), OPENVINO.model_copy(update=change), torch.device(device))
 
 
-def test_auto_takes_openvino_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = DetectorConfig(engine="auto")
-    assert chooses_openvino(config, CPU)
-    assert not chooses_openvino(config, torch.device("cuda:0"))
-    assert not chooses_openvino(DetectorConfig(engine="torch"), CPU)
-    monkeypatch.setattr(openvino_runtime.importlib.util, "find_spec", lambda _: None)
-    assert not chooses_openvino(config, CPU)
-
-
-def test_auto_runs_the_embedded_weights_in_int8(frames: list[Rgb], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense_module.platform, "machine", lambda: "x86_64")
-    # For the choice alone: a module that is loaded meanwhile would keep the stand-in.
-    runtime = SimpleNamespace(is_installed=lambda: True, cpu_precisions=lambda: {"fp32", "int8"})
-    monkeypatch.setattr(dense_module, "openvino_runtime", runtime)
-    assert chooses_int8(DetectorConfig(), CPU)
-    assert chooses_int8(DetectorConfig(engine="openvino", precision="int8"), CPU)
-    for other in ({"engine": "torch"}, {"precision": "fp32"}, {"weights": "mine.safetensors"}):
-        assert not chooses_int8(DetectorConfig.model_validate(other), CPU)
-    assert not chooses_int8(DetectorConfig(), torch.device("cuda:0"))
-    found = load_detector(DetectorConfig(device="cpu")).detect(pictures(frames))
-    wanted = load_detector(DetectorConfig(device="cpu", precision="fp32")).detect(pictures(frames))
-    assert found != wanted
+@pytest.mark.usefixtures("_engines_known")
+def test_auto_runs_what_has_proven_itself_here(frames: list[Rgb]) -> None:
+    config = DetectorConfig(device="cpu")
+    settings, choice = settle(config)
+    assert choice is not None
+    assert choice.is_proven
+    assert "auto" not in {settings.engine, settings.precision, settings.max_batch_size}
+    found = load_detector(config).detect(pictures(frames))
+    assert found == load_detector(settings).detect(pictures(frames))
+    wanted = load_detector(DetectorConfig(device="cpu", engine="torch", precision="fp32")).detect(pictures(frames))
     assert compare(wanted, found).kept_share > 0.85
-    monkeypatch.setattr(dense_module.platform, "machine", lambda: "aarch64")
-    assert not chooses_int8(DetectorConfig(), CPU)
 
 
-def test_auto_takes_bf16_only_for_weights_that_were_measured_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = DetectorConfig(engine="torch")
-    monkeypatch.setattr(dense_module, "bf16_pays", lambda _: True)
-    assert with_precision(config, CPU).precision == "bf16"
-    for other in ({"weights": "mine.safetensors"}, {"weights": "coco"}, {"engine": "reference"}):
-        assert with_precision(config.model_copy(update=other), CPU).precision == "auto"
-    assert with_precision(config.model_copy(update={"precision": "fp32"}), CPU).precision == "fp32"
-    assert choose_precision("auto") == "fp32"
-    monkeypatch.setattr(dense_module, "bf16_pays", lambda _: False)
-    assert with_precision(config, CPU).precision == "auto"
+def test_the_embedded_weights_have_an_int8_form_for_openvino_alone(weights: Weights) -> None:
+    int8 = DetectorConfig(engine="openvino", precision="int8")
+    assert weights_for(int8, weights).exported is not None
+    for other in ({"engine": "torch"}, {"precision": "fp32"}, {"weights": "mine.safetensors"}):
+        assert weights_for(int8.model_copy(update=other), weights) is weights
 
 
 def test_a_missing_extra_is_said_in_one_line(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:

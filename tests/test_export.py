@@ -56,7 +56,7 @@ def test_int8_runs_as_weights_and_keeps_most_detections(int8_file: tuple[Path, d
     agreement = report["agreement"]
     assert agreement["frames"] == 2  # type: ignore[index]
     assert agreement["kept_share"] > 0.7  # type: ignore[index]
-    detector = load_detector(DetectorConfig(weights=str(path), device="cpu"))
+    detector = load_detector(DetectorConfig(weights=str(path), device="cpu", engine="openvino", precision="int8"))
     original = FasterRcnnDetector(load_weights_file(embedded_weights()), DetectorConfig(engine="torch", device="cpu"))
     shown = pictures(clip_frames(2))
     assert detector.labels == original.labels
@@ -72,7 +72,9 @@ def test_fp32_file_finds_the_same(tmp_path: Path) -> None:
     output = run_export("--out", str(path)).stdout
     assert f'weights = "{path}"' in output.replace("\n", "")
     shown = pictures(clip_frames(2))
-    found = load_detector(DetectorConfig(weights=str(path), device="cpu")).detect(shown)
+    found = load_detector(DetectorConfig(weights=str(path), device="cpu", engine="openvino", precision="fp32")).detect(
+        shown
+    )
     wanted = load_detector(DetectorConfig(engine="torch", precision="fp32", device="cpu")).detect(shown)
     agreement = compare(wanted, found)
     assert agreement.kept_share == 1
@@ -85,8 +87,8 @@ def test_fp32_file_finds_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"engine": "torch"}, "engine: the weights are an OpenVINO file"),
-        ({"precision": "fp32"}, 'precision: the weights were exported in int8; use "auto"'),
+        ({"engine": "torch", "precision": "int8"}, "engine: the weights are an OpenVINO file"),
+        ({"engine": "openvino", "precision": "fp32"}, 'precision: the weights were exported in int8; use "auto"'),
     ],
 )
 def test_what_does_not_go_with_an_export(
@@ -123,7 +125,7 @@ def test_a_damaged_export_is_told(int8_file: tuple[Path, dict[str, object]], tmp
     save_file(tensors, path, metadata)
     expected = {"missing": "no features.bin", "precision": "precision 'int1'", "graph": "cannot read the weights"}
     with pytest.raises(DetectorError, match=expected[damage]) as caught:
-        load_detector(DetectorConfig(weights=str(path), device="cpu"))
+        load_detector(DetectorConfig(weights=str(path), device="cpu", engine="openvino", precision="int8"))
     assert "\n" not in str(caught.value)
 
 

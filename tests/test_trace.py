@@ -64,6 +64,10 @@ def image(rgb: np.ndarray[Any, np.dtype[np.uint8]], tmp_path_factory: pytest.Tem
     return path
 
 
+EXACTLY: Any = {"device": "cpu", "engine": "torch", "precision": "fp32"}
+EXACT = ("--device", "cpu", "--engine", "torch", "--precision", "fp32")
+
+
 def run(*args: object) -> Result:
     return CliRunner().invoke(command, [str(arg) for arg in args], catch_exceptions=True)
 
@@ -93,7 +97,19 @@ class _Page(HTMLParser):
 
 
 def test_page_and_json_of_a_picture(weights: Path, image: Path, tmp_path: Path) -> None:
-    args = ("--weights", weights, "--score-threshold", THRESHOLD, "--device", "cpu", "--engine", "torch", "--json")
+    args = (
+        "--weights",
+        weights,
+        "--score-threshold",
+        THRESHOLD,
+        "--device",
+        "cpu",
+        "--engine",
+        "torch",
+        "--precision",
+        "fp32",
+        "--json",
+    )
     result = run(image, "--out", tmp_path / "new" / "folder", *args)
     assert result.exit_code == 0, result.output
     report = json.loads(result.output)
@@ -120,7 +136,9 @@ def test_an_engine_without_stages_is_refused(image: Path, tmp_path: Path) -> Non
 
 
 def test_detections_are_the_detector_s(weights: Path, rgb: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    config = DetectorConfig(weights=str(weights), score_threshold=THRESHOLD, device="cpu")
+    config = DetectorConfig(
+        weights=str(weights), score_threshold=THRESHOLD, device="cpu", engine="torch", precision="fp32"
+    )
     trace = trace_picture(config, ArrayPicture(rgb), "frame")
     (expected,) = load_detector(config).detect([ArrayPicture(rgb)])
     assert list(trace.detections) == expected
@@ -136,7 +154,7 @@ def test_detections_are_the_detector_s(weights: Path, rgb: np.ndarray[Any, np.dt
 
 
 def test_nothing_found_still_makes_a_page(weights: Path) -> None:
-    config = DetectorConfig(weights=str(weights), score_threshold=1.0, device="cpu")
+    config = DetectorConfig(weights=str(weights), score_threshold=1.0, **EXACTLY)
     page = render_page(trace_picture(config, ArrayPicture(np.zeros((48, 64, 3), np.uint8)), "<script>alert()</script>"))
     assert "<b>nothing</b>" in page
     assert "&lt;script&gt;" in page
@@ -144,7 +162,7 @@ def test_nothing_found_still_makes_a_page(weights: Path) -> None:
 
 
 def test_a_video_s_frame_and_the_table(weights: Path, tmp_path: Path) -> None:
-    result = run(sample_clip(), "--frame", 3, "--out", tmp_path, "--weights", weights, "--device", "cpu")
+    result = run(sample_clip(), "--frame", 3, "--out", tmp_path, "--weights", weights, *EXACT)
     assert result.exit_code == 0, result.output
     for stage in STAGES:
         assert stage in result.output
@@ -161,7 +179,7 @@ def test_errors_are_one_line(weights: Path, image: Path, tmp_path: Path) -> None
     assert "ends after 600 frames; --frame asks for number 601" in error_of(sample_clip(), "--frame", 601, *out)
     assert "there is no weights file" in error_of(image, "--weights", tmp_path / "none", *out)
     assert "--device" in error_of(image, "--device", "abacus", *out)
-    assert "cannot write" in error_of(image, "--weights", weights, "--device", "cpu", "--out", image / "below")
+    assert "cannot write" in error_of(image, "--weights", weights, *EXACT, "--out", image / "below")
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     assert "no description" in error_of(image, "--weights", tmp_path / "x.safetensors", *out)
 

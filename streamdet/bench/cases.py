@@ -10,14 +10,14 @@ import torch
 from streamdet.assets import embedded_weights
 from streamdet.bench.calibrated import calibrated_weights
 from streamdet.config import DetectorConfig
-from streamdet.detector.bf16 import bf16_pays
-from streamdet.detector.dense import chooses_int8
+from streamdet.detector import openvino_runtime
 from streamdet.detector.missing import cache_folders
 from streamdet.detector.models import ARCHITECTURES, build_model
 from streamdet.detector.published import PUBLISHED, coco_labels, published_weights
 from streamdet.detector.state_dict import check_state, count_classes, read_state_dict
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights, load_weights_file
 from streamdet.errors import DetectorError
+from streamdet.training.bf16 import bf16_pays
 
 REFERENCE = "reference"
 ENGINES = (REFERENCE, "torch", "graph", "openvino")
@@ -155,7 +155,7 @@ def with_int8(model: Model, engines: tuple[str, ...], precisions: tuple[str, ...
         device: where it runs.
     """
     is_wanted = "openvino" in (engines or ENGINES) and "int8" in (precisions or PRECISIONS)
-    if is_wanted and model.origin == "embedded" and chooses_int8(DetectorConfig(), device):
+    if is_wanted and model.origin == "embedded" and device.type == "cpu" and openvino_runtime.is_installed():
         return replace(model, exported=load_embedded_int8())
     return model
 

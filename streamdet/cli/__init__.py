@@ -26,6 +26,7 @@ _COMMANDS = {
     "install-service": "Install the daemon as a service of systemd.",
     "train": "Train or fine-tune a detector on pictures in COCO format.",
     "evaluate": "Measure a detector's accuracy on pictures in COCO format.",
+    "engines": "Try which engine is the fastest on this machine, and show what was found.",
     "bench": "Measure the detector and the daemon here, and how many streams fit.",
     "export": "Make a file of a detector that OpenVINO runs faster, in fp32 or int8.",
     "trace": "Explain the seven stages of the detector on one picture.",

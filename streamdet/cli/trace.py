@@ -40,9 +40,10 @@ Examples:
     type=click.Choice(["auto", "torch", "openvino"]),
     help="What runs the model; only these have seven stages to show.",
 )
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16", "int8"]))
 @click.option("--frame", default=1, show_default=True, type=click.IntRange(1), help="Which frame of a video.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything but the pictures as JSON.")
-def command(
+def command(  # noqa: PLR0917 - click passes them by name
     source: str,
     out: Path,
     weights: str,
@@ -50,6 +51,7 @@ def command(
     score_threshold: float,
     device: str,
     engine: str,
+    precision: str,
     frame: int,
     *,
     as_json: bool,
@@ -61,7 +63,9 @@ def command(
     """
     page = out / "trace.html"
     picture = read_picture(source, frame)
-    config = _config(weights=weights, model=model, score_threshold=score_threshold, device=device, engine=engine)
+    config = _config(
+        weights=weights, model=model, score_threshold=score_threshold, device=device, engine=engine, precision=precision
+    )
     trace = trace_picture(config, picture, redact(source))
     try:
         out.mkdir(parents=True, exist_ok=True)

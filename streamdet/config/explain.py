@@ -61,7 +61,7 @@ def explain(error: ValidationError, prefix: Path = ()) -> list[tuple[Path, str]]
 
 def _path(loc: Sequence[str | int]) -> Path:
     # pydantic adds parts of its own (such as "[key]") beyond what stands in a file.
-    return tuple(part for part in loc if part != "[key]")
+    return tuple(part for part in loc if part not in {"[key]", "[auto]", "[number]"})
 
 
 def _sentence(path: Path, detail: ErrorDetails) -> str:

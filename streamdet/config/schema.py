@@ -60,7 +60,7 @@ def _as_written(key: str, value: Schema) -> Schema:
         return {**about, **constraints, "additionalProperties": single}
     if constraints.get("type") == "string" and not constraints.keys() & {"pattern", "enum"}:
         return {**about, **constraints}
-    spellings = [constraints]
+    spellings = constraints.pop("oneOf", None) or [constraints]
     units = _UNITS.get(key.rpartition("_")[2])
     if units:
         spellings.append({"type": "string", "pattern": rf"^\s*{NUMBER_PATTERN}\s*({'|'.join(units)})\s*$"})
@@ -79,6 +79,8 @@ def range_in_words(table: type[BaseModel], key: str) -> str:
     value = table.model_json_schema()["properties"].get(key, {})
     value = _nullable_removed(value)
     value = value.get("additionalProperties", value)
+    either = '"auto" or ' * ("oneOf" in value)
+    value = next((option for option in value.get("oneOf", []) if "const" not in option), value)
     kind = value.get("type")
     if kind not in ("number", "integer"):
         return "true or false" if kind == "boolean" else ""
@@ -87,4 +89,4 @@ def range_in_words(table: type[BaseModel], key: str) -> str:
     joined = "to" if low is not None else "and at most"
     noun = "a whole number" if kind == "integer" else "a number"
     unit = " seconds" if key.endswith("_seconds") else ""
-    return f"{noun} {begins} {joined} {high:,}{unit}"
+    return f"{either}{noun} {begins} {joined} {high:,}{unit}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from typing import Literal, Protocol, Self
 
@@ -11,16 +10,12 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from streamdet.config import DetectorConfig
-from streamdet.detector import openvino_runtime
-from streamdet.detector.bf16 import bf16_pays
 from streamdet.detector.epilogue import Epilogue
 from streamdet.detector.openvino_file import ExportedDense
 from streamdet.detector.torch_dense import TorchDense
 from streamdet.errors import DetectorError
 
 Precision = Literal["fp32", "bf16", "int8"]
-
-_X86 = {"x86_64", "AMD64"}
 
 
 class Dense(Protocol):
@@ -73,7 +68,7 @@ def make_dense(
     exported: ExportedDense | None = None,
     epilogue: Epilogue | None = None,
 ) -> Dense:
-    """Chooses the engine and the precision, and makes them run a model.
+    """Makes the engine of a configuration run a model; "auto" is torch, in fp32.
 
     Args:
         model: prepared by `pipeline.prepare_model`, on the device.
@@ -85,29 +80,9 @@ def make_dense(
     Raises:
         DetectorError: the engine is not installed, or has no such precision.
     """
-    if exported is not None or chooses_openvino(config, device):
+    if exported is not None or config.engine == "openvino":
         return _openvino_dense(model, config, device, exported)
     return TorchDense(model, choose_precision(config.precision), epilogue)
-
-
-def chooses_openvino(config: DetectorConfig, device: torch.device) -> bool:
-    """Whether the configuration means OpenVINO; "auto" takes it on a CPU where it is installed: it is faster there."""
-    if config.engine == "auto":
-        return device.type == "cpu" and openvino_runtime.is_installed()
-    return config.engine == "openvino"
-
-
-def chooses_int8(config: DetectorConfig, device: torch.device) -> bool:
-    """Whether the embedded weights run quantised: where OpenVINO runs them, unless the precision says otherwise.
-
-    Their mAP is within the bound for that; MODEL_CARD.md has the figures. "auto" asks for a CPU on which it was
-    measured to be faster: x86, with or without VNNI.
-    """
-    if config.weights != "embedded" or not chooses_openvino(config, device):
-        return False
-    if config.precision == "auto":
-        return platform.machine() in _X86 and "int8" in openvino_runtime.cpu_precisions()
-    return config.precision == "int8"
 
 
 def _openvino_dense(
@@ -131,23 +106,8 @@ def _openvino_dense(
     return OpenVinoDense.of_model(model, choose_precision(config.precision))
 
 
-def with_precision(config: DetectorConfig, device: torch.device) -> DetectorConfig:
-    """Settles what "auto" means where more is known than that fp32 is exact: for the embedded weights.
-
-    Their mAP has been measured in each precision, and holds (MODEL_CARD.md). Of other weights nothing is known until
-    `streamdet evaluate` has shown it, so theirs stays "auto".
-    """
-    if config.precision != "auto" or config.weights != "embedded" or config.engine == "reference":
-        return config
-    if chooses_int8(config, device):
-        return config.model_copy(update={"precision": "int8"})
-    return config.model_copy(update={"precision": "bf16"}) if bf16_pays(device) else config
-
-
 def choose_precision(precision: str) -> Precision:
-    """What "auto" means for weights of which nothing is known: fp32.
-
-    bf16 is faster where the hardware has it; it runs where it is asked for, and see `with_precision`.
+    """What "auto" means where no trial has settled it (`streamdet.detector.trial`): fp32, which is exact.
 
     Args:
         precision: "auto", or what is returned.

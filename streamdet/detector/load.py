@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdet.config import Config
+from streamdet.config import Config, DetectorConfig
 from streamdet.detector.memory import import_torchvision, keep_memory
-from streamdet.detector.several import SeveralDetectors
+from streamdet.detector.several import Running, SeveralDetectors
+from streamdet.detector.trial import Choice, settle, usable_cores
 from streamdet.metrics import Metrics
 
 if TYPE_CHECKING:
     from streamdet.detector.fixed.detector import FixedDetector
     from streamdet.detector.pipeline import FasterRcnnDetector
     from streamdet.detector.reference import ReferenceDetector
+    from streamdet.detector.weights import Weights
 
 _log = logging.getLogger(__name__)
 
@@ -36,52 +40,138 @@ def choose_workers(workers: int | None, cores: int) -> int:
 
 
 def load_real_detector(
-    config: Config, metrics: Metrics
+    config: Config, metrics: Metrics, stopping: Callable[[], bool] = lambda: False
 ) -> SeveralDetectors[FasterRcnnDetector | ReferenceDetector] | SeveralDetectors[FixedDetector]:
     """Loads the detector that the configuration asks for; takes seconds, since it needs torch.
+
+    What is "auto" is settled by a trial (`streamdet.detector.trial`), which takes its time at the first start.
 
     Args:
         config: `[detector]` is used.
         metrics: told the time of each stage, and the device's memory.
+        stopping: asked a few times a second during a trial; true ends it.
 
     Raises:
         DetectorError: weights, labels, engine or device are wrong.
+        Interrupted: `stopping` said so.
     """
     # Threads of OpenMP that wait actively take the cores away from captures; to be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_memory()
     import_torchvision()
-    from streamdet.detector.device import device_busy, device_memory, use_threads  # noqa: PLC0415 - see above
-    from streamdet.detector.pipeline import load_detector  # noqa: PLC0415 - the same
-    from streamdet.detector.reference import ReferenceDetector  # noqa: PLC0415 - the same
+    from streamdet.detector.device import choose_device, choose_devices, use_threads  # noqa: PLC0415 - see above
     from streamdet.detector.weights import load_weights  # noqa: PLC0415 - the same
 
     use_threads(1)
-    if config.detector.engine == "graph":
-        return _on_cuda_devices(config, metrics)
+    settings = config.detector
+    # What is wrong with the device, the weights, or the labels is reported before anything is tried.
+    wants_all = settings.device == "cuda:all" and settings.engine in {"auto", "graph"}
+    device = choose_devices(settings.device)[0] if wants_all else choose_device(settings.device)
+    _warn_of_silent_gpu(settings.device, device.type)
+    weights = load_weights(settings)
+    settings, choice = settle(settings, stopping=stopping)
+    if settings.engine == "graph":
+        return _on_cuda_devices(settings, metrics, choice)
+    return _on_one_device(settings, weights, metrics, choice)
+
+
+def _on_one_device(
+    settings: DetectorConfig, weights: Weights, metrics: Metrics, choice: Choice | None
+) -> SeveralDetectors[FasterRcnnDetector | ReferenceDetector]:
+    """As many workers as the CPU has room for, or one on a CUDA device."""
+    from streamdet.detector.device import device_busy, device_memory  # noqa: PLC0415 - needs torch
+    from streamdet.detector.pipeline import FasterRcnnDetector, weights_for  # noqa: PLC0415 - the same
+    from streamdet.detector.reference import ReferenceDetector  # noqa: PLC0415 - the same
+
     detector: FasterRcnnDetector | ReferenceDetector
-    if config.detector.engine == "reference":
-        detector = ReferenceDetector(load_weights(config.detector), config.detector)
+    if settings.engine == "reference":
+        detector = ReferenceDetector(weights, settings)
     else:
-        detector = load_detector(config.detector, metrics.stage)
+        detector = FasterRcnnDetector(weights_for(settings, weights), settings, metrics.stage)
     device = detector.device
     if device.type == "cuda":
         metrics.add_device(str(device), lambda: device_memory(device), device_busy(device))
-        return SeveralDetectors(detector, 1)
-    cores = len(os.sched_getaffinity(0))
-    workers = choose_workers(config.detector.workers, cores)
-    _log.info("detecting up to %d batches at a time, one thread each", workers)
-    return SeveralDetectors(detector, workers, cores if config.detector.workers is None else None, shares=True)
+        return SeveralDetectors(detector, 1, running=_running(settings, weights, str(device), 1, choice))
+    cores = usable_cores()
+    measured = choice.workers if choice is not None else None
+    workers = settings.workers or measured or choose_workers(None, cores)
+    return SeveralDetectors(
+        detector,
+        workers,
+        cores if settings.workers is None else None,
+        shares=True,
+        running=_running(settings, weights, str(device), workers, choice),
+    )
 
 
-def _on_cuda_devices(config: Config, metrics: Metrics) -> SeveralDetectors[FixedDetector]:
+def _on_cuda_devices(
+    settings: DetectorConfig, metrics: Metrics, choice: Choice | None
+) -> SeveralDetectors[FixedDetector]:
     """Two workers for each CUDA device that the configuration names, behind the one queue."""
-    from streamdet.detector.device import device_busy, device_memory  # noqa: PLC0415 - needs torch
+    from streamdet.detector.device import choose_device, device_busy, device_memory  # noqa: PLC0415 - needs torch
     from streamdet.detector.fixed.detector import load_graph_detectors  # noqa: PLC0415 - the same
 
-    detectors = load_graph_detectors(config.detector, metrics.stage)
-    for device in dict.fromkeys(detector.device for detector in detectors):
+    if choice is not None and settings.device == "auto":
+        # The trial was about one of them; for all there is "cuda:all".
+        settings = settings.model_copy(update={"device": str(choose_device("auto"))})
+    kernels = choice is None or choice.candidate.kernels
+    detectors = load_graph_detectors(settings, metrics.stage, kernels=kernels)
+    devices = list(dict.fromkeys(detector.device for detector in detectors))
+    for device in devices:
         metrics.add_device(str(device), functools.partial(device_memory, device), device_busy(device))
-    several = SeveralDetectors(detectors[0], 1)
+    running = _running(settings, None, ",".join(map(str, devices)), len(detectors), choice)
+    several = SeveralDetectors(detectors[0], 1, running=running)
     several.detectors = detectors
     return several
+
+
+def _running(
+    settings: DetectorConfig, weights: Weights | None, device: str, workers: int, choice: Choice | None
+) -> Running:
+    """What is reported, and says it in the log."""
+    engine, precision = settings.engine, settings.precision
+    if weights is not None and weights.exported is not None:
+        engine, precision = "openvino", weights.exported.precision
+    running = Running(
+        device=device,
+        engine="torch" if engine == "auto" else engine,
+        precision="fp32" if precision == "auto" else precision,
+        max_batch_size=settings.largest_batch,
+        workers=workers,
+        weights=settings.weights,
+        left_out=choice.left_out if choice is not None else (),
+    )
+    _log.info("%s", running.in_words())
+    return running
+
+
+def _warn_of_silent_gpu(wanted: str, device_type: str) -> None:
+    """Says that a CPU is about to do the work of a GPU whose driver does not work."""
+    if wanted != "auto" or device_type != "cpu":
+        return
+    found = nvidia_device()
+    if found:
+        _log.warning(
+            "this machine has an NVIDIA device (%s) that CUDA cannot use: detecting on the CPU, many times slower; "
+            'look at the driver (nvidia-smi), or write device = "cpu" to say that it is meant so',
+            found,
+        )
+
+
+def nvidia_device(root: Path = Path("/")) -> str:
+    """Where the kernel shows an NVIDIA display or compute device; empty without one."""
+    for path in ("dev/nvidia0", "proc/driver/nvidia/version"):
+        if (root / path).exists():
+            return f"/{path}"
+    try:
+        devices = sorted((root / "sys/bus/pci/devices").iterdir())
+    except OSError:
+        return ""
+    for device in devices:
+        try:
+            vendor, kind = ((device / name).read_text(encoding="ascii").strip() for name in ("vendor", "class"))
+        except (OSError, ValueError):
+            continue
+        if vendor == "0x10de" and kind.startswith("0x03"):
+            return f"PCI {device.name}"
+    return ""

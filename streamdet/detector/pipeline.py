@@ -16,7 +16,7 @@ from torchvision.models.detection import FasterRCNN
 
 from streamdet.config import DetectorConfig
 from streamdet.detector.classify import Classified, Classify
-from streamdet.detector.dense import Dense, chooses_int8, make_dense, with_precision
+from streamdet.detector.dense import Dense, make_dense
 from streamdet.detector.device import choose_device, device_errors, use_threads
 from streamdet.detector.features import FeatureMaps, Features
 from streamdet.detector.folding import fold_batch_norm
@@ -27,6 +27,7 @@ from streamdet.detector.preprocess import Batch, Preprocess, Size
 from streamdet.detector.proposals import Proposals, Propose
 from streamdet.detector.roi_pool import RoiPool
 from streamdet.detector.thresholds import NEVER, thresholds_of
+from streamdet.detector.trial import settle
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights
 from streamdet.errors import DetectorError
 from streamdet.types import Detection, Picture
@@ -165,7 +166,7 @@ class FasterRcnnDetector:
         Raises:
             DetectorError: the memory does not suffice for `max_batch_size`, or the weights are of no use.
         """
-        size = self._config.max_batch_size
+        size = self._config.largest_batch
         on_stage, self._on_stage = self._on_stage, None
         try:
             self.check_weights()
@@ -257,6 +258,8 @@ def load_detector(
 ) -> FasterRcnnDetector:
     """Loads the weights that the configuration names and makes a detector of them.
 
+    What is "auto" in the configuration is settled by a trial, which takes its time where its answer is not known yet.
+
     Args:
         config: `[detector]` of the configuration.
         on_stage: told the time of each stage of each batch.
@@ -267,10 +270,21 @@ def load_detector(
     """
     if threads is not None:
         use_threads(threads)
-    device = choose_device(config.device)
-    config = with_precision(config, device)
-    is_int8 = chooses_int8(config, device)
-    return FasterRcnnDetector(load_embedded_int8() if is_int8 else load_weights(config), config, on_stage)
+    choose_device(config.device)  # one that is not there is reported before anything is tried
+    weights = load_weights(config)
+    config, _ = settle(config, ("torch", "openvino"))
+    return FasterRcnnDetector(weights_for(config, weights), config, on_stage)
+
+
+def weights_for(config: DetectorConfig, weights: Weights) -> Weights:
+    """The weights in the form that the engine and precision need: the embedded ones are there in int8, too.
+
+    Args:
+        config: with engine and precision settled.
+        weights: that it names.
+    """
+    is_int8 = config.weights == "embedded" and config.engine == "openvino" and config.precision == "int8"
+    return load_embedded_int8() if is_int8 else weights
 
 
 def _drop_dense(model: FasterRCNN) -> None:

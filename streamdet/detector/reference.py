@@ -77,7 +77,7 @@ class ReferenceDetector:
         Raises:
             DetectorError: the memory does not suffice for `max_batch_size`.
         """
-        size = self._config.max_batch_size
+        size = self._config.largest_batch
         noise = np.random.default_rng(0).integers(0, 256, (*_WARM_UP_SIZE, 3), dtype=np.uint8)
         image = torch.from_numpy(noise).permute(2, 0, 1).to(self.device).float() / 255
         try:

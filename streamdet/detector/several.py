@@ -4,9 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
 from streamdet.types import Detection, Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What detects, as it is reported everywhere.
+
+    Attributes:
+        device: "cpu" or such as "cuda:0"; several are joined by commas.
+        engine: as in the configuration, never "auto".
+        precision: likewise.
+        max_batch_size: frames of a batch at the most.
+        workers: batches at the same time at the most.
+        weights: as the configuration names them.
+        left_out: name of each other candidate of the trial, and why it does not run; empty without a trial.
+    """
+
+    device: str
+    engine: str
+    precision: str
+    max_batch_size: int
+    workers: int
+    weights: str
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    def facts(self) -> dict[str, str | int]:
+        """All but why others were left out."""
+        return {
+            "device": self.device,
+            "engine": self.engine,
+            "precision": self.precision,
+            "max_batch_size": self.max_batch_size,
+            "workers": self.workers,
+            "weights": self.weights,
+        }
+
+    def in_words(self) -> str:
+        """One line, for a log."""
+        text = (
+            f"detecting with {self.engine} in {self.precision} on {self.device}, up to {self.max_batch_size} frames a "
+            f"batch, {self.workers} batches at a time, weights {self.weights}"
+        )
+        others = "; ".join(f"{name}: {why}" for name, why in self.left_out)
+        return f"{text}; left out: {others}" if others else text
 
 
 class Shareable(Protocol):
@@ -38,14 +82,19 @@ class SeveralDetectors(Generic[_D]):
         cores: that they share with captures, so that not all may be at work at all times; None where that
             is of no concern.
         shares: whether they divide what waits among them: where larger batches gain little.
+        running: what they are.
 
     Attributes:
         detectors: each to be used by one thread at a time.
         cores: as given.
         shares: as given.
+        running: as given.
     """
 
-    def __init__(self, first: _D, count: int, cores: int | None = None, *, shares: bool = False) -> None:
+    def __init__(
+        self, first: _D, count: int, cores: int | None = None, *, shares: bool = False, running: Running | None = None
+    ) -> None:
+        self.running = running
         self.cores = cores
         self.shares = shares
         self.detectors: list[_D] = [first, *(first.for_another_thread() for _ in range(count - 1))]

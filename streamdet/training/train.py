@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
-from streamdet.detector.bf16 import bf16_pays
 from streamdet.detector.cuda.choose import fast_parts
 from streamdet.detector.models import build_model
 from streamdet.detector.pipeline import FasterRcnnDetector
@@ -23,6 +22,7 @@ from streamdet.errors import ConfigError, DataError, StreamdetError
 from streamdet.training import run_folder
 from streamdet.training.augment import TrainingPictures
 from streamdet.training.average import WeightAverage
+from streamdet.training.bf16 import bf16_pays
 from streamdet.training.checkpoint import load_checkpoint, save_checkpoint
 from streamdet.training.dataset import Category, Dataset
 from streamdet.training.evaluate import Found, detect_all, evaluation_config

@@ -144,6 +144,7 @@ def test_evaluate_agrees_with_the_run(shapes: Path, tmp_path: Path, trained: tup
     options = [
         "--weights", str(trained[0] / "last.safetensors"), "--data", str(shapes / "val" / "annotations.json"),
         "--images", str(shapes / "val"), "--device", "cpu", "--out", str(tmp_path / "out"),
+        "--engine", "torch", "--precision", "fp32",
     ]  # fmt: skip
     result = CliRunner().invoke(evaluate.command, [*options, "--json"], catch_exceptions=False)
     summary = json.loads(result.stdout)
@@ -178,6 +179,10 @@ def _evaluate_renamed(
         str(shapes / "val"),
         "--device",
         "cpu",
+        "--engine",
+        "torch",
+        "--precision",
+        "fp32",
         "--json",
     ]
     result = CliRunner().invoke(evaluate.command, [*given, *options], catch_exceptions=False)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamdet.config import DetectorConfig
 from streamdet.detector.cuda.choose import FastParts, fast_parts
-from streamdet.detector.dense import make_dense, with_precision
+from streamdet.detector.dense import make_dense
 from streamdet.detector.device import choose_devices, device_errors
 from streamdet.detector.fixed.align import weigh
 from streamdet.detector.fixed.model import FixedModel
@@ -50,6 +50,7 @@ class FixedDetector:
         config: thresholds, wanted labels, precision, batch size.
         device: where.
         on_stage: told the times of the stages; of one batch in a hundred where a graph fuses them.
+        kernels: whether to use the kernels of ours on a CUDA device, where they work; else plain torch.
 
     Raises:
         DetectorError: the configuration names labels that do not exist.
@@ -61,17 +62,23 @@ class FixedDetector:
     """
 
     def __init__(
-        self, weights: Weights, config: DetectorConfig, device: torch.device, on_stage: OnStage | None = None
+        self,
+        weights: Weights,
+        config: DetectorConfig,
+        device: torch.device,
+        on_stage: OnStage | None = None,
+        *,
+        kernels: bool = True,
     ) -> None:
         self.device = device
         self._class_labels = weights.labels
-        self._max_batch_size = config.max_batch_size
+        self._max_batch_size = config.largest_batch
         self._on_stage = on_stage
         self._batches = 0
         limits = thresholds_of(weights.labels, config)
         self.labels = tuple(label for label, limit in zip(weights.labels, limits, strict=True) if limit < NEVER)
         model = prepare_model(weights, device)
-        parts = _parts(device)
+        parts = fast_parts(device) if kernels and device.type == "cuda" else FastParts(suppress, weigh, None)
         config = config.model_copy(update={"engine": "graph"})
         dense = make_dense(model, config, device, weights.exported, parts.epilogue)
         limits_there = torch.tensor(limits, device=device)
@@ -170,16 +177,15 @@ class FixedDetector:
         ]
 
 
-def _parts(device: torch.device) -> FastParts:
-    return fast_parts(device) if device.type == "cuda" else FastParts(suppress, weigh, None)
-
-
-def load_graph_detectors(config: DetectorConfig, on_stage: OnStage | None = None) -> list[FixedDetector]:
+def load_graph_detectors(
+    config: DetectorConfig, on_stage: OnStage | None = None, *, kernels: bool = True
+) -> list[FixedDetector]:
     """Loads the weights to every device that the configuration names.
 
     Args:
         config: `[detector]` of the configuration.
         on_stage: told the times of the stages of one batch in a hundred.
+        kernels: see `FixedDetector`.
 
     Returns:
         what each inference worker is to use: two workers share a device, so that copies overlap with work.
@@ -192,5 +198,5 @@ def load_graph_detectors(config: DetectorConfig, on_stage: OnStage | None = None
         msg = 'detector.engine: "graph" needs a CUDA device; use "auto", which takes the fastest for a CPU'
         raise DetectorError(msg)
     weights = load_weights(config)
-    detectors = [FixedDetector(weights, with_precision(config, device), device, on_stage) for device in devices]
+    detectors = [FixedDetector(weights, config, device, on_stage, kernels=kernels) for device in devices]
     return [detector for detector in detectors for _ in range(_WORKERS_OF_DEVICE)]

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from streamdet.detector import bf16
-from streamdet.detector.bf16 import bf16_pays
+from streamdet.training import bf16
+from streamdet.training.bf16 import bf16_pays
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,157 @@
+"""`streamdet engines`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from streamdet.config import DetectorConfig, load_config
+from streamdet.detector.load import choose_workers
+from streamdet.detector.trial import (
+    BATCHES,
+    Choice,
+    Report,
+    Result,
+    Store,
+    Trial,
+    choose,
+    state_folder,
+    usable_cores,
+    verdict,
+)
+from streamdet.errors import EXIT_FAILURE, ConfigError, DetectorError
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  streamdet engines
+  streamdet engines --again
+  streamdet engines --config /etc/streamdet/streamdet.toml
+  streamdet engines --weights yard.safetensors --json
+  ONEDNN_MAX_CPU_ISA=AVX2 streamdet engines
+
+\b
+The daemon does the same by itself, once, and keeps the answer in $STATE_DIRECTORY or $XDG_STATE_HOME/streamdet.
+Exit codes: 0 an engine has proven itself, 1 none has, 2 bad configuration, 69 weights or device not available."""
+)
+@click.option(
+    "--config", "config_path", type=click.Path(path_type=Path, readable=False),
+    help="Take weights, device and engine from [detector] of this file.",
+)  # fmt: skip
+@click.option("--weights", help="embedded, coco, .safetensors or .pth; goes before the file's.")
+@click.option("--model", help="Needed with coco and .pth.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N; goes before the file's.")
+@click.option("--again", is_flag=True, help="Try again, also where the answer is known.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+def command(
+    config_path: Path | None, weights: str | None, model: str | None, device: str | None, again: bool, as_json: bool
+) -> None:
+    """Try which engine, precision and batch size are the fastest on this machine, or show what is known of it.
+
+    Each candidate runs in a process of its own on real frames and is compared with torch in fp32: one that crashes,
+    hangs or finds something else is left out. It takes up to 20 s on a machine that does nothing else.
+    """
+    config = _config(config_path, {"weights": weights, "model": model, "device": device})
+    _check(config)
+    store = Store(state_folder())
+    with Trial(config, store, again=again) as trial:
+        was_known = trial.is_known
+        report = trial.report()
+    if report is None:
+        msg = "the engines cannot be tried here; the line before this one says why"
+        raise DetectorError(msg)
+    choice = choose(config, report)
+    if as_json:
+        click.echo(json.dumps(_facts(report, choice, was_known=was_known, store=store), indent=2))
+    else:
+        _print(report, choice, config, was_known=was_known, store=store)
+    sys.exit(0 if choice.is_proven else EXIT_FAILURE)
+
+
+def _config(path: Path | None, options: dict[str, str | None]) -> DetectorConfig:
+    given = {key: value for key, value in options.items() if value is not None}
+    base: dict[str, Any] = {} if path is None else load_config(path).detector.model_dump()
+    if "weights" in given:
+        base.pop("model", None)
+    try:
+        return DetectorConfig.model_validate(base | given)
+    except ValidationError as error:
+        raise ConfigError([f"--{e['loc'][0] if e['loc'] else 'weights'}: {e['msg']}" for e in error.errors()]) from None
+
+
+def _check(config: DetectorConfig) -> None:
+    """Has a device or weights that are not there reported as the daemon would."""
+    from streamdet.detector.device import choose_devices  # noqa: PLC0415 - torch takes its time
+    from streamdet.detector.weights import load_weights  # noqa: PLC0415 - the same
+
+    choose_devices(config.device)
+    load_weights(config)
+
+
+def _facts(report: Report, choice: Choice, *, was_known: bool, store: Store) -> dict[str, Any]:
+    taken = {**choice.candidate.model_dump(), "max_batch_size": choice.max_batch_size, "workers": choice.workers}
+    return {
+        "choice": {**taken, "proven": choice.is_proven},
+        "known_before": was_known,
+        "kept_in": None if store.path is None else str(store.path),
+        **report.model_dump(mode="json"),
+        "results": [
+            {**result.model_dump(mode="json"), "verdict": verdict(result, choice)} for result in report.results
+        ],
+    }
+
+
+def _print(report: Report, choice: Choice, config: DetectorConfig, *, was_known: bool, store: Store) -> None:
+    console = Console()
+    workers = sorted({t.workers for result in report.results for t in result.timings})
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("engine", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for batch in BATCHES:
+        table.add_column(f"ms, batch {batch}" if batch == BATCHES[0] else str(batch), justify="right", no_wrap=True)
+    for count in workers:
+        name = f"fps, {count} worker{'s' * (count != 1)}" if count == workers[0] else str(count)
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in report.results:
+        most = max(workers, default=1)
+        table.add_row(
+            result.candidate.name,
+            verdict(result, choice),
+            *(_milliseconds(result, batch, most) for batch in BATCHES),
+            *(_fps(result, count) for count in workers),
+            style="bold" if verdict(result, choice) == "fastest" else None,
+        )
+    console.print(table)
+    for result in report.results:
+        text = "; ".join(dict.fromkeys(filter(None, [result.reason, result.difference])))
+        if text:
+            console.print(f"{result.candidate.name}: {text}", markup=False, highlight=False, soft_wrap=True)
+    count = config.workers or choice.workers or choose_workers(None, usable_cores())
+    text = f"{choice.candidate.name}, batches of up to {choice.max_batch_size}, up to {count} at a time"
+    console.print(f"runs by default on {report.device}: {text}", markup=False, soft_wrap=True)
+    if any(t.is_disturbed for result in report.results for t in result.timings):
+        console.print("other processes were busy: speeds are those of the CPU time", soft_wrap=True)
+    how = "known since an earlier trial (--again repeats it)" if was_known else f"tried in {report.seconds:.0f} s"
+    where = "not kept: there is no state directory" if store.path is None else f"kept in {store.path}"
+    console.print(f"{how}; {where}", markup=False, soft_wrap=True)
+
+
+def _milliseconds(result: Result, batch: int, workers: int) -> str:
+    """Of a frame, with all workers."""
+    timing = next((t for t in result.timings if (t.batch, t.workers) == (batch, workers)), None)
+    return "" if timing is None else f"{1000 / timing.frames_per_second:.1f}"
+
+
+def _fps(result: Result, workers: int) -> str:
+    """The best of all batch sizes."""
+    fps = max((t.frames_per_second for t in result.timings if t.workers == workers), default=0.0)
+    return f"{fps:.1f}" if fps else ""

@@ -1,0 +1,89 @@
+"""The process that tries engines, with engines that cost nothing and misbehave as the arguments say: NAME=HOW."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from streamdet.detector.tester import Samples, Tester, die_with, reserve_output
+from streamdet.detector.trial import CANDIDATES, Candidate
+from streamdet.errors import DetectorError
+from streamdet.types import Detection
+
+BOXES = [(10.0 * i, 20.0, 10.0 * i + 8.0, 60.0) for i in range(25)]
+
+
+class Frame:
+    width, height = 640, 480
+
+
+class Fake:
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def for_another_thread(self) -> Self:
+        return self
+
+    def detect(self, pictures: list[Any]) -> list[list[Detection]]:
+        match self.how.partition(":")[0]:
+            case "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "hang":
+                time.sleep(600)
+            case "memory":
+                np.ones(1 << 45, np.uint8)
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "exit":
+                os._exit(3)
+            case "raise":
+                msg = "the kernel does not like this shape"
+                raise RuntimeError(msg)
+            case "shout":
+                print('{"result": "printed by a library"}', flush=True)  # noqa: T201 - as libraries do
+        milliseconds = float(self.how.partition(":")[2] or 2)
+        # Work, not sleep: CPU time counts where the machine is busy.
+        ends_at = time.thread_time() + milliseconds / 1000 * len(pictures)
+        while time.thread_time() < ends_at:
+            pass
+        shift, score = (500.0, 0.9) if self.how.startswith("wrong") else (0.0, 0.9)
+        shift = 0.3 if self.how.startswith("near") else shift
+        if self.how.startswith("batch") and len(pictures) > 3:
+            shift = 500.0
+        found = [Detection("person", score, (x1 + shift, y1, x2 + shift, y2 + shift)) for x1, y1, x2, y2 in BOXES]
+        return [found[: 0 if self.how.startswith("blind") else None] for _ in pictures]
+
+
+def make(candidate: Candidate) -> Fake:
+    how = behaviour.get(candidate.name, behaviour.get("all", "good"))
+    if how == "missing":
+        msg = 'openvino is not installed (no module): install the extra, or set engine = "torch"'
+        raise DetectorError(msg)
+    if how == "unsupported":
+        msg = "detector.precision: this CPU has no bf16"
+        raise DetectorError(msg)
+    return Fake(how)
+
+
+if __name__ == "__main__":
+    behaviour = dict(argument.split("=") for argument in sys.argv[1:])
+    job = json.loads(sys.stdin.buffer.read())
+    die_with(job["parent"])
+    say = reserve_output()
+    say({"device": "cpu"})
+    if "pidfile" in behaviour:
+        Path(behaviour["pidfile"]).write_text(str(os.getpid()), encoding="ascii")
+    frames: list[Any] = [Frame()] * 4
+    samples = Samples([frames[:1], frames[1:], frames[:1]], frames)
+    tester = Tester(
+        make, samples, say,
+        budget_seconds=job["budget_seconds"]["cpu"], step_seconds=float(behaviour.get("silence", 20)), cores=2,
+    )  # fmt: skip
+    tester.run(CANDIDATES["cpu"])
