@@ -22,6 +22,7 @@ from streamdet import sources
 from streamdet.config import StreamConfig
 from streamdet.errors import HeldError, SourceError
 from streamdet.metrics import Metrics
+from streamdet.plain_text import plain
 from streamdet.redact import redact
 from streamdet.sources import Source, SourceFrame
 from streamdet.sources.frame_rate import FrameRate
@@ -284,6 +285,6 @@ class Capture(Worker):
         self._interrupt.set()
 
     def _report(self, state: State, reason: Reason | None, detail: str) -> None:
-        self.status = StreamStatus(self._config.name, state, reason, redact(detail), time.time())
+        self.status = StreamStatus(self._config.name, state, reason, plain(redact(detail)), time.time())
         self._metrics.status(self.status)
         self._on_status(self.status)

@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from types import TracebackType
 from typing import Literal, Protocol, TextIO
 
 from streamdet.log_writer import LogWriter
+from streamdet.plain_text import plain_lines
 from streamdet.redact import redact
 
 _REPEAT_SECONDS = 1.0
@@ -30,9 +30,6 @@ _MAX_REPEATS = 1000
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 # sd-daemon(3): what begins a line on the way to the journal, which takes it off and keeps it as the line's priority.
 _PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
-# What a camera or a file says may hold escape sequences that would play tricks on a terminal, or marks that turn the
-# direction of what stands beside them.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _Key = tuple[object, ...]
 Times = Literal["of day", "full", "none"]
@@ -127,17 +124,13 @@ class TextFormatter(logging.Formatter):
         frame = f" #{seq}" if isinstance(seq, int) else ""
         below = _exception(self, record)
         text = f"{who}{frame}: {_message(record)}" + (f"\n{below}" if below else "")
-        return f"{self._time(record)}{level} {_CONTROL.sub(_escaped, text)}".replace("\n", "\n    ")
+        return f"{self._time(record)}{level} {plain_lines(text)}".replace("\n", "\n    ")
 
     def _time(self, record: logging.LogRecord) -> str:
         if self._times == "none":
             return ""
         at = datetime.fromtimestamp(record.created, UTC).astimezone()
         return f"{at:%H:%M:%S.%f}"[:-3] + " " if self._times == "of day" else f"{at.isoformat(' ', 'milliseconds')} "
-
-
-def _escaped(character: re.Match[str]) -> str:
-    return repr(character[0])[1:-1]
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -78,7 +78,9 @@ VARIANTS: dict[str, tuple[str | None, Callable[[], Iterator[bytes]]]] = {
 
 
 @contextmanager
-def camera(content_type: str | None, body: Callable[[], Iterator[bytes]], pause_seconds: float = 0.0) -> Iterator[str]:
+def camera(
+    content_type: str | None, body: Callable[[], Iterator[bytes]], pause_seconds: float = 0.0, status: str = "200 OK"
+) -> Iterator[str]:
     """Sends it to each who asks; the address."""
     listener = socket.create_server(("127.0.0.1", 0))
     closing = threading.Event()
@@ -89,7 +91,7 @@ def camera(content_type: str | None, body: Callable[[], Iterator[bytes]], pause_
                 with suppress(ConnectionError), listener.accept()[0] as client:
                     client.recv(4096)
                     header = f"Content-Type: {content_type}\r\n" if content_type else ""
-                    client.sendall(f"HTTP/1.0 200 OK\r\n{header}\r\n".encode())
+                    client.sendall(f"HTTP/1.0 {status}\r\n{header}\r\n".encode())
                     for data in body():
                         client.sendall(data)
                         if closing.wait(pause_seconds) if pause_seconds else closing.is_set():

@@ -12,6 +12,7 @@ import click
 
 from streamdet import __version__
 from streamdet.errors import EXIT_FAILURE, ConfigError, StreamdetError
+from streamdet.plain_text import plain_lines
 from streamdet.standard_streams import ending_in_time, open_standard_streams
 
 _COMMANDS = {
@@ -66,10 +67,10 @@ def main() -> None:
         sys.exit(cli.main(prog_name="streamdet", standalone_mode=False))
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(problem, err=True)
+            click.echo(plain_lines(problem), err=True)
         sys.exit(error.exit_code)
     except StreamdetError as error:
-        click.echo(f"streamdet: {error}", err=True)
+        click.echo(f"streamdet: {plain_lines(str(error))}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         _tell_usage(error)

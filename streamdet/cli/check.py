@@ -17,6 +17,7 @@ from rich.text import Text
 from streamdet.config import load_config_and_warnings
 from streamdet.detector.missing import missing_parts
 from streamdet.errors import EXIT_FAILURE, ConfigError
+from streamdet.plain_text import plain_json
 
 if TYPE_CHECKING:
     from streamdet.sources.probe import Probe
@@ -105,7 +106,7 @@ def _probe_as_json(probe: Probe) -> dict[str, Any]:
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    click.echo(plain_json(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
 def _print(file: Path, streams: int, warnings: list[str], probes: list[Probe] | None) -> None:

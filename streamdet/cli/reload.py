@@ -10,6 +10,7 @@ import click
 
 from streamdet.control.client import ask, find_socket
 from streamdet.errors import ConfigError
+from streamdet.plain_text import plain_json
 
 
 @click.command(
@@ -46,10 +47,10 @@ def command(config_path: Path | None, socket_path: Path | None, *, as_json: bool
         if not as_json:
             click.echo("nothing was changed:", err=True)
             raise
-        click.echo(json.dumps({"ok": False, "problems": error.problems}, ensure_ascii=False, indent=2))
+        click.echo(plain_json(json.dumps({"ok": False, "problems": error.problems}, ensure_ascii=False, indent=2)))
         sys.exit(error.exit_code)
     if as_json:
-        click.echo(json.dumps({"ok": True, **result}, ensure_ascii=False, indent=2))
+        click.echo(plain_json(json.dumps({"ok": True, **result}, ensure_ascii=False, indent=2)))
         return
     words = {"added": "added", "reconnected": "connected anew", "updated": "changed", "removed": "removed"}
     for key, word in words.items():

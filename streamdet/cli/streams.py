@@ -17,6 +17,7 @@ from rich.text import Text
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.control.client import ask, find_socket
 from streamdet.errors import ConfigError, StreamdetError
+from streamdet.plain_text import plain, plain_json
 
 _LINE_CHARACTERS = 160
 _NOTABLE_FPS = 0.05
@@ -168,10 +169,10 @@ def _ask(context: click.Context, request: str, arguments: dict[str, Any], *, as_
         if not as_json:
             raise
         problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-        click.echo(json.dumps({"ok": False, "problems": problems}, ensure_ascii=False, indent=2))
+        click.echo(plain_json(json.dumps({"ok": False, "problems": problems}, ensure_ascii=False, indent=2)))
         sys.exit(error.exit_code)
     if as_json:
-        click.echo(json.dumps({"ok": True, **result}, ensure_ascii=False, indent=2))
+        click.echo(plain_json(json.dumps({"ok": True, **result}, ensure_ascii=False, indent=2)))
     return result
 
 
@@ -239,10 +240,10 @@ def _print(result: dict[str, Any]) -> None:
         changed = f" ({', '.join(stream['changed'])} changed)" if stream["changed"] else ""
         why = f"{stream['reason']}: {stream['detail']}" if stream["reason"] else ""
         table.add_row(
-            Text(stream["name"]), Text(stream["state"], style=_COLOURS.get(stream["state"], "")),
+            Text(plain(stream["name"])), Text(plain(stream["state"]), style=_COLOURS.get(stream["state"], "")),
             f"{stream['fps_in']:.1f}", f"{stream['fps_out']:.1f}",
             _left_out(stream, "fps_rate_limited"), _left_out(stream, "fps_overload"), Text(origin + changed),
-            "yes" if stream["persisted"] else "no", Text(stream["url"]), Text(why),
+            "yes" if stream["persisted"] else "no", Text(plain(stream["url"])), Text(plain(why)),
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else _LINE_CHARACTERS, highlight=False).print(table)
     for name in result["removed"]:

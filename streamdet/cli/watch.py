@@ -20,6 +20,7 @@ from streamdet import wire
 from streamdet.cli.watch_seen import Seen
 from streamdet.client import Gap, Restart, Subscription, subscribe
 from streamdet.errors import StreamdetError
+from streamdet.plain_text import plain_json
 from streamdet.standard_streams import ending_in_time
 from streamdet.types import DetectionEvent
 
@@ -146,7 +147,7 @@ class _JsonLines(_View):
             value = {"type": type(item).__name__.lower(), **asdict(item)}
         else:
             value = wire.to_dict(item)
-        click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+        click.echo(plain_json(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
 
 
 class _Lines(_View):

@@ -14,10 +14,14 @@ from rich.text import Text
 
 from streamdet import wire
 from streamdet.client import Gap, Restart
+from streamdet.plain_text import plain
 from streamdet.types import Detection, DetectionEvent, PreviewEvent, State, StateEvent
 
 _WINDOW_SECONDS = 5.0
 _NOTES = 5
+# What an endpoint that is no streamdet, or not the one that was meant, may send.
+_MOST_STREAMS = 10_000
+_LONGEST_NAME = 64
 _COLOURS = {State.UP: "green", State.CONNECTING: "yellow", State.STALLED: "yellow", State.DOWN: "red"}
 _LIVE_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("stream", "left"),
@@ -96,22 +100,27 @@ class Seen:
 
     def add(self, item: wire.Event | Gap | Restart) -> Text | None:
         """Takes an event in; returns the line that tells it, None for a state that is only repeated."""
-        stream = self._streams.setdefault(item.stream, _Stream())
+        name = plain(item.stream, _LONGEST_NAME)
+        stream = self._streams.setdefault(name, _Stream())
+        if len(self._streams) > _MOST_STREAMS:
+            del self._streams[next(other for other in self._streams if other != name)]
         if isinstance(item, Gap):
             stream.lost += item.count
-            return self._note(item.stream, Text(f"lost {item.count} {item.topic.split('/')[0]} events", style="red"))
+            return self._note(
+                name, Text(f"lost {item.count} {plain(item.topic.split('/')[0], _LONGEST_NAME)} events", style="red")
+            )
         if isinstance(item, Restart):
             stream.epoch = item.epoch
             words = "the daemon was started again" + ("" if item.is_complete else "; what came last before is unknown")
-            return self._note(item.stream, Text(words, style="yellow"))
+            return self._note(name, Text(words, style="yellow"))
         if stream.epoch not in ("", item.epoch):
-            self._note(item.stream, Text("the daemon was started again", style="yellow"))
+            self._note(name, Text("the daemon was started again", style="yellow"))
         stream.epoch = item.epoch
         if isinstance(item, StateEvent):
             old, stream.state = stream.state, item
             if old is not None and (old.state, old.reason, old.since) == (item.state, item.reason, item.since):
                 return None
-            return self._note(item.stream, _state(item, with_detail=True))
+            return self._note(name, _state(item, with_detail=True))
         if isinstance(item, PreviewEvent):
             return None
         latency_seconds = time.time() - item.frame.captured_at
@@ -119,11 +128,11 @@ class Seen:
         stream.count(item)
         stream.found = _found(item)
         for crossing in item.crossings:
-            crossed = f"{crossing.label} #{crossing.track_id} went {crossing.direction} over {crossing.line}"
-            crossed = _visible(crossed)
-            self._note(item.stream, Text(crossed, style="cyan"))
+            what, line = plain(crossing.label, _LONGEST_NAME), plain(crossing.line, _LONGEST_NAME)
+            crossed = f"{what} #{crossing.track_id} went {crossing.direction} over {line}"
+            self._note(name, Text(crossed, style="cyan"))
         number = f"#{item.frame.seq:<6} {latency_seconds * 1000:6.0f} ms  "
-        return _line(item.stream, Text.assemble((number, "dim"), stream.found))
+        return _line(name, Text.assemble((number, "dim"), stream.found))
 
     def live(self) -> RenderableType:
         """The streams as they are now, and below it what happened last."""
@@ -136,7 +145,7 @@ class Seen:
             latency = f"{median(seconds for _, seconds in stream.recent) * 1000:.0f} ms" if stream.recent else "-"
             lost = Text(str(stream.lost), style="red" if stream.lost else "dim")
             state = Text("-", style="dim") if stream.state is None else _state(stream.state, with_detail=False)
-            table.add_row(Text(_visible(name), style="bold"), state, f"{fps:.1f}", latency, lost, stream.found)
+            table.add_row(Text(plain(name), style="bold"), state, f"{fps:.1f}", latency, lost, stream.found)
         heading = Text(f"{self.endpoint}  ", style="bold") + Text(
             f"{self.elapsed_seconds:.0f} s, Ctrl-C ends", style="dim"
         )
@@ -157,13 +166,13 @@ class Seen:
             table.add_column(title, justify=justify)
         for name, stream in sorted(self._streams.items()):
             objects, detections = (
-                ", ".join(f"{count} {_visible(label)}" for label, count in counts.most_common()) or "-"
+                ", ".join(f"{count} {plain(label, _LONGEST_NAME)}" for label, count in counts.most_common()) or "-"
                 for counts in (stream.objects, stream.labels)
             )
             fps = stream.frames / max(self.elapsed_seconds, 1e-3)
             state = "-" if stream.state is None else stream.state.state.value
             table.add_row(
-                Text(_visible(name)),
+                Text(plain(name)),
                 state,
                 str(stream.frames),
                 f"{fps:.1f}",
@@ -181,18 +190,13 @@ class Seen:
 
 def _line(stream: str, text: Text) -> Text:
     now = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
-    name = f"{_visible(stream):<16}"
+    name = f"{plain(stream):<16}"
     return Text.assemble((now, "dim"), "  ", (name, "bold"), "  ", text, no_wrap=True, overflow="ellipsis")
-
-
-def _visible(text: str) -> str:
-    """The text with what cannot be seen written out: a daemon may send marks that turn the direction of a line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _state(event: StateEvent, *, with_detail: bool) -> Text:
     because = [event.reason.value if event.reason else "", event.detail if with_detail else ""]
-    text = _visible(": ".join(filter(None, because)))
+    text = plain(": ".join(filter(None, because)))
     return Text.assemble((event.state.value, _COLOURS[event.state]), f"  {text}" if text else "")
 
 
@@ -201,20 +205,22 @@ def _found(event: DetectionEvent) -> Text:
         return Text("-", style="dim")
     by_label: dict[str, list[Detection]] = {}
     for found in event.detections:
-        by_label.setdefault(found.label, []).append(found)
+        by_label.setdefault(plain(found.label, _LONGEST_NAME), []).append(found)
     shown = Text(", ").join(
         Text.assemble(
-            f"{len(several)} {_visible(label)} {several[0].score:.2f}",
+            f"{len(several)} {plain(label)} {several[0].score:.2f}",
             *((f" {_identity(found)}", "dim") for found in several if found.track_id is not None or found.zones),
         )
         for label, several in by_label.items()
     )
     for crossing in event.crossings:
-        shown.append(f"  #{crossing.track_id} went {crossing.direction} over {_visible(crossing.line)}", "cyan")
+        shown.append(
+            f"  #{crossing.track_id} went {crossing.direction} over {plain(crossing.line, _LONGEST_NAME)}", "cyan"
+        )
     return shown
 
 
 def _identity(found: Detection) -> str:
     """`#7@door+path`: the track id and the zones."""
     number = "" if found.track_id is None else f"#{found.track_id}"
-    return number + _visible("@" + "+".join(found.zones) if found.zones else "")
+    return number + ("@" + plain("+".join(found.zones)) if found.zones else "")

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import SourceError
+from streamdet.plain_text import plain
 from streamdet.redact import redact
 from streamdet.sources.login import KNOWN, Challenge
 from streamdet.sources.resolve import resolve
@@ -30,6 +31,7 @@ _PROXIED_KINDS = (UrlKind.HTTP, UrlKind.HTTPS, UrlKind.RTSPS)  # by FFmpeg
 _DEFAULT_PORTS: dict[str, int] = {UrlKind.RTSP: 554, UrlKind.RTSPS: 322, UrlKind.HTTP: 80, UrlKind.HTTPS: 443}
 _LONGEST_LOOK_SECONDS = 1.5
 _LONGEST_ANSWER_BYTES = 4096
+_LONGEST_STATUS_TEXT = 80
 _STATUS_LINE = re.compile(rb"(?:RTSP|HTTP)/\d\.\d (\d{3})([^\r\n]{0,80})")
 _UNAUTHORIZED_STATUS = (401, 403, 407)
 _NOT_FOUND_STATUS = (404, 410, 454)
@@ -178,7 +180,7 @@ def failure_of_status(status: int, text: str, where: str) -> SourceError:
         reason = Reason.UNAUTHORIZED
     elif status in _NOT_FOUND_STATUS:
         reason = Reason.NOT_FOUND
-    return SourceError(reason, redact(f"{where} answers {status} {text}"))
+    return SourceError(reason, redact(f"{where} answers {status} {plain(text, _LONGEST_STATUS_TEXT)}"))
 
 
 def failure_of_login(where: str, offers: Sequence[Challenge], *, has_login: bool) -> SourceError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from streamdet.config import StreamConfig
 from streamdet.errors import SourceError
+from streamdet.plain_text import plain
 from streamdet.sources import Source, SourceInfo, open_source, read_sound
 from streamdet.sources.frame_rate import FrameRate
 from streamdet.sources.interrupt import Interrupt
@@ -58,7 +59,7 @@ def probe(config: StreamConfig) -> Probe:
         try:
             return _try(config)
         except SourceError as error:
-            return Probe(config.name, reason=error.reason, detail=error.detail)
+            return Probe(config.name, reason=error.reason, detail=plain(error.detail))
 
 
 def _raise(error: BaseException) -> None:
