@@ -19,7 +19,7 @@ from videos import concatenate, make_audio, make_video
 from web import WebServer
 
 from streamdet.errors import SourceError
-from streamdet.sources import Source, SourceFrame, open_source
+from streamdet.sources import Source, SourceFrame, open_source, read_sound
 from streamdet.sources.interrupt import Interrupt
 from streamdet.types import Reason
 
@@ -40,7 +40,7 @@ def read_all(source: Source) -> tuple[list[SourceFrame], SourceError]:
     frames = []
     try:
         while True:
-            frames.append(source.read())
+            frames.append(read_sound(source))
     except SourceError as error:
         return frames, error
     finally:

@@ -166,3 +166,21 @@ def test_an_encoder_that_counts_in_another_way_is_not_held_for_ever(tmp_path: Pa
     gaps = [missing.before(packet) for packet in packets[::2] * 4]
     assert any(gaps[:20])
     assert not any(gaps[-20:])
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_gaps_of_mpeg_ts_are_noticed_in_the_picture_that_has_them(tmp_path: Path, codec: str) -> None:
+    names = {"libx264": "x264-params", "libx265": "x265-params"}
+    path = encoded(tmp_path / "a.ts", codec, **{names[codec]: f"{_KEYS}:bframes=0:log-level=none"})
+    content = path.read_bytes()
+    packets = [content[at : at + 188] for at in range(0, len(content), 188)]
+    video = [n for n, packet in enumerate(packets) if (packet[1] & 31, packet[2]) == (1, 0)]
+    begins = [n for n in video if packets[n][1] & 64]
+    # A piece from the middle of the second key frame.
+    lost = begins[_KEY_EVERY] + 8
+    assert lost < begins[_KEY_EVERY + 1] - 1
+    (tmp_path / "lossy.ts").write_bytes(b"".join(packets[:lost] + packets[lost + 1 :]))
+    wanted, _ = shown(path)
+    found, _ = shown(tmp_path / "lossy.ts")
+    assert worst(found, wanted) == 0
+    assert sorted(found) == sorted(wanted)[:_KEY_EVERY] + sorted(wanted)[2 * _KEY_EVERY :]

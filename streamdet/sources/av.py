@@ -25,7 +25,7 @@ from streamdet.sources.hls import HlsFiles
 from streamdet.sources.http_stream import HttpFile, HttpStream, is_left_to_ffmpeg
 from streamdet.sources.hwaccel import find_hwaccel
 from streamdet.sources.interrupt import current_interrupt
-from streamdet.sources.losses import lost_data
+from streamdet.sources.losses import take_losses
 from streamdet.sources.memory import limit_allocations
 from streamdet.sources.mjpeg import MjpegFile
 from streamdet.sources.options import HLS_OPTIONS, RELAYED_OPTIONS, options_for, transport_of
@@ -73,6 +73,7 @@ class AvSource:
         self._container: av.container.InputContainer | None = None
         self._hls: HlsFiles | None = None
         self._fetched: HlsFiles | MjpegFile | HttpFile | None = None
+        self._hls_before: HlsFiles | None = None
         self._fifo: Fifo | None = None
         self._way: Way | None = None
         self._relay: RtspRelay | None = None
@@ -117,7 +118,7 @@ class AvSource:
 
     def _open(self) -> None:
         started = time.monotonic()
-        lost_data()  # of what this thread has read before
+        take_losses()  # of what this thread has read before
         try:
             self._container = self._open_container()
             self._stream = self._choose_stream(self._container)
@@ -210,9 +211,14 @@ class AvSource:
         config = self._config
         verified = self._kind is UrlKind.HTTPS and config.tls_verify
         wait_seconds = config.connect_timeout_seconds
-        self._hls = HlsFiles(config.url, tls_context(config), needs_tls=verified, wait_seconds=wait_seconds)
+        before, self._hls_before = self._hls_before, None
+        self._hls = HlsFiles(
+            config.url, tls_context(config), needs_tls=verified, wait_seconds=wait_seconds, before=before
+        )
         self._fetched = self._hls
-        return self._open_with(options_for(config) | HLS_OPTIONS, "hls")
+        options = options_for(config) | HLS_OPTIONS
+        # The playlist then begins with the segment that is to come next.
+        return self._open_with(options if before is None else options | {"live_start_index": "0"}, "hls")
 
     def _open_with(self, options: dict[str, str], container_format: str | None = None) -> av.container.InputContainer:
         return av.open(
@@ -276,7 +282,8 @@ class AvSource:
             return False
         if self._hls is not None:
             return self._hls.is_complete
-        return container.size > 0 or container.duration is not None
+        says_length = self._fetched.has_end if isinstance(self._fetched, HttpFile) else container.size > 0
+        return says_length or container.duration is not None
 
     def _describe(self) -> SourceInfo:
         codec = self._stream.codec_context
@@ -303,6 +310,9 @@ class AvSource:
         packets = 0
         while not self._frames:
             packet = self._next_packet(packets, give_up_at)
+            if packet is None and self._changes_format:
+                self._go_on_in_other_format()
+                continue
             if packet is None:
                 return None
             packets += 1
@@ -330,8 +340,10 @@ class AvSource:
         try:
             packet = next(self._packets, None)
         except (av.FFmpegError, OSError, UnicodeError) as error:
-            if self._fetched is not None and self._fetched.problem is not None:
-                raise self._fetched.problem from None
+            if self._problem is not None:
+                raise self._problem from None
+            if self._changes_format:
+                return None
             if self._is_file and not current_interrupt().is_set():
                 # What is behind the damage cannot be had; playing it again would not help.
                 return None
@@ -340,13 +352,19 @@ class AvSource:
             if isinstance(error, ConnectionError | av.EOFError):
                 raise SourceError(Reason.ENDED, "the connection was closed") from None
             raise failure_of(error, self._config) from None
-        # A file of HLS that cannot be had is left out, and others follow; of one answer, nothing but a torn rest does.
-        is_over = packet is None or self._hls is None
-        if is_over and self._fetched is not None and self._fetched.problem is not None:
-            problem = self._fetched.problem
-            # Much came, and nothing that is a picture.
-            raise self._nothing_decodes(packets, packets) if packets and problem.reason is Reason.TIMEOUT else problem
+        if packet is None and self._problem is not None:
+            raise self._problem
         return packet
+
+    @property
+    def _changes_format(self) -> bool:
+        """Whether FFmpeg has come to the end of one format of a stream of fragments, which goes on in another."""
+        return self._hls is not None and self._hls.has_other_format
+
+    @property
+    def _problem(self) -> SourceError | None:
+        """Why what is fetched for FFmpeg cannot be had; None where it can, and where the format has changed."""
+        return None if self._fetched is None or self._changes_format else self._fetched.problem
 
     def _decode(self, packet: av.Packet[av.VideoStream]) -> None:
         started = time.perf_counter()
@@ -366,6 +384,13 @@ class AvSource:
         if self._frames_of_round:
             return SourceError(Reason.ENDED, "the end of the file", is_final=True)
         return SourceError(Reason.DECODE_ERROR, "there is no picture in it that can be decoded")
+
+    def _go_on_in_other_format(self) -> None:
+        """Opens a stream of fragments again, from the segment on whose format is another one."""
+        self._hls_before = self._hls
+        self.close()
+        self._open()
+        self._clock.begin_again()
 
     def _begin_again(self) -> None:
         self.close()

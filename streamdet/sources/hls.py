@@ -18,6 +18,7 @@ from typing import Protocol
 
 from streamdet.errors import SourceError
 from streamdet.sources.aes import DecryptedFile
+from streamdet.sources.hls_position import MAX_MAP_BYTES, Position
 from streamdet.sources.http_client import FAILURES, HttpClient, host_of, without_login
 from streamdet.sources.patience import Patience
 from streamdet.sources.playlist import BEGINNING, MAX_BYTES, Playlists, absolute, is_complete
@@ -44,15 +45,31 @@ class HlsFiles:
         context: how servers are verified.
         needs_tls: whether everything must be encrypted.
         wait_seconds: for all that is needed to open the stream.
+        before: what has read the same stream until its format changed; this goes on there.
 
     Attributes:
+        has_other_format: whether the stream has ended for FFmpeg because its format has changed.
         is_complete: whether the newest playlist of segments is that of a film, from its beginning to its end.
         problem: why the newest file could not be had; None when it could.
         opened: what FFmpeg has not closed yet.
     """
 
-    def __init__(self, url: str, context: ssl.SSLContext, *, needs_tls: bool, wait_seconds: float) -> None:
-        self._patience = Patience(time.monotonic() + wait_seconds, _CONNECTIONS_AT_ONCE, _CONNECTIONS_PER_SECOND)
+    def __init__(
+        self,
+        url: str,
+        context: ssl.SSLContext,
+        *,
+        needs_tls: bool,
+        wait_seconds: float,
+        before: HlsFiles | None = None,
+    ) -> None:
+        give_up_at = time.monotonic() + wait_seconds
+        self._patience = Patience(give_up_at, _CONNECTIONS_AT_ONCE, _CONNECTIONS_PER_SECOND)
+        if before is not None:
+            self._patience = before._patience  # noqa: SLF001 - its own class
+            self._patience.give_up_at = give_up_at
+        self._position: Position = Position(None if before is None else before._position)  # noqa: SLF001 - its own class
+        self.has_other_format = False
         self._client = HttpClient(url, context, self._patience, needs_tls=needs_tls)
         self._wait_seconds = wait_seconds
         self._playlists = Playlists()
@@ -85,6 +102,23 @@ class HlsFiles:
         self.problem = self._client.failure(error, where, self._wait_seconds)
 
     def _opened(self, url: str, options: dict[str, str]) -> _File:
+        file = self._opened_whole(url, options)
+        plain_url = url
+        for prefix in _CRYPTO:
+            plain_url = plain_url.removeprefix(prefix)
+        playlist = self._position.opens((without_login(plain_url), int(options.get("offset", 0))))
+        if playlist is None:
+            return file
+        with closing(file):
+            end = int(options.get("end_offset", 0))
+            section = _read_all(file, end - int(options.get("offset", 0)) if end else MAX_MAP_BYTES)
+        if self.problem is None and self._position.is_other_format(playlist, section):
+            self.has_other_format = True
+            self._end(SourceError(Reason.ENDED, "the stream goes on in another format"))
+            return io.BytesIO()
+        return io.BytesIO(section)
+
+    def _opened_whole(self, url: str, options: dict[str, str]) -> _File:
         for prefix in _CRYPTO:
             if url.startswith(prefix) and options.keys() >= {"key", "iv"}:
                 file = self._file(url.removeprefix(prefix), options)
@@ -111,6 +145,7 @@ class HlsFiles:
             return io.BytesIO()
         if (complete := is_complete(body)) is not None:
             self.is_complete = complete
+        body = self._position.cut(asked, found, body)
         return io.BytesIO(body if found == asked else absolute(body, found))
 
     def _end(self, problem: SourceError) -> None:
@@ -176,6 +211,13 @@ class _HlsFile:
         self._files.opened.discard(self)
         if self._response is not None:
             self._response.close()
+
+
+def _read_all(file: _File, most: int) -> bytes:
+    data = bytearray()
+    while len(data) < most and (more := file.read(min(_READ_BYTES, most - len(data)))):
+        data += more
+    return bytes(data)
 
 
 def _skip(response: http.client.HTTPResponse, count: int) -> None:

@@ -97,12 +97,14 @@ class HttpFile:
         where: host and port, for people.
 
     Attributes:
+        has_end: whether the server says how long it is.
         problem: why nothing more can be had; None at an orderly end.
     """
 
     def __init__(
         self, client: HttpClient, patience: Patience, response: http.client.HTTPResponse, beginning: bytes, where: str
     ) -> None:
+        self.has_end = "Content-Length" in response.headers
         self.problem: SourceError | None = None
         self._client = client
         self._patience = patience

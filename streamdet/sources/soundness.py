@@ -20,13 +20,13 @@ from av.codec.context import Flags
 from av.video.frame import PictureType
 
 from streamdet.sources.h264 import MissingPictures
-from streamdet.sources.losses import lost_data
+from streamdet.sources.losses import take_losses
 
 KEY_FRAME_SECONDS = 120.0
 """How long a key frame is waited for. A stream that has none at all, because it refreshes its pictures bit by bit, has
 whole ones by then, and is shown as it is."""
 
-
+_TIMES_OF_MPEG_TS = 1 << 33
 _BUILD_ON_OTHERS = frozenset({"h263", "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1"})
 
 
@@ -53,6 +53,7 @@ class Soundness:
         decoder.flags |= Flags.output_corrupt
         self._holds_since: float | None = time.monotonic()
         self._shows_all = self._lost = self._has_keys = False
+        self._lost_times: set[int] = set()
         self._damaged_key: tuple[int | None] | None = None
 
     @property
@@ -63,9 +64,11 @@ class Soundness:
     def decode(self, packet: av.Packet[av.VideoStream]) -> list[tuple[av.VideoFrame, bool]]:
         """The pictures that are complete with this packet, and whether they are sound."""
         if packet.size:
-            # What was lost belongs to this packet, or to the one that has just begun behind it.
-            was_lost, self._lost = self._lost, lost_data() or packet.is_corrupt
-            if self._lost or (was_lost and packet.is_keyframe):
+            losses = take_losses()
+            self._lost_times |= {dts % _TIMES_OF_MPEG_TS for dts in losses.times}
+            # What RTP has lost belongs to this packet, or to the one that has just begun behind it.
+            was_lost, self._lost = self._lost, losses.rtp
+            if self._lost or (was_lost and packet.is_keyframe) or self._has_lost_a_part(packet):
                 return self._begin_again()
         if packet.is_keyframe:
             self.waits, self._has_keys = False, True
@@ -82,6 +85,15 @@ class Soundness:
         for frame in frames:
             judged += [(frame, True)] if self._is_sound(frame) else [(frame, False), *self._after_damage(frame)]
         return judged
+
+    def _has_lost_a_part(self, packet: av.Packet[av.VideoStream]) -> bool:
+        if not self._lost_times or packet.dts is None:
+            return False
+        dts = packet.dts % _TIMES_OF_MPEG_TS
+        found = dts in self._lost_times
+        # Those of other streams and of long ago are of no use.
+        self._lost_times = set() if found else {t for t in self._lost_times if t >= dts}
+        return found
 
     def _is_sound(self, frame: av.VideoFrame) -> bool:
         if self._begins_without_key(frame):
