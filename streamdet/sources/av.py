@@ -352,8 +352,11 @@ class AvSource:
             if isinstance(error, ConnectionError | av.EOFError):
                 raise SourceError(Reason.ENDED, "the connection was closed") from None
             raise failure_of(error, self._config) from None
-        if packet is None and self._problem is not None:
-            raise self._problem
+        # A file of HLS that cannot be had is left out, and others follow; of one answer, nothing but a torn rest does.
+        problem = self._problem if packet is None or self._hls is None else None
+        if problem is not None:
+            # Much came, and nothing that is a picture.
+            raise self._nothing_decodes(packets, packets) if packets and problem.reason is Reason.TIMEOUT else problem
         return packet
 
     @property
