@@ -37,9 +37,9 @@ _MAX_PREFIXES = 10_000
 _ANSWERS_PER_CLIENT = 16
 _REQUESTS_PER_CLIENT = 16
 _MAX_PARTS = 16
-# Requests take at most so long in one turn, and a tenth of the time in all: events come first.
+# Requests take at most so long in one turn, and a twentieth of a core in all: events come first.
 _MAX_TURN_SECONDS = 0.002
-_SHARE_OF_REQUESTS = 0.1
+_SHARE_OF_REQUESTS = 0.05
 
 _log = logging.getLogger(__name__)
 

@@ -34,8 +34,8 @@ _MAX_QUEUED_EVENTS = 20_000
 _MAX_QUEUED_BYTES = 32 << 20
 _MAX_REQUESTS = 512
 _MAX_REQUESTS_OF_A_CLIENT = 8
-# Reading for those who ask takes a tenth of the time at most, but for what it takes to fill one subscriber's gaps.
-_SHARE_OF_READING = 0.1
+# Reading for those who ask takes a twentieth of a core at most, but for what it takes to fill one subscriber's gaps.
+_SHARE_OF_READING = 0.05
 _BURST_OF_READING_SECONDS = 0.5
 # Written together: waking for every event would cost its publisher more than all the rest.
 _GATHER_SECONDS = 0.02

@@ -240,7 +240,7 @@ def test_a_flood_of_requests_is_refused_and_delays_no_event() -> None:
                     hostile.send(request)
 
 
-def test_requests_take_a_tenth_of_the_time() -> None:
+def test_requests_take_little_of_the_time() -> None:
     config = PublisherConfig(endpoint="tcp://127.0.0.1:0")
     sockets = Sockets(config, "tcp://127.0.0.1:0", DeliveryMetrics(CollectorRegistry()))
     with contextlib.closing(sockets), asker(sockets.replay_endpoint) as socket:
@@ -254,8 +254,8 @@ def test_requests_take_a_tenth_of_the_time() -> None:
                 while time.thread_time() < until:
                     pass
                 answered += 1
-        # Sixty times a millisecond, and nine times as long a pause after each.
-        assert time.monotonic() - began > 0.4
+        # Sixty times a millisecond, and nineteen times as long a pause after each.
+        assert time.monotonic() - began > 0.9
 
 
 def test_sending_answers_counts_as_time_for_requests(monkeypatch: pytest.MonkeyPatch) -> None:
