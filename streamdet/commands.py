@@ -14,6 +14,7 @@ from streamdet.config import StreamConfig
 from streamdet.config.models import StreamDefaults
 from streamdet.control.protocol import Request, encode_error, encode_result, quoted
 from streamdet.control.server import Pending
+from streamdet.detector.several import Running
 from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
 from streamdet.metrics import Metrics
 from streamdet.rates import Fps, Rates
@@ -45,6 +46,7 @@ class Commands:
         rates: frames per second, for the list.
         metrics: counts requests.
         epoch: this start of the daemon.
+        running: what detects.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class Commands:
         rates: Rates,
         metrics: Metrics,
         epoch: str,
+        running: Running | None = None,
     ) -> None:
+        self._engine = None if running is None else running.to_dict()
         self._in_force = in_force
         self._reload_now = reload
         self._streams = streams
@@ -107,6 +111,7 @@ class Commands:
             "pid": os.getpid(),
             "config": None if self._in_force.path is None else str(self._in_force.path.resolve()),
             "changes_file": None if self._in_force.changes_path is None else str(self._in_force.changes_path),
+            "engine": self._engine,
         }
 
     def _reload(self, arguments: Json) -> Json:
@@ -129,6 +134,7 @@ class Commands:
         return {
             "streams": [self._described(stream, statuses.get(stream.name), fps.get(stream.name)) for stream in streams],
             "removed": self._in_force.removed(),
+            "engine": self._engine,
         }
 
     def _add(self, arguments: Json) -> Json:

@@ -21,7 +21,7 @@ from streamdet.config import Config
 from streamdet.control.place import AUTO, changes_file_of_daemon, socket_of_daemon
 from streamdet.control.server import ControlServer, Pending
 from streamdet.detector.load import load_real_detector
-from streamdet.detector.several import SeveralDetectors
+from streamdet.detector.several import Running, SeveralDetectors
 from streamdet.detector.trial import Interrupted
 from streamdet.errors import (
     EXIT_FAILURE,
@@ -69,6 +69,7 @@ class Daemon:
         epoch: this start of the daemon, as it stands in every event.
         ledger: what became of every frame.
         metrics: what the metrics page shows.
+        running: what detects; None until it is loaded, and where it is a stand-in.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Daemon:
         stop_when_ended: bool = False,
     ) -> None:
         self.epoch = secrets.token_hex(8)
+        self.running: Running | None = None
         self.ledger = Ledger()
         self.metrics = Metrics(self.ledger)
         self.metrics.healthy.set_function(lambda: float(self.health().healthy))
@@ -137,7 +139,9 @@ class Daemon:
             if self._stop_requested:
                 return 0
 
-            running = detector.running if isinstance(detector, SeveralDetectors) else None
+            self.running = running = detector.running if isinstance(detector, SeveralDetectors) else None
+            if running is not None:
+                self.metrics.engine(running.facts())
             # Downstream first: leaving the block stops captures, then inference, then the publisher.
             if spool is not None:
                 stack.enter_context(spool)
@@ -166,7 +170,7 @@ class Daemon:
             stack.callback(queue.close)
             self._in_force.start(self._streams)
             self._commands = Commands(
-                self._in_force, self._reload, self._streams, self._rates, self.metrics, self.epoch
+                self._in_force, self._reload, self._streams, self._rates, self.metrics, self.epoch, running
             )
             if control is not None:
                 stack.enter_context(control)
@@ -231,6 +235,7 @@ class Daemon:
             streams=self._streams.statuses() if self._streams else {},
             last_frame_at=self.metrics.last_frame_at(),
             problem=problem,
+            engine=None if self.running is None else self.running.to_dict(),
         )
 
     def _watch(self, pulse: Pulse) -> None:

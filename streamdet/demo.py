@@ -210,6 +210,10 @@ class DemoView(Worker):
             "\nmetrics  ", (f"http://{config.metrics.endpoint}/metrics", "bold"),
             "\nend      ", ("Ctrl-C", "bold"),
         )  # fmt: skip
+        running = self._daemon.running
+        if running is not None:
+            where += Text(f"\nengine   {running.engine} {running.precision} on {running.device}, ")
+            where += Text(f"batches of up to {running.max_batch_size}, {running.workers} at a time")
         if self._page:
             where = Text.assemble("page     ", (self._page, "bold green"), "\n") + where
         lines = Group(*self._last)

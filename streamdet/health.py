@@ -78,6 +78,7 @@ class HealthSnapshot:
         streams: what each stream is doing. A stream that is down makes the daemon neither unhealthy nor unready.
         last_frame_at: Unix time in seconds of each stream's newest frame; streams without one are left out.
         problem: one line about why it is not healthy, without secrets; empty when it is.
+        engine: what detects, and why other engines do not; None until it is loaded.
     """
 
     healthy: bool
@@ -85,6 +86,7 @@ class HealthSnapshot:
     streams: Mapping[str, StreamStatus] = field(default_factory=dict)
     last_frame_at: Mapping[str, float] = field(default_factory=dict)
     problem: str = ""
+    engine: Mapping[str, object] | None = None
 
 
 class HealthServer(Worker):
@@ -333,6 +335,7 @@ def _as_json(snapshot: HealthSnapshot, *, good: bool) -> Response:
         "healthy": snapshot.healthy,
         "ready": snapshot.ready,
         "problem": snapshot.problem,
+        "engine": None if snapshot.engine is None else dict(snapshot.engine),
         "streams": streams,
     }
     status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE

@@ -239,6 +239,11 @@ class Metrics:
         if series is not None:
             series.previews.inc()
 
+    def engine(self, facts: Mapping[str, str | int]) -> None:
+        """Shows what detects; until then there is no such metric."""
+        info = Info("streamdet_engine", "What runs the detector; 1 while it does.", registry=self.registry)
+        info.info({name: str(value) for name, value in facts.items()})
+
     def stage(self, stage: str, seconds: float) -> None:
         """A batch spent this time in one of `STAGES`."""
         self._stage_seconds[stage].observe(seconds)

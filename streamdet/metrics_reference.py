@@ -20,6 +20,7 @@ def metrics_reference() -> list[dict[str, Any]]:
     metrics.status(StreamStatus("front-door", State.DOWN, Reason.REFUSED, "", 0.0))
     metrics.set_shapes("front-door", ["door"], ["gate"])
     metrics.delivery.add_socket("events")
+    metrics.engine(dict.fromkeys(("device", "engine", "precision", "max_batch_size", "workers", "weights"), ""))
     metrics.add_device("cuda:0", lambda: (0, 0), lambda: 0.0)
     return sorted(_described(metrics), key=lambda entry: str(entry["name"]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from test_detector_pipeline import clip_frames, pictures
 
 from streamdet.config import Config
 from streamdet.detector import load
-from streamdet.detector.load import choose_workers, load_real_detector
+from streamdet.detector.load import choose_workers, load_real_detector, nvidia_device
 from streamdet.detector.pipeline import FasterRcnnDetector
 from streamdet.detector.reference import ReferenceDetector
+from streamdet.detector.several import Running
 from streamdet.errors import DetectorError
 from streamdet.ledger import Ledger
 from streamdet.metrics import STAGES, Metrics
@@ -88,3 +90,49 @@ def test_there_is_a_worker_for_each_core_unless_told_otherwise() -> None:
 def test_this_module_loads_without_torch() -> None:
     command = "import sys, streamdet.detector.load; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", command], check=True, cwd=Path(__file__).parent, timeout=60)
+
+
+@pytest.mark.usefixtures("_settings_kept")
+def test_what_runs_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        several = load_real_detector(config(engine="torch", precision="fp32", workers=2), Metrics(Ledger()))
+    running = several.running
+    assert running is not None
+    assert running.facts() == {
+        "device": "cpu", "engine": "torch", "precision": "fp32", "max_batch_size": 8, "workers": 2,
+        "weights": "embedded",
+    }  # fmt: skip
+    assert "detecting with torch in fp32 on cpu, up to 8 frames a batch, 2 batches at a time" in caplog.text
+    metrics = Metrics(Ledger())
+    metrics.engine(running.facts())
+    labels = {name: str(value) for name, value in running.facts().items()}
+    assert metrics.registry.get_sample_value("streamdet_engine_info", labels) == 1
+    left_out = Running("cpu", "torch", "fp32", 1, 2, "embedded", (("openvino int8", "crashed: SIGSEGV"),))
+    assert left_out.in_words().endswith("; left out: openvino int8: crashed: SIGSEGV")
+    assert left_out.to_dict()["left_out"] == {"openvino int8": "crashed: SIGSEGV"}
+
+
+def test_an_nvidia_device_is_found_by_what_the_kernel_shows(tmp_path: Path) -> None:
+    assert not nvidia_device(tmp_path)
+    for name, vendor, kind in (("0000:00:01.0", "0x8086", "0x030000"), ("0000:00:02.0", "0x10de", "0x040300")):
+        device = tmp_path / "sys/bus/pci/devices" / name
+        device.mkdir(parents=True)
+        (device / "vendor").write_text(f"{vendor}\n")
+        (device / "class").write_text(f"{kind}\n")
+    assert not nvidia_device(tmp_path)  # a sound device of NVIDIA's is none
+    (tmp_path / "sys/bus/pci/devices/0000:00:02.0/class").write_text("0x030200\n")
+    assert nvidia_device(tmp_path) == "PCI 0000:00:02.0"
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidia0").touch()
+    assert nvidia_device(tmp_path) == "/dev/nvidia0"
+
+
+def test_a_gpu_that_cuda_cannot_use_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(load, "nvidia_device", lambda: "/dev/nvidia0")
+    load._warn_of_silent_gpu("cpu", "cpu")
+    load._warn_of_silent_gpu("auto", "cuda")
+    assert not caplog.text
+    load._warn_of_silent_gpu("auto", "cpu")
+    assert "this machine has an NVIDIA device (/dev/nvidia0) that CUDA cannot use" in caplog.text

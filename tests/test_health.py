@@ -141,6 +141,7 @@ def test_readyz_tells_of_every_stream(daemon: Daemon) -> None:
         "healthy": True,
         "ready": True,
         "problem": "",
+        "engine": None,
         "streams": {
             "door": {
                 "state": "up",

@@ -68,6 +68,8 @@ def list_(context: click.Context, *, as_json: bool) -> None:
     result = _ask(context, "streams.list", {}, as_json=as_json)
     if not as_json:
         _print(result)
+        if result.get("engine"):  # not of older daemons
+            _print_engine(result["engine"])
 
 
 @command.command()
@@ -218,6 +220,12 @@ def _left_out(stream: dict[str, Any], key: str) -> str:
     """Frames per second that were left out for a reason; empty where none were, or the daemon is older than that."""
     fps = stream.get(key, 0.0)
     return f"-{fps:.1f}" if fps >= _NOTABLE_FPS else ""
+
+
+def _print_engine(engine: dict[str, Any]) -> None:
+    """What detects, in a line below the streams."""
+    text = "{engine} in {precision} on {device}, up to {max_batch_size} frames a batch, {workers} batches at a time"
+    click.echo(f"\ndetecting with {text.format_map(engine)}, weights {engine['weights']}")
 
 
 def _print(result: dict[str, Any]) -> None:

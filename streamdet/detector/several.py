@@ -43,6 +43,10 @@ class Running:
             "weights": self.weights,
         }
 
+    def to_dict(self) -> dict[str, object]:
+        """All of it, for programs."""
+        return {**self.facts(), "left_out": dict(self.left_out)}
+
     def in_words(self) -> str:
         """One line, for a log."""
         text = (

@@ -23,6 +23,7 @@ _NAMES = (
     "streamdet_queue_wait_seconds_count",
     "streamdet_frames_dropped_total",
 )
+_ENGINE = "streamdet_engine_info"
 _TIMEOUT_SECONDS = 2.0
 _MAX_PAGE_BYTES = 8 << 20
 # However many browsers look at a detail page, the metrics are read this often at most.
@@ -44,10 +45,11 @@ class Stages:
     """
 
     def __init__(self, endpoint: str | None) -> None:
-        names = urllib.parse.urlencode([("name[]", name) for name in _NAMES])
+        names = urllib.parse.urlencode([("name[]", name) for name in (*_NAMES, _ENGINE)])
         self._url = None if endpoint is None else f"http://{endpoint}/metrics?{names}"
         self._readings: list[_Reading] = []
         self._tried_at = 0.0
+        self._engine = ""
         self._problem = "the page was started without --metrics" if endpoint is None else ""
         self._lock = asyncio.Lock()
 
@@ -58,7 +60,7 @@ class Stages:
                 if time.monotonic() - self._tried_at >= _MIN_INTERVAL_SECONDS:
                     await self._read_page(self._url)
                     self._tried_at = time.monotonic()
-        return {"problem": self._problem, **self._summary(stream)}
+        return {"problem": self._problem, "engine": self._engine, **self._summary(stream)}
 
     async def _read_page(self, url: str) -> None:
         try:
@@ -70,6 +72,7 @@ class Stages:
             self._problem = f"the daemon's metrics page cannot be read: {reason}"
             return
         self._problem = ""
+        self._engine = _engine(page)
         if self._readings and any(reading.values.get(k, 0) < v for k, v in self._readings[-1].values.items()):
             # Counters that fell: the daemon was started again.
             self._readings.clear()
@@ -114,6 +117,16 @@ def _get(url: str) -> str:
         message = f"it has more than {_MAX_PAGE_BYTES} bytes"
         raise ValueError(message)
     return body.decode()
+
+
+def _engine(page: str) -> str:
+    """What detects, in a few words; empty of a daemon that does not say it."""
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if sample.name == _ENGINE:
+                of = sample.labels.get
+                return f"{of('engine', '')} in {of('precision', '')} on {of('device', '')}, weights {of('weights', '')}"
+    return ""
 
 
 def _values(page: str) -> Iterable[tuple[tuple[str, str, str], float]]:

@@ -130,7 +130,7 @@ function showFacts(row, detail) {
   );
 }
 
-function showStages({ problem, stages, batch_size: batch, queue_wait_ms: wait }) {
+function showStages({ problem, engine, stages, batch_size: batch, queue_wait_ms: wait }) {
   const known = stages.filter(({ ms }) => ms !== null);
   const total = known.reduce((sum, { ms }) => sum + ms, 0);
   const most = Math.max(...known.map(({ ms }) => ms), 0.001);
@@ -140,6 +140,7 @@ function showStages({ problem, stages, batch_size: batch, queue_wait_ms: wait })
   else if (known.length) {
     hint = `One batch of ${batch?.toFixed(1) ?? "–"} frames takes ${milliseconds(total)}; a frame waits ${milliseconds(wait)} for its batch. Means over some seconds and all streams.`;
   }
+  if (engine) hint += ` Detecting with ${engine}.`;
   setText(byId("stages-hint"), hint);
   byId("stages").replaceChildren(
     ...known.map(({ stage, ms }) =>
