@@ -8,7 +8,8 @@ from streamdet.sources.connection import HTTP_KINDS, TLS_KINDS, ca_file_of
 from streamdet.sources.formats import SELF_CONTAINED
 from streamdet.sources.picture import MAX_PIXELS
 
-# FFmpeg's defaults look at 5 s of a live stream before the first frame; the header and one frame are enough.
+# FFmpeg's defaults look at 5 s of a live stream before the first frame; the header and one frame are enough. Where it
+# is joined between two key frames, nothing says its size, and only the amount ends the look.
 _SHORT_ANALYSIS = {"analyzeduration": "100000", "probesize": "32000"}
 # Packets are put in order before they count as lost, also over TCP, where servers leave some out when a client is slow:
 # otherwise FFmpeg does not look at their numbers.
@@ -58,7 +59,7 @@ def options_for(config: StreamConfig) -> dict[str, str]:
     if kind in HTTP_KINDS:
         # By default 5 s of pictures are looked at, which take a minute from a camera of two pictures a second: FFmpeg
         # takes pictures without timestamps for 25 a second.
-        options |= {"format_whitelist": SELF_CONTAINED, "analyzeduration": _SHORT_ANALYSIS["analyzeduration"]}
+        options |= {"format_whitelist": SELF_CONTAINED, **_SHORT_ANALYSIS}
     if transport is not None:
         options |= {"allowed_media_types": "video", **_SHORT_ANALYSIS, **_TRANSPORTS[transport]}
     if kind in TLS_KINDS:
