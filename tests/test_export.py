@@ -123,7 +123,7 @@ def test_a_damaged_export_is_told(int8_file: tuple[Path, dict[str, object]], tmp
         tensors["features.xml"] = tensors["features.xml"][:100].clone()
     path = tmp_path / "damaged.safetensors"
     save_file(tensors, path, metadata)
-    expected = {"missing": "no features.bin", "precision": "precision 'int1'", "graph": "cannot read the weights"}
+    expected = {"missing": "no features.bin", "precision": "precision 'int1'", "graph": "cannot run these weights"}
     with pytest.raises(DetectorError, match=expected[damage]) as caught:
         load_detector(DetectorConfig(weights=str(path), device="cpu", engine="openvino", precision="int8"))
     assert "\n" not in str(caught.value)
