@@ -20,6 +20,8 @@ from faults.table import FAULTS
 from streamdet.types import Reason, State, StateEvent
 
 _GAP_SECONDS = 3.0
+# The page is made once a second at the most, for all who ask.
+_PAGE_SECONDS = 1.1
 _PAGE_SECONDS = 1.0
 _DROPS = ("superseded", "stale", "rate_limited", "decode_error", "internal_error", "shutdown", "damaged")
 _NEXT = {
