@@ -117,10 +117,9 @@ def _print(report: Report, choice: Choice, config: DetectorConfig, *, was_known:
     table.add_column("engine", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for batch in BATCHES:
-        table.add_column(f"ms, batch {batch}" if batch == BATCHES[0] else str(batch), justify="right", no_wrap=True)
+        table.add_column(f"ms b{batch}", justify="right", no_wrap=True)
     for count in workers:
-        name = f"fps, {count} worker{'s' * (count != 1)}" if count == workers[0] else str(count)
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(f"fps w{count}", justify="right", no_wrap=True)
     for result in report.results:
         most = max(workers, default=1)
         table.add_row(
@@ -131,6 +130,7 @@ def _print(report: Report, choice: Choice, config: DetectorConfig, *, was_known:
             style="bold" if verdict(result, choice) == "fastest" else None,
         )
     console.print(table)
+    console.print("ms: of a frame, in batches (b) of so many, all workers busy; fps: frames/s with so many workers (w)")
     for result in report.results:
         text = "; ".join(dict.fromkeys(filter(None, [result.reason, result.difference])))
         if text:
