@@ -184,3 +184,26 @@ def test_gaps_of_mpeg_ts_are_noticed_in_the_picture_that_has_them(tmp_path: Path
     found, _ = shown(tmp_path / "lossy.ts")
     assert worst(found, wanted) == 0
     assert sorted(found) == sorted(wanted)[:_KEY_EVERY] + sorted(wanted)[2 * _KEY_EVERY :]
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "mpeg4"])
+def test_a_film_that_is_cut_between_key_frames_is_shown_from_the_cut_on(tmp_path: Path, codec: str) -> None:
+    whole = _STREAMS[codec](tmp_path)
+    first = 5
+    film = tmp_path / "film.mp4"
+    # As phones and FFmpeg's `-c copy` cut: all pictures are there, and a list of edits says which are shown.
+    with (
+        av.open(str(whole)) as read,
+        av.open(str(film), "w", options={"avoid_negative_ts": "disabled", "use_editlist": "1"}) as output,
+    ):
+        video = read.streams.video[0]
+        stream = output.add_stream_from_template(video)
+        for packet in read.demux(video):
+            if packet.pts is None or packet.dts is None or packet.time_base is None:
+                continue
+            shift = round(first / (25 * packet.time_base))
+            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+            output.mux(packet)
+    found, held = shown(film)
+    assert len(found) == _FRAMES - first
+    assert held == 0

@@ -55,6 +55,7 @@ class Soundness:
         self._shows_all = self._lost = self._has_keys = False
         self._lost_times: set[int] = set()
         self._damaged_key: tuple[int | None] | None = None
+        self._unshown_key: int | None = None
 
     @property
     def has_waited_too_long(self) -> bool:
@@ -82,6 +83,8 @@ class Soundness:
             # What is left may hold the broken picture itself.
             left = self._begin_again()
             return judged + [(frame, ok and frame.pts not in (None, packet.pts)) for frame, ok in left]
+        if packet.is_keyframe and packet.is_discard:
+            self._unshown_key = packet.pts
         for frame in frames:
             judged += [(frame, True)] if self._is_sound(frame) else [(frame, False), *self._after_damage(frame)]
         return judged
@@ -110,12 +113,17 @@ class Soundness:
         if self._holds_since is None and self._damaged_key is None:
             return True
         # Those that are shown before a key frame but come after it depend on pictures from before it.
-        recovered = self._marks_until_recovered and self._damaged_key is None and frame.pict_type != PictureType.B
+        marked = self._marks_until_recovered and frame.pict_type != PictureType.B
+        recovered = self._damaged_key is None and (marked or self._is_after_unshown_key(frame))
         if recovered or self.has_waited_too_long:
             self._shows_all = not recovered
             self._holds_since = None
             return True
         return False
+
+    def _is_after_unshown_key(self, frame: av.VideoFrame) -> bool:
+        """Whether its key frame was decoded, but not given out: a film that is cut without being encoded again."""
+        return self._unshown_key is not None and frame.pts is not None and frame.pts > self._unshown_key
 
     def _begins_without_key(self, frame: av.VideoFrame) -> bool:
         """Whether it is the first whole picture of a stream that marks none as a point to begin at."""
@@ -148,7 +156,7 @@ class Soundness:
         if not self._builds_on_others:
             return left
         self._shows_all = False
-        self._damaged_key = None
+        self._damaged_key = self._unshown_key = None
         if self._holds_since is None:
             self._holds_since = time.monotonic()
         return left
