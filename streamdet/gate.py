@@ -201,15 +201,19 @@ class Gate(Worker):
 
         Called for every message that a guarded socket receives and that makes sense, by the thread that reads it.
         """
-        try:
-            descriptor = int(message.get(zmq.SRCFD))
-        except zmq.ZMQError:
+        descriptor = descriptor_of(message)
+        if descriptor is None:
             return True  # from ZeroMQ: when a connection ends, it takes back what that was subscribed to
         if self._zap is not None and not self._zap.note(message, descriptor):
             self.wake()
             return False
         self._heard.add(descriptor)
         return True
+
+    def is_open(self, descriptor: int) -> bool:
+        """Whether a descriptor is that of a connection to a guarded socket; from any thread."""
+        with borrowed(descriptor) as connection:
+            return connection is not None and self._is_ours(connection)
 
     def run(self) -> None:
         """Answers and watches until told to stop."""
@@ -407,6 +411,14 @@ class Gate(Worker):
         more = f" (and {self._unsaid} more since the last such line)" if self._unsaid else ""
         self._said_at, self._unsaid = now, 0
         _log.warning(text + more, *arguments)
+
+
+def descriptor_of(message: zmq.Frame) -> int | None:
+    """Of the connection that a message came over; None for one that ZeroMQ itself has made."""
+    try:
+        return int(message.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return None
 
 
 def _reason_of(kind: int, value: int) -> str:

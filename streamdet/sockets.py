@@ -17,9 +17,10 @@ from streamdet.config import PublisherConfig
 from streamdet.delivery_metrics import DeliveryMetrics
 from streamdet.endpoint import beside, remove_file
 from streamdet.errors import EndpointError
-from streamdet.gate import Gate
+from streamdet.gate import Gate, descriptor_of
 from streamdet.keys import KeyFileError
 from streamdet.rate_limit import Share
+from streamdet.subscriptions import SUBSCRIBE, UNSUBSCRIBE, Subscriptions
 from streamdet.wire.replay import MAX_REQUEST_BYTES
 from streamdet.worker import Worker
 
@@ -30,8 +31,6 @@ _HEARTBEAT_TIMEOUT_MILLISECONDS = 20000
 # The longest topic has about 530 bytes.
 _MAX_SUBSCRIPTION_BYTES = 4096
 _MAX_SUBSCRIPTIONS_PER_TURN = 1000
-# More are not remembered, and so not counted.
-_MAX_PREFIXES = 10_000
 # Answers that wait for a slow client, at most 1 MiB each; and requests that wait of a fast one. ZeroMQ notices only
 # after half of them that the client has taken some: all that it may ask at once must fit into the other half.
 _ANSWERS_PER_CLIENT = 16
@@ -48,7 +47,6 @@ Route = tuple[bytes, ...]
 # Plain numbers: combining the library's flags anew for every part costs as much as sending it.
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_UNSUBSCRIBE, _SUBSCRIBE = b"\x00", b"\x01"
 
 
 class Sockets:
@@ -78,7 +76,6 @@ class Sockets:
         self.endpoint = ""
         self.replay_endpoint = ""
         self._metrics = metrics
-        self._prefixes: set[bytes] = set()
         self._asking = Share(_SHARE_OF_REQUESTS, _MAX_TURN_SECONDS)
         self._parts: list[zmq.Frame] = []
         self._ready: set[Any] = set()
@@ -89,6 +86,7 @@ class Sockets:
         except KeyFileError:
             self._context.destroy()
             raise
+        self._subscriptions = Subscriptions(self._gate.is_open)
         self._awake, self._waker = socket.socketpair()
         self._awake.settimeout(0)
         self._waker.settimeout(0)
@@ -133,7 +131,7 @@ class Sockets:
         self._events.send(last, _NOBLOCK)
 
     def subscriptions(self) -> Iterator[bytes]:
-        """Messages of subscribers: 1 (subscribe) or 0 (nobody is subscribed any more), then the prefix."""
+        """What subscribers want: 1 (somebody subscribes) or 0 (nobody is subscribed any more), then the prefix."""
         for _ in range(_MAX_SUBSCRIPTIONS_PER_TURN if self._events in self._ready else 0):
             try:
                 frame = self._events.recv(zmq.NOBLOCK, copy=False)
@@ -141,9 +139,12 @@ class Sockets:
                 break
             message = frame.bytes
             # A subscriber may send anything; what is neither comes as it was sent, and is nothing.
-            if message[:1] in (_SUBSCRIBE, _UNSUBSCRIBE) and self._gate.lets_in(frame):
-                self._count_subscription(message)
-                yield message
+            if message[:1] in (SUBSCRIBE, UNSUBSCRIBE) and self._gate.lets_in(frame):
+                news = self._subscriptions.note(message, descriptor_of(frame))
+                if news is not None:
+                    yield news
+        yield from self._subscriptions.ended()
+        self._metrics.subscriptions(len(self._subscriptions))
 
     def requests(self) -> Iterator[tuple[Route, bytes]]:
         """Requests for replay, as many as there is time for."""
@@ -214,7 +215,7 @@ class Sockets:
     def _event_socket(self, config: PublisherConfig) -> zmq.Socket[bytes]:
         events = self._context.socket(zmq.XPUB)
         events.affinity = 1
-        events.xpub_verbose = 1
+        events.xpub_verboser = 1
         events.sndhwm = config.high_water_mark_events
         events.maxmsgsize = _MAX_SUBSCRIPTION_BYTES
         return events
@@ -250,12 +251,3 @@ class Sockets:
         where = self._gate.bind(bound, name, endpoint)
         self._poller.register(bound, zmq.POLLIN)
         return where
-
-    def _count_subscription(self, message: bytes) -> None:
-        prefix = message[1:]
-        if message[:1] == b"\x01":
-            if len(self._prefixes) < _MAX_PREFIXES:
-                self._prefixes.add(prefix)
-        else:
-            self._prefixes.discard(prefix)
-        self._metrics.subscriptions(len(self._prefixes))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
+from knocking import RawSubscriber
 from numpy.typing import NDArray
 from publishing import PERSON, frame_of, metrics_of, publisher_at, status_of
 
@@ -20,6 +22,7 @@ from streamdet import DetectionEvent, PreviewEvent, subscribe, wire
 from streamdet.config import PublisherConfig
 from streamdet.metrics import Metrics
 from streamdet.preview import Preview, Previews, to_jpeg
+from streamdet.subscriptions import Subscriptions
 from streamdet.types import Frame, FrameInfo, Picture
 
 PATIENCE_SECONDS = 60.0
@@ -230,6 +233,54 @@ def test_a_message_that_is_no_subscription_switches_nothing_off() -> None:
         hostile.send(b"\x01preview/b/")
         wait_until(lambda: publisher._previews.is_watched("b"))
         assert publisher._previews.is_watched("a")
+
+
+def test_only_who_has_subscribed_can_take_it_back() -> None:
+    with (
+        publisher_at() as publisher,
+        zmq.Context() as context,
+        context.socket(zmq.SUB) as looker,
+        contextlib.closing(RawSubscriber(publisher.endpoint)) as hostile,
+        contextlib.closing(RawSubscriber(publisher.endpoint)) as other,
+    ):
+        looker.linger = 0
+        looker.connect(publisher.endpoint)
+        looker.subscribe("preview/a/")
+        wait_until(lambda: publisher._previews.is_watched("a"))
+        for message in (b"\x00preview/a/", b"\x01preview/a/", b"\x00preview/a/", b"\x00preview/a/", b"\x01preview/b/"):
+            hostile.send(bytes([0, len(message)]) + message)
+        wait_until(lambda: publisher._previews.is_watched("b"))
+        other.send(b"\x00\x0b\x01preview/b/\x00\x0b\x01preview/c/")
+        wait_until(lambda: publisher._previews.is_watched("c"))
+        hostile.send(b"\x00\x0b\x00preview/b/\x00\x0b\x01preview/d/")
+        wait_until(lambda: publisher._previews.is_watched("d"))
+        assert publisher._previews.is_watched("a")
+        assert publisher._previews.is_watched("b")
+        other.close()
+        wait_until(lambda: not publisher._previews.is_watched("b") and not publisher._previews.is_watched("c"))
+        looker.unsubscribe("preview/a/")
+        wait_until(lambda: not publisher._previews.is_watched("a"))
+        assert publisher._previews.is_watched("d")
+
+
+def test_a_connection_that_has_the_descriptor_of_one_that_has_ended_takes_nothing_from_others() -> None:
+    seconds, open_ones = 0.0, {7, 8}
+    subscriptions = Subscriptions(lambda descriptor: descriptor in open_ones, lambda: seconds)
+    assert subscriptions.note(b"\x01preview/a/", 7) == b"\x01preview/a/"
+    subscriptions.note(b"\x01preview/a/", 8)
+    # 7 has ended, and belongs to another at once.
+    assert subscriptions.note(b"\x00preview/a/", None) is None
+    seconds = 1.0
+    assert not list(subscriptions.ended())
+    assert subscriptions.note(b"\x00preview/a/", 7) is None
+    assert len(subscriptions) == 1
+    subscriptions.note(b"\x01preview/a/", 7)
+    open_ones.clear()
+    seconds = 5.0
+    assert not list(subscriptions.ended())
+    seconds = 6.0
+    assert list(subscriptions.ended()) == [b"\x00preview/a/"]
+    assert len(subscriptions) == 0
 
 
 def test_two_lookers_and_one_leaves() -> None:
