@@ -6,7 +6,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import cv2
@@ -179,6 +179,17 @@ def test_pictures_that_stop(then: Iterator[bytes], reason: Reason) -> None:
             source.read()
         source.close()
     assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("sent", "detail"),
+    [([PICTURES[0]], "may be that of a single picture"), (itertools.repeat(b"\x89PNG"), "no whole JPEG picture within")],
+)
+def test_what_is_no_stream_of_jpeg_is_said(sent: Iterable[bytes], detail: str) -> None:
+    with camera("image/jpeg", lambda: iter(sent), 0.01) as url:
+        with pytest.raises(SourceError) as caught:
+            read(url, 2, connect_timeout_seconds=0.5, stall_seconds=0.5)
+    assert detail in caught.value.detail
 
 
 def test_redirections_over_http() -> None:

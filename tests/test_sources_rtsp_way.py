@@ -55,6 +55,12 @@ def test_digest_by_sha_256(server: RtspServer, algorithms: tuple[str, ...]) -> N
         assert not any(login.startswith("Basic") for *_, login in door.requests)
 
 
+@pytest.mark.parametrize("login", ["user", "user:"])
+def test_a_user_without_a_password(server: RtspServer, login: str) -> None:
+    with RtspDoor(server.port, "user:", ("MD5",)) as door:
+        assert len(read(door.url(login=login))[1]) == 3
+
+
 def test_a_nonce_may_go_out_of_date_at_any_time(server: RtspServer) -> None:
     with RtspDoor(server.port, LOGIN, nonce_uses=1) as door:
         assert len(read(door.url(login=LOGIN), frames=20)[1]) == 20

@@ -25,6 +25,7 @@ from streamdet.sources.hls import HlsFiles
 from streamdet.sources.http_stream import HttpFile, HttpStream, is_left_to_ffmpeg
 from streamdet.sources.hwaccel import find_hwaccel
 from streamdet.sources.interrupt import current_interrupt
+from streamdet.sources.login import with_password
 from streamdet.sources.losses import take_losses
 from streamdet.sources.memory import limit_allocations
 from streamdet.sources.mjpeg import MjpegFile
@@ -239,7 +240,7 @@ class AvSource:
             return f"file:{self._path()}"
         if self._relay is not None:
             return self._relay.url
-        return self._config.url if self._way is None else self._way.url
+        return with_password(self._config.url if self._way is None else self._way.url)
 
     def _path(self) -> str:
         url = self._config.url
@@ -382,6 +383,8 @@ class AvSource:
         return SourceError(Reason.DECODE_ERROR, detail)
 
     def _end(self) -> SourceError:
+        if isinstance(self._fetched, MjpegFile) and self._frames_of_round == 1:
+            return SourceError(Reason.ENDED, "the server has sent one picture and no more: the url may be that of a single picture")
         if not self._has_end:
             return SourceError(Reason.ENDED, "the server has ended the stream")
         if self._frames_of_round:

@@ -181,3 +181,10 @@ def _digest(challenge: Challenge, user: str, password: str, method: str, uri: st
 def _quoted(text: str) -> str:
     escaped = re.sub(r'(["\\])', r"\\\1", re.sub(r"[\r\n\0]", "", text))
     return f'"{escaped}"'
+
+
+def with_password(url: str) -> str:
+    """The same address, in which a user without a password has an empty one: else FFmpeg would not log in at all."""
+    parts = urlsplit(url)
+    login, at, server = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{login}:@{server}").geturl() if at and ":" not in login else url

@@ -175,7 +175,7 @@ class MjpegFile:
             self.problem = SourceError(Reason.ENDED, "the connection was closed")
             return b""
         except TimeoutError:
-            self.problem = timed_out(self._wait_seconds, "data")
+            self.problem = timed_out(self._wait_seconds, "whole JPEG picture" if self._bytes_without_end else "data")
             return b""
         except FAILURES as error:
             self.problem = self._client.failure(error, self._where, self._wait_seconds)
