@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
+from web import WebServer
 
 from streamdet.assets import sample_clip
 from streamdet.cli.trace import command
@@ -25,6 +26,7 @@ from streamdet.errors import StreamdetError
 from streamdet.metrics import STAGES
 from streamdet.trace.draw import heat, signed
 from streamdet.trace.page import human_bytes, render_page
+from streamdet.trace.read import read_picture
 from streamdet.trace.run import trace_picture
 
 THRESHOLD = 0.3
@@ -187,6 +189,13 @@ def test_errors_are_one_line(weights: Path, image: Path, tmp_path: Path) -> None
 def test_secrets_of_a_url_stay_secret(tmp_path: Path) -> None:
     message = error_of("rtsp://user:topsecret@127.0.0.1:9/stream", "--out", tmp_path)
     assert "topsecret" not in message
+    assert "127.0.0.1:9 refuses the connection" in message
+
+
+def test_a_frame_of_a_camera(tmp_path: Path) -> None:
+    with WebServer(tmp_path) as web:
+        picture = read_picture(web.url("/mjpeg"), 2)
+    assert (picture.width, picture.height) == (64, 48)
 
 
 def test_colours_mean_what_the_page_says() -> None:

@@ -384,7 +384,7 @@ class AvSource:
 
     def _end(self) -> SourceError:
         if isinstance(self._fetched, MjpegFile) and self._frames_of_round == 1:
-            return SourceError(Reason.ENDED, "the server has sent one picture and no more: the url may be that of a single picture")
+            return SourceError(Reason.ENDED, "only one picture came: the url may be that of a single picture")
         if not self._has_end:
             return SourceError(Reason.ENDED, "the server has ended the stream")
         if self._frames_of_round:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from streamdet.config import StreamConfig
+from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.errors import DataError, SourceError
 from streamdet.redact import redact
@@ -32,10 +33,13 @@ def read_picture(source: str, number: int = 1) -> Picture:
     if path.suffix.lower() in _PICTURE_SUFFIXES and "://" not in source:
         return _read_file(path)
     try:
-        config = StreamConfig(name="trace", url=source, pace="fastest")
+        config = StreamConfig(name="trace", url=source)
     except ValidationError as error:
-        msg = f"{redact(source)} is neither a picture nor a stream: {error.errors()[0]['msg']}"
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        msg = f"{redact(source)} is neither a picture nor a stream: {problem}"
         raise DataError(msg) from None
+    if kind_of_url(config.url) is UrlKind.FILE:
+        config = config.model_copy(update={"pace": "fastest"})
     return _read_frame(config, number)
 
 
