@@ -209,7 +209,7 @@ class _Door:
 
     async def _refusal(self, request: Request) -> Response | None:
         connection = connection_of(request.scope)
-        rate = self._health if request.url.path in HEALTH_PATHS else self._pages
+        rate = self._health if request.scope["path"] in HEALTH_PATHS else self._pages
         if not await rate.turn(connection.network, lambda: connection.closed):
             message = f"more than {MAX_WAITING_OF_ONE_ADDRESS} requests of your address are waiting; try again\n"
             return PlainTextResponse(message, 429, {"Retry-After": "1"})

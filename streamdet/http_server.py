@@ -12,6 +12,7 @@ import contextlib
 import errno
 import functools
 import logging
+import re
 import signal
 import socket
 import ssl
@@ -43,6 +44,8 @@ _ACCEPT_RETRY_SECONDS = 0.5
 _LINGER_SECONDS = 0.2
 _SHUTDOWN_SECONDS = 1
 _PIECE_BYTES = 4096
+# A name or an address, perhaps with a port, and nothing else: what stands behind it must not be overlooked.
+_HOST = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::[0-9]*)?")
 
 _log = logging.getLogger(__name__)
 
@@ -116,16 +119,19 @@ def is_host_of(host: str, names: frozenset[str]) -> bool:
 
     A foreign site can make a browser call this machine under a name of its own (DNS rebinding), but under no other.
     """
-    name = host.lower().strip()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
+    match = _HOST.fullmatch(host.lower().strip())
+    if match is None:
+        return False
+    if match["six"] is not None:
+        return _is_address(match["six"])
+    name = match["name"]
     name = name.removesuffix(".")
-    if name == "localhost" or name in names:
-        return True
+    return name == "localhost" or name in names or _is_address(name)
+
+
+def _is_address(text: str) -> bool:
     try:
-        ip_address(name)
+        ip_address(text)
     except ValueError:
         return False
     return True

@@ -309,7 +309,6 @@ def test_a_small_rest_of_an_answer_that_is_not_taken_is_no_reason_to_wait(monkey
     daemon = Daemon()
     with daemon.server, daemon.connect() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: [::1]\r\n\r\n")
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not (open_now := list(daemon.server._server.server_state.connections)):
             assert time.monotonic() < deadline

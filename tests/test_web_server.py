@@ -128,7 +128,20 @@ def test_every_answer_forbids_framing_sniffing_and_foreign_code(server: PageProc
         assert not re.search(rb"(?:src|href)=\"https?:|@import|url\(", body)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8095", "127.0.0.1.evil.example", "", "localhost.evil"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "evil.example:8095", "127.0.0.1.evil.example", "", "localhost.evil"),
+        *(
+            "[::1]evil.example",
+            "[::1]@evil.example",
+            "[::1",
+            "localhost:evil",
+            "localhost:80/@evil.example",
+            "[evil]:1",
+        ),
+    ],
+)
 def test_other_names_are_refused_so_that_dns_cannot_be_rebound(server: PageProcess, host: str) -> None:
     status, _, answer = request(server, "GET", "/", Host=host)
     assert status == 403
