@@ -20,10 +20,10 @@ from typing import Any
 import av
 
 from streamdet.bench.usage import cpu_seconds, resident_bytes
-from streamdet.capture import Capture
+from streamdet.capture.thread import Capture
 from streamdet.config import StreamConfig
-from streamdet.ledger import Ledger
-from streamdet.metrics import Metrics
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Frame, State, StreamStatus
 
 

@@ -17,8 +17,8 @@ from typing import Any
 from streamdet.bench.stand_in import StandIn
 from streamdet.bench.usage import cpu_seconds, resident_bytes
 from streamdet.config import Config, DetectorConfig, LogConfig, MetricsConfig, PublisherConfig, StreamConfig
-from streamdet.daemon import Daemon
-from streamdet.log import configure_logging
+from streamdet.monitoring.log import configure_logging
+from streamdet.service.daemon import Daemon
 
 _WARM_UP_SECONDS = 60.0
 _SAMPLE_SECONDS = 10.0

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from streamdet.client import AsyncSubscription, Gap, Restart, Subscription, subscribe, subscribe_async
+    from streamdet.client.subscription import AsyncSubscription, Gap, Restart, Subscription, subscribe, subscribe_async
     from streamdet.errors import EndpointError, StreamdetError, WireError
     from streamdet.types import (
         Crossing,

@@ -32,9 +32,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from streamdet.errors import EndpointError, accept_may_work_later
-from streamdet.failure_log import FailureLog
-from streamdet.rate_limit import Rate
-from streamdet.unexpected import UnexpectedErrors
+from streamdet.monitoring.failure_log import FailureLog
+from streamdet.monitoring.unexpected import UnexpectedErrors
+from streamdet.security.limits import Rate
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 _BACKLOG = 512

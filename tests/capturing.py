@@ -11,10 +11,10 @@ from typing import Any, Self
 
 from prometheus_client import generate_latest
 
-from streamdet.capture import Backoff, Capture
+from streamdet.capture.thread import Backoff, Capture
 from streamdet.config import StreamConfig
-from streamdet.ledger import Ledger
-from streamdet.metrics import Metrics
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Frame, Reason, State, StreamStatus
 
 SECRET = "pl4nted-Secret"  # noqa: S105 - a planted one

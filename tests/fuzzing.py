@@ -37,16 +37,16 @@ from starlette.routing import Route
 from uvicorn.server import ServerState
 
 from streamdet import http_server, wire
+from streamdet.capture.sources.diagnosis import look_at_connection
+from streamdet.capture.sources.hls.playlist import Playlists, absolute
 from streamdet.config import StreamConfig, load_config
-from streamdet.control import protocol
-from streamdet.delivery_metrics import DeliveryMetrics
+from streamdet.delivery.replay import Replay, Ring
 from streamdet.errors import ConfigError, ControlError, SourceError, WireError
 from streamdet.http_server import Limits
-from streamdet.redact import forget_secrets
-from streamdet.replay import Replay, Ring
-from streamdet.sources.connection import look_at_connection
-from streamdet.sources.playlist import Playlists, absolute
-from streamdet.unexpected import UnexpectedErrors
+from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.monitoring.unexpected import UnexpectedErrors
+from streamdet.security.redact import forget_secrets
+from streamdet.service.control import protocol
 from streamdet.wire import replay as replay_wire
 
 LONGEST_SECONDS = 5.0

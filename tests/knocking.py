@@ -15,10 +15,10 @@ import zmq
 from prometheus_client import CollectorRegistry
 
 from streamdet.config import PublisherConfig
-from streamdet.delivery_metrics import DeliveryMetrics
-from streamdet.endpoint import parse_endpoint
-from streamdet.gate import Gate
-from streamdet.keys import allow, client_keys, generate
+from streamdet.delivery.connections import Gate
+from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.security.curve import allow, client_keys, generate
+from streamdet.security.endpoints import parse_endpoint
 
 PATIENCE_SECONDS = 30.0
 

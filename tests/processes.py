@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from streamdet.assets import sample_clip
-from streamdet.control.client import ask
+from streamdet.service.control.client import ask
 
 PATIENCE_SECONDS = 60.0
 SLOW_DAEMON = Path(__file__).parent / "servers" / "slow_daemon.py"

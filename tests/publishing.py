@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamdet.config import PublisherConfig, ReplayConfig
-from streamdet.ledger import Ledger
-from streamdet.metrics import Metrics
-from streamdet.publisher import Publisher
-from streamdet.replay import Archive
+from streamdet.delivery.publisher import Publisher
+from streamdet.delivery.replay import Archive
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Detection, Frame, Reason, State, StreamStatus
 
 PERSON = Detection("person", 0.9, (10.0, 20.0, 30.0, 60.0))

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streamdet.batch_queue import BatchQueue
 from streamdet.config import StreamConfig
-from streamdet.ledger import Ledger
+from streamdet.inference.batch_queue import BatchQueue
+from streamdet.monitoring.ledger import Ledger
 from streamdet.types import Drop, Frame
 
 _PATIENCE_SECONDS = 20.0

@@ -19,7 +19,7 @@ from streamdet.bench.report import to_dict
 from streamdet.bench.run import Bench, Options
 from streamdet.bench.tables import sentences, tables
 from streamdet.cli.bench import command
-from streamdet.metrics import STAGES
+from streamdet.monitoring.metrics import STAGES
 
 NUMBER = {"type": "number", "exclusiveMinimum": 0}
 ROW = {

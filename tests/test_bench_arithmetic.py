@@ -22,9 +22,9 @@ from streamdet.bench.plan import Step, plan_groups
 from streamdet.bench.stats import quantile, quartiles, speedup
 from streamdet.bench.usage import Disturbance, DisturbanceWatch, cpu_seconds, machine_cpu, resident_bytes
 from streamdet.config import load_config
-from streamdet.detector.models import EMBEDDED_ARCHITECTURE
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.detector.weights import weights_to_bytes
+from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
 from streamdet.errors import DetectorError
 
 CPU = torch.device("cpu")

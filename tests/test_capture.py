@@ -11,12 +11,12 @@ from capturing import SECRET, Recorder, stream_config, wait_until
 from videos import make_video
 from web import WebServer
 
-from streamdet.capture import Backoff, Capture
+from streamdet.capture.sources import Source, SourceFrame, SourceInfo
+from streamdet.capture.sources.interrupt import current_interrupt
+from streamdet.capture.sources.picture import BgrPicture
+from streamdet.capture.thread import Backoff, Capture
 from streamdet.errors import HeldError, SourceError
-from streamdet.metrics import Metrics
-from streamdet.sources import Source, SourceFrame, SourceInfo
-from streamdet.sources.interrupt import current_interrupt
-from streamdet.sources.picture import BgrPicture
+from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Drop, Frame, Reason, State
 
 _PICTURE = BgrPicture(np.zeros((4, 4, 3), np.uint8))
@@ -281,7 +281,7 @@ def test_fastest_waits_for_a_slow_consumer_and_loses_nothing(tmp_path: Path, met
 
 @pytest.fixture
 def metrics() -> Metrics:
-    from streamdet.ledger import Ledger  # noqa: PLC0415 - only here
+    from streamdet.monitoring.ledger import Ledger  # noqa: PLC0415 - only here
 
     return Metrics(Ledger())
 

@@ -107,7 +107,7 @@ def test_wrong_arguments_end_in_one_line_and_exit_code_2(arguments: list[str]) -
 
 
 def test_the_schema_needs_no_torch() -> None:
-    code = "import sys, streamdet.config, streamdet.log, streamdet.cli.schema as s; s._schema('config')\n"
+    code = "import sys, streamdet.config, streamdet.monitoring.log, streamdet.cli.schema as s; s._schema('config')\n"
     code += "sys.exit(any(m in sys.modules for m in ('torch', 'av', 'cv2')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -17,12 +17,12 @@ from test_daemon import OneBox, free_port, wait_until
 
 from streamdet import cli
 from streamdet.assets import sample_clip
-from streamdet.changes import ChangesFile
 from streamdet.config import load_config
 from streamdet.config.toml import MAX_FILE_BYTES
-from streamdet.control.client import ask
-from streamdet.daemon import Daemon
 from streamdet.errors import ConfigError, ControlError
+from streamdet.service.changes import ChangesFile
+from streamdet.service.control.client import ask
+from streamdet.service.daemon import Daemon
 from streamdet.types import Reason, State
 from streamdet.worker import Worker
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from streamdet.cli.watch_seen import Seen
 from streamdet.config import StreamConfig
-from streamdet.publisher import Publisher
+from streamdet.delivery.publisher import Publisher
 from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent
 
 WATCH = [sys.executable, "-m", "streamdet", "watch"]

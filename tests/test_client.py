@@ -23,7 +23,7 @@ from streamdet import (
     subscribe_async,
     wire,
 )
-from streamdet.gaps import Counting
+from streamdet.client.gaps import Counting
 from streamdet.types import Detection, FrameInfo, State
 
 PATIENCE_SECONDS = 20.0
@@ -291,7 +291,7 @@ def test_the_public_names_are_there() -> None:
 
 
 def test_only_so_many_topics_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.gaps.MAX_TOPICS", 3)
+    monkeypatch.setattr("streamdet.client.gaps.MAX_TOPICS", 3)
     counting = Counting(None)
     for stream, seq in (("a", 1), ("b", 1), ("c", 1), ("a", 2), ("d", 1), ("a", 4), ("b", 7)):
         counting.event(StateEvent(stream, "e", seq, 1.0, State.UP, None, "", 1.0))

@@ -21,9 +21,9 @@ from streamdet import (
     subscribe_async,
     wire,
 )
+from streamdet.client.recovery import Healing
 from streamdet.config import ReplayConfig
-from streamdet.heal import Healing
-from streamdet.publisher import Publisher
+from streamdet.delivery.publisher import Publisher
 from streamdet.types import State
 from streamdet.wire.replay import Replayed, ReplayRequest, Snapshot, decode_request, encode_answer
 
@@ -33,8 +33,8 @@ REPLAY = ReplayConfig(endpoint="tcp://127.0.0.1:0")
 
 @pytest.fixture(autouse=True)
 def _checks_come_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.heal._CHECK_SECONDS", 0.3)
-    monkeypatch.setattr("streamdet.heal._ON_ITS_WAY_SECONDS", 0.2)
+    monkeypatch.setattr("streamdet.client.recovery._CHECK_SECONDS", 0.3)
+    monkeypatch.setattr("streamdet.client.recovery._ON_ITS_WAY_SECONDS", 0.2)
 
 
 def detections_until(events: Subscription, last: dict[str, int]) -> dict[str, list[object]]:
@@ -148,7 +148,7 @@ def test_a_restart_is_told_and_the_new_epoch_is_complete(tmp_path: Path) -> None
 
 
 def test_without_anybody_who_answers_it_says_so(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.heal._GIVE_UP_SECONDS", 0.5)
+    monkeypatch.setattr("streamdet.client.recovery._GIVE_UP_SECONDS", 0.5)
     nowhere = subscribe(publisher.endpoint, heal=True, replay_endpoint="tcp://127.0.0.1:1")
     with nowhere as events:
         publisher.put_status(status_of("a"))
@@ -157,7 +157,7 @@ def test_without_anybody_who_answers_it_says_so(publisher: Publisher, monkeypatc
 
 
 def test_when_replay_goes_away_events_go_on_with_gaps(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.heal._GIVE_UP_SECONDS", 1.0)
+    monkeypatch.setattr("streamdet.client.recovery._GIVE_UP_SECONDS", 1.0)
     with (
         losing(publisher.endpoint, lambda _: False) as proxy,
         losing_requests(publisher.replay_endpoint) as (replay_endpoint, cut),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from streamdet.assets import embedded_weights
 from streamdet.config import Config, PublisherConfig, StreamConfig, load_config, load_config_and_warnings
 from streamdet.config.values import Bytes
-from streamdet.redact import forget_secrets, redact
+from streamdet.security.redact import forget_secrets, redact
 
 PLANTED = "hunter2-planted"
 STREAM = '[[streams]]\nname = "yard"\nurl = "rtsp://192.0.2.5/x"\n'

@@ -12,7 +12,7 @@ import pytest
 
 from streamdet.assets import embedded_int8_weights, embedded_weights
 from streamdet.config import load_config
-from streamdet.config.loadable import labels_of
+from streamdet.config.checks import labels_of
 from streamdet.errors import ConfigError
 
 STREAM = '[[streams]]\nname = "yard"\nurl = "rtsp://192.0.2.5/x"\n'

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from streamdet.config import Config, StreamConfig, load_config
 from streamdet.config.toml import MAX_FILE_BYTES
 from streamdet.errors import EXIT_USAGE, ConfigError
-from streamdet.redact import forget_secrets
+from streamdet.security.redact import forget_secrets
 
 PLANTED = "hunter2-planted"
 STREAM = '[[streams]]\nname = "yard"\nurl = "rtsp://192.0.2.5/x"\n'

@@ -26,10 +26,10 @@ from streamdet.config.models import (
 )
 from streamdet.config.reference import accepts, markdown_tables, toml_value
 from streamdet.config.schema import range_in_words
-from streamdet.config.tables.stream import KEEPS_CONNECTION
+from streamdet.config.stream import KEEPS_CONNECTION
 from streamdet.errors import ConfigError
-from streamdet.keys import generate
-from streamdet.password import Password, write_password
+from streamdet.security.curve import generate
+from streamdet.security.passwords import Password, write_password
 
 ROOT = Path(__file__).parent.parent
 MANUAL = ROOT / "configs" / "streamdet.toml"

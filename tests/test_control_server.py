@@ -18,10 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamdet.control import server as server_module
-from streamdet.control.client import ask, find_socket
-from streamdet.control.place import changes_file_of_daemon, possible_sockets, socket_of_daemon
-from streamdet.control.protocol import (
+from streamdet.errors import ConfigError, ControlError, EndpointError, Refusal
+from streamdet.security.limits import Rate
+from streamdet.service.control import server as server_module
+from streamdet.service.control.client import ask, find_socket
+from streamdet.service.control.paths import changes_file_of_daemon, possible_sockets, socket_of_daemon
+from streamdet.service.control.protocol import (
     MAX_REQUEST_BYTES,
     Request,
     decode_answer,
@@ -30,9 +32,7 @@ from streamdet.control.protocol import (
     encode_request,
     encode_result,
 )
-from streamdet.control.server import MAX_CLIENTS, MAX_REQUESTS_PER_SECOND, ControlServer, Pending
-from streamdet.errors import ConfigError, ControlError, EndpointError, Refusal
-from streamdet.rate_limit import Rate
+from streamdet.service.control.server import MAX_CLIENTS, MAX_REQUESTS_PER_SECOND, ControlServer, Pending
 
 GOOD = b'{"version": 1, "command": "echo"}\n'
 _PATIENCE_SECONDS = 30.0

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from streamdet.detector import epilogue
-from streamdet.detector.cuda.choose import FastParts, check_kernels, fast_parts
-from streamdet.detector.fixed import align, suppress
+from streamdet.detector.engines import epilogue
+from streamdet.detector.graph import align, suppress
+from streamdet.detector.graph.choose import FastParts, check_kernels, fast_parts
 
 pytest.importorskip("triton")
 
 # Triton looks at the variable when it is imported, so this needs a process of its own.
 INTERPRET = """
 import torch
-from streamdet.detector.cuda import choose, kernels
-from streamdet.detector.fixed.suppress import suppress
+from streamdet.detector.graph import choose, kernels
+from streamdet.detector.graph.suppress import suppress
 
 cpu = torch.device("cpu")
 choose.check_kernels(choose.FastParts(kernels.suppress, kernels.weigh, kernels.epilogue), cpu)
@@ -45,7 +45,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from streamdet.detector.cuda import kernels
+from streamdet.detector.graph import kernels
 
 suppress = {"boxes": "*fp32", "classes": "*i64", "valid": "*i32", "keep": "*i32", "count": "i32", "overlap": "fp32"}
 taps = ("start", "width", "rows", "row_weights", "columns", "column_weights")

@@ -15,13 +15,13 @@ import torch
 
 from streamdet.assets import sample_clip
 from streamdet.bench.calibrated import calibrated_weights
+from streamdet.capture.sources.picture import AvPicture
 from streamdet.config import DetectorConfig
-from streamdet.detector.fixed.detector import FixedDetector
-from streamdet.detector.fixed.pixels import PixelFormat, read_bytes
-from streamdet.detector.fixed.runner import EagerRunner
-from streamdet.detector.fixed.step import FixedStep
-from streamdet.detector.models import EMBEDDED_ARCHITECTURE
-from streamdet.sources.picture import AvPicture
+from streamdet.detector.graph.detector import FixedDetector
+from streamdet.detector.graph.pixels import PixelFormat, read_bytes
+from streamdet.detector.graph.runner import EagerRunner
+from streamdet.detector.graph.step import FixedStep
+from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
 from streamdet.types import Detection
 
 pytestmark = pytest.mark.gpu

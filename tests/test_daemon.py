@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from streamdet.assets import sample_clip
-from streamdet.client import subscribe
+from streamdet.client.subscription import subscribe
 from streamdet.config import Config, MetricsConfig, PublisherConfig, StreamConfig
-from streamdet.daemon import Daemon
 from streamdet.errors import StreamdetError
+from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, DetectionEvent, Picture
 
 _WAIT_SECONDS = 20.0
@@ -160,8 +160,8 @@ def test_memory_that_nobody_uses_is_given_back_again_and_again(
     running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given_back: list[float] = []
-    monkeypatch.setattr("streamdet.pulse.TRIM_SECONDS", 0.0)
-    monkeypatch.setattr("streamdet.pulse.trim_memory", lambda: given_back.append(time.monotonic()))
+    monkeypatch.setattr("streamdet.service.housekeeping.TRIM_SECONDS", 0.0)
+    monkeypatch.setattr("streamdet.service.housekeeping.trim_memory", lambda: given_back.append(time.monotonic()))
     running(clip("east"))
     wait_until(lambda: len(given_back) >= 2)
 

@@ -20,9 +20,9 @@ from prometheus_client import generate_latest
 from prometheus_server import Prometheus, prometheus_of
 
 from streamdet.assets import sample_clip
-from streamdet.ledger import Ledger
-from streamdet.metrics import Metrics
-from streamdet.metrics_reference import markdown_table
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import Metrics
+from streamdet.monitoring.reference import markdown_table
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DASHBOARD = json.loads((CONFIGS / "grafana" / "dashboards" / "streamdet.json").read_text(encoding="utf-8"))

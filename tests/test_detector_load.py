@@ -18,11 +18,11 @@ from streamdet.config import Config
 from streamdet.detector import load
 from streamdet.detector.load import choose_workers, load_real_detector, nvidia_device
 from streamdet.detector.pipeline import FasterRcnnDetector
+from streamdet.detector.pool import Running
 from streamdet.detector.reference import ReferenceDetector
-from streamdet.detector.several import Running
 from streamdet.errors import DetectorError
-from streamdet.ledger import Ledger
-from streamdet.metrics import STAGES, Metrics
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import STAGES, Metrics
 
 
 def config(streams: int = 1, **detector: object) -> Config:

@@ -21,16 +21,16 @@ from torchvision.models.detection import FasterRCNN
 from streamdet.assets import sample_clip
 from streamdet.bench.calibrated import EMBEDDED_LABELS as LABELS
 from streamdet.bench.calibrated import calibrated_weights
+from streamdet.capture.sources.picture import AvPicture
 from streamdet.config import DetectorConfig
 from streamdet.detector import pipeline
 from streamdet.detector.device import choose_device, device_errors
-from streamdet.detector.models import ARCHITECTURES, EMBEDDED_ARCHITECTURE, build_model
 from streamdet.detector.pipeline import ArrayPicture, FasterRcnnDetector
-from streamdet.detector.postprocess import to_frame
+from streamdet.detector.stages.postprocess import to_frame
 from streamdet.detector.weights import Weights, load_weights
+from streamdet.detector.weights.architectures import ARCHITECTURES, EMBEDDED_ARCHITECTURE, build_model
 from streamdet.errors import DetectorError, DeviceLostError
-from streamdet.metrics import STAGES
-from streamdet.sources.picture import AvPicture
+from streamdet.monitoring.metrics import STAGES
 from streamdet.types import Detection, Picture
 
 Rgb = NDArray[np.uint8]

@@ -16,7 +16,7 @@ from knocking import Keys
 from publishing import CAR, PERSON, frame_of, metrics_of, publisher_at, status_of
 
 from streamdet import wire
-from streamdet.publisher import Publisher
+from streamdet.delivery.publisher import Publisher
 from streamdet.types import Reason, State
 
 PAGE = (Path(__file__).parent.parent / "docs" / "events.md").read_text(encoding="utf-8")

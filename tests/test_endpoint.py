@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from streamdet.endpoint import Endpoint, bind, parse_endpoint
 from streamdet.errors import EndpointError
+from streamdet.security.endpoints import Endpoint, bind, parse_endpoint
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from processes import DaemonProcess, stream, wait_until
 
 from streamdet import DetectionEvent, Gap, Restart, subscribe
 from streamdet.bench.usage import resident_bytes
-from streamdet.control.client import ask
 from streamdet.errors import ControlError
+from streamdet.service.control.client import ask
 from streamdet.types import StateEvent
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)

@@ -24,29 +24,29 @@ from processes import free_ports, stream, wait_until
 from videos import make_video
 
 from streamdet import subscribe
+from streamdet.analytics.tracker import Tracker
+from streamdet.analytics.zones import Zones
 from streamdet.bench.stand_in import StandIn
-from streamdet.capture import Capture
-from streamdet.commands import Commands
+from streamdet.capture.thread import Capture
 from streamdet.config import Config, load_config
-from streamdet.control.client import ask
-from streamdet.control.server import ControlServer
-from streamdet.daemon import Daemon
+from streamdet.delivery.connections import Gate
+from streamdet.delivery.events import Outgoing
+from streamdet.delivery.preview import Previews
+from streamdet.delivery.replay import Replay
+from streamdet.delivery.segments import Segments
+from streamdet.delivery.spool import Spool
 from streamdet.errors import EXIT_UNAVAILABLE, ControlError
-from streamdet.gate import Gate
-from streamdet.health import _MetricsPage
 from streamdet.http_server import HttpServer, _Connections, _Protocol
-from streamdet.inference import Inference
-from streamdet.outgoing import Outgoing
-from streamdet.preview import Previews
-from streamdet.rates import Rates
-from streamdet.reload import ConfigInForce
-from streamdet.replay import Replay
-from streamdet.segments import Segments
-from streamdet.spool import Spool
-from streamdet.tracker import Tracker
+from streamdet.inference.thread import Inference
+from streamdet.monitoring.rates import Rates
+from streamdet.service.commands import Commands
+from streamdet.service.control.client import ask
+from streamdet.service.control.server import ControlServer
+from streamdet.service.daemon import Daemon
+from streamdet.service.live_config import ConfigInForce
+from streamdet.service.pages import _MetricsPage
 from streamdet.types import Detection, Drop, Picture, Reason
 from streamdet.wire.replay import Refused, ReplayRequest, SnapshotRequest, decode_answer, encode_request
-from streamdet.zones import Zones
 
 _ENDS_WITHIN_SECONDS = 5.0
 

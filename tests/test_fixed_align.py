@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign
 
-from streamdet.detector.fixed.align import AlignFixed
+from streamdet.detector.graph.align import AlignFixed
 
 INPUT_SIZE = (250, 380)  # of a batch of 256 x 384
 SIZES = ((64, 96), (32, 48), (16, 24), (8, 12))

@@ -21,16 +21,16 @@ from streamdet.assets import sample_clip
 from streamdet.bench.calibrated import EMBEDDED_LABELS, calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_device, choose_devices
-from streamdet.detector.fixed.detector import FixedDetector, load_graph_detectors
-from streamdet.detector.fixed.pixels import PixelFormat
-from streamdet.detector.fixed.suppress import suppress
-from streamdet.detector.models import ARCHITECTURES, EMBEDDED_ARCHITECTURE, build_model
+from streamdet.detector.graph.detector import FixedDetector, load_graph_detectors
+from streamdet.detector.graph.pixels import PixelFormat
+from streamdet.detector.graph.suppress import suppress
 from streamdet.detector.pipeline import ArrayPicture, FasterRcnnDetector, prepare_model
-from streamdet.detector.preprocess import Preprocess
-from streamdet.detector.proposals import Propose
+from streamdet.detector.stages.preprocess import Preprocess
+from streamdet.detector.stages.proposals import Propose
 from streamdet.detector.weights import Weights, load_weights
+from streamdet.detector.weights.architectures import ARCHITECTURES, EMBEDDED_ARCHITECTURE, build_model
 from streamdet.errors import DetectorError
-from streamdet.metrics import STAGES
+from streamdet.monitoring.metrics import STAGES
 
 Rgb = NDArray[np.uint8]
 

@@ -13,12 +13,12 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from streamdet.assets import sample_clip
 from streamdet.bench.calibrated import calibrated_weights
+from streamdet.capture.sources.picture import AvPicture, BgrPicture
 from streamdet.config import DetectorConfig
-from streamdet.detector.fixed.detector import FixedDetector
-from streamdet.detector.fixed.pixels import Matrix, PixelFormat, PixelLayout, read_bytes, to_rgb
-from streamdet.detector.models import EMBEDDED_ARCHITECTURE
+from streamdet.detector.graph.detector import FixedDetector
+from streamdet.detector.graph.pixels import Matrix, PixelFormat, PixelLayout, read_bytes, to_rgb
 from streamdet.detector.pipeline import ArrayPicture
-from streamdet.sources.picture import AvPicture, BgrPicture
+from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
 
 # Elsewhere swscale rounds otherwise.
 TOLERANCE = 0 if platform.machine() == "x86_64" else 3

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from streamdet.detector.fixed.boxes import float_not_above
-from streamdet.detector.fixed.suppress import suppress, suppress_until_settled
+from streamdet.detector.graph.boxes import float_not_above
+from streamdet.detector.graph.suppress import suppress, suppress_until_settled
 
 OVERLAPS = (0.3, 0.5, 0.7)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from fuzzing import Tally, Target, targets
 
+from streamdet.capture.sources.diagnosis import look_at_connection
 from streamdet.config import StreamConfig, load_config
-from streamdet.control.protocol import decode_request
 from streamdet.errors import ConfigError, ControlError
-from streamdet.sources.connection import look_at_connection
+from streamdet.service.control.protocol import decode_request
 from streamdet.types import Reason
 
 _INPUTS = 20_000

@@ -11,11 +11,11 @@ import zmq
 from knocking import Door, Keys, RawSubscriber, hears, subscriber, wait_until
 from publishing import frame_of, metrics_of, publisher_at
 
-from streamdet import gate as module
 from streamdet.config import PublisherConfig, ReplayConfig
-from streamdet.endpoint import parse_endpoint
-from streamdet.keys import client_keys
-from streamdet.publisher import Publisher
+from streamdet.delivery import connections as module
+from streamdet.delivery.publisher import Publisher
+from streamdet.security.curve import client_keys
+from streamdet.security.endpoints import parse_endpoint
 from streamdet.wire.replay import SnapshotRequest, encode_request
 
 

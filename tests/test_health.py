@@ -21,14 +21,14 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from streamdet import health as module
 from streamdet import http_server
-from streamdet.batch_queue import BatchQueue
 from streamdet.config import MetricsConfig, StreamConfig
 from streamdet.errors import EXIT_UNAVAILABLE, EndpointError
-from streamdet.health import LIMITS, HealthServer, HealthSnapshot
-from streamdet.ledger import Ledger
-from streamdet.metrics import Metrics
+from streamdet.inference.batch_queue import BatchQueue
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import Metrics
+from streamdet.service import pages as module
+from streamdet.service.pages import LIMITS, HealthServer, HealthSnapshot
 from streamdet.types import Drop, Frame, Reason, State, StreamStatus
 from streamdet.worker import Worker
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from streamdet.batch_queue import BatchQueue
-from streamdet.detector.several import SeveralDetectors
-from streamdet.detector_failures import is_device_lost, is_out_of_memory
+from streamdet.detector.detector_failures import is_device_lost, is_out_of_memory
+from streamdet.detector.pool import SeveralDetectors
 from streamdet.errors import EXIT_DEVICE_LOST, EXIT_UNAVAILABLE, DetectorError, DeviceLostError
-from streamdet.inference import Detector, Inference, InferenceGroup, OnUnusable
-from streamdet.ledger import Ledger
-from streamdet.metrics import Metrics
+from streamdet.inference.batch_queue import BatchQueue
+from streamdet.inference.thread import Detector, Inference, InferenceGroup, OnUnusable
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Detection, Drop, Frame, Picture
 from streamdet.worker import Worker
 
@@ -223,7 +223,7 @@ def test_when_memory_runs_out_the_batch_is_halved_and_no_frame_lost(error: Excep
 
 
 def test_the_full_batch_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.inference._SMALLER_BATCH_SECONDS", 0.0)
+    monkeypatch.setattr("streamdet.inference.thread._SMALLER_BATCH_SECONDS", 0.0)
     memory = NoMemory(4, MemoryError())
     detector = StandIn(memory)
     line = Line(detector)
@@ -446,7 +446,7 @@ def test_a_receiver_that_blocks_is_stuck_and_a_slow_detector_is_not() -> None:
 
 
 def test_this_module_loads_without_torch() -> None:
-    code = "import sys, streamdet.inference; assert 'torch' not in sys.modules"
+    code = "import sys, streamdet.inference.thread; assert 'torch' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
@@ -561,7 +561,7 @@ def test_streams_do_not_wait_for_a_slow_batch_of_others() -> None:
 
 
 def test_few_results_are_held_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.turns._MOST_HELD", 3)
+    monkeypatch.setattr("streamdet.inference.sequence._MOST_HELD", 3)
     line = Line(StandIn(), streams=1)
     with held_first(line) as (go_on, _, group):
         for seq in range(2, 5):

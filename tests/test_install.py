@@ -16,9 +16,9 @@ from click.testing import CliRunner, Result
 from streamdet.cli.install_service import command
 from streamdet.config import load_config
 from streamdet.errors import InstallError
-from streamdet.install import environment, service
-from streamdet.install.environment import Environment, this_environment
-from streamdet.install.service import Service
+from streamdet.service.install import environment, service
+from streamdet.service.install.environment import Environment, this_environment
+from streamdet.service.install.service import Service
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 UNIT = "etc/systemd/system/streamdet.service"

@@ -10,7 +10,7 @@ import zmq.auth
 from click.testing import CliRunner, Result
 
 from streamdet.cli.keys import command
-from streamdet.keys import KeyFileError, client_keys, generate, public_files, read_pair, read_public
+from streamdet.security.curve import KeyFileError, client_keys, generate, public_files, read_pair, read_public
 
 
 def keys(*arguments: str | Path) -> Result:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from streamdet.ledger import Ledger
+from streamdet.monitoring.ledger import Ledger
 from streamdet.types import Drop
 
 

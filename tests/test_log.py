@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamdet.config import LogConfig
-from streamdet.log import JsonFormatter, LogHandler, TextFormatter, configure_logging
-from streamdet.redact import forget_secrets, remember_secret
+from streamdet.monitoring.log import JsonFormatter, LogHandler, TextFormatter, configure_logging
+from streamdet.security.redact import forget_secrets, remember_secret
 
 PLANTED = "hunter2-planted"
 URL = f"rtsp://user:{PLANTED}@192.0.2.5/x"
@@ -54,7 +54,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 def logged(config: LogConfig = JSON) -> tuple[logging.Logger, io.StringIO]:
     stream = io.StringIO()
     configure_logging(config, stream)
-    return logging.getLogger("streamdet.capture"), stream
+    return logging.getLogger("streamdet.capture.thread"), stream
 
 
 def flush() -> None:
@@ -70,7 +70,7 @@ def test_a_json_line_says_when_what_and_where() -> None:
     assert line.pop("time").endswith("Z")
     assert line == {
         "level": "info",
-        "logger": "streamdet.capture",
+        "logger": "streamdet.capture.thread",
         "message": "frame 7 of é",
         "stream": "yard",
         "seq": 7,
@@ -90,15 +90,15 @@ def test_text_everywhere_unless_json_is_asked_for(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TERM", "xterm")
     terminal, pipe, program = Terminal(), io.StringIO(), io.StringIO()
     configure_logging(LogConfig(), terminal)
-    logging.getLogger("streamdet.capture").warning("slow", extra={"stream": "yard"})
+    logging.getLogger("streamdet.capture.thread").warning("slow", extra={"stream": "yard"})
     configure_logging(LogConfig(), pipe)
-    logging.getLogger("streamdet.capture").warning("slow")
+    logging.getLogger("streamdet.capture.thread").warning("slow")
     configure_logging(JSON, program)
-    logging.getLogger("streamdet.capture").warning("slow")
+    logging.getLogger("streamdet.capture.thread").warning("slow")
     assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} \x1b\[33mwarning \x1b\[0m yard: slow\n", terminal.getvalue())
     time, _, rest = pipe.getvalue().partition(" warning ")
     assert datetime.fromisoformat(time).utcoffset() is not None
-    assert rest == " capture: slow\n"
+    assert rest == " capture.thread: slow\n"
     assert lines(program)[0]["message"] == "slow"
 
 
@@ -108,9 +108,9 @@ def test_no_colours_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch, n
     monkeypatch.setenv(name, value)
     terminal = Terminal()
     configure_logging(LogConfig(format="text"), terminal)
-    logging.getLogger("streamdet.capture").error("broken")
+    logging.getLogger("streamdet.capture.thread").error("broken")
     assert "\x1b" not in terminal.getvalue()
-    assert terminal.getvalue().endswith("error    capture: broken\n")
+    assert terminal.getvalue().endswith("error    capture.thread: broken\n")
 
 
 def test_the_level_is_honoured_and_changes_on_reload() -> None:
@@ -312,7 +312,7 @@ def test_any_text_is_one_line_that_a_terminal_can_show(text: str) -> None:
 def test_a_stream_that_cannot_show_a_character_gets_it_escaped() -> None:
     data = io.BytesIO()
     configure_logging(LogConfig(format="text"), io.TextIOWrapper(data, encoding="ascii"))
-    logging.getLogger("streamdet.capture").info("caf\xe9 \udc80")
+    logging.getLogger("streamdet.capture.thread").info("caf\xe9 \udc80")
     assert rb"caf\xe9 \udc80" in data.getvalue()
 
 
@@ -339,7 +339,7 @@ def test_warnings_go_into_the_log() -> None:
 UNCAUGHT = f"""
 import gc, threading
 from streamdet.config import LogConfig
-from streamdet.log import configure_logging
+from streamdet.monitoring.log import configure_logging
 configure_logging(LogConfig(format="json"))
 class Broken:
     def __del__(self):

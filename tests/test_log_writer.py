@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from processes import DaemonProcess, stream, wait_until
 
-from streamdet import log_writer
-from streamdet.log_writer import LogWriter
+from streamdet.monitoring import log_writer
+from streamdet.monitoring.log_writer import LogWriter
 
 _LINE = "x" * 999 + "\n"
 
@@ -101,7 +101,7 @@ def test_a_reader_that_has_gone_costs_lines_only(pipe: tuple[int, int]) -> None:
 def test_a_full_disk_costs_lines_and_none_is_glued_to_another(tmp_path: Path) -> None:
     program = f"""
 import os, resource, signal
-from streamdet.log_writer import LogWriter
+from streamdet.monitoring.log_writer import LogWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 descriptor = os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 log = LogWriter(descriptor, "utf-8", lambda count: f"{{count}} lost\\n")

@@ -69,7 +69,7 @@ def test_holes_are_given_back() -> None:
 # Memory that ten thousand kept events take, and their bytes.
 _KEEP_EVENTS = """
 from pathlib import Path
-from streamdet.replay import Ring
+from streamdet.delivery.replay import Ring
 from streamdet.types import Detection, DetectionEvent, FrameInfo
 from streamdet.wire import encode
 

@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_server import Prometheus, prometheus_of
 
 from streamdet.config import MetricsConfig
-from streamdet.health import HealthServer, HealthSnapshot
-from streamdet.ledger import Ledger
-from streamdet.metrics import STAGES, Metrics
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import STAGES, Metrics
+from streamdet.service.pages import HealthServer, HealthSnapshot
 from streamdet.types import Drop, Reason, State, StreamStatus
 
 _LOOPBACK = MetricsConfig(endpoint="127.0.0.1:0")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from streamdet.detector import packing
-from streamdet.detector.packing import PackedConvolution, can_pack, pack
+from streamdet.detector.engines import packing
+from streamdet.detector.engines.packing import PackedConvolution, can_pack, pack
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this torch has no oneDNN")
 

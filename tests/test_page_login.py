@@ -16,11 +16,11 @@ from prometheus_server import prometheus_of
 
 from streamdet.config import MetricsConfig
 from streamdet.errors import EndpointError
-from streamdet.health import LIMITS, HealthServer, HealthSnapshot
-from streamdet.ledger import Ledger
-from streamdet.metrics import Metrics
-from streamdet.password import Password, write_password
-from streamdet.tries import MAX_TRIES
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import Metrics
+from streamdet.security.passwords import Password, write_password
+from streamdet.security.tries import MAX_TRIES
+from streamdet.service.pages import LIMITS, HealthServer, HealthSnapshot
 
 _PATIENCE_SECONDS = 30.0
 _WORDS = "correct horse battery staple"

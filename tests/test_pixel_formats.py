@@ -12,10 +12,10 @@ from av.video.format import names
 from capturing import Recorder, stream_config
 from videos import make_video
 
+from streamdet.capture.sources import open_source
+from streamdet.capture.sources.picture import AvPicture
+from streamdet.capture.sources.pixel_formats import CONVERTIBLE, IN_HARDWARE
 from streamdet.errors import SourceError
-from streamdet.sources import open_source
-from streamdet.sources.picture import AvPicture
-from streamdet.sources.pixel_formats import CONVERTIBLE, IN_HARDWARE
 from streamdet.types import Reason, State
 
 # Each format at sizes that are odd, even and tiny, with every matrix and range; turned into RGB, and made smaller.
@@ -23,7 +23,7 @@ _CONVERT = """
 import sys
 import av
 from av.video.reformatter import VideoReformatter
-from streamdet.sources.picture import AvPicture
+from streamdet.capture.sources.picture import AvPicture
 for name in sys.argv[1:]:
     print(name, flush=True)
     for number, (width, height) in enumerate(((64, 48), (33, 17), (2, 2), (1, 1), (97, 31), *[(38, 20)] * 20)):

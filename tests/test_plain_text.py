@@ -15,8 +15,8 @@ from rtsp_door import RtspDoor
 from test_sources_mjpeg import camera
 
 from streamdet.cli.watch_seen import Seen
-from streamdet.log import TextFormatter
-from streamdet.plain_text import MAX_CHARACTERS, plain, plain_json, plain_lines
+from streamdet.monitoring.log import TextFormatter
+from streamdet.security.plain_text import MAX_CHARACTERS, plain, plain_json, plain_lines
 from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent
 
 HOSTILE = "a\u202eb\x1b[31mc\r\nd\u2066e\u200bf\x9bg\U000e0041h\ufeff\u2028"

@@ -20,9 +20,9 @@ from publishing import PERSON, frame_of, metrics_of, publisher_at, status_of
 
 from streamdet import DetectionEvent, PreviewEvent, subscribe, wire
 from streamdet.config import PublisherConfig
-from streamdet.metrics import Metrics
-from streamdet.preview import Preview, Previews, to_jpeg
-from streamdet.subscriptions import Subscriptions
+from streamdet.delivery.preview import Preview, Previews, to_jpeg
+from streamdet.delivery.subscriptions import Subscriptions
+from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Frame, FrameInfo, Picture
 
 PATIENCE_SECONDS = 60.0

@@ -8,9 +8,9 @@ from test_detector_pipeline import EASY, clip_frames, pictures
 from torch import Tensor
 
 from streamdet.bench.calibrated import calibrated_weights
-from streamdet.detector import proposals
-from streamdet.detector.models import EMBEDDED_ARCHITECTURE
 from streamdet.detector.pipeline import FasterRcnnDetector
+from streamdet.detector.stages import proposals
+from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
 
 
 @pytest.mark.parametrize("wanted", [1, 20, 200, 100_000])

@@ -14,15 +14,15 @@ import pytest
 import zmq
 from publishing import CAR, PERSON, frame_of, metrics_of, publisher_at, status_of
 
+from streamdet.analytics.zones import Zones
 from streamdet.config import ReplayConfig, SpoolConfig, StreamConfig
-from streamdet.endpoint import parse_endpoint
+from streamdet.delivery.events import Outgoing
+from streamdet.delivery.publisher import MAX_PENDING
+from streamdet.delivery.spool import Spool
 from streamdet.errors import EndpointError
-from streamdet.outgoing import Outgoing
-from streamdet.publisher import MAX_PENDING
-from streamdet.redact import remember_secret
-from streamdet.spool import Spool
+from streamdet.security.endpoints import parse_endpoint
+from streamdet.security.redact import remember_secret
 from streamdet.types import Detection, Drop, Reason, State
-from streamdet.zones import Zones
 
 PATIENCE_MILLISECONDS = 20_000
 
@@ -295,7 +295,7 @@ def test_a_forgotten_stream_is_silent_until_it_is_added_again() -> None:
 
 def test_who_comes_and_goes_does_not_have_states_repeated_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now, sent = 1000.0, []
-    monkeypatch.setattr("streamdet.outgoing.time.monotonic", lambda: now)
+    monkeypatch.setattr("streamdet.delivery.events.time.monotonic", lambda: now)
     outgoing = Outgoing("e", 3600.0, metrics_of(), lambda topic, *_: sent.append((now, topic)), lambda *_: None)
     for stream in ("a", "b"):
         outgoing.send_state(status_of(stream))
@@ -389,7 +389,7 @@ def test_the_ipc_file_of_a_dead_process_is_replaced(tmp_path: Path) -> None:
 def test_of_streams_that_come_and_go_only_the_last_are_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamdet.outgoing._MAX_GONE_STREAMS", 3)
+    monkeypatch.setattr("streamdet.delivery.events._MAX_GONE_STREAMS", 3)
     config = SpoolConfig.model_construct(directory=str(tmp_path), max_bytes=2**20, max_age_seconds=1e6)
     metrics = metrics_of()
     with (

@@ -4,12 +4,13 @@ from typing import cast
 
 import pytest
 
-from streamdet import pulse, systemd
-from streamdet.inference import InferenceGroup
-from streamdet.ledger import Ledger
-from streamdet.pulse import Pulse
-from streamdet.rates import Fps, Rates
-from streamdet.streams import Streams
+from streamdet.inference.thread import InferenceGroup
+from streamdet.monitoring import systemd
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.rates import Fps, Rates
+from streamdet.service import housekeeping as pulse
+from streamdet.service.housekeeping import Pulse
+from streamdet.service.streams import Streams
 from streamdet.types import Drop
 
 

@@ -21,13 +21,13 @@ from publishing import frame_of, metrics_of, publisher_at
 from test_batch_queue import Flood, Rules
 from videos import make_video
 
-from streamdet.batch_queue import BatchQueue
 from streamdet.bench.stand_in import StandIn
-from streamdet.capture import Capture
+from streamdet.capture.thread import Capture
 from streamdet.config import StreamConfig
-from streamdet.inference import InferenceGroup, SeveralDetectors
-from streamdet.metrics import Metrics
-from streamdet.publisher import Publisher
+from streamdet.delivery.publisher import Publisher
+from streamdet.inference.batch_queue import BatchQueue
+from streamdet.inference.thread import InferenceGroup, SeveralDetectors
+from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Detection, Frame
 from streamdet.worker import Worker
 

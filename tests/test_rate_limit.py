@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from streamdet.rate_limit import FairRate, Rate, Share
+from streamdet.security.limits import FairRate, Rate, Share
 
 
 class Clock:

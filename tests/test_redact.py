@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from streamdet.redact import MASK, forget_secrets, redact, remember_secret
+from streamdet.security.redact import MASK, forget_secrets, redact, remember_secret
 
 # Property tests take as long as they take on a busy machine.
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)

@@ -10,9 +10,9 @@ from test_detector_pipeline import clip_frames, forward, pictures, reference
 from streamdet.bench.calibrated import calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector import reference as module
-from streamdet.detector.models import EMBEDDED_ARCHITECTURE
 from streamdet.detector.reference import ReferenceDetector
 from streamdet.detector.weights import Weights
+from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
 from streamdet.errors import DetectorError
 
 CONFIG = DetectorConfig(device="cpu", engine="reference", score_threshold=0.2, max_batch_size=2)

@@ -17,11 +17,11 @@ from prometheus_client import CollectorRegistry
 from publishing import PERSON, frame_of, metrics_of, publisher_at, status_of
 
 from streamdet.config import PublisherConfig, ReplayConfig
-from streamdet.delivery_metrics import DeliveryMetrics
+from streamdet.delivery.publisher import Publisher
+from streamdet.delivery.replay import Replay, Ring
+from streamdet.delivery.sockets import Sockets
 from streamdet.errors import EndpointError, WireError
-from streamdet.publisher import Publisher
-from streamdet.replay import Replay, Ring
-from streamdet.sockets import Sockets
+from streamdet.monitoring.delivery_metrics import DeliveryMetrics
 from streamdet.wire import replay_schema
 from streamdet.wire.replay import (
     MAX_ANSWER_BYTES,

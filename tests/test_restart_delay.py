@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamdet.restart_delay import FORGET_AFTER_SECONDS, RestartDelay
+from streamdet.service.restart_delay import FORGET_AFTER_SECONDS, RestartDelay
 
 
 def _starts(folder: Path, count: int) -> list[float]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torchvision.ops import MultiScaleRoIAlign
 
-from streamdet.detector.preprocess import Batch
-from streamdet.detector.proposals import Proposals
-from streamdet.detector.roi_pool import RoiPool
+from streamdet.detector.stages.preprocess import Batch
+from streamdet.detector.stages.proposals import Proposals
+from streamdet.detector.stages.roi_pool import RoiPool
 
 SIZES = [(250, 380), (256, 190), (31, 384)]
 

@@ -23,14 +23,14 @@ from publishing import frame_of, metrics_of, status_of
 from web import WebServer
 
 from streamdet import subscribe
-from streamdet.client import Subscription
+from streamdet.capture.sources import open_source
+from streamdet.client.subscription import Subscription
 from streamdet.config import PublisherConfig, StreamConfig, load_config
-from streamdet.detector.state_dict import read_state_dict
+from streamdet.delivery.publisher import Publisher
 from streamdet.detector.weights import MAX_FILE_BYTES, load_weights_file
+from streamdet.detector.weights.state_dict import read_state_dict
 from streamdet.errors import ConfigError, DetectorError, EndpointError, SourceError
-from streamdet.keys import KeyFileError
-from streamdet.publisher import Publisher
-from streamdet.sources import open_source
+from streamdet.security.curve import KeyFileError
 from streamdet.types import DetectionEvent, Reason, StateEvent
 
 _LOGGED_IN = """
@@ -41,7 +41,7 @@ from knocking import Keys
 from publishing import metrics_of, status_of
 from streamdet.config import PublisherConfig
 from streamdet.errors import EndpointError
-from streamdet.publisher import Publisher
+from streamdet.delivery.publisher import Publisher
 folder = Path({folder!r})
 try:
     Publisher(PublisherConfig.model_construct(endpoint="tcp://192.0.2.9:0"), "epoch", metrics_of()).close()
@@ -213,7 +213,7 @@ import sys
 from pathlib import Path
 from streamdet.config import StreamConfig
 from streamdet.errors import SourceError
-from streamdet.sources import open_source
+from streamdet.capture.sources import open_source
 source = open_source(StreamConfig(name="endless", url=sys.argv[1], backend=sys.argv[2], stall_seconds=20))
 frames = 0
 try:

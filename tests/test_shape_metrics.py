@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from prometheus_client import generate_latest
 
-from streamdet.ledger import Ledger
-from streamdet.metrics import Metrics
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Crossing, State, StreamStatus
 
 

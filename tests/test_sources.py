@@ -18,9 +18,9 @@ from hls import make_hls, master
 from videos import concatenate, make_audio, make_video
 from web import WebServer
 
+from streamdet.capture.sources import Source, SourceFrame, open_source, read_sound
+from streamdet.capture.sources.interrupt import Interrupt
 from streamdet.errors import SourceError
-from streamdet.sources import Source, SourceFrame, open_source, read_sound
-from streamdet.sources.interrupt import Interrupt
 from streamdet.types import Reason
 
 both_backends = pytest.mark.parametrize("backend", ["av", "opencv"])
@@ -191,7 +191,7 @@ def test_broken_packets_are_left_out(tmp_path: Path) -> None:
 
 @both_backends
 def test_picture_of_monstrous_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    monkeypatch.setattr("streamdet.sources.picture.MAX_SIDE_PIXELS", 100)
+    monkeypatch.setattr("streamdet.capture.sources.picture.MAX_SIDE_PIXELS", 100)
     monster = make_video(tmp_path / "monster.h264", width=128, height=96, container="h264")
     error = failure(monster, backend=backend)
     assert error.reason is Reason.DECODE_ERROR
@@ -199,7 +199,7 @@ def test_picture_of_monstrous_size_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_picture_that_becomes_monstrous_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.sources.picture.MAX_SIDE_PIXELS", 100)
+    monkeypatch.setattr("streamdet.capture.sources.picture.MAX_SIDE_PIXELS", 100)
     small = make_video(tmp_path / "small.h264", container="h264")
     monster = make_video(tmp_path / "monster.h264", width=128, height=96, container="h264")
     both = concatenate(tmp_path / "both.h264", small, monster)
@@ -209,7 +209,7 @@ def test_picture_that_becomes_monstrous_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_decoder_takes_no_memory_for_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.sources.av.MAX_PIXELS", 100 * 100)
+    monkeypatch.setattr("streamdet.capture.sources.av.MAX_PIXELS", 100 * 100)
     small = make_video(tmp_path / "small.h264", container="h264")
     large = make_video(tmp_path / "large.h264", width=128, height=96, container="h264")
     both = concatenate(tmp_path / "both.h264", small, large)

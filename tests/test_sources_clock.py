@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamdet.sources.camera_clock import CameraClock
+from streamdet.capture.sources.clocks import CameraClock
 
 _NOW = 1_700_000_000.0
 

@@ -19,11 +19,11 @@ from capturing import SECRET, stream_config
 from hls import LiveHls, make_hls, master
 from web import WebServer
 
+from streamdet.capture.sources import open_source, read_sound
+from streamdet.capture.sources.hls.playlist import MAX_BYTES, Playlists, absolute
+from streamdet.capture.sources.interrupt import Interrupt
 from streamdet.config import StreamConfig
 from streamdet.errors import SourceError
-from streamdet.sources import open_source, read_sound
-from streamdet.sources.interrupt import Interrupt
-from streamdet.sources.playlist import MAX_BYTES, Playlists, absolute
 from streamdet.types import Reason
 
 _LOGIN = f"user:{SECRET}"
@@ -228,7 +228,7 @@ import sys
 from pathlib import Path
 from streamdet.config import StreamConfig
 from streamdet.errors import SourceError
-from streamdet.sources import open_source
+from streamdet.capture.sources import open_source
 def peak():
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1])
 config = StreamConfig(

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from streamdet.sources.login import Login, challenges_in
+from streamdet.capture.sources.login import Login, challenges_in
 
 # RFC 7616, 3.9.1.
 _RFC = (

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from web import WebServer
 
+from streamdet.capture.sources import SourceFrame, open_source
+from streamdet.capture.sources.mjpeg import JpegFinder
 from streamdet.errors import SourceError
-from streamdet.sources import SourceFrame, open_source
-from streamdet.sources.mjpeg import JpegFinder
 from streamdet.types import Reason
 
 

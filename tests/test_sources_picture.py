@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from streamdet.capture.sources.picture import AvPicture, BgrPicture, check_size
 from streamdet.errors import SourceError
-from streamdet.sources.picture import AvPicture, BgrPicture, check_size
 
 # ITU-R BT.601 and BT.709: weights of red and blue in luma.
 _WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from streamdet.capture.sources import dns as module
+from streamdet.capture.sources.dns import resolve
+from streamdet.capture.sources.interrupt import Interrupt
 from streamdet.errors import SourceError
-from streamdet.sources import resolve as module
-from streamdet.sources.interrupt import Interrupt
-from streamdet.sources.resolve import resolve
 from streamdet.types import Reason
 
 

@@ -16,8 +16,8 @@ from capturing import SECRET, stream_config
 from certificates import make_certificate
 from rtsp import RtspServer
 
+from streamdet.capture.sources import SourceFrame, SourceInfo, open_source
 from streamdet.errors import HeldError, SourceError
-from streamdet.sources import SourceFrame, SourceInfo, open_source
 from streamdet.types import Reason
 
 pytestmark = pytest.mark.package("gst-rtsp-server")

@@ -13,8 +13,8 @@ from certificates import make_certificate
 from rtsp import RtspServer
 from rtsp_door import RtspDoor
 
+from streamdet.capture.sources import SourceFrame, SourceInfo, open_source
 from streamdet.errors import SourceError
-from streamdet.sources import SourceFrame, SourceInfo, open_source
 from streamdet.types import Reason
 
 pytestmark = pytest.mark.package("gst-rtsp-server")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamdet.sources.h264 import MissingPictures
-from streamdet.sources.soundness import KEY_FRAME_SECONDS, Soundness
+from streamdet.capture.sources.h264 import MissingPictures
+from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, Soundness
 
 _FRAMES, _KEY_EVERY = 48, 16
 
@@ -129,7 +129,9 @@ def test_a_stream_without_key_frames_is_shown_after_a_while(tmp_path: Path, monk
     path = _STREAMS["hevc"](tmp_path)
     assert not shown(path, since=2 * _KEY_EVERY + 1)[0]
     now = [0.0]
-    monkeypatch.setattr("streamdet.sources.soundness.time.monotonic", lambda: now.__setitem__(0, now[0] + 10) or now[0])
+    monkeypatch.setattr(
+        "streamdet.capture.sources.soundness.time.monotonic", lambda: now.__setitem__(0, now[0] + 10) or now[0]
+    )
     assert KEY_FRAME_SECONDS >= 60
     assert shown(path, since=2 * _KEY_EVERY + 1)[0]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamdet.spare_cores import SpareCores
+from streamdet.service.spare_cores import SpareCores
 
 
 class Machine:

@@ -25,12 +25,12 @@ from publishing import PERSON, frame_of, publisher_at
 
 from streamdet import DetectionEvent, Restart, subscribe
 from streamdet.config import ReplayConfig, SpoolConfig
-from streamdet.delivery_metrics import DeliveryMetrics
+from streamdet.delivery.publisher import Publisher
+from streamdet.delivery.segment import MAGIC, encode_record
+from streamdet.delivery.spool import Spool
+from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.errors import SpoolError
-from streamdet.publisher import Publisher
-from streamdet.segment import MAGIC, encode_record
-from streamdet.spool import Spool
-from streamdet.trusted_clock import TrustedClock
+from streamdet.monitoring.delivery_metrics import DeliveryMetrics
 from streamdet.wire.replay import Refused, Replayed, ReplayRequest
 
 PATIENCE_SECONDS = 30.0
@@ -97,8 +97,8 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 @pytest.fixture(autouse=True)
 def _checks_come_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.heal._CHECK_SECONDS", 0.3)
-    monkeypatch.setattr("streamdet.heal._ON_ITS_WAY_SECONDS", 0.2)
+    monkeypatch.setattr("streamdet.client.recovery._CHECK_SECONDS", 0.3)
+    monkeypatch.setattr("streamdet.client.recovery._ON_ITS_WAY_SECONDS", 0.2)
 
 
 def test_what_was_kept_is_there_after_restarts_epoch_by_epoch(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_old_events_go_by_what_stands_in_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("streamdet.trusted_clock._DISTRUST_SECONDS", 0.0)
+    monkeypatch.setattr("streamdet.delivery.trusted_clock._DISTRUST_SECONDS", 0.0)
     now = time.time()
     for epoch, at in (("e1", now - 7200), ("e2", now - 60)):
         with Counted(tmp_path, epoch) as spool:
@@ -172,8 +172,10 @@ def test_a_start_with_a_clock_that_is_wrong_deletes_nothing(
         with Counted(tmp_path, f"e{number}") as spool:
             spool.spool.keep(TOPIC, 1, published(1, time.time()))
     ahead = time.time() + 2 * 86400
-    monkeypatch.setattr("streamdet.spool._TIDY_SECONDS", 0.0)
-    monkeypatch.setattr("streamdet.trusted_clock.TrustedClock.__init__.__defaults__", (lambda: ahead, time.monotonic))
+    monkeypatch.setattr("streamdet.delivery.spool._TIDY_SECONDS", 0.0)
+    monkeypatch.setattr(
+        "streamdet.delivery.trusted_clock.TrustedClock.__init__.__defaults__", (lambda: ahead, time.monotonic)
+    )
     with Counted(tmp_path, "next", max_age_seconds=3600) as spool:
         spool.put(range(1, 4))
         assert [spool.all_of(f"e{number}") for number in range(segments)] == [[1]] * segments
@@ -369,8 +371,8 @@ def test_a_disk_that_hovers_at_full_fills_no_log_and_loses_no_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("streamdet.spool._TRY_AGAIN_SECONDS", 0.0)
-    monkeypatch.setattr("streamdet.failure_log.QUIET_SECONDS", 1e9)
+    monkeypatch.setattr("streamdet.delivery.spool._TRY_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("streamdet.monitoring.failure_log.QUIET_SECONDS", 1e9)
     write, is_full = os.write, itertools.cycle([False, True])
 
     def hover(file: int, data: memoryview | bytes) -> int:
@@ -449,7 +451,7 @@ def test_one_directory_is_for_one_daemon(tmp_path: Path) -> None:
 
 
 def test_too_many_who_ask_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.spool._MAX_REQUESTS", 20)
+    monkeypatch.setattr("streamdet.delivery.spool._MAX_REQUESTS", 20)
     spool = Counted(tmp_path)
     answers: list[Replayed | Refused | Any] = []
     taken = [spool.spool.fetch(b"%d" % n, ReplayRequest(n, TOPIC, 1), answers.append) for n in range(21)]
@@ -490,7 +492,7 @@ def test_a_request_repeated_with_another_end_is_answered_once_and_as_it_was_aske
 
 
 def test_reading_for_those_who_ask_takes_little_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.spool._BURST_OF_READING_SECONDS", 0.001)
+    monkeypatch.setattr("streamdet.delivery.spool._BURST_OF_READING_SECONDS", 0.001)
     with Counted(tmp_path) as spool:
         spool.put(range(1, 6))
         wait_until(lambda: spool.count("events_kept_total") == 5)
@@ -514,8 +516,8 @@ def test_reading_for_those_who_ask_takes_little_of_the_time(tmp_path: Path, monk
 
 
 def test_a_hundred_topics_are_healed_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.spool.Spool._end_epoch", lambda _: None)
-    monkeypatch.setattr("streamdet.heal._GIVE_UP_SECONDS", 3.0)
+    monkeypatch.setattr("streamdet.delivery.spool.Spool._end_epoch", lambda _: None)
+    monkeypatch.setattr("streamdet.client.recovery._GIVE_UP_SECONDS", 3.0)
     endpoint = f"ipc://{tmp_path}/events"
     streams = [f"s{number}" for number in range(100)]
 

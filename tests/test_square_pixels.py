@@ -13,11 +13,11 @@ from capturing import stream_config
 from test_detector_pipeline import clip_frames
 from videos import make_video
 
+from streamdet.capture.sources import open_source
+from streamdet.capture.sources.picture import AvPicture, BgrPicture
 from streamdet.config import DetectorConfig
 from streamdet.detector.pipeline import ArrayPicture, load_detector
-from streamdet.detector.square_pixels import SquarePicture, detect_with_square_pixels
-from streamdet.sources import open_source
-from streamdet.sources.picture import AvPicture, BgrPicture
+from streamdet.detector.stages.square_pixels import SquarePicture, detect_with_square_pixels
 from streamdet.types import Detection
 
 NOISE = np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8)

@@ -4,7 +4,7 @@ import threading
 
 from capturing import wait_until
 
-from streamdet.stall_watch import StallWatch
+from streamdet.capture.watchdog import StallWatch
 
 
 def watch_threads() -> int:

@@ -14,9 +14,9 @@ import pytest
 from streamdet.assets import sample_clip
 from streamdet.bench.daemon import DaemonUnderTest, Load
 from streamdet.bench.frames import describe
-from streamdet.demo import free_endpoint
+from streamdet.cli.child import WebChild
+from streamdet.cli.demonstration import free_endpoint
 from streamdet.errors import EXIT_USAGE
-from streamdet.web.child import WebChild
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = str(Path(sys.prefix, "bin/streamdet"))

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from streamdet.status_log import QUIET_SECONDS, StatusLog
+from streamdet.service.status_log import QUIET_SECONDS, StatusLog
 from streamdet.types import Reason, State, StreamStatus
 
 

@@ -15,10 +15,10 @@ from prometheus_client import generate_latest
 from publishing import metrics_of, publisher_at
 
 from streamdet.assets import sample_clip
-from streamdet.batch_queue import BatchQueue
 from streamdet.config import StreamConfig
 from streamdet.errors import ApplyError
-from streamdet.streams import Applied, Streams, _WaitingCapture
+from streamdet.inference.batch_queue import BatchQueue
+from streamdet.service.streams import Applied, Streams, _WaitingCapture
 from streamdet.types import Reason, State
 from streamdet.worker import Worker
 

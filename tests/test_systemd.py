@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streamdet import systemd
+from streamdet.monitoring import systemd
 
 
 @pytest.fixture(params=["file", "abstract"])

@@ -16,7 +16,7 @@ from container import REPOSITORY, Container, why_no_container
 
 from streamdet.assets import sample_clip
 from streamdet.config import load_config
-from streamdet.password import Password, write_password
+from streamdet.security.passwords import Password, write_password
 
 UNITS = REPOSITORY / "systemd"
 _STREAMDET = str(Path(sys.prefix, "bin/streamdet"))

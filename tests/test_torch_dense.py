@@ -10,12 +10,12 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from streamdet.bench.calibrated import calibrated_weights
-from streamdet.detector import torch_dense
-from streamdet.detector.epilogue import epilogue
-from streamdet.detector.models import EMBEDDED_ARCHITECTURE, build_model
+from streamdet.detector.engines import pytorch as torch_dense
+from streamdet.detector.engines.epilogue import epilogue
+from streamdet.detector.engines.pytorch import TorchDense
 from streamdet.detector.pipeline import prepare_model
-from streamdet.detector.torch_dense import TorchDense
 from streamdet.detector.weights import Weights
+from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE, build_model
 from streamdet.errors import DetectorError
 
 ARCHITECTURES = [EMBEDDED_ARCHITECTURE, "fasterrcnn_mobilenet_v3_large_320_fpn"]

@@ -19,11 +19,11 @@ from web import WebServer
 from streamdet.assets import sample_clip
 from streamdet.cli.trace import command
 from streamdet.config import DetectorConfig
-from streamdet.detector.models import EMBEDDED_ARCHITECTURE, build_model
 from streamdet.detector.pipeline import ArrayPicture, load_detector
 from streamdet.detector.weights import Weights, weights_to_bytes
+from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE, build_model
 from streamdet.errors import StreamdetError
-from streamdet.metrics import STAGES
+from streamdet.monitoring.metrics import STAGES
 from streamdet.trace.draw import heat, signed
 from streamdet.trace.page import human_bytes, render_page
 from streamdet.trace.read import read_picture

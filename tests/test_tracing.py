@@ -18,10 +18,10 @@ from publishing import frame_of
 from streamdet import subscribe
 from streamdet.assets import sample_clip
 from streamdet.config import Config, MetricsConfig, PublisherConfig, StreamConfig, TracingConfig, load_config
-from streamdet.daemon import Daemon
 from streamdet.errors import ConfigError
-from streamdet.metrics import Metrics
-from streamdet.tracing import Tracer
+from streamdet.monitoring.metrics import Metrics
+from streamdet.monitoring.opentelemetry import Tracer
+from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, DetectionEvent, Picture
 
 PATIENCE_SECONDS = 30.0
@@ -78,7 +78,7 @@ def collector() -> Iterator[Collector]:
 
 
 def test_a_trace_follows_a_frame_from_capture_to_publication(collector: Collector) -> None:
-    tracer = Tracer(TracingConfig(endpoint=collector.endpoint, sample_ratio=1), "epoch-1")
+    tracer = Tracer(collector.endpoint, 1, "epoch-1")
     frame = frame_of("door", 7)
     taken_at = time.monotonic()
     with tracer.batch([frame], taken_at):
@@ -115,7 +115,7 @@ def test_a_trace_follows_a_frame_from_capture_to_publication(collector: Collecto
 def test_as_many_are_traced_as_were_asked_for(collector: Collector) -> None:
     frames = [frame_of("door", seq) for seq in range(1, 11)]
     for ratio, least, most in ((0.0, 0, 0), (0.5, 300, 700), (1.0, 1000, 1000)):
-        tracer = Tracer(TracingConfig(endpoint=collector.endpoint, sample_ratio=ratio), "epoch-1")
+        tracer = Tracer(collector.endpoint, ratio, "epoch-1")
         chosen = 0
         for _ in range(100):
             with tracer.batch(frames, time.monotonic()):
@@ -126,7 +126,7 @@ def test_as_many_are_traced_as_were_asked_for(collector: Collector) -> None:
 
 
 def test_stages_belong_to_the_batch_of_the_thread_that_reports_them(collector: Collector) -> None:
-    tracer = Tracer(TracingConfig(endpoint=collector.endpoint, sample_ratio=1), "epoch-1")
+    tracer = Tracer(collector.endpoint, 1, "epoch-1")
     other = threading.Thread(target=tracer.stage, args=("proposals", 0.5))
     with tracer.batch([frame_of("door", 1)], time.monotonic()):
         other.start()
@@ -140,7 +140,7 @@ def test_stages_belong_to_the_batch_of_the_thread_that_reports_them(collector: C
 
 
 def test_a_collector_that_is_gone_costs_no_time() -> None:
-    tracer = Tracer(TracingConfig(endpoint="http://127.0.0.1:9/v1/traces", sample_ratio=1), "epoch-1")
+    tracer = Tracer("http://127.0.0.1:9/v1/traces", 1, "epoch-1")
     began = time.monotonic()
     for seq in range(1, 500):
         with tracer.batch([frame_of("door", seq)], time.monotonic()):
@@ -156,11 +156,11 @@ def test_a_collector_that_is_gone_costs_no_time() -> None:
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(ConfigError, match=re.escape("pip install 'streamdet[otel]'")):
-        Tracer(TracingConfig(endpoint="http://127.0.0.1:9/v1/traces"), "epoch-1")
+        Tracer("http://127.0.0.1:9/v1/traces", 0.001, "epoch-1")
 
 
 def test_frames_that_are_never_published_are_forgotten(collector: Collector) -> None:
-    tracer = Tracer(TracingConfig(endpoint=collector.endpoint, sample_ratio=1), "epoch-1")
+    tracer = Tracer(collector.endpoint, 1, "epoch-1")
     for seq in range(1, 3001):
         with tracer.batch([frame_of("door", seq)], time.monotonic()):
             pass

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamdet.tracker import StreamClock, Tracker, _overlap
+from streamdet.analytics.tracker import StreamClock, Tracker, _overlap
 from streamdet.types import Detection
 
 SIZE = (1920, 1080)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from streamdet.unexpected import QUIET_SECONDS, UnexpectedErrors
+from streamdet.monitoring.unexpected import QUIET_SECONDS, UnexpectedErrors
 
 
 class Clock:

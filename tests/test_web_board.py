@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamdet.client import Gap
+from streamdet.client.subscription import Gap
 from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent
 from streamdet.web.board import Board
 from streamdet.web.journal import MAX_NOTES, MAX_SIGHTINGS, Filter, Journal

@@ -21,9 +21,9 @@ from web import WebServer
 
 from streamdet.assets import sample_clip
 from streamdet.config import Config, MetricsConfig, PublisherConfig, StreamConfig
-from streamdet.daemon import Daemon
-from streamdet.metrics import Metrics
-from streamdet.password import Password, write_password
+from streamdet.monitoring.metrics import Metrics
+from streamdet.security.passwords import Password, write_password
+from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, Picture, Reason, State
 
 pytestmark = pytest.mark.package("chromium")

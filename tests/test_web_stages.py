@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from streamdet import health
 from streamdet.config import MetricsConfig
-from streamdet.health import HealthServer, HealthSnapshot
-from streamdet.ledger import Ledger
-from streamdet.metrics import Metrics
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import Metrics
+from streamdet.service import pages as health
+from streamdet.service.pages import HealthServer, HealthSnapshot
 from streamdet.types import Drop
-from streamdet.web import stages as module
-from streamdet.web.stages import Stages
+from streamdet.web import daemon_metrics as module
+from streamdet.web.daemon_metrics import Stages
 
 _LOOPBACK = MetricsConfig(endpoint="127.0.0.1:0")
 

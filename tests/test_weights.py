@@ -24,13 +24,13 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from streamdet.bench.calibrated import calibrated_weights
 from streamdet.config import DetectorConfig
-from streamdet.detector import published
 from streamdet.detector import weights as weights_module
 from streamdet.detector.missing import PUBLISHED_FILES, cache_folders
-from streamdet.detector.models import EMBEDDED_ARCHITECTURE, build_model
 from streamdet.detector.pipeline import FasterRcnnDetector
-from streamdet.detector.published import PUBLISHED, coco_labels, download, find_published
 from streamdet.detector.weights import Weights, load_weights, load_weights_file, weights_to_bytes
+from streamdet.detector.weights import torchvision as published
+from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE, build_model
+from streamdet.detector.weights.torchvision import PUBLISHED, coco_labels, download, find_published
 from streamdet.errors import DataError, DetectorError
 from streamdet.training.initial import load_initial
 

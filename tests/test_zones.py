@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from streamdet.analytics.zones import Zones, contains, crossing, distance
 from streamdet.config import StreamConfig
 from streamdet.types import Crossing, Detection, Point
-from streamdet.zones import Zones, contains, crossing, distance
 
 SIZE = (200, 100)
 HALF = [[0.0, 0.5], [1.0, 0.5]]

@@ -11,8 +11,8 @@ from pathlib import Path
 from prometheus_client import Gauge
 
 from streamdet.config import load_config
-from streamdet.daemon import Daemon
-from streamdet.log import configure_logging
+from streamdet.monitoring.log import configure_logging
+from streamdet.service.daemon import Daemon
 
 
 class _Malloc(ctypes.Structure):

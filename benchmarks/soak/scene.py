@@ -17,7 +17,7 @@ from relay import Relay
 from rtsp import RtspServer, h264
 
 from streamdet.assets import sample_clip
-from streamdet.control.client import ask
+from streamdet.service.control.client import ask
 
 CAMERAS = ("north", "east", "south")
 _CAMERA_FPS = 10

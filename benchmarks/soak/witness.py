@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from streamdet import DetectionEvent, Gap, subscribe
-from streamdet.client import Restart
+from streamdet.client.subscription import Restart
 from streamdet.types import StateEvent
 
 _RECEIVE_SECONDS = 0.5

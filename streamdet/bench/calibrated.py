@@ -17,8 +17,8 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
 from streamdet.assets import sample_clip
-from streamdet.detector.models import build_model
 from streamdet.detector.weights import Weights
+from streamdet.detector.weights.architectures import build_model
 
 EMBEDDED_LABELS = ("__background__", "person", "bicycle", "car", "motorcycle", "bus", "truck")
 

@@ -10,12 +10,12 @@ import torch
 from streamdet.assets import embedded_weights
 from streamdet.bench.calibrated import calibrated_weights
 from streamdet.config import DetectorConfig
-from streamdet.detector import openvino_runtime
+from streamdet.detector.engines import openvino_runtime
 from streamdet.detector.missing import cache_folders
-from streamdet.detector.models import ARCHITECTURES, build_model
-from streamdet.detector.published import PUBLISHED, coco_labels, published_weights
-from streamdet.detector.state_dict import check_state, count_classes, read_state_dict
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights, load_weights_file
+from streamdet.detector.weights.architectures import ARCHITECTURES, build_model
+from streamdet.detector.weights.state_dict import check_state, count_classes, read_state_dict
+from streamdet.detector.weights.torchvision import PUBLISHED, coco_labels, published_weights
 from streamdet.errors import DetectorError
 from streamdet.training.bf16 import bf16_pays
 

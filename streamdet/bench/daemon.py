@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamdet.bench.frames import Clip
 from streamdet.bench.stats import quantile
 from streamdet.bench.usage import cpu_seconds, resident_bytes
-from streamdet.client import Gap, Subscription, subscribe
+from streamdet.client.subscription import Gap, Subscription, subscribe
 from streamdet.errors import StreamdetError
 from streamdet.types import DetectionEvent
 

@@ -18,8 +18,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamdet.bench.torchvision_forward import to_input
-from streamdet.detector import openvino_runtime
 from streamdet.detector.device import use_threads
+from streamdet.detector.engines import openvino_runtime
 from streamdet.types import Picture
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import av
 
+from streamdet.capture.sources.picture import AvPicture
 from streamdet.errors import DataError
-from streamdet.sources.picture import AvPicture
 
 Size = tuple[int, int]
 """Width and height in pixels."""

@@ -9,7 +9,7 @@ from typing import Any
 from streamdet.bench.cases import REFERENCE
 from streamdet.bench.report import case_name, fastest_group_rows, models_of
 from streamdet.errors import StreamdetError
-from streamdet.metrics import STAGES
+from streamdet.monitoring.metrics import STAGES
 
 # From Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
 _COLOURS = ("#999999", "#56b4e9", "#0072b2", "#e69f00", "#d55e00", "#009e73", "#cc79a7")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streamdet.config import load_config
-from streamdet.daemon import Daemon
-from streamdet.log import configure_logging
+from streamdet.monitoring.log import configure_logging
+from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, Picture
 
 

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from streamdet.bench.report import KEYS, Key, case_name, fastest_group_rows, models_of
-from streamdet.metrics import STAGES
+from streamdet.monitoring.metrics import STAGES
 
 # Others' share of the machine from which on figures are wrong by more than their spread says.
 _DISTURBING_SHARE = 0.05

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
-from streamdet.detector.models import build_model
 from streamdet.detector.weights import Weights
+from streamdet.detector.weights.architectures import build_model
 from streamdet.types import Picture
 
 

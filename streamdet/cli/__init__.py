@@ -11,9 +11,9 @@ import sys
 import click
 
 from streamdet import __version__
+from streamdet.cli.standard_streams import ending_in_time, open_standard_streams
 from streamdet.errors import EXIT_FAILURE, ConfigError, StreamdetError
-from streamdet.plain_text import plain_lines
-from streamdet.standard_streams import ending_in_time, open_standard_streams
+from streamdet.security.plain_text import plain_lines
 
 _COMMANDS = {
     "run": "Detect objects in the streams of a configuration file.",

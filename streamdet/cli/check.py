@@ -17,10 +17,10 @@ from rich.text import Text
 from streamdet.config import load_config_and_warnings
 from streamdet.detector.missing import missing_parts
 from streamdet.errors import EXIT_FAILURE, ConfigError
-from streamdet.plain_text import plain_json
+from streamdet.security.plain_text import plain_json
 
 if TYPE_CHECKING:
-    from streamdet.sources.probe import Probe
+    from streamdet.capture.probe import Probe
 
 _LINE_CHARACTERS = 160
 _FOLDER = Path("/etc/streamdet")
@@ -63,7 +63,7 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
     warnings = [*warnings, *missing_parts(config.detector)]
     probes: list[Probe] | None = None
     if probe:
-        from streamdet.sources.probe import probe_all  # noqa: PLC0415 - without --probe nothing needs the libraries
+        from streamdet.capture.probe import probe_all  # noqa: PLC0415 - without --probe nothing needs the libraries
 
         probes = probe_all(config.streams)
     if as_json:

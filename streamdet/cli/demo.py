@@ -8,8 +8,8 @@ import sys
 
 import click
 
-from streamdet.log import configure_logging
-from streamdet.standard_streams import ending_in_time
+from streamdet.cli.standard_streams import ending_in_time
+from streamdet.monitoring.log import configure_logging
 
 
 @click.command(
@@ -34,9 +34,9 @@ def command(
     """See it work: two streams of real video are detected in real time, by the real daemon."""
     from rich.console import Console  # noqa: PLC0415 - what only this command needs
 
-    from streamdet.daemon import Daemon  # noqa: PLC0415
-    from streamdet.demo import DemoView, demo_config, free_endpoint, summary_table  # noqa: PLC0415
-    from streamdet.web.child import WebChild  # noqa: PLC0415
+    from streamdet.cli.child import WebChild  # noqa: PLC0415
+    from streamdet.cli.demonstration import DemoView, demo_config, free_endpoint, summary_table  # noqa: PLC0415
+    from streamdet.service.daemon import Daemon  # noqa: PLC0415
 
     config = demo_config(endpoint, metrics_endpoint)
     configure_logging(config.log)

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector
-from streamdet.detector.published import PUBLISHED
 from streamdet.detector.reference import ReferenceDetector
 from streamdet.detector.weights import load_weights
+from streamdet.detector.weights.torchvision import PUBLISHED
 from streamdet.errors import ConfigError
 from streamdet.training.checkpoint import write_atomically
 from streamdet.training.confusion import confusion_matrix

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from streamdet.config import DetectorConfig
 from streamdet.config.tables.detector import Model
-from streamdet.detector.openvino_runtime import load_openvino
-from streamdet.detector.published import PUBLISHED
+from streamdet.detector.engines.openvino_runtime import load_openvino
 from streamdet.detector.weights import load_weights
+from streamdet.detector.weights.torchvision import PUBLISHED
 from streamdet.errors import ConfigError
 from streamdet.export.frames import read_frames
 from streamdet.export.run import Report, export

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from streamdet.install.environment import Environment, this_environment
-from streamdet.install.service import Service, perform
+from streamdet.service.install.environment import Environment, this_environment
+from streamdet.service.install.service import Service, perform
 
 
 @click.command(

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import click
 
-from streamdet.keys import PUBLIC_SUFFIX, KeyFileError, Kind, allow, generate, public_files, read_public, revoke
+from streamdet.security.curve import (
+    PUBLIC_SUFFIX,
+    KeyFileError,
+    Kind,
+    allow,
+    generate,
+    public_files,
+    read_public,
+    revoke,
+)
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 

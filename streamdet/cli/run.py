@@ -11,8 +11,8 @@ import click
 from streamdet.config import Config, load_config
 from streamdet.config.last_good import last_good
 from streamdet.errors import ConfigError
-from streamdet.log import configure_logging
-from streamdet.restart_delay import RestartDelay
+from streamdet.monitoring.log import configure_logging
+from streamdet.service.restart_delay import RestartDelay
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def command(config_path: Path, *, or_last_good: bool, until_ended: bool) -> None
         _log.error("%s is wrong: running the last configuration that worked instead of it", config_path)
     restart_delay = RestartDelay()
     restart_delay.wait()
-    from streamdet.daemon import Daemon  # noqa: PLC0415 - a bad configuration should be told before torch loads
+    from streamdet.service.daemon import Daemon  # noqa: PLC0415 - a bad configuration should be told before torch loads
 
     daemon = Daemon(config, config_path, stop_when_ended=until_ended)
     with daemon.signals():

@@ -32,7 +32,7 @@ def _tables(subject: str) -> str:
 
         return markdown_tables()
     if subject == "metrics":
-        from streamdet.metrics_reference import markdown_table  # noqa: PLC0415 - each subject loads only its own
+        from streamdet.monitoring.reference import markdown_table  # noqa: PLC0415 - each subject loads only its own
 
         return markdown_table()
     msg = f"{subject} is not to be had as tables; leave --markdown out, or see docs/{subject}.md"
@@ -49,7 +49,7 @@ def _schema(subject: str) -> dict[str, Any] | list[dict[str, Any]]:
 
         return replay_schema()
     if subject == "metrics":
-        from streamdet.metrics_reference import metrics_reference  # noqa: PLC0415 - each subject loads only its own
+        from streamdet.monitoring.reference import metrics_reference  # noqa: PLC0415 - each subject loads only its own
 
         return metrics_reference()
     from streamdet.config.schema import config_schema  # noqa: PLC0415 - each subject loads only its own

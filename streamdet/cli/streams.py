@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from streamdet.config.addresses import UrlKind, kind_of_url
-from streamdet.control.client import ask, find_socket
 from streamdet.errors import ConfigError, StreamdetError
-from streamdet.plain_text import plain, plain_json
+from streamdet.security.plain_text import plain, plain_json
+from streamdet.service.control.client import ask, find_socket
 
 _LINE_CHARACTERS = 160
 _NOTABLE_FPS = 0.05

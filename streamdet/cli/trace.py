@@ -12,7 +12,7 @@ from rich.table import Table
 
 from streamdet.config import DetectorConfig
 from streamdet.errors import ConfigError, StreamdetError
-from streamdet.redact import redact
+from streamdet.security.redact import redact
 from streamdet.trace.page import human_bytes, human_shape, render_page
 from streamdet.trace.read import read_picture
 from streamdet.trace.report import Datum, Trace

@@ -17,11 +17,11 @@ from rich.live import Live
 from rich.text import Text
 
 from streamdet import wire
+from streamdet.cli.standard_streams import ending_in_time
 from streamdet.cli.watch_seen import Seen
-from streamdet.client import Gap, Restart, Subscription, subscribe
+from streamdet.client.subscription import Gap, Restart, Subscription, subscribe
 from streamdet.errors import StreamdetError
-from streamdet.plain_text import plain_json
-from streamdet.standard_streams import ending_in_time
+from streamdet.security.plain_text import plain_json
 from streamdet.types import DetectionEvent
 
 _REFRESH_SECONDS = 0.25

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from streamdet import wire
-from streamdet.client import Gap, Restart
-from streamdet.plain_text import plain
+from streamdet.client.subscription import Gap, Restart
+from streamdet.security.plain_text import plain
 from streamdet.types import Detection, DetectionEvent, PreviewEvent, State, StateEvent
 
 _WINDOW_SECONDS = 5.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from streamdet.config import LogConfig
-from streamdet.log import configure_logging
+from streamdet.monitoring.log import configure_logging
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
@@ -99,7 +99,7 @@ def command(
 
 
 def _set_password(path: Path) -> None:
-    from streamdet.password import Password, write_password  # noqa: PLC0415 - as above
+    from streamdet.security.passwords import Password, write_password  # noqa: PLC0415 - as above
 
     if sys.stdin.isatty():
         text = click.prompt("New password", hide_input=True, confirmation_prompt="Again")

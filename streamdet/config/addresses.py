@@ -10,8 +10,8 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from streamdet.config.values import refuse
-from streamdet.endpoint import HOW_TO_LET_OTHERS_IN, parse_endpoint
 from streamdet.errors import EndpointError
+from streamdet.security.endpoints import HOW_TO_LET_OTHERS_IN, parse_endpoint
 
 
 class UrlKind(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from streamdet.config.loadable import labels_of, weights_path
+from streamdet.config.checks import labels_of, weights_path
 from streamdet.config.locate import Path as KeyPath
 from streamdet.config.models import Config
 from streamdet.config.shapes import SHAPES

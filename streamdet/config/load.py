@@ -10,9 +10,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from streamdet.config.addresses import doubt_of_url, kind_of_url, metrics_socket, publisher_socket, same_port
+from streamdet.config.checks import detector_problems
 from streamdet.config.explain import MAX_PROBLEMS, explain
 from streamdet.config.labels import unknown_labels
-from streamdet.config.loadable import detector_problems
 from streamdet.config.locate import Path as KeyPath
 from streamdet.config.locate import lines_of_keys
 from streamdet.config.models import KEY_FITS, NAME_PATTERN, Config, StreamDefaults
@@ -20,7 +20,7 @@ from streamdet.config.paths import missing_files, resolve_paths
 from streamdet.config.substitute import Substitution
 from streamdet.config.toml import Tables, parse, read_text
 from streamdet.errors import ConfigError
-from streamdet.redact import redact
+from streamdet.security.redact import redact
 
 
 def load_config(path: Path, environ: Mapping[str, str] = os.environ, *, text: str | None = None) -> Config:

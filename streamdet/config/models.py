@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from streamdet.config.shapes import NAME_PATTERN
+from streamdet.config.stream import KEY_FITS, StreamConfig, StreamDefaults
 from streamdet.config.tables.base import table
 from streamdet.config.tables.control import ControlConfig
 from streamdet.config.tables.detector import DetectorConfig
@@ -18,7 +19,6 @@ from streamdet.config.tables.metrics import MetricsConfig
 from streamdet.config.tables.publisher import PublisherConfig
 from streamdet.config.tables.replay import ReplayConfig
 from streamdet.config.tables.spool import SpoolConfig
-from streamdet.config.tables.stream import KEY_FITS, StreamConfig, StreamDefaults
 from streamdet.config.tables.tracing import TracingConfig
 
 __all__ = [

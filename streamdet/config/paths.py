@@ -9,8 +9,8 @@ from typing import Any
 
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.config.locate import Path as KeyPath
-from streamdet.keys import KeyFileError, public_files, read_pair
-from streamdet.password import PasswordError, read_password
+from streamdet.security.curve import KeyFileError, public_files, read_pair
+from streamdet.security.passwords import PasswordError, read_password
 
 BUILT_IN_WEIGHTS = ("embedded", "coco")
 _FILE_KEYS = (

@@ -22,7 +22,7 @@ from streamdet.config.models import (
 )
 from streamdet.config.schema import range_in_words
 from streamdet.config.shapes import SHAPES
-from streamdet.config.tables.stream import KEEPS_CONNECTION
+from streamdet.config.stream import KEEPS_CONNECTION
 from streamdet.config.values import DURATION_UNITS
 
 _TABLES: dict[str, type[BaseModel]] = {

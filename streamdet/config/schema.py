@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, Field, create_model
 
 from streamdet.config.models import Config, StreamDefaults
-from streamdet.config.tables.stream import KEEPS_CONNECTION
+from streamdet.config.stream import KEEPS_CONNECTION
 from streamdet.config.values import DURATION_UNITS, NUMBER_PATTERN, SIZE_UNITS
 
 Schema = dict[str, Any]

@@ -16,7 +16,7 @@ from streamdet.config.models import StreamConfig
 from streamdet.config.paths import missing_files, resolve_paths
 from streamdet.config.substitute import Substitution
 from streamdet.errors import ConfigError
-from streamdet.redact import redact
+from streamdet.security.redact import redact
 
 _STREAM: KeyPath = ("streams", 0)
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from streamdet.config.locate import Path as KeyPath
 from streamdet.config.values import Substituted
-from streamdet.redact import remember_secret, remember_url
+from streamdet.security.redact import remember_secret, remember_url
 
 # A credential is a password, not a book.
 MAX_CREDENTIAL_BYTES = 64 * 1024

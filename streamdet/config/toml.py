@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from streamdet.errors import ConfigError
-from streamdet.redact import redact
+from streamdet.security.redact import redact
 
 # More than ten thousand streams fit; what is larger is not a configuration.
 MAX_FILE_BYTES = 1024 * 1024

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from streamdet.config import Config, DetectorConfig
 from streamdet.detector.memory import import_torchvision, keep_memory
-from streamdet.detector.several import Running, SeveralDetectors
+from streamdet.detector.pool import Running, SeveralDetectors
 from streamdet.detector.trial import Choice, settle, usable_cores
-from streamdet.metrics import Metrics
+from streamdet.monitoring.metrics import Metrics
 
 if TYPE_CHECKING:
-    from streamdet.detector.fixed.detector import FixedDetector
+    from streamdet.detector.graph.detector import FixedDetector
     from streamdet.detector.pipeline import FasterRcnnDetector
     from streamdet.detector.reference import ReferenceDetector
     from streamdet.detector.weights import Weights
@@ -109,7 +109,7 @@ def _on_cuda_devices(
 ) -> SeveralDetectors[FixedDetector]:
     """Two workers for each CUDA device that the configuration names, behind the one queue."""
     from streamdet.detector.device import choose_device, device_busy, device_memory  # noqa: PLC0415 - needs torch
-    from streamdet.detector.fixed.detector import load_graph_detectors  # noqa: PLC0415 - the same
+    from streamdet.detector.graph.detector import load_graph_detectors  # noqa: PLC0415 - the same
 
     if choice is not None and settings.device == "auto":
         # The trial was about one of them; for all there is "cuda:all".

@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
 from streamdet.config import DetectorConfig
-from streamdet.detector.classify import Classified, Classify
-from streamdet.detector.dense import Dense, make_dense
 from streamdet.detector.device import choose_device, device_errors, use_threads
-from streamdet.detector.features import FeatureMaps, Features
-from streamdet.detector.folding import fold_batch_norm
-from streamdet.detector.input import read_pictures
-from streamdet.detector.models import build_model
-from streamdet.detector.postprocess import Postprocess
-from streamdet.detector.preprocess import Batch, Preprocess, Size
-from streamdet.detector.proposals import Proposals, Propose
-from streamdet.detector.roi_pool import RoiPool
-from streamdet.detector.thresholds import NEVER, thresholds_of
+from streamdet.detector.engines import Dense, make_dense
+from streamdet.detector.engines.folding import fold_batch_norm
+from streamdet.detector.stages.classify import Classified, Classify
+from streamdet.detector.stages.features import FeatureMaps, Features
+from streamdet.detector.stages.input import read_pictures
+from streamdet.detector.stages.postprocess import Postprocess
+from streamdet.detector.stages.preprocess import Batch, Preprocess, Size
+from streamdet.detector.stages.proposals import Proposals, Propose
+from streamdet.detector.stages.roi_pool import RoiPool
 from streamdet.detector.trial import settle
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights
+from streamdet.detector.weights.architectures import build_model
+from streamdet.detector.weights.thresholds import NEVER, thresholds_of
 from streamdet.errors import DetectorError
 from streamdet.types import Detection, Picture
 
@@ -36,7 +36,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 OnStage = Callable[[str, float], None]
-"""Called after each stage of a batch with its name, one of `streamdet.metrics.STAGES`, and seconds."""
+"""Called after each stage of a batch with its name, one of `streamdet.monitoring.metrics.STAGES`, and seconds."""
 
 COMMON_SIZES: tuple[Size, ...] = ((1080, 1920), (960, 1280))
 """Height and width of what most cameras send, 16:9 and 4:3; what is of the same shape has the same canvas."""

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_device, device_errors
-from streamdet.detector.input import read_pictures
-from streamdet.detector.models import build_model
-from streamdet.detector.thresholds import NEVER, thresholds_of
+from streamdet.detector.stages.input import read_pictures
 from streamdet.detector.weights import Weights
+from streamdet.detector.weights.architectures import build_model
+from streamdet.detector.weights.thresholds import NEVER, thresholds_of
 from streamdet.errors import DetectorError
 from streamdet.types import Detection, Picture
 

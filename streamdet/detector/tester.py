@@ -631,7 +631,7 @@ def _make_loader(job: dict[str, Any], device: str) -> tuple[Callable[[Candidate]
         if candidate.engine == "graph":
             import torch  # noqa: PLC0415
 
-            from streamdet.detector.fixed.detector import FixedDetector  # noqa: PLC0415
+            from streamdet.detector.graph.detector import FixedDetector  # noqa: PLC0415
 
             return FixedDetector(weights, config, torch.device(device), kernels=candidate.kernels)
         if candidate.precision == "int8" and base.weights == "embedded":

@@ -36,9 +36,10 @@ from typing import IO, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamdet import __version__, systemd
+from streamdet import __version__
 from streamdet.assets import embedded_int8_weights, embedded_weights
 from streamdet.config import DetectorConfig
+from streamdet.monitoring import systemd
 
 _log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from pydantic import ValidationError
 
+from streamdet.capture.sources import Source, open_source, read_sound
 from streamdet.config import StreamConfig
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.errors import DataError, SourceError
-from streamdet.redact import redact
-from streamdet.sources import Source, open_source, read_sound
+from streamdet.security.redact import redact
 from streamdet.types import Picture, Reason
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_device
+from streamdet.detector.engines.quantise import export_fp32, quantise
 from streamdet.detector.pipeline import FasterRcnnDetector, prepare_model
-from streamdet.detector.quantise import export_fp32, quantise
 from streamdet.detector.weights import Weights, weights_to_bytes
 from streamdet.errors import DetectorError
 from streamdet.export.agreement import Agreement, compare

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from streamdet.detector.pipeline import StageOutputs
-from streamdet.detector.postprocess import Candidates
+from streamdet.detector.stages.postprocess import Candidates
 from streamdet.trace import draw
 from streamdet.trace.draw import Values
 from streamdet.trace.report import Figure, Rgb

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from pydantic import ValidationError
 
+from streamdet.capture.sources import open_source, read_sound
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.errors import DataError, SourceError
-from streamdet.redact import redact
-from streamdet.sources import open_source, read_sound
+from streamdet.security.redact import redact
 from streamdet.types import Picture, Reason
 
 _PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}

@@ -85,7 +85,7 @@ class Stage:
     """One stage of the pipeline.
 
     Attributes:
-        name: one of `streamdet.metrics.STAGES`.
+        name: one of `streamdet.monitoring.metrics.STAGES`.
         title: what it does, in a few words.
         explanation: what it does, in a paragraph for people who have never seen it.
         milliseconds: what it took.

@@ -10,9 +10,9 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.ops import box_iou
 
 from streamdet.config import DetectorConfig
-from streamdet.detector.models import build_model
 from streamdet.detector.pipeline import FasterRcnnDetector, StageOutputs, load_detector
-from streamdet.detector.postprocess import Candidates
+from streamdet.detector.stages.postprocess import Candidates
+from streamdet.detector.weights.architectures import build_model
 from streamdet.trace import draw, figures
 from streamdet.trace.explain import TITLES, Facts, explain
 from streamdet.trace.report import Datum, Region, Rgb, Stage, Survivor, Trace

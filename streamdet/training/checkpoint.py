@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from streamdet.detector.state_dict import check_unpacked_size
+from streamdet.detector.weights.state_dict import check_unpacked_size
 from streamdet.errors import DataError
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from streamdet.training.augment import TrainingPictures
+from streamdet.training.pictures import TrainingPictures
 from streamdet.training.targets import Target, Targets, pad_targets
 
 Batch = tuple[Tensor, Targets]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from streamdet.detector.state_dict import as_float32, is_plain, read_state_dict
 from streamdet.detector.weights import load_weights_file
+from streamdet.detector.weights.state_dict import as_float32, is_plain, read_state_dict
 from streamdet.errors import DataError, DetectorError
 
 _HEAD = "roi_heads.box_predictor."

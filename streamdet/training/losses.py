@@ -26,8 +26,8 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from streamdet.detector.fixed.propose import ProposeFixed
-from streamdet.detector.fixed.suppress import Suppress
+from streamdet.detector.graph.propose import ProposeFixed
+from streamdet.detector.graph.suppress import Suppress
 from streamdet.training.targets import NOTHING, Targets, ignored, labelled_at, match, sample
 
 _SMOOTH_L1_BETA = 1 / 9

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from streamdet.training.metrics import Metrics
-from streamdet.training.run_folder import EpochResult, start_of
+from streamdet.training.run import EpochResult, start_of
 
 _DPI = 120
 _GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.6}

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamdet.training.metrics import Metrics
-from streamdet.training.run_folder import BEST, EpochResult, best_of, start_of
+from streamdet.training.run import BEST, EpochResult, best_of, start_of
 from streamdet.training.train import Listener, Run
 
 _COLUMNS = (

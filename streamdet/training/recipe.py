@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from streamdet.detector.models import EMBEDDED_ARCHITECTURE
-from streamdet.training.augment import AugmentConfig
+from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
+from streamdet.training.pictures import AugmentConfig
 
 # Sides of the training canvas relative to the model's shorter side; each a multiple of the coarsest stride.
 _CANVAS_FACTORS = (1.0, 1.1, 1.2, 1.3)

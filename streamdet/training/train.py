@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
-from streamdet.detector.cuda.choose import fast_parts
-from streamdet.detector.models import build_model
+from streamdet.detector.graph.choose import fast_parts
 from streamdet.detector.pipeline import FasterRcnnDetector
 from streamdet.detector.weights import Weights, weights_to_bytes
+from streamdet.detector.weights.architectures import build_model
 from streamdet.errors import ConfigError, DataError, StreamdetError
-from streamdet.training import run_folder
-from streamdet.training.augment import TrainingPictures
+from streamdet.training import run as run_folder
 from streamdet.training.average import WeightAverage
 from streamdet.training.bf16 import bf16_pays
 from streamdet.training.checkpoint import load_checkpoint, save_checkpoint
@@ -30,10 +29,11 @@ from streamdet.training.feed import Batch, feed
 from streamdet.training.initial import Initial, load_initial
 from streamdet.training.losses import detection_losses
 from streamdet.training.metrics import Metrics, coco_metrics
-from streamdet.training.parallel import Group
+from streamdet.training.pictures import TrainingPictures
 from streamdet.training.plots import curves_png
+from streamdet.training.processes import Group
 from streamdet.training.recipe import TrainConfig, frozen_norms_in, learning_rate_at, parameter_groups
-from streamdet.training.run_folder import EpochResult, RunFolder, best_of
+from streamdet.training.run import EpochResult, RunFolder, best_of
 from streamdet.training.sheet import predictions_png
 from streamdet.training.speed import fuse_frozen_norms
 from streamdet.training.targets import Targets

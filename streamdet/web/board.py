@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from streamdet.client import Gap
+from streamdet.client.subscription import Gap
 from streamdet.types import Detection, DetectionEvent, Geometry, PreviewEvent, Reason, Shape, State, StateEvent
 from streamdet.web.journal import Filter, Journal
 from streamdet.web.rates import Rates, Sample

@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from streamdet.password import Password
-from streamdet.tries import Tries
+from streamdet.security.passwords import Password
+from streamdet.security.tries import Tries
 from streamdet.web.access import AccessRules
 from streamdet.web.body import BadRequestError, read_body
-from streamdet.web.pages import HTML, Pages
+from streamdet.web.html import HTML, Pages
 from streamdet.web.sessions import MAX_AGE_SECONDS, Sessions
 
 _MAX_BODY_BYTES = 4096

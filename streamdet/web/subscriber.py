@@ -12,10 +12,10 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from streamdet import wire
-from streamdet.client import Gap
-from streamdet.endpoint import parse_endpoint
+from streamdet.client.subscription import Gap
 from streamdet.errors import WireError
-from streamdet.keys import ClientKeys
+from streamdet.security.curve import ClientKeys
+from streamdet.security.endpoints import parse_endpoint
 from streamdet.types import DetectionEvent, FrameInfo, PreviewEvent, StateEvent
 from streamdet.web.board import Board, detection_fields, taken_at
 from streamdet.web.pictures import Pictures

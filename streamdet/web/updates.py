@@ -17,9 +17,9 @@ import orjson
 
 from streamdet.web.board import Board
 from streamdet.web.body import BadRequestError
+from streamdet.web.daemon_metrics import Stages
 from streamdet.web.journal import Filter
 from streamdet.web.pictures import Pictures, Shot
-from streamdet.web.stages import Stages
 
 MAX_REQUEST_BYTES = 32 << 10
 MAX_PICTURES = 64

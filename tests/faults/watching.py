@@ -19,7 +19,7 @@ from typing import Any, Self
 from capturing import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamdet.client import Gap, subscribe
+from streamdet.client.subscription import Gap, subscribe
 from streamdet.types import DetectionEvent, State, StateEvent
 
 _SAMPLE_SECONDS = 0.5

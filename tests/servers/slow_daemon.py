@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streamdet.bench.stand_in import StandIn
+from streamdet.cli.standard_streams import open_standard_streams
 from streamdet.config import load_config
-from streamdet.daemon import Daemon
-from streamdet.log import configure_logging
-from streamdet.standard_streams import open_standard_streams
+from streamdet.monitoring.log import configure_logging
+from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, Picture
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from streamdet.errors import DataError
-from streamdet.training.parallel import Group
+from streamdet.training.processes import Group
 
 
 def dies(group: Group) -> None:

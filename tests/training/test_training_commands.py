@@ -22,7 +22,7 @@ from streamdet.errors import ConfigError, DataError
 from streamdet.training.checkpoint import load_checkpoint
 from streamdet.training.dataset import load_dataset
 from streamdet.training.progress import TrainingProgress, duration
-from streamdet.training.run_folder import RunFolder
+from streamdet.training.run import RunFolder
 from streamdet.training.train import Run
 
 _WAIT_SECONDS = 180.0

@@ -7,8 +7,8 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from streamdet.detector.fixed.suppress import Suppress, suppress_until_settled
-from streamdet.detector.models import EMBEDDED_ARCHITECTURE, build_model
+from streamdet.detector.graph.suppress import Suppress, suppress_until_settled
+from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE, build_model
 from streamdet.training import losses
 from streamdet.training.losses import background_loss, detection_losses
 from streamdet.training.targets import Target, ignored, labelled_at, match, pad_targets, sample

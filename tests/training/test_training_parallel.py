@@ -10,10 +10,10 @@ import torch
 from followers import DiesAtTheStart, dies, finds_bad_data
 from torch import Tensor
 
-from streamdet.training.augment import AugmentConfig
 from streamdet.training.checkpoint import load_checkpoint
 from streamdet.training.dataset import load_dataset
-from streamdet.training.parallel import Group, LostProcessError, group_of
+from streamdet.training.pictures import AugmentConfig
+from streamdet.training.processes import Group, LostProcessError, group_of
 from streamdet.training.recipe import TrainConfig
 from streamdet.training.train import Run
 

@@ -15,17 +15,17 @@ from safetensors.torch import load_file
 from tiny_run import CONFIG, Losses
 from torch import nn
 
-from streamdet.detector.models import build_model
 from streamdet.detector.weights import load_weights_file
+from streamdet.detector.weights.architectures import build_model
 from streamdet.errors import ConfigError, DataError, StreamdetError
-from streamdet.training.augment import AugmentConfig, TrainingPictures
 from streamdet.training.checkpoint import load_checkpoint
 from streamdet.training.dataset import Dataset, load_dataset
 from streamdet.training.feed import _by_processes, _by_thread
 from streamdet.training.initial import load_initial
+from streamdet.training.pictures import AugmentConfig, TrainingPictures
 from streamdet.training.progress import TrainingProgress
 from streamdet.training.recipe import TrainConfig, canvas_sizes, frozen_norms_in, frozen_stages, learning_rate_at
-from streamdet.training.run_folder import EpochResult, best_of
+from streamdet.training.run import EpochResult, best_of
 from streamdet.training.train import Run
 
 

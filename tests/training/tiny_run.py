@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamdet.training.augment import AugmentConfig
+from streamdet.training.pictures import AugmentConfig
 from streamdet.training.recipe import TrainConfig
 from streamdet.training.train import Listener
 

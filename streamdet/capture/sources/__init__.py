@@ -1,0 +1,128 @@
+"""Reading a stream: open it, get one frame after the other, or one typed error.
+
+    open_source(config)  ->  Source  ->  read() -> SourceFrame   or   SourceError(reason, detail)
+
+One file per way to read (`av`: network and files; `opencv`: devices and whatever else it can). A source never
+retries; whoever wants another try opens another source. Only the thread that opened a source reads and closes it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+from streamdet.capture.sources.formats import SELF_CONTAINED
+from streamdet.capture.sources.interrupt import current_interrupt
+from streamdet.config import StreamConfig
+from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.errors import HeldError, SourceError
+from streamdet.types import Clock, Picture, Reason
+
+# OpenCV's own FFmpeg is told what to do by the environment, which is changed here because that is only safe while no
+# other thread runs. It writes to standard error, which may show URLs; and nobody could bound where playlists lead it.
+os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
+_options = os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp")
+if "format_whitelist" not in _options:
+    _options += f"|format_whitelist;rtsp,{SELF_CONTAINED}"
+# Its wheel brings an OpenSSL that is no longer maintained: wherever a server redirects it to, TLS is not spoken.
+os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{_options}|protocol_whitelist;file,http,rtp,rtsp,tcp,udp"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What a source found when it was opened.
+
+    Attributes:
+        codec: such as "h264"; "raw" for pictures that came without one.
+        width: pixels, of the first frame; later ones may differ.
+        height: pixels.
+        fps: frames per second that a file has in the mean; None where it does not say, and for live streams, whose rate
+            only a measurement shows (see `frame_rate`).
+        backend: "av" or "opencv".
+        hwaccel: the hardware that decodes; None for software.
+        transport: how RTSP carries pictures: "tcp", "udp" or "auto" (whatever the server offered, TCP first); None for
+            everything else.
+        live: false for what has an end that is known from the beginning: a file, here or behind http://, or a complete
+            playlist.
+    """
+
+    codec: str
+    width: int
+    height: int
+    fps: float | None
+    backend: str
+    hwaccel: str | None = None
+    transport: str | None = None
+    live: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceFrame:
+    """One decoded frame.
+
+    Attributes:
+        picture: the pixels.
+        pts_seconds: presentation time in the stream's own clock, growing over the loops of a file; None when the
+            source gives none.
+        captured_at: Unix time in seconds.
+        clock: whose clock `captured_at` is.
+        decode_seconds: what decoding took, without any waiting.
+    """
+
+    picture: Picture
+    pts_seconds: float | None
+    captured_at: float
+    clock: Clock
+    decode_seconds: float = 0.0
+
+
+class Source(Protocol):
+    """A stream that is open."""
+
+    @property
+    def info(self) -> SourceInfo:
+        """What was found at opening."""
+
+    def read(self) -> SourceFrame:
+        """Waits for the next frame.
+
+        Raises:
+            HeldError: data come, but no sound picture yet: read again.
+            SourceError: there is none, and there will be none: close the source.
+        """
+
+    def close(self) -> None:
+        """Releases everything; only the thread that reads may call it."""
+
+
+def read_sound(source: Source) -> SourceFrame:
+    """Waits for the next frame, for as long as data come.
+
+    Raises:
+        SourceError: there is none, and there will be none: close the source.
+    """
+    while True:
+        try:
+            return source.read()
+        except HeldError:
+            if current_interrupt().is_set():
+                raise SourceError(Reason.TIMEOUT, "no sound picture yet") from None
+
+
+def open_source(config: StreamConfig) -> Source:
+    """Opens a stream.
+
+    Args:
+        config: where it is and how to read it.
+
+    Raises:
+        SourceError: it cannot be opened.
+    """
+    if config.backend == "opencv" or (config.backend == "auto" and kind_of_url(config.url) is UrlKind.DEVICE):
+        from streamdet.capture.sources.opencv import OpenCvSource  # noqa: PLC0415 - most streams never need OpenCV
+
+        return OpenCvSource(config)
+    from streamdet.capture.sources.av import AvSource  # noqa: PLC0415 - nor devices PyAV
+
+    return AvSource(config)

@@ -1,0 +1,430 @@
+"""PyAV: network streams and files."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from urllib.parse import unquote, urlsplit
+
+import av
+from av import _core as av_core
+from av.stream import Discard
+
+from streamdet.capture.sources import SourceFrame, SourceInfo
+from streamdet.capture.sources.clocks import CameraClock
+from streamdet.capture.sources.diagnosis import HTTP_KINDS, RTSP_KINDS, look_up_name, tls_context
+from streamdet.capture.sources.failure import failure_of, refuse_text
+from streamdet.capture.sources.ffmpeg import HLS_OPTIONS, RELAYED_OPTIONS, options_for, transport_of
+from streamdet.capture.sources.fifo import Fifo, is_fifo
+from streamdet.capture.sources.hls.files import HlsFiles
+from streamdet.capture.sources.http_stream import HttpFile, HttpStream, is_left_to_ffmpeg
+from streamdet.capture.sources.hwaccel import find_hwaccel
+from streamdet.capture.sources.interrupt import current_interrupt
+from streamdet.capture.sources.login import with_password
+from streamdet.capture.sources.losses import take_losses
+from streamdet.capture.sources.memory import limit_allocations
+from streamdet.capture.sources.mjpeg import MjpegFile
+from streamdet.capture.sources.pacing import FileClock, Pacer
+from streamdet.capture.sources.patience import Patience, timed_out
+from streamdet.capture.sources.picture import MAX_PIXELS, AvPicture, check_size
+from streamdet.capture.sources.rtsp import RtspRelay, Way, connect, find_way
+from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, Soundness
+from streamdet.config import StreamConfig
+from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.errors import HeldError, SourceError
+from streamdet.types import Reason
+
+limit_allocations(av_core.__file__)
+
+_NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS
+# What RTSP servers and networks say so that there is no other way to be found.
+_CLEAR = (
+    av.HTTPNotFoundError, av.HTTPForbiddenError, av.DecoderNotFoundError, av.ExitError, av.error.MemoryError,
+    ConnectionRefusedError, TimeoutError,
+)  # fmt: skip
+_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC, the cover of a song
+
+
+class AvSource:
+    """A network stream or file, read by FFmpeg with one decoding thread.
+
+    Args:
+        config: of the stream.
+
+    Attributes:
+        info: what was found at opening.
+
+    Raises:
+        SourceError: it cannot be opened.
+    """
+
+    def __init__(self, config: StreamConfig) -> None:
+        self._config = config
+        self._kind = kind_of_url(config.url)
+        self._is_file = self._kind is UrlKind.FILE
+        self._has_end = self._is_file
+        self._frames: deque[tuple[av.VideoFrame, bool]] = deque()
+        self._frames_of_round = 0
+        self._decode_seconds = 0.0
+        self._transport = transport_of(config)
+        self._hwaccel = find_hwaccel(config.hwaccel, config.name)
+        self._container: av.container.InputContainer | None = None
+        self._hls: HlsFiles | None = None
+        self._fetched: HlsFiles | MjpegFile | HttpFile | None = None
+        self._hls_before: HlsFiles | None = None
+        self._fifo: Fifo | None = None
+        self._way: Way | None = None
+        self._relay: RtspRelay | None = None
+        self._open()
+        self.info = self._describe()
+        self._has_timeline = (self._has_end and self._fifo is None) or self._is_hls
+        self._clock = FileClock(self.info.fps, joins_jumps=self._is_hls)
+        self._camera_clock = CameraClock()
+        # HLS comes in pieces of some seconds, each as fast as the network allows.
+        self._is_paced = self._has_timeline and not (self._is_file and config.pace == "fastest")
+        # A wait that is longer than half of `stall_seconds` would look like a stall.
+        self._pacer = Pacer(config.stall_seconds / 2, is_live=not self._has_end)
+
+    def read(self) -> SourceFrame:
+        """The next sound frame; a file or HLS waits until it is due."""
+        frame = self._next_frame()
+        if frame is None and self._has_end and self._config.loop and self._frames_of_round:
+            self._begin_again()
+            frame = self._next_frame()
+        if frame is None:
+            raise self._end()
+        self._frames_of_round += 1
+        check_size(frame.width, frame.height)
+        return self._timed(frame)
+
+    def close(self) -> None:
+        """Releases the connection and the decoder."""
+        self._frames.clear()
+        self._packets: Iterator[av.Packet[av.VideoStream]] = iter(())
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+        if self._fetched is not None:
+            self._fetched.close()
+            self._fetched = self._hls = None
+        if self._relay is not None:
+            self._relay.close()
+            self._relay = None
+        if self._fifo is not None:
+            self._fifo.close()
+            self._fifo = None
+
+    def _open(self) -> None:
+        started = time.monotonic()
+        take_losses()  # of what this thread has read before
+        try:
+            self._container = self._open_container()
+            self._stream = self._choose_stream(self._container)
+        except (SourceError, av.FFmpegError, OSError, RuntimeError, UnicodeError) as error:
+            problem = error if self._fetched is None else self._fetched.problem or error
+            self.close()
+            if isinstance(problem, SourceError):
+                raise problem from None
+            # FFmpeg calls a time-out by many names.
+            waited_seconds = time.monotonic() - started
+            late = waited_seconds >= self._config.connect_timeout_seconds or current_interrupt().is_set()
+            if late and not self._is_file:
+                raise timed_out(self._config.connect_timeout_seconds, "answer") from None
+            # Not chained: the library's text holds the url.
+            raise failure_of(error, self._config) from None
+        self._is_hls = self._container.format.name == "hls"
+        self._aspect_of_container = self._stream.sample_aspect_ratio
+        self._aspect_of_decoder = self._stream.codec_context.sample_aspect_ratio
+        self._has_end = self._is_file or self._ends(self._container)
+        # FFmpeg then counts frames, 25 a second: MJPEG over HTTP, JPEG after JPEG, H.264 without a container.
+        form = self._container.format
+        self._has_no_timestamps = bool(form.flags & _NO_TIMESTAMPS) or form.name.endswith("pipe")
+        self._packets = self._container.demux(self._stream)
+        self._soundness = Soundness(self._stream.codec_context)
+
+    def _open_container(self) -> av.container.InputContainer:
+        if self._is_file and is_fifo(self._path()):
+            self._fifo = Fifo(self._path(), self._config.stall_seconds)
+        if not self._is_file:
+            look_up_name(self._config)
+        if self._kind in HTTP_KINDS:
+            return self._open_http()
+        if self._kind in RTSP_KINDS:
+            return self._open_rtsp()
+        return self._open_with(options_for(self._config))
+
+    def _open_rtsp(self) -> av.container.InputContainer:
+        try:
+            return self._open_offered()
+        except _CLEAR:
+            raise
+        except (av.FFmpegError, OSError) as error:
+            refused = isinstance(error, av.HTTPUnauthorizedError)
+            if refused and urlsplit(self._config.url).username is None:
+                raise
+            # It may lead elsewhere, or want a login that FFmpeg does not know.
+            way = find_way(self._config, refused_ffmpeg=refused)
+            if way is None:
+                raise
+            self._way = way
+        if self._way.needs_relay:
+            patience = Patience(time.monotonic() + self._config.connect_timeout_seconds, 1, 1)
+            self._relay = RtspRelay(connect(self._config, self._way.url, patience), self._way)
+            self._transport = "tcp"
+        return self._open_offered()
+
+    def _open_offered(self) -> av.container.InputContainer:
+        try:
+            return self._open_with(self._rtsp_options())
+        except av.HTTPOtherClientError:
+            # What an RTSP server says when nothing of what it has is asked for: ask for everything, to see.
+            return self._open_with(self._rtsp_options() | {"allowed_media_types": "video+audio+data+subtitle"})
+        except OSError as error:
+            if error.errno != errno.EPROTONOSUPPORT:
+                raise
+            raise SourceError(Reason.REFUSED, f"the server does not offer RTP over {self._transport}") from None
+
+    def _rtsp_options(self) -> dict[str, str]:
+        config = self._config
+        if self._way is not None:
+            config = config.model_copy(update={"url": self._way.url})
+        return options_for(config) | (RELAYED_OPTIONS if self._relay is not None else {})
+
+    def _open_http(self) -> av.container.InputContainer:
+        config = self._config
+        if urlsplit(config.url).path.lower().endswith(".m3u8"):
+            return self._open_hls()
+        if is_left_to_ffmpeg(config.url):
+            try:
+                return self._open_with(options_for(config))
+            except av.HTTPUnauthorizedError:
+                pass  # it may know the login, and not how to give it
+        stream = HttpStream(config)
+        if stream.is_playlist:
+            return self._open_hls()
+        self._fetched = stream.file
+        return self._open_with(options_for(config), stream.container_format)
+
+    def _open_hls(self) -> av.container.InputContainer:
+        config = self._config
+        verified = self._kind is UrlKind.HTTPS and config.tls_verify
+        wait_seconds = config.connect_timeout_seconds
+        before, self._hls_before = self._hls_before, None
+        self._hls = HlsFiles(
+            config.url, tls_context(config), needs_tls=verified, wait_seconds=wait_seconds, before=before
+        )
+        self._fetched = self._hls
+        options = options_for(config) | HLS_OPTIONS
+        # The playlist then begins with the segment that is to come next.
+        return self._open_with(options if before is None else options | {"live_start_index": "0"}, "hls")
+
+    def _open_with(self, options: dict[str, str], container_format: str | None = None) -> av.container.InputContainer:
+        return av.open(
+            self._fifo or (None if self._hls else self._fetched) or self._location(),
+            "r",
+            container_format,
+            options,
+            timeout=(self._config.connect_timeout_seconds, self._config.stall_seconds),
+            hwaccel=self._hwaccel,
+            io_open=self._hls,
+            # A title in another encoding is no reason not to show the pictures.
+            metadata_errors="replace",
+        )
+
+    def _location(self) -> str:
+        # The prefix keeps a path with a colon from being taken for a protocol.
+        if self._is_file:
+            return f"file:{self._path()}"
+        if self._relay is not None:
+            return self._relay.url
+        return with_password(self._config.url if self._way is None else self._way.url)
+
+    def _path(self) -> str:
+        url = self._config.url
+        return unquote(urlsplit(url).path) if url.lower().startswith("file://") else url
+
+    def _choose_stream(self, container: av.container.InputContainer) -> av.VideoStream:
+        stream = self._best_stream(container)
+        codec = stream.codec_context
+        if codec is None:
+            raise SourceError(Reason.UNSUPPORTED_CODEC, "there is no decoder for its codec")
+        refuse_text(codec.name)
+        check_size(codec.width, codec.height)
+        codec.thread_count = 1
+        codec.options = {"max_pixels": str(MAX_PIXELS)}
+        if self._hls is not None:
+            # Else FFmpeg fetches all variants, of which one is shown.
+            for other in container.streams:
+                if other is not stream:
+                    other.discard = Discard.all
+        return stream
+
+    def _best_stream(self, container: av.container.InputContainer) -> av.VideoStream:
+        """The video that is configured, else the one that FFmpeg thinks the best."""
+        streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
+        if not streams:
+            raise SourceError(Reason.NO_VIDEO, "there is no video in it")
+        number = self._config.video_track
+        if number is None:
+            # Some covers are not marked as such, and come first, marked as what is to be shown.
+            films = [s for s in streams if s.frames != 1] or streams
+            best = container.streams.best("video")
+            return next((s for s in films if best is not None and s.index == best.index), films[0])
+        if number >= len(streams):
+            raise SourceError(Reason.NO_VIDEO, f"it has no video track {number}: there are {len(streams)}, from 0 on")
+        return streams[number]
+
+    def _ends(self, container: av.container.InputContainer) -> bool:
+        """Whether what comes from the network is a file: it has an end that is known from the beginning."""
+        if self._kind not in HTTP_KINDS or container.format.name == "mpjpeg":
+            return False
+        if self._hls is not None:
+            return self._hls.is_complete
+        says_length = self._fetched.has_end if isinstance(self._fetched, HttpFile) else container.size > 0
+        return says_length or container.duration is not None
+
+    def _describe(self) -> SourceInfo:
+        codec = self._stream.codec_context
+        rate = self._stream.average_rate if self._has_end and self._fifo is None else None
+        return SourceInfo(
+            codec=codec.codec.canonical_name,
+            width=codec.width,
+            height=codec.height,
+            fps=float(rate) if rate else None,
+            backend="av",
+            hwaccel=self._config.hwaccel if self._hwaccel is not None and codec.is_hwaccel else None,
+            transport=self._transport,
+            live=not self._has_end,
+        )
+
+    def _next_frame(self) -> av.VideoFrame | None:
+        """The next sound frame; None at the end.
+
+        Raises:
+            HeldError: data come, and nothing of it can be shown yet.
+        """
+        give_up_at = time.monotonic() + self._config.stall_seconds
+        broken_before = self._soundness.broken_packets
+        packets = 0
+        while not self._frames:
+            packet = self._next_packet(packets, give_up_at)
+            if packet is None and self._changes_format:
+                self._go_on_in_other_format()
+                continue
+            if packet is None:
+                return None
+            packets += 1
+            self._decode(packet)
+            if not self._frames and self._soundness.waits:
+                self._wait_for_key_frame()
+            if not self._frames and time.monotonic() > give_up_at:
+                raise self._nothing_decodes(packets, self._soundness.broken_packets - broken_before)
+        frame, is_sound = self._frames.popleft()
+        if not is_sound:
+            raise HeldError(has_picture=True)
+        return frame
+
+    def _wait_for_key_frame(self) -> None:
+        if self._soundness.has_waited_too_long:
+            detail = f"no key frame within {KEY_FRAME_SECONDS:g} s, {self._soundness.broken_packets} broken packets"
+            raise SourceError(Reason.DECODE_ERROR, detail)
+        if current_interrupt().is_set():
+            raise SourceError(Reason.TIMEOUT, "no key frame yet")
+        raise HeldError(has_picture=False)
+
+    def _next_packet(self, packets: int, give_up_at: float) -> av.Packet[av.VideoStream] | None:
+        if self._fetched is not None:
+            self._fetched.wait_at_most(give_up_at - time.monotonic())
+        try:
+            packet = next(self._packets, None)
+        except (av.FFmpegError, OSError, UnicodeError) as error:
+            if self._problem is not None:
+                raise self._problem from None
+            if self._changes_format:
+                return None
+            if self._is_file and not current_interrupt().is_set():
+                # What is behind the damage cannot be had; playing it again would not help.
+                return None
+            if current_interrupt().is_set() or time.monotonic() >= give_up_at:
+                raise self._nothing_decodes(packets, 0) from None
+            if isinstance(error, ConnectionError | av.EOFError):
+                raise SourceError(Reason.ENDED, "the connection was closed") from None
+            raise failure_of(error, self._config) from None
+        # A file of HLS that cannot be had is left out, and others follow; of one answer, nothing but a torn rest does.
+        problem = self._problem if packet is None or self._hls is None else None
+        if problem is not None:
+            # Much came, and nothing that is a picture.
+            raise self._nothing_decodes(packets, packets) if packets and problem.reason is Reason.TIMEOUT else problem
+        return packet
+
+    @property
+    def _changes_format(self) -> bool:
+        """Whether FFmpeg has come to the end of one format of a stream of fragments, which goes on in another."""
+        return self._hls is not None and self._hls.has_other_format
+
+    @property
+    def _problem(self) -> SourceError | None:
+        """Why what is fetched for FFmpeg cannot be had; None where it can, and where the format has changed."""
+        return None if self._fetched is None or self._changes_format else self._fetched.problem
+
+    def _decode(self, packet: av.Packet[av.VideoStream]) -> None:
+        started = time.perf_counter()
+        self._frames.extend(self._soundness.decode(packet))
+        self._decode_seconds = time.perf_counter() - started
+
+    def _nothing_decodes(self, packets: int, broken: int) -> SourceError:
+        seconds = self._config.stall_seconds
+        if not packets:
+            return timed_out(seconds, "data")
+        detail = f"no picture in {packets} packets within {seconds:g} s, {broken} of them broken"
+        return SourceError(Reason.DECODE_ERROR, detail)
+
+    def _end(self) -> SourceError:
+        if isinstance(self._fetched, MjpegFile) and self._frames_of_round == 1:
+            return SourceError(Reason.ENDED, "only one picture came: the url may be that of a single picture")
+        if not self._has_end:
+            return SourceError(Reason.ENDED, "the server has ended the stream")
+        if self._frames_of_round:
+            return SourceError(Reason.ENDED, "the end of the file", is_final=True)
+        return SourceError(Reason.DECODE_ERROR, "there is no picture in it that can be decoded")
+
+    def _go_on_in_other_format(self) -> None:
+        """Opens a stream of fragments again, from the segment on whose format is another one."""
+        self._hls_before = self._hls
+        self.close()
+        self._open()
+        self._clock.begin_again()
+
+    def _begin_again(self) -> None:
+        self.close()
+        self._frames_of_round = 0
+        self._open()
+        self._clock.begin_again()
+
+    def _timed(self, frame: av.VideoFrame) -> SourceFrame:
+        pts_seconds = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+        if not self._has_timeline and self._has_no_timestamps:
+            pts_seconds = None
+        if self._has_timeline:
+            pts_seconds = self._clock.at(pts_seconds)
+            if self._clock.has_jumped:
+                self._pacer.begin_again()
+            if self._is_paced and self._pacer.wait(pts_seconds):
+                raise SourceError(Reason.TIMEOUT, "interrupted")
+        start = self._container.start_time_realtime if self._transport is not None and self._container else None
+        captured_at, clock = self._camera_clock.at(start, pts_seconds)
+        picture = AvPicture(frame, round(frame.rotation / 90) % 4, self._sample_aspect())
+        return SourceFrame(picture, pts_seconds, captured_at, clock, self._decode_seconds)
+
+    def _sample_aspect(self) -> Fraction | None:
+        """Width of a pixel as a part of its height; None where nothing says so.
+
+        What the container says counts for as long as the decoder says what it said at opening: streams change.
+        """
+        of_decoder = self._stream.codec_context.sample_aspect_ratio
+        if of_decoder and of_decoder != self._aspect_of_decoder:
+            return of_decoder
+        return self._aspect_of_container or of_decoder

@@ -1,0 +1,212 @@
+"""A look at the connection to a server, after something has failed: name, TCP, TLS, and what it answers.
+
+It never sends a password, and is bounded in time and size.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
+from streamdet.capture.sources.dns import resolve
+from streamdet.capture.sources.login import KNOWN, Challenge
+from streamdet.config import StreamConfig
+from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.errors import SourceError
+from streamdet.security.plain_text import plain
+from streamdet.security.redact import redact
+from streamdet.types import Reason
+
+RTSP_KINDS = (UrlKind.RTSP, UrlKind.RTSPS)
+TLS_KINDS = (UrlKind.RTSPS, UrlKind.HTTPS)
+HTTP_KINDS = (UrlKind.HTTP, UrlKind.HTTPS)
+_PROXIED_KINDS = (UrlKind.HTTP, UrlKind.HTTPS, UrlKind.RTSPS)  # by FFmpeg
+
+_DEFAULT_PORTS: dict[str, int] = {UrlKind.RTSP: 554, UrlKind.RTSPS: 322, UrlKind.HTTP: 80, UrlKind.HTTPS: 443}
+_LONGEST_LOOK_SECONDS = 1.5
+_LONGEST_ANSWER_BYTES = 4096
+_LONGEST_STATUS_TEXT = 80
+_STATUS_LINE = re.compile(rb"(?:RTSP|HTTP)/\d\.\d (\d{3})([^\r\n]{0,80})")
+_UNAUTHORIZED_STATUS = (401, 403, 407)
+_NOT_FOUND_STATUS = (404, 410, 454)
+_REDIRECTION_STATUS = (301, 302, 303, 307, 308)
+
+
+def address_of(config: StreamConfig) -> tuple[str, int]:
+    """Host and port of a network stream."""
+    return address_of_url(config.url)
+
+
+def address_of_url(url: str) -> tuple[str, int]:
+    """Host and port that a url names."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme.lower(), 0)
+
+
+def ca_file_of(config: StreamConfig) -> str | None:
+    """The certificates to trust: the configured ones, else the system's; None where the system has none."""
+    paths = ssl.get_default_verify_paths()
+    system = paths.cafile or (paths.openssl_cafile if os.path.isfile(paths.openssl_cafile) else None)  # noqa: PTH113
+    return config.tls_ca_file or system
+
+
+def look_up_name(config: StreamConfig) -> None:
+    """Makes sure that the name of a server is known, which FFmpeg would wait for without saying so.
+
+    Raises:
+        SourceError: it is not, or nobody answers in time.
+    """
+    host, port = address_of(config)
+    # Then it is the proxy's part.
+    if not (kind_of_url(config.url) in _PROXIED_KINDS and os.environ.get("http_proxy")):
+        resolve(host, port, config.connect_timeout_seconds)
+
+
+def look_at_connection(config: StreamConfig, *, ask_http: bool = False) -> SourceError | None:
+    """Connects step by step; None when every step works.
+
+    Args:
+        config: of a network stream.
+        ask_http: whether HTTP servers are asked for the path, too, as RTSP servers always are.
+    """
+    host, port = address_of(config)
+    try:
+        resolve(host, port, _LONGEST_LOOK_SECONDS)
+    except SourceError as error:
+        return error
+    try:
+        with ExitStack() as stack:
+            connection = stack.enter_context(socket.create_connection((host, port), timeout=_LONGEST_LOOK_SECONDS))
+            if kind_of_url(config.url) in TLS_KINDS:
+                context = tls_context(config)
+                connection = stack.enter_context(context.wrap_socket(connection, server_hostname=host))
+            if kind_of_url(config.url) in RTSP_KINDS:
+                return _ask_rtsp(connection, config)
+            return _ask_http(connection, config) if ask_http else None
+    except OSError as error:
+        return failure_of_connection(error, f"{host}:{port}")
+
+
+def failure_of_connection(error: OSError, where: str) -> SourceError:
+    """What an error of a socket means.
+
+    Args:
+        error: of connecting, encrypting or reading.
+        where: host and port, for people.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return SourceError(Reason.TLS, f"the certificate of {where} is not valid: {error.verify_message}")
+    if isinstance(error, ssl.SSLError):
+        return SourceError(Reason.TLS, f"no encrypted connection with {where}: {error.reason or 'it ended early'}")
+    if isinstance(error, TimeoutError):
+        return SourceError(Reason.TIMEOUT, f"{where} does not answer")
+    if isinstance(error, FileNotFoundError):
+        return SourceError(Reason.TLS, "the file of tls_ca_file does not exist")
+    if isinstance(error, ConnectionRefusedError):
+        return SourceError(Reason.REFUSED, f"{where} refuses the connection")
+    return SourceError(Reason.REFUSED, f"no connection with {where}: {error.strerror or 'it was cut'}")
+
+
+def tls_context(config: StreamConfig) -> ssl.SSLContext:
+    """How the server of an encrypted stream is verified, if it should be."""
+    context = ssl.create_default_context(cafile=config.tls_ca_file)
+    if not config.tls_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _ask_rtsp(connection: socket.socket, config: StreamConfig) -> SourceError | None:
+    """Asks an RTSP server for the path, without the login."""
+    parts = urlsplit(config.url)
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+    request = f"DESCRIBE {address} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n"
+    answer = _first_line(connection, request)
+    where = ":".join(map(str, address_of(config)))
+    return _failure_of_answer(answer, where, has_login=parts.username is not None)
+
+
+def _ask_http(connection: socket.socket, config: StreamConfig) -> SourceError | None:
+    """Asks an HTTP server for the path, without the login; all that FFmpeg tells exactly is left to it."""
+    parts = urlsplit(config.url)
+    path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
+    host = parts.netloc.rpartition("@")[2]
+    match = _STATUS_LINE.match(_first_line(connection, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+    if match is None or int(match[1]) not in _REDIRECTION_STATUS:
+        return None
+    where = ":".join(map(str, address_of(config)))
+    return failure_of_status(int(match[1]), "", where)
+
+
+def _first_line(connection: socket.socket, request: str) -> bytes:
+    """What a server answers, at least its first line unless it hangs up.
+
+    Raises:
+        OSError: of the connection; `TimeoutError` also where the line comes, but drop by drop.
+    """
+    connection.sendall(request.encode())
+    deadline = time.monotonic() + _LONGEST_LOOK_SECONDS
+    answer = b""
+    while b"\n" not in answer and len(answer) < _LONGEST_ANSWER_BYTES:
+        left_seconds = deadline - time.monotonic()
+        if left_seconds <= 0:
+            raise TimeoutError
+        connection.settimeout(left_seconds)
+        received = connection.recv(_LONGEST_ANSWER_BYTES)
+        if not received:
+            break
+        answer += received
+    return answer
+
+
+def failure_of_status(status: int, text: str, where: str) -> SourceError:
+    """What a status of HTTP or RTSP means that is not a success.
+
+    Args:
+        status: such as 404.
+        text: the server's own words for it.
+        where: host and port, for people.
+    """
+    reason = Reason.REFUSED
+    if status in _REDIRECTION_STATUS:
+        return SourceError(reason, f"{where} answers {status}, and leads to no stream")
+    if status in _UNAUTHORIZED_STATUS:
+        reason = Reason.UNAUTHORIZED
+    elif status in _NOT_FOUND_STATUS:
+        reason = Reason.NOT_FOUND
+    return SourceError(reason, redact(f"{where} answers {status} {plain(text, _LONGEST_STATUS_TEXT)}"))
+
+
+def failure_of_login(where: str, offers: Sequence[Challenge], *, has_login: bool) -> SourceError:
+    """What it means that a server asks for a login, and does so again when it has got one.
+
+    Args:
+        where: host and port, for people.
+        offers: ways to log in that it takes.
+        has_login: whether there is one to give.
+    """
+    if not has_login:
+        return SourceError(Reason.UNAUTHORIZED, f"{where} wants a login, and the url has none (401)")
+    if offers and not any(offer.method for offer in offers):
+        wanted = ", ".join(sorted({str(offer) for offer in offers}))
+        detail = f"{where} wants a login by {wanted[:80]}, which is not known here; known are {KNOWN} (401)"
+        return SourceError(Reason.UNAUTHORIZED, detail)
+    return SourceError(Reason.UNAUTHORIZED, f"{where} refuses this login (401)")
+
+
+def _failure_of_answer(answer: bytes, where: str, *, has_login: bool) -> SourceError | None:
+    match = _STATUS_LINE.match(answer)
+    if match is None:
+        problem = "answers, but not in RTSP" if answer else "hangs up without an answer"
+        return SourceError(Reason.REFUSED, f"{where} {problem}")
+    status = int(match[1])
+    # It was asked without the login, with which it would have said something else.
+    if status == 200 or (has_login and status in _UNAUTHORIZED_STATUS):
+        return None
+    return failure_of_status(status, match[2].decode("ascii", "replace").strip(), where)

@@ -1,0 +1,58 @@
+"""Named pipes, which FFmpeg would wait for without end: for somebody to write into them, and for more."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import time
+from pathlib import Path
+
+from streamdet.capture.sources.interrupt import current_interrupt
+from streamdet.errors import SourceError
+from streamdet.types import Reason
+
+_POLL_MILLISECONDS = 100
+
+
+class Fifo:
+    """What FFmpeg reads instead; for the one thread that opens it.
+
+    Args:
+        path: of the named pipe.
+        longest_wait_seconds: for the next bytes.
+    """
+
+    def __init__(self, path: str, longest_wait_seconds: float) -> None:
+        self.name = path
+        self._longest_wait_seconds = longest_wait_seconds
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self._ready = select.poll()
+        self._ready.register(self._descriptor, select.POLLIN)
+
+    def read(self, size: int) -> bytes:
+        """So many bytes at the most; none at the end.
+
+        Raises:
+            SourceError: nobody writes in time, or the wait was interrupted.
+        """
+        give_up_at = time.monotonic() + self._longest_wait_seconds
+        while not self._ready.poll(_POLL_MILLISECONDS):
+            if current_interrupt().is_set() or time.monotonic() > give_up_at:
+                detail = f"nobody has written into the pipe within {self._longest_wait_seconds:g} s"
+                raise SourceError(Reason.TIMEOUT, detail)
+        return os.read(self._descriptor, size)
+
+    def close(self) -> None:
+        """Lets go of the pipe."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def is_fifo(path: str) -> bool:
+    """Whether it is a named pipe."""
+    try:
+        return stat.S_ISFIFO(Path(path).stat().st_mode)
+    except OSError:
+        return False

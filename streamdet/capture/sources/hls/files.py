@@ -1,0 +1,226 @@
+"""Fetches everything that an HLS stream consists of, for FFmpeg, which by itself knows no bounds.
+
+FFmpeg follows playlists wherever they lead, as far and as often as they say, and verifies the server of a playlist, but
+not those of its pieces. So every playlist, segment and key is fetched here: looked at, counted, verified, in time.
+
+A file that cannot be had is empty, as seen by FFmpeg: it then goes on with the next one or comes to its end, and
+`problem` says why.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import ssl
+import time
+from contextlib import closing
+from typing import Protocol
+
+from streamdet.capture.sources.hls.decrypt import DecryptedFile
+from streamdet.capture.sources.hls.playlist import BEGINNING, MAX_BYTES, Playlists, absolute, is_complete
+from streamdet.capture.sources.hls.position import MAX_MAP_BYTES, Position
+from streamdet.capture.sources.http_client import FAILURES, HttpClient, host_of, without_login
+from streamdet.capture.sources.patience import Patience
+from streamdet.errors import SourceError
+from streamdet.types import Reason
+
+# Enough for the playlists, keys and first segments of everything that a stream may consist of.
+_CONNECTIONS_AT_ONCE = 200
+_CONNECTIONS_PER_SECOND = 10
+_READ_BYTES = 1 << 16
+_CRYPTO = ("crypto+", "crypto:")
+
+
+class _File(Protocol):
+    def read(self, size: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class HlsFiles:
+    """Opens files for FFmpeg; `av.open(..., io_open=HlsFiles(...))`; for one thread.
+
+    Args:
+        url: of the playlist; its login is given to its own server, and to no other.
+        context: how servers are verified.
+        needs_tls: whether everything must be encrypted.
+        wait_seconds: for all that is needed to open the stream.
+        before: what has read the same stream until its format changed; this goes on there.
+
+    Attributes:
+        has_other_format: whether the stream has ended for FFmpeg because its format has changed.
+        is_complete: whether the newest playlist of segments is that of a film, from its beginning to its end.
+        problem: why the newest file could not be had; None when it could.
+        opened: what FFmpeg has not closed yet.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        context: ssl.SSLContext,
+        *,
+        needs_tls: bool,
+        wait_seconds: float,
+        before: HlsFiles | None = None,
+    ) -> None:
+        give_up_at = time.monotonic() + wait_seconds
+        self._patience = Patience(give_up_at, _CONNECTIONS_AT_ONCE, _CONNECTIONS_PER_SECOND)
+        if before is not None:
+            self._patience = before._patience  # noqa: SLF001 - its own class
+            self._patience.give_up_at = give_up_at
+        self._position: Position = Position(None if before is None else before._position)  # noqa: SLF001 - its own class
+        self.has_other_format = False
+        self._client = HttpClient(url, context, self._patience, needs_tls=needs_tls)
+        self._wait_seconds = wait_seconds
+        self._playlists = Playlists()
+        self._has_begun = self._is_over = False
+        self.is_complete = False
+        self.opened: set[_HlsFile] = set()
+        self.problem: SourceError | None = None
+
+    def wait_at_most(self, seconds: float) -> None:
+        """From now on, for whatever comes next."""
+        self._wait_seconds = seconds
+        self._patience.give_up_at = time.monotonic() + seconds
+
+    def __call__(self, url: str, _flags: int, options: dict[str, str]) -> _File:
+        """Opens one file; an empty one where it cannot be had."""
+        if not self._is_over:
+            try:
+                return self._opened(url, options)
+            except ValueError:
+                self.problem = SourceError(Reason.DECODE_ERROR, "the playlist leads to an address that is none")
+        return io.BytesIO()
+
+    def close(self) -> None:
+        """Ends the connections that FFmpeg has not closed itself."""
+        for file in list(self.opened):
+            file.close()
+
+    def failed(self, error: Exception, where: str) -> None:
+        """Remembers why a file could not be had."""
+        self.problem = self._client.failure(error, where, self._wait_seconds)
+
+    def _opened(self, url: str, options: dict[str, str]) -> _File:
+        file = self._opened_whole(url, options)
+        plain_url = url
+        for prefix in _CRYPTO:
+            plain_url = plain_url.removeprefix(prefix)
+        playlist = self._position.opens((without_login(plain_url), int(options.get("offset", 0))))
+        if playlist is None:
+            return file
+        with closing(file):
+            end = int(options.get("end_offset", 0))
+            section = _read_all(file, end - int(options.get("offset", 0)) if end else MAX_MAP_BYTES)
+        if self.problem is None and self._position.is_other_format(playlist, section):
+            self.has_other_format = True
+            self._end(SourceError(Reason.ENDED, "the stream goes on in another format"))
+            return io.BytesIO()
+        return io.BytesIO(section)
+
+    def _opened_whole(self, url: str, options: dict[str, str]) -> _File:
+        for prefix in _CRYPTO:
+            if url.startswith(prefix) and options.keys() >= {"key", "iv"}:
+                file = self._file(url.removeprefix(prefix), options)
+                return DecryptedFile(file, bytes.fromhex(options["key"]), bytes.fromhex(options["iv"]))
+        file = self._file(url, options)
+        beginning = file.read_all(len(BEGINNING))
+        if beginning == BEGINNING:
+            with closing(file):
+                body = beginning + file.read_all(MAX_BYTES + 1 - len(beginning))
+                return self._playlist(without_login(url), file.url, body)
+        if not self._has_begun and self.problem is None:
+            self._end(SourceError(Reason.DECODE_ERROR, f"{host_of(url)} sends no playlist"))
+            file.close()
+            return io.BytesIO()
+        file.put_back(beginning)
+        return file
+
+    def _playlist(self, asked: str, found: str, body: bytes) -> _File:
+        self._has_begun = True
+        try:
+            self._playlists.admit(asked, found, body)
+        except SourceError as error:
+            self._end(error)
+            return io.BytesIO()
+        if (complete := is_complete(body)) is not None:
+            self.is_complete = complete
+        body = self._position.cut(asked, found, body)
+        return io.BytesIO(body if found == asked else absolute(body, found))
+
+    def _end(self, problem: SourceError) -> None:
+        """Nothing more is fetched."""
+        self._is_over = True
+        self.problem = problem
+
+    def _file(self, url: str, options: dict[str, str]) -> _HlsFile:
+        where = host_of(url)
+        response = None
+        try:
+            response = self._response(without_login(url), options)
+            self.problem = None
+        except FAILURES as error:
+            self.failed(error, where)
+        return _HlsFile(self, url, response)
+
+    def _response(self, address: str, options: dict[str, str]) -> http.client.HTTPResponse:
+        begin, end = int(options.get("offset", 0)), int(options.get("end_offset", 0))
+        part = {"Range": f"bytes={begin}-{end - 1 if end else ''}"} if begin or end else {}
+        response = self._client.open(address, part)
+        if response.status == http.HTTPStatus.OK:
+            _skip(response, begin)
+        return response
+
+
+class _HlsFile:
+    """One file on its way."""
+
+    def __init__(self, files: HlsFiles, url: str, response: http.client.HTTPResponse | None) -> None:
+        self.url = url if response is None else response.geturl()
+        self._files = files
+        self._response = response
+        self._first = b""
+        files.opened.add(self)
+
+    def read(self, size: int) -> bytes:
+        """What there is, at most so many bytes; none at the end."""
+        if self._first:
+            data, self._first = self._first[:size], self._first[size:]
+            return data
+        if self._response is None:
+            return b""
+        try:
+            return self._response.read1(size)
+        except FAILURES as error:
+            self._files.failed(error, host_of(self.url))
+            return b""
+
+    def read_all(self, size: int) -> bytes:
+        """So many bytes, fewer only at the end."""
+        data = bytearray()
+        while len(data) < size and (more := self.read(min(_READ_BYTES, size - len(data)))):
+            data += more
+        return bytes(data)
+
+    def put_back(self, data: bytes) -> None:
+        """Has `read` begin with it."""
+        self._first = data + self._first
+
+    def close(self) -> None:
+        """Ends its connection."""
+        self._files.opened.discard(self)
+        if self._response is not None:
+            self._response.close()
+
+
+def _read_all(file: _File, most: int) -> bytes:
+    data = bytearray()
+    while len(data) < most and (more := file.read(min(_READ_BYTES, most - len(data)))):
+        data += more
+    return bytes(data)
+
+
+def _skip(response: http.client.HTTPResponse, count: int) -> None:
+    """Reads past the beginning of a whole file of which only a part was asked for."""
+    while count > 0 and (data := response.read1(min(_READ_BYTES, count))):
+        count -= len(data)

@@ -1,0 +1,175 @@
+"""HTTP connections that wait in short steps, so that an interrupt or a deadline ends every wait, whatever it is for."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import select
+import socket
+import ssl
+import time
+import urllib.request
+from typing import TYPE_CHECKING, Any, cast
+
+from streamdet.capture.sources.dns import resolve
+from streamdet.capture.sources.interrupt import current_interrupt
+from streamdet.errors import SourceError
+from streamdet.types import Reason
+
+_STEP_SECONDS = 0.1
+
+if TYPE_CHECKING:
+    _Base = socket.socket
+else:
+    _Base = object
+
+
+class Patience:
+    """How long the connections of one thread may wait, and how many of them there may be.
+
+    Args:
+        give_up_at: on the clock of `time.monotonic`.
+        burst: connections that may begin at once.
+        per_second: and how many more each second, on average.
+
+    Attributes:
+        give_up_at: may be moved at any time by the thread that waits.
+    """
+
+    def __init__(self, give_up_at: float, burst: int, per_second: float) -> None:
+        self.give_up_at = give_up_at
+        self._burst = burst
+        self._per_second = per_second
+        self._left = float(burst)
+        self._counted_at = time.monotonic()
+
+    def check(self) -> None:
+        """Raises TimeoutError when there is no more time."""
+        if current_interrupt().is_set() or time.monotonic() > self.give_up_at:
+            raise TimeoutError
+
+    def take_turn(self) -> None:
+        """Waits until another connection may begin; TimeoutError when that is too late."""
+        while True:
+            self.check()
+            now = time.monotonic()
+            self._left = min(self._burst, self._left + (now - self._counted_at) * self._per_second)
+            self._counted_at = now
+            if self._left >= 1:
+                self._left -= 1
+                return
+            current_interrupt().wait(_STEP_SECONDS)
+
+    def connect(self, address: tuple[str, int]) -> socket.socket:
+        """A connection with whichever of the addresses of a name answers first, one after the other.
+
+        Raises:
+            OSError: none does.
+            SourceError: the name is not known.
+        """
+        self.take_turn()
+        problem: OSError = ConnectionRefusedError()
+        for family, kind, protocol, _, place in resolve(*address, self.give_up_at - time.monotonic()):
+            connection = _WaitingSocket(family, kind, protocol)
+            connection.patience = self
+            try:
+                connection.settimeout(0)
+                self._finish(connection, connection.connect_ex(place))
+            except OSError as error:
+                connection.close()
+                problem = error
+            else:
+                connection.settimeout(_STEP_SECONDS)
+                return connection
+        raise problem
+
+    def encrypt(self, connection: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:
+        """The same connection, encrypted; `context` is this caller's alone from now on.
+
+        Raises:
+            OSError: it cannot be; the connection is closed then.
+        """
+        context.sslsocket_class = _WaitingTls
+        secured = context.wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False)
+        cast("_WaitingTls", secured).patience = self
+        try:
+            secured.do_handshake()
+        except BaseException:
+            secured.close()
+            raise
+        return secured
+
+    def _finish(self, connection: socket.socket, state: int) -> None:
+        poll = select.poll()
+        poll.register(connection, select.POLLOUT)
+        while state == errno.EINPROGRESS:
+            self.check()
+            if poll.poll(int(_STEP_SECONDS * 1000)):
+                state = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if state:
+            raise OSError(state, errno.errorcode.get(state, ""))
+
+
+class _Waiting(_Base):
+    """A socket with a short time-out, which tries again until its patience is at an end."""
+
+    patience: Patience
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:  # noqa: ANN401 - handed on as they are
+        while True:
+            # Also when data comes: it may come drop by drop.
+            self.patience.check()
+            try:
+                return super().recv_into(*args, **kwargs)
+            except TimeoutError:
+                continue
+
+
+class _WaitingSocket(_Waiting, socket.socket):
+    pass
+
+
+class _WaitingTls(_Waiting, ssl.SSLSocket):
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT002 - the base class's
+        while True:
+            self.patience.check()
+            try:
+                return super().do_handshake(block)
+            except TimeoutError:
+                continue
+
+
+def handlers(patience: Patience, context: ssl.SSLContext) -> list[urllib.request.BaseHandler]:
+    """What has urllib open its connections so.
+
+    Args:
+        patience: of all of them.
+        context: for https://; it is this caller's alone from now on.
+    """
+
+    class Http(http.client.HTTPConnection):
+        def connect(self) -> None:
+            self.sock = patience.connect((self.host, self.port))
+            if getattr(self, "_tunnel_host", None):
+                self._tunnel()  # type: ignore[attr-defined] # how CPython's own class goes through a proxy
+
+    class Https(Http, http.client.HTTPSConnection):
+        def connect(self) -> None:
+            Http.connect(self)
+            name = getattr(self, "_tunnel_host", None) or self.host
+            self.sock = patience.encrypt(self.sock, context, name)
+
+    class HttpHandler(urllib.request.HTTPHandler):
+        def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Http, req)
+
+    class HttpsHandler(urllib.request.HTTPSHandler):
+        def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Https, req, context=context)
+
+    return [HttpHandler(), HttpsHandler()]
+
+
+def timed_out(seconds: float, waited_for: str) -> SourceError:
+    """The error of whoever waited in vain."""
+    return SourceError(Reason.TIMEOUT, f"no {waited_for} within {seconds:g} s")

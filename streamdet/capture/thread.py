@@ -1,0 +1,290 @@
+"""Runs one stream: opens its source, hands on its frames, and opens it again whenever it fails.
+
+    connecting -> up -> (stalled) -> down -> connecting ...
+
+The only retry loop there is. A stream is `up` from its first sound frame on, `stalled` when sound frames are missing
+for `stall_seconds`, whatever the library does meanwhile, and `down`, with a reason, until the next attempt. One that is
+joined between two key frames stays `connecting` until the next one comes. A file that is played once ends `down` with
+the reason `ended`, for good.
+
+Whatever goes wrong here is the fault of one stream, and ends at most its connection: an error that no source foresaw
+is the reason `internal_error`, and a picture that the detector could not use takes its stream down from outside.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from streamdet.capture import sources
+from streamdet.capture.sources import Source, SourceFrame
+from streamdet.capture.sources.frame_rate import FrameRate
+from streamdet.capture.sources.interrupt import Interrupt
+from streamdet.capture.sources.load_limit import LoadLimit
+from streamdet.capture.watchdog import StallWatch
+from streamdet.config import StreamConfig
+from streamdet.errors import HeldError, SourceError
+from streamdet.monitoring.metrics import Metrics
+from streamdet.monitoring.unexpected import describe
+from streamdet.security.plain_text import plain
+from streamdet.security.redact import redact
+from streamdet.types import Drop, Frame, Reason, State, StreamStatus
+from streamdet.worker import Worker
+
+_HEALTHY_SECONDS = 60.0
+# Key frames mostly come within a second: that is not worth a word.
+_UNSAID_WAIT_SECONDS = 1.5
+_WATCH = StallWatch()
+
+
+class Backoff:
+    """How long to wait before the next attempt: twice as long each time, from 1 s to 30 s, give or take a fifth.
+
+    Args:
+        first_seconds: before the first attempt.
+        longest_seconds: at the most, before chance has its part.
+    """
+
+    def __init__(self, first_seconds: float = 1.0, longest_seconds: float = 30.0) -> None:
+        self._first_seconds = first_seconds
+        self._longest_seconds = longest_seconds
+        self._next_seconds = first_seconds
+
+    def next_seconds(self) -> float:
+        """The next wait, in seconds."""
+        seconds = self._next_seconds
+        self._next_seconds = min(self._longest_seconds, seconds * 2)
+        # Cameras that failed together should not come back all in the same moment.
+        return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
+
+    def reset(self) -> None:
+        """Begins anew with the first wait."""
+        self._next_seconds = self._first_seconds
+
+
+class Capture(Worker):
+    """One stream's thread.
+
+    Args:
+        config: of the stream.
+        put: gets every frame; may block only for streams of pace "fastest".
+        on_status: told of every change of state, from this thread or from the one that watches for stalls.
+        metrics: gets frames, decoding times, states and reconnects.
+        open_source: opens the source.
+        on_error: told when the thread has ended by an error: not even the stream's state could be reported.
+        last_seq: of the frame before the first one, when the stream ran before with another configuration.
+        backoff: waits between attempts.
+
+    Attributes:
+        last_seq: of the newest frame; 0 before the first.
+        status: what the stream is doing.
+    """
+
+    # A library that does not end a read when it is told to is left behind; its thread then releases the source.
+    join_timeout_seconds = 2.0
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        put: Callable[[Frame], None],
+        on_status: Callable[[StreamStatus], None],
+        metrics: Metrics,
+        open_source: Callable[[StreamConfig], Source] | None = None,
+        on_error: Callable[[Worker], None] | None = None,
+        last_seq: int = 0,
+        backoff: Backoff | None = None,
+    ) -> None:
+        super().__init__(f"capture-{config.name}", on_error)
+        self.last_seq = last_seq
+        self.status = StreamStatus(config.name, State.CONNECTING, None, "", time.time())
+        self._config = config
+        self._put = put
+        self._on_status = on_status
+        self._metrics = metrics
+        self._open_source = open_source or sources.open_source
+        self._backoff = backoff or Backoff()
+        self._was_live = False
+        self._rate = FrameRate()
+        self._interrupt = Interrupt()
+        self._load = LoadLimit()
+        self._lock = threading.Lock()
+        self._connected_after_seq = last_seq
+        self._condemned: SourceError | None = None
+        self._held_at = float("-inf")
+        self._watched = _WATCH.watched(self._on_overdue, self._watch_failed)
+
+    def wake(self) -> None:
+        """Ends the wait for the next frame."""
+        self._interrupt.set()
+
+    def run(self) -> None:
+        """Captures until a stop is asked for, or a file has come to its end."""
+        with self._interrupt.bound(), self._watched:
+            while not self.stopping:
+                failure = self._attempt()
+                # A live playlist that has ended looks like a film when it is read again; its encoder may come back.
+                if self.stopping or (failure.is_final and not self._was_live):
+                    break
+                if self.sleep(self._backoff.next_seconds()):
+                    break
+                self._metrics.reconnect(self._config.name, failure.reason)
+
+    def take_down(self, seq: int, failure: SourceError) -> None:
+        """Has the connection closed, and opened again later, because a frame could not be used; from any thread.
+
+        Args:
+            seq: of the frame; one of an earlier connection changes nothing.
+            failure: why.
+        """
+        with self._lock:
+            if seq <= self._connected_after_seq or self._condemned is not None:
+                return
+            self._condemned = failure
+        self._interrupt.set()
+
+    def _attempt(self) -> SourceError:
+        """Captures until that fails, and reports the failure."""
+        try:
+            failure = self._connect_and_capture()
+            if not self.stopping:
+                self._report(State.DOWN, failure.reason, failure.detail)
+        except Exception as error:  # noqa: BLE001 - whatever it is: one stream must not end all others
+            failure = self._unforeseen(error)
+            if not self.stopping:
+                self._report(State.DOWN, failure.reason, failure.detail)
+        return failure
+
+    def _unforeseen(self, error: BaseException) -> SourceError:
+        self._metrics.unexpected.report("capture", error, "the stream is connected again", self._config.name)
+        return SourceError(Reason.INTERNAL_ERROR, describe(error))
+
+    def _connect_and_capture(self) -> SourceError:
+        """Opens the source and hands on frames until it fails; why it failed."""
+        self._report(State.CONNECTING, self.status.reason, self.status.detail)
+        with self._lock:
+            self._connected_after_seq, self._condemned = self.last_seq, None
+        self._interrupt.clear()
+        if self.stopping:
+            # The stop may have come just before the flag was cleared.
+            self._interrupt.set()
+        try:
+            source = self._open_in_time()
+        except SourceError as error:
+            return error
+        self._was_live |= source.info.live
+        self._load.begin()
+        self._rate = FrameRate()
+        self._metrics.nominal_fps(self._config.name, None)
+        up_since: float | None = None
+        connected_at = sound_at = time.monotonic()
+        self._held_at = float("-inf")
+        try:
+            while not self.stopping:
+                frame = self._read_in_time(source, sound_at + self._config.stall_seconds)
+                if source.info.live:
+                    self._load.frame()
+                if frame is None:
+                    if up_since is None:
+                        sound_at = time.monotonic()
+                        self._wait_for_key_frame(sound_at - connected_at)
+                    continue
+                if up_since is None:
+                    up_since = time.monotonic()
+                    self._report(State.UP, None, "")
+                self._hand_on(frame)
+                sound_at = time.monotonic()
+        except SourceError as error:
+            # A read that was interrupted because of a frame before fails for want of time.
+            return self._condemned or error
+        finally:
+            source.close()
+            if up_since is not None and time.monotonic() - up_since > _HEALTHY_SECONDS:
+                self._backoff.reset()
+        return SourceError(Reason.ENDED, "stopped")
+
+    def _open_in_time(self) -> Source:
+        # Opening goes through several steps, each with the connect time-out.
+        self._watched.begin(2 * self._config.connect_timeout_seconds)
+        try:
+            return self._open_source(self._config)
+        finally:
+            self._watched.end()
+
+    def _read_in_time(self, source: Source, deadline: float) -> SourceFrame | None:
+        """The next frame; None where data came, but no sound frame yet.
+
+        Args:
+            source: to read.
+            deadline: for a sound frame, on the clock of `time.monotonic`.
+        """
+        self._watched.begin(deadline - time.monotonic())
+        frame = None
+        try:
+            frame = source.read()
+        except HeldError as held:
+            self._held_at = time.monotonic()
+            if held.has_picture:
+                self.last_seq += 1
+                self._metrics.frame_damaged(self._config.name)
+        finally:
+            overdue = self._watched.end()
+        if self._condemned is not None:
+            raise self._condemned
+        if overdue and not self.stopping:
+            # It came at last, out of a connection that has shown that it cannot be trusted.
+            raise SourceError(Reason.TIMEOUT, f"no frame within {self._config.stall_seconds:g} s")
+        return frame
+
+    def _wait_for_key_frame(self, waited_seconds: float) -> None:
+        """Says, once, that data come but no picture can be shown before the next key frame."""
+        self.beat()
+        text = "waiting for a key frame"
+        if waited_seconds > _UNSAID_WAIT_SECONDS and self.status.detail != text:
+            self._report(State.CONNECTING, self.status.reason, text)
+
+    def _hand_on(self, frame: SourceFrame) -> None:
+        self.last_seq += 1
+        self.beat()
+        self._metrics.capture_decode_seconds.observe(frame.decode_seconds)
+        captured = Frame(
+            stream=self._config.name,
+            seq=self.last_seq,
+            pts_seconds=frame.pts_seconds,
+            captured_at=frame.captured_at,
+            clock=frame.clock,
+            captured_monotonic_seconds=time.monotonic(),
+            picture=frame.picture,
+            decode_seconds=frame.decode_seconds,
+        )
+        # Our own clock: alerts on a stream's newest frame must not depend on how a camera's clock is set.
+        self._metrics.frame_captured(self._config.name, time.time())
+        if self._rate.add(frame.pts_seconds, time.monotonic()):
+            self._metrics.nominal_fps(self._config.name, self._rate.fps)
+        try:
+            self._put(captured)
+        except Exception:
+            # It is in the ledger already, and will come out nowhere.
+            self._metrics.frame_dropped(self._config.name, Drop.INTERNAL_ERROR)
+            raise
+
+    def _watch_failed(self, error: BaseException) -> None:
+        """Called by the watch, when it could not say that this stream stands still."""
+        self.take_down(self.last_seq + 1, self._unforeseen(error))
+
+    def _on_overdue(self) -> None:
+        """Called by the watch, while the capture's own thread is held by the library."""
+        reason, detail = Reason.TIMEOUT, f"no frame within {self._config.stall_seconds:g} s"
+        if time.monotonic() - self._held_at < self._config.stall_seconds / 2:
+            reason = Reason.DECODE_ERROR
+            detail = f"nothing but damaged pictures for {self._config.stall_seconds:g} s, and no sound key frame"
+            self._condemned = self._condemned or SourceError(reason, detail)
+        if self.status.state is State.UP:
+            self._report(State.STALLED, reason, detail)
+        self._interrupt.set()
+
+    def _report(self, state: State, reason: Reason | None, detail: str) -> None:
+        self.status = StreamStatus(self._config.name, state, reason, plain(redact(detail)), time.time())
+        self._metrics.status(self.status)
+        self._on_status(self.status)

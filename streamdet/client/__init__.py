@@ -1,0 +1,14 @@
+"""Reads the events of a running daemon: typed, in order, and honest about what was lost."""
+
+from __future__ import annotations
+
+from streamdet.client.subscription import (
+    AsyncSubscription,
+    Gap,
+    Restart,
+    Subscription,
+    subscribe,
+    subscribe_async,
+)
+
+__all__ = ["AsyncSubscription", "Gap", "Restart", "Subscription", "subscribe", "subscribe_async"]

@@ -1,0 +1,429 @@
+"""Decides who may connect to the publisher's sockets, and ends connections that must not go on.
+
+ZeroMQ asks about a key only while a connection is made (ZAP, RFC 27), and bounds neither how many connections there
+are nor what they send: subscriptions are kept for each of them, in memory, and so are messages that have begun and do
+not end, with up to 32 bytes of memory for each byte sent. So this thread answers ZeroMQ's questions, watches the
+connections from outside, and cuts those that have sent far more than any reader has to say, that are too many, or whose
+key was revoked. A client that is cut may connect again at once; only one with a valid key gets anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from streamdet.config import PublisherConfig
+from streamdet.delivery.descriptors import address_of, borrowed, received_bytes
+from streamdet.delivery.zap import Zap
+from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.security.allowed_clients import AllowedClients
+from streamdet.security.curve import read_pair
+from streamdet.security.endpoints import bind, parse_endpoint
+from streamdet.worker import Worker
+
+MAX_CONNECTIONS = 1000
+MAX_BYTES_AT_ONCE = 1 << 20
+"""What a connection may send at first: ten thousand subscriptions. A reader of all streams sends some hundred bytes."""
+MAX_BYTES_PER_SECOND = 16 << 10
+MAX_BYTES_OF_A_REQUEST = 128 << 10
+"""What a connection may send between two requests that make sense; one has 16 KiB at most."""
+MAX_UNREAD_BYTES = 4 << 20
+"""What all connections together may have sent without it making a whole message."""
+_MAX_BYTES_AT_ONCE_AFTER_A_FLOOD = 16 << 10
+_FLOOD_REMEMBERED_SECONDS = 60.0
+_MAX_FLOODERS = 1000
+_TURN_MILLISECONDS = 100
+# While more comes in than that within a turn, the next one follows soon, but takes a fifth of the time at most.
+_MUCH_BYTES = 64 << 10
+# A connection that is made, and subscribes, needs no more; after it, it has to make room for others.
+_MAY_BE_SILENT_SECONDS = 2.0
+_SHORT_TURN_MILLISECONDS = 10
+_PAUSE_PER_SECOND_OF_WORK = 4.0
+_IDLE_TURN_MILLISECONDS = 500
+_HANDSHAKE_MILLISECONDS = 5000
+# What the kernel keeps of a connection while this process is busy.
+_RECEIVE_BUFFER_BYTES = 64 << 10
+_MAX_EVENTS_PER_TURN = 1000
+_MONITORED = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+_PROTOCOL_REASONS: dict[int, str] = {
+    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "wrong_server_key",
+    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "no_key",
+}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Connection:
+    """One that was accepted.
+
+    Attributes:
+        host: address it comes from; "" for ipc.
+        address: the same with the port, for people.
+        accepted_monotonic_seconds: when.
+        answered_before: how many questions about keys had been answered by then.
+        removals_before: and how often keys had been taken out.
+        received_bytes: what has come in over it.
+        read_bytes: how much of that had come when the last whole message was read.
+        is_heard: whether a whole message has come over it.
+        is_cut: it has been ended, and ZeroMQ is about to notice.
+    """
+
+    host: str
+    address: str
+    accepted_monotonic_seconds: float
+    answered_before: int = 0
+    removals_before: int = 0
+    received_bytes: int = 0
+    read_bytes: int = 0
+    is_heard: bool = False
+    is_cut: bool = False
+
+    @property
+    def unread_bytes(self) -> int:
+        """What has come and makes no whole message yet, or none that anybody can read."""
+        return self.received_bytes - self.read_bytes
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One bound socket.
+
+    Attributes:
+        name: in metrics.
+        takes_requests: whether clients go on sending; to another they subscribe, and are silent then.
+        monitor: where ZeroMQ tells of its connections.
+        connections: those that are open, by file descriptor.
+        failure: why a handshake failed whose connection ZeroMQ is about to name.
+    """
+
+    name: str
+    takes_requests: bool
+    monitor: zmq.Socket[Any]
+    connections: dict[int, _Connection]
+    failure: str = ""
+
+
+class Gate(Worker):
+    """Guards all bound sockets of one ZeroMQ context.
+
+    Bind the sockets, then start it; stop it before the context ends.
+
+    Args:
+        config: the keys, and who may use an ipc endpoint.
+        context: of the sockets.
+        metrics: counts connections and refusals.
+        on_error: told when the thread ends with an error.
+
+    Raises:
+        KeyFileError: the daemon's key cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: PublisherConfig,
+        context: zmq.Context[Any],
+        metrics: DeliveryMetrics,
+        on_error: Callable[[Worker], None] | None = None,
+    ) -> None:
+        super().__init__("gate", on_error)
+        self._group = config.group
+        self._metrics = metrics
+        self._watched: list[_Watched] = []
+        self._bound: set[int | str] = set()
+        self._flooders: OrderedDict[str, float] = OrderedDict()
+        # The descriptors over which whole messages have come lately; a set that is replaced as a whole.
+        self._heard: set[int] = set()
+        self._max_connections = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        self._said_at = float("-inf")
+        self._unsaid = 0
+        self._poller = zmq.Poller()
+        self._zap: Zap | None = None
+        if config.curve_server_key_file is not None and config.curve_allowed_clients_directory is not None:
+            keys = read_pair(Path(config.curve_server_key_file), "server")
+            clients = AllowedClients(Path(config.curve_allowed_clients_directory))
+            self._zap = Zap(context, keys, clients, self._key_refused)
+            self._poller.register(self._zap.socket, zmq.POLLIN)
+        self._wake_event = os.eventfd(0, os.EFD_NONBLOCK)
+        self._poller.register(self._wake_event, zmq.POLLIN)
+
+    def bind(self, guarded: zmq.Socket[bytes], name: str, endpoint: str) -> str:
+        """Binds a socket, which from then on lets in only who may.
+
+        Args:
+            guarded: the socket; not bound yet.
+            name: for metrics.
+            endpoint: where.
+
+        Returns:
+            What was bound, with the real port where port 0 was asked for.
+
+        Raises:
+            EndpointError: it cannot be bound, or other machines could reach it and there are no keys.
+        """
+        guarded.handshake_ivl = _HANDSHAKE_MILLISECONDS
+        guarded.rcvbuf = _RECEIVE_BUFFER_BYTES
+        if self._zap is not None:
+            self._zap.protect(guarded)
+        monitor = guarded.get_monitor_socket(_MONITORED)
+        try:
+            what = "publish" if name == "events" else f"offer {name}"
+            bound = bind(guarded, endpoint, encrypted=self._zap is not None, group=self._group, what=what)
+        except BaseException:
+            # Raised again, whatever it is: a monitor of a socket that nobody uses must not stay.
+            guarded.disable_monitor()
+            raise
+        self._poller.register(monitor, zmq.POLLIN)
+        self._watched.append(_Watched(name, guarded.type == zmq.ROUTER, monitor, {}))
+        self._metrics.add_socket(name)
+        parsed = parse_endpoint(bound)
+        self._bound.add(parsed.port if parsed.path is None else str(parsed.path))
+        return bound
+
+    def lets_in(self, message: zmq.Frame) -> bool:
+        """Whether a message comes from a client that is still allowed; if so, notes that it has made sense.
+
+        Called for every message that a guarded socket receives and that makes sense, by the thread that reads it.
+        """
+        descriptor = descriptor_of(message)
+        if descriptor is None:
+            return True  # from ZeroMQ: when a connection ends, it takes back what that was subscribed to
+        if self._zap is not None and not self._zap.note(message, descriptor):
+            self.wake()
+            return False
+        self._heard.add(descriptor)
+        return True
+
+    def is_open(self, descriptor: int) -> bool:
+        """Whether a descriptor is that of a connection to a guarded socket; from any thread."""
+        with borrowed(descriptor) as connection:
+            return connection is not None and self._is_ours(connection)
+
+    def run(self) -> None:
+        """Answers and watches until told to stop."""
+        wait_milliseconds = 0
+        while not self.stopping:
+            self._poller.poll(wait_milliseconds)
+            began = time.monotonic()
+            if self._zap is not None:
+                self._zap.receive()
+            is_all = True
+            for watched in self._watched:
+                is_all &= self._note_events(watched)
+            if self._zap is not None and is_all:
+                # Every connection that is asked for was accepted before, and so is known by now.
+                self._zap.answer()
+            if self._zap is not None:
+                self._cut_revoked(self._zap)
+            is_much = self._count_bytes() > _MUCH_BYTES
+            for watched in self._watched:
+                self._cut_floods(watched)
+                self._metrics.connections(watched.name, len(watched.connections))
+            self._cut_unread()
+            self.beat()
+            if is_much:
+                took_milliseconds = (time.monotonic() - began) * 1000
+                wait_milliseconds = max(_SHORT_TURN_MILLISECONDS, int(took_milliseconds * _PAUSE_PER_SECOND_OF_WORK))
+            else:
+                is_used = any(watched.connections for watched in self._watched)
+                wait_milliseconds = _TURN_MILLISECONDS if is_used else _IDLE_TURN_MILLISECONDS
+
+    def wake(self) -> None:
+        """Ends the wait of `run`."""
+        os.eventfd_write(self._wake_event, 1)
+
+    def close(self) -> None:
+        """Stops the thread, if it was started; may be called again."""
+        if self._wake_event < 0:
+            return
+        self.stop()
+        self.join()
+        os.close(self._wake_event)
+        self._wake_event = -1
+
+    def _note_events(self, watched: _Watched) -> bool:
+        """Takes what ZeroMQ says of its connections; whether that was all."""
+        for _ in range(_MAX_EVENTS_PER_TURN):
+            try:
+                event = parse_monitor_message(watched.monitor.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                return True
+            kind, value = event["event"], event["value"]
+            if kind == zmq.EVENT_ACCEPTED:
+                self._accepted(watched, value)
+            elif kind == zmq.EVENT_DISCONNECTED:
+                gone = watched.connections.pop(value, None)
+                if watched.failure:
+                    self._refused(watched, watched.failure, gone.address if gone else "an unknown address")
+                    watched.failure = ""
+            else:
+                # The next event names the connection.
+                watched.failure = _reason_of(kind, value)
+        return False
+
+    def _accepted(self, watched: _Watched, descriptor: int) -> None:
+        with borrowed(descriptor) as connection:
+            host, address = address_of(connection if connection is not None and self._is_ours(connection) else None)
+        accepted = _Connection(host, address, time.monotonic())
+        if self._zap is not None:
+            accepted.answered_before, accepted.removals_before = self._zap.answered, self._zap.removals()
+        watched.connections[descriptor] = accepted
+        self._metrics.connected(watched.name)
+        self._make_room(watched, descriptor, accepted)
+
+    def _make_room(self, watched: _Watched, descriptor: int, accepted: _Connection) -> None:
+        """Cuts one, where there are too many: what has said nothing for longest, or else the one that has just come."""
+        if sum(len(other.connections) for other in self._watched) <= self._max_connections // 2:
+            return
+        open_ones = [
+            (other, number, connection)
+            for other in self._watched
+            for number, connection in other.connections.items()
+            if not connection.is_cut
+        ]
+        of_host = [one for one in open_ones if one[2].host == accepted.host]
+        if len(open_ones) > self._max_connections:
+            crowd, why = open_ones, f"there are {self._max_connections} connections already"
+        elif len(of_host) > max(self._max_connections // 2, 1):
+            crowd, why = of_host, f"its address has {len(of_host) - 1} connections already"
+        else:
+            return
+        old = accepted.accepted_monotonic_seconds - _MAY_BE_SILENT_SECONDS
+        silent = [one for one in crowd if not one[2].is_heard and one[2].accepted_monotonic_seconds < old]
+        if silent:
+            oldest, number, _ = min(silent, key=lambda one: one[2].accepted_monotonic_seconds)
+            self._cut(oldest, number, "too_many", f"it has said nothing, and {why}")
+        else:
+            self._cut(watched, descriptor, "too_many", why)
+
+    def _count_bytes(self) -> int:
+        """Looks at what each connection has sent; returns how much of all that is new."""
+        heard, self._heard = self._heard, set()
+        new_bytes = 0
+        for watched in self._watched:
+            for descriptor, connection in watched.connections.items():
+                before, connection.received_bytes = connection.received_bytes, self._received_bytes(descriptor)
+                new_bytes += max(connection.received_bytes - before, 0)
+                if descriptor in heard:
+                    connection.is_heard, connection.read_bytes = True, connection.received_bytes
+        return new_bytes
+
+    def _cut_floods(self, watched: _Watched) -> None:
+        now = time.monotonic()
+        for descriptor, connection in list(watched.connections.items()):
+            age_seconds = now - connection.accepted_monotonic_seconds
+            flooded_at = self._flooders.get(connection.host, float("-inf"))
+            again = now - flooded_at < _FLOOD_REMEMBERED_SECONDS
+            at_once = _MAX_BYTES_AT_ONCE_AFTER_A_FLOOD if again else MAX_BYTES_AT_ONCE
+            received = connection.received_bytes
+            if received > at_once + age_seconds * MAX_BYTES_PER_SECOND:
+                why = f"it has sent {received} bytes, and readers have little to say"
+            elif watched.takes_requests and connection.unread_bytes > min(at_once, MAX_BYTES_OF_A_REQUEST):
+                why = f"it has sent {connection.unread_bytes} bytes that make no request"
+            else:
+                continue
+            self._flooders[connection.host] = now
+            if len(self._flooders) > _MAX_FLOODERS:
+                self._flooders.popitem(last=False)
+            self._cut(watched, descriptor, "flood", why)
+
+    def _cut_unread(self) -> None:
+        """Cuts those who have sent most that nobody can read, until what is left is bearable."""
+        of_all = [(c.unread_bytes, d, w) for w in self._watched for d, c in w.connections.items() if not c.is_cut]
+        total = sum(unread for unread, _, _ in of_all)
+        if total <= MAX_UNREAD_BYTES:
+            return
+        for unread, descriptor, watched in sorted(of_all, key=lambda one: one[0], reverse=True):
+            if total <= MAX_UNREAD_BYTES:
+                return
+            self._cut(watched, descriptor, "flood", f"it has sent {unread} bytes that make no message")
+            total -= unread
+
+    def _cut_revoked(self, zap: Zap) -> None:
+        """Ends what has shown a key that is not allowed any more, or may have been let in by one."""
+        removals = zap.removals()
+        for watched in self._watched:
+            for descriptor, connection in list(watched.connections.items()):
+                revoked = zap.is_revoked(descriptor, connection.answered_before)
+                if revoked:
+                    self._cut(watched, descriptor, "revoked", "its key is not allowed any more")
+                elif revoked is None and connection.removals_before != removals:
+                    # It has said nothing yet, so it loses nothing: it connects again, if it is still allowed.
+                    self._cut(watched, descriptor, "revoked", "a key is not allowed any more, and it may be its own")
+
+    def _cut(self, watched: _Watched, descriptor: int, reason: str, why: str) -> None:
+        """Ends a connection; ZeroMQ finds it closed, and tidies up."""
+        if watched.connections[descriptor].is_cut:
+            return
+        with borrowed(descriptor) as connection:
+            if connection is None or not self._is_ours(connection):
+                return
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # it has just gone by itself
+        watched.connections[descriptor].is_cut = True
+        self._metrics.cut(watched.name, reason)
+        self._say("cut the connection of %s: %s", watched.connections[descriptor].address, why)
+
+    def _received_bytes(self, descriptor: int) -> int:
+        with borrowed(descriptor) as connection:
+            return received_bytes(connection) if connection is not None and self._is_ours(connection) else 0
+
+    def _is_ours(self, connection: socket.socket) -> bool:
+        """Whether a descriptor still is a connection to a guarded socket, and not something that came after it."""
+        try:
+            name = connection.getsockname()
+        except OSError:
+            return False
+        return (name[1] if isinstance(name, tuple) else name) in self._bound
+
+    def _key_refused(self, address: str) -> None:
+        # ZeroMQ does not say which socket it asks for.
+        self._refused(self._watched[0], "unknown_key", address)
+
+    def _refused(self, watched: _Watched, reason: str, address: str) -> None:
+        self._metrics.handshake_failed(watched.name, reason)
+        self._say("refused a connection of %s: %s", address, reason)
+
+    def _say(self, text: str, *arguments: object) -> None:
+        """Logs once a second at most, and says how many more there were."""
+        now = time.monotonic()
+        if now - self._said_at < 1.0:
+            self._unsaid += 1
+            return
+        more = f" (and {self._unsaid} more since the last such line)" if self._unsaid else ""
+        self._said_at, self._unsaid = now, 0
+        _log.warning(text + more, *arguments)
+
+
+def descriptor_of(message: zmq.Frame) -> int | None:
+    """Of the connection that a message came over; None for one that ZeroMQ itself has made."""
+    try:
+        return int(message.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return None
+
+
+def _reason_of(kind: int, value: int) -> str:
+    """Why a handshake failed, in a word."""
+    if kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+        return _PROTOCOL_REASONS.get(value) or "protocol"
+    # A client without a key sees what is asked for, and hangs up.
+    return "timeout" if value in (zmq.EAGAIN, zmq.ETIMEDOUT) else "broken_off"

@@ -1,0 +1,184 @@
+"""Small JPEG pictures of the streams that somebody looks at, made in a thread of their own.
+
+A stream that nobody looks at costs one look into a set per frame. A stream that is watched costs the publisher
+nothing but keeping the newest picture: there is one slot per stream, and what comes before the last was encoded
+takes its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from streamdet import wire
+from streamdet.config import PublisherConfig
+from streamdet.monitoring.metrics import Metrics
+from streamdet.types import DetectionEvent, Picture
+from streamdet.worker import Worker
+
+# A picture that would be too large for one message is tried again with these qualities.
+_LOWER_QUALITIES = (50, 20)
+_PREFIX = b"preview/"
+# Whoever connects can send subscriptions without end; nobody watches so many streams one by one.
+_MAX_PREFIXES = 1000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """An encoded picture.
+
+    Attributes:
+        event: what was published of the frame that the picture shows.
+        jpeg: at most `wire.MAX_MESSAGE_BYTES`.
+    """
+
+    event: DetectionEvent
+    jpeg: bytes
+
+
+class Previews(Worker):
+    """Encodes the newest picture of each watched stream.
+
+    Only a subscription that begins with `preview/` counts as somebody who looks: whoever subscribes to everything,
+    with an empty prefix, gets the pictures that others asked for and asks for none.
+
+    Three threads use it: one asks `is_due` when a frame comes, one tells of subscriptions and offers events, and
+    its own one encodes.
+
+    Args:
+        config: size, quality and rate.
+        put: takes each encoded picture; must not wait.
+        metrics: counts what was encoded.
+        on_error: told when the thread ends with an error.
+    """
+
+    def __init__(
+        self,
+        config: PublisherConfig,
+        put: Callable[[Preview], None],
+        metrics: Metrics,
+        on_error: Callable[[Worker], None] | None = None,
+    ) -> None:
+        super().__init__("previews", on_error)
+        self._max_side = config.preview_width
+        self._quality = config.preview_quality
+        self._interval_seconds = 1 / config.preview_max_fps
+        self._put = put
+        self._metrics = metrics
+        self._prefixes: tuple[bytes, ...] = ()
+        # Whether there were more than are kept: then all streams are watched until there are none.
+        self._is_overfull = False
+        self._due_seconds: dict[str, float] = {}
+        self._changed = threading.Condition()
+        self._slots: dict[str, tuple[DetectionEvent, Picture]] = {}
+
+    def subscription(self, message: bytes) -> None:
+        """Takes a message of the XPUB socket: 1 (subscribe) or 0 (nobody is subscribed any more), then the prefix."""
+        prefix = message[1:]
+        if not prefix.startswith(_PREFIX):
+            return
+        if message[:1] == b"\x01":
+            if prefix not in self._prefixes and len(self._prefixes) < _MAX_PREFIXES:
+                self._prefixes = (*self._prefixes, prefix)
+            elif prefix not in self._prefixes:
+                self._is_overfull = True
+        else:
+            self._prefixes = tuple(other for other in self._prefixes if other != prefix)
+            self._is_overfull &= bool(self._prefixes)
+
+    def is_watched(self, stream: str) -> bool:
+        """Whether somebody subscribes to the stream's previews."""
+        if self._is_overfull:
+            return True
+        return bool(self._prefixes) and wire.topic("preview", stream).encode().startswith(self._prefixes)
+
+    def is_due(self, stream: str, now: float) -> bool:
+        """Whether the picture of the stream's frame should be kept; true at most `preview_max_fps` times a second.
+
+        Args:
+            stream: name of the stream.
+            now: monotonic seconds at which the frame was captured.
+        """
+        if not self._prefixes or now < self._due_seconds.get(stream, now) or not self.is_watched(stream):
+            return False
+        # Counted on from when it was due, so that the rate is right on average though frames do not come on time.
+        due = self._due_seconds.get(stream, now) + self._interval_seconds
+        self._due_seconds[stream] = max(due, now)
+        return True
+
+    def offer(self, event: DetectionEvent, picture: Picture) -> None:
+        """Has the picture encoded, in place of one of the same stream that still waits; does not wait."""
+        with self._changed:
+            self._slots[event.stream] = (event, picture)
+            self._changed.notify()
+
+    def forget_stream(self, stream: str) -> None:
+        """Drops what is kept of a stream."""
+        self._due_seconds.pop(stream, None)
+        with self._changed:
+            self._slots.pop(stream, None)
+
+    def wake(self) -> None:
+        """Ends the wait of `run`."""
+        with self._changed:
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Encodes until asked to stop; what waits then is left."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._slots or self.stopping)
+                if self.stopping:
+                    return
+                # The stream that has waited longest: a slot keeps its place when a newer picture takes it.
+                stream = next(iter(self._slots))
+                event, picture = self._slots.pop(stream)
+            try:
+                self._encode(event, picture)
+            except Exception as error:  # noqa: BLE001 - whatever it is: other pictures are looked at, too
+                self._metrics.unexpected.report("preview", error, "a preview is left out", event.stream)
+            self.beat()
+
+    def _encode(self, event: DetectionEvent, picture: Picture) -> None:
+        if not self.is_watched(event.stream):
+            return
+        began = perf_counter()
+        jpeg = to_jpeg(picture.to_rgb(), self._max_side, self._quality)
+        if jpeg is None:
+            _log.warning("a preview is too large for one message", extra={"stream": event.stream})
+            return
+        self._metrics.preview_encoded(event.stream, perf_counter() - began)
+        self._put(Preview(event, jpeg))
+
+
+def to_jpeg(rgb: NDArray[np.uint8], max_side: int, quality: int) -> bytes | None:
+    """Encodes a picture, made smaller where it is larger.
+
+    Args:
+        rgb: uint8 [height, width, 3].
+        max_side: pixels; neither width nor height is larger afterwards, their ratio stays.
+        quality: 1 to 100.
+
+    Returns:
+        The JPEG, with a lower quality where it would exceed `wire.MAX_MESSAGE_BYTES`; None where that is not enough.
+    """
+    height, width = rgb.shape[:2]
+    scale = min(1.0, max_side / max(width, height))
+    if scale < 1.0:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment] # of the same dtype
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    for tried in (quality, *(lower for lower in _LOWER_QUALITIES if lower < quality)):
+        _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, tried])
+        if jpeg.size <= wire.MAX_MESSAGE_BYTES:
+            return jpeg.tobytes()
+    return None

@@ -1,0 +1,270 @@
+"""Answers who comes late or has lost something: the newest event of each topic, and those that went before.
+
+`Replay` keeps the last events in memory and answers from there at once. What is older is asked of an archive, such as
+the spool, which answers later. All of it belongs to one thread, the publisher's.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Protocol
+
+from streamdet import wire
+from streamdet.errors import WireError
+from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.security.limits import Rate
+from streamdet.wire.replay import (
+    MAX_ANSWER_BYTES,
+    MAX_ANSWER_EVENTS,
+    MAX_ANSWER_TOPICS,
+    Answer,
+    Refused,
+    Replayed,
+    ReplayRequest,
+    Snapshot,
+    SnapshotRequest,
+    decode_request,
+    encode_answer,
+    request_id,
+)
+
+_REQUESTS_PER_SECOND_OF_A_CLIENT = 100
+# Whoever connects anew for every request gets a new allowance each time, but takes the place of the oldest.
+_MAX_CLIENTS = 1000
+
+Reply = Callable[[Answer], None]
+
+
+class Archive(Protocol):
+    """Keeps events for longer than memory does."""
+
+    def keep(self, topic: str, seq: int, payload: bytes) -> None:
+        """Takes an event of the present epoch; does not wait."""
+
+    def forget(self, topic: str) -> None:
+        """Forgets how far a topic came, but not its events."""
+
+    def fetch(self, client: bytes, request: ReplayRequest, reply: Reply) -> bool:
+        """Has a request answered later, in another thread; False when too many wait already."""
+
+
+class Ring:
+    """The last events of all topics, in memory; the oldest make room.
+
+    Args:
+        max_events: so many at most.
+        max_bytes: and so many bytes of encoded events.
+    """
+
+    def __init__(self, max_events: int, max_bytes: int) -> None:
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._payloads: dict[tuple[str, int], bytes] = {}
+        self._order: deque[tuple[str, int]] = deque()
+        self._first: dict[str, int] = {}
+        self.used_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def add(self, topic: str, seq: int, payload: bytes) -> None:
+        """Keeps an event; those of a topic come one after the other, none left out."""
+        key = (topic, seq)
+        self._payloads[key] = payload
+        self._order.append(key)
+        self._first.setdefault(topic, seq)
+        self.used_bytes += len(payload)
+        while len(self._order) > self._max_events or self.used_bytes > self._max_bytes:
+            old = self._order.popleft()
+            self.used_bytes -= len(self._payloads.pop(old))
+            self._first[old[0]] = old[1] + 1
+
+    def forget(self, topic: str) -> None:
+        """Drops all of a topic."""
+        self._first.pop(topic, None)
+        gone = [key for key in self._order if key[0] == topic]
+        if gone:
+            self._order = deque(key for key in self._order if key[0] != topic)
+        for key in gone:
+            self.used_bytes -= len(self._payloads.pop(key))
+
+    def first_seq(self, topic: str) -> int | None:
+        """The oldest that is kept, or the next one where none is; None for a topic that never had any."""
+        return self._first.get(topic)
+
+    def take(self, topic: str, from_seq: int, to_seq: int) -> list[tuple[int, bytes]]:
+        """Events of this range, as many as fit an answer: at least one, where the range is kept."""
+        taken: list[tuple[int, bytes]] = []
+        left = MAX_ANSWER_BYTES
+        for seq in range(from_seq, min(to_seq, from_seq + MAX_ANSWER_EVENTS - 1) + 1):
+            payload = self._payloads.get((topic, seq))
+            if payload is None or (taken and len(payload) > left):
+                break
+            left -= len(payload)
+            taken.append((seq, payload))
+        return taken
+
+
+class Replay:
+    """Keeps what is published and answers requests.
+
+    Args:
+        epoch: the present one.
+        ring: what is kept in memory.
+        metrics: counts requests.
+        archive: what is kept beyond that; None for nothing.
+    """
+
+    def __init__(self, epoch: str, ring: Ring, metrics: DeliveryMetrics, archive: Archive | None = None) -> None:
+        self._epoch = epoch
+        self._ring = ring
+        self._metrics = metrics
+        metrics.follow_replay(lambda: ring.used_bytes)
+        self._archive = archive
+        self._next_seqs: dict[str, int] = {}
+        self._newest: dict[str, bytes] = {}
+        self._topics: list[str] = []
+        self._rates: dict[bytes, Rate] = {}
+
+    def add(self, topic: str, seq: int, payload: bytes) -> None:
+        """Keeps an event that is being published."""
+        if topic not in self._next_seqs:
+            self._topics = sorted([*self._topics, topic])
+        self._next_seqs[topic] = seq + 1
+        self._newest[topic] = payload
+        self._ring.add(topic, seq, payload)
+        if self._archive is not None:
+            self._archive.keep(topic, seq, payload)
+
+    def forget_stream(self, stream: str) -> None:
+        """A snapshot no longer shows the stream's newest events; replay still has what is kept."""
+        for kind in wire.KINDS:
+            self._newest.pop(wire.topic(kind, stream), None)
+
+    def forget_numbers(self, stream: str) -> None:
+        """Nothing of the stream is left in memory; should it come back, it begins to count at 1 again."""
+        for topic in (wire.topic(kind, stream) for kind in wire.KINDS):
+            if self._next_seqs.pop(topic, None) is None:
+                continue
+            self._newest.pop(topic, None)
+            self._topics.remove(topic)
+            self._ring.forget(topic)
+            if self._archive is not None:
+                self._archive.forget(topic)
+
+    def answer(self, client: bytes, payload: bytes, reply: Callable[[list[bytes]], None]) -> None:
+        """Answers one request, now or later; whatever was sent, it raises nothing.
+
+        Args:
+            client: who asks.
+            payload: the request.
+            reply: takes the parts of the answer; may be called from another thread.
+        """
+        answer = self._answer(client, payload, lambda later: reply(encode_answer(later)))
+        if answer is not None:
+            self._count(answer)
+            reply(encode_answer(answer))
+
+    def _answer(self, client: bytes, payload: bytes, later: Reply) -> Answer | None:
+        if not self._rate_of(client).passes():
+            each = _REQUESTS_PER_SECOND_OF_A_CLIENT
+            return Refused(request_id(payload), "too_many", f"at most {each} requests a second are answered")
+        try:
+            request = decode_request(payload)
+        except WireError as error:
+            return Refused(request_id(payload), "bad_request", str(error)[:500])
+        if isinstance(request, SnapshotRequest):
+            return self._snapshot(request)
+        return self._replay(client, request, later)
+
+    def _rate_of(self, client: bytes) -> Rate:
+        rate = self._rates.pop(client, None) or Rate(_REQUESTS_PER_SECOND_OF_A_CLIENT)
+        if len(self._rates) >= _MAX_CLIENTS:
+            del self._rates[next(iter(self._rates))]
+        self._rates[client] = rate
+        return rate
+
+    def _snapshot(self, request: SnapshotRequest) -> Snapshot:
+        next_seqs: dict[str, int] = {}
+        events: list[bytes] = []
+        left = MAX_ANSWER_BYTES
+        for topic in self._matching(request):
+            event = self._newest.get(topic) if request.with_events else None
+            size = len(event) if event is not None else 0
+            is_full = len(events) >= MAX_ANSWER_EVENTS or len(next_seqs) >= MAX_ANSWER_TOPICS
+            if is_full or (events and size > left):
+                return Snapshot(request.id, self._epoch, next_seqs, next(reversed(next_seqs)), events)
+            next_seqs[topic] = self._next_seqs[topic]
+            left -= size
+            if event is not None:
+                events.append(event)
+        return Snapshot(request.id, self._epoch, next_seqs, None, events)
+
+    def _matching(self, request: SnapshotRequest) -> Iterator[str]:
+        """Topics after `after` that begin with one of the prefixes, in order; looks at no others."""
+        done: str | None = None
+        for prefix in sorted(request.prefixes or ("",)):
+            if done is not None and prefix.startswith(done):
+                continue
+            done = prefix
+            start = max(bisect_left(self._topics, prefix), bisect_right(self._topics, request.after))
+            for place in range(start, len(self._topics)):
+                topic = self._topics[place]
+                if not topic.startswith(prefix):
+                    break
+                yield topic
+
+    def _replay(self, client: bytes, request: ReplayRequest, later: Reply) -> Answer | None:
+        first = self._ring.first_seq(request.topic)
+        last: int | None = None
+        if request.epoch in (None, self._epoch):
+            end = self._next_seqs.get(request.topic, 1)
+            last = end - 1 if request.to_seq is None else min(request.to_seq, end - 1)
+            if first is None or request.from_seq >= first or self._archive is None:
+                return self._from_memory(request, first or 1, last)
+            # Only what memory has no more: the rest is asked for again, and comes from here.
+            request = ReplayRequest(request.id, request.topic, request.from_seq, min(last, first - 1), self._epoch)
+        elif self._archive is None:
+            return self._of_unknown_epoch(request)
+        if self._archive.fetch(client, request, lambda answer: later(self._completed(answer, last))):
+            return None
+        return Refused(request.id, "busy", "too many older events are asked for; ask again in a second")
+
+    def _from_memory(self, request: ReplayRequest, first: int, last: int) -> Replayed:
+        begin = max(request.from_seq, first)
+        taken = self._ring.take(request.topic, begin, last)
+        next_seq = taken[-1][0] + 1 if taken else max(request.from_seq, last + 1)
+        return Replayed(
+            request.id,
+            request.topic,
+            self._epoch,
+            request.from_seq,
+            next_seq,
+            more=next_seq <= last,
+            events=[payload for _, payload in taken],
+            seqs=tuple(seq for seq, _ in taken),
+        )
+
+    def _of_unknown_epoch(self, request: ReplayRequest) -> Replayed:
+        return Replayed(
+            request.id,
+            request.topic,
+            request.epoch or self._epoch,
+            request.from_seq,
+            request.from_seq,
+            next_epoch=self._epoch,
+            end_is_known=False,
+        )
+
+    def _completed(self, answer: Answer, last: int | None) -> Answer:
+        """An answer of the archive; called in the archive's thread."""
+        self._count(answer)
+        if isinstance(answer, Replayed) and last is not None:
+            return replace(answer, more=answer.next_seq <= last)
+        return answer
+
+    def _count(self, answer: Answer) -> None:
+        self._metrics.replay_request("refused" if isinstance(answer, Refused) else "done")

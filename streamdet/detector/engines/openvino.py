@@ -1,0 +1,403 @@
+"""The dense parts of the detector, run by OpenVINO on the CPU; every compiled model has one fixed shape."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection import FasterRCNN
+
+from streamdet.detector.engines.openvino_convert import BoxHead, convert_box_head, convert_features
+from streamdet.detector.engines.openvino_file import ExportedDense
+from streamdet.detector.engines.openvino_runtime import (
+    OpenVinoPrecision,
+    compile_model,
+    core,
+    cpu_precisions,
+    load_openvino,
+)
+from streamdet.errors import DetectorError
+
+if TYPE_CHECKING:
+    import openvino
+
+_log = logging.getLogger(__name__)
+
+# A compiled model takes 30 to 50 MB with the embedded weights, and a quarter of a second to make.
+_MOST_MODELS = 8
+# A size whose model had to leave must come so often before it gets one again; the table is full, so this goes on.
+_AGAIN_AFTER_PICTURES = 16
+# So many regions go through the box head at once; the rest, and pictures that have few, in the smaller portion.
+_REGIONS = 64
+_FEW_REGIONS = 16
+
+# What a file may hold: no loops, and in a picture of this size no map of more numbers; ours have 2 million at most.
+_CONTROL_FLOW = {"If", "Loop", "TensorIterator"}
+_CHECKED_PIXELS = 320
+_MOST_NUMBERS = 1 << 26
+_REASON_CHARACTERS = 300
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+class OpenVinoDense:
+    """Runs the dense parts in OpenVINO; see `dense.Dense`.
+
+    Pictures of a batch go through one after the other: what a picture needs stays in the cache that way, and one
+    compiled model serves batches of any length. Threads beside each other are what uses several cores.
+
+    Args:
+        models: what to run; shared between threads.
+    """
+
+    def __init__(self, models: _Models) -> None:
+        self._models = models
+        self._heads: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
+
+    @classmethod
+    def of_model(cls, model: FasterRCNN, precision: OpenVinoPrecision) -> Self:
+        """Converts a model of torch.
+
+        Args:
+            model: prepared by `pipeline.prepare_model`, on the CPU.
+            precision: fp32 or bf16.
+
+        Raises:
+            DetectorError: OpenVINO is not installed, or the CPU has no such precision.
+        """
+        if precision == "int8":
+            msg = 'detector.precision: "int8" needs weights that `streamdet export --int8` made; use "auto" or "fp32"'
+            raise DetectorError(msg)
+        if precision not in cpu_precisions():
+            msg = f'detector.precision: this CPU has no {precision}; use "auto" or "fp32"'
+            raise DetectorError(msg)
+        heads = model.roi_heads
+        # Two large matrix products are as fast in torch, or faster when there are few regions.
+        torch_head = None
+        if precision == "bf16" or _has_convolutions(heads.box_head):
+            box_head = convert_box_head(model)
+        else:
+            box_head, torch_head = None, BoxHead(model)
+        return cls(_Models(convert_features(model), box_head, torch_head, precision))
+
+    @classmethod
+    def of_export(cls, exported: ExportedDense, model: FasterRCNN | None = None) -> Self:
+        """Takes what `streamdet export` made.
+
+        Args:
+            exported: read from a file.
+            model: whose dense parts these should be, to be compared; not compared unless given.
+
+        Raises:
+            DetectorError: OpenVINO is not installed, or cannot read it, or it is of another model.
+        """
+        try:
+            features, box_head = (
+                core().read_model(xml, constants) for xml, constants in (exported.features, exported.box_head)
+            )
+            if model is not None:
+                _check_fit(features, box_head, model)
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[-_REASON_CHARACTERS:]
+            msg = f"OpenVINO cannot run these weights; make them again with `streamdet export` ({reason})"
+            raise DetectorError(msg) from None
+        return cls(_Models(features, box_head, None, exported.precision))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """See `Dense`; the RPN's head runs along, and `rpn_head` yields what it said."""
+        pixels = images.permute(0, 2, 3, 1).contiguous()
+        size = (int(pixels.shape[1]), int(pixels.shape[2]))
+        with _memory_errors():
+            canvas, model = self._models.features(size, len(pixels))
+            outputs = [t.permute(0, 3, 1, 2) for t in _run_pictures(model, pixels, canvas)]
+        count = len(outputs) // 3
+        levels, objectness, deltas = outputs[:count], outputs[count : 2 * count], outputs[2 * count :]
+        self._heads = (levels, objectness, deltas)
+        return list(levels)
+
+    def rpn_head(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """See `Dense`; the levels must be those that `features` returned last."""
+        if self._heads is None or any(a is not b for a, b in zip(levels, self._heads[0], strict=True)):
+            msg = "these are not the level maps that `features` returned last"
+            raise ValueError(msg)
+        _, objectness, deltas = self._heads
+        self._heads = None
+        return objectness, deltas
+
+    def box_head(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Dense`."""
+        by_place = regions.permute(0, 2, 3, 1).contiguous()  # as they lie in memory: no copy
+        if self._models.torch_head is not None:
+            logits, deltas = self._models.torch_head(by_place)
+            return logits, deltas
+        with _memory_errors():
+            outputs = _run_regions(self._models.box_head(_REGIONS), self._models.box_head(_FEW_REGIONS), by_place)
+        return outputs[0], outputs[1]
+
+    def for_another_thread(self) -> Self:
+        """One that shares the compiled models and their weights; to be called before the first inference."""
+        self._models.workers += 1
+        return type(self)(self._models)
+
+
+class Compiled:
+    """A compiled model with its requests; each is used by one thread at a time, and kept for the next one.
+
+    Args:
+        model: of one fixed shape.
+
+    Attributes:
+        model: as given.
+        output_shapes: of one run.
+    """
+
+    def __init__(self, model: openvino.CompiledModel) -> None:
+        self.model = model
+        self.output_shapes = [tuple(port.shape) for port in model.outputs]
+        self._idle: list[openvino.InferRequest] = []
+
+    @contextmanager
+    def request(self) -> Iterator[openvino.InferRequest]:
+        """A request that no other thread uses meanwhile; one that failed is not used again."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self.model.create_infer_request()
+        yield request
+        self._idle.append(request)
+
+
+class _Models:
+    """Compiles what is needed, once for all threads, and for one fixed shape each.
+
+    Models whose height and width are left open are not made: in int8 they end the process on CPUs with AMX. Few sizes
+    occur, because one side of a picture is always the shortest or the longest that its weights look at; the models of
+    those that were used last are kept.
+
+    Args:
+        features: converted by `convert_features`.
+        box_head: converted by `convert_box_head`; or
+        torch_head: float32 [regions, 7, 7, channels] -> logits, deltas.
+        precision: to compile for.
+
+    Attributes:
+        torch_head: as given.
+        workers: threads that infer at the same time.
+    """
+
+    def __init__(
+        self,
+        features: openvino.Model,
+        box_head: openvino.Model | None,
+        torch_head: nn.Module | None,
+        precision: OpenVinoPrecision,
+    ) -> None:
+        self.workers = 1
+        self.torch_head = torch_head
+        self._features = features
+        self._box_head = box_head
+        self._precision = precision
+        # Of one operation, as everywhere in the process (`device.use_threads`).
+        self._threads = torch.get_num_threads()
+        self._lock = threading.Lock()
+        self._of_size: OrderedDict[Size, Future[Compiled]] = OrderedDict()  # the one used last is the last
+        self._left: dict[Size, int] = {}  # sizes whose model had to leave: pictures of them since then
+        self._catch_all: tuple[Size, Future[Compiled]] | None = None
+        self._of_regions: dict[int, Future[Compiled]] = {}
+
+    def features(self, size: Size, pictures: int) -> tuple[Size, Compiled]:
+        """The model for pictures of a size, and the size that it takes: the same, or a larger one.
+
+        Threads that need a model which another one compiles wait for it; threads with other sizes go on. A larger one
+        is for sizes that come and go, more of them than are kept: else every picture would have a model compiled.
+
+        Args:
+            size: multiples of 32.
+            pictures: that are about to be looked at.
+        """
+        canvas, future, is_new = self._choose(size, pictures)
+        if is_new:
+            self._compile(future, self._features, [1, *canvas, 3])
+        try:
+            return canvas, future.result()
+        except BaseException:
+            with self._lock:
+                if self._of_size.get(canvas) is future:
+                    del self._of_size[canvas]
+                if self._catch_all is not None and self._catch_all[1] is future:
+                    self._catch_all = None
+            raise
+
+    def _choose(self, size: Size, pictures: int) -> tuple[Size, Future[Compiled], bool]:
+        """The size of the model to use, what it will come from, and whether it is for the caller to make."""
+        with self._lock:
+            if size in self._of_size:
+                self._of_size.move_to_end(size)
+                return size, self._of_size[size], False
+            if size in self._left:
+                self._left[size] += pictures
+                if self._left[size] < _AGAIN_AFTER_PICTURES:
+                    return self._choose_catch_all(size)
+                del self._left[size]
+            if len(self._of_size) == _MOST_MODELS:
+                oldest, _ = self._of_size.popitem(last=False)
+                self._left[oldest] = 0
+                _log.debug("the model for %d x %d leaves for one of %d x %d", *oldest[::-1], *size[::-1])
+            future: Future[Compiled] = Future()
+            self._of_size[size] = future
+            return size, future, True
+
+    def _choose_catch_all(self, size: Size) -> tuple[Size, Future[Compiled], bool]:
+        """The same for the model that is large enough for every size that came so far."""
+        if self._catch_all is not None and max(size) <= self._catch_all[0][0]:
+            return (*self._catch_all, False)
+        # A multiple of the coarsest level's stride, so that the cells of every level begin at the same places.
+        side = _rounded_up(max(max(known) for known in (size, *self._of_size, *self._left)), 64)
+        self._catch_all = ((side, side), Future())
+        return (*self._catch_all, True)
+
+    def box_head(self, regions: int) -> Compiled:
+        """The model for so many regions."""
+        if self._box_head is None:
+            msg = "the box head runs in torch"
+            raise ValueError(msg)
+        with self._lock:
+            is_new = regions not in self._of_regions
+            future: Future[Compiled] = self._of_regions.setdefault(regions, Future())
+        if is_new:
+            channels = self._box_head.inputs[0].partial_shape[3].get_length()
+            self._compile(future, self._box_head, [regions, 7, 7, channels])
+        return future.result()
+
+    def _compile(self, future: Future[Compiled], model: openvino.Model, shape: list[int]) -> None:
+        """Makes a model of one shape and hands it to all who wait for it, or the error."""
+        try:
+            own = model.clone()
+            own.reshape(shape)
+            future.set_result(Compiled(compile_model(own, self._precision, self.workers, self._threads)))
+        except BaseException as error:  # noqa: BLE001 - raised again by those who wait
+            future.set_exception(error)
+
+
+def _check_fit(features: openvino.Model, box_head: openvino.Model, model: FasterRCNN) -> None:
+    """Compares the graphs of a file with what a model's dense parts take and yield, before any memory is taken.
+
+    Raises:
+        ValueError: they differ, or a map would be larger than any of ours.
+        RuntimeError: of OpenVINO's; they take no pictures or regions at all.
+    """
+    channels: int = model.backbone.out_channels
+    classes: int = model.roi_heads.box_predictor.cls_score.out_features
+    shapes = model.rpn.anchor_generator.num_anchors_per_location()
+    wanted = [channels] * len(shapes) + shapes + [4 * n for n in shapes]
+    for graph, shape, last in (
+        (features, [1, _CHECKED_PIXELS, _CHECKED_PIXELS, 3], wanted),
+        (box_head, [_FEW_REGIONS, 7, 7, channels], [classes, 4 * classes]),
+    ):
+        fixed = graph.clone()
+        fixed.reshape(shape)
+        for operation in fixed.get_ops():
+            if operation.get_type_name() in _CONTROL_FLOW:
+                msg = f"it has an operation {operation.get_type_name()}"
+                raise ValueError(msg)
+            for port in operation.outputs():
+                if port.partial_shape.is_dynamic or math.prod(port.shape) > _MOST_NUMBERS:
+                    msg = f"an operation {operation.get_type_name()} yields {port.partial_shape}"
+                    raise ValueError(msg)
+        found = [list(port.shape)[-1] for port in fixed.outputs]
+        if found != last:
+            msg = f"its outputs have {found} channels instead of {last}"
+            raise ValueError(msg)
+
+
+def _run_pictures(model: Compiled, pixels: Tensor, canvas: Size) -> list[Tensor]:
+    """Infers picture by picture; OpenVINO reads and writes the tensors' own memory.
+
+    Args:
+        model: for pictures of the size `canvas`.
+        pixels: float32 [pictures, height, width, 3], not larger; zeros are put below and beside.
+        canvas: multiples of 64 where it is larger.
+
+    Returns:
+        each output for the pictures as they came, [pictures, height / stride, width / stride, channels].
+    """
+    height, width = pixels.shape[1:3]
+    if canvas != (height, width):
+        pixels = functional.pad(pixels, (0, 0, 0, canvas[1] - width, 0, canvas[0] - height))
+    outputs = [torch.empty(len(pixels), *shape[1:]) for shape in model.output_shapes]
+    with model.request() as request:
+        for number in range(len(pixels)):
+            _infer(request, pixels, outputs, slice(number, number + 1))
+    if canvas == (height, width):
+        return outputs
+    strides = [canvas[0] // output.shape[1] for output in outputs]
+    return [o[:, : -(-height // n), : -(-width // n)] for o, n in zip(outputs, strides, strict=True)]
+
+
+def _run_regions(many: Compiled, few: Compiled, regions: Tensor) -> list[Tensor]:
+    """Infers regions in portions; the last one is filled up with zeros, whose results are left out.
+
+    Args:
+        many: for a large portion.
+        few: for a small one.
+        regions: float32 [regions, 7, 7, channels], contiguous; there may be none.
+
+    Returns:
+        each output, [regions, ...].
+    """
+    large, small = many.output_shapes[0][0], few.output_shapes[0][0]
+    count, whole = len(regions), len(regions) // small * small
+    outputs = [torch.empty(_rounded_up(count, small), *shape[1:]) for shape in many.output_shapes]
+    with many.request() as of_many, few.request() as of_few:
+        at = 0
+        while at < whole:
+            portion, request = (large, of_many) if whole - at >= large else (small, of_few)
+            _infer(request, regions, outputs, slice(at, at + portion))
+            at += portion
+        if whole < count:
+            rest = functional.pad(regions[whole:], (0, 0, 0, 0, 0, 0, 0, whole + small - count))
+            _infer(of_few, rest, [output[whole:] for output in outputs], slice(0, small))
+    return [output[:count] for output in outputs]
+
+
+def _infer(request: openvino.InferRequest, inputs: Tensor, outputs: list[Tensor], rows: slice) -> None:
+    """Infers some rows of the inputs into the same rows of the outputs."""
+    request.set_input_tensor(_shared(inputs[rows]))
+    for port, output in enumerate(outputs):
+        request.set_output_tensor(port, _shared(output[rows]))
+    request.infer()
+
+
+def _rounded_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _shared(tensor: Tensor) -> openvino.Tensor:
+    shared: openvino.Tensor = load_openvino().Tensor(tensor.numpy(), shared_memory=True)
+    return shared
+
+
+def _has_convolutions(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Conv2d) for part in module.modules())
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """OpenVINO wraps what C++ says when memory runs out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "bad_alloc" in str(error):
+            msg = "OpenVINO ran out of memory"
+            raise MemoryError(msg) from error
+        raise

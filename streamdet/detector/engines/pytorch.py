@@ -1,0 +1,96 @@
+"""The dense parts in torch: what is laid out for a fast run once, at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+
+from streamdet.detector.device import compute_exactly
+from streamdet.detector.engines.box_head import ChannelsLastHead
+from streamdet.detector.engines.epilogue import Epilogue, EpilogueConvolution
+from streamdet.detector.engines.packing import MakeConvolution, PackedConvolution, can_pack, pack
+from streamdet.errors import DetectorError
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+class TorchDense:
+    """Runs torchvision's own modules in torch.
+
+    Args:
+        model: prepared by `pipeline.prepare_model`.
+        precision: fp32 or bf16.
+        epilogue: adds biases and the like in one pass, where there is something faster than torch's operators.
+    """
+
+    def __init__(self, model: FasterRCNN, precision: str = "fp32", epilogue: Epilogue | None = None) -> None:
+        if precision == "int8":
+            msg = 'detector.precision: engine = "torch" has no "int8"; use "auto", "fp32" or "bf16"'
+            raise DetectorError(msg)
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        model = model.to(self._dtype)
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        if not on_cpu and self._dtype == torch.float32:
+            compute_exactly()
+        self._make: MakeConvolution | None = None
+        if epilogue is not None:
+            self._make = partial(EpilogueConvolution, apply=epilogue)
+        elif on_cpu and can_pack(self._dtype):
+            self._make = PackedConvolution
+        self._backbone = self._pack(model.backbone)
+        self._rpn_convolutions = self._pack(model.rpn.head.conv)
+        self._shapes = model.rpn.head.cls_logits.out_channels
+        self._rpn_output = self._pack(nn.Sequential(_side_by_side(model.rpn.head.cls_logits, model.rpn.head.bbox_pred)))
+        head = model.roi_heads.box_head
+        # Convolutions are packed, as everywhere.
+        self._box_head = ChannelsLastHead(head if isinstance(head, TwoMLPHead) else self._pack(head))
+        predictor = model.roi_heads.box_predictor
+        self._classes = predictor.cls_score.out_features
+        self._box_output = _stacked(predictor.cls_score, predictor.bbox_pred)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """See `dense.Dense`."""
+        return list(self._backbone(images.to(self._dtype)).values())
+
+    def rpn_head(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """See `dense.Dense`."""
+        outputs = [self._rpn_output(self._rpn_convolutions(level)).float() for level in levels]
+        return [t[:, : self._shapes] for t in outputs], [t[:, self._shapes :] for t in outputs]
+
+    def box_head(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """See `dense.Dense`."""
+        by_place = regions.to(self._dtype).permute(0, 2, 3, 1)
+        output = self._box_output(self._box_head(by_place)).float()
+        return output[:, : self._classes], output[:, self._classes :]
+
+    def for_another_thread(self) -> Self:
+        """Itself: modules of torch keep nothing between calls."""
+        return self
+
+    def _pack(self, module: nn.Module) -> nn.Module:
+        return module if self._make is None else pack(module, self._make)
+
+
+def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
+    """One convolution of 1x1 that yields the channels of both."""
+    both = nn.Conv2d(first.in_channels, first.out_channels + second.out_channels, 1)
+    return _with_parameters_of(both, first, second).to(memory_format=torch.channels_last)
+
+
+def _stacked(first: nn.Linear, second: nn.Linear) -> nn.Linear:
+    """One matrix product that yields the features of both."""
+    both = nn.Linear(first.in_features, first.out_features + second.out_features)
+    return _with_parameters_of(both, first, second)
+
+
+def _with_parameters_of(both: _M, first: nn.Module, second: nn.Module) -> _M:
+    for name in ("weight", "bias"):
+        joined = torch.cat([getattr(first, name).detach(), getattr(second, name).detach()])
+        setattr(both, name, nn.Parameter(joined, requires_grad=False))
+    return both

@@ -1,0 +1,102 @@
+"""Keeps a CUDA device busy: one batch is copied to it while another is computed and a third is copied back."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamdet.detector.graph.capture import GraphedStep
+from streamdet.detector.graph.model import FixedModel
+from streamdet.detector.graph.pixels import PixelFormat
+from streamdet.detector.graph.slots import Slot
+
+_SLOTS = 3
+_GRAPHS = 32
+
+
+class GraphRunner:
+    """Runs batches by graphs, one for each format and bucket; several threads may call `run` at the same time.
+
+    A bucket is a number of frames: the powers of two, and `max_batch_size`. A batch takes the smallest bucket that
+    holds it; what was in the other frames is computed again and left alone.
+
+    Copies to the device, work, and copies back have a stream each; events order the three of one batch. All work
+    is enqueued in one stream, so graphs can share their memory.
+
+    Args:
+        model: makes steps; on a CUDA device.
+        max_batch_size: frames at most.
+    """
+
+    def __init__(self, model: FixedModel, max_batch_size: int) -> None:
+        self._model = model
+        self._device = model.thresholds.device
+        self._rows_shape = (model.max_detections + 1, 6)
+        powers = [1 << n for n in range(max_batch_size.bit_length())]
+        self.buckets = sorted({*powers, max_batch_size})
+        with torch.cuda.device(self._device):
+            # torch has no types for the constructor of streams.
+            self._upload, self._compute, self._download = (
+                torch.cuda.Stream()  # type: ignore[no-untyped-call]
+                for _ in range(3)
+            )
+            self._slots: SimpleQueue[Slot] = SimpleQueue()
+            for _ in range(_SLOTS):
+                self._slots.put(Slot(self._device, max_batch_size * self._rows_shape[0] * self._rows_shape[1]))
+            self._pool = torch.cuda.graph_pool_handle()
+            # The model's weights were written in the stream that is current now.
+            self._compute.wait_stream(torch.cuda.current_stream())
+        self._graphs: OrderedDict[tuple[PixelFormat, int], GraphedStep] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @torch.inference_mode()
+    def run(self, pixel_format: PixelFormat, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """See `fixed.runner.Runner`; not more frames than `max_batch_size`."""
+        with torch.cuda.device(self._device):
+            slot = self._slots.get()
+            try:
+                size_bytes = slot.fill(frames)
+                with self._lock:
+                    graph = self._graph(pixel_format, next(b for b in self.buckets if b >= len(frames)))
+                    self.enqueue(slot, graph, size_bytes, len(frames))
+                slot.downloaded.synchronize()
+                rows = slot.host_rows[: len(frames) * self._rows_shape[0] * self._rows_shape[1]]
+                return rows.numpy().reshape(-1, *self._rows_shape).copy()
+            finally:
+                self._slots.put(slot)
+
+    def enqueue(self, slot: Slot, graph: GraphedStep, size_bytes: int, frames: int) -> None:
+        """Tells the device all that is to be done for a batch, and waits for nothing."""
+        with torch.cuda.stream(self._upload):
+            slot.device_bytes[:size_bytes].copy_(slot.host_bytes[:size_bytes], non_blocking=True)
+            slot.uploaded.record()
+        with torch.cuda.stream(self._compute):
+            self._compute.wait_event(slot.uploaded)
+            graph.pixels.view(-1)[:size_bytes].copy_(slot.device_bytes[:size_bytes])
+            found = graph.replay()[:frames].reshape(-1)
+            slot.device_rows[: len(found)].copy_(found)
+            slot.computed.record()
+        with torch.cuda.stream(self._download):
+            self._download.wait_event(slot.computed)
+            slot.host_rows[: len(found)].copy_(slot.device_rows[: len(found)], non_blocking=True)
+            slot.downloaded.record()
+
+    def _graph(self, pixel_format: PixelFormat, bucket: int) -> GraphedStep:
+        """The graph for a format and a bucket; captured when it is first asked for, which takes a moment."""
+        key = (pixel_format, bucket)
+        graph = self._graphs.pop(key, None)
+        if graph is None:
+            if len(self._graphs) >= _GRAPHS:
+                self._compute.synchronize()
+                self._graphs.popitem(last=False)
+            with torch.cuda.stream(self._compute):
+                step = self._model.step(pixel_format)
+                graph = GraphedStep(step, bucket, self._device, self._pool)
+        self._graphs[key] = graph
+        return graph

@@ -1,0 +1,202 @@
+"""A detector on the fixed path: pictures of any sizes go in, detections come out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamdet.config import DetectorConfig
+from streamdet.detector.device import choose_devices, device_errors
+from streamdet.detector.engines import make_dense
+from streamdet.detector.graph.align import weigh
+from streamdet.detector.graph.choose import FastParts, fast_parts
+from streamdet.detector.graph.model import FixedModel
+from streamdet.detector.graph.pixels import PixelFormat, read_bytes
+from streamdet.detector.graph.runner import EagerRunner, Runner
+from streamdet.detector.graph.step import Clock
+from streamdet.detector.graph.suppress import suppress, suppress_until_settled
+from streamdet.detector.pipeline import OnStage, prepare_model
+from streamdet.detector.weights import Weights, load_weights
+from streamdet.detector.weights.thresholds import NEVER, thresholds_of
+from streamdet.errors import DetectorError
+from streamdet.types import Detection, Picture
+
+_log = logging.getLogger(__name__)
+
+_STAGED_EVERY = 100
+_WORKERS_OF_DEVICE = 2
+_WARM_UP_FORMAT = PixelFormat(1080, 1920)
+
+
+class FixedDetector:
+    """Detects with fixed capacities; on a CUDA device by graphs.
+
+    The frames of a batch are grouped by format, and each group is a batch of its own. The detections are those of
+    torchvision's `forward` for that group, but for the capacity that `FinishFixed` speaks of.
+
+    On a CUDA device several threads may call `detect` at the same time: while one waits for its detections, the
+    frames of the next are on their way to the device. On a CPU, one thread at a time.
+
+    Args:
+        weights: what to run.
+        config: thresholds, wanted labels, precision, batch size.
+        device: where.
+        on_stage: told the times of the stages; of one batch in a hundred where a graph fuses them.
+        kernels: whether to use the kernels of ours on a CUDA device, where they work; else plain torch.
+
+    Raises:
+        DetectorError: the configuration names labels that do not exist.
+
+    Attributes:
+        labels: that a detection may carry.
+        device: where it runs.
+        model: what the steps are made of.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        config: DetectorConfig,
+        device: torch.device,
+        on_stage: OnStage | None = None,
+        *,
+        kernels: bool = True,
+    ) -> None:
+        self.device = device
+        self._class_labels = weights.labels
+        self._max_batch_size = config.largest_batch
+        self._on_stage = on_stage
+        self._batches = 0
+        limits = thresholds_of(weights.labels, config)
+        self.labels = tuple(label for label, limit in zip(weights.labels, limits, strict=True) if limit < NEVER)
+        model = prepare_model(weights, device)
+        parts = fast_parts(device) if kernels and device.type == "cuda" else FastParts(suppress, weigh, None)
+        config = config.model_copy(update={"engine": "graph"})
+        dense = make_dense(model, config, device, weights.exported, parts.epilogue)
+        limits_there = torch.tensor(limits, device=device)
+        self.model = FixedModel(
+            model, dense, limits_there, config.max_detections, suppress=parts.suppress, weigh=parts.weigh
+        )
+        # What plain torch has not settled is computed again, for as long as it takes.
+        self._patient = EagerRunner(replace(self.model, suppress=suppress_until_settled))
+        self._graphs = self._make_graphs() if device.type == "cuda" else None
+        self._eager = EagerRunner(self.model)
+
+    def _make_graphs(self) -> Runner:
+        # Only CUDA devices need it.
+        from streamdet.detector.graph.cuda_runner import GraphRunner  # noqa: PLC0415
+
+        return GraphRunner(self.model, self._max_batch_size)
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        """Finds the objects in a batch of pictures, whose sizes may differ.
+
+        Returns:
+            for each picture its detections by falling score, boxes in its own pixels.
+
+        Raises:
+            MemoryError: the device's memory does not suffice; a smaller batch may pass.
+            DeviceLostError: the CUDA context is gone.
+        """
+        groups: dict[PixelFormat, list[tuple[int, NDArray[np.uint8]]]] = {}
+        for number, picture in enumerate(pictures):
+            pixel_format, pixels = read_bytes(picture)
+            groups.setdefault(pixel_format, []).append((number, pixels))
+        found: dict[int, list[Detection]] = {}
+        with device_errors():
+            for pixel_format, members in groups.items():
+                rows = self._run(pixel_format, [pixels for _, pixels in members])
+                found.update({number: self._detections(row) for (number, _), row in zip(members, rows, strict=True)})
+        return [found[number] for number in range(len(pictures))]
+
+    def for_another_thread(self) -> Self:
+        """Itself on a CUDA device, where any thread may use it.
+
+        Raises:
+            NotImplementedError: on a CPU, where the compact path is faster anyway.
+        """
+        if self._graphs is None:
+            msg = "the fixed path on a CPU is for one thread"
+            raise NotImplementedError(msg)
+        return self
+
+    def warm_up(self) -> None:
+        """Runs the largest batch, so that memory runs out now or never.
+
+        Raises:
+            DetectorError: the memory does not suffice for `max_batch_size`.
+        """
+        noise = np.random.default_rng(0).integers(0, 256, _WARM_UP_FORMAT.frame_bytes, dtype=np.uint8)
+        runner = self._graphs or self._eager
+        try:
+            with device_errors():
+                runner.run(_WARM_UP_FORMAT, [noise] * self._max_batch_size)
+        except MemoryError as error:
+            size = self._max_batch_size
+            msg = f"memory does not suffice for batches of {size} on {self.device}; lower detector.max_batch_size"
+            raise DetectorError(msg) from error
+
+    def _run(self, pixel_format: PixelFormat, frames: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        self._batches += 1
+        if self._graphs is None or (self._on_stage is not None and self._batches % _STAGED_EVERY == 0):
+            rows = self._eager.run(pixel_format, frames, self._clock())
+        else:
+            rows = self._graphs.run(pixel_format, frames)
+        uncertain = [number for number, row in enumerate(rows) if not row[-1, 0]]
+        if uncertain:
+            _log.debug("%d frames need more rounds of suppression", len(uncertain))
+            rows[uncertain] = self._patient.run(pixel_format, [frames[number] for number in uncertain])
+        return rows
+
+    def _clock(self) -> Clock:
+        @contextmanager
+        def clock(stage: str) -> Iterator[None]:
+            """On CUDA waits for the work of the stage, so that the time is the stage's own."""
+            started = time.perf_counter()
+            yield
+            if self._on_stage is not None:
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                self._on_stage(stage, time.perf_counter() - started)
+
+        return clock
+
+    def _detections(self, rows: NDArray[np.float32]) -> list[Detection]:
+        return [
+            Detection(self._class_labels[int(class_)], score, (x1, y1, x2, y2))
+            for x1, y1, x2, y2, score, class_ in rows[:-1].tolist()
+            if score >= 0 and x1 < x2 and y1 < y2  # in a tiny frame, rounding may leave nothing of a thin box
+        ]
+
+
+def load_graph_detectors(
+    config: DetectorConfig, on_stage: OnStage | None = None, *, kernels: bool = True
+) -> list[FixedDetector]:
+    """Loads the weights to every device that the configuration names.
+
+    Args:
+        config: `[detector]` of the configuration.
+        on_stage: told the times of the stages of one batch in a hundred.
+        kernels: see `FixedDetector`.
+
+    Returns:
+        what each inference worker is to use: two workers share a device, so that copies overlap with work.
+
+    Raises:
+        DetectorError: weights, labels or device are wrong, or there is no CUDA device.
+    """
+    devices = choose_devices(config.device)
+    if devices[0].type != "cuda":
+        msg = 'detector.engine: "graph" needs a CUDA device; use "auto", which takes the fastest for a CPU'
+        raise DetectorError(msg)
+    weights = load_weights(config)
+    detectors = [FixedDetector(weights, config, device, on_stage, kernels=kernels) for device in devices]
+    return [detector for detector in detectors for _ in range(_WORKERS_OF_DEVICE)]

@@ -1,0 +1,103 @@
+"""Of many scored boxes, one for each object, in D slots for each frame and pixels of the frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.roi_heads import RoIHeads
+
+from streamdet.detector.graph.boxes import at_least, clip, decode, scale
+from streamdet.detector.graph.propose import EMPTY, Slots
+from streamdet.detector.graph.suppress import Suppress
+from streamdet.detector.stages.preprocess import Size
+
+_SMALLEST_SIDE_PIXELS = 0.01  # torchvision's
+_LEAST_CANDIDATES = 1024
+
+
+class FinishFixed:
+    """Does what torchvision's `RoIHeads.postprocess_detections` and `GeneralizedRCNNTransform.postprocess` do.
+
+    M, the slots for boxes whose score passes, is the only capacity that torchvision does not have. The M best go
+    into suppression, which looks from the best down: what it says of them is right whatever else there is. So the
+    detections are torchvision's, unless more than M boxes pass and fewer than D of the M best stay; then the list
+    ends early, with the ones of lowest score missing.
+
+    Args:
+        roi_heads: gives the box coder and the overlap above which two boxes of a class are one object.
+        thresholds: float32 [classes]: a score must be above it; 1 or more for what is not wanted.
+        max_detections: D.
+        input_size: height and width of the frames in the batch.
+        frame_size: height and width of the frames as they came.
+        suppress: non-maximum suppression.
+        max_candidates: M; enough for hundreds of detections unless given.
+    """
+
+    def __init__(
+        self,
+        roi_heads: RoIHeads,
+        thresholds: Tensor,
+        max_detections: int,
+        input_size: Size,
+        frame_size: Size,
+        suppress: Suppress,
+        max_candidates: int | None = None,
+    ) -> None:
+        self._coder = roi_heads.box_coder
+        self._overlap: float = roi_heads.nms_thresh
+        self._thresholds = thresholds
+        self._max_detections = max_detections
+        self._max_candidates = max_candidates or max(_LEAST_CANDIDATES, 2 * max_detections)
+        self._input_size, self._frame_size = input_size, frame_size
+        self._suppress = suppress
+
+    def __call__(self, slots: Slots, logits: Tensor, deltas: Tensor) -> Tensor:
+        """Fills the slots.
+
+        Args:
+            slots: what was classified.
+            logits: float32 [batch * P, classes]; class 0 is the background.
+            deltas: float32 [batch * P, classes * 4].
+
+        Returns:
+            float32 [batch, D + 1, 6]. Rows 0 to D - 1: box (xyxy in pixels of the frame), score, class, by falling
+            score; the score is below 0 in empty slots, which come last. Row D: 1 if the answer is certain (see
+            `suppress`), else 0; how many boxes passed; zeros.
+        """
+        frames, per_frame = slots.objectness.shape
+        classes = logits.shape[1]
+        scores = logits.softmax(-1).reshape(frames, per_frame, classes)
+        empty = (scores <= self._thresholds) | (slots.objectness < 0)[..., None]
+        # The background is left out.
+        scores = scores.masked_fill(empty, EMPTY)[..., 1:].flatten(1)
+        passed = (scores >= 0).sum(1)
+        scores, index = _best(scores, self._max_candidates)
+        slot, class_ = index // (classes - 1), index % (classes - 1) + 1
+        boxes = slots.boxes.gather(1, _four(slot))
+        deltas = deltas.reshape(frames, per_frame * classes, 4).gather(1, _four(slot * classes + class_))
+        boxes = clip(decode(deltas, boxes, self._coder), self._input_size)
+        valid = (scores >= 0) & at_least(boxes, _SMALLEST_SIDE_PIXELS)
+        keep, settled = self._suppress(boxes, class_, valid, self._overlap)
+        return self._pack(boxes, scores.masked_fill(~keep, EMPTY), class_, settled & slots.settled, passed)
+
+    def _pack(self, boxes: Tensor, scores: Tensor, classes: Tensor, certain: Tensor, passed: Tensor) -> Tensor:
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        scores, order = scores[:, : self._max_detections], order[:, : self._max_detections]
+        boxes = scale(boxes.gather(1, _four(order)), self._input_size, self._frame_size)
+        rows = torch.cat((boxes, scores[..., None], classes.gather(1, order)[..., None].to(torch.float32)), -1)
+        status = torch.stack((certain.to(torch.float32), passed.to(torch.float32)), -1)
+        status = torch.nn.functional.pad(status, (0, 4))[:, None]
+        return torch.cat((rows, status), 1)
+
+
+def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The best of each row and where they stood; equal ones in the order in which they stood, unlike `topk`."""
+    _, index = scores.topk(min(count, scores.shape[1]), 1, sorted=False)
+    index, _ = index.sort(1)
+    scores, order = scores.gather(1, index).sort(dim=1, descending=True, stable=True)
+    return scores, index.gather(1, order)
+
+
+def _four(index: Tensor) -> Tensor:
+    """The index for all four numbers of a box."""
+    return index[..., None].expand(-1, -1, 4)

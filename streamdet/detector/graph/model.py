@@ -1,0 +1,88 @@
+"""What the steps of one model share: its weights, thresholds and capacities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.image_list import ImageList
+
+from streamdet.detector.engines import Dense
+from streamdet.detector.graph.align import AlignFixed, Weigh, weigh
+from streamdet.detector.graph.canvas import Canvas
+from streamdet.detector.graph.finish import FinishFixed
+from streamdet.detector.graph.pixels import PixelFormat
+from streamdet.detector.graph.propose import ProposeFixed
+from streamdet.detector.graph.step import FixedStep
+from streamdet.detector.graph.suppress import Suppress, suppress
+
+
+@dataclass(frozen=True)
+class FixedModel:
+    """Makes steps, one for each pixel format.
+
+    Attributes:
+        model: prepared by `pipeline.prepare_model`; gives everything but the dense arithmetic.
+        dense: runs the convolutions and matrix products of `model`.
+        thresholds: float32 [classes]: a score must be above it.
+        max_detections: of each frame; D.
+        max_candidates: boxes of each frame that go into the last suppression; M; None for the default.
+        suppress: non-maximum suppression; another one may be faster.
+        weigh: the sums of RoIAlign; another one may be faster.
+    """
+
+    model: FasterRCNN
+    dense: Dense
+    thresholds: Tensor
+    max_detections: int
+    max_candidates: int | None = None
+    suppress: Suppress = suppress
+    weigh: Weigh = weigh
+
+    @torch.inference_mode()
+    def step(self, pixel_format: PixelFormat, suppress: Suppress | None = None) -> FixedStep:
+        """The whole way from pixels to detections, for frames of one format.
+
+        Runs the model once, to learn the sizes of its maps.
+
+        Args:
+            pixel_format: of every frame.
+            suppress: another non-maximum suppression than the model's.
+        """
+        suppress = suppress or self.suppress
+        device = self.thresholds.device
+        frame_size = (pixel_format.height, pixel_format.width)
+        canvas = Canvas(self.model.transform, frame_size, device)
+        levels = self.dense.features(torch.zeros(1, 3, *canvas.size, device=device))
+        level_sizes = [(level.shape[2], level.shape[3]) for level in levels]
+        anchors = anchors_of(self.model, canvas, levels)
+        heads = self.model.roi_heads
+        pool = heads.box_roi_pool
+        return FixedStep(
+            pixel_format=pixel_format,
+            canvas=canvas,
+            dense=self.dense,
+            propose=ProposeFixed(self.model.rpn, anchors, canvas.input_size, suppress),
+            align=AlignFixed(pool, level_sizes[: len(pool.featmap_names)], canvas.input_size, device, self.weigh),
+            finish=FinishFixed(
+                heads,
+                self.thresholds,
+                self.max_detections,
+                canvas.input_size,
+                frame_size,
+                suppress,
+                self.max_candidates,
+            ),
+        )
+
+
+def anchors_of(model: FasterRCNN, canvas: Canvas, levels: list[Tensor]) -> list[Tensor]:
+    """Anchors of each level: float32 [height * width * shapes, 4], xyxy in pixels of the batch."""
+    images = ImageList(levels[0].new_zeros(1, 3, *canvas.size), [canvas.input_size])
+    maps = [level.float() for level in levels]
+    anchors: Tensor = model.rpn.anchor_generator(images, maps)[0]
+    shapes = model.rpn.anchor_generator.num_anchors_per_location()
+    counts = [n * level.shape[2] * level.shape[3] for n, level in zip(shapes, levels, strict=True)]
+    return list(torch.split(anchors, counts))

@@ -1,0 +1,63 @@
+"""From the bytes of a batch to its detections: one tensor goes in, one comes out, and nothing waits in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from streamdet.detector.engines import Dense
+from streamdet.detector.graph.align import AlignFixed
+from streamdet.detector.graph.canvas import Canvas
+from streamdet.detector.graph.finish import FinishFixed
+from streamdet.detector.graph.pixels import PixelFormat, to_rgb
+from streamdet.detector.graph.propose import ProposeFixed
+
+Clock = Callable[[str], AbstractContextManager[None]]
+"""Called with the name of a stage; what is done within is that stage."""
+
+
+@contextmanager
+def no_clock(_stage: str) -> Iterator[None]:
+    """Measures nothing."""
+    yield
+
+
+@dataclass(frozen=True)
+class FixedStep:
+    """The stages of one model for frames of one format; made by `FixedModel.step`.
+
+    Any number of frames may come in one batch; with the same number, every tensor has the same shape.
+    """
+
+    pixel_format: PixelFormat
+    canvas: Canvas
+    dense: Dense
+    propose: ProposeFixed
+    align: AlignFixed
+    finish: FinishFixed
+
+    def __call__(self, pixels: Tensor, clock: Clock = no_clock) -> Tensor:
+        """Detects.
+
+        Args:
+            pixels: uint8 [batch, pixel_format.frame_bytes].
+            clock: told the stages, all but the first of `streamdet.monitoring.metrics.STAGES`.
+
+        Returns:
+            float32 [batch, D + 1, 6], as `FinishFixed` says.
+        """
+        with clock("preprocess"):
+            images = self.canvas(to_rgb(pixels, self.pixel_format))
+        with clock("features"):
+            levels = self.dense.features(images)
+        with clock("proposals"):
+            slots = self.propose(*self.dense.rpn_head(levels))
+        with clock("roi_pool"):
+            regions = self.align(levels[: self.align.levels], slots.boxes)
+        with clock("classify"):
+            logits, deltas = self.dense.box_head(regions)
+        with clock("postprocess"):
+            return self.finish(slots, logits, deltas)

@@ -1,0 +1,112 @@
+"""Stage 7, postprocess: of many scored boxes, one for each object, in pixels of the frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from streamdet.detector.stages.classify import Classified
+from streamdet.detector.stages.preprocess import Batch, Size
+from streamdet.detector.stages.proposals import Proposals
+from streamdet.types import Detection
+
+_SMALLEST_SIDE_PIXELS = 0.01  # torchvision's
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Boxes of one frame whose score passes; those of one object still overlap.
+
+    Attributes:
+        boxes: float32 [n, 4], xyxy in pixels of the batch, within the frame.
+        scores: float32 [n], 0 to 1.
+        classes: int64 [n], from 1.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+
+    def __getitem__(self, keep: Tensor) -> Candidates:
+        return Candidates(self.boxes[keep], self.scores[keep], self.classes[keep])
+
+
+class Postprocess:
+    """Does what torchvision's `RoIHeads.postprocess_detections` and `GeneralizedRCNNTransform.postprocess` do.
+
+    Only boxes whose score passes are decoded. Suppression goes from the highest score down and by class, so
+    thresholds and wanted labels may as well be applied before it.
+
+    Args:
+        roi_heads: gives the box coder and the overlap above which two boxes of a class are one object.
+        labels: name of each class, [0] is the background.
+        thresholds: float32 [classes]: a score must be above it; 1 or more for what is not wanted.
+        max_detections: of each frame, at most.
+    """
+
+    def __init__(self, roi_heads: RoIHeads, labels: tuple[str, ...], thresholds: Tensor, max_detections: int) -> None:
+        self._box_coder = roi_heads.box_coder
+        self._overlap: float = roi_heads.nms_thresh
+        self._labels = labels
+        self._thresholds = thresholds
+        self._max_detections = max_detections
+
+    def __call__(self, batch: Batch, proposals: Proposals, classified: Classified) -> list[list[Detection]]:
+        """Yields the detections of each frame, by falling score."""
+        found = [self.suppress(candidates) for candidates in self.candidates(batch, proposals, classified)]
+        # float32 [n, 6]: box, score, class; one copy from the device for the whole batch.
+        packed = torch.cat([torch.column_stack((c.boxes, c.scores, c.classes)) for c in found]).cpu()
+        frames = torch.split(packed, [len(c.scores) for c in found])
+        sizes = zip(batch.input_sizes, batch.frame_sizes, strict=True)
+        return [self._detections(rows, *size) for rows, size in zip(frames, sizes, strict=True)]
+
+    def candidates(self, batch: Batch, proposals: Proposals, classified: Classified) -> list[Candidates]:
+        """Boxes of each frame whose score is above the threshold of their class, before suppression."""
+        counts = [len(boxes) for boxes in proposals.boxes]
+        scores = torch.split(classified.scores, counts)
+        deltas = torch.split(classified.deltas, counts)
+        frames = zip(proposals.boxes, scores, deltas, batch.input_sizes, strict=True)
+        return [self._candidates_of_frame(*frame) for frame in frames]
+
+    def suppress(self, candidates: Candidates) -> Candidates:
+        """Non-maximum suppression: of boxes of one class that overlap much, keeps the one of highest score."""
+        keep = batched_nms(candidates.boxes, candidates.scores, candidates.classes, self._overlap)
+        return candidates[keep[: self._max_detections]]
+
+    def _candidates_of_frame(self, proposals: Tensor, scores: Tensor, deltas: Tensor, size: Size) -> Candidates:
+        passes = scores > self._thresholds
+        passes[:, 0] = False
+        region, classes = passes.nonzero(as_tuple=True)
+        boxes = self._box_coder.decode_single(deltas[region, classes], proposals[region])
+        candidates = Candidates(clip_boxes_to_image(boxes, size), scores[region, classes], classes)
+        return candidates[remove_small_boxes(candidates.boxes, _SMALLEST_SIDE_PIXELS)]
+
+    def _detections(self, rows: Tensor, input_size: Size, frame_size: Size) -> list[Detection]:
+        boxes = to_frame(rows[:, :4], input_size, frame_size)
+        scored = zip(boxes.tolist(), rows[:, 4:].tolist(), strict=True)
+        return [
+            Detection(self._labels[int(class_)], score, (x1, y1, x2, y2))
+            for (x1, y1, x2, y2), (score, class_) in scored
+            if x1 < x2 and y1 < y2  # in a tiny frame, rounding may leave nothing of a thin box
+        ]
+
+
+def to_frame(boxes: Tensor, input_size: Size, frame_size: Size) -> Tensor:
+    """Scales boxes from pixels of the batch to pixels of the frame.
+
+    Args:
+        boxes: float32 [n, 4], xyxy within `input_size`.
+        input_size: height and width in the batch.
+        frame_size: height and width of the frame.
+
+    Returns:
+        float32 [n, 4]: within the frame, whatever the rounding.
+    """
+    scale_y, scale_x = (frame / shown for frame, shown in zip(frame_size, input_size, strict=True))
+    scaled = boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    clipped: Tensor = clip_boxes_to_image(scaled, frame_size)
+    return clipped

@@ -1,0 +1,121 @@
+"""How several inference workers share a queue, and in which order their results leave."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from streamdet.inference.batch_queue import BatchQueue
+from streamdet.types import Detection, Frame
+
+# Results that may wait for older ones, with their pictures (3 MB for 1080p). They are a few, unless a worker hangs.
+_MOST_HELD = 64
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A frame that a worker has; `detections` is None before it is done, and for good if it was dropped."""
+
+    frame: Frame
+    is_done: bool = False
+    detections: list[Detection] | None = field(default=None)
+
+
+class Turns:
+    """Hands results on so that those of a stream leave in the order of its frames, whoever detected them.
+
+    A result that is ready before one of an older frame of its stream is held until that one has left. The worker goes
+    on: batches differ in size, so one that waited for all older batches would often be idle. Streams do not wait for
+    each other.
+
+    Thread-safe.
+
+    Args:
+        queue: where batches come from.
+        put_detections: takes each frame with its detections; called by one thread at a time; may wait.
+        at_once: how many batches may be out at the same time.
+        shares: whether a worker leaves the others their part of what waits, unless that fills a batch. What is left
+            to one that is about to be done comes out sooner than at the end of a larger batch; where large batches
+            gain little, as on a CPU, that costs next to nothing.
+    """
+
+    def __init__(
+        self,
+        queue: BatchQueue,
+        put_detections: Callable[[Frame, list[Detection]], None],
+        at_once: int,
+        *,
+        shares: bool = False,
+    ) -> None:
+        self._queue = queue
+        self._put_detections = put_detections
+        self._taking = threading.Lock()
+        self._changed = threading.Condition()
+        self._turns: dict[str, deque[_Turn]] = {}
+        self._held = 0
+        self._at_once = at_once
+        self._shares = shares
+        self._out = 0
+
+    def take(self, timeout_seconds: float) -> list[Frame]:
+        """The next batch, each frame of which must be handed on or dropped, and then `end` be called.
+
+        Waits while `at_once` batches are out, or many results are held; for the rest see `BatchQueue.take`.
+        """
+        with self._taking:
+            with self._changed:
+                if not self._changed.wait_for(self._may_take, timeout_seconds):
+                    return []
+            batch = self._queue.take(timeout_seconds, self._at_once if self._shares else 1)
+            with self._changed:
+                self._out += bool(batch)
+                for frame in batch:
+                    self._turns.setdefault(frame.stream, deque()).append(_Turn(frame))
+            return batch
+
+    def end(self) -> None:
+        """Says that a worker is done with its batch."""
+        with self._changed:
+            self._out -= 1
+            self._changed.notify_all()
+
+    def limit(self, at_once: int) -> None:
+        """Sets how many batches may be out at the same time, from 1; heeded within the time-out of a `take`.
+
+        Never waits, unlike what hands results on: the receiver may be at a standstill.
+        """
+        self._at_once = at_once
+
+    def hand_on(self, frame: Frame, detections: list[Detection]) -> None:
+        """Says what is in a frame; it leaves, and with it those of its stream that were held for it, or is held."""
+        self._finish(frame, detections)
+
+    def drop(self, frame: Frame) -> None:
+        """Says that a frame will never be handed on."""
+        self._finish(frame, None)
+
+    def held(self) -> int:
+        """Results that wait for older ones."""
+        return self._held
+
+    def _may_take(self) -> bool:
+        return self._held < _MOST_HELD and self._out < self._at_once
+
+    def _finish(self, frame: Frame, detections: list[Detection] | None) -> None:
+        with self._changed:
+            turns = self._turns[frame.stream]
+            turn = next(turn for turn in turns if turn.frame is frame)
+            turn.is_done, turn.detections = True, detections
+            self._held += 1
+            try:
+                while turns and turns[0].is_done:
+                    first = turns.popleft()
+                    self._held -= 1
+                    if first.detections is not None:
+                        self._put_detections(first.frame, first.detections)
+            finally:
+                if not turns:
+                    del self._turns[frame.stream]
+                self._changed.notify_all()

@@ -1,0 +1,1 @@
+"""What operators see: the frame ledger, metrics, rates, traces and the log."""

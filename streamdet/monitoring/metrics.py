@@ -1,0 +1,303 @@
+"""Every metric, declared once. All begin with `streamdet_`; the process's own are prometheus-client's."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.log_writer import LogCollector
+from streamdet.monitoring.shape_metrics import ShapeMetrics
+from streamdet.monitoring.stream_series import StreamCollector, StreamSeries
+from streamdet.monitoring.unexpected import UnexpectedErrors
+from streamdet.types import Crossing, Drop, Reason, State, StreamStatus
+
+STAGES = ("input", "preprocess", "features", "proposals", "roi_pool", "classify", "postprocess")
+
+_LATENCY_BUCKETS_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
+_SHORT_BUCKETS_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+# Sources without a rate of their own name their clock's, such as 90,000.
+_MAX_NOMINAL_FPS = 1000
+_BATCH_SIZE_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+
+# A creation time beside every counter would double the page, and no dashboard reads it.
+disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types here
+
+
+class Metrics:
+    """The metrics of one daemon, in a registry of their own.
+
+    Every series of a stream exists from `add_stream` on, at zero, and is gone after `remove_stream`; what is
+    reported later about a removed stream is ignored. Any thread may report; no lock is held for longer than it
+    takes to count.
+
+    Args:
+        ledger: where frames are counted.
+
+    Attributes:
+        registry: what the metrics page shows.
+        capture_decode_seconds: time to decode one frame.
+        batch_size: frames per batch.
+        batches_at_once: how many may be detected at the same time.
+        queue_wait_seconds: from capture to the start of its batch.
+        config_last_reload_successful: 1 or 0.
+        delivery: of those who read events.
+        healthy: 0 while frames are due and the detector yields none, or a part of the daemon has failed.
+        out_of_memory_total: batches that had to be halved.
+        unexpected: errors that cost a single frame, request or connection.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.ledger = ledger
+        self._lock = threading.Lock()
+        self._streams: dict[str, StreamSeries] = {}
+        self._devices: dict[str, Gauge] = {}
+        self._stage_listener: Callable[[str, float], None] | None = None
+
+        def counter(name: str, text: str, labels: Iterable[str] = ()) -> Counter:
+            return Counter(f"streamdet_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float], labels: Iterable[str] = ()) -> Histogram:
+            return Histogram(f"streamdet_{name}", text, labels, buckets=buckets, registry=registry)
+
+        registry.register(StreamCollector(ledger, self._streams))
+        registry.register(LogCollector())
+        self._detections = counter("detections", "Objects published.", ["stream", "label"])
+        self._reconnects = counter(
+            "stream_reconnects", "Attempts to connect again, by what had gone wrong.", ["stream", "reason"]
+        )
+        self._event_latency = histogram(
+            "event_latency_seconds", "From capture to publication.", _LATENCY_BUCKETS_SECONDS, ["stream"]
+        )
+        self._events = counter("events_published", "Events handed to ZeroMQ.", ["topic"])
+        self._previews = counter("previews_encoded", "Small pictures made for who looks.", ["stream"])
+        self._shapes = ShapeMetrics(registry)
+        self.delivery = DeliveryMetrics(registry)
+        self.unexpected = UnexpectedErrors(registry)
+        self._preview_encode_seconds = histogram(
+            "preview_encode_seconds", "Time to make one small picture.", _SHORT_BUCKETS_SECONDS
+        )
+        stage_seconds = histogram(
+            "stage_seconds", "Time of one batch in one stage of the detector.", _SHORT_BUCKETS_SECONDS, ["stage"]
+        )
+        self._stage_seconds = {stage: stage_seconds.labels(stage) for stage in STAGES}
+        self.capture_decode_seconds = histogram(
+            "capture_decode_seconds", "Time to decode one frame.", _SHORT_BUCKETS_SECONDS
+        )
+        self.batch_size = histogram("batch_size", "Frames per batch.", _BATCH_SIZE_BUCKETS)
+        self.batches_at_once = Gauge(
+            "streamdet_batches_at_once",
+            "Batches that may be detected at the same time: what the cores have room for.",
+            registry=registry,
+        )
+        self.queue_wait_seconds = histogram(
+            "queue_wait_seconds", "From capture to the start of its batch.", _LATENCY_BUCKETS_SECONDS
+        )
+        self.out_of_memory_total = counter("out_of_memory", "Batches that were halved because memory ran out.")
+        self.config_last_reload_successful = Gauge(
+            "streamdet_config_last_reload_successful", "1 when the newest configuration is in force.", registry=registry
+        )
+        self.config_last_reload_successful.set(1)
+        self._config_last_reload_success = Gauge(
+            "streamdet_config_last_reload_success_timestamp_seconds",
+            "Unix time at which the configuration in force was loaded.",
+            registry=registry,
+        )
+        self._control_requests = counter(
+            "control_requests", "Requests at the control socket, by whether they were carried out.", ["outcome"]
+        )
+        for outcome in ("done", "refused"):
+            self._control_requests.labels(outcome)
+        self.healthy = Gauge("streamdet_healthy", "1 while what is due comes out.", registry=registry)
+        self.healthy.set(1)
+        self._add_build_and_process()
+
+    def add_stream(self, stream: str, labels: Iterable[str]) -> None:
+        """Makes every series of a stream, at zero; does nothing when they are there.
+
+        Args:
+            stream: its name.
+            labels: of the detections it may yield.
+        """
+        with self._lock:
+            if stream in self._streams:
+                return
+            series = StreamSeries(self._event_latency.labels(stream), self._previews.labels(stream))
+            series.detections = {label: self._detections.labels(stream, label) for label in labels}
+            series.reconnects = {reason: self._reconnects.labels(stream, reason.value) for reason in Reason}
+            series.events = {topic: self._events.labels(topic) for topic in _topics(stream)}
+            self.ledger.add_stream(stream)
+            self._streams[stream] = series
+
+    def remove_stream(self, stream: str) -> None:
+        """Forgets a stream: the next scrape has none of its series."""
+        with self._lock:
+            series = self._streams.pop(stream, None)
+            if series is None:
+                return
+            self.ledger.remove_stream(stream)
+            for metric in (self._detections, self._reconnects, self._event_latency, self._previews):
+                metric.remove_by_labels({"stream": stream})
+            for topic in series.events:
+                self._events.remove(topic)
+            self._shapes.remove(stream)
+
+    def reloaded(self, at: float | None) -> None:
+        """A configuration was loaded at this Unix time in seconds; None when it was refused and nothing changed."""
+        self.config_last_reload_successful.set(at is not None)
+        if at is not None:
+            self._config_last_reload_success.set(at)
+
+    def control_request(self, *, done: bool) -> None:
+        """A request at the control socket was carried out, or refused."""
+        self._control_requests.labels("done" if done else "refused").inc()
+
+    def status(self, status: StreamStatus) -> None:
+        """A stream changed its state."""
+        series = self._streams.get(status.stream)
+        if series is not None:
+            if status.state is State.UP and series.state not in (State.UP, State.STALLED):
+                series.connects += 1
+            series.state, series.reason = status.state, status.reason
+            if status.state is not State.UP:
+                self._shapes.nothing_seen(status.stream)
+
+    def nominal_fps(self, stream: str, fps: float | None) -> None:
+        """A connection was measured to bring so many frames per second; None for a new one, until it is known."""
+        series = self._streams.get(stream)
+        if series is not None:
+            series.nominal_fps = fps if fps is not None and 0 < fps <= _MAX_NOMINAL_FPS else 0.0
+
+    def reconnect(self, stream: str, reason: Reason) -> None:
+        """A stream is about to be connected again, because of `reason`."""
+        series = self._streams.get(stream)
+        if series is not None:
+            series.reconnects[reason].inc()
+
+    def frame_captured(self, stream: str, captured_at: float) -> None:
+        """A frame was decoded at this Unix time in seconds."""
+        self.ledger.captured(stream)
+        series = self._streams.get(stream)
+        if series is not None:
+            series.last_frame_at = captured_at
+
+    def frame_damaged(self, stream: str) -> None:
+        """A frame was decoded and is held back: it depends on something that is missing."""
+        self.ledger.captured(stream)
+        self.ledger.dropped(stream, Drop.DAMAGED)
+
+    def frame_dropped(self, stream: str, reason: Drop) -> None:
+        """A frame will not be published."""
+        self.ledger.dropped(stream, reason)
+
+    def frame_published(self, stream: str, latency_seconds: float, labels: Iterable[str]) -> None:
+        """A frame's event was handed to ZeroMQ, this long after capture, with these detections."""
+        self.ledger.published(stream)
+        series = self._streams.get(stream)
+        if series is None:
+            return
+        series.event_latency.observe(latency_seconds)
+        for label in labels:
+            self._count(stream, series.detections, label, self._detections, (stream, label))
+
+    def event_published(self, topic: str) -> None:
+        """An event was handed to ZeroMQ; the topic's second level is the stream's name."""
+        stream = topic.split("/", 2)[1] if "/" in topic else ""
+        series = self._streams.get(stream)
+        if series is not None:
+            self._count(stream, series.events, topic, self._events, (topic,))
+
+    def set_shapes(self, stream: str, zones: Sequence[str], lines: Sequence[str]) -> None:
+        """Gives a stream the series of these zones and lines, and takes those of others away."""
+        with self._lock:
+            if stream in self._streams:
+                self._shapes.set(stream, zones, lines)
+
+    def shapes_seen(self, stream: str, zone_counts: Mapping[str, int], crossings: Iterable[Crossing]) -> None:
+        """In a frame so many objects stood in each zone, and these lines were crossed."""
+        self._shapes.seen(stream, zone_counts, crossings)
+
+    def preview_encoded(self, stream: str, seconds: float) -> None:
+        """A small picture of the stream was made, in this time."""
+        self._preview_encode_seconds.observe(seconds)
+        series = self._streams.get(stream)
+        if series is not None:
+            series.previews.inc()
+
+    def engine(self, facts: Mapping[str, str | int]) -> None:
+        """Shows what detects; until then there is no such metric."""
+        info = Info("streamdet_engine", "What runs the detector; 1 while it does.", registry=self.registry)
+        info.info({name: str(value) for name, value in facts.items()})
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """A batch spent this time in one of `STAGES`."""
+        self._stage_seconds[stage].observe(seconds)
+        if self._stage_listener is not None:
+            self._stage_listener(stage, seconds)
+
+    def follow_stages(self, listener: Callable[[str, float], None]) -> None:
+        """Has the listener told of every stage, too, in the thread that reports it."""
+        self._stage_listener = listener
+
+    def last_frame_at(self) -> dict[str, float]:
+        """Unix time in seconds of each stream's newest frame; streams without one are left out."""
+        with self._lock:
+            return {name: series.last_frame_at for name, series in self._streams.items() if series.last_frame_at}
+
+    def add_device(
+        self, device: str, read_memory: Callable[[], tuple[int, int]], read_busy: Callable[[], float] | None
+    ) -> None:
+        """Shows an accelerator's memory and use, read at each scrape; without accelerators there are no such metrics.
+
+        Args:
+            device: its name, such as "cuda:0".
+            read_memory: bytes in use and in total.
+            read_busy: share of the time in which a kernel ran, 0 to 1; None where nobody can tell.
+        """
+        self._device("memory_used_bytes", "Memory in use on the accelerator.", device, lambda: read_memory()[0])
+        self._device("memory_total_bytes", "Memory of the accelerator.", device, lambda: read_memory()[1])
+        if read_busy is not None:
+            self._device("busy_ratio", "Share of the time in which a kernel ran.", device, read_busy)
+
+    def _device(self, name: str, text: str, device: str, read: Callable[[], float]) -> None:
+        if name not in self._devices:
+            self._devices[name] = Gauge(f"streamdet_device_{name}", text, ["device"], registry=self.registry)
+        self._devices[name].labels(device).set_function(read)
+
+    def _add_build_and_process(self) -> None:
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        Info("streamdet_build", "Version of the daemon.", registry=self.registry).info(
+            {"version": importlib.metadata.version("streamdet"), "python": platform.python_version()}
+        )
+
+    def _count(
+        self, stream: str, children: dict[str, Counter], key: str, parent: Counter, labels: tuple[str, ...]
+    ) -> None:
+        """Adds one to a child; a child that nobody foresaw joins the page only while its stream is there."""
+        child = children.get(key)
+        if child is None:
+            with self._lock:
+                if stream not in self._streams:
+                    return
+                child = children.setdefault(key, parent.labels(*labels))
+        child.inc()
+
+
+def _topics(stream: str) -> tuple[str, ...]:
+    return f"detections/{stream}/", f"state/{stream}/", f"preview/{stream}/"

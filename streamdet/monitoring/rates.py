@@ -1,0 +1,79 @@
+"""Frames per second of each stream over the last seconds, for people; Prometheus computes its own from the counters."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from streamdet.monitoring.ledger import Ledger, StreamLedger
+from streamdet.types import Drop
+
+_WINDOW_SECONDS = 5.0
+_SAMPLE_SECONDS = 0.9
+
+_Counts = tuple[int, int, int, int]
+
+
+class Fps(NamedTuple):
+    """Frames per second of a stream.
+
+    Attributes:
+        captured: came in.
+        published: went out as events.
+        rate_limited: were left out because of `max_fps`, as somebody wants it.
+        overload: were left out because the detector was busy: a newer one came first, or they had become too old.
+    """
+
+    captured: float
+    published: float
+    rate_limited: float = 0.0
+    overload: float = 0.0
+
+
+class Rates:
+    """Compares the ledger with what it was some seconds ago; for one thread.
+
+    Args:
+        ledger: where frames are counted.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._samples: deque[tuple[float, dict[str, _Counts]]] = deque()
+
+    def sample(self) -> None:
+        """Notes the counts of this moment, unless it did so just now; to be called about once a second."""
+        now = self._clock()
+        if self._samples and now - self._samples[-1][0] < _SAMPLE_SECONDS:
+            return
+        self._samples.append((now, self._counts()))
+        while now - self._samples[0][0] > _WINDOW_SECONDS:
+            self._samples.popleft()
+
+    def fps(self) -> dict[str, Fps]:
+        """Of each stream that is there now; 0 for one that has just come."""
+        now, counts = self._clock(), self._counts()
+        rates = {}
+        for stream, present in counts.items():
+            rates[stream] = Fps(0.0, 0.0)
+            for at, earlier in self._samples:
+                # A stream that was removed and added again counts from 0.
+                if stream in earlier and now > at and earlier[stream][0] <= present[0]:
+                    pairs = zip(present, earlier[stream], strict=True)
+                    rates[stream] = Fps(*(max(count - before, 0) / (now - at) for count, before in pairs))
+                    break
+        return rates
+
+    def _counts(self) -> dict[str, _Counts]:
+        return {name: _counts_of(stream) for name, stream in self._ledger.snapshot().items()}
+
+
+def _counts_of(stream: StreamLedger) -> _Counts:
+    """As the attributes of `Fps`, in frames."""
+    dropped = stream.dropped
+    overload = dropped[Drop.SUPERSEDED] + dropped[Drop.STALE]
+    return stream.captured, stream.published, dropped[Drop.RATE_LIMITED], overload

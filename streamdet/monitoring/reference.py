@@ -1,0 +1,42 @@
+"""Every metric as a table for people; `docs/monitoring.md` holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import Metrics
+from streamdet.types import Reason, State, StreamStatus
+
+_ENDINGS = {"counter": "_total", "info": "_info"}
+
+
+def metrics_reference() -> list[dict[str, Any]]:
+    """Name, kind, labels and meaning of each metric that streamdet has, by name."""
+    metrics = Metrics(Ledger())
+    # Series exist from their first stream, device or reason on.
+    metrics.add_stream("front-door", ["person"])
+    metrics.status(StreamStatus("front-door", State.DOWN, Reason.REFUSED, "", 0.0))
+    metrics.set_shapes("front-door", ["door"], ["gate"])
+    metrics.delivery.add_socket("events")
+    metrics.engine(dict.fromkeys(("device", "engine", "precision", "max_batch_size", "workers", "weights"), ""))
+    metrics.add_device("cuda:0", lambda: (0, 0), lambda: 0.0)
+    return sorted(_described(metrics), key=lambda entry: str(entry["name"]))
+
+
+def markdown_table() -> str:
+    """The reference as a table in Markdown."""
+    lines = ["| Metric | Kind | Labels | Meaning |", "|---|---|---|---|"]
+    for entry in metrics_reference():
+        labels = ", ".join(f"`{label}`" for label in entry["labels"])
+        lines.append(f"| `{entry['name']}` | {entry['kind']} | {labels} | {entry['meaning']} |")
+    return "\n".join(lines) + "\n"
+
+
+def _described(metrics: Metrics) -> Iterator[dict[str, Any]]:
+    for family in metrics.registry.collect():
+        if family.name.startswith("streamdet_"):
+            labels = sorted({label for sample in family.samples for label in sample.labels if label != "le"})
+            name = family.name + _ENDINGS.get(family.type, "")
+            yield {"name": name, "kind": family.type, "labels": labels, "meaning": family.documentation}

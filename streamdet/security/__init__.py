@@ -1,0 +1,1 @@
+"""Keys, passwords, endpoints, redaction, limits, and files that hold secrets."""

@@ -1,0 +1,327 @@
+"""The life of the process, from top to bottom: build, run, reload, stop."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from queue import SimpleQueue
+from types import FrameType
+
+from streamdet.config import Config
+from streamdet.delivery.publisher import Publisher
+from streamdet.delivery.spool import Spool
+from streamdet.detector.load import load_real_detector
+from streamdet.detector.pool import Running, SeveralDetectors
+from streamdet.detector.trial import Interrupted
+from streamdet.errors import (
+    EXIT_FAILURE,
+    ApplyError,
+    ConfigError,
+    ControlError,
+    EndpointError,
+    SourceError,
+    StreamdetError,
+)
+from streamdet.inference.batch_queue import BatchQueue
+from streamdet.inference.thread import Detector, InferenceGroup
+from streamdet.monitoring import systemd
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import Metrics
+from streamdet.monitoring.opentelemetry import Tracer
+from streamdet.monitoring.rates import Rates
+from streamdet.security.redact import redact
+from streamdet.service.commands import Commands
+from streamdet.service.control.paths import AUTO, changes_file_of_daemon, socket_of_daemon
+from streamdet.service.control.server import ControlServer, Pending
+from streamdet.service.housekeeping import Pulse, stuck_after_seconds
+from streamdet.service.live_config import ConfigInForce, Reloaded
+from streamdet.service.pages import HealthServer, HealthSnapshot
+from streamdet.service.streams import Streams
+from streamdet.types import Frame, Reason
+from streamdet.wakeup import Wakeup
+from streamdet.worker import Worker
+
+_log = logging.getLogger(__name__)
+
+# SIGTERM must end in 5 s: captures may take 2, and publishing what is left 2 more at the most.
+_DRAIN_SECONDS = 1.0
+
+LoadDetector = Callable[[Config, Metrics], Detector]
+
+
+class Daemon:
+    """Everything that runs in one process.
+
+    Args:
+        config: what to do.
+        config_path: where `reload` reads the next configuration; without it there is no reload.
+        load: makes the detector; the real one unless given.
+        stop_when_ended: end by itself when every stream has ended.
+
+    Attributes:
+        epoch: this start of the daemon, as it stands in every event.
+        ledger: what became of every frame.
+        metrics: what the metrics page shows.
+        running: what detects; None until it is loaded, and where it is a stand-in.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        config_path: Path | None = None,
+        *,
+        load: LoadDetector | None = None,
+        stop_when_ended: bool = False,
+    ) -> None:
+        self.epoch = secrets.token_hex(8)
+        self.running: Running | None = None
+        self.ledger = Ledger()
+        self.metrics = Metrics(self.ledger)
+        self.metrics.healthy.set_function(lambda: float(self.health().healthy))
+        changes_path = changes_file_of_daemon(config.control.changes_file, config_path)
+        self._in_force = ConfigInForce(config, config_path, changes_path, self.metrics)
+        self._rates = Rates(self.ledger)
+        self._requests: SimpleQueue[Pending] = SimpleQueue()
+        self._commands: Commands | None = None
+        self._stop_requested = False
+        self._load = load or functools.partial(load_real_detector, stopping=lambda: self._stop_requested)
+        self._stop_when_ended = stop_when_ended
+        self._ready = False
+        self._reload_requested = False
+        self._failed: Worker | None = None
+        self._streams: Streams | None = None
+        self._inference: InferenceGroup | None = None
+        self._wakeup = Wakeup()
+
+    @property
+    def config(self) -> Config:
+        """What is in force."""
+        return self._in_force.config
+
+    def run(self, on_ready: Callable[[], None] | None = None) -> int:
+        """Lives until it is told to stop; the exit code.
+
+        Args:
+            on_ready: called once, when the detector is warm and the streams are being connected.
+
+        Raises:
+            StreamdetError: a port is taken, weights do not load, and the like; nothing has been started then.
+        """
+        with ExitStack() as stack:
+            stack.callback(self._wakeup.close)
+            health = HealthServer(
+                self.config.metrics, self.metrics.registry, self.health, self._on_error, self.metrics.unexpected
+            )
+            stack.callback(health.close)
+            tracer = self._tracer(stack)
+            spool = self._spool(stack)
+            publisher = Publisher(
+                self.config.publisher, self.epoch, self.metrics, self._on_error, tracer, self.config.replay, spool
+            )
+            stack.callback(publisher.close)
+            control = self._control_server()
+            if control is not None:
+                stack.callback(control.close)
+            stack.enter_context(health)
+            try:
+                detector = self._load(self.config, self.metrics)
+            except Interrupted:
+                return 0
+            if not self._stop_requested:
+                detector.warm_up()
+            if self._stop_requested:
+                return 0
+
+            self.running = running = detector.running if isinstance(detector, SeveralDetectors) else None
+            if running is not None:
+                self.metrics.engine(running.facts())
+            # Downstream first: leaving the block stops captures, then inference, then the publisher.
+            if spool is not None:
+                stack.enter_context(spool)
+            stack.enter_context(publisher)
+            queue = BatchQueue(
+                self.config.detector.largest_batch if running is None else running.max_batch_size,
+                self.config.detector.max_batch_delay_seconds,
+                self.metrics.frame_dropped,
+            )
+            inference = InferenceGroup(
+                queue,
+                detector,
+                publisher.put_detections,
+                self.metrics,
+                self._on_error,
+                stuck_after_seconds=stuck_after_seconds(),
+                tracer=tracer,
+                on_unusable=self._on_unusable,
+            )
+            self._inference = inference
+            stack.enter_context(inference)
+            stack.callback(self._drain, queue)
+            self._streams = Streams(queue, publisher, self.metrics, detector.labels, self._on_error)
+            stack.callback(self._streams.stop)
+            # A capture that waits to put a frame of a file must not hold up the end.
+            stack.callback(queue.close)
+            self._in_force.start(self._streams)
+            self._commands = Commands(
+                self._in_force, self._reload, self._streams, self._rates, self.metrics, self.epoch, running
+            )
+            if control is not None:
+                stack.enter_context(control)
+
+            self._ready = True
+            systemd.ready()
+            count = len(self.config.streams)
+            _log.info("ready: %d stream%s, events at %s", count, "s" * (count != 1), publisher.endpoint)
+            if on_ready is not None:
+                on_ready()
+            cores = detector.cores if isinstance(detector, SeveralDetectors) else None
+            self._watch(Pulse(self._rates, self._streams, inference, cores))
+            systemd.stopping()
+            self._ready = False
+        return self._exit_code()
+
+    def stop(self) -> None:
+        """Asks for the end; from any thread or signal handler."""
+        self._stop_requested = True
+        self._wakeup.wake()
+
+    def reload(self) -> None:
+        """Asks for the configuration to be read again; from any thread or signal handler."""
+        self._reload_requested = True
+        self._wakeup.wake()
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT stop (the second one at once), SIGHUP reloads; main thread only.
+
+        A SIGHUP that was held back until now is heeded, too.
+        """
+
+        def stop(number: int, _frame: FrameType | None) -> None:
+            if self._stop_requested:
+                # Whatever holds up the orderly end would hold up any unwinding too.
+                os._exit(128 + number)
+            self.stop()
+
+        def reload(_number: int, _frame: FrameType | None) -> None:
+            self.reload()
+
+        handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def health(self) -> HealthSnapshot:
+        """What /healthz and /readyz say."""
+        problem = ""
+        if self._failed is not None:
+            problem = f"{self._failed.name} ended: {redact(str(self._failed.error))}"
+        elif self._inference is not None and self._inference.is_stuck():
+            problem = "frames are due and the detector yields none"
+        return HealthSnapshot(
+            healthy=not problem,
+            ready=self._ready,
+            streams=self._streams.statuses() if self._streams else {},
+            last_frame_at=self.metrics.last_frame_at(),
+            problem=problem,
+            engine=None if self.running is None else self.running.to_dict(),
+        )
+
+    def _watch(self, pulse: Pulse) -> None:
+        """The main loop: sleeps until a signal, an error or the next beat."""
+        while not self._stop_requested and self._failed is None:
+            self._wakeup.wait(pulse.tick_seconds)
+            if self._reload_requested:
+                self._reload_requested = False
+                # Why it failed has been logged, and everything is as before.
+                with suppress(ConfigError, ControlError, ApplyError):
+                    self._reload()
+            self._carry_out_requests()
+            pulse.beat()
+            if self._stop_when_ended and self._streams is not None and self._streams.all_ended():
+                break
+
+    def _reload(self) -> Reloaded:
+        """Reads the configuration again: a bad one changes nothing."""
+        systemd.reloading()
+        try:
+            return self._in_force.reload()
+        finally:
+            systemd.ready()
+
+    def _spool(self, stack: ExitStack) -> Spool | None:
+        if self.config.spool.directory is None:
+            return None
+        spool = Spool(self.config.spool, self.epoch, self.metrics.delivery, self._on_error, self.metrics.unexpected)
+        stack.callback(spool.close)
+        return spool
+
+    def _tracer(self, stack: ExitStack) -> Tracer | None:
+        """What follows single frames, where it is asked for."""
+        if self.config.tracing.endpoint is None:
+            return None
+        tracer = Tracer(self.config.tracing.endpoint, self.config.tracing.sample_ratio, self.epoch)
+        stack.callback(tracer.close)
+        self.metrics.follow_stages(tracer.stage)
+        return tracer
+
+    def _control_server(self) -> ControlServer | None:
+        """The control socket; none where it is not wanted, or "auto" finds no place for it."""
+        control = self.config.control
+        path = socket_of_daemon(control.path, self._in_force.path)
+        if path is None:
+            return None
+        try:
+            return ControlServer(path, control.group, self._on_request, self._on_error, self.metrics.unexpected)
+        except EndpointError as error:
+            if control.path != AUTO or control.group is not None:
+                raise
+            # Nobody asked for it: detection goes on without.
+            _log.warning("%s; this daemon cannot be asked, only SIGHUP makes it reload", error)
+            return None
+
+    def _on_request(self, pending: Pending) -> None:
+        self._requests.put(pending)
+        self._wakeup.wake()
+
+    def _carry_out_requests(self) -> None:
+        """Does what was asked for at the control socket, here, in the thread that owns what is changed."""
+        while self._commands is not None and not self._requests.empty():
+            self._commands.carry_out(self._requests.get_nowait())
+
+    def _drain(self, queue: BatchQueue) -> None:
+        """Lets the inference thread finish what waits, for a while; the rest is dropped and counted."""
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while any(queue.pending().values()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        queue.discard()
+
+    def _exit_code(self) -> int:
+        if self._failed is None:
+            return 0
+        error = self._failed.error
+        if isinstance(error, StreamdetError):
+            _log.error("%s", error, exc_info=error)
+            return error.exit_code
+        _log.error("%s ended unexpectedly: %s", self._failed.name, error, exc_info=error)
+        return EXIT_FAILURE
+
+    def _on_unusable(self, frame: Frame, why: str) -> None:
+        """Takes a stream down whose frame the detector could not use; called by an inference thread."""
+        if self._streams is not None:
+            self._streams.take_down(frame, SourceError(Reason.DECODE_ERROR, why))
+
+    def _on_error(self, worker: Worker) -> None:
+        self._failed = self._failed or worker
+        self._wakeup.wake()

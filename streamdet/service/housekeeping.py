@@ -1,0 +1,82 @@
+"""What the daemon does once a second: measures rates and cores, tells systemd how things are, gives memory back."""
+
+from __future__ import annotations
+
+import time
+
+from streamdet.detector.memory import TRIM_SECONDS, trim_memory
+from streamdet.inference.thread import InferenceGroup
+from streamdet.monitoring import systemd
+from streamdet.monitoring.rates import Rates
+from streamdet.service.spare_cores import SpareCores
+from streamdet.service.streams import Streams
+from streamdet.types import State
+
+_TICK_SECONDS = 1.0
+# How long frames may be due without one coming out, where no watchdog says it.
+_STUCK_SECONDS = 60.0
+# Frames per second that are left out, from which on it is said.
+_NOTABLE = 0.1
+
+
+class Pulse:
+    """Beats while the daemon is up; for one thread.
+
+    Args:
+        rates: to be measured.
+        streams: to be told of.
+        inference: whose work feeds the watchdog.
+        cores: that inference shares with captures; None to let all its workers detect at all times.
+
+    Attributes:
+        tick_seconds: how long to wait between two beats at the most.
+    """
+
+    def __init__(self, rates: Rates, streams: Streams, inference: InferenceGroup, cores: int | None = None) -> None:
+        interval = systemd.watchdog_interval_seconds()
+        self.tick_seconds = min(_TICK_SECONDS, interval / 2) if interval else _TICK_SECONDS
+        self._rates = rates
+        self._streams = streams
+        self._inference = inference
+        self._spare = None if cores is None else SpareCores(cores, streams.cpu_seconds)
+        self._fed_at = float("-inf")
+        self._trim_at = float("-inf")  # what the start has left behind goes first
+
+    def beat(self) -> None:
+        """Does all of it, as far as it is due."""
+        self._rates.sample()
+        if self._spare is not None:
+            self._inference.limit(self._spare.sample())
+        self._streams.settle_log()
+        self._report()
+        if time.monotonic() >= self._trim_at:
+            trim_memory()
+            self._trim_at = time.monotonic() + TRIM_SECONDS
+
+    def _report(self) -> None:
+        """Tells systemd how things are; the watchdog is fed by work, so that a stuck detector starves it."""
+        states = [status.state for status in self._streams.statuses().values()]
+        rates = self._rates.fps().values()
+        fps_in, fps_out = sum(fps.captured for fps in rates), sum(fps.published for fps in rates)
+        up = f"{states.count(State.UP)} of {len(states)} streams up"
+        limited, overload = sum(fps.rate_limited for fps in rates), sum(fps.overload for fps in rates)
+        why = (
+            f" ({limited:.1f} left out by max_fps, {overload:.1f} by overload)"
+            if limited + overload >= _NOTABLE
+            else ""
+        )
+        systemd.status(f"{up}, {fps_in:.1f} fps in, {fps_out:.1f} fps out{why}")
+        self._feed_watchdog()
+
+    def _feed_watchdog(self) -> None:
+        """Feeds it once every worker with something to do has got on since the last time, however long that took."""
+        now = time.monotonic()
+        if now - self._inference.seconds_without_progress(now) > self._fed_at:
+            systemd.watchdog()
+            self._fed_at = now
+
+
+def stuck_after_seconds() -> float:
+    """When it is told that the detector is stuck: before systemd ends the process for it, so that it can be seen."""
+    interval = systemd.watchdog_interval_seconds()
+    return interval / 2 if interval else _STUCK_SECONDS

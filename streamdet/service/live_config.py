@@ -1,0 +1,292 @@
+"""The configuration in force: what the file says, what was changed at run time, and how the next one replaces it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from streamdet.config import Config, StreamConfig, load_config
+from streamdet.config.last_good import last_good
+from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
+from streamdet.monitoring.log import configure_logging
+from streamdet.monitoring.metrics import Metrics
+from streamdet.monitoring.unexpected import describe
+from streamdet.service.changes import Change, ChangesFile, merge, merge_what_fits, without_effect
+from streamdet.service.streams import Applied, Streams
+
+MAX_ADDED_STREAMS = 1000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload did.
+
+    Attributes:
+        streams: what became of the streams.
+        needs_restart: keys that differ from those at the start and take effect only then, such as "metrics.endpoint".
+        notes: what a person should know besides, a line each.
+    """
+
+    streams: Applied
+    needs_restart: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class ConfigInForce:
+    """The one owner of the configuration; only the main thread uses it.
+
+    The streams that run are those of the file, changed by what was done at run time since the start, and by what was
+    kept of earlier runs. A reload replaces the file's part and leaves the changes; a restart leaves what was kept.
+
+    Args:
+        config: what the file says.
+        path: the file; None when there is none, so that there is nothing to reload.
+        changes_path: the file that keeps changes over restarts; None for none.
+        metrics: told how reloads went.
+
+    What was kept and cannot be used is left out and logged: it keeps nothing else from starting.
+    """
+
+    def __init__(self, config: Config, path: Path | None, changes_path: Path | None, metrics: Metrics) -> None:
+        self.path = path
+        self._last_good = None if path is None else last_good(path)
+        self._metrics = metrics
+        self._started = config
+        self._file = config
+        self._changes_file = ChangesFile(changes_path)
+        self._kept, problems = self._changes_file.read()
+        useful = self._useful(config, self._kept)
+        streams, self._left_out = merge_what_fits(config, useful, self._folder, self._where)
+        self._changes = {name: change for name, change in useful.items() if name not in self._left_out}
+        self._config = config.model_copy(update={"streams": streams})
+        self._streams: Streams | None = None
+        for problem in [*problems, *(line for lines in self._left_out.values() for line in lines)]:
+            _log.error("left out of what was kept from an earlier run: %s", problem)
+
+    @property
+    def config(self) -> Config:
+        """What is in force."""
+        return self._config
+
+    @property
+    def changes_path(self) -> Path | None:
+        """The file that keeps changes over restarts."""
+        return self._changes_file.path
+
+    def start(self, streams: Streams) -> None:
+        """Makes the streams run, and from now on changes them."""
+        self._streams = streams
+        for note in self._notes():
+            _log.info("kept from an earlier run: %s", note)
+        streams.apply(self._config.streams)
+        # Where the last good configuration stands in for the file, the file has not been loaded.
+        self._metrics.reloaded(time.time() if self._keep() else None)
+
+    def reload(self) -> Reloaded:
+        """Reads the file again: all of it takes effect, or nothing does.
+
+        Raises:
+            ConfigError: the file is wrong, or does not fit what was changed at run time.
+            ControlError: there is no file.
+            ApplyError: a thread or memory cannot be had.
+        """
+        if self.path is None:
+            raise ControlError(Refusal.FAILED, "this daemon has no configuration file to read again")
+        try:
+            config = load_config(self.path)
+            changes = self._useful(config, self._changes)
+            applied = self._adopt(config, changes, self._useful(config, self._kept))
+        except (ConfigError, ApplyError, ControlError) as error:
+            problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+            for problem in problems:
+                _log.error("%s", problem)
+            _log.error("the configuration stays as it was: %d problems in %s", len(problems), self.path)
+            self._metrics.reloaded(None)
+            raise
+        except Exception as error:
+            self._metrics.reloaded(None)
+            self._metrics.unexpected.report("reload", error, "the configuration stays as it was")
+            message = f"unexpected error: {describe(error)}; see the daemon's log"
+            raise ControlError(Refusal.FAILED, message) from error
+        self._metrics.reloaded(time.time())
+        self._keep()
+        needs_restart = _differing_keys(self._started, config)
+        if needs_restart:
+            _log.warning("changed, and in force only after a restart: %s", ", ".join(needs_restart))
+        _log.info("configuration loaded: %d streams", len(self._config.streams))
+        return Reloaded(applied, needs_restart, self._notes())
+
+    def add(self, name: str, values: Mapping[str, Any], *, persist: bool) -> Applied:
+        """Adds a stream.
+
+        Args:
+            name: of the stream.
+            values: by key, as they would stand in the file.
+            persist: whether it is to survive a restart.
+
+        Raises:
+            ConfigError: the values are wrong.
+            ControlError: there is a stream of this name, or no room; or it cannot be kept.
+            ApplyError: a thread or memory cannot be had.
+        """
+        if self.is_removed(name):
+            message = f"{name} stands in the file and was removed at run time; bring it back: streamdet streams reset"
+            raise ControlError(Refusal.EXISTS, f"{message} {name}")
+        if self._find(name) is not None:
+            raise ControlError(Refusal.EXISTS, f"there is a stream {name} already; choose another name, or change it")
+        if sum(change.action == "add" for change in self._changes.values()) >= MAX_ADDED_STREAMS:
+            raise ControlError(Refusal.TOO_MANY, f"{MAX_ADDED_STREAMS} streams were added at run time already")
+        return self._change(name, Change("add", dict(values)), persist=persist)
+
+    def change(self, name: str, values: Mapping[str, Any], unset: Iterable[str] = (), *, persist: bool) -> Applied:
+        """Changes keys of a stream.
+
+        Args:
+            name: of the stream.
+            values: by key, as they would stand in the file.
+            unset: keys that are again as the file says, or at their defaults.
+            persist: whether all that was changed about this stream is to survive a restart.
+
+        Raises:
+            As `add`; also ControlError when there is no such stream.
+        """
+        self._existing(name)
+        before = self._changes.get(name, Change("change"))
+        merged = {key: value for key, value in {**before.values, **values}.items() if key not in set(unset)}
+        after = Change(before.action, merged)
+        return self._change(name, after if merged or after.action == "add" else None, persist=persist)
+
+    def pause(self, name: str, *, paused: bool, persist: bool) -> Applied:
+        """Closes the connection of a stream and leaves it alone, or connects it again; raises as `change`."""
+        self._existing(name)
+        default = self._file.stream_defaults.get("paused", False)
+        unchanged = next((stream.paused for stream in self._file.streams if stream.name == name), default)
+        if paused == unchanged:
+            return self.change(name, {}, ["paused"], persist=persist)
+        return self.change(name, {"paused": paused}, persist=persist)
+
+    def remove(self, name: str, *, persist: bool) -> Applied:
+        """Removes a stream; raises as `change`."""
+        if persist and self._is_left_out(name):
+            # What was kept of it goes; a stream of the file that has the same name stays.
+            return self._change(name, None, persist=True)
+        self._existing(name)
+        in_file = any(stream.name == name for stream in self._file.streams)
+        return self._change(name, Change("remove") if in_file else None, persist=persist)
+
+    def reset(self, name: str, *, persist: bool) -> Applied:
+        """Makes a stream of the file what the file says; raises as `change`."""
+        if not any(stream.name == name for stream in self._file.streams):
+            raise ControlError(Refusal.NOT_FOUND, f"the file has no stream {name}; one of run time can be removed")
+        return self._change(name, None, persist=persist)
+
+    def is_removed(self, name: str) -> bool:
+        """Whether a stream of the file was removed at run time."""
+        return name in self.removed()
+
+    def removed(self) -> list[str]:
+        """Streams of the file that were removed at run time."""
+        return [name for name, change in self._changes.items() if change.action == "remove"]
+
+    def _is_left_out(self, name: str) -> bool:
+        """Whether what was kept of a stream could not be used at the start, and is still there."""
+        return name in self._left_out and name in self._kept and name not in self._changes
+
+    def change_of(self, name: str) -> tuple[Change | None, bool]:
+        """What was done to a stream at run time, and whether it would be the same after a restart."""
+        change = self._changes.get(name)
+        return change, change == self._kept.get(name)
+
+    def _keep(self) -> bool:
+        """Keeps the file as the last one that worked, where that is wanted; false if it is wrong."""
+        return self._last_good is None or self._last_good.keep(self._file)
+
+    def _find(self, name: str) -> StreamConfig | None:
+        return next((stream for stream in self._config.streams if stream.name == name), None)
+
+    def _existing(self, name: str) -> None:
+        if self._find(name) is None:
+            raise ControlError(Refusal.NOT_FOUND, f"there is no stream {name}; streamdet streams list names them")
+
+    def _change(self, name: str, change: Change | None, *, persist: bool) -> Applied:
+        changes = _replaced(self._changes, name, change)
+        return self._adopt(self._file, changes, _replaced(self._kept, name, change) if persist else self._kept)
+
+    def _adopt(self, file: Config, changes: dict[str, Change], kept: dict[str, Change]) -> Applied:
+        """Puts a configuration in force: whatever may fail comes before anything changes."""
+        if self._streams is None:
+            raise ControlError(Refusal.FAILED, "the daemon has not started its streams yet")
+        config = self._merged(file, changes)
+        staged = self._changes_file.stage(kept) if kept != self._kept else None
+        try:
+            applied = self._streams.apply(config.streams)
+        except ApplyError:
+            if staged is not None:
+                staged.discard()
+            raise
+        if config.log != self._config.log:
+            configure_logging(config.log)
+        self._file, self._changes, self._config = file, changes, config
+        if staged is not None:
+            staged.commit()
+            self._kept = kept
+        return applied
+
+    def _merged(self, file: Config, changes: Mapping[str, Change]) -> Config:
+        return file.model_copy(update={"streams": merge(file, changes, self._folder, self._where)})
+
+    @property
+    def _folder(self) -> Path:
+        return Path.cwd() if self.path is None else self.path.absolute().parent
+
+    @property
+    def _where(self) -> str:
+        return f"at run time (kept in {self.changes_path})" if self._kept else "at run time"
+
+    @staticmethod
+    def _useful(config: Config, changes: Mapping[str, Change]) -> dict[str, Change]:
+        """The changes without those of streams that are not in the file any more: nobody remembers them in a year."""
+        useless = without_effect(config, changes)
+        if useless:
+            _log.info("not in the file any more, so what was changed at run time is forgotten: %s", ", ".join(useless))
+        return {name: change for name, change in changes.items() if name not in useless}
+
+    def _notes(self) -> list[str]:
+        changed = [name for name, change in self._changes.items() if change.action == "change"]
+        words = [(name, "removed") for name in self.removed()] + [(name, "changed") for name in changed]
+        notes = [f"{name} was {word} at run time; to undo it: streamdet streams reset {name}" for name, word in words]
+        for name, problems in self._left_out.items():
+            if self._is_left_out(name):
+                forget = f"to forget it: streamdet streams remove {name} --persist"
+                notes.append(f"what was kept of {name} is left out: {problems[0]}; {forget}")
+        return notes
+
+
+def _replaced(changes: Mapping[str, Change], name: str, change: Change | None) -> dict[str, Change]:
+    others = {other: value for other, value in changes.items() if other != name}
+    return others if change is None else {**others, name: change}
+
+
+def _differing_keys(one: Config, other: Config) -> list[str]:
+    """Keys that differ, of the tables whose changes take effect at a restart."""
+    differing = []
+    for name in Config.model_fields:
+        before, after = getattr(one, name), getattr(other, name)
+        if not isinstance(before, BaseModel) or not _at_a_restart(before):
+            continue
+        keys = type(before).model_fields
+        differing += [f"{name}.{key}" for key in keys if getattr(before, key) != getattr(after, key)]
+    return differing
+
+
+def _at_a_restart(table: BaseModel) -> bool:
+    extra = table.model_config.get("json_schema_extra")
+    return isinstance(extra, dict) and extra.get("x-takes-effect") == "at a restart"
