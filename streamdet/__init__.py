@@ -6,6 +6,10 @@ used, so that neither `import streamdet` nor a subscriber waits for torch or a v
 
 from __future__ import annotations
 
+import sys
+
+from streamdet._moved import MovedModules
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -80,3 +84,6 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+sys.meta_path.append(MovedModules())

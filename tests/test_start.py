@@ -50,7 +50,7 @@ def test_without_the_unit_hangups_wait_from_the_first_line_on(tmp_path: Path) ->
         "import sys; sys.argv = ['streamdet', 'run']\n"
         "from streamdet.__main__ import main\n"
         "loaded = {name for name in sys.modules if name.split('.')[0] in {'click', 'pydantic', 'torch', 'streamdet'}}\n"
-        "assert loaded == {'streamdet', 'streamdet.__main__'}, loaded\n"
+        "assert loaded == {'streamdet', 'streamdet._moved', 'streamdet.__main__'}, loaded\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
