@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -197,6 +197,32 @@ def test_guessing_is_slowed_down(published: Published, tmp_path: Path) -> None:
         status, headers, _ = request(server, "POST", "/login", _WORDS.encode())
         assert status == 429
         assert 0 < int(headers["Retry-After"]) <= 60
+
+
+@pytest.mark.parametrize(
+    "headers_of",
+    [
+        lambda number: [f"198.51.100.{number}", "192.0.2.1"],
+        lambda number: [f"198.51.100.{number}, 192.0.2.1"],
+        lambda number: [f"2001:db8::{number}"],
+    ],
+)
+def test_a_guesser_behind_a_proxy_has_one_address(
+    published: Published, tmp_path: Path, headers_of: Callable[[int], list[str]]
+) -> None:
+    write_password(tmp_path / "password", Password.of(_WORDS, cost=(10, 8, 1)))
+    with PageProcess(published.endpoint, "--behind-proxy", "--password-file", str(tmp_path / "password")) as server:
+        statuses = []
+        for number in range(MAX_TRIES + 1):
+            connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=10)
+            connection.putrequest("POST", "/login")
+            for value in headers_of(number):
+                connection.putheader("X-Forwarded-For", value)
+            connection.putheader("Content-Length", "14")
+            connection.endheaders(b"password=guess")
+            statuses.append(connection.getresponse().status)
+            connection.close()
+        assert statuses == [403] * MAX_TRIES + [429]
 
 
 def test_https_with_a_secure_cookie(published: Published, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from streamdet.config import MetricsConfig
+from streamdet.http_server import network_of
 from streamdet.security.passwords import Password, read_password
 from streamdet.security.tries import Tries
 
@@ -48,7 +49,7 @@ class PageLogin:
             return _refusal("a name and a password are needed")
         if self._is_known(login):
             return None
-        client = request.client.host if request.client else ""
+        client = network_of(request.client.host if request.client else "")
         async with self._lock:
             if self._is_known(login):
                 return None

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from streamdet.http_server import network_of
 from streamdet.security.passwords import Password
 from streamdet.security.tries import Tries
 from streamdet.web.access import AccessRules
@@ -89,6 +90,10 @@ class Login:
         return response
 
     def _client(self, request: Request) -> str:
-        """The address that a try comes from; behind a proxy, the last one that the proxy itself has added."""
-        forwarded = request.headers.get("x-forwarded-for", "") if self._behind_proxy else ""
-        return forwarded.rpartition(",")[2].strip()[:100] or (request.client.host if request.client else "")
+        """What a try is counted by: the address it comes from; behind a proxy, the last one, which the proxy has added.
+
+        A proxy adds it to the client's own header, or adds a header of its own behind it.
+        """
+        forwarded = ",".join(request.headers.getlist("x-forwarded-for")) if self._behind_proxy else ""
+        address = forwarded.rpartition(",")[2].strip()[:100] or (request.client.host if request.client else "")
+        return network_of(address)
