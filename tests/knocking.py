@@ -15,7 +15,7 @@ import zmq
 from prometheus_client import CollectorRegistry
 
 from streamdet.config import PublisherConfig
-from streamdet.delivery.connections import Gate
+from streamdet.delivery.connections import ConnectionGuard
 from streamdet.monitoring.delivery_metrics import DeliveryMetrics
 from streamdet.security.curve import allow, client_keys, generate
 from streamdet.security.endpoints import parse_endpoint
@@ -70,7 +70,7 @@ class Door:
         self._socket = self._context.socket(zmq.XPUB)
         self._socket.xpub_verbose = 1
         self._socket.maxmsgsize = 4096
-        self.gate = Gate(config, self._context, DeliveryMetrics(self.registry))
+        self.gate = ConnectionGuard(config, self._context, DeliveryMetrics(self.registry))
         self.endpoint = self.gate.bind(self._socket, "events", config.endpoint)
         self.longest_pause_seconds = 0.0
         self._ended = threading.Event()

@@ -23,7 +23,7 @@ from streamdet import (
     subscribe_async,
     wire,
 )
-from streamdet.client.gaps import Counting
+from streamdet.client.gaps import GapDetector
 from streamdet.types import Detection, FrameInfo, State
 
 PATIENCE_SECONDS = 20.0
@@ -292,7 +292,7 @@ def test_the_public_names_are_there() -> None:
 
 def test_only_so_many_topics_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamdet.client.gaps.MAX_TOPICS", 3)
-    counting = Counting(None)
+    counting = GapDetector(None)
     for stream, seq in (("a", 1), ("b", 1), ("c", 1), ("a", 2), ("d", 1), ("a", 4), ("b", 7)):
         counting.event(StateEvent(stream, "e", seq, 1.0, State.UP, None, "", 1.0))
     assert len(counting._last) == 3

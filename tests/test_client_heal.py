@@ -21,7 +21,7 @@ from streamdet import (
     subscribe_async,
     wire,
 )
-from streamdet.client.recovery import Healing
+from streamdet.client.recovery import OrderedRecovery
 from streamdet.config import ReplayConfig
 from streamdet.delivery.publisher import Publisher
 from streamdet.types import State
@@ -179,7 +179,7 @@ def test_when_replay_goes_away_events_go_on_with_gaps(publisher: Publisher, monk
 
 
 def test_while_the_daemon_is_away_nothing_is_given_up() -> None:
-    healing, now = Healing(["state/"], None, "tcp://127.0.0.1:1"), 0.0
+    healing, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1"), 0.0
 
     def state(seq: int, epoch: str) -> None:
         healing.message(wire.to_message(StateEvent("a", epoch, seq, 1.0, State.UP, None, "", 1.0)), now)
@@ -234,7 +234,7 @@ def test_asyncio(publisher: Publisher) -> None:
 
 
 def test_topics_that_the_daemon_has_forgotten_are_forgotten() -> None:
-    healing, now = Healing(["state/"], None, "tcp://127.0.0.1:1"), 0.0
+    healing, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1"), 0.0
 
     def answer(topics: list[str], epoch: str = "e") -> None:
         nonlocal now

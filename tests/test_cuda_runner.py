@@ -17,10 +17,10 @@ from streamdet.assets import sample_clip
 from streamdet.bench.calibrated import calibrated_weights
 from streamdet.capture.sources.picture import AvPicture
 from streamdet.config import DetectorConfig
-from streamdet.detector.graph.detector import FixedDetector
+from streamdet.detector.graph.detector import GraphDetector
 from streamdet.detector.graph.pixels import PixelFormat, read_bytes
 from streamdet.detector.graph.runner import EagerRunner
-from streamdet.detector.graph.step import FixedStep
+from streamdet.detector.graph.step import GraphStep
 from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
 from streamdet.types import Detection
 
@@ -35,8 +35,8 @@ def pictures(count: int) -> list[AvPicture]:
 
 
 @pytest.fixture
-def detector() -> FixedDetector:
-    return FixedDetector(calibrated_weights(EMBEDDED_ARCHITECTURE), CONFIG, torch.device("cuda", 0))
+def detector() -> GraphDetector:
+    return GraphDetector(calibrated_weights(EMBEDDED_ARCHITECTURE), CONFIG, torch.device("cuda", 0))
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def assert_close(found: list[list[Detection]], wanted: list[list[Detection]]) ->
         assert max(abs(a - b) for a, b in zip(one.box, other.box, strict=True)) <= 0.5
 
 
-def test_graph_equals_eager_and_the_cpu(detector: FixedDetector) -> None:
+def test_graph_equals_eager_and_the_cpu(detector: GraphDetector) -> None:
     assert detector._graphs is not None
     pixel_format, _ = read_bytes(pictures(1)[0])
     frames = [read_bytes(picture)[1] for picture in pictures(5)]
@@ -65,11 +65,11 @@ def test_graph_equals_eager_and_the_cpu(detector: FixedDetector) -> None:
     for count in (4, 1, 5, 3):
         np.testing.assert_allclose(detector._graphs.run(pixel_format, frames[:count]), eager[:count], atol=0.05)
     assert all(graph.captured for graph in detector._graphs._graphs.values())
-    cpu = FixedDetector(calibrated_weights(EMBEDDED_ARCHITECTURE), CONFIG, torch.device("cpu"))
+    cpu = GraphDetector(calibrated_weights(EMBEDDED_ARCHITECTURE), CONFIG, torch.device("cpu"))
     assert_close(detector.detect(pictures(5)), cpu.detect(pictures(5)))
 
 
-def test_nothing_waits_between_upload_and_download(detector: FixedDetector) -> None:
+def test_nothing_waits_between_upload_and_download(detector: GraphDetector) -> None:
     runner = detector._graphs
     assert runner is not None
     pixel_format, pixels = read_bytes(pictures(1)[0])
@@ -83,7 +83,7 @@ def test_nothing_waits_between_upload_and_download(detector: FixedDetector) -> N
     slot.downloaded.synchronize()
 
 
-def test_threads_share_a_detector(detector: FixedDetector) -> None:
+def test_threads_share_a_detector(detector: GraphDetector) -> None:
     batches = [pictures(6)[start : start + size] for start, size in ((0, 6), (1, 1), (2, 3), (0, 2), (4, 2))] * 4
     wanted = [detector.detect(batch) for batch in batches]
     with ThreadPoolExecutor(3) as pool:
@@ -92,17 +92,17 @@ def test_threads_share_a_detector(detector: FixedDetector) -> None:
 
 
 def test_what_cannot_be_captured_runs_without_a_graph(
-    detector: FixedDetector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    detector: GraphDetector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    call = FixedStep.__call__
+    call = GraphStep.__call__
 
-    def waits(step: FixedStep, pixels: torch.Tensor) -> torch.Tensor:
+    def waits(step: GraphStep, pixels: torch.Tensor) -> torch.Tensor:
         assert pixels.float().mean().item() >= 0
         return call(step, pixels)
 
     wanted = detector.detect(pictures(2))
-    fresh = FixedDetector(calibrated_weights(EMBEDDED_ARCHITECTURE), CONFIG, torch.device("cuda", 0))
-    monkeypatch.setattr(FixedStep, "__call__", waits)
+    fresh = GraphDetector(calibrated_weights(EMBEDDED_ARCHITECTURE), CONFIG, torch.device("cuda", 0))
+    monkeypatch.setattr(GraphStep, "__call__", waits)
     with caplog.at_level(logging.WARNING):
         assert_close(fresh.detect(pictures(2)), wanted)
     assert "no CUDA graph for batches of 2 frames" in caplog.text
@@ -110,7 +110,7 @@ def test_what_cannot_be_captured_runs_without_a_graph(
 
 def test_one_batch_in_a_hundred_is_staged() -> None:
     told: list[str] = []
-    detector = FixedDetector(
+    detector = GraphDetector(
         calibrated_weights(EMBEDDED_ARCHITECTURE), CONFIG, torch.device("cuda", 0), lambda stage, _: told.append(stage)
     )
     for _ in range(100):
@@ -118,7 +118,7 @@ def test_one_batch_in_a_hundred_is_staged() -> None:
     assert told == ["input", "preprocess", "features", "proposals", "roi_pool", "classify", "postprocess"]
 
 
-def test_many_formats_are_forgotten(detector: FixedDetector) -> None:
+def test_many_formats_are_forgotten(detector: GraphDetector) -> None:
     assert detector._graphs is not None
     for width in range(64, 64 + 2 * 34, 2):
         detector._graphs.run(PixelFormat(64, width), [np.zeros(64 * width * 3, np.uint8)])

@@ -29,8 +29,8 @@ from streamdet.analytics.zones import Zones
 from streamdet.bench.stand_in import StandIn
 from streamdet.capture.thread import Capture
 from streamdet.config import Config, load_config
-from streamdet.delivery.connections import Gate
-from streamdet.delivery.events import Outgoing
+from streamdet.delivery.connections import ConnectionGuard
+from streamdet.delivery.events import EventWriter
 from streamdet.delivery.preview import Previews
 from streamdet.delivery.replay import Replay
 from streamdet.delivery.segments import Segments
@@ -43,7 +43,7 @@ from streamdet.service.commands import Commands
 from streamdet.service.control.client import ask
 from streamdet.service.control.server import ControlServer
 from streamdet.service.daemon import Daemon
-from streamdet.service.live_config import ConfigInForce
+from streamdet.service.live_config import LiveConfig
 from streamdet.service.pages import _MetricsPage
 from streamdet.types import Detection, Drop, Picture, Reason
 from streamdet.wire.replay import Refused, ReplayRequest, SnapshotRequest, decode_answer, encode_request
@@ -147,10 +147,10 @@ def ask_for_a_reload(running: Running) -> None:
 # Where each thread is hit, and what makes it come there.
 _THREADS: dict[str, tuple[type, str, Callable[[Running], None]]] = {
     "inference": (Inference, "_detect_some", provoke_nothing),
-    "publisher": (Outgoing, "repeat_states", provoke_nothing),
+    "publisher": (EventWriter, "repeat_states", provoke_nothing),
     "previews": (Previews, "beat", look),
     "spool": (Spool, "_tidy", provoke_nothing),
-    "gate": (Gate, "_cut_floods", provoke_nothing),
+    "gate": (ConnectionGuard, "_cut_floods", provoke_nothing),
     "control": (ControlServer, "_expire", ask_for_control),
     "metrics": (_Connections, "add", ask_for_a_page),
 }
@@ -184,13 +184,13 @@ _DATA: list[tuple[str, type, str, Callable[[Running], None]]] = [
     ("analytics", Tracker, "update", provoke_nothing),
     ("analytics", Zones, "see", provoke_nothing),
     ("preview", Previews, "_encode", look),
-    ("subscription", Outgoing, "subscribed", look),
+    ("subscription", EventWriter, "subscribed", look),
     ("replay", Replay, "_answer", ask_for_events),
     ("control", Commands, "_about", ask_for_control),
     ("control", ControlServer, "_hand_on", ask_for_control),
     ("control", ControlServer, "_refusal", ask_for_control),
     ("replay", Segments, "answer", ask_for_old_events),
-    ("reload", ConfigInForce, "_merged", ask_for_a_reload),
+    ("reload", LiveConfig, "_merged", ask_for_a_reload),
     ("http", _MetricsPage, "_newest", ask_for_a_page),
     ("http", _Protocol, "bind", ask_for_a_page),
 ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign
 
-from streamdet.detector.graph.align import AlignFixed
+from streamdet.detector.graph.align import AlignInGraph
 
 INPUT_SIZE = (250, 380)  # of a batch of 256 x 384
 SIZES = ((64, 96), (32, 48), (16, 24), (8, 12))
@@ -31,7 +31,7 @@ def test_equals_torchvision(levels: int, samples: int) -> None:
     boxes = some_boxes(2, 40)
     pool = MultiScaleRoIAlign([str(i) for i in range(levels)], 7, samples)
     wanted = pool({str(i): level for i, level in enumerate(maps)}, list(boxes), [INPUT_SIZE] * 2)
-    found = AlignFixed(pool, sizes, INPUT_SIZE, torch.device("cpu"))(maps, boxes)
+    found = AlignInGraph(pool, sizes, INPUT_SIZE, torch.device("cpu"))(maps, boxes)
     assert found.shape == (80, 5, 7, 7)
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
 
@@ -39,4 +39,4 @@ def test_equals_torchvision(levels: int, samples: int) -> None:
 def test_adaptive_sampling_is_refused() -> None:
     pool = MultiScaleRoIAlign(["0"], 7, 0)
     with pytest.raises(NotImplementedError, match="0 samples"):
-        AlignFixed(pool, SIZES[:1], INPUT_SIZE, torch.device("cpu"))
+        AlignInGraph(pool, SIZES[:1], INPUT_SIZE, torch.device("cpu"))

@@ -21,7 +21,7 @@ from streamdet.assets import sample_clip
 from streamdet.bench.calibrated import EMBEDDED_LABELS, calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_device, choose_devices
-from streamdet.detector.graph.detector import FixedDetector, load_graph_detectors
+from streamdet.detector.graph.detector import GraphDetector, load_graph_detectors
 from streamdet.detector.graph.pixels import PixelFormat
 from streamdet.detector.graph.suppress import suppress
 from streamdet.detector.pipeline import ArrayPicture, FasterRcnnDetector, prepare_model
@@ -53,8 +53,8 @@ def random_weights() -> Weights:
 
 
 @functools.cache
-def random_detector() -> FixedDetector:
-    return FixedDetector(random_weights(), EASY, CPU)
+def random_detector() -> GraphDetector:
+    return GraphDetector(random_weights(), EASY, CPU)
 
 
 def reference(weights: Weights, frames: list[Rgb]) -> list[dict[str, Tensor]]:
@@ -88,7 +88,7 @@ def assert_same(wanted: dict[str, Tensor], rows: Tensor) -> None:
     assert equal.any(1).all()
 
 
-def rows_of(detector: FixedDetector, frames: list[Rgb]) -> list[Tensor]:
+def rows_of(detector: GraphDetector, frames: list[Rgb]) -> list[Tensor]:
     found = detector.detect([ArrayPicture(frame) for frame in frames])
     names = random_weights().labels
     return [
@@ -106,7 +106,7 @@ def test_embedded_weights_equal_torchvision() -> None:
     weights = load_weights(DetectorConfig())
     frames = clip_frames()
     for wanted, rows in zip(
-        reference(weights, frames), rows_of(FixedDetector(weights, EASY, CPU), frames), strict=True
+        reference(weights, frames), rows_of(GraphDetector(weights, EASY, CPU), frames), strict=True
     ):
         assert len(rows) > 20
         assert_same(wanted, rows)
@@ -127,7 +127,7 @@ def test_every_architecture_equals_torchvision(architecture: str, monkeypatch: p
     frames = clip_frames()[:1]
     (wanted,) = reference(weights, frames)
     assert len(wanted["boxes"]) >= 5
-    (rows,) = rows_of(FixedDetector(weights, EASY, CPU), frames)
+    (rows,) = rows_of(GraphDetector(weights, EASY, CPU), frames)
     assert_same(wanted, rows)
 
 
@@ -143,7 +143,7 @@ def test_each_size_of_a_mixed_batch_is_a_batch_of_its_own() -> None:
 def test_labels_and_thresholds_are_those_of_the_compact_path() -> None:
     config = EASY.model_copy(update={"labels": ("person", "car"), "score_thresholds": {"car": 0.3}})
     compact = FasterRcnnDetector(random_weights(), config)
-    fixed = FixedDetector(random_weights(), config, CPU)
+    fixed = GraphDetector(random_weights(), config, CPU)
     assert fixed.labels == compact.labels
     picture = [ArrayPicture(clip_frames()[0])]
     wanted, found = compact.detect(picture)[0], fixed.detect(picture)[0]
@@ -183,7 +183,7 @@ def test_too_many_candidates_shorten_the_list_from_its_end() -> None:
 
 
 def test_what_has_not_settled_is_computed_until_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = FixedDetector(random_weights(), EASY, CPU)
+    detector = GraphDetector(random_weights(), EASY, CPU)
     hasty = replace(detector.model, suppress=functools.partial(suppress, rounds=1))
     with torch.inference_mode():
         rows = hasty.step(FORMAT)(pixels(clip_frames()))
@@ -195,7 +195,7 @@ def test_what_has_not_settled_is_computed_until_it_has(monkeypatch: pytest.Monke
 
 def test_every_stage_is_timed_in_order() -> None:
     told: list[tuple[str, float]] = []
-    detector = FixedDetector(random_weights(), EASY, CPU, lambda stage, seconds: told.append((stage, seconds)))
+    detector = GraphDetector(random_weights(), EASY, CPU, lambda stage, seconds: told.append((stage, seconds)))
     detector.detect([ArrayPicture(clip_frames()[0])])
     assert tuple(stage for stage, _ in told) == STAGES
     assert all(seconds > 0 for _, seconds in told)

@@ -15,7 +15,7 @@ from streamdet.assets import sample_clip
 from streamdet.bench.calibrated import calibrated_weights
 from streamdet.capture.sources.picture import AvPicture, BgrPicture
 from streamdet.config import DetectorConfig
-from streamdet.detector.graph.detector import FixedDetector
+from streamdet.detector.graph.detector import GraphDetector
 from streamdet.detector.graph.pixels import Matrix, PixelFormat, PixelLayout, read_bytes, to_rgb
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
@@ -109,7 +109,7 @@ def test_turned_and_odd_pictures_come_as_rgb() -> None:
 
 
 def test_detections_are_those_in_rgb() -> None:
-    detector = FixedDetector(
+    detector = GraphDetector(
         calibrated_weights(EMBEDDED_ARCHITECTURE), DetectorConfig(score_threshold=0.2), torch.device("cpu")
     )
     picture = AvPicture(decoded())

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from streamdet.detector.detector_failures import is_device_lost, is_out_of_memory
-from streamdet.detector.pool import SeveralDetectors
+from streamdet.detector.pool import DetectorPool
 from streamdet.errors import EXIT_DEVICE_LOST, EXIT_UNAVAILABLE, DetectorError, DeviceLostError
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.inference.thread import Detector, Inference, InferenceGroup, OnUnusable
@@ -476,7 +476,7 @@ class Slow(StandIn):
 
 
 def group_of(line: Line, count: int, first: Slow, on_error: Callable[[Worker], None] | None = None) -> InferenceGroup:
-    detector = SeveralDetectors(first, count)
+    detector = DetectorPool(first, count)
     return InferenceGroup(line.queue, detector, line.publish, line.metrics, on_error, stuck_after_seconds=30)
 
 
@@ -516,7 +516,7 @@ def test_a_batch_overtaken_by_another_still_leaves_first() -> None:
     go_on = threading.Event()
     begun: list[int] = []
     line = Line(StandIn(), streams=1)
-    detectors = SeveralDetectors(HeldFirst(go_on, begun), 2)
+    detectors = DetectorPool(HeldFirst(go_on, begun), 2)
     group = InferenceGroup(line.queue, detectors, line.publish, line.metrics, stuck_after_seconds=30)
     with group:
         line.put("stream-0", 1)
@@ -538,7 +538,7 @@ def held_first(line: Line, at_once: int = 2) -> Iterator[tuple[threading.Event, 
     """Two workers, one of which has the first frame of stream-0 until the event; sizes of batches as they begin."""
     go_on = threading.Event()
     begun: list[int] = []
-    detectors = SeveralDetectors(HeldFirst(go_on, begun), 2)
+    detectors = DetectorPool(HeldFirst(go_on, begun), 2)
     with InferenceGroup(line.queue, detectors, line.publish, line.metrics, stuck_after_seconds=30) as group:
         group.limit(at_once)
         line.put("stream-0", 1)
@@ -614,7 +614,7 @@ def test_workers_share_what_waits_where_they_should(*, shares: bool, first_batch
     go_on = threading.Event()
     begun: list[int] = []
     line = Line(StandIn(), streams=4)
-    detectors = SeveralDetectors(HeldFirst(go_on, begun), 2, shares=shares)
+    detectors = DetectorPool(HeldFirst(go_on, begun), 2, shares=shares)
     line.put_all()
     with InferenceGroup(line.queue, detectors, line.publish, line.metrics):
         until(lambda: begun)
@@ -634,7 +634,7 @@ def test_what_was_held_for_a_frame_that_is_lost_leaves() -> None:
     go_on = threading.Event()
     begun: list[int] = []
     line = Line(StandIn(), streams=1)
-    detectors = SeveralDetectors(FailsAtLast(go_on, begun), 2)
+    detectors = DetectorPool(FailsAtLast(go_on, begun), 2)
     group = InferenceGroup(line.queue, detectors, line.publish, line.metrics)
     with group:
         line.put("stream-0", 1)

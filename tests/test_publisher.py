@@ -16,7 +16,7 @@ from publishing import CAR, PERSON, frame_of, metrics_of, publisher_at, status_o
 
 from streamdet.analytics.zones import Zones
 from streamdet.config import ReplayConfig, SpoolConfig, StreamConfig
-from streamdet.delivery.events import Outgoing
+from streamdet.delivery.events import EventWriter
 from streamdet.delivery.publisher import MAX_PENDING
 from streamdet.delivery.spool import Spool
 from streamdet.errors import EndpointError
@@ -296,7 +296,7 @@ def test_a_forgotten_stream_is_silent_until_it_is_added_again() -> None:
 def test_who_comes_and_goes_does_not_have_states_repeated_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now, sent = 1000.0, []
     monkeypatch.setattr("streamdet.delivery.events.time.monotonic", lambda: now)
-    outgoing = Outgoing("e", 3600.0, metrics_of(), lambda topic, *_: sent.append((now, topic)), lambda *_: None)
+    outgoing = EventWriter("e", 3600.0, metrics_of(), lambda topic, *_: sent.append((now, topic)), lambda *_: None)
     for stream in ("a", "b"):
         outgoing.send_state(status_of(stream))
     for _ in range(600):

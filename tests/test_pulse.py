@@ -9,7 +9,7 @@ from streamdet.monitoring import systemd
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.rates import Fps, Rates
 from streamdet.service import housekeeping as pulse
-from streamdet.service.housekeeping import Pulse
+from streamdet.service.housekeeping import Housekeeping
 from streamdet.service.streams import Streams
 from streamdet.types import Drop
 
@@ -60,7 +60,7 @@ def feedings(batches: Batches, seconds: int, monkeypatch: pytest.MonkeyPatch) ->
     idle = Idle()
     monkeypatch.setattr(systemd, "watchdog", lambda: fed.append(batches.now))
     monkeypatch.setattr(pulse.time, "monotonic", lambda: batches.now)
-    beats = Pulse(cast("Rates", idle), cast("Streams", idle), cast("InferenceGroup", batches))
+    beats = Housekeeping(cast("Rates", idle), cast("Streams", idle), cast("InferenceGroup", batches))
     while batches.now < seconds:
         beats.beat()
         batches.now += 1
@@ -84,7 +84,7 @@ def test_inference_is_held_to_the_cores_where_it_shares_them() -> None:
     idle = Idle()
     for cores, wanted in ((3, [3]), (None, [])):
         batches = Batches(3, 0.5)
-        Pulse(cast("Rates", idle), cast("Streams", idle), cast("InferenceGroup", batches), cores).beat()
+        Housekeeping(cast("Rates", idle), cast("Streams", idle), cast("InferenceGroup", batches), cores).beat()
         assert batches.limits == wanted
 
 
@@ -112,5 +112,5 @@ def test_what_max_fps_leaves_out_is_told_apart_from_overload(monkeypatch: pytest
     said: list[str] = []
     monkeypatch.setattr(systemd, "status", said.append)
     idle, batches = Idle(), Batches(1, 1.0)
-    Pulse(rates, cast("Streams", idle), cast("InferenceGroup", batches)).beat()
+    Housekeeping(rates, cast("Streams", idle), cast("InferenceGroup", batches)).beat()
     assert said == ["0 of 0 streams up, 10.0 fps in, 2.5 fps out (5.0 left out by max_fps, 2.0 by overload)"]

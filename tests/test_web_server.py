@@ -23,7 +23,7 @@ from streamdet.cli.child import WebChild
 from streamdet.errors import StreamdetError
 from streamdet.http_server import Connection, Limits, _Connections, network_of
 from streamdet.security.passwords import Password, PasswordError, read_password, write_password
-from streamdet.security.tries import MAX_TRIES, MAX_TRIES_OF_ALL, Tries
+from streamdet.security.tries import MAX_TRIES, MAX_TRIES_OF_ALL, LoginAttempts
 from streamdet.web.sessions import MAX_IDLE_SECONDS, MAX_SESSIONS, Sessions
 from streamdet.web.settings import Settings, check_settings
 
@@ -371,7 +371,7 @@ def test_sessions_end_and_stay_few() -> None:
 
 def test_tries_are_counted_per_client_and_forgotten_in_time() -> None:
     now = [0.0]
-    tries = Tries(lambda: now[0])
+    tries = LoginAttempts(lambda: now[0])
     for _ in range(MAX_TRIES):
         assert tries.wait_seconds("a") == 0
     assert tries.wait_seconds("a") == 60
@@ -382,7 +382,7 @@ def test_tries_are_counted_per_client_and_forgotten_in_time() -> None:
 
 def test_all_together_may_try_no_more_than_sixty_times_a_minute() -> None:
     now = [0.0]
-    tries = Tries(lambda: now[0])
+    tries = LoginAttempts(lambda: now[0])
     for number in range(MAX_TRIES_OF_ALL):
         now[0] += 0.5
         assert tries.wait_seconds(f"192.0.2.{number}") == 0

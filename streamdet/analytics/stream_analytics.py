@@ -11,7 +11,7 @@ from streamdet.config import StreamConfig
 from streamdet.types import Crossing, Detection, FrameInfo, Geometry
 
 
-class Scene:
+class StreamAnalytics:
     """Tracks, then zones, then masks of one stream.
 
     Args:

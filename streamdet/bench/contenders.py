@@ -137,9 +137,9 @@ def make_contender(weights: Weights, case: Case, device: torch.device) -> Conten
     )
     if case.engine == "graph":
         # Its parts for CUDA take long to import.
-        from streamdet.detector.graph.detector import FixedDetector  # noqa: PLC0415
+        from streamdet.detector.graph.detector import GraphDetector  # noqa: PLC0415
 
-        return Contender(lambda on_stage: FixedDetector(weights, config, device, on_stage), case.workers, 1, device)
+        return Contender(lambda on_stage: GraphDetector(weights, config, device, on_stage), case.workers, 1, device)
     return Contender(lambda on_stage: FasterRcnnDetector(weights, config, on_stage), case.workers, 1, device)
 
 

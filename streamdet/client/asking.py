@@ -41,7 +41,7 @@ class Asked(Generic[Subject]):
     is_fruitless: bool = False
 
 
-class Asking(Generic[Subject]):
+class PendingRequests(Generic[Subject]):
     """All requests that are under way, by their id.
 
     Attributes:

@@ -68,7 +68,7 @@ class Labels:
         return replace(event, detections=tuple(d for d in event.detections if d.label in self._labels))
 
 
-class Counting:
+class GapDetector:
     """Makes events and gaps of messages.
 
     The first event of a topic says where counting begins, and so does the first of a new epoch.

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from streamdet import wire
-from streamdet.client.asking import Asked, Asking
-from streamdet.client.gaps import MAX_TOPICS, Counting, Gap, Item, Labels, Restart
+from streamdet.client.asking import Asked, PendingRequests
+from streamdet.client.gaps import MAX_TOPICS, Gap, GapDetector, Item, Labels, Restart
 from streamdet.errors import EndpointError
 from streamdet.types import PreviewEvent
 from streamdet.wire import Event
@@ -71,7 +71,7 @@ class _Topic:
     unlisted: int = 0
 
 
-class Healing:
+class OrderedRecovery:
     """Makes events of messages and answers: in order, each once, and a `Gap` only for what nobody has any more.
 
     Begins with the newest event of each topic that there is. Previews are not kept by anybody: they are counted only.
@@ -88,7 +88,7 @@ class Healing:
     def __init__(self, topics: Sequence[str], labels: Iterable[str] | None, replay_endpoint: str) -> None:
         self.ready: deque[Item] = deque()
         self._labels = Labels(labels)
-        self._previews = Counting(labels)
+        self._previews = GapDetector(labels)
         self._prefixes = tuple(topics)
         self._replay_endpoint = replay_endpoint
         self._topics: dict[str, _Topic] = {}
@@ -101,7 +101,7 @@ class Healing:
         self._heard_at = -math.inf
         self._heard_seconds = self._answered_at_seconds = 0.0
         self._held = 0
-        self._asking: Asking[_Topic] = Asking()
+        self._asking: PendingRequests[_Topic] = PendingRequests()
         self._check_at = math.inf
         self._asking.ask(None, SnapshotRequest(0, self._asked_prefixes()), 0.0)
 

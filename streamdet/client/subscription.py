@@ -30,8 +30,8 @@ import zmq.asyncio
 
 from streamdet import wire
 from streamdet.client.client_sockets import Endpoints, Socket, asker, ending_on_error, milliseconds_until, subscriber
-from streamdet.client.gaps import Counting, Gap, Item, Restart
-from streamdet.client.recovery import Healing
+from streamdet.client.gaps import Gap, GapDetector, Item, Restart
+from streamdet.client.recovery import OrderedRecovery
 from streamdet.security.curve import ClientKeys, client_keys
 from streamdet.security.endpoints import beside
 from streamdet.wire import KINDS, Kind
@@ -43,7 +43,7 @@ DEFAULT_KINDS: tuple[Kind, ...] = ("detections", "state")
 
 _MAX_ANSWERS_PER_TURN = 16
 
-_Order = Counting | Healing
+_Order = GapDetector | OrderedRecovery
 
 
 class Subscription:
@@ -270,9 +270,9 @@ def _order(
     heal: bool,
 ) -> tuple[_Order, Endpoints]:
     if not heal:
-        return Counting(labels), Endpoints(endpoint, None, keys)
+        return GapDetector(labels), Endpoints(endpoint, None, keys)
     replay = beside(endpoint) if replay_endpoint is None else replay_endpoint
-    return Healing(topics, labels, replay), Endpoints(endpoint, replay, keys)
+    return OrderedRecovery(topics, labels, replay), Endpoints(endpoint, replay, keys)
 
 
 def _topics(streams: Iterable[str] | None, kinds: Iterable[Kind]) -> list[str]:

@@ -25,7 +25,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from streamdet.config import PublisherConfig
 from streamdet.delivery.descriptors import address_of, borrowed, received_bytes
-from streamdet.delivery.zap import Zap
+from streamdet.delivery.zap import CurveAuthenticator
 from streamdet.monitoring.delivery_metrics import DeliveryMetrics
 from streamdet.security.allowed_clients import AllowedClients
 from streamdet.security.curve import read_pair
@@ -120,7 +120,7 @@ class _Watched:
     failure: str = ""
 
 
-class Gate(Worker):
+class ConnectionGuard(Worker):
     """Guards all bound sockets of one ZeroMQ context.
 
     Bind the sockets, then start it; stop it before the context ends.
@@ -154,11 +154,11 @@ class Gate(Worker):
         self._said_at = float("-inf")
         self._unsaid = 0
         self._poller = zmq.Poller()
-        self._zap: Zap | None = None
+        self._zap: CurveAuthenticator | None = None
         if config.curve_server_key_file is not None and config.curve_allowed_clients_directory is not None:
             keys = read_pair(Path(config.curve_server_key_file), "server")
             clients = AllowedClients(Path(config.curve_allowed_clients_directory))
-            self._zap = Zap(context, keys, clients, self._key_refused)
+            self._zap = CurveAuthenticator(context, keys, clients, self._key_refused)
             self._poller.register(self._zap.socket, zmq.POLLIN)
         self._wake_event = os.eventfd(0, os.EFD_NONBLOCK)
         self._poller.register(self._wake_event, zmq.POLLIN)
@@ -355,7 +355,7 @@ class Gate(Worker):
             self._cut(watched, descriptor, "flood", f"it has sent {unread} bytes that make no message")
             total -= unread
 
-    def _cut_revoked(self, zap: Zap) -> None:
+    def _cut_revoked(self, zap: CurveAuthenticator) -> None:
         """Ends what has shown a key that is not allowed any more, or may have been let in by one."""
         removals = zap.removals()
         for watched in self._watched:

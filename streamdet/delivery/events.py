@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from streamdet import wire
-from streamdet.analytics.stream_analytics import Scene
+from streamdet.analytics.stream_analytics import StreamAnalytics
 from streamdet.config import StreamConfig
 from streamdet.delivery.preview import Preview
 from streamdet.monitoring.metrics import Metrics
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FrameResult:
     """One frame's result on its way out; `picture` only where a preview is to be made of it."""
 
     stream: str
@@ -77,7 +77,7 @@ class _LastState:
     is_asked_for: bool = False
 
 
-class Outgoing:
+class EventWriter:
     """All events of one daemon; for the one thread that publishes.
 
     Args:
@@ -109,7 +109,7 @@ class Outgoing:
         self._tracer = tracer
         self.seqs: Counter[str] = Counter()
         self._states: dict[str, _LastState] = {}
-        self._scenes: dict[str, Scene] = {}
+        self._scenes: dict[str, StreamAnalytics] = {}
         # Kept like the numbers of events: a stream that is added again goes on counting.
         self._gone: dict[str, None] = {}
         self._track_ids: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
@@ -164,7 +164,7 @@ class Outgoing:
         before = scene.geometry if scene else None
         try:
             if scene is None:
-                scene = self._scenes[config.name] = Scene(config, self._track_ids[config.name])
+                scene = self._scenes[config.name] = StreamAnalytics(config, self._track_ids[config.name])
             else:
                 scene.change(config)
             zones, lines = [zone.name for zone in config.zones], [line.name for line in config.lines]
@@ -195,7 +195,7 @@ class Outgoing:
             last.pause_seconds, last.is_asked_for = min(2 * last.pause_seconds, _MAX_STATE_PAUSE_SECONDS), False
         self._publish("state", event.stream, lambda _: replace(event, published_at=time.time()), repeats_seq=event.seq)
 
-    def send_detections(self, found: Found) -> None:
+    def send_detections(self, found: FrameResult) -> None:
         """What was found in one frame."""
         stream, frame = found.stream, found.frame
         trace = self._tracer.take(stream, frame.seq) if self._tracer else None
@@ -248,7 +248,7 @@ class Outgoing:
             lambda seq: PreviewEvent(of.stream, self._epoch, seq, time.time(), of.frame, of.detections, preview.jpeg),
         )
 
-    def _seen(self, found: Found) -> tuple[tuple[Detection, ...], tuple[Crossing, ...]]:
+    def _seen(self, found: FrameResult) -> tuple[tuple[Detection, ...], tuple[Crossing, ...]]:
         """What is published of a frame: tracked, with zones and crossings, without what a mask hides.
 
         Where that fails, this frame is published without tracks, and those of the stream begin again with the next.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from streamdet.config import PublisherConfig, ReplayConfig, StreamConfig
-from streamdet.delivery.events import Found, Outgoing
+from streamdet.delivery.events import EventWriter, FrameResult
 from streamdet.delivery.preview import Preview, Previews
 from streamdet.delivery.replay import Archive, Replay, Ring
 from streamdet.delivery.sockets import OFF, Route, Sockets
@@ -40,7 +40,7 @@ class _Answer:
     parts: list[bytes]
 
 
-_Item = Found | StreamStatus | StreamConfig | _Forget | Preview | _Answer
+_Item = FrameResult | StreamStatus | StreamConfig | _Forget | Preview | _Answer
 
 
 class Publisher(Worker):
@@ -84,7 +84,7 @@ class Publisher(Worker):
         self._forgotten: set[str] = set()
         self._closed = False
         interval_seconds = config.state_interval_seconds
-        self._outgoing = Outgoing(epoch, interval_seconds, metrics, self._send, self._previews.offer, tracer)
+        self._outgoing = EventWriter(epoch, interval_seconds, metrics, self._send, self._previews.offer, tracer)
         self._replay: Replay | None = None
         if replay is not None and (replay.endpoint != OFF or archive is not None):
             ring = Ring(replay.max_events, replay.max_bytes)
@@ -103,7 +103,7 @@ class Publisher(Worker):
         info = FrameInfo(frame.seq, frame.pts_seconds, frame.captured_at, frame.clock, picture.width, picture.height)
         captured = frame.captured_monotonic_seconds
         kept = picture if self._previews.is_due(frame.stream, captured) else None
-        found = Found(frame.stream, info, captured, tuple(detections), kept)
+        found = FrameResult(frame.stream, info, captured, tuple(detections), kept)
         with self._changed:
             while len(self._pending) >= MAX_PENDING and not self._closed:
                 self._changed.wait()
@@ -157,7 +157,7 @@ class Publisher(Worker):
             self._sending, self._pending = deque(), deque()
             self._changed.notify_all()
         for item in left:
-            if isinstance(item, Found):
+            if isinstance(item, FrameResult):
                 self._metrics.frame_dropped(item.stream, Drop.SHUTDOWN)
         self._sockets.close()
 
@@ -242,7 +242,7 @@ class Publisher(Worker):
             self._changed.notify_all()
         while self._sending:
             item = self._sending.popleft()
-            if isinstance(item, Found):
+            if isinstance(item, FrameResult):
                 self._outgoing.send_detections(item)
             elif isinstance(item, StreamStatus):
                 self._outgoing.send_state(item)

@@ -14,7 +14,7 @@ from typing import Any
 import zmq
 
 from streamdet.config import PublisherConfig
-from streamdet.delivery.connections import Gate, descriptor_of
+from streamdet.delivery.connections import ConnectionGuard, descriptor_of
 from streamdet.delivery.subscriptions import SUBSCRIBE, UNSUBSCRIBE, Subscriptions
 from streamdet.errors import EndpointError
 from streamdet.monitoring.delivery_metrics import DeliveryMetrics
@@ -82,7 +82,7 @@ class Sockets:
         # A thread of ZeroMQ's for each socket: what comes in at one holds up nothing that leaves by the other.
         self._context = zmq.Context(io_threads=2)
         try:
-            self._gate = Gate(config, self._context, metrics, on_error)
+            self._gate = ConnectionGuard(config, self._context, metrics, on_error)
         except KeyFileError:
             self._context.destroy()
             raise

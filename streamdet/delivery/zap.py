@@ -34,7 +34,7 @@ class _Shown(NamedTuple):
     key: bytes
 
 
-class Zap:
+class CurveAuthenticator:
     """The keys of all guarded sockets of one ZeroMQ context; for one thread, but for `note`.
 
     Args:

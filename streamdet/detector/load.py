@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from streamdet.config import Config, DetectorConfig
 from streamdet.detector.memory import import_torchvision, keep_memory
-from streamdet.detector.pool import Running, SeveralDetectors
+from streamdet.detector.pool import DetectorPool, Running
 from streamdet.detector.trial import Choice, settle, usable_cores
 from streamdet.monitoring.metrics import Metrics
 
 if TYPE_CHECKING:
-    from streamdet.detector.graph.detector import FixedDetector
+    from streamdet.detector.graph.detector import GraphDetector
     from streamdet.detector.pipeline import FasterRcnnDetector
     from streamdet.detector.reference import ReferenceDetector
     from streamdet.detector.weights import Weights
@@ -41,7 +41,7 @@ def choose_workers(workers: int | None, cores: int) -> int:
 
 def load_real_detector(
     config: Config, metrics: Metrics, stopping: Callable[[], bool] = lambda: False
-) -> SeveralDetectors[FasterRcnnDetector | ReferenceDetector] | SeveralDetectors[FixedDetector]:
+) -> DetectorPool[FasterRcnnDetector | ReferenceDetector] | DetectorPool[GraphDetector]:
     """Loads the detector that the configuration asks for; takes seconds, since it needs torch.
 
     What is "auto" is settled by a trial (`streamdet.detector.trial`), which takes its time at the first start.
@@ -77,7 +77,7 @@ def load_real_detector(
 
 def _on_one_device(
     settings: DetectorConfig, weights: Weights, metrics: Metrics, choice: Choice | None
-) -> SeveralDetectors[FasterRcnnDetector | ReferenceDetector]:
+) -> DetectorPool[FasterRcnnDetector | ReferenceDetector]:
     """As many workers as the CPU has room for, or one on a CUDA device."""
     from streamdet.detector.device import device_busy, device_memory  # noqa: PLC0415 - needs torch
     from streamdet.detector.pipeline import FasterRcnnDetector, weights_for  # noqa: PLC0415 - the same
@@ -91,11 +91,11 @@ def _on_one_device(
     device = detector.device
     if device.type == "cuda":
         metrics.add_device(str(device), lambda: device_memory(device), device_busy(device))
-        return SeveralDetectors(detector, 1, running=_running(settings, weights, str(device), 1, choice))
+        return DetectorPool(detector, 1, running=_running(settings, weights, str(device), 1, choice))
     cores = usable_cores()
     measured = choice.workers if choice is not None else None
     workers = settings.workers or measured or choose_workers(None, cores)
-    return SeveralDetectors(
+    return DetectorPool(
         detector,
         workers,
         cores if settings.workers is None else None,
@@ -104,9 +104,7 @@ def _on_one_device(
     )
 
 
-def _on_cuda_devices(
-    settings: DetectorConfig, metrics: Metrics, choice: Choice | None
-) -> SeveralDetectors[FixedDetector]:
+def _on_cuda_devices(settings: DetectorConfig, metrics: Metrics, choice: Choice | None) -> DetectorPool[GraphDetector]:
     """Two workers for each CUDA device that the configuration names, behind the one queue."""
     from streamdet.detector.device import choose_device, device_busy, device_memory  # noqa: PLC0415 - needs torch
     from streamdet.detector.graph.detector import load_graph_detectors  # noqa: PLC0415 - the same
@@ -120,7 +118,7 @@ def _on_cuda_devices(
     for device in devices:
         metrics.add_device(str(device), functools.partial(device_memory, device), device_busy(device))
     running = _running(settings, None, ",".join(map(str, devices)), len(detectors), choice)
-    several = SeveralDetectors(detectors[0], 1, running=running)
+    several = DetectorPool(detectors[0], 1, running=running)
     several.detectors = detectors
     return several
 

@@ -77,7 +77,7 @@ class Shareable(Protocol):
 _D = TypeVar("_D", bound=Shareable)
 
 
-class SeveralDetectors(Generic[_D]):
+class DetectorPool(Generic[_D]):
     """Stands for as many detectors as there are workers.
 
     Args:

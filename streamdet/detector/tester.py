@@ -631,9 +631,9 @@ def _make_loader(job: dict[str, Any], device: str) -> tuple[Callable[[Candidate]
         if candidate.engine == "graph":
             import torch  # noqa: PLC0415
 
-            from streamdet.detector.graph.detector import FixedDetector  # noqa: PLC0415
+            from streamdet.detector.graph.detector import GraphDetector  # noqa: PLC0415
 
-            return FixedDetector(weights, config, torch.device(device), kernels=candidate.kernels)
+            return GraphDetector(weights, config, torch.device(device), kernels=candidate.kernels)
         if candidate.precision == "int8" and base.weights == "embedded":
             return FasterRcnnDetector(load_embedded_int8(), config)
         return FasterRcnnDetector(weights, config)

@@ -15,7 +15,7 @@ _MOST_HELD = 64
 
 
 @dataclass(slots=True, eq=False)
-class _Turn:
+class _Pending:
     """A frame that a worker has; `detections` is None before it is done, and for good if it was dropped."""
 
     frame: Frame
@@ -23,7 +23,7 @@ class _Turn:
     detections: list[Detection] | None = field(default=None)
 
 
-class Turns:
+class ResultSequencer:
     """Hands results on so that those of a stream leave in the order of its frames, whoever detected them.
 
     A result that is ready before one of an older frame of its stream is held until that one has left. The worker goes
@@ -53,7 +53,7 @@ class Turns:
         self._put_detections = put_detections
         self._taking = threading.Lock()
         self._changed = threading.Condition()
-        self._turns: dict[str, deque[_Turn]] = {}
+        self._turns: dict[str, deque[_Pending]] = {}
         self._held = 0
         self._at_once = at_once
         self._shares = shares
@@ -72,7 +72,7 @@ class Turns:
             with self._changed:
                 self._out += bool(batch)
                 for frame in batch:
-                    self._turns.setdefault(frame.stream, deque()).append(_Turn(frame))
+                    self._turns.setdefault(frame.stream, deque()).append(_Pending(frame))
             return batch
 
     def end(self) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamdet.detector.detector_failures import first_line, is_device_lost, is_out_of_memory
-from streamdet.detector.pool import SeveralDetectors
+from streamdet.detector.pool import DetectorPool
 from streamdet.detector.stages.square_pixels import detect_with_square_pixels
 from streamdet.errors import DetectorError, DeviceLostError
 from streamdet.inference.batch_queue import BatchQueue
-from streamdet.inference.sequence import Turns
+from streamdet.inference.sequence import ResultSequencer
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.opentelemetry import Tracer
 from streamdet.monitoring.unexpected import describe
@@ -81,14 +81,14 @@ class Inference(Worker):
         on_error: Callable[[Worker], None] | None = None,
         *,
         stuck_after_seconds: float = 60.0,
-        turns: Turns | None = None,
+        turns: ResultSequencer | None = None,
         number: int = 1,
         tracer: Tracer | None = None,
         on_unusable: OnUnusable = lambda _frame, _why: None,
     ) -> None:
         super().__init__("inference" if number == 1 else f"inference-{number}", on_error)
         self._queue = queue
-        self._turns = turns or Turns(queue, put_detections, 1)
+        self._turns = turns or ResultSequencer(queue, put_detections, 1)
         self._detector = detector
         self._metrics = metrics
         self._tracer = tracer
@@ -273,7 +273,7 @@ class InferenceGroup:
 
     Args:
         queue: where batches come from; stopping closes it, and what waits is still detected.
-        detector: a `SeveralDetectors`, each of them used by a thread of its own; or any other, used by one thread.
+        detector: a `DetectorPool`, each of them used by a thread of its own; or any other, used by one thread.
         put_detections: as for `Inference`; called by one thread at a time.
         metrics: as for `Inference`.
         on_error: as for `Inference`.
@@ -294,9 +294,9 @@ class InferenceGroup:
         tracer: Tracer | None = None,
         on_unusable: OnUnusable = lambda _frame, _why: None,
     ) -> None:
-        detectors = detector.detectors if isinstance(detector, SeveralDetectors) else [detector]
-        shares = isinstance(detector, SeveralDetectors) and detector.shares
-        self._turns = turns = Turns(queue, put_detections, len(detectors), shares=shares)
+        detectors = detector.detectors if isinstance(detector, DetectorPool) else [detector]
+        shares = isinstance(detector, DetectorPool) and detector.shares
+        self._turns = turns = ResultSequencer(queue, put_detections, len(detectors), shares=shares)
         self.workers = [
             Inference(
                 queue,

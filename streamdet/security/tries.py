@@ -12,7 +12,7 @@ _PER_SECONDS = 60.0
 _MAX_CLIENTS = 1000
 
 
-class Tries:
+class LoginAttempts:
     """Lets everybody try a password a few times a minute, and all together not often.
 
     Args:

@@ -20,7 +20,7 @@ from streamdet.monitoring.unexpected import describe
 from streamdet.security.redact import redact
 from streamdet.service.control.protocol import Request, encode_error, encode_result, quoted
 from streamdet.service.control.server import Pending
-from streamdet.service.live_config import ConfigInForce, Reloaded
+from streamdet.service.live_config import LiveConfig, Reloaded
 from streamdet.service.streams import Applied, Streams
 from streamdet.types import StreamStatus
 
@@ -51,7 +51,7 @@ class Commands:
 
     def __init__(
         self,
-        in_force: ConfigInForce,
+        in_force: LiveConfig,
         reload: Callable[[], Reloaded],
         streams: Streams,
         rates: Rates,

@@ -18,7 +18,7 @@ from streamdet.config import Config
 from streamdet.delivery.publisher import Publisher
 from streamdet.delivery.spool import Spool
 from streamdet.detector.load import load_real_detector
-from streamdet.detector.pool import Running, SeveralDetectors
+from streamdet.detector.pool import DetectorPool, Running
 from streamdet.detector.trial import Interrupted
 from streamdet.errors import (
     EXIT_FAILURE,
@@ -40,8 +40,8 @@ from streamdet.security.redact import redact
 from streamdet.service.commands import Commands
 from streamdet.service.control.paths import AUTO, changes_file_of_daemon, socket_of_daemon
 from streamdet.service.control.server import ControlServer, Pending
-from streamdet.service.housekeeping import Pulse, stuck_after_seconds
-from streamdet.service.live_config import ConfigInForce, Reloaded
+from streamdet.service.housekeeping import Housekeeping, stuck_after_seconds
+from streamdet.service.live_config import LiveConfig, Reloaded
 from streamdet.service.pages import HealthServer, HealthSnapshot
 from streamdet.service.streams import Streams
 from streamdet.types import Frame, Reason
@@ -86,7 +86,7 @@ class Daemon:
         self.metrics = Metrics(self.ledger)
         self.metrics.healthy.set_function(lambda: float(self.health().healthy))
         changes_path = changes_file_of_daemon(config.control.changes_file, config_path)
-        self._in_force = ConfigInForce(config, config_path, changes_path, self.metrics)
+        self._in_force = LiveConfig(config, config_path, changes_path, self.metrics)
         self._rates = Rates(self.ledger)
         self._requests: SimpleQueue[Pending] = SimpleQueue()
         self._commands: Commands | None = None
@@ -139,7 +139,7 @@ class Daemon:
             if self._stop_requested:
                 return 0
 
-            self.running = running = detector.running if isinstance(detector, SeveralDetectors) else None
+            self.running = running = detector.running if isinstance(detector, DetectorPool) else None
             if running is not None:
                 self.metrics.engine(running.facts())
             # Downstream first: leaving the block stops captures, then inference, then the publisher.
@@ -181,8 +181,8 @@ class Daemon:
             _log.info("ready: %d stream%s, events at %s", count, "s" * (count != 1), publisher.endpoint)
             if on_ready is not None:
                 on_ready()
-            cores = detector.cores if isinstance(detector, SeveralDetectors) else None
-            self._watch(Pulse(self._rates, self._streams, inference, cores))
+            cores = detector.cores if isinstance(detector, DetectorPool) else None
+            self._watch(Housekeeping(self._rates, self._streams, inference, cores))
             systemd.stopping()
             self._ready = False
         return self._exit_code()
@@ -238,7 +238,7 @@ class Daemon:
             engine=None if self.running is None else self.running.to_dict(),
         )
 
-    def _watch(self, pulse: Pulse) -> None:
+    def _watch(self, pulse: Housekeeping) -> None:
         """The main loop: sleeps until a signal, an error or the next beat."""
         while not self._stop_requested and self._failed is None:
             self._wakeup.wait(pulse.tick_seconds)

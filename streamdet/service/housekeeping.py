@@ -19,7 +19,7 @@ _STUCK_SECONDS = 60.0
 _NOTABLE = 0.1
 
 
-class Pulse:
+class Housekeeping:
     """Beats while the daemon is up; for one thread.
 
     Args:

@@ -40,7 +40,7 @@ class Reloaded:
     notes: list[str] = field(default_factory=list)
 
 
-class ConfigInForce:
+class LiveConfig:
     """The one owner of the configuration; only the main thread uses it.
 
     The streams that run are those of the file, changed by what was done at run time since the start, and by what was

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from streamdet.config import MetricsConfig
 from streamdet.http_server import network_of
 from streamdet.security.passwords import Password, read_password
-from streamdet.security.tries import Tries
+from streamdet.security.tries import LoginAttempts
 
 _MAX_LOGIN_CHARACTERS = 2000
 
@@ -36,7 +36,7 @@ class PageLogin:
     def __init__(self, username: str, password: Password) -> None:
         self._username = username.encode()
         self._password = password
-        self._tries = Tries()
+        self._tries = LoginAttempts()
         self._hash_key = secrets.token_bytes(32)
         self._known = b""
         # One check at a time: each takes 32 MiB and a quarter of a second.

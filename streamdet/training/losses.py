@@ -26,7 +26,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from streamdet.detector.graph.propose import ProposeFixed
+from streamdet.detector.graph.propose import ProposeInGraph
 from streamdet.detector.graph.suppress import Suppress
 from streamdet.training.targets import NOTHING, Targets, ignored, labelled_at, match, sample
 
@@ -153,7 +153,7 @@ def _proposals(
     objectness, deltas = [o.float() for o in objectness], [d.float() for d in deltas]
     if suppress is not None:
         levels = torch.split(anchors, per_level)
-        slots = ProposeFixed(model.rpn, levels, image_size, suppress)(objectness, deltas)
+        slots = ProposeInGraph(model.rpn, levels, image_size, suppress)(objectness, deltas)
         return slots.boxes, slots.objectness >= 0
     batch = len(objectness[0])
     scores, flat_deltas = concat_box_prediction_layers(list(objectness), list(deltas))

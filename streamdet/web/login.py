@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from streamdet.http_server import network_of
 from streamdet.security.passwords import Password
-from streamdet.security.tries import Tries
+from streamdet.security.tries import LoginAttempts
 from streamdet.web.access import AccessRules
 from streamdet.web.body import BadRequestError, read_body
 from streamdet.web.html import HTML, Pages
@@ -40,7 +40,7 @@ class Login:
         self._pages = pages
         self._rules = rules
         self._behind_proxy = behind_proxy
-        self._tries = Tries()
+        self._tries = LoginAttempts()
         self._one_at_a_time = asyncio.Lock()
 
     def routes(self) -> list[Route]:

@@ -28,7 +28,7 @@ from streamdet.capture.sources.losses import take_losses
 from streamdet.capture.sources.memory import limit_allocations
 from streamdet.capture.sources.mjpeg import MjpegFile
 from streamdet.capture.sources.pacing import FileClock, Pacer
-from streamdet.capture.sources.patience import Patience, timed_out
+from streamdet.capture.sources.patience import ConnectionBudget, timed_out
 from streamdet.capture.sources.picture import MAX_PIXELS, AvPicture, check_size
 from streamdet.capture.sources.rtsp import RtspRelay, Way, connect, find_way
 from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, Soundness
@@ -171,7 +171,7 @@ class AvSource:
                 raise
             self._way = way
         if self._way.needs_relay:
-            patience = Patience(time.monotonic() + self._config.connect_timeout_seconds, 1, 1)
+            patience = ConnectionBudget(time.monotonic() + self._config.connect_timeout_seconds, 1, 1)
             self._relay = RtspRelay(connect(self._config, self._way.url, patience), self._way)
             self._transport = "tcp"
         return self._open_offered()

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from streamdet.capture.sources.diagnosis import failure_of_connection, failure_of_login, failure_of_status
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.capture.sources.login import Login, challenges_in
-from streamdet.capture.sources.patience import Patience, handlers
+from streamdet.capture.sources.patience import ConnectionBudget, handlers
 from streamdet.config.addresses import has_control
 from streamdet.errors import SourceError
 from streamdet.types import Reason
@@ -42,7 +42,7 @@ class HttpClient:
         login: of the url; None where it has none.
     """
 
-    def __init__(self, url: str, context: ssl.SSLContext, patience: Patience, *, needs_tls: bool) -> None:
+    def __init__(self, url: str, context: ssl.SSLContext, patience: ConnectionBudget, *, needs_tls: bool) -> None:
         self.login = Login.of_url(url)
         self._schemes = ("https",) if needs_tls else ("http", "https")
         answers = [_CloseAnswer(), _Redirections(self._schemes), _Logins(self.login, _server_of(url))]

@@ -16,7 +16,7 @@ from streamdet.capture.sources.diagnosis import failure_of_connection, tls_conte
 from streamdet.capture.sources.hls.playlist import BEGINNING
 from streamdet.capture.sources.http_client import FAILURES, HttpClient, host_of, without_login
 from streamdet.capture.sources.mjpeg import MjpegFile, beginning_of, is_mjpeg
-from streamdet.capture.sources.patience import Patience, timed_out
+from streamdet.capture.sources.patience import ConnectionBudget, timed_out
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import SourceError
@@ -52,7 +52,7 @@ class HttpStream:
         self.file: MjpegFile | HttpFile | None = None
         self.container_format: str | None = None
         wait_seconds = config.connect_timeout_seconds
-        patience = Patience(time.monotonic() + wait_seconds, _CONNECTIONS_AT_ONCE, _CONNECTIONS_PER_SECOND)
+        patience = ConnectionBudget(time.monotonic() + wait_seconds, _CONNECTIONS_AT_ONCE, _CONNECTIONS_PER_SECOND)
         verified = kind_of_url(config.url) is UrlKind.HTTPS and config.tls_verify
         where = host_of(config.url)
         try:
@@ -70,7 +70,9 @@ class HttpStream:
         except FAILURES as error:
             raise client.failure(error, where, wait_seconds) from None
 
-    def _look_at(self, client: HttpClient, patience: Patience, response: http.client.HTTPResponse, where: str) -> None:
+    def _look_at(
+        self, client: HttpClient, patience: ConnectionBudget, response: http.client.HTTPResponse, where: str
+    ) -> None:
         beginning = beginning_of(response)
         if beginning.startswith(BEGINNING):
             self.is_playlist = True
@@ -102,7 +104,12 @@ class HttpFile:
     """
 
     def __init__(
-        self, client: HttpClient, patience: Patience, response: http.client.HTTPResponse, beginning: bytes, where: str
+        self,
+        client: HttpClient,
+        patience: ConnectionBudget,
+        response: http.client.HTTPResponse,
+        beginning: bytes,
+        where: str,
     ) -> None:
         self.has_end = "Content-Length" in response.headers
         self.problem: SourceError | None = None

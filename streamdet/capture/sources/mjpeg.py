@@ -14,7 +14,7 @@ import time
 from collections import deque
 
 from streamdet.capture.sources.http_client import FAILURES, HttpClient
-from streamdet.capture.sources.patience import Patience, timed_out
+from streamdet.capture.sources.patience import ConnectionBudget, timed_out
 from streamdet.errors import SourceError
 from streamdet.types import Reason
 
@@ -127,7 +127,12 @@ class MjpegFile:
     """
 
     def __init__(
-        self, client: HttpClient, patience: Patience, response: http.client.HTTPResponse, beginning: bytes, where: str
+        self,
+        client: HttpClient,
+        patience: ConnectionBudget,
+        response: http.client.HTTPResponse,
+        beginning: bytes,
+        where: str,
     ) -> None:
         self.problem: SourceError | None = None
         self._client = client

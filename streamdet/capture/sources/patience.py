@@ -24,7 +24,7 @@ else:
     _Base = object
 
 
-class Patience:
+class ConnectionBudget:
     """How long the connections of one thread may wait, and how many of them there may be.
 
     Args:
@@ -113,7 +113,7 @@ class Patience:
 class _Waiting(_Base):
     """A socket with a short time-out, which tries again until its patience is at an end."""
 
-    patience: Patience
+    patience: ConnectionBudget
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:  # noqa: ANN401 - handed on as they are
         while True:
@@ -139,7 +139,7 @@ class _WaitingTls(_Waiting, ssl.SSLSocket):
                 continue
 
 
-def handlers(patience: Patience, context: ssl.SSLContext) -> list[urllib.request.BaseHandler]:
+def handlers(patience: ConnectionBudget, context: ssl.SSLContext) -> list[urllib.request.BaseHandler]:
     """What has urllib open its connections so.
 
     Args:

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from streamdet.capture.sources.diagnosis import address_of_url, failure_of_connection, failure_of_login, tls_context
 from streamdet.capture.sources.login import Login, challenges_in
-from streamdet.capture.sources.patience import Patience
+from streamdet.capture.sources.patience import ConnectionBudget
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, has_control, kind_of_url
 from streamdet.errors import SourceError
@@ -73,7 +73,7 @@ def find_way(config: StreamConfig, *, refused_ffmpeg: bool) -> Way | None:
         SourceError: the login is wrong or of a kind that is not known here, or the redirections lead nowhere.
     """
     url = config.url
-    patience = Patience(time.monotonic() + config.connect_timeout_seconds, 2 * _MOST_REDIRECTIONS + 2, 1)
+    patience = ConnectionBudget(time.monotonic() + config.connect_timeout_seconds, 2 * _MOST_REDIRECTIONS + 2, 1)
     for _ in range(_MOST_REDIRECTIONS + 1):
         login = Login.of_url(url)
         where = ":".join(map(str, address_of_url(url)))
@@ -97,7 +97,7 @@ def find_way(config: StreamConfig, *, refused_ffmpeg: bool) -> Way | None:
     raise SourceError(Reason.REFUSED, f"{where} leads on and on: more than {_MOST_REDIRECTIONS} redirections")
 
 
-def connect(config: StreamConfig, url: str, patience: Patience) -> socket.socket:
+def connect(config: StreamConfig, url: str, patience: ConnectionBudget) -> socket.socket:
     """A connection to the server of an address, encrypted for rtsps://.
 
     Raises:
@@ -150,7 +150,7 @@ def _is_known_to_ffmpeg(login: Login) -> bool:
 
 
 def _describe(
-    connection: socket.socket, url: str, login: Login | None, patience: Patience, *, knows_better: bool
+    connection: socket.socket, url: str, login: Login | None, patience: ConnectionBudget, *, knows_better: bool
 ) -> tuple[int, dict[str, list[str]]]:
     """What the server says of a stream, after a login where it wants one."""
     address = without_login(url)
@@ -171,7 +171,7 @@ def _describe(
             return status, headers
 
 
-def _answer(connection: socket.socket, patience: Patience) -> tuple[int, dict[str, list[str]]]:
+def _answer(connection: socket.socket, patience: ConnectionBudget) -> tuple[int, dict[str, list[str]]]:
     received = b""
     while (end := _HEAD_END.search(received)) is None:
         patience.check()

@@ -64,7 +64,7 @@ def weigh(table: Tensor, taps: Taps) -> Tensor:
     return torch.unflatten(sums, 0, (-1, _BINS, _BINS))
 
 
-class AlignFixed:
+class AlignInGraph:
     """Does what torchvision's `MultiScaleRoIAlign` does, for a fixed number of boxes.
 
     torchvision sorts the boxes by level, which needs their number; here each box finds its level by arithmetic and

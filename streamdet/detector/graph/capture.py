@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from streamdet.detector.graph.step import FixedStep
+from streamdet.detector.graph.step import GraphStep
 
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
@@ -37,7 +37,7 @@ class GraphedStep:
         pixels: uint8 [frames, frame_bytes]: what the next `replay` reads.
     """
 
-    def __init__(self, step: FixedStep, frames: int, device: torch.device, pool: _POOL_HANDLE) -> None:
+    def __init__(self, step: GraphStep, frames: int, device: torch.device, pool: _POOL_HANDLE) -> None:
         self._step = step
         self.pixels = torch.zeros(frames, step.pixel_format.frame_bytes, dtype=torch.uint8, device=device)
         # Libraries choose their algorithms and workspaces, and kernels are compiled, before the capture.
@@ -67,7 +67,7 @@ class GraphedStep:
         """Detects in `pixels`; enqueues and does not wait.
 
         Returns:
-            float32 [frames, D + 1, 6], as `FinishFixed` says.
+            float32 [frames, D + 1, 6], as `FinishInGraph` says.
         """
         if self._output is None:
             return self._step(self.pixels)

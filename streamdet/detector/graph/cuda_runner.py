@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from streamdet.detector.graph.capture import GraphedStep
-from streamdet.detector.graph.model import FixedModel
+from streamdet.detector.graph.model import GraphModel
 from streamdet.detector.graph.pixels import PixelFormat
 from streamdet.detector.graph.slots import Slot
 
@@ -34,7 +34,7 @@ class GraphRunner:
         max_batch_size: frames at most.
     """
 
-    def __init__(self, model: FixedModel, max_batch_size: int) -> None:
+    def __init__(self, model: GraphModel, max_batch_size: int) -> None:
         self._model = model
         self._device = model.thresholds.device
         self._rows_shape = (model.max_detections + 1, 6)

@@ -18,7 +18,7 @@ from streamdet.detector.device import choose_devices, device_errors
 from streamdet.detector.engines import make_dense
 from streamdet.detector.graph.align import weigh
 from streamdet.detector.graph.choose import FastParts, fast_parts
-from streamdet.detector.graph.model import FixedModel
+from streamdet.detector.graph.model import GraphModel
 from streamdet.detector.graph.pixels import PixelFormat, read_bytes
 from streamdet.detector.graph.runner import EagerRunner, Runner
 from streamdet.detector.graph.step import Clock
@@ -36,11 +36,11 @@ _WORKERS_OF_DEVICE = 2
 _WARM_UP_FORMAT = PixelFormat(1080, 1920)
 
 
-class FixedDetector:
+class GraphDetector:
     """Detects with fixed capacities; on a CUDA device by graphs.
 
     The frames of a batch are grouped by format, and each group is a batch of its own. The detections are those of
-    torchvision's `forward` for that group, but for the capacity that `FinishFixed` speaks of.
+    torchvision's `forward` for that group, but for the capacity that `FinishInGraph` speaks of.
 
     On a CUDA device several threads may call `detect` at the same time: while one waits for its detections, the
     frames of the next are on their way to the device. On a CPU, one thread at a time.
@@ -82,7 +82,7 @@ class FixedDetector:
         config = config.model_copy(update={"engine": "graph"})
         dense = make_dense(model, config, device, weights.exported, parts.epilogue)
         limits_there = torch.tensor(limits, device=device)
-        self.model = FixedModel(
+        self.model = GraphModel(
             model, dense, limits_there, config.max_detections, suppress=parts.suppress, weigh=parts.weigh
         )
         # What plain torch has not settled is computed again, for as long as it takes.
@@ -179,13 +179,13 @@ class FixedDetector:
 
 def load_graph_detectors(
     config: DetectorConfig, on_stage: OnStage | None = None, *, kernels: bool = True
-) -> list[FixedDetector]:
+) -> list[GraphDetector]:
     """Loads the weights to every device that the configuration names.
 
     Args:
         config: `[detector]` of the configuration.
         on_stage: told the times of the stages of one batch in a hundred.
-        kernels: see `FixedDetector`.
+        kernels: see `GraphDetector`.
 
     Returns:
         what each inference worker is to use: two workers share a device, so that copies overlap with work.
@@ -198,5 +198,5 @@ def load_graph_detectors(
         msg = 'detector.engine: "graph" needs a CUDA device; use "auto", which takes the fastest for a CPU'
         raise DetectorError(msg)
     weights = load_weights(config)
-    detectors = [FixedDetector(weights, config, device, on_stage, kernels=kernels) for device in devices]
+    detectors = [GraphDetector(weights, config, device, on_stage, kernels=kernels) for device in devices]
     return [detector for detector in detectors for _ in range(_WORKERS_OF_DEVICE)]

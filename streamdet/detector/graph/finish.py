@@ -15,7 +15,7 @@ _SMALLEST_SIDE_PIXELS = 0.01  # torchvision's
 _LEAST_CANDIDATES = 1024
 
 
-class FinishFixed:
+class FinishInGraph:
     """Does what torchvision's `RoIHeads.postprocess_detections` and `GeneralizedRCNNTransform.postprocess` do.
 
     M, the slots for boxes whose score passes, is the only capacity that torchvision does not have. The M best go

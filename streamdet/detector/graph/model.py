@@ -10,17 +10,17 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
 from streamdet.detector.engines import Dense
-from streamdet.detector.graph.align import AlignFixed, Weigh, weigh
+from streamdet.detector.graph.align import AlignInGraph, Weigh, weigh
 from streamdet.detector.graph.canvas import Canvas
-from streamdet.detector.graph.finish import FinishFixed
+from streamdet.detector.graph.finish import FinishInGraph
 from streamdet.detector.graph.pixels import PixelFormat
-from streamdet.detector.graph.propose import ProposeFixed
-from streamdet.detector.graph.step import FixedStep
+from streamdet.detector.graph.propose import ProposeInGraph
+from streamdet.detector.graph.step import GraphStep
 from streamdet.detector.graph.suppress import Suppress, suppress
 
 
 @dataclass(frozen=True)
-class FixedModel:
+class GraphModel:
     """Makes steps, one for each pixel format.
 
     Attributes:
@@ -42,7 +42,7 @@ class FixedModel:
     weigh: Weigh = weigh
 
     @torch.inference_mode()
-    def step(self, pixel_format: PixelFormat, suppress: Suppress | None = None) -> FixedStep:
+    def step(self, pixel_format: PixelFormat, suppress: Suppress | None = None) -> GraphStep:
         """The whole way from pixels to detections, for frames of one format.
 
         Runs the model once, to learn the sizes of its maps.
@@ -60,13 +60,13 @@ class FixedModel:
         anchors = anchors_of(self.model, canvas, levels)
         heads = self.model.roi_heads
         pool = heads.box_roi_pool
-        return FixedStep(
+        return GraphStep(
             pixel_format=pixel_format,
             canvas=canvas,
             dense=self.dense,
-            propose=ProposeFixed(self.model.rpn, anchors, canvas.input_size, suppress),
-            align=AlignFixed(pool, level_sizes[: len(pool.featmap_names)], canvas.input_size, device, self.weigh),
-            finish=FinishFixed(
+            propose=ProposeInGraph(self.model.rpn, anchors, canvas.input_size, suppress),
+            align=AlignInGraph(pool, level_sizes[: len(pool.featmap_names)], canvas.input_size, device, self.weigh),
+            finish=FinishInGraph(
                 heads,
                 self.thresholds,
                 self.max_detections,

@@ -33,7 +33,7 @@ class Slots:
     settled: Tensor
 
 
-class ProposeFixed:
+class ProposeInGraph:
     """Does what torchvision's `RegionProposalNetwork.forward` does after its head.
 
     K, the slots of a level before suppression, and P, those of a frame after it, are torchvision's own

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamdet.detector.graph.model import FixedModel
+from streamdet.detector.graph.model import GraphModel
 from streamdet.detector.graph.pixels import PixelFormat
-from streamdet.detector.graph.step import Clock, FixedStep, no_clock
+from streamdet.detector.graph.step import Clock, GraphStep, no_clock
 
 _FORMATS = 16
 
@@ -28,7 +28,7 @@ class Runner(Protocol):
             frames: uint8 [pixel_format.frame_bytes] each.
 
         Returns:
-            float32 [batch, D + 1, 6], as `FinishFixed` says.
+            float32 [batch, D + 1, 6], as `FinishInGraph` says.
         """
 
 
@@ -39,10 +39,10 @@ class EagerRunner:
         model: makes steps.
     """
 
-    def __init__(self, model: FixedModel) -> None:
+    def __init__(self, model: GraphModel) -> None:
         self._model = model
         self._device = model.thresholds.device
-        self._steps: OrderedDict[PixelFormat, FixedStep] = OrderedDict()
+        self._steps: OrderedDict[PixelFormat, GraphStep] = OrderedDict()
 
     @torch.inference_mode()
     def run(
@@ -54,7 +54,7 @@ class EagerRunner:
         rows: NDArray[np.float32] = self._step(pixel_format)(pixels, clock).cpu().numpy()
         return rows
 
-    def _step(self, pixel_format: PixelFormat) -> FixedStep:
+    def _step(self, pixel_format: PixelFormat) -> GraphStep:
         step = self._steps.pop(pixel_format, None) or self._model.step(pixel_format)
         self._steps[pixel_format] = step
         if len(self._steps) > _FORMATS:

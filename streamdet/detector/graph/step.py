@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from streamdet.detector.engines import Dense
-from streamdet.detector.graph.align import AlignFixed
+from streamdet.detector.graph.align import AlignInGraph
 from streamdet.detector.graph.canvas import Canvas
-from streamdet.detector.graph.finish import FinishFixed
+from streamdet.detector.graph.finish import FinishInGraph
 from streamdet.detector.graph.pixels import PixelFormat, to_rgb
-from streamdet.detector.graph.propose import ProposeFixed
+from streamdet.detector.graph.propose import ProposeInGraph
 
 Clock = Callable[[str], AbstractContextManager[None]]
 """Called with the name of a stage; what is done within is that stage."""
@@ -26,8 +26,8 @@ def no_clock(_stage: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class FixedStep:
-    """The stages of one model for frames of one format; made by `FixedModel.step`.
+class GraphStep:
+    """The stages of one model for frames of one format; made by `GraphModel.step`.
 
     Any number of frames may come in one batch; with the same number, every tensor has the same shape.
     """
@@ -35,9 +35,9 @@ class FixedStep:
     pixel_format: PixelFormat
     canvas: Canvas
     dense: Dense
-    propose: ProposeFixed
-    align: AlignFixed
-    finish: FinishFixed
+    propose: ProposeInGraph
+    align: AlignInGraph
+    finish: FinishInGraph
 
     def __call__(self, pixels: Tensor, clock: Clock = no_clock) -> Tensor:
         """Detects.
@@ -47,7 +47,7 @@ class FixedStep:
             clock: told the stages, all but the first of `streamdet.monitoring.metrics.STAGES`.
 
         Returns:
-            float32 [batch, D + 1, 6], as `FinishFixed` says.
+            float32 [batch, D + 1, 6], as `FinishInGraph` says.
         """
         with clock("preprocess"):
             images = self.canvas(to_rgb(pixels, self.pixel_format))

@@ -20,7 +20,7 @@ from streamdet.capture.sources.hls.decrypt import DecryptedFile
 from streamdet.capture.sources.hls.playlist import BEGINNING, MAX_BYTES, Playlists, absolute, is_complete
 from streamdet.capture.sources.hls.position import MAX_MAP_BYTES, Position
 from streamdet.capture.sources.http_client import FAILURES, HttpClient, host_of, without_login
-from streamdet.capture.sources.patience import Patience
+from streamdet.capture.sources.patience import ConnectionBudget
 from streamdet.errors import SourceError
 from streamdet.types import Reason
 
@@ -64,7 +64,7 @@ class HlsFiles:
         before: HlsFiles | None = None,
     ) -> None:
         give_up_at = time.monotonic() + wait_seconds
-        self._patience = Patience(give_up_at, _CONNECTIONS_AT_ONCE, _CONNECTIONS_PER_SECOND)
+        self._patience = ConnectionBudget(give_up_at, _CONNECTIONS_AT_ONCE, _CONNECTIONS_PER_SECOND)
         if before is not None:
             self._patience = before._patience  # noqa: SLF001 - its own class
             self._patience.give_up_at = give_up_at
