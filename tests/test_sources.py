@@ -410,6 +410,16 @@ def test_a_film_behind_http_is_a_file(tmp_path: Path, container: str) -> None:
     assert [f.pts_seconds for f in frames] == pytest.approx([n / 25 for n in range(25)], abs=2e-3)
 
 
+def test_a_film_is_whole_behind_a_server_that_closes_without_saying_so(tmp_path: Path) -> None:
+    # What is behind the pictures is read first, by a request of its own.
+    make_video(tmp_path / "film", codec="rawvideo", pixel_format="rgb24", container="mov", frames=20)
+    with WebServer(tmp_path) as web:
+        web.protocol = "HTTP/1.1"
+        frames, error = read_all(open_source(stream_config(web.url("/film"))))
+        assert web.requests.count("/film") > 2
+    assert (len(frames), error.is_final) == (20, True)
+
+
 def test_a_complete_playlist_is_a_film_and_the_last_one_of_a_live_stream_is_none(tmp_path: Path) -> None:
     make_video(tmp_path / "film.m3u8", frames=20, container="hls")
     live = (tmp_path / "film.m3u8").read_text().replace("#EXT-X-MEDIA-SEQUENCE:0", "#EXT-X-MEDIA-SEQUENCE:77")

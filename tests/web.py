@@ -20,8 +20,11 @@ _BOUNDARY = "frame"
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.0"
     server: _Server
+
+    @property
+    def protocol_version(self) -> str:  # type: ignore[override] # of each server
+        return self.server.web.protocol
 
     def do_GET(self) -> None:
         web = self.server.web
@@ -57,10 +60,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(body, "application/vnd.apple.mpegurl" if is_playlist else "application/octet-stream")
 
     def _send(self, body: bytes, content_type: str) -> None:
-        part = re.fullmatch(r"bytes=([0-9]+)-([0-9]+)", self.headers.get("Range", ""))
+        part = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", self.headers.get("Range", ""))
         if part is not None and self.server.web.knows_ranges:
             self.send_response(206)
-            body = body[int(part[1]) : int(part[2]) + 1]
+            first, last = int(part[1]), min(int(part[2] or len(body)), len(body) - 1)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(body)}")
+            body = body[first : last + 1]
         else:
             self.send_response(200)
         self.send_header("Content-Type", content_type)
@@ -108,6 +113,7 @@ class WebServer:
     Attributes:
         pages: what to send, by path.
         redirections: where paths lead that are elsewhere.
+        protocol: "HTTP/1.1" keeps connections open, unless it is asked to close them.
         knows_ranges: whether a part of a file is sent to who asks for a part.
         requests: the paths that were asked for.
     """
@@ -119,6 +125,7 @@ class WebServer:
         self.login = login
         self.pages: dict[str, Callable[[], bytes]] = {}
         self.redirections: dict[str, str] = {}
+        self.protocol = "HTTP/1.0"
         self.knows_ranges = True
         self.requests: list[str] = []
         self.closing = threading.Event()

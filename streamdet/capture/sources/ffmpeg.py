@@ -59,7 +59,9 @@ def options_for(config: StreamConfig) -> dict[str, str]:
     if kind in HTTP_KINDS:
         # By default 5 s of pictures are looked at, which take a minute from a camera of two pictures a second: FFmpeg
         # takes pictures without timestamps for 25 a second.
-        options |= {"format_whitelist": SELF_CONTAINED, **_SHORT_ANALYSIS}
+        # Without multiple_requests FFmpeg asks for the connection to be closed, and goes on with it all the same where
+        # the answer does not say that it is: the first key frame of a film is lost then.
+        options |= {"format_whitelist": SELF_CONTAINED, "multiple_requests": "1", **_SHORT_ANALYSIS}
     if transport is not None:
         options |= {"allowed_media_types": "video", **_SHORT_ANALYSIS, **_TRANSPORTS[transport]}
     if kind in TLS_KINDS:
