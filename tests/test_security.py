@@ -243,7 +243,7 @@ def test_a_picture_without_end_takes_little_memory(backend: str, reason: str) ->
 
 
 class EndlessServer:
-    """Sends a beginning, and noise for as long as somebody takes it."""
+    """Sends a beginning, and for as long as somebody takes it noise that no marker of JPEG ends."""
 
     def __init__(self, beginning: bytes) -> None:
         self._beginning = beginning
@@ -264,7 +264,7 @@ class EndlessServer:
         self._socket.close()
 
     def _serve(self) -> None:
-        noise = os.urandom(1 << 20)
+        noise = os.urandom(1 << 20).replace(b"\xff", b"\xfe")
         head = b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
         with suppress(OSError):  # the last one who came, and the end of the test
             while True:

@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from urllib.parse import urlsplit
 
 from streamdet.capture.sources.dns import resolve
@@ -145,23 +145,25 @@ def _ask_http(connection: socket.socket, config: StreamConfig) -> SourceError | 
 
 
 def _first_line(connection: socket.socket, request: str) -> bytes:
-    """What a server answers, at least its first line unless it hangs up.
+    """What a server answers, at least its first line unless it hangs up, in whichever way.
 
     Raises:
         OSError: of the connection; `TimeoutError` also where the line comes, but drop by drop.
     """
-    connection.sendall(request.encode())
     deadline = time.monotonic() + _LONGEST_LOOK_SECONDS
     answer = b""
-    while b"\n" not in answer and len(answer) < _LONGEST_ANSWER_BYTES:
-        left_seconds = deadline - time.monotonic()
-        if left_seconds <= 0:
-            raise TimeoutError
-        connection.settimeout(left_seconds)
-        received = connection.recv(_LONGEST_ANSWER_BYTES)
-        if not received:
-            break
-        answer += received
+    # Whether a server that hangs up is seen to end the connection or to reset it depends on what it had read by then.
+    with suppress(ConnectionError):
+        connection.sendall(request.encode())
+        while b"\n" not in answer and len(answer) < _LONGEST_ANSWER_BYTES:
+            left_seconds = deadline - time.monotonic()
+            if left_seconds <= 0:
+                raise TimeoutError
+            connection.settimeout(left_seconds)
+            received = connection.recv(_LONGEST_ANSWER_BYTES)
+            if not received:
+                break
+            answer += received
     return answer
 
 
