@@ -84,6 +84,20 @@ def test_a_client_is_let_in_listed_and_revoked(tmp_path: Path) -> None:
     assert str(result.exception) == f"{clients} has no client 'alice'; there are bob"
 
 
+def test_revoking_says_when_the_same_key_is_let_in_under_another_name(tmp_path: Path) -> None:
+    clients = tmp_path / "clients"
+    assert keys("generate", tmp_path, "--name", "alice", "--allow", clients).exit_code == 0
+    assert keys("generate", tmp_path, "--name", "bob", "--allow", clients).exit_code == 0
+    (clients / "old-alice.key").write_bytes((clients / "alice.key").read_bytes())
+    (clients / "broken.key").write_text("no key")
+    result = keys("revoke", clients, "alice")
+    assert isinstance(result.exception, KeyFileError)
+    assert str(result.exception).endswith("but the same key is still let in as old-alice: revoke that, too")
+    assert not (clients / "alice.key").exists()
+    assert keys("revoke", clients, "old-alice").exit_code == 0
+    assert keys("revoke", clients, "broken").exit_code == 0
+
+
 def test_no_secret_gets_into_the_directory_of_clients(tmp_path: Path) -> None:
     _, secret = generate(tmp_path, "alice", "client")
     assert isinstance(keys("allow", tmp_path / "clients", secret).exception, KeyFileError)

@@ -146,9 +146,11 @@ def revoke(directory: Path, name: str) -> Path:
     """Takes a client's public key out of a directory of allowed clients.
 
     Raises:
-        KeyFileError: there is none of this name, or it cannot be removed.
+        KeyFileError: there is none of this name, or it cannot be removed; or it was removed, and the same key is let in
+            under another name.
     """
     path = directory / f"{_checked(name.removesuffix(PUBLIC_SUFFIX))}{PUBLIC_SUFFIX}"
+    key = _key_in(path)
     try:
         path.unlink()
     except FileNotFoundError:
@@ -159,7 +161,19 @@ def revoke(directory: Path, name: str) -> Path:
     except OSError as error:
         message = f"cannot remove {path}: {error.strerror}"
         raise KeyFileError(message) from error
+    others = [file for file in public_files(directory) if key is not None and _key_in(file) == key]
+    if others:
+        listed = ", ".join(file.name.removesuffix(PUBLIC_SUFFIX) for file in others)
+        message = f"removed {path}, but the same key is still let in as {listed}: revoke that, too"
+        raise KeyFileError(message)
     return path
+
+
+def _key_in(path: Path) -> bytes | None:
+    try:
+        return read_public(path)
+    except KeyFileError:
+        return None
 
 
 def public_files(directory: Path) -> list[Path]:
