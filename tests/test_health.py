@@ -414,6 +414,18 @@ def test_names_that_are_not_ours_are_refused(changes: dict[str, Any], host: str,
         assert (b"[metrics] hosts" in body) == (status == 403)
 
 
+def test_metrics_are_served_whatever_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 8e9)  # the year 2223, as a machine without a battery may believe
+    with (
+        HealthServer(MetricsConfig(endpoint="127.0.0.1:0"), Metrics(Ledger()).registry, lambda: _WELL) as server,
+        closing(http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=5)) as connection,
+    ):
+        connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
+        response = connection.getresponse()
+        assert response.status == 200
+        assert b"streamdet_build_info" in gzip.decompress(response.read())
+
+
 def test_who_sends_many_requests_at_once_gets_one_answer(daemon: Daemon) -> None:
     with daemon.connect() as connection, suppress(ConnectionError):
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: [::1]\r\n\r\n" * 50)

@@ -269,7 +269,7 @@ class _MetricsPage:
         began, cpu_began = time.monotonic(), time.thread_time()
         encode, content_type = choose_encoder(accept)
         text = encode(self._registry)
-        compressed = gzip.compress(text, 1)
+        compressed = gzip.compress(text, 1, mtime=0)
         share_seconds = (time.thread_time() - cpu_began) / _RENDERING_SHARE
         age_seconds = max(METRICS_AGE_SECONDS, min(share_seconds, _MAX_METRICS_AGE_SECONDS))
         return _Rendered(began + age_seconds, content_type, text, compressed)
