@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_detector_pipeline import clip_frames, pictures
+from web import WebServer
 
 from streamdet.assets import embedded_weights, sample_clip
 from streamdet.cli import export as cli_export
@@ -157,6 +158,11 @@ def test_too_few_or_broken_frames_are_told(tmp_path: Path) -> None:
         read_frames(str(tmp_path), 10, 1.0)
     with pytest.raises(DataError, match="is neither a folder of pictures nor a video or stream"):
         read_frames("gopher://user:secret@host/x", 10, 1.0)
+
+
+def test_frames_of_a_camera(tmp_path: Path) -> None:
+    with WebServer(tmp_path) as web:
+        assert len(read_frames(web.url("/mjpeg"), 10, 0.0)) == 10
 
 
 def test_agreement_counts_each_detection_once() -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamdet.config import DetectorConfig, load_config
+from streamdet.config.explain import explain_options
 from streamdet.detector.load import choose_workers
 from streamdet.detector.trial import (
     BATCHES,
@@ -85,7 +86,7 @@ def _config(path: Path | None, options: dict[str, str | None]) -> DetectorConfig
     try:
         return DetectorConfig.model_validate(base | given)
     except ValidationError as error:
-        raise ConfigError([f"--{e['loc'][0] if e['loc'] else 'weights'}: {e['msg']}" for e in error.errors()]) from None
+        raise ConfigError(explain_options(error)) from None
 
 
 def _check(config: DetectorConfig) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamdet.config import DetectorConfig
+from streamdet.config.explain import explain_options
 from streamdet.errors import ConfigError, StreamdetError
 from streamdet.security.redact import redact
 from streamdet.trace.page import human_bytes, human_shape, render_page
@@ -85,8 +86,7 @@ def _config(**values: object) -> DetectorConfig:
     try:
         return DetectorConfig.model_validate({**values, "max_batch_size": 1})
     except ValidationError as error:
-        problems = [f"--{problem['loc'][0]}: {problem['msg']}" for problem in error.errors()]
-        raise ConfigError(problems) from None
+        raise ConfigError(explain_options(error)) from None
 
 
 def _table(trace: Trace) -> Table:

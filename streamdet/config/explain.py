@@ -59,6 +59,11 @@ def explain(error: ValidationError, prefix: Path = ()) -> list[tuple[Path, str]]
     return list(problems)
 
 
+def explain_options(error: ValidationError) -> list[str]:
+    """What is wrong with a table `[detector]` whose keys came as options of a command, a line each."""
+    return [f"--{str(path[-1]).replace('_', '-')}: {problem}" for path, problem in explain(error, ("detector",))]
+
+
 def _path(loc: Sequence[str | int]) -> Path:
     # pydantic adds parts of its own (such as "[key]") beyond what stands in a file.
     return tuple(part for part in loc if part not in {"[key]", "[auto]", "[number]"})

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.config.explain import explain
 from streamdet.config.load import with_defaults
 from streamdet.config.locate import Path as KeyPath
@@ -50,6 +51,22 @@ def read_stream(
     if problems or config is None:
         raise ConfigError([_line(values.get("name", base.get("name")), *item) for item in problems.items()])
     return config
+
+
+def read_once(source: str) -> StreamConfig:
+    """A stream of which a command takes some frames: a video as fast as it can be read, whatever is live as it comes.
+
+    Args:
+        source: path of a video, or the URL of a stream.
+
+    Raises:
+        ConfigError: it is neither, in one problem.
+    """
+    try:
+        config = StreamConfig(name="frames", url=source)
+    except ValidationError as error:
+        raise ConfigError([redact(problem) for _, problem in explain(error, _STREAM)[:1]]) from None
+    return config.model_copy(update={"pace": "fastest"}) if kind_of_url(config.url) is UrlKind.FILE else config
 
 
 def _line(name: object, path: KeyPath, problem: str) -> str:

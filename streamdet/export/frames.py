@@ -8,12 +8,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pydantic import ValidationError
 
 from streamdet.capture.sources import Source, open_source, read_sound
-from streamdet.config import StreamConfig
+from streamdet.config.single_stream import read_once
 from streamdet.detector.pipeline import ArrayPicture
-from streamdet.errors import DataError, SourceError
+from streamdet.errors import ConfigError, DataError, SourceError
 from streamdet.security.redact import redact
 from streamdet.types import Picture, Reason
 
@@ -72,9 +71,9 @@ def _pictures_of(folder: Path, count: int) -> Iterator[Picture]:
 
 def _frames_of(source: str, every_seconds: float) -> Iterator[Picture]:
     try:
-        config = StreamConfig(name="export", url=source, pace="fastest", loop=False)
-    except ValidationError as error:
-        msg = f"{redact(source)} is neither a folder of pictures nor a video or stream: {error.errors()[0]['msg']}"
+        config = read_once(source)
+    except ConfigError as error:
+        msg = f"{redact(source)} is neither a folder of pictures nor a video or stream: {error.problems[0]}"
         raise DataError(msg) from None
     stream = open_source(config)
     try:

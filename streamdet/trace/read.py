@@ -6,13 +6,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pydantic import ValidationError
 
 from streamdet.capture.sources import open_source, read_sound
 from streamdet.config import StreamConfig
-from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.config.single_stream import read_once
 from streamdet.detector.pipeline import ArrayPicture
-from streamdet.errors import DataError, SourceError
+from streamdet.errors import ConfigError, DataError, SourceError
 from streamdet.security.redact import redact
 from streamdet.types import Picture, Reason
 
@@ -33,13 +32,10 @@ def read_picture(source: str, number: int = 1) -> Picture:
     if path.suffix.lower() in _PICTURE_SUFFIXES and "://" not in source:
         return _read_file(path)
     try:
-        config = StreamConfig(name="trace", url=source)
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-        msg = f"{redact(source)} is neither a picture nor a stream: {problem}"
+        config = read_once(source)
+    except ConfigError as error:
+        msg = f"{redact(source)} is neither a picture nor a stream: {error.problems[0]}"
         raise DataError(msg) from None
-    if kind_of_url(config.url) is UrlKind.FILE:
-        config = config.model_copy(update={"pace": "fastest"})
     return _read_frame(config, number)
 
 

@@ -95,7 +95,7 @@ def load_dataset(
     problems = Problems()
     lists = load_annotations(annotations, problems)
     ids, same = sound_categories(lists["categories"], lists["annotations"], problems)
-    categories = _choose_categories(ids, category_names, annotations)
+    categories = _choose_categories(ids, category_names, annotations, problems)
     known = {*ids.values(), *same}
     sound = sound_images(lists["images"], images, known, problems, on_progress or (lambda _done, _total: None))
     by_image = sound_annotations(lists, sound, known, problems)
@@ -115,9 +115,9 @@ def load_dataset(
     return Dataset(samples, categories), problems
 
 
-def _choose_categories(ids: dict[str, int], names: list[str] | None, path: Path) -> list[Category]:
+def _choose_categories(ids: dict[str, int], names: list[str] | None, path: Path, problems: Problems) -> list[Category]:
     if not ids:
-        msg = f"{path} has no category"
+        msg = f"{path} has no category" + "".join(f"\n  {line}" for line in problems.lines())
         raise DataError(msg)
     if names is None:
         return [Category(number, name) for name, number in ids.items()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from streamdet.training.picture_files import PictureCheck, check_picture, find_p
 
 _MAX_EXAMPLES = 3
 _MAX_EXAMPLE_CHARACTERS = 100
+_FAR_PIXELS = 1e9
 _BORDER_TOLERANCE_PIXELS = 1.0
 
 Entry = dict[str, Any]
@@ -60,6 +60,9 @@ def load_annotations(path: Path, problems: Problems) -> dict[str, list[Entry]]:
         raise DataError(msg) from None
     except ValueError as error:
         msg = f"{path} is not JSON: {error}"
+        raise DataError(msg) from None
+    except RecursionError:
+        msg = f"{path} is nested too deeply to be in COCO format"
         raise DataError(msg) from None
     names = ("categories", "images", "annotations")
     missing = [n for n in names if not (isinstance(content, dict) and isinstance(content.get(n), list))]
@@ -226,10 +229,15 @@ def _image_problem(image: Entry, category_ids: set[int]) -> str | None:
     return None
 
 
+def _is_pixels(value: object) -> bool:
+    # Not NaN either, and no whole number that is too large for arithmetic with others.
+    return isinstance(value, int | float) and abs(value) < _FAR_PIXELS
+
+
 def _box_problem(box: object, width: float, height: float) -> str | None:
-    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)):
-        return "malformed box"
-    if not all(math.isfinite(v) for v in box):
+    if box is None:
+        return "no box (an outline alone is no bbox)"
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_pixels, box))):
         return "malformed box"
     x, y, w, h = box
     if w <= 0 or h <= 0:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from streamdet.config import DetectorConfig
+from streamdet.config.explain import explain_options
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.errors import ConfigError
 from streamdet.training.dataset import Dataset, Sample
@@ -46,7 +47,7 @@ def evaluation_config(**values: object) -> DetectorConfig:
     try:
         return DetectorConfig.model_validate(defaults | values)
     except ValidationError as error:
-        raise ConfigError([f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]) from None
+        raise ConfigError(explain_options(error)) from None
 
 
 @dataclass(frozen=True)

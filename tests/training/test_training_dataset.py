@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,7 @@ def test_labelled_and_iscrowd_are_kept(shapes: Path, edit_annotations: Edit) -> 
         ('{"categories": [], "images": {}, "annotations": []}', "no list 'images'"),
         ('{"categories": [], "images": [], "annotations": []}', "has no category"),
         ('{"categories": [{"id": 1, "name": "a"}], "images": [], "annotations": []}', "no usable image is left"),
+        ("[" * 100_000, "is nested too deeply"),
     ],
 )
 def test_other_files_get_one_line(tmp_path: Path, text: str, told: str) -> None:
@@ -153,6 +155,28 @@ def test_other_files_get_one_line(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(DataError, match=told) as raised:
         load_dataset(path, tmp_path)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("box", "kind"),
+    [(None, "no box"), ([1, 1, math.nan, 4], "malformed box"), ([1, 1, 10**400, 4], "malformed box"),
+     (["1", "1", "4", "4"], "malformed box"), ([1, 1, -4, 4], "empty box")],
+)  # fmt: skip
+def test_boxes_that_are_none(shapes: Path, tmp_path: Path, box: object, kind: str) -> None:
+    content = json.loads((shapes / "val" / "annotations.json").read_text())
+    content["annotations"][0]["bbox"] = box
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=f"1 x {kind}"):
+        load_dataset(tmp_path / "a.json", shapes / "val")
+
+
+def test_categories_that_cannot_be_used_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"categories": ["person", {"id": 1, "name": null}], "images": [], "annotations": []}')
+    with pytest.raises(DataError, match="has no category") as raised:
+        load_dataset(path, tmp_path)
+    assert "1 x entry of 'categories' that is no object: e.g. 'person'" in str(raised.value)
+    assert "1 x category without a numeric id or a name" in str(raised.value)
 
 
 def test_missing_file_and_unknown_category_get_one_line(shapes: Path, tmp_path: Path) -> None:
