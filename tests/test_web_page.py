@@ -438,6 +438,7 @@ def test_what_is_not_of_now_does_not_look_live(tmp_path: Path, open_page: Callab
         is_of_now(page, "gate", "roof")
         page.goto(f"{server.url}#/stream/gate")
         expect(page.locator("#detail-state")).to_have_text("Up")
+        expect(page.locator("#detail-picture canvas[data-frame]")).to_have_count(1)
         expect(page.locator("#detail-picture .age")).to_be_hidden()
         server.kill()
         expect(page.locator("#detail-state")).to_have_text(re.compile("^Last seen [0-9]+ s ago$"))
