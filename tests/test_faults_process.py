@@ -84,6 +84,7 @@ def reach(state: str, daemon: DaemonProcess, number: signal.Signals) -> None:
         daemon.wait_for("STOPPING=1")
 
 
+@pytest.mark.usefixtures("_engines_known")
 def test_a_hangup_in_every_state_reloads_and_never_ends_it(tmp_path: Path, ended: contextlib.ExitStack) -> None:
     # The second failure in a row: the command waits a second before it starts.
     (tmp_path / "run").mkdir()

@@ -114,7 +114,8 @@ def test_one_that_hangs_is_killed_at_its_time_limit() -> None:
     report = tried(None, SLOW, "openvino int8=hang", "silence=1")
     assert result_of(report, INT8).outcome is Outcome.HUNG
     assert result_of(report, INT8).reason == "said nothing for 1 s"
-    assert report.seconds < 30
+    # It would hang for 600 s; where the machine is busy, the others take up to 30 s.
+    assert report.seconds < 60
 
 
 def test_what_a_library_prints_is_not_taken_for_an_answer() -> None:

@@ -129,10 +129,13 @@ class DaemonUnderTest:
         with subscribe(self._endpoint) as events:
             self._wait_for_events(events)
             self._receive(events, _SETTLE_SECONDS, lambda _share: None)
-            before, cpu, began = self._counts(), cpu_seconds(process.pid), time.monotonic()
+            before, cpu, began = self._new_counts(events), cpu_seconds(process.pid), time.monotonic()
             seen = self._receive(events, seconds, on_share)
-            after, cpu, took = self._counts(), cpu_seconds(process.pid) - cpu, time.monotonic() - began
+            after, cpu, took = self._new_counts(events), cpu_seconds(process.pid) - cpu, time.monotonic() - began
             memory = resident_bytes(process.pid)
+        if after["captured"] == before["captured"]:
+            msg = f"the daemon captured no frame within {took:.0f} s; {self._last_line()}"
+            raise StreamdetError(msg)
         return _summary(self._load, after - before, seen, took, cpu) | {"memory_megabytes": round(memory / 1e6, 1)}
 
     def _running(self) -> subprocess.Popen[bytes]:
@@ -178,6 +181,20 @@ class DaemonUnderTest:
     def _last_line(self) -> str:
         lines = self._log.read_text("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
+
+    def _new_counts(self, events: Subscription) -> Counter[str]:
+        """The counts of this moment: a page, once made, is shown for a while. Events of meanwhile are left out.
+
+        Raises:
+            StreamdetError: they stay as they are.
+        """
+        shown, deadline = self._counts(), time.monotonic() + _START_SECONDS
+        while (counts := self._counts()) == shown:
+            if time.monotonic() > deadline:
+                msg = f"no frame was counted within {_START_SECONDS:g} s; {self._last_line()}"
+                raise StreamdetError(msg)
+            self._receive(events, _POLL_SECONDS, lambda _share: None)
+        return counts
 
     def _counts(self) -> Counter[str]:
         """Frames "captured", "published", and by the reason of their drop, of all streams together."""

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -214,7 +215,7 @@ class AvSource:
         wait_seconds = config.connect_timeout_seconds
         before, self._hls_before = self._hls_before, None
         self._hls = HlsFiles(
-            config.url, tls_context(config), needs_tls=verified, wait_seconds=wait_seconds, before=before
+            config.url, partial(tls_context, config), needs_tls=verified, wait_seconds=wait_seconds, before=before
         )
         self._fetched = self._hls
         options = options_for(config) | HLS_OPTIONS

@@ -137,10 +137,13 @@ def _ask_http(connection: socket.socket, config: StreamConfig) -> SourceError | 
     parts = urlsplit(config.url)
     path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
     host = parts.netloc.rpartition("@")[2]
-    match = _STATUS_LINE.match(_first_line(connection, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+    answer = _first_line(connection, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")
+    where = ":".join(map(str, address_of(config)))
+    if not answer:
+        return SourceError(Reason.REFUSED, f"{where} hangs up without an answer")
+    match = _STATUS_LINE.match(answer)
     if match is None or int(match[1]) not in _REDIRECTION_STATUS:
         return None
-    where = ":".join(map(str, address_of(config)))
     return failure_of_status(int(match[1]), "", where)
 
 

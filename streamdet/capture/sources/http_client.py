@@ -10,6 +10,7 @@ import http.client
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import IO
 from urllib.parse import unquote, urlsplit
 
@@ -34,7 +35,7 @@ class HttpClient:
 
     Args:
         url: whose login is used.
-        context: how servers are verified; it is this client's alone from now on.
+        make_context: a new one each time; how servers are verified.
         needs_tls: whether everything must be encrypted.
         patience: of all connections.
 
@@ -42,11 +43,13 @@ class HttpClient:
         login: of the url; None where it has none.
     """
 
-    def __init__(self, url: str, context: ssl.SSLContext, patience: ConnectionBudget, *, needs_tls: bool) -> None:
+    def __init__(
+        self, url: str, make_context: Callable[[], ssl.SSLContext], patience: ConnectionBudget, *, needs_tls: bool
+    ) -> None:
         self.login = Login.of_url(url)
         self._schemes = ("https",) if needs_tls else ("http", "https")
         answers = [_CloseAnswer(), _Redirections(self._schemes), _Logins(self.login, _server_of(url))]
-        self._opener = urllib.request.build_opener(*handlers(patience, context), *answers)
+        self._opener = urllib.request.build_opener(*handlers(patience, make_context), *answers)
         self._opener.addheaders = [("User-Agent", _USER_AGENT)]
 
     def open(self, address: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:

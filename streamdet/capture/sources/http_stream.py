@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import http.client
 import time
+from functools import partial
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from streamdet.capture.sources.diagnosis import failure_of_connection, tls_context
+from streamdet.capture.sources.diagnosis import tls_context
 from streamdet.capture.sources.hls.playlist import BEGINNING
 from streamdet.capture.sources.http_client import FAILURES, HttpClient, host_of, without_login
 from streamdet.capture.sources.mjpeg import MjpegFile, beginning_of, is_mjpeg
@@ -55,11 +56,7 @@ class HttpStream:
         patience = ConnectionBudget(time.monotonic() + wait_seconds, _CONNECTIONS_AT_ONCE, _CONNECTIONS_PER_SECOND)
         verified = kind_of_url(config.url) is UrlKind.HTTPS and config.tls_verify
         where = host_of(config.url)
-        try:
-            context = tls_context(config)
-        except OSError as error:
-            raise failure_of_connection(error, where) from None
-        client = HttpClient(config.url, context, patience, needs_tls=verified)
+        client = HttpClient(config.url, partial(tls_context, config), patience, needs_tls=verified)
         try:
             response = client.open(without_login(config.url))
             try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import http.client
 import select
 import socket
 import ssl
 import time
 import urllib.request
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from streamdet.capture.sources.dns import resolve
@@ -139,13 +141,17 @@ class _WaitingTls(_Waiting, ssl.SSLSocket):
                 continue
 
 
-def handlers(patience: ConnectionBudget, context: ssl.SSLContext) -> list[urllib.request.BaseHandler]:
+def handlers(
+    patience: ConnectionBudget, make_context: Callable[[], ssl.SSLContext]
+) -> list[urllib.request.BaseHandler]:
     """What has urllib open its connections so.
 
     Args:
         patience: of all of them.
-        context: for https://; it is this caller's alone from now on.
+        make_context: for https://, a new one; called for the first such connection, because one that knows the
+            certificates of the system takes more than a megabyte.
     """
+    context = functools.cache(make_context)
 
     class Http(http.client.HTTPConnection):
         def connect(self) -> None:
@@ -157,15 +163,19 @@ def handlers(patience: ConnectionBudget, context: ssl.SSLContext) -> list[urllib
         def connect(self) -> None:
             Http.connect(self)
             name = getattr(self, "_tunnel_host", None) or self.host
-            self.sock = patience.encrypt(self.sock, context, name)
+            self.sock = patience.encrypt(self.sock, context(), name)
 
     class HttpHandler(urllib.request.HTTPHandler):
         def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
             return self.do_open(Http, req)
 
     class HttpsHandler(urllib.request.HTTPSHandler):
+        def __init__(self) -> None:
+            # The one of its own class makes a context.
+            urllib.request.AbstractHTTPHandler.__init__(self)
+
         def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(Https, req, context=context)
+            return self.do_open(Https, req, context=context())
 
     return [HttpHandler(), HttpsHandler()]
 

@@ -13,6 +13,7 @@ import http.client
 import io
 import ssl
 import time
+from collections.abc import Callable
 from contextlib import closing
 from typing import Protocol
 
@@ -42,7 +43,7 @@ class HlsFiles:
 
     Args:
         url: of the playlist; its login is given to its own server, and to no other.
-        context: how servers are verified.
+        make_context: a new one each time; how servers are verified.
         needs_tls: whether everything must be encrypted.
         wait_seconds: for all that is needed to open the stream.
         before: what has read the same stream until its format changed; this goes on there.
@@ -57,7 +58,7 @@ class HlsFiles:
     def __init__(
         self,
         url: str,
-        context: ssl.SSLContext,
+        make_context: Callable[[], ssl.SSLContext],
         *,
         needs_tls: bool,
         wait_seconds: float,
@@ -70,7 +71,7 @@ class HlsFiles:
             self._patience.give_up_at = give_up_at
         self._position: Position = Position(None if before is None else before._position)  # noqa: SLF001 - its own class
         self.has_other_format = False
-        self._client = HttpClient(url, context, self._patience, needs_tls=needs_tls)
+        self._client = HttpClient(url, make_context, self._patience, needs_tls=needs_tls)
         self._wait_seconds = wait_seconds
         self._playlists = Playlists()
         self._has_begun = self._is_over = False
