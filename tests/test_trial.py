@@ -222,6 +222,7 @@ def test_without_a_place_to_write_the_answer_stays_in_memory(tmp_path: Path, cap
         store = Store(folder)
         with store.locked(lambda: False):
             store.write(example())
+        assert not store.is_written
         assert Store(folder).read(example().key) == example()
     assert "tried again at the next start" in caplog.text
 
@@ -230,6 +231,7 @@ def test_the_newest_sixteen_are_kept(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for number in range(20):
         store.write(example(key={"n": str(number)}))
+    assert store.is_written
     kept = json.loads((tmp_path / "engines.json").read_text())["reports"]
     assert [report["key"]["n"] for report in kept] == [str(n) for n in range(19, 3, -1)]
 

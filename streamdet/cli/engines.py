@@ -103,7 +103,7 @@ def _facts(report: Report, choice: Choice, *, was_known: bool, store: Store) -> 
     return {
         "choice": {**taken, "proven": choice.is_proven},
         "known_before": was_known,
-        "kept_in": None if store.path is None else str(store.path),
+        "kept_in": str(store.path) if store.is_written else None,
         **report.model_dump(mode="json"),
         "results": [
             {**result.model_dump(mode="json"), "verdict": verdict(result, choice)} for result in report.results
@@ -142,7 +142,7 @@ def _print(report: Report, choice: Choice, config: DetectorConfig, *, was_known:
     if any(t.is_disturbed for result in report.results for t in result.timings):
         console.print("other processes were busy: speeds are those of the CPU time", soft_wrap=True)
     how = "known since an earlier trial (--again repeats it)" if was_known else f"tried in {report.seconds:.0f} s"
-    where = "not kept: there is no state directory" if store.path is None else f"kept in {store.path}"
+    where = f"kept in {store.path}" if store.is_written else "not kept: there is no state directory to write to"
     console.print(f"{how}; {where}", markup=False, soft_wrap=True)
 
 

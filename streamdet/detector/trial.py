@@ -670,6 +670,10 @@ class Store:
 
     Args:
         folder: made when first needed; None to keep answers in memory alone.
+
+    Attributes:
+        path: of the file; None without a folder.
+        is_written: whether all answers could be written to it.
     """
 
     _memory: dict[str, Report] = {}  # noqa: RUF012 - of the process: a second detector need not try again
@@ -677,6 +681,7 @@ class Store:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self.path = None if folder is None else folder / _STORE
+        self.is_written = folder is not None
 
     def read(self, key: Mapping[str, str] | None) -> Report | None:
         """The answer for this key; None where there is none."""
@@ -707,6 +712,7 @@ class Store:
                 Path(name).unlink(missing_ok=True)
                 raise
         except OSError as error:
+            self.is_written = False
             _log.warning(
                 "cannot keep which engine is the fastest in %s (%s): it is tried again at the next start",
                 self._folder, error.strerror,
