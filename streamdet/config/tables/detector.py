@@ -90,7 +90,7 @@ class DetectorConfig(BaseModel):
     max_batch_size: AutoOrBatchSize = Field(
         "auto",
         description='Frames that are detected together at most, at most one per stream; or "auto": on a CPU the fewest '
-        "that come within 5 % of the best throughput in the trial, because events are early then, else 8.",
+        "that reach three quarters of the best throughput in the trial, because events are early then, else 8.",
         examples=["auto", 16],
     )
     max_batch_delay_seconds: Seconds = Field(
