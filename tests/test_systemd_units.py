@@ -112,6 +112,12 @@ def _get(container: Container, path: str) -> str:
     return container.run(sys.executable, "-c", code).stdout
 
 
+def _wait_for_reload(container: Container, successful: str) -> None:
+    """The page of metrics is made once a second."""
+    sample = f"streamdet_config_last_reload_successful {successful}"
+    container.wait_until(lambda: sample in _get(container, "/metrics"), sample)
+
+
 @needs_container
 @patient
 def test_install_start_reload_and_stop(container: Container) -> None:
@@ -134,12 +140,12 @@ def test_install_start_reload_and_stop(container: Container) -> None:
     log = container.journal("--unit=streamdet", "--priority=err")
     assert "colour" in log
     assert '"info"' not in log
-    assert "streamdet_config_last_reload_successful 0.0" in _get(container, "/metrics")
+    _wait_for_reload(container, "0.0")
     assert container.show("streamdet", "ActiveState") == "active"
 
     _write_config(container, "streamdet", "east", "west", url="${CLIP}")
     container.run("systemctl", "reload", "streamdet")
-    assert "streamdet_config_last_reload_successful 1.0" in _get(container, "/metrics")
+    _wait_for_reload(container, "1.0")
     container.wait_until(lambda: "2 of 2 streams up" in _status(container, "streamdet"), "the new stream is up")
     assert container.show("streamdet", "NRestarts") == "0"
 
@@ -349,5 +355,5 @@ def test_a_restart_with_a_wrong_file_says_how_to_go_back_and_goes_back_by_itself
     container.run("systemctl", "restart", "streamdet")
     errors = container.journal("--unit=streamdet", "--priority=err", "--boot")
     assert "running the last configuration that worked instead" in errors
-    assert "streamdet_config_last_reload_successful 0.0" in _get(container, "/metrics")
+    _wait_for_reload(container, "0.0")
     assert kept.read_text() == good
