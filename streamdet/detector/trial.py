@@ -254,8 +254,8 @@ ALL_ENGINES = ("torch", "openvino", "graph")
 def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str] = ALL_ENGINES) -> Choice:
     """The fastest that agrees; of those that are about as fast, the one whose numbers are the most exact.
 
-    On a CPU the batch is the smallest that reaches three quarters of the best throughput, because events are early then;
-    the workers are the fewest that come within 5 % of the best with that batch.
+    On a CPU the batch is the smallest that reaches three quarters of the best throughput, because events are early
+    then; the workers are the fewest that come within 5 % of the best with that batch.
 
     Args:
         config: what it asks for is obeyed; `max_batch_size` is an upper bound.
