@@ -149,7 +149,7 @@ def handlers(
     Args:
         patience: of all of them.
         make_context: for https://, a new one; called for the first such connection, because one that knows the
-            certificates of the system takes more than a megabyte.
+            certificates of the system takes 0.9 MB.
     """
     context = functools.cache(make_context)
 
