@@ -19,6 +19,7 @@ def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
 
 
+@pytest.mark.usefixtures("_engines_known")
 def test_the_summary_shows_persons_in_both_streams_and_the_ledger_balances() -> None:
     result = demo("--json")
     assert result.returncode == 0, result.stderr
@@ -34,6 +35,7 @@ def test_the_summary_shows_persons_in_both_streams_and_the_ledger_balances() -> 
     assert len(summary["epoch"]) >= 8
 
 
+@pytest.mark.usefixtures("_engines_known")
 def test_people_see_a_table() -> None:
     result = demo()
     assert result.returncode == 0, result.stderr
