@@ -108,6 +108,17 @@ def test_a_long_answer_comes_in_parts_and_a_snapshot_in_pages() -> None:
     assert topics["detections/007/"] == 4
 
 
+def test_the_one_event_that_is_left_is_announced() -> None:
+    replay = Replay("e", Ring(1000, 2**30), DeliveryMetrics(CollectorRegistry()))
+    last = MAX_ANSWER_EVENTS + 1
+    for seq in range(1, last + 1):
+        replay.add("detections/a/", seq, b"x")
+    answers = [replay._replay(b"me", ReplayRequest(1, "detections/a/", begin), print) for begin in (1, last)]
+    assert [(answer.next_seq, answer.more) for answer in answers if isinstance(answer, Replayed)] == [
+        (last, True), (last + 1, False)
+    ]  # fmt: skip
+
+
 @settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 400)), max_size=60),

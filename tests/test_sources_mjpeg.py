@@ -199,6 +199,8 @@ def test_redirections_over_http() -> None:
                             "/nul": "/mjpeg%00"}  # fmt: skip
         assert len(read(web.url("/a", login), 2)) == 2
         assert len(read(web.url("/out", login), 2)) == 2
+        assert web.logins
+        assert other.logins == []
         # The login was for the first server, and the second one asks for one.
         for url, reason in (
             (other.url("/to", login), Reason.UNAUTHORIZED), (web.url("/loop", login), Reason.REFUSED),

@@ -240,7 +240,7 @@ def test_a_kill_in_the_middle_of_writing_loses_nothing_that_was_kept(tmp_path: P
         assert (end.next_epoch, end.end_is_known) == ("e2", False)
 
 
-@pytest.mark.parametrize("torn_bytes", [1, 10, 60])
+@pytest.mark.parametrize("torn_bytes", [0, 1, 10, 60])
 def test_a_torn_record_at_the_end_is_cut_off_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, torn_bytes: int
 ) -> None:
@@ -250,7 +250,9 @@ def test_a_torn_record_at_the_end_is_cut_off_and_told(
         copy = tmp_path / "torn"
         shutil.copy(tmp_path / "0000000001.log", copy)
     whole = copy.read_bytes()
-    (tmp_path / "0000000001.log").write_bytes(whole[:-torn_bytes])
+    # Or it is there, and one bit is wrong.
+    damaged = whole[:-torn_bytes] if torn_bytes else whole[:-1] + bytes([whole[-1] ^ 1])
+    (tmp_path / "0000000001.log").write_bytes(damaged)
     copy.unlink()
     with Counted(tmp_path, "e2") as spool:
         assert spool.all_of("e1") == [1, 2]

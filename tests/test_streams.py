@@ -171,6 +171,25 @@ def test_without_a_thread_nothing_changes(running: Running, monkeypatch: pytest.
     assert running.streams.apply([clip("b"), clip("c")]) == Applied(added=["c"], removed=["a"])
 
 
+def test_without_memory_nothing_changes(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.streams.apply([clip("a")])
+    wait_until(lambda: running.captured("a") > 0)
+    threads, add_stream = threading.active_count(), running.queue.add_stream
+
+    def fails_at_last(config: StreamConfig) -> None:
+        if config.name == "z":
+            raise MemoryError
+        add_stream(config)
+
+    monkeypatch.setattr(running.queue, "add_stream", fails_at_last)
+    with pytest.raises(ApplyError, match="run as before"):
+        running.streams.apply([clip("a"), clip("c"), clip("z")])
+    assert set(running.queue._slots) == set(running.metrics.ledger.snapshot()) == {"a"}
+    assert threading.active_count() == threads
+    monkeypatch.undo()
+    assert running.streams.apply([clip("a"), clip("c")]) == Applied(added=["c"])
+
+
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 

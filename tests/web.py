@@ -29,6 +29,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         web = self.server.web
         web.requests.append(self.path)
+        web.logins += self.headers.get_all("Authorization", [])
         if web.login is not None:
             wanted = "Basic " + base64.b64encode(web.login.encode()).decode()
             if self.headers.get("Authorization") != wanted:
@@ -116,6 +117,7 @@ class WebServer:
         protocol: "HTTP/1.1" keeps connections open, unless it is asked to close them.
         knows_ranges: whether a part of a file is sent to who asks for a part.
         requests: the paths that were asked for.
+        logins: what came in Authorization headers.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class WebServer:
         self.protocol = "HTTP/1.0"
         self.knows_ranges = True
         self.requests: list[str] = []
+        self.logins: list[str] = []
         self.closing = threading.Event()
         self.silent = threading.Event()
         self.broken = threading.Event()
