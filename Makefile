@@ -10,7 +10,7 @@ TOOLS := .venv-tools
 COMPILE ?= --compile-bytecode
 UV := $(TOOLS)/bin/uv
 
-.PHONY: help setup setup-dev install demo bench test stress fuzz soak lint lock wheel sbom clean
+.PHONY: help setup setup-dev install demo bench test stress fuzz mutants soak lint lock wheel sbom clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ stress: setup-dev  ## Run the races of the tests a thousand times
 
 fuzz: setup-dev  ## Read a million broken inputs: events, requests, answers, configurations
 	$(BIN)/python tests/fuzzing.py --count $(or $(COUNT),1000000)
+
+mutants: setup-dev  ## Change critical lines one at a time and see whether the tests notice; ONLY=TEXT tries some
+	$(BIN)/python tests/mutants.py --only "$(ONLY)"
 
 soak: setup-dev  ## Let the daemon run among faults for SECONDS (1200), draw how it went, fail where it did not hold
 	PYTHONPATH=tests $(BIN)/python benchmarks/soak --seconds $(or $(SECONDS),1200) $(SOAK_ARGS)

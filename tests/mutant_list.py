@@ -1,0 +1,480 @@
+"""Critical lines, what each is changed to, and the test that must fail then; see `mutants.py`.
+
+A change is one that a hurried hand could make, and that would do harm without an error: a bound that is not there, a
+condition turned round, a count that is not made. Of each test the list names only one, so that a trial takes seconds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One change.
+
+    Attributes:
+        name: what would be wrong, in words.
+        file: relative to the tree.
+        old: what stands in the file, exactly once.
+        new: what stands there instead.
+        test: of pytest, relative to the tree: a file, or file::function.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+def _of(file: str, tests: str, *changes: tuple[str, str, str, str]) -> tuple[Mutant, ...]:
+    """Changes (name, old, new, function) of one file that one file of tests is about."""
+    return tuple(
+        Mutant(name, f"streamdet/{file}", old, new, f"tests/{tests}::{function}")
+        for name, old, new, function in changes
+    )
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    # ---- captures and sources ----
+    *_of(
+        "capture/thread.py", "test_capture.py",
+        ("backoff does not grow", "min(self._longest_seconds, seconds * 2)", "min(self._longest_seconds, seconds)",
+         "test_backoff_doubles_up_to_its_limit_and_resets"),
+        ("unexpected error under another reason", "SourceError(Reason.INTERNAL_ERROR, describe(error))",
+         "SourceError(Reason.DECODE_ERROR, describe(error))",
+         "test_an_unexpected_error_is_a_failure_of_its_stream_alone"),
+        ("frame lost without a count", "self._metrics.frame_dropped(self._config.name, Drop.INTERNAL_ERROR)", "pass",
+         "test_a_frame_that_cannot_be_put_is_in_the_ledger"),
+        ("old frame takes down a new connection", "if seq <= self._connected_after_seq or self._condemned is not None:",
+         "if self._condemned is not None:",
+         "test_a_frame_that_cannot_be_used_takes_its_connection_down_and_no_later_one"),
+        ("stall after a late read is forgotten", "if overdue and not self.stopping:", "if overdue and self.stopping:",
+         "test_read_that_heeds_no_interrupt_is_reported_in_time_and_given_up_when_it_returns"),
+        ("damaged pictures not counted", "if held.has_picture:", "if not held.has_picture:",
+         "test_damaged_pictures_are_counted_and_not_handed_on"),
+        ("source stays open", "            source.close()\n", "            pass\n",
+         "test_states_of_a_stream_that_breaks_and_comes_back"),
+    ),
+    *_of(
+        "capture/watchdog.py", "test_stall_watch.py",
+        ("stall reported again and again", "                self._due = None\n                self._overdue = True",
+         "                self._overdue = True", "test_tells_once_of_who_is_late_and_not_of_others"),
+    ),
+    *_of(
+        "capture/sources/soundness.py", "test_sources_soundness.py",
+        ("smeared pictures after a gap", "if self._holds_since is None and self._damaged_key is None:",
+         "if self._damaged_key is None:", "test_nothing_smeared_is_shown"),
+    ),
+    *_of(
+        "capture/sources/picture.py", "test_sources_picture.py",
+        ("picture of any size", "> MAX_SIDE_PIXELS or width * height > MAX_PIXELS",
+         "> MAX_SIDE_PIXELS and width * height > MAX_PIXELS", "test_size_limit"),
+    ),
+    *_of(
+        "capture/sources/picture.py", "test_pixel_formats.py",
+        ("pixel format that cannot be converted", "if name not in CONVERTIBLE and name not in IN_HARDWARE:",
+         "if name not in CONVERTIBLE and name in IN_HARDWARE:", "test_what_is_not_taken_is_refused"),
+    ),
+    *_of(
+        "capture/sources/picture.py", "test_square_pixels.py",
+        ("shape of pixels of a turned picture", "1 / aspect if quarter_turns % 2 else aspect", "aspect",
+         "test_the_shape_of_pixels_turns_with_the_picture_and_is_believed_within_bounds"),
+    ),
+    *_of(
+        "capture/sources/load_limit.py", "test_load_limit.py",
+        ("decoder takes more than a core", "if cores > MOST_CORES:", "if cores > 2 * MOST_CORES:",
+         "test_a_stream_that_takes_a_whole_core"),
+        ("flood of frames", "if self._left < 0:", "if self._left < -1e9:",
+         "test_a_burst_passes_and_a_flood_does_not"),
+    ),
+    *_of(
+        "capture/sources/http_client.py", "test_sources_hls.py",
+        ("redirection to another kind of server", "        require(self._schemes, newurl)\n",
+         '        require((*self._schemes, "http", "ftp", "file"), newurl)\n',
+         "test_no_redirection_leads_to_another_kind_of_server"),
+        ("control character of a redirection", "if has_control(unquote(address)):", "if has_control(address):",
+         "test_addresses_that_are_none_are_told"),
+    ),
+    *_of(
+        "capture/sources/http_client.py", "test_sources.py",
+        ("verified playlist leads to http", '("https",) if needs_tls else ("http", "https")', '("http", "https")',
+         "test_every_piece_of_a_verified_playlist_is_verified"),
+    ),
+    *_of(
+        "capture/sources/http_client.py", "test_sources_mjpeg.py",
+        ("login given to another server", "if self._login is not None and _server_of(req.full_url) == self._server:",
+         "if self._login is not None:", "test_redirections_over_http"),
+    ),
+    # ---- queue, ledger, inference ----
+    *_of(
+        "monitoring/ledger.py", "test_ledger.py",
+        ("frames on their way of a stream that comes back", "self._in_flight_of_removed.pop(stream, 0)", "0",
+         "test_a_stream_that_comes_back_takes_over_the_frames_still_on_their_way"),
+        ("drops count as on their way", " - sum(self.dropped.values())", "", "test_every_frame_is_somewhere"),
+    ),
+    *_of(
+        "inference/batch_queue.py", "test_batch_queue.py",
+        ("order by age alone", "key=lambda slot: (slot.turn, slot.filled_at)", "key=lambda slot: slot.filled_at",
+         "test_under_overload_shares_follow_the_weights"),
+        ("frame twice as old as allowed", "age_seconds > self.rules.max_frame_age_seconds",
+         "age_seconds > 2 * self.rules.max_frame_age_seconds", "test_a_frame_that_is_too_old_does_not_leave"),
+        ("superseded frame without a count", "return Drop.SUPERSEDED", "return None", "test_the_newest_frame_wins"),
+        ("pause saves turns up", "self._turn - _SAVED_TURNS", "self._turn - 100 * _SAVED_TURNS",
+         "test_a_pause_saves_nothing_up"),
+        ("burst after a pause", "_LATE_PERIODS = 1.0", "_LATE_PERIODS = 100.0", "test_no_burst_follows_a_pause"),
+        ("frame kept of a removed stream", "self._closed or self._slots.get(frame.stream) is not slot:",
+         "self._closed:", "test_a_blocked_put_wakes_at_the_end"),
+    ),
+    *_of(
+        "inference/thread.py", "test_inference.py",
+        ("whole batch again when memory ran out", "self._batch_limit = (size + 1) // 2", "self._batch_limit = size",
+         "test_when_memory_runs_out_the_batch_is_halved_and_no_frame_lost"),
+        ("lost accelerator is any error", "raise DeviceLostError(message) from error\n            elif self._alone",
+         "raise DetectorError(message) from error\n            elif self._alone",
+         "test_a_dead_cuda_context_ends_the_process_with_its_own_code"),
+        ("batch in hand counts as progress", "return max((now - moment for moment in began), default=0.0)",
+         "return min((now - moment for moment in began), default=0.0)",
+         "test_a_receiver_that_blocks_is_stuck_and_a_slow_detector_is_not"),
+    ),
+    *_of(
+        "inference/sequence.py", "test_inference.py",
+        ("results overtake each other", "while turns and turns[0].is_done:", "while turns:",
+         "test_results_of_several_workers_leave_in_the_order_of_the_frames"),
+        ("results held without measure", "self._held < _MOST_HELD and ", "",
+         "test_few_results_are_held_for_one_that_hangs"),
+    ),
+    # ---- detector ----
+    *_of(
+        "detector/stages/postprocess.py", "test_detector_pipeline.py",
+        ("classes suppress each other", "candidates.classes, self._overlap)",
+         "torch.zeros_like(candidates.classes), self._overlap)", "test_frames_of_different_sizes_equal_torchvision"),
+        ("boxes not scaled to the frame", "[scale_x, scale_y, scale_x, scale_y]",
+         "[scale_y, scale_x, scale_y, scale_x]",
+         "test_frames_of_different_sizes_equal_torchvision"),
+    ),
+    *_of(
+        "detector/weights/thresholds.py", "test_detector_pipeline.py",
+        ("threshold of a label", "config.score_thresholds.get(label, default)", "default",
+         "test_labels_and_thresholds_select"),
+    ),
+    *_of(
+        "detector/stages/proposals.py", "test_proposals.py",
+        ("proposals too few", "if len(keep) < wanted and len(boxes) > some:", "if len(keep) > wanted:",
+         "test_the_likeliest_are_the_same_however_many_are_tried"),
+    ),
+    *_of(
+        "detector/stages/square_pixels.py", "test_square_pixels.py",
+        ("boxes in square pixels", "(x1 * across, y1 * down, x2 * across, y2 * down)", "(x1, y1, x2, y2)",
+         "test_boxes_come_back_in_pixels_of_the_source_frame"),
+    ),
+    *_of(
+        "detector/tester.py", "test_trial.py",
+        ("missing detections are equal", " and not alone", "",
+         "test_fp32_must_be_equal_and_others_may_differ_a_little"),
+        ("scores far apart are alike", "score <= _SCORE_DIFFERENCE and", "score <= 10 * _SCORE_DIFFERENCE and",
+         "test_fp32_must_be_equal_and_others_may_differ_a_little"),
+    ),
+    *_of(
+        "detector/trial.py", "test_trial.py",
+        ("wrong answer is taken", " for r in results if r.outcome is Outcome.AGREES]", " for r in results]",
+         "test_the_fastest_within_what_is_asked_for_is_taken"),
+        ("weights not in the key of the trial", '        "weights": weights,\n', "",
+         "test_every_fact_that_matters_is_in_the_key"),
+        ("largest batch and not the fewest", "batch = min(t.batch for t in timings",
+         "batch = max(t.batch for t in timings",
+         "test_a_batch_is_taken_where_it_gains_much_and_no_larger_than_that"),
+        ("file of others is believed", "and not about.st_mode & 0o022", "",
+         "test_a_file_that_others_can_write_a_link_or_a_fifo_is_not_read"),
+        ("trial goes on after a stop",
+         "            if self._stopping():\n                raise Interrupted\n            if time",
+         "            if time", "test_a_stop_ends_the_trial_at_once_and_all_its_processes"),
+    ),
+    *_of(
+        "detector/weights/state_dict.py", "test_weights.py",
+        ("classifier of any size", "if not 2 <= classifier.shape[0] <= MAX_CLASSES:",
+         "if not 2 <= classifier.shape[0]:", "test_a_classifier_of_odd_size_is_refused"),
+        ("infinite weights", "not bool(torch.isfinite(t).all())", "bool(torch.isnan(t).any())",
+         "test_weights_that_are_no_numbers_are_refused"),
+        ("code in weights", "weights_only=True", "weights_only=False", "test_code_in_a_pth_never_runs"),
+    ),
+    # ---- analytics ----
+    *_of(
+        "analytics/zones.py", "test_zones.py",
+        ("zone without a margin", "if was is not None and was != now and self._distance",
+         "if was is not None and was == now and self._distance", "test_a_zone_is_entered_and_left_by_a_clear_step"),
+        ("line without a margin", "if distance(start, end, foot.point) < foot.margin:",
+         "if distance(start, end, foot.point) < 0.0:", "test_who_trembles_upon_the_line_crosses_it_once"),
+        ("mask hides nothing", "if hidden:", "if len(hidden) > 1:", "test_masks_hide_what_stands_in_them"),
+        ("in is out", 'return "in" if was < 0 else "out"', 'return "in" if was > 0 else "out"',
+         "test_in_is_from_left_to_right_of_the_line"),
+    ),
+    *_of(
+        "analytics/tracker.py", "test_tracker.py",
+        ("track kept for too long", "lost_seconds > max_lost_seconds or", "lost_seconds > 2 * max_lost_seconds or",
+         "test_who_is_hidden_for_a_short_time_keeps_the_id"),
+        ("any label continues a track", "rank -= _OTHER_LABEL_COSTS", "rank -= 0.0",
+         "test_another_label_is_another_object_unless_it_lies_in_the_same_place"),
+        ("unsure detection begins a track", "elif found.score >= self.start_score:", "elif found.score >= 0.0:",
+         "test_an_unsure_detection_continues_a_track_and_begins_none"),
+    ),
+    # ---- events and their delivery ----
+    *_of(
+        "wire/encode.py", "test_wire.py",
+        ("boxes not clipped", "return float(highest) if value >= highest else", "return",
+         "test_boxes_are_clipped_and_rounded_and_never_nan"),
+        ("the surest are left out", "key=lambda found: found.score, reverse=True)", "key=lambda found: found.score)",
+         "test_an_event_has_at_most_so_many_detections"),
+    ),
+    *_of(
+        "wire/decode.py", "test_wire.py",
+        ("box outside of the frame is read", "0 <= x1 < x2 <= width and", "0 <= x1 < x2 and",
+         "test_a_wrong_value_is_one_clear_error"),
+    ),
+    *_of(
+        "delivery/events.py", "test_publisher.py",
+        ("repeated state has a new number", ", repeats_seq=event.seq)", ")",
+         "test_states_are_repeated_with_their_number_and_not_kept"),
+        ("repeated state is kept", 'is_new and kind != "preview")', 'kind != "preview")',
+         "test_states_are_repeated_with_their_number_and_not_kept"),
+        ("secret in the detail of a state", "detail=redact(status.detail)", "detail=status.detail",
+         "test_secrets_do_not_leave"),
+    ),
+    *_of(
+        "delivery/publisher.py", "test_publisher.py",
+        ("stream stays forgotten", "self._forgotten.discard(status.stream)", "pass",
+         "test_a_forgotten_stream_is_silent_until_it_is_added_again"),
+    ),
+    *_of(
+        "delivery/replay.py", "test_replay.py",
+        ("ring says that it has what it dropped", "self._first[old[0]] = old[1] + 1", "self._first[old[0]] = old[1]",
+         "test_the_ring_keeps_the_newest_within_its_bounds"),
+        ("last event left out", "more=next_seq <= last,", "more=next_seq < last,",
+         "test_the_one_event_that_is_left_is_announced"),
+    ),
+    *_of(
+        "delivery/sockets.py", "test_replay.py",
+        ("no pause after requests", "pause = self._asking.wait_seconds()", "pause = 0.0",
+         "test_requests_take_little_of_the_time"),
+        ("answers cost no time", "self._asking.worked(time.thread_time() - began)", "pass",
+         "test_sending_answers_counts_as_time_for_requests"),
+    ),
+    *_of(
+        "delivery/spool.py", "test_spool.py",
+        ("first request of a client is kept", "of_client[question] = request, reply",
+         "of_client.setdefault(question, (request, reply))",
+         "test_a_request_repeated_with_another_end_is_answered_once_and_as_it_was_asked_last"),
+        ("client comes first again", "self._fetches[client] = of_client  # behind all others",
+         "self._fetches = {client: of_client, **self._fetches}",
+         "test_all_that_a_client_asks_is_answered_in_order_and_clients_take_turns"),
+    ),
+    *_of(
+        "delivery/segments.py", "test_spool.py",
+        ("spool above its size", "used_bytes <= self._max_bytes - self.segment_bytes",
+         "used_bytes <= 4 * self._max_bytes",
+         "test_it_stays_within_its_bounds_and_keeps_the_newest"),
+        ("events kept for too long", "self._clock.wall() - self._max_age_seconds",
+         "self._clock.wall() - 10 * self._max_age_seconds", "test_old_events_go_by_what_stands_in_them"),
+        ("wrong clock deletes", "if now is None or not old:", "if not old:",
+         "test_a_start_with_a_clock_that_is_wrong_deletes_nothing"),
+        ("end of an epoch is not known", "return segment.ends[epoch].get(topic, kept), True",
+         "return segment.ends[epoch].get(topic, kept), False",
+         "test_what_was_kept_is_there_after_restarts_epoch_by_epoch"),
+    ),
+    *_of(
+        "delivery/segment.py", "test_spool.py",
+        ("torn record is believed", " or crc32(memoryview(data)[offset + _CHECKED_FROM : end]) != checksum", "",
+         "test_a_torn_record_at_the_end_is_cut_off_and_told"),
+        ("file that others can write", "status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)",
+         "status.st_mode & stat.S_ISVTX",
+         "test_nothing_is_touched_that_others_have_put_there"),
+    ),
+    *_of(
+        "client/gaps.py", "test_client.py",
+        ("gap is one too large", "missing = event.seq - last_seq - 1", "missing = event.seq - last_seq",
+         "test_a_late_joiner_has_no_gap_and_lost_events_are_one"),
+    ),
+    # ---- who may read ----
+    *_of(
+        "delivery/zap.py", "test_gate.py",
+        ("any key is let in", "if key in self._clients.names():", "if key:",
+         "test_a_client_that_is_not_allowed_gets_nothing_until_it_is"),
+        ("revoked key stays", "return shown.key not in self._clients.newest", "return False",
+         "test_revoking_ends_the_connection_of_that_client_and_of_nobody_else"),
+        ("key of an earlier connection", "if shown is None or shown.number <= answered_before:", "if shown is None:",
+         "test_what_another_said_over_the_same_descriptor_vouches_for_nobody"),
+    ),
+    *_of(
+        "delivery/connections.py", "test_gate.py",
+        ("one address takes all connections", "elif len(of_host) > max(self._max_connections // 2, 1):",
+         "elif len(of_host) > 2 * self._max_connections:", "test_one_address_cannot_take_all_connections"),
+    ),
+    *_of(
+        "security/allowed_clients.py", "test_allowed_clients.py",
+        ("missing directory lets all in", "            paths = []\n", "            return\n",
+         "test_a_directory_that_is_gone_lets_nobody_in"),
+    ),
+    *_of(
+        "security/curve.py", "test_keys.py",
+        ("secret key that others can read", "if stat.S_IMODE(mode) & 0o077 and", "if stat.S_IMODE(mode) & 0o007 and",
+         "test_a_secret_that_others_can_read_is_not_used"),
+        ("keys of another kind", "if written_kind != kind:", 'if written_kind == "":',
+         "test_the_keys_of_the_two_sides_cannot_be_mistaken"),
+    ),
+    *_of(
+        "security/endpoints.py", "test_endpoint.py",
+        ("private network counts as this machine", "ip_address(self.host).is_loopback",
+         "ip_address(self.host).is_private",
+         "test_what_other_machines_can_reach_is_known"),
+    ),
+    *_of(
+        "security/redact.py", "test_redact.py",
+        ("password of a login alone", "values |= {user, password, encoded}", "values |= {user, encoded}",
+         "test_each_part_of_a_remembered_login_is_masked_alone"),
+        ("secret of a query", "text = _QUERY.sub(_mask_value, text)\n", "", "test_a_secret_query_value_never_shows"),
+        ("login with an @ in its password", 'url.rfind("@")', 'url.find("@", scheme.end())',
+         "test_masks_what_looks_like_a_secret"),
+    ),
+    *_of(
+        "security/tries.py", "test_web_server.py",
+        ("wrong tries from all addresses", "_wait(self._all, MAX_TRIES_OF_ALL, now)",
+         "_wait(self._all, 100 * MAX_TRIES_OF_ALL, now)",
+         "test_all_together_may_try_no_more_than_sixty_times_a_minute"),
+        ("wrong tries from one address", "_wait(own, MAX_TRIES, now)", "_wait(own, 100 * MAX_TRIES, now)",
+         "test_tries_are_counted_per_client_and_forgotten_in_time"),
+    ),
+    *_of(
+        "service/page_login.py", "test_page_login.py",
+        ("any name with the password", '"surrogateescape")) and right_name', '"surrogateescape"))',
+         "test_half_of_a_login_is_none"),
+    ),
+    *_of(
+        "config/tables/metrics.py", "test_page_login.py",
+        ("password without encryption", "self.tls_key_file is not None and self.password_file is not None",
+         "self.tls_key_file is not None or self.password_file is not None",
+         "test_off_this_machine_only_with_both_or_when_told_to_be_insecure"),
+    ),
+    *_of(
+        "http_server.py", "test_health.py",
+        ("drip-fed request has no deadline", "if self._timer is None and self.conn.their_state is h11.IDLE:",
+         "if self.conn.their_state is h11.IDLE:", "test_a_slow_client_is_cut_off_however_busily_it_drips"),
+        ("any Host header", 'return name == "localhost" or name in names',
+         'return name.startswith("localhost") or name in names',
+         "test_names_that_are_not_ours_are_refused"),
+        ("answers without measure", "if self._open.answering > self._open.limits.answering and",
+         "if self._open.answering > 100 * self._open.limits.answering and",
+         "test_more_readers_than_can_wait_are_told_to_come_back"),
+    ),
+    *_of(
+        "http_server.py", "test_web_server.py",
+        ("one address keeps all connections", "if len(same) > self.limits.waiting_per_address:",
+         "if len(same) > 100 * self.limits.waiting_per_address:", "test_connections_that_never_ask_lock_nobody_out"),
+        ("each address of a network for itself", "IPv6Network((parsed, 64)", "IPv6Network((parsed, 128)",
+         "test_a_client_is_counted_by_its_network"),
+    ),
+    *_of(
+        "web/access.py", "test_web_server.py",
+        ("form of another site", 'site not in ("same-origin", "none"):',
+         'site not in ("same-origin", "none", "same-site"):',
+         "test_other_sites_are_refused"),
+        ("page without a login", 'if scope["path"] in _OPEN_PATHS or is_open:',
+         'if scope["path"] not in _OPEN_PATHS or is_open:',
+         "test_without_the_password_there_is_nothing_to_see"),
+    ),
+    *_of(
+        "web/login.py", "test_web_server.py",
+        ("address that the client writes", 'forwarded.rpartition(",")[2]', 'forwarded.partition(",")[0]',
+         "test_a_guesser_behind_a_proxy_has_one_address"),
+    ),
+    *_of(
+        "web/sessions.py", "test_web_server.py",
+        ("session without an end", "now - began > MAX_AGE_SECONDS or", "now - began > MAX_AGE_SECONDS and",
+         "test_sessions_end_and_stay_few"),
+    ),
+    # ---- configuration and the service ----
+    *_of(
+        "config/addresses.py", "test_config_problems.py",
+        ("encoded control character of a URL", "url if scheme is None else unquote(url)", "url",
+         "test_bad_input_ends_in_one_clear_line[encoded end of a text]"),
+    ),
+    *_of(
+        "config/addresses.py", "test_config.py",
+        ("port of two servers", "one.port == other.port != 0 and same_host", "one.port == other.port != 0",
+         "test_the_same_port_on_different_addresses_is_no_clash"),
+    ),
+    *_of(
+        "config/values.py", "test_config.py",
+        ("part of a byte", "if not math.isfinite(number) or not number.is_integer():", "if not math.isfinite(number):",
+         "test_wrong_sizes_are_refused"),
+    ),
+    *_of(
+        "config/last_good.py", "test_config_last_good.py",
+        ("what is not in force is kept", "load_config(self.path, text=text) == config",
+         "load_config(self.path, text=text) is not None", "test_only_what_is_in_force_is_kept"),
+    ),
+    *_of(
+        "service/streams.py", "test_streams.py",
+        ("half of a reload stays", "                self._queue.remove_stream(name)\n", "                pass\n",
+         "test_without_memory_nothing_changes"),
+        ("numbers begin again", "capture.begin(self._last_seqs.get(name, 0))", "capture.begin(0)",
+         "test_frames_are_numbered_on_over_a_reconnect_and_a_removal"),
+    ),
+    *_of(
+        "service/housekeeping.py", "test_pulse.py",
+        ("watchdog fed by a daemon that hangs",
+         "if now - self._inference.seconds_without_progress(now) > self._fed_at:", "if now > self._fed_at:",
+         "test_one_worker_that_hangs_starves_it_whatever_others_do"),
+    ),
+    *_of(
+        "monitoring/systemd.py", "test_systemd.py",
+        ("watchdog of another process", 'or pid not in {"", str(os.getpid())}', "", "test_the_watchdog_interval"),
+        ("status with a line break", '" ".join(text.split())', "text",
+         "test_a_status_cannot_smuggle_in_another_assignment"),
+    ),
+    *_of(
+        "service/restart_delay.py", "test_restart_delay.py",
+        ("delay without a bound", ", MAX_DELAY_SECONDS) - 1.0", ", 1e6) - 1.0",
+         "test_the_delay_grows_with_each_failure_up_to_a_minute"),
+    ),
+    *_of(
+        "service/daemon.py", "test_daemon.py",
+        ("exit code of any error", "return error.exit_code", "return EXIT_FAILURE",
+         "test_an_error_of_ours_gives_its_exit_code"),
+    ),
+    *_of(
+        "service/control/server.py", "test_control_server.py",
+        ("any user changes the streams", "if not may_use(connection, self._gid):",
+         "if not may_use(connection, None) and False:",
+         "test_others_are_refused_whatever_the_mode_says_and_members_of_the_group_are_not"),
+        ("request without end", "if len(line) > MAX_REQUEST_BYTES:", "if len(line) > 100 * MAX_REQUEST_BYTES:",
+         "test_a_request_without_end_is_refused_at_its_largest_size"),
+    ),
+    # ---- training ----
+    *_of(
+        "training/dataset_check.py", "training/test_training_dataset.py",
+        ("empty box", "if w <= 0 or h <= 0:", "if w <= 0 and h <= 0:",
+         "test_all_faults_are_told_at_once_and_can_be_skipped"),
+        ("two pictures of one number", 'elif image["id"] in unique:', 'elif image["id"] is None:',
+         "test_all_faults_are_told_at_once_and_can_be_skipped"),
+    ),
+    *_of(
+        "training/targets.py", "training/test_training_losses.py",
+        ("ignored boxes are background", "> _IGNORE_OVERLAP", "> 1 + _IGNORE_OVERLAP",
+         "test_nothing_is_learned_in_ignored_boxes"),
+    ),
+    *_of(
+        "training/losses.py", "training/test_training_losses.py",
+        ("unlabelled class is background", "    possible = ~labelled\n", "    possible = labelled & False\n",
+         "test_background_loss_lets_unlabelled_classes_be"),
+    ),
+    *_of(
+        "training/metrics.py", "training/test_training_metrics.py",
+        ("class counts where it is not labelled", "        if s.labelled[label]\n", "",
+         "test_a_class_counts_only_where_it_is_labelled"),
+    ),
+    *_of(
+        "training/checkpoint.py", "training/test_training_checkpoint.py",
+        ("checkpoint written in place", 'with temporary.open("wb") as file:', 'with path.open("wb") as file:',
+         "test_a_failing_write_leaves_the_old_file_and_nothing_else"),
+    ),
+)  # fmt: skip
