@@ -93,8 +93,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ("redirection to another kind of server", "        require(self._schemes, newurl)\n",
          '        require((*self._schemes, "http", "ftp", "file"), newurl)\n',
          "test_no_redirection_leads_to_another_kind_of_server"),
-        ("control character of a redirection", "if has_control(unquote(address)):", "if has_control(address):",
-         "test_addresses_that_are_none_are_told"),
     ),
     *_of(
         "capture/sources/http_client.py", "test_sources.py",
@@ -105,6 +103,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "capture/sources/http_client.py", "test_sources_mjpeg.py",
         ("login given to another server", "if self._login is not None and _server_of(req.full_url) == self._server:",
          "if self._login is not None:", "test_redirections_over_http"),
+        ("control character of a redirection", "if has_control(unquote(address)):", "if has_control(address):",
+         "test_redirections_over_http"),
     ),
     # ---- queue, ledger, inference ----
     *_of(

@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 LEAST_SHARE = 0.95
-LONGEST_SECONDS = 90.0
+LONGEST_SECONDS = 60.0
 AT_ONCE = 2
 ROOT = Path(__file__).parents[1]
 
@@ -198,6 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress.stop()
             print(f"mutants: {error}", file=sys.stderr)  # noqa: T201
             return 2
+        except KeyboardInterrupt:
+            return 130
     table = Table("change", "file", "noticed", box=None)
     for mutant in mutants:
         table.add_row(mutant.name, mutant.file, "NO" if mutant.name in survivors else "yes")
