@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from streamdet.detector.detector_failures import is_device_lost, is_out_of_memor
 from streamdet.detector.pool import DetectorPool
 from streamdet.errors import EXIT_DEVICE_LOST, EXIT_UNAVAILABLE, DetectorError, DeviceLostError
 from streamdet.inference.batch_queue import BatchQueue
-from streamdet.inference.thread import Detector, Inference, InferenceGroup, OnUnusable
+from streamdet.inference.thread import Detector, Inference, InferenceGroup, OnUnusable, _seconds_without_progress
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Detection, Drop, Frame, Picture
@@ -415,6 +417,14 @@ def test_a_thread_is_stuck_only_when_frames_are_due_and_none_comes_out() -> None
         go_on.set()
         until(lambda: line.published)
         until(lambda: not line.inference.is_stuck(time.monotonic() + 3600))
+
+
+def test_a_worker_that_hangs_is_seen_whatever_others_do() -> None:
+    workers = [
+        cast("Inference", SimpleNamespace(batch_began_at=began_at, heartbeat_monotonic_seconds=heartbeat))
+        for began_at, heartbeat in ((1.0, 0.5), (99.0, 99.5), (None, 98.0))
+    ]
+    assert _seconds_without_progress(workers, BatchQueue(1, 0.0, Ledger().dropped), 100.0) == 99.0
 
 
 def test_a_dead_thread_with_frames_waiting_is_stuck() -> None:
