@@ -173,12 +173,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ("missing detections are equal", " and not alone", "",
          "test_fp32_must_be_equal_and_others_may_differ_a_little"),
         ("scores far apart are alike", "score <= _SCORE_DIFFERENCE and", "score <= 10 * _SCORE_DIFFERENCE and",
-         "test_fp32_must_be_equal_and_others_may_differ_a_little"),
+         "test_alike_is_what_keeps_nearly_all_detections"),
     ),
     *_of(
         "detector/trial.py", "test_trial.py",
         ("wrong answer is taken", " for r in results if r.outcome is Outcome.AGREES]", " for r in results]",
-         "test_the_fastest_within_what_is_asked_for_is_taken"),
+         "test_a_wrong_answer_is_not_taken_however_fast_it_comes"),
         ("weights not in the key of the trial", '        "weights": weights,\n', "",
          "test_every_fact_that_matters_is_in_the_key"),
         ("largest batch and not the fewest", "batch = min(t.batch for t in timings",
@@ -224,7 +224,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("boxes not clipped", "return float(highest) if value >= highest else", "return",
          "test_boxes_are_clipped_and_rounded_and_never_nan"),
         ("the surest are left out", "key=lambda found: found.score, reverse=True)", "key=lambda found: found.score)",
-         "test_an_event_has_at_most_so_many_detections"),
+         "test_the_surest_detections_come_first_and_stay"),
     ),
     *_of(
         "wire/decode.py", "test_wire.py",

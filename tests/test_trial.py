@@ -357,6 +357,22 @@ def test_the_fastest_within_what_is_asked_for_is_taken(
     assert (choice.candidate.name, choice.max_batch_size, choice.workers) == (name, batch, workers)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "name", "is_proven"),
+    [
+        ({"torch bf16"}, "openvino int8", True),
+        ({result.candidate.name for result in REPORT.results}, "torch fp32", False),
+    ],
+    ids=["one", "all"],
+)
+def test_a_wrong_answer_is_not_taken_however_fast_it_comes(wrong: set[str], name: str, *, is_proven: bool) -> None:
+    results = [
+        r.model_copy(update={"outcome": Outcome.WRONG}) if r.candidate.name in wrong else r for r in REPORT.results
+    ]
+    choice = choose(DetectorConfig(), REPORT.model_copy(update={"results": tuple(results)}))
+    assert (choice.candidate.name, choice.is_proven) == (name, is_proven)
+
+
 def test_a_batch_is_taken_where_it_gains_much_and_no_larger_than_that() -> None:
     """What is measured alone is more than what the daemon has of it beside captures."""
     report = example(torch_fp32={(1, 2): 20, (2, 2): 31, (4, 1): 39.5, (4, 2): 40, (8, 2): 41})
@@ -401,6 +417,17 @@ def person(score: float, x: float = 0.0, label: str = "person") -> Detection:
 def test_equal_is_equal_but_for_rounding(found: list[Detection], *, good: bool) -> None:
     assert compare([[person(0.9)]], [found], "cpu", exact=True)[0] is good
     assert compare([found], [[person(0.9)]], "cpu", exact=True)[0] is good
+
+
+@pytest.mark.parametrize(
+    ("score", "shift", "kept", "good"),
+    [(0.85, 0.5, 50, True), (0.8, 0.5, 50, False), (0.9, 2.0, 50, False), (0.9, 0.0, 46, True), (0.9, 0.0, 35, False)],
+    ids=["alike", "another score", "another box", "few missing", "many missing"],
+)
+def test_alike_is_what_keeps_nearly_all_detections(score: float, shift: float, kept: int, *, good: bool) -> None:
+    wanted = [person(0.9, 50.0 * number) for number in range(50)]
+    found = [person(score, 50.0 * number + shift) for number in range(kept)]
+    assert compare([wanted], [found], "cpu", exact=False)[0] is good
 
 
 @pytest.mark.usefixtures("_engines_known")

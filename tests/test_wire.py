@@ -269,6 +269,12 @@ def test_an_event_has_at_most_so_many_detections() -> None:
     assert len(decoded.detections) == wire.MAX_DETECTIONS
 
 
+def test_the_surest_detections_come_first_and_stay() -> None:
+    found = [Detection("x", score / 10_000, (0, 0, 5, 5)) for score in range(1, wire.MAX_DETECTIONS + 11)]
+    kept = [detection.score for detection in wire.presentable(found, 100, 100)]
+    assert kept == [detection.score for detection in reversed(found[10:])]
+
+
 def test_a_message_that_would_be_too_large_keeps_what_is_surest() -> None:
     zones = tuple(f"{index:02}" + "\N{PILE OF POO}" * 100 for index in range(16))
     found = [Detection("x", 1 - index / 1000, (0, 0, 5, 5), index, zones) for index in range(1000)]
