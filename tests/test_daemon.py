@@ -243,7 +243,7 @@ def test_a_port_in_use_is_told_before_anything_starts() -> None:
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def command(tmp_path: Path, _engines_known: None) -> Iterator[subprocess.Popen[str]]:
     """The real command with the embedded weights, ready; its log goes to `stderr`."""
     ports = Config(
         publisher=PublisherConfig(endpoint=f"tcp://127.0.0.1:{free_port()}"),
