@@ -115,6 +115,10 @@ def test_another_label_is_another_object_unless_it_lies_in_the_same_place() -> N
     assert ids_of(tracker.update([person(301, 300, label="truck")], 1.1, SIZE)) == [1]
     both = [person(301, 300, label="truck"), person(330, 300, label="person")]
     assert ids_of(tracker.update(both, 1.2, SIZE)) == [1, 2]
+    # A person walks in front of the car, which is not seen behind it.
+    tracker = tracker_of()
+    tracker.update([person(300, 300, label="car")], 1.0, SIZE)
+    assert ids_of(tracker.update([person(330, 300, label="person")], 1.1, SIZE)) == [2]
 
 
 def test_another_size_of_the_picture_begins_anew_with_new_ids() -> None:
