@@ -368,7 +368,8 @@ MUTANTS: tuple[Mutant, ...] = (
     *_of(
         "http_server.py", "test_web_server.py",
         ("one address keeps all connections", "if len(same) > self.limits.waiting_per_address:",
-         "if len(same) > 100 * self.limits.waiting_per_address:", "test_connections_that_never_ask_lock_nobody_out"),
+         "if len(same) > 100 * self.limits.waiting_per_address:",
+         "test_a_connection_that_is_cut_is_the_oldest_of_the_address_with_the_most"),
         ("each address of a network for itself", "IPv6Network((parsed, 64)", "IPv6Network((parsed, 128)",
          "test_a_client_is_counted_by_its_network"),
     ),

@@ -398,6 +398,7 @@ def test_more_readers_than_can_wait_are_told_to_come_back(monkeypatch: pytest.Mo
         ({}, "[::1]", 200),
         ({"hosts": ["Metrics.Example.org"]}, "metrics.example.org:9095", 200),
         ({"hosts": ["metrics.example.org"]}, "example.org", 403),
+        ({}, "localhost.example.org", 403),
         ({"endpoint": "0.0.0.0:0", "insecure": True}, "camera-server.lan:9095", 200),
         ({"endpoint": "0.0.0.0:0", "insecure": True, "hosts": ["a.example"]}, "b.example", 403),
     ],
