@@ -362,8 +362,8 @@ MUTANTS: tuple[Mutant, ...] = (
          'return name.startswith("localhost") or name in names',
          "test_names_that_are_not_ours_are_refused"),
         ("answers without measure", "if self._open.answering > self._open.limits.answering and",
-         "if self._open.answering > 100 * self._open.limits.answering and",
-         "test_more_readers_than_can_wait_are_told_to_come_back"),
+         "if self._open.answering > 100 + self._open.limits.answering and",
+         "test_more_answers_at_the_same_time_than_may_be_are_refused"),
     ),
     *_of(
         "http_server.py", "test_web_server.py",

@@ -367,6 +367,14 @@ def test_readers_without_a_pause_share_one_page_and_are_all_answered(
     assert share < 0.35
 
 
+def test_more_answers_at_the_same_time_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LIMITS", replace(LIMITS, answering=0))
+    daemon = Daemon()
+    with daemon.server:
+        assert daemon.get("/metrics")[0].status == 503
+        assert daemon.get("/healthz")[0].status == 200
+
+
 def test_more_readers_than_can_wait_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_WAITING_OF_ONE_ADDRESS", 2)
     monkeypatch.setattr(module, "REQUESTS_PER_SECOND", 5)
