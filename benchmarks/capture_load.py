@@ -19,7 +19,7 @@ from typing import Any
 
 import av
 
-from streamdet.bench.usage import cpu_seconds, resident_bytes
+from streamdet.bench.machine import cpu_seconds, resident_bytes
 from streamdet.capture.thread import Capture
 from streamdet.config import StreamConfig
 from streamdet.monitoring.ledger import Ledger

@@ -14,8 +14,8 @@ import threading
 import time
 from typing import Any
 
+from streamdet.bench.machine import cpu_seconds, resident_bytes
 from streamdet.bench.stand_in import StandIn
-from streamdet.bench.usage import cpu_seconds, resident_bytes
 from streamdet.config import Config, DetectorConfig, LogConfig, MetricsConfig, PublisherConfig, StreamConfig
 from streamdet.monitoring.log import configure_logging
 from streamdet.service.daemon import Daemon

@@ -25,8 +25,8 @@ from typing import Any
 from urllib.request import urlopen
 
 from streamdet.assets import sample_clip
-from streamdet.bench.usage import cpu_seconds, resident_bytes
-from streamdet.cli.demonstration import free_endpoint
+from streamdet.bench.machine import cpu_seconds, resident_bytes
+from streamdet.cli.demo import free_endpoint
 
 _STREAMS = [f"s{number}" for number in range(5)]
 _INTERVAL_SECONDS = 0.09  # MIN_INTERVAL_MILLISECONDS of streamdet/web/page/wire.js

@@ -32,7 +32,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from streamdet.errors import EndpointError, accept_may_work_later
-from streamdet.monitoring.failure_log import FailureLog
+from streamdet.monitoring.log import FailureLog
 from streamdet.monitoring.unexpected import UnexpectedErrors
 from streamdet.security.limits import Rate
 

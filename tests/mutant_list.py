@@ -296,7 +296,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # ---- who may read ----
     *_of(
-        "delivery/zap.py", "test_gate.py",
+        "delivery/connections.py", "test_gate.py",
         ("any key is let in", "if key in self._clients.names():", "if key:",
          "test_a_client_that_is_not_allowed_gets_nothing_until_it_is"),
         ("revoked key stays", "return shown.key not in self._clients.newest", "return False",
@@ -310,7 +310,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "elif len(of_host) > 2 * self._max_connections:", "test_one_address_cannot_take_all_connections"),
     ),
     *_of(
-        "security/allowed_clients.py", "test_allowed_clients.py",
+        "security/curve.py", "test_allowed_clients.py",
         ("missing directory lets all in", "            paths = []\n", "            return\n",
          "test_a_directory_that_is_gone_lets_nobody_in"),
     ),
@@ -336,7 +336,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_masks_what_looks_like_a_secret"),
     ),
     *_of(
-        "security/tries.py", "test_web_server.py",
+        "security/limits.py", "test_web_server.py",
         ("wrong tries from all addresses", "_wait(self._all, MAX_TRIES_OF_ALL, now)",
          "_wait(self._all, 100 * MAX_TRIES_OF_ALL, now)",
          "test_all_together_may_try_no_more_than_sixty_times_a_minute"),
@@ -344,12 +344,12 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_tries_are_counted_per_client_and_forgotten_in_time"),
     ),
     *_of(
-        "service/page_login.py", "test_page_login.py",
+        "service/pages.py", "test_page_login.py",
         ("any name with the password", '"surrogateescape")) and right_name', '"surrogateescape"))',
          "test_half_of_a_login_is_none"),
     ),
     *_of(
-        "config/tables/metrics.py", "test_page_login.py",
+        "config/models.py", "test_page_login.py",
         ("password without encryption", "self.tls_key_file is not None and self.password_file is not None",
          "self.tls_key_file is not None or self.password_file is not None",
          "test_off_this_machine_only_with_both_or_when_told_to_be_insecure"),
@@ -383,12 +383,12 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_without_the_password_there_is_nothing_to_see"),
     ),
     *_of(
-        "web/login.py", "test_web_server.py",
+        "web/access.py", "test_web_server.py",
         ("address that the client writes", 'forwarded.rpartition(",")[2]', 'forwarded.partition(",")[0]',
          "test_a_guesser_behind_a_proxy_has_one_address"),
     ),
     *_of(
-        "web/sessions.py", "test_web_server.py",
+        "web/access.py", "test_web_server.py",
         ("session without an end", "now - began > MAX_AGE_SECONDS or", "now - began > MAX_AGE_SECONDS and",
          "test_sessions_end_and_stay_few"),
     ),
@@ -452,14 +452,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # ---- training ----
     *_of(
-        "training/dataset_check.py", "training/test_training_dataset.py",
+        "training/dataset.py", "training/test_training_dataset.py",
         ("empty box", "if w <= 0 or h <= 0:", "if w <= 0 and h <= 0:",
          "test_all_faults_are_told_at_once_and_can_be_skipped"),
         ("two pictures of one number", 'elif image["id"] in unique:', 'elif image["id"] is None:',
          "test_all_faults_are_told_at_once_and_can_be_skipped"),
     ),
     *_of(
-        "training/targets.py", "training/test_training_losses.py",
+        "training/losses.py", "training/test_training_losses.py",
         ("ignored boxes are background", "> _IGNORE_OVERLAP", "> 1 + _IGNORE_OVERLAP",
          "test_nothing_is_learned_in_ignored_boxes"),
     ),
@@ -474,7 +474,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_a_class_counts_only_where_it_is_labelled"),
     ),
     *_of(
-        "training/checkpoint.py", "training/test_training_checkpoint.py",
+        "training/run.py", "training/test_training_checkpoint.py",
         ("checkpoint written in place", 'with temporary.open("wb") as file:', 'with path.open("wb") as file:',
          "test_a_failing_write_leaves_the_old_file_and_nothing_else"),
     ),

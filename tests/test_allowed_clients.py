@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from knocking import Keys
 
-from streamdet.security.allowed_clients import REFRESH_SECONDS, AllowedClients
+from streamdet.security.curve import REFRESH_SECONDS, AllowedClients
 
 
 class Clock:

@@ -15,9 +15,8 @@ from click.testing import CliRunner, Result
 from jsonschema import validate
 from videos import make_video
 
-from streamdet.bench.report import to_dict
+from streamdet.bench.report import sentences, tables, to_dict
 from streamdet.bench.run import Bench, Options
-from streamdet.bench.tables import sentences, tables
 from streamdet.cli.bench import command
 from streamdet.monitoring.metrics import STAGES
 

@@ -9,19 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from streamdet.bench import cases
-from streamdet.bench.calibrated import background_bias, calibrated_weights
-from streamdet.bench.capacity import Costs, capacity, capacity_fps
-from streamdet.bench.cases import Case, load_model, ways, with_int8
-from streamdet.bench.compare import MIN_ROUNDS, Measured
+from streamdet.bench.cases import Case, background_bias, calibrated_weights, load_model, ways, with_int8
+from streamdet.bench.compare import MIN_ROUNDS, Measured, quantile, quartiles, speedup
 from streamdet.bench.contenders import Sample
 from streamdet.bench.daemon import Load
+from streamdet.bench.end_to_end import Costs, Step, capacity, capacity_fps, plan_groups
 from streamdet.bench.floor import floor_seconds, flops_of, measure_peak
 from streamdet.bench.frames import Clip
-from streamdet.bench.plan import Step, plan_groups
-from streamdet.bench.stats import quantile, quartiles, speedup
-from streamdet.bench.usage import Disturbance, DisturbanceWatch, cpu_seconds, machine_cpu, resident_bytes
+from streamdet.bench.machine import Disturbance, DisturbanceWatch, cpu_seconds, machine_cpu, resident_bytes
 from streamdet.config import load_config
+from streamdet.detector.engines import openvino
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.detector.weights import weights_to_bytes
 from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
@@ -173,7 +170,7 @@ def test_models_are_found_by_name_or_file(tmp_path: Path) -> None:
 
 
 def test_the_embedded_weights_are_measured_as_the_daemon_runs_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cases.openvino_runtime, "is_installed", lambda: True)
+    monkeypatch.setattr(openvino, "is_installed", lambda: True)
     model = load_model("embedded")
     for engines, precisions in (((), ()), (("openvino",), ("int8", "fp32"))):
         exported = with_int8(model, engines, precisions, CPU).exported

@@ -20,9 +20,9 @@ from streamdet.assets import sample_clip
 from streamdet.config import load_config
 from streamdet.config.toml import MAX_FILE_BYTES
 from streamdet.errors import ConfigError, ControlError
-from streamdet.service.changes import ChangesFile
 from streamdet.service.control.client import ask
 from streamdet.service.daemon import Daemon
+from streamdet.service.live_config import ChangesFile
 from streamdet.types import Reason, State
 from streamdet.worker import Worker
 

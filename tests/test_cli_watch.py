@@ -18,7 +18,7 @@ import pytest
 from publishing import CAR, PERSON, frame_of, publisher_at, status_of
 from rich.console import Console
 
-from streamdet.cli.watch_seen import Seen
+from streamdet.cli.watch import Seen
 from streamdet.config import StreamConfig
 from streamdet.delivery.publisher import Publisher
 from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent

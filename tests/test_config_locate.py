@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from streamdet.config.locate import lines_of_keys
+from streamdet.config.toml import lines_of_keys
 
 
 def _paths(value: Any, path: tuple[str | int, ...] = ()) -> set[tuple[str | int, ...]]:

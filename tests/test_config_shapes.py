@@ -9,8 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from streamdet.config import load_config
-from streamdet.config.shapes import crossing_sides, segments_meet
-from streamdet.config.stream import StreamConfig, keeps_connection
+from streamdet.config.stream import StreamConfig, crossing_sides, keeps_connection, segments_meet
 from streamdet.errors import ConfigError
 from streamdet.types import Point
 

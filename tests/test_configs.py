@@ -24,8 +24,7 @@ from streamdet.config.models import (
     StreamDefaults,
     TracingConfig,
 )
-from streamdet.config.reference import accepts, markdown_tables, toml_value
-from streamdet.config.schema import range_in_words
+from streamdet.config.schema import accepts, markdown_tables, range_in_words, toml_value
 from streamdet.config.stream import KEEPS_CONNECTION
 from streamdet.errors import ConfigError
 from streamdet.security.curve import generate

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from streamdet.detector.engines import epilogue
+from streamdet.detector.engines import packing
 from streamdet.detector.graph import align, suppress
 from streamdet.detector.graph.choose import FastParts, check_kernels, fast_parts
 
@@ -104,14 +104,14 @@ def test_plain_torch_where_kernels_do_not_work(caplog: pytest.LogCaptureFixture)
 
 def test_the_check_takes_plain_torch_for_right() -> None:
     cpu = torch.device("cpu")
-    plain = FastParts(suppress.suppress, align.weigh, epilogue.epilogue)
+    plain = FastParts(suppress.suppress, align.weigh, packing.epilogue)
     check_kernels(plain, cpu)
 
     def keeps_all(boxes: Tensor, classes: Tensor, valid: Tensor, overlap: float) -> tuple[Tensor, Tensor]:
         return valid, valid[:, 0]
 
     def forgets_the_bias(sums: Tensor, bias: Tensor, other: Tensor | None, activation: str) -> Tensor:
-        return epilogue.epilogue(sums, bias * 0, other, activation)
+        return packing.epilogue(sums, bias * 0, other, activation)
 
     with pytest.raises(ValueError, match="suppression differs"):
         check_kernels(plain._replace(suppress=keeps_all), cpu)

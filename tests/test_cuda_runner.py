@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from streamdet.assets import sample_clip
-from streamdet.bench.calibrated import calibrated_weights
+from streamdet.bench.cases import calibrated_weights
 from streamdet.capture.sources.picture import AvPicture
 from streamdet.config import DetectorConfig
 from streamdet.detector.graph.detector import GraphDetector

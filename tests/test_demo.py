@@ -10,7 +10,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from streamdet.cli.demonstration import free_endpoint, summary_table
+from streamdet.cli.demo import free_endpoint, summary_table
 from streamdet.errors import EndpointError
 
 

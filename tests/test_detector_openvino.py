@@ -20,12 +20,12 @@ from test_detector_pipeline import EASY, clip_frames, forward, pictures, referen
 from torchvision.models.detection import FasterRCNN
 
 from streamdet.assets import embedded_weights
-from streamdet.bench.calibrated import calibrated_weights
+from streamdet.bench.cases import calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import use_threads
 from streamdet.detector.engines import Dense, make_dense
 from streamdet.detector.engines import openvino as openvino_dense
-from streamdet.detector.engines.openvino_runtime import compile_model, core, cpu_precisions, is_installed, load_openvino
+from streamdet.detector.engines.openvino import compile_model, core, cpu_precisions, is_installed, load_openvino
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector, prepare_model, weights_for
 from streamdet.detector.trial import settle
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights_file, weights_to_bytes
@@ -384,7 +384,7 @@ def test_nothing_is_reported_to_the_makers(tmp_path: Path) -> None:
         def connect(*args): raise SystemExit(f"connects to {args[1:]}")
         socket.socket.connect = connect
         socket.getaddrinfo = connect
-        from streamdet.detector.engines.openvino_runtime import load_nncf, load_openvino
+        from streamdet.detector.engines.openvino import load_nncf, load_openvino
         import torch
         openvino = load_openvino()
         model = openvino.convert_model(torch.nn.Linear(2, 2), example_input=torch.zeros(1, 2))

@@ -19,8 +19,8 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from streamdet.assets import sample_clip
-from streamdet.bench.calibrated import EMBEDDED_LABELS as LABELS
-from streamdet.bench.calibrated import calibrated_weights
+from streamdet.bench.cases import EMBEDDED_LABELS as LABELS
+from streamdet.bench.cases import calibrated_weights
 from streamdet.capture.sources.picture import AvPicture
 from streamdet.config import DetectorConfig
 from streamdet.detector import pipeline

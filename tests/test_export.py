@@ -17,7 +17,7 @@ from web import WebServer
 from streamdet.assets import embedded_weights, sample_clip
 from streamdet.cli import export as cli_export
 from streamdet.config import DetectorConfig
-from streamdet.detector.engines.openvino_runtime import is_installed
+from streamdet.detector.engines.openvino import is_installed
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector
 from streamdet.detector.reference import ReferenceDetector
 from streamdet.detector.weights import load_weights, load_weights_file

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from streamdet.monitoring.failure_log import QUIET_SECONDS, FailureLog
+from streamdet.monitoring.log import QUIET_SECONDS, FailureLog
 
 
 class Clock:

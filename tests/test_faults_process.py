@@ -19,7 +19,7 @@ import zmq
 from processes import DaemonProcess, stream, wait_until
 
 from streamdet import DetectionEvent, Gap, Restart, subscribe
-from streamdet.bench.usage import resident_bytes
+from streamdet.bench.machine import resident_bytes
 from streamdet.errors import ControlError
 from streamdet.service.control.client import ask
 from streamdet.types import StateEvent

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from streamdet.assets import sample_clip
-from streamdet.bench.calibrated import EMBEDDED_LABELS, calibrated_weights
+from streamdet.bench.cases import EMBEDDED_LABELS, calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_device, choose_devices
 from streamdet.detector.graph.detector import GraphDetector, load_graph_detectors

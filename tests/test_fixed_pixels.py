@@ -12,7 +12,7 @@ import torch
 from av.video.reformatter import ColorRange, Colorspace
 
 from streamdet.assets import sample_clip
-from streamdet.bench.calibrated import calibrated_weights
+from streamdet.bench.cases import calibrated_weights
 from streamdet.capture.sources.picture import AvPicture, BgrPicture
 from streamdet.config import DetectorConfig
 from streamdet.detector.graph.detector import GraphDetector

@@ -15,7 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from streamdet.detector.detector_failures import is_device_lost, is_out_of_memory
+from streamdet.detector.failures import is_device_lost, is_out_of_memory
 from streamdet.detector.pool import DetectorPool
 from streamdet.errors import EXIT_DEVICE_LOST, EXIT_UNAVAILABLE, DetectorError, DeviceLostError
 from streamdet.inference.batch_queue import BatchQueue

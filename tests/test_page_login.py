@@ -18,8 +18,8 @@ from streamdet.config import MetricsConfig
 from streamdet.errors import EndpointError
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
+from streamdet.security.limits import MAX_TRIES
 from streamdet.security.passwords import Password, write_password
-from streamdet.security.tries import MAX_TRIES
 from streamdet.service.pages import LIMITS, HealthServer, HealthSnapshot
 
 _PATIENCE_SECONDS = 30.0

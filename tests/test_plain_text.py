@@ -14,7 +14,7 @@ from rich.console import Console
 from rtsp_door import RtspDoor
 from test_sources_mjpeg import camera
 
-from streamdet.cli.watch_seen import Seen
+from streamdet.cli.watch import Seen
 from streamdet.monitoring.log import TextFormatter
 from streamdet.security.plain_text import MAX_CHARACTERS, plain, plain_json, plain_lines
 from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent
@@ -81,7 +81,7 @@ def test_watch_shows_events_of_any_origin() -> None:
 
 
 def test_watch_remembers_no_endless_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.cli.watch_seen._MOST_STREAMS", 3)
+    monkeypatch.setattr("streamdet.cli.watch._MOST_STREAMS", 3)
     output = seen(*(StateEvent(f"s{n}", "e", 1, 1.0, State.UP, None, "", 1.0) for n in range(10)))
     assert "s9" in output.splitlines()[-1]
     assert len([line for line in output.splitlines() if line.startswith("s")]) == 2 * 3 + 2

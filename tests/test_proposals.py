@@ -7,7 +7,7 @@ import torch
 from test_detector_pipeline import EASY, clip_frames, pictures
 from torch import Tensor
 
-from streamdet.bench.calibrated import calibrated_weights
+from streamdet.bench.cases import calibrated_weights
 from streamdet.detector.pipeline import FasterRcnnDetector
 from streamdet.detector.stages import proposals
 from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE

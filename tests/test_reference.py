@@ -7,7 +7,7 @@ import torch
 from equality import answers
 from test_detector_pipeline import clip_frames, forward, pictures, reference
 
-from streamdet.bench.calibrated import calibrated_weights
+from streamdet.bench.cases import calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector import reference as module
 from streamdet.detector.reference import ReferenceDetector

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from streamdet.detector.stages.resize import resize
+from streamdet.detector.stages.preprocess import resize
 
 
 def noise(height: int, width: int) -> Tensor:

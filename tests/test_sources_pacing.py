@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamdet.capture.sources.clocks import FileClock, Pacer
 from streamdet.capture.sources.interrupt import Interrupt
-from streamdet.capture.sources.pacing import FileClock, Pacer
 
 
 def test_clock_begins_at_zero_and_runs_over_loops() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamdet.service.spare_cores import SpareCores
+from streamdet.service.housekeeping import SpareCores
 
 
 class Machine:

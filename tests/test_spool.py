@@ -374,7 +374,7 @@ def test_a_disk_that_hovers_at_full_fills_no_log_and_loses_no_count(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("streamdet.delivery.spool._TRY_AGAIN_SECONDS", 0.0)
-    monkeypatch.setattr("streamdet.monitoring.failure_log.QUIET_SECONDS", 1e9)
+    monkeypatch.setattr("streamdet.monitoring.log.QUIET_SECONDS", 1e9)
     write, is_full = os.write, itertools.cycle([False, True])
 
     def hover(file: int, data: memoryview | bytes) -> int:

@@ -14,8 +14,7 @@ import pytest
 from streamdet.assets import sample_clip
 from streamdet.bench.daemon import DaemonUnderTest, Load
 from streamdet.bench.frames import describe
-from streamdet.cli.child import WebChild
-from streamdet.cli.demonstration import free_endpoint
+from streamdet.cli.demo import WebChild, free_endpoint
 from streamdet.errors import EXIT_USAGE
 
 ROOT = Path(__file__).parent.parent

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
-from streamdet.bench.calibrated import calibrated_weights
+from streamdet.bench.cases import calibrated_weights
 from streamdet.detector.engines import pytorch as torch_dense
-from streamdet.detector.engines.epilogue import epilogue
+from streamdet.detector.engines.packing import epilogue
 from streamdet.detector.engines.pytorch import TorchDense
 from streamdet.detector.pipeline import prepare_model
 from streamdet.detector.weights import Weights

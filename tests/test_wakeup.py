@@ -4,7 +4,7 @@ import select
 import threading
 import time
 
-from streamdet.wakeup import Wakeup
+from streamdet.worker import Wakeup
 
 
 def test_a_wait_ends_when_woken() -> None:

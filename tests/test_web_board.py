@@ -11,10 +11,9 @@ import pytest
 
 from streamdet.client.subscription import Gap
 from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent
-from streamdet.web.board import Board
+from streamdet.web.board import Board, Rates
 from streamdet.web.journal import MAX_NOTES, MAX_SIGHTINGS, Filter, Journal
 from streamdet.web.pictures import LEASE_SECONDS, Pictures
-from streamdet.web.rates import Rates
 
 PERSON = Detection("person", 0.9, (1.0, 2.0, 3.0, 4.0), 5)
 CAR = Detection("car", 0.4, (1.0, 2.0, 3.0, 4.0))

@@ -19,12 +19,12 @@ import pytest
 from certificates import make_certificate
 from page import PageProcess, Published
 
-from streamdet.cli.child import WebChild
+from streamdet.cli.demo import WebChild
 from streamdet.errors import StreamdetError
 from streamdet.http_server import Connection, Limits, _Connections, network_of
+from streamdet.security.limits import MAX_TRIES, MAX_TRIES_OF_ALL, LoginAttempts
 from streamdet.security.passwords import Password, PasswordError, read_password, write_password
-from streamdet.security.tries import MAX_TRIES, MAX_TRIES_OF_ALL, LoginAttempts
-from streamdet.web.sessions import MAX_IDLE_SECONDS, MAX_SESSIONS, Sessions
+from streamdet.web.access import MAX_IDLE_SECONDS, MAX_SESSIONS, Sessions
 from streamdet.web.settings import Settings, check_settings
 
 _WORDS = "correct horse battery"

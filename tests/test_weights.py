@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from streamdet.bench.calibrated import calibrated_weights
+from streamdet.bench.cases import calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector import weights as weights_module
 from streamdet.detector.missing import PUBLISHED_FILES, cache_folders
@@ -32,7 +32,7 @@ from streamdet.detector.weights import torchvision as published
 from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE, build_model
 from streamdet.detector.weights.torchvision import PUBLISHED, coco_labels, download, find_published
 from streamdet.errors import DataError, DetectorError
-from streamdet.training.initial import load_initial
+from streamdet.training.run import load_initial
 
 BODY = b"some bytes that stand for weights" * 100_000
 SHA = hashlib.sha256(BODY).hexdigest()

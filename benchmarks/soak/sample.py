@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scene import Scene
 from witness import Witness
 
-from streamdet.bench.usage import cpu_seconds, resident_bytes
+from streamdet.bench.machine import cpu_seconds, resident_bytes
 
 
 @dataclass(frozen=True)

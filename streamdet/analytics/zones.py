@@ -15,7 +15,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
-from streamdet.config.shapes import LineConfig, PolygonConfig, side_of
+from streamdet.config.stream import LineConfig, PolygonConfig, side_of
 from streamdet.types import Crossing, Detection, Direction, Geometry, Point, Shape
 
 # How far an object must be from a line to be clearly on one side: parts of its own height and of the picture's.

@@ -16,9 +16,9 @@ from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from streamdet.bench.compare import quantile
 from streamdet.bench.frames import Clip
-from streamdet.bench.stats import quantile
-from streamdet.bench.usage import cpu_seconds, resident_bytes
+from streamdet.bench.machine import cpu_seconds, resident_bytes
 from streamdet.client.subscription import Gap, Subscription, subscribe
 from streamdet.errors import StreamdetError
 from streamdet.types import DetectionEvent

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from streamdet.bench.torchvision_forward import to_input
+from streamdet.bench.contenders import to_input
 from streamdet.detector.device import use_threads
-from streamdet.detector.engines import openvino_runtime
+from streamdet.detector.engines.openvino import is_installed, load_openvino
 from streamdet.types import Picture
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -87,9 +87,9 @@ def _channels_last(tensor: Tensor) -> Tensor:
 
 def _peak_int8(seconds: float, threads: int) -> float | None:
     """Measured with OpenVINO, which is what runs int8 here; None where it is not installed."""
-    if not openvino_runtime.is_installed():
+    if not is_installed():
         return None
-    openvino, best = openvino_runtime.load_openvino(), 0.0
+    openvino, best = load_openvino(), 0.0
     shapes: Sequence[tuple[int, int, int]] = _CONVOLUTIONS["cpu"]
     for batch, channels, side in shapes:
         model = _quantised_convolutions(openvino, batch, channels, side)

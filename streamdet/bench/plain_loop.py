@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 import torch
 
-from streamdet.bench.contenders import SCORE_THRESHOLD
-from streamdet.bench.torchvision_forward import to_input, torchvision_model
-from streamdet.bench.usage import cpu_seconds
+from streamdet.bench.contenders import SCORE_THRESHOLD, to_input, torchvision_model
+from streamdet.bench.machine import cpu_seconds
 from streamdet.detector.weights import Weights, load_weights_file
 from streamdet.errors import DataError
 

@@ -12,14 +12,11 @@ from typing import Any
 from streamdet.assets import sample_clip
 from streamdet.bench.cases import PRECISIONS, REFERENCE, Case, Model, load_exported, load_model, ways, with_int8
 from streamdet.bench.compare import Measured, compare
-from streamdet.bench.contenders import Contender, make_contender
-from streamdet.bench.end_to_end import EndToEnd
+from streamdet.bench.contenders import Contender, make_contender, torchvision_model
+from streamdet.bench.end_to_end import EndToEnd, Group, Step, plan_groups
 from streamdet.bench.floor import floor_seconds, flops_of, measure_peak
 from streamdet.bench.frames import Size, describe, make_clip, pictures, read_frames
-from streamdet.bench.machine import core_count, machine_facts
-from streamdet.bench.plan import Group, Step, plan_groups
-from streamdet.bench.torchvision_forward import torchvision_model
-from streamdet.bench.usage import Disturbance, DisturbanceWatch
+from streamdet.bench.machine import Disturbance, DisturbanceWatch, core_count, machine_facts
 from streamdet.detector.device import choose_device
 from streamdet.detector.weights import Weights
 from streamdet.errors import DetectorError, StreamdetError

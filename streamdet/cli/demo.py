@@ -4,12 +4,333 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
+import statistics
+import subprocess
 import sys
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
 
+from streamdet.assets import sample_clip
 from streamdet.cli.standard_streams import ending_in_time
+from streamdet.client.subscription import Gap, subscribe
+from streamdet.config import Config, DetectorConfig, LogConfig, MetricsConfig, PublisherConfig, StreamConfig
+from streamdet.config.addresses import is_loopback, metrics_socket
+from streamdet.errors import EndpointError
 from streamdet.monitoring.log import configure_logging
+from streamdet.service.daemon import Daemon
+from streamdet.types import DetectionEvent, Drop, State
+from streamdet.worker import Worker
+
+_STREAMS = ("campus-east", "campus-west")
+_REFRESH_SECONDS = 0.25
+_RATE_WINDOW_SECONDS = 5.0
+_MAX_LATENCIES = 100_000
+_LAST_EVENTS = 8
+_LIVE_COLUMNS = ("stream", "state", "fps in", "out", "p50", "p99", "dropped", "in the picture")
+_SUMMARY_COLUMNS = ("stream", "captured", "published", "dropped", "fps", "p50", "p99")
+_WIDE_ONLY = {"p50", "p99", "in the picture"}
+_WIDE_CHARACTERS = 75
+_WHY_DROPPED = {Drop.RATE_LIMITED: "by max_fps", Drop.SUPERSEDED: "by overload", Drop.STALE: "by overload"}
+_COLOURS = {State.UP: "green", State.CONNECTING: "yellow", State.STALLED: "yellow", State.DOWN: "red"}
+
+
+def demo_config(endpoint: str, metrics_endpoint: str) -> Config:
+    """Two streams of the sample clip, played in real time for ever, and the embedded weights."""
+    return Config(
+        detector=DetectorConfig(),
+        publisher=PublisherConfig(endpoint=free_endpoint(endpoint, "tcp://")),
+        metrics=MetricsConfig(endpoint=free_endpoint(metrics_endpoint)),
+        log=LogConfig(level="warning"),
+        streams=tuple(StreamConfig(name=name, url=str(sample_clip()), loop=True) for name in _STREAMS),
+    )
+
+
+def free_endpoint(endpoint: str, prefix: str = "") -> str:
+    """The endpoint, or, where its port is taken, the same with a free port: a demonstration should just work.
+
+    Raises:
+        EndpointError: it is no address that only this machine can reach.
+    """
+    text = endpoint.removeprefix(prefix)
+    try:
+        host, port = metrics_socket(text)
+    except ValueError:
+        host, port = "", 0
+    if not endpoint.startswith(prefix) or not is_loopback(host):
+        message = f"{endpoint[:200]!r}: the demonstration stays on this machine; write it like {prefix}127.0.0.1:5555"
+        raise EndpointError(message) from None
+    for candidate in (port, 0):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError:
+                continue
+            return f"{prefix}{text.rpartition(':')[0]}:{probe.getsockname()[1]}"
+    return endpoint
+
+
+@dataclass
+class _Seen:
+    """What the subscriber saw of one stream."""
+
+    latencies_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_LATENCIES))
+    arrivals: deque[float] = field(default_factory=deque)
+    labels: Counter[str] = field(default_factory=Counter)
+    objects: dict[int, str] = field(default_factory=dict)
+
+    def fps(self, now: float) -> float:
+        while self.arrivals and now - self.arrivals[0] > _RATE_WINDOW_SECONDS:
+            self.arrivals.popleft()
+        return len(self.arrivals) / _RATE_WINDOW_SECONDS
+
+
+def _percentiles(values: deque[float]) -> tuple[float | None, float | None]:
+    """p50 and p99; None before there are two values."""
+    if len(values) < 2:
+        return None, None
+    cuts = statistics.quantiles(values, n=100)
+    return round(cuts[49], 4), round(cuts[98], 4)
+
+
+class DemoView(Worker):
+    """Subscribes like anybody else, and shows what comes.
+
+    Args:
+        daemon: what is shown; its ledger and states are read, nothing is written.
+        seconds: when to stop the daemon; None for never.
+        console: where to draw; None draws nothing.
+        page: address of the page in the browser; empty without one.
+    """
+
+    # Who reads what it draws may stand still.
+    join_timeout_seconds = 1.0
+
+    def __init__(self, daemon: Daemon, seconds: float | None, console: Console | None, page: str = "") -> None:
+        super().__init__("demo")
+        self._daemon = daemon
+        self._seconds = seconds
+        self._console = console
+        self._page = page
+        self._seen = {stream.name: _Seen() for stream in daemon.config.streams}
+        self._last: deque[Text] = deque(maxlen=_LAST_EVENTS)
+        self._gaps = 0
+        self._began = time.monotonic()
+        self._ended = self._began
+
+    def run(self) -> None:
+        """Shows events until told to stop."""
+        self._began = time.monotonic()
+        endpoint = self._daemon.config.publisher.endpoint
+        live = Live(console=self._console, auto_refresh=False, screen=False) if self._console else None
+        with subscribe(endpoint) as events:
+            if live is not None:
+                live.start()
+            drawn_at = 0.0
+            while not self.stopping:
+                event = events.receive(_REFRESH_SECONDS)
+                if isinstance(event, DetectionEvent):
+                    self._note(event)
+                elif isinstance(event, Gap):
+                    self._gaps += event.count
+                now = time.monotonic()
+                if live is not None and now - drawn_at >= _REFRESH_SECONDS:
+                    live.update(self._draw(), refresh=True)
+                    drawn_at = now
+                if self._seconds is not None and now - self._began >= self._seconds:
+                    self._ended = now
+                    self._daemon.stop()
+                    break
+        self._ended = time.monotonic()
+        if live is not None:
+            live.stop()
+            live.console.print()
+
+    def summary(self) -> dict[str, Any]:
+        """What happened, once the daemon has ended: the ledger is final then."""
+        took = max(self._ended - self._began, 1e-9)
+        streams = {}
+        for name, ledger in self._daemon.ledger.snapshot().items():
+            p50, p99 = _percentiles(self._seen[name].latencies_seconds)
+            streams[name] = {
+                "captured": ledger.captured,
+                "published": ledger.published,
+                "dropped": {reason.value: count for reason, count in ledger.dropped.items()},
+                "in_flight": ledger.in_flight,
+                "fps": round(ledger.published / took, 2),
+                "latency_seconds": {"p50": p50, "p99": p99},
+            }
+        return {
+            "streams": streams,
+            "detections": _detections_by_label(self._daemon),
+            "objects": dict(Counter(label for seen in self._seen.values() for label in seen.objects.values())),
+            "epoch": self._daemon.epoch,
+            "seconds": round(took, 2),
+        }
+
+    def _note(self, event: DetectionEvent) -> None:
+        seen = self._seen[event.stream]
+        seen.latencies_seconds.append(event.published_at - event.frame.captured_at)
+        seen.arrivals.append(time.monotonic())
+        seen.labels = Counter(found.label for found in event.detections)
+        seen.objects.update({found.track_id: found.label for found in event.detections if found.track_id is not None})
+        line = Text(f"{event.stream:12} frame {event.frame.seq:5}  ", style="dim")
+        for label, count in seen.labels.most_common():
+            line.append(f"{count} {label}  ", style="bold green" if label == "person" else "cyan")
+        self._last.append(line)
+
+    def _draw(self) -> RenderableType:
+        table, columns = _table(_LIVE_COLUMNS, self._console.width if self._console else _WIDE_CHARACTERS)
+        table.expand = True
+        now = time.monotonic()
+        ledgers = self._daemon.ledger.snapshot()
+        statuses = self._daemon.health().streams
+        for name, seen in self._seen.items():
+            ledger = ledgers.get(name)
+            status = statuses.get(name)
+            p50, p99 = _percentiles(seen.latencies_seconds)
+            state = status.state if status else State.CONNECTING
+            cells: dict[str, str | Text] = {
+                "stream": name,
+                "state": Text(state.value, style=_COLOURS[state]),
+                "fps in": f"{ledger.captured / max(now - self._began, 1e-9):.1f}" if ledger else "",
+                "out": f"{seen.fps(now):.1f}",
+                "p50": _milliseconds(p50),
+                "p99": _milliseconds(p99),
+                "dropped": str(sum(ledger.dropped[reason] for reason in Drop)) if ledger else "",
+                "in the picture": ", ".join(f"{n} {label}" for label, n in seen.labels.most_common()) or "nobody",
+            }
+            table.add_row(*(cells[column] for column in columns))
+        config = self._daemon.config
+        where = Text.assemble(
+            "events   ", (f"streamdet watch {config.publisher.endpoint}", "bold"),
+            "\nmetrics  ", (f"http://{config.metrics.endpoint}/metrics", "bold"),
+            "\nend      ", ("Ctrl-C", "bold"),
+        )  # fmt: skip
+        running = self._daemon.running
+        if running is not None:
+            where += Text(f"\nengine   {running.engine} {running.precision} on {running.device}, ")
+            where += Text(f"batches of up to {running.max_batch_size}, {running.workers} at a time")
+        if self._page:
+            where = Text.assemble("page     ", (self._page, "bold green"), "\n") + where
+        lines = Group(*self._last)
+        return Group(Panel(where, title="streamdet demo", title_align="left"), table, Panel(lines, title="last events"))
+
+
+def _detections_by_label(daemon: Daemon) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for metric in daemon.metrics.registry.collect():
+        for sample in metric.samples:
+            if sample.name == "streamdet_detections_total":
+                totals[sample.labels["label"]] += int(sample.value)
+    return dict(totals)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.0f} ms"
+
+
+def summary_table(summary: dict[str, Any], characters: int) -> Table:
+    """The summary for people, on a terminal of so many characters."""
+    detections, objects = (_counted(summary[what]) for what in ("detections", "objects"))
+    found = f"{objects or 'no objects'}, in {detections} detections" if detections else "nothing"
+    table, columns = _table(_SUMMARY_COLUMNS, characters)
+    table.title = (
+        f"{summary['seconds']:.0f} seconds; found: {found}{'; p50 and p99 of the latency' * ('p50' in columns)}"
+    )
+    for name, stream in summary["streams"].items():
+        latency = stream["latency_seconds"]
+        reasons = _why_dropped(stream["dropped"])
+        cells = {
+            "stream": name,
+            "captured": str(stream["captured"]),
+            "published": str(stream["published"]),
+            "dropped": (reasons or "0") if "p50" in columns else str(sum(stream["dropped"].values())),
+            "fps": f"{stream['fps']:.1f}",
+            "p50": _milliseconds(latency["p50"]),
+            "p99": _milliseconds(latency["p99"]),
+        }
+        table.add_row(*(cells[column] for column in columns))
+    return table
+
+
+def _counted(by_label: dict[str, int]) -> str:
+    """As in "3 person, 1 bus"; empty where there is nothing."""
+    return ", ".join(f"{count} {label}" for label, count in by_label.items() if count)
+
+
+def _why_dropped(dropped: dict[str, int]) -> str:
+    """As in "90 by max_fps, 2 by overload": the one is as it was configured, the other is not."""
+    words: Counter[str] = Counter()
+    for reason, count in dropped.items():
+        words[_WHY_DROPPED.get(Drop(reason), reason)] += count
+    return ", ".join(f"{count} {why}" for why, count in words.items() if count)
+
+
+def _table(columns: tuple[str, ...], characters: int) -> tuple[Table, tuple[str, ...]]:
+    """A table, and those of its columns that fit: a few that can be read, rather than all of them cut off."""
+    is_narrow = characters < _WIDE_CHARACTERS
+    if is_narrow:
+        columns = tuple(column for column in columns if column not in _WIDE_ONLY)
+    table = Table(padding=(0, 0) if is_narrow else (0, 1))
+    for column in columns:
+        justify: Literal["left", "right"] = "left" if column in {"stream", "state", "in the picture"} else "right"
+        table.add_column(column, justify=justify, no_wrap=column not in {"in the picture", "dropped"})
+    return table, columns
+
+
+_END_SECONDS = 5.0
+
+
+class WebChild:
+    """Runs `streamdet web` while it is entered as a context manager.
+
+    Args:
+        endpoint: where the daemon publishes.
+        metrics: HOST:PORT of the daemon's metrics page.
+        listen: HOST:PORT for browsers.
+
+    Attributes:
+        address: of the page, for people.
+    """
+
+    def __init__(self, endpoint: str, metrics: str, listen: str) -> None:
+        self.address = f"http://{listen}/"
+        options = ["--metrics", metrics, "--listen", listen, "--end-with-stdin"]
+        self._command = [sys.executable, "-P", "-m", "streamdet", "web", endpoint, *options]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        # The pipe closes when this process ends, even by SIGKILL; that is how the child learns of it.
+        self._process = subprocess.Popen(  # noqa: S603 - this very program
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        process = self._process
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 @click.command(
@@ -34,8 +355,13 @@ def command(
     """See it work: two streams of real video are detected in real time, by the real daemon."""
     from rich.console import Console  # noqa: PLC0415 - what only this command needs
 
-    from streamdet.cli.child import WebChild  # noqa: PLC0415
-    from streamdet.cli.demonstration import DemoView, demo_config, free_endpoint, summary_table  # noqa: PLC0415
+    from streamdet.cli.demo import (  # noqa: PLC0415
+        DemoView,
+        WebChild,
+        demo_config,
+        free_endpoint,
+        summary_table,
+    )
     from streamdet.service.daemon import Daemon  # noqa: PLC0415
 
     config = demo_config(endpoint, metrics_endpoint)

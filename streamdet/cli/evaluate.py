@@ -18,14 +18,12 @@ from streamdet.detector.reference import ReferenceDetector
 from streamdet.detector.weights import load_weights
 from streamdet.detector.weights.torchvision import PUBLISHED
 from streamdet.errors import ConfigError
-from streamdet.training.checkpoint import write_atomically
-from streamdet.training.confusion import confusion_matrix
 from streamdet.training.dataset import Dataset, load_dataset
 from streamdet.training.evaluate import SCORE_THRESHOLD, Found, detect_all, evaluation_config
-from streamdet.training.metrics import COCO_NUMBERS, Metrics, coco_metrics
-from streamdet.training.plots import confusion_png, precision_recall_png
+from streamdet.training.metrics import COCO_NUMBERS, Metrics, coco_metrics, confusion_matrix
+from streamdet.training.plots import confusion_png, precision_recall_png, predictions_png
 from streamdet.training.progress import bar, checking_pictures
-from streamdet.training.sheet import predictions_png
+from streamdet.training.run import write_atomically
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)

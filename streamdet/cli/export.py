@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from streamdet.config import DetectorConfig
-from streamdet.config.tables.detector import Model
-from streamdet.detector.engines.openvino_runtime import load_openvino
+from streamdet.config.models import Model
+from streamdet.detector.engines.openvino import load_openvino
 from streamdet.detector.weights import load_weights
 from streamdet.detector.weights.torchvision import PUBLISHED
 from streamdet.errors import ConfigError

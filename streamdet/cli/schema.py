@@ -28,7 +28,7 @@ def command(subject: str, *, markdown: bool) -> None:
 
 def _tables(subject: str) -> str:
     if subject == "config":
-        from streamdet.config.reference import markdown_tables  # noqa: PLC0415 - each subject loads only its own
+        from streamdet.config.schema import markdown_tables  # noqa: PLC0415 - each subject loads only its own
 
         return markdown_tables()
     if subject == "metrics":

@@ -22,12 +22,10 @@ from streamdet.detector.weights import load_weights_file
 from streamdet.detector.weights.architectures import ARCHITECTURES, EMBEDDED_ARCHITECTURE, build_model
 from streamdet.errors import ConfigError
 from streamdet.training.dataset import Dataset, load_dataset
-from streamdet.training.initial import is_own_format
 from streamdet.training.pictures import AugmentConfig
 from streamdet.training.processes import Group, group_of
 from streamdet.training.progress import TrainingProgress, checking_pictures
-from streamdet.training.recipe import TrainConfig, canvas_sizes, frozen_stages
-from streamdet.training.run import RunFolder
+from streamdet.training.run import RunFolder, TrainConfig, canvas_sizes, frozen_stages, is_own_format
 from streamdet.training.train import Listener, Run, RunStoppedError
 
 _FILE = click.Path(dir_okay=False, path_type=Path)

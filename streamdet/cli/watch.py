@@ -6,23 +6,235 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
+from collections import Counter, deque
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Self
 
 import click
-from rich.console import Console
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from streamdet import wire
 from streamdet.cli.standard_streams import ending_in_time
-from streamdet.cli.watch_seen import Seen
 from streamdet.client.subscription import Gap, Restart, Subscription, subscribe
 from streamdet.errors import StreamdetError
-from streamdet.security.plain_text import plain_json
-from streamdet.types import DetectionEvent
+from streamdet.security.plain_text import plain, plain_json
+from streamdet.types import Detection, DetectionEvent, PreviewEvent, State, StateEvent
+
+_WINDOW_SECONDS = 5.0
+_NOTES = 5
+# What an endpoint that is no streamdet, or not the one that was meant, may send.
+_MOST_STREAMS = 10_000
+_LONGEST_NAME = 64
+_COLOURS = {State.UP: "green", State.CONNECTING: "yellow", State.STALLED: "yellow", State.DOWN: "red"}
+_LIVE_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
+    ("stream", "left"),
+    ("state", "left"),
+    ("fps", "right"),
+    ("latency", "right"),
+    ("lost", "right"),
+    ("in the newest frame", "left"),
+)
+_SUMMARY_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
+    ("stream", "left"),
+    ("state", "left"),
+    ("frames", "right"),
+    ("fps", "right"),
+    ("lost", "right"),
+    ("objects", "left"),
+    ("detections", "left"),
+)
+# Of the newest objects of a stream it is known that they have been counted.
+_MOST_KNOWN_OBJECTS = 10_000
+
+
+@dataclass
+class _Stream:
+    """What is known of one stream; arrivals and latencies only of the last seconds."""
+
+    state: StateEvent | None = None
+    epoch: str = ""
+    found: Text = field(default_factory=lambda: Text("-", style="dim"))
+    frames: int = 0
+    lost: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    objects: Counter[str] = field(default_factory=Counter)
+    known_objects: dict[tuple[str, int], None] = field(default_factory=dict)
+    recent: deque[tuple[float, float]] = field(default_factory=deque)
+
+    def fps(self, now: float) -> float:
+        """Events per second in the last seconds."""
+        while self.recent and self.recent[0][0] < now - _WINDOW_SECONDS:
+            self.recent.popleft()
+        if len(self.recent) < 2:
+            return 0.0
+        return (len(self.recent) - 1) / max(now - self.recent[0][0], 1e-3)
+
+    def count(self, event: DetectionEvent) -> None:
+        """Counts the boxes of a frame, and each tracked object once."""
+        self.frames += 1
+        self.labels.update(found.label for found in event.detections)
+        for found in event.detections:
+            if found.track_id is not None and (event.epoch, found.track_id) not in self.known_objects:
+                self.known_objects[event.epoch, found.track_id] = None
+                self.objects[found.label] += 1
+        while len(self.known_objects) > _MOST_KNOWN_OBJECTS:
+            del self.known_objects[next(iter(self.known_objects))]
+
+
+class Seen:
+    """All that came since the start.
+
+    Attributes:
+        endpoint: where it came from.
+        shown: events that were shown.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._began = time.monotonic()
+        self._streams: dict[str, _Stream] = {}
+        self._notes: deque[Text] = deque(maxlen=_NOTES)
+        self.shown = 0
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._began
+
+    def add(self, item: wire.Event | Gap | Restart) -> Text | None:
+        """Takes an event in; returns the line that tells it, None for a state that is only repeated."""
+        name = plain(item.stream, _LONGEST_NAME)
+        stream = self._streams.setdefault(name, _Stream())
+        if len(self._streams) > _MOST_STREAMS:
+            del self._streams[next(other for other in self._streams if other != name)]
+        if isinstance(item, Gap):
+            stream.lost += item.count
+            return self._note(
+                name, Text(f"lost {item.count} {plain(item.topic.split('/')[0], _LONGEST_NAME)} events", style="red")
+            )
+        if isinstance(item, Restart):
+            stream.epoch = item.epoch
+            words = "the daemon was started again" + ("" if item.is_complete else "; what came last before is unknown")
+            return self._note(name, Text(words, style="yellow"))
+        if stream.epoch not in ("", item.epoch):
+            self._note(name, Text("the daemon was started again", style="yellow"))
+        stream.epoch = item.epoch
+        if isinstance(item, StateEvent):
+            old, stream.state = stream.state, item
+            if old is not None and (old.state, old.reason, old.since) == (item.state, item.reason, item.since):
+                return None
+            return self._note(name, _state(item, with_detail=True))
+        if isinstance(item, PreviewEvent):
+            return None
+        latency_seconds = time.time() - item.frame.captured_at
+        stream.recent.append((time.monotonic(), latency_seconds))
+        stream.count(item)
+        stream.found = _found(item)
+        for crossing in item.crossings:
+            what, line = plain(crossing.label, _LONGEST_NAME), plain(crossing.line, _LONGEST_NAME)
+            crossed = f"{what} #{crossing.track_id} went {crossing.direction} over {line}"
+            self._note(name, Text(crossed, style="cyan"))
+        number = f"#{item.frame.seq:<6} {latency_seconds * 1000:6.0f} ms  "
+        return _line(name, Text.assemble((number, "dim"), stream.found))
+
+    def live(self) -> RenderableType:
+        """The streams as they are now, and below it what happened last."""
+        now = time.monotonic()
+        table = Table(box=None, pad_edge=False)
+        for title, justify in _LIVE_COLUMNS:
+            table.add_column(title, justify=justify, no_wrap=title != "in the newest frame")
+        for name, stream in sorted(self._streams.items()):
+            fps = stream.fps(now)
+            latency = f"{median(seconds for _, seconds in stream.recent) * 1000:.0f} ms" if stream.recent else "-"
+            lost = Text(str(stream.lost), style="red" if stream.lost else "dim")
+            state = Text("-", style="dim") if stream.state is None else _state(stream.state, with_detail=False)
+            table.add_row(Text(plain(name), style="bold"), state, f"{fps:.1f}", latency, lost, stream.found)
+        heading = Text(f"{self.endpoint}  ", style="bold") + Text(
+            f"{self.elapsed_seconds:.0f} s, Ctrl-C ends", style="dim"
+        )
+        if not self._streams:
+            return Group(heading, Text("nothing came yet; does the daemon publish there?", style="yellow"))
+        return Group(heading, Text(), table, Text(), *self._notes)
+
+    def summary(self) -> Table:
+        """What came, per stream."""
+        table = Table(
+            title=f"{self.elapsed_seconds:.1f} s of {self.endpoint}",
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            pad_edge=False,
+        )
+        for title, justify in _SUMMARY_COLUMNS:
+            table.add_column(title, justify=justify)
+        for name, stream in sorted(self._streams.items()):
+            objects, detections = (
+                ", ".join(f"{count} {plain(label, _LONGEST_NAME)}" for label, count in counts.most_common()) or "-"
+                for counts in (stream.objects, stream.labels)
+            )
+            fps = stream.frames / max(self.elapsed_seconds, 1e-3)
+            state = "-" if stream.state is None else stream.state.state.value
+            table.add_row(
+                Text(plain(name)),
+                state,
+                str(stream.frames),
+                f"{fps:.1f}",
+                str(stream.lost),
+                Text(objects),
+                Text(detections),
+            )
+        return table
+
+    def _note(self, stream: str, text: Text) -> Text:
+        line = _line(stream, text)
+        self._notes.append(line)
+        return line
+
+
+def _line(stream: str, text: Text) -> Text:
+    now = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
+    name = f"{plain(stream):<16}"
+    return Text.assemble((now, "dim"), "  ", (name, "bold"), "  ", text, no_wrap=True, overflow="ellipsis")
+
+
+def _state(event: StateEvent, *, with_detail: bool) -> Text:
+    because = [event.reason.value if event.reason else "", event.detail if with_detail else ""]
+    text = plain(": ".join(filter(None, because)))
+    return Text.assemble((event.state.value, _COLOURS[event.state]), f"  {text}" if text else "")
+
+
+def _found(event: DetectionEvent) -> Text:
+    if not event.detections:
+        return Text("-", style="dim")
+    by_label: dict[str, list[Detection]] = {}
+    for found in event.detections:
+        by_label.setdefault(plain(found.label, _LONGEST_NAME), []).append(found)
+    shown = Text(", ").join(
+        Text.assemble(
+            f"{len(several)} {plain(label)} {several[0].score:.2f}",
+            *((f" {_identity(found)}", "dim") for found in several if found.track_id is not None or found.zones),
+        )
+        for label, several in by_label.items()
+    )
+    for crossing in event.crossings:
+        shown.append(
+            f"  #{crossing.track_id} went {crossing.direction} over {plain(crossing.line, _LONGEST_NAME)}", "cyan"
+        )
+    return shown
+
+
+def _identity(found: Detection) -> str:
+    """`#7@door+path`: the track id and the zones."""
+    number = "" if found.track_id is None else f"#{found.track_id}"
+    return number + ("@" + plain("+".join(found.zones)) if found.zones else "")
+
 
 _REFRESH_SECONDS = 0.25
 _LINE_CHARACTERS = 160

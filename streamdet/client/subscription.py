@@ -19,22 +19,98 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import zmq
 import zmq.asyncio
 
 from streamdet import wire
-from streamdet.client.client_sockets import Endpoints, Socket, asker, ending_on_error, milliseconds_until, subscriber
 from streamdet.client.gaps import Gap, GapDetector, Item, Restart
 from streamdet.client.recovery import OrderedRecovery
 from streamdet.security.curve import ClientKeys, client_keys
-from streamdet.security.endpoints import beside
+from streamdet.security.endpoints import beside, parse_endpoint
 from streamdet.wire import KINDS, Kind
+
+_RECONNECT_MILLISECONDS = 100
+_MAX_RECONNECT_MILLISECONDS = 5000
+_CONNECT_TIMEOUT_MILLISECONDS = 5000
+_HEARTBEAT_MILLISECONDS = 5000
+_HEARTBEAT_TIMEOUT_MILLISECONDS = 20000
+# What is asked while the daemon is away waits here; more is not sent, and asked again later.
+_MAX_WAITING_REQUESTS = 16
+
+# What its methods return depends on the kind of context: values, or what can be awaited.
+Socket = Any
+
+
+class Endpoints(NamedTuple):
+    """Where a subscription connects.
+
+    Attributes:
+        events: where they are published.
+        replay: where to ask for what was lost; None for nowhere.
+        keys: of the daemon and of this client, where it asks for them.
+    """
+
+    events: str
+    replay: str | None
+    keys: ClientKeys | None
+
+
+@contextmanager
+def ending_on_error(context: zmq.Context[Any]) -> Iterator[None]:
+    """Ends the context when what is done meanwhile fails."""
+    try:
+        yield
+    except BaseException:
+        # Raised again, whatever it is: only the context, which nobody else would end, is ended here.
+        context.destroy(linger=0)
+        raise
+
+
+def subscriber(
+    context: zmq.Context[Any], endpoints: Endpoints, topics: Iterable[str], high_water_mark_events: int
+) -> Socket:
+    """One that is on its way to the events of these topics."""
+    socket = context.socket(zmq.SUB)
+    socket.rcvhwm = high_water_mark_events
+    for topic in topics:
+        socket.subscribe(topic)
+    _connect(socket, endpoints.events, endpoints.keys)
+    return socket
+
+
+def asker(context: zmq.Context[Any], endpoints: Endpoints) -> Socket:
+    """One that is on its way to where lost events are asked for."""
+    socket = context.socket(zmq.DEALER)
+    socket.sndhwm = _MAX_WAITING_REQUESTS
+    _connect(socket, str(endpoints.replay), endpoints.keys)
+    return socket
+
+
+def _connect(socket: Socket, text: str, keys: ClientKeys | None) -> None:
+    endpoint = parse_endpoint(text)
+    socket.ipv6 = endpoint.is_ipv6
+    socket.linger = 0
+    socket.maxmsgsize = wire.MAX_MESSAGE_BYTES
+    socket.reconnect_ivl = _RECONNECT_MILLISECONDS
+    socket.reconnect_ivl_max = _MAX_RECONNECT_MILLISECONDS
+    socket.connect_timeout = _CONNECT_TIMEOUT_MILLISECONDS
+    socket.heartbeat_ivl = _HEARTBEAT_MILLISECONDS
+    socket.heartbeat_timeout = _HEARTBEAT_TIMEOUT_MILLISECONDS
+    if keys is not None:
+        keys.apply_to(socket)
+    socket.connect(text)
+
+
+def milliseconds_until(deadline: float) -> int | None:
+    """For `poll`: rounded up, so that it does not wake before the time; None for ever."""
+    return None if deadline == math.inf else max(0, math.ceil((deadline - time.monotonic()) * 1000))
+
 
 __all__ = ["DEFAULT_KINDS", "AsyncSubscription", "Gap", "Restart", "Subscription", "subscribe", "subscribe_async"]
 

@@ -10,10 +10,10 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from streamdet.config.locate import Path
 from streamdet.config.models import Config, StreamConfig, StreamDefaults
 from streamdet.config.schema import range_in_words
-from streamdet.config.shapes import SHAPES
+from streamdet.config.stream import SHAPES
+from streamdet.config.toml import KeyPath
 from streamdet.config.values import Substituted
 
 _LONGEST_SHOWN = 40
@@ -43,12 +43,12 @@ _WORDS = {
 }
 
 
-def explain(error: ValidationError, prefix: Path = ()) -> list[tuple[Path, str]]:
+def explain(error: ValidationError, prefix: KeyPath = ()) -> list[tuple[KeyPath, str]]:
     """Lists what is wrong: the path of the value in the file, beginning with `prefix`, and one sentence.
 
     The first `MAX_PROBLEMS` are explained; one more line says how many there are besides.
     """
-    problems: dict[tuple[Path, str], None] = {}
+    problems: dict[tuple[KeyPath, str], None] = {}
     details = error.errors(include_url=False)
     for detail in details[:MAX_PROBLEMS]:
         path = (*prefix, *_path(detail["loc"]))
@@ -64,12 +64,12 @@ def explain_options(error: ValidationError) -> list[str]:
     return [f"--{str(path[-1]).replace('_', '-')}: {problem}" for path, problem in explain(error, ("detector",))]
 
 
-def _path(loc: Sequence[str | int]) -> Path:
+def _path(loc: Sequence[str | int]) -> KeyPath:
     # pydantic adds parts of its own (such as "[key]") beyond what stands in a file.
     return tuple(part for part in loc if part not in {"[key]", "[auto]", "[number]"})
 
 
-def _sentence(path: Path, detail: ErrorDetails) -> str:
+def _sentence(path: KeyPath, detail: ErrorDetails) -> str:
     kind, value, key = detail["type"], detail["input"], str(path[-1])
     if kind == "extra_forbidden":
         return _unknown_key(path, key)
@@ -80,7 +80,7 @@ def _sentence(path: Path, detail: ErrorDetails) -> str:
     return f"{_shown(value) if shows_value else ''}{expectation}"
 
 
-def _expectation(path: Path, detail: ErrorDetails) -> str:
+def _expectation(path: KeyPath, detail: ErrorDetails) -> str:
     kind, key = detail["type"], str(path[-1])
     if kind == "value_error":
         return str(detail["ctx"]["error"])
@@ -105,7 +105,7 @@ def _pattern_in_words(key: str, value: str) -> str:
     return f"must be 1 to 64 small letters, digits, - _ . and begin with a letter or digit{meant}"
 
 
-def _unknown_key(path: Path, key: str) -> str:
+def _unknown_key(path: KeyPath, key: str) -> str:
     known = list(TABLES) if len(path) == 1 else list(_table(path).model_fields)
     near = difflib.get_close_matches(key.lower(), known, 1, cutoff=0.6)
     if near:
@@ -124,7 +124,7 @@ def _header(name: str) -> str:
     return "[[streams]]" if name == "streams" else f"[{name}]"
 
 
-def _wants_table(path: Path, value: object) -> str:
+def _wants_table(path: KeyPath, value: object) -> str:
     if path[0] == "streams" and len(path) == 2:
         return f"{_shown(value)}must be a table; write [[streams]], and name and url below it"
     if len(path) == 1:
@@ -135,17 +135,17 @@ def _wants_table(path: Path, value: object) -> str:
     )
 
 
-def _table(path: Path) -> type[BaseModel]:
+def _table(path: KeyPath) -> type[BaseModel]:
     shape = next((SHAPES[str(part)] for part in path[1:-1] if part in SHAPES), None)
     return shape or (TABLES.get(str(path[0]), Config) if len(path) > 1 else Config)
 
 
-def _field(path: Path) -> str:
+def _field(path: KeyPath) -> str:
     """The key of the table, also for what stands below it: score_thresholds of score_thresholds.person."""
     return next((part for part in path[1:] if isinstance(part, str)), "")
 
 
-def _choices(path: Path) -> list[str]:
+def _choices(path: KeyPath) -> list[str]:
     annotation = _table(path).model_fields[str(path[-1])].annotation
     options = [option for option in get_args(annotation) if option is not type(None)]
     # `Literal[...] | None` wraps the literal.

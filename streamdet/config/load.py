@@ -6,19 +6,16 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from streamdet.config.addresses import doubt_of_url, kind_of_url, metrics_socket, publisher_socket, same_port
-from streamdet.config.checks import detector_problems
+from streamdet.config.addresses import UrlKind, doubt_of_url, kind_of_url, metrics_socket, publisher_socket, same_port
+from streamdet.config.checks import detector_problems, missing_files, resolve_paths, unknown_labels
 from streamdet.config.explain import MAX_PROBLEMS, explain
-from streamdet.config.labels import unknown_labels
-from streamdet.config.locate import Path as KeyPath
-from streamdet.config.locate import lines_of_keys
-from streamdet.config.models import KEY_FITS, NAME_PATTERN, Config, StreamDefaults
-from streamdet.config.paths import missing_files, resolve_paths
+from streamdet.config.models import KEY_FITS, NAME_PATTERN, Config, StreamConfig, StreamDefaults
 from streamdet.config.substitute import Substitution
-from streamdet.config.toml import Tables, parse, read_text
+from streamdet.config.toml import KeyPath, Tables, lines_of_keys, parse, read_text
 from streamdet.errors import ConfigError
 from streamdet.security.redact import redact
 
@@ -194,3 +191,59 @@ def with_defaults(stream: object, defaults: Tables) -> object:
         return {**defaults, **stream}
     fitting = {key: value for key, value in defaults.items() if kind in KEY_FITS.get(key, {kind})}
     return {**fitting, **stream}
+
+
+_STREAM: KeyPath = ("streams", 0)
+
+
+def read_stream(
+    values: Mapping[str, Any], base: Mapping[str, Any], folder: Path, environ: Mapping[str, str] = os.environ
+) -> StreamConfig:
+    """A stream out of what somebody wrote, and what was known about it before.
+
+    Args:
+        values: by key, as they would stand in the file: with units and `${NAME}`.
+        base: values that hold where `values` has none: of the stream until now, or the defaults of all streams.
+        folder: where relative paths begin.
+        environ: where `${NAME}` is looked up, and CREDENTIALS_DIRECTORY with it.
+
+    Raises:
+        ConfigError: with everything that is wrong, a line each, without secrets.
+    """
+    substitution = Substitution(environ)
+    known = substitution.apply(dict(values))
+    problems = {(*_STREAM, *path): problem for path, problem in substitution.problems.items()}
+    tables = resolve_paths({"streams": [with_defaults(known, dict(base))]}, folder)
+    config: StreamConfig | None = None
+    try:
+        config = StreamConfig.model_validate(tables["streams"][0])
+    except ValidationError as error:
+        for path, problem in explain(error, _STREAM):
+            problems.setdefault(path, problem)
+    for path, problem in missing_files(tables):
+        problems.setdefault(path, problem)
+    if problems or config is None:
+        raise ConfigError([_line(values.get("name", base.get("name")), *item) for item in problems.items()])
+    return config
+
+
+def read_once(source: str) -> StreamConfig:
+    """A stream of which a command takes some frames: a video as fast as it can be read, whatever is live as it comes.
+
+    Args:
+        source: path of a video, or the URL of a stream.
+
+    Raises:
+        ConfigError: it is neither, in one problem.
+    """
+    try:
+        config = StreamConfig(name="frames", url=source)
+    except ValidationError as error:
+        raise ConfigError([redact(problem) for _, problem in explain(error, _STREAM)[:1]]) from None
+    return config.model_copy(update={"pace": "fastest"}) if kind_of_url(config.url) is UrlKind.FILE else config
+
+
+def _line(name: object, path: KeyPath, problem: str) -> str:
+    keys = "".join(f".{part}" if isinstance(part, str) else f"[#{part + 1}]" for part in path[len(_STREAM) :])
+    line = f"streams[{str(name)[:64]}]{keys[:200]}: {problem}"
+    return redact(line).replace("\n", "\\n").replace("\r", "\\r")

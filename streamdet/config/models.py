@@ -5,21 +5,452 @@ The descriptions of the keys are what editors show and what the reference in `do
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
-from streamdet.config.shapes import NAME_PATTERN
-from streamdet.config.stream import KEY_FITS, StreamConfig, StreamDefaults
-from streamdet.config.tables.base import table
-from streamdet.config.tables.control import ControlConfig
-from streamdet.config.tables.detector import DetectorConfig
-from streamdet.config.tables.log import LogConfig
-from streamdet.config.tables.metrics import MetricsConfig
-from streamdet.config.tables.publisher import PublisherConfig
-from streamdet.config.tables.replay import ReplayConfig
-from streamdet.config.tables.spool import SpoolConfig
-from streamdet.config.tables.tracing import TracingConfig
+from streamdet.config.addresses import is_loopback, metrics_socket, publisher_socket, refuse_others_without_keys
+from streamdet.config.stream import KEY_FITS, NAME_PATTERN, StreamConfig, StreamDefaults
+from streamdet.config.values import (
+    AS_NUMBER,
+    AS_WHOLE_NUMBER,
+    Bytes,
+    Number,
+    Seconds,
+    Switch,
+    Threshold,
+    WholeNumber,
+    refuse,
+    table,
+)
+
+
+class TracingConfig(BaseModel):
+    """Traces of single frames, from capture to publication, for an OpenTelemetry collector. Needs `streamdet[otel]`."""
+
+    model_config = table("at a restart")
+
+    endpoint: str | None = Field(
+        None,
+        description="Where traces go: the http:// or https:// address of a collector that speaks OTLP; without it "
+        "nothing is traced. Headers for a login come from OTEL_EXPORTER_OTLP_HEADERS.",
+        examples=["http://127.0.0.1:4318/v1/traces"],
+    )
+    sample_ratio: Annotated[float, Field(ge=0, le=1), AS_NUMBER] = Field(
+        0.001, description="Share of the detected frames that are traced, chosen by chance.", examples=[0.01]
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_address(cls, endpoint: str | None) -> str | None:
+        if endpoint is None:
+            return None
+        try:
+            parts = urlsplit(endpoint)
+            well_formed = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            well_formed = False
+        if not well_formed:
+            refuse("must be the address of a collector, such as http://127.0.0.1:4318/v1/traces")
+        if parts.username or parts.password:
+            refuse("must not hold a login; put it into the environment variable OTEL_EXPORTER_OTLP_HEADERS")
+        return endpoint
+
+
+class SpoolConfig(BaseModel):
+    """Events on disk, so that subscribers can ask again also after a restart of the daemon."""
+
+    model_config = table("at a restart")
+
+    directory: str | None = Field(
+        None,
+        min_length=1,
+        description="A directory of this daemon alone, relative to this file; made if it is missing. Without it "
+        "nothing is kept on disk.",
+        examples=["/var/lib/streamdet/spool"],
+    )
+    max_bytes: Bytes = Field(
+        2**30,
+        ge=2**25,
+        le=2**43,
+        description="What it takes on disk at most; the oldest events make room.",
+        examples=["10 GiB"],
+    )
+    max_age_seconds: Seconds = Field(
+        86400.0,
+        ge=60,
+        le=31_536_000,
+        description="Older events are deleted.",
+        examples=["24 h", "1 h"],
+    )
+
+
+class ReplayConfig(BaseModel):
+    """What subscribers may ask again: the newest event of everything, and what they have lost."""
+
+    model_config = table("at a restart")
+
+    endpoint: str = Field(
+        "auto",
+        min_length=1,
+        description='Where it is asked for: tcp://HOST:PORT or ipc://PATH, as for `[publisher]`; "off"; or "auto": the '
+        "port after that of `[publisher]`, or its path with -replay behind it, where that can be had.",
+        examples=["auto", "off", "tcp://127.0.0.1:5556"],
+    )
+    max_events: WholeNumber = Field(
+        10_000,
+        ge=1,
+        le=10_000_000,
+        description="Events that are kept in memory at most, of all streams together; the oldest make room.",
+        examples=[100_000],
+    )
+    max_bytes: Bytes = Field(
+        32 * 2**20,
+        ge=2**20,
+        le=2**36,
+        description="And so many bytes of events at most.",
+        examples=["64 MiB"],
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_endpoint(cls, endpoint: str) -> str:
+        if endpoint not in ("auto", "off"):
+            publisher_socket(endpoint)
+        return endpoint
+
+
+class PublisherConfig(BaseModel):
+    """Where the events go."""
+
+    model_config = table("at a restart")
+
+    endpoint: str = Field(
+        "tcp://127.0.0.1:5555",
+        description="Where subscribers connect: tcp://HOST:PORT (port 0 takes any free one), or ipc://PATH. Other "
+        "machines can connect only where the two keys that begin with curve_ are set: then 0.0.0.0 is every address "
+        "of this machine.",
+        examples=["tcp://127.0.0.1:5555", "tcp://[::1]:5555", "ipc:///run/streamdet/events"],
+    )
+    group: str | None = Field(
+        None,
+        min_length=1,
+        description="A group of this machine whose members may use an ipc:// endpoint; without it, the daemon's own.",
+        examples=["streamdet"],
+    )
+    curve_server_key_file: str | None = Field(
+        None,
+        min_length=1,
+        description="The daemon's secret key, made by `streamdet keys generate --server`: from then on everything is "
+        "encrypted, and only allowed clients get anything. Relative to this file.",
+        examples=["keys/server.key_secret"],
+    )
+    curve_allowed_clients_directory: str | None = Field(
+        None,
+        min_length=1,
+        description="The directory with the public keys (NAME.key) of the clients that are let in. Files that come "
+        "and go count at once: no restart, no reload. Relative to this file.",
+        examples=["clients"],
+    )
+    high_water_mark_events: WholeNumber = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="Events that wait for one slow subscriber at most; what comes after is dropped for it alone.",
+        examples=[1000],
+    )
+    state_interval_seconds: Seconds = Field(
+        10.0,
+        ge=0.01,
+        le=3600,
+        description="How often the state of every stream is repeated, for those who subscribe late.",
+        examples=["10 s", "1 min"],
+    )
+    preview_width: WholeNumber = Field(
+        640,
+        ge=32,
+        le=1920,
+        description="Pixels of a preview's longer side at most; larger pictures are made smaller.",
+        examples=[640],
+    )
+    preview_quality: WholeNumber = Field(
+        75, ge=1, le=100, description="Quality of the JPEG pictures of previews.", examples=[75]
+    )
+    preview_max_fps: Number = Field(
+        5.0,
+        gt=0,
+        le=60,
+        description="Previews of one stream per second at most; none are made while nobody subscribes to them.",
+        examples=[5],
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_endpoint(cls, endpoint: str) -> str:
+        publisher_socket(endpoint)
+        return endpoint
+
+    @model_validator(mode="after")
+    def _is_closed(self) -> Self:
+        if (self.curve_server_key_file is None) != (self.curve_allowed_clients_directory is None):
+            refuse("curve_server_key_file and curve_allowed_clients_directory go together; set both or neither")
+        if self.curve_server_key_file is None:
+            refuse_others_without_keys(self.endpoint)
+        return self
+
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
+
+
+class MetricsConfig(BaseModel):
+    """Where Prometheus reads, and where /healthz and /readyz are."""
+
+    model_config = table("at a restart")
+
+    endpoint: str = Field(
+        "127.0.0.1:9095",
+        description="HOST:PORT of the metrics page (port 0 takes any free one). Where other machines can reach it, a "
+        "certificate and a password are needed.",
+        examples=["127.0.0.1:9095", "[::1]:9095"],
+    )
+    tls_certificate_file: str | None = Field(
+        None,
+        min_length=1,
+        description="Certificate (PEM, with those between it and the authority) to serve https:// with. Relative to "
+        "this file.",
+        examples=["metrics.pem"],
+    )
+    tls_key_file: str | None = Field(
+        None,
+        min_length=1,
+        description="The key of that certificate (PEM, without a password). Relative to this file.",
+        examples=["metrics.key"],
+    )
+    username: str = Field(
+        "streamdet", min_length=1, description="The name that belongs to the password.", examples=["streamdet"]
+    )
+    password_file: str | None = Field(
+        None,
+        min_length=1,
+        description="The password, as `streamdet web --set-password FILE` stores it: only a hash. Relative to this "
+        "file.",
+        examples=["metrics.password"],
+    )
+    hosts: list[str] = Field(
+        [],
+        max_length=100,
+        description="Names, besides `localhost` and addresses, under which the pages may be called. Empty: on "
+        "loopback no others, so that no web site reads them through a browser of this machine (DNS rebinding); "
+        "elsewhere any.",
+        examples=[["metrics.example.org"]],
+    )
+    insecure: Switch = Field(
+        default=False,
+        description="Whether other machines may read the page without encryption or password: whoever reaches the "
+        "port sees the streams' names and states.",
+        examples=[False],
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_endpoint(cls, endpoint: str) -> str:
+        metrics_socket(endpoint)
+        return endpoint
+
+    @field_validator("username")
+    @classmethod
+    def _is_username(cls, username: str) -> str:
+        if ":" in username or not username.isascii() or not username.isprintable() or len(username) > 100:
+            refuse("must be up to 100 letters, digits and signs without a colon")
+        return username
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_names(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if _HOST_NAME.fullmatch(host) is None:
+                refuse("must be names of machines, without http:// and port, like metrics.example.org")
+        return hosts
+
+    @model_validator(mode="after")
+    def _is_closed(self) -> Self:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            refuse("tls_certificate_file and tls_key_file go together; set both or neither")
+        closed = self.tls_key_file is not None and self.password_file is not None
+        if not closed and not self.insecure and not is_loopback(metrics_socket(self.endpoint).host):
+            refuse(
+                "endpoint would let other machines in, whoever they are: set tls_certificate_file, tls_key_file and "
+                "password_file (streamdet web --set-password FILE makes one), or use 127.0.0.1:9095 or [::1]:9095"
+            )
+        return self
+
+
+class LogConfig(BaseModel):
+    """What the log says, on standard error."""
+
+    model_config = table("on reload")
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lines of less weight are left out.", examples=["warning"]
+    )
+    format: Literal["auto", "text", "json"] = Field(
+        "auto",
+        description='"text" for people, "json" for programs (one object per line), "auto": text. Lines on their way '
+        "to systemd's journal bear no time, for it has its own, and begin with their priority as sd-daemon(3) says.",
+        examples=["json"],
+    )
+
+
+Model = Literal[
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+]
+
+
+def _is_auto(value: object) -> str:
+    return "[auto]" if value == "auto" else "[number]"
+
+
+# The tags stand in brackets, so that they cannot be taken for keys where a mistake is explained.
+AutoOrBatchSize = Annotated[
+    Annotated[Literal["auto"], Tag("[auto]")] | Annotated[int, Field(ge=1, le=64), AS_WHOLE_NUMBER, Tag("[number]")],
+    Discriminator(_is_auto),
+]
+_BATCH_SIZE = 8
+
+
+class DetectorConfig(BaseModel):
+    """What finds the objects: weights, thresholds, batches."""
+
+    model_config = table("at a restart")
+
+    weights: str = Field(
+        "embedded",
+        min_length=1,
+        description='Weights of the detector: "embedded" (part of the package), "coco" (torchvision\'s own, downloaded '
+        "at first use; needs `model`), or a file (.safetensors, or .pth with a state dict), relative to this file.",
+        examples=["embedded", "coco", "/var/lib/streamdet/yard.safetensors"],
+    )
+    model: Model | None = Field(
+        None,
+        validate_default=True,
+        description='Architecture; needed for weights = "coco" and for .pth files, not allowed for "embedded"; other '
+        "weights carry it in themselves.",
+        examples=["fasterrcnn_resnet50_fpn"],
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda|cuda:all|cuda:[0-9]{1,2})$",
+        description='Where the detector runs: "cpu", "cuda", "cuda:1", "cuda:all" (engine = "graph" only), or "auto", '
+        'which takes CUDA when there is one; with engine = "graph", all there are.',
+        examples=["auto", "cpu", "cuda:0"],
+    )
+    engine: Literal["auto", "torch", "graph", "openvino", "reference"] = Field(
+        "auto",
+        description='What runs the model: "torch"; "graph", all of it as one CUDA graph; "openvino", often faster on a '
+        'CPU (needs the extra of that name); "reference", torchvision\'s own code, slow, to compare with; or "auto", '
+        "the fastest that agrees with torch in fp32 in a trial on this machine, at the first start (see `streamdet "
+        "engines`).",
+        examples=["auto", "torch"],
+    )
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        "auto",
+        description='Numbers that the model computes with: "fp32", exact; "bf16", half the size; "int8", a quarter '
+        '(engine = "openvino" only); or "auto": what is the fastest in the trial and keeps what fp32 finds.',
+        examples=["auto", "fp32"],
+    )
+    workers: Annotated[int, Field(ge=1, le=64), AS_WHOLE_NUMBER] | None = Field(
+        None,
+        description="Batches that are detected at the same time on a CPU, each by one thread. Unless given, as many as "
+        "the cores have room for, measured while it runs.",
+        examples=[4],
+    )
+    score_threshold: Threshold = Field(
+        0.5, description="Detections with a lower score are not published.", examples=[0.5, "${SCORE_THRESHOLD}"]
+    )
+    score_thresholds: dict[str, Threshold] = Field(
+        {}, description="Thresholds for single labels, instead of `score_threshold`.", examples=[{"person": 0.4}]
+    )
+    labels: tuple[str, ...] = Field(
+        (), description="Publish only these labels; empty for all that the weights know.", examples=[["person", "car"]]
+    )
+    max_detections: WholeNumber = Field(
+        100, ge=1, le=1000, description="Detections per frame at most; those of the highest score stay.", examples=[50]
+    )
+    max_batch_size: AutoOrBatchSize = Field(
+        "auto",
+        description='Frames that are detected together at most, at most one per stream; or "auto": on a CPU the fewest '
+        "that reach three quarters of the best throughput in the trial, because events are early then, else 8.",
+        examples=["auto", 16],
+    )
+    max_batch_delay_seconds: Seconds = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="How long the first frame of a batch waits for others. More makes fuller batches and later events.",
+        examples=["10 ms", 0.005],
+    )
+
+    @property
+    def largest_batch(self) -> int:
+        """Frames of a batch at the most; 8 for "auto" where no trial has said what is best."""
+        return _BATCH_SIZE if self.max_batch_size == "auto" else self.max_batch_size
+
+    @field_validator("model")
+    @classmethod
+    def _fits_weights(cls, model: str | None, info: ValidationInfo) -> str | None:
+        weights = info.data.get("weights", "")
+        if weights == "coco" and model is None:
+            refuse('is missing; weights = "coco" needs a model, such as model = "fasterrcnn_resnet50_fpn"')
+        if weights == "embedded" and model is not None:
+            refuse('does not go with weights = "embedded"; delete it, or write weights = "coco"')
+        return model
+
+
+# sockaddr_un holds 108 bytes, the last one a zero.
+MAX_SOCKET_PATH_BYTES = 107
+
+
+class ControlConfig(BaseModel):
+    """Where `streamdet reload` and `streamdet streams` reach the daemon; only programs on this machine can."""
+
+    model_config = table("at a restart")
+
+    path: str = Field(
+        "auto",
+        min_length=1,
+        description='The Unix socket: a path, relative to this file; "off" for none; or "auto": '
+        "$RUNTIME_DIRECTORY/control.sock, as systemd sets it, else a socket of this file's own in "
+        "$XDG_RUNTIME_DIR/streamdet/, and for root in /run/streamdet/.",
+        examples=["auto", "off", "/run/streamdet/control.sock"],
+    )
+    group: str | None = Field(
+        None,
+        min_length=1,
+        description="A group of this machine whose members may use the socket, too; without it, only the daemon's own "
+        "user and root.",
+        examples=["streamdet"],
+    )
+    changes_file: str = Field(
+        "auto",
+        min_length=1,
+        description="The file that keeps what `streamdet streams ... --persist` changes, written by the daemon alone: "
+        'a path, relative to this file, or "auto": $STATE_DIRECTORY/streams.json, as systemd sets it, else beside '
+        "this file, with .streams.json for its ending.",
+        examples=["auto", "/var/lib/streamdet/streams.json"],
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _fits_a_socket(cls, path: str) -> str:
+        if len(path.encode(errors="replace")) > MAX_SOCKET_PATH_BYTES or "\0" in path:
+            refuse(f"must be a path of at most {MAX_SOCKET_PATH_BYTES} bytes, such as /run/streamdet/control.sock")
+        return path
+
 
 __all__ = [
     "KEY_FITS",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from streamdet.config.locate import Path as KeyPath
+from streamdet.config.toml import KeyPath
 from streamdet.config.values import Substituted
 from streamdet.security.redact import remember_secret, remember_url
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, NoReturn, Self
+from typing import Annotated, Literal, NoReturn, Self
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ConfigDict, Field
 
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 SIZE_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -109,3 +109,17 @@ WholeNumber = Annotated[int, AS_WHOLE_NUMBER]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+
+
+Threshold = Annotated[float, Field(ge=0, le=1), AS_NUMBER]
+
+
+def table(takes_effect: Literal["on reload", "at a restart"]) -> ConfigDict:
+    """Settings of a table whose changes take effect then: unknown keys and infinite numbers are errors."""
+    return ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        json_schema_extra={"x-takes-effect": takes_effect},
+    )

@@ -24,7 +24,7 @@ from streamdet.config import SpoolConfig
 from streamdet.delivery.segment import MAGIC, encode_record
 from streamdet.delivery.segments import Segments
 from streamdet.monitoring.delivery_metrics import DeliveryMetrics
-from streamdet.monitoring.failure_log import FailureLog
+from streamdet.monitoring.log import FailureLog
 from streamdet.monitoring.unexpected import UnexpectedErrors
 from streamdet.security.limits import Share
 from streamdet.wire.replay import Answer, Refused, ReplayRequest

@@ -17,7 +17,7 @@ from torchvision.models.detection import FasterRCNN
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_device, device_errors, use_threads
 from streamdet.detector.engines import Dense, make_dense
-from streamdet.detector.engines.folding import fold_batch_norm
+from streamdet.detector.engines.packing import fold_batch_norm
 from streamdet.detector.stages.classify import Classified, Classify
 from streamdet.detector.stages.features import FeatureMaps, Features
 from streamdet.detector.stages.input import read_pictures

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from streamdet.capture.sources import Source, open_source, read_sound
-from streamdet.config.single_stream import read_once
+from streamdet.config.load import read_once
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.errors import ConfigError, DataError, SourceError
 from streamdet.security.redact import redact

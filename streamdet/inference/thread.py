@@ -13,7 +13,7 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from streamdet.detector.detector_failures import first_line, is_device_lost, is_out_of_memory
+from streamdet.detector.failures import first_line, is_device_lost, is_out_of_memory
 from streamdet.detector.pool import DetectorPool
 from streamdet.detector.stages.square_pixels import detect_with_square_pixels
 from streamdet.errors import DetectorError, DeviceLostError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,14 +17,178 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from streamdet.monitoring.delivery_metrics import DeliveryMetrics
-from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.ledger import Ledger, StreamLedger
 from streamdet.monitoring.log_writer import LogCollector
-from streamdet.monitoring.shape_metrics import ShapeMetrics
-from streamdet.monitoring.stream_series import StreamCollector, StreamSeries
 from streamdet.monitoring.unexpected import UnexpectedErrors
-from streamdet.types import Crossing, Drop, Reason, State, StreamStatus
+from streamdet.types import Crossing, Direction, Drop, Reason, State, StreamStatus
+
+
+class StreamSeries:
+    """The series of one stream. Looking a child up by its labels for every frame would cost more than counting.
+
+    Attributes:
+        last_frame_at: Unix time in seconds of the newest frame; 0 before the first.
+        state: what the stream is doing; None before it was told.
+        reason: why it is not up; None while it is.
+        connects: how often it came up after it had not been connected.
+        nominal_fps: frames per second at the beginning of the connection; 0 until they are measured.
+    """
+
+    __slots__ = (
+        "connects",
+        "detections",
+        "event_latency",
+        "events",
+        "last_frame_at",
+        "nominal_fps",
+        "previews",
+        "reason",
+        "reconnects",
+        "state",
+    )
+
+    def __init__(self, event_latency: Histogram, previews: Counter) -> None:
+        self.last_frame_at = 0.0
+        self.state: State | None = None
+        self.reason: Reason | None = None
+        self.connects = 0
+        self.nominal_fps = 0.0
+        self.event_latency = event_latency
+        self.previews = previews
+        self.detections: dict[str, Counter] = {}
+        self.reconnects: dict[Reason, Counter] = {}
+        self.events: dict[str, Counter] = {}
+
+
+class StreamCollector(Collector):
+    """Reads counts, states and times where they are kept, so that they cannot disagree."""
+
+    def __init__(self, ledger: Ledger, streams: dict[str, StreamSeries]) -> None:
+        self._ledger = ledger
+        self._streams = streams
+
+    def describe(self) -> Iterator[Metric]:
+        """The families without their samples; the registry asks for the names."""
+        return self._families({}, {})
+
+    def collect(self) -> Iterator[Metric]:
+        """The families with a sample for every stream."""
+        return self._families(self._ledger.snapshot(), dict(self._streams))
+
+    @staticmethod
+    def _families(ledgers: dict[str, StreamLedger], streams: dict[str, StreamSeries]) -> Iterator[Metric]:
+        captured = CounterMetricFamily("streamdet_frames_captured", "Frames decoded.", labels=["stream"])
+        published = CounterMetricFamily("streamdet_frames_published", "Frames published.", labels=["stream"])
+        in_flight = GaugeMetricFamily("streamdet_frames_in_flight", "Frames on their way.", labels=["stream"])
+        dropped = CounterMetricFamily(
+            "streamdet_frames_dropped", "Frames captured and not published.", labels=["stream", "reason"]
+        )
+        for name, counts in ledgers.items():
+            captured.add_metric([name], counts.captured)
+            published.add_metric([name], counts.published)
+            in_flight.add_metric([name], counts.in_flight)
+            for drop, count in counts.dropped.items():
+                dropped.add_metric([name, drop.value], count)
+        state = GaugeMetricFamily(
+            "streamdet_stream_state", "1 for the state that the stream is in.", labels=["stream", "state"]
+        )
+        last_frame = GaugeMetricFamily(
+            "streamdet_stream_last_frame_timestamp_seconds",
+            "Unix time of the newest frame; 0 before the first.",
+            labels=["stream"],
+        )
+        reason = GaugeMetricFamily(
+            "streamdet_stream_reason", "1 for the reason why the stream is not up.", labels=["stream", "reason"]
+        )
+        connects = CounterMetricFamily(
+            "streamdet_stream_connects",
+            "Times that the stream came up: connected, and its first frame decoded.",
+            labels=["stream"],
+        )
+        nominal_fps = GaugeMetricFamily(
+            "streamdet_stream_nominal_fps",
+            "Frames per second, measured over the first 5 s of the connection; 0 until then.",
+            labels=["stream"],
+        )
+        for name, series in streams.items():
+            current = series.state
+            last_frame.add_metric([name], series.last_frame_at)
+            nominal_fps.add_metric([name], series.nominal_fps)
+            connects.add_metric([name], series.connects)
+            if (why := series.reason) is not None:
+                reason.add_metric([name, why.value], 1.0)
+            for possible in State:
+                state.add_metric([name, possible.value], float(possible is current))
+        yield from (captured, published, in_flight, dropped, state, reason, last_frame, nominal_fps, connects)
+
+
+_DIRECTIONS: tuple[Direction, ...] = ("in", "out")
+
+
+class ShapeMetrics:
+    """The series of every stream's zones and lines: there, at zero, from `set` on; gone after `remove`.
+
+    Any thread may call; what is reported about a shape that is not there is ignored.
+
+    Args:
+        registry: what the metrics page shows.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._crossings = Counter(
+            "streamdet_line_crossings",
+            "Objects that went over a line.",
+            ["stream", "line", "direction"],
+            registry=registry,
+        )
+        self._objects = Gauge(
+            "streamdet_zone_objects",
+            "Objects that stand in a zone; 0 while the stream is not up.",
+            ["stream", "zone"],
+            registry=registry,
+        )
+        self._lock = threading.Lock()
+        self._zones: dict[str, dict[str, Gauge]] = {}
+        self._lines: dict[str, dict[tuple[str, Direction], Counter]] = {}
+
+    def set(self, stream: str, zones: Sequence[str], lines: Sequence[str]) -> None:
+        """Makes these the shapes of a stream; those that it had already go on counting."""
+        with self._lock:
+            keys = [(line, direction) for line in lines for direction in _DIRECTIONS]
+            for zone in self._zones.get(stream, {}).keys() - {*zones}:
+                self._objects.remove(stream, zone)
+            for key in self._lines.get(stream, {}).keys() - {*keys}:
+                self._crossings.remove(stream, *key)
+            self._zones[stream] = {zone: self._objects.labels(stream, zone) for zone in zones}
+            self._lines[stream] = {key: self._crossings.labels(stream, *key) for key in keys}
+
+    def remove(self, stream: str) -> None:
+        """Forgets a stream."""
+        self.set(stream, (), ())
+        with self._lock:
+            del self._zones[stream], self._lines[stream]
+
+    def seen(self, stream: str, zone_counts: Mapping[str, int], crossings: Iterable[Crossing]) -> None:
+        """In a frame so many objects stood in each zone, and these lines were crossed."""
+        zones = self._zones.get(stream, {})
+        for zone, count in zone_counts.items():
+            if zone in zones:
+                zones[zone].set(count)
+        lines = self._lines.get(stream, {})
+        for crossing in crossings:
+            counter = lines.get((crossing.line, crossing.direction))
+            if counter is not None:
+                counter.inc()
+
+    def nothing_seen(self, stream: str) -> None:
+        """The stream is not up: what stood there last must not stand there for ever."""
+        for zone in self._zones.get(stream, {}).values():
+            zone.set(0)
+
 
 STAGES = ("input", "preprocess", "features", "proposals", "roi_pool", "classify", "postprocess")
 

@@ -45,8 +45,7 @@ from streamdet.service.live_config import LiveConfig, Reloaded
 from streamdet.service.pages import HealthServer, HealthSnapshot
 from streamdet.service.streams import Streams
 from streamdet.types import Frame, Reason
-from streamdet.wakeup import Wakeup
-from streamdet.worker import Worker
+from streamdet.worker import Wakeup, Worker
 
 _log = logging.getLogger(__name__)
 

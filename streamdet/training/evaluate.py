@@ -16,9 +16,8 @@ from streamdet.config import DetectorConfig
 from streamdet.config.explain import explain_options
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.errors import ConfigError
-from streamdet.training.dataset import Dataset, Sample
+from streamdet.training.dataset import Dataset, Sample, read_image
 from streamdet.training.metrics import ImageDetections
-from streamdet.training.picture_files import read_image
 from streamdet.types import Detection, Picture
 
 # torchvision's own default when it reports accuracy; the best hundred of a picture count.

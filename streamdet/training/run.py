@@ -5,14 +5,199 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+import math
+import os
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from streamdet.errors import ConfigError, DataError
-from streamdet.training.checkpoint import remove_leftovers, write_atomically
-from streamdet.training.recipe import TrainConfig, config_from_json, differences
+import torch
+from torch import Tensor, nn
+
+from streamdet.detector.weights import load_weights_file
+from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
+from streamdet.detector.weights.state_dict import as_float32, check_unpacked_size, is_plain, read_state_dict
+from streamdet.errors import ConfigError, DataError, DetectorError
+from streamdet.training.pictures import AugmentConfig
+
+# Sides of the training canvas relative to the model's shorter side; each a multiple of the coarsest stride.
+_CANVAS_FACTORS = (1.0, 1.1, 1.2, 1.3)
+_STRIDE_PIXELS = 32
+# First children of the backbone that keep what a good file taught them: torchvision's own choices for
+# fine-tuning (three of a ResNet's five stages and three of a MobileNet's six are trained).
+_FROZEN_STAGES = {
+    EMBEDDED_ARCHITECTURE: 4,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": 7,
+    "fasterrcnn_mobilenet_v3_large_fpn": 7,
+    "fasterrcnn_resnet50_fpn": 5,
+    "fasterrcnn_resnet50_fpn_v2": 5,
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What defines a run; the same values give the same weights, bit by bit, on the same machine.
+
+    Attributes:
+        model: a key of `models.ARCHITECTURES`.
+        epochs: how often each photograph leads a training picture.
+        batch_size: training pictures per step.
+        learning_rate: AdamW's, at its peak.
+        weight_decay: AdamW's, not for biases and normalisation.
+        warm_up_steps: steps of linear growth to the peak, at most a tenth of the run; half a cosine follows.
+        ema_decay: of the running mean of the weights, which is what is evaluated and saved.
+        frozen_stages: first children of the backbone that stay as they are.
+        seed: of everything random.
+        checkpoint_steps: steps between checkpoints.
+        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+        min_size: input's shorter side in evaluation; the model's own when None.
+        max_size: input's longer side in evaluation, at most; the model's own when None.
+        augment: how training pictures are made.
+    """
+
+    model: str = EMBEDDED_ARCHITECTURE
+    epochs: int = 12
+    batch_size: int = 8
+    learning_rate: float = 4e-4
+    weight_decay: float = 0.05
+    warm_up_steps: int = 200
+    ema_decay: float = 0.998
+    frozen_stages: int = 4
+    seed: int = 0
+    checkpoint_steps: int = 100
+    evaluate_every: int = 1
+    min_size: int | None = None
+    max_size: int | None = None
+    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig((320, 352, 384, 416)))
+
+    def evaluates(self, epoch: int) -> bool:
+        """Whether this epoch, from 1, ends with an evaluation."""
+        return epoch % self.evaluate_every == 0 or epoch == self.epochs
+
+    def evaluations_after(self, epoch: int) -> int:
+        """How many evaluations follow that of this epoch, from 0."""
+        return sum(self.evaluates(later) for later in range(epoch + 1, self.epochs + 1))
+
+
+def config_from_json(values: dict[str, Any]) -> TrainConfig:
+    """The configuration that `asdict` and JSON made of one; unknown keys are left out.
+
+    Raises:
+        TypeError: a value has another structure.
+        KeyError: likewise.
+    """
+    augment: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["augment"].items()}
+    known = {f.name: values[f.name] for f in fields(TrainConfig) if f.name in values}
+    return replace(TrainConfig(**known), augment=AugmentConfig(**augment))
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """What differs between two configurations, one line each."""
+    before, after = _flat(old), _flat(new)
+    return [f"{name} was {before[name]}, now {after[name]}" for name in before if before[name] != after[name]]
+
+
+def canvas_sizes(min_size: int) -> tuple[int, ...]:
+    """Sides of training canvases for a model whose input's shorter side is `min_size` pixels."""
+    sides = (max(round(min_size * f / _STRIDE_PIXELS), 2) * _STRIDE_PIXELS for f in _CANVAS_FACTORS)
+    return tuple(dict.fromkeys(sides))
+
+
+def frozen_stages(model: str, *, initialised: bool) -> int:
+    """How many stages are kept as they are: none of a model that starts from nothing."""
+    return _FROZEN_STAGES.get(model, 0) if initialised else 0
+
+
+def learning_rate_at(step: int, total_steps: int, config: TrainConfig) -> float:
+    """Linear warm-up, then half a cosine down to 1 % of the peak; `step` counts from 0."""
+    warm_up = min(config.warm_up_steps, total_steps // 10)
+    if step < warm_up:
+        return config.learning_rate * (step + 1) / warm_up
+    progress = (step - warm_up) / max(total_steps - warm_up, 1)
+    return config.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(progress, 1.0))) / 2)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and kernels decay, biases and normalisation do not."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def frozen_norms_in(model: nn.Module, given: Iterable[str]) -> list[str]:
+    """Names of the BatchNorm2d whose running statistics are among the `given` tensors.
+
+    They saw far larger batches than a fine-tuning run has, so they keep their statistics.
+    """
+    names = set(given)
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and f"{name}.running_mean" in names
+    ]
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    values = asdict(config)
+    return {**{f"augment.{k}": v for k, v in values.pop("augment").items()}, **values}
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file so that a kill at any moment leaves the old or the new one in place.
+
+    Args:
+        path: the file.
+        write: writes the content to an open binary file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Deletes what a killed writer left behind."""
+    for part in directory.glob(".*.part"):
+        part.unlink()
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Saves tensors and plain values."""
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Loads what `save_checkpoint` wrote, without executing any code from the file.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        check_unpacked_size(path)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        msg = f"there is no checkpoint {path}; start without --resume"
+        raise DataError(msg) from None
+    except Exception as error:
+        # torch.load documents no set of errors for damaged files: zip, pickle and OS errors all occur.
+        msg = f"{path} is not a checkpoint of streamdet: {type(error).__name__}"
+        raise DataError(msg) from error
+    return state
+
 
 CHECKPOINT = "last.pt"
 CONFIG = "config.json"
@@ -134,3 +319,91 @@ class RunFolder:
         for result in results:
             writer.writerow({k: "" if v is None else round(v, 6) for k, v in asdict(result).items()})
         self.write(RESULTS, text.getvalue().encode())
+
+
+_HEAD = "roi_heads.box_predictor."
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Which tensors of a model were taken from a file.
+
+    Attributes:
+        path: the file.
+        taken: names of the tensors taken.
+        total: number of the model's tensors.
+        new_head: whether the classifier starts from nothing, because its classes are others.
+        known: the classes of the file, without the background, where it says which it has.
+        wanted: the classes of the model, without the background.
+    """
+
+    path: Path
+    taken: tuple[str, ...]
+    total: int
+    new_head: bool
+    known: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        head = "; the classes differ, so the classifier starts from nothing" if self.new_head else ""
+        if head and self.known and set(self.known) <= set(self.wanted):
+            head += f" (--categories {shlex.quote(','.join(self.known))} would keep it)"
+        return f"{len(self.taken)} of {self.total} tensors taken from {self.path}{head}"
+
+
+def is_own_format(path: Path) -> bool:
+    """Whether a file is one of ours, with a description of its model and classes."""
+    return path.suffix == ".safetensors"
+
+
+def load_initial(model: nn.Module, path: Path, labels: list[str]) -> Initial:
+    """Starts from another file's tensors wherever name and shape agree.
+
+    Args:
+        model: gets the tensors.
+        path: our .safetensors, or a state dict (.pth) of a detector, or of a classifier that is this
+            detector's backbone.
+        labels: names of the model's classes, without the background.
+
+    Raises:
+        DataError: not one of the tensors fits, or the .pth cannot be read.
+        DetectorError: the .safetensors is missing or damaged.
+    """
+    given, known = _tensors(path)
+    same_classes = not known or known == labels
+    own = model.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in given.items()
+        if name in own
+        and is_plain(name, tensor)
+        and own[name].shape == tensor.shape
+        and (same_classes or not name.startswith(_HEAD))
+    }
+    try:
+        fitting = as_float32(path, fitting)
+    except DetectorError as error:
+        raise DataError(str(error)) from None
+    if not fitting:
+        msg = f"no tensor of {path} fits the model"
+        raise DataError(msg)
+    model.load_state_dict(fitting, strict=False)
+    has_head = any(name.startswith(_HEAD) for name in given)
+    new_head = has_head and not any(name.startswith(_HEAD) for name in fitting)
+    return Initial(path, tuple(fitting), len(own), new_head, tuple(known), tuple(labels))
+
+
+def _tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors by the detector's names, and the names of their classes where the file says them."""
+    if is_own_format(path):
+        weights = load_weights_file(path)
+        return weights.state, list(weights.labels[1:])
+    try:
+        content = read_state_dict(path)
+    except DetectorError as error:
+        msg = f"{error}; to start from a run of `streamdet train`, give its best.safetensors"
+        raise DataError(msg) from None
+    return {
+        name.replace("features.", "backbone.body.", 1) if name.startswith("features.") else name: tensor
+        for name, tensor in content.items()
+    }, []

@@ -7,12 +7,16 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models.detection import FasterRCNN
+from torchvision.ops import FrozenBatchNorm2d
 
 from streamdet.detector.graph.choose import fast_parts
 from streamdet.detector.pipeline import FasterRcnnDetector
@@ -20,23 +24,84 @@ from streamdet.detector.weights import Weights, weights_to_bytes
 from streamdet.detector.weights.architectures import build_model
 from streamdet.errors import ConfigError, DataError, StreamdetError
 from streamdet.training import run as run_folder
-from streamdet.training.average import WeightAverage
 from streamdet.training.bf16 import bf16_pays
-from streamdet.training.checkpoint import load_checkpoint, save_checkpoint
 from streamdet.training.dataset import Category, Dataset
 from streamdet.training.evaluate import Found, detect_all, evaluation_config
-from streamdet.training.feed import Batch, feed
-from streamdet.training.initial import Initial, load_initial
-from streamdet.training.losses import detection_losses
+from streamdet.training.losses import Targets, detection_losses
 from streamdet.training.metrics import Metrics, coco_metrics
-from streamdet.training.pictures import TrainingPictures
-from streamdet.training.plots import curves_png
+from streamdet.training.pictures import Batch, TrainingPictures, feed
+from streamdet.training.plots import curves_png, predictions_png
 from streamdet.training.processes import Group
-from streamdet.training.recipe import TrainConfig, frozen_norms_in, learning_rate_at, parameter_groups
-from streamdet.training.run import EpochResult, RunFolder, best_of
-from streamdet.training.sheet import predictions_png
-from streamdet.training.speed import fuse_frozen_norms
-from streamdet.training.targets import Targets
+from streamdet.training.run import (
+    EpochResult,
+    Initial,
+    RunFolder,
+    TrainConfig,
+    best_of,
+    frozen_norms_in,
+    learning_rate_at,
+    load_checkpoint,
+    load_initial,
+    parameter_groups,
+    save_checkpoint,
+)
+
+
+def _scaled_convolution(convolution: nn.Conv2d, norm: FrozenBatchNorm2d, x: Tensor) -> Tensor:
+    """Convolution and frozen normalisation in one go: the scale goes into the weights.
+
+    The weights are small and the maps are large, so scaling the weights anew in every step costs
+    next to nothing, and gradients reach the unscaled weights exactly as before.
+    """
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    weight = convolution.weight * scale[:, None, None, None]
+    return functional.conv2d(
+        x, weight, shift, convolution.stride, convolution.padding, convolution.dilation, convolution.groups
+    )
+
+
+def fuse_frozen_norms(model: nn.Module) -> nn.Module:
+    """Computes each convolution together with the FrozenBatchNorm2d that follows it in its Sequential.
+
+    Parameters, their names and the results stay as they were.
+    """
+    for module in model.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for convolution, norm in pairwise(module):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+                convolution.forward = partial(_scaled_convolution, convolution, norm)  # type: ignore[method-assign]
+                norm.forward = nn.Identity().forward
+    return model
+
+
+_WARM_UP_STEPS = 20
+
+
+class WeightAverage:
+    """Exponential moving average of a model's state (Tarvainen and Valpola 2017, arXiv:1703.01780).
+
+    Attributes:
+        tensors: the mean of each tensor of the state dict; counters are the latest.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.tensors: dict[str, Tensor] = {name: t.detach().clone() for name, t in model.state_dict().items()}
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Takes the state after step number `step`, from 0."""
+        # A short memory at first, so that the random start is forgotten.
+        decay = min(self._decay, (1 + step) / (_WARM_UP_STEPS + step))
+        state = model.state_dict()
+        numbers = [name for name, tensor in state.items() if tensor.is_floating_point()]
+        # One launch on a GPU instead of one for each tensor.
+        torch._foreach_lerp_([self.tensors[n] for n in numbers], [state[n] for n in numbers], 1 - decay)
+        for name in state.keys() - set(numbers):
+            self.tensors[name].copy_(state[name])
+
 
 EXIT_INTERRUPTED = 130
 """What a shell reports of a program that Ctrl-C ended."""

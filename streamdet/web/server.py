@@ -18,14 +18,12 @@ from starlette.routing import Route
 from streamdet.http_server import HttpServer, Limits, listen, tls_context, url_of
 from streamdet.security.curve import client_keys
 from streamdet.security.passwords import read_password
-from streamdet.web.access import AccessRules, Guard, host_names
+from streamdet.web.access import AccessRules, Guard, Login, Sessions, host_names
 from streamdet.web.board import Board
 from streamdet.web.body import BadRequestError, read_body
 from streamdet.web.daemon_metrics import Stages
 from streamdet.web.html import HTML, Pages
-from streamdet.web.login import Login
 from streamdet.web.pictures import Pictures
-from streamdet.web.sessions import Sessions
 from streamdet.web.settings import Settings, WebError, check_settings
 from streamdet.web.subscriber import Subscriber
 from streamdet.web.updates import MAX_REQUEST_BYTES, Updates

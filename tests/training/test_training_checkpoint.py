@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from streamdet.errors import DataError
-from streamdet.training.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint, write_atomically
+from streamdet.training.run import load_checkpoint, remove_leftovers, save_checkpoint, write_atomically
 
 # Writes half of the new content, says so, and waits to be killed.
 _WRITER = """
 import sys, time
 from pathlib import Path
-from streamdet.training.checkpoint import write_atomically
+from streamdet.training.run import write_atomically
 
 def write(file):
     file.write(b"n" * 500_000)

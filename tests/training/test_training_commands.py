@@ -19,10 +19,9 @@ from tiny_run import CONFIG
 
 from streamdet.cli import evaluate, train
 from streamdet.errors import ConfigError, DataError
-from streamdet.training.checkpoint import load_checkpoint
 from streamdet.training.dataset import load_dataset
 from streamdet.training.progress import TrainingProgress, duration
-from streamdet.training.run import RunFolder
+from streamdet.training.run import RunFolder, load_checkpoint
 from streamdet.training.train import Run
 
 _WAIT_SECONDS = 180.0

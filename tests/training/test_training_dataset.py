@@ -12,8 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamdet.errors import ConfigError, DataError
-from streamdet.training.dataset import load_dataset
-from streamdet.training.picture_files import check_picture, read_image
+from streamdet.training.dataset import check_picture, load_dataset, read_image
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
 

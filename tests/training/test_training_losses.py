@@ -10,8 +10,16 @@ from torchvision.ops import box_iou
 from streamdet.detector.graph.suppress import Suppress, suppress_until_settled
 from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE, build_model
 from streamdet.training import losses
-from streamdet.training.losses import background_loss, detection_losses
-from streamdet.training.targets import Target, ignored, labelled_at, match, pad_targets, sample
+from streamdet.training.losses import (
+    Target,
+    background_loss,
+    detection_losses,
+    ignored,
+    labelled_at,
+    match,
+    pad_targets,
+    sample,
+)
 
 SIDE = 96
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamdet.training.confusion import confusion_matrix
 from streamdet.training.dataset import Category, Dataset, Sample
-from streamdet.training.metrics import COCO_NUMBERS, ImageDetections, coco_metrics
+from streamdet.training.metrics import COCO_NUMBERS, ImageDetections, coco_metrics, confusion_matrix
 
 # What COCO's own evaluator, pycocotools 2.0.11, says of the data in the first test.
 _PYCOCOTOOLS = [

@@ -10,11 +10,10 @@ import torch
 from followers import DiesAtTheStart, dies, finds_bad_data
 from torch import Tensor
 
-from streamdet.training.checkpoint import load_checkpoint
 from streamdet.training.dataset import load_dataset
 from streamdet.training.pictures import AugmentConfig
 from streamdet.training.processes import Group, LostProcessError, group_of
-from streamdet.training.recipe import TrainConfig
+from streamdet.training.run import TrainConfig, load_checkpoint
 from streamdet.training.train import Run
 
 pytestmark = pytest.mark.timeout(400)  # a process that imports torch takes its time on a busy machine

@@ -18,14 +18,20 @@ from torch import nn
 from streamdet.detector.weights import load_weights_file
 from streamdet.detector.weights.architectures import build_model
 from streamdet.errors import ConfigError, DataError, StreamdetError
-from streamdet.training.checkpoint import load_checkpoint
 from streamdet.training.dataset import Dataset, load_dataset
-from streamdet.training.feed import _by_processes, _by_thread
-from streamdet.training.initial import load_initial
-from streamdet.training.pictures import AugmentConfig, TrainingPictures
+from streamdet.training.pictures import AugmentConfig, TrainingPictures, _by_processes, _by_thread
 from streamdet.training.progress import TrainingProgress
-from streamdet.training.recipe import TrainConfig, canvas_sizes, frozen_norms_in, frozen_stages, learning_rate_at
-from streamdet.training.run import EpochResult, best_of
+from streamdet.training.run import (
+    EpochResult,
+    TrainConfig,
+    best_of,
+    canvas_sizes,
+    frozen_norms_in,
+    frozen_stages,
+    learning_rate_at,
+    load_checkpoint,
+    load_initial,
+)
 from streamdet.training.train import Run
 
 

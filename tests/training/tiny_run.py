@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streamdet.training.pictures import AugmentConfig
-from streamdet.training.recipe import TrainConfig
+from streamdet.training.run import TrainConfig
 from streamdet.training.train import Listener
 
 CONFIG = TrainConfig(

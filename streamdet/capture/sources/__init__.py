@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import Protocol
 
-from streamdet.capture.sources.formats import SELF_CONTAINED
+from streamdet.capture.sources.ffmpeg import SELF_CONTAINED
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url

@@ -15,20 +15,30 @@ from av import _core as av_core
 from av.stream import Discard
 
 from streamdet.capture.sources import SourceFrame, SourceInfo
-from streamdet.capture.sources.clocks import CameraClock
-from streamdet.capture.sources.diagnosis import HTTP_KINDS, RTSP_KINDS, look_up_name, tls_context
-from streamdet.capture.sources.failure import failure_of, refuse_text
-from streamdet.capture.sources.ffmpeg import HLS_OPTIONS, RELAYED_OPTIONS, options_for, transport_of
+from streamdet.capture.sources.clocks import CameraClock, FileClock, Pacer
+from streamdet.capture.sources.diagnosis import (
+    HTTP_KINDS,
+    RTSP_KINDS,
+    failure_of,
+    look_up_name,
+    refuse_text,
+    tls_context,
+)
+from streamdet.capture.sources.ffmpeg import (
+    HLS_OPTIONS,
+    RELAYED_OPTIONS,
+    find_hwaccel,
+    limit_allocations,
+    options_for,
+    transport_of,
+)
 from streamdet.capture.sources.fifo import Fifo, is_fifo
 from streamdet.capture.sources.hls.files import HlsFiles
 from streamdet.capture.sources.http_stream import HttpFile, HttpStream, is_left_to_ffmpeg
-from streamdet.capture.sources.hwaccel import find_hwaccel
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.capture.sources.login import with_password
 from streamdet.capture.sources.losses import take_losses
-from streamdet.capture.sources.memory import limit_allocations
 from streamdet.capture.sources.mjpeg import MjpegFile
-from streamdet.capture.sources.pacing import FileClock, Pacer
 from streamdet.capture.sources.patience import ConnectionBudget, timed_out
 from streamdet.capture.sources.picture import MAX_PIXELS, AvPicture, check_size
 from streamdet.capture.sources.rtsp import RtspRelay, Way, connect, find_way

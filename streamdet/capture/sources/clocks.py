@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.types import Clock
 
 # A camera's clock that is further off than this says nothing.
@@ -44,3 +45,111 @@ class CameraClock:
         last_lead_seconds, last = self._last or (lead_seconds, now)
         self._last = lead_seconds, now
         return abs(lead_seconds - last_lead_seconds) > now - last + _LARGEST_STEP_SECONDS
+
+
+_DEFAULT_FPS = 25.0
+# Timestamps that repeat, or go back by no more, are badly rounded; what goes back further begins another timeline.
+_JITTER_SECONDS = 0.5
+_TICK_SECONDS = 1e-3
+# Timestamps that have not moved for so many frames say nothing.
+_MOST_REPEATED = 8
+# A jump forward that is longer is a discontinuity where discontinuities are to be expected.
+_LARGEST_PACED_STEP_SECONDS = 10.0
+_LONGEST_GAP_SECONDS = 5.0
+# Frames of a file that are later than this start a new schedule instead of running after the old one; a live stream
+# runs after it, so that it does not lag behind for ever after an interruption.
+_LATEST_SECONDS = 1.0
+_LATEST_LIVE_SECONDS = 30.0
+
+
+class FileClock:
+    """Turns timestamps into one clock that starts at 0 and never goes back.
+
+    The steps are those of the timestamps themselves. Where another timeline begins (another loop, timestamps that go
+    back, a discontinuity of HLS) the clock goes on by the step that came last. A frame without a timestamp comes one
+    step after the frame before.
+
+    Args:
+        fps: frames per second, for the first steps of a file that has no timestamps; None for 25.
+        joins_jumps: whether timestamps that jump forward by more than 10 s begin another timeline. In HLS they do; in
+            a file they are gaps.
+
+    Attributes:
+        has_jumped: whether another timeline has begun with the newest frame.
+    """
+
+    def __init__(self, fps: float | None, *, joins_jumps: bool = False) -> None:
+        self.has_jumped = False
+        self._step_seconds = 1 / (fps or _DEFAULT_FPS)
+        self._joins_jumps = joins_jumps
+        self._offset_seconds: float | None = None
+        self._last_seconds: float | None = None
+        self._repeated = 0
+
+    def begin_again(self) -> None:
+        """The next frame is the first of another loop."""
+        self._offset_seconds = None
+
+    def at(self, pts_seconds: float | None) -> float:
+        """The time of the next frame, in seconds since the first frame of the first loop."""
+        self.has_jumped = False
+        if self._last_seconds is None:
+            due = 0.0
+            self._offset_seconds = None if pts_seconds is None else -pts_seconds
+        elif pts_seconds is None:
+            due = self._last_seconds + self._step_seconds
+        elif self._offset_seconds is None:
+            due = self._last_seconds + self._step_seconds
+            self._offset_seconds = due - pts_seconds
+        else:
+            due = self._next(self._last_seconds, self._offset_seconds, pts_seconds)
+        self._last_seconds = due
+        return due
+
+    def _next(self, last_seconds: float, offset_seconds: float, pts_seconds: float) -> float:
+        step_seconds = pts_seconds + offset_seconds - last_seconds
+        jumps = step_seconds < -_JITTER_SECONDS or (self._joins_jumps and step_seconds > _LARGEST_PACED_STEP_SECONDS)
+        if jumps or (step_seconds < _TICK_SECONDS and self._repeated >= _MOST_REPEATED):
+            self.has_jumped = jumps
+            step_seconds = self._step_seconds
+            self._offset_seconds = last_seconds + step_seconds - pts_seconds
+        elif step_seconds < _TICK_SECONDS:
+            self._repeated += 1
+            step_seconds = _TICK_SECONDS
+        else:
+            self._repeated = 0
+            self._step_seconds = min(step_seconds, _LARGEST_PACED_STEP_SECONDS)
+        return last_seconds + step_seconds
+
+
+class Pacer:
+    """Waits until a frame is due.
+
+    Args:
+        longest_gap_seconds: longer waits between two frames are cut to it.
+        is_live: whether to run after the schedule when late, up to 30 s: what is late is there already.
+    """
+
+    def __init__(self, longest_gap_seconds: float = _LONGEST_GAP_SECONDS, *, is_live: bool = False) -> None:
+        self._longest_gap_seconds = min(longest_gap_seconds, _LONGEST_GAP_SECONDS)
+        self._latest_seconds = _LATEST_LIVE_SECONDS if is_live else _LATEST_SECONDS
+        self._start: float | None = None
+
+    def begin_again(self) -> None:
+        """The next frame is due now."""
+        self._start = None
+
+    def wait(self, at_seconds: float) -> bool:
+        """Waits until the moment; true when the wait was interrupted.
+
+        Args:
+            at_seconds: on the clock of the file.
+        """
+        now = time.monotonic()
+        if self._start is None or now - self._start - at_seconds > self._latest_seconds:
+            self._start = now - at_seconds
+        wait_seconds = self._start + at_seconds - now
+        if wait_seconds > self._longest_gap_seconds:
+            self._start -= wait_seconds - self._longest_gap_seconds
+            wait_seconds = self._longest_gap_seconds
+        return current_interrupt().wait(max(0.0, wait_seconds))

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import logging
+
+import av
+from av.codec.hwaccel import HWAccel, hwdevices_available
+
 from streamdet.capture.sources.diagnosis import HTTP_KINDS, TLS_KINDS, ca_file_of
-from streamdet.capture.sources.formats import SELF_CONTAINED
 from streamdet.capture.sources.picture import MAX_PIXELS
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
+
+# These lead FFmpeg to further addresses, or read something of this machine.
+_LEAD_ELSEWHERE = frozenset(
+    {"hls", "concat", "dash", "imf", "rtp", "rtsp", "sap", "sdp", "webm_dash_manifest", "lavfi"}
+)
+
+# Separated by commas, as FFmpeg's `format_whitelist` wants them: everything that is what it is by itself.
+SELF_CONTAINED = ",".join(sorted(av.formats_available - _LEAD_ELSEWHERE))
+
 
 # FFmpeg's defaults look at 5 s of a live stream before the first frame; the header and one frame are enough. Where it
 # is joined between two key frames, nothing says its size, and only the amount ends the look.
@@ -70,3 +85,58 @@ def options_for(config: StreamConfig) -> dict[str, str]:
         if config.tls_verify and ca_file:
             options["ca_file"] = ca_file
     return options
+
+
+_log = logging.getLogger(__name__)
+
+
+def find_hwaccel(wanted: str, stream: str) -> HWAccel | None:
+    """The hardware to decode with; None for software, said in one line where hardware was wanted.
+
+    Args:
+        wanted: "none", "auto" or a name that FFmpeg knows.
+        stream: name of the stream, for the log.
+    """
+    if wanted == "none":
+        return None
+    names = hwdevices_available() if wanted == "auto" else [wanted]
+    for name in names:
+        if _works(name):
+            return HWAccel(name, allow_software_fallback=True)
+    what = "hardware decoding" if wanted == "auto" else f"hardware decoding by {wanted}"
+    _log.warning("%s is not available here; decoding in software", what, extra={"stream": stream})
+    return None
+
+
+@functools.cache
+def _works(name: str) -> bool:
+    """Whether the device can be opened; H.264 stands for all codecs, since whatever decodes has it."""
+    if name not in hwdevices_available():
+        return False
+    try:
+        HWAccel(name).create(av.Codec("h264", "r"))
+    except (av.FFmpegError, NotImplementedError):
+        return False
+    return True
+
+
+# Four bytes for every pixel of the largest picture (see `picture`): more is no picture that could be used.
+MAX_ALLOCATION_BYTES = 256 * 1024 * 1024
+
+
+def limit_allocations(extension: str) -> bool:
+    """Sets the limit for the copy of FFmpeg that a Python extension was built with, in this whole process.
+
+    Args:
+        extension: path of its shared library, which is loaded already.
+
+    Returns:
+        False where it has been built in a way that does not let anybody set it.
+    """
+    try:
+        limit = ctypes.CDLL(extension).av_max_alloc
+    except (OSError, AttributeError):
+        return False
+    limit.argtypes, limit.restype = (ctypes.c_size_t,), None
+    limit(MAX_ALLOCATION_BYTES)
+    return True

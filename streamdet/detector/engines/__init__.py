@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from streamdet.config import DetectorConfig
-from streamdet.detector.engines.epilogue import Epilogue
-from streamdet.detector.engines.openvino_file import ExportedDense
+from streamdet.detector.engines.openvino import ExportedDense
+from streamdet.detector.engines.packing import Epilogue
 from streamdet.detector.engines.pytorch import TorchDense
 from streamdet.errors import DetectorError
 

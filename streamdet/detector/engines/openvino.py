@@ -16,19 +16,244 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import FasterRCNN
 
-from streamdet.detector.engines.openvino_convert import BoxHead, convert_box_head, convert_features
-from streamdet.detector.engines.openvino_file import ExportedDense
-from streamdet.detector.engines.openvino_runtime import (
-    OpenVinoPrecision,
-    compile_model,
-    core,
-    cpu_precisions,
-    load_openvino,
-)
 from streamdet.errors import DetectorError
 
 if TYPE_CHECKING:
     import openvino
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+
+from streamdet.detector.engines.pytorch import ChannelsLastHead
+
+FORMAT_FAMILY = "streamdet-openvino-"
+FORMAT = f"{FORMAT_FAMILY}2"
+
+PARTS = ("features.xml", "features.bin", "box_head.xml", "box_head.bin")
+"""Names of the tensors of such a file; others in it are not read."""
+
+# The graph of the largest architecture has 1 MB.
+_MAX_GRAPH_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedDense:
+    """The dense parts of a detector, as OpenVINO writes them.
+
+    Attributes:
+        precision: that they were exported in.
+        features: graph (XML) and its constants, of what `openvino_convert.convert_features` makes.
+        box_head: the same, of what `openvino_convert.convert_box_head` makes.
+    """
+
+    precision: OpenVinoPrecision
+    features: tuple[bytes, bytes]
+    box_head: tuple[bytes, bytes]
+
+
+def dense_to_tensors(dense: ExportedDense) -> dict[str, Tensor]:
+    """The contents as named tensors of bytes, for a safetensors file."""
+    contents = zip(PARTS, (*dense.features, *dense.box_head), strict=True)
+    return {name: torch.from_numpy(np.frombuffer(content, np.uint8).copy()) for name, content in contents}
+
+
+def dense_from_tensors(tensors: Mapping[str, Tensor], precision: str) -> ExportedDense:
+    """The inverse of `dense_to_tensors`.
+
+    Raises:
+        ValueError: a part is missing or strange, or the precision is none of ours.
+    """
+    if precision not in {"fp32", "int8"}:
+        msg = f"precision {precision!r}"
+        raise ValueError(msg)
+    missing = [name for name in PARTS if name not in tensors or tensors[name].dtype is not torch.uint8]
+    if missing:
+        msg = f"no {', '.join(missing)}"
+        raise ValueError(msg)
+    contents = [tensors[name].numpy().tobytes() for name in PARTS]
+    for graph in (contents[0], contents[2]):
+        if len(graph) > _MAX_GRAPH_BYTES or b"<!" in graph:
+            msg = f"a graph of more than {_MAX_GRAPH_BYTES >> 20} MiB, or with declarations in its XML"
+            raise ValueError(msg)
+    return ExportedDense(cast("OpenVinoPrecision", precision), (contents[0], contents[1]), (contents[2], contents[3]))
+
+
+_EXAMPLE_PIXELS = 128  # any size does; the converted model takes all
+_POOLED_PIXELS = 7
+
+
+def convert_features(model: FasterRCNN) -> openvino.Model:
+    """Makes one OpenVINO model of the backbone, the feature pyramid and the head of the RPN.
+
+    Its input is float32 [batch, height, width, 3]; its outputs are the level maps, then the objectness of each level,
+    then the deltas of each level, all float32 [batch, height / stride, width / stride, channels].
+
+    Args:
+        model: prepared by `pipeline.prepare_model`, on the CPU.
+    """
+    example = torch.zeros(1, _EXAMPLE_PIXELS, _EXAMPLE_PIXELS, 3)
+    return _convert(_FeaturesAndRpnHead(model.backbone, model.rpn.head), example)
+
+
+def convert_box_head(model: FasterRCNN) -> openvino.Model:
+    """Makes an OpenVINO model of the box head and its predictor.
+
+    Its input is float32 [regions, 7, 7, channels]; its outputs are class logits and deltas.
+    """
+    channels: int = model.backbone.out_channels
+    example = torch.zeros(2, _POOLED_PIXELS, _POOLED_PIXELS, channels)
+    converted = _convert(BoxHead(model), example)
+    converted.reshape([-1, *example.shape[1:]])
+    return converted
+
+
+class _FeaturesAndRpnHead(nn.Module):
+    """As one graph: the maps need not leave the layout that convolutions like best.
+
+    Channels come last at both ends, as they lie in the memory of the stages before and after.
+    """
+
+    def __init__(self, backbone: nn.Module, rpn_head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.rpn_head = rpn_head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        levels = list(self.backbone(images.permute(0, 3, 1, 2)).values())
+        objectness, deltas = self.rpn_head(levels)
+        return tuple(t.permute(0, 2, 3, 1) for t in (*levels, *objectness, *deltas))
+
+
+class BoxHead(nn.Module):
+    """The box head and its predictor in torch, for regions whose channels come last.
+
+    Args:
+        model: prepared by `pipeline.prepare_model`.
+    """
+
+    def __init__(self, model: FasterRCNN) -> None:
+        super().__init__()
+        self._head = ChannelsLastHead(model.roi_heads.box_head)
+        self._predictor = model.roi_heads.box_predictor
+
+    def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits and deltas of regions, float32 [regions, 7, 7, channels]."""
+        logits, deltas = self._predictor(self._head(regions))
+        return logits, deltas
+
+
+@torch.no_grad()
+def _convert(module: nn.Module, example: Tensor) -> openvino.Model:
+    with warnings.catch_warnings():
+        # OpenVINO reads what torch traced; torch deprecates tracing, and says so at every module.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(module.eval(), example, check_trace=False)  # type: ignore[no-untyped-call] # torch's own
+        model: openvino.Model = load_openvino().convert_model(traced, example_input=example)
+    return model
+
+
+OpenVinoPrecision = Literal["fp32", "bf16", "int8"]
+
+# What OpenVINO computes with where the model itself does not say int8.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_TELEMETRY = "openvino_telemetry"
+
+
+def is_installed() -> bool:
+    """Whether OpenVINO can be imported; does not import it."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+@cache
+def load_openvino() -> ModuleType:
+    """The module `openvino`.
+
+    Raises:
+        DetectorError: it is not installed.
+    """
+    return _load("openvino")
+
+
+def load_nncf() -> ModuleType:
+    """The module `nncf`, which quantises.
+
+    Raises:
+        DetectorError: it is not installed.
+    """
+    return _load("nncf")
+
+
+def _load(name: str) -> ModuleType:
+    # Importing openvino or nncf reports to their maker over the network, unless this module cannot be imported.
+    sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type] # None is how Python spells "cannot be imported"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries about each other, nothing that a user could change
+            return importlib.import_module(name)
+    except ImportError as error:
+        msg = f'{name} is not installed ({error}): install the extra, streamdet[openvino], or set engine = "torch"'
+        raise DetectorError(msg) from None
+
+
+@cache
+def core() -> openvino.Core:
+    """OpenVINO's own beginning; one for the process.
+
+    Raises:
+        DetectorError: OpenVINO is not installed.
+    """
+    made: openvino.Core = load_openvino().Core()
+    return made
+
+
+def cpu_precisions() -> set[OpenVinoPrecision]:
+    """What the CPU computes with natively.
+
+    Raises:
+        DetectorError: OpenVINO is not installed.
+    """
+    names: dict[str, OpenVinoPrecision] = {"FP32": "fp32", "BF16": "bf16", "INT8": "int8"}
+    capabilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return {names[name] for name in capabilities if name in names}
+
+
+def compile_model(
+    model: openvino.Model, precision: OpenVinoPrecision, workers: int, threads: int
+) -> openvino.CompiledModel:
+    """Makes machine code of a model.
+
+    Args:
+        model: as read or converted, of one fixed shape.
+        precision: to compute with; "int8" needs a quantised model.
+        workers: threads that will infer at the same time; they share one copy of the weights.
+        threads: CPU threads for one inference.
+
+    Raises:
+        ValueError: a side of an input is left open: in int8, such models end the process on CPUs with AMX.
+    """
+    if model.is_dynamic():
+        msg = f"the shape of an input is not fixed: {', '.join(str(port.partial_shape) for port in model.inputs)}"
+        raise ValueError(msg)
+    return core().compile_model(
+        model,
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "NUM_STREAMS": workers,
+            "INFERENCE_NUM_THREADS": workers * threads,
+            # Pinned threads of several models, or of another process, would all sit on the first cores.
+            "ENABLE_CPU_PINNING": False,
+        },
+    )
+
 
 _log = logging.getLogger(__name__)
 

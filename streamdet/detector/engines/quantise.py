@@ -15,9 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision.models.detection import FasterRCNN
 
-from streamdet.detector.engines.openvino_convert import convert_box_head, convert_features
-from streamdet.detector.engines.openvino_file import ExportedDense
-from streamdet.detector.engines.openvino_runtime import OpenVinoPrecision, load_nncf, load_openvino
+from streamdet.detector.engines.openvino import (
+    ExportedDense,
+    OpenVinoPrecision,
+    convert_box_head,
+    convert_features,
+    load_nncf,
+    load_openvino,
+)
 from streamdet.detector.pipeline import FasterRcnnDetector
 from streamdet.types import Picture
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from streamdet.detector.engines import epilogue
-from streamdet.detector.engines.epilogue import Epilogue
+from streamdet.detector.engines import packing
+from streamdet.detector.engines.packing import Epilogue
 from streamdet.detector.graph import align, suppress
 from streamdet.detector.graph.align import Taps, Weigh
 from streamdet.detector.graph.suppress import Suppress
@@ -98,9 +98,9 @@ def _check_epilogue(fast: Epilogue, device: torch.device, generator: torch.Gener
             for _ in range(2)
         )
         bias = torch.rand(shape[1], generator=generator).to(device, dtype)
-        for activation in epilogue.ACTIVATIONS:
+        for activation in packing.ACTIVATIONS:
             for added in (None, other):
-                wanted = epilogue.epilogue(sums.clone(), bias, added, activation)
+                wanted = packing.epilogue(sums.clone(), bias, added, activation)
                 if not torch.allclose(wanted, fast(sums.clone(), bias, added, activation), atol=tolerance):
                     msg = f"what follows a convolution ({activation}) differs from plain torch's"
                     raise ValueError(msg)

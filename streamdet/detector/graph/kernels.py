@@ -14,7 +14,7 @@ import triton  # type: ignore[import-untyped] # it has no types
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from streamdet.detector.engines.epilogue import epilogue as plain_epilogue
+from streamdet.detector.engines.packing import epilogue as plain_epilogue
 from streamdet.detector.graph.align import Taps
 from streamdet.detector.graph.boxes import float_not_above
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from streamdet.assets import embedded_int8_weights, embedded_weights
 from streamdet.config import DetectorConfig
-from streamdet.detector.engines.openvino_file import FORMAT as OPENVINO_FORMAT
-from streamdet.detector.engines.openvino_file import FORMAT_FAMILY as OPENVINO_FORMAT_FAMILY
-from streamdet.detector.engines.openvino_file import PARTS, ExportedDense, dense_from_tensors, dense_to_tensors
+from streamdet.detector.engines.openvino import FORMAT as OPENVINO_FORMAT
+from streamdet.detector.engines.openvino import FORMAT_FAMILY as OPENVINO_FORMAT_FAMILY
+from streamdet.detector.engines.openvino import PARTS, ExportedDense, dense_from_tensors, dense_to_tensors
 from streamdet.detector.weights.architectures import ARCHITECTURES, build_model
 from streamdet.detector.weights.state_dict import (
     MAX_CLASSES,
