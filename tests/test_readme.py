@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from streamdet.config import load_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_the_configurations_load(tmp_path: Path) -> None:
-    whole, shapes = blocks("toml")
+    (whole,) = blocks("toml")
+    (shapes,) = blocks("toml", (ROOT / "docs" / "zones.md").read_text())
     path = tmp_path / "streamdet.toml"
     path.write_text(whole)
     config = load_config(path, {"FRONT_DOOR_LOGIN": "ann:secret"})
@@ -36,10 +40,27 @@ def test_the_python_example_compiles_and_its_names_exist() -> None:
     assert set(imported.group(1).split(", ")) <= set(names)
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        if "://" not in target:
-            assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        file, _, heading = target.partition("#")
+        leads_to = (page.parent / file).resolve() if file else page
+        assert leads_to.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", leads_to.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}, target
+
+
+def test_the_table_of_contents_names_every_page() -> None:
+    contents = (ROOT / "docs" / "README.md").read_text()
+    named = set(re.findall(r"\]\(([\w-]+\.md)", contents))
+    assert {page.name for page in PAGES if page.parent.name == "docs"} - {"README.md"} == named
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.encode()) <= 6000
 
 
 def test_make_targets_exist() -> None:
