@@ -61,11 +61,12 @@ mutants: setup-dev  ## Change critical lines one at a time and see whether the t
 soak: setup-dev  ## Let the daemon run among faults for SECONDS (1200), draw how it went, fail where it did not hold
 	PYTHONPATH=tests $(BIN)/python benchmarks/soak --seconds $(or $(SECONDS),1200) $(SOAK_ARGS)
 
-lint: setup-dev  ## Style, types and import layers
+lint: setup-dev  ## Check style, types, import layers and words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/typos
 
 lock: $(TOOLS)/.installed  ## Choose the newest versions and pin them with hashes
 	$(LOCK) pyproject.toml --all-extras -o requirements.txt

@@ -1,6 +1,6 @@
 """The nouns: what travels from a camera to a subscriber. Imports nothing of ours.
 
-Every value is frozen; whoever wants another one makes another one.
+Every value is frozen; to change one, make another.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class DetectionEvent:
 
 @dataclass(frozen=True, slots=True)
 class PreviewEvent:
-    """A small picture of one frame, with what was found in that very frame; sent only while somebody subscribes.
+    """A small picture of one frame, with what was found in that very frame; sent only while someone subscribes.
 
     Attributes:
         stream: name of the stream.

@@ -103,7 +103,7 @@ class Worker(ABC):
         self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
         try:
             self.run()
-        except BaseException as error:  # noqa: BLE001 - stored, and raised again by whoever watches
+        except BaseException as error:  # noqa: BLE001 - stored, and raised again by the thread that watches
             self.fail(error)
 
 

@@ -83,7 +83,7 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        # Two at a time would share their control groups, and thereby end each other's services.
+        # Two at a time would share their control groups, and so end each other's services.
         self._lock = Path(tempfile.gettempdir(), "streamdet-test-container.lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._boot()
@@ -138,7 +138,7 @@ class Container:
         """Reboots, and waits until everything has been started."""
         assert self._process is not None
         self.run("systemctl", "reboot")
-        # With --keep-unit the starting anew is left to the caller.
+        # With --keep-unit restarting is left to the caller.
         assert self._process.wait(_PATIENCE_SECONDS) == _WANTS_REBOOT
         self._boot()
 

@@ -143,7 +143,7 @@ def _replay_request() -> Target:
 
     def read(data: bytes) -> Outcome:
         answers: list[list[bytes]] = []
-        # Another client each time: nobody asks too often.
+        # Another client each time: no one asks too often.
         replay.answer(next(clients), data, answers.append)
         (parts,) = answers
         answer = replay_wire.decode_answer(parts)

@@ -50,7 +50,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "if self._condemned is not None:",
          "test_a_frame_that_cannot_be_used_takes_its_connection_down_and_no_later_one"),
         ("stall after a late read is forgotten", "if overdue and not self.stopping:", "if overdue and self.stopping:",
-         "test_read_that_heeds_no_interrupt_is_reported_in_time_and_given_up_when_it_returns"),
+         "test_read_that_ignores_an_interrupt_is_reported_in_time_and_given_up_when_it_returns"),
         ("damaged pictures not counted", "if held.has_picture:", "if not held.has_picture:",
          "test_damaged_pictures_are_counted_and_not_handed_on"),
         ("source stays open", "            source.close()\n", "            pass\n",
@@ -204,7 +204,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("zone without a margin", "if was is not None and was != now and self._distance",
          "if was is not None and was == now and self._distance", "test_a_zone_is_entered_and_left_by_a_clear_step"),
         ("line without a margin", "if distance(start, end, foot.point) < foot.margin:",
-         "if distance(start, end, foot.point) < 0.0:", "test_who_trembles_upon_the_line_crosses_it_once"),
+         "if distance(start, end, foot.point) < 0.0:", "test_who_trembles_on_the_line_crosses_it_once"),
         ("mask hides nothing", "if hidden:", "if len(hidden) > 1:", "test_masks_hide_what_stands_in_them"),
         ("in is out", 'return "in" if was < 0 else "out"', 'return "in" if was > 0 else "out"',
          "test_in_is_from_left_to_right_of_the_line"),
@@ -300,9 +300,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ("any key is let in", "if key in self._clients.names():", "if key:",
          "test_a_client_that_is_not_allowed_gets_nothing_until_it_is"),
         ("revoked key stays", "return shown.key not in self._clients.newest", "return False",
-         "test_revoking_ends_the_connection_of_that_client_and_of_nobody_else"),
+         "test_revoking_ends_the_connection_of_that_client_and_of_no_one_else"),
         ("key of an earlier connection", "if shown is None or shown.number <= answered_before:", "if shown is None:",
-         "test_what_another_said_over_the_same_descriptor_vouches_for_nobody"),
+         "test_what_another_said_over_the_same_descriptor_vouches_for_no_one"),
     ),
     *_of(
         "delivery/connections.py", "test_gate.py",
@@ -312,7 +312,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_of(
         "security/curve.py", "test_allowed_clients.py",
         ("missing directory lets all in", "            paths = []\n", "            return\n",
-         "test_a_directory_that_is_gone_lets_nobody_in"),
+         "test_a_directory_that_is_gone_lets_no_one_in"),
     ),
     *_of(
         "security/curve.py", "test_keys.py",

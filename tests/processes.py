@@ -1,4 +1,4 @@
-"""Daemons as processes of their own, with everything that they need: ports, a configuration, somebody to notify."""
+"""Daemons as processes of their own, with everything that they need: ports, a configuration, someone to notify."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class RtspDoor:
     Args:
         upstream: the port of the server behind it; 0 for none.
         login: `user:password` that it asks for.
-        algorithms: of Digest, in the order of their challenges; also "Basic", and others that nobody knows.
+        algorithms: of Digest, in the order of their challenges; also "Basic", and others that no one knows.
         redirections: where DESCRIBE of a path leads.
         nonce_uses: after so many requests a nonce is out of date; 0 for never.
         certificate: and key, to be reached as rtsps://.

@@ -25,7 +25,7 @@ class Clock:
 
 
 class Allowed:
-    """The clients of a directory, read anew at every look."""
+    """The clients of a directory, read again at every look."""
 
     def __init__(self, directory: Path) -> None:
         self._clock = Clock()
@@ -59,19 +59,19 @@ def no_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_want_of_descriptors_cuts_nobody_and_is_said_once(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_want_of_descriptors_cuts_no_one_and_is_said_once(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
     allowed = Allowed(keys.clients)
     assert allowed.names() == ["alice", "bob"]
     with no_descriptors():
         assert [allowed.names() for _ in range(5)] == [["alice", "bob"]] * 5
     said = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(said) == 1
-    assert "Too many open files; whoever was let in before still is" in said[0].getMessage()
+    assert "Too many open files; clients let in before stay connected" in said[0].getMessage()
     (keys.clients / "bob.key").unlink()
     assert allowed.names() == ["alice"]
 
 
-def test_a_want_of_descriptors_at_the_start_lets_nobody_in_until_it_is_over(keys: Keys) -> None:
+def test_a_want_of_descriptors_at_the_start_lets_no_one_in_until_it_is_over(keys: Keys) -> None:
     allowed = Allowed(keys.clients)
     with no_descriptors():
         assert allowed.names() == []
@@ -113,14 +113,14 @@ def test_one_file_that_cannot_be_read_keeps_no_other_client_in(keys: Keys, monke
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced by a file"])
-def test_a_directory_that_is_gone_lets_nobody_in(keys: Keys, how: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_directory_that_is_gone_lets_no_one_in(keys: Keys, how: str, caplog: pytest.LogCaptureFixture) -> None:
     allowed = Allowed(keys.clients)
     assert allowed.names() == ["alice", "bob"]
     away = keys.clients.rename(keys.clients.with_name("away"))
     if how != "removed":
         keys.clients.write_text("")
     assert [allowed.names() for _ in range(3)] == [[]] * 3
-    assert caplog.text.count("nobody is let in") == 1
+    assert caplog.text.count("no one is let in") == 1
     keys.clients.unlink(missing_ok=True)
     away.rename(keys.clients)
     assert allowed.names() == ["alice", "bob"]
@@ -157,6 +157,6 @@ def test_a_directory_that_is_exchanged_for_another_counts_at_once(keys: Keys, tm
     assert allowed.names() == ["carol"]
 
 
-def test_a_named_pipe_among_the_keys_holds_up_nobody(keys: Keys) -> None:
+def test_a_named_pipe_among_the_keys_holds_up_no_one(keys: Keys) -> None:
     os.mkfifo(keys.clients / "pipe.key")
     assert Allowed(keys.clients).names() == ["alice", "bob"]

@@ -215,7 +215,7 @@ def test_shares_hold_for_streams_that_are_not_always_waiting(
     assert max(plain) - min(plain) <= 2
 
 
-def test_a_weight_starves_nobody(clock: Clock, drops: Drops) -> None:
+def test_a_weight_starves_no_one(clock: Clock, drops: Drops) -> None:
     queue = make(clock, drops, Rules("rich", weight=100), Rules("poor", weight=0.1), size=1)
     taken: Counter[str] = Counter()
     for seq in range(5000):
@@ -293,7 +293,7 @@ def test_a_batch_leaves_when_it_is_full(drops: Drops, running: Callable[..., thr
     assert [[taken.stream for taken in batch] for batch in batches] == [["a", "b", "c"]]
 
 
-def test_the_window_opens_at_the_first_frame_and_waits_for_nobody(drops: Drops) -> None:
+def test_the_window_opens_at_the_first_frame_and_waits_for_no_one(drops: Drops) -> None:
     queue = BatchQueue(8, 0.2, drops)
     for name in "abc":
         queue.add_stream(Rules(name))
@@ -584,7 +584,7 @@ def overtaken_by(
 def test_whatever_happens_every_frame_has_one_fate(
     steps: list[tuple[str, str | float | None]], size: int, max_fps: float | None
 ) -> None:
-    """A frame put is pending, or taken, or dropped; batches are small and never stale; nobody waits for ever."""
+    """A frame put is pending, or taken, or dropped; batches are small and never stale; no one waits for ever."""
     clock, drops = Clock(), Drops()
     queue = make(clock, drops, *(Rules(name, max_fps=max_fps, max_frame_age_seconds=1) for name in "abc"), size=size)
     overtaken: Counter[tuple[str, str]] = Counter()

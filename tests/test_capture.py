@@ -129,7 +129,7 @@ def test_blocked_read_is_a_stall_and_the_stream_is_opened_again() -> None:
     ]
 
 
-def test_read_that_heeds_no_interrupt_is_reported_in_time_and_given_up_when_it_returns() -> None:
+def test_read_that_ignores_an_interrupt_is_reported_in_time_and_given_up_when_it_returns() -> None:
     released = threading.Event()
     open_source, opened = scripted([give, lambda: released.wait(60) and None], [give])
     config = stream_config("rtsp://192.0.2.5/x", stall_seconds=0.3)

@@ -223,12 +223,12 @@ def test_a_password_can_come_from_standard_input(installed: Installed) -> None:
         (("add", "n", "clip.mp4", "--set", "transport=udp"), 2, "means something for rtsp:// only"),
         (("change", "east", "--set", "name=x"), 1, "a stream keeps its name"),
         (("change", "east", "--unset", "url"), 1, '"url" is no key that can be unset'),
-        (("change", "nobody", "--set", "max_fps=1"), 1, "there is no stream nobody"),
+        (("change", "absent", "--set", "max_fps=1"), 1, "there is no stream absent"),
         (("change", "east"), 2, "there is nothing to change"),
         (("change", "east", "--set", "max_fps"), 2, "write KEY=VALUE"),
-        (("remove", "nobody"), 1, "there is no stream nobody"),
-        (("pause", "nobody"), 1, "there is no stream nobody"),
-        (("reset", "nobody"), 1, "the file has no stream nobody"),
+        (("remove", "absent"), 1, "there is no stream absent"),
+        (("pause", "absent"), 1, "there is no stream absent"),
+        (("reset", "absent"), 1, "the file has no stream absent"),
         (("add", "n"), 2, "give either URL or --url-from-stdin"),
     ],
 )
@@ -245,10 +245,10 @@ def test_mistakes_are_one_clear_line_and_change_nothing(
 
 
 def test_what_is_wrong_can_be_had_as_json(installed: Installed) -> None:
-    code, output = installed.run("streams", "remove", "nobody", "--json")
+    code, output = installed.run("streams", "remove", "absent", "--json")
     assert code == 1
     assert json.loads(output) == {
-        "ok": False, "problems": ["there is no stream nobody; streamdet streams list names them"],
+        "ok": False, "problems": ["there is no stream absent; streamdet streams list names them"],
     }  # fmt: skip
 
 

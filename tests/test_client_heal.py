@@ -76,7 +76,7 @@ def test_whatever_is_lost_comes_in_order_and_once(publisher: Publisher, seed: in
                 put(publisher, "a", range(3 + 5 * round_, 8 + 5 * round_))
                 put(publisher, "b", range(2 + 2 * round_, 4 + 2 * round_))
             rest = detections_until(events, {"a": 202, "b": 81})
-    # Whoever comes first gets the newest event of what has been; from then on nothing is missing.
+    # The first to come gets the newest event of what has been; from then on nothing is missing.
     for stream, last in (("a", 202), ("b", 81)):
         seqs = first[stream] + rest[stream]
         assert seqs == list(range(int(str(seqs[0])), last + 1))
@@ -114,7 +114,7 @@ def test_the_last_event_is_healed_though_none_follows(publisher: Publisher) -> N
     assert proxy.lost >= 3
 
 
-def test_what_nobody_has_any_more_is_one_gap() -> None:
+def test_what_no_one_has_any_more_is_one_gap() -> None:
     few = ReplayConfig(endpoint="tcp://127.0.0.1:0", max_events=10)
     with publisher_at(replay=few) as publisher, losing(publisher.endpoint, lambda _: False) as proxy:
         subscription = subscribe(
@@ -147,12 +147,12 @@ def test_a_restart_is_told_and_the_new_epoch_is_complete(tmp_path: Path) -> None
     assert second == [Restart("a", "detections/a/", "e1", "e2", is_complete=False), 1, 2, 3, 4, 5]
 
 
-def test_without_anybody_who_answers_it_says_so(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_anyone_who_answers_it_says_so(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamdet.client.recovery._GIVE_UP_SECONDS", 0.5)
     nowhere = subscribe(publisher.endpoint, heal=True, replay_endpoint="tcp://127.0.0.1:1")
     with nowhere as events:
         publisher.put_status(status_of("a"))
-        with pytest.raises(EndpointError, match=r"nobody answers at tcp://127\.0\.0\.1:1"):
+        with pytest.raises(EndpointError, match=r"no one answers at tcp://127\.0\.0\.1:1"):
             events.receive(PATIENCE_SECONDS)
 
 

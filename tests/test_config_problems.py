@@ -140,13 +140,13 @@ BAD = {
     "weights empty": (f"[detector]\nweights = ''\n{STREAM}", "2: detector.weights: is empty"),
     "unknown device": (f"[detector]\ndevice = 'gpu'\n{STREAM}", '2: detector.device: is "gpu"; must be "auto", "cpu", "cuda" or "cuda:1"'),
     "publisher off loopback": (f"[publisher]\nendpoint = 'tcp://*:5555'\n{STREAM}", '2: publisher.endpoint: is "tcp://*:5555"; must be like tcp://127.0.0.1:5555; every address of this machine is tcp://0.0.0.0:5555'),
-    "publisher on all addresses": (f"[publisher]\nendpoint = 'tcp://[::]:5555'\n{STREAM}", "1: publisher: endpoint would let other machines in, whoever they are: make keys with `streamdet keys generate` and set curve_server_key_file and curve_allowed_clients_directory; or use"),
+    "publisher on all addresses": (f"[publisher]\nendpoint = 'tcp://[::]:5555'\n{STREAM}", "1: publisher: endpoint would let other machines in without any check: make keys with `streamdet keys generate` and set curve_server_key_file and curve_allowed_clients_directory; or use"),
     "publisher without a port": (f"[publisher]\nendpoint = 'tcp://127.0.0.1'\n{STREAM}", '2: publisher.endpoint: is "tcp://127.0.0.1"; must be like tcp://127.0.0.1:5555'),
     "publisher of another kind": (f"[publisher]\nendpoint = 'http://127.0.0.1:1'\n{STREAM}", "must be like tcp://127.0.0.1:5555"),
     "publisher path too long": (f"[publisher]\nendpoint = 'ipc:///{'x' * 200}'\n{STREAM}", "a path of at most 107 bytes"),
     "publisher with half of the keys": (f"[publisher]\ncurve_allowed_clients_directory = '/'\n{STREAM}", "1: publisher: curve_server_key_file and curve_allowed_clients_directory go together"),
     "publisher without its key": (f"[publisher]\ncurve_server_key_file = '/nowhere/a.key_secret'\ncurve_allowed_clients_directory = '/'\n{STREAM}", "2: publisher.curve_server_key_file: cannot read the key file /nowhere/a.key_secret: No such file or directory; make one with: streamdet keys generate"),
-    "metrics off loopback": (f"[metrics]\nendpoint = '0.0.0.0:9095'\n{STREAM}", "1: metrics: endpoint would let other machines in, whoever they are: set tls_certificate_file, tls_key_file and password_file"),
+    "metrics off loopback": (f"[metrics]\nendpoint = '0.0.0.0:9095'\n{STREAM}", "1: metrics: endpoint would let other machines in without any check: set tls_certificate_file, tls_key_file and password_file"),
     "metrics with half of the TLS": (f"[metrics]\ntls_key_file = '/etc/passwd'\n{STREAM}", "1: metrics: tls_certificate_file and tls_key_file go together"),
     "metrics with a colon in a name": (f"[metrics]\nusername = 'a:b'\n{STREAM}", '2: metrics.username: is "a:b"; must be up to 100 letters'),
     "metrics for every host": (f"[metrics]\nendpoint = ':9095'\n{STREAM}", '2: metrics.endpoint: is ":9095"; must name an address, like 127.0.0.1:9095; every one of this machine is 0.0.0.0:9095'),
@@ -238,7 +238,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path, name: str) -> None:
 
 
 @pytest.fixture
-def nobody() -> Iterator[None]:
+def not_root() -> Iterator[None]:
     """Not root while the test runs: root may read everything."""
     before = os.geteuid()
     if before == 0:
@@ -247,7 +247,7 @@ def nobody() -> Iterator[None]:
     os.seteuid(before)
 
 
-@pytest.mark.usefixtures("nobody")
+@pytest.mark.usefixtures("not_root")
 def test_a_file_without_permission() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "streamdet.toml"

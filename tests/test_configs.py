@@ -129,7 +129,7 @@ def test_a_key_of_a_stream_says_whether_its_change_keeps_the_connection(header: 
     keeps = isinstance(extra, dict) and KEEPS_CONNECTION in extra
     assert ("keeps the connection" in " ".join(comment.lower().split())) == keeps
     row = next(line for line in REFERENCE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{key}` |"))
-    assert f"| on reload, {'keeps the connection' if keeps else 'connects anew'} |" in row
+    assert f"| on reload, {'keeps the connection' if keeps else 'reconnects'} |" in row
 
 
 def test_the_manual_loads_as_it_is_and_means_the_defaults() -> None:
@@ -165,7 +165,7 @@ def test_the_manual_points_at_the_line_of_a_mistake(tmp_path: Path) -> None:
 
 def test_the_reference_holds_the_tables_of_the_model() -> None:
     text = REFERENCE.read_text(encoding="utf-8")
-    assert text.endswith(markdown_tables()), "print them anew: streamdet schema config --markdown"
+    assert text.endswith(markdown_tables()), "print them again: streamdet schema config --markdown"
 
 
 @pytest.mark.parametrize(("header", "key"), ALL_KEYS)

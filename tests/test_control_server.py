@@ -153,7 +153,7 @@ def test_a_client_that_does_not_finish_is_closed(path: Path, monkeypatch: pytest
         assert everything(connection) == b""
 
 
-def test_a_client_that_does_not_take_its_answer_holds_up_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_take_its_answer_holds_up_no_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "REQUEST_TIMEOUT_SECONDS", 0.3)
     big = encode_result(None, {"text": "x" * 5_000_000})
     with ControlServer(path, None, lambda pending: pending.answer(big)) as server, connect(path) as lazy:
@@ -175,7 +175,7 @@ def test_an_answer_that_comes_late_comes(path: Path) -> None:
             time.sleep(0.01)
         threading.Timer(0.3, echo, (waiting[0],)).start()
         assert json.loads(connection.recv(65536))["ok"] is True
-    # The client has gone, and so has the server: nobody minds.
+    # The client has gone, and so has the server: no one minds.
     echo(waiting[0])
 
 
@@ -185,7 +185,7 @@ def test_only_its_user_may_use_the_file_and_it_is_gone_at_the_end(path: Path) ->
     assert not path.exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become someone else")
 def test_others_are_refused_whatever_the_mode_says_and_members_of_the_group_are_not(path: Path) -> None:
     path.parent.chmod(0o755)
     for folder in path.parents:
@@ -240,13 +240,13 @@ def test_what_is_in_the_way_is_told(tmp_path: Path) -> None:
         ControlServer(tmp_path / "a" / "b" / "c.sock", None, echo)
 
 
-def test_what_a_client_is_told_when_there_is_nobody(path: Path) -> None:
+def test_what_a_client_is_told_when_there_is_no_one(path: Path) -> None:
     with pytest.raises(ControlError, match="there is no socket") as caught:
         ask(path, "echo")
     assert caught.value.exit_code == 69
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    with pytest.raises(ControlError, match="nobody listens at"):
+    with pytest.raises(ControlError, match="no one listens at"):
         ask(path, "echo")
     with socket.socket(socket.AF_UNIX) as deaf:
         path.unlink()

@@ -156,7 +156,7 @@ def test_files_played_to_their_end_lose_nothing_and_end_the_process(running: Cal
     assert ledger.captured == ledger.published == 600
 
 
-def test_memory_that_nobody_uses_is_given_back_again_and_again(
+def test_memory_that_no_one_uses_is_given_back_again_and_again(
     running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given_back: list[float] = []

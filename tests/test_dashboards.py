@@ -213,9 +213,9 @@ def test_panels_do_not_overlap_and_have_words() -> None:
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus beside a real daemon: one stream of the sample clip, and one whose server refuses."""
     folder = tmp_path_factory.mktemp("dashboards")
-    with socket.create_server(("127.0.0.1", 0)) as metrics, socket.create_server(("127.0.0.1", 0)) as nobody:
+    with socket.create_server(("127.0.0.1", 0)) as metrics, socket.create_server(("127.0.0.1", 0)) as unreachable:
         target = f"127.0.0.1:{metrics.getsockname()[1]}"
-        refused = f"127.0.0.1:{nobody.getsockname()[1]}"
+        refused = f"127.0.0.1:{unreachable.getsockname()[1]}"
     config = folder / "streamdet.toml"
     config.write_text(
         f'[metrics]\nendpoint = "{target}"\n[publisher]\nendpoint = "ipc://{folder}/events"\n'
@@ -295,7 +295,7 @@ def test_the_variables_ask_for_labels_that_exist() -> None:
 
 def test_the_page_lists_every_metric_and_every_alert() -> None:
     page = (CONFIGS.parent / "docs" / "monitoring.md").read_text(encoding="utf-8")
-    assert markdown_table() in page, "print it anew: streamdet schema metrics --markdown"
+    assert markdown_table() in page, "print it again: streamdet schema metrics --markdown"
     for group in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]:
         for rule in group["rules"]:
             assert f"| `{rule['alert']}` | {rule['labels']['severity']} |" in page

@@ -1,4 +1,4 @@
-"""OpenVINO finds what torchvision's own forward finds, on real video; nothing of it reports to anybody."""
+"""OpenVINO finds what torchvision's own forward finds, on real video; nothing of it reports to anyone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever follows docs/events.md must get events; so its examples run here against a real publisher."""
+"""A reader who follows docs/events.md must get events; so its examples run here against a real publisher."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _SECONDS = 6.0
 _NOT_FOUND = says("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
 _UNAUTHORIZED = says('RTSP/1.0 401 Unauthorized\r\n{cseq}\r\nWWW-Authenticate: Basic realm="camera"\r\n\r\n')
 _DEAD = {
-    "nobody-listens": (Reason.REFUSED, "http", Behaviour(listens=False)),
+    "no-one-listens": (Reason.REFUSED, "http", Behaviour(listens=False)),
     "hangs-up": (Reason.REFUSED, "http", Behaviour(answer=hang_up)),
     "unknown-path": (Reason.NOT_FOUND, "http", _NOT_FOUND),
     "wrong-login": (Reason.UNAUTHORIZED, "rtsp", _UNAUTHORIZED),

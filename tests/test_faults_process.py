@@ -35,7 +35,7 @@ def ended(tmp_path: Path) -> Iterator[contextlib.ExitStack]:
 
 
 def silent_camera(stack: contextlib.ExitStack) -> str:
-    """A server that accepts and says nothing: whoever reads from it takes its time to end."""
+    """A server that accepts and says nothing: a thread that reads from it takes its time to end."""
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=50))
     return f"rtsp://127.0.0.1:{listener.getsockname()[1]}/x"
 

@@ -70,7 +70,7 @@ def test_a_problem_of_a_configuration_is_one_line_that_a_terminal_can_show(tmp_p
     assert all(problem.isprintable() for problem in refused.value.problems)
 
 
-def test_an_answer_that_comes_drop_by_drop_holds_nobody_up() -> None:
+def test_an_answer_that_comes_drop_by_drop_holds_no_one_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def drip() -> None:

@@ -66,7 +66,7 @@ def test_one_who_says_nothing_is_hung_up_on(keys: Keys) -> None:
         wait_until(lambda: door.refused("timeout") == 1)
 
 
-def test_revoking_ends_the_connection_of_that_client_and_of_nobody_else(keys: Keys) -> None:
+def test_revoking_ends_the_connection_of_that_client_and_of_no_one_else(keys: Keys) -> None:
     alice, bob = keys.make("alice"), keys.make("bob")
     with (
         Door(keys.config()) as door,
@@ -81,7 +81,7 @@ def test_revoking_ends_the_connection_of_that_client_and_of_nobody_else(keys: Ke
         while of_alice.poll(0):
             of_alice.recv_multipart()
         assert not of_alice.poll(200)
-        # Bob has lost nothing, so nobody has cut him.
+        # Bob has lost nothing, so no one has cut him.
         numbers = [int(of_bob.recv_multipart()[1]) for _ in range(20)]
         assert numbers == list(range(numbers[0], numbers[0] + 20))
         assert door.cut("revoked") == 1
@@ -104,7 +104,7 @@ def test_revoking_ends_connections_that_have_said_nothing(keys: Keys) -> None:
         assert time.monotonic() - revoked_at < 2
         for sub in (*of_alice, of_bob):
             sub.subscribe("tick/")
-        # Bob, whose silent connection might have been anybody's, is back at once; where he listens he lost nothing.
+        # Bob, whose silent connection might have been anyone's, is back at once; where he listens he lost nothing.
         assert hears(of_bob)
         numbers = [int(talks.recv_multipart()[1]) for _ in range(20)]
         assert numbers == list(range(numbers[0], numbers[0] + 20))
@@ -112,7 +112,7 @@ def test_revoking_ends_connections_that_have_said_nothing(keys: Keys) -> None:
         assert door.cut("revoked") == 11
 
 
-def test_what_another_said_over_the_same_descriptor_vouches_for_nobody(keys: Keys) -> None:
+def test_what_another_said_over_the_same_descriptor_vouches_for_no_one(keys: Keys) -> None:
     alice, mallory = keys.make("alice"), keys.make("mallory")
     with Door(keys.config()) as door:
         with subscriber(door.endpoint, keys.server_key, alice) as of_alice:
@@ -194,14 +194,14 @@ def test_a_request_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> N
             one.close()
 
 
-def test_a_directory_that_is_gone_lets_nobody_in(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_directory_that_is_gone_lets_no_one_in(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
     alice = keys.make("alice")
     with Door(keys.config()) as door:
         with subscriber(door.endpoint, keys.server_key, alice) as sub:
             assert hears(sub)
             keys.clients.rename(keys.folder / "elsewhere")
             wait_until(lambda: door.cut("revoked") == 1)
-        assert caplog.text.count("nobody is let in") == 1
+        assert caplog.text.count("no one is let in") == 1
 
 
 def test_a_file_without_a_key_is_told_once_and_lets_others_in(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:

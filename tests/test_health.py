@@ -49,7 +49,7 @@ _WELL = HealthSnapshot(healthy=True, ready=True, streams=_STATUSES, last_frame_a
 
 
 class NoPicture:
-    """Nobody looks at it."""
+    """No one looks at it."""
 
     width = 0
     height = 0
@@ -274,7 +274,7 @@ def test_half_sent_requests_delay_no_others(daemon: Daemon, begin: bytes) -> Non
         connection.close()
 
 
-def test_a_client_that_hangs_up_harms_nobody(daemon: Daemon) -> None:
+def test_a_client_that_hangs_up_harms_no_one(daemon: Daemon) -> None:
     for request in (b"", b"GET /metrics", b"GET /metrics HTTP/1.1\r\nHost: [::1]\r\n\r\n"):
         for _ in range(20):
             with daemon.connect() as connection:

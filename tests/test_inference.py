@@ -506,7 +506,7 @@ def test_results_of_several_workers_leave_in_the_order_of_the_frames() -> None:
 
 
 class HeldFirst(StandIn):
-    """The first batch of all takes until it is let go; later ones, whoever detects them, take no time."""
+    """The first batch of all takes until it is let go; later ones, whichever thread detects them, take no time."""
 
     def __init__(self, go_on: threading.Event, begun: list[int]) -> None:
         super().__init__(self.hold)

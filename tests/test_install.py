@@ -26,7 +26,7 @@ UNIT = "etc/systemd/system/streamdet.service"
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty system; its user database is not this machine's to change, so that nobody is root."""
+    """An empty system; its user database is not this machine's to change, so that no one is root."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""The locked requirements: the same for every Python, complete, and nobody's registry in them."""
+"""The locked requirements: the same for every Python, complete, and no one's registry in them."""
 
 from __future__ import annotations
 

@@ -316,10 +316,10 @@ def test_a_stream_that_cannot_show_a_character_gets_it_escaped() -> None:
     assert rb"caf\xe9 \udc80" in data.getvalue()
 
 
-def test_a_closed_stream_stops_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_closed_stream_stops_no_one(capsys: pytest.CaptureFixture[str]) -> None:
     log, stream = logged()
     stream.close()
-    log.info("nobody reads this")
+    log.info("no one reads this")
     assert capsys.readouterr() == ("", "")
 
 
@@ -355,7 +355,7 @@ raise RuntimeError({URL!r})
 """
 
 
-def test_what_nobody_caught_is_logged_without_secrets() -> None:
+def test_what_no_one_caught_is_logged_without_secrets() -> None:
     done = subprocess.run(
         [sys.executable, "-c", UNCAUGHT], capture_output=True, text=True, check=False, env={"JOURNAL_STREAM": "1:2"}
     )

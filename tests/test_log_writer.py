@@ -1,4 +1,4 @@
-"""A log that nobody takes: real pipes, full disks and closed descriptors."""
+"""A log that no one takes: real pipes, full disks and closed descriptors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_all(descriptor: int) -> list[str]:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_reader_that_stands_still_holds_up_nobody_and_what_was_lost_is_said(
+def test_a_reader_that_stands_still_holds_up_no_one_and_what_was_lost_is_said(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, *, blocking: bool
 ) -> None:
     monkeypatch.setattr(log_writer, "MAX_QUEUED_BYTES", 20 * (1000 + log_writer._OVERHEAD_BYTES))
@@ -139,7 +139,7 @@ def test_a_child_does_not_write_what_waits_in_its_parent(pipe: tuple[int, int]) 
     assert sum(line.endswith("from the child") for line in lines) == 1
 
 
-def test_a_daemon_whose_log_nobody_takes_works_answers_and_ends_in_time(tmp_path: Path) -> None:
+def test_a_daemon_whose_log_no_one_takes_works_answers_and_ends_in_time(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, stream("clip", max_fps=20)) as daemon:
         daemon.ready()
         fcntl.fcntl(daemon.process.stderr.fileno(), fcntl.F_SETPIPE_SZ, 4096)
@@ -175,7 +175,7 @@ def is_writing_to_a_pipe(pid: int) -> bool:
     return False
 
 
-def test_output_that_nobody_takes_does_not_hold_up_an_interrupt(tmp_path: Path) -> None:
+def test_output_that_no_one_takes_does_not_hold_up_an_interrupt(tmp_path: Path) -> None:
     """`watch` blocks while it writes, as every program in a pipeline; one interrupt is enough to end it."""
     with DaemonProcess(tmp_path, stream("clip", max_fps=30)) as daemon:
         daemon.ready()
@@ -195,7 +195,7 @@ def test_output_that_nobody_takes_does_not_hold_up_an_interrupt(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("_engines_known")
-def test_a_demo_that_nobody_looks_at_ends_in_time() -> None:
+def test_a_demo_that_no_one_looks_at_ends_in_time() -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     environ = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}

@@ -73,7 +73,7 @@ def test_who_knows_the_password_reads_every_page(page: Page) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/readyz", "/nowhere"])
-def test_nobody_reads_any_page_without_it(page: Page, path: str) -> None:
+def test_no_one_reads_any_page_without_it(page: Page, path: str) -> None:
     assert page.get(None, path) == (401, "a name and a password are needed\n")
 
 
@@ -103,7 +103,7 @@ def test_no_password_travels_in_the_clear(page: Page) -> None:
     assert b"HTTP" not in answer
 
 
-def test_who_dawdles_in_the_handshake_holds_up_nobody(page: Page) -> None:
+def test_who_dawdles_in_the_handshake_holds_up_no_one(page: Page) -> None:
     silent = [page.connect() for _ in range(LIMITS.waiting_per_address - 1)]
     assert page.get(_RIGHT)[0] == 200
     silent += [page.connect() for _ in range(LIMITS.waiting_per_address)]

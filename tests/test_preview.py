@@ -91,7 +91,7 @@ def test_a_flood_of_subscriptions_fills_no_memory() -> None:
     for index in range(20_000):
         previews.subscription(b"\x01preview/%d" % index)
     assert len(previews._prefixes) == 1000
-    # It keeps the pictures from nobody else: where not all that is wanted is known, all is shown.
+    # It keeps the pictures from no one else: where not all that is wanted is known, all is shown.
     previews.subscription(b"\x01preview/a/")
     assert previews.is_watched("a")
     for index in range(20_000):
@@ -181,7 +181,7 @@ def test_a_picture_that_would_be_too_large_loses_quality() -> None:
     assert len(jpeg) <= wire.MAX_MESSAGE_BYTES
 
 
-def test_somebody_who_looks_gets_the_picture_that_the_boxes_belong_to() -> None:
+def test_someone_who_looks_gets_the_picture_that_the_boxes_belong_to() -> None:
     metrics = metrics_of("a", "b")
     with publisher_at(metrics=metrics, preview_max_fps=60) as publisher:
         endpoint = publisher.endpoint

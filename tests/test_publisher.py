@@ -49,7 +49,7 @@ def receive(sub: Any) -> dict[str, Any]:
 
 
 def receive_detections(sub: Any) -> dict[str, Any]:
-    """The next event of detections; the state is repeated whenever somebody subscribes, so it may come between."""
+    """The next event of detections; the state is repeated whenever someone subscribes, so it may come between."""
     while (event := receive(sub))["type"] != "detections":
         continue
     return event
@@ -123,7 +123,7 @@ def test_what_comes_after_the_end_is_counted_as_dropped() -> None:
 def test_a_late_joiner_gets_the_states_at_once() -> None:
     with publisher_at(state_interval_seconds=3600) as publisher:
         publisher.put_status(status_of("a", State.CONNECTING))
-        publisher.put_status(status_of("a", State.DOWN, Reason.REFUSED, "nobody answers"))
+        publisher.put_status(status_of("a", State.DOWN, Reason.REFUSED, "no one answers"))
         publisher.put_status(status_of("b"))
         with subscriber(publisher.endpoint) as first:
             # The first subscription may come in before the three have gone out.
@@ -132,7 +132,7 @@ def test_a_late_joiner_gets_the_states_at_once() -> None:
                 seen.add(receive(first)["stream"])
         with subscriber(publisher.endpoint, "state/a/") as second:
             event = receive(second)
-            assert (event["state"], event["reason"], event["detail"]) == ("down", "refused", "nobody answers")
+            assert (event["state"], event["reason"], event["detail"]) == ("down", "refused", "no one answers")
         with subscriber(publisher.endpoint, "detections/") as third:
             assert not third.poll(200)
 
@@ -150,7 +150,7 @@ def test_states_are_repeated_with_their_number_and_not_kept() -> None:
         publisher.put_status(status_of("a", State.DOWN, Reason.ENDED))
         while (event := receive(sub))["state"] == "up":
             events.append(event)
-        # Shapes that are drawn anew are news.
+        # Shapes that are drawn again are news.
         publisher.set_rules(rules_of("a", zones=[DOOR]))
         while "geometry" not in (event := receive(sub)):
             assert event["seq"] == 2
@@ -177,7 +177,7 @@ def test_a_stalled_subscriber_costs_the_others_nothing() -> None:
         subscriber(publisher.endpoint, rcvhwm=1, rcvbuf=4096) as stalled,
         subscriber(publisher.endpoint, rcvhwm=0) as healthy,
     ):
-        # Whoever subscribes is told the state: then the subscription has arrived.
+        # A new subscriber gets the state: then the subscription has arrived.
         publisher.put_status(status_of("a"))
         assert receive(stalled)["type"] == receive(healthy)["type"] == "state"
         publisher.put_detections(frame_of("a", 1), [])
@@ -225,7 +225,7 @@ def test_a_waiting_thread_is_released_when_the_publisher_is_given_up() -> None:
     assert metrics.ledger.snapshot()["a"].dropped[Drop.SHUTDOWN] == MAX_PENDING + 1
 
 
-def test_an_unexpected_error_is_stored_and_nobody_waits_for_ever() -> None:
+def test_an_unexpected_error_is_stored_and_no_one_waits_for_ever() -> None:
     failed: list[Any] = []
 
     def broken(_: object) -> None:
@@ -248,7 +248,7 @@ def test_an_event_that_cannot_be_encoded_is_dropped_and_uses_no_number() -> None
     with publisher_at(metrics=metrics) as publisher, subscriber(publisher.endpoint) as sub:
         publisher.put_status(status_of("a"))
         receive(sub)
-        odd = Detection(label=5, score=1, box=(0, 0, 1, 1))  # type: ignore[arg-type] # a bug of somebody's
+        odd = Detection(label=5, score=1, box=(0, 0, 1, 1))  # type: ignore[arg-type] # a bug of someone's
         for seq, found in enumerate([PERSON, odd, PERSON], 1):
             metrics.frame_captured("a", 0.0)
             publisher.put_detections(frame_of("a", seq), [found])
@@ -437,7 +437,7 @@ DOOR = {"name": "door", "polygon": [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.
 
 
 def walker(y: float) -> Detection:
-    """Somebody who stands at this height of a picture of 640x360."""
+    """Someone who stands at this height of a picture of 640x360."""
     return Detection("person", 0.9, (100.0, y - 80, 140.0, y))
 
 

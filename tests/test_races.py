@@ -91,7 +91,7 @@ def test_workers_start_and_stop(chance: random.Random) -> None:
 
 
 class Taking:
-    """A queue whose frames somebody takes, and captures that come and go."""
+    """A queue whose frames someone takes, and captures that come and go."""
 
     def __init__(self, url: Path, chance: random.Random) -> None:
         self.metrics = metrics_of()

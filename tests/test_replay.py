@@ -296,7 +296,7 @@ def test_a_request_with_too_many_parts_is_left_out_and_others_are_answered(publi
         assert not socket.poll(200)
 
 
-def test_a_client_that_takes_no_answers_holds_up_nobody(publisher: Publisher) -> None:
+def test_a_client_that_takes_no_answers_holds_up_no_one(publisher: Publisher) -> None:
     with asker(publisher.replay_endpoint) as lazy, asker(publisher.replay_endpoint) as other:
         lazy.rcvhwm = 1
         for _ in range(100):

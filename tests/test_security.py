@@ -166,8 +166,8 @@ def test_a_unix_socket_belongs_to_its_group(tmp_path: Path) -> None:
 
 
 def test_a_group_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
-    config = PublisherConfig(endpoint=f"ipc://{tmp_path}/events", group="nobody-at-all")
-    with pytest.raises(EndpointError, match="there is no group 'nobody-at-all' on this machine"):
+    config = PublisherConfig(endpoint=f"ipc://{tmp_path}/events", group="group-that-is-absent")
+    with pytest.raises(EndpointError, match="there is no group 'group-that-is-absent' on this machine"):
         publisher_with(config)
 
 
@@ -186,7 +186,7 @@ def claiming(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("size", [(16384, 16384), (65500, 65500)], ids=str)
 def test_a_picture_that_claims_to_be_huge_takes_no_memory(tmp_path: Path, size: tuple[int, int], backend: str) -> None:
     (tmp_path / "bomb.mjpeg").write_bytes(claiming(*size) * 20)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
     before = peak_bytes()
     with WebServer(tmp_path) as web, pytest.raises(SourceError) as caught:
         read_to_the_end(StreamConfig(name="bomb", url=web.url("/bomb.mjpeg"), backend=backend))
@@ -243,7 +243,7 @@ def test_a_picture_without_end_takes_little_memory(backend: str, reason: str) ->
 
 
 class EndlessServer:
-    """Sends a beginning, and for as long as somebody takes it noise that no marker of JPEG ends."""
+    """Sends a beginning, and for as long as someone takes it noise that no marker of JPEG ends."""
 
     def __init__(self, beginning: bytes) -> None:
         self._beginning = beginning

@@ -43,7 +43,7 @@ def test_what_stays_goes_on_counting() -> None:
     assert series(metrics)['streamdet_zone_objects{stream="a",zone="door"}'] == 3
 
 
-def test_nobody_stands_in_the_zone_of_a_stream_that_is_down() -> None:
+def test_no_one_stands_in_the_zone_of_a_stream_that_is_down() -> None:
     metrics = Metrics(Ledger())
     metrics.add_stream("a", ["person"])
     metrics.set_shapes("a", ["door"], [])

@@ -249,7 +249,7 @@ print(peak() - before)
 
 
 class HostileServer:
-    """Answers every request with what `answer` yields, for as long as somebody takes it.
+    """Answers every request with what `answer` yields, for as long as someone takes it.
 
     Attributes:
         connections: how many there have been.

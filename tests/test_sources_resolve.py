@@ -15,7 +15,7 @@ from streamdet.types import Reason
 
 @pytest.fixture
 def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A resolver that answers nobody before the end of the test; the names that it has been asked for."""
+    """A resolver that answers no one before the end of the test; the names that it has been asked for."""
     over, asked = threading.Event(), list[str]()
 
     def wait(host: str, *_: object, **options: int) -> list[object]:

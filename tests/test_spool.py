@@ -293,7 +293,7 @@ def test_nothing_is_touched_that_others_have_put_there(tmp_path: Path, caplog: p
     (folder / "0000000008.log").chmod(0o666)
     (folder / "0000000009.log").write_bytes(b"a letter")
     (folder / "lock").unlink()
-    (folder / "lock").symlink_to(tmp_path / "made-by-nobody")
+    (folder / "lock").symlink_to(tmp_path / "made-by-no-one")
     if os.geteuid() == 0:
         (folder / "0000000010.log").write_bytes(before)
         os.chown(folder / "0000000010.log", 65534, 65534)
@@ -310,7 +310,7 @@ def test_nothing_is_touched_that_others_have_put_there(tmp_path: Path, caplog: p
     assert elsewhere.read_bytes() == before
     assert (folder / "0000000008.log").read_bytes() == before
     assert (folder / "0000000009.log").read_bytes() == b"a letter"
-    assert not (tmp_path / "made-by-nobody").exists()
+    assert not (tmp_path / "made-by-no-one").exists()
     told = [record.getMessage() for record in caplog.records if "left alone" in record.getMessage()]
     assert len(told) == 4  # the lock, twice, the directory, and the letter once it is read
 
@@ -548,7 +548,7 @@ def test_a_hundred_topics_are_healed_after_a_crash(tmp_path: Path, monkeypatch: 
             put(publisher, 1)
             while not all(seen.values()):
                 take(events.receive(PATIENCE_SECONDS))
-        with publishing("e2", f"ipc://{tmp_path}/where-nobody-listens") as publisher:
+        with publishing("e2", f"ipc://{tmp_path}/where-no-one-listens") as publisher:
             put(publisher, *range(1, 31))
         with publishing("e3") as publisher:
             last, due = 0, 0.0
@@ -589,7 +589,7 @@ def test_a_subscriber_gets_what_it_missed_over_a_restart(tmp_path: Path) -> None
             publisher.put_detections(frame_of("a", 1), [PERSON])
             assert isinstance(events.receive(PATIENCE_SECONDS), DetectionEvent)
         seen: list[object] = []
-        # Nobody listens: it is read only after the daemon that published it is gone.
+        # No one listens: it is read only after the daemon that published it is gone.
         events._poller.unregister(events._events)
         publish("e2", 600)
         with (

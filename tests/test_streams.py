@@ -63,7 +63,7 @@ def running() -> Iterator[Running]:
     assert running.errors == []
 
 
-def test_only_what_changed_is_connected_anew(running: Running) -> None:
+def test_only_what_changed_is_reconnected(running: Running) -> None:
     streams = running.streams
     applied = streams.apply([clip("a"), clip("b"), clip("c"), clip("d")])
     assert applied == Applied(added=["a", "b", "c", "d"])

@@ -1,4 +1,4 @@
-"""The dense parts in torch: laid out anew, they yield what torchvision's modules yield; bf16 nearly so."""
+"""The dense parts in torch: laid out differently, they yield what torchvision's modules yield; bf16 nearly so."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_another_label_is_another_object_unless_it_lies_in_the_same_place() -> N
     assert ids_of(tracker.update([person(330, 300, label="person")], 1.1, SIZE)) == [2]
 
 
-def test_another_size_of_the_picture_begins_anew_with_new_ids() -> None:
+def test_another_size_of_the_picture_begins_again_with_new_ids() -> None:
     tracker = tracker_of()
     assert ids_of(tracker.update([person(300, 300)], 1.0, SIZE)) == [1]
     assert ids_of(tracker.update([person(300, 300)], 1.1, (1280, 720))) == [2]

@@ -62,7 +62,7 @@ def test_rates_are_frames_and_events_per_second(fps: float) -> None:
     assert rates.newest_latency()[0] == pytest.approx(0.1)
 
 
-def test_rates_fall_to_zero_in_silence_and_begin_anew_after_it_and_after_a_restart() -> None:
+def test_rates_fall_to_zero_in_silence_and_begin_again_after_it_and_after_a_restart() -> None:
     rates = Rates()
     for number in range(1, 51):
         rates.note(event_at(number, 10), number / 10)
@@ -146,7 +146,7 @@ def test_a_stream_that_is_tried_in_vain_is_told_once_and_down_all_the_time() -> 
     board.note(state(since=302.0), 302.0)
     assert [(entry["state"], entry["at"]) for entry in listed(board)][:2] == [("up", 302.0), ("down", 301.0)]
     assert rows(board)["gate"]["since"] == 302.0
-    # Somebody resumes it, or the daemon was started again: what was before does not count.
+    # Someone resumes it, or the daemon was started again: what was before does not count.
     board.note(state(State.DOWN, Reason.PAUSED, since=400.0), 400.0)
     board.note(state(State.CONNECTING, since=500.0), 500.0)
     assert rows(board)["gate"]["since"] == 500.0
@@ -222,9 +222,9 @@ def test_five_hundred_streams_are_told_within_a_moment() -> None:
     assert len(later) < 250_000
 
 
-def test_pictures_are_kept_only_while_somebody_looks() -> None:
+def test_pictures_are_kept_only_while_someone_looks() -> None:
     pictures = Pictures()
-    pictures.put("gate", b"", b"nobody looks", 1.0)
+    pictures.put("gate", b"", b"no one looks", 1.0)
     pictures.want(["gate"], 100.0)
     assert pictures.newer({"gate": 0}) == []
     pictures.put("gate", b"head", b"one", 1.0)

@@ -33,7 +33,7 @@ _ARGUMENTS = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 _WAIT_MILLISECONDS = 40_000
-# What Chromium says of a wrong password, and of a question on its way while somebody logs out.
+# What Chromium says of a wrong password, and of a question on its way while someone logs out.
 _REFUSED = re.compile(
     "the server responded with a status of 40[13]|net::ERR_CONNECTION_RE(?:FUSED|SET)|net::ERR_EMPTY_RESPONSE"
 )
@@ -300,7 +300,7 @@ def test_names_are_text_and_never_markup(server: PageProcess, open_page: Callabl
     assert page.locator("img").count() == 0
 
 
-def test_previews_are_asked_for_once_and_only_while_somebody_looks(
+def test_previews_are_asked_for_once_and_only_while_someone_looks(
     published: Published, server: PageProcess, open_page: Callable[..., Page]
 ) -> None:
     page = open_page(server.url)

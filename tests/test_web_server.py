@@ -398,7 +398,7 @@ def test_all_together_may_try_no_more_than_sixty_times_a_minute() -> None:
     [b"", b"GET / HTTP/1.1\r\nHost: ", b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\npass"],
     ids=["idle", "half a head", "half a body"],
 )
-def test_connections_that_never_ask_lock_nobody_out(locked: PageProcess, begin: bytes) -> None:
+def test_connections_that_never_ask_lock_no_one_out(locked: PageProcess, begin: bytes) -> None:
     _, headers, _ = request(locked, "POST", "/login", f"password={_WORDS.replace(' ', '+')}".encode())
     cookie = headers["Set-Cookie"].partition(";")[0]
     netloc = urlsplit(locked.url).netloc

@@ -115,7 +115,7 @@ def test_text_file(tmp_path: Path) -> None:
     assert "not a whole safetensors file" in error_of(weights=str(path))
 
 
-def test_safetensors_of_somebody_else(tmp_path: Path) -> None:
+def test_safetensors_of_someone_else(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     path.write_bytes(save({"x": torch.zeros(1)}))
     assert "carries no description of its model" in error_of(weights=str(path))
@@ -460,7 +460,7 @@ def test_coco_needs_one_of_four_models() -> None:
 def test_an_export_of_another_version_is_told(tmp_path: Path) -> None:
     path = tmp_path / "yard-int8.safetensors"
     path.write_bytes(save({"features.xml": torch.zeros(1, dtype=torch.uint8)}, {"format": "streamdet-openvino-1"}))
-    assert "exported by another version of streamdet; make it anew with `streamdet export`" in error_of(
+    assert "exported by another version of streamdet; make it again with `streamdet export`" in error_of(
         weights=str(path)
     )
 

@@ -137,7 +137,7 @@ def test_a_walk_over_a_line_is_told_once_and_in_its_direction() -> None:
     assert watch.walk(0.55, 0.5, 0.45, 0.4) == [Crossing("gate", "out", 7, "person")]
 
 
-def test_who_trembles_upon_the_line_crosses_it_once() -> None:
+def test_who_trembles_on_the_line_crosses_it_once() -> None:
     watch = Watch(lines=GATE)
     assert watch.walk(0.4, *[0.498, 0.502, 0.5] * 20, 0.6) == [Crossing("gate", "in", 7, "person")]
     assert Watch(lines=GATE).walk(*[0.502, 0.498, 0.5] * 20, 0.7) == []

@@ -21,7 +21,7 @@ class Witness:
 
     Attributes:
         events: detection events of every stream.
-        lost: events that nobody has any more.
+        lost: events that no one has any more.
         restarts: changes of epoch.
         states: what each stream does.
     """

@@ -52,7 +52,7 @@ class StreamClock:
     def at(self, pts_seconds: float | None, captured_monotonic_seconds: float) -> float:
         """The time of a frame.
 
-        Presentation times jump when a source is connected again or a file begins anew; then the time between the
+        Presentation times jump when a source is connected again or a file begins again; then the time between the
         captures counts.
 
         Args:
@@ -170,7 +170,7 @@ class Tracker:
             self._size = size
             self._tracks = []
         before, self._now = self._now, now
-        # Whoever was lost before this frame is gone, wherever it turns up.
+        # An object that was lost before this frame is gone, wherever it turns up.
         self._tracks = [track for track in self._tracks if not track.is_lost(before, now, self.max_lost_seconds)]
         for track in self._tracks:
             track.predict(now - before)

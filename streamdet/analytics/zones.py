@@ -271,10 +271,10 @@ class _Line:
 
 
 def contains(polygon: Sequence[Point], point: Point) -> bool:
-    """Whether a point lies within a polygon (even-odd rule); a point upon its edge may count either way.
+    """Whether a point lies within a polygon (even-odd rule); a point on its edge may count either way.
 
     A ray to the right meets the sides an odd number of times. Each side takes its upper end and not its lower one,
-    so that a ray through a corner counts once, and of two zones that share a side exactly one takes a point upon it.
+    so that a ray through a corner counts once, and of two zones that share a side exactly one takes a point on it.
     """
     x, y = point
     inside = False

@@ -52,7 +52,7 @@ class Load:
         lines = ["[detector]", *(f"{key} = {json.dumps(value)}" for key, value in self.detector.items())]
         lines += ["[publisher]", f"endpoint = {json.dumps(endpoint)}"]
         lines += ["[metrics]", f"endpoint = {json.dumps(metrics_endpoint)}"]
-        lines += ["[control]", 'path = "off"']  # nobody asks it, and a daemon of the user's may be running
+        lines += ["[control]", 'path = "off"']  # no one asks it, and a daemon of the user's may be running
         lines += ["[log]", 'level = "warning"', 'format = "text"']
         lines += ["[stream_defaults]", "loop = true", f'pace = "{pace}"']
         for number in range(self.streams):

@@ -130,7 +130,7 @@ class Step:
 
 
 def decode_milliseconds(path: Path, seconds: float) -> float:
-    """CPU time to decode one frame with PyAV alone, in one thread; the file is read anew at its end."""
+    """CPU time to decode one frame with PyAV alone, in one thread; the file is read again at its end."""
     frames, began, cpu = 0, time.perf_counter(), cpu_seconds()
     while not frames or time.perf_counter() - began < seconds:
         with av.open(f"file:{path}") as container:

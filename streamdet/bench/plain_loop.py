@@ -28,7 +28,7 @@ def plain_loop(path: Path, weights: Weights, device: torch.device, seconds: floa
     """Reads frames with OpenCV and detects each with torchvision, one after the other, as fast as it goes.
 
     Args:
-        path: of a video; read anew at its end.
+        path: of a video; read again at its end.
         weights: for torchvision's own model.
         device: where that runs.
         seconds: how long.

@@ -60,7 +60,7 @@ class Backoff:
         return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
 
     def reset(self) -> None:
-        """Begins anew with the first wait."""
+        """Begins again with the first wait."""
         self._next_seconds = self._first_seconds
 
 

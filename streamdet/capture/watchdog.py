@@ -20,7 +20,7 @@ class Watched:
 
     Args:
         watch: that looks after it.
-        on_overdue: called once when it is late, by the watch's thread or by whoever calls `end`, before that returns.
+        on_overdue: called once when it is late, by the watch's thread or by the caller of `end`, before that returns.
         on_error: told what `on_overdue` raised in the watch's thread, which goes on looking after all others.
     """
 

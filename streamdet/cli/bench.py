@@ -105,7 +105,7 @@ def command(*, as_json: bool, out: Path | None, baseline: Path | None, **options
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Whoever ends us in that way wants the same: what there is, and no daemon left behind."""
+    """A signal that ends us wants the same: what there is, and no daemon left behind."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -105,7 +105,7 @@ def _percentiles(values: deque[float]) -> tuple[float | None, float | None]:
 
 
 class DemoView(Worker):
-    """Subscribes like anybody else, and shows what comes.
+    """Subscribes like anyone else, and shows what comes.
 
     Args:
         daemon: what is shown; its ledger and states are read, nothing is written.
@@ -209,7 +209,7 @@ class DemoView(Worker):
                 "p50": _milliseconds(p50),
                 "p99": _milliseconds(p99),
                 "dropped": str(sum(ledger.dropped[reason] for reason in Drop)) if ledger else "",
-                "in the picture": ", ".join(f"{n} {label}" for label, n in seen.labels.most_common()) or "nobody",
+                "in the picture": ", ".join(f"{n} {label}" for label, n in seen.labels.most_common()) or "no one",
             }
             table.add_row(*(cells[column] for column in columns))
         config = self._daemon.config

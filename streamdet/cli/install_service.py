@@ -63,7 +63,7 @@ def command(
     changed = perform(service.install_steps(environment, gpu=use_gpu, enable=enable), click.echo, dry_run=dry_run)
     for folder in environment.hidden():
         where = "lies in a home or among temporary files"
-        click.echo(f"note: {folder} {where}: whoever can write there decides what the service does")
+        click.echo(f"note: {folder} {where}: anyone who can write there decides what the service does")
     if not dry_run:
         _tell_next(service, environment, enabled=enable, changed=changed)
 
@@ -77,7 +77,7 @@ def _tell_next(service: Service, environment: Environment, *, enabled: bool, cha
         service.unit.removesuffix(".service"),
         " ".join(name.removesuffix(".service") for name in service.units),
     )
-    # The short name is not everywhere: somebody else's program may have it, or its folder is read-only.
+    # The short name is not everywhere: someone else's program may have it, or its folder is read-only.
     program = "streamdet" if service.has_link(environment) else environment.scripts / "streamdet"
     click.echo("Next:")
     if not enabled:

@@ -53,7 +53,7 @@ def _generate(*, directory: Path, name: str, is_server: bool, clients: Path | No
         raise click.UsageError(message)
     kind: Kind = "server" if is_server else "client"
     public_file, secret_file = generate(directory, name, kind, force=force)
-    click.echo(f"wrote {secret_file}, readable by you only, and {public_file}, which may be shown to anybody")
+    click.echo(f"wrote {secret_file}, readable by you only, and {public_file}, which may be shown to anyone")
     if is_server:
         click.echo("In the daemon's configuration, and then restart it:")
         click.echo(f'  [publisher]\n  curve_server_key_file = "{secret_file.absolute()}"')
@@ -70,7 +70,7 @@ def _generate(*, directory: Path, name: str, is_server: bool, clients: Path | No
 @click.argument("public_file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--force", is_flag=True, help="Replace a key of this name.")
 def _allow(*, directory: Path, public_file: Path, force: bool) -> None:
-    """Let the client in whose public key PUBLIC_FILE holds; a running daemon heeds it at once."""
+    """Let the client in whose public key PUBLIC_FILE holds; a running daemon applies it at once."""
     click.echo(f"let in: {allow(public_file, directory, force=force)}")
 
 
@@ -92,7 +92,7 @@ def _list(*, directory: Path, as_json: bool) -> None:
 @click.argument("directory", type=_FOLDER)
 @click.argument("name")
 def _revoke(*, directory: Path, name: str) -> None:
-    """Let a client in no more: a running daemon ends its connections within two seconds, and those of nobody else."""
+    """Let a client in no more: a running daemon ends its connections within two seconds, and those of no one else."""
     click.echo(f"removed {revoke(directory, name)}")
 
 

@@ -52,7 +52,7 @@ def command(config_path: Path | None, socket_path: Path | None, *, as_json: bool
     if as_json:
         click.echo(plain_json(json.dumps({"ok": True, **result}, ensure_ascii=False, indent=2)))
         return
-    words = {"added": "added", "reconnected": "connected anew", "updated": "changed", "removed": "removed"}
+    words = {"added": "added", "reconnected": "reconnected", "updated": "changed", "removed": "removed"}
     for key, word in words.items():
         if names := result["streams"][key]:
             click.echo(f"{word}: {', '.join(names)}")

@@ -75,7 +75,7 @@ def list_(context: click.Context, *, as_json: bool) -> None:
 @command.command()
 @_name
 @click.argument("url", required=False)
-@click.option("--url-from-stdin", is_flag=True, help="Read the url from standard input: nobody sees it there.")
+@click.option("--url-from-stdin", is_flag=True, help="Read the url from standard input: no one sees it there.")
 @_set
 @_persist
 @_json
@@ -115,7 +115,7 @@ def change(
     persist: bool,
     as_json: bool,
 ) -> None:
-    """Change keys of a stream; only those that say how it is read connect it anew."""
+    """Change keys of a stream; only those that say how it is read reconnect it."""
     values = _values(settings)
     if not values and not unset and not persist:
         problem = "there is nothing to change; give --set or --unset, or --persist to keep what was changed before"

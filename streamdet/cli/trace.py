@@ -60,7 +60,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     """Explain the seven stages of the detector on one picture.
 
     IMAGE|URL is a picture, a video, or any stream that streamdet reads. The page OUT/trace.html explains Faster R-CNN
-    with the pictures and numbers of each stage, to somebody who has never seen it.
+    with the pictures and numbers of each stage, to someone who has never seen it.
     """
     page = out / "trace.html"
     picture = read_picture(source, frame)

@@ -68,7 +68,7 @@ Examples:
 @click.option("--val", type=_FILE, required=True, help="Annotations to evaluate on after each epoch.")
 @click.option("--images", type=_FOLDER, required=True, help="Folder that the file names are relative to.")
 @click.option("--val-images", type=_FOLDER, help="The same for --val, where it is another folder.")
-@click.option("--out", type=_FOLDER, required=True, help="Folder of the run, made anew.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the run, created if it does not exist.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped or killed.")
 @click.option("--model", type=click.Choice(list(ARCHITECTURES)), help="Default: that of --init, else the embedded one.")
 @click.option("--init", "initial", metavar="FILE", help="Weights to start from: embedded, .safetensors or .pth.")

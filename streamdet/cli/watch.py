@@ -248,7 +248,7 @@ Examples:
   streamdet watch --heal --json > events.jsonl
   streamdet watch tcp://192.0.2.9:5555 --server-key server.key --client-key alice.key_secret
   streamdet watch --label person --json | jq .frame.captured_at
-  streamdet watch --label person --count 1 --seconds 60 && echo "somebody is there"
+  streamdet watch --label person --count 1 --seconds 60 && echo "someone is there"
 """
 
 
@@ -298,7 +298,7 @@ def command(
         with ending_in_time(130):
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our lines has seen enough; the interpreter must not complain about it at its end.
+        # The reader of our lines has seen enough; the interpreter must not complain about it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     if not seen.shown:

@@ -34,14 +34,14 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """The daemon was started anew: what follows on this topic is counted from 1 again. Told only with `heal=True`.
+    """The daemon was started again: what follows on this topic is counted from 1 again. Told only with `heal=True`.
 
     Attributes:
         stream: whose events.
         topic: on which this one comes.
         before: the epoch that is over.
         epoch: that of the events that follow.
-        is_complete: whether all events of the epoch before were delivered, or told as a `Gap`; False where nobody
+        is_complete: whether all events of the epoch before were delivered, or told as a `Gap`; False where no one
             knows how many it had, because nothing was kept of it on disk, or it ended in a crash.
     """
 

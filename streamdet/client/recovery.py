@@ -138,7 +138,7 @@ _GIVE_UP_SECONDS = 10.0
 _AWAY_SECONDS = 5.0
 # but whatever comes, it is given up when it has been asked for so long.
 _GIVE_UP_ANYWAY_SECONDS = 60.0
-# Once nobody has answered for so long, events are not held up for as long again each time.
+# Once no one has answered for so long, events are not held up for as long again each time.
 _GIVE_UP_SOON_SECONDS = 0.5
 # The last event of a topic may be the one that is lost: no later one tells of it.
 _CHECK_SECONDS = 5.0
@@ -175,9 +175,9 @@ class _Topic:
 
 
 class OrderedRecovery:
-    """Makes events of messages and answers: in order, each once, and a `Gap` only for what nobody has any more.
+    """Makes events of messages and answers: in order, each once, and a `Gap` only for what no one has any more.
 
-    Begins with the newest event of each topic that there is. Previews are not kept by anybody: they are counted only.
+    Begins with the newest event of each topic that there is. Previews are not kept by anyone: they are counted only.
 
     Args:
         topics: beginnings of the topics that are subscribed to.
@@ -257,11 +257,11 @@ class OrderedRecovery:
         """What is to be sent now; also gives up what has been asked for too long.
 
         Raises:
-            EndpointError: events come, and nobody answers.
+            EndpointError: events come, and no one answers.
         """
         if not self._started and not self._is_reachable and now - self._early_since > _GIVE_UP_SECONDS:
             message = (
-                f"events come, but nobody answers at {self._replay_endpoint}; is replay switched on in the daemon?"
+                f"events come, but no one answers at {self._replay_endpoint}; is replay switched on in the daemon?"
             )
             raise EndpointError(message)
         self._give_up(now)

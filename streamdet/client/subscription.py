@@ -11,7 +11,7 @@
                     print(f"lost {event.count} events of {event.topic}")
 
 With `heal=True` it begins with the newest event of every topic and gets what was lost by asking for it, so that a
-`Gap` is only what nobody has any more. A connection that breaks is made again by itself, for ever. Needs neither
+`Gap` is only what no one has any more. A connection that breaks is made again by itself, for ever. Needs neither
 torch nor a video library.
 """
 
@@ -67,7 +67,7 @@ def ending_on_error(context: zmq.Context[Any]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        # Raised again, whatever it is: only the context, which nobody else would end, is ended here.
+        # Raised again, whatever it is: only the context, which no one else would end, is ended here.
         context.destroy(linger=0)
         raise
 
@@ -154,7 +154,7 @@ class Subscription:
 
         Raises:
             WireError: a message came that is not an event.
-            EndpointError: with `heal`, when events come but nobody answers at the replay endpoint.
+            EndpointError: with `heal`, when events come but no one answers at the replay endpoint.
         """
         deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
         order, replay = self._order, self._replay
@@ -282,13 +282,13 @@ def subscribe(
     Args:
         endpoint: `tcp://HOST:PORT` or `ipc://PATH`, as in the daemon's `[publisher]` table.
         streams: names of the streams; None for all of them, also those that are added later.
-        kinds: any of "detections", "state" and "preview". The daemon makes pictures only while somebody asks for
+        kinds: any of "detections", "state" and "preview". The daemon makes pictures only while someone asks for
             previews. Ask for them in a subscription of their own: what waits for a slow reader waits in one line
             with all else that it subscribed to, so pictures could take the place of detections.
         labels: only detections with these labels stay in the events; events without any come all the same.
         heal: begin with the newest event of each topic that there is, and ask the daemon for what is lost later: events
             come in order and exactly once per topic, a `Gap` tells only of what the daemon has no more, and a
-            `Restart` that it was started anew. An event may have to wait for those before it. Previews are not healed.
+            `Restart` that it was started again. An event may have to wait for those before it. Previews are not healed.
         replay_endpoint: where to ask, as in the daemon's `[replay]` table; unless given, the port after that of
             `endpoint`, or its path with `-replay` behind it, as the daemon does.
         server_key: the file with the daemon's public key, where the daemon asks for keys (`[publisher] curve_...`).
@@ -300,10 +300,10 @@ def subscribe(
 
     Returns:
         An iterator of `DetectionEvent`, `StateEvent`, `PreviewEvent`, `Gap` and `Restart`; best used in a `with`
-        statement. After a restart of the daemon events have a new `epoch` and `seq` begins anew; that is not a `Gap`.
+        statement. After a restart of the daemon events have a new `epoch` and `seq` begins again; that is not a `Gap`.
 
     Raises:
-        EndpointError: an endpoint is malformed. That nobody answers there is not an error.
+        EndpointError: an endpoint is malformed. That no one answers there is not an error.
         KeyFileError: a file of keys cannot be used.
         ValueError: nothing is left to subscribe to.
     """

@@ -54,7 +54,7 @@ def kind_of_url(url: str) -> UrlKind:
     if not _AROUND.sub("", url):
         refuse(f"is empty; must be {_WAYS}")
     scheme = _SCHEME.match(url)
-    # What is written as %00 is one as well for whoever opens the file or asks the server.
+    # What is written as %00 is one as well for anyone who opens the file or asks the server.
     if _CONTROL.search(url if scheme is None else unquote(url)):
         refuse(f"holds a line break or another control character; must be {_WAYS}")
     if _DEVICE.fullmatch(url):
@@ -174,7 +174,7 @@ def refuse_others_without_keys(endpoint: str) -> None:
     """
     if not parse_endpoint(endpoint).is_local:
         refuse(
-            f"endpoint would let other machines in, whoever they are: {HOW_TO_LET_OTHERS_IN}; "
+            f"endpoint would let other machines in without any check: {HOW_TO_LET_OTHERS_IN}; "
             "or use tcp://127.0.0.1:5555, tcp://[::1]:5555 or ipc://"
         )
 

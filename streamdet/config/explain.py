@@ -18,7 +18,7 @@ from streamdet.config.values import Substituted
 
 _LONGEST_SHOWN = 40
 MAX_PROBLEMS = 100
-"""Nobody reads more, and each takes time: a file of a megabyte may have a hundred thousand."""
+"""No one reads more, and each takes time: a file of a megabyte may have a hundred thousand."""
 TABLES: dict[str, type[BaseModel]] = {
     "stream_defaults": StreamDefaults,
     "streams": StreamConfig,

@@ -199,7 +199,7 @@ _STREAM: KeyPath = ("streams", 0)
 def read_stream(
     values: Mapping[str, Any], base: Mapping[str, Any], folder: Path, environ: Mapping[str, str] = os.environ
 ) -> StreamConfig:
-    """A stream out of what somebody wrote, and what was known about it before.
+    """A stream out of what someone wrote, and what was known about it before.
 
     Args:
         values: by key, as they would stand in the file: with units and `${NAME}`.

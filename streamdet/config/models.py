@@ -182,7 +182,7 @@ class PublisherConfig(BaseModel):
         5.0,
         gt=0,
         le=60,
-        description="Previews of one stream per second at most; none are made while nobody subscribes to them.",
+        description="Previews of one stream per second at most; none are made while no one subscribes to them.",
         examples=[5],
     )
 
@@ -248,7 +248,7 @@ class MetricsConfig(BaseModel):
     )
     insecure: Switch = Field(
         default=False,
-        description="Whether other machines may read the page without encryption or password: whoever reaches the "
+        description="Whether other machines may read the page without encryption or password: anyone who reaches the "
         "port sees the streams' names and states.",
         examples=[False],
     )
@@ -281,7 +281,7 @@ class MetricsConfig(BaseModel):
         closed = self.tls_key_file is not None and self.password_file is not None
         if not closed and not self.insecure and not is_loopback(metrics_socket(self.endpoint).host):
             refuse(
-                "endpoint would let other machines in, whoever they are: set tls_certificate_file, tls_key_file and "
+                "endpoint would let other machines in without any check: set tls_certificate_file, tls_key_file and "
                 "password_file (streamdet web --set-password FILE makes one), or use 127.0.0.1:9095 or [::1]:9095"
             )
         return self

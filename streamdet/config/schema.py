@@ -142,7 +142,7 @@ def _takes_effect(table: type[BaseModel], field: FieldInfo, of_table: str) -> st
     if table is not StreamConfig:
         return of_table
     keeps = isinstance(field.json_schema_extra, dict) and KEEPS_CONNECTION in field.json_schema_extra
-    return f"{of_table}, {'keeps the connection' if keeps else 'connects anew'}"
+    return f"{of_table}, {'keeps the connection' if keeps else 'reconnects'}"
 
 
 def accepts(table: type[BaseModel], key: str) -> str:

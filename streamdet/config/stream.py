@@ -92,7 +92,7 @@ SHAPES: dict[str, type[PolygonConfig | LineConfig]] = {
 
 
 def side_of(start: Point, end: Point, point: Point) -> float:
-    """Above 0 to the right of the line as seen from its start (y points down), below 0 to its left, 0 upon it."""
+    """Above 0 to the right of the line as seen from its start (y points down), below 0 to its left, 0 on it."""
     return (end[0] - start[0]) * (point[1] - start[1]) - (end[1] - start[1]) * (point[0] - start[0])
 
 
@@ -265,7 +265,7 @@ class StreamConfig(BaseModel):
         10.0,
         gt=0,
         le=3600,
-        description="Without a frame for so long, the stream counts as stalled and is connected anew.",
+        description="Without a frame for so long, the stream counts as stalled and is reconnected.",
         examples=["10 s"],
     )
 
@@ -362,7 +362,7 @@ class StreamConfig(BaseModel):
 
 
 def keeps_connection(before: StreamConfig, after: StreamConfig) -> bool:
-    """Whether a stream need not be connected anew for its next configuration."""
+    """Whether a stream need not reconnect for its next configuration."""
     return not any(
         getattr(before, key) != getattr(after, key)
         for key, field in StreamConfig.model_fields.items()

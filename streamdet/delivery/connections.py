@@ -248,7 +248,7 @@ class _Connection:
 
     @property
     def unread_bytes(self) -> int:
-        """What has come and makes no whole message yet, or none that anybody can read."""
+        """What has come and makes no whole message yet, or none that anyone can read."""
         return self.received_bytes - self.read_bytes
 
 
@@ -337,7 +337,7 @@ class ConnectionGuard(Worker):
             what = "publish" if name == "events" else f"offer {name}"
             bound = bind(guarded, endpoint, encrypted=self._zap is not None, group=self._group, what=what)
         except BaseException:
-            # Raised again, whatever it is: a monitor of a socket that nobody uses must not stay.
+            # Raised again, whatever it is: a monitor of a socket that no one uses must not stay.
             guarded.disable_monitor()
             raise
         self._poller.register(monitor, zmq.POLLIN)
@@ -495,7 +495,7 @@ class ConnectionGuard(Worker):
             self._cut(watched, descriptor, "flood", why)
 
     def _cut_unread(self) -> None:
-        """Cuts those who have sent most that nobody can read, until what is left is bearable."""
+        """Cuts those who have sent most that no one can read, until what is left is bearable."""
         of_all = [(c.unread_bytes, d, w) for w in self._watched for d, c in w.connections.items() if not c.is_cut]
         total = sum(unread for unread, _, _ in of_all)
         if total <= MAX_UNREAD_BYTES:

@@ -124,7 +124,7 @@ class EventWriter:
         return min([latest, *(last.due_monotonic_seconds for last in self._states.values())])
 
     def subscribed(self, prefix: bytes) -> None:
-        """Makes the states due that somebody has just subscribed to."""
+        """Makes the states due that someone has just subscribed to."""
         if not prefix.startswith(_STATES) and not _STATES.startswith(prefix):
             return
         now = time.monotonic()
@@ -159,7 +159,7 @@ class EventWriter:
         return oldest
 
     def apply_rules(self, config: StreamConfig) -> None:
-        """Has the next frames of a stream tracked, and its shapes heeded."""
+        """Has the next frames of a stream tracked, and its shapes applied."""
         scene = self._scenes.get(config.name)
         before = scene.geometry if scene else None
         try:

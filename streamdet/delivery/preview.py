@@ -1,6 +1,6 @@
-"""Small JPEG pictures of the streams that somebody looks at, made in a thread of their own.
+"""Small JPEG pictures of the streams that someone looks at, made in a thread of their own.
 
-A stream that nobody looks at costs one look into a set per frame. A stream that is watched costs the publisher
+A stream that no one looks at costs one look into a set per frame. A stream that is watched costs the publisher
 nothing but keeping the newest picture: there is one slot per stream, and what comes before the last was encoded
 takes its place.
 """
@@ -26,7 +26,7 @@ from streamdet.worker import Worker
 # A picture that would be too large for one message is tried again with these qualities.
 _LOWER_QUALITIES = (50, 20)
 _PREFIX = b"preview/"
-# Whoever connects can send subscriptions without end; nobody watches so many streams one by one.
+# A client can send subscriptions without end; no one watches so many streams one by one.
 _MAX_PREFIXES = 1000
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Preview:
 class Previews(Worker):
     """Encodes the newest picture of each watched stream.
 
-    Only a subscription that begins with `preview/` counts as somebody who looks: whoever subscribes to everything,
+    Only a subscription that begins with `preview/` counts as a viewer: a client that subscribes to everything,
     with an empty prefix, gets the pictures that others asked for and asks for none.
 
     Three threads use it: one asks `is_due` when a frame comes, one tells of subscriptions and offers events, and
@@ -82,7 +82,7 @@ class Previews(Worker):
         self._slots: dict[str, tuple[DetectionEvent, Picture]] = {}
 
     def subscription(self, message: bytes) -> None:
-        """Takes a message of the XPUB socket: 1 (subscribe) or 0 (nobody is subscribed any more), then the prefix."""
+        """Takes a message of the XPUB socket: 1 (subscribe) or 0 (no one is subscribed any more), then the prefix."""
         prefix = message[1:]
         if not prefix.startswith(_PREFIX):
             return
@@ -96,7 +96,7 @@ class Previews(Worker):
             self._is_overfull &= bool(self._prefixes)
 
     def is_watched(self, stream: str) -> bool:
-        """Whether somebody subscribes to the stream's previews."""
+        """Whether someone subscribes to the stream's previews."""
         if self._is_overfull:
             return True
         return bool(self._prefixes) and wire.topic("preview", stream).encode().startswith(self._prefixes)

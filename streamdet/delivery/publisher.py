@@ -127,7 +127,7 @@ class Publisher(Worker):
             self._append(status)
 
     def set_rules(self, config: StreamConfig) -> None:
-        """Has a stream's objects tracked, and its zones, lines and masks heeded, from the next frame on; never blocks.
+        """Has a stream's objects tracked, and its zones, lines and masks applied, from the next frame on; never blocks.
 
         A stream without rules is published as it was detected.
         """
@@ -203,7 +203,7 @@ class Publisher(Worker):
         self._sockets.wait(0 if self.stopping or self._pending else seconds)
 
     def _answer_subscriptions(self) -> None:
-        """Heeds what somebody wants, or does not want any more."""
+        """Applies a subscription or its end."""
         for message in self._sockets.subscriptions():
             try:
                 self._previews.subscription(message)
@@ -271,7 +271,7 @@ class Publisher(Worker):
                 self._forgotten.discard(forgotten_for_good)
 
     def _send(self, topic: str, seq: int, parts: list[bytes], is_kept: bool) -> None:
-        # Kept first: whoever gets an event can ask for those before it.
+        # Kept first: a client that gets an event can ask for those before it.
         if self._replay is not None and is_kept:
             try:
                 self._replay.add(topic, seq, parts[1])

@@ -32,7 +32,7 @@ from streamdet.wire.replay import (
 )
 
 _REQUESTS_PER_SECOND_OF_A_CLIENT = 100
-# Whoever connects anew for every request gets a new allowance each time, but takes the place of the oldest.
+# A client that reconnects for every request gets a new allowance each time, but takes the place of the oldest.
 _MAX_CLIENTS = 1000
 
 Reply = Callable[[Answer], None]

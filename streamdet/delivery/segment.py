@@ -92,7 +92,7 @@ def encode_record(epoch: str, topic: str, seq: int, payload: bytes) -> bytes:
 
 
 class Segment:
-    """A file that is written once, from its beginning to its end, and read as often as anybody asks.
+    """A file that is written once, from its beginning to its end, and read as often as anyone asks.
 
     Attributes:
         path: of the file.

@@ -92,7 +92,7 @@ class Segments:
 
     @property
     def is_unread(self) -> bool:
-        """Whether some have not been read through, so that nobody knows what is in them."""
+        """Whether some have not been read through, so that no one knows what is in them."""
         return bool(self._unread)
 
     def make(self) -> tuple[Segment, int]:
@@ -177,7 +177,7 @@ class Segments:
         )
 
     def _forget_indexes(self, used: list[Segment]) -> None:
-        """Keeps those of the segments that were read last: making one anew costs more than many answers."""
+        """Keeps those of the segments that were read last: making one again costs more than many answers."""
         self._indexed = [*(segment for segment in self._indexed if segment not in used), *used]
         while len(self._indexed) > max(_MAX_INDEXED, len(used)):
             self._indexed.pop(0).forget_index()

@@ -44,13 +44,13 @@ _log = logging.getLogger(__name__)
 
 Route = tuple[bytes, ...]
 """Where an answer goes: the parts that stand before it."""
-# Plain numbers: combining the library's flags anew for every part costs as much as sending it.
+# Plain numbers: combining the library's flags again for every part costs as much as sending it.
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 class Sockets:
-    """Binds when it is made; whoever made it closes it.
+    """Binds when it is made; its maker closes it.
 
     Args:
         config: where events go, and how many may wait for a slow subscriber.
@@ -131,7 +131,7 @@ class Sockets:
         self._events.send(last, _NOBLOCK)
 
     def subscriptions(self) -> Iterator[bytes]:
-        """What subscribers want: 1 (somebody subscribes) or 0 (nobody is subscribed any more), then the prefix."""
+        """What subscribers want: 1 (someone subscribes) or 0 (no one is subscribed any more), then the prefix."""
         for _ in range(_MAX_SUBSCRIPTIONS_PER_TURN if self._events in self._ready else 0):
             try:
                 frame = self._events.recv(zmq.NOBLOCK, copy=False)
@@ -231,7 +231,7 @@ class Sockets:
             if endpoint != AUTO:
                 raise
             replay.close(linger=0)
-            # Nobody asked for it: detection goes on without.
+            # No one asked for it: detection goes on without.
             _log.warning("%s; subscribers cannot ask for what they have lost", error)
             return
         self._replay = replay

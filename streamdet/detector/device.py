@@ -103,13 +103,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def device_memory(device: torch.device) -> tuple[int, int]:
-    """Bytes in use, by whomever, and bytes in all, of a CUDA device."""
+    """Bytes in use, by any process, and bytes in all, of a CUDA device."""
     free, total = torch.cuda.mem_get_info(device)
     return total - free, total
 
 
 def device_busy(device: torch.device) -> Callable[[], float] | None:
-    """Reads the share of the last moments in which a kernel ran on a CUDA device, 0 to 1; None where nobody can tell.
+    """Reads the share of the last moments in which a kernel ran on a CUDA device, 0 to 1; None where no one can tell.
 
     It takes the library nvidia-ml-py, which speaks to the driver.
     """

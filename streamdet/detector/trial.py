@@ -519,7 +519,7 @@ class _Progress:
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            from rich.console import Console  # noqa: PLC0415 - only where somebody looks
+            from rich.console import Console  # noqa: PLC0415 - only where someone looks
 
             status = Console(stderr=True).status("trying the engines ...")
             self._status, self._update = status, status.update
@@ -671,7 +671,7 @@ def state_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
 class Store:
     """Keeps the newest answers in a file; without a place that can be written, in memory.
 
-    A file that is broken, too large, or somebody else's is as good as none.
+    A file that is broken, too large, or someone else's is as good as none.
 
     Args:
         folder: made when first needed; None to keep answers in memory alone.

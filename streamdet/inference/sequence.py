@@ -24,7 +24,7 @@ class _Pending:
 
 
 class ResultSequencer:
-    """Hands results on so that those of a stream leave in the order of its frames, whoever detected them.
+    """Hands results on so that those of a stream leave in the order of its frames, whichever thread detected them.
 
     A result that is ready before one of an older frame of its stream is held until that one has left. The worker goes
     on: batches differ in size, so one that waited for all older batches would often be idle. Streams do not wait for
@@ -82,7 +82,7 @@ class ResultSequencer:
             self._changed.notify_all()
 
     def limit(self, at_once: int) -> None:
-        """Sets how many batches may be out at the same time, from 1; heeded within the time-out of a `take`.
+        """Sets how many batches may be out at the same time, from 1; applied within the time-out of a `take`.
 
         Never waits, unlike what hands results on: the receiver may be at a standstill.
         """

@@ -31,7 +31,7 @@ OnUnusable = Callable[[Frame, str], None]
 _log = logging.getLogger(__name__)
 
 _TAKE_TIMEOUT_SECONDS = 1.0
-# After memory ran out, smaller batches are used for this long; then the full size is tried again, because whoever
+# After memory ran out, smaller batches are used for this long; then the full size is tried again, because whatever
 # took the memory may have given it back.
 _SMALLER_BATCH_SECONDS = 60.0
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 HANDSHAKE_FAILURES = ("unknown_key", "wrong_server_key", "no_key", "broken_off", "protocol", "timeout")
-"""Why somebody did not get in; a client without a key mostly hangs up when it hears that it needs one."""
+"""Why someone did not get in; a client without a key mostly hangs up when it hears that it needs one."""
 
 CUT_REASONS = ("revoked", "flood", "too_many")
 """Why a connection was ended."""

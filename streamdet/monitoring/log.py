@@ -52,7 +52,7 @@ class LogSettings(Protocol):
 def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Sends the log of the whole process to a stream; may be called again, and then replaces what was set.
 
-    Python's warnings and errors that nobody caught, also of threads, go into the log too.
+    Python's warnings and errors that no one caught, also of threads, go into the log too.
 
     Args:
         settings: what to write, and how.
@@ -156,7 +156,7 @@ class _Repeat:
     Attributes:
         record: the newest repetition.
         quiet_seconds: how long repetitions are left out.
-        quiet_until: till when, monotonic seconds.
+        quiet_until: until when, monotonic seconds.
         left_out: how many were, since that was said last.
     """
 
@@ -181,7 +181,7 @@ class _Repeats:
 
     def __init__(self) -> None:
         self._lines: dict[_Key, _Repeat] = {}
-        # When each is looked at again; more than once, where a time of quiet began anew.
+        # When each is looked at again; more than once, where a time of quiet began again.
         self._due: list[tuple[float, int, _Key]] = []
         self._count = itertools.count()
 
@@ -234,7 +234,7 @@ class LogHandler(logging.Handler):
     """Writes records to a stream, and of repetitions by stream, logger and message template only their number.
 
     Args:
-        stream: where to; a file of the system's is written by a thread of its own, so that nobody waits for it.
+        stream: where to; a file of the system's is written by a thread of its own, so that no one waits for it.
         formatter: how.
         clock: monotonic seconds.
         priorities: whether each line begins with its priority, for systemd's journal.
@@ -299,13 +299,13 @@ class LogHandler(logging.Handler):
             self._stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
             self._stream.flush()
         except (OSError, ValueError):
-            # Nobody reads the log any more (a closed pipe, a full disk): the work goes on, and there is no
+            # No one reads the log any more (a closed pipe, a full disk): the work goes on, and there is no
             # place left where this could be told.
             return
 
 
 def _writer_for(stream: TextIO, lost: Callable[[int], str]) -> LogWriter | None:
-    """What writes to a stream without anybody waiting; None where it is no file of the system's, such as in tests."""
+    """What writes to a stream without anyone waiting; None where it is no file of the system's, such as in tests."""
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):
@@ -324,7 +324,7 @@ def _is_journal(stream: TextIO) -> bool:
 
 
 def _install_hooks() -> None:
-    """Logs what nobody caught, unless somebody else already asked for it."""
+    """Logs what no one caught, unless someone else already asked for it."""
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _log_uncaught
     if threading.excepthook is threading.__excepthook__:

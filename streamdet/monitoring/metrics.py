@@ -431,7 +431,7 @@ class Metrics:
         Args:
             device: its name, such as "cuda:0".
             read_memory: bytes in use and in total.
-            read_busy: share of the time in which a kernel ran, 0 to 1; None where nobody can tell.
+            read_busy: share of the time in which a kernel ran, 0 to 1; None where no one can tell.
         """
         self._device("memory_used_bytes", "Memory in use on the accelerator.", device, lambda: read_memory()[0])
         self._device("memory_total_bytes", "Memory of the accelerator.", device, lambda: read_memory()[1])
@@ -453,7 +453,7 @@ class Metrics:
     def _count(
         self, stream: str, children: dict[str, Counter], key: str, parent: Counter, labels: tuple[str, ...]
     ) -> None:
-        """Adds one to a child; a child that nobody foresaw joins the page only while its stream is there."""
+        """Adds one to a child; a child that no one foresaw joins the page only while its stream is there."""
         child = children.get(key)
         if child is None:
             with self._lock:

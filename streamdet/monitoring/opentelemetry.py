@@ -1,7 +1,7 @@
 """Follows single frames from capture to publication, as OpenTelemetry traces.
 
 One trace per sampled frame: a span `frame` with the children `decode`, `queue`, the seven stages of its batch, and
-`publish`. Its id stands in the frame's event, so that whoever wonders about an event finds its trace.
+`publish`. Its id stands in the frame's event, so that the trace of an event can be found.
 """
 
 from __future__ import annotations

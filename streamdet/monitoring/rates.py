@@ -22,7 +22,7 @@ class Fps(NamedTuple):
     Attributes:
         captured: came in.
         published: went out as events.
-        rate_limited: were left out because of `max_fps`, as somebody wants it.
+        rate_limited: were left out because of `max_fps`, as someone wants it.
         overload: were left out because the detector was busy: a newer one came first, or they had become too old.
     """
 

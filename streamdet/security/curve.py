@@ -1,6 +1,6 @@
 """CURVE keys in files: who the daemon is, and whom it lets in.
 
-Every key pair is two files in the format of pyzmq and czmq: NAME.key, the public key, which may be shown to anybody,
+Every key pair is two files in the format of pyzmq and czmq: NAME.key, the public key, which may be shown to anyone,
 and NAME.key_secret with both keys, which only its owner may read. The daemon lets in whose NAME.key lies in its
 directory of allowed clients.
 """
@@ -285,7 +285,7 @@ REFRESH_SECONDS = 0.5
 # These say nothing about the directory: it may be as it was, and will perhaps be read the next time.
 _TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
 
-_STAYS = "whoever was let in before still is"
+_STAYS = "clients let in before stay connected"
 # A file that was changed so lately may have been changed again without its times showing it.
 _SETTLED_SECONDS = 2.0
 # What `stat` said of a file when it was read, and the key in it; None where there is none.
@@ -297,9 +297,9 @@ _log = logging.getLogger(__name__)
 class AllowedClients:
     """Knows whose keys lie in a directory; for one thread.
 
-    A directory that is gone or may not be read lets nobody in, and the log says so; so does a file that holds no key.
-    Where only the machine is at its limits (no file descriptors, no memory, a disk that does not answer), whoever was
-    let in before still is: otherwise a want of descriptors would cut every client.
+    A directory that is gone or may not be read lets no one in, and the log says so; so does a file that holds no key.
+    Where only the machine is at its limits (no file descriptors, no memory, a disk that does not answer), clients that
+    were let in before stay: otherwise a want of descriptors would cut every client.
 
     Args:
         directory: with a file NAME.key for each client.
@@ -337,7 +337,7 @@ class AllowedClients:
             if _is_transient(error.__cause__):
                 self._tell(f"{error}; {_STAYS}")
                 return
-            problem = f"{error}; nobody is let in"
+            problem = f"{error}; no one is let in"
             paths = []
         for path in paths:
             known = self._files.get(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def is_credential(path: Path) -> bool:
-    """Whether a file was handed out by systemd, in a folder that nobody else can enter.
+    """Whether a file was handed out by systemd, in a folder that no one else can enter.
 
     It may have an ACL for its reader, and then shows the mode 0440.
     """

@@ -1,6 +1,6 @@
 """Text of strangers as people may read it: one line, of a stated length, with nothing that a terminal would obey.
 
-A camera's status text, a title, or a name in somebody's event may hold escape sequences, line ends, and characters that
+A camera's status text, a title, or a name in someone's event may hold escape sequences, line ends, and characters that
 turn the direction of writing, so that what is read is not what is there.
 """
 
@@ -21,7 +21,7 @@ MAX_CHARACTERS = 300
 
 def plain(text: str, limit: int = MAX_CHARACTERS) -> str:
     """The text with what is not seen escaped as in Python, cut to so many characters."""
-    # Cut first: what is longer than anybody reads need not be looked through.
+    # Cut first: what is longer than anyone reads need not be looked through.
     return cut(UNSEEN.sub(_escaped, cut(text, limit)), limit)
 
 

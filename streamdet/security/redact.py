@@ -2,7 +2,7 @@
 
 Two nets, one behind the other. Values that are known to be secret (`remember_secret`) are masked wherever they
 stand, raw or escaped. Whatever looks like a secret (the login in a URL, a token in a query, an `Authorization`
-header) is masked even if nobody announced it. Where the text is ambiguous, too much is masked rather than too little.
+header) is masked even if no one announced it. Where the text is ambiguous, too much is masked rather than too little.
 """
 
 from __future__ import annotations

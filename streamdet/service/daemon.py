@@ -200,7 +200,7 @@ class Daemon:
     def signals(self) -> Iterator[None]:
         """SIGTERM and SIGINT stop (the second one at once), SIGHUP reloads; main thread only.
 
-        A SIGHUP that was held back until now is heeded, too.
+        A SIGHUP that was held back until now is handled, too.
         """
 
         def stop(number: int, _frame: FrameType | None) -> None:
@@ -286,7 +286,7 @@ class Daemon:
         except EndpointError as error:
             if control.path != AUTO or control.group is not None:
                 raise
-            # Nobody asked for it: detection goes on without.
+            # No one asked for it: detection goes on without.
             _log.warning("%s; this daemon cannot be asked, only SIGHUP makes it reload", error)
             return None
 

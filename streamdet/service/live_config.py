@@ -473,7 +473,7 @@ class LiveConfig:
 
     @staticmethod
     def _useful(config: Config, changes: Mapping[str, Change]) -> dict[str, Change]:
-        """The changes without those of streams that are not in the file any more: nobody remembers them in a year."""
+        """The changes without those of streams that are not in the file any more: no one remembers them in a year."""
         useless = without_effect(config, changes)
         if useless:
             _log.info("not in the file any more, so what was changed at run time is forgotten: %s", ", ".join(useless))

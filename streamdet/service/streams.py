@@ -204,7 +204,7 @@ class Streams:
 
     def _begin(self, name: str, capture: _WaitingCapture | None) -> None:
         if capture is None:
-            status = StreamStatus(name, State.DOWN, Reason.PAUSED, "until somebody resumes it", time.time())
+            status = StreamStatus(name, State.DOWN, Reason.PAUSED, "until it is resumed", time.time())
             self._metrics.status(status)
             self._on_status(status)
             return

@@ -257,7 +257,7 @@ class RunFolder:
         """Makes sure that nothing is overwritten that should not be, and clears what a killed writer left.
 
         Raises:
-            ConfigError: there is a run already and it shall not be resumed, or the other way round.
+            ConfigError: there is a run already and it must not be resumed, or the other way round.
         """
         if resume:
             if not (self.path / CHECKPOINT).is_file():

@@ -50,7 +50,7 @@ from streamdet.training.run import (
 def _scaled_convolution(convolution: nn.Conv2d, norm: FrozenBatchNorm2d, x: Tensor) -> Tensor:
     """Convolution and frozen normalisation in one go: the scale goes into the weights.
 
-    The weights are small and the maps are large, so scaling the weights anew in every step costs
+    The weights are small and the maps are large, so scaling the weights again in every step costs
     next to nothing, and gradients reach the unscaled weights exactly as before.
     """
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()

@@ -1,4 +1,4 @@
-"""Who may ask: guards against DNS rebinding, against other sites, and against whoever has not logged in."""
+"""Who may ask: guards against DNS rebinding, against other sites, and against anyone who has not logged in."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class Guard:
         if refusal:
             return PlainTextResponse(f"{refusal}\n", 403)
         is_open = self._rules.is_open(headers)
-        # Whoever has shown the password keeps its connection when there are too many.
+        # A client that has shown the password keeps its connection when there are too many.
         connection_of(scope).trusted = is_open and self._rules.sessions is not None
         if scope["path"] in _OPEN_PATHS or is_open:
             return self._app

@@ -118,7 +118,7 @@ class Rates:
             return 0.0, 0.0
         silence = max(_SILENCE_INTERVALS * published_seconds / events, _SHORTEST_QUIET_SECONDS)
         if now - last.came_at > silence:
-            # Counting begins anew with the next event, or the silence would count as slowness.
+            # Counting begins again with the next event, or the silence would count as slowness.
             self._marks.clear()
             return 0.0, 0.0
         frames = max(last.frame_seq - first.frame_seq, 0)

@@ -1,4 +1,4 @@
-"""The newest picture of every stream that somebody looks at, and who still does."""
+"""The newest picture of every stream that someone looks at, and who still does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Shot(NamedTuple):
 
 
 class Pictures:
-    """Keeps one picture per stream, for as long as somebody asks; any thread may call."""
+    """Keeps one picture per stream, for as long as someone asks; any thread may call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,12 +38,12 @@ class Pictures:
         self._last_id = 0
 
     def want(self, streams: Iterable[str], now: float) -> None:
-        """Somebody looks at these streams at this monotonic time in seconds."""
+        """Someone looks at these streams at this monotonic time in seconds."""
         with self._lock:
             self._until.update(dict.fromkeys(streams, now + LEASE_SECONDS))
 
     def wanted(self, now: float) -> frozenset[str]:
-        """Streams that somebody looks at; the pictures of all others are forgotten."""
+        """Streams that someone looks at; the pictures of all others are forgotten."""
         with self._lock:
             for stream in [stream for stream, until in self._until.items() if until < now]:
                 del self._until[stream]
@@ -51,7 +51,7 @@ class Pictures:
             return frozenset(self._until)
 
     def put(self, stream: str, head: bytes, jpeg: bytes, taken_at: float) -> None:
-        """A new picture, captured at this monotonic time in seconds; ignored when nobody looks any more."""
+        """A new picture, captured at this monotonic time in seconds; ignored when no one looks any more."""
         with self._lock:
             if stream in self._until:
                 self._last_id += 1

@@ -1,4 +1,4 @@
-"""The page's own subscriber: reads events all the time, and pictures of the streams that somebody looks at."""
+"""The page's own subscriber: reads events all the time, and pictures of the streams that someone looks at."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Subscriber(Worker):
         keys: shown to a daemon that asks for them.
 
     Raises:
-        EndpointError: the endpoint is malformed. That nobody answers there is not an error.
+        EndpointError: the endpoint is malformed. That no one answers there is not an error.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """What travels over ZeroMQ: a topic, one event as UTF-8 JSON, and for a preview its picture.
 
-`docs/events.md` is the reference. `encode` never makes what `decode` refuses. `decode` trusts nobody: it is strict
+`docs/events.md` is the reference. `encode` never makes what `decode` refuses. `decode` trusts no one: it is strict
 on what it needs, bounded in size, depth and count, ignores fields that it does not know, and raises `WireError`
 and nothing else.
 """

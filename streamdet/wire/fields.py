@@ -1,4 +1,4 @@
-"""Reads JSON that nobody vouches for: bounded, and one field at a time, each with its type."""
+"""Reads JSON that no one vouches for: bounded, and one field at a time, each with its type."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def offers_only_udp(asked_for: str) -> Make:
 
 
 def untrusted(scheme: Literal["rtsps", "https"]) -> Make:
-    """A server with a certificate that nobody vouches for; later one with the right one takes its place."""
+    """A server with a certificate that no one vouches for; later one with the right one takes its place."""
 
     def make(stage: Stage, _name: str) -> Cause:
         trusted = stage.certificates[0]
@@ -200,7 +200,7 @@ def _secure_port(stage: Stage, scheme: str, certificate: tuple[Path, Path]) -> i
 
 
 def name(answer: Literal["unknown", "silent"]) -> Make:
-    """The camera's name is not known, or nobody says whether it is."""
+    """The camera's name is not known, or no one says whether it is."""
 
     def make(stage: Stage, name: str) -> Cause:
         stage.names.answers[f"{name}.test"] = answer
@@ -214,7 +214,7 @@ def name(answer: Literal["unknown", "silent"]) -> Make:
 
 
 def pipe(*, later: bool) -> Make:
-    """Nobody writes into a named pipe: not yet, or not any more; later somebody does."""
+    """No one writes into a named pipe: not yet, or not any more; later someone does."""
 
     def make(stage: Stage, name: str) -> Cause:
         path = stage.folder / name

@@ -181,7 +181,7 @@ class Front:
         pieces: makes what cuts the server's bytes into pieces; None for as they come.
 
     Attributes:
-        port: where clients connect; it stays its own while nobody listens there.
+        port: where clients connect; it stays its own while no one listens there.
         server_port: of the healthy server.
         accepted: connections so far.
     """
@@ -275,7 +275,7 @@ class Front:
 
 
 def _bound(port: int) -> socket.socket:
-    # Two may be bound to one port as long as only the second one listens: so nobody else can have it meanwhile.
+    # Two may be bound to one port as long as only the second one listens: so no one else can have it meanwhile.
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", port))

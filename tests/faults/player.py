@@ -129,6 +129,6 @@ class Writer:
             due = int(len(self._live.data) * (time.monotonic() - started) / self._live.seconds)
             due -= due % self._live.unit_bytes
             if self.writing.is_set():
-                with suppress(BlockingIOError):  # nobody reads, and the pipe is full
+                with suppress(BlockingIOError):  # no one reads, and the pipe is full
                     os.write(pipe, self._live.data[sent:due])
             sent = due

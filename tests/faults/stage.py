@@ -112,7 +112,7 @@ class Stage:
         return front, f"{scheme}://{LOGIN}@127.0.0.1:{front.port}{path}"
 
     def firewall(self, *rules: str) -> ExitStack:
-        """Has the kernel heed these rules of `iptables -I INPUT` until the stack that is returned is closed."""
+        """Has the kernel apply these rules of `iptables -I INPUT` until the stack that is returned is closed."""
         stack = self._stack.enter_context(ExitStack())
         for rule in rules:
             text = f"INPUT {rule} {_marked(rule)} -j DROP"

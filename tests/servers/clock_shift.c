@@ -1,6 +1,6 @@
 // Shifts the wall clock of one process: LD_PRELOAD this, and name in CLOCK_SHIFT_FILE a file of 8 bytes, the shift in
 // seconds, which may change at any time. Clocks that only count on (CLOCK_MONOTONIC) are left alone, as the kernel does
-// when somebody sets the time.
+// when someone sets the time.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

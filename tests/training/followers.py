@@ -1,4 +1,4 @@
-"""What goes wrong in a process that trains beside the first one; imports little, for each process imports it anew."""
+"""What goes wrong in a process that trains beside the first one; imports little, for each process imports it again."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _asked_anew() -> Iterator[None]:
+def _asked_again() -> Iterator[None]:
     bf16_pays.cache_clear()
     yield
     bf16_pays.cache_clear()

@@ -3,7 +3,7 @@
     open_source(config)  ->  Source  ->  read() -> SourceFrame   or   SourceError(reason, detail)
 
 One file per way to read (`av`: network and files; `opencv`: devices and whatever else it can). A source never
-retries; whoever wants another try opens another source. Only the thread that opened a source reads and closes it.
+retries; for another try, open another source. Only the thread that opened a source reads and closes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from streamdet.errors import HeldError, SourceError
 from streamdet.types import Clock, Picture, Reason
 
 # OpenCV's own FFmpeg is told what to do by the environment, which is changed here because that is only safe while no
-# other thread runs. It writes to standard error, which may show URLs; and nobody could bound where playlists lead it.
+# other thread runs. It writes to standard error, which may show URLs; and no one could bound where playlists lead it.
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
 _options = os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp")
 if "format_whitelist" not in _options:

@@ -14,7 +14,7 @@ _LARGEST_STEP_SECONDS = 10.0
 
 
 class CameraClock:
-    """The clock of one connection; after a jump it is not believed any more, since nobody knows what it counts from."""
+    """The clock of one connection; after a jump it is not believed any more, since no one knows what it counts from."""
 
     def __init__(self) -> None:
         self._has_jumped = False

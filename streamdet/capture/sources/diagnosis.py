@@ -63,7 +63,7 @@ def look_up_name(config: StreamConfig) -> None:
     """Makes sure that the name of a server is known, which FFmpeg would wait for without saying so.
 
     Raises:
-        SourceError: it is not, or nobody answers in time.
+        SourceError: it is not, or no one answers in time.
     """
     host, port = address_of(config)
     # Then it is the proxy's part.

@@ -1,7 +1,7 @@
 """Addresses of names, asked for in a thread of their own: the system's resolver can be neither interrupted nor hurried.
 
-A name server that says nothing holds whoever asks it for as long as /etc/resolv.conf allows, ten seconds and more. Here
-the one who waits gives up in time, and knows that it was the name that was waited for.
+A name server that does not answer blocks its caller for as long as /etc/resolv.conf allows, ten seconds and more. Here
+the caller gives up in time, and knows that it was the name that was waited for.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def resolve(host: str, port: int, wait_seconds: float) -> list[Address]:
         wait_seconds: for the name server.
 
     Raises:
-        SourceError: dns: the name is not known, or nobody says so in time; timeout: the wait was interrupted.
+        SourceError: dns: the name is not known, or no one says so in time; timeout: the wait was interrupted.
     """
     deadline = time.monotonic() + wait_seconds
     try:

@@ -131,7 +131,7 @@ def limit_allocations(extension: str) -> bool:
         extension: path of its shared library, which is loaded already.
 
     Returns:
-        False where it has been built in a way that does not let anybody set it.
+        False where it has been built in a way that does not let anyone set it.
     """
     try:
         limit = ctypes.CDLL(extension).av_max_alloc

@@ -1,4 +1,4 @@
-"""Named pipes, which FFmpeg would wait for without end: for somebody to write into them, and for more."""
+"""Named pipes, which FFmpeg would wait for without end: for someone to write into them, and for more."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Fifo:
         """So many bytes at the most; none at the end.
 
         Raises:
-            SourceError: nobody writes in time, or the wait was interrupted.
+            SourceError: no one writes in time, or the wait was interrupted.
         """
         give_up_at = time.monotonic() + self._longest_wait_seconds
         while not self._ready.poll(_POLL_MILLISECONDS):
             if current_interrupt().is_set() or time.monotonic() > give_up_at:
-                detail = f"nobody has written into the pipe within {self._longest_wait_seconds:g} s"
+                detail = f"no one has written into the pipe within {self._longest_wait_seconds:g} s"
                 raise SourceError(Reason.TIMEOUT, detail)
         return os.read(self._descriptor, size)
 

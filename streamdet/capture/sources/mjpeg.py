@@ -62,7 +62,7 @@ class JpegFinder:
                 if marker == _EOI:
                     return self._cut(self._at + len(_END), b"")
                 if marker == _SOI:
-                    # The next one begins: whoever sent this one left its end out.
+                    # The next one begins: the sender of this one left its end out.
                     return self._cut(self._at, _END)
                 if marker in _BETWEEN_SCANS:
                     self._in_pixels = False

@@ -181,5 +181,5 @@ def handlers(
 
 
 def timed_out(seconds: float, waited_for: str) -> SourceError:
-    """The error of whoever waited in vain."""
+    """The error of a wait that was in vain."""
     return SourceError(Reason.TIMEOUT, f"no {waited_for} within {seconds:g} s")

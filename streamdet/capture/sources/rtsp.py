@@ -212,7 +212,7 @@ def _length_of(headers: dict[str, list[str]]) -> int:
 class RtspRelay:
     """Stands between FFmpeg and a server, and gives the login in FFmpeg's place; all goes over one connection each.
 
-    FFmpeg connects to a port of 127.0.0.1 with a path that nobody else knows. Its thread ends when one side hangs up,
+    FFmpeg connects to a port of 127.0.0.1 with a path that no one else knows. Its thread ends when one side hangs up,
     or by `close`.
 
     Args:

@@ -1,6 +1,6 @@
 """Rewrites convolutions with what follows them; for the CPU, weights are laid out for oneDNN once.
 
-Activations and sums are done while storing. Without it torch's own modules choose the layout anew at each call, run
+Activations and sums are done while storing. Without it torch's own modules choose the layout again at each call, run
 small convolutions by a slow path when there is one thread, and go over the result once more for the activation; that is
 half of the time of a MobileNet.
 """

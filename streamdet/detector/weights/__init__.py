@@ -156,7 +156,7 @@ def _described(path: Path, metadata: Mapping[str, str]) -> Weights:
     """What the metadata say, checked; without any tensors."""
     is_export = _is_export(metadata)
     if not is_export and metadata.get("format", "").startswith(OPENVINO_FORMAT_FAMILY):
-        msg = f"{path} was exported by another version of streamdet; make it anew with `streamdet export`"
+        msg = f"{path} was exported by another version of streamdet; make it again with `streamdet export`"
         raise DetectorError(msg)
     if metadata.get("format") != _FORMAT and not is_export:
         msg = f"{path} carries no description of its model; make it with `streamdet train`"
@@ -173,7 +173,7 @@ def _described(path: Path, metadata: Mapping[str, str]) -> Weights:
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         what = str(error)[:_MAX_LABEL_CHARACTERS]
         command = "export" if is_export else "train"
-        msg = f"{path} carries a broken description of its model ({what!a}); make it anew with `streamdet {command}`"
+        msg = f"{path} carries a broken description of its model ({what!a}); make it again with `streamdet {command}`"
         raise DetectorError(msg) from None
     _check_description(path, weights)
     return weights

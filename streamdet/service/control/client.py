@@ -145,7 +145,7 @@ def _why(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return f"there is no socket {path}; is the daemon running, and is [control] path the same?"
     if isinstance(error, ConnectionRefusedError):
-        return f"nobody listens at {path}; is the daemon running?"
+        return f"no one listens at {path}; is the daemon running?"
     if isinstance(error, PermissionError):
         return f"this user may not use {path}; be the daemon's user or root, or join the group of [control] group"
     return f"the daemon at {path} cannot be asked: {error.strerror or error}"

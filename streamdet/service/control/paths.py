@@ -89,4 +89,4 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     try:
         return sorted(path for path in folder.glob(pattern) if path.is_socket())
     except OSError:
-        return []  # a folder of somebody else's
+        return []  # a folder of someone else's

@@ -128,7 +128,7 @@ def _remove_stale(path: Path) -> None:
         except FileNotFoundError:
             return
         except TimeoutError:
-            pass  # somebody listens, and is busy
+            pass  # someone listens, and is busy
     raise OSError(errno.EADDRINUSE, "")
 
 
@@ -426,7 +426,7 @@ class ControlServer(Worker):
         """Waits for what the client may do next."""
         if client not in self._clients:
             return
-        # Whoever sends on without waiting for answers is not read any more for a while.
+        # A client that sends on without waiting for answers is not read any more for a while.
         reads = not client.ended and len(client.received) <= MAX_REQUEST_BYTES
         events = selectors.EVENT_READ if reads else 0
         events |= selectors.EVENT_WRITE if client.unsent else 0

@@ -84,7 +84,7 @@ class File:
     def do(self) -> None:
         """Writes it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Complete or not there at all, whatever happens, and never readable by more than it shall be.
+        # Complete or not there at all, whatever happens, and never readable by more users than intended.
         new = self.path.with_name(f".{self.path.name}.new")
         new.unlink(missing_ok=True)
         new.touch(0o600)
@@ -111,7 +111,7 @@ class Link:
         if self.path.exists():
             return "kept"
         folder = self.path.parent
-        # Only root can find out: whoever else asks what would be done is told what root would do.
+        # Only root can find out: others see what root would do.
         may = not folder.exists() or os.geteuid() != 0 or os.access(folder, os.W_OK)
         return "create" if may else "left out"
 

@@ -124,7 +124,7 @@ function showNotice() {
   byId("notice").hidden = !text;
 }
 
-/** Opens what the address says. @param {boolean} byPerson whether somebody followed a link */
+/** Opens what the address says. @param {boolean} byPerson whether someone followed a link */
 function route(byPerson) {
   const match = /^#\/stream\/(.+)$/.exec(location.hash);
   const before = openStream;
@@ -141,7 +141,7 @@ function route(byPerson) {
   listOnly(stream ?? "");
   if (byPerson) moveFocus(stream, before);
   have.revision = 0;
-  askAnew();
+  askAgain();
 }
 
 /** The focus goes where the eyes go: to the title, and back to the tile that one came from. */
@@ -177,7 +177,7 @@ function initHeader() {
   byId("pause").addEventListener("click", () => {
     paused = !paused;
     setAttribute(byId("pause"), "aria-pressed", String(paused));
-    askAnew();
+    askAgain();
   });
   byId("skip").addEventListener("click", (event) => {
     event.preventDefault(); // the part after # is the address of a view

@@ -112,7 +112,7 @@ class Tile {
     setAttribute(this.canvas, "aria-label", `Picture of ${this.name}: ${counted(countLabels(shot.detections)) || "nothing found"}`);
   }
 
-  /** Frees the memory of a picture that nobody sees. */
+  /** Frees the memory of a picture that no one sees. */
   hide() {
     this.visible = false;
     this.takenAt = null;
@@ -152,14 +152,14 @@ const sight = new IntersectionObserver(
       if (isIntersecting) Object.assign(tile, { visible: true }).update();
       else tile.hide();
     }
-    askAnew();
+    askAgain();
   },
   { rootMargin: "80px" },
 );
 
 /**
  * @param {any[]} streams the rows of an overview, by name
- * @param {boolean} fresh whether histories begin anew
+ * @param {boolean} fresh whether histories begin again
  * @param {number} ageSeconds of the overview
  */
 function updateRows(streams, fresh, ageSeconds) {

@@ -12,15 +12,15 @@ const havePictures = new Map();
 let question = new AbortController();
 
 /** Ends the present question: what we want to know has changed. */
-function askAnew() {
+function askAgain() {
   question.abort();
 }
 
-/** The list of events begins anew, under another filter. */
+/** The list of events begins again, under another filter. */
 function forgetEvents() {
   have.event = 0;
   have.revision = 0;
-  askAnew();
+  askAgain();
 }
 
 /**
@@ -89,13 +89,13 @@ function explain(error) {
   return `The server of this page does not answer${why}. Trying again …`;
 }
 
-/** Waits until the page can be seen: a page in the background costs nobody anything. */
+/** Waits until the page can be seen: a page in the background costs no one anything. */
 function untilVisible() {
   if (!document.hidden) return Promise.resolve();
   return new Promise((done) => document.addEventListener("visibilitychange", done, { once: true }));
 }
 
-/** Waits, at most until the question is to be asked anew. @param {number} forMilliseconds */
+/** Waits, at most until the question is asked again. @param {number} forMilliseconds */
 async function pause(forMilliseconds) {
   if (forMilliseconds <= 0) return;
   const { signal } = question;

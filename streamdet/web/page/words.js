@@ -12,7 +12,7 @@ const REASONS = {
   no_video: "It answers, but sends no video.",
   unsupported_codec: "Its video has a format that cannot be decoded here.",
   ended: "Its video has come to an end.",
-  paused: "Somebody has paused it: streamdet streams resume starts it again.",
+  paused: "Someone has paused it: streamdet streams resume starts it again.",
   decode_error: "Its pictures are damaged and cannot be decoded.",
   overload: "It sends more pictures than one camera may, or takes a whole core to decode.",
   internal_error: "A bug in streamdet hit this stream; the log of the daemon has the details.",
@@ -53,7 +53,7 @@ const isResting = (row) => row.state === "down" && (row.reason === "paused" || r
 /** @param {number} seconds */
 const lastSeen = (seconds) => `Last seen ${duration(seconds)} ago`;
 
-/** The same, and for how long it has not been up: a try that fails as the one before begins nothing anew. */
+/** The same, and for how long it has not been up: a try that fails as the one before begins nothing new. */
 function notUpFor(row) {
   if (row.since === null) return whatNow(row);
   const since = duration(serverNow() - row.since);

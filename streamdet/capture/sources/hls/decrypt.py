@@ -27,7 +27,7 @@ class DecryptedFile:
         vector: 16 bytes, with which the first block was mixed.
 
     Raises:
-        OSError: FFmpeg was built in a way that does not let anybody decrypt.
+        OSError: FFmpeg was built in a way that does not let anyone decrypt.
     """
 
     def __init__(self, file: _Readable, key: bytes, vector: bytes) -> None:

@@ -14,7 +14,7 @@ MAX_PLAYLISTS = 64
 # FFmpeg's own memory for all playlists of a stream: a segment takes so much, and its url and its key's besides.
 _MAX_MEMORY_BYTES = 64 << 20
 _SEGMENT_BYTES = 200
-# Initialisation sections are never forgotten: after so much, the stream must begin anew.
+# Initialisation sections are never forgotten: after so much, the stream must begin again.
 _MAX_MAPS_BYTES = 64 << 20
 _LONGEST_LINE_BYTES = 4096
 
