@@ -36,7 +36,7 @@ class Recorder:
 
     def __init__(self, config: StreamConfig, metrics: Metrics | None = None, **arguments: Any) -> None:
         self.metrics = metrics or Metrics(Ledger())
-        self.metrics.add_stream(config.name, ())
+        self.metrics.set_stream(config.name, ())
         self.statuses: list[StreamStatus] = []
         self.frames: list[Frame] = []
         self._lock = threading.Lock()

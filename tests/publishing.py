@@ -39,7 +39,7 @@ def status_of(stream: str, state: State = State.UP, reason: Reason | None = None
 def metrics_of(*streams: str) -> Metrics:
     metrics = Metrics(Ledger())
     for stream in streams:
-        metrics.add_stream(stream, ["person", "car"])
+        metrics.set_stream(stream, ["person", "car"])
     return metrics
 
 

@@ -97,7 +97,7 @@ def until(condition: Callable[[], object]) -> None:
 def make(clock: Clock, drops: Drops, *streams: Rules, size: int = 8, delay: float = 0.0) -> BatchQueue:
     queue = BatchQueue(size, delay, drops, clock)
     for stream in streams:
-        queue.add_stream(stream)
+        queue.set_stream(stream)
     return queue
 
 
@@ -139,7 +139,7 @@ def test_what_does_not_fill_a_batch_is_shared(clock: Clock, drops: Drops) -> Non
     queue = BatchQueue(4, 0.0, drops, clock)
     names = [f"stream-{number}" for number in range(7)]
     for name in names:
-        queue.add_stream(Rules(name))
+        queue.set_stream(Rules(name))
         queue.put(frame(name, captured=clock.now))
     taken = []
     while batch := queue.take(0.0, shares=2):
@@ -282,7 +282,7 @@ def test_a_frame_that_is_too_old_does_not_leave(clock: Clock, drops: Drops) -> N
 def test_a_batch_leaves_when_it_is_full(drops: Drops, running: Callable[..., threading.Thread]) -> None:
     queue = BatchQueue(3, 3600, drops)
     for name in "abcd":
-        queue.add_stream(Rules(name))
+        queue.set_stream(Rules(name))
     batches: list[list[Frame]] = []
     taker = running(lambda: batches.append(queue.take(3600)))
     for name in "abc":
@@ -296,7 +296,7 @@ def test_a_batch_leaves_when_it_is_full(drops: Drops, running: Callable[..., thr
 def test_the_window_opens_at_the_first_frame_and_waits_for_no_one(drops: Drops) -> None:
     queue = BatchQueue(8, 0.2, drops)
     for name in "abc":
-        queue.add_stream(Rules(name))
+        queue.set_stream(Rules(name))
     timer = threading.Timer(0.05, lambda: queue.put(frame("b", captured=time.monotonic())))
     queue.put(frame("a", captured=time.monotonic()))
     began = time.monotonic()
@@ -357,18 +357,10 @@ def test_removing_a_stream_drops_its_frame(clock: Clock, drops: Drops) -> None:
     assert queue.pending_since() is None
 
 
-def test_a_name_is_there_once(clock: Clock, drops: Drops) -> None:
-    queue = make(clock, drops, Rules("a"))
-    with pytest.raises(ValueError, match="'a' is in the queue already"):
-        queue.add_stream(Rules("a"))
-    with pytest.raises(KeyError):
-        queue.update_stream(Rules("b"))
-
-
 def test_new_rules_hold_at_once_and_keep_the_frame(clock: Clock, drops: Drops) -> None:
     queue = make(clock, drops, Rules("a"))
     queue.put(frame("a", 1, clock.now))
-    queue.update_stream(Rules("a", max_fps=1))
+    queue.set_stream(Rules("a", max_fps=1))
     assert take(queue) == [("a", 1)]
     queue.put(frame("a", 2, clock.now))
     queue.put(frame("a", 3, clock.now))
@@ -388,7 +380,7 @@ def test_since_when_something_waits(clock: Clock, drops: Drops) -> None:
 
 def test_the_fastest_pace_loses_nothing(drops: Drops, running: Callable[..., threading.Thread]) -> None:
     queue = BatchQueue(4, 0.0, drops)
-    queue.add_stream(Rules("file", pace="fastest", max_fps=1, max_frame_age_seconds=1e-9))
+    queue.set_stream(Rules("file", pace="fastest", max_fps=1, max_frame_age_seconds=1e-9))
     taken: list[int] = []
 
     def put_all() -> None:
@@ -404,7 +396,7 @@ def test_the_fastest_pace_loses_nothing(drops: Drops, running: Callable[..., thr
 @pytest.mark.parametrize("end", ["close", "remove", "discard after close"])
 def test_a_blocked_put_wakes_at_the_end(end: str, drops: Drops, running: Callable[..., threading.Thread]) -> None:
     queue = BatchQueue(4, 0.0, drops)
-    queue.add_stream(Rules("file", pace="fastest"))
+    queue.set_stream(Rules("file", pace="fastest"))
     queue.put(frame("file", 1, time.monotonic()))
     putter = running(lambda: queue.put(frame("file", 2, time.monotonic())))
     until(lambda: queue.pending() == {"file": 2})
@@ -425,11 +417,11 @@ def test_a_blocked_put_goes_on_when_its_stream_becomes_real_time(
     drops: Drops, running: Callable[..., threading.Thread]
 ) -> None:
     queue = BatchQueue(4, 0.0, drops)
-    queue.add_stream(Rules("file", pace="fastest"))
+    queue.set_stream(Rules("file", pace="fastest"))
     queue.put(frame("file", 1, time.monotonic()))
     running(lambda: queue.put(frame("file", 2, time.monotonic())))
     until(lambda: queue.pending() == {"file": 2})
-    queue.update_stream(Rules("file"))
+    queue.set_stream(Rules("file"))
     until(lambda: drops.seen == [("file", Drop.SUPERSEDED)])
     assert take(queue) == [("file", 2)]
 
@@ -446,7 +438,7 @@ def test_drops_are_told_without_the_lock(clock: Clock) -> None:
         thread.join(_PATIENCE_SECONDS)
 
     queue = BatchQueue(8, 0.0, on_drop, clock)
-    queue.add_stream(Rules("a", max_frame_age_seconds=1))
+    queue.set_stream(Rules("a", max_frame_age_seconds=1))
     queue.put(frame("a", 1, clock.now))
     queue.put(frame("a", 2, clock.now))
     clock.now += 10
@@ -469,10 +461,10 @@ class Flood:
         self._last_seq = dict.fromkeys(self.names, 0)
         chance = np.random.default_rng(seed)
         for name in self.names:
-            self.ledger.add_stream(name)
+            self.ledger.set_stream(name)
             pace = str(chance.choice(["realtime", "realtime", "fastest"]))
             max_fps = [None, None, 100.0, 2000.0][chance.integers(4)]
-            self.queue.add_stream(Rules(name, pace, max_fps, float(chance.choice([0.0005, 2.0]))))
+            self.queue.set_stream(Rules(name, pace, max_fps, float(chance.choice([0.0005, 2.0]))))
 
     def produce(self, name: str) -> None:
         for seq in range(1, self.frames_per_stream + 1):
@@ -531,7 +523,7 @@ def test_several_takers_share_the_frames() -> None:
     queue = BatchQueue(3, 0.001, drops)
     names = [f"file-{n}" for n in range(8)]
     for name in names:
-        queue.add_stream(Rules(name, pace="fastest"))
+        queue.set_stream(Rules(name, pace="fastest"))
     taken: list[tuple[str, int]] = []
 
     def consume() -> None:
@@ -606,7 +598,7 @@ def test_whatever_happens_every_frame_has_one_fate(
         elif action == "remove":
             queue.remove_stream(str(value))
         elif action == "add" and value not in queue.pending():
-            queue.add_stream(Rules(str(value), max_fps=max_fps, max_frame_age_seconds=1))
+            queue.set_stream(Rules(str(value), max_fps=max_fps, max_frame_age_seconds=1))
         elif action == "close":
             queue.close()
             closed = True
@@ -622,7 +614,7 @@ def test_whatever_happens_every_frame_has_one_fate(
 
 def test_the_configuration_of_a_stream_fits(clock: Clock, drops: Drops) -> None:
     queue = make(clock, drops)
-    queue.add_stream(StreamConfig(name="door", url="rtsp://192.0.2.1/", max_fps=5))
+    queue.set_stream(StreamConfig(name="door", url="rtsp://192.0.2.1/", max_fps=5))
     queue.put(frame("door", 1, clock.now))
     queue.put(frame("door", 2, clock.now))
     assert take(queue) == [("door", 1)]

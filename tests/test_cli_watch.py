@@ -71,7 +71,7 @@ def test_a_line_tells_tracks_zones_and_crossings() -> None:
     keys = {"zones": [{"name": "door", "polygon": whole}], "lines": [{"name": "gate", "points": [[0, 0.5], [1, 0.5]]}]}
     done = threading.Event()
     with publisher_at() as publisher:
-        publisher.set_rules(StreamConfig.model_validate({"name": "yard", "url": "rtsp://192.0.2.5/x", **keys}))
+        publisher.set_stream(StreamConfig.model_validate({"name": "yard", "url": "rtsp://192.0.2.5/x", **keys}))
 
         def publish() -> None:
             seq = 0

@@ -87,7 +87,7 @@ def test_a_late_joiner_starts_with_the_newest_event_of_everything(publisher: Pub
     for stream in ("a", "b", "c"):
         publisher.put_status(status_of(stream))
         put(publisher, stream, range(1, 8))
-    publisher.forget_stream("c")
+    publisher.remove_stream("c")
     # Until all of it has been published, it comes as it happens.
     wait_until(lambda: min(publisher._outgoing.seqs[f"detections/{s}/"] for s in "abc") == 7, "all published")
     with subscribe(publisher.endpoint, ["a", "b"], heal=True, replay_endpoint=publisher.replay_endpoint) as events:

@@ -279,7 +279,7 @@ def check_names(prometheus: Prometheus, place: str, expression: str) -> None:
 
 def test_the_variables_ask_for_labels_that_exist() -> None:
     metrics = Metrics(Ledger())
-    metrics.add_stream("door", ["person"])
+    metrics.set_stream("door", ["person"])
     page = generate_latest(metrics.registry).decode()
     queries = [
         variable["query"]["query"] for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query"

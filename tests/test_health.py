@@ -71,7 +71,7 @@ class Daemon:
 
     def __init__(self) -> None:
         self.metrics = Metrics(Ledger())
-        self.metrics.add_stream("door", ["person"])
+        self.metrics.set_stream("door", ["person"])
         self.snapshot = _WELL
         self.failed: list[Worker] = []
         self.server = HealthServer(
@@ -497,9 +497,9 @@ def test_the_pages_answer_while_20_threads_report_and_one_hangs(daemon: Daemon) 
     """A thread that hangs holds no lock that the pages need; those at work hold one only while they count."""
     names = [f"stream-{n}" for n in range(20)]
     for name in names:
-        daemon.metrics.add_stream(name, ["person"])
+        daemon.metrics.set_stream(name, ["person"])
     queue = BatchQueue(8, 0.0, daemon.metrics.frame_dropped)
-    queue.add_stream(StreamConfig(name="hangs", url="video.mkv", pace="fastest"))
+    queue.set_stream(StreamConfig(name="hangs", url="video.mkv", pace="fastest"))
     daemon.server._snapshot = lambda: HealthSnapshot(healthy=queue.pending_since() is not None, ready=True)
     done = threading.Event()
 

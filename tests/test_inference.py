@@ -90,8 +90,8 @@ class Line:
         self.queue = BatchQueue(8, 0.02, self.metrics.frame_dropped)
         self.names = [f"stream-{n}" for n in range(streams)]
         for name in self.names:
-            self.metrics.add_stream(name, ["person"])
-            self.queue.add_stream(Rules(name))
+            self.metrics.set_stream(name, ["person"])
+            self.queue.set_stream(Rules(name))
         self.published: list[tuple[Frame, list[Detection]]] = []
         self.inference = Inference(
             self.queue,

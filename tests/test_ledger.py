@@ -10,7 +10,7 @@ from streamdet.types import Drop
 
 def test_every_frame_is_somewhere() -> None:
     ledger = Ledger()
-    ledger.add_stream("a")
+    ledger.set_stream("a")
     for _ in range(5):
         ledger.captured("a")
     ledger.published("a")
@@ -22,9 +22,9 @@ def test_every_frame_is_somewhere() -> None:
 
 def test_adding_a_stream_twice_keeps_its_counts() -> None:
     ledger = Ledger()
-    ledger.add_stream("a")
+    ledger.set_stream("a")
     ledger.captured("a")
-    ledger.add_stream("a")
+    ledger.set_stream("a")
     assert ledger.snapshot()["a"].captured == 1
 
 
@@ -34,14 +34,14 @@ def test_an_unknown_stream_is_not_counted() -> None:
     ledger.published("a")
     ledger.dropped("a", Drop.STALE)
     assert ledger.snapshot() == {}
-    ledger.add_stream("a")
+    ledger.set_stream("a")
     assert ledger.snapshot()["a"].captured == 0
 
 
 @pytest.mark.parametrize("late", [0, 1, 2])
 def test_a_stream_that_comes_back_takes_over_the_frames_still_on_their_way(late: int) -> None:
     ledger = Ledger()
-    ledger.add_stream("a")
+    ledger.set_stream("a")
     for _ in range(3):
         ledger.captured("a")
     ledger.published("a")
@@ -49,7 +49,7 @@ def test_a_stream_that_comes_back_takes_over_the_frames_still_on_their_way(late:
     assert ledger.snapshot() == {}
     for _ in range(late):
         ledger.published("a")
-    ledger.add_stream("a")
+    ledger.set_stream("a")
     counts = ledger.snapshot()["a"]
     assert (counts.captured, counts.in_flight) == (2 - late, 2 - late)
     for _ in range(2 - late):
@@ -59,12 +59,12 @@ def test_a_stream_that_comes_back_takes_over_the_frames_still_on_their_way(late:
 
 def test_a_frame_that_a_removed_stream_puts_and_loses_changes_nothing() -> None:
     ledger = Ledger()
-    ledger.add_stream("a")
+    ledger.set_stream("a")
     ledger.captured("a")
     ledger.remove_stream("a")
     ledger.captured("a")
     ledger.dropped("a", Drop.SHUTDOWN)
-    ledger.add_stream("a")
+    ledger.set_stream("a")
     assert ledger.snapshot()["a"].in_flight == 1
 
 
@@ -72,7 +72,7 @@ def test_counts_are_exact_and_snapshots_consistent_under_many_threads() -> None:
     ledger = Ledger()
     names = [f"stream-{n}" for n in range(4)]
     for name in names:
-        ledger.add_stream(name)
+        ledger.set_stream(name)
     rounds, threads_per_stream = 500, 4
 
     def count(name: str) -> None:

@@ -60,7 +60,7 @@ def touch_everything(metrics: Metrics, stream: str) -> None:
 
 
 def test_every_series_of_a_stream_is_there_from_the_start(metrics: Metrics) -> None:
-    metrics.add_stream("door", _LABELS)
+    metrics.set_stream("door", _LABELS)
     page = series(metrics)
     expected = [
         'streamdet_frames_captured_total{stream="door"}',
@@ -93,7 +93,7 @@ def test_every_series_of_a_stream_is_there_from_the_start(metrics: Metrics) -> N
 
 
 def test_the_numbers_are_those_reported(metrics: Metrics) -> None:
-    metrics.add_stream("door", _LABELS)
+    metrics.set_stream("door", _LABELS)
     touch_everything(metrics, "door")
     metrics.stage("roi_pool", 0.5)
     page = series(metrics)
@@ -117,7 +117,7 @@ def test_the_numbers_are_those_reported(metrics: Metrics) -> None:
 
 
 def test_a_stream_is_in_one_state_at_a_time(metrics: Metrics) -> None:
-    metrics.add_stream("door", _LABELS)
+    metrics.set_stream("door", _LABELS)
     for state in State:
         metrics.status(status("door", state))
         page = series(metrics)
@@ -126,7 +126,7 @@ def test_a_stream_is_in_one_state_at_a_time(metrics: Metrics) -> None:
 
 
 def test_the_reason_stands_there_while_a_stream_is_not_up(metrics: Metrics) -> None:
-    metrics.add_stream("door", _LABELS)
+    metrics.set_stream("door", _LABELS)
     metrics.status(StreamStatus("door", State.DOWN, Reason.REFUSED, "", 1.0))
     reasons = {name: value for name, value in series(metrics).items() if name.startswith("streamdet_stream_reason")}
     assert reasons == {'streamdet_stream_reason{reason="refused",stream="door"}': 1.0}
@@ -138,14 +138,14 @@ def test_the_reason_stands_there_while_a_stream_is_not_up(metrics: Metrics) -> N
 def test_the_rate_that_a_source_promises_is_shown_if_it_can_be(
     metrics: Metrics, promised: float | None, shown: float
 ) -> None:
-    metrics.add_stream("door", _LABELS)
+    metrics.set_stream("door", _LABELS)
     metrics.nominal_fps("door", promised)
     assert series(metrics)['streamdet_stream_nominal_fps{stream="door"}'] == shown
 
 
 def test_a_removed_stream_is_gone_and_stays_gone(metrics: Metrics) -> None:
     before = set(series(metrics))
-    metrics.add_stream("door", _LABELS)
+    metrics.set_stream("door", _LABELS)
     touch_everything(metrics, "door")
     metrics.remove_stream("door")
     assert set(series(metrics)) == before
@@ -158,7 +158,7 @@ def test_a_removed_stream_is_gone_and_stays_gone(metrics: Metrics) -> None:
 
 def test_other_streams_do_not_notice(metrics: Metrics) -> None:
     for name in ("door", "door-2"):
-        metrics.add_stream(name, _LABELS)
+        metrics.set_stream(name, _LABELS)
     touch_everything(metrics, "door-2")
     left = {name: value for name, value in series(metrics).items() if "door-2" in name}
     metrics.remove_stream("door")
@@ -166,9 +166,9 @@ def test_other_streams_do_not_notice(metrics: Metrics) -> None:
 
 
 def test_adding_a_stream_again_changes_nothing(metrics: Metrics) -> None:
-    metrics.add_stream("door", _LABELS)
+    metrics.set_stream("door", _LABELS)
     touch_everything(metrics, "door")
-    metrics.add_stream("door", _LABELS)
+    metrics.set_stream("door", _LABELS)
     assert series(metrics)['streamdet_frames_captured_total{stream="door"}'] == 2
 
 
@@ -189,7 +189,7 @@ def test_device_memory_is_read_at_each_scrape(metrics: Metrics) -> None:
 
 
 def test_counts_are_exact_while_streams_come_and_go_and_pages_are_read(metrics: Metrics) -> None:
-    metrics.add_stream("stays", _LABELS)
+    metrics.set_stream("stays", _LABELS)
     rounds = 400
 
     def report() -> None:
@@ -199,7 +199,7 @@ def test_counts_are_exact_while_streams_come_and_go_and_pages_are_read(metrics: 
 
     def come_and_go() -> None:
         for n in range(rounds):
-            metrics.add_stream(f"guest-{n % 3}", _LABELS)
+            metrics.set_stream(f"guest-{n % 3}", _LABELS)
             metrics.remove_stream(f"guest-{(n + 1) % 3}")
 
     def read() -> None:
@@ -223,7 +223,7 @@ def test_counts_are_exact_while_streams_come_and_go_and_pages_are_read(metrics: 
 def test_promtool_finds_no_fault(metrics: Metrics) -> None:
     metrics.add_device("cuda:0", lambda: (1, 2), lambda: 0.5)
     for name in ("door", "yard"):
-        metrics.add_stream(name, _LABELS)
+        metrics.set_stream(name, _LABELS)
     touch_everything(metrics, "door")
     page = generate_latest(metrics.registry)
     result = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
@@ -246,7 +246,7 @@ def prometheus(metrics: Metrics, tmp_path: Path) -> Iterator[Prometheus]:
 @pytest.mark.package("prometheus")
 def test_a_real_prometheus_scrapes_the_page(metrics: Metrics, prometheus: Prometheus) -> None:
     for name in ("door", "yard"):
-        metrics.add_stream(name, _LABELS)
+        metrics.set_stream(name, _LABELS)
     touch_everything(metrics, "door")
     prometheus.wait_for("up", {"": 1})
     prometheus.wait_for("streamdet_frames_captured_total", {"door": 2, "yard": 0})
@@ -258,7 +258,7 @@ def test_a_real_prometheus_scrapes_the_page(metrics: Metrics, prometheus: Promet
 
 
 def test_a_stream_comes_up_once_for_each_connection(metrics: Metrics) -> None:
-    metrics.add_stream("door", _LABELS)
+    metrics.set_stream("door", _LABELS)
     for state, reason, connects in (
         (State.CONNECTING, None, 0),
         (State.DOWN, Reason.REFUSED, 0),

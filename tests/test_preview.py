@@ -151,7 +151,7 @@ def test_a_forgotten_stream_leaves_nothing_behind() -> None:
     previews.subscription(b"\x01preview/")
     assert previews.is_due("a", 1.0)
     offer(previews, "a", 1)
-    previews.forget_stream("a")
+    previews.remove_stream("a")
     assert not previews._slots
     assert not previews._due_seconds
 

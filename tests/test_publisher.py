@@ -114,7 +114,7 @@ def test_what_comes_after_the_end_is_counted_as_dropped() -> None:
     metrics.frame_captured("a", time.time())
     publisher.put_detections(frame_of("a", 1), [])
     publisher.put_status(status_of("a"))
-    publisher.forget_stream("a")
+    publisher.remove_stream("a")
     publisher.close()
     counts = metrics.ledger.snapshot()["a"]
     assert (counts.dropped[Drop.SHUTDOWN], counts.in_flight) == (1, 0)
@@ -151,7 +151,7 @@ def test_states_are_repeated_with_their_number_and_not_kept() -> None:
         while (event := receive(sub))["state"] == "up":
             events.append(event)
         # Shapes that are drawn again are news.
-        publisher.set_rules(rules_of("a", zones=[DOOR]))
+        publisher.set_stream(rules_of("a", zones=[DOOR]))
         while "geometry" not in (event := receive(sub)):
             assert event["seq"] == 2
         assert (event["seq"], event["state"]) == (3, "down")
@@ -265,8 +265,8 @@ def test_where_zones_fail_nothing_is_shown_that_a_mask_may_hide(monkeypatch: pyt
     with publisher_at() as publisher, subscriber(publisher.endpoint) as sub:
         publisher.put_status(status_of("open"))
         receive(sub)
-        publisher.set_rules(rules_of("hidden", masks=[{"name": "all", "polygon": everything}]))
-        publisher.set_rules(rules_of("open", zones=[{"name": "all", "polygon": everything}]))
+        publisher.set_stream(rules_of("hidden", masks=[{"name": "all", "polygon": everything}]))
+        publisher.set_stream(rules_of("open", zones=[{"name": "all", "polygon": everything}]))
         for stream in ("hidden", "open"):
             publisher.put_detections(frame_of(stream, 1), [PERSON])
         events = [receive_detections(sub) for _ in range(2)]
@@ -278,7 +278,7 @@ def test_a_forgotten_stream_is_silent_until_it_is_added_again() -> None:
     with publisher_at(metrics=metrics, state_interval_seconds=0.02) as publisher:
         publisher.put_status(status_of("a"))
         publisher.put_detections(frame_of("a", 1), [])
-        publisher.forget_stream("a")
+        publisher.remove_stream("a")
         publisher.put_detections(frame_of("a", 2), [])
         wait_until(lambda: not publisher._outgoing.streams and not publisher._pending)
         with subscriber(publisher.endpoint) as sub:
@@ -398,10 +398,10 @@ def test_of_streams_that_come_and_go_only_the_last_are_remembered(
     ):
 
         def come_and_go(stream: str) -> None:
-            publisher.set_rules(rules_of(stream))
+            publisher.set_stream(rules_of(stream))
             publisher.put_status(status_of(stream))
             publisher.put_detections(frame_of(stream, 1), [PERSON])
-            publisher.forget_stream(stream)
+            publisher.remove_stream(stream)
 
         publisher.put_status(status_of("stays"))
         for number in range(40):
@@ -445,7 +445,8 @@ def test_objects_are_tracked_and_tell_their_zones_and_the_lines_they_cross() -> 
     metrics = metrics_of("a")
     sample = metrics.registry.get_sample_value
     with publisher_at(metrics=metrics) as publisher, subscriber(publisher.endpoint) as sub:
-        publisher.set_rules(rules_of("a", zones=[DOOR], lines=[GATE]))
+        metrics.set_stream("a", [], [DOOR["name"]], [GATE["name"]])
+        publisher.set_stream(rules_of("a", zones=[DOOR], lines=[GATE]))
         publisher.put_status(status_of("a"))
         assert receive(sub)["geometry"] == {
             "zones": [{"name": "door", "points": DOOR["polygon"]}],
@@ -471,19 +472,19 @@ def test_objects_are_tracked_and_tell_their_zones_and_the_lines_they_cross() -> 
 def test_rules_change_while_the_stream_runs_and_the_tracks_go_on() -> None:
     metrics = metrics_of("a")
     with publisher_at(metrics=metrics) as publisher, subscriber(publisher.endpoint) as sub:
-        publisher.set_rules(rules_of("a", zones=[DOOR]))
+        publisher.set_stream(rules_of("a", zones=[DOOR]))
         publisher.put_status(status_of("a"))
         assert "geometry" in receive(sub)
         publisher.put_detections(frame_of("a", 1), [walker(120.0)])
         assert receive_detections(sub)["detections"][0]["zones"] == ["door"]
-        publisher.set_rules(rules_of("a", masks=[DOOR | {"labels": ["car"]}]))
+        publisher.set_stream(rules_of("a", masks=[DOOR | {"labels": ["car"]}]))
         while (state := receive(sub)).get("geometry", {}).get("zones") != []:
             pass
         assert [mask["name"] for mask in state["geometry"]["masks"]] == ["door"]
         publisher.put_detections(frame_of("a", 2), [walker(121.0), CAR])
         found = receive_detections(sub)["detections"]
         assert [(one["label"], one["track_id"], "zones" in one) for one in found] == [("person", 1, False)]
-        publisher.set_rules(rules_of("a", track=False))
+        publisher.set_stream(rules_of("a", track=False))
         publisher.put_detections(frame_of("a", 3), [walker(122.0), CAR])
         found = receive_detections(sub)["detections"]
         assert [one["track_id"] for one in found] == [None, None]
@@ -494,11 +495,11 @@ def test_track_ids_are_not_used_again_when_a_stream_comes_back() -> None:
     with publisher_at(metrics=metrics_of("a")) as publisher, subscriber(publisher.endpoint) as sub:
         ids = []
         for seq in (1, 2):
-            publisher.set_rules(rules_of("a"))
+            publisher.set_stream(rules_of("a"))
             publisher.put_status(status_of("a"))
             # Then the subscription has arrived.
             assert receive(sub)["type"] == "state"
             publisher.put_detections(frame_of("a", seq), [walker(120.0)])
             ids.append(receive_detections(sub)["detections"][0]["track_id"])
-            publisher.forget_stream("a")
+            publisher.remove_stream("a")
     assert ids == [1, 2]

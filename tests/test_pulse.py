@@ -98,7 +98,7 @@ class Moment:
 def test_what_max_fps_leaves_out_is_told_apart_from_overload(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, clock = Ledger(), Moment()
     rates = Rates(ledger, clock)
-    ledger.add_stream("yard")
+    ledger.set_stream("yard")
     rates.sample()
     clock.now = 2.0
     for _ in range(20):

@@ -110,8 +110,8 @@ class Taking:
         configs = [StreamConfig(name=f"s{n}", url=self._url, loop=True, pace=pace) for n in range(3)]
         captures = [Capture(config, self._queue.put, lambda status: None, self.metrics) for config in configs]
         for config, capture in zip(configs, captures, strict=True):
-            self.metrics.add_stream(config.name, ())
-            self._queue.add_stream(config)
+            self.metrics.set_stream(config.name, ())
+            self._queue.set_stream(config)
             capture.start()
         time.sleep(self._chance.choice((0, 0.001, 0.01)))
         if removed_first:
@@ -197,7 +197,7 @@ def test_detection_starts_stops_and_fails(chance: random.Random) -> None:
         metrics = metrics_of("a", "b", "c")
         queue = BatchQueue(2, 0.0, metrics.frame_dropped)
         for name in ("a", "b", "c"):
-            queue.add_stream(Rules(name))
+            queue.set_stream(Rules(name))
 
         def publish(frame: Frame, _: list[Detection], metrics: Metrics = metrics) -> None:
             metrics.frame_published(frame.stream, 0.0, [])

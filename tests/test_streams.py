@@ -174,14 +174,14 @@ def test_without_a_thread_nothing_changes(running: Running, monkeypatch: pytest.
 def test_without_memory_nothing_changes(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     running.streams.apply([clip("a")])
     wait_until(lambda: running.captured("a") > 0)
-    threads, add_stream = threading.active_count(), running.queue.add_stream
+    threads, set_stream = threading.active_count(), running.queue.set_stream
 
     def fails_at_last(config: StreamConfig) -> None:
         if config.name == "z":
             raise MemoryError
-        add_stream(config)
+        set_stream(config)
 
-    monkeypatch.setattr(running.queue, "add_stream", fails_at_last)
+    monkeypatch.setattr(running.queue, "set_stream", fails_at_last)
     with pytest.raises(ApplyError, match="run as before"):
         running.streams.apply([clip("a"), clip("c"), clip("z")])
     assert set(running.queue._slots) == set(running.metrics.ledger.snapshot()) == {"a"}

@@ -24,7 +24,7 @@ def test_stage_times_batches_and_drops_of_the_last_seconds(monkeypatch: pytest.M
     monkeypatch.setattr(health, "_RENDERING_SHARE", 1e9)
     metrics = Metrics(Ledger())
     for stream in ("gate", "yard"):
-        metrics.add_stream(stream, ["person"])
+        metrics.set_stream(stream, ["person"])
     metrics.stage("features", 7.0)  # before the page looked: must not count
     with HealthServer(
         _LOOPBACK,

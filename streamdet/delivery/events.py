@@ -139,7 +139,7 @@ class EventWriter:
             if due < last.due_monotonic_seconds:
                 last.due_monotonic_seconds, last.is_asked_for = due, True
 
-    def forget_stream(self, stream: str) -> str | None:
+    def remove_stream(self, stream: str) -> str | None:
         """Repeats nothing more of a stream; its numbers are kept as long as not too many others have gone after it.
 
         Returns:
@@ -158,7 +158,7 @@ class EventWriter:
             self.seqs.pop(wire.topic(kind, oldest), None)
         return oldest
 
-    def apply_rules(self, config: StreamConfig) -> None:
+    def set_stream(self, config: StreamConfig) -> None:
         """Has the next frames of a stream tracked, and its shapes applied."""
         scene = self._scenes.get(config.name)
         before = scene.geometry if scene else None
@@ -167,8 +167,6 @@ class EventWriter:
                 scene = self._scenes[config.name] = StreamAnalytics(config, self._track_ids[config.name])
             else:
                 scene.change(config)
-            zones, lines = [zone.name for zone in config.zones], [line.name for line in config.lines]
-            self._metrics.set_shapes(config.name, zones, lines)
         except Exception as error:  # noqa: BLE001 - whatever it is: other streams are to be published
             self._metrics.unexpected.report("analytics", error, "the stream's new rules are not applied", config.name)
             return

@@ -121,7 +121,7 @@ class Previews(Worker):
             self._slots[event.stream] = (event, picture)
             self._changed.notify()
 
-    def forget_stream(self, stream: str) -> None:
+    def remove_stream(self, stream: str) -> None:
         """Drops what is kept of a stream."""
         self._due_seconds.pop(stream, None)
         with self._changed:

@@ -126,7 +126,7 @@ class Publisher(Worker):
                         break
             self._append(status)
 
-    def set_rules(self, config: StreamConfig) -> None:
+    def set_stream(self, config: StreamConfig) -> None:
         """Has a stream's objects tracked, and its zones, lines and masks applied, from the next frame on; never blocks.
 
         A stream without rules is published as it was detected.
@@ -135,7 +135,7 @@ class Publisher(Worker):
             if not self._closed:
                 self._append(config)
 
-    def forget_stream(self, stream: str) -> None:
+    def remove_stream(self, stream: str) -> None:
         """Publishes what is queued for a stream, then nothing more until its next status; does not wait."""
         with self._changed:
             self._forgotten.add(stream)
@@ -249,7 +249,7 @@ class Publisher(Worker):
             elif isinstance(item, Preview):
                 self._outgoing.send_preview(item)
             elif isinstance(item, StreamConfig):
-                self._outgoing.apply_rules(item)
+                self._outgoing.set_stream(item)
             elif isinstance(item, _Answer):
                 if not self._sockets.answer(item.route, item.parts):
                     self._metrics.delivery.replay_request("dropped")
@@ -257,10 +257,10 @@ class Publisher(Worker):
                 self._forget(item.stream)
 
     def _forget(self, stream: str) -> None:
-        forgotten_for_good = self._outgoing.forget_stream(stream)
-        self._previews.forget_stream(stream)
+        forgotten_for_good = self._outgoing.remove_stream(stream)
+        self._previews.remove_stream(stream)
         if self._replay is not None:
-            self._replay.forget_stream(stream)
+            self._replay.remove_stream(stream)
         if forgotten_for_good is None:
             return
         if self._replay is not None:

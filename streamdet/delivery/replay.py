@@ -139,7 +139,7 @@ class Replay:
         if self._archive is not None:
             self._archive.keep(topic, seq, payload)
 
-    def forget_stream(self, stream: str) -> None:
+    def remove_stream(self, stream: str) -> None:
         """A snapshot no longer shows the stream's newest events; replay still has what is kept."""
         for kind in wire.KINDS:
             self._newest.pop(wire.topic(kind, stream), None)

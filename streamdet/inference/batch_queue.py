@@ -18,8 +18,8 @@ _EARLY_PERIODS = 0.5
 _LATE_PERIODS = 1.0
 
 
-# A stream whose turn comes while its next frame is still on its way does not lose it; but a pause saves no more.
-_SAVED_TURNS = 1.0
+# A stream that is due while its next frame is still on its way keeps its place; a longer pause saves no more.
+_SAVED_VIRTUAL_TIME = 1.0
 
 
 class StreamRules(Protocol):
@@ -52,7 +52,7 @@ class _Slot:
 
     Attributes:
         rules: of the stream.
-        turn: the lowest leaves first; moves on by 1 / weight whenever the stream leaves.
+        virtual_time: the slot with the lowest is emptied first; grows by 1 / weight with each frame that leaves.
         frame: the newest one.
         filled_at: when the slot was last filled while empty.
         next_due_at: when `max_fps` next lets a frame pass; None before the first.
@@ -60,7 +60,7 @@ class _Slot:
     """
 
     rules: StreamRules
-    turn: float
+    virtual_time: float
     frame: Frame | None = None
     filled_at: float = 0.0
     next_due_at: float | None = None
@@ -90,9 +90,10 @@ class BatchQueue:
     """Hands the newest frame of each stream to the detector, in batches.
 
     - One slot per stream: a newer frame takes the place of an older one (`superseded`).
-    - Who leaves first: the stream that has left least often, counted in turns of 1 / weight; among equals, and so
-      among streams of one weight that all wait, the one that has waited longest. Under overload a stream of weight 2
-      leaves twice as often as one of weight 1. That holds while more streams wait than a batch has places.
+    - Fair queueing: the stream with the lowest virtual time leaves first, and each frame that leaves adds 1 / weight to
+      its stream's; among equals, and so among streams of one weight that all wait, the one that has waited longest.
+      Under overload a stream of weight 2 leaves twice as often as one of weight 1. That holds while more streams wait
+      than a batch has places.
     - When a batch leaves: `max_batch_delay_seconds` after the first frame came into the empty queue, or as soon as
       there are `max_batch_size` frames. It never waits for every stream.
     - Dropped besides: what `max_fps` does not let in (`rate_limited`), what is too old when it would leave
@@ -122,30 +123,17 @@ class BatchQueue:
         self._changed = threading.Condition()
         self._slots: dict[str, _Slot] = {}
         self._filled = 0
-        # The lowest turn that left with the newest batch.
-        self._turn = 0.0
+        # The lowest of the slots that the newest batch came from.
+        self._virtual_time = 0.0
         self._closed = False
 
-    def add_stream(self, rules: StreamRules) -> None:
-        """Makes a slot.
-
-        Raises:
-            ValueError: there is a stream of this name.
-        """
+    def set_stream(self, rules: StreamRules) -> None:
+        """Makes a slot for a stream, or applies other rules to it; its frame and its virtual time stay."""
         with self._changed:
-            if rules.name in self._slots:
-                message = f"stream {rules.name!r} is in the queue already"
-                raise ValueError(message)
-            self._slots[rules.name] = _Slot(rules, self._turn)
-
-    def update_stream(self, rules: StreamRules) -> None:
-        """Applies other rules to the stream of this name; its frame and its turn stay.
-
-        Raises:
-            KeyError: there is no stream of this name.
-        """
-        with self._changed:
-            slot = self._slots[rules.name]
+            slot = self._slots.get(rules.name)
+            if slot is None:
+                self._slots[rules.name] = _Slot(rules, self._virtual_time)
+                return
             if rules.max_fps != slot.rules.max_fps:
                 slot.next_due_at = None
             slot.rules = rules
@@ -233,7 +221,7 @@ class BatchQueue:
         if superseded:
             return Drop.SUPERSEDED
         slot.filled_at = self._clock()
-        slot.turn = max(slot.turn, self._turn - _SAVED_TURNS)
+        slot.virtual_time = max(slot.virtual_time, self._virtual_time - _SAVED_VIRTUAL_TIME)
         self._filled += 1
         # Others need not wake: the first frame opens the window, the last one fills the batch.
         if self._filled in {1, self._max_batch_size}:
@@ -267,10 +255,10 @@ class BatchQueue:
         return self._max_batch_size if is_full else math.ceil(self._filled / shares)
 
     def _collect(self, most: int) -> tuple[list[Frame], list[Frame]]:
-        """Empties the slots whose turn it is: the batch, and frames that were too old for it."""
+        """Empties the slots that are due: the batch, and frames that were too old for it."""
         now = self._clock()
         waiting = [slot for slot in self._slots.values() if slot.frame is not None]
-        waiting.sort(key=lambda slot: (slot.turn, slot.filled_at))
+        waiting.sort(key=lambda slot: (slot.virtual_time, slot.filled_at))
         batch: list[Frame] = []
         stale: list[Frame] = []
         for slot in waiting:
@@ -283,8 +271,8 @@ class BatchQueue:
                 stale.append(frame)
                 continue
             if not batch:
-                self._turn = max(self._turn, slot.turn)
-            slot.turn += 1 / slot.rules.weight
+                self._virtual_time = max(self._virtual_time, slot.virtual_time)
+            slot.virtual_time += 1 / slot.rules.weight
             batch.append(frame)
         if any(slot.blocked_puts for slot in waiting):
             self._changed.notify_all()

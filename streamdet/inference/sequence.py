@@ -53,7 +53,7 @@ class ResultSequencer:
         self._put_detections = put_detections
         self._taking = threading.Lock()
         self._changed = threading.Condition()
-        self._turns: dict[str, deque[_Pending]] = {}
+        self._pending: dict[str, deque[_Pending]] = {}
         self._held = 0
         self._at_once = at_once
         self._shares = shares
@@ -72,7 +72,7 @@ class ResultSequencer:
             with self._changed:
                 self._out += bool(batch)
                 for frame in batch:
-                    self._turns.setdefault(frame.stream, deque()).append(_Pending(frame))
+                    self._pending.setdefault(frame.stream, deque()).append(_Pending(frame))
             return batch
 
     def end(self) -> None:
@@ -105,17 +105,17 @@ class ResultSequencer:
 
     def _finish(self, frame: Frame, detections: list[Detection] | None) -> None:
         with self._changed:
-            turns = self._turns[frame.stream]
-            turn = next(turn for turn in turns if turn.frame is frame)
-            turn.is_done, turn.detections = True, detections
+            results = self._pending[frame.stream]
+            result = next(result for result in results if result.frame is frame)
+            result.is_done, result.detections = True, detections
             self._held += 1
             try:
-                while turns and turns[0].is_done:
-                    first = turns.popleft()
+                while results and results[0].is_done:
+                    first = results.popleft()
                     self._held -= 1
                     if first.detections is not None:
                         self._put_detections(first.frame, first.detections)
             finally:
-                if not turns:
-                    del self._turns[frame.stream]
+                if not results:
+                    del self._pending[frame.stream]
                 self._changed.notify_all()

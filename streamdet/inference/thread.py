@@ -65,7 +65,7 @@ class Inference(Worker):
         put_detections: takes each frame with its detections; may wait.
         metrics: gets batch sizes, waiting times, and batches that were halved.
         on_error: told when the thread has ended by an error.
-        turns: shared with the other workers on the same queue, with the same `put_detections`; its own unless given.
+        sequencer: shared with the other workers on the same queue; one of its own when not given.
         number: of the worker, from 1.
         tracer: follows some of the frames.
         stuck_after_seconds: how long frames may be due without one coming out; longer than the slowest batch.
@@ -81,14 +81,14 @@ class Inference(Worker):
         on_error: Callable[[Worker], None] | None = None,
         *,
         stuck_after_seconds: float = 60.0,
-        turns: ResultSequencer | None = None,
+        sequencer: ResultSequencer | None = None,
         number: int = 1,
         tracer: Tracer | None = None,
         on_unusable: OnUnusable = lambda _frame, _why: None,
     ) -> None:
         super().__init__("inference" if number == 1 else f"inference-{number}", on_error)
         self._queue = queue
-        self._turns = turns or ResultSequencer(queue, put_detections, 1)
+        self._sequencer = sequencer or ResultSequencer(queue, put_detections, 1)
         self._detector = detector
         self._metrics = metrics
         self._tracer = tracer
@@ -106,7 +106,7 @@ class Inference(Worker):
     def run(self) -> None:
         """Detects until the queue is closed and empty."""
         while True:
-            batch = self._turns.take(_TAKE_TIMEOUT_SECONDS)
+            batch = self._sequencer.take(_TAKE_TIMEOUT_SECONDS)
             if batch:
                 self._process(batch)
             elif self._queue.drained:
@@ -156,12 +156,12 @@ class Inference(Worker):
             # Raised again, whatever it is: the frames in hand must be in the ledger before the thread ends.
             for frame in self._in_hand:
                 self._metrics.frame_dropped(frame.stream, Drop.SHUTDOWN)
-                self._turns.drop(frame)
+                self._sequencer.drop(frame)
             self._in_hand.clear()
             raise
         finally:
             self._batch_began_at = None
-            self._turns.end()
+            self._sequencer.end()
 
     def _detect_some(self) -> None:
         """Detects as many of the frames in hand as fit into memory, and hands them on."""
@@ -179,7 +179,7 @@ class Inference(Worker):
             self._in_hand.popleft()
             if detections:
                 self._sound_picture = frame.picture
-            self._turns.hand_on(frame, detections)
+            self._sequencer.hand_on(frame, detections)
             self.beat()
 
     def _detect(self, frames: list[Frame]) -> list[list[Detection]] | _Failed:
@@ -223,7 +223,7 @@ class Inference(Worker):
         frame = self._in_hand.popleft()
         self._alone = max(self._alone - 1, 0)
         self._metrics.frame_dropped(frame.stream, Drop.DECODE_ERROR)
-        self._turns.drop(frame)
+        self._sequencer.drop(frame)
         self._on_unusable(frame, failed.why)
         self.beat()
 
@@ -296,7 +296,7 @@ class InferenceGroup:
     ) -> None:
         detectors = detector.detectors if isinstance(detector, DetectorPool) else [detector]
         shares = isinstance(detector, DetectorPool) and detector.shares
-        self._turns = turns = ResultSequencer(queue, put_detections, len(detectors), shares=shares)
+        self._sequencer = sequencer = ResultSequencer(queue, put_detections, len(detectors), shares=shares)
         self.workers = [
             Inference(
                 queue,
@@ -304,7 +304,7 @@ class InferenceGroup:
                 put_detections,
                 metrics,
                 on_error,
-                turns=turns,
+                sequencer=sequencer,
                 number=number,
                 tracer=tracer,
                 on_unusable=on_unusable,
@@ -330,12 +330,12 @@ class InferenceGroup:
     def limit(self, at_once: int) -> None:
         """Lets so many workers detect at the same time, from 1; no more than there are."""
         at_once = min(at_once, len(self.workers))
-        self._turns.limit(at_once)
+        self._sequencer.limit(at_once)
         self._metrics.batches_at_once.set(at_once)
 
     def in_hand(self) -> int:
         """Frames taken from the queue and not handed on yet."""
-        return sum(worker.in_hand() for worker in self.workers) + self._turns.held()
+        return sum(worker.in_hand() for worker in self.workers) + self._sequencer.held()
 
     def is_stuck(self, now: float | None = None) -> bool:
         """Whether one of the workers is."""

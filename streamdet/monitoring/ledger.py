@@ -44,7 +44,7 @@ class Ledger:
         self._streams: dict[str, dict[str, int]] = {}
         self._in_flight_of_removed: dict[str, int] = {}
 
-    def add_stream(self, stream: str) -> None:
+    def set_stream(self, stream: str) -> None:
         """Begins to count a stream; does nothing when it is counted already."""
         with self._lock:
             if stream not in self._streams:

@@ -205,7 +205,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no 
 class Metrics:
     """The metrics of one daemon, in a registry of their own.
 
-    Every series of a stream exists from `add_stream` on, at zero, and is gone after `remove_stream`; what is
+    Every series of a stream exists from `set_stream` on, at zero, and is gone after `remove_stream`; what is
     reported later about a removed stream is ignored. Any thread may report; no lock is held for longer than it
     takes to count.
 
@@ -291,22 +291,26 @@ class Metrics:
         self.healthy.set(1)
         self._add_build_and_process()
 
-    def add_stream(self, stream: str, labels: Iterable[str]) -> None:
-        """Makes every series of a stream, at zero; does nothing when they are there.
+    def set_stream(
+        self, stream: str, labels: Iterable[str], zones: Sequence[str] = (), lines: Sequence[str] = ()
+    ) -> None:
+        """Makes every series of a stream, at zero; those that exist already keep their counts.
 
         Args:
             stream: its name.
-            labels: of the detections it may yield.
+            labels: of the detections that it may yield.
+            zones: its zones; the series of others are removed.
+            lines: its lines; the series of others are removed.
         """
         with self._lock:
-            if stream in self._streams:
-                return
-            series = StreamSeries(self._event_latency.labels(stream), self._previews.labels(stream))
-            series.detections = {label: self._detections.labels(stream, label) for label in labels}
-            series.reconnects = {reason: self._reconnects.labels(stream, reason.value) for reason in Reason}
-            series.events = {topic: self._events.labels(topic) for topic in _topics(stream)}
-            self.ledger.add_stream(stream)
-            self._streams[stream] = series
+            if stream not in self._streams:
+                series = StreamSeries(self._event_latency.labels(stream), self._previews.labels(stream))
+                series.detections = {label: self._detections.labels(stream, label) for label in labels}
+                series.reconnects = {reason: self._reconnects.labels(stream, reason.value) for reason in Reason}
+                series.events = {topic: self._events.labels(topic) for topic in _topics(stream)}
+                self.ledger.set_stream(stream)
+                self._streams[stream] = series
+            self._shapes.set(stream, zones, lines)
 
     def remove_stream(self, stream: str) -> None:
         """Forgets a stream: the next scrape has none of its series."""
@@ -385,12 +389,6 @@ class Metrics:
         series = self._streams.get(stream)
         if series is not None:
             self._count(stream, series.events, topic, self._events, (topic,))
-
-    def set_shapes(self, stream: str, zones: Sequence[str], lines: Sequence[str]) -> None:
-        """Gives a stream the series of these zones and lines, and takes those of others away."""
-        with self._lock:
-            if stream in self._streams:
-                self._shapes.set(stream, zones, lines)
 
     def shapes_seen(self, stream: str, zone_counts: Mapping[str, int], crossings: Iterable[Crossing]) -> None:
         """In a frame so many objects stood in each zone, and these lines were crossed."""

@@ -133,11 +133,11 @@ class Tracer:
 
     def close(self) -> None:
         """Sends what waits, but gives up after a second: the library would try for half a minute."""
-        patience = threading.Timer(_FLUSH_SECONDS, self._exporter.shutdown)
-        patience.start()
+        deadline = threading.Timer(_FLUSH_SECONDS, self._exporter.shutdown)
+        deadline.start()
         self._provider.shutdown()
-        patience.cancel()
-        patience.join()
+        deadline.cancel()
+        deadline.join()
 
     def _begin(self, frame: Frame, batch_size: int, taken_at: float) -> FrameTrace:
         captured_at = frame.captured_monotonic_seconds

@@ -16,9 +16,8 @@ def metrics_reference() -> list[dict[str, Any]]:
     """Name, kind, labels and meaning of each metric that streamdet has, by name."""
     metrics = Metrics(Ledger())
     # Series exist from their first stream, device or reason on.
-    metrics.add_stream("front-door", ["person"])
+    metrics.set_stream("front-door", ["person"], ["door"], ["gate"])
     metrics.status(StreamStatus("front-door", State.DOWN, Reason.REFUSED, "", 0.0))
-    metrics.set_shapes("front-door", ["door"], ["gate"])
     metrics.delivery.add_socket("events")
     metrics.engine(dict.fromkeys(("device", "engine", "precision", "max_batch_size", "workers", "weights"), ""))
     metrics.add_device("cuda:0", lambda: (0, 0), lambda: 0.0)

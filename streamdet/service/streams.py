@@ -123,14 +123,12 @@ class Streams:
         self._stop_captures([*plan.removed, *plan.reconnected])
         for name in plan.removed:
             self._remove(name)
-        for name in [*plan.added, *plan.reconnected, *plan.updated]:
-            self._publisher.set_rules(wanted[name])
         changes = {name: _differences(self._configs[name], wanted[name]) for name in [*plan.reconnected, *plan.updated]}
-        for name in changes:
+        for name in [*plan.added, *plan.reconnected, *plan.updated]:
             self._configs[name] = wanted[name]
-            self._queue.update_stream(wanted[name])
+            self._publisher.set_stream(wanted[name])
+            self._set_stream(wanted[name])
         for name in [*plan.added, *plan.reconnected]:
-            self._configs[name] = wanted[name]
             self._begin(name, waiting.get(name))
         if plan != Applied():
             changed = [f"{name} ({what})" for name, what in changes.items()]
@@ -188,8 +186,7 @@ class Streams:
                     capture.start()
                     waiting[name] = capture
             for name in plan.added:
-                self._metrics.add_stream(name, self._labels)
-                self._queue.add_stream(wanted[name])
+                self._set_stream(wanted[name])
         except (RuntimeError, OSError, MemoryError) as error:
             self._join(list(waiting.values()))
             for name in plan.added:
@@ -198,6 +195,12 @@ class Streams:
             message = f"the streams cannot be changed now, and run as before: {error or type(error).__name__}"
             raise ApplyError(message) from error
         return waiting
+
+    def _set_stream(self, config: StreamConfig) -> None:
+        """Makes the place and the series of a stream, or changes them."""
+        zones, lines = [zone.name for zone in config.zones], [line.name for line in config.lines]
+        self._metrics.set_stream(config.name, self._labels, zones, lines)
+        self._queue.set_stream(config)
 
     def _capture(self, config: StreamConfig) -> _WaitingCapture:
         return _WaitingCapture(config, self._queue.put, self._on_status, self._metrics, self._on_error)
@@ -213,7 +216,7 @@ class Streams:
 
     def _remove(self, name: str) -> None:
         self._queue.remove_stream(name)
-        self._publisher.forget_stream(name)
+        self._publisher.remove_stream(name)
         self._metrics.remove_stream(name)
         self._status_log.forget(name)
         del self._configs[name]
