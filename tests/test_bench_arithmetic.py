@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from streamdet.bench.cases import Case, background_bias, calibrated_weights, load_model, ways, with_int8
-from streamdet.bench.compare import MIN_ROUNDS, Measured, quantile, quartiles, speedup
+from streamdet.bench.compare import MIN_ROUNDS, Measured, quartiles, speedup
 from streamdet.bench.contenders import Sample
 from streamdet.bench.daemon import Load
-from streamdet.bench.end_to_end import Costs, Step, capacity, capacity_fps, plan_groups
+from streamdet.bench.end_to_end import Costs, Step, capacity, capacity_fps
 from streamdet.bench.floor import floor_seconds, flops_of, measure_peak
 from streamdet.bench.frames import Clip
 from streamdet.bench.machine import Disturbance, DisturbanceWatch, cpu_seconds, machine_cpu, resident_bytes
+from streamdet.bench.run import plan_groups
 from streamdet.config import load_config
 from streamdet.detector.engines import openvino
 from streamdet.detector.pipeline import ArrayPicture
@@ -42,11 +43,9 @@ def test_an_accelerator_limits_too() -> None:
     assert capacity_fps(costs, cores=1, headroom=1.0) == pytest.approx(200)
 
 
-def test_quantiles_lie_between_the_values() -> None:
-    values = [4.0, 1.0, 3.0, 2.0]
-    assert quantile(values, 0.5) == 2.5
-    assert quantile(values, 1.0) == 4.0
-    assert quantile([7.0], 0.99) == 7.0
+def test_quartiles_lie_between_the_values() -> None:
+    assert quartiles([4.0, 1.0, 3.0, 2.0]) == (1.75, 3.25)
+    assert quartiles([7.0]) == (7.0, 7.0)
     assert quartiles([0.0, 1.0, 2.0, 3.0, 4.0]) == (1.0, 3.0)
 
 

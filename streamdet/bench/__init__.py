@@ -1,16 +1,16 @@
 """Measures the detector, the daemon and this machine, and says how many streams they can take together.
 
-    frames, calibrated       what is measured with: real frames; untrained weights that behave like trained ones
-    cases, contenders        what is compared: our engines, precisions and batch sizes
-    torchvision_forward      what they are compared with
-    compare, stats           rounds in turns, and what they say
-    floor                    arithmetic of the model over the measured peak of the machine
-    plain_loop, decode       a plain loop of OpenCV and torchvision; decoding alone
-    daemon, stand_in         the real daemon in a process of its own; the same without a detector
-    end_to_end, capacity     one model from file to event, and how many streams fit
-    plan, run                which of all that in which order, and for how long
-    report, tables, picture  what came of it
-    machine, usage           facts of the machine, and what else went on
+    frames            real frames to measure with, and a clip of them
+    cases             what is compared: models, engines, precisions, batch sizes
+    contenders        detectors made ready to be measured
+    compare           rounds in turns, and the statistics of their times
+    floor             arithmetic of the model over the measured peak of the machine
+    plain_loop        a plain loop of OpenCV and torchvision
+    daemon, stand_in  the real daemon in a process of its own; the same without a detector
+    end_to_end        one model from file to event, and how many streams fit
+    run               all of that in its order, and for how long
+    report            the results: JSON, tables, a picture
+    machine           facts of the machine, and what else it did meanwhile
 
 Importing this package does not import torch; importing its modules does.
 """

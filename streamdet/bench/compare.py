@@ -9,41 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import av
+import numpy as np
 
 from streamdet.bench.cases import Case
 from streamdet.bench.contenders import Contender, Sample
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which this share of the values lies, between two of them by a straight line.
-
-    Args:
-        values: at least one, in any order.
-        share: 0 to 1.
-    """
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """The values below which a quarter and three quarters lie."""
-    return quantile(values, 0.25), quantile(values, 0.75)
-
-
-def speedup(reference: Sequence[float], other: Sequence[float]) -> float:
-    """How many times faster: the median over the rounds, each compared with itself.
-
-    A machine that slows down for a while slows both halves of a round, which a comparison of medians would miss.
-
-    Args:
-        reference: time of each round, the first of which belongs to the first of `other`, and so on.
-        other: the same of what is compared.
-    """
-    return statistics.median(slow / fast for slow, fast in zip(reference, other, strict=False))
-
 
 MIN_ROUNDS = 3
 
@@ -148,3 +117,21 @@ def compare(
             measured[case].samples.append(sample)
             measured[case].reference.append(samples[first])
         rounds += 1
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The values below which a quarter and three quarters lie."""
+    low, high = np.quantile(values, (0.25, 0.75))
+    return float(low), float(high)
+
+
+def speedup(reference: Sequence[float], other: Sequence[float]) -> float:
+    """How many times faster: the median over the rounds, each compared with itself.
+
+    A machine that slows down for a while slows both halves of a round, which a comparison of medians would miss.
+
+    Args:
+        reference: time of each round, the first of which belongs to the first of `other`, and so on.
+        other: the same of what is compared.
+    """
+    return statistics.median(slow / fast for slow, fast in zip(reference, other, strict=False))

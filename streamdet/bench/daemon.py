@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamdet.bench.compare import quantile
 from streamdet.bench.frames import Clip
 from streamdet.bench.machine import cpu_seconds, resident_bytes
 from streamdet.client.subscription import Gap, Subscription, subscribe
@@ -212,7 +212,8 @@ class DaemonUnderTest:
 def _summary(load: Load, counts: Counter[str], seen: _Seen, took: float, cpu: float) -> dict[str, Any]:
     captured, published = counts.pop("captured", 0), counts.pop("published", 0)
     latencies = seen.latencies_seconds
-    marks = {f"p{round(100 * s)}": round(1000 * quantile(latencies, s), 2) for s in (0.5, 0.95, 0.99) if latencies}
+    shares = (0.5, 0.95, 0.99) if latencies else ()
+    marks = {f"p{round(100 * share)}": round(1000 * float(np.quantile(latencies, share)), 2) for share in shares}
     return {
         "streams": load.streams,
         "width": load.clip.size[0],

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from streamdet.bench.contenders import to_input
 from streamdet.detector.device import use_threads
 from streamdet.detector.engines.openvino import is_installed, load_openvino
+from streamdet.detector.stages.input import read_pictures
 from streamdet.types import Picture
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -40,7 +40,7 @@ def flops_of(model: torch.nn.Module, picture: Picture, device: torch.device) -> 
         device: where the model is.
     """
     with FlopCounterMode(display=False) as counter:
-        model([to_input(picture.to_rgb(), device)])
+        model([image.float() / 255 for image in read_pictures([picture], device)])
     total: int = counter.get_total_flops()
     return total
 

@@ -1,4 +1,4 @@
-"""The facts of this machine that figures depend on."""
+"""The facts of this machine that figures depend on, and what else it did while something was measured."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import torch
 
-from streamdet.bench.contenders import SCORE_THRESHOLD, to_input, torchvision_model
+from streamdet.bench.contenders import SCORE_THRESHOLD
 from streamdet.bench.machine import cpu_seconds
+from streamdet.detector.reference import torchvision_model
 from streamdet.detector.weights import Weights, load_weights_file
 from streamdet.errors import DataError
 
@@ -53,7 +54,8 @@ def plain_loop(path: Path, weights: Weights, device: torch.device, seconds: floa
                 msg = f"OpenCV cannot read {path}"
                 raise DataError(msg)
         rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-        boxes = model([to_input(np.asarray(rgb, np.uint8), device)])[0]["boxes"]
+        image = torch.from_numpy(np.asarray(rgb, np.uint8)).to(device).permute(2, 0, 1).float() / 255
+        boxes = model([image])[0]["boxes"]
         boxes.cpu()
         frames += 1
         if frames == 0:  # the first one warmed up

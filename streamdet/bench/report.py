@@ -1,4 +1,4 @@
-"""The results for programs: what `--json` prints, and what an earlier run printed."""
+"""The results: JSON for programs, tables and sentences for people, and a picture."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ _DPI = 130
 
 
 def check_picture(path: Path) -> None:
-    """Tells in one line why there could be no picture, before anything is measured.
+    """Says in one line why there could be no picture, before anything is measured.
 
     Raises:
         StreamdetError: the library is missing, or the file has no place.

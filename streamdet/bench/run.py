@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,15 +11,21 @@ from typing import Any
 
 from streamdet.assets import sample_clip
 from streamdet.bench.cases import PRECISIONS, REFERENCE, Case, Model, load_exported, load_model, ways, with_int8
-from streamdet.bench.compare import Measured, compare
-from streamdet.bench.contenders import Contender, make_contender, torchvision_model
-from streamdet.bench.end_to_end import EndToEnd, Group, Step, plan_groups
+from streamdet.bench.compare import MIN_ROUNDS, Measured, compare
+from streamdet.bench.contenders import Contender, make_contender
+from streamdet.bench.end_to_end import EndToEnd, Step
 from streamdet.bench.floor import floor_seconds, flops_of, measure_peak
 from streamdet.bench.frames import Size, describe, make_clip, pictures, read_frames
 from streamdet.bench.machine import Disturbance, DisturbanceWatch, core_count, machine_facts
 from streamdet.detector.device import choose_device
+from streamdet.detector.reference import torchvision_model
 from streamdet.detector.weights import Weights
 from streamdet.errors import DetectorError, StreamdetError
+
+BATCHES = (1, 4, 8, 16)
+
+# An engine of ours takes about so much of torchvision's time; only estimates rest on it.
+_USUAL_SHARE = 0.5
 
 # Of the time; what is not here is loading.
 _SHARES = {
@@ -272,3 +278,67 @@ def _precision(weights: Weights | None) -> str:
     """Of exported weights; empty for others."""
     found = weights and weights.exported
     return found.precision if found else ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that are measured in turns.
+
+    Attributes:
+        model: its name.
+        batch: frames per batch.
+        seconds: how long.
+    """
+
+    model: str
+    batch: int
+    seconds: float
+
+
+def plan_groups(
+    frame_seconds: Mapping[str, float], contenders: Mapping[str, int], batches: tuple[int, ...], seconds: float
+) -> tuple[list[Group], list[str]]:
+    """Divides the time among models and batch sizes.
+
+    Args:
+        frame_seconds: what torchvision takes for one frame, by model.
+        contenders: how many are compared, by model, torchvision among them.
+        batches: that were asked for; empty for `BATCHES`, of which the largest are left out where they would take
+            longer than there is time.
+        seconds: for all groups together; more is taken where the fewest rounds need more.
+
+    Returns:
+        the groups, and a line for people about each model that lost a batch size.
+    """
+    least = {
+        (model, batch): frame * batch * (1 + _USUAL_SHARE * (contenders[model] - 1)) * (MIN_ROUNDS + 1)
+        for model, frame in frame_seconds.items()
+        for batch in batches or BATCHES
+    }
+    left_out = [] if batches else _leave_out(least, seconds)
+    # Small batches scatter more, so they get more than their share.
+    weights = {key: needed / key[1] ** 0.5 for key, needed in least.items()}
+    total = sum(weights.values())
+    groups = [
+        Group(model, batch, max(seconds * weights[model, batch] / total, needed))
+        for (model, batch), needed in least.items()
+    ]
+    lines = [
+        f"{model}: batches of {', '.join(str(batch) for key, batch in left_out if key == model)} were left out, "
+        "because they would take too long; ask for them with --batch or more --seconds"
+        for model in dict.fromkeys(model for model, _ in left_out)
+    ]
+    return groups, lines
+
+
+def _leave_out(least: dict[tuple[str, int], float], seconds: float) -> list[tuple[str, int]]:
+    """Takes the costliest groups out of `least` until the others fit, one of each model at least; what was taken."""
+    taken = []
+    while sum(least.values()) > seconds:
+        several = [key for key in least if sum(model == key[0] for model, _ in least) > 1]
+        if not several:
+            break
+        costliest = max(several, key=lambda key: least[key])
+        del least[costliest]
+        taken.append(costliest)
+    return sorted(taken)

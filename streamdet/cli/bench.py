@@ -78,7 +78,7 @@ def command(*, as_json: bool, out: Path | None, baseline: Path | None, **options
     keep_memory()
     from rich.console import Console  # noqa: PLC0415 - what only this command needs
 
-    from streamdet.bench.report import check_picture, read_baseline, sentences, tables, to_dict, write_picture  # noqa: PLC0415  # noqa: PLC0415  # noqa: PLC0415
+    from streamdet.bench.report import check_picture, read_baseline, sentences, tables, to_dict, write_picture  # noqa: PLC0415
     from streamdet.bench.run import Bench, Options  # noqa: PLC0415
 
     if out is not None:

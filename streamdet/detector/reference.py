@@ -1,13 +1,19 @@
-"""torchvision's own forward behind the interface of our detector: slow, and what ours is compared with."""
+"""torchvision's own forward behind the interface of our detector: slow, and what ours is compared with.
+
+Its stages are timed by hooks on its modules. What has no module of its own (choosing, suppressing and scaling the
+boxes) is what is left of the time, and counts as `postprocess`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
 
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_device, device_errors
@@ -21,12 +27,21 @@ from streamdet.types import Detection, Picture
 _WARM_UP_SIZE = (1080, 1920)
 
 
+def torchvision_model(weights: Weights, device: torch.device) -> FasterRCNN:
+    """The model as torchvision builds it, nothing folded, in inference mode."""
+    model = build_model(weights.architecture, len(weights.labels))
+    model.transform.min_size, model.transform.max_size = (weights.min_size,), weights.max_size
+    model.load_state_dict(weights.state, strict=False)  # names and shapes were checked when it was loaded
+    return model.eval().requires_grad_(requires_grad=False).to(device)
+
+
 class ReferenceDetector:
     """torchvision's Faster R-CNN, untouched; only the choice of labels and thresholds is ours.
 
     Args:
         weights: what to run.
         config: thresholds, wanted labels, device, batch size.
+        on_stage: called with the name of each stage and its seconds, for each batch.
 
     Raises:
         DetectorError: the configuration names labels, a device or a precision that do not exist.
@@ -36,7 +51,9 @@ class ReferenceDetector:
         device: where it runs.
     """
 
-    def __init__(self, weights: Weights, config: DetectorConfig) -> None:
+    def __init__(
+        self, weights: Weights, config: DetectorConfig, on_stage: Callable[[str, float], None] | None = None
+    ) -> None:
         if weights.exported is not None:
             msg = 'detector.engine: "reference" cannot run an OpenVINO file; use "auto" or "openvino"'
             raise DetectorError(msg)
@@ -49,14 +66,20 @@ class ReferenceDetector:
         self._thresholds = thresholds_of(weights.labels, config)
         wanted = zip(weights.labels, self._thresholds, strict=True)
         self.labels = tuple(label for label, threshold in wanted if threshold < NEVER)
-        model = build_model(weights.architecture, len(weights.labels))
-        model.transform.min_size, model.transform.max_size = (weights.min_size,), weights.max_size
-        model.load_state_dict(weights.state, strict=False)  # names and shapes were checked when it was loaded
+        self._model = model = torchvision_model(weights, self.device)
         # Suppression goes from the highest score down and by class, so what is below a label's own threshold changes
         # nothing above it; but all labels count for `detections_per_img`, so that is applied here, after the choice.
         model.roi_heads.score_thresh = min(self._thresholds)
         model.roi_heads.detections_per_img = _most_detections(model.rpn.post_nms_top_n(), len(weights.labels))
-        self._model = model.eval().requires_grad_(requires_grad=False).to(self.device)
+        self._on_stage = on_stage
+        self._stage_seconds: dict[str, float] = {}
+        if on_stage is not None:
+            heads = model.roi_heads
+            self._time("preprocess", model.transform, model.transform)
+            self._time("features", model.backbone, model.backbone)
+            self._time("proposals", model.rpn, model.rpn)
+            self._time("roi_pool", heads.box_roi_pool, heads.box_roi_pool)
+            self._time("classify", heads.box_head, heads.box_predictor)
 
     @torch.inference_mode()
     def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
@@ -64,8 +87,16 @@ class ReferenceDetector:
         if not pictures:
             return []
         with device_errors():
+            self._stage_seconds = {}
+            started = self._now()
             images = [image.float() / 255 for image in read_pictures(pictures, self.device)]
-            return [self._detections(result) for result in self._model(images)]
+            self._stage_seconds["input"] = self._now() - started
+            found = [self._detections(result) for result in self._model(images)]
+            if self._on_stage is not None:
+                self._stage_seconds["postprocess"] = self._now() - started - sum(self._stage_seconds.values())
+                for stage, seconds in self._stage_seconds.items():
+                    self._on_stage(stage, seconds)
+            return found
 
     def for_another_thread(self) -> Self:
         """Itself: modules of torch keep nothing between calls."""
@@ -86,6 +117,21 @@ class ReferenceDetector:
         except MemoryError as error:
             msg = f"memory does not suffice for batches of {size} on {self.device}; lower detector.max_batch_size"
             raise DetectorError(msg) from error
+
+    def _now(self) -> float:
+        if self._on_stage is not None and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _time(self, stage: str, first: nn.Module, last: nn.Module) -> None:
+        def begin(*_: Any) -> None:  # noqa: ANN401 - whatever the module is called with
+            self._stage_seconds[stage] = -self._now()
+
+        def end(*_: Any) -> None:  # noqa: ANN401
+            self._stage_seconds[stage] += self._now()
+
+        first.register_forward_pre_hook(begin)
+        last.register_forward_hook(end)
 
     def _detections(self, result: dict[str, Tensor]) -> list[Detection]:
         rows = zip(result["labels"].tolist(), result["scores"].tolist(), result["boxes"].tolist(), strict=True)
