@@ -121,7 +121,7 @@ MOVED = {
     "sources.interrupt": "capture.sources.interrupt",
     "sources.load_limit": "capture.sources.load_limit",
     "sources.login": "capture.sources.login",
-    "sources.losses": "capture.sources.losses",
+    "sources.losses": "capture.sources.soundness",
     "sources.memory": "capture.sources.ffmpeg",
     "sources.mjpeg": "capture.sources.mjpeg",
     "sources.opencv": "capture.sources.opencv",

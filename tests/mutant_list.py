@@ -63,8 +63,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "capture/sources/soundness.py", "test_sources_soundness.py",
-        ("smeared pictures after a gap", "if self._holds_since is None and self._damaged_key is None:",
-         "if self._damaged_key is None:", "test_nothing_smeared_is_shown"),
+        ("smeared pictures after a gap",
+         "if frame.key_frame or self._holds_since is None:\n            self._holds_since",
+         "if True:\n            self._holds_since", "test_nothing_smeared_is_shown"),
+        ("pictures in parts are damaged", "ready = self._parts.add(packet, self._numbers.follow(bytes(packet)))",
+         "ready = [(packet, self._numbers.follow(bytes(packet)), False)]",
+         "test_pictures_that_come_in_parts_are_whole"),
     ),
     *_of(
         "capture/sources/picture.py", "test_sources_picture.py",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamdet.capture.sources.h264 import MissingPictures
+from streamdet.capture.sources.h264 import PictureNumbers
 from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, Soundness
 
 _FRAMES, _KEY_EVERY = 48, 16
@@ -142,11 +144,11 @@ def test_numbers_of_pictures_are_read_in_both_framings(tmp_path: Path) -> None:
             video = container.streams.video[0]
             packets = [bytes(packet) for packet in container.demux(video) if packet.size]
             extradata = video.codec_context.extradata
-        whole = MissingPictures(extradata)
-        assert not any(whole.before(packet) for packet in packets)
-        part = MissingPictures(extradata)
+        whole = PictureNumbers(extradata)
+        assert not any(whole.follow(packet).after_gap for packet in packets)
+        part = PictureNumbers(extradata)
         del packets[20:23]
-        assert [n for n, packet in enumerate(packets) if part.before(packet)] == [20]
+        assert [n for n, packet in enumerate(packets) if part.follow(packet).after_gap] == [20]
 
 
 def test_nonsense_is_no_gap_and_no_error() -> None:
@@ -154,9 +156,9 @@ def test_nonsense_is_no_gap_and_no_error() -> None:
     for size in [*range(40), *[200] * 300]:
         data = random.integers(0, 256, size, np.uint8).tobytes()
         for extradata in (None, data, b"\1" + data):
-            found = MissingPictures(extradata)
-            assert not found.before(b"\0\0\1" + data)
-            assert not found.before(data)
+            found = PictureNumbers(extradata)
+            assert not found.follow(b"\0\0\1" + data).after_gap
+            assert not found.follow(data).after_gap
 
 
 def test_an_encoder_that_counts_in_another_way_is_not_held_for_ever(tmp_path: Path) -> None:
@@ -164,8 +166,8 @@ def test_an_encoder_that_counts_in_another_way_is_not_held_for_ever(tmp_path: Pa
     with av.open(str(path)) as container:
         video = container.streams.video[0]
         packets = [bytes(packet) for packet in container.demux(video) if packet.size]
-        missing = MissingPictures(video.codec_context.extradata)
-    gaps = [missing.before(packet) for packet in packets[::2] * 4]
+        missing = PictureNumbers(video.codec_context.extradata)
+    gaps = [missing.follow(packet).after_gap for packet in packets[::2] * 4]
     assert any(gaps[:20])
     assert not any(gaps[-20:])
 
@@ -186,6 +188,80 @@ def test_gaps_of_mpeg_ts_are_noticed_in_the_picture_that_has_them(tmp_path: Path
     found, _ = shown(tmp_path / "lossy.ts")
     assert worst(found, wanted) == 0
     assert sorted(found) == sorted(wanted)[:_KEY_EVERY] + sorted(wanted)[2 * _KEY_EVERY :]
+
+
+_AUD = b"\0\0\0\1\x09\x10"
+
+
+def units_of(stream: bytes) -> list[bytes]:
+    """The NAL units of a byte stream, each with its start code."""
+    starts = [found.start() for found in re.finditer(rb"\x00?\x00\x00\x01", stream)]
+    return [stream[begin:end] for begin, end in itertools.pairwise([*starts, len(stream)])]
+
+
+def cut_in_parts(path: Path, *, only_keys: bool) -> Path:
+    """The same pictures, with something before each further slice that has FFmpeg take it for another picture."""
+    units = units_of(path.read_bytes())
+    sets = [unit for unit in units[:2] if unit.lstrip(b"\0\1")[0] & 31 in (7, 8)]
+    assert len(sets) == 2
+    cut = b""
+    for unit in units:
+        header = unit.lstrip(b"\0")[1:]
+        if header[0] & 31 == 5 and not header[1] & 128:
+            cut += b"".join(sets)
+        elif header[0] & 31 == 1 and not header[1] & 128 and not only_keys:
+            cut += _AUD
+        cut += unit
+    parts = path.with_stem("parts")
+    parts.write_bytes(cut)
+    return parts
+
+
+@pytest.mark.parametrize("bframes", [0, 2])
+@pytest.mark.parametrize("slices", [2, 3])
+@pytest.mark.parametrize("only_keys", [True, False])
+def test_pictures_that_come_in_parts_are_whole(tmp_path: Path, bframes: int, slices: int, *, only_keys: bool) -> None:
+    parameters = f"{_KEYS}:bframes={bframes}:slices={slices}:repeat-headers=1"
+    whole = encoded(tmp_path / "whole.h264", "libx264", **{"x264-params": parameters})
+    parts = cut_in_parts(whole, only_keys=only_keys)
+    with av.open(str(parts)) as container:
+        packets = sum(packet.size > 0 for packet in container.demux(video=0))
+    assert packets == _FRAMES + (3 if only_keys else _FRAMES) * (slices - 1)
+    wanted, found = [], []
+    held = []
+    for path, pictures_of in ((whole, wanted), (parts, found)):
+        with av.open(str(path)) as container:
+            video = container.streams.video[0]
+            video.codec_context.thread_count = 1
+            soundness = Soundness(video.codec_context)
+            judged = [each for packet in container.demux(video) for each in soundness.decode(packet)]
+        pictures_of += [frame.to_ndarray(format="gray") for frame, is_sound in judged if is_sound]
+        held.append(sum(not is_sound for _, is_sound in judged))
+    assert len(found) == len(wanted) == _FRAMES
+    assert all(np.array_equal(*pair) for pair in zip(found, wanted, strict=True))
+    # Only what has shown that pictures come in parts.
+    assert held[0] == 0
+    assert held[1] <= slices - 1
+
+
+def test_a_part_that_is_lost_is_damage(tmp_path: Path) -> None:
+    parameters = f"{_KEYS}:bframes=0:slices=2:repeat-headers=1"
+    parts = cut_in_parts(encoded(tmp_path / "whole.h264", "libx264", **{"x264-params": parameters}), only_keys=True)
+    with av.open(str(parts)) as container:
+        video = container.streams.video[0]
+        video.codec_context.thread_count = 1
+        soundness = Soundness(video.codec_context)
+        keys = 0
+        sound = held = 0
+        for packet in container.demux(video):
+            keys += packet.is_keyframe
+            if packet.is_keyframe and keys == 4:
+                continue  # the second part of the second key frame
+            for _, is_sound in soundness.decode(packet):
+                sound += is_sound
+                held += not is_sound
+    assert sound == _FRAMES - _KEY_EVERY
+    assert held >= _KEY_EVERY
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "mpeg4"])

@@ -37,12 +37,11 @@ from streamdet.capture.sources.hls.files import HlsFiles
 from streamdet.capture.sources.http_stream import HttpFile, HttpStream, is_left_to_ffmpeg
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.capture.sources.login import with_password
-from streamdet.capture.sources.losses import take_losses
 from streamdet.capture.sources.mjpeg import MjpegFile
 from streamdet.capture.sources.patience import ConnectionBudget, timed_out
 from streamdet.capture.sources.picture import MAX_PIXELS, AvPicture, check_size
 from streamdet.capture.sources.rtsp import RtspRelay, Way, connect, find_way
-from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, Soundness
+from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, Soundness, take_losses
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import HeldError, SourceError

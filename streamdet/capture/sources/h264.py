@@ -1,12 +1,19 @@
-"""Notices that pictures of an H.264 stream are missing, by the numbers that they carry (`frame_num`, H.264 7.4.3).
+"""What the numbers in the slices of an H.264 stream show: pictures that are missing, and pictures in several packets.
 
 Servers leave out pictures whose packets they cannot send in time, and number the packets that are left without a gap.
 FFmpeg then takes another picture for the one that is missing, and says nothing.
+
+Cameras and muxers that put parameter sets, or a delimiter, between the slices of a picture have it cut there: FFmpeg
+takes each part for a whole picture, of which the rest is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import av
 
 _SLICE, _IDR_SLICE, _SPS, _PPS = 1, 5, 7, 8
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 144, 244})
@@ -14,39 +21,75 @@ _HEADER_BYTES = 32
 _LONGEST_SPS_BYTES = 1024
 _LONGEST_CODE_BITS = 32
 _FEWEST_TO_JUDGE = 20
+_MOST_PARTS = 32
+_MOST_NUMBER_BITS = 16
 
 
-class MissingPictures:
-    """Follows the numbers of one stream's pictures.
+@dataclass(frozen=True, slots=True)
+class PictureStart:
+    """How the slices of a packet follow those of the packet before.
+
+    Attributes:
+        after_gap: whether pictures are missing before this one.
+        rest_at: where the slices begin of a packet that goes on with the picture of the packet before; None for one
+            that begins a picture.
+        is_idr: whether the picture depends on none before it.
+    """
+
+    after_gap: bool = False
+    rest_at: int | None = None
+    is_idr: bool = False
+
+
+class PictureNumbers:
+    """Follows the numbers of one stream's pictures (H.264 7.4.3).
 
     Args:
         extradata: what the container says of the codec; None where it says nothing.
     """
 
     def __init__(self, extradata: bytes | None) -> None:
-        # Bits of frame_num, None where gaps are allowed; whether colour planes are separate.
-        self._sets: dict[int, tuple[int | None, bool]] = {}
+        self._sets: dict[int, _SequenceSet] = {}
         self._set_of_pps: dict[int, int] = {}
         self._length_bytes = 0
-        self._last: int | None = None
+        self._last_number: int | None = None
+        self._last: _Slice | None = None
         self._pictures = self._gaps = 0
         if extradata and extradata[0] == 1 and len(extradata) > 6:  # avcC, ISO/IEC 14496-15 5.3.3
             self._length_bytes = (extradata[4] & 3) + 1
             for unit in _of_avcc(extradata):
                 self._learn(unit)
         elif extradata:
-            for unit in _between_start_codes(extradata):
+            for _, unit in _between_start_codes(extradata):
                 self._learn(unit)
 
-    def before(self, packet: bytes) -> bool:
-        """Whether pictures are missing before the one in this packet."""
-        units = _by_length(packet, self._length_bytes) if self._length_bytes else _between_start_codes(packet)
-        for unit in units:
-            kind = unit[0] & 31 if unit else 0
-            if kind in (_SLICE, _IDR_SLICE):
-                return self._follow(unit, is_idr=kind == _IDR_SLICE)
-            self._learn(unit)
-        return False
+    def follow(self, packet: bytes) -> PictureStart:
+        """Reads the numbers of the next packet."""
+        first: _Slice | None = None
+        rest_at = 0
+        for at, unit in self._units(packet):
+            if not _is_slice(unit):
+                self._learn(unit)
+                continue
+            found = self._read(unit)
+            if found is None:
+                self._last = self._last_number = None
+                return PictureStart()
+            if first is None:
+                first, rest_at = found, at
+            # Slices may come in any order: the packet begins a picture where any of its slices does.
+            if found.first_block == 0 or found.picture != first.picture or self._last is None:
+                break
+        else:
+            if first is not None and self._last is not None and first.picture == self._last.picture:
+                return PictureStart(rest_at=rest_at, is_idr=first.is_idr)
+        if first is None:
+            return PictureStart()
+        self._last = first
+        return PictureStart(self._is_after_gap(first), is_idr=first.is_idr)
+
+    def _units(self, packet: bytes) -> Iterator[tuple[int, bytes]]:
+        return _by_length(packet, self._length_bytes) if self._length_bytes else _between_start_codes(packet)
 
     def _learn(self, unit: bytes) -> None:
         kind = unit[0] & 31 if unit else 0
@@ -61,29 +104,123 @@ class MissingPictures:
         except ValueError:
             pass  # the decoder will say what is wrong with it
 
-    def _follow(self, unit: bytes, *, is_idr: bool) -> bool:
+    def _read(self, unit: bytes) -> _Slice | None:
+        """The header of a slice (7.3.3); None where it cannot be read."""
         bits = _Bits(unit[1:_HEADER_BYTES])
+        is_idr, is_reference = unit[0] & 31 == _IDR_SLICE, bool(unit[0] & 0x60)
         try:
-            bits.code()  # first_mb_in_slice
+            first_block = bits.code()
             bits.code()  # slice_type
-            length, has_planes = self._sets[self._set_of_pps[bits.code() & 255]]
-            if has_planes:
+            pps = bits.code()
+            sequence = self._sets[self._set_of_pps[pps & 255]]
+            if sequence.has_planes:
                 bits.take(2)
-            number = 0 if length is None else bits.take(length)
+            number = bits.take(sequence.number_bits)
+            field = 0
+            if not sequence.has_frames_only and bits.take(1):
+                field = 1 + bits.take(1)
+            idr_number = bits.code() if is_idr else 0
+            order = bits.take(sequence.order_bits)
         except (ValueError, KeyError):
-            self._last = None
-            return False
-        last, is_reference = self._last, bool(unit[0] & 0x60)
-        if is_reference or is_idr:
-            self._last = number
-        if is_idr or last is None or length is None:
+            return None
+        picture = (is_idr, is_reference, pps, number, field, idr_number, order)
+        return _Slice(first_block, is_idr, is_reference, number, sequence, picture)
+
+    def _is_after_gap(self, found: _Slice) -> bool:
+        last, number, sequence = self._last_number, found.number, found.sequence
+        if found.is_reference or found.is_idr:
+            self._last_number = number
+        if found.is_idr or last is None or sequence.allows_gaps:
             return False
         self._pictures += 1
-        is_gap = number not in (last, (last + 1) % (1 << length))
+        is_gap = number not in (last, (last + 1) % (1 << sequence.number_bits))
         self._gaps += is_gap
         # Some encoders count in another way.
         counts_otherwise = self._pictures >= _FEWEST_TO_JUDGE and 2 * self._gaps > self._pictures
         return is_gap and not counts_otherwise
+
+
+class PictureParts:
+    """Joins the packets of which each holds a part of one picture.
+
+    How many parts a picture has is learnt from the first one: a stream of whole pictures waits for nothing.
+    """
+
+    def __init__(self) -> None:
+        # By whether it is an IDR picture: these are larger, and may be the only ones that are cut. 0 is not known yet.
+        self._parts = {False: 1, True: 1}
+        self._held: list[tuple[av.Packet[av.VideoStream], int]] = []
+        self._start = PictureStart()
+        self._is_given = True
+
+    def add(
+        self, packet: av.Packet[av.VideoStream], start: PictureStart
+    ) -> list[tuple[av.Packet[av.VideoStream], PictureStart, bool]]:
+        """Takes the next packet.
+
+        Args:
+            packet: with data.
+            start: how its slices follow those of the packet before.
+
+        Returns:
+            Packets to decode now, each with a whole picture as far as that is known; with each its start, and whether
+            a part of it has been returned before.
+        """
+        if start.rest_at is not None and self._held and len(self._held) < _MOST_PARTS:
+            self._held.append((packet, start.rest_at))
+            if self._parts[start.is_idr] == 0:
+                return []
+            if start.is_idr and max(self._parts.values()) == 1:
+                self._parts[False] = 0
+            is_again = self._is_given
+            self._parts[start.is_idr] = max(self._parts[start.is_idr], len(self._held))
+            if is_again and not start.is_idr:
+                # It builds on others, which the decoder has replaced by now.
+                return [(packet, PictureStart(), False)]
+            return self._given(is_again=is_again) if len(self._held) == self._parts[start.is_idr] else []
+        before = self.rest()
+        if before and self._parts[self._start.is_idr] == 0:
+            self._parts[self._start.is_idr] = len(self._held)
+        self._held, self._start, self._is_given = [(packet, 0)], start, False
+        return before + (self._given() if self._parts[start.is_idr] == 1 else [])
+
+    def rest(self) -> list[tuple[av.Packet[av.VideoStream], PictureStart, bool]]:
+        """What has been held back: no more of it comes."""
+        return [] if self._is_given else self._given()
+
+    def drop(self) -> None:
+        """Forgets what has been held back."""
+        self._held, self._is_given = [], True
+
+    def _given(self, *, is_again: bool = False) -> list[tuple[av.Packet[av.VideoStream], PictureStart, bool]]:
+        self._is_given = True
+        first, _ = self._held[0]
+        if len(self._held) == 1:
+            return [(first, self._start, False)]
+        whole = cast("av.Packet[av.VideoStream]", av.Packet(b"".join(bytes(packet)[at:] for packet, at in self._held)))
+        whole.pts, whole.dts, whole.time_base, whole.stream = first.pts, first.dts, first.time_base, first.stream
+        whole.is_keyframe = first.is_keyframe
+        return [(whole, self._start, is_again)]
+
+
+class _SequenceSet(NamedTuple):
+    """What a sequence parameter set says about slices: bits of their fields, and which fields there are."""
+
+    number_bits: int
+    allows_gaps: bool
+    has_planes: bool
+    order_bits: int
+    has_frames_only: bool
+
+
+class _Slice(NamedTuple):
+    first_block: int
+    is_idr: bool
+    is_reference: bool
+    number: int
+    sequence: _SequenceSet
+    # What differs between slices of different pictures (7.4.1.2.4).
+    picture: tuple[int, ...]
 
 
 class _Bits:
@@ -118,10 +255,8 @@ class _Bits:
         return (value + 1) // 2 if value % 2 else -(value // 2)
 
 
-def _sequence_of(unit: bytes) -> tuple[int, tuple[int | None, bool]]:
-    """What a sequence parameter set says: its number, bits of frame_num, and whether colour planes are separate.
-
-    No bits where gaps are allowed.
+def _sequence_of(unit: bytes) -> tuple[int, _SequenceSet]:
+    """The number of a sequence parameter set (7.3.2.1.1), and what it says.
 
     Raises:
         ValueError: it is none.
@@ -132,10 +267,10 @@ def _sequence_of(unit: bytes) -> tuple[int, tuple[int | None, bool]]:
     number, has_planes = bits.code(), False
     if profile in _HIGH_PROFILES:
         has_planes = _skip_format(bits)
-    length = bits.code() + 4
-    kind = bits.code()
+    number_bits = bits.code() + 4
+    kind, order_bits = bits.code(), 0
     if kind == 0:
-        bits.code()
+        order_bits = bits.code() + 4
     elif kind == 1:
         bits.take(1)
         bits.code()
@@ -143,8 +278,14 @@ def _sequence_of(unit: bytes) -> tuple[int, tuple[int | None, bool]]:
         for _ in range(min(bits.code(), 255)):
             bits.code()
     bits.code()  # max_num_ref_frames
-    allows_gaps = bits.take(1) or length > 16
-    return number, (None if allows_gaps else length, has_planes)
+    allows_gaps = bool(bits.take(1))
+    bits.code()  # pic_width_in_mbs_minus1
+    bits.code()  # pic_height_in_map_units_minus1
+    has_frames_only = bool(bits.take(1))
+    if max(number_bits, order_bits) > _MOST_NUMBER_BITS:
+        msg = "no set"
+        raise ValueError(msg)
+    return number, _SequenceSet(number_bits, allows_gaps, has_planes, order_bits, has_frames_only)
 
 
 def _skip_format(bits: _Bits) -> bool:
@@ -169,26 +310,32 @@ def _skip_scaling_list(bits: _Bits, size: int) -> None:
             return
 
 
-def _between_start_codes(data: bytes) -> Iterator[bytes]:
-    """The units of a byte stream (Annex B), of which each is cut to what is looked at."""
+def _is_slice(unit: bytes) -> bool:
+    return bool(unit) and unit[0] & 31 in (_SLICE, _IDR_SLICE)
+
+
+def _between_start_codes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The units of a byte stream (Annex B), each cut to what is looked at, and where their start codes stand."""
     at = data.find(b"\0\0\1")
     while at >= 0:
         begin = at + 3
-        kind = data[begin] & 31 if begin < len(data) else 0
-        if kind in (_SLICE, _IDR_SLICE):
-            yield data[begin : begin + _HEADER_BYTES]
-            return
-        at = data.find(b"\0\0\1", begin)
-        yield data[begin : at if at >= 0 else len(data)][:_LONGEST_SPS_BYTES]
+        if _is_slice(data[begin : begin + 1]):
+            # Where its end is takes long to find, and mostly nobody asks for what comes next.
+            yield at, data[begin : begin + _HEADER_BYTES]
+            at = data.find(b"\0\0\1", begin)
+            continue
+        end = data.find(b"\0\0\1", begin)
+        yield at, data[begin : end if end >= 0 else len(data)][:_LONGEST_SPS_BYTES]
+        at = end
 
 
-def _by_length(data: bytes, length_bytes: int) -> Iterator[bytes]:
+def _by_length(data: bytes, length_bytes: int) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at + length_bytes < len(data):
-        size = int.from_bytes(data[at : at + length_bytes])
-        at += length_bytes
-        yield data[at : at + min(size, _LONGEST_SPS_BYTES)]
-        at += size
+        begin = at + length_bytes
+        size = int.from_bytes(data[at:begin])
+        yield at, data[begin : begin + min(size, _LONGEST_SPS_BYTES)]
+        at = begin + size
 
 
 def _of_avcc(extradata: bytes) -> Iterator[bytes]:

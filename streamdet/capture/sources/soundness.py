@@ -4,23 +4,29 @@ A picture is made from the ones before it. Where one is missing or damaged, or w
 frames, decoders go on with what they have: pictures that look smeared, in which a detector finds what is not there. So
 nothing counts as sound from the damage on until a key frame, or a whole wave of intra refresh.
 
-Damage shows in several ways: data that were lost (`losses`), pictures that are missing (`h264`), a packet that the
-container or the decoder calls broken, a picture that the decoder marks. The decoder is then told to forget all it has.
-After that it marks every picture until it has recovered (H.264, HEVC), or gives none (MPEG-2, VP8, VP9, AV1). MPEG-4
-does neither: there only key frames count. A whole picture that is missing without any other sign is noticed in H.264
-and HEVC. Pictures of other codecs stand for themselves.
+Damage shows in several ways: FFmpeg's log reports lost data, the numbers of H.264 pictures have a gap (`h264`), the
+container or the decoder calls a packet broken, the decoder marks a picture. The decoder is then flushed. After that it
+marks every picture until it has recovered (H.264, HEVC), or returns none (MPEG-2, VP8, VP9, AV1). MPEG-4 does neither:
+there only key frames count. A whole picture that is missing without any other sign is noticed in H.264 and HEVC only:
+the other codecs do not number their pictures. Pictures of codecs that are not named here stand for themselves.
+
+FFmpeg's log is read here and written nowhere, since it may hold a URL.
 """
 
 from __future__ import annotations
 
+import logging
+import re
+import threading
 import time
+from dataclasses import dataclass, field
 
 import av
+import av.logging
 from av.codec.context import Flags
 from av.video.frame import PictureType
 
-from streamdet.capture.sources.h264 import MissingPictures
-from streamdet.capture.sources.losses import take_losses
+from streamdet.capture.sources.h264 import PictureNumbers, PictureParts, PictureStart
 
 KEY_FRAME_SECONDS = 120.0
 """How long a key frame is waited for. A stream that has none at all, because it refreshes its pictures bit by bit, has
@@ -28,6 +34,14 @@ whole ones by then, and is shown as it is."""
 
 _TIMES_OF_MPEG_TS = 1 << 33
 _BUILD_ON_OTHERS = frozenset({"h263", "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1"})
+
+# What FFmpeg says nowhere but in its log: lost RTP packets, and gaps in MPEG-TS.
+_RTP = ("RTP: missed", "RTP: PT=")
+# FFmpeg marks also the packet that its parser makes next; the message names the one that is meant.
+_CORRUPT = re.compile(r"Packet corrupt \(stream = [0-9]+, dts = (-?[0-9]+|NOPTS)\)")
+# What its demuxer of segments has said already, but of the wrong packet.
+_OF_HLS = "libav.hls"
+_MOST_REMEMBERED = 64
 
 
 class Soundness:
@@ -45,7 +59,8 @@ class Soundness:
         name = decoder.codec.canonical_name
         self._builds_on_others = name in _BUILD_ON_OTHERS
         self._marks_until_recovered = name == "h264"
-        self._missing = MissingPictures(decoder.extradata) if name == "h264" else None
+        self._numbers = PictureNumbers(decoder.extradata) if name == "h264" else None
+        self._parts = PictureParts()
         self.broken_packets = 0
         self.waits = self._builds_on_others
         self._decoder = decoder
@@ -54,7 +69,6 @@ class Soundness:
         self._holds_since: float | None = time.monotonic()
         self._shows_all = self._lost = self._has_keys = False
         self._lost_times: set[int] = set()
-        self._damaged_key: tuple[int | None] | None = None
         self._unshown_key: int | None = None
 
     @property
@@ -70,21 +84,38 @@ class Soundness:
             # What RTP has lost belongs to this packet, or to the one that has just begun behind it.
             was_lost, self._lost = self._lost, losses.rtp
             if self._lost or (was_lost and packet.is_keyframe) or self._has_lost_a_part(packet):
+                self._parts.drop()
                 return self._begin_again()
+        if self._numbers is None:
+            return self._decode(packet)
+        if packet.size:
+            ready = self._parts.add(packet, self._numbers.follow(bytes(packet)))
+        else:
+            ready = [*self._parts.rest(), (packet, PictureStart(), False)]
+        judged: list[tuple[av.VideoFrame, bool]] = []
+        for whole, start, is_again in ready:
+            if is_again:
+                # A part of it was decoded as if it were all.
+                judged += [left for left in self._begin_again() if not left[0].key_frame or left[0].pts != whole.pts]
+            elif start.after_gap:
+                judged += self._begin_again()
+            judged += self._decode(whole)
+        return judged
+
+    def _decode(self, packet: av.Packet[av.VideoStream]) -> list[tuple[av.VideoFrame, bool]]:
+        """What the decoder makes of a packet with a whole picture."""
         if packet.is_keyframe:
             self.waits, self._has_keys = False, True
-        judged: list[tuple[av.VideoFrame, bool]] = []
-        if self._missing is not None and packet.size and self._missing.before(bytes(packet)):
-            judged += self._begin_again()
         try:
             frames = packet.decode()
         except av.FFmpegError:
             self.broken_packets += 1
             # What is left may hold the broken picture itself.
             left = self._begin_again()
-            return judged + [(frame, ok and frame.pts not in (None, packet.pts)) for frame, ok in left]
+            return [(frame, ok and frame.pts not in (None, packet.pts)) for frame, ok in left]
         if packet.is_keyframe and packet.is_discard:
             self._unshown_key = packet.pts
+        judged: list[tuple[av.VideoFrame, bool]] = []
         for frame in frames:
             judged += [(frame, True)] if self._is_sound(frame) else [(frame, False), *self._after_damage(frame)]
         return judged
@@ -103,20 +134,15 @@ class Soundness:
             self._shows_all, self._holds_since = True, None
         if self._shows_all or not self._builds_on_others:
             return self._shows_all or not frame.is_corrupt
-        second_half = self._damaged_key == (frame.pts,) and frame.pts is not None
-        if frame.key_frame and (second_half or not frame.is_corrupt):
-            # One that is sent as two, each with a part of the slices, is whole with the second.
-            self._damaged_key = self._holds_since = None
-            return True
         if frame.is_corrupt:
             return False
-        if self._holds_since is None and self._damaged_key is None:
+        if frame.key_frame or self._holds_since is None:
+            self._holds_since = None
             return True
         # Those that are shown before a key frame but come after it depend on pictures from before it.
-        marked = self._marks_until_recovered and frame.pict_type != PictureType.B
-        recovered = self._damaged_key is None and (marked or self._is_after_unshown_key(frame))
-        if recovered or self.has_waited_too_long:
-            self._shows_all = not recovered
+        recovered = self._marks_until_recovered and frame.pict_type != PictureType.B
+        if recovered or self._is_after_unshown_key(frame) or self.has_waited_too_long:
+            self._shows_all = not recovered and not self._is_after_unshown_key(frame)
             self._holds_since = None
             return True
         return False
@@ -137,12 +163,8 @@ class Soundness:
         if self.has_waited_too_long:
             self._shows_all = True
             return []
-        if frame.key_frame and self._damaged_key is None:
-            # Either it is damaged, or it is the first half of one.
-            self._damaged_key = (frame.pts,)
-            return []
-        if self._damaged_key is not None or self._holds_since is None:
-            # It was decoded before those that are left.
+        if frame.key_frame or self._holds_since is None:
+            # What is left was decoded before it, and comes out after it.
             return [(left, False) for left, _ in self._begin_again()]
         return []
 
@@ -156,7 +178,56 @@ class Soundness:
         if not self._builds_on_others:
             return left
         self._shows_all = False
-        self._damaged_key = self._unshown_key = None
+        self._unshown_key = None
         if self._holds_since is None:
             self._holds_since = time.monotonic()
         return left
+
+
+@dataclass(slots=True)
+class Losses:
+    """What was lost of what one thread has tried to read.
+
+    Attributes:
+        rtp: whether RTP packets were lost.
+        times: decoding times of packets of which a part was lost, in the units of their stream.
+    """
+
+    rtp: bool = False
+    times: set[int] = field(default_factory=set)
+
+
+_threads = threading.local()
+
+
+class _Listener(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Notes a loss for the thread that reads; FFmpeg writes its log in that thread."""
+        text, losses = str(record.msg), _of_this_thread()
+        if text.startswith(_RTP):
+            losses.rtp = True
+        elif record.name != _OF_HLS and (found := _CORRUPT.match(text)) is not None:
+            losses.rtp |= found[1] == "NOPTS"
+            if found[1] != "NOPTS" and len(losses.times) < _MOST_REMEMBERED:
+                losses.times.add(int(found[1]))
+
+
+def _of_this_thread() -> Losses:
+    losses: Losses | None = getattr(_threads, "losses", None)
+    if losses is None:
+        losses = _threads.losses = Losses()
+    return losses
+
+
+_logger = logging.getLogger("libav")
+_logger.addHandler(_Listener())
+_logger.propagate = False
+# For FFmpeg a message is a repeated one also when another thread has written it.
+av.logging.set_skip_repeated(False)
+av.logging.set_level(av.logging.WARNING)
+
+
+def take_losses() -> Losses:
+    """What was lost since the last call of what this thread has tried to read."""
+    losses, _threads.losses = _of_this_thread(), Losses()
+    return losses
