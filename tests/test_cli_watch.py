@@ -13,13 +13,15 @@ import threading
 import time
 from collections.abc import Iterator
 from io import StringIO
+from pathlib import Path
 
 import pytest
+from capturing import wait_until
 from publishing import CAR, PERSON, frame_of, publisher_at, status_of
 from rich.console import Console
 
 from streamdet.cli.watch import Seen
-from streamdet.config import StreamConfig
+from streamdet.config import ReplayConfig, StreamConfig
 from streamdet.delivery.publisher import Publisher
 from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent
 
@@ -196,3 +198,16 @@ def test_marks_that_turn_the_direction_of_a_line_are_written_out() -> None:
     for line in lines:
         assert mark not in line
         assert "\\u202e" in line
+
+
+@pytest.mark.parametrize("option", [["--replay"], ["--replay", "ipc://{}/events-replay"], ["--heal"]])
+def test_it_begins_with_the_newest_event_where_replay_is_asked_for(option: list[str], tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/events"
+    with publisher_at(endpoint, replay=ReplayConfig(endpoint="auto")) as publisher:
+        publisher.put_detections(frame_of("yard", 1), [CAR])
+        wait_until(lambda: publisher._outgoing.seqs["detections/yard/"] == 1, "it was published")
+        arguments = [argument.format(tmp_path) for argument in option]
+        done = watch(endpoint, "--label", "car", "--count", "1", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["stream"] == "yard"
+    assert ("DeprecationWarning: The option 'heal' is deprecated. use --replay" in done.stderr) == ("--heal" in option)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import zmq
+from capturing import wait_until
 from publishing import CAR, PERSON, frame_of, publisher_at, status_of
 
 from streamdet import (
@@ -24,6 +25,7 @@ from streamdet import (
     wire,
 )
 from streamdet.client.gaps import GapDetector
+from streamdet.client.recovery import OrderedRecovery
 from streamdet.types import Detection, FrameInfo, State
 
 PATIENCE_SECONDS = 20.0
@@ -38,8 +40,11 @@ class Sender:
         self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def await_subscriber(self) -> None:
+        self.await_subscription()
+
+    def await_subscription(self) -> bytes:
         assert self.socket.poll(int(PATIENCE_SECONDS * 1000))
-        self.socket.recv()
+        return self.socket.recv()
 
     def send(self, *seqs: int, stream: str = "a", epoch: str = "e1") -> None:
         for seq in seqs:
@@ -227,7 +232,7 @@ def test_wrong_arguments_are_told_at_once() -> None:
     for wrong in ("localhost:5555", "tcp://127.0.0.1", "http://127.0.0.1:5555"):
         with pytest.raises(EndpointError, match="expected something like"):
             subscribe(wrong)
-    with pytest.raises(TypeError, match="lists of words"):
+    with pytest.raises(TypeError, match="list of words"):
         subscribe("tcp://127.0.0.1:5555", streams="front-door")
     with pytest.raises(ValueError, match="nothing to subscribe to"):
         subscribe("tcp://127.0.0.1:5555", streams=[])
@@ -270,6 +275,65 @@ def test_asyncio_waits_without_holding_up_the_loop() -> None:
         return ticks
 
     assert asyncio.run(wait()) > 2
+
+
+def test_asyncio_gives_other_tasks_their_turn_while_events_come_without_a_pause(sender: Sender) -> None:
+    async def count_turns() -> int:
+        turns = 0
+
+        async def take_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with subscribe_async(sender.endpoint, timeout_seconds=PATIENCE_SECONDS) as events:
+            assert await events.receive(0.01) is None
+            await asyncio.to_thread(sender.await_subscriber)
+            sender.send(*range(1, 102))
+            while (await anext(events)).seq < 50:  # so that the others wait in the socket
+                pass
+            other = asyncio.create_task(take_turns())
+            for _ in range(50):
+                await anext(events)
+            other.cancel()
+        return turns
+
+    assert asyncio.run(count_turns()) >= 50
+
+
+@pytest.mark.parametrize("make", [subscribe, subscribe_async])
+def test_the_former_name_of_replay_works_with_a_warning(make: Any, tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="heal= is now replay=") as caught:
+        subscription = make(f"ipc://{tmp_path}/events", heal=True)
+    assert isinstance(subscription._order, OrderedRecovery)
+    assert caught[0].filename == __file__
+    subscription.close()
+
+
+def test_whether_the_connection_stands_is_known(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/events"
+    with subscribe(endpoint) as events:
+        assert not events.is_connected
+        with publisher_at(endpoint):
+            wait_until(lambda: events.is_connected, "the connection is made")
+        wait_until(lambda: not events.is_connected, "the connection is gone")
+    assert not events.is_connected
+
+
+def test_streams_can_be_changed_without_replay(sender: Sender, tmp_path: Path) -> None:
+    with subscribe(sender.endpoint, ["a", "b"], ["detections"], timeout_seconds=PATIENCE_SECONDS) as events:
+        assert {sender.await_subscription() for _ in range(2)} == {b"\1detections/a/", b"\1detections/b/"}
+        events.set_streams(["b", "c"])
+        assert {sender.await_subscription() for _ in range(2)} == {b"\1detections/c/", b"\0detections/a/"}
+        for stream in ("a", "b", "c"):
+            sender.send(1, stream=stream)
+        assert [brief(next(events)) for _ in range(2)] == [("b", 1), ("c", 1)]
+    with (
+        subscribe(f"ipc://{tmp_path}/events", ["a"], replay=True) as events,
+        pytest.raises(ValueError, match="with replay cannot be changed"),
+    ):
+        events.set_streams(["b"])
 
 
 def test_a_subscriber_needs_neither_torch_nor_a_video_library() -> None:

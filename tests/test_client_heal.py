@@ -67,16 +67,18 @@ def publisher() -> Iterator[Publisher]:
 def test_whatever_is_lost_comes_in_order_and_once(publisher: Publisher, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - to be repeatable
     with losing(publisher.endpoint, lambda _: chance.random() < 0.3) as proxy:
-        subscription = subscribe(proxy.endpoint, heal=True, replay_endpoint=publisher.replay_endpoint)
+        subscription = subscribe(proxy.endpoint, replay=True, replay_endpoint=publisher.replay_endpoint)
         with subscription as events:
             put(publisher, "a", range(1, 3))
             put(publisher, "b", range(1, 2))
             first = detections_until(events, {"a": 2, "b": 1})
+            # Until then nothing comes through the proxy, and nothing can be lost.
+            wait_until(lambda: len(publisher._sockets._subscriptions) == 2, "the proxy is subscribed")
             for round_ in range(40):
                 put(publisher, "a", range(3 + 5 * round_, 8 + 5 * round_))
                 put(publisher, "b", range(2 + 2 * round_, 4 + 2 * round_))
             rest = detections_until(events, {"a": 202, "b": 81})
-    # The first to come gets the newest event of what has been; from then on nothing is missing.
+    # It begins with the newest event; from then on nothing is missing.
     for stream, last in (("a", 202), ("b", 81)):
         seqs = first[stream] + rest[stream]
         assert seqs == list(range(int(str(seqs[0])), last + 1))
@@ -90,7 +92,7 @@ def test_a_late_joiner_starts_with_the_newest_event_of_everything(publisher: Pub
     publisher.remove_stream("c")
     # Until all of it has been published, it comes as it happens.
     wait_until(lambda: min(publisher._outgoing.seqs[f"detections/{s}/"] for s in "abc") == 7, "all published")
-    with subscribe(publisher.endpoint, ["a", "b"], heal=True, replay_endpoint=publisher.replay_endpoint) as events:
+    with subscribe(publisher.endpoint, ["a", "b"], replay=True, replay_endpoint=publisher.replay_endpoint) as events:
         seen = {}
         while len(seen) < 4:
             item = events.receive(PATIENCE_SECONDS)
@@ -105,7 +107,7 @@ def test_a_late_joiner_starts_with_the_newest_event_of_everything(publisher: Pub
 
 def test_the_last_event_is_healed_though_none_follows(publisher: Publisher) -> None:
     with losing(publisher.endpoint, lambda topic: topic == b"detections/a/") as proxy:
-        subscription = subscribe(proxy.endpoint, heal=True, replay_endpoint=publisher.replay_endpoint)
+        subscription = subscribe(proxy.endpoint, replay=True, replay_endpoint=publisher.replay_endpoint)
         with subscription as events:
             publisher.put_status(status_of("a"))
             assert isinstance(events.receive(PATIENCE_SECONDS), StateEvent)
@@ -114,11 +116,11 @@ def test_the_last_event_is_healed_though_none_follows(publisher: Publisher) -> N
     assert proxy.lost >= 3
 
 
-def test_what_no_one_has_any_more_is_one_gap() -> None:
+def test_what_the_daemon_no_longer_keeps_is_one_gap() -> None:
     few = ReplayConfig(endpoint="tcp://127.0.0.1:0", max_events=10)
     with publisher_at(replay=few) as publisher, losing(publisher.endpoint, lambda _: False) as proxy:
         subscription = subscribe(
-            proxy.endpoint, kinds=["detections"], heal=True, replay_endpoint=publisher.replay_endpoint
+            proxy.endpoint, kinds=["detections"], replay=True, replay_endpoint=publisher.replay_endpoint
         )
         with subscription as events:
             put(publisher, "a", range(1, 2))
@@ -132,7 +134,7 @@ def test_what_no_one_has_any_more_is_one_gap() -> None:
 def test_a_restart_is_told_and_the_new_epoch_is_complete(tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/events"
     replay = ReplayConfig(endpoint="auto")
-    with subscribe(endpoint, kinds=["detections"], heal=True) as events:
+    with subscribe(endpoint, kinds=["detections"], replay=True) as events:
         with publisher_at(endpoint, "e1", replay=replay) as publisher:
             put(publisher, "a", range(1, 4))
             first = detections_until(events, {"a": 3})["a"]
@@ -147,12 +149,12 @@ def test_a_restart_is_told_and_the_new_epoch_is_complete(tmp_path: Path) -> None
     assert second == [Restart("a", "detections/a/", "e1", "e2", is_complete=False), 1, 2, 3, 4, 5]
 
 
-def test_without_anyone_who_answers_it_says_so(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_does_not_answer_is_an_error(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamdet.client.recovery._GIVE_UP_SECONDS", 0.5)
-    nowhere = subscribe(publisher.endpoint, heal=True, replay_endpoint="tcp://127.0.0.1:1")
+    nowhere = subscribe(publisher.endpoint, replay=True, replay_endpoint="tcp://127.0.0.1:1")
     with nowhere as events:
         publisher.put_status(status_of("a"))
-        with pytest.raises(EndpointError, match=r"no one answers at tcp://127\.0\.0\.1:1"):
+        with pytest.raises(EndpointError, match=r"nothing answers at tcp://127\.0\.0\.1:1"):
             events.receive(PATIENCE_SECONDS)
 
 
@@ -161,7 +163,7 @@ def test_when_replay_goes_away_events_go_on_with_gaps(publisher: Publisher, monk
     with (
         losing(publisher.endpoint, lambda _: False) as proxy,
         losing_requests(publisher.replay_endpoint) as (replay_endpoint, cut),
-        subscribe(proxy.endpoint, kinds=["detections"], heal=True, replay_endpoint=replay_endpoint) as events,
+        subscribe(proxy.endpoint, kinds=["detections"], replay=True, replay_endpoint=replay_endpoint) as events,
     ):
         put(publisher, "a", range(1, 2))
         assert detections_until(events, {"a": 1})["a"] == [1]
@@ -179,30 +181,30 @@ def test_when_replay_goes_away_events_go_on_with_gaps(publisher: Publisher, monk
 
 
 def test_while_the_daemon_is_away_nothing_is_given_up() -> None:
-    healing, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1"), 0.0
+    recovery, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1"), 0.0
 
     def state(seq: int, epoch: str) -> None:
-        healing.message(wire.to_message(StateEvent("a", epoch, seq, 1.0, State.UP, None, "", 1.0)), now)
+        recovery.message(wire.to_message(StateEvent("a", epoch, seq, 1.0, State.UP, None, "", 1.0)), now)
 
-    [request] = healing.requests(now)
+    [request] = recovery.requests(now)
     snapshot = Snapshot(decode_request(request).id, "e", {"state/a/": 2}, None)
-    healing.answer(encode_answer(snapshot), now)
+    recovery.answer(encode_answer(snapshot), now)
     for seq in (2, 5):
         state(seq, "e")
-    assert [item.seq for item in healing.ready if isinstance(item, StateEvent)] == [2]
+    assert [item.seq for item in recovery.ready if isinstance(item, StateEvent)] == [2]
     # It was killed with the question open, and takes half a minute to come back.
     asked = {}
     for now in range(1, 31):
-        for request in map(decode_request, healing.requests(now)):
+        for request in map(decode_request, recovery.requests(now)):
             asked[request.id] = request
     state(1, "f")
-    healing.requests(now)
+    recovery.requests(now)
     [asked_again] = [request for request in asked.values() if isinstance(request, ReplayRequest)]
     kept = [wire.encode(StateEvent("a", "e", seq, 1.0, State.UP, None, "", 1.0)) for seq in (3, 4)]
     replayed = Replayed(asked_again.id, "state/a/", "e", 3, 5, events=kept, seqs=(3, 4))
-    healing.answer(encode_answer(replayed), now)
-    assert [item.seq for item in healing.ready if isinstance(item, StateEvent)] == [2, 3, 4, 5]
-    assert not any(isinstance(item, Gap) for item in healing.ready)
+    recovery.answer(encode_answer(replayed), now)
+    assert [item.seq for item in recovery.ready if isinstance(item, StateEvent)] == [2, 3, 4, 5]
+    assert not any(isinstance(item, Gap) for item in recovery.ready)
 
 
 def test_asyncio(publisher: Publisher) -> None:
@@ -215,7 +217,7 @@ def test_asyncio(publisher: Publisher) -> None:
                 proxy.endpoint,
                 kinds=["detections"],
                 labels=["car"],
-                heal=True,
+                replay=True,
                 replay_endpoint=publisher.replay_endpoint,
                 timeout_seconds=PATIENCE_SECONDS,
             )
@@ -234,30 +236,30 @@ def test_asyncio(publisher: Publisher) -> None:
 
 
 def test_topics_that_the_daemon_has_forgotten_are_forgotten() -> None:
-    healing, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1"), 0.0
+    recovery, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1"), 0.0
 
     def answer(topics: list[str], epoch: str = "e") -> None:
         nonlocal now
         for _ in range(20):
             now += 1.0
-            if requests := healing.requests(now):
+            if requests := recovery.requests(now):
                 break
         [request] = requests
         snapshot = Snapshot(decode_request(request).id, epoch, dict.fromkeys(topics, 2), None)
-        healing.answer(encode_answer(snapshot), now)
+        recovery.answer(encode_answer(snapshot), now)
 
     names = [f"state/{number}/" for number in range(50)]
     answer(names)
-    assert len(healing._topics) == 50
+    assert len(recovery._topics) == 50
     # One that begins while a list is on its way is not in it.
     event = StateEvent("new", "e", 1, 1.0, State.UP, None, "", 1.0)
-    healing.message(wire.to_message(event), now)
+    recovery.message(wire.to_message(event), now)
     for _ in range(2):
         answer(names[40:])
-    assert len(healing._topics) == 51
+    assert len(recovery._topics) == 51
     answer([*names[40:], "state/new/"])
-    assert list(healing._topics) == [*names[40:], "state/new/"]
+    assert list(recovery._topics) == [*names[40:], "state/new/"]
     # After a restart nothing is forgotten: the rest of the epoch before is still to be asked for.
     for _ in range(4):
         answer([], "f")
-    assert list(healing._topics) == [*names[40:], "state/new/"]
+    assert list(recovery._topics) == [*names[40:], "state/new/"]

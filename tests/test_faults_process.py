@@ -113,15 +113,15 @@ def test_a_hangup_in_every_state_reloads_and_never_ends_it(tmp_path: Path, ended
 
 def test_a_killed_daemon_comes_back_and_its_subscribers_go_on_by_themselves(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path / "d", stream("clip", max_fps=20)).ready() as daemon:
-        with subscribe(daemon.endpoint) as plain, subscribe(daemon.endpoint, heal=True) as healing:
-            before = {first_of(plain).epoch, first_of(healing).epoch}
+        with subscribe(daemon.endpoint) as plain, subscribe(daemon.endpoint, replay=True) as replaying:
+            before = {first_of(plain).epoch, first_of(replaying).epoch}
             daemon.end(signal.SIGKILL)
             killed_at = time.monotonic()
             daemon.ready()
             ready_seconds = time.monotonic() - killed_at
             assert len(before) == 1
             restarts, seqs = [], []
-            for event in healing:
+            for event in replaying:
                 assert not isinstance(event, Gap) or event.epoch in before
                 if isinstance(event, Restart):
                     restarts.append(event)
@@ -174,7 +174,7 @@ def test_a_clock_that_is_set_back_an_hour_moves_times_and_nothing_else(clock: Pa
     environ = {"LD_PRELOAD": str(clock), "CLOCK_SHIFT_FILE": str(tmp_path / "shift")}
     set_clock(tmp_path, 0)
     with DaemonProcess(tmp_path / "d", stream("clip", max_fps=20), environ=environ).ready() as daemon:
-        with subscribe(daemon.endpoint, heal=True) as events:
+        with subscribe(daemon.endpoint, replay=True) as events:
             begun = first_of(events)
             assert abs(begun.published_at - time.time()) < 5
             for seconds in (-3600, 3600):
@@ -218,7 +218,7 @@ def test_a_full_disk_costs_only_what_would_be_kept(tmp_path: Path) -> None:
     spool, streams = tmp_path / "d" / "spool", [stream(f"clip-{n}") for n in range(4)]
     small = 'mkdir "$0" && mount -t tmpfs -o size=1m none "$0" && head -c 1000k /dev/zero >"$0/ballast"; exec "$@"'
     daemon = DaemonProcess(tmp_path / "d", *streams, under=["unshare", "--mount", "sh", "-c", small, str(spool)])
-    with daemon.ready(), subscribe(daemon.endpoint, heal=True) as events:
+    with daemon.ready(), subscribe(daemon.endpoint, replay=True) as events:
         seen = Counter[str]()
         full_at = None
         while full_at is None or time.monotonic() - full_at < 1:
@@ -255,7 +255,7 @@ def test_subscribers_that_stall_flood_vanish_and_come_again_cost_the_others_noth
     tmp_path: Path, ended: contextlib.ExitStack
 ) -> None:
     daemon = ended.enter_context(DaemonProcess(tmp_path / "d", stream("clip", max_fps=20), stream("b"))).ready()
-    with subscribe(daemon.endpoint, heal=True) as events, zmq.Context() as context:
+    with subscribe(daemon.endpoint, replay=True) as events, zmq.Context() as context:
         first_of(events)
         connections = daemon.count("subscriber_connections")
         before = resident_bytes(daemon.process.pid)

@@ -543,7 +543,7 @@ def test_a_hundred_topics_are_healed_after_a_crash(tmp_path: Path, monkeypatch: 
         assert isinstance(item, DetectionEvent | Restart), item
         seen[item.stream].append((item.epoch, item.seq) if isinstance(item, DetectionEvent) else item)
 
-    with subscribe(endpoint, kinds=["detections"], heal=True) as events:
+    with subscribe(endpoint, kinds=["detections"], replay=True) as events:
         with publishing("e1") as publisher:
             put(publisher, 1)
             while not all(seen.values()):
@@ -581,7 +581,7 @@ def test_a_subscriber_gets_what_it_missed_over_a_restart(tmp_path: Path) -> None
             for seq in range(1, last + 1):
                 publisher.put_detections(frame_of("a", seq), [PERSON])
 
-    with subscribe(endpoint, kinds=["detections"], heal=True) as events:
+    with subscribe(endpoint, kinds=["detections"], replay=True) as events:
         with (
             Counted(tmp_path / "spool", "e1") as spool,
             publisher_at(endpoint, "e1", replay=replay, archive=spool.spool) as publisher,

@@ -17,7 +17,7 @@ _LAST_EVENTS_SECONDS = 3.0
 
 
 class Witness:
-    """Reads events with `heal=True` in a thread of its own.
+    """Reads events with `replay=True` in a thread of its own.
 
     Attributes:
         events: detection events of every stream.
@@ -33,7 +33,7 @@ class Witness:
         self.states: dict[str, str] = {}
         self._latencies: list[float] = []
         self._lock = threading.Lock()
-        self._subscription = subscribe(endpoint, heal=True)
+        self._subscription = subscribe(endpoint, replay=True)
         self._ends_at = 0.0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="witness")

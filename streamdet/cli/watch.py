@@ -241,11 +241,13 @@ _LINE_CHARACTERS = 160
 
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+# `--replay` without an endpoint: beside that of the events.
+_BESIDE = "auto"
 _EXAMPLES = """\b
 Examples:
   streamdet watch
   streamdet watch ipc:///run/streamdet/events --stream front-door
-  streamdet watch --heal --json > events.jsonl
+  streamdet watch --replay --json > events.jsonl
   streamdet watch tcp://192.0.2.9:5555 --server-key server.key --client-key alice.key_secret
   streamdet watch --label person --json | jq .frame.captured_at
   streamdet watch --label person --count 1 --seconds 60 && echo "someone is there"
@@ -258,8 +260,14 @@ Examples:
 @click.option(
     "--label", "labels", multiple=True, metavar="LABEL", help="Only events with such an object; again for more."
 )
-@click.option("--heal", is_flag=True, help="Ask the daemon for what is lost; begin with the newest event of each.")
-@click.option("--replay", "replay_endpoint", metavar="ENDPOINT", help="Where to ask, if not beside ENDPOINT.")
+@click.option(
+    "--replay",
+    is_flag=False,
+    flag_value=_BESIDE,
+    metavar="[ENDPOINT]",
+    help="Begin with the newest event of each topic, and ask for lost events, at ENDPOINT if it is not the usual one.",
+)
+@click.option("--heal", is_flag=True, hidden=True, deprecated="use --replay", help="The former name of --replay.")
 @click.option("--server-key", type=_FILE, help="The daemon's public key, where it asks for keys.")
 @click.option("--client-key", type=_FILE, help="Your own key file, NAME.key_secret.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, for programs.")
@@ -270,8 +278,8 @@ def command(
     endpoint: str,
     streams: tuple[str, ...],
     labels: tuple[str, ...],
+    replay: str | None,
     heal: bool,
-    replay_endpoint: str | None,
     server_key: Path | None,
     client_key: Path | None,
     as_json: bool,
@@ -288,7 +296,8 @@ def command(
     view: _View = _JsonLines() if as_json else _Table(console) if console.is_terminal else _Lines(console)
     try:
         subscription = subscribe(
-            endpoint, streams or None, labels=labels or None, heal=heal, replay_endpoint=replay_endpoint,
+            endpoint, streams or None, labels=labels or None,
+            replay=heal or replay is not None, replay_endpoint=None if replay == _BESIDE else replay,
             server_key=server_key, client_key_file=client_key,
         )  # fmt: skip
         with subscription as events, view:

@@ -1,4 +1,4 @@
-"""Counts the events of each topic and tells what is missing; what `subscribe` does without `heal`."""
+"""Finds gaps in the numbers of each topic: what `subscribe` does without `replay`, and what comes out of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamdet.types import StateEvent
 from streamdet.wire import Event
 
 MAX_TOPICS = 10_000
-"""Of so many topics a subscriber knows how far they came; of more, not of those that have been silent longest."""
+"""Topics whose newest number is remembered; where there are more, those that have been silent longest are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Gap:
 
     Attributes:
         stream: whose events.
-        topic: what was lost of it, for example `detections/front-door/`.
+        topic: the topic on which they were sent, for example `detections/front-door/`.
         first: `seq` of the first lost event.
         count: how many were lost; the next event on the topic has `seq` first + count.
     """
@@ -34,15 +34,15 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """The daemon was started again: what follows on this topic is counted from 1 again. Told only with `heal=True`.
+    """The daemon was started again: events of this topic are numbered from 1 again. Comes only with `replay=True`.
 
     Attributes:
         stream: whose events.
-        topic: on which this one comes.
-        before: the epoch that is over.
-        epoch: that of the events that follow.
-        is_complete: whether all events of the epoch before were delivered, or told as a `Gap`; False where no one
-            knows how many it had, because nothing was kept of it on disk, or it ended in a crash.
+        topic: whose numbers begin again.
+        before: the epoch that has ended.
+        epoch: the epoch of the events that follow.
+        is_complete: whether each event of the epoch before was delivered or reported in a `Gap`; False where its last
+            number is unknown, because nothing was kept of it on disk, or it ended in a crash.
     """
 
     stream: str
@@ -56,7 +56,7 @@ Item = Event | Gap | Restart
 
 
 class Labels:
-    """Which labels a subscriber wants; all when there are none."""
+    """Takes detections of other labels than these out of events; None keeps all."""
 
     def __init__(self, labels: Iterable[str] | None) -> None:
         self._labels = None if labels is None else frozenset(labels)
@@ -71,13 +71,14 @@ class Labels:
 class GapDetector:
     """Makes events and gaps of messages.
 
-    The first event of a topic says where counting begins, and so does the first of a new epoch.
+    Counting begins at the first event of each topic, and at the first of each new epoch.
 
     Args:
-        labels: of the detections that are wanted; None for all.
+        labels: labels of the detections to keep; None for all.
 
     Attributes:
-        ready: what can be handed out.
+        ready: items to hand out, in order.
+        is_full: whether no more messages should be read; never here.
     """
 
     is_full = False
@@ -87,11 +88,11 @@ class GapDetector:
         self._labels = Labels(labels)
         self._last: dict[str, tuple[str, int]] = {}
 
-    def message(self, parts: Sequence[bytes], now: float) -> None:  # noqa: ARG002 - who heals needs it
+    def message(self, parts: Sequence[bytes], now: float) -> None:  # noqa: ARG002 - `OrderedRecovery` needs it
         """Takes a message that was published.
 
         Raises:
-            WireError: it is no event.
+            WireError: it is not an event.
         """
         self.event(wire.from_message(parts))
 
@@ -108,12 +109,12 @@ class GapDetector:
         self.ready.append(self._labels.apply(event))
 
     def answer(self, parts: Sequence[bytes], now: float) -> None:
-        """Takes an answer; nothing was asked."""
+        """Takes an answer of the replay socket; nothing is asked here."""
 
-    def requests(self, now: float) -> list[bytes]:  # noqa: ARG002 - who heals needs it
-        """What is to be asked now: nothing."""
+    def requests(self, now: float) -> list[bytes]:  # noqa: ARG002 - `OrderedRecovery` needs it
+        """Requests to send now: none."""
         return []
 
     def due(self) -> float:
-        """When to call `requests` again, in monotonic seconds: never."""
+        """When `requests` is to be called again, in monotonic seconds: never."""
         return math.inf

@@ -1,4 +1,4 @@
-"""Subscribes to the events of a running daemon: typed, and honest about what was lost.
+"""Subscribes to the events of a running daemon: typed, and with every loss reported.
 
     from streamdet import DetectionEvent, Gap, subscribe
 
@@ -10,23 +10,29 @@
                 case Gap():
                     print(f"lost {event.count} events of {event.topic}")
 
-With `heal=True` it begins with the newest event of every topic and gets what was lost by asking for it, so that a
-`Gap` is only what no one has any more. A connection that breaks is made again by itself, for ever. Needs neither
-torch nor a video library.
+With `replay=True` it begins with the newest event of every topic and asks the daemon for events that were lost; a
+`Gap` is then only what the daemon no longer keeps. A broken connection is made again, for ever. Needs neither torch nor
+a video library.
+
+`gaps.py` makes items of messages, with `replay` `recovery.py` does. Here are the sockets, and the two ways to wait for
+them: `Subscription` for threads and `AsyncSubscription` for asyncio.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
 
 from streamdet import wire
 from streamdet.client.gaps import Gap, GapDetector, Item, Restart
@@ -35,113 +41,191 @@ from streamdet.security.curve import ClientKeys, client_keys
 from streamdet.security.endpoints import beside, parse_endpoint
 from streamdet.wire import KINDS, Kind
 
-_RECONNECT_MILLISECONDS = 100
-_MAX_RECONNECT_MILLISECONDS = 5000
-_CONNECT_TIMEOUT_MILLISECONDS = 5000
-_HEARTBEAT_MILLISECONDS = 5000
-_HEARTBEAT_TIMEOUT_MILLISECONDS = 20000
-# What is asked while the daemon is away waits here; more is not sent, and asked again later.
-_MAX_WAITING_REQUESTS = 16
-
-# What its methods return depends on the kind of context: values, or what can be awaited.
-Socket = Any
-
-
-class Endpoints(NamedTuple):
-    """Where a subscription connects.
-
-    Attributes:
-        events: where they are published.
-        replay: where to ask for what was lost; None for nowhere.
-        keys: of the daemon and of this client, where it asks for them.
-    """
-
-    events: str
-    replay: str | None
-    keys: ClientKeys | None
-
-
-@contextmanager
-def ending_on_error(context: zmq.Context[Any]) -> Iterator[None]:
-    """Ends the context when what is done meanwhile fails."""
-    try:
-        yield
-    except BaseException:
-        # Raised again, whatever it is: only the context, which no one else would end, is ended here.
-        context.destroy(linger=0)
-        raise
-
-
-def subscriber(
-    context: zmq.Context[Any], endpoints: Endpoints, topics: Iterable[str], high_water_mark_events: int
-) -> Socket:
-    """One that is on its way to the events of these topics."""
-    socket = context.socket(zmq.SUB)
-    socket.rcvhwm = high_water_mark_events
-    for topic in topics:
-        socket.subscribe(topic)
-    _connect(socket, endpoints.events, endpoints.keys)
-    return socket
-
-
-def asker(context: zmq.Context[Any], endpoints: Endpoints) -> Socket:
-    """One that is on its way to where lost events are asked for."""
-    socket = context.socket(zmq.DEALER)
-    socket.sndhwm = _MAX_WAITING_REQUESTS
-    _connect(socket, str(endpoints.replay), endpoints.keys)
-    return socket
-
-
-def _connect(socket: Socket, text: str, keys: ClientKeys | None) -> None:
-    endpoint = parse_endpoint(text)
-    socket.ipv6 = endpoint.is_ipv6
-    socket.linger = 0
-    socket.maxmsgsize = wire.MAX_MESSAGE_BYTES
-    socket.reconnect_ivl = _RECONNECT_MILLISECONDS
-    socket.reconnect_ivl_max = _MAX_RECONNECT_MILLISECONDS
-    socket.connect_timeout = _CONNECT_TIMEOUT_MILLISECONDS
-    socket.heartbeat_ivl = _HEARTBEAT_MILLISECONDS
-    socket.heartbeat_timeout = _HEARTBEAT_TIMEOUT_MILLISECONDS
-    if keys is not None:
-        keys.apply_to(socket)
-    socket.connect(text)
-
-
-def milliseconds_until(deadline: float) -> int | None:
-    """For `poll`: rounded up, so that it does not wake before the time; None for ever."""
-    return None if deadline == math.inf else max(0, math.ceil((deadline - time.monotonic()) * 1000))
-
-
 __all__ = ["DEFAULT_KINDS", "AsyncSubscription", "Gap", "Restart", "Subscription", "subscribe", "subscribe_async"]
 
 DEFAULT_KINDS: tuple[Kind, ...] = ("detections", "state")
-"""What comes unless something else is asked for; pictures do not."""
+"""The kinds that come unless others are named; pictures do not."""
 
+_RECONNECT_MILLISECONDS = 100
+_MAX_RECONNECT_MILLISECONDS = 2000
+_CONNECT_TIMEOUT_MILLISECONDS = 5000
+_HEARTBEATS_UNTIL_TIMEOUT = 4
+# Requests that wait here while the daemon is away; more are not sent, and are due again later.
+_MAX_WAITING_REQUESTS = 16
 _MAX_ANSWERS_PER_TURN = 16
+_MAX_EVENTS_PER_TURN = 100
 
-_Order = GapDetector | OrderedRecovery
 
+class _Connection:
+    """The sockets of a subscription and what has come over them; its two subclasses wait for more.
 
-class Subscription:
-    """Events of a daemon, in the order they arrive; made by `subscribe`.
+    A message that cannot be read raises `WireError`; the subscription can be used after that.
 
-    An iterator and a context manager. It belongs to one thread at a time. Without a time-out, iteration waits
-    for ever, also while the daemon is away. A message that is no event raises `WireError`; the subscription
-    can be used on after that.
+    Args:
+        endpoint: `tcp://HOST:PORT` or `ipc://PATH`, as in the daemon's `[publisher]` table. The daemon may start later.
+        streams: names of the streams; None for all of them, also those that are added later.
+        kinds: any of "detections", "state" and "preview". The daemon makes pictures only while a client subscribes to
+            previews. Use a subscription of their own for them: all that waits for a slow reader waits in one
+            queue, so pictures could take the place of detections.
+        labels: only detections with these labels stay in the events; events without any come as well.
+        replay: begin with the newest event of each topic, and ask the daemon for events that are lost later: events
+            come in order and exactly once per topic, a `Gap` stands only for what the daemon no longer keeps, and a
+            `Restart` for a new epoch. An event may have to wait for those before it. Previews are not replayed.
+        replay_endpoint: where to ask, as in the daemon's `[replay]` table; by default the port after that of
+            `endpoint`, or its path with `-replay` appended, as in the daemon.
+        server_key: the file with the daemon's public key, where the daemon asks for keys (`[publisher] curve_...`).
+        client_key_file: the file with both keys of this client, as `streamdet keys generate` makes it. A key that the
+            daemon does not allow is no error: nothing comes until the daemon allows it.
+        timeout_seconds: iteration raises `TimeoutError` after so long without an event; None to wait for ever.
+        high_water_mark_events: how many events may wait on either side for a slow reader; events beyond it are
+            lost, and reported as a `Gap` or replayed.
+        heartbeat_seconds: how often a silent connection is tested. A daemon that hangs, or a dead line, is noticed
+            after four times as long, and the connection is made again.
+        heal: the former name of `replay`; goes with the next version.
+
+    Raises:
+        EndpointError: an endpoint is malformed. A daemon that does not answer is not an error.
+        KeyFileError: a key file cannot be used.
+        ValueError: `streams` or `kinds` is empty.
     """
 
     def __init__(
-        self, endpoints: Endpoints, topics: Iterable[str], order: _Order, timeout_seconds: float | None, events: int
+        self,
+        endpoint: str,
+        streams: Iterable[str] | None = None,
+        kinds: Iterable[Kind] = DEFAULT_KINDS,
+        labels: Iterable[str] | None = None,
+        *,
+        replay: bool = False,
+        replay_endpoint: str | None = None,
+        server_key: Path | str | None = None,
+        client_key_file: Path | str | None = None,
+        timeout_seconds: float | None = None,
+        high_water_mark_events: int = 1000,
+        heartbeat_seconds: float = 5.0,
+        heal: bool | None = None,
     ) -> None:
-        self._order = order
+        if heal is not None:
+            warnings.warn("heal= is now replay=; heal= goes with the next version", DeprecationWarning, stacklevel=2)
+            replay = replay or heal
         self._timeout_seconds = timeout_seconds
-        self._context = zmq.Context()
-        self._poller = zmq.Poller()
-        with ending_on_error(self._context):
-            self._events: Socket = subscriber(self._context, endpoints, topics, events)
-            self._replay: Socket | None = asker(self._context, endpoints) if endpoints.replay else None
-        for socket in filter(None, (self._events, self._replay)):
-            self._poller.register(socket, zmq.POLLIN)
+        self._heartbeat_milliseconds = max(1, round(heartbeat_seconds * 1000))
+        self._kinds = _checked_kinds(kinds)
+        self._topics = _topics(streams, self._kinds)
+        self._is_connected = False
+        self._order: GapDetector | OrderedRecovery = GapDetector(labels)
+        keys = client_keys(server_key, client_key_file)
+        if replay:
+            replay_endpoint = replay_endpoint or beside(endpoint)
+            self._order = OrderedRecovery(self._topics, labels, replay_endpoint)
+        self._context: zmq.Context[Any] = zmq.Context()
+        try:
+            self._events = self._context.socket(zmq.SUB)
+            self._events.rcvhwm = high_water_mark_events
+            for topic in self._topics:
+                self._events.subscribe(topic)
+            # Before it connects: on the same machine the connection may be there at once.
+            self._monitor = self._events.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+            self._connect(self._events, endpoint, keys)
+            self._requests: zmq.Socket[bytes] | None = None
+            if replay and replay_endpoint:
+                self._requests = self._context.socket(zmq.DEALER)
+                self._requests.sndhwm = _MAX_WAITING_REQUESTS
+                self._connect(self._requests, replay_endpoint, keys)
+        except BaseException:
+            # Raised again, whatever it is: only this context, which no caller can end, is ended here.
+            self._context.destroy(linger=0)
+            raise
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection to the daemon's events stands; false after `close`."""
+        if self._context.closed:
+            return False
+        self._note_connection()
+        return self._is_connected
+
+    def set_streams(self, streams: Iterable[str]) -> None:
+        """Subscribes to these streams from now on, in place of those before; only without `replay`.
+
+        Raises:
+            ValueError: there are no streams, or the subscription was made with `replay`.
+        """
+        if self._requests is not None:
+            message = "the streams of a subscription with replay cannot be changed"
+            raise ValueError(message)
+        before, self._topics = self._topics, _topics(streams, self._kinds)
+        for topic in set(self._topics).difference(before):
+            self._events.subscribe(topic)
+        for topic in set(before).difference(self._topics):
+            self._events.unsubscribe(topic)
+
+    def close(self) -> None:
+        """Ends the subscription; may be called again."""
+        self._context.destroy(linger=0)
+
+    def _connect(self, socket: zmq.Socket[bytes], text: str, keys: ClientKeys | None) -> None:
+        socket.ipv6 = parse_endpoint(text).is_ipv6
+        socket.linger = 0
+        socket.maxmsgsize = wire.MAX_MESSAGE_BYTES
+        socket.reconnect_ivl = _RECONNECT_MILLISECONDS
+        socket.reconnect_ivl_max = _MAX_RECONNECT_MILLISECONDS
+        socket.connect_timeout = _CONNECT_TIMEOUT_MILLISECONDS
+        socket.heartbeat_ivl = self._heartbeat_milliseconds
+        socket.heartbeat_timeout = _HEARTBEATS_UNTIL_TIMEOUT * self._heartbeat_milliseconds
+        if keys is not None:
+            keys.apply_to(socket)
+        socket.connect(text)
+
+    def _take(self) -> bool:
+        """Takes what has come, without waiting, and sends what is to be asked; whether there is an item to hand out."""
+        order, now = self._order, time.monotonic()
+        if order.ready:
+            return True
+        if self._requests is not None:
+            with suppress(zmq.Again):
+                for _ in range(_MAX_ANSWERS_PER_TURN):
+                    order.answer(self._requests.recv_multipart(zmq.NOBLOCK), now)
+        with suppress(zmq.Again):
+            for _ in range(_MAX_EVENTS_PER_TURN):
+                # One at a time: a message that cannot be read is reported in its place.
+                if order.ready or order.is_full:
+                    break
+                order.message(self._events.recv_multipart(zmq.NOBLOCK), now)
+        if self._requests is not None:
+            with suppress(zmq.Again):  # those that cannot be sent now are due again later
+                for request in order.requests(now):
+                    self._requests.send(request, zmq.NOBLOCK)
+        if not order.ready:
+            self._note_connection()
+        return bool(order.ready)
+
+    def _note_connection(self) -> None:
+        with suppress(zmq.Again):
+            while True:
+                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
+                self._is_connected = event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+
+    def _prepare(self, poller: zmq.Poller, deadline: float) -> int | None:
+        """Has a poller wait for what may come; the milliseconds to wait for at the most, None for no bound."""
+        poller.register(self._events, 0 if self._order.is_full else zmq.POLLIN)
+        if self._requests is not None:
+            poller.register(self._requests, zmq.POLLIN)
+        seconds = min(deadline, self._order.due()) - time.monotonic()
+        # Rounded up, so that it does not wake before the time.
+        return None if seconds == math.inf else max(0, math.ceil(seconds * 1000))
+
+    def _timed_out(self) -> TimeoutError:
+        return TimeoutError(f"no event within {self._timeout_seconds:g} seconds")
+
+
+class Subscription(_Connection):
+    """Events of a daemon, in the order in which they arrive.
+
+    A context manager, and an iterator of `DetectionEvent`, `StateEvent`, `PreviewEvent`, `Gap` and `Restart`, for one
+    thread at a time. Without a timeout, iteration waits for ever, also while the daemon is away. After a restart of the
+    daemon events have a new `epoch` and `seq` begins at 1 again; that is not a `Gap`.
+    """
 
     def receive(self, timeout_seconds: float | None = None) -> Item | None:
         """Waits for the next event.
@@ -154,32 +238,15 @@ class Subscription:
 
         Raises:
             WireError: a message came that is not an event.
-            EndpointError: with `heal`, when events come but no one answers at the replay endpoint.
+            EndpointError: with `replay`, when events come but the replay endpoint does not answer.
         """
-        deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
-        order, replay = self._order, self._replay
-        while not order.ready:
-            self._poller.register(self._events, 0 if order.is_full else zmq.POLLIN)
-            readable = dict(self._poller.poll(milliseconds_until(min(deadline, order.due()))))
-            now = time.monotonic()
-            if replay is not None and replay in readable:
-                for _ in range(_MAX_ANSWERS_PER_TURN):
-                    if not replay.poll(0):
-                        break
-                    order.answer(replay.recv_multipart(), now)
-            if self._events in readable:
-                order.message(self._events.recv_multipart(), now)
-            for request in order.requests(now):
-                if replay is not None:
-                    with suppress(zmq.Again):  # it will be asked again
-                        replay.send(request, zmq.NOBLOCK)
-            if not order.ready and now >= deadline:
+        deadline = _deadline(timeout_seconds)
+        poller = zmq.Poller()
+        while not self._take():
+            if time.monotonic() >= deadline:
                 return None
-        return order.ready.popleft()
-
-    def close(self) -> None:
-        """Ends the subscription; may be called again."""
-        self._context.destroy(linger=0)
+            poller.poll(self._prepare(poller, deadline))
+        return self._order.ready.popleft()
 
     def __iter__(self) -> Self:
         return self
@@ -187,10 +254,10 @@ class Subscription:
     def __next__(self) -> Item:
         if self._context.closed:
             raise StopIteration
-        event = self.receive(self._timeout_seconds)
-        if event is None:
-            raise _timed_out(self._timeout_seconds)
-        return event
+        item = self.receive(self._timeout_seconds)
+        if item is None:
+            raise self._timed_out()
+        return item
 
     def __enter__(self) -> Self:
         return self
@@ -201,48 +268,23 @@ class Subscription:
         self.close()
 
 
-class AsyncSubscription:
-    """`Subscription` for asyncio; made by `subscribe_async`, inside a running event loop."""
+class AsyncSubscription(_Connection):
+    """`Subscription` for asyncio; belongs to one event loop.
 
-    def __init__(
-        self, endpoints: Endpoints, topics: Iterable[str], order: _Order, timeout_seconds: float | None, events: int
-    ) -> None:
-        self._order = order
-        self._timeout_seconds = timeout_seconds
-        self._context = zmq.asyncio.Context()
-        self._poller = zmq.asyncio.Poller()
-        with ending_on_error(self._context):
-            self._events: Socket = subscriber(self._context, endpoints, topics, events)
-            self._replay: Socket | None = asker(self._context, endpoints) if endpoints.replay else None
-        for socket in filter(None, (self._events, self._replay)):
-            self._poller.register(socket, zmq.POLLIN)
+    Iterate with `async for`, within `async with`.
+    """
 
     async def receive(self, timeout_seconds: float | None = None) -> Item | None:
         """Waits for the next event, as `Subscription.receive` does."""
-        deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
-        order, replay = self._order, self._replay
-        while not order.ready:
-            self._poller.register(self._events, 0 if order.is_full else zmq.POLLIN)
-            readable = dict(await self._poller.poll(milliseconds_until(min(deadline, order.due()))))
-            now = time.monotonic()
-            if replay is not None and replay in readable:
-                for _ in range(_MAX_ANSWERS_PER_TURN):
-                    if not await replay.poll(0):
-                        break
-                    order.answer(await replay.recv_multipart(), now)
-            if self._events in readable:
-                order.message(await self._events.recv_multipart(), now)
-            for request in order.requests(now):
-                if replay is not None:
-                    with suppress(zmq.Again):  # it will be asked again
-                        await replay.send(request, zmq.NOBLOCK)
-            if not order.ready and now >= deadline:
+        deadline = _deadline(timeout_seconds)
+        poller = zmq.asyncio.Poller()
+        # Other tasks get their turn, also where there is always an event to read.
+        await asyncio.sleep(0)
+        while not self._take():
+            if time.monotonic() >= deadline:
                 return None
-        return order.ready.popleft()
-
-    def close(self) -> None:
-        """Ends the subscription; may be called again."""
-        self._context.destroy(linger=0)
+            await poller.poll(self._prepare(poller, deadline))
+        return self._order.ready.popleft()
 
     def __aiter__(self) -> Self:
         return self
@@ -250,10 +292,10 @@ class AsyncSubscription:
     async def __anext__(self) -> Item:
         if self._context.closed:
             raise StopAsyncIteration
-        event = await self.receive(self._timeout_seconds)
-        if event is None:
-            raise _timed_out(self._timeout_seconds)
-        return event
+        item = await self.receive(self._timeout_seconds)
+        if item is None:
+            raise self._timed_out()
+        return item
 
     async def __aenter__(self) -> Self:
         return self
@@ -264,109 +306,36 @@ class AsyncSubscription:
         self.close()
 
 
-def subscribe(
-    endpoint: str,
-    streams: Iterable[str] | None = None,
-    kinds: Iterable[Kind] = DEFAULT_KINDS,
-    labels: Iterable[str] | None = None,
-    *,
-    heal: bool = False,
-    replay_endpoint: str | None = None,
-    server_key: Path | str | None = None,
-    client_key_file: Path | str | None = None,
-    timeout_seconds: float | None = None,
-    high_water_mark_events: int = 1000,
-) -> Subscription:
-    """Subscribes to the events of a running daemon, or of one that will run later.
+subscribe = Subscription
+"""Subscribes: `with subscribe(endpoint) as events`. The arguments are those of `Subscription`."""
 
-    Args:
-        endpoint: `tcp://HOST:PORT` or `ipc://PATH`, as in the daemon's `[publisher]` table.
-        streams: names of the streams; None for all of them, also those that are added later.
-        kinds: any of "detections", "state" and "preview". The daemon makes pictures only while someone asks for
-            previews. Ask for them in a subscription of their own: what waits for a slow reader waits in one line
-            with all else that it subscribed to, so pictures could take the place of detections.
-        labels: only detections with these labels stay in the events; events without any come all the same.
-        heal: begin with the newest event of each topic that there is, and ask the daemon for what is lost later: events
-            come in order and exactly once per topic, a `Gap` tells only of what the daemon has no more, and a
-            `Restart` that it was started again. An event may have to wait for those before it. Previews are not healed.
-        replay_endpoint: where to ask, as in the daemon's `[replay]` table; unless given, the port after that of
-            `endpoint`, or its path with `-replay` behind it, as the daemon does.
-        server_key: the file with the daemon's public key, where the daemon asks for keys (`[publisher] curve_...`).
-        client_key_file: the file with both keys of this client, as `streamdet keys generate` makes it. A key that the
-            daemon does not let in is no error: nothing comes until it does.
-        timeout_seconds: iteration raises `TimeoutError` when nothing came for so long; None to wait for ever.
-        high_water_mark_events: how many events may wait on either side for a slow reader; what exceeds it is
-            lost, and told as a `Gap` or healed.
-
-    Returns:
-        An iterator of `DetectionEvent`, `StateEvent`, `PreviewEvent`, `Gap` and `Restart`; best used in a `with`
-        statement. After a restart of the daemon events have a new `epoch` and `seq` begins again; that is not a `Gap`.
-
-    Raises:
-        EndpointError: an endpoint is malformed. That no one answers there is not an error.
-        KeyFileError: a file of keys cannot be used.
-        ValueError: nothing is left to subscribe to.
-    """
-    topics = _topics(streams, kinds)
-    keys = client_keys(server_key, client_key_file)
-    order, endpoints = _order(endpoint, topics, labels, replay_endpoint, keys, heal=heal)
-    return Subscription(endpoints, topics, order, timeout_seconds, high_water_mark_events)
+subscribe_async = AsyncSubscription
+"""Subscribes, for asyncio: `async with subscribe_async(endpoint) as events`. The arguments are the same."""
 
 
-def subscribe_async(
-    endpoint: str,
-    streams: Iterable[str] | None = None,
-    kinds: Iterable[Kind] = DEFAULT_KINDS,
-    labels: Iterable[str] | None = None,
-    *,
-    heal: bool = False,
-    replay_endpoint: str | None = None,
-    server_key: Path | str | None = None,
-    client_key_file: Path | str | None = None,
-    timeout_seconds: float | None = None,
-    high_water_mark_events: int = 1000,
-) -> AsyncSubscription:
-    """Does what `subscribe` does, for asyncio; arguments and errors are the same.
-
-    Iterate with `async for`, within `async with`.
-    """
-    topics = _topics(streams, kinds)
-    keys = client_keys(server_key, client_key_file)
-    order, endpoints = _order(endpoint, topics, labels, replay_endpoint, keys, heal=heal)
-    return AsyncSubscription(endpoints, topics, order, timeout_seconds, high_water_mark_events)
-
-
-def _order(
-    endpoint: str,
-    topics: list[str],
-    labels: Iterable[str] | None,
-    replay_endpoint: str | None,
-    keys: ClientKeys | None,
-    *,
-    heal: bool,
-) -> tuple[_Order, Endpoints]:
-    if not heal:
-        return GapDetector(labels), Endpoints(endpoint, None, keys)
-    replay = beside(endpoint) if replay_endpoint is None else replay_endpoint
-    return OrderedRecovery(topics, labels, replay), Endpoints(endpoint, replay, keys)
-
-
-def _topics(streams: Iterable[str] | None, kinds: Iterable[Kind]) -> list[str]:
-    if isinstance(streams, str) or isinstance(kinds, str):
-        message = "streams and kinds are lists of words, not one word"
+def _checked_kinds(kinds: Iterable[Kind]) -> tuple[Kind, ...]:
+    if isinstance(kinds, str):
+        message = "kinds is a list of words, not one word"
         raise TypeError(message)
-    chosen = list(kinds)
+    chosen = tuple(kinds)
     for kind in chosen:
         if kind not in KINDS:
-            message = f"unknown kind {kind!r}; there are {', '.join(KINDS)}"
+            message = f"unknown kind {kind!r}; expected one of {', '.join(KINDS)}"
             raise ValueError(message)
+    return chosen
+
+
+def _topics(streams: Iterable[str] | None, kinds: tuple[Kind, ...]) -> list[str]:
+    if isinstance(streams, str):
+        message = "streams is a list of words, not one word"
+        raise TypeError(message)
     names = None if streams is None else list(streams)
-    topics = [f"{kind}/" for kind in chosen] if names is None else [wire.topic(k, s) for k in chosen for s in names]
+    topics = [f"{kind}/" for kind in kinds] if names is None else [wire.topic(k, s) for k in kinds for s in names]
     if not topics:
         message = "nothing to subscribe to: streams and kinds must not be empty"
         raise ValueError(message)
     return topics
 
 
-def _timed_out(seconds: float | None) -> TimeoutError:
-    return TimeoutError(f"no event within {seconds:g} seconds")
+def _deadline(timeout_seconds: float | None) -> float:
+    return math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds

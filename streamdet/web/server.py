@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from streamdet.http_server import HttpServer, Limits, listen, tls_context, url_of
 from streamdet.security.curve import client_keys
+from streamdet.security.endpoints import parse_endpoint
 from streamdet.security.passwords import read_password
 from streamdet.web.access import AccessRules, Guard, Login, Sessions, host_names
 from streamdet.web.board import Board
@@ -25,7 +26,7 @@ from streamdet.web.daemon_metrics import Stages
 from streamdet.web.html import HTML, Pages
 from streamdet.web.pictures import Pictures
 from streamdet.web.settings import Settings, WebError, check_settings
-from streamdet.web.subscriber import Subscriber
+from streamdet.web.subscriber import EventSubscriber, PictureSubscriber
 from streamdet.web.updates import MAX_REQUEST_BYTES, Updates
 from streamdet.web.updates import Request as UpdateRequest
 from streamdet.worker import Worker
@@ -96,7 +97,8 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         StreamdetError: the settings are unsafe, a file cannot be read, the port is taken.
     """
     check_settings(settings)
-    keys = client_keys(settings.server_key, settings.client_key_file)
+    parse_endpoint(settings.endpoint)
+    client_keys(settings.server_key, settings.client_key_file)
     # Where cores are short, detection goes first: pages may come late, events must not.
     os.nice(_NICENESS)
     board, pictures = Board(settings.endpoint), Pictures()
@@ -111,16 +113,17 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         for updates in bells:
             updates.ring()
 
-    subscriber = Subscriber(settings.endpoint, board, pictures, ring, stop, keys)
+    subscribers = EventSubscriber(settings, board, ring, stop), PictureSubscriber(settings, pictures, ring, stop)
     listener = listen("the page", settings.host, settings.port, "another with --listen")
     server = HttpServer(app, listener, LIMITS, tls)
-    with listener, subscriber:
+    with listener, subscribers[0], subscribers[1]:
         on_ready(f"{url_of(listener, tls)}/")
         asyncio.run(_run(server, end_with_stdin=settings.end_with_stdin))
     if server.error is not None:
         raise server.error
-    if subscriber.error is not None:
-        raise subscriber.error
+    for subscriber in subscribers:
+        if subscriber.error is not None:
+            raise subscriber.error
 
 
 async def _run(server: HttpServer, *, end_with_stdin: bool) -> None:
