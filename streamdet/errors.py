@@ -3,18 +3,18 @@
     StreamdetError          has an exit code and a message that fits on one line
     ├── ConfigError         the configuration is wrong: all problems at once (exit 2)
     ├── SourceError         a stream cannot be opened or read; only `capture` catches it
-    ├── HeldError           a stream goes on, and has no sound picture to give yet: read again
+    ├── HeldError           a stream sends data, but no undamaged picture yet: read again
     ├── DetectorError       weights cannot be loaded or the detector cannot run
     │   └── DeviceLostError the CUDA context is gone: only a new process helps (exit 70)
     ├── SpoolError          events cannot be kept in the directory that was given (exit 69)
     ├── EndpointError       an endpoint cannot be bound or connected (exit 69)
-    ├── ControlError        a running daemon cannot be asked, or refuses (exit 1 or 69)
+    ├── ControlError        a running daemon cannot be reached, or refuses (exit 1 or 69)
     ├── ApplyError          streams cannot be changed now: no thread, no memory (exit 69)
     ├── WireError           a message is not an event that this version can read (exit 65)
     ├── DataError           a data set or picture is broken (exit 65)
     └── InstallError        the service cannot be installed here (exit 1)
 
-Exit codes follow sysexits.h where it has a fitting one.
+Exit codes follow sysexits.h where one of its codes fits; `streamdet --help` and docs/service.md list them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_BAD_DATA = 65
-EXIT_NO_INPUT = 66
 EXIT_UNAVAILABLE = 69
 EXIT_DEVICE_LOST = 70
+EXIT_INTERRUPTED = 130
 
 
 class StreamdetError(Exception):
@@ -60,7 +60,7 @@ class SourceError(StreamdetError):
     Attributes:
         reason: what went wrong, in one word.
         detail: one line, without secrets.
-        is_final: whether another try makes no sense: a file has been played to its end.
+        is_final: whether trying again is pointless: a file has been played to its end.
     """
 
     def __init__(self, reason: Reason, detail: str, *, is_final: bool = False) -> None:
@@ -71,7 +71,7 @@ class SourceError(StreamdetError):
 
 
 class HeldError(StreamdetError):
-    """Data come from a source, and there is no sound picture yet: no failure, read again.
+    """A source sends data, but no undamaged picture yet: not a failure, read again.
 
     Attributes:
         has_picture: whether one was decoded, and is held back because it is damaged.
@@ -107,7 +107,7 @@ class EndpointError(StreamdetError):
 
 
 class Refusal(StrEnum):
-    """Why a running daemon did not do what it was asked for, or could not be asked; a word for programs."""
+    """Why a running daemon refused a request, or could not be reached; a word for programs."""
 
     UNAVAILABLE = "unavailable"
     AMBIGUOUS = "ambiguous"
@@ -121,7 +121,7 @@ class Refusal(StrEnum):
 
 
 class ControlError(StreamdetError):
-    """A running daemon cannot be asked, or refuses what it is asked for.
+    """A running daemon cannot be reached, or refuses a request.
 
     Attributes:
         code: a `Refusal`, or a word of a newer daemon.
@@ -156,5 +156,5 @@ class InstallError(StreamdetError):
 
 
 def accept_may_work_later(error: OSError) -> bool:
-    """Whether a listening socket is sound although `accept` failed: descriptors, memory or the network were short."""
+    """Whether a listening socket still works although `accept` failed: out of descriptors or memory, or a reset."""
     return error.errno not in {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP, errno.EFAULT}

@@ -12,24 +12,33 @@ import click
 
 from streamdet import __version__
 from streamdet.cli.standard_streams import ending_in_time, open_standard_streams
-from streamdet.errors import EXIT_FAILURE, ConfigError, StreamdetError
+from streamdet.errors import (
+    EXIT_BAD_DATA,
+    EXIT_DEVICE_LOST,
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_UNAVAILABLE,
+    EXIT_USAGE,
+    ConfigError,
+    StreamdetError,
+)
 from streamdet.security.plain_text import plain_lines
 
 _COMMANDS = {
     "run": "Detect objects in the streams of a configuration file.",
-    "demo": "See it work: two streams of real video, events, metrics, all on this machine.",
+    "demo": "Show it at work: two streams of real video, events, metrics, all on this machine.",
     "check": "Check a configuration file, and with --probe its streams.",
-    "reload": "Make a running daemon read its configuration file again.",
+    "reload": "Reload the configuration file of a running daemon.",
     "streams": "List, add, change, pause and remove the streams of a running daemon.",
     "watch": "Show the events of a running daemon, live.",
-    "web": "Show a running daemon's streams in the browser.",
-    "keys": "Make, list and revoke the keys that let subscribers in from other machines.",
-    "install-service": "Install the daemon as a service of systemd.",
+    "web": "Serve a page that shows a running daemon's streams.",
+    "keys": "Generate, list and revoke the keys of subscribers on other machines.",
+    "install-service": "Install the daemon as a systemd service.",
     "train": "Train or fine-tune a detector on pictures in COCO format.",
     "evaluate": "Measure a detector's accuracy on pictures in COCO format.",
-    "engines": "Try which engine is the fastest on this machine, and show what was found.",
-    "bench": "Measure the detector and the daemon here, and how many streams fit.",
-    "export": "Make a file of a detector that OpenVINO runs faster, in fp32 or int8.",
+    "engines": "Find the fastest engine on this machine, or show the last result.",
+    "bench": "Measure the detector, the daemon, and how many streams this machine can take.",
+    "export": "Export a detector for OpenVINO, in fp32 or int8.",
     "trace": "Explain the seven stages of the detector on one picture.",
     "schema": "Print the JSON Schema of the configuration or of the events.",
 }
@@ -53,14 +62,25 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+_EXIT_CODES = f"""\b
+Exit codes, of all commands:
+  0    done, or stopped by a signal
+  {EXIT_FAILURE}    failed; the last line says why
+  {EXIT_USAGE}    wrong options, configuration, key or password file
+  {EXIT_BAD_DATA}   broken data: an event, a data set, a picture
+  {EXIT_UNAVAILABLE}   not available: weights, device, address, disk, or no daemon answers
+  {EXIT_DEVICE_LOST}   the GPU is lost; the service restarts
+  {EXIT_INTERRUPTED}  interrupted by Ctrl-C"""
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
 @click.version_option(__version__, prog_name="streamdet")
 def cli() -> None:
     """Real-time object detection on many live video streams."""
 
 
 def main() -> None:
-    """Runs the command line; an error of ours ends in one clear line and its own exit code."""
+    """Runs the command line; an error of ours becomes one line and its own exit code."""
     open_standard_streams()
     try:
         # click gives the code of `ctx.exit(code)` back, and None when a command just returns.
@@ -73,14 +93,14 @@ def main() -> None:
         click.echo(f"streamdet: {plain_lines(str(error))}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _tell_usage(error)
+        _print_usage_error(error)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        with ending_in_time(130):
+        with ending_in_time(EXIT_INTERRUPTED):
             sys.stdout.flush()
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EAGAIN):
             raise
@@ -88,8 +108,8 @@ def main() -> None:
         sys.exit(EXIT_FAILURE)
 
 
-def _tell_usage(error: click.ClickException) -> None:
-    """What is wrong with a command line, and where to read what would be right; the help where nothing was asked."""
+def _print_usage_error(error: click.ClickException) -> None:
+    """Prints what is wrong with a command line and where to look; the help where no command was given."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return
@@ -98,11 +118,11 @@ def _tell_usage(error: click.ClickException) -> None:
     message = " ".join(error.format_message().split()).rstrip(".")
     if message[1:2].islower():
         message = message[:1].lower() + message[1:]
-    click.echo(f"{path}: {message} ({path} --help tells more)", err=True)
+    click.echo(f"{path}: {message} (see {path} --help)", err=True)
 
 
 def _give_up_output(error: OSError) -> None:
-    """Output cannot be written any more. The interpreter would try again at its end, and complain: it must not."""
+    """Discards further output, or Python would try to write it again at exit, and complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if error.errno != errno.EPIPE:
         click.echo(f"streamdet: cannot write: {error.strerror}", err=True)

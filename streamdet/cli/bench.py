@@ -13,7 +13,8 @@ from pathlib import Path
 
 import click
 
-_EXIT_INTERRUPTED = 130
+from streamdet.errors import EXIT_INTERRUPTED
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _MODELS = ("embedded", "fasterrcnn_mobilenet_v3_large_320_fpn")
 
@@ -39,47 +40,64 @@ Examples:
   streamdet bench --model fasterrcnn_resnet50_fpn --engine torch --batch 1 --no-daemon""",
 )
 @click.option("--model", "models", multiple=True, metavar="NAME|FILE",
-              help='"embedded", an architecture of torchvision\'s, or a weights file; may be given again. The daemon '
-              f'runs the first one. Default: {" and ".join(_MODELS)}.')  # fmt: skip
+              help='Measure "embedded", an architecture of torchvision\'s, or a weights file; may be repeated. The '
+              f'daemon runs the first one. Default: {" and ".join(_MODELS)}.')  # fmt: skip
 @click.option("--engine", "engines", multiple=True, type=click.Choice(["reference", "torch", "graph", "openvino"]),
-              help="Only these, and torchvision's own to compare with.")  # fmt: skip
+              help="Measure only these, and torchvision's own for comparison.")  # fmt: skip
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(["fp32", "bf16", "int8"]),
-              help="Only these; otherwise all that this hardware has.")  # fmt: skip
-@click.option("--batch", "batches", multiple=True, type=click.IntRange(1, 64), help="Default: 1, 4, 8 and 16.")
+              help="Measure only these. Default: all that this machine supports.")  # fmt: skip
+@click.option(
+    "--batch",
+    "batches",
+    multiple=True,
+    type=click.IntRange(1, 64),
+    help="Measure these batch sizes. Default: 1, 4, 8 and 16.",
+)
 @click.option("--workers", multiple=True, type=click.IntRange(1, 64),
-              help="Batches at the same time, a thread each. Default: one per core.")  # fmt: skip
+              help="Detect so many batches at once, one thread each. Default: one per core.")  # fmt: skip
 @click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(1, 36000),
-              help="Of measuring; loading comes on top.")  # fmt: skip
-@click.option("--exported", type=_FILE, help="A file of `streamdet export`, to be compared with the model it is of.")
-@click.option("--frames", type=_FILE, help="A video of your own instead of the sample clip.")
+              help="Measure for this long; loading is extra.")  # fmt: skip
+@click.option("--exported", type=_FILE, help="Compare this file of `streamdet export` with its model.")
+@click.option("--frames", type=_FILE, help="Use this video instead of the sample clip.")
 @click.option(
-    "--size", callback=_size, metavar="WxH", help="Scale frames to it. Default: 1920x1080; with --frames: its own."
+    "--size",
+    callback=_size,
+    metavar="WxH",
+    help="Scale frames to this size. Default: 1920x1080; with --frames: its own.",
 )
-@click.option("--fps", type=click.FloatRange(0.1, 1000), help="Of each stream. Default: 10; with --frames: its own.")
-@click.option("--streams", type=click.IntRange(1, 256), help="Of the daemon. Default: as many as should fit.")
 @click.option(
-    "--daemon/--no-daemon", default=True, help="Also measure the daemon and the capacity, or the detector alone."
+    "--fps",
+    type=click.FloatRange(0.1, 1000),
+    help="Play each stream at this rate. Default: 10; with --frames: its own.",
 )
-@click.option("--device", default="auto", show_default=True, help='"auto", "cpu", "cuda" or "cuda:N".')
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (.png, .svg, .pdf).")
-@click.option("--baseline", type=_FILE, help="What an earlier run printed with --json: shows the change of each row.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+@click.option(
+    "--streams",
+    type=click.IntRange(1, 256),
+    help="Run the daemon with so many streams. Default: as many as should fit.",
+)
+@click.option(
+    "--daemon/--no-daemon", default=True, help="Measure the daemon and the capacity, too, or the detector alone."
+)
+@click.option("--device", default="auto", show_default=True, help='Use "auto", "cpu", "cuda" or "cuda:N".')
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a chart (.png, .svg, .pdf).")
+@click.option("--baseline", type=_FILE, help="Show the change against this output of an earlier --json.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def command(*, as_json: bool, out: Path | None, baseline: Path | None, **options: object) -> None:
     """Measure how fast the detector and the daemon are on this machine, and how many streams it can take.
 
     Every engine and precision that this machine has is compared with torchvision's own forward, in turns, on real
     frames, stage by stage; then the real daemon runs, end to end, beside a plain loop of OpenCV and torchvision.
-    Ctrl-C prints what has been measured so far. What the figures mean stands in docs/performance.md.
+    Ctrl-C prints what has been measured so far. docs/performance.md explains the figures.
     """
     # As the daemon does: threads of OpenMP that wait actively take the cores away from others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from streamdet.detector.memory import keep_memory  # noqa: PLC0415 - what only this command needs
+    from streamdet.detector.memory import keep_memory
 
     keep_memory()
-    from rich.console import Console  # noqa: PLC0415 - what only this command needs
+    from rich.console import Console
 
-    from streamdet.bench.report import check_picture, read_baseline, sentences, tables, to_dict, write_picture  # noqa: PLC0415
-    from streamdet.bench.run import Bench, Options  # noqa: PLC0415
+    from streamdet.bench.report import check_picture, read_baseline, sentences, tables, to_dict, write_picture
+    from streamdet.bench.run import Bench, Options
 
     if out is not None:
         check_picture(out)
@@ -100,12 +118,12 @@ def command(*, as_json: bool, out: Path | None, baseline: Path | None, **options
     if bench.results.error is not None:
         raise bench.results.error
     if bench.results.interrupted:
-        sys.exit(_EXIT_INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """A signal that ends us wants the same: what there is, and no daemon left behind."""
+    """Treats SIGTERM as Ctrl-C: prints what there is, and leaves no daemon behind."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -119,9 +137,9 @@ OnStep = Callable[[str, float], None]
 
 @contextmanager
 def _progress() -> Iterator[tuple[OnPlan, OnStep]]:
-    """A bar on standard error; where that is no terminal, a line for each step."""
-    from rich.console import Console  # noqa: PLC0415 - what only this command needs
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    """Shows a bar on standard error; where that is no terminal, prints a line for each step."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     said: list[str] = []

@@ -1,4 +1,4 @@
-"""`streamdet check`."""
+"""`streamdet check`: what is wrong with a configuration file, and with --probe whether its streams can be read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from streamdet.config import load_config_and_warnings
 from streamdet.detector.missing import missing_parts
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 _LINE_CHARACTERS = 160
 _FOLDER = Path("/etc/streamdet")
 _DEFAULT_FILE = _FOLDER / "streamdet.toml"
-# Whether it can be read is found out by who reads it, and told as every other problem of a configuration.
+# Reading it finds out whether it may be read, and reports that like every other problem of a configuration.
 _FILE = click.Path(path_type=Path, readable=False)
 
 
@@ -37,17 +34,17 @@ Examples:
   streamdet check --probe --json | jq '.streams[] | select(.reason)'
 
 \b
-Exit codes: 0 all is well, 1 a stream cannot be read, 2 bad configuration."""
+Exit codes: 0 valid, 1 a stream cannot be read, 2 the configuration is wrong."""
 )
 @click.argument("file", type=_FILE, required=False)
-@click.option("--config", "config_path", type=_FILE, help="The same as FILE, as other commands call it.")
-@click.option("--probe", is_flag=True, help="Connect to every stream, all at the same time, and show what it is.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+@click.option("--config", "config_path", type=_FILE, help="Name the file by an option, as in other commands.")
+@click.option("--probe", is_flag=True, help="Connect to all streams at once and show what each one sends.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json: bool) -> None:
     """Check a configuration file, and with --probe its streams.
 
-    FILE is /etc/streamdet/streamdet.toml if left out. For the files of the service, ${NAME} is looked for in its
-    /etc/streamdet/secrets (NAME.secrets for NAME.toml), too.
+    FILE is /etc/streamdet/streamdet.toml if left out. In files of /etc/streamdet, ${NAME} may also name a file in
+    /etc/streamdet/secrets (for NAME.toml: NAME.secrets), as in the service.
     """
     if file is not None and config_path is not None:
         message = "FILE and --config name the same thing; give one of them"
@@ -63,7 +60,7 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
     warnings = [*warnings, *missing_parts(config.detector)]
     probes: list[Probe] | None = None
     if probe:
-        from streamdet.capture.probe import probe_all  # noqa: PLC0415 - without --probe nothing needs the libraries
+        from streamdet.capture.probe import probe_all  # without --probe no video library is needed
 
         probes = probe_all(config.streams)
     if as_json:
@@ -75,7 +72,7 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
 
 
 def _environ_for(file: Path) -> Mapping[str, str]:
-    """What a configuration of the service finds when it is read by the service: its secrets, too."""
+    """The environment in which the service reads a configuration of its own: with its secrets."""
     if "CREDENTIALS_DIRECTORY" in os.environ or file.absolute().parent != _FOLDER:
         return os.environ
     folder = _FOLDER / ("secrets" if file.name == _DEFAULT_FILE.name else f"{file.stem}.secrets")
@@ -115,6 +112,10 @@ def _print(file: Path, streams: int, warnings: list[str], probes: list[Probe] | 
     click.echo(f"{file} is valid: {streams} stream{'' if streams == 1 else 's'}")
     if probes is None:
         return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table("stream", "codec", "size", "fps", "first frame", "read by", "problem", box=None, pad_edge=False)
     for probe in probes:
         table.add_row(*map(Text, _row(probe)), style="red" if probe.reason else "green")

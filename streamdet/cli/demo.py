@@ -1,4 +1,4 @@
-"""`streamdet demo`."""
+"""`streamdet demo`: the real daemon on two streams of the sample clip, and what a subscriber sees of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -28,9 +28,11 @@ from streamdet.config import Config, DetectorConfig, LogConfig, MetricsConfig, P
 from streamdet.config.addresses import is_loopback, metrics_socket
 from streamdet.errors import EndpointError
 from streamdet.monitoring.log import configure_logging
-from streamdet.service.daemon import Daemon
 from streamdet.types import DetectionEvent, Drop, State
 from streamdet.worker import Worker
+
+if TYPE_CHECKING:
+    from streamdet.service.daemon import Daemon
 
 _STREAMS = ("campus-east", "campus-west")
 _REFRESH_SECONDS = 0.25
@@ -44,9 +46,78 @@ _WIDE_CHARACTERS = 75
 _WHY_DROPPED = {Drop.RATE_LIMITED: "by max_fps", Drop.SUPERSEDED: "by overload", Drop.STALE: "by overload"}
 _COLOURS = {State.UP: "green", State.CONNECTING: "yellow", State.STALLED: "yellow", State.DOWN: "red"}
 
+# How long the page may take to end.
+_END_SECONDS = 5.0
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  streamdet demo
+  streamdet demo --no-page
+  streamdet demo --seconds 20
+  streamdet demo --seconds 20 --json"""
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after this time and print a summary."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON and nothing else.")
+@click.option(
+    "--endpoint",
+    default="tcp://127.0.0.1:5555",
+    show_default=True,
+    help="Publish events here, or at a free port.",
+)
+@click.option(
+    "--metrics-endpoint",
+    default="127.0.0.1:9095",
+    show_default=True,
+    help="Serve metrics here, or at a free port.",
+)
+@click.option(
+    "--page",
+    default="127.0.0.1:8095",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Serve the page here, or at a free port.",
+)
+@click.option("--no-page", is_flag=True, help="Do not serve the page (nor does --json).")
+def command(
+    *, seconds: float | None, as_json: bool, endpoint: str, metrics_endpoint: str, page: str, no_page: bool
+) -> None:
+    """See it work: two streams of real video are detected in real time, by the real daemon."""
+    from streamdet.service.daemon import Daemon
+
+    config = demo_config(endpoint, metrics_endpoint)
+    configure_logging(config.log)
+    console = Console()
+    daemon = Daemon(config)
+    with contextlib.ExitStack() as stack:
+        address = ""
+        if not as_json and not no_page:
+            child = WebChild(config.publisher.endpoint, config.metrics.endpoint, free_endpoint(page))
+            address = stack.enter_context(child).address
+        view = DemoView(daemon, seconds, None if as_json else console, address)
+        if not as_json:
+            console.print("loading the detector ...")
+        with daemon.signals():
+            code = daemon.run(view.start)
+        view.stop()
+        view.join()
+    if view.error is not None:
+        raise view.error
+    summary = view.summary()
+    with ending_in_time(code):
+        if as_json:
+            click.echo(json.dumps(summary, indent=2))
+        else:
+            console.print(summary_table(summary, console.width))
+        sys.stdout.flush()
+    sys.exit(code)
+
 
 def demo_config(endpoint: str, metrics_endpoint: str) -> Config:
-    """Two streams of the sample clip, played in real time for ever, and the embedded weights."""
+    """Two streams that play the sample clip in real time for ever, with the embedded weights."""
     return Config(
         detector=DetectorConfig(),
         publisher=PublisherConfig(endpoint=free_endpoint(endpoint, "tcp://")),
@@ -81,31 +152,48 @@ def free_endpoint(endpoint: str, prefix: str = "") -> str:
     return endpoint
 
 
-@dataclass
-class _Seen:
-    """What the subscriber saw of one stream."""
+class WebChild:
+    """Runs `streamdet web` while it is entered as a context manager.
 
-    latencies_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_LATENCIES))
-    arrivals: deque[float] = field(default_factory=deque)
-    labels: Counter[str] = field(default_factory=Counter)
-    objects: dict[int, str] = field(default_factory=dict)
+    Args:
+        endpoint: where the daemon publishes.
+        metrics: HOST:PORT of the daemon's metrics page.
+        listen: HOST:PORT for browsers.
 
-    def fps(self, now: float) -> float:
-        while self.arrivals and now - self.arrivals[0] > _RATE_WINDOW_SECONDS:
-            self.arrivals.popleft()
-        return len(self.arrivals) / _RATE_WINDOW_SECONDS
+    Attributes:
+        address: of the page, for people.
+    """
 
+    def __init__(self, endpoint: str, metrics: str, listen: str) -> None:
+        self.address = f"http://{listen}/"
+        options = ["--metrics", metrics, "--listen", listen, "--end-with-stdin"]
+        self._command = [sys.executable, "-P", "-m", "streamdet", "web", endpoint, *options]
+        self._process: subprocess.Popen[bytes] | None = None
 
-def _percentiles(values: deque[float]) -> tuple[float | None, float | None]:
-    """p50 and p99; None before there are two values."""
-    if len(values) < 2:
-        return None, None
-    cuts = statistics.quantiles(values, n=100)
-    return round(cuts[49], 4), round(cuts[98], 4)
+    def __enter__(self) -> Self:
+        # The pipe closes when this process ends, even by SIGKILL; that is how the child learns of it.
+        self._process = subprocess.Popen(  # noqa: S603 - this very program
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        process = self._process
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 class DemoView(Worker):
-    """Subscribes like anyone else, and shows what comes.
+    """Subscribes to the daemon as any program would, and draws the events.
 
     Args:
         daemon: what is shown; its ledger and states are read, nothing is written.
@@ -114,7 +202,7 @@ class DemoView(Worker):
         page: address of the page in the browser; empty without one.
     """
 
-    # Who reads what it draws may stand still.
+    # A terminal that takes no output would hold it up.
     join_timeout_seconds = 1.0
 
     def __init__(self, daemon: Daemon, seconds: float | None, console: Console | None, page: str = "") -> None:
@@ -209,7 +297,7 @@ class DemoView(Worker):
                 "p50": _milliseconds(p50),
                 "p99": _milliseconds(p99),
                 "dropped": str(sum(ledger.dropped[reason] for reason in Drop)) if ledger else "",
-                "in the picture": ", ".join(f"{n} {label}" for label, n in seen.labels.most_common()) or "no one",
+                "in the picture": ", ".join(f"{n} {label}" for label, n in seen.labels.most_common()) or "nothing",
             }
             table.add_row(*(cells[column] for column in columns))
         config = self._daemon.config
@@ -228,17 +316,19 @@ class DemoView(Worker):
         return Group(Panel(where, title="streamdet demo", title_align="left"), table, Panel(lines, title="last events"))
 
 
-def _detections_by_label(daemon: Daemon) -> dict[str, int]:
-    totals: Counter[str] = Counter()
-    for metric in daemon.metrics.registry.collect():
-        for sample in metric.samples:
-            if sample.name == "streamdet_detections_total":
-                totals[sample.labels["label"]] += int(sample.value)
-    return dict(totals)
+@dataclass
+class _Seen:
+    """What the subscriber saw of one stream."""
 
+    latencies_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_LATENCIES))
+    arrivals: deque[float] = field(default_factory=deque)
+    labels: Counter[str] = field(default_factory=Counter)
+    objects: dict[int, str] = field(default_factory=dict)
 
-def _milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds * 1000:.0f} ms"
+    def fps(self, now: float) -> float:
+        while self.arrivals and now - self.arrivals[0] > _RATE_WINDOW_SECONDS:
+            self.arrivals.popleft()
+        return len(self.arrivals) / _RATE_WINDOW_SECONDS
 
 
 def summary_table(summary: dict[str, Any], characters: int) -> Table:
@@ -265,6 +355,35 @@ def summary_table(summary: dict[str, Any], characters: int) -> Table:
     return table
 
 
+def _table(columns: tuple[str, ...], characters: int) -> tuple[Table, tuple[str, ...]]:
+    """A table, and those of its columns that fit: a few that can be read, rather than all of them cut off."""
+    is_narrow = characters < _WIDE_CHARACTERS
+    if is_narrow:
+        columns = tuple(column for column in columns if column not in _WIDE_ONLY)
+    table = Table(padding=(0, 0) if is_narrow else (0, 1))
+    for column in columns:
+        justify: Literal["left", "right"] = "left" if column in {"stream", "state", "in the picture"} else "right"
+        table.add_column(column, justify=justify, no_wrap=column not in {"in the picture", "dropped"})
+    return table, columns
+
+
+def _percentiles(values: deque[float]) -> tuple[float | None, float | None]:
+    """p50 and p99; None before there are two values."""
+    if len(values) < 2:
+        return None, None
+    cuts = statistics.quantiles(values, n=100)
+    return round(cuts[49], 4), round(cuts[98], 4)
+
+
+def _detections_by_label(daemon: Daemon) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for metric in daemon.metrics.registry.collect():
+        for sample in metric.samples:
+            if sample.name == "streamdet_detections_total":
+                totals[sample.labels["label"]] += int(sample.value)
+    return dict(totals)
+
+
 def _counted(by_label: dict[str, int]) -> str:
     """As in "3 person, 1 bus"; empty where there is nothing."""
     return ", ".join(f"{count} {label}" for label, count in by_label.items() if count)
@@ -278,115 +397,5 @@ def _why_dropped(dropped: dict[str, int]) -> str:
     return ", ".join(f"{count} {why}" for why, count in words.items() if count)
 
 
-def _table(columns: tuple[str, ...], characters: int) -> tuple[Table, tuple[str, ...]]:
-    """A table, and those of its columns that fit: a few that can be read, rather than all of them cut off."""
-    is_narrow = characters < _WIDE_CHARACTERS
-    if is_narrow:
-        columns = tuple(column for column in columns if column not in _WIDE_ONLY)
-    table = Table(padding=(0, 0) if is_narrow else (0, 1))
-    for column in columns:
-        justify: Literal["left", "right"] = "left" if column in {"stream", "state", "in the picture"} else "right"
-        table.add_column(column, justify=justify, no_wrap=column not in {"in the picture", "dropped"})
-    return table, columns
-
-
-_END_SECONDS = 5.0
-
-
-class WebChild:
-    """Runs `streamdet web` while it is entered as a context manager.
-
-    Args:
-        endpoint: where the daemon publishes.
-        metrics: HOST:PORT of the daemon's metrics page.
-        listen: HOST:PORT for browsers.
-
-    Attributes:
-        address: of the page, for people.
-    """
-
-    def __init__(self, endpoint: str, metrics: str, listen: str) -> None:
-        self.address = f"http://{listen}/"
-        options = ["--metrics", metrics, "--listen", listen, "--end-with-stdin"]
-        self._command = [sys.executable, "-P", "-m", "streamdet", "web", endpoint, *options]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        # The pipe closes when this process ends, even by SIGKILL; that is how the child learns of it.
-        self._process = subprocess.Popen(  # noqa: S603 - this very program
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        process = self._process
-        if process is None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-@click.command(
-    epilog="""\b
-Examples:
-  streamdet demo
-  streamdet demo --no-page
-  streamdet demo --seconds 20
-  streamdet demo --seconds 20 --json"""
-)
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="End after so long, with a summary.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON and nothing else.")
-@click.option(
-    "--endpoint", default="tcp://127.0.0.1:5555", show_default=True, help="Of the events; free port if taken."
-)
-@click.option("--metrics-endpoint", default="127.0.0.1:9095", show_default=True, help="The same for the metrics.")
-@click.option("--page", default="127.0.0.1:8095", show_default=True, metavar="HOST:PORT", help="The same for the page.")
-@click.option("--no-page", is_flag=True, help="Show nothing in the browser; --json does not either.")
-def command(
-    *, seconds: float | None, as_json: bool, endpoint: str, metrics_endpoint: str, page: str, no_page: bool
-) -> None:
-    """See it work: two streams of real video are detected in real time, by the real daemon."""
-    from rich.console import Console  # noqa: PLC0415 - what only this command needs
-
-    from streamdet.cli.demo import (  # noqa: PLC0415
-        DemoView,
-        WebChild,
-        demo_config,
-        free_endpoint,
-        summary_table,
-    )
-    from streamdet.service.daemon import Daemon  # noqa: PLC0415
-
-    config = demo_config(endpoint, metrics_endpoint)
-    configure_logging(config.log)
-    console = Console()
-    daemon = Daemon(config)
-    with contextlib.ExitStack() as stack:
-        address = ""
-        if not as_json and not no_page:
-            child = WebChild(config.publisher.endpoint, config.metrics.endpoint, free_endpoint(page))
-            address = stack.enter_context(child).address
-        view = DemoView(daemon, seconds, None if as_json else console, address)
-        if not as_json:
-            console.print("loading the detector ...")
-        with daemon.signals():
-            code = daemon.run(view.start)
-        view.stop()
-        view.join()
-    if view.error is not None:
-        raise view.error
-    summary = view.summary()
-    with ending_in_time(code):
-        if as_json:
-            click.echo(json.dumps(summary, indent=2))
-        else:
-            console.print(summary_table(summary, console.width))
-        sys.stdout.flush()
-    sys.exit(code)
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.0f} ms"

@@ -1,4 +1,4 @@
-"""`streamdet engines`."""
+"""`streamdet engines`: which engine is the fastest on this machine, and what each one was found to do."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ Examples:
   ONEDNN_MAX_CPU_ISA=AVX2 streamdet engines
 
 \b
-The daemon does the same by itself, once, and keeps the answer in $STATE_DIRECTORY or $XDG_STATE_HOME/streamdet.
-Exit codes: 0 an engine has proven itself, 1 none has, 2 bad configuration, 69 weights or device not available."""
+The daemon does this at its first start, and keeps the result in $STATE_DIRECTORY or $XDG_STATE_HOME/streamdet.
+Exit codes: 0 an engine passed the trial, 1 none did, 2 the configuration is wrong, 69 weights or device missing."""
 )
 @click.option(
     "--config", "config_path", type=click.Path(path_type=Path, readable=False),
     help="Take weights, device and engine from [detector] of this file.",
 )  # fmt: skip
-@click.option("--weights", help="embedded, coco, .safetensors or .pth; goes before the file's.")
-@click.option("--model", help="Needed with coco and .pth.")
-@click.option("--device", help="auto, cpu, cuda or cuda:N; goes before the file's.")
-@click.option("--again", is_flag=True, help="Try again, also where the answer is known.")
+@click.option("--weights", help="Use these weights instead: embedded, coco, .safetensors or .pth.")
+@click.option("--model", help="Name the architecture of coco or .pth weights.")
+@click.option("--device", help="Use this device instead: auto, cpu, cuda or cuda:N.")
+@click.option("--again", is_flag=True, help="Repeat the trial even if the result is known.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def command(
     config_path: Path | None, weights: str | None, model: str | None, device: str | None, again: bool, as_json: bool
 ) -> None:
-    """Try which engine, precision and batch size are the fastest on this machine, or show what is known of it.
+    """Find the fastest engine, precision and batch size on this machine, or show the last result.
 
-    Each candidate runs in a process of its own on real frames and is compared with torch in fp32: one that crashes,
-    hangs or finds something else is left out. It takes up to 20 s on a machine that does nothing else.
+    Each candidate runs on real frames in its own process and is compared with torch in fp32: one that crashes, hangs
+    or finds different objects is not used. The trial takes up to 20 s on an idle machine.
     """
     config = _config(config_path, {"weights": weights, "model": model, "device": device})
     _check(config)
@@ -90,9 +90,9 @@ def _config(path: Path | None, options: dict[str, str | None]) -> DetectorConfig
 
 
 def _check(config: DetectorConfig) -> None:
-    """Has a device or weights that are not there reported as the daemon would."""
-    from streamdet.detector.device import choose_devices  # noqa: PLC0415 - torch takes its time
-    from streamdet.detector.weights import load_weights  # noqa: PLC0415 - the same
+    """Reports a missing device or missing weights as the daemon would."""
+    from streamdet.detector.device import choose_devices
+    from streamdet.detector.weights import load_weights
 
     choose_devices(config.device)
     load_weights(config)

@@ -1,4 +1,4 @@
-"""`streamdet evaluate`."""
+"""`streamdet evaluate`: the accuracy of a detector on annotated pictures."""
 
 from __future__ import annotations
 
@@ -6,28 +6,21 @@ import json
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, get_args
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from streamdet.detector.pipeline import FasterRcnnDetector, load_detector
-from streamdet.detector.reference import ReferenceDetector
-from streamdet.detector.weights import load_weights
-from streamdet.detector.weights.torchvision import PUBLISHED
+from streamdet.config.models import Model
 from streamdet.errors import ConfigError
-from streamdet.training.dataset import Dataset, load_dataset
-from streamdet.training.evaluate import SCORE_THRESHOLD, Found, detect_all, evaluation_config
-from streamdet.training.metrics import COCO_NUMBERS, Metrics, coco_metrics, confusion_matrix
-from streamdet.training.plots import confusion_png, precision_recall_png, predictions_png
-from streamdet.training.progress import bar, checking_pictures
-from streamdet.training.run import write_atomically
+
+if TYPE_CHECKING:
+    from streamdet.training.dataset import Dataset
+    from streamdet.training.evaluate import Found
+    from streamdet.training.metrics import Metrics
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
-# Pictures are drawn and confusions counted as a user sees detections: those that are rather true than not.
+# Pictures and confusions show detections as a user sees them: those that are more likely right than wrong.
 _SHOWN_SCORE = 0.5
 _TOLD_NAMES = 6
 _MEANING = {
@@ -47,26 +40,38 @@ Examples:
   streamdet evaluate --data val.json --images pictures --categories person,car --json
   streamdet evaluate --weights yard-int8.safetensors --data val.json --images pictures"""
 )
-@click.option("--weights", default="embedded", show_default=True, help="embedded, coco, .safetensors or .pth.")
-@click.option("--model", type=click.Choice(PUBLISHED), help="Needed with coco and .pth.")
-@click.option("--data", type=_FILE, required=True, help="Annotations in COCO format.")
-@click.option("--images", type=_FOLDER, required=True, help="Folder that the file names are relative to.")
-@click.option("--categories", metavar="A,B,C", help="Evaluate only these; else all that the weights know.")
-@click.option("--skip-bad", is_flag=True, help="Go on without broken pictures and boxes.")
-@click.option("--score-threshold", type=click.FloatRange(0, 1), default=SCORE_THRESHOLD, show_default=True,
-              help="Detections below it do not count.")  # fmt: skip
+@click.option(
+    "--weights", default="embedded", show_default=True, help="Evaluate embedded, coco, a .safetensors or a .pth file."
+)
+@click.option("--model", type=click.Choice(get_args(Model)), help="Name the architecture of coco or .pth weights.")
+@click.option("--data", type=_FILE, required=True, help="Read annotations (COCO format) from this file.")
+@click.option("--images", type=_FOLDER, required=True, help="Look for pictures in this folder.")
+@click.option("--categories", metavar="A,B,C", help="Evaluate only these. Default: all that the weights know.")
+@click.option("--skip-bad", is_flag=True, help="Leave out broken pictures and boxes.")
+@click.option("--score-threshold", type=click.FloatRange(0, 1), default=0.05, show_default=True,
+              help="Ignore detections below this score.")  # fmt: skip
 @click.option("--engine", type=click.Choice(["auto", "torch", "openvino", "reference"]), default="auto",
-              show_default=True, help="As in the configuration.")  # fmt: skip
+              show_default=True, help="Run this engine, as in the configuration.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "int8"]), default="auto", show_default=True,
-              help="As in the configuration.")  # fmt: skip
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+              help="Compute in this precision, as in the configuration.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="Use auto, cpu, cuda or cuda:N.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-@click.option("--out", type=_FOLDER, help="Folder for precision_recall.png, confusion.png and predictions.png.")
+@click.option("--out", type=_FOLDER, help="Write precision_recall.png, confusion.png and predictions.png here.")
 def command(  # noqa: PLR0917 - click passes them by name
     weights: str, model: str | None, data: Path, images: Path, categories: str | None, skip_bad: bool,
     score_threshold: float, engine: str, precision: str, device: str, as_json: bool, out: Path | None,
 ) -> None:  # fmt: skip
     """Measure a detector's accuracy on pictures in COCO format, with the pipeline that the daemon runs."""
+    from rich.console import Console
+
+    from streamdet.detector.pipeline import FasterRcnnDetector, load_detector
+    from streamdet.detector.reference import ReferenceDetector
+    from streamdet.detector.weights import load_weights
+    from streamdet.training.dataset import load_dataset
+    from streamdet.training.evaluate import detect_all, evaluation_config
+    from streamdet.training.metrics import coco_metrics
+    from streamdet.training.progress import bar, checking_pictures
+
     config = evaluation_config(
         weights=weights, model=model, device=device, score_threshold=score_threshold, engine=engine, precision=precision
     )
@@ -81,7 +86,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     if names is None:
         dataset = _known_alone(dataset, detector.labels)
     elif unknown := _unknown(dataset, detector.labels):
-        click.echo(f"the weights do not know {_some(unknown)}: nothing will be found of them", err=True)
+        click.echo(f"the weights do not know {_some(unknown)}: they will not be found", err=True)
     with bar("detecting", Console(stderr=True)) as on_progress:
         found = detect_all(detector, dataset, on_progress)
     metrics = coco_metrics(dataset, found.detections)
@@ -94,7 +99,7 @@ def command(  # noqa: PLR0917 - click passes them by name
 
 
 def _some(names: Sequence[str]) -> str:
-    """All of them where they are few, else the first."""
+    """All of them if there are few, else the first ones."""
     more = len(names) - _TOLD_NAMES
     return ", ".join(names[:_TOLD_NAMES]) + (f" and {more} more" if more > 0 else "")
 
@@ -104,7 +109,7 @@ def _unknown(dataset: Dataset, labels: Collection[str]) -> list[str]:
 
 
 def _known_alone(dataset: Dataset, labels: Collection[str]) -> Dataset:
-    """The data set without what a detector with these labels cannot find, which would make every mean say nothing."""
+    """The data set without categories that the detector does not know, which would make every mean meaningless."""
     unknown = _unknown(dataset, labels)
     if not unknown:
         return dataset
@@ -113,7 +118,7 @@ def _known_alone(dataset: Dataset, labels: Collection[str]) -> Dataset:
         msg = f"the weights know {', '.join(labels)}; the data set has {_some(unknown)}: nothing to evaluate"
         raise ConfigError([msg])
     click.echo(
-        f"the weights do not know {_some(unknown)}: evaluated without, name them in --categories to count them",
+        f"the weights do not know {_some(unknown)}: evaluated without them; name them in --categories to count them",
         err=True,
     )
     return known
@@ -129,6 +134,10 @@ def _summary(dataset: Dataset, found: Found, metrics: Metrics) -> dict[str, obje
 
 
 def _write_pictures(out: Path, dataset: Dataset, found: Found, metrics: Metrics) -> None:
+    from streamdet.training.metrics import confusion_matrix
+    from streamdet.training.plots import confusion_png, precision_recall_png, predictions_png
+    from streamdet.training.run import write_atomically
+
     confusion = confusion_matrix(dataset, found.detections, _SHOWN_SCORE)
     pictures = {
         "precision_recall.png": precision_recall_png(metrics),
@@ -152,6 +161,12 @@ def _text(value: float) -> str:
 
 
 def _print_tables(dataset: Dataset, found: Found, metrics: Metrics, out: Path | None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from streamdet.training.metrics import COCO_NUMBERS
+
     console = Console()
     numbers = Table("all categories", "", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in COCO_NUMBERS:

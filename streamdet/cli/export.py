@@ -1,4 +1,4 @@
-"""`streamdet export`: a file that OpenVINO runs, in fp32 or int8."""
+"""`streamdet export`: a weights file with a detector that OpenVINO runs, in fp32 or int8."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from streamdet.config import DetectorConfig
 from streamdet.config.models import Model
-from streamdet.detector.engines.openvino import load_openvino
-from streamdet.detector.weights import load_weights
-from streamdet.detector.weights.torchvision import PUBLISHED
 from streamdet.errors import ConfigError
-from streamdet.export.frames import read_frames
-from streamdet.export.run import Report, export
+
+if TYPE_CHECKING:
+    from streamdet.export.run import Report
 
 
 @click.command(
@@ -34,30 +30,39 @@ Then, in the configuration:
   [detector]
   weights = "yard-int8.safetensors\""""
 )
-@click.option("--weights", default="embedded", show_default=True, help="embedded, coco, .safetensors or .pth.")
-@click.option("--model", type=click.Choice(PUBLISHED), help="Needed with coco and .pth.")
+@click.option(
+    "--weights", default="embedded", show_default=True, help="Export embedded, coco, a .safetensors or a .pth file."
+)
+@click.option("--model", type=click.Choice(get_args(Model)), help="Name the architecture of coco or .pth weights.")
 @click.option("--int8", is_flag=True, help="Quantise to 8 bits; needs --frames.")
-@click.option("--frames", metavar="DIR|VIDEO|URL", help="Frames such as will be detected later: a folder of pictures, "
-              "a video or a stream. A fifth of them is kept back to compare on.")  # fmt: skip
-@click.option("--count", type=click.IntRange(10, 5000), default=300, show_default=True, help="Frames at most.")
+@click.option("--frames", metavar="DIR|VIDEO|URL", help="Calibrate with frames like those of later use: a folder of "
+              "pictures, a video or a stream. A fifth of them is kept back for the comparison.")  # fmt: skip
+@click.option(
+    "--count", type=click.IntRange(10, 5000), default=300, show_default=True, help="Use so many frames at most."
+)
 @click.option("--every", "every_seconds", type=click.FloatRange(0), default=1.0, show_default=True,
-              help="Seconds between two frames of a video or stream.")  # fmt: skip
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write.")
+              help="Take one frame of a video or stream in so many seconds.")  # fmt: skip
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Write this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def command(
     weights: str, model: Model | None, int8: bool, frames: str | None, count: int, every_seconds: float, out: Path,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Make a file of a detector that OpenVINO runs faster on a CPU, complete in itself.
+    """Export a detector into one file that OpenVINO runs faster on a CPU.
 
-    With --int8 most arithmetic is done in 8 bits; which values these stand for is learnt from --frames, which should
-    be of the very streams that will be watched. The report says what was gained, and what it cost.
+    With --int8 most arithmetic is done in 8 bits; their ranges are calibrated on --frames, which should come from the
+    streams that will be watched. The report compares speed and detections with the original.
     """
     if int8 and frames is None:
         raise ConfigError(["--int8 needs --frames: a folder of pictures, a video or a stream, to learn ranges from"])
     if not out.parent.is_dir():
         raise ConfigError([f"--out: there is no folder {out.parent}"])
-    load_openvino()  # whether it is there should be known before minutes have passed
+    from streamdet.detector.engines.openvino import load_openvino
+    from streamdet.detector.weights import load_weights
+    from streamdet.export.frames import read_frames
+    from streamdet.export.run import export
+
+    load_openvino()  # fail now rather than after minutes
     loaded = load_weights(DetectorConfig(weights=weights, model=model, engine="torch", device="cpu"))
     pictures = []
     if frames is not None:
@@ -73,6 +78,9 @@ def command(
 
 @contextmanager
 def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -91,6 +99,9 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _print(report: Report, out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console()
     table = Table("", "fp32, torch", "fp32, OpenVINO", report.precision)
     sizes = (report.bytes_before, None, report.bytes_after)

@@ -1,4 +1,4 @@
-"""`streamdet install-service`."""
+"""`streamdet install-service`: the daemon and its page as systemd services."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ Examples:
   sudo streamdet install-service --uninstall
 
 \b
-May be repeated, after an update too: what is right already stays, and a configuration is never overwritten.
-Exit codes: 0 installed, 1 not possible here; a line says why."""
+Run it again after an update: it changes only what differs, and never overwrites a configuration.
+Exit codes: 0 installed, 1 cannot be installed here."""
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--instance", metavar="NAME", default="", help="One of several services: streamdet@NAME, NAME.toml.")
-@click.option("--page", is_flag=True, help="The page in the browser, too: streamdet-web.")
-@click.option("--enable", is_flag=True, help="Start it now, and at every boot.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option(
-    "--gpu/--no-gpu", default=None, help="Let it use GPUs; if not said, where the NVIDIA driver is loaded."
+    "--instance", metavar="NAME", default="", help="Install one of several services: streamdet@NAME with NAME.toml."
+)
+@click.option("--page", is_flag=True, help="Install the page in the browser, too: streamdet-web.")
+@click.option("--enable", is_flag=True, help="Start it now and at every boot.")
+@click.option(
+    "--gpu/--no-gpu", default=None, help="Allow it to use GPUs. Default: if the NVIDIA driver is loaded."
 )  # fmt: skip
 @click.option(
     "--root", type=click.Path(path_type=Path, file_okay=False, exists=True), default=Path("/"),
-    help="Install into the system in this folder (an image) instead of this machine's.",
+    help="Install into the system image in this folder instead of this machine.",
 )  # fmt: skip
 @click.option("--uninstall", is_flag=True, help="Stop it and remove it; configuration, secrets and state stay.")
 def command(
     *, dry_run: bool, instance: str, page: bool, enable: bool, gpu: bool | None, root: Path, uninstall: bool
 ) -> None:
-    """Install the daemon as a service of systemd, and say each thing that is done.
+    """Install the daemon as a systemd service, and print each step.
 
     It creates the user `streamdet`, /etc/streamdet with a configuration that explains every key, and the unit.
     """
@@ -65,19 +67,19 @@ def command(
         where = "lies in a home or among temporary files"
         click.echo(f"note: {folder} {where}: anyone who can write there decides what the service does")
     if not dry_run:
-        _tell_next(service, environment, enabled=enable, changed=changed)
+        _print_next(service, environment, enabled=enable, changed=changed)
 
 
 def _has_nvidia() -> bool:
     return Path("/proc/driver/nvidia/version").exists()
 
 
-def _tell_next(service: Service, environment: Environment, *, enabled: bool, changed: bool) -> None:
+def _print_next(service: Service, environment: Environment, *, enabled: bool, changed: bool) -> None:
     unit, units = (
         service.unit.removesuffix(".service"),
         " ".join(name.removesuffix(".service") for name in service.units),
     )
-    # The short name is not everywhere: someone else's program may have it, or its folder is read-only.
+    # There may be no link: another program may have the name, or the folder is read-only.
     program = "streamdet" if service.has_link(environment) else environment.scripts / "streamdet"
     click.echo("Next:")
     if not enabled:

@@ -1,4 +1,4 @@
-"""`streamdet keys`: keys for encryption and login."""
+"""`streamdet keys`: the key files of the daemon and its clients, for encryption and login."""
 
 from __future__ import annotations
 
@@ -20,14 +20,21 @@ from streamdet.security.curve import (
 )
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+_EXAMPLES = """\b
+Examples:
+  streamdet keys generate /etc/streamdet/keys --name server --server
+  streamdet keys generate ~/streamdet-keys --name alice
+  streamdet keys allow /etc/streamdet/clients alice.key
+  streamdet keys list /etc/streamdet/clients
+  streamdet keys revoke /etc/streamdet/clients alice"""
 
 
-@click.group("keys", epilog="Exit codes: 0 done, 2 wrong options, or a file that cannot be used; a line says why.")
+@click.group("keys", epilog=_EXAMPLES)
 def command() -> None:
-    """Make, list and revoke the keys by which daemon and subscribers know each other.
+    """Generate, list and revoke the keys of the daemon and its subscribers.
 
-    Off this machine the daemon publishes only with keys (CURVE): everything is encrypted, the daemon shows who it is,
-    and only clients whose public key lies in its directory of allowed clients get anything.
+    Other machines can subscribe only with keys (CURVE): the connection is encrypted, the daemon proves its identity,
+    and only clients whose public key is in its directory of allowed clients are let in.
     """
 
 
@@ -39,23 +46,23 @@ Examples:
   streamdet keys generate ~/streamdet-keys --name alice --allow /etc/streamdet/clients
 
 \b
-NAME.key is public. NAME.key_secret is secret: it has mode 0600 and never needs to leave its machine.""",
+NAME.key is public. NAME.key_secret is secret: it has mode 0600 and should not leave its machine.""",
 )
 @click.argument("directory", type=_FOLDER)
-@click.option("--name", required=True, help="Name of the files, and of a client in the daemon's log.")
-@click.option("--server", "is_server", is_flag=True, help="Keys of a daemon; without it, of a client.")
-@click.option("--allow", "clients", type=_FOLDER, metavar="DIRECTORY", help="Let this client in at once.")
-@click.option("--force", is_flag=True, help="Replace keys of this name for good.")
+@click.option("--name", required=True, help="Name the files, and the client in the daemon's log.")
+@click.option("--server", "is_server", is_flag=True, help="Generate keys for a daemon instead of a client.")
+@click.option("--allow", "clients", type=_FOLDER, metavar="DIRECTORY", help="Allow this client at once.")
+@click.option("--force", is_flag=True, help="Overwrite keys of this name.")
 def _generate(*, directory: Path, name: str, is_server: bool, clients: Path | None, force: bool) -> None:
-    """Make a key pair in DIRECTORY: NAME.key and NAME.key_secret."""
+    """Generate a key pair in DIRECTORY: NAME.key and NAME.key_secret."""
     if is_server and clients is not None:
-        message = "--allow lets a client in; leave it out for --server"
+        message = "--allow is for clients; leave it out with --server"
         raise click.UsageError(message)
     kind: Kind = "server" if is_server else "client"
     public_file, secret_file = generate(directory, name, kind, force=force)
-    click.echo(f"wrote {secret_file}, readable by you only, and {public_file}, which may be shown to anyone")
+    click.echo(f"wrote {secret_file}, readable by you only, and {public_file}, which is public")
     if is_server:
-        click.echo("In the daemon's configuration, and then restart it:")
+        click.echo("Add to the daemon's configuration, and restart it:")
         click.echo(f'  [publisher]\n  curve_server_key_file = "{secret_file.absolute()}"')
         click.echo('  curve_allowed_clients_directory = "/etc/streamdet/clients"')
         click.echo(f"Give {public_file} to every client.")
@@ -68,17 +75,17 @@ def _generate(*, directory: Path, name: str, is_server: bool, clients: Path | No
 @command.command("allow", epilog="\b\nExamples:\n  streamdet keys allow /etc/streamdet/clients alice.key")
 @click.argument("directory", type=_FOLDER)
 @click.argument("public_file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--force", is_flag=True, help="Replace a key of this name.")
+@click.option("--force", is_flag=True, help="Overwrite a key of this name.")
 def _allow(*, directory: Path, public_file: Path, force: bool) -> None:
-    """Let the client in whose public key PUBLIC_FILE holds; a running daemon applies it at once."""
+    """Allow the client with the public key in PUBLIC_FILE; a running daemon lets it in at once."""
     click.echo(f"let in: {allow(public_file, directory, force=force)}")
 
 
 @command.command("list", epilog="\b\nExamples:\n  streamdet keys list /etc/streamdet/clients")
 @click.argument("directory", type=_FOLDER)
-@click.option("--json", "as_json", is_flag=True, help="A JSON list, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def _list(*, directory: Path, as_json: bool) -> None:
-    """List the clients that DIRECTORY lets in."""
+    """List the clients that DIRECTORY allows."""
     rows = [_row(path) for path in public_files(directory)]
     if as_json:
         click.echo(json.dumps(rows))
@@ -92,7 +99,7 @@ def _list(*, directory: Path, as_json: bool) -> None:
 @click.argument("directory", type=_FOLDER)
 @click.argument("name")
 def _revoke(*, directory: Path, name: str) -> None:
-    """Let a client in no more: a running daemon ends its connections within two seconds, and those of no one else."""
+    """Revoke a client: a running daemon closes its connections, and no others, within two seconds."""
     click.echo(f"removed {revoke(directory, name)}")
 
 

@@ -1,4 +1,4 @@
-"""`streamdet run`."""
+"""`streamdet run`: the daemon."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ Examples:
   streamdet run --config clips.toml --until-ended
 
 \b
-Signals: SIGTERM and SIGINT finish what is on its way and stop (a second one at once); SIGHUP reads the file again.
-Exit codes: 0 stopped, 1 unexpected error, 2 bad configuration, 69 weights or port not available, 70 GPU lost."""
+Signals: SIGTERM and SIGINT publish what is in flight and stop (a second one stops at once); SIGHUP reloads the file.
+Exit codes: 0 stopped, 1 failed, 2 the configuration is wrong, 69 weights or a port not available, 70 GPU lost."""
 )
 @click.option(
     "--config", "config_path", type=click.Path(path_type=Path, readable=False),
-    default=Path("/etc/streamdet/streamdet.toml"), show_default=True, help="The configuration, a TOML file.",
+    default=Path("/etc/streamdet/streamdet.toml"), show_default=True, help="Read this configuration file (TOML).",
 )  # fmt: skip
 @click.option(
     "--or-last-good", is_flag=True,
-    help="If the file is wrong, run the last configuration that worked (as a service only), and report it as an error.",
+    help="If the file is wrong, log it as an error and run the last configuration that worked (as a service only).",
 )  # fmt: skip
-@click.option("--until-ended", is_flag=True, help="Stop when every stream (then: every file) has come to its end.")
+@click.option("--until-ended", is_flag=True, help="Stop when every file has been played to its end.")
 def command(config_path: Path, *, or_last_good: bool, until_ended: bool) -> None:
-    """Detect objects in the streams of a configuration file, until told to stop."""
+    """Detect objects in the streams of a configuration file until stopped by a signal."""
     config, problems = _config(config_path, or_last_good=or_last_good)
     configure_logging(config.log)
     for problem in problems:
@@ -46,7 +46,7 @@ def command(config_path: Path, *, or_last_good: bool, until_ended: bool) -> None
         _log.error("%s is wrong: running the last configuration that worked instead of it", config_path)
     restart_delay = RestartDelay()
     restart_delay.wait()
-    from streamdet.service.daemon import Daemon  # noqa: PLC0415 - a bad configuration should be told before torch loads
+    from streamdet.service.daemon import Daemon  # after the configuration: it takes torch seconds to load
 
     daemon = Daemon(config, config_path, stop_when_ended=until_ended)
     with daemon.signals():
@@ -57,10 +57,10 @@ def command(config_path: Path, *, or_last_good: bool, until_ended: bool) -> None
 
 
 def _config(path: Path, *, or_last_good: bool) -> tuple[Config, list[str]]:
-    """What to run; and what is wrong with the file, if it is not that.
+    """The configuration to run, and what is wrong with the file if it is the last good one instead.
 
     Raises:
-        ConfigError: the file is wrong; it says how to go back, where there is something to go back to.
+        ConfigError: the file is wrong; the message says how to go back to the last good one, if there is one.
     """
     try:
         return load_config(path), []

@@ -1,4 +1,4 @@
-"""Standard input, output and error: they are open, and who does not read them holds up no end."""
+"""Standard input, output and error: always open, and a reader that has stopped reading delays no exit."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What is printed after a signal to end; a daemon must be gone 5 s after it.
+# How long output after a signal to stop may take; a daemon must be gone 5 s after the signal.
 _LAST_OUTPUT_SECONDS = 1.0
 
 
 def open_standard_streams() -> None:
-    """Opens /dev/null for those that were closed before the start of the process.
+    """Opens /dev/null for those that were closed when the process started.
 
-    The next file or socket that is opened would otherwise take the free place, and get what is meant for a terminal.
+    Otherwise the next file or socket to be opened would get their descriptor, and the output meant for a terminal.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest place that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            # Open as long as the process lives, as Python's own are.
+            # Open for the life of the process, as Python's own are.
             setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
 
 
 @contextmanager
 def ending_in_time(code: int) -> Iterator[None]:
-    """Ends the process with this code when what is printed within is not taken in time.
+    """Exits with this code if the output of the block is not read within a second.
 
-    For what is printed after a signal to end: before it, a program waits for who reads its output, as any other does.
+    For output after a signal to stop; before it, a program waits for the reader of its output, as any other does.
     """
     patience = threading.Timer(_LAST_OUTPUT_SECONDS, os._exit, (code,))
     patience.daemon = True

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
 
-from streamdet.config import DetectorConfig
-from streamdet.config.explain import explain_options
 from streamdet.errors import ConfigError, StreamdetError
 from streamdet.security.redact import redact
-from streamdet.trace.page import human_bytes, human_shape, render_page
-from streamdet.trace.read import read_picture
-from streamdet.trace.report import Datum, Trace
-from streamdet.trace.run import trace_picture
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from streamdet.config import DetectorConfig
+    from streamdet.trace.report import Datum, Trace
 
 
 @click.command(
@@ -29,21 +27,27 @@ Examples:
   streamdet trace clip.mp4 --frame 120 --out trace --json""",
 )
 @click.argument("source", metavar="IMAGE|URL")
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for trace.html.")
-@click.option("--weights", default="embedded", show_default=True, help='"embedded", "coco" or the path of a file.')
-@click.option("--model", help='Model, with "coco" or a .pth file.')
-@click.option("--score-threshold", default=0.5, show_default=True, type=click.FloatRange(0, 1))
-@click.option("--device", default="auto", show_default=True, help='"auto", "cpu", "cuda" or "cuda:N".')
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Write trace.html into this folder."
+)
+@click.option("--weights", default="embedded", show_default=True, help='Use "embedded", "coco" or a file.')
+@click.option("--model", help="Name the architecture of coco or .pth weights.")
+@click.option("--score-threshold", default=0.5, show_default=True, type=click.FloatRange(0, 1),
+              help="Keep detections from this score on.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help='Use "auto", "cpu", "cuda" or "cuda:N".')
 @click.option(
     "--engine",
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "torch", "openvino"]),
-    help="What runs the model; only these have seven stages to show.",
+    help="Run the model with this engine.",
 )
-@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16", "int8"]))
-@click.option("--frame", default=1, show_default=True, type=click.IntRange(1), help="Which frame of a video.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything but the pictures as JSON.")
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16", "int8"]),
+              help="Compute in this precision.")  # fmt: skip
+@click.option(
+    "--frame", default=1, show_default=True, type=click.IntRange(1), help="Take this frame of a video or stream."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything except the pictures as JSON.")
 def command(  # noqa: PLR0917 - click passes them by name
     source: str,
     out: Path,
@@ -60,8 +64,14 @@ def command(  # noqa: PLR0917 - click passes them by name
     """Explain the seven stages of the detector on one picture.
 
     IMAGE|URL is a picture, a video, or any stream that streamdet reads. The page OUT/trace.html explains Faster R-CNN
-    with the pictures and numbers of each stage, to someone who has never seen it.
+    with the pictures and numbers of each stage to a reader who has never seen it.
     """
+    from rich.console import Console
+
+    from streamdet.trace.page import render_page
+    from streamdet.trace.read import read_picture
+    from streamdet.trace.run import trace_picture
+
     page = out / "trace.html"
     picture = read_picture(source, frame)
     config = _config(
@@ -83,6 +93,11 @@ def command(  # noqa: PLR0917 - click passes them by name
 
 
 def _config(**values: object) -> DetectorConfig:
+    from pydantic import ValidationError
+
+    from streamdet.config import DetectorConfig
+    from streamdet.config.explain import explain_options
+
     try:
         return DetectorConfig.model_validate({**values, "max_batch_size": 1})
     except ValidationError as error:
@@ -90,6 +105,8 @@ def _config(**values: object) -> DetectorConfig:
 
 
 def _table(trace: Trace) -> Table:
+    from rich.table import Table
+
     table = Table(title=f"{trace.width}x{trace.height}, {trace.architecture} on {trace.device}")
     for heading in ("stage", "in", "out"):
         table.add_column(heading)
@@ -102,7 +119,9 @@ def _table(trace: Trace) -> Table:
 
 
 def _lines(data: tuple[Datum, ...]) -> str:
-    """One line for each; the feature maps, which differ in height and width alone, share one."""
+    """One line per item; the feature maps, which differ only in height and width, share one."""
+    from streamdet.trace.page import human_bytes, human_shape
+
     maps = [datum for datum in data if datum.name.startswith("feature map")]
     others = [datum for datum in data if datum not in maps]
     lines = [f"{d.name}: {human_shape(d.shape)} {d.dtype}, {human_bytes(d.bytes)}" for d in others]

@@ -1,4 +1,4 @@
-"""`streamdet train`."""
+"""`streamdet train`: trains or fine-tunes a detector, or resumes a run."""
 
 from __future__ import annotations
 
@@ -11,31 +11,29 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
-import torch
 from click.core import ParameterSource
 
 from streamdet.assets import embedded_weights
-from streamdet.detector.weights import load_weights_file
-from streamdet.detector.weights.architectures import ARCHITECTURES, EMBEDDED_ARCHITECTURE, build_model
+from streamdet.config.models import Model
 from streamdet.errors import ConfigError
-from streamdet.training.dataset import Dataset, load_dataset
-from streamdet.training.pictures import AugmentConfig
-from streamdet.training.processes import Group, group_of
-from streamdet.training.progress import TrainingProgress, checking_pictures
-from streamdet.training.run import RunFolder, TrainConfig, canvas_sizes, frozen_stages, is_own_format
-from streamdet.training.train import Listener, Run, RunStoppedError
+
+if TYPE_CHECKING:
+    from streamdet.training.dataset import Dataset
+    from streamdet.training.processes import Group
+    from streamdet.training.run import TrainConfig
+    from streamdet.training.train import Run
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
-_DEFAULT = TrainConfig()
+_ARCHITECTURES = ("fasterrcnn_mobilenet_v2_fpn", *get_args(Model))
 
 
 @dataclass(frozen=True)
 class _Job:
-    """Everything that a process of the group needs in order to take part."""
+    """Everything that a process of the group needs."""
 
     out: Path
     config: TrainConfig
@@ -46,6 +44,8 @@ class _Job:
     device: str
 
     def run(self, group: Group) -> Run:
+        from streamdet.training.train import Run
+
         return Run(
             self.out, self.config, self.train, self.val,
             initial=self.initial, resume=self.resume, device=self.device, group=group,
@@ -53,6 +53,8 @@ class _Job:
 
 
 def _follow(job: _Job, group: Group) -> None:
+    from streamdet.training.train import Listener
+
     job.run(group).train(Listener())
 
 
@@ -64,31 +66,49 @@ Examples:
   streamdet train --data train.json --val val.json --images pictures --out runs/big \\
       --model fasterrcnn_resnet50_fpn --init fasterrcnn_resnet50_fpn_coco.pth --categories person,car"""
 )
-@click.option("--data", type=_FILE, required=True, help="Annotations to learn from, COCO format.")
-@click.option("--val", type=_FILE, required=True, help="Annotations to evaluate on after each epoch.")
-@click.option("--images", type=_FOLDER, required=True, help="Folder that the file names are relative to.")
-@click.option("--val-images", type=_FOLDER, help="The same for --val, where it is another folder.")
-@click.option("--out", type=_FOLDER, required=True, help="Folder of the run, created if it does not exist.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out where it was stopped or killed.")
-@click.option("--model", type=click.Choice(list(ARCHITECTURES)), help="Default: that of --init, else the embedded one.")
-@click.option("--init", "initial", metavar="FILE", help="Weights to start from: embedded, .safetensors or .pth.")
-@click.option("--categories", metavar="A,B,C", help="Learn only these, in this order.")
-@click.option("--epochs", type=click.IntRange(1), default=_DEFAULT.epochs, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=_DEFAULT.batch_size, show_default=True)
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=_DEFAULT.learning_rate,
-              show_default=True, help="AdamW's, at its peak.")  # fmt: skip
-@click.option("--image-size", type=click.IntRange(64), multiple=True, help="Side of the training canvas, in pixels; "
-              "several make it vary from batch to batch. Default: from the model's input size.")  # fmt: skip
-@click.option("--min-size", type=click.IntRange(32), help="Input's shorter side in pixels, in evaluation and use.")
-@click.option("--max-size", type=click.IntRange(32), help="Input's longer side in pixels, at most.")
-@click.option("--seed", type=click.IntRange(0), default=_DEFAULT.seed, show_default=True)
-@click.option("--checkpoint-steps", type=click.IntRange(1), default=_DEFAULT.checkpoint_steps, show_default=True,
-              help="A kill loses at most so many steps.")  # fmt: skip
-@click.option("--evaluate-every", type=click.IntRange(1), default=_DEFAULT.evaluate_every, show_default=True,
-              metavar="EPOCHS", help="The last epoch always has an evaluation.")  # fmt: skip
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--processes", type=click.IntRange(1), help="Default: one per core on the CPU, one on CUDA.")
-@click.option("--skip-bad", is_flag=True, help="Go on without broken pictures and boxes.")
+@click.option("--data", type=_FILE, required=True, help="Train on these annotations (COCO format).")
+@click.option("--val", type=_FILE, required=True, help="Evaluate on these annotations after each epoch.")
+@click.option("--images", type=_FOLDER, required=True, help="Look for pictures in this folder.")
+@click.option("--val-images", type=_FOLDER, help="Look for the pictures of --val here, if not in --images.")
+@click.option("--out", type=_FOLDER, required=True, help="Keep the run in this folder, which is created.")
+@click.option("--resume", is_flag=True, help="Resume the run in --out where it stopped or was killed.")
+@click.option(
+    "--model",
+    type=click.Choice(_ARCHITECTURES),
+    help="Train this architecture. Default: that of --init, else the embedded one.",
+)
+@click.option("--init", "initial", metavar="FILE", help="Start from these weights: embedded, .safetensors or .pth.")
+@click.option("--categories", metavar="A,B,C", help="Train only these, in this order.")
+@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Train for so many epochs.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Use so many pictures per step."
+)
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=4e-4,
+              show_default=True, help="Set AdamW's learning rate at its peak.")  # fmt: skip
+@click.option("--image-size", type=click.IntRange(64), multiple=True, help="Set the side of the training canvas in "
+              "pixels; several vary it from batch to batch. Default: from the model's input size.")  # fmt: skip
+@click.option(
+    "--min-size", type=click.IntRange(32), help="Set the shorter side of the input in pixels, for evaluation and use."
+)
+@click.option("--max-size", type=click.IntRange(32), help="Limit the longer side of the input, in pixels.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed everything random.")
+@click.option("--checkpoint-steps", type=click.IntRange(1), default=100, show_default=True,
+              help="Save a checkpoint every so many steps.")  # fmt: skip
+@click.option("--evaluate-every", type=click.IntRange(1), default=1, show_default=True,
+              metavar="EPOCHS", help="Evaluate every so many epochs, and after the last one.")  # fmt: skip
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Train on this device.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    help="Train in so many processes. Default: one per core on a CPU, one on CUDA.",
+)
+@click.option("--skip-bad", is_flag=True, help="Leave out broken pictures and boxes.")
 @click.pass_context
 def command(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401 - click passes them by name
     """Train or fine-tune a detector on pictures in COCO format.
@@ -96,6 +116,11 @@ def command(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401 
     A run lives in --out: results.csv and curves.png grow epoch by epoch, predictions.png shows validation
     pictures, best.safetensors is what `weights` in the configuration of the daemon may name.
     """
+    from streamdet.training.processes import group_of
+    from streamdet.training.progress import TrainingProgress
+    from streamdet.training.run import RunFolder
+    from streamdet.training.train import RunStoppedError
+
     folder = RunFolder(options["out"])
     resume: bool = options["resume"]
     folder.open(resume=resume)
@@ -120,7 +145,7 @@ def command(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401 
 
 @contextmanager
 def _stopping_on_interrupt(run: Run) -> Iterator[None]:
-    """Ctrl-C ends the run after the step under way; a second one at once, as it does elsewhere."""
+    """Stops after the current step at Ctrl-C; a second Ctrl-C stops at once."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         run.stop()
@@ -135,7 +160,7 @@ def _stopping_on_interrupt(run: Run) -> Iterator[None]:
 
 
 def _command_to_resume(options: dict[str, Any]) -> str:
-    """What goes on with the run; everything else is in its folder."""
+    """The command that resumes the run; its other settings are in its folder."""
     names = ("data", "val", "images", "val_images", "out", "processes")
     given = [(f"--{name.replace('_', '-')}", str(options[name])) for name in names if options[name] is not None]
     skip_bad = ["--skip-bad"] if options["skip_bad"] else []
@@ -156,7 +181,14 @@ def _initial(name: str | None) -> Path | None:
 
 
 def _new_config(options: dict[str, Any], initial: Path | None) -> TrainConfig:
-    """The configuration of a new run: what is given, and what follows from the model."""
+    """The configuration of a new run: from the options and the model."""
+    import torch
+
+    from streamdet.detector.weights import load_weights_file
+    from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE, build_model
+    from streamdet.training.pictures import AugmentConfig
+    from streamdet.training.run import TrainConfig, canvas_sizes, frozen_stages, is_own_format
+
     model, min_size, max_size = options["model"], options["min_size"], options["max_size"]
     if initial and is_own_format(initial):
         weights = load_weights_file(initial)
@@ -185,7 +217,7 @@ def _new_config(options: dict[str, Any], initial: Path | None) -> TrainConfig:
 
 
 def _changed(saved: TrainConfig, given: dict[str, Any]) -> TrainConfig:
-    """The configuration of a run that goes on, with what is given this time; `Run` refuses what differs."""
+    """The configuration of a resumed run, with the options given this time; `Run` refuses differences."""
     names = (
         "model", "epochs", "batch_size", "learning_rate", "seed", "checkpoint_steps", "evaluate_every", "min_size",
         "max_size",
@@ -206,6 +238,8 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _device(name: str) -> str:
+    import torch
+
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(["--device cuda: there is no CUDA device here; --device auto takes what there is"])
     if name == "auto":
@@ -214,7 +248,7 @@ def _device(name: str) -> str:
 
 
 def _processes(asked: int | None, device: str, batch_size: int) -> int:
-    """How many processes share a batch: as many as asked for, else what the machine can use."""
+    """How many processes share a batch: as given, else as many as the machine can use."""
     if asked is None:
         cores = len(os.sched_getaffinity(0)) if device == "cpu" else 1
         return max(n for n in range(1, cores + 1) if batch_size % n == 0)
@@ -227,6 +261,9 @@ def _processes(asked: int | None, device: str, batch_size: int) -> int:
 
 def _load(options: dict[str, Any], names: list[str] | None) -> tuple[Dataset, Dataset]:
     """Both data sets; the validation set has the categories of the training set, in the same order."""
+    from streamdet.training.dataset import load_dataset
+    from streamdet.training.progress import checking_pictures
+
     with checking_pictures(options["data"]) as on_progress:
         train, left_out = load_dataset(
             options["data"], options["images"], names, skip_bad=options["skip_bad"], on_progress=on_progress

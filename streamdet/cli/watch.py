@@ -23,13 +23,13 @@ from rich.text import Text
 from streamdet import wire
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.subscription import Gap, Restart, Subscription, subscribe
-from streamdet.errors import StreamdetError
+from streamdet.errors import EXIT_INTERRUPTED, StreamdetError
 from streamdet.security.plain_text import plain, plain_json
 from streamdet.types import Detection, DetectionEvent, PreviewEvent, State, StateEvent
 
 _WINDOW_SECONDS = 5.0
 _NOTES = 5
-# What an endpoint that is no streamdet, or not the one that was meant, may send.
+# Bounds what another program at the endpoint may send.
 _MOST_STREAMS = 10_000
 _LONGEST_NAME = 64
 _COLOURS = {State.UP: "green", State.CONNECTING: "yellow", State.STALLED: "yellow", State.DOWN: "red"}
@@ -50,49 +50,181 @@ _SUMMARY_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("objects", "left"),
     ("detections", "left"),
 )
-# Of the newest objects of a stream it is known that they have been counted.
+# The newest objects of a stream that are remembered as counted.
 _MOST_KNOWN_OBJECTS = 10_000
 
+_REFRESH_SECONDS = 0.25
 
-@dataclass
-class _Stream:
-    """What is known of one stream; arrivals and latencies only of the last seconds."""
+_LINE_CHARACTERS = 160
+_FILE = click.Path(path_type=Path, dir_okay=False)
+# `--replay` without an endpoint: beside that of the events.
+_BESIDE = "auto"
+_EXAMPLES = """\b
+Examples:
+  streamdet watch
+  streamdet watch ipc:///run/streamdet/events --stream front-door
+  streamdet watch --replay --json > events.jsonl
+  streamdet watch tcp://192.0.2.9:5555 --server-key server.key --client-key alice.key_secret
+  streamdet watch --label person --json | jq .frame.captured_at
+  streamdet watch --label person --count 1 --seconds 60 && echo "someone is there"
 
-    state: StateEvent | None = None
-    epoch: str = ""
-    found: Text = field(default_factory=lambda: Text("-", style="dim"))
-    frames: int = 0
-    lost: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-    objects: Counter[str] = field(default_factory=Counter)
-    known_objects: dict[tuple[str, int], None] = field(default_factory=dict)
-    recent: deque[tuple[float, float]] = field(default_factory=deque)
+\b
+Exit codes: 0 events came, 1 no event came, 2 wrong options or keys, 69 not an endpoint.
+"""
 
-    def fps(self, now: float) -> float:
-        """Events per second in the last seconds."""
-        while self.recent and self.recent[0][0] < now - _WINDOW_SECONDS:
-            self.recent.popleft()
-        if len(self.recent) < 2:
-            return 0.0
-        return (len(self.recent) - 1) / max(now - self.recent[0][0], 1e-3)
 
-    def count(self, event: DetectionEvent) -> None:
-        """Counts the boxes of a frame, and each tracked object once."""
-        self.frames += 1
-        self.labels.update(found.label for found in event.detections)
-        for found in event.detections:
-            if found.track_id is not None and (event.epoch, found.track_id) not in self.known_objects:
-                self.known_objects[event.epoch, found.track_id] = None
-                self.objects[found.label] += 1
-        while len(self.known_objects) > _MOST_KNOWN_OBJECTS:
-            del self.known_objects[next(iter(self.known_objects))]
+@click.command("watch", epilog=_EXAMPLES)
+@click.argument("endpoint", default="tcp://127.0.0.1:5555")
+@click.option("--stream", "streams", multiple=True, metavar="NAME", help="Show only this stream; may be repeated.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="LABEL", help="Show only events with this label; may be repeated."
+)
+@click.option(
+    "--replay",
+    is_flag=False,
+    flag_value=_BESIDE,
+    metavar="[ENDPOINT]",
+    help="Begin with the newest event of each topic, and ask for lost events, at ENDPOINT if it is not the usual one.",
+)
+@click.option("--heal", is_flag=True, hidden=True, deprecated="use --replay", help="The former name of --replay.")
+@click.option("--server-key", type=_FILE, help="Expect this public key of the daemon.")
+@click.option("--client-key", type=_FILE, help="Log in with this key file, NAME.key_secret.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N events.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Stop after N seconds.")
+def command(
+    *,
+    endpoint: str,
+    streams: tuple[str, ...],
+    labels: tuple[str, ...],
+    replay: str | None,
+    heal: bool,
+    server_key: Path | None,
+    client_key: Path | None,
+    as_json: bool,
+    count: int | None,
+    seconds: float | None,
+) -> None:
+    """Show the events of a running daemon, live, until Ctrl-C.
+
+    ENDPOINT is the daemon's [publisher] endpoint, tcp://127.0.0.1:5555 if left out. A terminal shows a table of the
+    streams, a pipe or file gets one line per event.
+    """
+    console = _Console(highlight=False, width=None if sys.stdout.isatty() else _LINE_CHARACTERS)
+    seen = Seen(endpoint)
+    view: _View = _JsonLines() if as_json else _Table(console) if console.is_terminal else _Lines(console)
+    try:
+        subscription = subscribe(
+            endpoint, streams or None, labels=labels or None,
+            replay=heal or replay is not None, replay_endpoint=None if replay == _BESIDE else replay,
+            server_key=server_key, client_key_file=client_key,
+        )  # fmt: skip
+        with subscription as events, view:
+            _follow(events, view, seen, only_found=bool(labels), count=count, seconds=seconds)
+    except KeyboardInterrupt:
+        # The usual way to stop it; the reader of a pipe may have stopped reading.
+        with ending_in_time(EXIT_INTERRUPTED):
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of the pipe has seen enough; Python must not complain about it when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    if not seen.shown:
+        doubt = ", and is your key allowed" if client_key else ""
+        message = (
+            f"no event came from {endpoint} within {seen.elapsed_seconds:.1f} s; does the daemon publish there{doubt}?"
+        )
+        raise StreamdetError(message)
+    (Console(stderr=True, highlight=False) if as_json else console).print(seen.summary())
+
+
+def _follow(
+    events: Subscription, view: _View, seen: Seen, *, only_found: bool, count: int | None, seconds: float | None
+) -> None:
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while count is None or seen.shown < count:
+        left = _REFRESH_SECONDS if deadline is None else min(_REFRESH_SECONDS, deadline - time.monotonic())
+        if left <= 0:
+            return
+        item = events.receive(left)
+        if item is not None:
+            note = seen.add(item)
+            if isinstance(item, Gap | Restart):
+                view.show(item, note)
+            elif not only_found or (isinstance(item, DetectionEvent) and item.detections):
+                seen.shown += 1
+                view.show(item, note)
+        view.refresh(seen)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves the exit to `command`; rich would exit with code 1."""
+        raise BrokenPipeError
+
+
+class _View:
+    """One way to show events."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return
+
+    def show(self, item: wire.Event | Gap | Restart, line: Text | None) -> None:
+        """Shows one event."""
+
+    def refresh(self, seen: Seen) -> None:
+        """Shows the state of all streams now."""
+
+
+class _JsonLines(_View):
+    def show(self, item: wire.Event | Gap | Restart, line: Text | None) -> None:  # noqa: ARG002 - lines are for people
+        if isinstance(item, Gap | Restart):
+            value = {"type": type(item).__name__.lower(), **asdict(item)}
+        else:
+            value = wire.to_dict(item)
+        click.echo(plain_json(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
+
+
+class _Lines(_View):
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def show(self, item: wire.Event | Gap | Restart, line: Text | None) -> None:  # noqa: ARG002 - the line says it
+        if line is not None:
+            self._console.print(line, soft_wrap=True)
+
+
+class _Table(_View):
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._refreshed = 0.0
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def refresh(self, seen: Seen) -> None:
+        now = time.monotonic()
+        if now - self._refreshed >= _REFRESH_SECONDS:
+            self._refreshed = now
+            self._live.update(seen.live(), refresh=True)
 
 
 class Seen:
-    """All that came since the start.
+    """What has come since the start, per stream.
 
     Attributes:
-        endpoint: where it came from.
+        endpoint: where it comes from.
         shown: events that were shown.
     """
 
@@ -109,7 +241,7 @@ class Seen:
         return time.monotonic() - self._began
 
     def add(self, item: wire.Event | Gap | Restart) -> Text | None:
-        """Takes an event in; returns the line that tells it, None for a state that is only repeated."""
+        """Adds an event; returns the line that shows it, None for a state that is only repeated."""
         name = plain(item.stream, _LONGEST_NAME)
         stream = self._streams.setdefault(name, _Stream())
         if len(self._streams) > _MOST_STREAMS:
@@ -145,7 +277,7 @@ class Seen:
         return _line(name, Text.assemble((number, "dim"), stream.found))
 
     def live(self) -> RenderableType:
-        """The streams as they are now, and below it what happened last."""
+        """The streams as they are now, and below them what happened last."""
         now = time.monotonic()
         table = Table(box=None, pad_edge=False)
         for title, justify in _LIVE_COLUMNS:
@@ -164,7 +296,7 @@ class Seen:
         return Group(heading, Text(), table, Text(), *self._notes)
 
     def summary(self) -> Table:
-        """What came, per stream."""
+        """What came, as a table with a row per stream."""
         table = Table(
             title=f"{self.elapsed_seconds:.1f} s of {self.endpoint}",
             title_justify="left",
@@ -196,6 +328,40 @@ class Seen:
         line = _line(stream, text)
         self._notes.append(line)
         return line
+
+
+@dataclass
+class _Stream:
+    """What is known of one stream; arrivals and latencies only of the last seconds."""
+
+    state: StateEvent | None = None
+    epoch: str = ""
+    found: Text = field(default_factory=lambda: Text("-", style="dim"))
+    frames: int = 0
+    lost: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    objects: Counter[str] = field(default_factory=Counter)
+    known_objects: dict[tuple[str, int], None] = field(default_factory=dict)
+    recent: deque[tuple[float, float]] = field(default_factory=deque)
+
+    def fps(self, now: float) -> float:
+        """Events per second in the last seconds."""
+        while self.recent and self.recent[0][0] < now - _WINDOW_SECONDS:
+            self.recent.popleft()
+        if len(self.recent) < 2:
+            return 0.0
+        return (len(self.recent) - 1) / max(now - self.recent[0][0], 1e-3)
+
+    def count(self, event: DetectionEvent) -> None:
+        """Counts the boxes of a frame, and each tracked object once."""
+        self.frames += 1
+        self.labels.update(found.label for found in event.detections)
+        for found in event.detections:
+            if found.track_id is not None and (event.epoch, found.track_id) not in self.known_objects:
+                self.known_objects[event.epoch, found.track_id] = None
+                self.objects[found.label] += 1
+        while len(self.known_objects) > _MOST_KNOWN_OBJECTS:
+            del self.known_objects[next(iter(self.known_objects))]
 
 
 def _line(stream: str, text: Text) -> Text:
@@ -234,168 +400,3 @@ def _identity(found: Detection) -> str:
     """`#7@door+path`: the track id and the zones."""
     number = "" if found.track_id is None else f"#{found.track_id}"
     return number + ("@" + plain("+".join(found.zones)) if found.zones else "")
-
-
-_REFRESH_SECONDS = 0.25
-_LINE_CHARACTERS = 160
-
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
-# `--replay` without an endpoint: beside that of the events.
-_BESIDE = "auto"
-_EXAMPLES = """\b
-Examples:
-  streamdet watch
-  streamdet watch ipc:///run/streamdet/events --stream front-door
-  streamdet watch --replay --json > events.jsonl
-  streamdet watch tcp://192.0.2.9:5555 --server-key server.key --client-key alice.key_secret
-  streamdet watch --label person --json | jq .frame.captured_at
-  streamdet watch --label person --count 1 --seconds 60 && echo "someone is there"
-"""
-
-
-@click.command("watch", epilog=_EXAMPLES)
-@click.argument("endpoint", default="tcp://127.0.0.1:5555")
-@click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this stream; may be given again.")
-@click.option(
-    "--label", "labels", multiple=True, metavar="LABEL", help="Only events with such an object; again for more."
-)
-@click.option(
-    "--replay",
-    is_flag=False,
-    flag_value=_BESIDE,
-    metavar="[ENDPOINT]",
-    help="Begin with the newest event of each topic, and ask for lost events, at ENDPOINT if it is not the usual one.",
-)
-@click.option("--heal", is_flag=True, hidden=True, deprecated="use --replay", help="The former name of --replay.")
-@click.option("--server-key", type=_FILE, help="The daemon's public key, where it asks for keys.")
-@click.option("--client-key", type=_FILE, help="Your own key file, NAME.key_secret.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, for programs.")
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N events.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="N", help="End after N seconds.")
-def command(
-    *,
-    endpoint: str,
-    streams: tuple[str, ...],
-    labels: tuple[str, ...],
-    replay: str | None,
-    heal: bool,
-    server_key: Path | None,
-    client_key: Path | None,
-    as_json: bool,
-    count: int | None,
-    seconds: float | None,
-) -> None:
-    """Shows the events of a running daemon, live, until Ctrl-C.
-
-    ENDPOINT is the daemon's [publisher] endpoint, tcp://127.0.0.1:5555 if left out. On a terminal there is a
-    table of the streams, elsewhere a line per event. Ends with code 1 if no event came at all.
-    """
-    console = _Console(highlight=False, width=None if sys.stdout.isatty() else _LINE_CHARACTERS)
-    seen = Seen(endpoint)
-    view: _View = _JsonLines() if as_json else _Table(console) if console.is_terminal else _Lines(console)
-    try:
-        subscription = subscribe(
-            endpoint, streams or None, labels=labels or None,
-            replay=heal or replay is not None, replay_endpoint=None if replay == _BESIDE else replay,
-            server_key=server_key, client_key_file=client_key,
-        )  # fmt: skip
-        with subscription as events, view:
-            _follow(events, view, seen, only_found=bool(labels), count=count, seconds=seconds)
-    except KeyboardInterrupt:
-        # How a person ends it, perhaps because who reads our lines stands still.
-        with ending_in_time(130):
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our lines has seen enough; the interpreter must not complain about it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
-    if not seen.shown:
-        doubt = ", and is your key allowed" if client_key else ""
-        message = (
-            f"no event came from {endpoint} within {seen.elapsed_seconds:.1f} s; does the daemon publish there{doubt}?"
-        )
-        raise StreamdetError(message)
-    (Console(stderr=True, highlight=False) if as_json else console).print(seen.summary())
-
-
-def _follow(
-    events: Subscription, view: _View, seen: Seen, *, only_found: bool, count: int | None, seconds: float | None
-) -> None:
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while count is None or seen.shown < count:
-        left = _REFRESH_SECONDS if deadline is None else min(_REFRESH_SECONDS, deadline - time.monotonic())
-        if left <= 0:
-            return
-        item = events.receive(left)
-        if item is not None:
-            note = seen.add(item)
-            if isinstance(item, Gap | Restart):
-                view.show(item, note)
-            elif not only_found or (isinstance(item, DetectionEvent) and item.detections):
-                seen.shown += 1
-                view.show(item, note)
-        view.refresh(seen)
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Leaves it to `command` to end in peace; rich would end with code 1."""
-        raise BrokenPipeError
-
-
-class _View:
-    """A way to show events."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        return
-
-    def show(self, item: wire.Event | Gap | Restart, line: Text | None) -> None:
-        """Tells one event."""
-
-    def refresh(self, seen: Seen) -> None:
-        """Tells how things stand now."""
-
-
-class _JsonLines(_View):
-    def show(self, item: wire.Event | Gap | Restart, line: Text | None) -> None:  # noqa: ARG002 - lines are for people
-        if isinstance(item, Gap | Restart):
-            value = {"type": type(item).__name__.lower(), **asdict(item)}
-        else:
-            value = wire.to_dict(item)
-        click.echo(plain_json(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
-
-
-class _Lines(_View):
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def show(self, item: wire.Event | Gap | Restart, line: Text | None) -> None:  # noqa: ARG002 - it is told in the line
-        if line is not None:
-            self._console.print(line, soft_wrap=True)
-
-
-class _Table(_View):
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._refreshed = 0.0
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._live.stop()
-
-    def refresh(self, seen: Seen) -> None:
-        now = time.monotonic()
-        if now - self._refreshed >= _REFRESH_SECONDS:
-            self._refreshed = now
-            self._live.update(seen.live(), refresh=True)

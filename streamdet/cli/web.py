@@ -1,4 +1,4 @@
-"""`streamdet web`: the page."""
+"""`streamdet web`: the page in the browser."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ Examples:
   streamdet web --behind-proxy --password-file web.password --host-name cams.example.org
 
 \b
-Exit codes: 0 ended by a signal, 2 unsafe or wrong options, 69 address not available.""",
+Exit codes: 0 stopped by a signal, 2 unsafe or wrong options, 69 address not available.""",
 )
 @click.argument("endpoint", default="tcp://127.0.0.1:5555")
 @click.option(
     "--metrics", default="127.0.0.1:9095", show_default=True, metavar="HOST:PORT",
-    help='The daemon\'s metrics page, for stage times and drops; "" to do without.',
+    help='Read stage times and drops from the daemon\'s metrics page here; "" for none.',
 )  # fmt: skip
-@click.option("--server-key", type=click.Path(path_type=Path), help="The daemon's public key, where it asks for keys.")
-@click.option("--client-key", type=click.Path(path_type=Path), help="The page's own key file, NAME.key_secret.")
+@click.option("--server-key", type=click.Path(path_type=Path), help="Expect this public key of the daemon.")
+@click.option("--client-key", type=click.Path(path_type=Path), help="Log in with this key file, NAME.key_secret.")
 @click.option(
     "--listen", "listen_at", default="127.0.0.1:8095", show_default=True, metavar="HOST:PORT",
-    help="Where browsers connect; port 0 takes any free one.",
+    help="Serve the page here; port 0 takes any free one.",
 )  # fmt: skip
-@click.option("--password-file", type=click.Path(path_type=Path), help="Ask for the password that is stored there.")
-@click.option("--tls-certificate", type=click.Path(path_type=Path), help="Serve https with this certificate (PEM).")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's key (PEM).")
-@click.option("--behind-proxy", is_flag=True, help="A reverse proxy in front serves https.")
+@click.option(
+    "--password-file", type=click.Path(path_type=Path), help="Require the password that is stored in this file."
+)
+@click.option("--tls-certificate", type=click.Path(path_type=Path), help="Serve HTTPS with this certificate (PEM).")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Use this private key (PEM) of the certificate.")
+@click.option("--behind-proxy", is_flag=True, help="Trust a reverse proxy in front that serves HTTPS.")
 @click.option(
     "--host-name", "host_names", multiple=True, metavar="NAME",
-    help="A further name by which browsers call this page; may be given again.",
+    help="Accept this further host name in requests; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--set-password", "new_password_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="Ask for a password (or read a line of standard input), store it in FILE, and end.",
+    help="Prompt for a password (or read a line of standard input), store its hash in FILE, and exit.",
 )  # fmt: skip
 @click.option("--end-with-stdin", is_flag=True, hidden=True, help="End when standard input ends.")
 def command(
@@ -66,16 +68,16 @@ def command(
     new_password_file: Path | None,
     end_with_stdin: bool,
 ) -> None:
-    """Show a running daemon's streams in the browser: live pictures, rates, states, events.
+    """Serve a page that shows a running daemon's streams: live pictures, rates, states, events.
 
-    ENDPOINT is the daemon's [publisher] endpoint, tcp://127.0.0.1:5555 if left out. Only this machine can look,
-    unless a password and TLS (here or in a proxy) are given.
+    ENDPOINT is the daemon's [publisher] endpoint, tcp://127.0.0.1:5555 if left out. Other machines are refused
+    unless a password and TLS (here or in a proxy) are set.
     """
     if new_password_file is not None:
         _set_password(new_password_file)
         return
-    from streamdet.web.server import serve  # noqa: PLC0415 - the help must not wait for the web framework
-    from streamdet.web.settings import Settings  # noqa: PLC0415
+    from streamdet.web.server import serve
+    from streamdet.web.settings import Settings
 
     host, port = _address("--listen", listen_at)
     if metrics:
@@ -99,7 +101,7 @@ def command(
 
 
 def _set_password(path: Path) -> None:
-    from streamdet.security.passwords import Password, write_password  # noqa: PLC0415 - as above
+    from streamdet.security.passwords import Password, write_password
 
     if sys.stdin.isatty():
         text = click.prompt("New password", hide_input=True, confirmation_prompt="Again")
