@@ -320,7 +320,7 @@ def _between_start_codes(data: bytes) -> Iterator[tuple[int, bytes]]:
     while at >= 0:
         begin = at + 3
         if _is_slice(data[begin : begin + 1]):
-            # Where its end is takes long to find, and mostly nobody asks for what comes next.
+            # Where its end is takes long to find, and mostly no one asks for what comes next.
             yield at, data[begin : begin + _HEADER_BYTES]
             at = data.find(b"\0\0\1", begin)
             continue
