@@ -139,7 +139,7 @@ MOVED = {
     "spool": "delivery.spool",
     "stall_watch": "capture.watchdog",
     "standard_streams": "cli.standard_streams",
-    "status_log": "service.status_log",
+    "status_log": "service.statuses",
     "stream_series": "monitoring.metrics",
     "streams": "service.streams",
     "subscriptions": "delivery.subscriptions",

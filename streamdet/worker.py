@@ -1,4 +1,4 @@
-"""A thread that can be stopped, watched, and whose error is never lost."""
+"""Threads that can be stopped and watched, whose errors are never lost, and what ends their waits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Self
 class Worker(ABC):
     """Runs `run` in a thread of its own.
 
-    A worker is a context manager: entering starts it, leaving asks it to stop and waits. What `run`
-    raises is stored in `error` and told to `on_error`; nothing is caught and forgotten.
+    A worker is a context manager: entering starts it, leaving asks it to stop and waits. What `run` raises is stored
+    in `error`, and `on_error` is called with the worker.
 
     Attributes:
         name: name of the thread.
-        error: what `run` raised, or a thread that works for it; None while all is well.
+        error: what `run` raised, or a thread that works for it; None while there was none.
         heartbeat_monotonic_seconds: `time.monotonic()` of the last `beat()`.
     """
 
@@ -40,7 +40,7 @@ class Worker(ABC):
         """The work; returns soon after `stopping` turns true."""
 
     def wake(self) -> None:  # noqa: B027 - most workers need nothing
-        """Ends a wait of `run`; called from another thread, after `stopping` turned true."""
+        """Ends a wait of `run`; called by another thread, after `stopping` turned true."""
 
     @property
     def stopping(self) -> bool:
@@ -65,7 +65,11 @@ class Worker(ABC):
         self.heartbeat_monotonic_seconds = time.monotonic()
 
     def sleep(self, seconds: float) -> bool:
-        """Waits, at most until a stop is asked for; true when it was."""
+        """Waits, at most until a stop is asked for.
+
+        Returns:
+            Whether it was.
+        """
         return self._stopping.wait(seconds)
 
     def start(self) -> None:
@@ -94,7 +98,7 @@ class Worker(ABC):
         self.join()
 
     def fail(self, error: BaseException) -> None:
-        """Stores an error and tells it: what `run` raised, or another thread that works for this one."""
+        """Stores an error that `run` raised, or another thread that works for this one, and calls `on_error`."""
         self.error = error
         if self._on_error is not None:
             self._on_error(self)
@@ -108,26 +112,36 @@ class Worker(ABC):
 
 
 class Wakeup:
-    """A pair of sockets: what is written into one ends the wait at the other."""
+    """Ends a wait for sockets, from any thread or signal handler: a pair of sockets, one of which is waited for."""
 
     def __init__(self) -> None:
         self._receive, self._send = socket.socketpair()
         self._receive.settimeout(0)
         self._send.settimeout(0)
 
+    def fileno(self) -> int:
+        """The descriptor to wait for; readable after `wake`, until `clear`."""
+        return self._receive.fileno()
+
     def wake(self) -> None:
         """Ends the wait that is under way, or else the next one."""
         try:
             self._send.send(b"\0")
         except (BlockingIOError, OSError):
-            # Full: the wait is about to end anyway. Closed: there is none any more.
+            # Full: the wait is about to end anyway. Closed: nothing waits any more.
+            return
+
+    def clear(self) -> None:
+        """Makes the next wait a new one."""
+        try:
+            self._receive.recv(4096)
+        except BlockingIOError:
             return
 
     def wait(self, seconds: float) -> None:
-        """Sleeps until woken, for so long at the most; one thread only."""
-        readable, _, _ = select.select([self._receive], [], [], seconds)
-        if readable:
-            self._receive.recv(4096)
+        """Sleeps until woken, at most for this time; one thread only."""
+        select.select([self._receive], [], [], seconds)
+        self.clear()
 
     def close(self) -> None:
         """Frees the sockets; waking does nothing afterwards."""

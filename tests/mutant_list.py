@@ -147,7 +147,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "inference/sequence.py", "test_inference.py",
         ("results overtake each other", "while results and results[0].is_done:", "while results:",
          "test_results_of_several_workers_leave_in_the_order_of_the_frames"),
-        ("results held without measure", "self._held < _MOST_HELD and ", "",
+        ("results held without measure", "self._held < self._max_held and ", "",
          "test_few_results_are_held_for_one_that_hangs"),
     ),
     # ---- detector ----

@@ -111,7 +111,8 @@ def test_up_needs_a_frame() -> None:
 
 def test_numbers_go_on_from_an_earlier_capture() -> None:
     open_source, _ = scripted([give])
-    with Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source, last_seq=41) as recorder:
+    with Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source, waits=True) as recorder:
+        recorder.capture.begin(41)
         wait_until(lambda: recorder.frames, "the frame")
     assert recorder.frames[0].seq == 42
 

@@ -19,6 +19,7 @@ from streamdet import cli
 from streamdet.assets import sample_clip
 from streamdet.config import load_config
 from streamdet.config.toml import MAX_FILE_BYTES
+from streamdet.detector.pool import DetectorPool
 from streamdet.errors import ConfigError, ControlError
 from streamdet.service.control.client import ask
 from streamdet.service.daemon import Daemon
@@ -36,7 +37,7 @@ class Life(Worker):
 
     def __init__(self, config: Path) -> None:
         super().__init__("daemon")
-        self.daemon = Daemon(load_config(config), config, load=lambda *_: OneBox())
+        self.daemon = Daemon(load_config(config), config, load=lambda *_: DetectorPool([OneBox()]))
         self.exit_code: int | None = None
 
     def run(self) -> None:

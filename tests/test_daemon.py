@@ -12,6 +12,8 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 from streamdet.assets import sample_clip
 from streamdet.client.subscription import subscribe
 from streamdet.config import Config, MetricsConfig, PublisherConfig, StreamConfig
+from streamdet.detector.pool import DetectorPool
 from streamdet.errors import StreamdetError
 from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, DetectionEvent, Picture
@@ -75,7 +78,7 @@ class Running:
             metrics=MetricsConfig(endpoint=f"127.0.0.1:{free_port()}"),
             streams=streams,
         )
-        self.daemon = Daemon(self.config, path, load=lambda *_: self.detector, **options)
+        self.daemon = Daemon(self.config, path, load=lambda *_: DetectorPool([self.detector]), **options)
         self.exit_code: int | None = None
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready.set,))
@@ -239,72 +242,176 @@ def test_a_port_in_use_is_told_before_anything_starts() -> None:
             streams=(clip("east"),),
         )
         with pytest.raises(StreamdetError, match="another process uses it"):
-            Daemon(config, load=lambda *_: OneBox()).run()
+            Daemon(config, load=lambda *_: DetectorPool([OneBox()])).run()
+
+
+@dataclass(frozen=True)
+class Command:
+    """A daemon as a process of its own; its log goes to `stderr`."""
+
+    process: subprocess.Popen[str]
+    systemd: socket.socket
+    metrics: str
+
+    def wait_for(self, message: bytes) -> None:
+        """Waits for a message to systemd."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                if message in self.systemd.recv(4096):
+                    return
+            except TimeoutError:
+                assert self.process.poll() is None, self.process.communicate()[1]
+            assert time.monotonic() < deadline, message
+
+    def metric(self, name: str) -> float:
+        """The sum of all series of a metric."""
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=5) as answer:
+            page = answer.read().decode()
+        values = [line.rsplit(" ", 1)[1] for line in page.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
+        return sum(map(float, values))
+
+    def end(self) -> str:
+        """Asks for the end, which must be an orderly one; the log."""
+        self.process.send_signal(signal.SIGTERM)
+        log = self.process.communicate(timeout=30)[1]
+        assert self.process.returncode == 0, log
+        return log
+
+
+Start = Callable[..., Command]
 
 
 @pytest.fixture
-def command(tmp_path: Path, _engines_known: None) -> Iterator[subprocess.Popen[str]]:
-    """The real command with the embedded weights, ready; its log goes to `stderr`."""
-    ports = Config(
-        publisher=PublisherConfig(endpoint=f"tcp://127.0.0.1:{free_port()}"),
-        metrics=MetricsConfig(endpoint=f"127.0.0.1:{free_port()}"),
-    )
-    path = tmp_path / "streamdet.toml"
-    _write(path, ports, "east")
-    notify = tmp_path / "notify"
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts `streamdet run`, or `code` in its place, on one stream."""
+    started: list[subprocess.Popen[str]] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        notify = tmp_path / "notify"
         systemd.bind(str(notify))
         systemd.settimeout(1)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "streamdet", "run", "--config", str(path)],
-            env={**os.environ, "NOTIFY_SOCKET": str(notify), "XDG_RUNTIME_DIR": str(tmp_path)},
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            _wait_for_ready(systemd, process)
-            yield process
-        finally:
+
+        def start(code: str = "from streamdet.cli import main; main()", **environment: str) -> Command:
+            ports = Config(
+                publisher=PublisherConfig(endpoint=f"tcp://127.0.0.1:{free_port()}"),
+                metrics=MetricsConfig(endpoint=f"127.0.0.1:{free_port()}"),
+            )
+            path = tmp_path / "streamdet.toml"
+            _write(path, ports, "east", extra='[replay]\nendpoint = "off"\n')
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, "run", "--config", str(path)],
+                env={**os.environ, "NOTIFY_SOCKET": str(notify), "XDG_RUNTIME_DIR": str(tmp_path), **environment},
+                stderr=subprocess.PIPE, text=True, start_new_session=True,
+            )  # fmt: skip
+            started.append(process)
+            return Command(process, systemd, ports.metrics.endpoint)
+
+        yield start
+        for process in started:
             if process.poll() is None:
                 process.kill()
             process.communicate()
 
 
-def _wait_for_ready(systemd: socket.socket, process: subprocess.Popen[str]) -> None:
-    while True:
-        try:
-            if b"READY=1" in systemd.recv(4096):
-                return
-        except TimeoutError:
-            assert process.poll() is None, process.communicate()[1]
+@pytest.fixture
+def command(start: Start, _engines_known: None) -> Command:
+    """The real command with the embedded weights, ready."""
+    command = start()
+    command.wait_for(b"READY=1")
+    return command
 
 
-def test_sigterm_drains_and_ends_with_zero(command: subprocess.Popen[str]) -> None:
-    time.sleep(1)
-    command.send_signal(signal.SIGTERM)
-    assert command.wait(30) == 0
-    assert command.stderr is not None
-    assert "Traceback" not in command.stderr.read()
+def test_sigterm_drains_and_ends_with_zero(command: Command) -> None:
+    wait_until(lambda: command.metric("streamdet_frames_published_total") > 0)
+    assert "Traceback" not in command.end()
 
 
-def test_a_second_sigterm_forces_the_end(command: subprocess.Popen[str]) -> None:
-    command.send_signal(signal.SIGTERM)
-    command.send_signal(signal.SIGTERM)
-    assert command.wait(30) in {0, 128 + signal.SIGTERM}
-
-
-def test_every_change_of_state_is_logged(command: subprocess.Popen[str]) -> None:
-    time.sleep(2)
-    command.send_signal(signal.SIGTERM)
-    log = command.communicate(timeout=30)[1]
+def test_every_change_of_state_is_logged(command: Command) -> None:
+    wait_until(lambda: command.metric("streamdet_stream_connects_total") > 0)
+    log = command.end()
     assert "connecting" in log
     assert "east: up" in log
 
 
-def test_sighup_reloads_and_the_daemon_goes_on(command: subprocess.Popen[str]) -> None:
-    command.send_signal(signal.SIGHUP)
-    time.sleep(1)
-    assert command.poll() is None
-    command.send_signal(signal.SIGTERM)
-    assert command.wait(30) == 0
-    assert command.stderr is not None
-    assert "configuration loaded: 1 streams" in command.stderr.read()
+def test_sighup_reloads_and_the_daemon_goes_on(command: Command) -> None:
+    command.process.send_signal(signal.SIGHUP)
+    command.wait_for(b"RELOADING=1")
+    command.wait_for(b"READY=1")
+    published = command.metric("streamdet_frames_published_total")
+    wait_until(lambda: command.metric("streamdet_frames_published_total") > published)
+    assert "configuration loaded: 1 streams" in command.end()
+
+
+_STUCK = """
+import sys, threading
+from pathlib import Path
+from streamdet.config import load_config
+from streamdet.detector.pool import DetectorPool
+from streamdet.monitoring import systemd
+from streamdet.service.daemon import Daemon
+
+class Stuck:
+    labels = ("person",)
+    def warm_up(self): pass
+    def detect(self, pictures):
+        systemd.status("detecting")
+        threading.Event().wait()
+
+daemon = Daemon(load_config(Path(sys.argv[3])), load=lambda *_: DetectorPool([Stuck()]))
+with daemon.signals():
+    sys.exit(daemon.run())
+"""
+
+
+def test_a_second_sigterm_ends_a_daemon_whose_orderly_end_hangs(start: Start) -> None:
+    command = start(_STUCK)
+    command.wait_for(b"STATUS=detecting")
+    command.process.send_signal(signal.SIGTERM)
+    command.wait_for(b"STOPPING=1")
+    # It waits for the detector now, 10 s.
+    with pytest.raises(subprocess.TimeoutExpired):
+        command.process.wait(0.5)
+    command.process.send_signal(signal.SIGTERM)
+    assert command.process.wait(5) == 128 + signal.SIGTERM
+
+
+_LOADS_FOR_EVER = """
+import ctypes
+from streamdet.monitoring import systemd
+from streamdet.service import daemon
+from streamdet.cli import main
+
+def load(*_, **__):
+    systemd.status("loading")
+    ctypes.CDLL(None).sleep(600)
+
+daemon.load_real_detector = load
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_a_library_loads_the_detector_ends_at_once(start: Start, number: int) -> None:
+    command = start(_LOADS_FOR_EVER)
+    command.wait_for(b"STATUS=loading")
+    command.process.send_signal(number)
+    assert command.process.wait(5) == 0
+
+
+def test_a_stop_during_the_trial_of_engines_ends_every_process_of_it(start: Start, tmp_path: Path) -> None:
+    command = start(XDG_STATE_HOME=str(tmp_path / "state"))
+    wait_until(lambda: len(processes_of(command.process.pid)) > 1)
+    command.process.send_signal(signal.SIGTERM)
+    assert command.process.wait(10) == 0
+    wait_until(lambda: processes_of(command.process.pid) == [])
+
+
+def processes_of(session: int) -> list[int]:
+    """The processes of a session that run."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, its_session = status.read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state != "Z":
+                found.append(int(status.parent.name))
+    return found

@@ -63,8 +63,7 @@ def test_workers_share_the_weights_and_find_the_same() -> None:
     first, *others = [detector.detect(shown) for detector in several.detectors]
     assert len(first[0]) > 0
     assert others == [first] * 2
-    assert several.detect(shown) == first
-    assert [count_of(metrics, stage) for stage in STAGES] == [4] * len(STAGES)
+    assert [count_of(metrics, stage) for stage in STAGES] == [3] * len(STAGES)
 
 
 @pytest.mark.usefixtures("_settings_kept")

@@ -35,6 +35,7 @@ from streamdet.delivery.preview import Previews
 from streamdet.delivery.replay import Replay
 from streamdet.delivery.segments import Segments
 from streamdet.delivery.spool import Spool
+from streamdet.detector.pool import DetectorPool
 from streamdet.errors import EXIT_UNAVAILABLE, ControlError
 from streamdet.http_server import HttpServer, _Connections, _Protocol
 from streamdet.inference.thread import Inference
@@ -64,7 +65,7 @@ class Running:
             f'[spool]\ndirectory = "{folder / "spool"}"\n[control]\npath = "{self.control_path}"\n' + "".join(streams)
         )
         self.config: Config = load_config(path)
-        self.daemon = Daemon(self.config, path, load=lambda *_: detector or StandIn())
+        self.daemon = Daemon(self.config, path, load=lambda *_: DetectorPool([detector or StandIn()]))
         self.outcome: int | BaseException | None = None
         self._thread = threading.Thread(target=self._run)
 

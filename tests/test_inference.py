@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from streamdet.detector.failures import is_device_lost, is_out_of_memory
-from streamdet.detector.pool import DetectorPool
+from streamdet.detector.pool import Detector, DetectorPool
 from streamdet.errors import EXIT_DEVICE_LOST, EXIT_UNAVAILABLE, DetectorError, DeviceLostError
 from streamdet.inference.batch_queue import BatchQueue
-from streamdet.inference.thread import Detector, Inference, InferenceGroup, OnUnusable, _seconds_without_progress
+from streamdet.inference.thread import Inference, InferenceGroup, OnUnusable
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Detection, Drop, Frame, Picture
@@ -84,6 +84,7 @@ class Line:
         put_detections: Callable[[Frame, list[Detection]], None] | None = None,
         stuck_after_seconds: float = 60.0,
         on_unusable: OnUnusable = lambda _frame, _why: None,
+        smaller_batch_seconds: float = 60.0,
     ) -> None:
         self.ledger = Ledger()
         self.metrics = Metrics(self.ledger)
@@ -93,15 +94,17 @@ class Line:
             self.metrics.set_stream(name, ["person"])
             self.queue.set_stream(Rules(name))
         self.published: list[tuple[Frame, list[Detection]]] = []
-        self.inference = Inference(
+        self.group = InferenceGroup(
             self.queue,
-            detector,
+            DetectorPool([detector]),
             put_detections or self.publish,
             self.metrics,
             on_error,
             stuck_after_seconds=stuck_after_seconds,
+            smaller_batch_seconds=smaller_batch_seconds,
             on_unusable=on_unusable,
         )
+        (self.inference,) = self.group.workers
 
     def publish(self, frame: Frame, detections: list[Detection]) -> None:
         self.published.append((frame, detections))
@@ -224,11 +227,10 @@ def test_when_memory_runs_out_the_batch_is_halved_and_no_frame_lost(error: Excep
     assert line.in_flight() == 0
 
 
-def test_the_full_batch_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.inference.thread._SMALLER_BATCH_SECONDS", 0.0)
+def test_the_full_batch_is_tried_again_after_a_while() -> None:
     memory = NoMemory(4, MemoryError())
     detector = StandIn(memory)
-    line = Line(detector)
+    line = Line(detector, smaller_batch_seconds=0.0)
     line.put_all()
     with line.inference:
         # It would try 8 for ever: the others gave back their memory.
@@ -408,31 +410,32 @@ def test_a_thread_is_stuck_only_when_frames_are_due_and_none_comes_out() -> None
     line = Line(StandIn(hold), stuck_after_seconds=30)
     with line.inference:
         # Idle for an hour is not stuck.
-        assert line.inference.seconds_without_progress(time.monotonic() + 3600) == 0
-        assert not line.inference.is_stuck(time.monotonic() + 3600)
+        assert line.group.seconds_without_progress(time.monotonic() + 3600) == 0
+        assert not line.group.is_stuck(time.monotonic() + 3600)
         line.put("stream-0")
         assert begun.wait(_PATIENCE_SECONDS)
-        assert not line.inference.is_stuck()
-        assert line.inference.is_stuck(time.monotonic() + 31)
+        assert not line.group.is_stuck()
+        assert line.group.is_stuck(time.monotonic() + 31)
         go_on.set()
         until(lambda: line.published)
-        until(lambda: not line.inference.is_stuck(time.monotonic() + 3600))
+        until(lambda: not line.group.is_stuck(time.monotonic() + 3600))
 
 
 def test_a_worker_that_hangs_is_seen_whatever_others_do() -> None:
-    workers = [
+    line = Line(StandIn())
+    line.group.workers = [
         cast("Inference", SimpleNamespace(batch_began_at=began_at, heartbeat_monotonic_seconds=heartbeat))
         for began_at, heartbeat in ((1.0, 0.5), (99.0, 99.5), (None, 98.0))
     ]
-    assert _seconds_without_progress(workers, BatchQueue(1, 0.0, Ledger().dropped), 100.0) == 99.0
+    assert line.group.seconds_without_progress(100.0) == 99.0
 
 
 def test_a_dead_thread_with_frames_waiting_is_stuck() -> None:
     line = Line(StandIn(NoMemory(0, ValueError("broken"))), stuck_after_seconds=30)
     end(line)
-    assert not line.inference.is_stuck(time.monotonic() + 31)
+    assert not line.group.is_stuck(time.monotonic() + 31)
     line.put("stream-0")
-    assert line.inference.is_stuck(time.monotonic() + 31)
+    assert line.group.is_stuck(time.monotonic() + 31)
 
 
 def test_a_receiver_that_blocks_is_stuck_and_a_slow_detector_is_not() -> None:
@@ -447,11 +450,11 @@ def test_a_receiver_that_blocks_is_stuck_and_a_slow_detector_is_not() -> None:
     line.put_all()
     with line.inference:
         until(lambda: len(line.published) == 2)
-        assert line.inference.is_stuck(time.monotonic() + 31)
+        assert line.group.is_stuck(time.monotonic() + 31)
         # A frame came out just now, though the batch began long ago.
         line.inference.beat()
-        line.inference._batch_began_at = time.monotonic() - 3600
-        assert not line.inference.is_stuck()
+        line.inference.batch_began_at = time.monotonic() - 3600
+        assert not line.group.is_stuck()
         go_on.set()
 
 
@@ -481,12 +484,9 @@ class Slow(StandIn):
     def __init__(self, seconds: float) -> None:
         super().__init__(lambda _: time.sleep(seconds))
 
-    def for_another_thread(self) -> Slow:
-        return Slow(0.0)
-
 
 def group_of(line: Line, count: int, first: Slow, on_error: Callable[[Worker], None] | None = None) -> InferenceGroup:
-    detector = DetectorPool(first, count)
+    detector = DetectorPool([first, *(Slow(0.0) for _ in range(count - 1))])
     return InferenceGroup(line.queue, detector, line.publish, line.metrics, on_error, stuck_after_seconds=30)
 
 
@@ -518,15 +518,12 @@ class HeldFirst(StandIn):
         if len(self._begun) == 1:
             self._go_on.wait(_PATIENCE_SECONDS)
 
-    def for_another_thread(self) -> HeldFirst:
-        return HeldFirst(self._go_on, self._begun)
-
 
 def test_a_batch_overtaken_by_another_still_leaves_first() -> None:
     go_on = threading.Event()
     begun: list[int] = []
     line = Line(StandIn(), streams=1)
-    detectors = DetectorPool(HeldFirst(go_on, begun), 2)
+    detectors = DetectorPool([HeldFirst(go_on, begun) for _ in range(2)])
     group = InferenceGroup(line.queue, detectors, line.publish, line.metrics, stuck_after_seconds=30)
     with group:
         line.put("stream-0", 1)
@@ -544,12 +541,16 @@ def test_a_batch_overtaken_by_another_still_leaves_first() -> None:
 
 
 @contextmanager
-def held_first(line: Line, at_once: int = 2) -> Iterator[tuple[threading.Event, list[int], InferenceGroup]]:
+def held_first(
+    line: Line, at_once: int = 2, max_held: int = 64
+) -> Iterator[tuple[threading.Event, list[int], InferenceGroup]]:
     """Two workers, one of which has the first frame of stream-0 until the event; sizes of batches as they begin."""
     go_on = threading.Event()
     begun: list[int] = []
-    detectors = DetectorPool(HeldFirst(go_on, begun), 2)
-    with InferenceGroup(line.queue, detectors, line.publish, line.metrics, stuck_after_seconds=30) as group:
+    detectors = DetectorPool([HeldFirst(go_on, begun) for _ in range(2)])
+    with InferenceGroup(
+        line.queue, detectors, line.publish, line.metrics, stuck_after_seconds=30, max_held_results=max_held
+    ) as group:
         group.limit(at_once)
         line.put("stream-0", 1)
         until(lambda: len(begun) == 1)
@@ -570,10 +571,9 @@ def test_streams_do_not_wait_for_a_slow_batch_of_others() -> None:
     assert line.in_flight() == 0
 
 
-def test_few_results_are_held_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.inference.sequence._MOST_HELD", 3)
+def test_few_results_are_held_for_one_that_hangs() -> None:
     line = Line(StandIn(), streams=1)
-    with held_first(line) as (go_on, _, group):
+    with held_first(line, max_held=3) as (go_on, _, group):
         for seq in range(2, 5):
             line.put("stream-0", seq)
             until(lambda seq=seq: group.in_hand() == seq)
@@ -607,7 +607,7 @@ def test_the_limit_can_be_set_while_the_receiver_is_at_a_standstill() -> None:
         line.publish(frame, detections)
         go_on.wait(_PATIENCE_SECONDS)
 
-    with InferenceGroup(line.queue, StandIn(), put_detections, line.metrics) as group:
+    with InferenceGroup(line.queue, DetectorPool([StandIn()]), put_detections, line.metrics) as group:
         line.put_all()
         until(lambda: line.published)
         setting = threading.Thread(target=group.limit, args=(1,))
@@ -624,7 +624,7 @@ def test_workers_share_what_waits_where_they_should(*, shares: bool, first_batch
     go_on = threading.Event()
     begun: list[int] = []
     line = Line(StandIn(), streams=4)
-    detectors = DetectorPool(HeldFirst(go_on, begun), 2, shares=shares)
+    detectors = DetectorPool([HeldFirst(go_on, begun) for _ in range(2)], shares=shares)
     line.put_all()
     with InferenceGroup(line.queue, detectors, line.publish, line.metrics):
         until(lambda: begun)
@@ -644,7 +644,7 @@ def test_what_was_held_for_a_frame_that_is_lost_leaves() -> None:
     go_on = threading.Event()
     begun: list[int] = []
     line = Line(StandIn(), streams=1)
-    detectors = DetectorPool(FailsAtLast(go_on, begun), 2)
+    detectors = DetectorPool([FailsAtLast(go_on, begun), HeldFirst(go_on, begun)])
     group = InferenceGroup(line.queue, detectors, line.publish, line.metrics)
     with group:
         line.put("stream-0", 1)
@@ -674,5 +674,4 @@ def test_the_error_of_one_worker_is_told_and_the_ledger_balances() -> None:
 
 def test_a_detector_of_its_own_has_one_worker() -> None:
     line = Line(StandIn())
-    group = InferenceGroup(line.queue, StandIn(), line.publish, line.metrics)
-    assert [worker.name for worker in group.workers] == ["inference"]
+    assert [worker.name for worker in line.group.workers] == ["inference"]

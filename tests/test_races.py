@@ -25,8 +25,9 @@ from streamdet.bench.stand_in import StandIn
 from streamdet.capture.thread import Capture
 from streamdet.config import StreamConfig
 from streamdet.delivery.publisher import Publisher
+from streamdet.detector.pool import DetectorPool
 from streamdet.inference.batch_queue import BatchQueue
-from streamdet.inference.thread import DetectorPool, InferenceGroup
+from streamdet.inference.thread import InferenceGroup
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Detection, Frame
 from streamdet.worker import Worker
@@ -203,7 +204,7 @@ def test_detection_starts_stops_and_fails(chance: random.Random) -> None:
             metrics.frame_published(frame.stream, 0.0, [])
 
         errors: list[Worker] = []
-        detector = DetectorPool(Failing(chance), 3)
+        detector = DetectorPool([Failing(chance) for _ in range(3)])
         with InferenceGroup(queue, detector, publish, metrics, errors.append):
             for seq in range(1, chance.randrange(1, 40)):
                 for name in ("a", "b", "c"):

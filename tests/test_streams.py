@@ -15,10 +15,11 @@ from prometheus_client import generate_latest
 from publishing import metrics_of, publisher_at
 
 from streamdet.assets import sample_clip
+from streamdet.capture.thread import Capture
 from streamdet.config import StreamConfig
 from streamdet.errors import ApplyError
 from streamdet.inference.batch_queue import BatchQueue
-from streamdet.service.streams import Applied, Streams, _WaitingCapture
+from streamdet.service.streams import Applied, Streams
 from streamdet.types import Reason, State
 from streamdet.worker import Worker
 
@@ -151,14 +152,14 @@ def test_without_a_thread_nothing_changes(running: Running, monkeypatch: pytest.
     running.streams.apply([clip("a"), clip("b")])
     wait_until(lambda: running.captured("a") > 0 and running.captured("b") > 0)
     captures, threads = dict(running.streams._captures), threading.active_count()
-    start = _WaitingCapture.start
+    start = Capture.start
 
-    def fails_at_last(capture: _WaitingCapture) -> None:
+    def fails_at_last(capture: Capture) -> None:
         if capture.name == "capture-z":
             raise error
         start(capture)
 
-    monkeypatch.setattr(_WaitingCapture, "start", fails_at_last)
+    monkeypatch.setattr(Capture, "start", fails_at_last)
     with pytest.raises(ApplyError, match="run as before"):
         running.streams.apply([clip("b", stall_seconds=3), clip("c"), clip("z")])
     assert running.streams._captures == captures

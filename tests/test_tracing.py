@@ -18,6 +18,7 @@ from publishing import frame_of
 from streamdet import subscribe
 from streamdet.assets import sample_clip
 from streamdet.config import Config, MetricsConfig, PublisherConfig, StreamConfig, TracingConfig, load_config
+from streamdet.detector.pool import DetectorPool
 from streamdet.errors import ConfigError
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.opentelemetry import Tracer
@@ -194,7 +195,7 @@ def test_the_daemon_puts_the_trace_id_into_the_event(collector: Collector, tmp_p
         tracing=TracingConfig(endpoint=collector.endpoint, sample_ratio=1),
         streams=(StreamConfig(name="clip", url=str(sample_clip()), loop=True),),
     )
-    daemon = Daemon(config, load=StagedStandIn)
+    daemon = Daemon(config, load=lambda *arguments: DetectorPool([StagedStandIn(*arguments)]))
     running = threading.Thread(target=daemon.run)
     running.start()
     try:

@@ -21,6 +21,7 @@ from web import WebServer
 
 from streamdet.assets import sample_clip
 from streamdet.config import Config, MetricsConfig, PublisherConfig, StreamConfig
+from streamdet.detector.pool import DetectorPool
 from streamdet.monitoring.metrics import Metrics
 from streamdet.security.passwords import Password, write_password
 from streamdet.service.daemon import Daemon
@@ -358,7 +359,7 @@ def daemon(camera: WebServer) -> Iterator[Daemon]:
             StreamConfig(name="clip", url=str(sample_clip()), loop=True),
         ),
     )
-    daemon = Daemon(config, load=lambda _, metrics: OneBox(metrics))
+    daemon = Daemon(config, load=lambda _, metrics: DetectorPool([OneBox(metrics)]))
     ready = threading.Event()
     thread = threading.Thread(target=daemon.run, args=(ready.set,))
     thread.start()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streamdet.config import load_config
+from streamdet.detector.pool import DetectorPool
 from streamdet.monitoring.log import configure_logging
 from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, Picture
@@ -32,7 +33,7 @@ def main(path: Path) -> int:
     """Runs until SIGTERM; the exit code."""
     config = load_config(path)
     configure_logging(config.log)
-    daemon = Daemon(config, path, load=lambda *_: StandIn())
+    daemon = Daemon(config, path, load=lambda *_: DetectorPool([StandIn()]))
     with daemon.signals():
         return daemon.run()
 

@@ -74,7 +74,7 @@ class Capture(Worker):
         metrics: gets frames, decoding times, states and reconnects.
         open_source: opens the source.
         on_error: told when the thread has ended by an error: not even the stream's state could be reported.
-        last_seq: of the frame before the first one, when the stream ran before with another configuration.
+        waits: whether the thread, once started, waits for `begin` before it connects.
         backoff: waits between attempts.
 
     Attributes:
@@ -93,11 +93,12 @@ class Capture(Worker):
         metrics: Metrics,
         open_source: Callable[[StreamConfig], Source] | None = None,
         on_error: Callable[[Worker], None] | None = None,
-        last_seq: int = 0,
+        *,
+        waits: bool = False,
         backoff: Backoff | None = None,
     ) -> None:
         super().__init__(f"capture-{config.name}", on_error)
-        self.last_seq = last_seq
+        self.last_seq = 0
         self.status = StreamStatus(config.name, State.CONNECTING, None, "", time.time())
         self._config = config
         self._put = put
@@ -105,22 +106,36 @@ class Capture(Worker):
         self._metrics = metrics
         self._open_source = open_source or sources.open_source
         self._backoff = backoff or Backoff()
+        self._may_begin = threading.Event()
+        if not waits:
+            self._may_begin.set()
         self._was_live = False
         self._rate = FrameRate()
         self._interrupt = Interrupt()
         self._load = LoadLimit()
         self._lock = threading.Lock()
-        self._connected_after_seq = last_seq
+        self._connected_after_seq = 0
         self._condemned: SourceError | None = None
         self._held_at = float("-inf")
         self._watched = _WATCH.watched(self._on_overdue, self._watch_failed)
 
+    def begin(self, last_seq: int) -> None:
+        """Lets a capture that waits connect.
+
+        Args:
+            last_seq: of the stream's newest frame; 0 for a new stream.
+        """
+        self.last_seq = last_seq
+        self._may_begin.set()
+
     def wake(self) -> None:
-        """Ends the wait for the next frame."""
+        """Ends the wait for `begin`, or for the next frame."""
+        self._may_begin.set()
         self._interrupt.set()
 
     def run(self) -> None:
         """Captures until a stop is asked for, or a file has come to its end."""
+        self._may_begin.wait()
         with self._interrupt.bound(), self._watched:
             while not self.stopping:
                 failure = self._attempt()

@@ -16,9 +16,6 @@ from streamdet.detector.trial import Choice, settle, usable_cores
 from streamdet.monitoring.metrics import Metrics
 
 if TYPE_CHECKING:
-    from streamdet.detector.graph.detector import GraphDetector
-    from streamdet.detector.pipeline import FasterRcnnDetector
-    from streamdet.detector.reference import ReferenceDetector
     from streamdet.detector.weights import Weights
 
 _log = logging.getLogger(__name__)
@@ -39,9 +36,7 @@ def choose_workers(workers: int | None, cores: int) -> int:
     return workers if workers is not None else min(max(cores, 1), _MOST_WORKERS)
 
 
-def load_real_detector(
-    config: Config, metrics: Metrics, stopping: Callable[[], bool] = lambda: False
-) -> DetectorPool[FasterRcnnDetector | ReferenceDetector] | DetectorPool[GraphDetector]:
+def load_real_detector(config: Config, metrics: Metrics, stopping: Callable[[], bool] = lambda: False) -> DetectorPool:
     """Loads the detector that the configuration asks for; takes seconds, since it needs torch.
 
     What is "auto" is settled by a trial (`streamdet.detector.trial`), which takes its time at the first start.
@@ -75,9 +70,7 @@ def load_real_detector(
     return _on_one_device(settings, weights, metrics, choice)
 
 
-def _on_one_device(
-    settings: DetectorConfig, weights: Weights, metrics: Metrics, choice: Choice | None
-) -> DetectorPool[FasterRcnnDetector | ReferenceDetector]:
+def _on_one_device(settings: DetectorConfig, weights: Weights, metrics: Metrics, choice: Choice | None) -> DetectorPool:
     """As many workers as the CPU has room for, or one on a CUDA device."""
     from streamdet.detector.device import device_busy, device_memory  # noqa: PLC0415 - needs torch
     from streamdet.detector.pipeline import FasterRcnnDetector, weights_for  # noqa: PLC0415 - the same
@@ -91,20 +84,19 @@ def _on_one_device(
     device = detector.device
     if device.type == "cuda":
         metrics.add_device(str(device), lambda: device_memory(device), device_busy(device))
-        return DetectorPool(detector, 1, running=_running(settings, weights, str(device), 1, choice))
+        return DetectorPool([detector], running=_running(settings, weights, str(device), 1, choice))
     cores = usable_cores()
     measured = choice.workers if choice is not None else None
     workers = settings.workers or measured or choose_workers(None, cores)
     return DetectorPool(
-        detector,
-        workers,
+        [detector, *(detector.for_another_thread() for _ in range(workers - 1))],
         cores if settings.workers is None else None,
         shares=True,
         running=_running(settings, weights, str(device), workers, choice),
     )
 
 
-def _on_cuda_devices(settings: DetectorConfig, metrics: Metrics, choice: Choice | None) -> DetectorPool[GraphDetector]:
+def _on_cuda_devices(settings: DetectorConfig, metrics: Metrics, choice: Choice | None) -> DetectorPool:
     """Two workers for each CUDA device that the configuration names, behind the one queue."""
     from streamdet.detector.device import choose_device, device_busy, device_memory  # noqa: PLC0415 - needs torch
     from streamdet.detector.graph.detector import load_graph_detectors  # noqa: PLC0415 - the same
@@ -118,9 +110,7 @@ def _on_cuda_devices(settings: DetectorConfig, metrics: Metrics, choice: Choice 
     for device in devices:
         metrics.add_device(str(device), functools.partial(device_memory, device), device_busy(device))
     running = _running(settings, None, ",".join(map(str, devices)), len(detectors), choice)
-    several = DetectorPool(detectors[0], 1, running=running)
-    several.detectors = detectors
-    return several
+    return DetectorPool(detectors, running=running)
 
 
 def _running(

@@ -1,11 +1,11 @@
-"""Several detectors that share one set of weights, one for each inference worker."""
+"""The detectors of a daemon: what each can do, what they are, and how many detect at the same time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Protocol
 
 from streamdet.types import Detection, Picture
 
@@ -57,63 +57,56 @@ class Running:
         return f"{text}; left out: {others}" if others else text
 
 
-class Shareable(Protocol):
-    """A detector that can make another one with the same weights."""
+class Detector(Protocol):
+    """Finds objects in pictures; for one thread at a time."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Every label that a detection may carry."""
 
     def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
-        """The detections of each picture."""
+        """The detections of each picture, by falling score."""
 
     def warm_up(self) -> None:
-        """Runs the largest batch once."""
-
-    def for_another_thread(self) -> Self:
-        """One with the same weights that can be used at the same time."""
+        """Runs the largest batch once, so that memory errors happen at the start."""
 
 
-_D = TypeVar("_D", bound=Shareable)
-
-
-class DetectorPool(Generic[_D]):
-    """Stands for as many detectors as there are workers.
+class DetectorPool:
+    """One detector for each inference worker; they may share their weights.
 
     Args:
-        first: the others share its weights.
-        count: how many in all, from 1.
-        cores: that they share with captures, so that not all may be at work at all times; None where that
-            is of no concern.
+        detectors: each is used by one thread at a time; at least one.
+        cores: that they share with captures, so that not all may detect at all times; None if they use none.
         shares: whether they divide what waits among them: where larger batches gain little.
-        running: what they are.
+        running: what they are; None for a stand-in.
 
     Attributes:
-        detectors: each to be used by one thread at a time.
+        detectors: as given.
         cores: as given.
         shares: as given.
         running: as given.
     """
 
     def __init__(
-        self, first: _D, count: int, cores: int | None = None, *, shares: bool = False, running: Running | None = None
+        self,
+        detectors: Sequence[Detector],
+        cores: int | None = None,
+        *,
+        shares: bool = False,
+        running: Running | None = None,
     ) -> None:
-        self.running = running
+        self.detectors = tuple(detectors)
         self.cores = cores
         self.shares = shares
-        self.detectors: list[_D] = [first, *(first.for_another_thread() for _ in range(count - 1))]
+        self.running = running
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Every label that a detection may carry."""
         return self.detectors[0].labels
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
-        """Detects with the first one."""
-        return self.detectors[0].detect(pictures)
-
     def warm_up(self) -> None:
-        """Runs the largest batch of each once; the first lays out what they share, the others go beside each other."""
+        """Runs the largest batch of each once: the first alone, as it prepares what they share, then the others."""
         self.detectors[0].warm_up()
         with ThreadPoolExecutor(len(self.detectors), "warm-up") as pool:
             for done in [pool.submit(detector.warm_up) for detector in self.detectors[1:]]:

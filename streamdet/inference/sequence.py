@@ -5,26 +5,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.types import Detection, Frame
 
-# Results that may wait for older ones, with their pictures (3 MB for 1080p). They are a few, unless a worker hangs.
-_MOST_HELD = 64
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """A frame that a worker has; `detections` is None before it is done, and for good if it was dropped."""
-
-    frame: Frame
-    is_done: bool = False
-    detections: list[Detection] | None = field(default=None)
-
 
 class ResultSequencer:
-    """Hands results on so that those of a stream leave in the order of its frames, whichever thread detected them.
+    """Hands results on so that those of a stream leave in the order of its frames, whichever worker detected them.
 
     A result that is ready before one of an older frame of its stream is held until that one has left. The worker goes
     on: batches differ in size, so one that waited for all older batches would often be idle. Streams do not wait for
@@ -36,9 +24,11 @@ class ResultSequencer:
         queue: where batches come from.
         put_detections: takes each frame with its detections; called by one thread at a time; may wait.
         at_once: how many batches may be out at the same time.
-        shares: whether a worker leaves the others their part of what waits, unless that fills a batch. What is left
-            to one that is about to be done comes out sooner than at the end of a larger batch; where large batches
-            gain little, as on a CPU, that costs next to nothing.
+        shares: whether a worker leaves the others their part of what waits, unless that fills a batch. A worker that
+            is about to be done takes the rest sooner than it would leave in a larger batch; where large batches gain
+            little, as on a CPU, that costs next to nothing.
+        max_held: results that may wait for older ones, with their pictures (3 MB for 1080p); then no batch is handed
+            out. They are a few, unless a worker hangs.
     """
 
     def __init__(
@@ -48,6 +38,7 @@ class ResultSequencer:
         at_once: int,
         *,
         shares: bool = False,
+        max_held: int = 64,
     ) -> None:
         self._queue = queue
         self._put_detections = put_detections
@@ -55,12 +46,13 @@ class ResultSequencer:
         self._changed = threading.Condition()
         self._pending: dict[str, deque[_Pending]] = {}
         self._held = 0
+        self._max_held = max_held
         self._at_once = at_once
         self._shares = shares
         self._out = 0
 
     def take(self, timeout_seconds: float) -> list[Frame]:
-        """The next batch, each frame of which must be handed on or dropped, and then `end` be called.
+        """The next batch; each of its frames must be handed on or dropped, and then `end` be called.
 
         Waits while `at_once` batches are out, or many results are held; for the rest see `BatchQueue.take`.
         """
@@ -75,33 +67,33 @@ class ResultSequencer:
                     self._pending.setdefault(frame.stream, deque()).append(_Pending(frame))
             return batch
 
+    def hand_on(self, frame: Frame, detections: list[Detection]) -> None:
+        """Takes the detections of a frame: it leaves, with those that waited for it, or is held itself."""
+        self._finish(frame, detections)
+
+    def drop(self, frame: Frame) -> None:
+        """Lets the frames of a stream that waited for this one leave; it will never be handed on itself."""
+        self._finish(frame, None)
+
     def end(self) -> None:
-        """Says that a worker is done with its batch."""
+        """Ends a batch: another one may be taken."""
         with self._changed:
             self._out -= 1
             self._changed.notify_all()
 
     def limit(self, at_once: int) -> None:
-        """Sets how many batches may be out at the same time, from 1; applied within the time-out of a `take`.
+        """Sets how many batches may be out at the same time, from 1; takes effect within the time-out of a `take`.
 
         Never waits, unlike what hands results on: the receiver may be at a standstill.
         """
         self._at_once = at_once
-
-    def hand_on(self, frame: Frame, detections: list[Detection]) -> None:
-        """Says what is in a frame; it leaves, and with it those of its stream that were held for it, or is held."""
-        self._finish(frame, detections)
-
-    def drop(self, frame: Frame) -> None:
-        """Says that a frame will never be handed on."""
-        self._finish(frame, None)
 
     def held(self) -> int:
         """Results that wait for older ones."""
         return self._held
 
     def _may_take(self) -> bool:
-        return self._held < _MOST_HELD and self._out < self._at_once
+        return self._held < self._max_held and self._out < self._at_once
 
     def _finish(self, frame: Frame, detections: list[Detection] | None) -> None:
         with self._changed:
@@ -119,3 +111,12 @@ class ResultSequencer:
                 if not results:
                     del self._pending[frame.stream]
                 self._changed.notify_all()
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A frame that a worker has; `detections` is None before it is done, and for good if it was dropped."""
+
+    frame: Frame
+    is_done: bool = False
+    detections: list[Detection] | None = None

@@ -26,11 +26,10 @@ from streamdet.errors import (
     ConfigError,
     ControlError,
     EndpointError,
-    SourceError,
     StreamdetError,
 )
 from streamdet.inference.batch_queue import BatchQueue
-from streamdet.inference.thread import Detector, InferenceGroup
+from streamdet.inference.thread import InferenceGroup
 from streamdet.monitoring import systemd
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
@@ -41,10 +40,9 @@ from streamdet.service.commands import Commands
 from streamdet.service.control.paths import AUTO, changes_file_of_daemon, socket_of_daemon
 from streamdet.service.control.server import ControlServer, Pending
 from streamdet.service.housekeeping import Housekeeping, stuck_after_seconds
-from streamdet.service.live_config import LiveConfig, Reloaded
+from streamdet.service.live_config import LiveConfig
 from streamdet.service.pages import HealthServer, HealthSnapshot
 from streamdet.service.streams import Streams
-from streamdet.types import Frame, Reason
 from streamdet.worker import Wakeup, Worker
 
 _log = logging.getLogger(__name__)
@@ -52,7 +50,10 @@ _log = logging.getLogger(__name__)
 # SIGTERM must end in 5 s: captures may take 2, and publishing what is left 2 more at the most.
 _DRAIN_SECONDS = 1.0
 
-LoadDetector = Callable[[Config, Metrics], Detector]
+# What a library cannot interrupt while it loads is left behind after this time.
+_LOADER_JOIN_SECONDS = 0.5
+
+LoadDetector = Callable[[Config, Metrics], DetectorPool]
 
 
 class Daemon:
@@ -61,7 +62,7 @@ class Daemon:
     Args:
         config: what to do.
         config_path: where `reload` reads the next configuration; without it there is no reload.
-        load: makes the detector; the real one unless given.
+        load: makes the detectors; the real ones unless given.
         stop_when_ended: end by itself when every stream has ended.
 
     Attributes:
@@ -69,6 +70,7 @@ class Daemon:
         ledger: what became of every frame.
         metrics: what the metrics page shows.
         running: what detects; None until it is loaded, and where it is a stand-in.
+        left_loading: whether the detector was still being loaded when `run` returned, in a thread that goes on.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Daemon:
     ) -> None:
         self.epoch = secrets.token_hex(8)
         self.running: Running | None = None
+        self.left_loading = False
         self.ledger = Ledger()
         self.metrics = Metrics(self.ledger)
         self.metrics.healthy.set_function(lambda: float(self.health().healthy))
@@ -129,16 +132,11 @@ class Daemon:
             if control is not None:
                 stack.callback(control.close)
             stack.enter_context(health)
-            try:
-                detector = self._load(self.config, self.metrics)
-            except Interrupted:
-                return 0
-            if not self._stop_requested:
-                detector.warm_up()
-            if self._stop_requested:
+            detectors = self._load_detectors()
+            if detectors is None:
                 return 0
 
-            self.running = running = detector.running if isinstance(detector, DetectorPool) else None
+            self.running = running = detectors.running
             if running is not None:
                 self.metrics.engine(running.facts())
             # Downstream first: leaving the block stops captures, then inference, then the publisher.
@@ -150,26 +148,26 @@ class Daemon:
                 self.config.detector.max_batch_delay_seconds,
                 self.metrics.frame_dropped,
             )
+            self._streams = Streams(queue, publisher, self.metrics, detectors.labels, self._on_error)
             inference = InferenceGroup(
                 queue,
-                detector,
+                detectors,
                 publisher.put_detections,
                 self.metrics,
                 self._on_error,
                 stuck_after_seconds=stuck_after_seconds(),
                 tracer=tracer,
-                on_unusable=self._on_unusable,
+                on_unusable=self._streams.take_down,
             )
             self._inference = inference
             stack.enter_context(inference)
             stack.callback(self._drain, queue)
-            self._streams = Streams(queue, publisher, self.metrics, detector.labels, self._on_error)
             stack.callback(self._streams.stop)
             # A capture that waits to put a frame of a file must not hold up the end.
             stack.callback(queue.close)
             self._in_force.start(self._streams)
             self._commands = Commands(
-                self._in_force, self._reload, self._streams, self._rates, self.metrics, self.epoch, running
+                self._in_force, self._in_force.reload, self._streams, self._rates, self.metrics, self.epoch, running
             )
             if control is not None:
                 stack.enter_context(control)
@@ -180,8 +178,7 @@ class Daemon:
             _log.info("ready: %d stream%s, events at %s", count, "s" * (count != 1), publisher.endpoint)
             if on_ready is not None:
                 on_ready()
-            cores = detector.cores if isinstance(detector, DetectorPool) else None
-            self._watch(Housekeeping(self._rates, self._streams, inference, cores))
+            self._watch(Housekeeping(self._rates, self._streams, inference, detectors.cores))
             systemd.stopping()
             self._ready = False
         return self._exit_code()
@@ -237,6 +234,20 @@ class Daemon:
             engine=None if self.running is None else self.running.to_dict(),
         )
 
+    def _load_detectors(self) -> DetectorPool | None:
+        """Loads and warms up the detectors beside this thread, so that a stop waits for no library; None after one."""
+        loader = _Loader(lambda: self._load(self.config, self.metrics), self._wakeup)
+        loader.start()
+        while not loader.is_done and not self._stop_requested:
+            self._wakeup.wait(1.0)
+        loader.stop()
+        self.left_loading = not loader.join()
+        if self._stop_requested or isinstance(loader.error, Interrupted):
+            return None
+        if loader.error is not None:
+            raise loader.error
+        return loader.detectors
+
     def _watch(self, pulse: Housekeeping) -> None:
         """The main loop: sleeps until a signal, an error or the next beat."""
         while not self._stop_requested and self._failed is None:
@@ -245,19 +256,11 @@ class Daemon:
                 self._reload_requested = False
                 # Why it failed has been logged, and everything is as before.
                 with suppress(ConfigError, ControlError, ApplyError):
-                    self._reload()
+                    self._in_force.reload()
             self._carry_out_requests()
             pulse.beat()
             if self._stop_when_ended and self._streams is not None and self._streams.all_ended():
                 break
-
-    def _reload(self) -> Reloaded:
-        """Reads the configuration again: a bad one changes nothing."""
-        systemd.reloading()
-        try:
-            return self._in_force.reload()
-        finally:
-            systemd.ready()
 
     def _spool(self, stack: ExitStack) -> Spool | None:
         if self.config.spool.directory is None:
@@ -316,11 +319,39 @@ class Daemon:
         _log.error("%s ended unexpectedly: %s", self._failed.name, error, exc_info=error)
         return EXIT_FAILURE
 
-    def _on_unusable(self, frame: Frame, why: str) -> None:
-        """Takes a stream down whose frame the detector could not use; called by an inference thread."""
-        if self._streams is not None:
-            self._streams.take_down(frame, SourceError(Reason.DECODE_ERROR, why))
-
     def _on_error(self, worker: Worker) -> None:
         self._failed = self._failed or worker
         self._wakeup.wake()
+
+
+class _Loader(Worker):
+    """Loads detectors and warms them up.
+
+    Args:
+        load: makes the detectors.
+        wakeup: woken at the end, whatever it is.
+
+    Attributes:
+        detectors: once they are warm.
+        is_done: whether they are, or `error` is set.
+    """
+
+    join_timeout_seconds = _LOADER_JOIN_SECONDS
+
+    def __init__(self, load: Callable[[], DetectorPool], wakeup: Wakeup) -> None:
+        super().__init__("load")
+        self.detectors: DetectorPool | None = None
+        self.is_done = False
+        self._load = load
+        self._wakeup = wakeup
+
+    def run(self) -> None:
+        """Loads; warms up unless a stop was asked for meanwhile."""
+        try:
+            detectors = self._load()
+            if not self.stopping:
+                detectors.warm_up()
+                self.detectors = detectors
+        finally:
+            self.is_done = True
+            self._wakeup.wake()

@@ -20,6 +20,7 @@ from streamdet.config.last_good import last_good
 from streamdet.config.load import read_stream
 from streamdet.config.toml import MAX_FILE_BYTES
 from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
+from streamdet.monitoring import systemd
 from streamdet.monitoring.log import configure_logging
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.unexpected import describe
@@ -320,6 +321,7 @@ class LiveConfig:
         """
         if self.path is None:
             raise ControlError(Refusal.FAILED, "this daemon has no configuration file to read again")
+        systemd.reloading()
         try:
             config = load_config(self.path)
             changes = self._useful(config, self._changes)
@@ -336,6 +338,8 @@ class LiveConfig:
             self._metrics.unexpected.report("reload", error, "the configuration stays as it was")
             message = f"unexpected error: {describe(error)}; see the daemon's log"
             raise ControlError(Refusal.FAILED, message) from error
+        finally:
+            systemd.ready()
         self._metrics.reloaded(time.time())
         self._keep()
         needs_restart = _differing_keys(self._started, config)

@@ -1,9 +1,8 @@
-"""The streams that run: which there are, what they do, and how the next configuration replaces them."""
+"""The streams that run: one capture for each, and how the next configuration replaces them."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,22 +15,22 @@ from streamdet.errors import ApplyError, SourceError
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.monitoring.metrics import Metrics
 from streamdet.security.redact import redact
-from streamdet.service.status_log import StatusLog
+from streamdet.service.statuses import StreamStatuses
 from streamdet.types import Frame, Reason, State, StreamStatus
 from streamdet.worker import Worker
 
 _log = logging.getLogger(__name__)
 
-# A line that names what a reload did names so many streams of each kind, and shows values of so many characters.
-_MOST_NAMES = 20
-_LONGEST_VALUE = 40
-# A stream that comes back goes on counting its frames, unless so many others have gone after it.
+# The line about a reload names this many streams of each kind, and shows values of this many characters.
+_MAX_NAMES = 20
+_MAX_VALUE_CHARACTERS = 40
+# A stream that comes back goes on counting its frames, unless this many others were removed after it.
 _MAX_GONE_STREAMS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What the next configuration made of the streams: their names.
+    """What a configuration changed: names of streams.
 
     Attributes:
         added: are new.
@@ -46,46 +45,15 @@ class Applied:
     removed: list[str] = field(default_factory=list)
 
 
-class _WaitingCapture(Capture):
-    """A capture whose thread is there before it may begin: nothing is given up for a thread that cannot be had."""
-
-    def __init__(
-        self,
-        config: StreamConfig,
-        put: Callable[[Frame], None],
-        on_status: Callable[[StreamStatus], None],
-        metrics: Metrics,
-        on_error: Callable[[Worker], None],
-    ) -> None:
-        super().__init__(config, put, on_status, metrics, on_error=on_error)
-        self._may_begin = threading.Event()
-
-    def begin(self, last_seq: int) -> None:
-        """Lets it connect; its frames are numbered from the one after `last_seq` on."""
-        self.last_seq = last_seq
-        self._may_begin.set()
-
-    def wake(self) -> None:
-        """Ends the wait for the beginning, or for the next frame."""
-        self._may_begin.set()
-        super().wake()
-
-    def run(self) -> None:
-        """Waits for `begin`, then captures."""
-        self._may_begin.wait()
-        if not self.stopping:
-            super().run()
-
-
 class Streams:
-    """One capture per stream that is not paused. One thread, the main one, changes them.
+    """One capture for each stream that is not paused. One thread, the main one, changes them.
 
     Args:
         queue: where captures put frames.
         publisher: where states go.
-        metrics: gets and loses the series of each stream.
+        metrics: has series for each stream.
         labels: of the detections that a stream may yield.
-        on_error: told of a capture that ended unexpectedly.
+        on_error: called when a capture has ended unexpectedly.
     """
 
     def __init__(
@@ -99,52 +67,48 @@ class Streams:
         self._queue = queue
         self._publisher = publisher
         self._metrics = metrics
+        self._ledger = metrics.ledger
         self._labels = tuple(labels)
         self._on_error = on_error
-        self._captures: dict[str, _WaitingCapture] = {}
+        self._statuses = StreamStatuses(publisher.put_status)
+        self._captures: dict[str, Capture] = {}
         self._configs: dict[str, StreamConfig] = {}
         # Also of streams that are gone: subscribers must not see the number of a frame twice.
         self._last_seqs: dict[str, int] = {}
-        self._statuses: dict[str, StreamStatus] = {}
-        self._lock = threading.Lock()
-        self._status_log = StatusLog()
 
     def apply(self, configs: Iterable[StreamConfig]) -> Applied:
         """Makes the running streams those of `configs`; a stream that did not change keeps its connection.
 
-        Everything that may fail is done first, while the streams of before run on untouched.
+        Everything that may fail is done first, while the streams run on as they were.
 
         Raises:
-            ApplyError: a thread, memory or a file descriptor cannot be had; the streams are those of before.
+            ApplyError: there is no thread, memory or file descriptor left; nothing has changed.
         """
         wanted = {config.name: config for config in configs}
         plan = self._plan(wanted)
-        waiting = self._prepare(wanted, plan)
+        captures = self._prepare(wanted, plan)
         self._stop_captures([*plan.removed, *plan.reconnected])
         for name in plan.removed:
-            self._remove(name)
+            self._remove_stream(name)
         changes = {name: _differences(self._configs[name], wanted[name]) for name in [*plan.reconnected, *plan.updated]}
         for name in [*plan.added, *plan.reconnected, *plan.updated]:
-            self._configs[name] = wanted[name]
-            self._publisher.set_stream(wanted[name])
             self._set_stream(wanted[name])
         for name in [*plan.added, *plan.reconnected]:
-            self._begin(name, waiting.get(name))
+            self._begin(name, captures.get(name))
         if plan != Applied():
             changed = [f"{name} ({what})" for name, what in changes.items()]
             named = {"added": plan.added, "changed": changed, "removed": plan.removed}
             _log.info("streams: %s", "; ".join(f"{what}: {_some(names)}" for what, names in named.items() if names))
         return plan
 
-    def settle_log(self) -> None:
-        """Has the log say what it left out, of streams that went to and fro and do so no more."""
-        self._status_log.settle()
+    def take_down(self, frame: Frame, why: str) -> None:
+        """Closes the connection that a frame came from, which the detector could not use; from any thread.
 
-    def take_down(self, frame: Frame, failure: SourceError) -> None:
-        """Has the connection closed that a frame came from, and opened again later; from any thread."""
+        It is opened again later.
+        """
         capture = self._captures.get(frame.stream)
         if capture is not None:
-            capture.take_down(frame.seq, failure)
+            capture.take_down(frame.seq, SourceError(Reason.DECODE_ERROR, why))
 
     def stop(self) -> None:
         """Ends every capture, all at the same time."""
@@ -152,18 +116,22 @@ class Streams:
 
     def statuses(self) -> dict[str, StreamStatus]:
         """What each stream is doing."""
-        with self._lock:
-            return dict(self._statuses)
+        return self._statuses.snapshot()
+
+    def settle_log(self) -> None:
+        """Logs states that were left out while they changed all the time, and have lasted since."""
+        self._statuses.settle()
 
     def cpu_seconds(self) -> float:
         """CPU time that the captures which run now have used: receiving and decoding."""
         return sum(capture.cpu_seconds() for capture in list(self._captures.values()))
 
     def all_ended(self) -> bool:
-        """Whether every stream has come to its end, and nothing of them is on its way."""
-        statuses = self.statuses()
-        ended = all(s.state is State.DOWN and s.reason is Reason.ENDED for s in statuses.values())
-        return ended and not any(ledger.in_flight for ledger in self._metrics.ledger.snapshot().values())
+        """Whether every stream has come to its end, and none of its frames is on its way."""
+        statuses = self.statuses().values()
+        ended = sum(status.state is State.DOWN and status.reason is Reason.ENDED for status in statuses)
+        in_flight = any(counts.in_flight for counts in self._ledger.snapshot().values())
+        return ended == len(self._configs) and not in_flight
 
     def _plan(self, wanted: dict[str, StreamConfig]) -> Applied:
         plan = Applied(
@@ -176,52 +144,57 @@ class Streams:
                 (plan.updated if keeps_connection(before, config) else plan.reconnected).append(name)
         return plan
 
-    def _prepare(self, wanted: dict[str, StreamConfig], plan: Applied) -> dict[str, _WaitingCapture]:
-        """Everything that may fail: threads that wait for their beginning, and places for new streams."""
-        waiting: dict[str, _WaitingCapture] = {}
+    def _prepare(self, wanted: dict[str, StreamConfig], plan: Applied) -> dict[str, Capture]:
+        """Everything that may fail: captures whose threads wait, and the slots and series of new streams."""
+        captures: dict[str, Capture] = {}
         try:
             for name in [*plan.added, *plan.reconnected]:
                 if not wanted[name].paused:
-                    capture = self._capture(wanted[name])
+                    capture = self._new_capture(wanted[name])
                     capture.start()
-                    waiting[name] = capture
+                    captures[name] = capture
             for name in plan.added:
-                self._set_stream(wanted[name])
+                self._make_room(wanted[name])
         except (RuntimeError, OSError, MemoryError) as error:
-            self._join(list(waiting.values()))
+            self._join(list(captures.values()))
             for name in plan.added:
                 self._queue.remove_stream(name)
                 self._metrics.remove_stream(name)
             message = f"the streams cannot be changed now, and run as before: {error or type(error).__name__}"
             raise ApplyError(message) from error
-        return waiting
+        return captures
 
-    def _set_stream(self, config: StreamConfig) -> None:
-        """Makes the place and the series of a stream, or changes them."""
+    def _new_capture(self, config: StreamConfig) -> Capture:
+        put_status = self._statuses.put
+        return Capture(config, self._queue.put, put_status, self._metrics, on_error=self._on_error, waits=True)
+
+    def _make_room(self, config: StreamConfig) -> None:
+        """Makes the slot and the series of a stream, or changes them."""
         zones, lines = [zone.name for zone in config.zones], [line.name for line in config.lines]
         self._metrics.set_stream(config.name, self._labels, zones, lines)
         self._queue.set_stream(config)
 
-    def _capture(self, config: StreamConfig) -> _WaitingCapture:
-        return _WaitingCapture(config, self._queue.put, self._on_status, self._metrics, self._on_error)
+    def _set_stream(self, config: StreamConfig) -> None:
+        self._configs[config.name] = config
+        self._statuses.set_stream(config.name)
+        self._publisher.set_stream(config)
+        self._make_room(config)
 
-    def _begin(self, name: str, capture: _WaitingCapture | None) -> None:
+    def _begin(self, name: str, capture: Capture | None) -> None:
         if capture is None:
             status = StreamStatus(name, State.DOWN, Reason.PAUSED, "until it is resumed", time.time())
             self._metrics.status(status)
-            self._on_status(status)
+            self._statuses.put(status)
             return
         self._captures[name] = capture
         capture.begin(self._last_seqs.get(name, 0))
 
-    def _remove(self, name: str) -> None:
+    def _remove_stream(self, name: str) -> None:
         self._queue.remove_stream(name)
         self._publisher.remove_stream(name)
         self._metrics.remove_stream(name)
-        self._status_log.forget(name)
+        self._statuses.remove_stream(name)
         del self._configs[name]
-        with self._lock:
-            self._statuses.pop(name, None)
 
     def _stop_captures(self, names: Iterable[str]) -> None:
         stopping = {name: self._captures.pop(name) for name in names if name in self._captures}
@@ -231,7 +204,7 @@ class Streams:
             del self._last_seqs[name]
 
     @staticmethod
-    def _join(captures: list[_WaitingCapture]) -> None:
+    def _join(captures: list[Capture]) -> None:
         """Ends captures, all within the time that one may take."""
         for capture in captures:
             capture.stop()
@@ -241,17 +214,9 @@ class Streams:
             if not capture.join():
                 _log.error("the capture of %s does not end", capture.name)
 
-    def _on_status(self, status: StreamStatus) -> None:
-        if status.stream not in self._configs:
-            return  # it was removed while a library still held its capture
-        with self._lock:
-            self._statuses[status.stream] = status
-        self._publisher.put_status(status)
-        self._status_log.changed(status)
-
 
 def _differences(before: StreamConfig, after: StreamConfig) -> str:
-    """What has changed of a stream, as in "max_fps 5 -> 10, zones"; without secrets."""
+    """The changes of a stream, as in "max_fps 5 -> 10, zones"; without secrets."""
     differences = []
     for key in StreamConfig.model_fields:
         old, new = _shown(getattr(before, key)), _shown(getattr(after, key))
@@ -261,15 +226,15 @@ def _differences(before: StreamConfig, after: StreamConfig) -> str:
 
 
 def _shown(value: object) -> str:
-    """A plain value as it stands in the file; empty for one that a line has no room for."""
+    """A plain value as it is written in the file; empty for one that is too long for a line."""
     if value is None:
         return "unset"
     if isinstance(value, bool):
         return str(value).lower()
     text = redact(f"{value:g}" if isinstance(value, float) else str(value))
-    return text if isinstance(value, str | int | float) and len(text) <= _LONGEST_VALUE else ""
+    return text if isinstance(value, str | int | float) and len(text) <= _MAX_VALUE_CHARACTERS else ""
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more

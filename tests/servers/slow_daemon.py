@@ -10,6 +10,7 @@ from pathlib import Path
 from streamdet.bench.stand_in import StandIn
 from streamdet.cli.standard_streams import open_standard_streams
 from streamdet.config import load_config
+from streamdet.detector.pool import DetectorPool
 from streamdet.monitoring.log import configure_logging
 from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, Picture
@@ -32,7 +33,7 @@ def main() -> int:
     open_standard_streams()
     config = load_config(Path(sys.argv[1]))
     configure_logging(config.log)
-    daemon = Daemon(config, Path(sys.argv[1]), load=lambda *_: Slow())
+    daemon = Daemon(config, Path(sys.argv[1]), load=lambda *_: DetectorPool([Slow()]))
     with daemon.signals():
         return daemon.run()
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from streamdet.service.status_log import QUIET_SECONDS, StatusLog
+from streamdet.service.statuses import QUIET_SECONDS, StreamStatuses
 from streamdet.types import Reason, State, StreamStatus
 
 
@@ -13,15 +13,17 @@ class Stream:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.log = StatusLog(lambda: self.now)
+        self.published: list[StreamStatus] = []
+        self.statuses = StreamStatuses(self.published.append, lambda: self.now)
+        self.statuses.set_stream("yard")
 
     def is_for(self, seconds: float, state: State, reason: Reason | None = None, detail: str = "as it is") -> None:
         """Reports a state, and lets it last; the daemon's pulse beats meanwhile."""
-        self.log.changed(StreamStatus("yard", state, reason, detail if reason else "", 0.0))
+        self.statuses.put(StreamStatus("yard", state, reason, detail if reason else "", 0.0))
         end = self.now + seconds
         while self.now < end:
             self.now = min(self.now + 1.0, end)
-            self.log.settle()
+            self.statuses.settle()
 
     def fails(self, reason: Reason, retry_seconds: float) -> None:
         """Is down, waits, tries again in vain."""
@@ -95,10 +97,15 @@ def test_a_healthy_camera_that_breaks_now_and_then_has_every_line(caplog: pytest
     assert sum("down (ended" in line for line in said(caplog)) == 5
 
 
-def test_a_stream_that_is_gone_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stream_that_is_gone_is_forgotten_and_its_late_status_ignored(caplog: pytest.LogCaptureFixture) -> None:
     stream = Stream()
     stream.is_for(1, State.UP)
-    stream.log.forget("yard")
+    stream.statuses.remove_stream("yard")
+    stream.is_for(1, State.DOWN, Reason.ENDED)
+    assert stream.statuses.snapshot() == {}
+    stream.statuses.set_stream("yard")
+    assert stream.statuses.snapshot() == {}
     stream.is_for(1, State.UP)
     assert said(caplog) == ["info up", "info up"]
-    assert len(stream.log._entries) == 1
+    assert [status.state for status in stream.published] == [State.UP, State.UP]
+    assert stream.statuses.snapshot() == {"yard": stream.published[-1]}
