@@ -22,7 +22,7 @@ from streamdet.config import DetectorConfig
 from streamdet.detector.engines import openvino
 from streamdet.detector.missing import cache_folders
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights, load_weights_file
-from streamdet.detector.weights.architectures import ARCHITECTURES, build_model
+from streamdet.detector.weights.architectures import ARCHITECTURES, build_model, outline_model
 from streamdet.detector.weights.state_dict import check_state, count_classes, read_state_dict
 from streamdet.detector.weights.torchvision import PUBLISHED, coco_labels, published_weights
 from streamdet.errors import DetectorError
@@ -129,8 +129,7 @@ def _published(architecture: str) -> Model:
     file_name = published_weights(architecture).url.rpartition("/")[2]
     if any((folder / file_name).is_file() for folder in cache_folders()):
         return Model(architecture, load_weights(_config("coco", architecture)), "published")
-    with torch.device("meta"):
-        transform = build_model(architecture, 2).transform
+    transform = outline_model(architecture, 2).transform
     weights = calibrated_weights(
         architecture,
         labels=coco_labels(),

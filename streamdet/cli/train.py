@@ -182,10 +182,8 @@ def _initial(name: str | None) -> Path | None:
 
 def _new_config(options: dict[str, Any], initial: Path | None) -> TrainConfig:
     """The configuration of a new run: from the options and the model."""
-    import torch
-
     from streamdet.detector.weights import load_weights_file
-    from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE, build_model
+    from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE, outline_model
     from streamdet.training.pictures import AugmentConfig
     from streamdet.training.run import TrainConfig, canvas_sizes, frozen_stages, is_own_format
 
@@ -196,8 +194,7 @@ def _new_config(options: dict[str, Any], initial: Path | None) -> TrainConfig:
         if model == weights.architecture:
             min_size, max_size = min_size or weights.min_size, max_size or weights.max_size
     model = model or EMBEDDED_ARCHITECTURE
-    with torch.device("meta"):
-        transform: Any = build_model(model, 2).transform
+    transform: Any = outline_model(model, 2).transform
     shorter, longer = min_size or transform.min_size[0], max_size or transform.max_size
     if shorter > longer:
         raise ConfigError([f"--min-size {shorter} is more than --max-size {longer}"])

@@ -26,8 +26,7 @@ from streamdet.detector.stages.preprocess import Batch, Preprocess, Size
 from streamdet.detector.stages.proposals import Proposals, Propose
 from streamdet.detector.stages.roi_pool import RoiPool
 from streamdet.detector.trial import settle
-from streamdet.detector.weights import Weights, load_embedded_int8, load_weights
-from streamdet.detector.weights.architectures import build_model
+from streamdet.detector.weights import Weights, load_embedded_int8, load_weights, make_model
 from streamdet.detector.weights.thresholds import NEVER, thresholds_of
 from streamdet.errors import DetectorError
 from streamdet.types import Detection, Picture
@@ -297,10 +296,7 @@ def _drop_dense(model: FasterRCNN) -> None:
 
 def prepare_model(weights: Weights, device: torch.device) -> FasterRCNN:
     """Builds the model for inference: batch normalisation folded, channels last in memory."""
-    model = build_model(weights.architecture, len(weights.labels))
-    model.transform.min_size = (weights.min_size,)
-    model.transform.max_size = weights.max_size
-    model.load_state_dict(weights.state, strict=False)  # names and shapes were checked when it was loaded
-    model.eval().requires_grad_(requires_grad=False)
-    fold_batch_norm(model)
+    model = make_model(weights)
+    if weights.exported is None:
+        fold_batch_norm(model)
     return model.to(device=device, memory_format=torch.channels_last)

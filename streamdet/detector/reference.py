@@ -18,8 +18,7 @@ from torchvision.models.detection import FasterRCNN
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_device, device_errors
 from streamdet.detector.stages.input import read_pictures
-from streamdet.detector.weights import Weights
-from streamdet.detector.weights.architectures import build_model
+from streamdet.detector.weights import Weights, make_model
 from streamdet.detector.weights.thresholds import NEVER, thresholds_of
 from streamdet.errors import DetectorError
 from streamdet.types import Detection, Picture
@@ -29,10 +28,7 @@ _WARM_UP_SIZE = (1080, 1920)
 
 def torchvision_model(weights: Weights, device: torch.device) -> FasterRCNN:
     """The model as torchvision builds it, nothing folded, in inference mode."""
-    model = build_model(weights.architecture, len(weights.labels))
-    model.transform.min_size, model.transform.max_size = (weights.min_size,), weights.max_size
-    model.load_state_dict(weights.state, strict=False)  # names and shapes were checked when it was loaded
-    return model.eval().requires_grad_(requires_grad=False).to(device)
+    return make_model(weights).to(device)
 
 
 class ReferenceDetector:

@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 from streamdet.config import DetectorConfig
 from streamdet.detector.pipeline import FasterRcnnDetector, StageOutputs, load_detector
 from streamdet.detector.stages.postprocess import Candidates
-from streamdet.detector.weights.architectures import build_model
+from streamdet.detector.weights.architectures import outline_model
 from streamdet.trace import draw, figures
 from streamdet.trace.explain import TITLES, Facts, explain
 from streamdet.trace.report import Datum, Region, Rgb, Stage, Survivor, Trace
@@ -63,8 +63,7 @@ def _stages(
     milliseconds: dict[str, float],
 ) -> tuple[Stage, ...]:
     labels = detector.class_labels
-    with torch.device("meta"):
-        model = build_model(detector.architecture, len(labels)).eval()
+    model = outline_model(detector.architecture, len(labels)).eval()
     candidates = detector.postprocess.candidates(outputs.batch, outputs.proposals, outputs.classified)[0]
     kept = detector.postprocess.suppress(candidates)
     words = explain(_facts(model, config, outputs, len(candidates.scores)))

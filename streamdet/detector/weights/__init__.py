@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torchvision.models.detection import FasterRCNN
 
 from streamdet.assets import embedded_int8_weights, embedded_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector.engines.openvino import FORMAT as OPENVINO_FORMAT
 from streamdet.detector.engines.openvino import FORMAT_FAMILY as OPENVINO_FORMAT_FAMILY
 from streamdet.detector.engines.openvino import PARTS, ExportedDense, dense_from_tensors, dense_to_tensors
-from streamdet.detector.weights.architectures import ARCHITECTURES, build_model
+from streamdet.detector.weights.architectures import ARCHITECTURES, outline_model
 from streamdet.detector.weights.state_dict import (
     MAX_CLASSES,
     as_float32,
@@ -82,6 +82,19 @@ def weights_to_bytes(weights: Weights) -> bytes:
         metadata |= {"format": OPENVINO_FORMAT, "precision": weights.exported.precision}
         return save(dense_to_tensors(weights.exported), metadata)
     return save({name: tensor.contiguous() for name, tensor in weights.state.items()}, metadata)
+
+
+def make_model(weights: Weights) -> FasterRCNN:
+    """Builds torchvision's model with these weights, on the CPU and for inference; it shares their memory.
+
+    Args:
+        weights: names and shapes of the state were checked when it was loaded. Where it is empty because the dense
+            parts were exported, the model's parameters are undefined.
+    """
+    model = outline_model(weights.architecture, len(weights.labels), "cpu")
+    model.transform.min_size, model.transform.max_size = (weights.min_size,), weights.max_size
+    model.load_state_dict(weights.state, strict=False, assign=True)
+    return model.eval().requires_grad_(requires_grad=False)
 
 
 def load_weights(config: DetectorConfig) -> Weights:
@@ -280,8 +293,7 @@ def _load_pth(path: Path, architecture: str) -> Weights:
     singles = as_float32(path, state)
     if classes != len(labels):
         labels = ("__background__", *(f"class_{i}" for i in range(1, classes)))
-    with torch.device("meta"):
-        transform = build_model(architecture, classes).transform
+    transform = outline_model(architecture, classes).transform
     return Weights(
         architecture=architecture,
         state=repair_published(architecture, path, singles),

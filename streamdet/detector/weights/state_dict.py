@@ -13,7 +13,7 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor
 
-from streamdet.detector.weights.architectures import ARCHITECTURES, build_model
+from streamdet.detector.weights.architectures import ARCHITECTURES, outline_model
 from streamdet.errors import DetectorError
 
 _CLASSES_KEY = "roi_heads.box_predictor.cls_score.weight"
@@ -110,8 +110,7 @@ def check_shapes(path: Path, architecture: str, num_classes: int, shapes: Shapes
     Raises:
         DetectorError: something is missing, left over or of another shape.
     """
-    with torch.device("meta"):
-        wanted = {name: tuple(t.shape) for name, t in build_model(architecture, num_classes).state_dict().items()}
+    wanted = {name: tuple(t.shape) for name, t in outline_model(architecture, num_classes).state_dict().items()}
     given = {name: shape for name, shape in shapes.items() if name in wanted or not _is_unused(name, shape)}
     problems = [
         _some("missing", [n for n in wanted if n not in given and not n.endswith(_UNUSED_SUFFIX)]),
