@@ -314,8 +314,31 @@ def test_backoff_doubles_up_to_its_limit_and_resets() -> None:
     wanted = [1, 2, 4, 8, 16, 30, 30, 30]
     assert all(0.8 * w <= seconds <= 1.2 * w for seconds, w in zip(waits, wanted, strict=True))
     assert len(set(waits)) == len(waits), "there is no chance in it"
-    backoff.reset()
-    assert backoff.next_seconds() <= 1.2
+    backoff.reset(up_seconds=3)
+    assert 0.8 <= backoff.next_seconds() <= 1.2
+
+
+class KeptBackoff(Backoff):
+    """Keeps its waits."""
+
+    def __init__(self) -> None:
+        super().__init__(0.01)
+        self.waits: list[float] = []
+
+    def next_seconds(self) -> float:
+        self.waits.append(super().next_seconds())
+        return self.waits[-1]
+
+
+@pytest.mark.parametrize("reason", [Reason.ENDED, Reason.OVERLOAD])
+def test_a_stream_that_ends_soon_starts_its_backoff_again_unless_it_costs_much(reason: Reason) -> None:
+    open_source, opened = scripted([give, fail(reason)])
+    backoff = KeptBackoff()
+    with Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=open_source, backoff=backoff) as recorder:
+        wait_until(lambda: len(opened) == 7, "the seventh connection")
+        recorder.wait_for(State.DOWN, reason)
+    assert all(wait > 0.02 for wait in backoff.waits[2:]), "one that ends at once is not asked without a pause"
+    assert (max(backoff.waits) < 0.05) == (reason is Reason.ENDED)
 
 
 def test_damaged_pictures_are_counted_and_not_handed_on() -> None:

@@ -34,6 +34,10 @@ from streamdet.types import Drop, Frame, Reason, State, StreamStatus
 from streamdet.worker import Worker
 
 _HEALTHY_SECONDS = 60.0
+# Failures that may well come back with the next frames, and cost more than a connection.
+_COSTLY = frozenset({Reason.OVERLOAD, Reason.DECODE_ERROR, Reason.INTERNAL_ERROR})
+# Connections that bring frames begin at least so many first waits apart.
+_SHORTEST_ROUND = 4
 # Key frames mostly come within a second: that is not worth a word.
 _UNSAID_WAIT_SECONDS = 1.5
 _WATCH = StallWatch()
@@ -59,9 +63,14 @@ class Backoff:
         # Cameras that failed together should not come back all in the same moment.
         return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
 
-    def reset(self) -> None:
-        """Begins again with the first wait."""
-        self._next_seconds = self._first_seconds
+    def reset(self, up_seconds: float) -> None:
+        """Starts again with the first wait; with a longer one after a connection that brought frames only shortly.
+
+        Args:
+            up_seconds: how long frames came.
+        """
+        longest_seconds = min(self._longest_seconds, self._first_seconds * _SHORTEST_ROUND)
+        self._next_seconds = max(self._first_seconds, longest_seconds - up_seconds)
 
 
 class Capture(Worker):
@@ -116,6 +125,7 @@ class Capture(Worker):
         self._lock = threading.Lock()
         self._connected_after_seq = 0
         self._condemned: SourceError | None = None
+        self._up_since: float | None = None
         self._held_at = float("-inf")
         self._watched = _WATCH.watched(self._on_overdue, self._watch_failed)
 
@@ -142,6 +152,10 @@ class Capture(Worker):
                 # A live playlist that has ended looks like a film when it is read again; its encoder may come back.
                 if self.stopping or (failure.is_final and not self._was_live):
                     break
+                if self._up_since is not None:
+                    up_seconds = time.monotonic() - self._up_since
+                    if failure.reason not in _COSTLY or up_seconds > _HEALTHY_SECONDS:
+                        self._backoff.reset(up_seconds)
                 if self.sleep(self._backoff.next_seconds()):
                     break
                 self._metrics.reconnect(self._config.name, failure.reason)
@@ -177,6 +191,7 @@ class Capture(Worker):
 
     def _connect_and_capture(self) -> SourceError:
         """Opens the source and hands on frames until it fails; why it failed."""
+        self._up_since = None
         self._report(State.CONNECTING, self.status.reason, self.status.detail)
         with self._lock:
             self._connected_after_seq, self._condemned = self.last_seq, None
@@ -192,7 +207,6 @@ class Capture(Worker):
         self._load.begin()
         self._rate = FrameRate()
         self._metrics.nominal_fps(self._config.name, None)
-        up_since: float | None = None
         connected_at = sound_at = time.monotonic()
         self._held_at = float("-inf")
         try:
@@ -201,12 +215,12 @@ class Capture(Worker):
                 if source.info.live:
                     self._load.frame()
                 if frame is None:
-                    if up_since is None:
+                    if self._up_since is None:
                         sound_at = time.monotonic()
                         self._wait_for_key_frame(sound_at - connected_at)
                     continue
-                if up_since is None:
-                    up_since = time.monotonic()
+                if self._up_since is None:
+                    self._up_since = time.monotonic()
                     self._report(State.UP, None, "")
                 self._hand_on(frame)
                 sound_at = time.monotonic()
@@ -215,8 +229,6 @@ class Capture(Worker):
             return self._condemned or error
         finally:
             source.close()
-            if up_since is not None and time.monotonic() - up_since > _HEALTHY_SECONDS:
-                self._backoff.reset()
         return SourceError(Reason.ENDED, "stopped")
 
     def _open_in_time(self) -> Source:
