@@ -52,11 +52,13 @@ class LiveHls:
 
     Attributes:
         ended: the playlist says that nothing more will come.
+        goes_back: subtracted from the numbers of segments.
         stopped_at: when the encoder stopped, on the clock of `time.monotonic`; None while it goes on.
     """
 
     def __init__(self, web: WebServer, whole: Path, name: str | None = None) -> None:
         self.ended = False
+        self.goes_back = 0
         self.stopped_at: float | None = None
         self._segments = re.findall(r"^[^#\n]+$", whole.read_text(), re.MULTILINE)
         for segment in self._segments:
@@ -71,7 +73,12 @@ class LiveHls:
             self._began = now - _WINDOW
         done = min(len(self._segments), int(now - self._began))
         first = max(0, done - _WINDOW)
-        lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:2", f"#EXT-X-MEDIA-SEQUENCE:{first}"]
+        lines = [
+            "#EXTM3U",
+            "#EXT-X-VERSION:3",
+            "#EXT-X-TARGETDURATION:2",
+            f"#EXT-X-MEDIA-SEQUENCE:{first - self.goes_back}",
+        ]
         for segment in self._segments[first:done]:
             lines += ["#EXTINF:1.0,", segment]
         return "\n".join([*lines, *(["#EXT-X-ENDLIST"] if self.ended else []), ""]).encode()

@@ -86,7 +86,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_the_shape_of_pixels_turns_with_the_picture_and_is_believed_within_bounds"),
     ),
     *_of(
-        "capture/sources/load_limit.py", "test_load_limit.py",
+        "capture/load_limit.py", "test_load_limit.py",
         ("decoder takes more than a core", "if cores > MOST_CORES:", "if cores > 2 * MOST_CORES:",
          "test_a_stream_that_takes_a_whole_core"),
         ("flood of frames", "if self._left < 0:", "if self._left < -1e9:",

@@ -10,7 +10,7 @@ import pytest
 from capturing import Recorder, stream_config, wait_until
 from test_sources_mjpeg import PICTURES, camera
 
-from streamdet.capture.sources.load_limit import BURST_SECONDS, CPU_WINDOW_SECONDS, MOST_FRAMES_PER_SECOND, LoadLimit
+from streamdet.capture.load_limit import BURST_SECONDS, CPU_WINDOW_SECONDS, MOST_FRAMES_PER_SECOND, LoadLimit
 from streamdet.errors import SourceError
 from streamdet.types import Reason, State
 

@@ -13,8 +13,7 @@ from capturing import Recorder, stream_config
 from videos import make_video
 
 from streamdet.capture.sources import open_source
-from streamdet.capture.sources.picture import AvPicture
-from streamdet.capture.sources.pixel_formats import CONVERTIBLE, IN_HARDWARE
+from streamdet.capture.sources.picture import CONVERTIBLE, IN_HARDWARE, AvPicture
 from streamdet.errors import SourceError
 from streamdet.types import Reason, State
 

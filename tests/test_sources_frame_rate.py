@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from streamdet.capture.sources.frame_rate import FrameRate
+from streamdet.capture.sources.clocks import FrameRate
 
 
 def measured(times: list[tuple[float | None, float]]) -> float | None:

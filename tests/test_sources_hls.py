@@ -66,6 +66,27 @@ def test_live_stream_of_several_variants_goes_on_over_many_playlists(tmp_path: P
     assert web.requests.count("/high.m3u8") > 3
 
 
+@pytest.mark.parametrize("is_other", [False, True])
+def test_numbers_of_segments_may_go_back(tmp_path: Path, *, is_other: bool) -> None:
+    with WebServer(tmp_path) as web:
+        live = LiveHls(web, make_hls(tmp_path, "old", 60), "live")
+        live.goes_back = -100
+        source = open_source(stream_config(web.url("/live.m3u8")))
+        for _ in range(20):
+            source.read()
+        if is_other:
+            # The encoder was started again, with other files.
+            LiveHls(web, make_hls(tmp_path, "new", 60), "live")
+        else:
+            live.goes_back = -80
+        began = time.monotonic()
+        times = [source.read().pts_seconds for _ in range(60)]
+        source.close()
+    assert time.monotonic() - began < 9
+    steps = [after - before for before, after in itertools.pairwise(times)]
+    assert steps == pytest.approx([0.1] * 59, abs=0.02)
+
+
 _SHAPES = {
     "plain": {},
     "fragments": {"hls_segment_type": "fmp4"},

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from streamdet.capture.sources import Source, SourceInfo, open_source, read_sound
-from streamdet.capture.sources.frame_rate import FrameRate
+from streamdet.capture.sources.clocks import FrameRate
 from streamdet.capture.sources.interrupt import Interrupt
 from streamdet.capture.watchdog import StallWatch
 from streamdet.config import StreamConfig

@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable
 
 from streamdet.capture import sources
+from streamdet.capture.load_limit import LoadLimit
 from streamdet.capture.sources import Source, SourceFrame
-from streamdet.capture.sources.frame_rate import FrameRate
+from streamdet.capture.sources.clocks import FrameRate
 from streamdet.capture.sources.interrupt import Interrupt
-from streamdet.capture.sources.load_limit import LoadLimit
 from streamdet.capture.watchdog import StallWatch
 from streamdet.config import StreamConfig
 from streamdet.errors import HeldError, SourceError

@@ -16,6 +16,7 @@ from av.stream import Discard
 
 from streamdet.capture.sources import SourceFrame, SourceInfo
 from streamdet.capture.sources.clocks import CameraClock, FileClock, Pacer
+from streamdet.capture.sources.connections import ConnectionBudget, timed_out
 from streamdet.capture.sources.diagnosis import (
     HTTP_KINDS,
     RTSP_KINDS,
@@ -38,7 +39,6 @@ from streamdet.capture.sources.http_stream import HttpFile, HttpStream, is_left_
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.capture.sources.login import with_password
 from streamdet.capture.sources.mjpeg import MjpegFile
-from streamdet.capture.sources.patience import ConnectionBudget, timed_out
 from streamdet.capture.sources.picture import MAX_PIXELS, AvPicture, check_size
 from streamdet.capture.sources.rtsp import RtspRelay, Way, connect, find_way
 from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, Soundness, take_losses

@@ -1,4 +1,4 @@
-"""When a frame was captured: by the camera's wall clock where that can be believed, else by ours."""
+"""The time of frames: when they were captured, when they are due, and how many come in a second."""
 
 from __future__ import annotations
 
@@ -7,14 +7,39 @@ import time
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.types import Clock
 
+# Timestamps that repeat, or go back by no more, are badly rounded; what goes back further begins another timeline.
+_JITTER_SECONDS = 0.5
+
 # A camera's clock that is further off than this says nothing.
 _LARGEST_ERROR_SECONDS = 86_400.0
 # Frames may be late, and then come all at once; what changes by more is a jump of the camera's clock or timestamps.
 _LARGEST_STEP_SECONDS = 10.0
 
+_DEFAULT_FPS = 25.0
+_TICK_SECONDS = 1e-3
+# Timestamps that have not moved for so many frames say nothing.
+_MOST_REPEATED = 8
+# A jump forward that is longer is a discontinuity where discontinuities are to be expected.
+_LARGEST_PACED_STEP_SECONDS = 10.0
+
+_LONGEST_GAP_SECONDS = 5.0
+# Frames of a file that are later than this start a new schedule instead of running after the old one; a live stream
+# runs after it, so that it does not lag behind for ever after an interruption.
+_LATEST_SECONDS = 1.0
+_LATEST_LIVE_SECONDS = 30.0
+
+_SHORTEST_SECONDS = 5.0
+_FEWEST_STEPS = 10
+# Frames that a server has kept for new clients come at once, and would count as fast ones where only arrival counts.
+_BURST_SECONDS = 2.0
+_LONGEST_STEP_SECONDS = 10.0
+
 
 class CameraClock:
-    """The clock of one connection; after a jump it is not believed any more, since no one knows what it counts from."""
+    """When frames were captured: by the wall clock of the camera where that can be believed, else by ours.
+
+    For one connection. After a jump the camera's clock is not believed any more: what it counts from is not known.
+    """
 
     def __init__(self) -> None:
         self._has_jumped = False
@@ -47,19 +72,25 @@ class CameraClock:
         return abs(lead_seconds - last_lead_seconds) > now - last + _LARGEST_STEP_SECONDS
 
 
-_DEFAULT_FPS = 25.0
-# Timestamps that repeat, or go back by no more, are badly rounded; what goes back further begins another timeline.
-_JITTER_SECONDS = 0.5
-_TICK_SECONDS = 1e-3
-# Timestamps that have not moved for so many frames say nothing.
-_MOST_REPEATED = 8
-# A jump forward that is longer is a discontinuity where discontinuities are to be expected.
-_LARGEST_PACED_STEP_SECONDS = 10.0
-_LONGEST_GAP_SECONDS = 5.0
-# Frames of a file that are later than this start a new schedule instead of running after the old one; a live stream
-# runs after it, so that it does not lag behind for ever after an interruption.
-_LATEST_SECONDS = 1.0
-_LATEST_LIVE_SECONDS = 30.0
+class LiveClock:
+    """Keeps the timestamps of one live connection from going back.
+
+    They are those of the stream. Where they start again, as they do when an encoder is started again behind a server
+    that keeps the connection, the clock goes on by the time that has passed here.
+    """
+
+    def __init__(self) -> None:
+        self._offset_seconds = 0.0
+        self._last: tuple[float, float] | None = None
+
+    def at(self, pts_seconds: float) -> float:
+        """The time of the frame that has just come, in seconds."""
+        now, due = time.monotonic(), pts_seconds + self._offset_seconds
+        if self._last is not None and due < self._last[0] - _JITTER_SECONDS:
+            due = self._last[0] + max(_TICK_SECONDS, now - self._last[1])
+            self._offset_seconds = due - pts_seconds
+        self._last = due, now
+        return due
 
 
 class FileClock:
@@ -153,3 +184,51 @@ class Pacer:
             self._start -= wait_seconds - self._longest_gap_seconds
             wait_seconds = self._longest_gap_seconds
         return current_interrupt().wait(max(0.0, wait_seconds))
+
+
+class FrameRate:
+    """Measures how many frames per second a stream sends.
+
+    What FFmpeg says of a live stream is a guess: it takes the fields of H.264 for frames and reports twice the rate,
+    and invents 25 for MJPEG. The rate is measured once: over the first 5 s of a connection, or its first 10 frames if
+    these take longer.
+
+    Args:
+        shortest_seconds: to measure at least.
+
+    Attributes:
+        fps: frames per second, to a tenth; None until it is known.
+    """
+
+    def __init__(self, shortest_seconds: float = _SHORTEST_SECONDS) -> None:
+        self.fps: float | None = None
+        self._shortest_seconds = shortest_seconds
+        self._ignored_until: float | None = None
+        self._first = self._last = 0.0
+        self._steps = -1
+        self._had_pts = False
+
+    def add(self, pts_seconds: float | None, monotonic_seconds: float) -> bool:
+        """Counts a frame; true with the frame that makes the rate known.
+
+        Args:
+            pts_seconds: its presentation time, which counts where there is one; None where there is none.
+            monotonic_seconds: when it came.
+        """
+        if self.fps is not None:
+            return False
+        if self._ignored_until is None:
+            self._ignored_until = monotonic_seconds + _BURST_SECONDS
+        if pts_seconds is None and monotonic_seconds < self._ignored_until:
+            return False
+        at = monotonic_seconds if pts_seconds is None else pts_seconds
+        begins = self._steps < 0 or self._had_pts != (pts_seconds is not None)
+        if begins or not 0 <= at - self._last <= _LONGEST_STEP_SECONDS:
+            self._first, self._steps, self._had_pts = at, -1, pts_seconds is not None
+        self._last = at
+        self._steps += 1
+        if self._steps >= _FEWEST_STEPS and at - self._first >= self._shortest_seconds:
+            fps = self._steps / (at - self._first)
+            self.fps = round(fps, 1 if fps >= 1 else 3)
+            return True
+        return False

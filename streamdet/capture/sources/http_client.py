@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import IO
 from urllib.parse import unquote, urlsplit
 
+from streamdet.capture.sources.connections import ConnectionBudget, handlers
 from streamdet.capture.sources.diagnosis import failure_of_connection, failure_of_login, failure_of_status
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.capture.sources.login import Login, challenges_in
-from streamdet.capture.sources.patience import ConnectionBudget, handlers
 from streamdet.config.addresses import has_control
 from streamdet.errors import SourceError
 from streamdet.types import Reason

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
+from streamdet.capture.sources.connections import ConnectionBudget, timed_out
 from streamdet.capture.sources.diagnosis import tls_context
 from streamdet.capture.sources.hls.playlist import BEGINNING
 from streamdet.capture.sources.http_client import FAILURES, HttpClient, host_of, without_login
 from streamdet.capture.sources.mjpeg import MjpegFile, beginning_of, is_mjpeg
-from streamdet.capture.sources.patience import ConnectionBudget, timed_out
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import SourceError

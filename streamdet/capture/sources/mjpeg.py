@@ -13,8 +13,8 @@ import re
 import time
 from collections import deque
 
+from streamdet.capture.sources.connections import ConnectionBudget, timed_out
 from streamdet.capture.sources.http_client import FAILURES, HttpClient
-from streamdet.capture.sources.patience import ConnectionBudget, timed_out
 from streamdet.errors import SourceError
 from streamdet.types import Reason
 

@@ -15,10 +15,10 @@ import numpy as np
 from streamdet.capture.sources import SourceFrame, SourceInfo
 from streamdet.capture.sources.av import AvSource
 from streamdet.capture.sources.clocks import FileClock, Pacer
+from streamdet.capture.sources.connections import timed_out
 from streamdet.capture.sources.diagnosis import look_up_name, refuse_text
 from streamdet.capture.sources.ffmpeg import limit_allocations
 from streamdet.capture.sources.interrupt import current_interrupt
-from streamdet.capture.sources.patience import timed_out
 from streamdet.capture.sources.picture import BgrPicture, check_size
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url

@@ -18,9 +18,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from urllib.parse import unquote, urljoin, urlsplit
 
+from streamdet.capture.sources.connections import ConnectionBudget
 from streamdet.capture.sources.diagnosis import address_of_url, failure_of_connection, failure_of_login, tls_context
 from streamdet.capture.sources.login import Login, challenges_in
-from streamdet.capture.sources.patience import ConnectionBudget
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, has_control, kind_of_url
 from streamdet.errors import SourceError

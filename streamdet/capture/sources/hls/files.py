@@ -17,11 +17,18 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Protocol
 
+from streamdet.capture.sources.connections import ConnectionBudget
 from streamdet.capture.sources.hls.decrypt import DecryptedFile
-from streamdet.capture.sources.hls.playlist import BEGINNING, MAX_BYTES, Playlists, absolute, is_complete
-from streamdet.capture.sources.hls.position import MAX_MAP_BYTES, Position
+from streamdet.capture.sources.hls.playlist import (
+    BEGINNING,
+    MAX_BYTES,
+    MAX_MAP_BYTES,
+    Playlists,
+    Position,
+    absolute,
+    is_complete,
+)
 from streamdet.capture.sources.http_client import FAILURES, HttpClient, host_of, without_login
-from streamdet.capture.sources.patience import ConnectionBudget
 from streamdet.errors import SourceError
 from streamdet.types import Reason
 

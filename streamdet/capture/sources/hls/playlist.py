@@ -1,8 +1,10 @@
-"""What an HLS playlist may ask of FFmpeg, which by itself follows whatever it says, without any bound (RFC 8216)."""
+"""HLS playlists (RFC 8216): what they may ask of FFmpeg, which by itself knows no bounds, and where it is in them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from streamdet.errors import SourceError
@@ -11,6 +13,7 @@ from streamdet.types import Reason
 BEGINNING = b"#EXTM3U"
 MAX_BYTES = 2 << 20
 MAX_PLAYLISTS = 64
+MAX_MAP_BYTES = 1 << 20
 # FFmpeg's own memory for all playlists of a stream: a segment takes so much, and its url and its key's besides.
 _MAX_MEMORY_BYTES = 64 << 20
 _SEGMENT_BYTES = 200
@@ -20,11 +23,35 @@ _LONGEST_LINE_BYTES = 4096
 
 _LINE_END = re.compile(rb"[\r\n\0]+")  # for FFmpeg, any of them
 _OTHER_PLAYLIST = b"#EXT-X-STREAM-INF:", b"#EXT-X-MEDIA:"
-_SEGMENT = b"#EXTINF:"
+_SEGMENT, _RANGE = b"#EXTINF:", b"#EXT-X-BYTERANGE:"
 _MAP = b"#EXT-X-MAP:"
 _FIRST_NUMBER = b"#EXT-X-MEDIA-SEQUENCE:"
-_WITH_URI = b"#EXT-X-KEY:", b"#EXT-X-MAP:", b"#EXT-X-MEDIA:"
+_OF_ONE_SEGMENT = (_SEGMENT, _RANGE, b"#EXT-X-DISCONTINUITY", b"#EXT-X-PROGRAM-DATE-TIME:", b"#EXT-X-GAP")
+_WITH_URI = b"#EXT-X-KEY:", _MAP, b"#EXT-X-MEDIA:"
+_NUMBER = re.compile(_FIRST_NUMBER + rb"\s*([0-9]{1,15})[^\r\n\0]*")
+# As many as FFmpeg begins with.
+_NEWEST_SEGMENTS = 3
 _URI = re.compile(rb'(URI=")([^"]*)(")')
+_RANGE_OF_MAP = re.compile(rb'BYTERANGE="[0-9]+@([0-9]+)"')
+_LENGTH_AND_BEGIN = re.compile(rb"\s*([0-9]{1,15})(?:@([0-9]{1,15}))?")
+
+Place = tuple[str, int]
+"""An address, and where in that file it begins."""
+
+
+class _Segment(NamedTuple):
+    number: int
+    place: Place
+    section: Place | None
+    lines: list[bytes]
+
+
+class _Numbering(NamedTuple):
+    """The newest playlist: the number of its first segment for FFmpeg, its segments, and what was added to that."""
+
+    first: int
+    names: list[bytes]
+    added: int
 
 
 class Playlists:
@@ -65,6 +92,101 @@ class Playlists:
         for problem, is_there in problems.items():
             if is_there:
                 raise SourceError(Reason.DECODE_ERROR, f"{sender} sends {problem}")
+
+
+class Position:
+    """Where in the playlists of a stream of fragments (fMP4) FFmpeg is, so that it can go on where the format changes.
+
+    Each segment of such a stream belongs to an initialisation section (`EXT-X-MAP`, 4.3.2.5), which says how it is
+    coded. FFmpeg's demuxer takes the first one for all: pictures that come after another one would be decoded with the
+    old parameters. So when another section comes, the stream ends for FFmpeg, and is opened again from that segment on.
+
+    Args:
+        before: of the same stream, until its format changed; what that has read is left out of the playlists.
+    """
+
+    def __init__(self, before: Position | None = None) -> None:
+        self._after: dict[str, int] = {} if before is None else dict(before._last)  # noqa: SLF001 - its own class
+        self._last: dict[str, int] = dict(self._after)
+        self._numbering: dict[str, _Numbering] = {}
+        if before is not None:
+            self._numbering |= before._numbering  # noqa: SLF001 - its own class
+        self._segments: dict[str, list[_Segment]] = {}
+        self._sections: dict[str, bytes] = {}
+
+    def cut(self, asked: str, found: str, body: bytes) -> bytes:
+        """Reads a playlist, and returns it as FFmpeg is to see it.
+
+        That is without what was read before the format changed, and with numbers that do not start again.
+
+        Args:
+            asked: its address, by which it is known.
+            found: what its addresses are relative to.
+            body: all of it.
+        """
+        body = self._renumbered(asked, body)
+        if _MAP not in body:
+            return body
+        header, segments, end = _read(body, found)
+        self._segments[asked] = segments
+        after = self._after.get(asked)
+        if after is None or not any(segment.number <= after for segment in segments):
+            return body
+        kept = [segment for segment in segments if segment.number > after]
+        lines = [line for line in header if not line.startswith(_FIRST_NUMBER)]
+        lines.append(_FIRST_NUMBER + b"%d" % (after + 1))
+        for segment in segments:
+            if segment.number <= after:
+                lines += [line for line in segment.lines if line.startswith(b"#") and not _is_of_one(line)]
+        for segment in kept:
+            lines += [_with_begin(line, segment) if segment is kept[0] else line for line in segment.lines]
+        return b"\n".join([*lines, *end, b""])
+
+    def _renumbered(self, asked: str, body: bytes) -> bytes:
+        """The playlist with numbers that go on where those of the server start again (its encoder was restarted).
+
+        FFmpeg would wait until they had caught up.
+        """
+        names = [line for line in _lines(body) if not line.startswith(b"#")]
+        if _SEGMENT not in body or not names:
+            return body
+        found = _NUMBER.search(body)
+        number, count = int(found[1]) if found else 0, len(names)
+        before = self._numbering.get(asked, _Numbering(0, [], 0))
+        added = before.added
+        if number + added + count <= before.first:
+            known = [n for n, name in enumerate(names) if before.names.count(name) == 1]
+            if known:
+                added = before.first + before.names.index(names[known[-1]]) - number - known[-1]
+            else:
+                # On with the newest segments, as at the beginning.
+                added = before.first + len(before.names) - max(number, number + count - _NEWEST_SEGMENTS)
+        first = max(0, number + added)
+        self._numbering[asked] = _Numbering(first, names, added)
+        if not added:
+            return body
+        line = _FIRST_NUMBER + b"%d" % first
+        return _NUMBER.sub(line, body, count=1) if found else body.replace(BEGINNING, BEGINNING + b"\n" + line, 1)
+
+    def opens(self, place: Place) -> str | None:
+        """Notes what FFmpeg is about to read.
+
+        Returns:
+            The playlist of which it is an initialisation section; None for everything else.
+        """
+        for playlist, segments in self._segments.items():
+            last = self._last.get(playlist, -1)
+            number = next((s.number for s in segments if s.place == place and s.number > last), None)
+            if number is not None:
+                self._last[playlist] = number
+                return None
+            if any(segment.section == place for segment in segments):
+                return playlist
+        return None
+
+    def is_other_format(self, playlist: str, section: bytes) -> bool:
+        """Whether an initialisation section is another one than that with which the playlist was begun."""
+        return self._sections.setdefault(playlist, section) != section
 
 
 def absolute(body: bytes, url: str) -> bytes:
@@ -117,3 +239,56 @@ def _is_text(body: bytes) -> bool:
     except UnicodeError:
         return False
     return True
+
+
+def _read(body: bytes, base: str) -> tuple[list[bytes], list[_Segment], list[bytes]]:
+    """Lines before the first segment, the segments, and lines behind the last."""
+    header: list[bytes] = []
+    segments: list[_Segment] = []
+    number, section, end = 0, None, 0
+    pending: list[bytes] = []
+    for line in _lines(body):
+        pending.append(line)
+        if line.startswith(_FIRST_NUMBER):
+            number = int(re.sub(rb"[^0-9]", b"", line)[:15] or b"0")
+        elif line.startswith(_MAP) and (uri := _URI.search(line)):
+            begin = _RANGE_OF_MAP.search(line)
+            section = (_whole(base, uri[2]), int(begin[1]) if begin else 0)
+        elif not line.startswith(b"#"):
+            place, end = _place(pending, _whole(base, line), segments, end)
+            if not segments:
+                first = next((n for n, tag in enumerate(pending) if _is_of_one(tag)), len(pending) - 1)
+                header, pending = pending[:first], pending[first:]
+            segments.append(_Segment(number, place, section, pending))
+            number += 1
+            pending = []
+    return header, segments, pending
+
+
+def _place(lines: list[bytes], url: str, segments: list[_Segment], end: int) -> tuple[Place, int]:
+    """Where a segment lies, and where it ends."""
+    for line in lines:
+        if line.startswith(_RANGE) and (found := _LENGTH_AND_BEGIN.match(line.removeprefix(_RANGE))):
+            goes_on = bool(segments) and segments[-1].place[0] == url
+            begin = int(found[2]) if found[2] else end * goes_on
+            return (url, begin), begin + int(found[1])
+    return (url, 0), 0
+
+
+def _with_begin(line: bytes, segment: _Segment) -> bytes:
+    return line + b"@%d" % segment.place[1] if line.startswith(_RANGE) and b"@" not in line else line
+
+
+def _is_of_one(line: bytes) -> bool:
+    return line.startswith(_OF_ONE_SEGMENT) and not line.startswith(b"#EXT-X-DISCONTINUITY-SEQUENCE")
+
+
+def _lines(body: bytes) -> Iterator[bytes]:
+    return (line.strip() for line in _LINE_END.split(body) if line.strip())
+
+
+def _whole(base: str, address: bytes) -> str:
+    try:
+        return urljoin(base, address.decode())
+    except ValueError:
+        return ""  # none, and FFmpeg will find that out
