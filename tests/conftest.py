@@ -10,7 +10,8 @@ from collections.abc import Generator, Iterator
 
 import hypothesis
 import pytest
-from packages import is_there
+
+from support.packages import is_there
 
 # A machine under load takes its time; how long an example takes says nothing about whether it is right.
 hypothesis.settings.register_profile("patient", deadline=None)

@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from mutating import changed_json, damaged
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -48,13 +47,14 @@ from streamdet.monitoring.unexpected import UnexpectedErrors
 from streamdet.security.redact import forget_secrets
 from streamdet.service.control import protocol
 from streamdet.wire import replay as replay_wire
+from support.mutating import changed_json, damaged
+from support.paths import DATA, ROOT
 
 LONGEST_SECONDS = 5.0
 
 Outcome = str
 """What became of an input: "taken", or why it was refused, in a word."""
 
-_HERE = Path(__file__).parent
 _TOPIC = "detections/a/"
 
 
@@ -90,7 +90,7 @@ def _either(data: bytes, chance: random.Random) -> bytes:
 
 
 def _golden() -> list[dict[str, object]]:
-    return [json.loads(path.read_text("utf-8")) for path in sorted((_HERE / "golden").glob("*.json"))]
+    return [json.loads(path.read_text("utf-8")) for path in sorted((DATA / "golden").glob("*.json"))]
 
 
 def _event() -> Target:
@@ -203,7 +203,7 @@ def _control_answer() -> Target:
 
 
 def _config(folder: Path) -> Target:
-    manual = (_HERE.parent / "configs" / "streamdet.toml").read_text("utf-8").splitlines()
+    manual = (ROOT / "configs" / "streamdet.toml").read_text("utf-8").splitlines()
     defaults = "\n".join(line.removeprefix("#") for line in manual if not line.startswith("# "))
     small = 'url = "rtsp://u:${X}@192.0.2.5/x"\nmax_fps = 5\n[log]\nlevel = "info"\n[stream_defaults]\nloop = true\n'
     good = [defaults.encode(), *([f'[[streams]]\nname = "yard"\n{small}'.encode()] * 9)]

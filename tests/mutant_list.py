@@ -38,7 +38,7 @@ def _of(file: str, tests: str, *changes: tuple[str, str, str, str]) -> tuple[Mut
 MUTANTS: tuple[Mutant, ...] = (
     # ---- captures and sources ----
     *_of(
-        "capture/thread.py", "test_capture.py",
+        "capture/thread.py", "integration/capture/test_thread.py",
         ("backoff does not grow", "min(self._longest_seconds, seconds * 2)", "min(self._longest_seconds, seconds)",
          "test_backoff_doubles_up_to_its_limit_and_resets"),
         ("unexpected error under another reason", "SourceError(Reason.INTERNAL_ERROR, describe(error))",
@@ -57,12 +57,12 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_states_of_a_stream_that_breaks_and_comes_back"),
     ),
     *_of(
-        "capture/watchdog.py", "test_stall_watch.py",
+        "capture/watchdog.py", "unit/capture/test_watchdog.py",
         ("stall reported again and again", "                self._due = None\n                self._overdue = True",
          "                self._overdue = True", "test_tells_once_of_who_is_late_and_not_of_others"),
     ),
     *_of(
-        "capture/sources/soundness.py", "test_sources_soundness.py",
+        "capture/sources/soundness.py", "unit/capture/test_soundness.py",
         ("smeared pictures after a gap",
          "if frame.key_frame or self._holds_since is None:\n            self._holds_since",
          "if True:\n            self._holds_since", "test_nothing_smeared_is_shown"),
@@ -71,40 +71,40 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_pictures_that_come_in_parts_are_whole"),
     ),
     *_of(
-        "capture/sources/picture.py", "test_sources_picture.py",
+        "capture/sources/picture.py", "unit/capture/test_picture.py",
         ("picture of any size", "> MAX_SIDE_PIXELS or width * height > MAX_PIXELS",
          "> MAX_SIDE_PIXELS and width * height > MAX_PIXELS", "test_size_limit"),
     ),
     *_of(
-        "capture/sources/picture.py", "test_pixel_formats.py",
+        "capture/sources/picture.py", "integration/capture/test_pixel_formats.py",
         ("pixel format that cannot be converted", "if name not in CONVERTIBLE and name not in IN_HARDWARE:",
          "if name not in CONVERTIBLE and name in IN_HARDWARE:", "test_what_is_not_taken_is_refused"),
     ),
     *_of(
-        "capture/sources/picture.py", "test_square_pixels.py",
+        "capture/sources/picture.py", "unit/detector/test_square_pixels.py",
         ("shape of pixels of a turned picture", "1 / aspect if quarter_turns % 2 else aspect", "aspect",
          "test_the_shape_of_pixels_turns_with_the_picture_and_is_believed_within_bounds"),
     ),
     *_of(
-        "capture/load_limit.py", "test_load_limit.py",
+        "capture/load_limit.py", "integration/capture/test_load_limit.py",
         ("decoder takes more than a core", "if cores > MOST_CORES:", "if cores > 2 * MOST_CORES:",
          "test_a_stream_that_takes_a_whole_core"),
         ("flood of frames", "if self._left < 0:", "if self._left < -1e9:",
          "test_a_burst_passes_and_a_flood_does_not"),
     ),
     *_of(
-        "capture/sources/http_client.py", "test_sources_hls.py",
+        "capture/sources/http_client.py", "integration/capture/test_hls.py",
         ("redirection to another kind of server", "        require(self._schemes, newurl)\n",
          '        require((*self._schemes, "http", "ftp", "file"), newurl)\n',
          "test_no_redirection_leads_to_another_kind_of_server"),
     ),
     *_of(
-        "capture/sources/http_client.py", "test_sources.py",
+        "capture/sources/http_client.py", "integration/capture/test_sources.py",
         ("verified playlist leads to http", '("https",) if needs_tls else ("http", "https")', '("http", "https")',
          "test_every_piece_of_a_verified_playlist_is_verified"),
     ),
     *_of(
-        "capture/sources/http_client.py", "test_sources_mjpeg.py",
+        "capture/sources/http_client.py", "integration/capture/test_mjpeg.py",
         ("login given to another server", "if self._login is not None and _server_of(req.full_url) == self._server:",
          "if self._login is not None:", "test_redirections_over_http"),
         ("control character of a redirection", "if has_control(unquote(address)):", "if has_control(address):",
@@ -112,13 +112,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # ---- queue, ledger, inference ----
     *_of(
-        "monitoring/ledger.py", "test_ledger.py",
+        "monitoring/ledger.py", "unit/monitoring/test_ledger.py",
         ("frames on their way of a stream that comes back", "self._in_flight_of_removed.pop(stream, 0)", "0",
          "test_a_stream_that_comes_back_takes_over_the_frames_still_on_their_way"),
         ("drops count as on their way", " - sum(self.dropped.values())", "", "test_every_frame_is_somewhere"),
     ),
     *_of(
-        "inference/batch_queue.py", "test_batch_queue.py",
+        "inference/batch_queue.py", "unit/inference/test_batch_queue.py",
         ("order by age alone", "key=lambda slot: (slot.virtual_time, slot.filled_at)",
          "key=lambda slot: slot.filled_at",
          "test_under_overload_shares_follow_the_weights"),
@@ -133,7 +133,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "self._closed:", "test_a_blocked_put_wakes_at_the_end"),
     ),
     *_of(
-        "inference/thread.py", "test_inference.py",
+        "inference/thread.py", "unit/inference/test_thread.py",
         ("whole batch again when memory ran out", "self._batch_limit = (size + 1) // 2", "self._batch_limit = size",
          "test_when_memory_runs_out_the_batch_is_halved_and_no_frame_lost"),
         ("lost accelerator is any error", "raise DeviceLostError(message) from error\n            elif self._alone",
@@ -144,7 +144,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_a_worker_that_hangs_is_seen_whatever_others_do"),
     ),
     *_of(
-        "inference/sequence.py", "test_inference.py",
+        "inference/sequence.py", "unit/inference/test_thread.py",
         ("results overtake each other", "while results and results[0].is_done:", "while results:",
          "test_results_of_several_workers_leave_in_the_order_of_the_frames"),
         ("results held without measure", "self._held < self._max_held and ", "",
@@ -152,7 +152,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # ---- detector ----
     *_of(
-        "detector/stages/postprocess.py", "test_detector_pipeline.py",
+        "detector/stages/postprocess.py", "unit/detector/test_pipeline.py",
         ("classes suppress each other", "candidates.classes, self._overlap)",
          "torch.zeros_like(candidates.classes), self._overlap)", "test_frames_of_different_sizes_equal_torchvision"),
         ("boxes not scaled to the frame", "[scale_x, scale_y, scale_x, scale_y]",
@@ -160,29 +160,29 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_frames_of_different_sizes_equal_torchvision"),
     ),
     *_of(
-        "detector/weights/thresholds.py", "test_detector_pipeline.py",
+        "detector/weights/thresholds.py", "unit/detector/test_pipeline.py",
         ("threshold of a label", "config.score_thresholds.get(label, default)", "default",
          "test_labels_and_thresholds_select"),
     ),
     *_of(
-        "detector/stages/proposals.py", "test_proposals.py",
+        "detector/stages/proposals.py", "unit/detector/test_proposals.py",
         ("proposals too few", "if len(keep) < wanted and len(boxes) > some:", "if len(keep) > wanted:",
          "test_the_likeliest_are_the_same_however_many_are_tried"),
     ),
     *_of(
-        "detector/stages/square_pixels.py", "test_square_pixels.py",
+        "detector/stages/square_pixels.py", "unit/detector/test_square_pixels.py",
         ("boxes in square pixels", "(x1 * across, y1 * down, x2 * across, y2 * down)", "(x1, y1, x2, y2)",
          "test_boxes_come_back_in_pixels_of_the_source_frame"),
     ),
     *_of(
-        "detector/tester.py", "test_trial.py",
+        "detector/tester.py", "integration/detector/test_trial.py",
         ("missing detections are equal", " and not alone", "",
          "test_fp32_must_be_equal_and_others_may_differ_a_little"),
         ("scores far apart are alike", "score <= _SCORE_DIFFERENCE and", "score <= 10 * _SCORE_DIFFERENCE and",
          "test_alike_is_what_keeps_nearly_all_detections"),
     ),
     *_of(
-        "detector/trial.py", "test_trial.py",
+        "detector/trial.py", "integration/detector/test_trial.py",
         ("wrong answer is taken", " for r in results if r.outcome is Outcome.AGREES]", " for r in results]",
          "test_a_wrong_answer_is_not_taken_however_fast_it_comes"),
         ("weights not in the key of the trial", '        "weights": weights,\n', "",
@@ -197,7 +197,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "            if time", "test_a_stop_ends_the_trial_at_once_and_all_its_processes"),
     ),
     *_of(
-        "detector/weights/state_dict.py", "test_weights.py",
+        "detector/weights/state_dict.py", "integration/detector/test_weights.py",
         ("classifier of any size", "if not 2 <= classifier.shape[0] <= MAX_CLASSES:",
          "if not 2 <= classifier.shape[0]:", "test_a_classifier_of_odd_size_is_refused"),
         ("infinite weights", "not bool(torch.isfinite(t).all())", "bool(torch.isnan(t).any())",
@@ -206,7 +206,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # ---- analytics ----
     *_of(
-        "analytics/zones.py", "test_zones.py",
+        "analytics/zones.py", "unit/analytics/test_zones.py",
         ("zone without a margin", "if was is not None and was != now and self._distance",
          "if was is not None and was == now and self._distance", "test_a_zone_is_entered_and_left_by_a_clear_step"),
         ("line without a margin", "if distance(start, end, foot.point) < foot.margin:",
@@ -216,7 +216,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_in_is_from_left_to_right_of_the_line"),
     ),
     *_of(
-        "analytics/tracker.py", "test_tracker.py",
+        "analytics/tracker.py", "unit/analytics/test_tracker.py",
         ("track kept for too long", "lost_seconds > max_lost_seconds or", "lost_seconds > 2 * max_lost_seconds or",
          "test_who_is_hidden_for_a_short_time_keeps_the_id"),
         ("any label continues a track", "rank -= _OTHER_LABEL_COSTS", "rank -= 0.0",
@@ -226,19 +226,19 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # ---- events and their delivery ----
     *_of(
-        "wire/encode.py", "test_wire.py",
+        "wire/encode.py", "unit/wire/test_wire.py",
         ("boxes not clipped", "return float(highest) if value >= highest else", "return",
          "test_boxes_are_clipped_and_rounded_and_never_nan"),
         ("the surest are left out", "key=lambda found: found.score, reverse=True)", "key=lambda found: found.score)",
          "test_the_surest_detections_come_first_and_stay"),
     ),
     *_of(
-        "wire/decode.py", "test_wire.py",
+        "wire/decode.py", "unit/wire/test_wire.py",
         ("box outside of the frame is read", "0 <= x1 < x2 <= width and", "0 <= x1 < x2 and",
          "test_a_wrong_value_is_one_clear_error"),
     ),
     *_of(
-        "delivery/events.py", "test_publisher.py",
+        "delivery/events.py", "integration/delivery/test_publisher.py",
         ("repeated state has a new number", ", repeats_seq=event.seq)", ")",
          "test_states_are_repeated_with_their_number_and_not_kept"),
         ("repeated state is kept", 'is_new and kind != "preview")', 'kind != "preview")',
@@ -247,26 +247,26 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_secrets_do_not_leave"),
     ),
     *_of(
-        "delivery/publisher.py", "test_publisher.py",
+        "delivery/publisher.py", "integration/delivery/test_publisher.py",
         ("stream stays forgotten", "self._forgotten.discard(status.stream)", "pass",
          "test_a_forgotten_stream_is_silent_until_it_is_added_again"),
     ),
     *_of(
-        "delivery/replay.py", "test_replay.py",
+        "delivery/replay.py", "integration/delivery/test_replay.py",
         ("ring says that it has what it dropped", "self._first[old[0]] = old[1] + 1", "self._first[old[0]] = old[1]",
          "test_the_ring_keeps_the_newest_within_its_bounds"),
         ("last event left out", "more=next_seq <= last,", "more=next_seq < last,",
          "test_the_one_event_that_is_left_is_announced"),
     ),
     *_of(
-        "delivery/sockets.py", "test_replay.py",
+        "delivery/sockets.py", "integration/delivery/test_replay.py",
         ("no pause after requests", "pause = self._asking.wait_seconds()", "pause = 0.0",
          "test_requests_take_little_of_the_time"),
         ("answers cost no time", "self._asking.worked(time.thread_time() - began)", "pass",
          "test_sending_answers_counts_as_time_for_requests"),
     ),
     *_of(
-        "delivery/spool.py", "test_spool.py",
+        "delivery/spool.py", "integration/delivery/test_spool.py",
         ("first request of a client is kept", "of_client[question] = request, reply",
          "of_client.setdefault(question, (request, reply))",
          "test_a_request_repeated_with_another_end_is_answered_once_and_as_it_was_asked_last"),
@@ -275,7 +275,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_all_that_a_client_asks_is_answered_in_order_and_clients_take_turns"),
     ),
     *_of(
-        "delivery/segments.py", "test_spool.py",
+        "delivery/segments.py", "integration/delivery/test_spool.py",
         ("spool above its size", "used_bytes <= self._max_bytes - self.segment_bytes",
          "used_bytes <= 4 * self._max_bytes",
          "test_it_stays_within_its_bounds_and_keeps_the_newest"),
@@ -288,7 +288,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_what_was_kept_is_there_after_restarts_epoch_by_epoch"),
     ),
     *_of(
-        "delivery/segment.py", "test_spool.py",
+        "delivery/segment.py", "integration/delivery/test_spool.py",
         ("torn record is believed", " or crc32(memoryview(data)[offset + _CHECKED_FROM : end]) != checksum", "",
          "test_a_torn_record_at_the_end_is_cut_off_and_told"),
         ("file that others can write", "status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)",
@@ -296,13 +296,13 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_nothing_is_touched_that_others_have_put_there"),
     ),
     *_of(
-        "client/gaps.py", "test_client.py",
+        "client/gaps.py", "integration/client/test_subscription.py",
         ("gap is one too large", "missing = event.seq - last_seq - 1", "missing = event.seq - last_seq",
          "test_a_late_joiner_has_no_gap_and_lost_events_are_one"),
     ),
     # ---- who may read ----
     *_of(
-        "delivery/connections.py", "test_gate.py",
+        "delivery/connections.py", "integration/delivery/test_connections.py",
         ("any key is let in", "if key in self._clients.names():", "if key:",
          "test_a_client_that_is_not_allowed_gets_nothing_until_it_is"),
         ("revoked key stays", "return shown.key not in self._clients.newest", "return False",
@@ -311,30 +311,30 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_what_another_said_over_the_same_descriptor_vouches_for_no_one"),
     ),
     *_of(
-        "delivery/connections.py", "test_gate.py",
+        "delivery/connections.py", "integration/delivery/test_connections.py",
         ("one address takes all connections", "elif len(of_host) > max(self._max_connections // 2, 1):",
          "elif len(of_host) > 2 * self._max_connections:", "test_one_address_cannot_take_all_connections"),
     ),
     *_of(
-        "security/curve.py", "test_allowed_clients.py",
+        "security/curve.py", "unit/security/test_allowed_clients.py",
         ("missing directory lets all in", "            paths = []\n", "            return\n",
          "test_a_directory_that_is_gone_lets_no_one_in"),
     ),
     *_of(
-        "security/curve.py", "test_keys.py",
+        "security/curve.py", "unit/security/test_curve.py",
         ("secret key that others can read", "if stat.S_IMODE(mode) & 0o077 and", "if stat.S_IMODE(mode) & 0o007 and",
          "test_a_secret_that_others_can_read_is_not_used"),
         ("keys of another kind", "if written_kind != kind:", 'if written_kind == "":',
          "test_the_keys_of_the_two_sides_cannot_be_mistaken"),
     ),
     *_of(
-        "security/endpoints.py", "test_endpoint.py",
+        "security/endpoints.py", "integration/security/test_endpoints.py",
         ("private network counts as this machine", "ip_address(self.host).is_loopback",
          "ip_address(self.host).is_private",
          "test_what_other_machines_can_reach_is_known"),
     ),
     *_of(
-        "security/redact.py", "test_redact.py",
+        "security/redact.py", "unit/security/test_redact.py",
         ("password of a login alone", "values |= {user, password, encoded}", "values |= {user, encoded}",
          "test_each_part_of_a_remembered_login_is_masked_alone"),
         ("secret of a query", "text = _QUERY.sub(_mask_value, text)\n", "", "test_a_secret_query_value_never_shows"),
@@ -342,7 +342,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_masks_what_looks_like_a_secret"),
     ),
     *_of(
-        "security/limits.py", "test_web_server.py",
+        "security/limits.py", "integration/web/test_server.py",
         ("wrong tries from all addresses", "_wait(self._all, MAX_TRIES_OF_ALL, now)",
          "_wait(self._all, 100 * MAX_TRIES_OF_ALL, now)",
          "test_all_together_may_try_no_more_than_sixty_times_a_minute"),
@@ -350,18 +350,18 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_tries_are_counted_per_client_and_forgotten_in_time"),
     ),
     *_of(
-        "service/pages.py", "test_page_login.py",
+        "service/pages.py", "integration/service/test_page_login.py",
         ("any name with the password", '"surrogateescape")) and right_name', '"surrogateescape"))',
          "test_half_of_a_login_is_none"),
     ),
     *_of(
-        "config/models.py", "test_page_login.py",
+        "config/models.py", "integration/service/test_page_login.py",
         ("password without encryption", "self.tls_key_file is not None and self.password_file is not None",
          "self.tls_key_file is not None or self.password_file is not None",
          "test_off_this_machine_only_with_both_or_when_told_to_be_insecure"),
     ),
     *_of(
-        "http_server.py", "test_health.py",
+        "http_server.py", "integration/service/test_pages.py",
         ("drip-fed request has no deadline", "if self._timer is None and self.conn.their_state is h11.IDLE:",
          "if self.conn.their_state is h11.IDLE:", "test_a_slow_client_is_cut_off_however_busily_it_drips"),
         ("any Host header", 'return name == "localhost" or name in names',
@@ -372,7 +372,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_more_answers_at_the_same_time_than_may_be_are_refused"),
     ),
     *_of(
-        "http_server.py", "test_web_server.py",
+        "http_server.py", "integration/web/test_server.py",
         ("one address keeps all connections", "if len(same) > self.limits.waiting_per_address:",
          "if len(same) > 100 * self.limits.waiting_per_address:",
          "test_a_connection_that_is_cut_is_the_oldest_of_the_address_with_the_most"),
@@ -380,7 +380,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_a_client_is_counted_by_its_network"),
     ),
     *_of(
-        "web/access.py", "test_web_server.py",
+        "web/access.py", "integration/web/test_server.py",
         ("form of another site", 'site not in ("same-origin", "none"):',
          'site not in ("same-origin", "none", "same-site"):',
          "test_other_sites_are_refused"),
@@ -389,67 +389,67 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_without_the_password_there_is_nothing_to_see"),
     ),
     *_of(
-        "web/access.py", "test_web_server.py",
+        "web/access.py", "integration/web/test_server.py",
         ("address that the client writes", 'forwarded.rpartition(",")[2]', 'forwarded.partition(",")[0]',
          "test_a_guesser_behind_a_proxy_has_one_address"),
     ),
     *_of(
-        "web/access.py", "test_web_server.py",
+        "web/access.py", "integration/web/test_server.py",
         ("session without an end", "now - began > MAX_AGE_SECONDS or", "now - began > MAX_AGE_SECONDS and",
          "test_sessions_end_and_stay_few"),
     ),
     # ---- configuration and the service ----
     *_of(
-        "config/addresses.py", "test_config_problems.py",
+        "config/addresses.py", "unit/config/test_problems.py",
         ("encoded control character of a URL", "url if scheme is None else unquote(url)", "url",
          "test_bad_input_ends_in_one_clear_line[encoded end of a text]"),
     ),
     *_of(
-        "config/addresses.py", "test_config.py",
+        "config/addresses.py", "unit/config/test_load.py",
         ("port of two servers", "one.port == other.port != 0 and same_host", "one.port == other.port != 0",
          "test_the_same_port_on_different_addresses_is_no_clash"),
     ),
     *_of(
-        "config/values.py", "test_config.py",
+        "config/values.py", "unit/config/test_load.py",
         ("part of a byte", "if not math.isfinite(number) or not number.is_integer():", "if not math.isfinite(number):",
          "test_wrong_sizes_are_refused"),
     ),
     *_of(
-        "config/last_good.py", "test_config_last_good.py",
+        "config/last_good.py", "integration/config/test_last_good.py",
         ("what is not in force is kept", "load_config(self.path, text=text) == config",
          "load_config(self.path, text=text) is not None", "test_only_what_is_in_force_is_kept"),
     ),
     *_of(
-        "service/streams.py", "test_streams.py",
+        "service/streams.py", "integration/service/test_streams.py",
         ("half of a reload stays", "                self._queue.remove_stream(name)\n", "                pass\n",
          "test_without_memory_nothing_changes"),
         ("numbers begin again", "capture.begin(self._last_seqs.get(name, 0))", "capture.begin(0)",
          "test_frames_are_numbered_on_over_a_reconnect_and_a_removal"),
     ),
     *_of(
-        "service/housekeeping.py", "test_pulse.py",
+        "service/housekeeping.py", "unit/service/test_housekeeping.py",
         ("watchdog fed by a daemon that hangs",
          "if now - self._inference.seconds_without_progress(now) > self._fed_at:", "if now > self._fed_at:",
          "test_one_worker_that_hangs_starves_it_whatever_others_do"),
     ),
     *_of(
-        "monitoring/systemd.py", "test_systemd.py",
+        "monitoring/systemd.py", "integration/monitoring/test_systemd.py",
         ("watchdog of another process", 'or pid not in {"", str(os.getpid())}', "", "test_the_watchdog_interval"),
         ("status with a line break", '" ".join(text.split())', "text",
          "test_a_status_cannot_smuggle_in_another_assignment"),
     ),
     *_of(
-        "service/restart_delay.py", "test_restart_delay.py",
+        "service/restart_delay.py", "unit/service/test_restart_delay.py",
         ("delay without a bound", ", MAX_DELAY_SECONDS) - 1.0", ", 1e6) - 1.0",
          "test_the_delay_grows_with_each_failure_up_to_a_minute"),
     ),
     *_of(
-        "service/daemon.py", "test_daemon.py",
+        "service/daemon.py", "e2e/test_daemon.py",
         ("exit code of any error", "return error.exit_code", "return EXIT_FAILURE",
          "test_an_error_of_ours_gives_its_exit_code"),
     ),
     *_of(
-        "service/control/server.py", "test_control_server.py",
+        "service/control/server.py", "integration/service/test_control_server.py",
         ("any user changes the streams", "if not may_use(connection, self._gid):",
          "if not may_use(connection, None) and False:",
          "test_others_are_refused_whatever_the_mode_says_and_members_of_the_group_are_not"),
@@ -458,29 +458,29 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # ---- training ----
     *_of(
-        "training/dataset.py", "training/test_training_dataset.py",
+        "training/dataset.py", "unit/training/test_dataset.py",
         ("empty box", "if w <= 0 or h <= 0:", "if w <= 0 and h <= 0:",
          "test_all_faults_are_told_at_once_and_can_be_skipped"),
         ("two pictures of one number", 'elif image["id"] in unique:', 'elif image["id"] is None:',
          "test_all_faults_are_told_at_once_and_can_be_skipped"),
     ),
     *_of(
-        "training/losses.py", "training/test_training_losses.py",
+        "training/losses.py", "unit/training/test_losses.py",
         ("ignored boxes are background", "> _IGNORE_OVERLAP", "> 1 + _IGNORE_OVERLAP",
          "test_nothing_is_learned_in_ignored_boxes"),
     ),
     *_of(
-        "training/losses.py", "training/test_training_losses.py",
+        "training/losses.py", "unit/training/test_losses.py",
         ("unlabelled class is background", "    possible = ~labelled\n", "    possible = labelled & False\n",
          "test_background_loss_lets_unlabelled_classes_be"),
     ),
     *_of(
-        "training/metrics.py", "training/test_training_metrics.py",
+        "training/metrics.py", "unit/training/test_metrics.py",
         ("class counts where it is not labelled", "        if s.labelled[label]\n", "",
          "test_a_class_counts_only_where_it_is_labelled"),
     ),
     *_of(
-        "training/run.py", "training/test_training_checkpoint.py",
+        "training/run.py", "integration/training/test_checkpoint.py",
         ("checkpoint written in place", 'with temporary.open("wb") as file:', 'with path.open("wb") as file:',
          "test_a_failing_write_leaves_the_old_file_and_nothing_else"),
     ),

@@ -24,10 +24,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from mutant_list import MUTANTS, Mutant
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from mutant_list import MUTANTS, Mutant
 
 LEAST_SHARE = 0.95
 LONGEST_SECONDS = 60.0

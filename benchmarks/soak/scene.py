@@ -12,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from processes import free_ports
 from relay import Relay
-from rtsp import RtspServer, h264
 
 from streamdet.assets import sample_clip
 from streamdet.service.control.client import ask
+from support.processes import free_ports
+from support.rtsp import RtspServer, h264
 
 CAMERAS = ("north", "east", "south")
 _CAMERA_FPS = 10

@@ -1,0 +1,528 @@
+"""The page in a real Chromium: what people see, with the page's own process and a real socket behind it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from streamdet.assets import sample_clip
+from streamdet.config import Config, MetricsConfig, PublisherConfig, StreamConfig
+from streamdet.detector.pool import DetectorPool
+from streamdet.monitoring.metrics import Metrics
+from streamdet.security.passwords import Password, write_password
+from streamdet.service.daemon import Daemon
+from streamdet.types import Detection, Picture, Reason, State
+from support.page import PageProcess, Published, box_of, grey_of
+from support.paths import ROOT
+from support.processes import DaemonProcess
+from support.processes import stream as configured
+from support.web import WebServer
+
+pytestmark = pytest.mark.package("chromium")
+
+_ARGUMENTS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+_WAIT_MILLISECONDS = 40_000
+# What Chromium says of a wrong password, and of a question on its way while someone logs out.
+_REFUSED = re.compile(
+    "the server responded with a status of 40[13]|net::ERR_CONNECTION_RE(?:FUSED|SET)|net::ERR_EMPTY_RESPONSE"
+)
+SCRIPTS = ROOT / "streamdet/web/page"
+_WORDS = "correct horse battery"
+_HOSTILE = "<img src=x onerror=alert(1)>"
+
+expect.set_options(timeout=_WAIT_MILLISECONDS)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def published() -> Iterator[Published]:
+    with Published("gate", "yard", _HOSTILE) as published:
+        yield published
+
+
+@pytest.fixture
+def server(published: Published) -> Iterator[PageProcess]:
+    with PageProcess(published.endpoint) as server:
+        yield server
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages, and fails the test if one of them complained or asked another host for anything."""
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def start(url: str, **options: Any) -> Page:
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(_WAIT_MILLISECONDS)
+        host = "/".join(url.split("/")[:3]) + "/"
+        page.on("console", lambda message: None if _REFUSED.search(message.text) else complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("request", lambda request: complaints.append(request.url) if _leaves(request.url, host) else None)
+        page.goto(url)
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+def _leaves(url: str, host: str) -> bool:
+    return not url.startswith((host, "data:", "blob:"))
+
+
+def tile(page: Page, stream: str) -> Any:
+    return page.locator(".tile", has=page.get_by_text(stream, exact=True))
+
+
+def wait_until(page: Page, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _WAIT_MILLISECONDS / 1000
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        page.wait_for_timeout(50)
+
+
+_READ_CANVAS = """
+(canvas) => {
+  const seq = Number(canvas.dataset.frame);
+  const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  const at = (x, y) => [...copy.getImageData(Math.round(x), Math.round(y), 1, 1).data].slice(0, 3);
+  const scale = canvas.width / 640;
+  const left = 40 + (seq * 8) % 200;
+  return {
+    seq,
+    edges: [[left, 180], [left + 100, 180], [left + 50, 260]].map(([x, y]) => at(x * scale, y * scale)),
+    inside: at((left + 50) * scale, 180 * scale),
+    outside: at(620 * scale, 150 * scale),
+  };
+}
+"""
+
+
+def is_green(pixel: list[int]) -> bool:
+    """The colour of persons, perhaps mixed with that of its neighbours."""
+    red, green, blue = pixel
+    return green > red + 30 and green > blue + 15
+
+
+def is_grey(pixel: list[int], brightness: int) -> bool:
+    return all(abs(part - brightness) <= 6 for part in pixel)
+
+
+def test_pictures_move_and_boxes_are_where_the_detector_said(
+    server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(server.url, viewport={"width": 1200, "height": 900})
+    canvas = tile(page, "gate").locator("canvas[data-frame]")
+    seqs = set()
+    while len(seqs) < 4:
+        shown = canvas.evaluate(_READ_CANVAS)
+        if shown["seq"] in seqs:
+            page.wait_for_timeout(30)
+            continue
+        seqs.add(shown["seq"])
+        # The script above knows where the box of this very frame is; here is the same from the publisher's side.
+        assert box_of(shown["seq"])[0] == 40 + shown["seq"] * 8 % 200
+        for edge in shown["edges"]:
+            assert is_green(edge), shown
+        assert is_grey(shown["inside"], grey_of(shown["seq"])), shown
+        assert is_grey(shown["outside"], grey_of(shown["seq"])), shown
+    expect(tile(page, "gate")).to_contain_text("1 person, 1 car")
+    expect(tile(page, "gate")).to_contain_text("ms latency")
+
+
+def test_a_stream_that_fails_says_why_and_comes_back(
+    published: Published, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(server.url)
+    expect(page.locator("#total-up")).to_have_text("3 of 3")
+    published.states["gate"] = (State.DOWN, Reason.UNAUTHORIZED, "401 <b>Unauthorized</b>")
+    expect(tile(page, "gate")).to_contain_text("It wants another login")
+    expect(page.locator("#total-up")).to_have_text("2 of 3")
+    expect(page.locator("#announcer")).to_contain_text("gate is down")
+    entry = page.locator("#journal li", has_text="Down")
+    expect(entry).to_contain_text("401 <b>Unauthorized</b>")
+    page.get_by_role("button", name="Problems").click()
+    expect(page.locator(".tile:visible")).to_have_count(1)
+    published.states["gate"] = (State.UP, None, "")
+    expect(page.locator("#total-up")).to_have_text("3 of 3")
+    expect(page.locator("#wall-empty")).to_have_text("No stream matches.")
+
+
+def test_losses_restarts_and_a_daemon_that_is_gone_are_told(
+    published: Published, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(server.url)
+    expect(page.locator("#total-up")).to_have_text("3 of 3")
+    published.lose = 17
+    expect(page.locator("#journal")).to_contain_text("17 events were lost")
+    published.epoch = "epoch-2"
+    expect(page.locator("#journal")).to_contain_text("The daemon was started again.")
+    published.close()
+    expect(page.locator("#notice")).to_contain_text("No connection to the daemon")
+
+
+def test_events_are_filtered(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url)
+    seen = page.locator("#journal li[data-kind=seen]")
+    expect(seen.first).to_contain_text("1 person 93 %")
+    expect(seen.first).to_contain_text("1 car 55 %")
+    page.locator("#filter-score").fill("80")
+    expect(page.locator("#journal")).not_to_contain_text("car")
+    expect(seen.first).to_contain_text("1 person")
+    page.locator("#filter-label").select_option("car")
+    expect(seen).to_have_count(0)
+    page.locator("#filter-score").fill("0")
+    expect(seen.first).to_contain_text("1 car")
+    page.locator("#filter-stream").fill("YAR")
+    expect(page.locator("#journal li", has_text="gate")).to_have_count(0)
+    expect(seen.first).to_contain_text("yard")
+    page.get_by_label("Objects").uncheck()
+    expect(seen).to_have_count(0)
+    expect(page.locator("#journal li[data-kind=state]")).to_have_count(1)
+    page.get_by_label("States and losses").uncheck()
+    expect(page.locator("#journal-empty")).to_have_text("Nothing matches the filter yet.")
+
+
+def test_keyboard_walk(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url)
+    expect(page.locator(".tile")).to_have_count(3)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the streams")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('.tile') !== null"):
+            break
+    expect(tile(page, _HOSTILE).locator("a")).to_be_focused()
+    page.keyboard.press("End")
+    expect(tile(page, "yard").locator("a")).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    expect(tile(page, "gate").locator("a")).to_be_focused()
+    page.keyboard.press("Enter")
+    title = page.get_by_role("heading", level=1, name="gate")
+    expect(title).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(tile(page, "gate").locator("a")).to_be_focused()
+
+
+def test_detail_page_shows_zones_objects_and_only_its_own_events(
+    server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(f"{server.url}#/stream/gate", viewport={"width": 1300, "height": 900})
+    canvas = page.locator("#detail-picture canvas[data-frame]")
+    read_zone = """canvas => {
+      const {width, height} = canvas;
+      const copy = new OffscreenCanvas(width, height).getContext("2d", {willReadFrequently: true});
+      copy.drawImage(canvas, 0, 0);
+      const {data} = copy.getImageData(0.9 * width - 3, 0.1 * height, 6, 0.3 * height);
+      let yellow = 0;
+      for (let i = 0; i < data.length; i += 4) yellow += data[i] > 200 && data[i + 1] > 170 && data[i + 2] < 140;
+      return yellow;
+    }"""
+    wait_until(page, lambda: canvas.evaluate(read_zone) > 20)
+    page.get_by_label("Zones and lines").uncheck()
+    wait_until(page, lambda: canvas.evaluate(read_zone) == 0)
+    objects = page.locator("#objects tbody tr")
+    expect(objects).to_have_count(2)
+    expect(objects.first).to_contain_text("#7")
+    expect(objects.first).to_contain_text("path")
+    expect(page.locator("#facts")).to_contain_text("640 \u00d7 360")
+    expect(page.locator("#stages-hint")).to_contain_text("without --metrics")
+    expect(page.locator("#fps-chart .scale")).to_have_text(re.compile(r"^[1-9][0-9]* fps0$"))
+    expect(page.locator("#journal li").first).to_contain_text("gate")
+    assert page.locator("#journal li", has_text="yard").count() == 0
+
+
+_LABELS_OF_A_CROWD = """(count) => {
+  const labels = [];
+  const fillRect = (x, y, width, height) => labels.push({ x, y, width, height });
+  const context = { measureText: () => ({ width: 92 }), fillRect, fillText: () => undefined };
+  const people = Array.from({ length: count }, (_, at) => ({
+    label: "person", score: 0.9, track_id: at, box: [300 + 7 * at, 150, 325 + 7 * at, 220],
+  }));
+  drawLabels(context, people, 1, 1, { width: 640, height: 360 }, false);
+  const hidden = labels.some((one, at) => labels.slice(at + 1).some((other) => overlap(one, other)));
+  return { count: labels.length, hidden };
+}"""
+
+
+def test_no_label_hides_another(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url)
+    # The page's own script shares no name with others: the functions are taken from its files.
+    drawing = "\n".join((SCRIPTS / name).read_text() for name in ("words.js", "draw.js"))
+    labels_of = f"(count) => {{ {drawing}\n return ({_LABELS_OF_A_CROWD})(count); }}"
+    assert page.evaluate(labels_of, 2) == {"count": 2, "hidden": False}
+    of_many = page.evaluate(labels_of, 12)
+    assert not of_many["hidden"]
+    assert of_many["count"] >= 4
+
+
+def test_the_bar_of_a_phone_is_two_lines(published: Published, tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    with locked_page(published, tmp_path) as server:
+        page = open_page(server.url, viewport={"width": 390, "height": 844})
+        log_in(page)
+        expect(page.locator("#total-up")).to_have_text("3 of 3")
+        brand, actions = (page.locator(part).bounding_box() for part in (".brand", ".actions"))
+        assert brand
+        assert actions
+        assert abs(brand["y"] + brand["height"] / 2 - actions["y"] - actions["height"] / 2) < 4
+        page.goto("about:blank")
+
+
+def test_names_are_text_and_never_markup(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url)
+    expect(tile(page, _HOSTILE)).to_have_count(1)
+    tile(page, _HOSTILE).locator("a").click()
+    expect(page.get_by_role("heading", level=1, name=_HOSTILE)).to_be_visible()
+    assert page.locator("img").count() == 0
+
+
+def test_previews_are_asked_for_once_and_only_while_someone_looks(
+    published: Published, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(server.url)
+    others = [open_page(server.url) for _ in range(2)]
+    for one in (page, *others):
+        expect(tile(one, "gate").locator("canvas[data-frame]")).to_have_count(1)
+    assert published.asked["preview/gate/"] == 1
+    for one in (page, *others):
+        one.goto(f"{server.url}#/stream/yard")
+    wait_until(page, lambda: published.watched == {"preview/yard/"})
+    for one in (page, *others):
+        one.get_by_role("button", name="Pause pictures").click()
+    wait_until(page, lambda: not published.watched)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_fits_a_phone(server: PageProcess, open_page: Callable[..., Page], scheme: str) -> None:
+    page = open_page(server.url, viewport={"width": 320, "height": 640}, color_scheme=scheme)
+    expect(page.locator("#journal li").first).to_be_visible()
+    for address in ("#/", "#/stream/gate"):
+        page.goto(server.url + address)
+        expect(page.locator("canvas[data-frame]:visible").first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") == 320
+
+
+class OneBox:
+    """Finds one person in every picture, always at the same place."""
+
+    labels = ("person",)
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def warm_up(self) -> None:
+        pass
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        self._metrics.stage("features", 0.004)
+        return [[Detection("person", 0.9, (8.0, 8.0, 40.0, 40.0))] for _ in pictures]
+
+
+@pytest.fixture
+def camera() -> Iterator[WebServer]:
+    with WebServer() as camera:
+        yield camera
+
+
+@pytest.fixture
+def daemon(camera: WebServer) -> Iterator[Daemon]:
+    config = Config(
+        publisher=PublisherConfig(endpoint=f"tcp://127.0.0.1:{free_port()}"),
+        metrics=MetricsConfig(endpoint=f"127.0.0.1:{free_port()}"),
+        streams=(
+            StreamConfig(name="camera", url=camera.url("/mjpeg")),
+            StreamConfig(name="clip", url=str(sample_clip()), loop=True),
+        ),
+    )
+    daemon = Daemon(config, load=lambda _, metrics: DetectorPool([OneBox(metrics)]))
+    ready = threading.Event()
+    thread = threading.Thread(target=daemon.run, args=(ready.set,))
+    thread.start()
+    assert ready.wait(40)
+    yield daemon
+    daemon.stop()
+    thread.join()
+
+
+def test_a_camera_of_the_real_daemon_is_seen_fails_and_comes_back(
+    daemon: Daemon, camera: WebServer, open_page: Callable[..., Page]
+) -> None:
+    with PageProcess(daemon.config.publisher.endpoint, metrics=daemon.config.metrics.endpoint) as server:
+        page = open_page(server.url)
+        for stream in ("camera", "clip"):
+            expect(tile(page, stream).locator("canvas[data-frame]")).to_have_count(1)
+            expect(tile(page, stream)).to_contain_text("1 person")
+        camera.broken.set()
+        expect(tile(page, "camera")).to_have_attribute("data-state", "down")
+        expect(tile(page, "clip")).to_have_attribute("data-state", "up")
+        camera.broken.clear()
+        expect(tile(page, "camera")).to_have_attribute("data-state", "up")
+        page.goto(f"{server.url}#/stream/clip")
+        expect(page.locator("#stages-hint")).to_contain_text("One batch of")
+        expect(page.locator("#stages")).to_contain_text("4.0 ms")
+        page.goto("about:blank")
+
+
+def is_of_now(page: Page, *streams: str) -> None:
+    """Waits until these are shown as live, and nothing else is."""
+    expect(page.locator(".tile")).to_have_count(len(streams))
+    for stream in streams:
+        expect(tile(page, stream)).to_have_attribute("data-live", "true")
+        expect(tile(page, stream).locator("canvas[data-frame]")).to_have_count(1)
+        expect(tile(page, stream).locator(".age")).to_be_hidden()
+    expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator("#total-up")).to_have_text(f"{len(streams)} of {len(streams)}")
+
+
+def is_of_before(page: Page, within_seconds: float, *streams: str) -> None:
+    """What is not live any more is visibly so: no green dot, a dim picture, and how old it is."""
+    began = time.monotonic()
+    for stream in streams:
+        expect(tile(page, stream)).to_have_attribute("data-live", "false")
+        expect(tile(page, stream).locator(".age")).to_have_text(re.compile("^Last seen [0-9]+ s ago$"))
+        expect(tile(page, stream).locator(".picture.old")).to_have_count(1)
+    expect(page.locator("#total-up")).to_have_text(f"0 of {len(streams)}")
+    assert time.monotonic() - began < within_seconds
+    green = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--up')")
+    dots = page.eval_on_selector_all(".tile .dot", "dots => dots.map(dot => getComputedStyle(dot).backgroundColor)")
+    assert dots == ["rgba(0, 0, 0, 0)"] * len(streams), green
+
+
+def test_what_is_not_of_now_does_not_look_live(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    with (
+        DaemonProcess(tmp_path / "d", configured("gate", max_fps=10), configured("yard", max_fps=10)).ready() as daemon,
+        PageProcess(daemon.endpoint) as server,
+    ):
+        page = open_page(server.url, viewport={"width": 900, "height": 700})
+        is_of_now(page, "gate", "yard")
+        daemon.process.send_signal(signal.SIGSTOP)
+        is_of_before(page, 10, "gate", "yard")
+        expect(page.locator("#notice")).to_contain_text("No connection to the daemon")
+        daemon.process.send_signal(signal.SIGCONT)
+        is_of_now(page, "gate", "yard")
+        daemon.end(signal.SIGKILL)
+        is_of_before(page, 10, "gate", "yard")
+        expect(page.locator("#notice")).to_contain_text("No connection to the daemon")
+        # Another daemon at the same place: the streams of the one before are gone, except for those it has too.
+        daemon.write_config(configured("gate", max_fps=10), configured("roof", max_fps=10))
+        daemon.ready()
+        is_of_now(page, "gate", "roof")
+        os.kill(server.pid, signal.SIGSTOP)
+        is_of_before(page, 10, "gate", "roof")
+        expect(page.locator("#notice")).to_contain_text("has not answered for")
+        os.kill(server.pid, signal.SIGCONT)
+        is_of_now(page, "gate", "roof")
+        page.goto(f"{server.url}#/stream/gate")
+        expect(page.locator("#detail-state")).to_have_text("Up")
+        expect(page.locator("#detail-picture canvas[data-frame]")).to_have_count(1)
+        expect(page.locator("#detail-picture .age")).to_be_hidden()
+        server.kill()
+        expect(page.locator("#detail-state")).to_have_text(re.compile("^Last seen [0-9]+ s ago$"))
+        expect(page.locator("#detail-picture .age")).to_have_text(re.compile("^Last seen [0-9]+ s ago$"))
+        expect(page.locator("#notice")).to_contain_text("The server of this page")
+        page.goto("about:blank")
+
+
+def test_pictures_that_are_held_still_say_so(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url)
+    is_of_now(page, "gate", "yard", _HOSTILE)
+    page.get_by_role("button", name="Pause pictures").click()
+    expect(tile(page, "gate").locator(".age")).to_have_text(re.compile("^Last seen [0-9]+ s ago$"))
+    # The stream itself goes on.
+    expect(tile(page, "gate")).to_have_attribute("data-live", "true")
+    page.get_by_role("button", name="Pause pictures").click()
+    expect(tile(page, "gate").locator(".age")).to_be_hidden()
+
+
+def test_a_stream_that_was_paused_is_no_problem(
+    published: Published, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(server.url)
+    expect(page.locator("#total-up")).to_have_text("3 of 3")
+    published.states["gate"] = (State.DOWN, Reason.PAUSED, "")
+    expect(page.locator("#total-up")).to_have_text("2 of 2")
+    expect(page.locator("#total-up.bad")).to_have_count(0)
+    expect(page.locator("#count-problem")).to_have_text("0")
+    expect(page).to_have_title("streamdet")
+    expect(tile(page, "gate")).to_have_attribute("data-state", "resting")
+    expect(tile(page, "gate")).to_contain_text("Paused for")
+    expect(page.locator("#journal li", has_text="Paused.")).not_to_have_class("bad")
+    tile(page, "gate").locator("a").click()
+    expect(page.locator("#detail-state")).to_have_text("Paused")
+
+
+def test_no_banner_over_live_pictures(published: Published, open_page: Callable[..., Page]) -> None:
+    for _ in range(3):
+        with PageProcess(published.endpoint) as server:
+            page = open_page(server.url)
+            page.evaluate("""
+                window.seen = [];
+                new MutationObserver(() => {
+                  const notice = document.getElementById("notice");
+                  if (!notice.hidden) window.seen.push(notice.textContent);
+                }).observe(document.getElementById("notice"), { attributes: true, childList: true });
+            """)
+            is_of_now(page, "gate", "yard", _HOSTILE)
+            page.wait_for_timeout(1800)
+            assert page.evaluate("window.seen") == []
+            page.goto("about:blank")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def locked_page(published: Published, folder: Path) -> PageProcess:
+    file = folder / "password"
+    write_password(file, Password.of(_WORDS, cost=(10, 8, 1)))
+    return PageProcess(published.endpoint, "--password-file", str(file))
+
+
+def log_in(page: Page) -> None:
+    page.get_by_label("Password").fill(_WORDS)
+    page.get_by_role("button", name="Log in").click()
+
+
+def test_password(published: Published, tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    with locked_page(published, tmp_path) as server:
+        page = open_page(server.url)
+        expect(page).to_have_url(f"{server.url}login")
+        page.get_by_label("Password").fill("not this one")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("alert")).to_have_text("That is not the password.")
+        log_in(page)
+        expect(page.locator(".tile")).to_have_count(3)
+        assert page.evaluate("document.cookie") == ""
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_label("Password")).to_be_visible()
+        page.goto(server.url)
+        expect(page).to_have_url(f"{server.url}login")

@@ -1,0 +1,360 @@
+"""The unit files: what systemd's own tools say, and a real systemd that runs the real daemon."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from streamdet.assets import sample_clip
+from streamdet.config import load_config
+from streamdet.security.passwords import Password, write_password
+from support.certificates import make_certificate
+from support.container import Container, why_no_container
+from support.paths import ROOT
+
+UNITS = ROOT / "systemd"
+_STREAMDET = str(Path(sys.prefix, "bin/streamdet"))
+needs_container = pytest.mark.package("systemd-container")
+# A daemon loads its detector within seconds on an idle machine, and each test waits for several.
+patient = pytest.mark.timeout(600)
+
+
+@pytest.fixture(params=["streamdet.service", "streamdet@.service", "gpu", "streamdet-web.service"])
+def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A unit file, alone or with the drop-in for GPUs."""
+    name = "streamdet.service" if request.param == "gpu" else request.param
+    path = tmp_path / name
+    path.write_text((UNITS / name).read_text())
+    if request.param == "gpu":
+        drop_in = tmp_path / f"{name}.d/gpu.conf"
+        drop_in.parent.mkdir()
+        drop_in.write_text((UNITS / "streamdet.service.d/gpu.conf").read_text())
+    return path
+
+
+@pytest.mark.package("systemd")
+def test_systemd_finds_no_fault(unit: Path) -> None:
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--recursive-errors=one", "--man=no", str(unit)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert unit.name not in result.stderr
+
+
+@pytest.mark.package("systemd")
+def test_the_exposure_is_at_most_2(unit: Path) -> None:
+    result = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", str(unit)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_template_is_the_unit_with_the_name_of_the_instance() -> None:
+    def settings(name: str) -> list[str]:
+        lines = (UNITS / name).read_text().splitlines()
+        return [line for line in lines if line and not line.startswith(("#", "Description="))]
+
+    changes = {
+        "/etc/streamdet/streamdet.toml": "/etc/streamdet/%i.toml",
+        "Directory=streamdet/streamdet": "Directory=streamdet/%i",
+        "HOME=/var/lib/streamdet/streamdet ": "HOME=/var/lib/streamdet/%i ",
+        "=/var/cache/streamdet/streamdet": "=/var/cache/streamdet/%i",
+        "/etc/streamdet/secrets": "/etc/streamdet/%i.secrets",
+        "User=streamdet": "User=streamdet-%i",
+        "Group=streamdet": "Group=streamdet-%i",
+        "SyslogIdentifier=streamdet": "SyslogIdentifier=streamdet-%i",
+    }
+    expected = settings("streamdet.service")
+    for ours, instance in changes.items():
+        expected = [line.replace(ours, instance) for line in expected]
+    assert settings("streamdet@.service") == expected
+
+
+def _booted(folder: Path, *, realtime: bool = False) -> Iterator[Container]:
+    if reason := why_no_container():
+        pytest.skip(f"this machine cannot start containers: {reason}")
+    with Container(folder, realtime=realtime) as booted:
+        yield booted
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Iterator[Container]:
+    yield from _booted(tmp_path)
+
+
+@pytest.fixture
+def realtime_container(tmp_path: Path) -> Iterator[Container]:
+    yield from _booted(tmp_path, realtime=True)
+
+
+def _write_config(
+    container: Container, name: str, *streams: str, url: str = str(sample_clip()), extra: str = ""
+) -> None:
+    path = container.root / f"etc/streamdet/{name}.toml"
+    tables = (f'[[streams]]\nname = "{stream}"\nurl = "{url}"\nloop = true\nmax_fps = 3\n' for stream in streams)
+    path.write_text("[detector]\nmax_batch_size = 1\n" + "".join(tables) + extra)
+
+
+def _status(container: Container, unit: str) -> str:
+    return container.show(unit, "StatusText")
+
+
+def _get(container: Container, path: str) -> str:
+    code = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:9095{path}').read().decode())"
+    return container.run(sys.executable, "-c", code).stdout
+
+
+def _wait_for_reload(container: Container, successful: str) -> None:
+    """The page of metrics is made once a second."""
+    sample = f"streamdet_config_last_reload_successful {successful}"
+    container.wait_until(lambda: sample in _get(container, "/metrics"), sample)
+
+
+@needs_container
+@patient
+def test_install_start_reload_and_stop(container: Container) -> None:
+    told = container.run(_STREAMDET, "install-service").stdout
+    assert "create          /etc/systemd/system/streamdet.service\n" in told
+    load_config(container.root / "etc/streamdet/streamdet.toml")
+    _write_config(container, "streamdet", "east", url="${CLIP}")
+    # Not tried again: it would be as wrong as before.
+    assert container.run("systemctl", "start", "streamdet", check=False).returncode != 0
+    assert container.show("streamdet", "ActiveState") == "failed"
+    assert container.show("streamdet", "ExecMainStatus") == "2"
+    (container.root / "etc/streamdet/secrets/CLIP").write_text(f"{sample_clip()}\n")
+    container.run("systemctl", "start", "streamdet")
+    # `start` returns when the daemon has said that it is ready.
+    assert json.loads(_get(container, "/readyz"))["ready"] is True
+    container.wait_until(lambda: _detects(_status(container, "streamdet")), "frames come out")
+
+    _write_config(container, "streamdet", "east", url="${CLIP}", extra="colour = 3\n")
+    assert container.run("systemctl", "reload", "streamdet", check=False).returncode != 0
+    log = container.journal("--unit=streamdet", "--priority=err")
+    assert "colour" in log
+    assert '"info"' not in log
+    _wait_for_reload(container, "0.0")
+    assert container.show("streamdet", "ActiveState") == "active"
+
+    _write_config(container, "streamdet", "east", "west", url="${CLIP}")
+    container.run("systemctl", "reload", "streamdet")
+    _wait_for_reload(container, "1.0")
+    container.wait_until(lambda: "2 of 2 streams up" in _status(container, "streamdet"), "the new stream is up")
+    assert container.show("streamdet", "NRestarts") == "0"
+
+    # What took longer than TimeoutStopSec= would be killed, and no success.
+    container.run("systemctl", "stop", "streamdet")
+    assert container.show("streamdet", "Result") == "success"
+    assert container.show("streamdet", "ExecMainStatus") == "0"
+    assert "Traceback" not in container.journal("--unit=streamdet")
+
+
+def _detects(status: str) -> bool:
+    return status.startswith("1 of 1 streams up") and not status.endswith(" 0.0 fps out")
+
+
+def _restarted(container: Container, unit: str, pid: str) -> Callable[[], bool]:
+    # While it is down, the number is 0, and the state may still be the one of a moment ago.
+    return lambda: container.show(unit, "MainPID") not in {pid, "0"} and container.show(unit, "ActiveState") == "active"
+
+
+def _send(container: Container, unit: str, signal_name: str) -> None:
+    """Sends a signal to the daemon alone; `kill` with the number of one that just ended could hit the tests."""
+    container.run("systemctl", "kill", "--kill-whom=main", f"--signal={signal_name}", unit)
+
+
+@needs_container
+@patient
+def test_an_instance_survives_a_kill_a_standstill_and_a_reboot(realtime_container: Container) -> None:
+    container = realtime_container
+    unit = "streamdet@yard"
+    (container.root / "etc/streamdet").mkdir()
+    _write_config(container, "yard", "east", url=str(sample_clip()))
+    impatient = container.root / "etc/systemd/system/streamdet@.service.d/test.conf"
+    impatient.parent.mkdir(parents=True)
+    impatient.write_text("[Service]\nWatchdogSec=6s\n")
+    container.run(_STREAMDET, "install-service", "--instance", "yard", "--enable")
+
+    first = container.show(unit, "MainPID")
+    assert "SCHED_OTHER" in container.run("chrt", "--pid", first).stdout
+    _send(container, unit, "SIGKILL")
+    container.wait_until(_restarted(container, unit, first), "a start after SIGKILL")
+
+    second = container.show(unit, "MainPID")
+    _send(container, unit, "SIGSTOP")
+    container.wait_until(_restarted(container, unit, second), "a start after the watchdog's time")
+    log = container.journal(f"--unit={unit}")
+    assert "Watchdog timeout" in log
+    # What each thread was doing then, and the delay that has begun to grow.
+    assert "Fatal Python error: Aborted" in log
+    assert "2 failures in a row: starting in 1 s" in log
+
+    container.reboot()
+    container.wait_until(lambda: container.show(unit, "ActiveState") == "active", "a start at boot")
+    assert container.show(unit, "NRestarts") == "0"
+
+    told = container.run(_STREAMDET, "install-service", "--instance", "yard", "--uninstall").stdout
+    assert "remove          /etc/systemd/system/streamdet@.service\n" in told
+    assert container.show(unit, "LoadState") == "not-found"
+    assert (container.root / "etc/streamdet/yard.toml").exists()
+
+
+_LOOK = """
+import ssl, sys, urllib.request
+page = urllib.request.urlopen(sys.argv[1], context=ssl._create_unverified_context(), timeout=30)
+print(page.url, page.status)
+"""
+
+
+_PAGE = "http://127.0.0.1:8095/"
+
+
+def _look(container: Container, url: str) -> str:
+    return container.run(sys.executable, "-c", _LOOK, url, check=False).stdout
+
+
+@needs_container
+@patient
+def test_the_page_comes_back_at_boot_and_asks_for_a_password_where_strangers_can_look(
+    container: Container, tmp_path: Path
+) -> None:
+    (container.root / "etc/streamdet").mkdir()
+    _write_config(container, "streamdet", "east")
+    container.run(_STREAMDET, "install-service", "--page", "--enable")
+    container.wait_until(lambda: _look(container, _PAGE), "the page")
+    container.reboot()
+    container.wait_until(lambda: _look(container, _PAGE), "the page at boot")
+    assert container.show("streamdet-web", "User") == "streamdet-web"
+
+    drop_in = container.root / "etc/systemd/system/streamdet-web.service.d/override.conf"
+    drop_in.write_text("[Service]\nEnvironment=STREAMDET_WEB_OPTIONS=--listen=0.0.0.0:8443\n")
+    container.run("systemctl", "daemon-reload")
+    container.run("systemctl", "restart", "streamdet-web", check=False)
+    container.wait_until(lambda: container.show("streamdet-web", "ActiveState") == "failed", "no page for strangers")
+    assert container.show("streamdet-web", "ExecMainStatus") == "2"
+
+    certificate, key = make_certificate(tmp_path)
+    for file, name in ((certificate, "page.pem"), (key, "page.key")):
+        (container.root / "etc/streamdet" / name).write_bytes(file.read_bytes())
+    password = Password.of("correct horse battery", cost=(10, 8, 1))
+    write_password(container.root / "etc/streamdet/page.password", password)
+    drop_in.write_text(_drop_in_of_the_manual())
+    container.run("systemctl", "daemon-reload")
+    container.run("systemctl", "restart", "streamdet-web")
+    container.wait_until(lambda: "/login" in _look(container, "https://127.0.0.1:8443/"), "the login")
+    container.run("systemctl", "stop", "streamdet-web")
+    assert container.show("streamdet-web", "Result") == "success"
+
+
+def _drop_in_of_the_manual() -> str:
+    manual = (ROOT / "docs/page.md").read_text()
+    (drop_in,) = re.findall(r"```ini\n(.*?)```", manual, re.DOTALL)
+    return str(drop_in)
+
+
+@needs_container
+def test_the_service_opens_cameras_and_nothing_else_of_the_machine(container: Container) -> None:
+    """Of /dev, the network, homes and files; the kernel's own list of devices is not enforced inside a container."""
+    container.run(_STREAMDET, "install-service")
+    for name, group in (("video7", "video"), ("private", "root")):
+        container.run("mknod", "--mode=0660", f"/dev/{name}", "c", "1", "5")
+        container.run("chgrp", group, f"/dev/{name}")
+    (container.root / "etc/streamdet/secrets/LOGIN").write_text("user:password")
+    # Neither mode forbids anything: what does is the unit.
+    (container.root / "home/picture").write_text("x")
+    container.run("mkdir", "--mode=0777", "/opt/open")
+    checks = (
+        "head -c 3 /dev/video7 >/dev/null || exit 11; "
+        "! head -c 3 /dev/private >/dev/null || exit 12; "
+        "test -r /etc/streamdet/streamdet.toml || exit 13; "
+        '[ "$$(cat $$CREDENTIALS_DIRECTORY/secret_LOGIN)" = user:password ] || exit 14; '
+        "! cat /etc/streamdet/secrets/LOGIN || exit 15; "
+        "! cat /home/picture || exit 16; "
+        "! touch /opt/open/x || exit 17; "
+        "touch $$STATE_DIRECTORY/x $$CACHE_DIRECTORY/x $$RUNTIME_DIRECTORY/x || exit 18; "
+        "! unshare --user true || exit 19"
+    )
+    drop_in = container.root / "etc/systemd/system/streamdet.service.d/test.conf"
+    drop_in.write_text(f"[Service]\nType=oneshot\nRestart=no\nExecStart=\nExecStart=/bin/sh -c '{checks}'\n")
+    container.run("systemctl", "daemon-reload")
+    container.run("systemctl", "start", "streamdet", check=False)
+    assert container.show("streamdet", "ExecMainStatus") == "0", container.journal("--unit=streamdet")
+    assert container.show("streamdet", "Result") == "success"
+
+
+@needs_container
+def test_an_instance_reads_nothing_of_another(container: Container) -> None:
+    container.run(_STREAMDET, "install-service")
+    template = container.root / "etc/systemd/system/streamdet@.service.d/test.conf"
+    for name in ("yard", "gate"):
+        container.run(_STREAMDET, "install-service", "--instance", name)
+        (container.root / f"etc/streamdet/{name}.secrets/LOGIN").write_text(name)
+    checks = (
+        "mine=$$0; other=$$1; "
+        "test -r /etc/streamdet/$$mine.toml || exit 11; "
+        '[ "$$(cat $$CREDENTIALS_DIRECTORY/secret_LOGIN)" = $$mine ] || exit 12; '
+        "! cat /etc/streamdet/$$other.toml || exit 13; "
+        "! cat /etc/streamdet/streamdet.toml || exit 14; "
+        "! ls /etc/streamdet || exit 15; "
+        "! cat /run/credentials/streamdet@$$other.service/secret_LOGIN || exit 16; "
+        "umask 000; touch $$STATE_DIRECTORY/x $$CACHE_DIRECTORY/x $$RUNTIME_DIRECTORY/x || exit 17; "
+        "for kept in /var/lib /var/cache /run; do "
+        "! cat $$kept/streamdet/$$other/x || exit 18; ! mv $$kept/streamdet/$$other $$kept/streamdet/away || exit 19; "
+        "done"
+    )
+    oneshot = "Type=oneshot\nRemainAfterExit=yes\nRestart=no\nExecStart=\n"
+    for mine, other in (("yard", "gate"), ("gate", "yard"), ("yard", "gate")):
+        template.write_text(f"[Service]\n{oneshot}ExecStart=/bin/sh -c '{checks}' {mine} {other}\n")
+        container.run("systemctl", "daemon-reload")
+        container.run("systemctl", "restart", f"streamdet@{mine}", check=False)
+        unit = f"streamdet@{mine}"
+        assert container.show(unit, "ExecMainStatus") == "0", container.journal(f"--unit={unit}")
+        assert container.show(unit, "User") == f"streamdet-{mine}"
+        assert int(container.show(unit, "TasksMax")) == 4096
+        assert container.show(unit, "MemoryMax") not in {"infinity", ""}
+
+
+@needs_container
+@patient
+def test_a_restart_with_a_wrong_file_says_how_to_go_back_and_goes_back_by_itself_where_told_to(
+    container: Container,
+) -> None:
+    container.run(_STREAMDET, "install-service", "--no-gpu")
+    _write_config(container, "streamdet", "east")
+    config = container.root / "etc/streamdet/streamdet.toml"
+    good = config.read_text()
+    container.run("systemctl", "start", "streamdet")
+    kept = container.root / "var/lib/streamdet/streamdet/last-good.toml"
+    assert kept.read_text() == good
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+    _write_config(container, "streamdet", "east", extra="colour = 3\n")
+    assert container.run("systemctl", "restart", "streamdet", check=False).returncode != 0
+    assert container.show("streamdet", "ExecMainStatus") == "2"
+    log = container.journal("--unit=streamdet")
+    assert "streamdet.toml:8: streams[east].colour" in log
+    (command,) = re.findall(r"^  (sudo .*)$", log, re.MULTILINE)
+    # There is no sudo inside, and we are root.
+    as_user = "setpriv --reuid streamdet --regid streamdet --init-groups"
+    command = command.replace("sudo -u streamdet", as_user).replace("sudo ", "")
+    container.run("/bin/sh", "-c", f"cd /tmp && {command}")
+    assert container.show("streamdet", "ActiveState") == "active"
+    assert config.read_text() == good
+
+    _write_config(container, "streamdet", "east", extra="colour = 3\n")
+    drop_in = container.root / "etc/systemd/system/streamdet.service.d/override.conf"
+    drop_in.write_text("[Service]\nEnvironment=STREAMDET_RUN_OPTIONS=--or-last-good\n")
+    container.run("systemctl", "daemon-reload")
+    container.run("systemctl", "restart", "streamdet")
+    errors = container.journal("--unit=streamdet", "--priority=err", "--boot")
+    assert "running the last configuration that worked instead" in errors
+    _wait_for_reload(container, "0.0")
+    assert kept.read_text() == good

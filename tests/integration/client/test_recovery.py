@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamdet import (
+    DetectionEvent,
+    EndpointError,
+    Gap,
+    Restart,
+    StateEvent,
+    Subscription,
+    subscribe,
+    subscribe_async,
+    wire,
+)
+from streamdet.client.recovery import OrderedRecovery
+from streamdet.config import ReplayConfig
+from streamdet.delivery.publisher import Publisher
+from streamdet.types import State
+from streamdet.wire.replay import Replayed, ReplayRequest, Snapshot, decode_request, encode_answer
+from support.losing import losing, losing_requests
+from support.publishing import CAR, PERSON, frame_of, publisher_at, status_of
+from support.waiting import wait_until
+
+PATIENCE_SECONDS = 30.0
+REPLAY = ReplayConfig(endpoint="tcp://127.0.0.1:0")
+
+
+@pytest.fixture(autouse=True)
+def _checks_come_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.client.recovery._CHECK_SECONDS", 0.3)
+    monkeypatch.setattr("streamdet.client.recovery._ON_ITS_WAY_SECONDS", 0.2)
+
+
+def detections_until(events: Subscription, last: dict[str, int]) -> dict[str, list[object]]:
+    """All about detections that comes until each of these streams has reached its number."""
+    found: dict[str, list[object]] = {stream: [] for stream in last}
+    reached: dict[str, int] = {}
+    while any(reached.get(stream, 0) < seq for stream, seq in last.items()):
+        item = events.receive(PATIENCE_SECONDS)
+        assert item is not None, f"nothing came; {reached} of {last}"
+        if isinstance(item, DetectionEvent):
+            reached[item.stream] = item.seq
+            found[item.stream].append(item.seq)
+        elif isinstance(item, Gap | Restart):
+            found[item.stream].append(item)
+    return found
+
+
+def put(publisher: Publisher, stream: str, seqs: range) -> None:
+    for seq in seqs:
+        publisher.put_detections(frame_of(stream, seq), [PERSON, CAR])
+
+
+@pytest.fixture
+def publisher() -> Iterator[Publisher]:
+    with publisher_at(replay=REPLAY) as running:
+        yield running
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_lost_comes_in_order_and_once(publisher: Publisher, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - to be repeatable
+    with losing(publisher.endpoint, lambda _: chance.random() < 0.3) as proxy:
+        subscription = subscribe(proxy.endpoint, replay=True, replay_endpoint=publisher.replay_endpoint)
+        with subscription as events:
+            put(publisher, "a", range(1, 3))
+            put(publisher, "b", range(1, 2))
+            first = detections_until(events, {"a": 2, "b": 1})
+            # Until then nothing comes through the proxy, and nothing can be lost.
+            wait_until(lambda: len(publisher._sockets._subscriptions) == 2, "the proxy is subscribed")
+            for round_ in range(40):
+                put(publisher, "a", range(3 + 5 * round_, 8 + 5 * round_))
+                put(publisher, "b", range(2 + 2 * round_, 4 + 2 * round_))
+            rest = detections_until(events, {"a": 202, "b": 81})
+    # It begins with the newest event; from then on nothing is missing.
+    for stream, last in (("a", 202), ("b", 81)):
+        seqs = first[stream] + rest[stream]
+        assert seqs == list(range(int(str(seqs[0])), last + 1))
+    assert proxy.lost > 20
+
+
+def test_a_late_joiner_starts_with_the_newest_event_of_everything(publisher: Publisher) -> None:
+    for stream in ("a", "b", "c"):
+        publisher.put_status(status_of(stream))
+        put(publisher, stream, range(1, 8))
+    publisher.remove_stream("c")
+    # Until all of it has been published, it comes as it happens.
+    wait_until(lambda: min(publisher._outgoing.seqs[f"detections/{s}/"] for s in "abc") == 7, "all published")
+    with subscribe(publisher.endpoint, ["a", "b"], replay=True, replay_endpoint=publisher.replay_endpoint) as events:
+        seen = {}
+        while len(seen) < 4:
+            item = events.receive(PATIENCE_SECONDS)
+            assert isinstance(item, DetectionEvent | StateEvent)
+            seen[item.stream, type(item)] = item.seq
+        assert {key: seq for key, seq in seen.items() if key[1] is DetectionEvent} == {
+            ("a", DetectionEvent): 7, ("b", DetectionEvent): 7,
+        }  # fmt: skip
+        put(publisher, "a", range(8, 10))
+        assert detections_until(events, {"a": 9})["a"] == [8, 9]
+
+
+def test_the_last_event_is_healed_though_none_follows(publisher: Publisher) -> None:
+    with losing(publisher.endpoint, lambda topic: topic == b"detections/a/") as proxy:
+        subscription = subscribe(proxy.endpoint, replay=True, replay_endpoint=publisher.replay_endpoint)
+        with subscription as events:
+            publisher.put_status(status_of("a"))
+            assert isinstance(events.receive(PATIENCE_SECONDS), StateEvent)
+            put(publisher, "a", range(1, 4))
+            assert detections_until(events, {"a": 3})["a"] == [1, 2, 3]
+    assert proxy.lost >= 3
+
+
+def test_what_the_daemon_no_longer_keeps_is_one_gap() -> None:
+    few = ReplayConfig(endpoint="tcp://127.0.0.1:0", max_events=10)
+    with publisher_at(replay=few) as publisher, losing(publisher.endpoint, lambda _: False) as proxy:
+        subscription = subscribe(
+            proxy.endpoint, kinds=["detections"], replay=True, replay_endpoint=publisher.replay_endpoint
+        )
+        with subscription as events:
+            put(publisher, "a", range(1, 2))
+            assert detections_until(events, {"a": 1})["a"] == [1]
+            proxy.loses = lambda _: True
+            put(publisher, "a", range(2, 42))
+            found = detections_until(events, {"a": 41})["a"]
+    assert found == [Gap("a", "detections/a/", 2, 30), *range(32, 42)]
+
+
+def test_a_restart_is_told_and_the_new_epoch_is_complete(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/events"
+    replay = ReplayConfig(endpoint="auto")
+    with subscribe(endpoint, kinds=["detections"], replay=True) as events:
+        with publisher_at(endpoint, "e1", replay=replay) as publisher:
+            put(publisher, "a", range(1, 4))
+            first = detections_until(events, {"a": 3})["a"]
+        with publisher_at(endpoint, "e2", replay=replay) as publisher:
+            put(publisher, "a", range(1, 6))
+            second: list[object] = []
+            while not second or second[-1] != 5:
+                item = events.receive(PATIENCE_SECONDS)
+                assert item is not None
+                second.append(item.seq if isinstance(item, DetectionEvent) else item)
+    assert first == list(range(int(str(first[0])), 4))
+    assert second == [Restart("a", "detections/a/", "e1", "e2", is_complete=False), 1, 2, 3, 4, 5]
+
+
+def test_an_endpoint_that_does_not_answer_is_an_error(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.client.recovery._GIVE_UP_SECONDS", 0.5)
+    nowhere = subscribe(publisher.endpoint, replay=True, replay_endpoint="tcp://127.0.0.1:1")
+    with nowhere as events:
+        publisher.put_status(status_of("a"))
+        with pytest.raises(EndpointError, match=r"nothing answers at tcp://127\.0\.0\.1:1"):
+            events.receive(PATIENCE_SECONDS)
+
+
+def test_when_replay_goes_away_events_go_on_with_gaps(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.client.recovery._GIVE_UP_SECONDS", 1.0)
+    with (
+        losing(publisher.endpoint, lambda _: False) as proxy,
+        losing_requests(publisher.replay_endpoint) as (replay_endpoint, cut),
+        subscribe(proxy.endpoint, kinds=["detections"], replay=True, replay_endpoint=replay_endpoint) as events,
+    ):
+        put(publisher, "a", range(1, 2))
+        assert detections_until(events, {"a": 1})["a"] == [1]
+        cut.set()
+        lost = iter([True, True])
+        proxy.loses = lambda _: next(lost, False)
+        seen: list[object] = []
+        for seq in range(2, 1000):
+            put(publisher, "a", range(seq, seq + 1))
+            if (item := events.receive(0.05)) is not None:
+                seen.append(item.seq if isinstance(item, DetectionEvent) else item)
+            if len(seen) >= 3:
+                break
+        assert seen == [Gap("a", "detections/a/", 2, 2), 4, 5]
+
+
+def test_while_the_daemon_is_away_nothing_is_given_up() -> None:
+    recovery, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1"), 0.0
+
+    def state(seq: int, epoch: str) -> None:
+        recovery.message(wire.to_message(StateEvent("a", epoch, seq, 1.0, State.UP, None, "", 1.0)), now)
+
+    [request] = recovery.requests(now)
+    snapshot = Snapshot(decode_request(request).id, "e", {"state/a/": 2}, None)
+    recovery.answer(encode_answer(snapshot), now)
+    for seq in (2, 5):
+        state(seq, "e")
+    assert [item.seq for item in recovery.ready if isinstance(item, StateEvent)] == [2]
+    # It was killed with the question open, and takes half a minute to come back.
+    asked = {}
+    for now in range(1, 31):
+        for request in map(decode_request, recovery.requests(now)):
+            asked[request.id] = request
+    state(1, "f")
+    recovery.requests(now)
+    [asked_again] = [request for request in asked.values() if isinstance(request, ReplayRequest)]
+    kept = [wire.encode(StateEvent("a", "e", seq, 1.0, State.UP, None, "", 1.0)) for seq in (3, 4)]
+    replayed = Replayed(asked_again.id, "state/a/", "e", 3, 5, events=kept, seqs=(3, 4))
+    recovery.answer(encode_answer(replayed), now)
+    assert [item.seq for item in recovery.ready if isinstance(item, StateEvent)] == [2, 3, 4, 5]
+    assert not any(isinstance(item, Gap) for item in recovery.ready)
+
+
+def test_asyncio(publisher: Publisher) -> None:
+    chance = random.Random(7)  # noqa: S311 - to be repeatable
+
+    async def collect() -> list[int]:
+        seqs: list[int] = []
+        with losing(publisher.endpoint, lambda _: chance.random() < 0.3) as proxy:
+            subscription = subscribe_async(
+                proxy.endpoint,
+                kinds=["detections"],
+                labels=["car"],
+                replay=True,
+                replay_endpoint=publisher.replay_endpoint,
+                timeout_seconds=PATIENCE_SECONDS,
+            )
+            async with subscription as events:
+                await asyncio.to_thread(put, publisher, "a", range(1, 101))
+                async for item in events:
+                    assert isinstance(item, DetectionEvent)
+                    assert item.detections == (CAR,)
+                    seqs.append(item.seq)
+                    if item.seq == 100:
+                        return seqs
+        return seqs
+
+    seqs = asyncio.run(collect())
+    assert seqs == list(range(seqs[0], 101))
+
+
+def test_topics_that_the_daemon_has_forgotten_are_forgotten() -> None:
+    recovery, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1"), 0.0
+
+    def answer(topics: list[str], epoch: str = "e") -> None:
+        nonlocal now
+        for _ in range(20):
+            now += 1.0
+            if requests := recovery.requests(now):
+                break
+        [request] = requests
+        snapshot = Snapshot(decode_request(request).id, epoch, dict.fromkeys(topics, 2), None)
+        recovery.answer(encode_answer(snapshot), now)
+
+    names = [f"state/{number}/" for number in range(50)]
+    answer(names)
+    assert len(recovery._topics) == 50
+    # One that begins while a list is on its way is not in it.
+    event = StateEvent("new", "e", 1, 1.0, State.UP, None, "", 1.0)
+    recovery.message(wire.to_message(event), now)
+    for _ in range(2):
+        answer(names[40:])
+    assert len(recovery._topics) == 51
+    answer([*names[40:], "state/new/"])
+    assert list(recovery._topics) == [*names[40:], "state/new/"]
+    # After a restart nothing is forgotten: the rest of the epoch before is still to be asked for.
+    for _ in range(4):
+        answer([], "f")
+    assert list(recovery._topics) == [*names[40:], "state/new/"]

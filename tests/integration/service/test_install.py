@@ -1,0 +1,240 @@
+"""Installing into a folder; `test_systemd_units` installs into a running system."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from streamdet.cli.install_service import command
+from streamdet.config import load_config
+from streamdet.errors import InstallError
+from streamdet.service.install import environment, service
+from streamdet.service.install.environment import Environment, this_environment
+from streamdet.service.install.service import Service
+from support.paths import ROOT
+
+UNIT = "etc/systemd/system/streamdet.service"
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty system; its user database is not this machine's to change, so that no one is root."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    return tmp_path
+
+
+def install(root: Path, *options: str) -> Result:
+    return CliRunner().invoke(command, ["--root", str(root), *options], catch_exceptions=False)
+
+
+def _tree(root: Path) -> dict[str, str]:
+    return {str(p.relative_to(root)): p.read_text() for p in root.rglob("*") if p.is_file() and not p.is_symlink()}
+
+
+def test_it_puts_everything_in_place_and_says_so(root: Path) -> None:
+    told = install(root, "--no-gpu").output
+    assert (root / UNIT).read_text() == (ROOT / "systemd/streamdet.service").read_text()
+    assert load_config(root / "etc/streamdet/streamdet.toml").streams[0].name == "front-door"
+    assert stat.S_IMODE((root / "etc/streamdet/streamdet.toml").stat().st_mode) == 0o640
+    assert stat.S_IMODE((root / "etc/streamdet/secrets").stat().st_mode) == 0o700
+    drop_in = (root / f"{UNIT}.d/10-environment.conf").read_text()
+    assert f"\nEnvironment=PATH={Path(sys.prefix, 'bin')}:" in drop_in
+    assert (root / "usr/local/bin/streamdet").readlink() == Path(sys.prefix, "bin/streamdet")
+    for path in (*_tree(root), "etc/streamdet/", "etc/streamdet/secrets/", "usr/local/bin/streamdet"):
+        assert f"create          {root}/{path}" in told
+    assert not (root / f"{UNIT}.d/gpu.conf").exists()
+
+
+def test_twice_is_as_once_and_a_configuration_is_never_overwritten(root: Path) -> None:
+    install(root)
+    config = root / "etc/streamdet/streamdet.toml"
+    config.write_text("# mine\n")
+    (root / UNIT).write_text("# of an older version\n")
+    before = _tree(root)
+    told = install(root).output
+    assert config.read_text() == "# mine\n"
+    assert f"kept            {config} (yours: never overwritten)\n" in told
+    assert f"replace         {root / UNIT}\n" in told
+    assert "create" not in told
+    assert {path for path, text in _tree(root).items() if before[path] != text} == {UNIT}
+
+
+def test_a_dry_run_changes_nothing(root: Path) -> None:
+    told = install(root, "--dry-run").output
+    assert f"would create    {root / UNIT}\n" in told
+    assert list(root.iterdir()) == []
+
+
+def test_uninstall_leaves_what_is_the_users(root: Path) -> None:
+    install(root, "--gpu")
+    install(root, "--instance", "yard")
+    assert (root / f"{UNIT}.d/gpu.conf").exists()
+    install(root, "--uninstall")
+    assert not (root / UNIT).exists()
+    assert not (root / f"{UNIT}.d").exists()
+    # The other service still needs it.
+    assert (root / "usr/local/bin/streamdet").is_symlink()
+    install(root, "--uninstall", "--instance", "yard")
+    assert sorted(_tree(root)) == [
+        "etc/streamdet/streamdet.toml",
+        "etc/streamdet/yard.toml",
+        "etc/sysusers.d/streamdet-yard.conf",
+        "etc/sysusers.d/streamdet.conf",
+    ]
+    assert not (root / "usr/local/bin/streamdet").is_symlink()
+    assert "absent" in install(root, "--uninstall").output
+
+
+def test_the_page_is_a_service_of_its_own_which_stays_up_to_date_and_goes_with_the_daemons(root: Path) -> None:
+    page = root / "etc/systemd/system/streamdet-web.service"
+    assert "streamdet-web" not in install(root).output
+    told = install(root, "--page").output
+    assert f"create          {page}\n" in told
+    assert page.read_text() == (ROOT / "systemd/streamdet-web.service").read_text()
+    assert "PATH=" in (root / f"{page}.d/10-environment.conf").read_text()
+    page.write_text("# of an older version\n")
+    assert f"replace         {page}\n" in install(root).output
+    install(root, "--uninstall")
+    assert not page.exists()
+    assert not Path(f"{page}.d").exists()
+
+
+def test_what_comes_next_can_be_typed(root: Path) -> None:
+    own = root / "usr/local/bin/streamdet"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    config = root / "etc/streamdet/streamdet.toml"
+    assert f"then: {sys.prefix}/bin/streamdet check {config}\n" in install(root).output
+    own.unlink()
+    assert f"then: streamdet check {config}\n" in install(root).output
+
+
+def test_an_administrators_own_program_and_drop_ins_stay(root: Path) -> None:
+    own, drop_in = root / "usr/local/bin/streamdet", root / f"{UNIT}.d/override.conf"
+    for path in (own, drop_in):
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    assert f"kept            {own}" in install(root).output
+    install(root, "--uninstall")
+    assert (own.read_text(), drop_in.read_text()) == ("mine", "mine")
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "streamdet", "install-service", *options], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", ["../x", "-x", "a b", "streamdet", "a" * 65])
+def test_a_name_that_no_instance_can_have_is_one_line(name: str) -> None:
+    result = run("--dry-run", f"--instance={name}")
+    assert result.returncode == 1
+    assert result.stderr.startswith("streamdet: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_page_of_an_instance_is_refused_in_words() -> None:
+    result = run("--dry-run", "--instance=yard", "--page")
+    assert result.returncode == 2
+    assert "STREAMDET_WEB_OPTIONS" in result.stderr
+
+
+def test_only_root_installs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(InstallError, match="use sudo"):
+        Service().check_system()
+
+
+def test_without_systemd_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(service, "BOOTED", tmp_path / "absent")
+    with pytest.raises(InstallError, match="systemd does not run here"):
+        Service().check_system()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(root: Path) -> None:
+    (root / "etc").write_text("a file")
+    with pytest.raises(InstallError, match=r"sysusers.d/streamdet.conf: Not a directory|File exists"):
+        install(root)
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Iterator[Path]:
+    """An environment that only its owner can enter."""
+    scripts = tmp_path / "private/venv/bin"
+    scripts.mkdir(parents=True)
+    (scripts / "streamdet").write_text("#!/bin/sh\n")
+    (tmp_path / "private").chmod(0o700)
+    yield scripts
+    (tmp_path / "private").chmod(0o755)
+
+
+def test_an_environment_that_the_service_cannot_read_is_told(private: Path) -> None:
+    with pytest.raises(InstallError, match=r"the service's user cannot read .*: chmod o[+]rX /"):
+        Environment(private, (private.parent,)).check()
+
+
+def test_an_environment_in_a_home_is_mounted_for_the_service(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "HIDDEN", (*environment.HIDDEN, private.parent.parent))
+    inside_a_home = Environment(private, (private.parent, *this_environment().folders))
+    inside_a_home.check()
+    assert f"\nBindReadOnlyPaths={private.parent}\n" in inside_a_home.drop_in()
+    (private / "streamdet").chmod(0o600)
+    with pytest.raises(InstallError, match="chmod"):
+        inside_a_home.check()
+
+
+def test_an_environment_without_the_program_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InstallError, match="there is no program"):
+        Environment(tmp_path, ()).check()
+
+
+def test_a_path_that_a_unit_file_cannot_hold_is_told(tmp_path: Path) -> None:
+    scripts = tmp_path / "50% of it"
+    scripts.mkdir()
+    (scripts / "streamdet").touch()
+    with pytest.raises(InstallError, match="another folder"):
+        Environment(scripts, ()).check()
+
+
+def test_this_environment_is_complete() -> None:
+    found = this_environment()
+    found.check()
+    for needed in (Path(sys.executable), Path(os.__file__), Path(environment.__file__)):
+        inside = [*found.folders, Path("/usr")]
+        assert any(needed.resolve().is_relative_to(folder) for folder in inside)
+
+
+def test_instances_share_neither_user_nor_secrets(root: Path) -> None:
+    install(root)
+    assert stat.S_IMODE((root / "etc/streamdet").stat().st_mode) == 0o750
+    told = install(root, "--instance", "yard").output
+    assert f"open            {root}/etc/streamdet/" in told
+    assert stat.S_IMODE((root / "etc/streamdet").stat().st_mode) == 0o751
+    assert stat.S_IMODE((root / "etc/streamdet/yard.secrets").stat().st_mode) == 0o700
+    users = (root / "etc/sysusers.d/streamdet-yard.conf").read_text()
+    assert "\nu streamdet-yard - " in users
+    assert "\nm streamdet-yard video\n" in users
+    assert "streamdet/yard" not in (root / "etc/sysusers.d/streamdet.conf").read_text()
+    assert "unchanged       " + str(root / "etc/streamdet/") in install(root, "--instance", "yard").output
+    # A user's name has 31 characters at most.
+    assert install(root, "--instance", 21 * "y").exit_code == 0
+    with pytest.raises(InstallError, match="up to 21 letters"):
+        install(root, "--instance", 22 * "y")
+
+
+def test_a_program_that_root_runs_is_named_by_its_whole_path() -> None:
+    """The PATH of a unit begins with the environment's folder, which need not be root's."""
+    for path in (ROOT / "systemd").rglob("*"):
+        for line in re.findall(r"^Exec\w+=(\S*\+.*)", path.read_text() if path.is_file() else "", re.MULTILINE):
+            assert re.fullmatch(r"-?\+/usr/bin/[a-z-]+( -?[a-z0-9]+)*", line), f"{path}: {line}"
+            assert "/env " not in line
+            assert "/sh " not in line

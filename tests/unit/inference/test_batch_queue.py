@@ -1,0 +1,560 @@
+from __future__ import annotations
+
+import heapq
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamdet.config import StreamConfig
+from streamdet.inference.batch_queue import BatchQueue
+from streamdet.types import Drop, Frame
+from support.queueing import Flood, Rules, frame
+
+_PATIENCE_SECONDS = 20.0
+
+
+@dataclass
+class Clock:
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Drops:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, Drop]] = []
+
+    def __call__(self, stream: str, reason: Drop) -> None:
+        self.seen.append((stream, reason))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def drops() -> Drops:
+    return Drops()
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[[Callable[[], object]], threading.Thread]]:
+    threads: list[threading.Thread] = []
+
+    def run(function: Callable[[], object]) -> threading.Thread:
+        thread = threading.Thread(target=function, daemon=True)
+        threads.append(thread)
+        thread.start()
+        return thread
+
+    yield run
+    for thread in threads:
+        thread.join(_PATIENCE_SECONDS)
+        assert not thread.is_alive()
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.002)
+
+
+def make(clock: Clock, drops: Drops, *streams: Rules, size: int = 8, delay: float = 0.0) -> BatchQueue:
+    queue = BatchQueue(size, delay, drops, clock)
+    for stream in streams:
+        queue.set_stream(stream)
+    return queue
+
+
+def take(queue: BatchQueue) -> list[tuple[str, int]]:
+    return [(taken.stream, taken.seq) for taken in queue.take(0)]
+
+
+def test_the_newest_frame_wins(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, Rules("a"))
+    for seq in (1, 2, 3):
+        queue.put(frame("a", seq, clock.now))
+    assert queue.pending() == {"a": 1}
+    assert take(queue) == [("a", 3)]
+    assert drops.seen == [("a", Drop.SUPERSEDED)] * 2
+    assert queue.pending() == {"a": 0}
+
+
+def test_an_empty_queue_gives_nothing_at_the_time_out(clock: Clock, drops: Drops) -> None:
+    assert take(make(clock, drops, Rules("a"))) == []
+    assert BatchQueue(8, 0.0, drops).take(0.01) == []
+
+
+def test_the_longest_waiting_stream_leaves_first(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, *(Rules(name) for name in "abc"), size=1)
+    order = ""
+    for name in "cab":
+        clock.now += 0.01
+        queue.put(frame(name, captured=clock.now))
+    for name in "bbbbbb":
+        clock.now += 0.01
+        # However often one stream offers a frame, the others have their turn.
+        order += take(queue)[0][0]
+        queue.put(frame(name, captured=clock.now))
+    assert order[:3] == "cab"
+    assert set(order[3:]) == {"b"}
+
+
+def test_what_does_not_fill_a_batch_is_shared(clock: Clock, drops: Drops) -> None:
+    queue = BatchQueue(4, 0.0, drops, clock)
+    names = [f"stream-{number}" for number in range(7)]
+    for name in names:
+        queue.set_stream(Rules(name))
+        queue.put(frame(name, captured=clock.now))
+    taken = []
+    while batch := queue.take(0.0, shares=2):
+        taken.append([each.stream for each in batch])
+    # Seven fill a batch; of the three that are left, one taker gets two.
+    assert taken == [names[:4], names[4:6], names[6:]]
+
+
+def test_a_superseded_stream_keeps_its_place(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, Rules("a"), Rules("b"), size=1)
+    queue.put(frame("a", 1, clock.now))
+    clock.now += 0.01
+    queue.put(frame("b", 1, clock.now))
+    clock.now += 0.01
+    queue.put(frame("a", 2, clock.now))
+    assert take(queue) == [("a", 2)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("weight", [0.5, 2.0, 3.0])
+def test_under_overload_shares_follow_the_weights(clock: Clock, drops: Drops, size: int, weight: float) -> None:
+    names = [f"plain-{n}" for n in range(9)]
+    queue = make(clock, drops, Rules("special", weight=weight), *map(Rules, names), size=size)
+    taken: Counter[str] = Counter()
+    for seq in range(4000):
+        for name in ("special", *names):
+            queue.put(frame(name, seq, clock.now))
+        # The detector takes 0.1 s per frame: ten streams wait in turn.
+        clock.now += 0.1 * size
+        taken.update(name for name, _ in take(queue))
+    plain = sum(taken[name] for name in names) / len(names)
+    assert taken["special"] / plain == pytest.approx(weight, rel=0.01)
+    assert max(taken[name] for name in names) - min(taken[name] for name in names) <= 0.02 * plain + 1
+
+
+def test_a_pause_saves_nothing_up(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, *map(Rules, "abc"), size=1)
+    for seq in range(100):
+        for name in "ab":
+            queue.put(frame(name, seq, clock.now))
+        take(queue)
+    order = ""
+    for seq in range(12):
+        for name in "abc":
+            queue.put(frame(name, seq, clock.now))
+        order += take(queue)[0][0]
+    assert 4 <= order.count("c") <= 5
+
+
+@pytest.mark.parametrize(("weight", "share"), [(0.5, 0.5), (1.0, 1.0), (2.0, 2.0)])
+def test_shares_hold_for_streams_that_are_not_always_waiting(
+    clock: Clock, drops: Drops, weight: float, share: float
+) -> None:
+    """30 streams at 25 fps, jittering, and a detector that does 300 frames a second in batches of 8."""
+    chance = np.random.default_rng(3)
+    names = ["special", *(f"plain-{n}" for n in range(29))]
+    queue = make(clock, drops, Rules("special", weight=weight), *map(Rules, names[1:]))
+    arrivals = [(clock.now + 0.04 * chance.random(), name) for name in names]
+    heapq.heapify(arrivals)
+    taken: Counter[str] = Counter()
+    free_at = clock.now
+    while free_at < 130:
+        while arrivals[0][0] <= free_at:
+            clock.now, name = arrivals[0]
+            queue.put(frame(name, 1, clock.now))
+            heapq.heapreplace(arrivals, (clock.now + 0.04 + chance.uniform(-0.005, 0.005), name))
+        clock.now = free_at
+        batch = queue.take(0)
+        taken.update(item.stream for item in batch)
+        free_at += len(batch) / 300 or 0.001
+    plain = [taken[name] for name in names[1:]]
+    assert taken["special"] / np.mean(plain) == pytest.approx(share, rel=0.02)
+    assert max(plain) - min(plain) <= 2
+
+
+def test_a_weight_starves_no_one(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, Rules("rich", weight=100), Rules("poor", weight=0.1), size=1)
+    taken: Counter[str] = Counter()
+    for seq in range(5000):
+        for name in ("rich", "poor"):
+            queue.put(frame(name, seq, clock.now))
+        clock.now += 0.1
+        taken.update(name for name, _ in take(queue))
+    assert taken["poor"] >= 4
+
+
+@pytest.mark.parametrize(("source_fps", "max_fps"), [(25, 10), (30, 10), (29.97, 10), (25, 24), (12, 10), (25, 0.5)])
+@pytest.mark.parametrize("jitter_periods", [0.0, 0.4])
+def test_max_fps_is_met_exactly_on_average(
+    clock: Clock, drops: Drops, source_fps: float, max_fps: float, jitter_periods: float
+) -> None:
+    queue = make(clock, drops, Rules("a", max_fps=max_fps))
+    chance = np.random.default_rng(7)
+    seconds = 200
+    passed = 0
+    for seq in range(round(source_fps * seconds)):
+        at = 100 + (seq + jitter_periods * chance.uniform(-1, 1)) / source_fps
+        clock.now = max(clock.now, at)
+        queue.put(frame("a", seq, at))
+        passed += len(take(queue))
+    assert passed / seconds == pytest.approx(max_fps, abs=2 / seconds)
+    assert set(drops.seen) == {("a", Drop.RATE_LIMITED)}
+    assert passed + len(drops.seen) == round(source_fps * seconds)
+
+
+@pytest.mark.parametrize("source_fps", [10.0, 9.0, 3.0])
+def test_max_fps_takes_nothing_from_a_source_that_keeps_to_it(clock: Clock, drops: Drops, source_fps: float) -> None:
+    queue = make(clock, drops, Rules("a", max_fps=10))
+    chance = np.random.default_rng(7)
+    for seq in range(1000):
+        clock.now = 100 + (seq + (0.2 * chance.uniform(-1, 1) if seq else 0)) / source_fps
+        queue.put(frame("a", seq, clock.now))
+        assert take(queue) == [("a", seq)]
+    assert drops.seen == []
+
+
+def test_no_burst_follows_a_pause(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, Rules("a", max_fps=10))
+    queue.put(frame("a", 0, clock.now))
+    take(queue)
+    clock.now += 60
+    passed = 0
+    for seq in range(10):
+        queue.put(frame("a", seq, clock.now + seq / 1000))
+        passed += len(take(queue))
+    assert passed <= 2
+
+
+def test_a_frame_that_is_too_old_does_not_leave(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, Rules("a", max_frame_age_seconds=0.5), Rules("b", max_frame_age_seconds=5), size=1)
+    queue.put(frame("a", 1, clock.now))
+    queue.put(frame("b", 1, clock.now))
+    clock.now += 1
+    # The stale one takes no place in the batch.
+    assert take(queue) == [("b", 1)]
+    assert drops.seen == [("a", Drop.STALE)]
+    assert take(queue) == []
+
+
+def test_a_batch_leaves_when_it_is_full(drops: Drops, running: Callable[..., threading.Thread]) -> None:
+    queue = BatchQueue(3, 3600, drops)
+    for name in "abcd":
+        queue.set_stream(Rules(name))
+    batches: list[list[Frame]] = []
+    taker = running(lambda: batches.append(queue.take(3600)))
+    for name in "abc":
+        # The taker is most likely asleep when the batch gets full, and must be woken.
+        time.sleep(0.05)
+        queue.put(frame(name, captured=time.monotonic()))
+    taker.join(_PATIENCE_SECONDS)
+    assert [[taken.stream for taken in batch] for batch in batches] == [["a", "b", "c"]]
+
+
+def test_the_window_opens_at_the_first_frame_and_waits_for_no_one(drops: Drops) -> None:
+    queue = BatchQueue(8, 0.2, drops)
+    for name in "abc":
+        queue.set_stream(Rules(name))
+    timer = threading.Timer(0.05, lambda: queue.put(frame("b", captured=time.monotonic())))
+    queue.put(frame("a", captured=time.monotonic()))
+    began = time.monotonic()
+    timer.start()
+    batch = queue.take(3600)
+    waited_seconds = time.monotonic() - began
+    timer.join()
+    assert [taken.stream for taken in batch] == ["a", "b"]
+    assert waited_seconds >= 0.19
+
+
+def test_a_late_taker_does_not_wait_again(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, Rules("a"), Rules("b"), delay=3600.0)
+    queue.put(frame("a", 1, clock.now + 3600))
+    clock.now += 3600
+    assert take(queue) == [("a", 1)]
+
+
+def test_after_close_what_waits_is_drained_and_the_rest_dropped(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, *map(Rules, "abc"), size=2, delay=3600.0)
+    for name in "abc":
+        queue.put(frame(name, 1, clock.now))
+    queue.close()
+    queue.put(frame("a", 2, clock.now))
+    assert drops.seen == [("a", Drop.SHUTDOWN)]
+    assert not queue.drained
+    assert take(queue) == [("a", 1), ("b", 1)]
+    assert take(queue) == [("c", 1)]
+    assert queue.drained
+    assert queue.take(3600) == []
+
+
+def test_discard_drops_what_waits(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, *map(Rules, "ab"))
+    queue.put(frame("b", 1, clock.now))
+    queue.discard()
+    assert drops.seen == [("b", Drop.SHUTDOWN)]
+    assert queue.pending() == {"a": 0, "b": 0}
+    assert take(queue) == []
+
+
+def test_close_wakes_a_waiting_taker(drops: Drops, running: Callable[..., threading.Thread]) -> None:
+    queue = BatchQueue(8, 0.0, drops)
+    batches: list[list[Frame]] = []
+    running(lambda: batches.append(queue.take(3600)))
+    queue.close()
+    until(lambda: batches == [[]])
+
+
+def test_removing_a_stream_drops_its_frame(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, *map(Rules, "ab"))
+    queue.put(frame("a", 1, clock.now))
+    queue.remove_stream("a")
+    queue.put(frame("a", 2, clock.now))
+    queue.remove_stream("never-there")
+    assert drops.seen == [("a", Drop.SHUTDOWN)] * 2
+    assert queue.pending() == {"b": 0}
+    assert queue.pending_since() is None
+
+
+def test_new_rules_hold_at_once_and_keep_the_frame(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, Rules("a"))
+    queue.put(frame("a", 1, clock.now))
+    queue.set_stream(Rules("a", max_fps=1))
+    assert take(queue) == [("a", 1)]
+    queue.put(frame("a", 2, clock.now))
+    queue.put(frame("a", 3, clock.now))
+    assert take(queue) == [("a", 2)]
+    assert drops.seen == [("a", Drop.RATE_LIMITED)]
+
+
+def test_since_when_something_waits(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, *map(Rules, "ab"))
+    assert queue.pending_since() is None
+    queue.put(frame("a", 1, clock.now))
+    clock.now += 5
+    queue.put(frame("a", 2, clock.now))
+    queue.put(frame("b", 1, clock.now))
+    assert queue.pending_since() == 100.0
+
+
+def test_the_fastest_pace_loses_nothing(drops: Drops, running: Callable[..., threading.Thread]) -> None:
+    queue = BatchQueue(4, 0.0, drops)
+    queue.set_stream(Rules("file", pace="fastest", max_fps=1, max_frame_age_seconds=1e-9))
+    taken: list[int] = []
+
+    def put_all() -> None:
+        for seq in range(300):
+            queue.put(frame("file", seq, time.monotonic()))
+
+    running(put_all)
+    until(lambda: taken.extend(item.seq for item in queue.take(0.1)) or len(taken) == 300)
+    assert taken == list(range(300))
+    assert drops.seen == []
+
+
+@pytest.mark.parametrize("end", ["close", "remove", "discard after close"])
+def test_a_blocked_put_wakes_at_the_end(end: str, drops: Drops, running: Callable[..., threading.Thread]) -> None:
+    queue = BatchQueue(4, 0.0, drops)
+    queue.set_stream(Rules("file", pace="fastest"))
+    queue.put(frame("file", 1, time.monotonic()))
+    putter = running(lambda: queue.put(frame("file", 2, time.monotonic())))
+    until(lambda: queue.pending() == {"file": 2})
+    if end == "remove":
+        queue.remove_stream("file")
+    else:
+        queue.close()
+    if end == "discard after close":
+        queue.discard()
+    putter.join(_PATIENCE_SECONDS)
+    assert not putter.is_alive()
+    still_pending = 1 if end == "close" else 0
+    assert drops.seen == [("file", Drop.SHUTDOWN)] * (2 - still_pending)
+    assert sum(queue.pending().values()) == still_pending
+
+
+def test_a_blocked_put_goes_on_when_its_stream_becomes_real_time(
+    drops: Drops, running: Callable[..., threading.Thread]
+) -> None:
+    queue = BatchQueue(4, 0.0, drops)
+    queue.set_stream(Rules("file", pace="fastest"))
+    queue.put(frame("file", 1, time.monotonic()))
+    running(lambda: queue.put(frame("file", 2, time.monotonic())))
+    until(lambda: queue.pending() == {"file": 2})
+    queue.set_stream(Rules("file"))
+    until(lambda: drops.seen == [("file", Drop.SUPERSEDED)])
+    assert take(queue) == [("file", 2)]
+
+
+def test_drops_are_told_without_the_lock(clock: Clock) -> None:
+    seen: list[dict[str, int]] = []
+    other: list[threading.Thread] = []
+
+    def on_drop(_stream: str, _reason: Drop) -> None:
+        # Another thread gets at the queue while this one tells of the drop.
+        thread = threading.Thread(target=lambda: seen.append(queue.pending()))
+        other.append(thread)
+        thread.start()
+        thread.join(_PATIENCE_SECONDS)
+
+    queue = BatchQueue(8, 0.0, on_drop, clock)
+    queue.set_stream(Rules("a", max_frame_age_seconds=1))
+    queue.put(frame("a", 1, clock.now))
+    queue.put(frame("a", 2, clock.now))
+    clock.now += 10
+    take(queue)
+    queue.put(frame("a", 3, clock.now))
+    queue.remove_stream("a")
+    assert seen == [{"a": 1}, {"a": 0}, {}]
+
+
+@pytest.fixture
+def _threads_switch_often() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("_threads_switch_often")
+@pytest.mark.parametrize("disturbance", ["none", "close", "remove", "remove and close"])
+@pytest.mark.parametrize("seed", range(2))
+def test_32_producers_and_an_exact_ledger(seed: int, disturbance: str) -> None:
+    flood = Flood(seed)
+    consumer = threading.Thread(target=flood.consume)
+    producers = [threading.Thread(target=flood.produce, args=(name,)) for name in flood.names]
+    for thread in (consumer, *producers):
+        thread.start()
+    if "remove" in disturbance:
+        flood.queue.remove_stream(flood.names[0])
+    if "close" in disturbance:
+        time.sleep(0.05)
+        flood.queue.close()
+    for thread in producers:
+        thread.join(_PATIENCE_SECONDS)
+    flood.queue.close()
+    consumer.join(_PATIENCE_SECONDS)
+    assert not flood.problems
+    assert sum(flood.queue.pending().values()) == 0
+    for name, counts in flood.ledger.snapshot().items():
+        assert counts.captured == flood.frames_per_stream, name
+        assert counts.in_flight == 0, (name, counts)
+
+
+def test_several_takers_share_the_frames() -> None:
+    drops = Drops()
+    queue = BatchQueue(3, 0.001, drops)
+    names = [f"file-{n}" for n in range(8)]
+    for name in names:
+        queue.set_stream(Rules(name, pace="fastest"))
+    taken: list[tuple[str, int]] = []
+
+    def consume() -> None:
+        while not queue.drained:
+            taken.extend((item.stream, item.seq) for item in queue.take(3600))
+
+    def produce(name: str) -> None:
+        for seq in range(100):
+            queue.put(frame(name, seq, time.monotonic()))
+
+    consumers = [threading.Thread(target=consume) for _ in range(3)]
+    producers = [threading.Thread(target=produce, args=(name,)) for name in names]
+    for thread in (*consumers, *producers):
+        thread.start()
+    for thread in producers:
+        thread.join(_PATIENCE_SECONDS)
+    queue.close()
+    for thread in consumers:
+        thread.join(_PATIENCE_SECONDS)
+    assert sorted(taken) == sorted((name, seq) for name in names for seq in range(100))
+    assert drops.seen == []
+
+
+_STREAMS = st.sampled_from("abc")
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), _STREAMS),
+        st.tuples(st.just("wait"), st.floats(0, 3)),
+        st.tuples(st.just("take"), st.none()),
+        st.tuples(st.just("remove"), _STREAMS),
+        st.tuples(st.just("add"), _STREAMS),
+        st.tuples(st.just("close"), st.none()),
+        st.tuples(st.just("discard"), st.none()),
+    ),
+    max_size=60,
+)
+
+
+def overtaken_by(
+    before: Counter[tuple[str, str]], left: list[str], pending: dict[str, int]
+) -> Counter[tuple[str, str]]:
+    """How often each waiting stream has seen each other one leave since it began to wait."""
+    after = Counter({pair: count for pair, count in before.items() if pending.get(pair[0]) and pair[0] not in left})
+    after.update((waiting, gone) for waiting in pending for gone in left if pending[waiting] and waiting not in left)
+    return after
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=_STEPS, size=st.integers(1, 3), max_fps=st.sampled_from([None, 1.0]))
+def test_whatever_happens_every_frame_has_one_fate(
+    steps: list[tuple[str, str | float | None]], size: int, max_fps: float | None
+) -> None:
+    """A frame put is pending, or taken, or dropped; batches are small and never stale; no one waits for ever."""
+    clock, drops = Clock(), Drops()
+    queue = make(clock, drops, *(Rules(name, max_fps=max_fps, max_frame_age_seconds=1) for name in "abc"), size=size)
+    overtaken: Counter[tuple[str, str]] = Counter()
+    put = taken = 0
+    closed = False
+    for action, value in steps:
+        if action == "put":
+            put += 1
+            queue.put(frame(str(value), put, clock.now))
+        elif action == "wait":
+            clock.now += float(value or 0)
+        elif action == "take":
+            batch = queue.take(0)
+            taken += len(batch)
+            assert len(batch) <= size
+            assert len({item.stream for item in batch}) == len(batch)
+            assert all(clock.now - item.captured_monotonic_seconds <= 1 for item in batch)
+            overtaken = overtaken_by(overtaken, [item.stream for item in batch], queue.pending())
+        elif action == "remove":
+            queue.remove_stream(str(value))
+        elif action == "add" and value not in queue.pending():
+            queue.set_stream(Rules(str(value), max_fps=max_fps, max_frame_age_seconds=1))
+        elif action == "close":
+            queue.close()
+            closed = True
+        elif action == "discard":
+            queue.discard()
+        assert all(count <= 3 for count in overtaken.values())
+        pending = queue.pending()
+        assert all(count in {0, 1} for count in pending.values())
+        assert put == taken + len(drops.seen) + sum(pending.values())
+        assert (queue.pending_since() is None) == (sum(pending.values()) == 0)
+        assert queue.drained == (closed and not sum(pending.values()))
+
+
+def test_the_configuration_of_a_stream_fits(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops)
+    queue.set_stream(StreamConfig(name="door", url="rtsp://192.0.2.1/", max_fps=5))
+    queue.put(frame("door", 1, clock.now))
+    queue.put(frame("door", 2, clock.now))
+    assert take(queue) == [("door", 1)]
+    assert drops.seen == [("door", Drop.RATE_LIMITED)]
