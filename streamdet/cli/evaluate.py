@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from streamdet.config.models import Model
 from streamdet.errors import ConfigError
+from streamdet.security.files import write_atomically
 
 if TYPE_CHECKING:
     from streamdet.training.dataset import Dataset
@@ -136,7 +136,6 @@ def _summary(dataset: Dataset, found: Found, metrics: Metrics) -> dict[str, obje
 def _write_pictures(out: Path, dataset: Dataset, found: Found, metrics: Metrics) -> None:
     from streamdet.training.metrics import confusion_matrix
     from streamdet.training.plots import confusion_png, precision_recall_png, predictions_png
-    from streamdet.training.run import write_atomically
 
     confusion = confusion_matrix(dataset, found.detections, _SHOWN_SCORE)
     pictures = {
@@ -147,13 +146,9 @@ def _write_pictures(out: Path, dataset: Dataset, found: Found, metrics: Metrics)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in pictures.items():
-            write_atomically(out / name, partial(_write, content))
+            write_atomically(out / name, content, mode=None)
     except OSError as error:
         raise ConfigError([f"--out: cannot write to {out}: {error.strerror}"]) from None
-
-
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
 
 
 def _text(value: float) -> str:

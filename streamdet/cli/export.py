@@ -13,6 +13,7 @@ import click
 from streamdet.config import DetectorConfig
 from streamdet.config.models import Model
 from streamdet.errors import ConfigError
+from streamdet.security.files import write_atomically
 
 if TYPE_CHECKING:
     from streamdet.export.run import Report
@@ -89,12 +90,9 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_bytes(content)
-        part.replace(path)
+        write_atomically(path, content, mode=None)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ConfigError([f"--out: cannot write {path}: {error.strerror}"]) from None
 
 

@@ -12,6 +12,7 @@ from streamdet.config.load import load_config
 from streamdet.config.models import Config
 from streamdet.config.toml import read_text
 from streamdet.errors import ConfigError
+from streamdet.security.files import write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -43,12 +44,8 @@ class LastGood:
         except ConfigError:
             return False
         if is_in_force:
-            new = self.copy.with_name(f".{_NAME}.new")
             try:
-                new.unlink(missing_ok=True)
-                new.touch(0o600)
-                new.write_text(text, "utf-8")
-                new.replace(self.copy)
+                write_atomically(self.copy, text.encode(), mode=0o600)
             except OSError as error:
                 _log.warning("%s: cannot be written: %s; it keeps what works", self.copy, error.strerror)
         return True

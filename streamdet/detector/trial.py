@@ -40,6 +40,7 @@ from streamdet import __version__
 from streamdet.assets import embedded_int8_weights, embedded_weights
 from streamdet.config import DetectorConfig
 from streamdet.monitoring import systemd
+from streamdet.security.files import write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -706,16 +707,7 @@ class Store:
         content = json.dumps({"version": 1, "reports": [each.model_dump(mode="json") for each in kept]}, indent=1)
         try:
             self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            number, name = tempfile.mkstemp(prefix=".engines-", dir=self._folder)
-            try:
-                with os.fdopen(number, "w", encoding="utf-8") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(name).replace(self.path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            write_atomically(self.path, content.encode())
         except OSError as error:
             self.is_written = False
             _log.warning(

@@ -11,8 +11,6 @@ import errno
 import logging
 import os
 import re
-import stat
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +20,9 @@ from typing import Any, Literal
 import zmq
 
 from streamdet.errors import EXIT_USAGE, StreamdetError
-from streamdet.security.files import is_credential
+from streamdet.security.files import others_can_read, read_start, write_atomically
+
+_log = logging.getLogger(__name__)
 
 PUBLIC_SUFFIX = ".key"
 SECRET_SUFFIX = ".key_secret"  # noqa: S105 - the ending of a file
@@ -33,6 +33,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _LINE = re.compile(rb'^[ \t]*(public-key|secret-key|kind)[ \t]*=[ \t]*"([0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{1,40})"')
 _KEY_CHARACTERS = 40
 _WAY = "make one with: streamdet keys generate"
+
+# A new file of an allowed client counts after this time at the latest.
+REFRESH_SECONDS = 0.5
+# These say nothing about the directory: it may be as it was, and can perhaps be read the next time.
+_TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
+_STAYS = "clients let in before stay connected"
+# A file that was changed this recently may have been changed again without its times showing it.
+_SETTLED_SECONDS = 2.0
+# The times and size of a file when it was read, and the key in it; None if it holds none.
+_Entry = tuple[tuple[int, ...], bytes | None]
 
 Kind = Literal["server", "client"]
 
@@ -112,8 +122,8 @@ def generate(folder: Path, name: str, kind: Kind, *, force: bool = False) -> tup
                 if path.exists():
                     message = f"{path} is there already; choose another name, or --force to replace it for good"
                     raise KeyFileError(message)
-        _write(secret_file, f'{head}    secret-key = "{secret}"\n', 0o600, force=force)
-        _write(public_file, head, 0o644, force=force)
+        write_atomically(secret_file, f'{head}    secret-key = "{secret}"\n'.encode(), mode=0o600, replace=force)
+        write_atomically(public_file, head.encode(), mode=0o644, replace=force)
     except OSError as error:
         message = f"cannot write keys to {folder}: {error.strerror}"
         raise KeyFileError(message) from error
@@ -136,7 +146,7 @@ def allow(public_file: Path, directory: Path, *, force: bool = False) -> Path:
     try:
         # Others may look who is let in; only the owner may change it.
         directory.mkdir(mode=0o755, exist_ok=True)
-        _write(path, text, 0o644, force=force)
+        write_atomically(path, text.encode(), mode=0o644, replace=force)
     except FileExistsError:
         message = f"{path} is there already; revoke it first, or --force to replace it"
         raise KeyFileError(message) from None
@@ -216,7 +226,7 @@ def read_pair(path: Path, kind: Kind) -> KeyPair:
         KeyFileError: it cannot be read, others can read it, or it belongs to the other side.
     """
     content, mode = _read(path)
-    if stat.S_IMODE(mode) & 0o077 and not is_credential(path):
+    if others_can_read(path, mode):
         message = f"others can read the secret key {path}; run: chmod 600 {path}"
         raise KeyFileError(message)
     written_kind = content.get("kind", kind.encode()).decode()
@@ -240,10 +250,7 @@ def _checked(name: str) -> str:
 def _read(path: Path) -> tuple[dict[str, bytes], int]:
     """The lines of a file that we know, and its mode."""
     try:
-        # A named pipe must not hold up who opens it.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(_MAX_FILE_BYTES + 1) if stat.S_ISREG(mode) else b""
+        data, mode = read_start(path, _MAX_FILE_BYTES + 1)
     except OSError as error:
         message = f"cannot read the key file {path}: {error.strerror}; {_WAY}"
         raise KeyFileError(message) from error
@@ -259,39 +266,6 @@ def _key(path: Path, content: dict[str, bytes], name: str) -> bytes:
         message = f"{path} holds no {name.replace('-', ' ')}; {_WAY}"
         raise KeyFileError(message)
     return key
-
-
-def _write(path: Path, text: str, mode: int, *, force: bool) -> None:
-    """Writes the whole file or nothing, with its mode from the first moment on."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 0600
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(mode)
-        if force:
-            Path(temporary).replace(path)
-        else:
-            # Fails where the path exists, which `replace` would not.
-            path.hardlink_to(temporary)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-# A new file counts after this time at the latest.
-REFRESH_SECONDS = 0.5
-
-# These say nothing about the directory: it may be as it was, and will perhaps be read the next time.
-_TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE)
-
-_STAYS = "clients let in before stay connected"
-# A file that was changed so lately may have been changed again without its times showing it.
-_SETTLED_SECONDS = 2.0
-# What `stat` said of a file when it was read, and the key in it; None where there is none.
-_Entry = tuple[tuple[int, ...], bytes | None]
-
-_log = logging.getLogger(__name__)
 
 
 class AllowedClients:

@@ -1,15 +1,141 @@
-"""Credentials of systemd: files that it hands out to one service."""
+"""Files that hold secrets, or that must be whole: written completely or not at all, and private where they must be."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+Content = bytes | Callable[[BinaryIO], object]
+"""What to write: bytes, or a function that writes to an open binary file."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFile:
+    """New content that is complete on the disk and takes the place of the old one with `commit`."""
+
+    path: Path
+    staged: Path
+
+    def commit(self, *, replace: bool = True) -> None:
+        """Puts the new content in place; readers see the old or the new one, also after a power failure.
+
+        Args:
+            replace: whether it may replace a file.
+
+        Raises:
+            FileExistsError: there is a file, and it may not be replaced.
+            OSError: the folder cannot be written to.
+        """
+        try:
+            if replace:
+                self.staged.replace(self.path)
+            else:
+                self.path.hardlink_to(self.staged)  # fails where the path exists, which `replace` would not
+        finally:
+            self.discard()
+        _sync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """Deletes the new content; does nothing after a commit."""
+        self.staged.unlink(missing_ok=True)
+
+
+def stage(path: Path, content: Content, *, mode: int | None = 0o600, group: int | None = None) -> StagedFile:
+    """Writes new content to a file `.NAME.*.part` beside the path, with its mode and group before it is in place.
+
+    Args:
+        path: the file that the content is for; a symbolic link there is replaced, not followed.
+        content: what to write.
+        mode: permissions; None for those that `open` would give.
+        group: its group; None for the group of this process.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    # A new file: one that another user has put there is neither followed nor written to.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(staged, flags, 0o666 if mode is None else 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            if group is not None:
+                os.fchown(file.fileno(), -1, group)
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    return StagedFile(path, staged)
+
+
+def write_atomically(
+    path: Path, content: Content, *, mode: int | None = 0o600, group: int | None = None, replace: bool = True
+) -> None:
+    """Writes a file as a whole: whatever happens, the path holds the old content or the new one.
+
+    Args:
+        path: the file; a symbolic link there is replaced, not followed.
+        content: what to write.
+        mode: permissions; None for those that `open` would give.
+        group: its group; None for the group of this process.
+        replace: whether it may replace a file.
+
+    Raises:
+        FileExistsError: there is a file, and it may not be replaced.
+        OSError: it cannot be written; the old content stays.
+    """
+    stage(path, content, mode=mode, group=group).commit(replace=replace)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes what writers that were killed have left in a folder; none may be at work there."""
+    for part in folder.glob(".*.part"):
+        part.unlink()
+
+
+def read_start(path: Path, max_bytes: int) -> tuple[bytes, int]:
+    """The first bytes of a file, and its mode; nothing of what is no regular file, so that no named pipe blocks.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        return file.read(max_bytes) if stat.S_ISREG(mode) else b"", mode
+
+
+def others_can_read(path: Path, mode: int) -> bool:
+    """Whether a file of this mode is open to its group or to all; a credential of systemd is not, whatever its mode."""
+    return bool(stat.S_IMODE(mode) & 0o077) and not is_credential(path)
 
 
 def is_credential(path: Path) -> bool:
-    """Whether a file was handed out by systemd, in a folder that no one else can enter.
+    """Whether systemd handed the file to this service, in a folder that no one else can enter.
 
     It may have an ACL for its reader, and then shows the mode 0440.
     """
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     return bool(folder) and path.absolute().is_relative_to(str(folder))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes new names in a folder survive a power failure; one that this user may write but not read stays as it is."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import secrets
-import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from streamdet.errors import EXIT_USAGE, StreamdetError
-from streamdet.security.files import is_credential
+from streamdet.security.files import others_can_read, read_start, write_atomically
 
 MIN_CHARACTERS = 10
 MAX_CHARACTERS = 1000
@@ -70,13 +67,7 @@ def write_password(path: Path, password: Password) -> None:
     """
     parts = ["scrypt", *map(str, password.cost), _text(password.salt), _text(password.hash)]
     try:
-        # mkstemp gives mode 0600 from the first moment on.
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "w") as file:
-            file.write(":".join(parts) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        write_atomically(path, ":".join(parts).encode() + b"\n", mode=0o600)
     except OSError as error:
         message = f"cannot write {path}: {error.strerror}"
         raise PasswordError(message) from error
@@ -89,13 +80,11 @@ def read_password(path: Path) -> Password:
         PasswordError: there is none, others can read it, or it is not one.
     """
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(_MAX_FILE_BYTES)
+        content, mode = read_start(path, _MAX_FILE_BYTES)
     except OSError as error:
         message = f"cannot read the password file {path}: {error.strerror}; {_WAY}"
         raise PasswordError(message) from error
-    if stat.S_IMODE(mode) & 0o077 and not is_credential(path):
+    if others_can_read(path, mode):
         message = f"others can read the password file {path}; run: chmod 600 {path}"
         raise PasswordError(message)
     try:

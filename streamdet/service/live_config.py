@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ from streamdet.monitoring import systemd
 from streamdet.monitoring.log import configure_logging
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.unexpected import describe
+from streamdet.security.files import StagedFile, stage, write_atomically
 from streamdet.security.redact import redact
 from streamdet.service.streams import Applied, Streams
 
@@ -152,7 +152,7 @@ class ChangesFile:
         if self.path is None:
             return
         with suppress(OSError):
-            _write_new(self.path.with_name(self.path.name + ".bad"), data)
+            write_atomically(self.path.with_name(self.path.name + ".bad"), data)
 
     def stage(self, changes: Changes) -> StagedChanges:
         """Writes the next contents beside the file, so that nothing but a renaming is left to do.
@@ -167,21 +167,19 @@ class ChangesFile:
         data = json.dumps({"version": _VERSION, "streams": body}, indent=2, ensure_ascii=False).encode() + b"\n"
         if len(data) > MAX_FILE_BYTES:
             raise ControlError(Refusal.TOO_MANY, "what is kept over restarts would be larger than 1 MiB")
-        beside = self.path.with_name(self.path.name + ".new")
         try:
-            _write_new(beside, data)
+            # Values may hold passwords: only this user may read them.
+            return StagedChanges(stage(self.path, data, mode=0o600))
         except OSError as error:
             message = f"cannot be kept in {self.path}: {error.strerror or error}; nothing was changed"
             raise ControlError(Refusal.FAILED, message) from None
-        return StagedChanges(beside, self.path)
 
 
 class StagedChanges:
     """The next contents of a file, written and not in force yet."""
 
-    def __init__(self, beside: Path, path: Path) -> None:
-        self._beside = beside
-        self._path = path
+    def __init__(self, staged: StagedFile) -> None:
+        self._staged = staged
 
     def commit(self) -> None:
         """Puts them into the place of the old ones.
@@ -190,28 +188,14 @@ class StagedChanges:
             ControlError: that could not be done.
         """
         try:
-            self._beside.replace(self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            self._staged.commit()
         except OSError as error:
-            message = f"was changed, but a restart will forget it: {self._path}: {error.strerror or error}"
+            message = f"was changed, but a restart will forget it: {self._staged.path}: {error.strerror or error}"
             raise ControlError(Refusal.FAILED, message) from None
 
     def discard(self) -> None:
         """Forgets them."""
-        self._beside.unlink(missing_ok=True)
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    path.unlink(missing_ok=True)
-    # Values may hold passwords.
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        self._staged.discard()
 
 
 def _decode(data: bytes) -> tuple[dict[str, Change], list[str]]:

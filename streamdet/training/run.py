@@ -6,12 +6,11 @@ import csv
 import io
 import json
 import math
-import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from streamdet.detector.weights import load_weights_file
 from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
 from streamdet.detector.weights.state_dict import as_float32, check_unpacked_size, is_plain, read_state_dict
 from streamdet.errors import ConfigError, DataError, DetectorError
+from streamdet.security.files import remove_leftovers, write_atomically
 from streamdet.training.pictures import AugmentConfig
 
 # Sides of the training canvas relative to the model's shorter side; each a multiple of the coarsest stride.
@@ -146,38 +146,9 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
     return {**{f"augment.{k}": v for k, v in values.pop("augment").items()}, **values}
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file so that a kill at any moment leaves the old or the new one in place.
-
-    Args:
-        path: the file.
-        write: writes the content to an open binary file.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def remove_leftovers(directory: Path) -> None:
-    """Deletes what a killed writer left behind."""
-    for part in directory.glob(".*.part"):
-        part.unlink()
-
-
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Saves tensors and plain values."""
-    write_atomically(path, lambda file: torch.save(state, file))
+    write_atomically(path, lambda file: torch.save(state, file), mode=None)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -275,7 +246,7 @@ class RunFolder:
 
     def write(self, name: str, data: bytes) -> None:
         """Writes one file, whole or not at all."""
-        write_atomically(self.path / name, lambda file: file.write(data))
+        write_atomically(self.path / name, data, mode=None)
 
     def write_config(self, config: TrainConfig, categories: Sequence[str]) -> None:
         """Notes what defines the run."""

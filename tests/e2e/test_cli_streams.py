@@ -62,9 +62,10 @@ class Installed:
         self.write("east", "west")
         self.life: Life | None = None
 
-    def write(self, *names: str, more: str = "") -> None:
+    def write(self, *names: str, control: str = "", more: str = "") -> None:
         streams = [f'[[streams]]\nname = "{name}"\nurl = "{sample_clip()}"\nloop = true\n' for name in names]
-        self.config.write_text(self._head + "".join(streams) + more)
+        head = self._head.replace("[control]\n", f"[control]\n{control}")
+        self.config.write_text(head + "".join(streams) + more)
 
     @property
     def daemon(self) -> Daemon:
@@ -202,7 +203,7 @@ def test_what_is_persisted_survives_a_restart_and_the_rest_does_not(
     assert installed.run("streams", "remove", "north", "--persist")[0] == 0
     assert json.loads(installed.kept.read_text())["streams"] == {}
     assert installed.config.read_text() == text
-    assert [path.name for path in installed.kept.parent.glob("*.new")] == []
+    assert [path.name for path in installed.kept.parent.glob(".*.part")] == []
 
 
 def test_a_password_can_come_from_standard_input(installed: Installed) -> None:
@@ -330,7 +331,9 @@ def test_changes_of_a_stream_that_left_the_file_are_forgotten(installed: Install
 
 
 def test_what_cannot_be_kept_is_not_done(installed: Installed) -> None:
-    installed.kept.with_name(installed.kept.name + ".new").mkdir()
+    installed.stop()
+    installed.write("east", "west", control='changes_file = "no-such-folder/kept.json"\n')
+    installed.start()
     code, output = installed.run("streams", "add", "north", str(sample_clip()), "--persist")
     assert code == 1
     assert "nothing was changed" in output

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from streamdet.errors import InstallError
+from streamdet.security.files import write_atomically
 
 # Verbs that mean that nothing has to be done.
 SETTLED = frozenset({"unchanged", "kept", "absent", "left out"})
@@ -84,13 +85,7 @@ class File:
     def do(self) -> None:
         """Writes it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Complete or not there at all, whatever happens, and never readable by more users than intended.
-        new = self.path.with_name(f".{self.path.name}.new")
-        new.unlink(missing_ok=True)
-        new.touch(0o600)
-        new.write_bytes(self.text.encode())
-        _settle(new, self.mode, self.group)
-        new.rename(self.path)
+        write_atomically(self.path, self.text.encode(), mode=self.mode, group=self.group)
 
 
 @dataclass(frozen=True, slots=True)
