@@ -142,7 +142,7 @@ MOVED = {
     "status_log": "service.statuses",
     "stream_series": "monitoring.metrics",
     "streams": "service.streams",
-    "subscriptions": "delivery.subscriptions",
+    "subscriptions": "delivery.sockets",
     "systemd": "monitoring.systemd",
     "tracing": "monitoring.opentelemetry",
     "tracker": "analytics.tracker",

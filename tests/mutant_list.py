@@ -239,7 +239,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "delivery/events.py", "integration/delivery/test_publisher.py",
-        ("repeated state has a new number", ", repeats_seq=event.seq)", ")",
+        ("repeated state has a new number", ", repeats_seq=event.seq\n", "\n",
          "test_states_are_repeated_with_their_number_and_not_kept"),
         ("repeated state is kept", 'is_new and kind != "preview")', 'kind != "preview")',
          "test_states_are_repeated_with_their_number_and_not_kept"),
@@ -248,7 +248,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "delivery/publisher.py", "integration/delivery/test_publisher.py",
-        ("stream stays forgotten", "self._forgotten.discard(status.stream)", "pass",
+        ("stream stays forgotten", "self._removed.discard(status.stream)", "pass",
          "test_a_forgotten_stream_is_silent_until_it_is_added_again"),
     ),
     *_of(

@@ -78,9 +78,6 @@ class Zones:
         self._feet: dict[int, _Foot] = {}
         self.geometry = _geometry(config)
 
-    def __bool__(self) -> bool:
-        return self.geometry is not None
-
     def see(
         self, detections: Iterable[Detection], size: tuple[int, int], now: float, alive: Collection[int]
     ) -> tuple[list[Detection], tuple[Crossing, ...]]:

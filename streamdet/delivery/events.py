@@ -1,4 +1,4 @@
-"""Makes events of what was found and of what streams do: numbers them, keeps them for replay, and sends them."""
+"""Makes the events of a daemon: adds what the analytics of a stream know, numbers each event, and encodes it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from streamdet import wire
 from streamdet.analytics.stream_analytics import StreamAnalytics
 from streamdet.config import StreamConfig
 from streamdet.delivery.preview import Preview
 from streamdet.monitoring.metrics import Metrics
-from streamdet.monitoring.opentelemetry import Tracer
 from streamdet.security.redact import redact
 from streamdet.types import (
     Crossing,
     Detection,
     DetectionEvent,
-    Drop,
     FrameInfo,
     Picture,
     PreviewEvent,
@@ -29,16 +27,17 @@ from streamdet.types import (
     StreamStatus,
 )
 
-# After a subscription the state of a stream is repeated at once, but so long after the last time; twice as long each
-# time that another one follows soon. A client that comes and goes would otherwise flood all others.
+# A subscription has the state of its streams repeated at once, but not sooner than this after the last time; the pause
+# doubles each time that another subscription follows soon. A client that subscribes all the time would flood the
+# others.
 _MIN_STATE_PAUSE_SECONDS = 0.1
 _MAX_STATE_PAUSE_SECONDS = 10.0
 _PAUSES_TO_CALM_DOWN = 10
 _MAX_REPEATED_STATES_PER_SECOND = 1000
 
 _STATES = b"state/"
-# A stream that is removed and added again goes on counting, unless so many others have gone after it.
-_MAX_GONE_STREAMS = 1000
+# A stream that is removed and added again goes on counting, unless this many others were removed after it.
+_MAX_REMOVED_STREAMS = 1000
 
 _Event = TypeVar("_Event", DetectionEvent, StateEvent, PreviewEvent)
 
@@ -56,14 +55,31 @@ class FrameResult:
     picture: Picture | None
 
 
-@dataclass(slots=True)
-class _LastState:
-    """What was published of a stream last.
+@dataclass(frozen=True, slots=True)
+class Message(Generic[_Event]):
+    """An event that is ready to be sent.
 
     Attributes:
-        status: of the stream.
-        event: as it was published; None where it could not be.
-        sent_monotonic_seconds: when.
+        event: the event.
+        topic: its topic.
+        parts: the parts of the ZeroMQ message.
+        is_kept: whether replay keeps it: pictures are too large, and a repeated state is kept already.
+    """
+
+    event: _Event
+    topic: str
+    parts: list[bytes]
+    is_kept: bool
+
+
+@dataclass(slots=True)
+class _LastState:
+    """The newest state of a stream.
+
+    Attributes:
+        status: the state.
+        event: as it was published; None where it could not be encoded.
+        sent_monotonic_seconds: when it was last published.
         due_monotonic_seconds: when it is repeated.
         pause_seconds: how long after the last time a subscription has it repeated.
         is_asked_for: whether a subscription has made it due.
@@ -78,53 +94,120 @@ class _LastState:
 
 
 class EventWriter:
-    """All events of one daemon; for the one thread that publishes.
+    """Makes all events of one daemon; for the one thread that publishes.
+
+    An event that cannot be encoded is reported, and uses no number: its method returns None.
 
     Args:
         epoch: new at each start of the daemon.
         state_interval_seconds: how often the state of a stream is repeated.
-        metrics: counts frames and events.
-        send: gets the parts of each event, with its topic, its number, and whether to keep it for replay.
-        offer: gets each frame of which a preview may be made.
-        tracer: follows some of the frames.
+        metrics: counts what stands in zones and crosses lines.
 
     Attributes:
         seqs: the newest number of each topic.
     """
 
-    def __init__(
-        self,
-        epoch: str,
-        state_interval_seconds: float,
-        metrics: Metrics,
-        send: Callable[[str, int, list[bytes], bool], None],
-        offer: Callable[[DetectionEvent, Picture], None],
-        tracer: Tracer | None = None,
-    ) -> None:
+    def __init__(self, epoch: str, state_interval_seconds: float, metrics: Metrics) -> None:
         self._epoch = epoch
         self._state_interval_seconds = state_interval_seconds
         self._metrics = metrics
-        self._send_parts = send
-        self._offer = offer
-        self._tracer = tracer
         self.seqs: Counter[str] = Counter()
         self._states: dict[str, _LastState] = {}
-        self._scenes: dict[str, StreamAnalytics] = {}
-        # Kept like the numbers of events: a stream that is added again goes on counting.
-        self._gone: dict[str, None] = {}
+        self._analytics: dict[str, StreamAnalytics] = {}
+        # The numbers of removed streams are kept for a while, and so are their track ids.
+        self._removed: dict[str, None] = {}
         self._track_ids: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
 
     @property
     def streams(self) -> list[str]:
-        """Those whose state is repeated."""
+        """The streams whose state is repeated."""
         return list(self._states)
 
+    def set_stream(self, config: StreamConfig) -> None:
+        """Tracks the objects of a stream, and applies its zones, lines and masks, from the next frame on."""
+        analytics = self._analytics.get(config.name)
+        before = analytics.geometry if analytics else None
+        try:
+            if analytics is None:
+                analytics = self._analytics[config.name] = StreamAnalytics(config, self._track_ids[config.name])
+            else:
+                analytics.set_config(config)
+        except Exception as error:  # noqa: BLE001 - whatever it is: other streams are to be published
+            self._metrics.unexpected.report("analytics", error, "the stream's new rules are not applied", config.name)
+            return
+        last = self._states.get(config.name)
+        if last is not None and analytics.geometry != before:
+            last.due_monotonic_seconds = 0.0
+
+    def remove_stream(self, stream: str) -> str | None:
+        """Repeats the stream's state no more; its numbers are kept unless too many other streams are removed after it.
+
+        Returns:
+            The stream whose numbers are forgotten now, or None.
+        """
+        self._states.pop(stream, None)
+        self._analytics.pop(stream, None)
+        self._removed.pop(stream, None)
+        self._removed[stream] = None
+        if len(self._removed) <= _MAX_REMOVED_STREAMS:
+            return None
+        oldest = next(iter(self._removed))
+        del self._removed[oldest]
+        self._track_ids.pop(oldest, None)
+        for kind in wire.KINDS:
+            self.seqs.pop(wire.topic(kind, oldest), None)
+        return oldest
+
+    def detections(self, result: FrameResult, trace_id: str | None = None) -> Message[DetectionEvent] | None:
+        """The event of one frame."""
+        stream = result.stream
+
+        def make(seq: int) -> DetectionEvent:
+            detections, crossings = self._analysed(result)
+            return DetectionEvent(stream, self._epoch, seq, time.time(), result.frame, detections, crossings, trace_id)
+
+        return self._write("detections", stream, make)
+
+    def preview(self, preview: Preview) -> Message[PreviewEvent] | None:
+        """The event of a picture."""
+        of, jpeg = preview.event, preview.jpeg
+        return self._write(
+            "preview",
+            of.stream,
+            lambda seq: PreviewEvent(of.stream, self._epoch, seq, time.time(), of.frame, of.detections, jpeg),
+        )
+
+    def state(self, status: StreamStatus) -> Message[StateEvent] | None:
+        """The event of a new state."""
+        now = time.monotonic()
+        analytics = self._analytics.get(status.stream)
+        message = self._write(
+            "state",
+            status.stream,
+            lambda seq: StateEvent(
+                status.stream,
+                self._epoch,
+                seq,
+                time.time(),
+                state=status.state,
+                reason=status.reason,
+                detail=redact(status.detail),
+                since=status.since,
+                geometry=analytics.geometry if analytics else None,
+            ),
+        )
+        before = self._states.get(status.stream)
+        pause_seconds = before.pause_seconds if before else 0.0
+        event = message.event if message else None
+        self._states[status.stream] = _LastState(status, event, now, now + self._state_interval_seconds, pause_seconds)
+        return message
+
     def due(self, latest: float) -> float:
-        """When a state is to be repeated, in monotonic seconds; `latest` where none is before."""
+        """When a state is next to be repeated, in monotonic seconds, but not after `latest`."""
         return min([latest, *(last.due_monotonic_seconds for last in self._states.values())])
 
     def subscribed(self, prefix: bytes) -> None:
-        """Makes the states due that someone has just subscribed to."""
+        """Makes the states due that a client has just subscribed to."""
         if not prefix.startswith(_STATES) and not _STATES.startswith(prefix):
             return
         now = time.monotonic()
@@ -139,149 +222,61 @@ class EventWriter:
             if due < last.due_monotonic_seconds:
                 last.due_monotonic_seconds, last.is_asked_for = due, True
 
-    def remove_stream(self, stream: str) -> str | None:
-        """Repeats nothing more of a stream; its numbers are kept as long as not too many others have gone after it.
-
-        Returns:
-            The stream whose numbers are not kept any more, or None.
-        """
-        self._states.pop(stream, None)
-        self._scenes.pop(stream, None)
-        self._gone.pop(stream, None)
-        self._gone[stream] = None
-        if len(self._gone) <= _MAX_GONE_STREAMS:
-            return None
-        oldest = next(iter(self._gone))
-        del self._gone[oldest]
-        self._track_ids.pop(oldest, None)
-        for kind in wire.KINDS:
-            self.seqs.pop(wire.topic(kind, oldest), None)
-        return oldest
-
-    def set_stream(self, config: StreamConfig) -> None:
-        """Has the next frames of a stream tracked, and its shapes applied."""
-        scene = self._scenes.get(config.name)
-        before = scene.geometry if scene else None
-        try:
-            if scene is None:
-                scene = self._scenes[config.name] = StreamAnalytics(config, self._track_ids[config.name])
-            else:
-                scene.change(config)
-        except Exception as error:  # noqa: BLE001 - whatever it is: other streams are to be published
-            self._metrics.unexpected.report("analytics", error, "the stream's new rules are not applied", config.name)
-            return
-        last = self._states.get(config.name)
-        if last is not None and scene.geometry != before:
-            last.due_monotonic_seconds = 0.0
-
-    def repeat_states(self) -> None:
-        """Sends those that are due."""
+    def due_states(self) -> Iterator[Message[StateEvent]]:
+        """The states that are to be repeated now."""
         now = time.monotonic()
         for last in list(self._states.values()):
             if last.due_monotonic_seconds <= now:
-                self._repeat_state(last, now)
+                message = self._repeated(last, now)
+                if message is not None:
+                    yield message
 
-    def _repeat_state(self, last: _LastState, now: float) -> None:
-        """Sends a state again, with its number: who has it already has lost nothing, and nothing has to be kept."""
-        scene = self._scenes.get(last.status.stream)
+    def _repeated(self, last: _LastState, now: float) -> Message[StateEvent] | None:
+        """The state again, with its number: a client that has it has lost nothing, and replay keeps it already."""
+        analytics = self._analytics.get(last.status.stream)
         event = last.event
-        if event is None or event.geometry != (scene.geometry if scene else None):
-            self.send_state(last.status)
-            return
+        if event is None or event.geometry != (analytics.geometry if analytics else None):
+            return self.state(last.status)
         last.sent_monotonic_seconds, last.due_monotonic_seconds = now, now + self._state_interval_seconds
         if last.is_asked_for:
             last.pause_seconds, last.is_asked_for = min(2 * last.pause_seconds, _MAX_STATE_PAUSE_SECONDS), False
-        self._publish("state", event.stream, lambda _: replace(event, published_at=time.time()), repeats_seq=event.seq)
-
-    def send_detections(self, found: FrameResult) -> None:
-        """What was found in one frame."""
-        stream, frame = found.stream, found.frame
-        trace = self._tracer.take(stream, frame.seq) if self._tracer else None
-
-        def make(seq: int) -> DetectionEvent:
-            detections, crossings = self._seen(found)
-            trace_id = trace.trace_id if trace else None
-            return DetectionEvent(stream, self._epoch, seq, time.time(), frame, detections, crossings, trace_id)
-
-        event = self._publish("detections", stream, make)
-        if event is None:
-            self._metrics.frame_dropped(stream, Drop.INTERNAL_ERROR)
-            return
-        latency_seconds = time.monotonic() - found.captured_monotonic_seconds
-        self._metrics.frame_published(stream, latency_seconds, [detection.label for detection in event.detections])
-        if trace is not None and self._tracer is not None:
-            self._tracer.published(trace, event.seq, len(event.detections))
-        if found.picture is not None:
-            self._offer(event, found.picture)
-
-    def send_state(self, status: StreamStatus) -> None:
-        """What a stream does."""
-        now = time.monotonic()
-        scene = self._scenes.get(status.stream)
-        event = self._publish(
-            "state",
-            status.stream,
-            lambda seq: StateEvent(
-                status.stream,
-                self._epoch,
-                seq,
-                time.time(),
-                state=status.state,
-                reason=status.reason,
-                detail=redact(status.detail),
-                since=status.since,
-                geometry=scene.geometry if scene else None,
-            ),
-        )
-        before = self._states.get(status.stream)
-        pause_seconds = before.pause_seconds if before else 0.0
-        self._states[status.stream] = _LastState(status, event, now, now + self._state_interval_seconds, pause_seconds)
-
-    def send_preview(self, preview: Preview) -> None:
-        """A picture."""
-        of = preview.event
-        self._publish(
-            "preview",
-            of.stream,
-            lambda seq: PreviewEvent(of.stream, self._epoch, seq, time.time(), of.frame, of.detections, preview.jpeg),
+        return self._write(
+            "state", event.stream, lambda _: replace(event, published_at=time.time()), repeats_seq=event.seq
         )
 
-    def _seen(self, found: FrameResult) -> tuple[tuple[Detection, ...], tuple[Crossing, ...]]:
+    def _analysed(self, result: FrameResult) -> tuple[tuple[Detection, ...], tuple[Crossing, ...]]:
         """What is published of a frame: tracked, with zones and crossings, without what a mask hides.
 
         Where that fails, this frame is published without tracks, and those of the stream begin again with the next.
         """
-        frame = found.frame
-        detections = wire.presentable(found.detections, frame.width, frame.height)
-        if len(detections) < len(found.detections):
-            left_out = len(found.detections) - len(detections)
-            _log.warning("left out %d detections without a usable box", left_out, extra={"stream": found.stream})
-        scene = self._scenes.get(found.stream)
-        if scene is None:
+        stream, frame = result.stream, result.frame
+        detections = wire.presentable(result.detections, frame.width, frame.height)
+        if len(detections) < len(result.detections):
+            left_out = len(result.detections) - len(detections)
+            _log.warning("left out %d detections without a usable box", left_out, extra={"stream": stream})
+        analytics = self._analytics.get(stream)
+        if analytics is None:
             return detections, ()
         try:
-            seen, crossings = scene.see(detections, frame, found.captured_monotonic_seconds)
-            if scene.geometry is not None:
-                self._metrics.shapes_seen(found.stream, scene.zone_counts(seen), crossings)
+            seen, crossings = analytics.see(detections, frame, result.captured_monotonic_seconds)
+            if analytics.geometry is not None:
+                self._metrics.shapes_seen(stream, analytics.zone_counts(seen), crossings)
         except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
-            self._metrics.unexpected.report("analytics", error, "the stream's tracks begin again", found.stream)
-            scene.begin_again()
+            self._metrics.unexpected.report("analytics", error, "the stream's tracks begin again", stream)
+            analytics.reset()
         else:
             return tuple(seen), crossings
         try:
-            return tuple(scene.see_untracked(detections, frame, found.captured_monotonic_seconds)), ()
+            return tuple(analytics.see_untracked(detections, frame, result.captured_monotonic_seconds)), ()
         except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
-            self._metrics.unexpected.report("analytics", error, "no zone or mask is applied", found.stream)
+            self._metrics.unexpected.report("analytics", error, "no zone or mask is applied", stream)
             # A mask hides what must not be seen: where none can be applied, nothing is shown.
-            return () if scene.hides else detections, ()
+            return () if analytics.has_masks else detections, ()
 
-    def _publish(
+    def _write(
         self, kind: wire.Kind, stream: str, make: Callable[[int], _Event], *, repeats_seq: int | None = None
-    ) -> _Event | None:
-        """Numbers, encodes and sends an event, or again one that has a number.
-
-        None, and no number is used, where it cannot be encoded.
-        """
+    ) -> Message[_Event] | None:
+        """Numbers and encodes an event, or again one that has a number."""
         topic = wire.topic(kind, stream)
         is_new = repeats_seq is None
         seq = self.seqs[topic] + 1 if repeats_seq is None else repeats_seq
@@ -293,8 +288,5 @@ class EventWriter:
             return None
         if is_new:
             self.seqs[topic] = seq
-            self._gone.pop(stream, None)
-        # Pictures are too large to be kept, and what is repeated is kept already.
-        self._send_parts(topic, seq, parts, is_new and kind != "preview")
-        self._metrics.event_published(topic)
-        return event
+            self._removed.pop(stream, None)
+        return Message(event, topic, parts, is_new and kind != "preview")

@@ -1,8 +1,8 @@
-"""Small JPEG pictures of the streams that someone looks at, made in a thread of their own.
+"""Small JPEG pictures of the streams whose previews are subscribed to, encoded in a thread of their own.
 
-A stream that no one looks at costs one look into a set per frame. A stream that is watched costs the publisher
-nothing but keeping the newest picture: there is one slot per stream, and what comes before the last was encoded
-takes its place.
+A stream that is not watched costs one look into a set per frame. A stream that is watched costs the publisher nothing
+but keeping the newest picture: there is one slot per stream before the encoder, and one behind it, and a newer picture
+takes the place of one that still waits there.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from streamdet import wire
 from streamdet.config import PublisherConfig
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import DetectionEvent, Picture
-from streamdet.worker import Worker
+from streamdet.worker import Wakeup, Worker
 
 # A picture that would be too large for one message is tried again with these qualities.
 _LOWER_QUALITIES = (50, 20)
 _PREFIX = b"preview/"
-# A client can send subscriptions without end; no one watches so many streams one by one.
+# A client can send subscriptions without end, but does not watch this many streams one by one.
 _MAX_PREFIXES = 1000
 
 _log = logging.getLogger(__name__)
@@ -51,20 +51,20 @@ class Previews(Worker):
     Only a subscription that begins with `preview/` counts as a viewer: a client that subscribes to everything,
     with an empty prefix, gets the pictures that others asked for and asks for none.
 
-    Three threads use it: one asks `is_due` when a frame comes, one tells of subscriptions and offers events, and
-    its own one encodes.
+    Three threads use it: one asks `is_due` when a frame comes; the publisher's passes on subscriptions, offers pictures
+    and takes them when they are encoded; its own encodes.
 
     Args:
         config: size, quality and rate.
-        put: takes each encoded picture; must not wait.
+        encoded: rung when there is a picture to take.
         metrics: counts what was encoded.
-        on_error: told when the thread ends with an error.
+        on_error: called when the thread ends with an error.
     """
 
     def __init__(
         self,
         config: PublisherConfig,
-        put: Callable[[Preview], None],
+        encoded: Wakeup,
         metrics: Metrics,
         on_error: Callable[[Worker], None] | None = None,
     ) -> None:
@@ -72,7 +72,7 @@ class Previews(Worker):
         self._max_side = config.preview_width
         self._quality = config.preview_quality
         self._interval_seconds = 1 / config.preview_max_fps
-        self._put = put
+        self._encoded = encoded
         self._metrics = metrics
         self._prefixes: tuple[bytes, ...] = ()
         # Whether there were more than are kept: then all streams are watched until there are none.
@@ -80,9 +80,10 @@ class Previews(Worker):
         self._due_seconds: dict[str, float] = {}
         self._changed = threading.Condition()
         self._slots: dict[str, tuple[DetectionEvent, Picture]] = {}
+        self._done: dict[str, Preview] = {}
 
     def subscription(self, message: bytes) -> None:
-        """Takes a message of the XPUB socket: 1 (subscribe) or 0 (no one is subscribed any more), then the prefix."""
+        """Takes a message of the XPUB socket: 1 (a subscription) or 0 (the last one has ended), then the prefix."""
         prefix = message[1:]
         if not prefix.startswith(_PREFIX):
             return
@@ -96,7 +97,7 @@ class Previews(Worker):
             self._is_overfull &= bool(self._prefixes)
 
     def is_watched(self, stream: str) -> bool:
-        """Whether someone subscribes to the stream's previews."""
+        """Whether there is a subscription to the stream's previews."""
         if self._is_overfull:
             return True
         return bool(self._prefixes) and wire.topic("preview", stream).encode().startswith(self._prefixes)
@@ -121,11 +122,20 @@ class Previews(Worker):
             self._slots[event.stream] = (event, picture)
             self._changed.notify()
 
+    def take(self) -> list[Preview]:
+        """The pictures that were encoded since the last call; does not wait."""
+        if not self._done:
+            return []
+        with self._changed:
+            done, self._done = self._done, {}
+        return list(done.values())
+
     def remove_stream(self, stream: str) -> None:
         """Drops what is kept of a stream."""
         self._due_seconds.pop(stream, None)
         with self._changed:
             self._slots.pop(stream, None)
+            self._done.pop(stream, None)
 
     def wake(self) -> None:
         """Ends the wait of `run`."""
@@ -144,7 +154,7 @@ class Previews(Worker):
                 event, picture = self._slots.pop(stream)
             try:
                 self._encode(event, picture)
-            except Exception as error:  # noqa: BLE001 - whatever it is: other pictures are looked at, too
+            except Exception as error:  # noqa: BLE001 - whatever it is: other pictures are to be encoded
                 self._metrics.unexpected.report("preview", error, "a preview is left out", event.stream)
             self.beat()
 
@@ -157,7 +167,9 @@ class Previews(Worker):
             _log.warning("a preview is too large for one message", extra={"stream": event.stream})
             return
         self._metrics.preview_encoded(event.stream, perf_counter() - began)
-        self._put(Preview(event, jpeg))
+        with self._changed:
+            self._done[event.stream] = Preview(event, jpeg)
+        self._encoded.wake()
 
 
 def to_jpeg(rgb: NDArray[np.uint8], max_side: int, quality: int) -> bytes | None:

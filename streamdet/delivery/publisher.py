@@ -1,4 +1,9 @@
-"""Hands events to ZeroMQ, and answers who has lost some: the only thread that owns bound sockets."""
+"""Publishes events, and answers requests for replay: the only thread that uses the bound sockets.
+
+Results and states come in by `put_detections` and `put_status`. `EventWriter` makes events of them, `Replay` keeps
+them, `Sockets` sends them. `Previews` encodes pictures in a thread of its own, and an archive reads old events in
+another; both ring the `Wakeup` of this thread when there is something to send.
+"""
 
 from __future__ import annotations
 
@@ -7,44 +12,36 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 from streamdet.config import PublisherConfig, ReplayConfig, StreamConfig
-from streamdet.delivery.events import EventWriter, FrameResult
-from streamdet.delivery.preview import Preview, Previews
+from streamdet.delivery.events import EventWriter, FrameResult, Message
+from streamdet.delivery.preview import Previews
 from streamdet.delivery.replay import Archive, Replay, Ring
-from streamdet.delivery.sockets import OFF, Route, Sockets
+from streamdet.delivery.sockets import OFF, SUBSCRIBE, Route, Sockets
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.opentelemetry import Tracer
 from streamdet.types import Detection, Drop, Frame, FrameInfo, StreamStatus
-from streamdet.wire.replay import Refused, encode_answer, request_id
+from streamdet.wire.replay import Answer, Refused, encode_answer, request_id
 from streamdet.worker import Worker
 
 MAX_PENDING = 256
 """Results that may wait to be published; then `put_detections` blocks."""
 
-_MAX_PENDING_FOR_PREVIEWS = 64
-_MAX_PENDING_FOR_ANSWERS = 128
 _MAX_WAIT_SECONDS = 1.0
 _BATCH_PAUSE_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class _Forget:
+class _Removal:
     stream: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    route: Route
-    parts: list[bytes]
-
-
-_Item = FrameResult | StreamStatus | StreamConfig | _Forget | Preview | _Answer
+_Item = FrameResult | StreamStatus | StreamConfig | _Removal
 
 
 class Publisher(Worker):
-    """Numbers, encodes and sends events; repeats state events for those who subscribe late.
+    """Sends the events of a daemon, and repeats state events for subscribers that come late.
 
     The endpoint is bound here, before anything else of the daemon starts. A stop first sends what is queued.
 
@@ -52,13 +49,13 @@ class Publisher(Worker):
         config: where to bind, and how much may wait for a slow subscriber.
         epoch: new at each start of the daemon.
         metrics: counts frames and events.
-        on_error: told when the thread ends with an error.
+        on_error: called when the thread ends with an error.
         tracer: follows some of the frames.
-        replay: where requests for replay come in, and how much is kept for them; None for nowhere and nothing.
-        archive: what keeps more than that.
+        replay: where requests for replay come in, and how much is kept in memory; None for nowhere and nothing.
+        archive: keeps events for longer than memory does.
 
     Attributes:
-        endpoint: what is bound; with the real port where port 0 was asked for.
+        endpoint: the bound endpoint; with the real port where port 0 was configured.
         replay_endpoint: the same for requests; empty where they are not answered.
 
     Raises:
@@ -77,20 +74,21 @@ class Publisher(Worker):
     ) -> None:
         super().__init__("publisher", on_error)
         self._metrics = metrics
+        self._tracer = tracer
         self._changed = threading.Condition()
         self._pending: deque[_Item] = deque()
         self._sending: deque[_Item] = deque()
-        self._previews = Previews(config, self._put_preview, metrics, on_error)
-        self._forgotten: set[str] = set()
+        self._removed: set[str] = set()
         self._closed = False
-        interval_seconds = config.state_interval_seconds
-        self._outgoing = EventWriter(epoch, interval_seconds, metrics, self._send, self._previews.offer, tracer)
+        self._sockets = Sockets(config, replay.endpoint if replay else OFF, metrics.delivery, on_error)
+        self.endpoint, self.replay_endpoint = self._sockets.endpoint, self._sockets.replay_endpoint
+        self._wakeup = self._sockets.wakeup
+        self._previews = Previews(config, self._wakeup, metrics, on_error)
+        self._writer = EventWriter(epoch, config.state_interval_seconds, metrics)
         self._replay: Replay | None = None
         if replay is not None and (replay.endpoint != OFF or archive is not None):
             ring = Ring(replay.max_events, replay.max_bytes)
-            self._replay = Replay(epoch, ring, metrics.delivery, archive)
-        self._sockets = Sockets(config, replay.endpoint if replay else OFF, metrics.delivery, on_error)
-        self.endpoint, self.replay_endpoint = self._sockets.endpoint, self._sockets.replay_endpoint
+            self._replay = Replay(epoch, ring, metrics.delivery, archive, self._wakeup)
 
     def put_detections(self, frame: Frame, detections: Sequence[Detection]) -> None:
         """Queues one frame's result; blocks while `MAX_PENDING` wait.
@@ -103,14 +101,14 @@ class Publisher(Worker):
         info = FrameInfo(frame.seq, frame.pts_seconds, frame.captured_at, frame.clock, picture.width, picture.height)
         captured = frame.captured_monotonic_seconds
         kept = picture if self._previews.is_due(frame.stream, captured) else None
-        found = FrameResult(frame.stream, info, captured, tuple(detections), kept)
+        result = FrameResult(frame.stream, info, captured, tuple(detections), kept)
         with self._changed:
             while len(self._pending) >= MAX_PENDING and not self._closed:
                 self._changed.wait()
-            wanted = not self._closed and frame.stream not in self._forgotten
-            if wanted:
-                self._append(found)
-        if not wanted:
+            is_taken = not self._closed and frame.stream not in self._removed
+            if is_taken:
+                self._append(result)
+        if not is_taken:
             self._metrics.frame_dropped(frame.stream, Drop.SHUTDOWN)
 
     def put_status(self, status: StreamStatus) -> None:
@@ -118,7 +116,7 @@ class Publisher(Worker):
         with self._changed:
             if self._closed:
                 return
-            self._forgotten.discard(status.stream)
+            self._removed.discard(status.stream)
             if len(self._pending) >= MAX_PENDING:
                 for older in self._pending:
                     if isinstance(older, StreamStatus) and older.stream == status.stream:
@@ -127,7 +125,7 @@ class Publisher(Worker):
             self._append(status)
 
     def set_stream(self, config: StreamConfig) -> None:
-        """Has a stream's objects tracked, and its zones, lines and masks applied, from the next frame on; never blocks.
+        """Tracks a stream's objects, and applies its zones, lines and masks, from the next frame on; never blocks.
 
         A stream without rules is published as it was detected.
         """
@@ -138,14 +136,28 @@ class Publisher(Worker):
     def remove_stream(self, stream: str) -> None:
         """Publishes what is queued for a stream, then nothing more until its next status; does not wait."""
         with self._changed:
-            self._forgotten.add(stream)
+            self._removed.add(stream)
             if not self._closed:
-                self._append(_Forget(stream))
+                self._append(_Removal(stream))
+
+    def run(self) -> None:
+        """Sends until asked to stop and nothing is left."""
+        try:
+            with self._previews:
+                while not self._drained():
+                    self._wait()
+                    self._take_subscriptions()
+                    self._answer_requests()
+                    self._send_pending()
+                    self._send_previews()
+                    self._repeat_states()
+                    self.beat()
+        finally:
+            self.close()
 
     def wake(self) -> None:
         """Ends the wait of `run`."""
-        with self._changed:
-            self._ring()
+        self._wakeup.wake()
 
     def close(self) -> None:
         """Frees the endpoint of a publisher that was never started; a running one does it itself at its end."""
@@ -161,36 +173,11 @@ class Publisher(Worker):
                 self._metrics.frame_dropped(item.stream, Drop.SHUTDOWN)
         self._sockets.close()
 
-    def run(self) -> None:
-        """Sends until asked to stop and nothing is left."""
-        try:
-            with self._previews:
-                while not self._drained():
-                    self._wait()
-                    self._answer_subscriptions()
-                    self._answer_requests()
-                    self._send_pending()
-                    self._outgoing.repeat_states()
-                    self.beat()
-        finally:
-            self.close()
-
-    def _put_preview(self, preview: Preview) -> None:
-        """Queues a picture; it is left out where events wait already, for they come first."""
-        with self._changed:
-            stream = preview.event.stream
-            if not self._closed and stream not in self._forgotten and len(self._pending) < _MAX_PENDING_FOR_PREVIEWS:
-                self._append(preview)
-
     def _append(self, item: _Item) -> None:
         self._pending.append(item)
         # Waking costs two system calls; a thread that has something to send does not wait.
         if len(self._pending) == 1:
-            self._ring()
-
-    def _ring(self) -> None:
-        if not self._closed:
-            self._sockets.wake()
+            self._wakeup.wake()
 
     def _drained(self) -> bool:
         with self._changed:
@@ -199,37 +186,36 @@ class Publisher(Worker):
 
     def _wait(self) -> None:
         now = time.monotonic()
-        seconds = max(self._outgoing.due(now + _MAX_WAIT_SECONDS) - now, 0.0)
+        seconds = max(self._writer.due(now + _MAX_WAIT_SECONDS) - now, 0.0)
         self._sockets.wait(0 if self.stopping or self._pending else seconds)
 
-    def _answer_subscriptions(self) -> None:
-        """Applies a subscription or its end."""
+    def _take_subscriptions(self) -> None:
         for message in self._sockets.subscriptions():
             try:
                 self._previews.subscription(message)
-                if message[:1] == b"\x01":
-                    self._outgoing.subscribed(message[1:])
-            except Exception as error:  # noqa: BLE001 - whatever it is: others have subscribed, too
+                if message[:1] == SUBSCRIBE:
+                    self._writer.subscribed(message[1:])
+            except Exception as error:  # noqa: BLE001 - whatever it is: there are other subscribers
                 self._metrics.unexpected.report("subscription", error, "a subscription is not answered")
 
     def _answer_requests(self) -> None:
-        if self._replay is not None:
-            for route, payload in self._sockets.requests():
-                answer = partial(self._put_answer, route)
-                try:
-                    self._replay.answer(route[0], payload, answer)
-                except Exception as error:  # noqa: BLE001 - whatever it is: it is that request's answer
-                    self._metrics.unexpected.report("replay", error, "a request for replay is refused")
-                    self._metrics.delivery.replay_request("refused")
-                    answer(encode_answer(Refused(request_id(payload), "failed", "an unexpected error; see the log")))
+        if self._replay is None:
+            return
+        for route, payload in self._sockets.requests():
+            answer: Answer | None
+            try:
+                answer = self._replay.answer(route, payload)
+            except Exception as error:  # noqa: BLE001 - whatever it is: it is that request's answer
+                self._metrics.unexpected.report("replay", error, "a request for replay is refused")
+                answer = Refused(request_id(payload), "failed", "an unexpected error; see the log")
+            if answer is not None:
+                self._send_answer(route, answer)
+        for route, answer in self._replay.archived():
+            self._send_answer(route, answer)
 
-    def _put_answer(self, route: Route, parts: list[bytes]) -> None:
-        """Queues an answer, from any thread; it is left out where events wait already, and will be asked for again."""
-        with self._changed:
-            room = not self._closed and len(self._pending) < _MAX_PENDING_FOR_ANSWERS
-            if room:
-                self._append(_Answer(route, parts))
-        if not room:
+    def _send_answer(self, route: Route, answer: Answer) -> None:
+        self._metrics.delivery.replay_request("refused" if isinstance(answer, Refused) else "done")
+        if not self._sockets.answer(route, encode_answer(answer)):
             self._metrics.delivery.replay_request("dropped")
 
     def _send_pending(self) -> None:
@@ -243,38 +229,61 @@ class Publisher(Worker):
         while self._sending:
             item = self._sending.popleft()
             if isinstance(item, FrameResult):
-                self._outgoing.send_detections(item)
+                self._send_detections(item)
             elif isinstance(item, StreamStatus):
-                self._outgoing.send_state(item)
-            elif isinstance(item, Preview):
-                self._outgoing.send_preview(item)
+                self._send(self._writer.state(item))
             elif isinstance(item, StreamConfig):
-                self._outgoing.set_stream(item)
-            elif isinstance(item, _Answer):
-                if not self._sockets.answer(item.route, item.parts):
-                    self._metrics.delivery.replay_request("dropped")
+                self._writer.set_stream(item)
             else:
-                self._forget(item.stream)
+                self._remove(item.stream)
 
-    def _forget(self, stream: str) -> None:
-        forgotten_for_good = self._outgoing.remove_stream(stream)
+    def _send_detections(self, result: FrameResult) -> None:
+        stream = result.stream
+        trace = self._tracer.take(stream, result.frame.seq) if self._tracer else None
+        message = self._writer.detections(result, trace.trace_id if trace else None)
+        if message is None:
+            self._metrics.frame_dropped(stream, Drop.INTERNAL_ERROR)
+            return
+        self._send(message)
+        event = message.event
+        latency_seconds = time.monotonic() - result.captured_monotonic_seconds
+        self._metrics.frame_published(stream, latency_seconds, [found.label for found in event.detections])
+        if trace is not None and self._tracer is not None:
+            self._tracer.published(trace, event.seq, len(event.detections))
+        if result.picture is not None:
+            self._previews.offer(event, result.picture)
+
+    def _send_previews(self) -> None:
+        for preview in self._previews.take():
+            if preview.event.stream not in self._removed:
+                self._send(self._writer.preview(preview))
+
+    def _repeat_states(self) -> None:
+        for message in self._writer.due_states():
+            self._send(message)
+
+    def _send(self, message: Message[Any] | None) -> None:
+        if message is None:
+            return
+        # Kept first: a client that gets an event can ask for those before it.
+        if self._replay is not None and message.is_kept:
+            try:
+                self._replay.add(message.topic, message.event.seq, message.parts[1])
+            except Exception as error:  # noqa: BLE001 - whatever it is: the event is to be sent
+                self._metrics.unexpected.report("replay", error, f"an event of {message.topic} is not kept")
+        self._sockets.send(message.parts)
+        self._metrics.event_published(message.topic)
+
+    def _remove(self, stream: str) -> None:
+        forgotten = self._writer.remove_stream(stream)
         self._previews.remove_stream(stream)
         if self._replay is not None:
             self._replay.remove_stream(stream)
-        if forgotten_for_good is None:
+        if forgotten is None:
             return
         if self._replay is not None:
-            self._replay.forget_numbers(forgotten_for_good)
+            self._replay.forget_numbers(forgotten)
         with self._changed:
-            # It may have come back and gone again meanwhile.
-            if _Forget(forgotten_for_good) not in (*self._sending, *self._pending):
-                self._forgotten.discard(forgotten_for_good)
-
-    def _send(self, topic: str, seq: int, parts: list[bytes], is_kept: bool) -> None:
-        # Kept first: a client that gets an event can ask for those before it.
-        if self._replay is not None and is_kept:
-            try:
-                self._replay.add(topic, seq, parts[1])
-            except Exception as error:  # noqa: BLE001 - whatever it is: the event is to be sent
-                self._metrics.unexpected.report("replay", error, f"an event of {topic} is not kept")
-        self._sockets.send(parts)
+            # It may have been added and removed again meanwhile.
+            if _Removal(forgotten) not in (*self._sending, *self._pending):
+                self._removed.discard(forgotten)

@@ -1,7 +1,8 @@
-"""Answers who comes late or has lost something: the newest event of each topic, and those that went before.
+"""Answers subscribers that come late or have lost events: the newest event of each topic, and those before it.
 
-`Replay` keeps the last events in memory and answers from there at once. What is older is asked of an archive, such as
-the spool, which answers later. All of it belongs to one thread, the publisher's.
+`Replay` keeps the last events in memory and answers from there at once. Older ones are asked of an archive, such as the
+spool, which answers later. All of it belongs to one thread, the publisher's, except that the archive hands in its
+answers from its own.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from streamdet import wire
+from streamdet.delivery.sockets import Route
 from streamdet.errors import WireError
 from streamdet.monitoring.delivery_metrics import DeliveryMetrics
 from streamdet.security.limits import Rate
@@ -27,13 +30,14 @@ from streamdet.wire.replay import (
     Snapshot,
     SnapshotRequest,
     decode_request,
-    encode_answer,
     request_id,
 )
+from streamdet.worker import Wakeup
 
 _REQUESTS_PER_SECOND_OF_A_CLIENT = 100
-# A client that reconnects for every request gets a new allowance each time, but takes the place of the oldest.
+# A client that connects again for every request gets a new allowance each time, and takes the place of the oldest.
 _MAX_CLIENTS = 1000
+_MAX_ARCHIVED = 128
 
 Reply = Callable[[Answer], None]
 
@@ -42,7 +46,7 @@ class Archive(Protocol):
     """Keeps events for longer than memory does."""
 
     def keep(self, topic: str, seq: int, payload: bytes) -> None:
-        """Takes an event of the present epoch; does not wait."""
+        """Keeps an event of the present epoch; does not wait."""
 
     def forget(self, topic: str) -> None:
         """Forgets how far a topic came, but not its events."""
@@ -55,8 +59,8 @@ class Ring:
     """The last events of all topics, in memory; the oldest make room.
 
     Args:
-        max_events: so many at most.
-        max_bytes: and so many bytes of encoded events.
+        max_events: the most events.
+        max_bytes: the most bytes of encoded events.
     """
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
@@ -71,7 +75,7 @@ class Ring:
         return len(self._order)
 
     def add(self, topic: str, seq: int, payload: bytes) -> None:
-        """Keeps an event; those of a topic come one after the other, none left out."""
+        """Keeps an event; those of a topic come in order, without gaps."""
         key = (topic, seq)
         self._payloads[key] = payload
         self._order.append(key)
@@ -92,7 +96,7 @@ class Ring:
             self.used_bytes -= len(self._payloads.pop(key))
 
     def first_seq(self, topic: str) -> int | None:
-        """The oldest that is kept, or the next one where none is; None for a topic that never had any."""
+        """Number of the topic's oldest kept event, or of its next one where none is kept; None for an unknown topic."""
         return self._first.get(topic)
 
     def take(self, topic: str, from_seq: int, to_seq: int) -> list[tuple[int, bytes]]:
@@ -109,21 +113,31 @@ class Ring:
 
 
 class Replay:
-    """Keeps what is published and answers requests.
+    """Keeps published events and answers requests for them.
 
     Args:
-        epoch: the present one.
-        ring: what is kept in memory.
+        epoch: the present epoch.
+        ring: keeps events in memory.
         metrics: counts requests.
-        archive: what is kept beyond that; None for nothing.
+        archive: keeps events for longer; None for nothing.
+        wakeup: rung when the archive has answered.
     """
 
-    def __init__(self, epoch: str, ring: Ring, metrics: DeliveryMetrics, archive: Archive | None = None) -> None:
+    def __init__(
+        self,
+        epoch: str,
+        ring: Ring,
+        metrics: DeliveryMetrics,
+        archive: Archive | None = None,
+        wakeup: Wakeup | None = None,
+    ) -> None:
         self._epoch = epoch
         self._ring = ring
         self._metrics = metrics
         metrics.follow_replay(lambda: ring.used_bytes)
         self._archive = archive
+        self._wakeup = wakeup
+        self._archived: deque[tuple[Route, Answer]] = deque()
         self._next_seqs: dict[str, int] = {}
         self._newest: dict[str, bytes] = {}
         self._topics: list[str] = []
@@ -155,20 +169,17 @@ class Replay:
             if self._archive is not None:
                 self._archive.forget(topic)
 
-    def answer(self, client: bytes, payload: bytes, reply: Callable[[list[bytes]], None]) -> None:
-        """Answers one request, now or later; whatever was sent, it raises nothing.
+    def answer(self, route: Route, payload: bytes) -> Answer | None:
+        """Answers one request; whatever was sent, it raises nothing.
 
         Args:
-            client: who asks.
+            route: where the answer goes; its first part is the client's.
             payload: the request.
-            reply: takes the parts of the answer; may be called from another thread.
-        """
-        answer = self._answer(client, payload, lambda later: reply(encode_answer(later)))
-        if answer is not None:
-            self._count(answer)
-            reply(encode_answer(answer))
 
-    def _answer(self, client: bytes, payload: bytes, later: Reply) -> Answer | None:
+        Returns:
+            The answer, or None where the archive is asked, whose answer comes out of `archived`.
+        """
+        client = route[0]
         if not self._rate_of(client).passes():
             each = _REQUESTS_PER_SECOND_OF_A_CLIENT
             return Refused(request_id(payload), "too_many", f"at most {each} requests a second are answered")
@@ -178,7 +189,12 @@ class Replay:
             return Refused(request_id(payload), "bad_request", str(error)[:500])
         if isinstance(request, SnapshotRequest):
             return self._snapshot(request)
-        return self._replay(client, request, later)
+        return self._replay(route, request)
+
+    def archived(self) -> Iterator[tuple[Route, Answer]]:
+        """The answers that have come from the archive, each with its route."""
+        while self._archived:
+            yield self._archived.popleft()
 
     def _rate_of(self, client: bytes) -> Rate:
         rate = self._rates.pop(client, None) or Rate(_REQUESTS_PER_SECOND_OF_A_CLIENT)
@@ -217,7 +233,7 @@ class Replay:
                     break
                 yield topic
 
-    def _replay(self, client: bytes, request: ReplayRequest, later: Reply) -> Answer | None:
+    def _replay(self, route: Route, request: ReplayRequest) -> Answer | None:
         first = self._ring.first_seq(request.topic)
         last: int | None = None
         if request.epoch in (None, self._epoch):
@@ -225,11 +241,11 @@ class Replay:
             last = end - 1 if request.to_seq is None else min(request.to_seq, end - 1)
             if first is None or request.from_seq >= first or self._archive is None:
                 return self._from_memory(request, first or 1, last)
-            # Only what memory has no more: the rest is asked for again, and comes from here.
+            # Only events that memory no longer has: the client asks for the rest again, which comes from memory.
             request = ReplayRequest(request.id, request.topic, request.from_seq, min(last, first - 1), self._epoch)
         elif self._archive is None:
             return self._of_unknown_epoch(request)
-        if self._archive.fetch(client, request, lambda answer: later(self._completed(answer, last))):
+        if self._archive.fetch(route[0], request, partial(self._put_archived, route, last)):
             return None
         return Refused(request.id, "busy", "too many older events are asked for; ask again in a second")
 
@@ -259,12 +275,13 @@ class Replay:
             end_is_known=False,
         )
 
-    def _completed(self, answer: Answer, last: int | None) -> Answer:
-        """An answer of the archive; called in the archive's thread."""
-        self._count(answer)
+    def _put_archived(self, route: Route, last: int | None, answer: Answer) -> None:
+        """Takes an answer of the archive, in the archive's thread; where too many wait, it will be asked for again."""
+        if len(self._archived) >= _MAX_ARCHIVED:
+            self._metrics.replay_request("dropped")
+            return
         if isinstance(answer, Replayed) and last is not None:
-            return replace(answer, more=answer.next_seq <= last)
-        return answer
-
-    def _count(self, answer: Answer) -> None:
-        self._metrics.replay_request("refused" if isinstance(answer, Refused) else "done")
+            answer = replace(answer, more=answer.next_seq <= last)
+        self._archived.append((route, answer))
+        if self._wakeup is not None:
+            self._wakeup.wake()

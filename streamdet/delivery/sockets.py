@@ -1,12 +1,14 @@
-"""The sockets of the publisher, one for events and one for replay: bound, waited for and closed here.
+"""The sockets of the publisher, one for events and one for replay: bound, read, written and closed here.
 
-All but `wake` belongs to one thread.
+`Sockets` belongs to the publisher's thread, except that its `wakeup` may be rung by any. `Subscriptions` remembers
+which connection is subscribed to which prefix: ZeroMQ passes on that a connection unsubscribes from a prefix even
+where it never subscribed to it, so that one subscriber could switch off what others look at. Here it can only take
+back its own.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,51 +17,60 @@ import zmq
 
 from streamdet.config import PublisherConfig
 from streamdet.delivery.connections import ConnectionGuard, descriptor_of
-from streamdet.delivery.subscriptions import SUBSCRIBE, UNSUBSCRIBE, Subscriptions
 from streamdet.errors import EndpointError
 from streamdet.monitoring.delivery_metrics import DeliveryMetrics
 from streamdet.security.curve import KeyFileError
 from streamdet.security.endpoints import beside, remove_file
 from streamdet.security.limits import Share
 from streamdet.wire.replay import MAX_REQUEST_BYTES
-from streamdet.worker import Worker
+from streamdet.worker import Wakeup, Worker
 
 AUTO, OFF = "auto", "off"
+SUBSCRIBE, UNSUBSCRIBE = b"\x01", b"\x00"
 _LINGER_MILLISECONDS = 2000
 _HEARTBEAT_MILLISECONDS = 5000
 _HEARTBEAT_TIMEOUT_MILLISECONDS = 20000
 # The longest topic has about 530 bytes.
 _MAX_SUBSCRIPTION_BYTES = 4096
 _MAX_SUBSCRIPTIONS_PER_TURN = 1000
-# Answers that wait for a slow client, at most 1 MiB each; and requests that wait of a fast one. ZeroMQ notices only
-# after half of them that the client has taken some: all that it may ask at once must fit into the other half.
+# All subscriptions of all connections that are remembered; more are not counted, and cannot be taken back.
+_MAX_SUBSCRIPTIONS = 100_000
+# Looking for connections that have ended takes some microseconds for each: at most this often,
+_PAUSE_SECONDS = 0.1
+# and this often without a sign that one has ended: its descriptor may have become that of another, and hidden the end.
+_LOOK_AGAIN_SECONDS = 5.0
+# Answers that wait for a slow client, at most 1 MiB each, and requests that wait of a fast one. ZeroMQ notices only
+# after half of them that the client has taken some: all requests that a client has pending must fit into the other
+# half.
 _ANSWERS_PER_CLIENT = 16
 _REQUESTS_PER_CLIENT = 16
 _MAX_PARTS = 16
-# Requests take at most so long in one turn, and a twentieth of a core in all: events come first.
+# Requests take at most this long in one turn, and a twentieth of a core in all: events come first.
 _MAX_TURN_SECONDS = 0.002
 _SHARE_OF_REQUESTS = 0.05
 
 _log = logging.getLogger(__name__)
 
 Route = tuple[bytes, ...]
-"""Where an answer goes: the parts that stand before it."""
+"""Where an answer goes: the parts of the message before it; the first is the client's."""
 # Plain numbers: combining the library's flags again for every part costs as much as sending it.
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 class Sockets:
-    """Binds when it is made; its maker closes it.
+    """Both sockets, bound as soon as it is made; the caller closes it.
 
     Args:
         config: where events go, and how many may wait for a slow subscriber.
-        replay_endpoint: where requests come in: "off" for nowhere, "auto" for beside the events, if that can be had.
+        replay_endpoint: where requests come in: "off" for nowhere, "auto" for beside the events, if that is free.
         metrics: counts subscriptions.
+        on_error: called when the thread that guards the connections ends with an error.
 
     Attributes:
-        endpoint: what is bound; with the real port where port 0 was asked for.
+        endpoint: the bound endpoint; with the real port where port 0 was configured.
         replay_endpoint: the same for requests; empty where they are not answered.
+        wakeup: ends a wait; any thread may ring it.
 
     Raises:
         EndpointError: an endpoint cannot be bound.
@@ -79,67 +90,55 @@ class Sockets:
         self._asking = Share(_SHARE_OF_REQUESTS, _MAX_TURN_SECONDS)
         self._parts: list[zmq.Frame] = []
         self._ready: set[Any] = set()
-        # A thread of ZeroMQ's for each socket: what comes in at one holds up nothing that leaves by the other.
+        # One of ZeroMQ's threads for each socket: requests that come in do not delay events that leave.
         self._context = zmq.Context(io_threads=2)
         try:
-            self._gate = ConnectionGuard(config, self._context, metrics, on_error)
+            self._guard = ConnectionGuard(config, self._context, metrics, on_error)
         except KeyFileError:
             self._context.destroy()
             raise
-        self._subscriptions = Subscriptions(self._gate.is_open)
-        self._awake, self._waker = socket.socketpair()
-        self._awake.settimeout(0)
-        self._waker.settimeout(0)
+        self._subscriptions = Subscriptions(self._guard.is_open)
+        self.wakeup = Wakeup()
         self._poller = zmq.Poller()
-        self._poller.register(self._awake, zmq.POLLIN)
+        self._poller.register(self.wakeup, zmq.POLLIN)
         self._replay: zmq.Socket[bytes] | None = None
         try:
             self._events = self._event_socket(config)
             self.endpoint = self._bind(self._events, "events", config.endpoint)
             self._bind_replay(replay_endpoint)
-            self._gate.start()
+            self._guard.start()
         except BaseException:
-            # Raised again, whatever it is: an object that was never made cannot be closed by its user.
+            # Raised again, whatever it is: an object that was never made cannot be closed by its caller.
             self.close()
             raise
 
-    def wake(self) -> None:
-        """Ends a wait; from any thread."""
-        try:
-            self._waker.send(b"\0")
-        except BlockingIOError:
-            return  # the thread has a thousand reasons to wake up already
-
     def wait(self, seconds: float) -> None:
-        """Waits for whatever comes in, or for `wake`."""
+        """Waits until something comes in or `wakeup` is rung, for this long at the most."""
         if self._replay is not None:
             pause = self._asking.wait_seconds()
-            # What may not be answered yet must not wake us, or a flood would keep this thread busy.
+            # Requests that may not be answered yet must not end the wait, or a flood would keep this thread busy.
             self._poller.register(self._replay, 0 if pause > 0 else zmq.POLLIN)
             seconds = min(seconds, pause) if pause > 0 else seconds
         self._ready = {ready for ready, _ in self._poller.poll(int(seconds * 1000) + 1 if seconds > 0 else 0)}
-        try:
-            self._awake.recv(4096)
-        except BlockingIOError:
-            return
+        self.wakeup.clear()
 
     def send(self, parts: Sequence[bytes]) -> None:
-        """Sends an event; never blocks: ZeroMQ drops it for the one subscriber whose queue is full."""
+        """Sends an event; never blocks: ZeroMQ drops it for a subscriber whose queue is full."""
         *first, last = parts
         for part in first:
             self._events.send(part, _MORE)
         self._events.send(last, _NOBLOCK)
 
     def subscriptions(self) -> Iterator[bytes]:
-        """What subscribers want: 1 (someone subscribes) or 0 (no one is subscribed any more), then the prefix."""
+        """Changes of what is subscribed to: 1 (a subscription) or 0 (the last one has ended), then the prefix."""
         for _ in range(_MAX_SUBSCRIPTIONS_PER_TURN if self._events in self._ready else 0):
             try:
                 frame = self._events.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
             message = frame.bytes
-            # A subscriber may send anything; what is neither comes as it was sent, and is nothing.
-            if message[:1] in (SUBSCRIBE, UNSUBSCRIBE) and self._gate.lets_in(frame):
+            # A subscriber may send any message; one that begins with neither byte means nothing.
+            if message[:1] in (SUBSCRIBE, UNSUBSCRIBE) and self._guard.lets_in(frame):
                 news = self._subscriptions.note(message, descriptor_of(frame))
                 if news is not None:
                     yield news
@@ -147,7 +146,7 @@ class Sockets:
         self._metrics.subscriptions(len(self._subscriptions))
 
     def requests(self) -> Iterator[tuple[Route, bytes]]:
-        """Requests for replay, as many as there is time for."""
+        """Requests for replay, each with the route of its answer, as many as there is time for."""
         if self._replay is None or self._replay not in self._ready:
             return
         began, worked = time.monotonic(), time.thread_time()
@@ -175,14 +174,14 @@ class Sockets:
         if frame.more:
             return None
         parts, self._parts = self._parts, []
-        # Before the request stands who asks; a REQ socket and every proxy between adds a part.
-        if not 2 <= len(parts) <= _MAX_PARTS or not self._gate.lets_in(frame):
+        # The first parts are the route; a REQ socket and every proxy between adds one.
+        if not 2 <= len(parts) <= _MAX_PARTS or not self._guard.lets_in(frame):
             return None
         *route, request = (part.bytes for part in parts)
         return tuple(route), request
 
     def answer(self, route: Route, parts: Sequence[bytes]) -> bool:
-        """Sends an answer; False when the client is gone, or has not taken those before."""
+        """Sends an answer; False where the client is gone, or has not taken the answers before."""
         if self._replay is None:
             return False
         began = time.thread_time()
@@ -197,18 +196,17 @@ class Sockets:
         return True
 
     def close(self) -> None:
-        """Sends for two seconds at most what still waits, and frees the endpoints; may be called again."""
-        self._awake.close()
-        self._waker.close()
+        """Sends events that still wait, for two seconds at most, and frees the endpoints; may be called again."""
+        self.wakeup.close()
         if self._context.closed:
             return
-        self._gate.close()
+        self._guard.close()
         # Before the sockets close: later the files may be those of the next daemon.
         for endpoint in (self.endpoint, self.replay_endpoint):
             if endpoint:
                 remove_file(endpoint)
         if self._replay is not None:
-            # A client that does not take its answers must not hold up the end.
+            # A client that does not take its answers must not delay the end.
             self._replay.close(linger=0)
         self._context.destroy(linger=_LINGER_MILLISECONDS)
 
@@ -231,7 +229,7 @@ class Sockets:
             if endpoint != AUTO:
                 raise
             replay.close(linger=0)
-            # No one asked for it: detection goes on without.
+            # It was not configured: detection goes on without.
             _log.warning("%s; subscribers cannot ask for what they have lost", error)
             return
         self._replay = replay
@@ -241,13 +239,87 @@ class Sockets:
         replay.affinity = 2
         replay.sndhwm, replay.rcvhwm = _ANSWERS_PER_CLIENT, _REQUESTS_PER_CLIENT
         replay.maxmsgsize = MAX_REQUEST_BYTES
-        # Otherwise what a client cannot take would be dropped without a word.
+        # Otherwise an answer that a client cannot take would be dropped silently.
         replay.router_mandatory = 1
         return replay
 
     def _bind(self, bound: zmq.Socket[bytes], name: str, endpoint: str) -> str:
         bound.heartbeat_ivl = _HEARTBEAT_MILLISECONDS
         bound.heartbeat_timeout = _HEARTBEAT_TIMEOUT_MILLISECONDS
-        where = self._gate.bind(bound, name, endpoint)
+        where = self._guard.bind(bound, name, endpoint)
         self._poller.register(bound, zmq.POLLIN)
         return where
+
+
+class Subscriptions:
+    """Which connections are subscribed to which prefix.
+
+    Args:
+        is_open: whether a connection, by its descriptor, has not ended.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, is_open: Callable[[int], bool], clock: Callable[[], float] = time.monotonic) -> None:
+        self._is_open = is_open
+        self._clock = clock
+        self._by_connection: dict[int, set[bytes]] = {}
+        # The number of connections that are subscribed to each prefix.
+        self._readers: dict[bytes, int] = {}
+        self._count = 0
+        self._some_ended = False
+        self._looked_at = clock()
+
+    def __len__(self) -> int:
+        """How many prefixes there are."""
+        return len(self._readers)
+
+    def note(self, message: bytes, descriptor: int | None) -> bytes | None:
+        """Takes a message of an XPUB socket that passes on every subscription.
+
+        Args:
+            message: 1 (subscribe) or 0 (unsubscribe), then the prefix.
+            descriptor: of the connection that sent it; None where ZeroMQ reports the end of a subscribed connection.
+
+        Returns:
+            The message where it is news: a connection subscribes, or the last one unsubscribes from the prefix.
+        """
+        prefix = message[1:]
+        if descriptor is None:
+            self._some_ended = True
+            return None
+        own = self._by_connection.get(descriptor, set())
+        if message[:1] == SUBSCRIBE:
+            if prefix not in own and self._count < _MAX_SUBSCRIPTIONS:
+                own.add(prefix)
+                self._by_connection[descriptor] = own
+                self._readers[prefix] = self._readers.get(prefix, 0) + 1
+                self._count += 1
+            return message
+        if prefix not in own:
+            return None
+        own.remove(prefix)
+        if not own:
+            del self._by_connection[descriptor]
+        return message if self._is_last(prefix) else None
+
+    def ended(self) -> Iterator[bytes]:
+        """Messages about prefixes whose last connection has ended, to be called from time to time."""
+        now = self._clock()
+        if now - self._looked_at < (_PAUSE_SECONDS if self._some_ended else _LOOK_AGAIN_SECONDS):
+            return
+        self._some_ended, self._looked_at = False, now
+        for descriptor in list(self._by_connection):
+            if self._is_open(descriptor):
+                continue
+            for prefix in self._by_connection.pop(descriptor):
+                if self._is_last(prefix):
+                    yield UNSUBSCRIBE + prefix
+
+    def _is_last(self, prefix: bytes) -> bool:
+        """Counts one subscription less; whether it was the last of the prefix."""
+        self._count -= 1
+        self._readers[prefix] -= 1
+        if self._readers[prefix]:
+            return False
+        del self._readers[prefix]
+        return True

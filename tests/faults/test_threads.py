@@ -149,7 +149,7 @@ def ask_for_a_reload(running: Running) -> None:
 # Where each thread is hit, and what makes it come there.
 _THREADS: dict[str, tuple[type, str, Callable[[Running], None]]] = {
     "inference": (Inference, "_detect_some", provoke_nothing),
-    "publisher": (EventWriter, "repeat_states", provoke_nothing),
+    "publisher": (EventWriter, "due_states", provoke_nothing),
     "previews": (Previews, "beat", look),
     "spool": (Spool, "_tidy", provoke_nothing),
     "gate": (ConnectionGuard, "_cut_floods", provoke_nothing),
@@ -187,7 +187,7 @@ _DATA: list[tuple[str, type, str, Callable[[Running], None]]] = [
     ("analytics", Zones, "see", provoke_nothing),
     ("preview", Previews, "_encode", look),
     ("subscription", EventWriter, "subscribed", look),
-    ("replay", Replay, "_answer", ask_for_events),
+    ("replay", Replay, "answer", ask_for_events),
     ("control", Commands, "_about", ask_for_control),
     ("control", ControlServer, "_hand_on", ask_for_control),
     ("control", ControlServer, "_refusal", ask_for_control),

@@ -45,7 +45,7 @@ def busy() -> Iterator[Publisher]:
                 publisher.put_detections(frame_of("front-door", seq), [PERSON, PERSON] if seq % 2 else [CAR])
                 publisher.put_detections(frame_of("gate", seq), [])
                 if seq % 5 == 0:
-                    publisher._outgoing.seqs["detections/gate/"] += 2
+                    publisher._writer.seqs["detections/gate/"] += 2
 
         publishing = threading.Thread(target=publish)
         publishing.start()
@@ -205,7 +205,7 @@ def test_it_begins_with_the_newest_event_where_replay_is_asked_for(option: list[
     endpoint = f"ipc://{tmp_path}/events"
     with publisher_at(endpoint, replay=ReplayConfig(endpoint="auto")) as publisher:
         publisher.put_detections(frame_of("yard", 1), [CAR])
-        wait_until(lambda: publisher._outgoing.seqs["detections/yard/"] == 1, "it was published")
+        wait_until(lambda: publisher._writer.seqs["detections/yard/"] == 1, "it was published")
         arguments = [argument.format(tmp_path) for argument in option]
         done = watch(endpoint, "--label", "car", "--count", "1", *arguments, "--json")
     assert done.returncode == 0, done.stderr

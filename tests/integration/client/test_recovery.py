@@ -91,7 +91,7 @@ def test_a_late_joiner_starts_with_the_newest_event_of_everything(publisher: Pub
         put(publisher, stream, range(1, 8))
     publisher.remove_stream("c")
     # Until all of it has been published, it comes as it happens.
-    wait_until(lambda: min(publisher._outgoing.seqs[f"detections/{s}/"] for s in "abc") == 7, "all published")
+    wait_until(lambda: min(publisher._writer.seqs[f"detections/{s}/"] for s in "abc") == 7, "all published")
     with subscribe(publisher.endpoint, ["a", "b"], replay=True, replay_endpoint=publisher.replay_endpoint) as events:
         seen = {}
         while len(seen) < 4:

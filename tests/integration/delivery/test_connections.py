@@ -143,9 +143,9 @@ def test_nothing_is_answered_with_a_revoked_key(keys: Keys) -> None:
         assert hears(asker)
         asker.recv_multipart()
         # As long as the connection stands, which is cut a moment later.
-        publisher._sockets._gate._cut = lambda *_: None  # type: ignore[method-assign]
+        publisher._sockets._guard._cut = lambda *_: None  # type: ignore[method-assign]
         (keys.clients / "alice.key").unlink()
-        allowed = publisher._sockets._gate._zap
+        allowed = publisher._sockets._guard._zap
         assert allowed is not None
         wait_until(lambda: not allowed._clients.newest)
         asker.send(request)

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from streamdet import DetectionEvent, PreviewEvent, subscribe, wire
 from streamdet.config import PublisherConfig
 from streamdet.delivery.preview import Preview, Previews, to_jpeg
-from streamdet.delivery.subscriptions import Subscriptions
+from streamdet.delivery.sockets import Subscriptions
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Frame, FrameInfo, Picture
+from streamdet.worker import Wakeup
 from support.knocking import RawSubscriber
 from support.publishing import PERSON, frame_of, metrics_of, publisher_at, status_of
 from support.waiting import wait_until
@@ -53,10 +54,24 @@ def pixels_of(jpeg: bytes) -> NDArray[Any]:
     return np.asarray(decoded)
 
 
-def previews_of(
-    put: Callable[[Preview], None] = lambda _: None, metrics: Metrics | None = None, **settings: Any
-) -> Previews:
-    return Previews(PublisherConfig(**settings), put, metrics or metrics_of("a", "b"))
+@contextlib.contextmanager
+def previews_of(metrics: Metrics | None = None, **settings: Any) -> Iterator[Previews]:
+    with contextlib.closing(Wakeup()) as encoded:
+        yield Previews(PublisherConfig(**settings), encoded, metrics or metrics_of("a", "b"))
+
+
+@pytest.fixture
+def previews() -> Iterator[Previews]:
+    with previews_of() as idle:
+        yield idle
+
+
+def encoded_by(previews: Previews, count: int) -> list[Preview]:
+    """The first pictures that come out, in their order."""
+    done: list[Preview] = []
+    with previews:
+        wait_until(lambda: done.extend(previews.take()) or len(done) >= count)
+    return done
 
 
 def offer(previews: Previews, stream: str, seq: int, picture: Picture | None = None) -> None:
@@ -64,8 +79,7 @@ def offer(previews: Previews, stream: str, seq: int, picture: Picture | None = N
     previews.offer(event, picture or Grey(seq))
 
 
-def test_only_who_asks_for_previews_switches_them_on() -> None:
-    previews = previews_of()
+def test_only_who_asks_for_previews_switches_them_on(previews: Previews) -> None:
     for prefix in (b"", b"p", b"preview", b"detections/", b"state/a/"):
         previews.subscription(b"\x01" + prefix)
     assert not previews.is_watched("a")
@@ -80,8 +94,7 @@ def test_only_who_asks_for_previews_switches_them_on() -> None:
     assert not previews.is_watched("a")
 
 
-def test_a_flood_of_subscriptions_fills_no_memory() -> None:
-    previews = previews_of()
+def test_a_flood_of_subscriptions_fills_no_memory(previews: Previews) -> None:
     for index in range(20_000):
         previews.subscription(b"\x01preview/%d" % index)
     assert len(previews._prefixes) == 1000
@@ -95,10 +108,10 @@ def test_a_flood_of_subscriptions_fills_no_memory() -> None:
 
 @given(st.lists(st.floats(0.001, 0.5), min_size=1, max_size=300), st.floats(0.5, 30))
 def test_no_more_pictures_are_kept_than_allowed(pauses: list[float], max_fps: float) -> None:
-    previews = previews_of(preview_max_fps=max_fps)
-    previews.subscription(b"\x01preview/")
     moments = [1000.0 + sum(pauses[: index + 1]) for index in range(len(pauses))]
-    due = [moment for moment in moments if previews.is_due("a", moment)]
+    with previews_of(preview_max_fps=max_fps) as previews:
+        previews.subscription(b"\x01preview/")
+        due = [moment for moment in moments if previews.is_due("a", moment)]
     assert due[0] == moments[0]
     assert len(due) <= (moments[-1] - moments[0]) * max_fps + 1.001
     # A picture that follows when one is due for certain is never left out.
@@ -106,22 +119,20 @@ def test_no_more_pictures_are_kept_than_allowed(pauses: list[float], max_fps: fl
 
 
 def test_frames_that_come_evenly_give_the_rate_that_was_asked_for() -> None:
-    previews = previews_of(preview_max_fps=7)
-    previews.subscription(b"\x01preview/")
-    kept = sum(previews.is_due("a", 5 + index / 25) for index in range(25 * 20))
+    with previews_of(preview_max_fps=7) as previews:
+        previews.subscription(b"\x01preview/")
+        kept = sum(previews.is_due("a", 5 + index / 25) for index in range(25 * 20))
     assert kept == pytest.approx(7 * 20, abs=2)
 
 
 def test_each_stream_has_one_slot_and_the_newest_wins() -> None:
-    done: list[Preview] = []
     metrics = metrics_of("a", "b")
-    previews = previews_of(done.append, metrics)
-    previews.subscription(b"\x01preview/")
-    for seq in range(1, 6):
-        offer(previews, "a", seq)
-    offer(previews, "b", 9)
-    with previews:
-        wait_until(lambda: len(done) == 2)
+    with previews_of(metrics) as previews:
+        previews.subscription(b"\x01preview/")
+        for seq in range(1, 6):
+            offer(previews, "a", seq)
+        offer(previews, "b", 9)
+        done = encoded_by(previews, 2)
     assert [(one.event.stream, one.event.seq) for one in done] == [("a", 5), ("b", 9)]
     assert pixels_of(done[0].jpeg).mean() == pytest.approx(5, abs=1)
     sample = metrics.registry.get_sample_value
@@ -129,25 +140,26 @@ def test_each_stream_has_one_slot_and_the_newest_wins() -> None:
     assert sample("streamdet_preview_encode_seconds_count") == 2
 
 
-def test_nothing_is_encoded_for_who_has_gone() -> None:
-    done: list[Preview] = []
-    previews = previews_of(done.append)
+def test_nothing_is_encoded_for_who_has_gone(previews: Previews) -> None:
     offer(previews, "a", 1)
     previews.subscription(b"\x01preview/b/")
     offer(previews, "b", 2)
-    with previews:
-        wait_until(lambda: done)
+    done = encoded_by(previews, 1)
     assert [one.event.stream for one in done] == ["b"]
 
 
-def test_a_forgotten_stream_leaves_nothing_behind() -> None:
-    previews = previews_of()
+def test_a_removed_stream_leaves_nothing_behind(previews: Previews) -> None:
     previews.subscription(b"\x01preview/")
     assert previews.is_due("a", 1.0)
     offer(previews, "a", 1)
     previews.remove_stream("a")
     assert not previews._slots
     assert not previews._due_seconds
+    offer(previews, "a", 2)
+    with previews:
+        wait_until(lambda: previews._done)
+    previews.remove_stream("a")
+    assert not previews.take()
 
 
 def test_pictures_are_made_smaller_and_never_larger() -> None:

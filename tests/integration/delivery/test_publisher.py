@@ -274,7 +274,7 @@ def test_a_forgotten_stream_is_silent_until_it_is_added_again() -> None:
         publisher.put_detections(frame_of("a", 1), [])
         publisher.remove_stream("a")
         publisher.put_detections(frame_of("a", 2), [])
-        wait_until(lambda: not publisher._outgoing.streams and not publisher._pending)
+        wait_until(lambda: not publisher._writer.streams and not publisher._pending)
         with subscriber(publisher.endpoint) as sub:
             publisher.put_status(status_of("b"))
             assert {receive(sub)["stream"] for _ in range(5)} == {"b"}
@@ -288,24 +288,29 @@ def test_a_forgotten_stream_is_silent_until_it_is_added_again() -> None:
 
 
 def test_who_comes_and_goes_does_not_have_states_repeated_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, sent = 1000.0, []
+    now = 1000.0
+    sent: list[tuple[float, str]] = []
     monkeypatch.setattr("streamdet.delivery.events.time.monotonic", lambda: now)
-    outgoing = EventWriter("e", 3600.0, metrics_of(), lambda topic, *_: sent.append((now, topic)), lambda *_: None)
+    writer = EventWriter("e", 3600.0, metrics_of())
+
+    def repeat() -> None:
+        sent.extend((now, message.topic) for message in writer.due_states())
+
     for stream in ("a", "b"):
-        outgoing.send_state(status_of(stream))
+        assert writer.state(status_of(stream)) is not None
     for _ in range(600):
         now += 0.1
-        outgoing.subscribed(b"state/a/")
-        outgoing.repeat_states()
+        writer.subscribed(b"state/a/")
+        repeat()
     # At first at once, then ever more rarely: 8 times in the first half of a minute, 3 in the second.
-    times = [at for at, topic in sent if topic == "state/a/"][1:]
+    times = [at for at, topic in sent if topic == "state/a/"]
     assert times[0] < 1000.3
     assert len(times) <= 12
-    assert sent.count((1000.0, "state/b/")) == [topic for _, topic in sent].count("state/b/") == 1
+    assert "state/b/" not in [topic for _, topic in sent]
     # After some rest it is there at once again.
     now += 200
-    outgoing.subscribed(b"")
-    outgoing.repeat_states()
+    writer.subscribed(b"")
+    repeat()
     assert sent[-2:] == [(now, "state/a/"), (now, "state/b/")]
 
 
@@ -383,7 +388,7 @@ def test_the_ipc_file_of_a_dead_process_is_replaced(tmp_path: Path) -> None:
 def test_of_streams_that_come_and_go_only_the_last_are_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamdet.delivery.events._MAX_GONE_STREAMS", 3)
+    monkeypatch.setattr("streamdet.delivery.events._MAX_REMOVED_STREAMS", 3)
     config = SpoolConfig.model_construct(directory=str(tmp_path), max_bytes=2**20, max_age_seconds=1e6)
     metrics = metrics_of()
     with (
@@ -402,23 +407,23 @@ def test_of_streams_that_come_and_go_only_the_last_are_remembered(
             come_and_go(f"s{number}")
         come_and_go("s38")  # goes on counting
         come_and_go("s0")  # is not known any more
-        outgoing = publisher._outgoing
-        wait_until(lambda: publisher._forgotten == {"s38", "s39", "s0"} and "s0" in outgoing._gone)
+        writer = publisher._writer
+        wait_until(lambda: publisher._removed == {"s38", "s39", "s0"} and "s0" in writer._removed)
         last = {"s38": 2, "s39": 1, "s0": 1}
         topics = {f"{kind}/{stream}/": seq for stream, seq in last.items() for kind in ("detections", "state")}
         topics["state/stays/"] = 1
         replay = publisher._replay
         assert replay is not None
-        assert {topic: seq for topic, seq in outgoing.seqs.items() if seq} == topics
+        assert {topic: seq for topic, seq in writer.seqs.items() if seq} == topics
         assert replay._next_seqs == {topic: seq + 1 for topic, seq in topics.items()}
         assert replay._topics == sorted(topics)
         assert spool._last_seqs == topics
-        assert outgoing._track_ids.keys() == last.keys()
+        assert writer._track_ids.keys() == last.keys()
         # What it had in memory before it was forgotten is gone, too, or its numbers would mean two events.
         for seq in range(2, 70):
             publisher.put_status(status_of("s0"))
             publisher.put_detections(frame_of("s0", seq), [])
-        wait_until(lambda: outgoing.seqs["detections/s0/"] == 69)
+        wait_until(lambda: writer.seqs["detections/s0/"] == 69)
     assert publisher.error is None
 
 

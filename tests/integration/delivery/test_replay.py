@@ -3,8 +3,9 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from streamdet.wire import replay_schema
 from streamdet.wire.replay import (
     MAX_ANSWER_BYTES,
     MAX_ANSWER_EVENTS,
+    Answer,
     Refused,
     Replayed,
     ReplayRequest,
@@ -34,6 +36,7 @@ from streamdet.wire.replay import (
     encode_answer,
     encode_request,
 )
+from streamdet.worker import Wakeup
 from support.paths import ROOT
 from support.publishing import PERSON, frame_of, metrics_of, publisher_at, status_of
 
@@ -113,10 +116,42 @@ def test_the_one_event_that_is_left_is_announced() -> None:
     last = MAX_ANSWER_EVENTS + 1
     for seq in range(1, last + 1):
         replay.add("detections/a/", seq, b"x")
-    answers = [replay._replay(b"me", ReplayRequest(1, "detections/a/", begin), print) for begin in (1, last)]
+    answers = [replay._replay((b"me",), ReplayRequest(1, "detections/a/", begin)) for begin in (1, last)]
     assert [(answer.next_seq, answer.more) for answer in answers if isinstance(answer, Replayed)] == [
         (last, True), (last + 1, False)
     ]  # fmt: skip
+
+
+class Echo:
+    """An archive that answers at once, from the thread that asks."""
+
+    def keep(self, topic: str, seq: int, payload: bytes) -> None:
+        pass
+
+    def forget(self, topic: str) -> None:
+        pass
+
+    def fetch(self, client: bytes, request: ReplayRequest, reply: Callable[[Answer], None]) -> bool:
+        reply(Replayed(request.id, request.topic, request.epoch or "", request.from_seq, request.from_seq + 1))
+        return True
+
+
+def test_answers_of_the_archive_wait_for_the_publisher_and_are_bounded() -> None:
+    registry = CollectorRegistry()
+    with contextlib.closing(Wakeup()) as wakeup:
+        replay = Replay("e", Ring(2, 2**20), DeliveryMetrics(registry), Echo(), wakeup)
+        for seq in range(1, 11):
+            replay.add(TOPIC, seq, b"{}")
+        for number in range(150):
+            request = encode_request(ReplayRequest(number, TOPIC, 1))
+            assert replay.answer((b"%d" % number, b"route"), request) is None
+        assert select.select([wakeup], [], [], 0)[0]
+        archived = list(replay.archived())
+    assert [(route, answer.id) for route, answer in archived] == [((b"%d" % n, b"route"), n) for n in range(128)]
+    # What memory has comes from memory: the client is to ask again for it.
+    assert all(isinstance(answer, Replayed) and answer.more for _, answer in archived)
+    assert registry.get_sample_value("streamdet_replay_requests_total", {"outcome": "dropped"}) == 22
+    assert not list(replay.archived())
 
 
 @settings(max_examples=200)
@@ -170,11 +205,11 @@ def test_whatever_is_asked_gets_an_answer_and_raises_nothing(payload: bytes) -> 
     replay = Replay("epoch-1", Ring(50, 2**20), DeliveryMetrics(CollectorRegistry()))
     for seq in range(1, 100):
         replay.add(TOPIC, seq, b"{}")
-    answers: list[list[bytes]] = []
-    replay.answer(b"me", payload, answers.append)
-    assert len(answers) == 1
-    Draft202012Validator(replay_schema()).validate(json.loads(answers[0][0]))
-    assert not isinstance(decode_answer(answers[0]), Refused) or b'"ok":false' in answers[0][0]
+    answer = replay.answer((b"me",), payload)
+    assert answer is not None
+    parts = encode_answer(answer)
+    Draft202012Validator(replay_schema()).validate(json.loads(parts[0]))
+    assert not isinstance(decode_answer(parts), Refused) or b'"ok":false' in parts[0]
 
 
 @settings(max_examples=300)

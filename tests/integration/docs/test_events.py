@@ -34,7 +34,7 @@ def publish_until(publisher: Publisher, done: threading.Event) -> None:
         publisher.put_status(status_of("yard", State.DOWN, Reason.REFUSED))
         publisher.put_detections(frame_of("front-door", seq), [PERSON, CAR])
         if seq % 8 == 0:
-            publisher._outgoing.seqs["detections/front-door/"] += 3
+            publisher._writer.seqs["detections/front-door/"] += 3
 
 
 def lines_of(command: list[str], *expected: str, folder: Path | None = None, keys: Keys | None = None) -> list[str]:

@@ -255,7 +255,6 @@ def test_tracks_that_ended_are_forgotten() -> None:
 
 def test_the_geometry_is_that_of_the_configuration() -> None:
     assert zones_of().geometry is None
-    assert not zones_of()
     geometry = zones_of(lines=GATE, masks=[{"name": "m", "polygon": LEFT}]).geometry
     assert geometry is not None
     assert geometry.zones == ()
