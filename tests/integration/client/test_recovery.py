@@ -111,6 +111,7 @@ def test_the_last_event_is_healed_though_none_follows(publisher: Publisher) -> N
         with subscription as events:
             publisher.put_status(status_of("a"))
             assert isinstance(events.receive(PATIENCE_SECONDS), StateEvent)
+            wait_until(lambda: len(publisher._sockets._subscriptions) == 2, "the proxy is subscribed")
             put(publisher, "a", range(1, 4))
             assert detections_until(events, {"a": 3})["a"] == [1, 2, 3]
     assert proxy.lost >= 3
