@@ -25,7 +25,6 @@ from typing import Any
 
 import h11
 import uvicorn
-from prometheus_client import CollectorRegistry
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -237,7 +236,7 @@ class HttpServer(uvicorn.Server):
         self._open = _Connections(limits)
         self._accepting: asyncio.Task[None] | None = None
         self._arriving: set[asyncio.Task[None]] = set()
-        self._unexpected = unexpected or UnexpectedErrors(CollectorRegistry())
+        self._unexpected = unexpected or UnexpectedErrors()
         self._accept_failures = FailureLog(_log, "{} tries to accept a connection failed")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - the listener is known

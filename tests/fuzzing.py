@@ -42,8 +42,8 @@ from streamdet.config import StreamConfig, load_config
 from streamdet.delivery.replay import Replay, Ring
 from streamdet.errors import ConfigError, ControlError, SourceError, WireError
 from streamdet.http_server import Limits
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
-from streamdet.monitoring.unexpected import UnexpectedErrors
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import DeliveryMetrics, Metrics
 from streamdet.security.redact import forget_secrets
 from streamdet.service.control import protocol
 from streamdet.wire import replay as replay_wire
@@ -261,12 +261,11 @@ def _page_request(loop: asyncio.AbstractEventLoop) -> Target:
     limits = Limits()
     config = uvicorn.Config(app, ws="none", log_config=None, h11_max_incomplete_event_size=limits.head_bytes)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    registry = CollectorRegistry()
-    unexpected = UnexpectedErrors(registry)
+    metrics = Metrics(Ledger())
 
     async def serve(data: bytes) -> bytes:
         protocol, transport = http_server._Protocol(config, ServerState(), {}, loop), _Transport()
-        protocol.bind(http_server.Connection("127.0.0.1"), http_server._Connections(limits), unexpected)
+        protocol.bind(http_server.Connection("127.0.0.1"), http_server._Connections(limits), metrics.unexpected)
         protocol.connection_made(transport)
         protocol.data_received(data)
         for _ in range(20):
@@ -277,7 +276,7 @@ def _page_request(loop: asyncio.AbstractEventLoop) -> Target:
 
     def read(data: bytes) -> Outcome:
         answer = loop.run_until_complete(serve(data))
-        assert registry.get_sample_value("streamdet_unexpected_errors_total", {"part": "http"}) == 0
+        assert metrics.registry.get_sample_value("streamdet_unexpected_errors_total", {"part": "http"}) == 0
         assert not answer or re.match(rb"HTTP/1\.1 [1-5][0-9]{2} ", answer)
         status = answer[9:12].decode()
         return "taken" if status == "200" else status or "incomplete"

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import orjson
-from prometheus_client import CollectorRegistry
 
 from streamdet.config import SpoolConfig
 from streamdet.delivery.segment import MAGIC, encode_record
 from streamdet.delivery.segments import Segments
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
 from streamdet.monitoring.log import FailureLog
+from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.monitoring.unexpected import UnexpectedErrors
 from streamdet.security.limits import Share
 from streamdet.wire.replay import Answer, Refused, ReplayRequest
@@ -83,7 +82,7 @@ class Spool(Worker):
         unexpected: UnexpectedErrors | None = None,
     ) -> None:
         super().__init__("spool", on_error)
-        self._unexpected = unexpected or UnexpectedErrors(CollectorRegistry())
+        self._unexpected = unexpected or UnexpectedErrors()
         self._epoch = epoch
         self._metrics = metrics
         self._changed = threading.Condition()

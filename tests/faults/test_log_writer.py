@@ -15,16 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from streamdet.monitoring import log_writer
-from streamdet.monitoring.log_writer import LogWriter
+from streamdet.monitoring.log import LogWriter, lost_lines
 from support.processes import DaemonProcess, stream
 from support.waiting import wait_until
 
 _LINE = "x" * 999 + "\n"
-
-
-def lost_lines() -> int:
-    return log_writer._lost_lines
 
 
 @pytest.fixture
@@ -41,8 +36,8 @@ def pipe() -> Iterator[tuple[int, int]]:
             continue  # the test has closed it
 
 
-def writer_to(descriptor: int) -> LogWriter:
-    return LogWriter(descriptor, "utf-8", lambda count: f"{count} lost\n")
+def writer_to(descriptor: int, max_queued_bytes: int = 2**22) -> LogWriter:
+    return LogWriter(descriptor, "utf-8", lambda count: f"{count} lost\n", max_queued_bytes=max_queued_bytes)
 
 
 def read_all(descriptor: int) -> list[str]:
@@ -53,12 +48,11 @@ def read_all(descriptor: int) -> list[str]:
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_a_reader_that_stands_still_holds_up_no_one_and_what_was_lost_is_said(
-    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, *, blocking: bool
+    pipe: tuple[int, int], *, blocking: bool
 ) -> None:
-    monkeypatch.setattr(log_writer, "MAX_QUEUED_BYTES", 20 * (1000 + log_writer._OVERHEAD_BYTES))
     before = lost_lines()
     os.set_blocking(pipe[1], blocking)
-    log = writer_to(pipe[1])
+    log = writer_to(pipe[1], max_queued_bytes=20 * 1128)
     os.close(pipe[1])
     began = time.monotonic()
     for number in range(100):
@@ -102,7 +96,7 @@ def test_a_reader_that_has_gone_costs_lines_only(pipe: tuple[int, int]) -> None:
 def test_a_full_disk_costs_lines_and_none_is_glued_to_another(tmp_path: Path) -> None:
     program = f"""
 import os, resource, signal
-from streamdet.monitoring.log_writer import LogWriter
+from streamdet.monitoring.log import LogWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 descriptor = os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 log = LogWriter(descriptor, "utf-8", lambda count: f"{{count}} lost\\n")

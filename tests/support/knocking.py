@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from streamdet.config import PublisherConfig
 from streamdet.delivery.connections import ConnectionGuard
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.security.curve import allow, client_keys, generate
 from streamdet.security.endpoints import parse_endpoint
 

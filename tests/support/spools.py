@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from streamdet.config import SpoolConfig
 from streamdet.delivery.spool import Spool
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.wire.replay import Replayed, ReplayRequest
 from support.waiting import PATIENCE_SECONDS, wait_until
 

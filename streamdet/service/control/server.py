@@ -22,10 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry
-
 from streamdet.errors import ControlError, EndpointError, Refusal, accept_may_work_later
-from streamdet.monitoring.log import FailureLog
+from streamdet.monitoring.log import FailureLog, LogThrottle
 from streamdet.monitoring.unexpected import UnexpectedErrors, describe
 from streamdet.security.limits import Rate
 from streamdet.service.control.protocol import MAX_REQUEST_BYTES, Request, decode_request, encode_error
@@ -221,7 +219,7 @@ class ControlServer(Worker):
         unexpected: UnexpectedErrors | None = None,
     ) -> None:
         super().__init__("control", on_error)
-        self._unexpected = unexpected or UnexpectedErrors(CollectorRegistry())
+        self._unexpected = unexpected or UnexpectedErrors()
         self.path = path
         self._gid = None if group is None else gid_of(group)
         self._on_request = on_request
@@ -232,6 +230,7 @@ class ControlServer(Worker):
         self._lock = threading.Lock()
         self._closed = False
         self._rate = Rate(MAX_REQUESTS_PER_SECOND)
+        self._throttle = LogThrottle()
         self._accept_failures = FailureLog(_log, "{} tries to accept a connection failed")
         self._awake, self._waker = socket.socketpair()
         self._awake.setblocking(False)  # noqa: FBT003 - the library's own signature
@@ -332,7 +331,8 @@ class ControlServer(Worker):
 
     def _refusal(self, connection: socket.socket) -> ControlError | None:
         if not may_use(connection, self._gid):
-            _log.warning("refused a process of user %d at the control socket", peer_of(connection).uid)
+            text = "refused a process of user %d at the control socket"
+            self._throttle.log(_log, logging.WARNING, text, peer_of(connection).uid)
             return ControlError(Refusal.NOT_ALLOWED, "only the daemon's user, root and the group of [control] may ask")
         if len(self._clients) >= MAX_CLIENTS:
             return ControlError(Refusal.TOO_MANY, f"{MAX_CLIENTS} programs are connected already; try again")
