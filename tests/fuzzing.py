@@ -35,17 +35,19 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
-from streamdet import http_server, wire
+from streamdet import wire
 from streamdet.capture.sources.diagnosis import look_at_connection
 from streamdet.capture.sources.hls.playlist import Playlists, absolute
 from streamdet.config import StreamConfig, load_config
 from streamdet.delivery.replay import Replay, Ring
 from streamdet.errors import ConfigError, ControlError, SourceError, WireError
-from streamdet.http_server import Limits
+from streamdet.http import server as http_server
+from streamdet.http.server import Limits
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import DeliveryMetrics, Metrics
 from streamdet.security.redact import forget_secrets
-from streamdet.service.control import protocol
+from streamdet.service.control.api import decode_body
+from streamdet.service.control.client import decode_answer
 from streamdet.wire import replay as replay_wire
 from support.mutating import changed_json, damaged
 from support.paths import DATA, ROOT
@@ -170,30 +172,30 @@ def _replay_answer() -> Target:
 
 def _control_request() -> Target:
     values = {"max_fps": 5, "stall_seconds": "30 s", "zones": [{"name": "z", "polygon": [[0, 0], [1, 0], [1, 1]]}]}
-    arguments = {"name": "yard", "url": "rtsp://u:p@192.0.2.7/s", "values": values, "persist": True}
-    good = [protocol.encode_request(protocol.Request(c, arguments, 7)) for c in ("streams.add", "reload")]
+    good = [json.dumps({"name": "yard", "url": "rtsp://u:p@192.0.2.7/s", **values}).encode(), b'{"config": "/x"}']
 
     def read(data: bytes) -> Outcome:
         try:
-            request = protocol.decode_request(data)
+            body = decode_body(data)
         except ControlError as error:
             return _one_line(error)
-        assert protocol.decode_request(json.dumps({"version": 1, "command": request.command}).encode())
+        assert decode_body(json.dumps(body).encode()) == body
         return "taken"
 
     return Target(0.1, good, _either, read)
 
 
 def _control_answer() -> Target:
-    good = [
-        protocol.encode_result(7, {"stream": {"name": "yard", "state": "up"}, "streams": {"added": ["yard"]}}),
-        protocol.encode_error(7, ConfigError(["streams[yard].url: is wrong", "x"])),
-        protocol.encode_error(None, ControlError("not_found", "no such stream")),
+    answers = [
+        {"stream": {"name": "yard", "state": "up"}, "streams": {"added": ["yard"]}},
+        {"status": 422, "code": "invalid", "problems": ["streams[yard].url: is wrong", "x"]},
+        {"status": 404, "code": "not_found", "problems": ["no such stream"]},
     ]
+    good = [json.dumps(answer).encode() for answer in answers]
 
     def read(data: bytes) -> Outcome:
         try:
-            protocol.decode_answer(data)
+            decode_answer(404 if b"problems" in data else 200, data)
         except (ControlError, ConfigError) as error:
             return type(error).__name__
         return "taken"

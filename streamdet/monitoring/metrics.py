@@ -134,7 +134,7 @@ class Metrics:
             registry=registry,
         )
         self._control_requests = counter(
-            "control_requests", "Requests at the control socket, by whether they were carried out.", ["outcome"]
+            "control_requests", "Requests to the control API, by whether they were carried out.", ["outcome"]
         )
         for outcome in ("done", "refused"):
             self._control_requests.labels(outcome)
@@ -186,8 +186,8 @@ class Metrics:
         if at is not None:
             self._config_last_reload_success.set(at)
 
-    def control_request(self, *, done: bool) -> None:
-        """A request at the control socket was carried out, or refused."""
+    def control_request(self, done: bool) -> None:
+        """Counts a request to the control API: carried out, or refused."""
         self._control_requests.labels("done" if done else "refused").inc()
 
     def status(self, status: StreamStatus) -> None:

@@ -140,10 +140,10 @@ def test_a_daemon_whose_log_no_one_takes_works_answers_and_ends_in_time(tmp_path
         fcntl.fcntl(daemon.process.stderr.fileno(), fcntl.F_SETPIPE_SZ, 4096)
         # Every stream that is added and refused is some lines; a pipe of a page is full at once.
         for number in range(40):
-            daemon.ask("streams.add", name=f"x{number}", url="rtsp://127.0.0.1:9/x")
+            daemon.ask("POST", "/v1/streams", {"name": f"x{number}", "url": "rtsp://127.0.0.1:9/x"})
         published = daemon.count("frames_published_total", stream="clip")
         wait_until(lambda: daemon.count("frames_published_total", stream="clip") > published + 5, "more frames")
-        assert daemon.ask("about")["epoch"]
+        assert daemon.ask("GET", "/v1/about")["epoch"]
         began = time.monotonic()
         daemon.process.send_signal(signal.SIGTERM)
         # Nothing is read before it has ended.

@@ -35,12 +35,12 @@ from streamdet.delivery.segments import Segments
 from streamdet.delivery.spool import Spool
 from streamdet.detector.pool import DetectorPool
 from streamdet.errors import EXIT_UNAVAILABLE, ControlError
-from streamdet.http_server import HttpServer, _Connections, _Protocol
+from streamdet.http.server import HttpServer, _Connections, _Protocol
 from streamdet.inference.thread import Inference
 from streamdet.monitoring.rates import Rates
-from streamdet.service.commands import Commands
+from streamdet.service.control.api import _Api, _PeerGuard
 from streamdet.service.control.client import ask
-from streamdet.service.control.server import ControlServer
+from streamdet.service.control.operations import Operations
 from streamdet.service.daemon import Daemon
 from streamdet.service.live_config import LiveConfig
 from streamdet.service.pages import _MetricsPage
@@ -109,7 +109,7 @@ def ask_for_a_page(running: Running) -> None:
 
 def ask_for_control(running: Running) -> None:
     with suppress(ControlError):
-        ask(running.control_path, "about", {}, 5)
+        ask(running.control_path, "GET", "/v1/streams", timeout_seconds=5)
 
 
 def look(running: Running) -> None:
@@ -118,8 +118,8 @@ def look(running: Running) -> None:
 
 
 def reconnect(running: Running) -> None:
-    for paused in ("pause", "resume"):
-        ask(running.control_path, f"streams.{paused}", {"name": "clip"}, 5)
+    for paused in (True, False):
+        ask(running.control_path, "PATCH", "/v1/streams/clip", {"paused": paused}, 5)
 
 
 def asked(running: Running, question: SnapshotRequest | ReplayRequest) -> object:
@@ -142,7 +142,7 @@ def ask_for_old_events(running: Running) -> None:
 
 def ask_for_a_reload(running: Running) -> None:
     with pytest.raises(ControlError, match="unexpected error: RuntimeError: broken on purpose"):
-        ask(running.control_path, "reload", {}, 5)
+        ask(running.control_path, "POST", "/v1/reload", timeout_seconds=5)
     assert running.daemon.metrics.registry.get_sample_value("streamdet_config_last_reload_successful") == 0
 
 
@@ -153,7 +153,7 @@ _THREADS: dict[str, tuple[type, str, Callable[[Running], None]]] = {
     "previews": (Previews, "beat", look),
     "spool": (Spool, "_tidy", provoke_nothing),
     "gate": (ConnectionGuard, "_cut_floods", provoke_nothing),
-    "control": (ControlServer, "_expire", ask_for_control),
+    "control": (_Connections, "add", ask_for_control),
     "metrics": (_Connections, "add", ask_for_a_page),
 }
 
@@ -188,9 +188,9 @@ _DATA: list[tuple[str, type, str, Callable[[Running], None]]] = [
     ("preview", Previews, "_encode", look),
     ("subscription", EventWriter, "subscribed", look),
     ("replay", Replay, "answer", ask_for_events),
-    ("control", Commands, "_about", ask_for_control),
-    ("control", ControlServer, "_hand_on", ask_for_control),
-    ("control", ControlServer, "_refusal", ask_for_control),
+    ("control", Operations, "_list", ask_for_control),
+    ("http", _Api, "_carried_out", ask_for_control),
+    ("http", _PeerGuard, "refusal", ask_for_control),
     ("replay", Segments, "answer", ask_for_old_events),
     ("reload", LiveConfig, "_merged", ask_for_a_reload),
     ("http", _MetricsPage, "_newest", ask_for_a_page),
@@ -233,7 +233,7 @@ def test_an_error_that_one_datum_is_at_fault_for_costs_that_one(
         published = running.published("clip")
         wait_until(lambda: running.published("clip") > published + 3, "frames of the stream that it hit")
         assert running.outcome is None
-        assert ask(running.control_path, "about", {}, 5)["epoch"] == running.daemon.epoch
+        assert ask(running.control_path, "GET", "/v1/about")["epoch"] == running.daemon.epoch
         events = f"tcp://127.0.0.1:{running.config.publisher.endpoint.rpartition(':')[2]}"
         with subscribe(events, ["clip"], kinds=["detections"]) as numbers:
             seqs = [event.seq for event in (numbers.receive(5) for _ in range(3)) if event is not None]

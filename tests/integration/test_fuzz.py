@@ -14,7 +14,7 @@ from fuzzing import Tally, Target, targets
 from streamdet.capture.sources.diagnosis import look_at_connection
 from streamdet.config import StreamConfig, load_config
 from streamdet.errors import ConfigError, ControlError
-from streamdet.service.control.protocol import decode_request
+from streamdet.service.control.api import _only, decode_body
 from streamdet.types import Reason
 
 _INPUTS = 20_000
@@ -58,7 +58,7 @@ def test_an_input_can_be_made_again(every: dict[str, Target]) -> None:
 
 def test_a_stranger_s_words_come_back_on_one_line() -> None:
     with pytest.raises(ControlError) as refused:
-        decode_request(b'{"version": 1, "command": "reload", "a\\r\\n\\u001b[2J\\u2028b": 1}')
+        _only(decode_body(b'{"a\\r\\n\\u001b[2J\\u2028b": 1}'), config=str)
     assert str(refused.value).isprintable()
 
 

@@ -133,8 +133,8 @@ class DaemonProcess:
     def messages(self) -> str:
         return "\n".join(str(line["message"]) for line in self.log())
 
-    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        return ask(self.control_path, command, arguments, PATIENCE_SECONDS)
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        return ask(self.control_path, method, path, body, PATIENCE_SECONDS)
 
     def page(self, path: str = "/metrics", timeout: float = PATIENCE_SECONDS) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=timeout) as answer:

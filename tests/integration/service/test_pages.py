@@ -21,9 +21,9 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from streamdet import http_server
 from streamdet.config import MetricsConfig, StreamConfig
 from streamdet.errors import EXIT_UNAVAILABLE, EndpointError
+from streamdet.http import server
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
@@ -485,7 +485,7 @@ def test_a_connection_that_cannot_be_accepted_is_tried_again(
             raise OSError(failing.pop(), os.strerror(number))
         return accept(listener)
 
-    monkeypatch.setattr(http_server, "_ACCEPT_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(server, "_ACCEPT_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(socket.socket, "accept", sometimes)
     # The one that the server waits for already, and one that meets the failures.
     assert [daemon.get("/healthz")[0].status for _ in range(2)] == [200, 200]
