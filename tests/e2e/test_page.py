@@ -172,6 +172,19 @@ def test_a_stream_that_fails_says_why_and_comes_back(
     expect(page.locator("#wall-empty")).to_have_text("No stream matches.")
 
 
+def test_every_change_of_state_is_announced_however_close_they_are(
+    published: Published, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(server.url)
+    expect(page.locator("#total-up")).to_have_text("3 of 3")
+    # The list begins with what is known; only later changes are news.
+    expect(page.locator("#journal li")).not_to_have_count(0)
+    published.states.update(dict.fromkeys(published.states, (State.DOWN, Reason.TIMEOUT, "")))
+    expect(page.locator("#total-up")).to_have_text("0 of 3")
+    for name in published.states:
+        expect(page.locator("#announcer p", has_text=f"{name} is down.")).to_have_count(1)
+
+
 def test_losses_restarts_and_a_daemon_that_is_gone_are_told(
     published: Published, server: PageProcess, open_page: Callable[..., Page]
 ) -> None:
