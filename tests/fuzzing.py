@@ -51,6 +51,7 @@ from streamdet.service.control.client import decode_answer
 from streamdet.wire import replay as replay_wire
 from support.mutating import changed_json, damaged
 from support.paths import DATA, ROOT
+from support.waiting import join
 
 LONGEST_SECONDS = 5.0
 
@@ -326,14 +327,14 @@ def _camera() -> Iterator[tuple[Callable[[bytes], None], int]]:
                         return
                     connection.sendall(saying[0])
 
-        thread = threading.Thread(target=serve, name="fuzzed-camera")
+        thread = threading.Thread(target=serve, name="fuzzed-camera", daemon=True)
         thread.start()
         try:
             yield lambda data: saying.__setitem__(0, data), listener.getsockname()[1]
         finally:
             # Who says nothing ends it.
             socket.create_connection(listener.getsockname()).close()
-            thread.join()
+            join(thread)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from relay import Relay
 
 from streamdet.assets import sample_clip
 from streamdet.service.control.client import ask
-from support.processes import free_ports
+from support.ports import free_ports
 from support.rtsp import RtspServer, h264
 
 CAMERAS = ("north", "east", "south")

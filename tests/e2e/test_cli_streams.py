@@ -25,7 +25,8 @@ from streamdet.service.daemon import Daemon
 from streamdet.service.live_config import ChangesFile
 from streamdet.types import Reason, State
 from streamdet.worker import Worker
-from support.stand_in import OneBox, free_port
+from support.ports import free_port
+from support.stand_in import OneBox
 from support.waiting import wait_until
 
 SECRET = "pl4nted-Secret"  # noqa: S105 - a planted one

@@ -26,7 +26,8 @@ from streamdet.detector.pool import DetectorPool
 from streamdet.errors import StreamdetError
 from streamdet.service.daemon import Daemon
 from streamdet.types import DetectionEvent
-from support.stand_in import OneBox, free_port
+from support.ports import free_port
+from support.stand_in import OneBox
 from support.waiting import wait_until
 
 _WAIT_SECONDS = 20.0
@@ -49,7 +50,7 @@ class Running:
         self.daemon = Daemon(self.config, path, load=lambda *_: DetectorPool([self.detector]), **options)
         self.exit_code: int | None = None
         ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(ready.set,))
+        self._thread = threading.Thread(target=self._run, args=(ready.set,), daemon=True)
         self._thread.start()
         assert ready.wait(_WAIT_SECONDS)
 

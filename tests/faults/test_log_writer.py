@@ -17,7 +17,7 @@ import pytest
 
 from streamdet.monitoring.log import LogWriter, lost_lines
 from support.processes import DaemonProcess, stream
-from support.waiting import wait_until
+from support.waiting import join, wait_until
 
 _LINE = "x" * 999 + "\n"
 
@@ -62,10 +62,10 @@ def test_a_reader_that_stands_still_holds_up_no_one_and_what_was_lost_is_said(
     lost = lost_lines() - before
     assert 60 < lost < 90
     lines: list[str] = []
-    reading = threading.Thread(target=lambda: lines.extend(read_all(pipe[0])))
+    reading = threading.Thread(target=lambda: lines.extend(read_all(pipe[0])), daemon=True)
     reading.start()
     log.close()
-    reading.join()
+    join(reading)
     assert f"{lost} lost" in lines
     numbers = [int(line[:3]) for line in lines if line.endswith("x")]
     assert numbers == list(range(100 - lost))
@@ -125,11 +125,11 @@ def test_a_child_does_not_write_what_waits_in_its_parent(pipe: tuple[int, int]) 
         os._exit(0)
     os.close(pipe[1])
     lines: list[str] = []
-    reading = threading.Thread(target=lambda: lines.extend(read_all(pipe[0])))
+    reading = threading.Thread(target=lambda: lines.extend(read_all(pipe[0])), daemon=True)
     reading.start()
     os.waitpid(child, 0)
     log.close()
-    reading.join()
+    join(reading)
     assert len(lines) == 101
     assert sum(line.endswith("from the child") for line in lines) == 1
 

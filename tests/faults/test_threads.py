@@ -46,9 +46,10 @@ from streamdet.service.live_config import LiveConfig
 from streamdet.service.pages import _MetricsPage
 from streamdet.types import Detection, Drop, Picture, Reason
 from streamdet.wire.replay import Refused, ReplayRequest, SnapshotRequest, decode_answer, encode_request
-from support.processes import free_ports, stream
+from support.ports import free_ports
+from support.processes import stream
 from support.videos import make_video
-from support.waiting import wait_until
+from support.waiting import join, wait_until
 
 _ENDS_WITHIN_SECONDS = 5.0
 
@@ -68,7 +69,7 @@ class Running:
         self.config: Config = load_config(path)
         self.daemon = Daemon(self.config, path, load=lambda *_: DetectorPool([detector or StandIn()]))
         self.outcome: int | BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         try:
@@ -90,7 +91,7 @@ class Running:
 
     def __exit__(self, *_: object) -> None:
         self.daemon.stop()
-        self._thread.join()
+        join(self._thread)
 
 
 def broken(*_: object, **__: object) -> None:

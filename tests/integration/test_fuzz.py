@@ -16,6 +16,7 @@ from streamdet.config import StreamConfig, load_config
 from streamdet.errors import ConfigError, ControlError
 from streamdet.service.control.api import _only, decode_body
 from streamdet.types import Reason
+from support.waiting import join
 
 _INPUTS = 20_000
 _NAMES = (
@@ -83,11 +84,11 @@ def test_an_answer_that_comes_drop_by_drop_holds_no_one_up() -> None:
                 except ConnectionError:
                     return  # it has had enough
 
-        thread = threading.Thread(target=drip)
+        thread = threading.Thread(target=drip, daemon=True)
         thread.start()
         began = time.monotonic()
         found = look_at_connection(StreamConfig(name="yard", url=f"rtsp://127.0.0.1:{listener.getsockname()[1]}/x"))
         assert time.monotonic() - began < 5
-        thread.join()
+        join(thread)
     assert found is not None
     assert found.reason is Reason.TIMEOUT

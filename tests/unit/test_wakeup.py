@@ -5,6 +5,7 @@ import threading
 import time
 
 from streamdet.worker import Wakeup
+from support.waiting import join
 
 
 def test_a_wait_ends_when_woken() -> None:
@@ -14,7 +15,7 @@ def test_a_wait_ends_when_woken() -> None:
     began = time.monotonic()
     wakeup.wait(60)
     assert time.monotonic() - began < 50
-    waker.join()
+    join(waker)
     wakeup.close()
 
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from streamdet.config import LogConfig
 from streamdet.monitoring.log import JsonFormatter, LogHandler, LogThrottle, TextFormatter, configure_logging
 from streamdet.security.redact import forget_secrets, remember_secret
+from support.waiting import join
 
 PLANTED = "hunter2-planted"
 URL = f"rtsp://user:{PLANTED}@192.0.2.5/x"
@@ -259,11 +260,11 @@ def test_threads_write_whole_lines() -> None:
         for number in range(100):
             log.info(f"{name} {number}", extra={"stream": name})  # noqa: G004 - none may be left out
 
-    threads = [threading.Thread(target=write, args=(f"s{n}",)) for n in range(4)]
+    threads = [threading.Thread(target=write, args=(f"s{n}",), daemon=True) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     assert len(lines(stream)) == 400
 
 
@@ -319,7 +320,7 @@ def fail():
     raise ValueError({URL!r})
 thread = threading.Thread(target=fail, name="worker")
 thread.start()
-thread.join()
+join(thread)
 raise RuntimeError({URL!r})
 """
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from streamdet.security.redact import MASK, forget_secrets, redact, remember_secret
+from support.waiting import join
 
 # Property tests take as long as they take on a busy machine.
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
@@ -170,13 +171,13 @@ def test_threads_may_remember_while_others_redact() -> None:
         for i in range(20):
             remember_secret(f"secret-{number}-{i}-end")
 
-    threads = [threading.Thread(target=remember, args=(n,)) for n in range(4)]
+    threads = [threading.Thread(target=remember, args=(n,), daemon=True) for n in range(4)]
     for thread in threads:
         thread.start()
     for _ in range(50):
         redact("rtsp://u:p@h secret-1-1-end")
     for thread in threads:
-        thread.join()
+        join(thread)
     text = " ".join(f"secret-{n}-{i}-end" for n in range(4) for i in range(20))
     assert set(redact(text).split()) == {MASK}
 
