@@ -100,8 +100,6 @@ MOVED = {
     "replay": "delivery.replay",
     "restart_delay": "service.restart_delay",
     "scene": "analytics.stream_analytics",
-    "segment": "delivery.segment",
-    "segments": "delivery.segments",
     "shape_metrics": "monitoring.metrics",
     "sockets": "delivery.sockets",
     "sources.aes": "capture.sources.hls.decrypt",

@@ -28,10 +28,10 @@ from streamdet.bench.stand_in import StandIn
 from streamdet.capture.thread import Capture
 from streamdet.config import Config, load_config
 from streamdet.delivery.connections import ConnectionGuard
+from streamdet.delivery.event_store import EventStore
 from streamdet.delivery.events import EventWriter
 from streamdet.delivery.preview import Previews
 from streamdet.delivery.replay import Replay
-from streamdet.delivery.segments import Segments
 from streamdet.delivery.spool import Spool
 from streamdet.detector.pool import DetectorPool
 from streamdet.errors import EXIT_UNAVAILABLE, ControlError
@@ -192,7 +192,7 @@ _DATA: list[tuple[str, type, str, Callable[[Running], None]]] = [
     ("control", Operations, "_list", ask_for_control),
     ("http", _Api, "_carried_out", ask_for_control),
     ("http", _PeerGuard, "refusal", ask_for_control),
-    ("replay", Segments, "answer", ask_for_old_events),
+    ("replay", EventStore, "answer", ask_for_old_events),
     ("reload", LiveConfig, "_merged", ask_for_a_reload),
     ("http", _MetricsPage, "_newest", ask_for_a_page),
     ("http", _Protocol, "bind", ask_for_a_page),
