@@ -128,16 +128,6 @@ def test_files_played_to_their_end_lose_nothing_and_end_the_process(running: Cal
     assert ledger.captured == ledger.published == 600
 
 
-def test_memory_that_no_one_uses_is_given_back_again_and_again(
-    running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given_back: list[float] = []
-    monkeypatch.setattr("streamdet.service.housekeeping.TRIM_SECONDS", 0.0)
-    monkeypatch.setattr("streamdet.service.housekeeping.trim_memory", lambda: given_back.append(time.monotonic()))
-    running(clip("east"))
-    wait_until(lambda: len(given_back) >= 2)
-
-
 def test_a_stuck_detector_is_told_before_the_watchdog_ends_it(
     running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
