@@ -332,10 +332,17 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "security/curve.py", "unit/security/test_curve.py",
-        ("secret key that others can read", "if stat.S_IMODE(mode) & 0o077 and", "if stat.S_IMODE(mode) & 0o007 and",
-         "test_a_secret_that_others_can_read_is_not_used"),
         ("keys of another kind", "if written_kind != kind:", 'if written_kind == "":',
          "test_the_keys_of_the_two_sides_cannot_be_mistaken"),
+    ),
+    *_of(
+        "security/files.py", "unit/security/test_files.py",
+        ("file that its group can read", "stat.S_IMODE(mode) & 0o077)", "stat.S_IMODE(mode) & 0o007)",
+         "test_who_else_can_read_a_file"),
+        ("file written in place", 'path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")', "path",
+         "test_a_failing_write_leaves_the_old_file_and_nothing_else"),
+        ("planted link", "os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "os.O_CREAT",
+         "test_a_link_at_the_place_of_the_new_content_is_not_followed"),
     ),
     *_of(
         "security/endpoints.py", "integration/security/test_endpoints.py",
@@ -345,8 +352,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "security/redact.py", "unit/security/test_redact.py",
-        ("password of a login alone", "values |= {user, password, encoded}", "values |= {user, encoded}",
-         "test_each_part_of_a_remembered_login_is_masked_alone"),
+        ("password of a login alone", "values |= {password, base64", "values |= {base64",
+         "test_the_password_of_a_remembered_login_is_masked_alone_and_its_user_is_not"),
+        ("forget a secret in use", "                del _remembered[secret]\n", "                continue\n",
+         "test_of_many_changed_passwords_the_latest_and_those_in_use_are_remembered"),
         ("secret of a query", "text = _QUERY.sub(_mask_value, text)\n", "", "test_a_secret_query_value_never_shows"),
         ("login with an @ in its password", 'url.rfind("@")', 'url.find("@", scheme.end())',
          "test_masks_what_looks_like_a_secret"),
@@ -504,10 +513,5 @@ MUTANTS: tuple[Mutant, ...] = (
         "training/metrics.py", "unit/training/test_metrics.py",
         ("class counts where it is not labelled", "        if s.labelled[label]\n", "",
          "test_a_class_counts_only_where_it_is_labelled"),
-    ),
-    *_of(
-        "training/run.py", "integration/training/test_checkpoint.py",
-        ("checkpoint written in place", 'with temporary.open("wb") as file:', 'with path.open("wb") as file:',
-         "test_a_failing_write_leaves_the_old_file_and_nothing_else"),
     ),
 )  # fmt: skip
