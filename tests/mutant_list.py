@@ -346,8 +346,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "security/endpoints.py", "integration/security/test_endpoints.py",
-        ("private network counts as this machine", "ip_address(self.host).is_loopback",
-         "ip_address(self.host).is_private",
+        ("private network counts as this machine", "ip_address(host).is_loopback",
+         "ip_address(host).is_private",
          "test_what_other_machines_can_reach_is_known"),
     ),
     *_of(

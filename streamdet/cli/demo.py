@@ -25,10 +25,11 @@ from streamdet.assets import sample_clip
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.subscription import Gap, subscribe
 from streamdet.config import Config, DetectorConfig, LogConfig, MetricsConfig, PublisherConfig, StreamConfig
-from streamdet.config.addresses import is_loopback, metrics_socket
+from streamdet.config.addresses import metrics_socket
 from streamdet.errors import EndpointError
 from streamdet.monitoring.log import configure_logging
 from streamdet.monitoring.rates import RecentEvents
+from streamdet.security.endpoints import is_loopback
 from streamdet.types import DetectionEvent, Drop, State
 from streamdet.worker import Worker
 

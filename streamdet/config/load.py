@@ -14,7 +14,6 @@ from streamdet.config.addresses import (
     Socket,
     UrlKind,
     doubt_of_url,
-    is_loopback,
     kind_of_url,
     metrics_socket,
     publisher_socket,
@@ -26,6 +25,7 @@ from streamdet.config.models import KEY_FITS, NAME_PATTERN, Config, StreamConfig
 from streamdet.config.substitute import Substitution
 from streamdet.config.toml import KeyPath, Tables, lines_of_keys, parse, read_text
 from streamdet.errors import ConfigError
+from streamdet.security.endpoints import is_loopback
 from streamdet.security.redact import redact
 
 HOW_TO_CLOSE_CONTROL = (

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
-from streamdet.config.addresses import is_loopback, metrics_socket, publisher_socket, refuse_others_without_keys
+from streamdet.config.addresses import metrics_socket, publisher_socket, refuse_others_without_keys
 from streamdet.config.stream import KEY_FITS, NAME_PATTERN, StreamConfig, StreamDefaults
 from streamdet.config.values import (
     AS_NUMBER,
@@ -25,6 +25,7 @@ from streamdet.config.values import (
     refuse,
     table,
 )
+from streamdet.security.endpoints import is_loopback
 
 
 class TracingConfig(BaseModel):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import signal
@@ -33,6 +32,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from streamdet.errors import EndpointError, StreamdetError, accept_may_work_later
 from streamdet.monitoring.log import FailureLog
 from streamdet.monitoring.unexpected import UnexpectedErrors
+from streamdet.security.endpoints import bind_advice
 from streamdet.security.limits import Rate
 from streamdet.worker import Worker
 
@@ -159,14 +159,14 @@ async def read_body(request: Request, limit: int) -> bytes:
     return body
 
 
-def listen(what: str, host: str, port: int, another: str) -> socket.socket:
+def listen(what: str, host: str, port: int, choose: str) -> socket.socket:
     """A listening socket.
 
     Args:
         what: listens, for the error.
         host: name or address.
         port: 0 for any free one.
-        another: what to choose when the port is taken, as in "another endpoint".
+        choose: what to choose another one of when the port is taken, such as "endpoint".
 
     Raises:
         EndpointError: the address cannot be bound.
@@ -176,12 +176,7 @@ def listen(what: str, host: str, port: int, another: str) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server((str(address[0]), int(address[1])), family=family, backlog=_BACKLOG)
     except OSError as error:
-        advice = {
-            errno.EADDRINUSE: f"another process uses it; stop that one or choose {another}",
-            errno.EACCES: "ports below 1024 need a privilege; choose a higher one",
-            errno.EADDRNOTAVAIL: "this machine has no such address",
-        }.get(error.errno or 0, error.strerror or str(error))
-        message = f"{what} cannot listen on {place}: {advice}"
+        message = f"{what} cannot listen on {place}: {bind_advice(error, choose)}"
         raise EndpointError(message) from error
     except UnicodeError as error:
         message = f"{what} cannot listen on {place[:200]!r}: that is not the name of a machine"

@@ -23,11 +23,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamdet.config import MetricsConfig
-from streamdet.config.addresses import is_loopback, metrics_socket
+from streamdet.config.addresses import metrics_socket
 from streamdet.errors import EndpointError
 from streamdet.http.access import BasicLogin, Guard
 from streamdet.http.server import HEALTH_PATHS, HttpServer, HttpThread, Limits, listen, tls_context, url_of
 from streamdet.monitoring.unexpected import UnexpectedErrors
+from streamdet.security.endpoints import is_loopback
 from streamdet.security.limits import FairRate
 from streamdet.security.passwords import read_password
 from streamdet.types import StreamStatus
@@ -140,7 +141,7 @@ class HealthServer(HttpThread):
             message = f"metrics: {config.endpoint[:200]!r} is not an endpoint; expected something like 127.0.0.1:9095"
             raise EndpointError(message) from None
         guard, tls = guard_for(config, host), tls_for(config)
-        listener = listen("metrics:", host, port, "another endpoint")
+        listener = listen("metrics:", host, port, "endpoint")
         self.url = url_of(listener, tls)
         self._metrics = _MetricsPage(registry)
         self._snapshot = snapshot

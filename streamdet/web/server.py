@@ -113,7 +113,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
             updates.ring()
 
     subscribers = EventSubscriber(settings, board, ring, stop), PictureSubscriber(settings, pictures, ring, stop)
-    listener = listen("the page", settings.host, settings.port, "another with --listen")
+    listener = listen("the page", settings.host, settings.port, "address with --listen")
     server = HttpServer(app, listener, LIMITS, tls)
     with listener, subscribers[0], subscribers[1]:
         on_ready(f"{url_of(listener, tls)}/")

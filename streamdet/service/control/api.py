@@ -27,7 +27,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamdet.config import MetricsConfig
-from streamdet.config.addresses import is_loopback, metrics_socket
+from streamdet.config.addresses import metrics_socket
 from streamdet.config.load import HOW_TO_CLOSE_CONTROL
 from streamdet.config.models import NAME_PATTERN
 from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
@@ -44,11 +44,12 @@ from streamdet.http.server import (
 )
 from streamdet.monitoring.log import LogThrottle
 from streamdet.monitoring.unexpected import UnexpectedErrors
+from streamdet.security.endpoints import gid_of, is_loopback
 from streamdet.security.limits import FairRate
 from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
 from streamdet.service.control.operations import Json, Operation
-from streamdet.service.control.unix_socket import gid_of, listen_at, may_use
+from streamdet.service.control.unix_socket import listen_at, may_use
 from streamdet.service.pages import HealthSnapshot, guard_for, tls_for
 from streamdet.worker import Worker
 
@@ -131,7 +132,7 @@ class ControlServer(HttpThread):
             if path is not None:
                 listener = listen_at(path, group)
                 self._inode = path.stat().st_ino
-                guard = _PeerGuard(None if group is None else gid_of(group))
+                guard = _PeerGuard(None if group is None else gid_of(group, "[control]"))
                 servers.append(HttpServer(_Door(api.app, guard, on_answer), listener, limits, None, unexpected))
                 self.urls.append(url_of(listener, None))
             if endpoint is not None:
@@ -140,7 +141,7 @@ class ControlServer(HttpThread):
                 network_guard, tls = guard_for(access, host), tls_for(access)
                 if access.password_file is None or tls is None:
                     _check_open(endpoint, host, "a login" if access.password_file is None else "TLS")
-                listener = listen("[control] listen:", host, port, "another port")
+                listener = listen("[control] listen:", host, port, "port")
                 door = _Door(api.app, _NetworkGuard(network_guard, "http" if tls is None else "https"), on_answer)
                 servers.append(HttpServer(door, listener, limits, tls, unexpected))
                 self.urls.append(url_of(listener, tls))

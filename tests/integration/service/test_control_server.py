@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from streamdet.config import MetricsConfig
 from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
+from streamdet.security.endpoints import gid_of
 from streamdet.security.limits import Rate
 from streamdet.security.passwords import Password, write_password
 from streamdet.service.control import api
@@ -32,7 +33,6 @@ from streamdet.service.control.api import LIMITS, MAX_BODY_BYTES, ControlServer,
 from streamdet.service.control.client import _UnixConnection, ask, decode_answer, find_socket
 from streamdet.service.control.operations import Json, Operation
 from streamdet.service.control.paths import changes_file_of_daemon, possible_sockets, socket_of_daemon
-from streamdet.service.control.unix_socket import gid_of
 from streamdet.service.pages import HealthSnapshot
 from support.certificates import make_certificate
 
@@ -389,7 +389,7 @@ def test_others_are_refused_whatever_the_mode_says_and_members_of_the_group_are_
     for folder in path.parents:
         if folder.name.startswith(("pytest", "popen")):
             folder.chmod(0o755)
-    gid = gid_of("nogroup")
+    gid = gid_of("nogroup", "[control]")
     with server_at(path, group="nogroup"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         path.chmod(0o666)
@@ -501,7 +501,7 @@ def test_a_file_of_a_dead_process_is_replaced_and_a_living_one_is_not(path: Path
         dead.bind(str(path))
     with server_at(path):
         assert ask(path, "GET", "/v1/about")
-        with pytest.raises(EndpointError, match="another daemon uses it"):
+        with pytest.raises(EndpointError, match="another process uses it"):
             server_at(path)
         assert ask(path, "GET", "/v1/about")
 
