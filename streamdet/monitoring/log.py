@@ -255,7 +255,7 @@ class LogThrottle:
         self._quiet_seconds = quiet_seconds
         self._clock = clock
         self._lock = threading.Lock()
-        # Till when each is quiet, and how often it was left out; the oldest is forgotten when there are too many.
+        # Until when each is quiet, and how often it was left out; the oldest is forgotten when there are too many.
         self._keys: dict[Hashable, tuple[float, int]] = {}
 
     def log(self, logger: logging.Logger, level: int, text: str, *arguments: object, stream: str | None = None) -> None:
