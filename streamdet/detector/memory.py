@@ -6,9 +6,11 @@ uses is given back once in a while: what a long life leaves between its blocks w
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import sys
+from pathlib import Path
 from types import ModuleType
 
 # mallopt(3), from malloc.h.
@@ -46,6 +48,17 @@ def trim_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+def available_bytes() -> int:
+    """Memory that a new process can use: of the machine, or of the control group where that is less."""
+    meminfo = Path("/proc/meminfo").read_text(encoding="utf-8")
+    available = 1024 * int(next(line.split()[1] for line in meminfo.splitlines() if line.startswith("MemAvailable:")))
+    with contextlib.suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        available = min(available, max(limit - used, 0))
+    return available
 
 
 def import_torchvision() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from streamdet.detector.stages.classify import Classified, Classify
 from streamdet.detector.stages.features import FeatureMaps, Features
 from streamdet.detector.stages.input import read_pictures
 from streamdet.detector.stages.postprocess import Postprocess
-from streamdet.detector.stages.preprocess import Batch, Preprocess, Size
+from streamdet.detector.stages.preprocess import COMMON_SIZES, Batch, Preprocess, Size
 from streamdet.detector.stages.proposals import Proposals, Propose
 from streamdet.detector.stages.roi_pool import RoiPool
 from streamdet.detector.trial import settle
@@ -36,10 +37,6 @@ _T = TypeVar("_T")
 
 OnStage = Callable[[str, float], None]
 """Called after each stage of a batch with its name, one of `streamdet.monitoring.metrics.STAGES`, and seconds."""
-
-COMMON_SIZES: tuple[Size, ...] = ((1080, 1920), (960, 1280))
-"""Height and width of what most cameras send, 16:9 and 4:3; what is of the same shape has the same canvas."""
-_CHECKED_SIZE = (90, 160)  # of the same canvas, so that no engine compiles for it alone
 
 
 @dataclass(frozen=True)
@@ -75,12 +72,14 @@ class FasterRcnnDetector:
         class_labels: name of each class of the classifier, [0] is the background.
         thresholds: score that a detection of each class must exceed; above 1 for what is not wanted.
         device: where it runs.
+        frame_sizes: to expect, and to warm up for.
         postprocess: the last stage, whose two halves can be called on their own.
     """
 
     def __init__(self, weights: Weights, config: DetectorConfig, on_stage: OnStage | None = None) -> None:
         self._config = config
         self._on_stage = on_stage
+        self.frame_sizes: tuple[Size, ...] = COMMON_SIZES
         self.device = choose_device(config.device)
         self.architecture = weights.architecture
         self.class_labels = weights.labels
@@ -154,30 +153,48 @@ class FasterRcnnDetector:
             detections = self._timed("postprocess", self.postprocess, batch, proposals, classified)
         return StageOutputs(images, batch, features, proposals, regions, classified, detections)
 
-    @torch.inference_mode()
-    def warm_up(self, sizes: Sequence[Size] = COMMON_SIZES) -> None:
-        """Runs the largest batch with as many proposals as there can be, so that memory runs out now or never.
+    def prepare(self, frame_size: Size) -> Size:
+        """Lays out what frames of a size need, so that the first of them holds up no other; from any thread.
 
         Args:
-            sizes: of frames to expect, the largest first. On a CPU the others run one frame each: engines that have
-                a model for each canvas compile them now, and larger canvases have taken the memory already.
+            frame_size: height and width in pixels.
+
+        Returns:
+            of the canvas that they stand on; frames with the same one need the same.
+        """
+        canvas = self._preprocess.canvas_size(frame_size)
+        if self.device.type == "cpu":
+            self._dense.prepare(canvas)
+        return canvas
+
+    def release(self, unused_seconds: float) -> None:
+        """Gives back what was laid out for sizes that did not occur for so long; from any thread."""
+        self._dense.release(unused_seconds)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Runs the largest batch of each size, with as many proposals as there can be: memory runs out now or never.
+
+        On a CPU only the largest size runs a whole batch, and the others, which need less memory, one frame each.
 
         Raises:
             DetectorError: the memory does not suffice for `max_batch_size`, or the weights are of no use.
         """
-        size = self._config.largest_batch
+        count = self._config.largest_batch
+        sizes = {self._preprocess.canvas_size(size): size for size in self.frame_sizes}
         on_stage, self._on_stage = self._on_stage, None
         try:
             self.check_weights()
-            for number, frame_size in enumerate(sizes):
-                noise = np.random.default_rng(0).integers(0, 256, (*frame_size, 3), dtype=np.uint8)
-                count = size if number == 0 or self.device.type != "cpu" else 1
+            for canvas in sorted(sizes, key=math.prod, reverse=True):
+                noise = np.random.default_rng(0).integers(0, 256, (*sizes[canvas], 3), dtype=np.uint8)
                 outputs = self.run([ArrayPicture(noise)] * count)
                 with device_errors():
                     box = outputs.batch.tensor.new_tensor([[0.0, 0.0, *reversed(outputs.batch.input_sizes[0])]])
                     most = Proposals([box.expand(self._most_proposals, 4)] * count, [])
                     self._classify(self._roi_pool(outputs.batch, outputs.features, most))
+                count = count if self.device.type != "cpu" else 1
         except MemoryError as error:
+            size = self._config.largest_batch
             msg = f"memory does not suffice for batches of {size} on {self.device}; lower detector.max_batch_size"
             raise DetectorError(msg) from error
         finally:
@@ -191,7 +208,9 @@ class FasterRcnnDetector:
             DetectorError: the weights are of no use.
         """
         random = np.random.default_rng(0)
-        noise = [random.integers(0, 256, (*_CHECKED_SIZE, 3), dtype=np.uint8) for _ in range(2)]
+        # Of a canvas that is laid out anyway.
+        size = min(self.frame_sizes, key=math.prod)
+        noise = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2)]
         with device_errors():
             batch = self._preprocess(read_pictures([ArrayPicture(picture) for picture in noise], self.device))
             features = self._features(batch)

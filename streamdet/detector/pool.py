@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+from streamdet.detector.memory import trim_memory
+from streamdet.detector.stages.square_pixels import square_size
 from streamdet.types import Detection, Picture
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+# What a camera that is gone has had laid out is kept for this long.
+_UNUSED_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,8 @@ class DetectorPool:
         cores: that they share with captures, so that not all may detect at all times; None if they use none.
         shares: whether they divide what waits among them: where larger batches gain little.
         running: what they are; None for a stand-in.
+        prepare: lays out what frames of a height and width need; called from threads of captures.
+        release: gives back what has not been used for so many seconds.
 
     Attributes:
         detectors: as given.
@@ -94,11 +104,15 @@ class DetectorPool:
         *,
         shares: bool = False,
         running: Running | None = None,
+        prepare: Callable[[Size], None] = lambda _size: None,
+        release: Callable[[float], None] = lambda _unused_seconds: None,
     ) -> None:
         self.detectors = tuple(detectors)
         self.cores = cores
         self.shares = shares
         self.running = running
+        self._prepare = prepare
+        self._release = release
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -111,3 +125,16 @@ class DetectorPool:
         with ThreadPoolExecutor(len(self.detectors), "warm-up") as pool:
             for done in [pool.submit(detector.warm_up) for detector in self.detectors[1:]]:
                 done.result()
+
+    def prepare(self, picture: Picture) -> None:
+        """Lays out what pictures of this size need, if it is a new one; the detectors go on with others meanwhile.
+
+        Raises:
+            Exception: of the engine: it cannot detect pictures of this size.
+        """
+        self._prepare(square_size(picture))
+
+    def trim(self) -> None:
+        """Gives the system the memory that is not needed now; to be called once in a while."""
+        self._release(_UNUSED_SECONDS)
+        trim_memory()

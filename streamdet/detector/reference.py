@@ -18,12 +18,11 @@ from torchvision.models.detection import FasterRCNN
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_device, device_errors
 from streamdet.detector.stages.input import read_pictures
+from streamdet.detector.stages.preprocess import COMMON_SIZES, Size
 from streamdet.detector.weights import Weights, make_model
 from streamdet.detector.weights.thresholds import NEVER, thresholds_of
 from streamdet.errors import DetectorError
 from streamdet.types import Detection, Picture
-
-_WARM_UP_SIZE = (1080, 1920)
 
 
 def torchvision_model(weights: Weights, device: torch.device) -> FasterRCNN:
@@ -45,6 +44,7 @@ class ReferenceDetector:
     Attributes:
         labels: that a detection may carry.
         device: where it runs.
+        frame_sizes: to warm up for.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class ReferenceDetector:
         if config.precision not in {"auto", "fp32"}:
             msg = f'detector.precision: engine = "reference" has no "{config.precision}"; use "auto" or "fp32"'
             raise DetectorError(msg)
+        self.frame_sizes: tuple[Size, ...] = COMMON_SIZES
         self.device = choose_device(config.device)
         self._config = config
         self._class_labels = weights.labels
@@ -98,18 +99,26 @@ class ReferenceDetector:
         """Itself: modules of torch keep nothing between calls."""
         return self
 
+    def release(self, unused_seconds: float) -> None:
+        """Does nothing."""
+
+    def prepare(self, frame_size: Size) -> Size:
+        """Returns the size: nothing is laid out for it before its first frame."""
+        return frame_size
+
     def warm_up(self) -> None:
-        """Runs the largest batch once.
+        """Runs the largest batch of each size once.
 
         Raises:
             DetectorError: the memory does not suffice for `max_batch_size`.
         """
         size = self._config.largest_batch
-        noise = np.random.default_rng(0).integers(0, 256, (*_WARM_UP_SIZE, 3), dtype=np.uint8)
-        image = torch.from_numpy(noise).permute(2, 0, 1).to(self.device).float() / 255
         try:
             with torch.inference_mode(), device_errors():
-                self._model([image] * size)
+                for frame_size in self.frame_sizes:
+                    noise = np.random.default_rng(0).integers(0, 256, (*frame_size, 3), dtype=np.uint8)
+                    image = torch.from_numpy(noise).permute(2, 0, 1).to(self.device).float() / 255
+                    self._model([image] * size)
         except MemoryError as error:
             msg = f"memory does not suffice for batches of {size} on {self.device}; lower detector.max_batch_size"
             raise DetectorError(msg) from error

@@ -25,7 +25,7 @@ from typing import IO, Any, NoReturn, Protocol, Self
 
 import numpy as np
 
-from streamdet.detector.memory import import_torchvision, keep_memory
+from streamdet.detector.memory import available_bytes, import_torchvision, keep_memory
 from streamdet.detector.trial import (
     BATCHES,
     CANDIDATES,
@@ -76,8 +76,7 @@ _REFERENCE_STEP_SECONDS = 120.0
 # prctl(2), from linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
 
-# Frames as cameras send them, wide and upright, and sizes of which engines have been seen to crash. Fewer than those
-# that OpenVINO keeps models for: in the model for all other sizes, edges are not quite the same.
+# Width and height of frames as cameras send them, wide and upright, and such for which engines have been seen to crash.
 _FRAME_SIZES = ((768, 576), (1920, 1080), (1080, 1920), (640, 576), (416, 640), (608, 448))
 _SAME_SIZE = 4
 
@@ -560,17 +559,6 @@ def _limit_memory(device: str) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
-def available_bytes() -> int:
-    """Memory that a new process can use: of the machine, or of the control group where that is less."""
-    meminfo = Path("/proc/meminfo").read_text(encoding="utf-8")
-    available = 1024 * int(next(line.split()[1] for line in meminfo.splitlines() if line.startswith("MemAvailable:")))
-    with contextlib.suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        available = min(available, max(limit - used, 0))
-    return available
-
-
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
@@ -580,8 +568,12 @@ def _powers_up_to(count: int) -> list[int]:
     return sorted({*(1 << n for n in range(count.bit_length())), count})
 
 
-def samples() -> Samples:
-    """Frames of the sample clip in the sizes that are tried."""
+def samples(more_sizes: Sequence[tuple[int, int]] = ()) -> Samples:
+    """Frames of the sample clip in the sizes that are tried.
+
+    Args:
+        more_sizes: height and width of the streams' frames.
+    """
     import av  # noqa: PLC0415 - not for tests of the rest
     import cv2  # noqa: PLC0415
 
@@ -598,7 +590,8 @@ def samples() -> Samples:
         return ArrayPicture(np.ascontiguousarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)))
 
     timed = [picture(*_FRAME_SIZES[0]) for _ in range(_SAME_SIZE)]
-    batches = [timed[:1], timed[1:], *([picture(*size)] for size in _FRAME_SIZES[1:])]
+    sizes = dict.fromkeys([*_FRAME_SIZES[1:], *((width, height) for height, width in more_sizes)])
+    batches = [timed[:1], timed[1:], *([picture(*size)] for size in sizes if size != _FRAME_SIZES[0])]
     return Samples(batches, timed)
 
 
@@ -677,7 +670,7 @@ def main() -> None:
     make, candidates = _make_loader(job, device)
     budget = float(job["budget_seconds"][device.partition(":")[0]])
     tester = Tester(
-        make, samples(), output,
+        make, samples(job["frame_sizes"]), output,
         # What the start took with the cores to itself.
         budget_seconds=budget - (time.process_time() if device == "cpu" else time.monotonic() - began),
         cores=usable_cores() if device == "cpu" else 2,

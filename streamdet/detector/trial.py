@@ -77,6 +77,10 @@ _GPU_PATHS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0", "
 _LIBRARIES = ("torch", "torchvision", "openvino", "numpy", "opencv-python-headless", "triton")
 
 Text = Annotated[str, Field(max_length=500)]
+Pixels = Annotated[int, Field(ge=1, le=1 << 14)]
+Size = tuple[Pixels, Pixels]
+"""Height and width of a frame in pixels."""
+Sizes = Annotated[tuple[Size, ...], Field(max_length=16)]
 Positive = Annotated[float, Field(gt=0, lt=1e9)]
 
 
@@ -194,6 +198,7 @@ class Report(_Value):
         key: what it depends on; it holds while these are the same.
         device: "cpu" or such as "cuda:0".
         results: of every candidate.
+        frame_sizes: of the streams' last run, which were tried beside the usual ones.
         seconds: that the trial took.
         measured_at: Unix time in seconds.
     """
@@ -201,6 +206,7 @@ class Report(_Value):
     key: dict[Text, Text]
     device: Annotated[str, Field(pattern=r"^(cpu|cuda:[0-9]{1,2})$")]
     results: Annotated[tuple[Result, ...], Field(max_length=32)]
+    frame_sizes: Sizes = ()
     seconds: Annotated[float, Field(ge=0)]
     measured_at: Annotated[float, Field(ge=0)]
 
@@ -386,7 +392,8 @@ class Trial:
         self._stopping = stopping
         self._budget_seconds = budget_seconds
         self._key = key_of(config)
-        self._known = None if again else self._store.read(self._key)
+        self._sizes = self._store.frame_sizes()
+        self._known = None if again else self._read()
         self._again = again
         self._stack = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
@@ -396,7 +403,7 @@ class Trial:
         if self._known is None and self._key is not None:
             self._stack.enter_context(self._store.locked(self._stopping))
             # Another process may have found out meanwhile.
-            self._known = None if self._again else self._store.read(self._key)
+            self._known = None if self._again else self._read()
             if self._known is None:
                 try:
                     self._start()
@@ -411,6 +418,11 @@ class Trial:
             if self._process.stdout is not None:
                 self._process.stdout.close()
         self._stack.close()
+
+    def _read(self) -> Report | None:
+        """The answer, if the frames of all streams of the last run have been tried for it."""
+        report = self._store.read(self._key)
+        return report if report is not None and set(self._sizes) <= set(report.frame_sizes) else None
 
     @property
     def is_known(self) -> bool:
@@ -434,6 +446,7 @@ class Trial:
             key=self._key,
             device=device,
             results=tuple(results),
+            frame_sizes=self._sizes,
             seconds=round(time.monotonic() - began, 1),
             measured_at=time.time(),
         )
@@ -453,6 +466,7 @@ class Trial:
             "weights": self._config.weights,
             "model": self._config.model,
             "device": _device(self._config),
+            "frame_sizes": self._sizes,
             "budget_seconds": BUDGET_SECONDS if budget is None else dict.fromkeys(BUDGET_SECONDS, budget),
             "parent": os.getpid(),
         }
@@ -669,8 +683,16 @@ def state_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
     return Path(home, ".local", "state", "streamdet") if home and Path(home).is_absolute() else None
 
 
+class _Kept(_Value):
+    """The content of the file."""
+
+    version: Literal[1] = 1
+    reports: tuple[Report, ...] = ()
+    frame_sizes: Sizes = ()
+
+
 class Store:
-    """Keeps the newest answers in a file; without a place that can be written, in memory.
+    """Keeps the newest answers, and the sizes of the streams' frames, in a file; without a place for it, in memory.
 
     A file that is broken, too large, or someone else's is as good as none.
 
@@ -693,7 +715,7 @@ class Store:
         """The answer for this key; None where there is none."""
         if key is None:
             return None
-        kept = next((report for report in self._read_all() if report.key == key), None)
+        kept = next((report for report in self._read_all().reports if report.key == key), None)
         return kept or self._memory.get(self._name(key))
 
     def write(self, report: Report) -> None:
@@ -702,12 +724,26 @@ class Store:
         if self._folder is None or self.path is None:
             _log.info("there is no state directory: the trial of the engines is repeated at the next start")
             return
-        others = [each for each in self._read_all() if each.key != report.key]
-        kept = [report, *others][:_MOST_KEPT]
-        content = json.dumps({"version": 1, "reports": [each.model_dump(mode="json") for each in kept]}, indent=1)
+        kept = self._read_all()
+        others = [each for each in kept.reports if each.key != report.key]
+        self._write(kept.model_copy(update={"reports": (report, *others)[:_MOST_KEPT]}))
+
+    def frame_sizes(self) -> tuple[Size, ...]:
+        """Sizes of the streams' frames in the last run; empty before the first."""
+        return self._read_all().frame_sizes
+
+    def write_frame_sizes(self, sizes: Sequence[Size]) -> None:
+        """Keeps the sizes of the streams' frames for the next start, of more than 16 the last ones."""
+        kept = self._read_all()
+        if self._folder is not None and set(kept.frame_sizes) != set(sizes[-_MOST_KEPT:]):
+            self._write(kept.model_copy(update={"frame_sizes": tuple(sizes[-_MOST_KEPT:])}))
+
+    def _write(self, kept: _Kept) -> None:
+        if self._folder is None or self.path is None:
+            return
         try:
             self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            write_atomically(self.path, content.encode())
+            write_atomically(self.path, kept.model_dump_json(indent=1).encode())
         except OSError as error:
             self.is_written = False
             _log.warning(
@@ -736,9 +772,9 @@ class Store:
     def _name(self, key: Mapping[str, str]) -> str:
         return json.dumps([str(self.path), sorted(key.items())])
 
-    def _read_all(self) -> list[Report]:
+    def _read_all(self) -> _Kept:
         if self.path is None:
-            return []
+            return _Kept()
         try:
             number = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             with os.fdopen(number, "rb") as file:
@@ -746,17 +782,16 @@ class Store:
                 is_ours = about.st_uid in {os.geteuid(), 0} and not about.st_mode & 0o022
                 if not stat.S_ISREG(about.st_mode) or not is_ours or about.st_size > _MAX_STORE_BYTES:
                     _log.warning("%s is not a file of ours: the engines are tried again", self.path)
-                    return []
-                content = json.loads(file.read(_MAX_STORE_BYTES))
-            return [Report.model_validate(each) for each in content["reports"][:_MOST_KEPT]]
+                    return _Kept()
+                return _Kept.model_validate_json(file.read(_MAX_STORE_BYTES))
         except FileNotFoundError:
-            return []
+            return _Kept()
         except OSError as error:
             _log.warning("cannot read %s (%s): the engines are tried again", self.path, error.strerror)
-            return []
-        except (ValueError, KeyError, TypeError, RecursionError):
+            return _Kept()
+        except ValueError:
             _log.warning("%s is broken: the engines are tried again", self.path)
-            return []
+            return _Kept()
 
 
 def _lock(number: int, stopping: Callable[[], bool]) -> None:

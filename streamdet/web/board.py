@@ -53,7 +53,7 @@ class _Mark(NamedTuple):
     event_seq: int
 
 
-class EventRates:
+class Rates:
     """Counts the events of one stream.
 
     Attributes:
@@ -148,7 +148,7 @@ class _Stream:
     state: StateEvent | None = None
     told: StateEvent | None = None
     not_up_since: float | None = None
-    rates: EventRates = field(default_factory=EventRates)
+    rates: Rates = field(default_factory=Rates)
     newest: DetectionEvent | None = None
     fullest: DetectionEvent | None = None
     lost: int = 0

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from streamdet.config import DetectorConfig
-from streamdet.detector.engines.openvino import ExportedDense
+from streamdet.detector.engines.openvino import ExportedDense, OpenVinoDense, Precision
 from streamdet.detector.engines.packing import Epilogue
 from streamdet.detector.engines.pytorch import TorchDense
 from streamdet.errors import DetectorError
-
-Precision = Literal["fp32", "bf16", "int8"]
 
 
 class Dense(Protocol):
@@ -57,6 +55,16 @@ class Dense(Protocol):
             class logits, float32 [regions, classes], and deltas, float32 [regions, classes * 4].
         """
 
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Lays out what pictures of a size need, so that the first of them need not wait; from any thread.
+
+        Args:
+            size: height and width in pixels, multiples of 32.
+        """
+
+    def release(self, unused_seconds: float) -> None:
+        """Releases what was laid out for sizes that did not occur for so long; from any thread."""
+
     def for_another_thread(self) -> Self:
         """One that shares the weights with this one, and can be used at the same time."""
 
@@ -88,9 +96,6 @@ def make_dense(
 def _openvino_dense(
     model: FasterRCNN, config: DetectorConfig, device: torch.device, exported: ExportedDense | None
 ) -> Dense:
-    # OpenVINO is an optional library; this module needs it only now.
-    from streamdet.detector.engines.openvino import OpenVinoDense  # noqa: PLC0415
-
     problem = None
     if device.type != "cpu":
         problem = f'device: engine = "openvino" runs on the CPU alone, not on {device}; use "cpu"'

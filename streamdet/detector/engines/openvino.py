@@ -1,93 +1,143 @@
-"""The dense parts of the detector, run by OpenVINO on the CPU; every compiled model has one fixed shape."""
+"""The dense parts of the detector in OpenVINO, on the CPU.
+
+In this order: loading the library; converting the modules of torch to OpenVINO's graphs; such graphs in a file; running
+them. Graphs leave the size of a picture open, and are compiled for one fixed size each: int8 models of open size end
+the process on CPUs with AMX.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
 import math
+import sys
 import threading
+import time
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import FasterRCNN
 
+from streamdet.detector.engines.pytorch import ChannelsLastHead
+from streamdet.detector.memory import available_bytes
 from streamdet.errors import DetectorError
 
 if TYPE_CHECKING:
     import openvino
-import importlib
-import importlib.util
-import sys
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
-from typing import TYPE_CHECKING, Literal, cast
 
-import numpy as np
+Precision = Literal["fp32", "bf16", "int8"]
 
-from streamdet.detector.engines.pytorch import ChannelsLastHead
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 FORMAT_FAMILY = "streamdet-openvino-"
 FORMAT = f"{FORMAT_FAMILY}2"
+"""Of a file with exported dense parts, as its metadata name it."""
 
 PARTS = ("features.xml", "features.bin", "box_head.xml", "box_head.bin")
 """Names of the tensors of such a file; others in it are not read."""
 
-# The graph of the largest architecture has 1 MB.
-_MAX_GRAPH_BYTES = 16 << 20
-
-
-@dataclass(frozen=True, eq=False)
-class ExportedDense:
-    """The dense parts of a detector, as OpenVINO writes them.
-
-    Attributes:
-        precision: that they were exported in.
-        features: graph (XML) and its constants, of what `openvino_convert.convert_features` makes.
-        box_head: the same, of what `openvino_convert.convert_box_head` makes.
-    """
-
-    precision: OpenVinoPrecision
-    features: tuple[bytes, bytes]
-    box_head: tuple[bytes, bytes]
-
-
-def dense_to_tensors(dense: ExportedDense) -> dict[str, Tensor]:
-    """The contents as named tensors of bytes, for a safetensors file."""
-    contents = zip(PARTS, (*dense.features, *dense.box_head), strict=True)
-    return {name: torch.from_numpy(np.frombuffer(content, np.uint8).copy()) for name, content in contents}
-
-
-def dense_from_tensors(tensors: Mapping[str, Tensor], precision: str) -> ExportedDense:
-    """The inverse of `dense_to_tensors`.
-
-    Raises:
-        ValueError: a part is missing or strange, or the precision is none of ours.
-    """
-    if precision not in {"fp32", "int8"}:
-        msg = f"precision {precision!r}"
-        raise ValueError(msg)
-    missing = [name for name in PARTS if name not in tensors or tensors[name].dtype is not torch.uint8]
-    if missing:
-        msg = f"no {', '.join(missing)}"
-        raise ValueError(msg)
-    contents = [tensors[name].numpy().tobytes() for name in PARTS]
-    for graph in (contents[0], contents[2]):
-        if len(graph) > _MAX_GRAPH_BYTES or b"<!" in graph:
-            msg = f"a graph of more than {_MAX_GRAPH_BYTES >> 20} MiB, or with declarations in its XML"
-            raise ValueError(msg)
-    return ExportedDense(cast("OpenVinoPrecision", precision), (contents[0], contents[1]), (contents[2], contents[3]))
-
+# What OpenVINO computes with where the model itself does not say int8.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_TELEMETRY = "openvino_telemetry"
 
 _EXAMPLE_PIXELS = 128  # any size does; the converted model takes all
 _POOLED_PIXELS = 7
+
+# The graph of the largest architecture has 1 MB.
+_MAX_GRAPH_BYTES = 16 << 20
+# What a graph in a file may hold: no loops, and in a picture of this size no map of more numbers; ours have 2 million.
+_CONTROL_FLOW = {"If", "Loop", "TensorIterator"}
+_CHECKED_PIXELS = 320
+_MOST_NUMBERS = 1 << 26
+_REASON_CHARACTERS = 300
+
+# Models for so many sizes are kept; more, up to the second number, while so much memory is free. A model takes 30 to
+# 40 MB with the embedded weights, 200 MB with those of a ResNet-50, and a quarter of a second and more to make.
+_KEPT_MODELS = 8
+_MOST_MODELS = 32
+_SPARE_BYTES = 2 << 30
+# So many regions go through the box head at once; the rest, and pictures that have few, in the smaller portion.
+_REGIONS = 64
+_FEW_REGIONS = 16
+
+_log = logging.getLogger(__name__)
+
+
+# ---- the library ----
+
+
+def is_installed() -> bool:
+    """Whether OpenVINO can be imported; does not import it."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+@cache
+def load_openvino() -> ModuleType:
+    """The module `openvino`.
+
+    Raises:
+        DetectorError: it is not installed.
+    """
+    return _load("openvino")
+
+
+def load_nncf() -> ModuleType:
+    """The module `nncf`, which quantises.
+
+    Raises:
+        DetectorError: it is not installed.
+    """
+    return _load("nncf")
+
+
+def _load(name: str) -> ModuleType:
+    # Importing openvino or nncf reports to their maker over the network, unless this module cannot be imported.
+    sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type] # None is how Python spells "cannot be imported"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries about each other, nothing that a user could change
+            return importlib.import_module(name)
+    except ImportError as error:
+        msg = f'{name} is not installed ({error}): install the extra, streamdet[openvino], or set engine = "torch"'
+        raise DetectorError(msg) from None
+
+
+@cache
+def core() -> openvino.Core:
+    """OpenVINO's own beginning; one for the process.
+
+    Raises:
+        DetectorError: OpenVINO is not installed.
+    """
+    made: openvino.Core = load_openvino().Core()
+    return made
+
+
+def cpu_precisions() -> set[Precision]:
+    """What the CPU computes with natively.
+
+    Raises:
+        DetectorError: OpenVINO is not installed.
+    """
+    names: dict[str, Precision] = {"FP32": "fp32", "BF16": "bf16", "INT8": "int8"}
+    capabilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return {names[name] for name in capabilities if name in names}
+
+
+# ---- converting ----
 
 
 def convert_features(model: FasterRCNN) -> openvino.Model:
@@ -160,74 +210,86 @@ def _convert(module: nn.Module, example: Tensor) -> openvino.Model:
     return model
 
 
-OpenVinoPrecision = Literal["fp32", "bf16", "int8"]
-
-# What OpenVINO computes with where the model itself does not say int8.
-_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-_TELEMETRY = "openvino_telemetry"
+# ---- in a file ----
 
 
-def is_installed() -> bool:
-    """Whether OpenVINO can be imported; does not import it."""
-    return importlib.util.find_spec("openvino") is not None
+@dataclass(frozen=True, eq=False)
+class ExportedDense:
+    """The dense parts of a detector, as OpenVINO writes them.
+
+    Attributes:
+        precision: that they were exported in.
+        features: graph (XML) and its constants, of what `openvino_convert.convert_features` makes.
+        box_head: the same, of what `openvino_convert.convert_box_head` makes.
+    """
+
+    precision: Precision
+    features: tuple[bytes, bytes]
+    box_head: tuple[bytes, bytes]
 
 
-@cache
-def load_openvino() -> ModuleType:
-    """The module `openvino`.
+def dense_to_tensors(dense: ExportedDense) -> dict[str, Tensor]:
+    """The contents as named tensors of bytes, for a safetensors file."""
+    contents = zip(PARTS, (*dense.features, *dense.box_head), strict=True)
+    return {name: torch.from_numpy(np.frombuffer(content, np.uint8).copy()) for name, content in contents}
+
+
+def dense_from_tensors(tensors: Mapping[str, Tensor], precision: str) -> ExportedDense:
+    """The inverse of `dense_to_tensors`.
 
     Raises:
-        DetectorError: it is not installed.
+        ValueError: a part is missing or strange, or the precision is none of ours.
     """
-    return _load("openvino")
+    if precision not in {"fp32", "int8"}:
+        msg = f"precision {precision!r}"
+        raise ValueError(msg)
+    missing = [name for name in PARTS if name not in tensors or tensors[name].dtype is not torch.uint8]
+    if missing:
+        msg = f"no {', '.join(missing)}"
+        raise ValueError(msg)
+    contents = [tensors[name].numpy().tobytes() for name in PARTS]
+    for graph in (contents[0], contents[2]):
+        if len(graph) > _MAX_GRAPH_BYTES or b"<!" in graph:
+            msg = f"a graph of more than {_MAX_GRAPH_BYTES >> 20} MiB, or with declarations in its XML"
+            raise ValueError(msg)
+    return ExportedDense(cast("Precision", precision), (contents[0], contents[1]), (contents[2], contents[3]))
 
 
-def load_nncf() -> ModuleType:
-    """The module `nncf`, which quantises.
+def _check_fit(features: openvino.Model, box_head: openvino.Model, model: FasterRCNN) -> None:
+    """Compares the graphs of a file with what a model's dense parts take and yield, before any memory is taken.
 
     Raises:
-        DetectorError: it is not installed.
+        ValueError: they differ, or a map would be larger than any of ours.
+        RuntimeError: of OpenVINO's; they take no pictures or regions at all.
     """
-    return _load("nncf")
+    channels: int = model.backbone.out_channels
+    classes: int = model.roi_heads.box_predictor.cls_score.out_features
+    shapes = model.rpn.anchor_generator.num_anchors_per_location()
+    wanted = [channels] * len(shapes) + shapes + [4 * n for n in shapes]
+    for graph, shape, last in (
+        (features, [1, _CHECKED_PIXELS, _CHECKED_PIXELS, 3], wanted),
+        (box_head, [_FEW_REGIONS, 7, 7, channels], [classes, 4 * classes]),
+    ):
+        fixed = graph.clone()
+        fixed.reshape(shape)
+        for operation in fixed.get_ops():
+            if operation.get_type_name() in _CONTROL_FLOW:
+                msg = f"it has an operation {operation.get_type_name()}"
+                raise ValueError(msg)
+            for port in operation.outputs():
+                if port.partial_shape.is_dynamic or math.prod(port.shape) > _MOST_NUMBERS:
+                    msg = f"an operation {operation.get_type_name()} yields {port.partial_shape}"
+                    raise ValueError(msg)
+        found = [list(port.shape)[-1] for port in fixed.outputs]
+        if found != last:
+            msg = f"its outputs have {found} channels instead of {last}"
+            raise ValueError(msg)
 
 
-def _load(name: str) -> ModuleType:
-    # Importing openvino or nncf reports to their maker over the network, unless this module cannot be imported.
-    sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type] # None is how Python spells "cannot be imported"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of libraries about each other, nothing that a user could change
-            return importlib.import_module(name)
-    except ImportError as error:
-        msg = f'{name} is not installed ({error}): install the extra, streamdet[openvino], or set engine = "torch"'
-        raise DetectorError(msg) from None
+# ---- running ----
 
 
-@cache
-def core() -> openvino.Core:
-    """OpenVINO's own beginning; one for the process.
-
-    Raises:
-        DetectorError: OpenVINO is not installed.
-    """
-    made: openvino.Core = load_openvino().Core()
-    return made
-
-
-def cpu_precisions() -> set[OpenVinoPrecision]:
-    """What the CPU computes with natively.
-
-    Raises:
-        DetectorError: OpenVINO is not installed.
-    """
-    names: dict[str, OpenVinoPrecision] = {"FP32": "fp32", "BF16": "bf16", "INT8": "int8"}
-    capabilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return {names[name] for name in capabilities if name in names}
-
-
-def compile_model(
-    model: openvino.Model, precision: OpenVinoPrecision, workers: int, threads: int
-) -> openvino.CompiledModel:
+def compile_model(model: openvino.Model, precision: Precision, workers: int, threads: int) -> openvino.CompiledModel:
     """Makes machine code of a model.
 
     Args:
@@ -255,26 +317,6 @@ def compile_model(
     )
 
 
-_log = logging.getLogger(__name__)
-
-# A compiled model takes 30 to 50 MB with the embedded weights, and a quarter of a second to make.
-_MOST_MODELS = 8
-# A size whose model had to leave must come so often before it gets one again; the table is full, so this goes on.
-_AGAIN_AFTER_PICTURES = 16
-# So many regions go through the box head at once; the rest, and pictures that have few, in the smaller portion.
-_REGIONS = 64
-_FEW_REGIONS = 16
-
-# What a file may hold: no loops, and in a picture of this size no map of more numbers; ours have 2 million at most.
-_CONTROL_FLOW = {"If", "Loop", "TensorIterator"}
-_CHECKED_PIXELS = 320
-_MOST_NUMBERS = 1 << 26
-_REASON_CHARACTERS = 300
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
-
-
 class OpenVinoDense:
     """Runs the dense parts in OpenVINO; see `dense.Dense`.
 
@@ -290,7 +332,7 @@ class OpenVinoDense:
         self._heads: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
 
     @classmethod
-    def of_model(cls, model: FasterRCNN, precision: OpenVinoPrecision) -> Self:
+    def of_model(cls, model: FasterRCNN, precision: Precision) -> Self:
         """Converts a model of torch.
 
         Args:
@@ -343,8 +385,7 @@ class OpenVinoDense:
         pixels = images.permute(0, 2, 3, 1).contiguous()
         size = (int(pixels.shape[1]), int(pixels.shape[2]))
         with _memory_errors():
-            canvas, model = self._models.features(size, len(pixels))
-            outputs = [t.permute(0, 3, 1, 2) for t in _run_pictures(model, pixels, canvas)]
+            outputs = [t.permute(0, 3, 1, 2) for t in _run_pictures(self._models.features(size), pixels)]
         count = len(outputs) // 3
         levels, objectness, deltas = outputs[:count], outputs[count : 2 * count], outputs[2 * count :]
         self._heads = (levels, objectness, deltas)
@@ -369,10 +410,124 @@ class OpenVinoDense:
             outputs = _run_regions(self._models.box_head(_REGIONS), self._models.box_head(_FEW_REGIONS), by_place)
         return outputs[0], outputs[1]
 
+    def prepare(self, size: Size) -> None:
+        """See `Dense`: compiles the model for this size, where there is none yet."""
+        with _memory_errors():
+            self._models.features(size)
+
+    def release(self, unused_seconds: float) -> None:
+        """See `Dense`."""
+        for height, width in self._models.release(unused_seconds):
+            _log.debug("released the model for %d x %d, which no stream has sent for a while", width, height)
+
     def for_another_thread(self) -> Self:
         """One that shares the compiled models and their weights; to be called before the first inference."""
         self._models.workers += 1
         return type(self)(self._models)
+
+
+class _Models:
+    """Compiles a model for each size of picture when it is first needed, once for all threads.
+
+    Few sizes occur, because one side of a picture is always the shortest or the longest that its weights look at. The
+    models of those that were used last are kept.
+
+    Args:
+        features: converted by `convert_features`.
+        box_head: converted by `convert_box_head`; or
+        torch_head: float32 [regions, 7, 7, channels] -> logits, deltas.
+        precision: to compile for.
+
+    Attributes:
+        torch_head: as given.
+        workers: threads that infer at the same time.
+    """
+
+    def __init__(
+        self,
+        features: openvino.Model,
+        box_head: openvino.Model | None,
+        torch_head: nn.Module | None,
+        precision: Precision,
+    ) -> None:
+        self.workers = 1
+        self.torch_head = torch_head
+        self._features = features
+        self._box_head = box_head
+        self._precision = precision
+        # Of one operation, as everywhere in the process (`device.use_threads`).
+        self._threads = torch.get_num_threads()
+        self._lock = threading.Lock()
+        self._of_size: OrderedDict[Size, Future[Compiled]] = OrderedDict()  # the one used last is the last
+        self._used_at: dict[Size, float] = {}
+        self._of_regions: dict[int, Future[Compiled]] = {}
+
+    def features(self, size: Size) -> Compiled:
+        """The model for pictures of a size.
+
+        Threads that need a model which another one compiles wait for it; threads with other sizes go on.
+
+        Args:
+            size: multiples of 32.
+        """
+        with self._lock:
+            is_new = size not in self._of_size
+            if is_new:
+                self._make_room()
+            future: Future[Compiled] = self._of_size.setdefault(size, Future())
+            self._of_size.move_to_end(size)
+            self._used_at[size] = time.monotonic()
+        if is_new:
+            self._compile(future, self._features, [1, *size, 3])
+        try:
+            return future.result()
+        except BaseException:
+            with self._lock:
+                if self._of_size.get(size) is future:
+                    self._remove(size)
+            raise
+
+    def release(self, unused_seconds: float) -> list[Size]:
+        """Releases the models of sizes that did not occur for so long, and returns these sizes."""
+        with self._lock:
+            since = time.monotonic() - unused_seconds
+            sizes = [size for size, used_at in self._used_at.items() if used_at < since]
+            for size in sizes:
+                self._remove(size)
+        return sizes
+
+    def box_head(self, regions: int) -> Compiled:
+        """The model for so many regions."""
+        if self._box_head is None:
+            msg = "the box head runs in torch"
+            raise ValueError(msg)
+        with self._lock:
+            is_new = regions not in self._of_regions
+            future: Future[Compiled] = self._of_regions.setdefault(regions, Future())
+        if is_new:
+            channels = self._box_head.inputs[0].partial_shape[3].get_length()
+            self._compile(future, self._box_head, [regions, 7, 7, channels])
+        return future.result()
+
+    def _make_room(self) -> None:
+        """Releases the model that was used the longest ago, where there are enough; the lock is held."""
+        count = len(self._of_size)
+        if count >= _MOST_MODELS or (count >= _KEPT_MODELS and available_bytes() < _SPARE_BYTES):
+            oldest = next(iter(self._of_size))
+            self._remove(oldest)
+            _log.debug("releasing the model for %d x %d", *oldest[::-1])
+
+    def _remove(self, size: Size) -> None:
+        del self._of_size[size], self._used_at[size]
+
+    def _compile(self, future: Future[Compiled], model: openvino.Model, shape: list[int]) -> None:
+        """Makes a model of one shape and hands it to all who wait for it, or the error."""
+        try:
+            own = model.clone()
+            own.reshape(shape)
+            future.set_result(Compiled(compile_model(own, self._precision, self.workers, self._threads)))
+        except BaseException as error:  # noqa: BLE001 - raised again by those who wait
+            future.set_exception(error)
 
 
 class Compiled:
@@ -402,171 +557,21 @@ class Compiled:
         self._idle.append(request)
 
 
-class _Models:
-    """Compiles what is needed, once for all threads, and for one fixed shape each.
-
-    Models whose height and width are left open are not made: in int8 they end the process on CPUs with AMX. Few sizes
-    occur, because one side of a picture is always the shortest or the longest that its weights look at; the models of
-    those that were used last are kept.
-
-    Args:
-        features: converted by `convert_features`.
-        box_head: converted by `convert_box_head`; or
-        torch_head: float32 [regions, 7, 7, channels] -> logits, deltas.
-        precision: to compile for.
-
-    Attributes:
-        torch_head: as given.
-        workers: threads that infer at the same time.
-    """
-
-    def __init__(
-        self,
-        features: openvino.Model,
-        box_head: openvino.Model | None,
-        torch_head: nn.Module | None,
-        precision: OpenVinoPrecision,
-    ) -> None:
-        self.workers = 1
-        self.torch_head = torch_head
-        self._features = features
-        self._box_head = box_head
-        self._precision = precision
-        # Of one operation, as everywhere in the process (`device.use_threads`).
-        self._threads = torch.get_num_threads()
-        self._lock = threading.Lock()
-        self._of_size: OrderedDict[Size, Future[Compiled]] = OrderedDict()  # the one used last is the last
-        self._left: dict[Size, int] = {}  # sizes whose model had to leave: pictures of them since then
-        self._catch_all: tuple[Size, Future[Compiled]] | None = None
-        self._of_regions: dict[int, Future[Compiled]] = {}
-
-    def features(self, size: Size, pictures: int) -> tuple[Size, Compiled]:
-        """The model for pictures of a size, and the size that it takes: the same, or a larger one.
-
-        Threads that need a model which another one compiles wait for it; threads with other sizes go on. A larger one
-        is for sizes that come and go, more of them than are kept: else every picture would have a model compiled.
-
-        Args:
-            size: multiples of 32.
-            pictures: that are about to be looked at.
-        """
-        canvas, future, is_new = self._choose(size, pictures)
-        if is_new:
-            self._compile(future, self._features, [1, *canvas, 3])
-        try:
-            return canvas, future.result()
-        except BaseException:
-            with self._lock:
-                if self._of_size.get(canvas) is future:
-                    del self._of_size[canvas]
-                if self._catch_all is not None and self._catch_all[1] is future:
-                    self._catch_all = None
-            raise
-
-    def _choose(self, size: Size, pictures: int) -> tuple[Size, Future[Compiled], bool]:
-        """The size of the model to use, what it will come from, and whether it is for the caller to make."""
-        with self._lock:
-            if size in self._of_size:
-                self._of_size.move_to_end(size)
-                return size, self._of_size[size], False
-            if size in self._left:
-                self._left[size] += pictures
-                if self._left[size] < _AGAIN_AFTER_PICTURES:
-                    return self._choose_catch_all(size)
-                del self._left[size]
-            if len(self._of_size) == _MOST_MODELS:
-                oldest, _ = self._of_size.popitem(last=False)
-                self._left[oldest] = 0
-                _log.debug("the model for %d x %d leaves for one of %d x %d", *oldest[::-1], *size[::-1])
-            future: Future[Compiled] = Future()
-            self._of_size[size] = future
-            return size, future, True
-
-    def _choose_catch_all(self, size: Size) -> tuple[Size, Future[Compiled], bool]:
-        """The same for the model that is large enough for every size that came so far."""
-        if self._catch_all is not None and max(size) <= self._catch_all[0][0]:
-            return (*self._catch_all, False)
-        # A multiple of the coarsest level's stride, so that the cells of every level begin at the same places.
-        side = _rounded_up(max(max(known) for known in (size, *self._of_size, *self._left)), 64)
-        self._catch_all = ((side, side), Future())
-        return (*self._catch_all, True)
-
-    def box_head(self, regions: int) -> Compiled:
-        """The model for so many regions."""
-        if self._box_head is None:
-            msg = "the box head runs in torch"
-            raise ValueError(msg)
-        with self._lock:
-            is_new = regions not in self._of_regions
-            future: Future[Compiled] = self._of_regions.setdefault(regions, Future())
-        if is_new:
-            channels = self._box_head.inputs[0].partial_shape[3].get_length()
-            self._compile(future, self._box_head, [regions, 7, 7, channels])
-        return future.result()
-
-    def _compile(self, future: Future[Compiled], model: openvino.Model, shape: list[int]) -> None:
-        """Makes a model of one shape and hands it to all who wait for it, or the error."""
-        try:
-            own = model.clone()
-            own.reshape(shape)
-            future.set_result(Compiled(compile_model(own, self._precision, self.workers, self._threads)))
-        except BaseException as error:  # noqa: BLE001 - raised again by those who wait
-            future.set_exception(error)
-
-
-def _check_fit(features: openvino.Model, box_head: openvino.Model, model: FasterRCNN) -> None:
-    """Compares the graphs of a file with what a model's dense parts take and yield, before any memory is taken.
-
-    Raises:
-        ValueError: they differ, or a map would be larger than any of ours.
-        RuntimeError: of OpenVINO's; they take no pictures or regions at all.
-    """
-    channels: int = model.backbone.out_channels
-    classes: int = model.roi_heads.box_predictor.cls_score.out_features
-    shapes = model.rpn.anchor_generator.num_anchors_per_location()
-    wanted = [channels] * len(shapes) + shapes + [4 * n for n in shapes]
-    for graph, shape, last in (
-        (features, [1, _CHECKED_PIXELS, _CHECKED_PIXELS, 3], wanted),
-        (box_head, [_FEW_REGIONS, 7, 7, channels], [classes, 4 * classes]),
-    ):
-        fixed = graph.clone()
-        fixed.reshape(shape)
-        for operation in fixed.get_ops():
-            if operation.get_type_name() in _CONTROL_FLOW:
-                msg = f"it has an operation {operation.get_type_name()}"
-                raise ValueError(msg)
-            for port in operation.outputs():
-                if port.partial_shape.is_dynamic or math.prod(port.shape) > _MOST_NUMBERS:
-                    msg = f"an operation {operation.get_type_name()} yields {port.partial_shape}"
-                    raise ValueError(msg)
-        found = [list(port.shape)[-1] for port in fixed.outputs]
-        if found != last:
-            msg = f"its outputs have {found} channels instead of {last}"
-            raise ValueError(msg)
-
-
-def _run_pictures(model: Compiled, pixels: Tensor, canvas: Size) -> list[Tensor]:
+def _run_pictures(model: Compiled, pixels: Tensor) -> list[Tensor]:
     """Infers picture by picture; OpenVINO reads and writes the tensors' own memory.
 
     Args:
-        model: for pictures of the size `canvas`.
-        pixels: float32 [pictures, height, width, 3], not larger; zeros are put below and beside.
-        canvas: multiples of 64 where it is larger.
+        model: for pictures of this size.
+        pixels: float32 [pictures, height, width, 3], contiguous.
 
     Returns:
-        each output for the pictures as they came, [pictures, height / stride, width / stride, channels].
+        each output, [pictures, height / stride, width / stride, channels].
     """
-    height, width = pixels.shape[1:3]
-    if canvas != (height, width):
-        pixels = functional.pad(pixels, (0, 0, 0, canvas[1] - width, 0, canvas[0] - height))
     outputs = [torch.empty(len(pixels), *shape[1:]) for shape in model.output_shapes]
     with model.request() as request:
         for number in range(len(pixels)):
             _infer(request, pixels, outputs, slice(number, number + 1))
-    if canvas == (height, width):
-        return outputs
-    strides = [canvas[0] // output.shape[1] for output in outputs]
-    return [o[:, : -(-height // n), : -(-width // n)] for o, n in zip(outputs, strides, strict=True)]
+    return outputs
 
 
 def _run_regions(many: Compiled, few: Compiled, regions: Tensor) -> list[Tensor]:

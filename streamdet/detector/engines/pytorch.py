@@ -104,19 +104,25 @@ class TorchDense:
         self._box_output = _stacked(predictor.cls_score, predictor.bbox_pred)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """See `dense.Dense`."""
+        """See `Dense`."""
         return list(self._backbone(images.to(self._dtype)).values())
 
     def rpn_head(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """See `dense.Dense`."""
+        """See `Dense`."""
         outputs = [self._rpn_output(self._rpn_convolutions(level)).float() for level in levels]
         return [t[:, : self._shapes] for t in outputs], [t[:, self._shapes :] for t in outputs]
 
     def box_head(self, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """See `dense.Dense`."""
+        """See `Dense`."""
         by_place = regions.to(self._dtype).permute(0, 2, 3, 1)
         output = self._box_output(self._box_head(by_place)).float()
         return output[:, : self._classes], output[:, self._classes :]
+
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Does nothing: torch takes every size as it comes."""
+
+    def release(self, unused_seconds: float) -> None:
+        """Does nothing."""
 
     def for_another_thread(self) -> Self:
         """Itself: modules of torch keep nothing between calls."""

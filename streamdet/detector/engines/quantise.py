@@ -17,7 +17,7 @@ from torchvision.models.detection import FasterRCNN
 
 from streamdet.detector.engines.openvino import (
     ExportedDense,
-    OpenVinoPrecision,
+    Precision,
     convert_box_head,
     convert_features,
     load_nncf,
@@ -91,7 +91,7 @@ def _quantised(model: openvino.Model, inputs: list[Array]) -> openvino.Model:
     return result
 
 
-def _exported(precision: OpenVinoPrecision, features: openvino.Model, box_head: openvino.Model) -> ExportedDense:
+def _exported(precision: Precision, features: openvino.Model, box_head: openvino.Model) -> ExportedDense:
     return ExportedDense(precision, _contents(features), _contents(box_head))
 
 

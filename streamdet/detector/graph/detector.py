@@ -24,6 +24,7 @@ from streamdet.detector.graph.runner import EagerRunner, Runner
 from streamdet.detector.graph.step import Clock
 from streamdet.detector.graph.suppress import suppress, suppress_until_settled
 from streamdet.detector.pipeline import OnStage, prepare_model
+from streamdet.detector.stages.preprocess import COMMON_SIZES, Size
 from streamdet.detector.weights import Weights, load_weights
 from streamdet.detector.weights.thresholds import NEVER, thresholds_of
 from streamdet.errors import DetectorError
@@ -33,7 +34,6 @@ _log = logging.getLogger(__name__)
 
 _STAGED_EVERY = 100
 _WORKERS_OF_DEVICE = 2
-_WARM_UP_FORMAT = PixelFormat(1080, 1920)
 
 
 class GraphDetector:
@@ -59,6 +59,7 @@ class GraphDetector:
         labels: that a detection may carry.
         device: where it runs.
         model: what the steps are made of.
+        frame_sizes: to warm up for.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class GraphDetector:
         kernels: bool = True,
     ) -> None:
         self.device = device
+        self.frame_sizes: tuple[Size, ...] = COMMON_SIZES[:1]
         self._class_labels = weights.labels
         self._max_batch_size = config.largest_batch
         self._on_stage = on_stage
@@ -128,17 +130,23 @@ class GraphDetector:
             raise NotImplementedError(msg)
         return self
 
+    def prepare(self, frame_size: Size) -> Size:
+        """Returns the size: nothing is laid out for it before its first frame."""
+        return frame_size
+
     def warm_up(self) -> None:
-        """Runs the largest batch, so that memory runs out now or never.
+        """Runs the largest batch of each size, so that memory runs out now or never.
 
         Raises:
             DetectorError: the memory does not suffice for `max_batch_size`.
         """
-        noise = np.random.default_rng(0).integers(0, 256, _WARM_UP_FORMAT.frame_bytes, dtype=np.uint8)
         runner = self._graphs or self._eager
         try:
             with device_errors():
-                runner.run(_WARM_UP_FORMAT, [noise] * self._max_batch_size)
+                for frame_size in self.frame_sizes:
+                    pixel_format = PixelFormat(*frame_size)
+                    noise = np.random.default_rng(0).integers(0, 256, pixel_format.frame_bytes, dtype=np.uint8)
+                    runner.run(pixel_format, [noise] * self._max_batch_size)
         except MemoryError as error:
             size = self._max_batch_size
             msg = f"memory does not suffice for batches of {size} on {self.device}; lower detector.max_batch_size"

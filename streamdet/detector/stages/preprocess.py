@@ -95,6 +95,9 @@ def _axis(source: int, target: int) -> NDArray[np.float32]:
 Size = tuple[int, int]
 """Height and width in pixels."""
 
+COMMON_SIZES: tuple[Size, ...] = ((1080, 1920), (960, 1280))
+"""Of what most cameras send, 16:9 and 4:3; frames of the same shape stand on the same canvas."""
+
 
 @dataclass(frozen=True)
 class Batch:

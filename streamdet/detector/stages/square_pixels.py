@@ -73,6 +73,12 @@ def detect_with_square_pixels(detector: _Detector, pictures: Sequence[Picture]) 
     ]
 
 
+def square_size(picture: Picture) -> tuple[int, int]:
+    """Height and width, in pixels, of a picture as the detector sees it."""
+    seen = _square(picture) or picture
+    return seen.height, seen.width
+
+
 def _square(picture: Picture) -> SquarePicture | None:
     if not isinstance(picture, AnamorphicPicture) or picture.pixel_aspect == 1.0:
         return None

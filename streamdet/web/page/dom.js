@@ -66,11 +66,7 @@ const kept = {
   },
 };
 
-const MAX_ANNOUNCEMENTS = 8;
-
-/** For screen readers. Each text is an element of its own: one that replaced another would keep it from being read. */
+/** @param {string} text */
 function announce(text) {
-  const announcer = byId("announcer");
-  announcer.append(make("p", { text }));
-  while (announcer.children.length > MAX_ANNOUNCEMENTS) announcer.firstChild.remove();
+  setText(byId("announcer"), text);
 }

@@ -6,19 +6,26 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
 from streamdet.config import Config
 from streamdet.detector import load
+from streamdet.detector.engines import openvino
+from streamdet.detector.engines.openvino import compile_model, is_installed
 from streamdet.detector.load import choose_workers, load_real_detector, nvidia_device
-from streamdet.detector.pipeline import FasterRcnnDetector
+from streamdet.detector.pipeline import ArrayPicture, FasterRcnnDetector
 from streamdet.detector.pool import Running
 from streamdet.detector.reference import ReferenceDetector
+from streamdet.detector.trial import Store
 from streamdet.errors import DetectorError
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import STAGES, Metrics
@@ -79,6 +86,50 @@ def test_reference_is_chosen_by_name() -> None:
 def test_what_an_engine_cannot_do_is_told() -> None:
     with pytest.raises(DetectorError, match=r'detector\.precision: engine = "torch" has no "int8"; use "auto"'):
         load_real_detector(config(engine="torch", precision="int8"), Metrics(Ledger()))
+
+
+@pytest.mark.usefixtures("_settings_kept")
+def test_frames_of_the_last_run_are_warmed_up_for_and_those_of_this_one_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    Store(tmp_path).write_frame_sizes([(720, 1280), (300, 400)])
+    several = load_real_detector(config(engine="torch", workers=2), Metrics(Ledger()))
+    assert [detector.frame_sizes for detector in several.detectors] == [((720, 1280), (300, 400))] * 2  # type: ignore[attr-defined]
+    wide, wider, upright = (ArrayPicture(np.zeros((*size, 3), np.uint8)) for size in ((90, 160), (180, 320), (160, 90)))
+    for picture in (wide, wider, upright, wide):
+        several.prepare(picture)
+    # Of those that need the same canvas, the first stands for all.
+    assert Store(tmp_path).frame_sizes() == ((90, 160), (160, 90))
+    several.trim()
+    assert several.detectors[0].detect([wide]) == several.detectors[1].detect([wide])
+
+
+@pytest.mark.skipif(not is_installed(), reason="needs OpenVINO")
+@pytest.mark.usefixtures("_settings_kept")
+def test_a_new_size_is_prepared_for_while_the_detector_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    Store(tmp_path).write_frame_sizes([(90, 160)])
+    several = load_real_detector(config(engine="openvino", precision="fp32", workers=1), Metrics(Ledger()))
+    several.warm_up()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def compile_slowly(*args: Any) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return compile_model(*args)
+
+    monkeypatch.setattr(openvino, "compile_model", compile_slowly)
+    known, new = (ArrayPicture(np.zeros((*size, 3), np.uint8)) for size in ((90, 160), (160, 90)))
+    with ThreadPoolExecutor(1) as capture:
+        preparing = capture.submit(several.prepare, new)
+        assert begun.wait(60)
+        several.detectors[0].detect([known])
+        assert not preparing.done()
+        go_on.set()
+        preparing.result(60)
+    monkeypatch.setattr(openvino, "compile_model", None)
+    several.detectors[0].detect([new])
 
 
 def test_there_is_a_worker_for_each_core_unless_told_otherwise() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -32,7 +33,6 @@ from streamdet.detector.weights.architectures import ARCHITECTURES, EMBEDDED_ARC
 from streamdet.errors import DetectorError
 from streamdet.export.agreement import compare
 from support.detecting import EASY, clip_frames, forward, pictures, reference
-from support.waiting import join
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="needs the extra, streamdet[openvino]")
 
@@ -253,27 +253,34 @@ def test_a_size_that_cannot_be_compiled_is_tried_again(weights: Weights, monkeyp
     dense.features(noise(1, 3, 64, 96))
 
 
-def test_sizes_that_come_and_go_share_a_large_model(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_dense, "_MOST_MODELS", 2)
+def test_every_size_is_exact_however_many_there_are(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_dense, "_KEPT_MODELS", 2)
+    monkeypatch.setattr(openvino_dense, "available_bytes", lambda: 0)
     dense, expected = dense_of(weights, OPENVINO), dense_of(weights, TORCH)
-    for width in (64, 96, 128):
-        dense.features(noise(1, 3, 64, width))
+    for width in (64, 96, 128, 64, 96, 128):
+        assert_close(dense, expected, noise(2, 3, 64, width))
     assert sizes_of(dense) == [(64, 96), (64, 128)]
-    images = noise(2, 3, 64, 64)
-    for _ in range(7):
-        levels = dense.features(images)
-        objectness, _deltas = dense.rpn_head(levels)
-        assert sizes_of(dense) == [(64, 96), (64, 128)]
-    padded = torch.nn.functional.pad(images, (0, 64, 0, 64)).contiguous(memory_format=torch.channels_last)
-    wanted = expected.features(padded)
-    for level, whole in zip(levels, wanted, strict=True):
-        assert level.shape[2:] == tuple(-(-64 * side // 128) for side in whole.shape[2:])
-        part = whole[:, :, : level.shape[2], : level.shape[3]]
-        torch.testing.assert_close(level, part, rtol=1e-3, atol=2e-3)
-    assert [o.shape[2:] for o in objectness] == [level.shape[2:] for level in levels]
-    # Often enough now to have a model made once more.
-    assert_close(dense, expected, images)
-    assert sizes_of(dense) == [(64, 128), (64, 64)]
+    # Where memory is free, more are kept, within limits.
+    monkeypatch.setattr(openvino_dense, "available_bytes", lambda: 1 << 40)
+    monkeypatch.setattr(openvino_dense, "_MOST_MODELS", 3)
+    for width in (64, 160):
+        dense.features(noise(1, 3, 64, width))
+    assert sizes_of(dense) == [(64, 128), (64, 64), (64, 160)]
+
+
+def test_sizes_that_no_stream_sends_any_more_are_released(weights: Weights) -> None:
+    dense = dense_of(weights, OPENVINO)
+    dense.prepare((64, 96))
+    assert sizes_of(dense) == [(64, 96)]
+    dense.release(unused_seconds=60)
+    assert sizes_of(dense) == [(64, 96)]
+    dense.prepare((64, 128))
+    began = time.monotonic()
+    dense.features(noise(1, 3, 64, 128))
+    dense.prepare((64, 128))
+    dense.release(unused_seconds=(time.monotonic() - began) / 2)
+    assert sizes_of(dense) == [(64, 128)]
+    dense.features(noise(1, 3, 64, 96))
 
 
 def test_a_batch_keeps_its_results_when_the_next_one_runs(weights: Weights) -> None:
@@ -299,11 +306,11 @@ def test_threads_share_the_weights_and_get_their_own_results(weights: Weights) -
         except BaseException as error:  # noqa: BLE001 - of another thread; shown below
             failures.append(error)
 
-    threads = [threading.Thread(target=work, args=[number], daemon=True) for number in range(4)]
+    threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        join(thread)
+        thread.join()
     assert failures == []
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from streamdet.config import DetectorConfig
 from streamdet.detector import trial as trial_module
-from streamdet.detector.tester import compare
+from streamdet.detector.tester import compare, samples
 from streamdet.detector.trial import (
     REFERENCE,
     Candidate,
@@ -36,7 +36,7 @@ from streamdet.detector.trial import (
 )
 from streamdet.types import Detection
 from support.paths import SUPPORT
-from support.waiting import join, wait_until
+from support.waiting import wait_until
 
 FAKES = SUPPORT / "servers" / "fake_engines.py"
 INT8 = Candidate(engine="openvino", precision="int8")
@@ -163,6 +163,23 @@ def test_the_answer_is_kept_and_asks_for_no_child_again(tmp_path: Path, monkeypa
     assert tried(tmp_path, "all=good:1", again=True).results != other.results
 
 
+def test_frames_of_the_last_run_are_tried_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tried(tmp_path, SLOW)
+    assert first.frame_sizes == ()
+    monkeypatch.setattr(Store, "_memory", {})
+    Store(tmp_path).write_frame_sizes([(300, 400)])
+    second = tried(tmp_path, SLOW, f"sizes={tmp_path / 'sizes'}")
+    assert second.frame_sizes == ((300, 400),)
+    assert json.loads((tmp_path / "sizes").read_text()) == [[300, 400]]
+    # What has been tried once is known, also when fewer sizes occur.
+    for sizes in ([(300, 400)], []):
+        Store(tmp_path).write_frame_sizes(sizes)
+        with Trial(DetectorConfig(), Store(tmp_path), ["/nonexistent"]) as trial:
+            assert trial.is_known
+    shown = [(picture.height, picture.width) for (picture,) in samples([(300, 400), (576, 768)]).batches[2:]]
+    assert shown[-2:] == [(448, 608), (300, 400)]
+
+
 def test_every_fact_that_matters_is_in_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     key = key_of(DetectorConfig())
     assert key is not None
@@ -255,11 +272,11 @@ def test_a_stop_ends_the_trial_at_once_and_all_its_processes(tmp_path: Path) -> 
         children.extend(_children_of(int(pidfile.read_text())))
         asked.set()
 
-    thread = threading.Thread(target=stop, daemon=True)
+    thread = threading.Thread(target=stop)
     thread.start()
     with trial, pytest.raises(Interrupted):
         trial.report()
-    join(thread)
+    thread.join()
     assert children
     wait_until(lambda: not any(map(_lives, children)), "what the tester forked ends with it", 5)
 
@@ -289,12 +306,12 @@ def test_two_processes_do_not_try_at_the_same_time(tmp_path: Path, monkeypatch: 
             reports.append(trial.report())
 
     with Trial(DetectorConfig(), store, command(SLOW), budget_seconds=3) as trial:
-        thread = threading.Thread(target=second, daemon=True)
+        thread = threading.Thread(target=second)
         thread.start()
         time.sleep(0.3)
         assert thread.is_alive()
         first = trial.report()
-    join(thread)
+    thread.join()
     assert reports == [first]
 
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from support.waiting import join
-
 _CHUNK_BYTES = 4096
 _RTP_HEADER_BYTES = 12
 _RTP_TICKS = 90_000
@@ -148,11 +146,11 @@ class Weather:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="weather", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="weather")
 
     def do(self, work: Coroutine[Any, Any, None]) -> None:
         """Has it done there, and waits."""
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -163,7 +161,7 @@ class Weather:
     ) -> None:
         self.do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        join(self._thread)
+        self._thread.join()
         self._loop.close()
 
     @staticmethod

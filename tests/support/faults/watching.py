@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,8 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamdet.client.subscription import Gap, subscribe
 from streamdet.types import DetectionEvent, State, StateEvent
-from support.ports import free_port
-from support.waiting import join, wait_until
+from support.waiting import wait_until
 
 _SAMPLE_SECONDS = 0.5
 _END_SECONDS = 20.0
@@ -114,13 +114,10 @@ class DaemonProcess:
         self._defaults = {**defaults, "paused": True}
         self._command = command
         self._events = f"ipc://{folder}/events"
-        self._metrics = f"127.0.0.1:{free_port()}"
+        self._metrics = f"127.0.0.1:{_free_port()}"
         self._done = threading.Event()
         self._subscribed = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._subscribe, daemon=True),
-            threading.Thread(target=self._scrape, daemon=True),
-        ]
+        self._threads = [threading.Thread(target=self._subscribe), threading.Thread(target=self._scrape)]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -174,14 +171,14 @@ class DaemonProcess:
         assert self._process is not None
         self._done.set()
         for thread in self._threads:
-            join(thread)
+            thread.join()
         started = time.monotonic()
         self._process.terminate()
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-        self.seen.exit_code = self._process.wait(_END_SECONDS)
+        self.seen.exit_code = self._process.wait()
         self.seen.end_seconds = time.monotonic() - started
         self.seen.said.append(self._log())
 
@@ -268,3 +265,10 @@ def _by_stream(page: str) -> dict[str, dict[tuple[str, ...], float]]:
 
 def _toml(values: Mapping[str, Any]) -> str:
     return "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()) + "\n"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -76,6 +76,8 @@ if __name__ == "__main__":
     behaviour = dict(argument.split("=") for argument in sys.argv[1:])
     job = json.loads(sys.stdin.buffer.read())
     die_with(job["parent"])
+    if "sizes" in behaviour:
+        Path(behaviour["sizes"]).write_text(json.dumps(job["frame_sizes"]), encoding="utf-8")
     say = reserve_output()
     say({"device": "cpu"})
     if "pidfile" in behaviour:

@@ -7,7 +7,6 @@ import torch
 
 from streamdet.bench.cases import calibrated_weights
 from streamdet.config import DetectorConfig
-from streamdet.detector import reference as module
 from streamdet.detector.reference import ReferenceDetector
 from streamdet.detector.weights import Weights
 from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
@@ -58,12 +57,12 @@ def test_precision_is_torchvision_s(weights: Weights) -> None:
 
 
 def test_warm_up_runs_the_largest_batch(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WARM_UP_SIZE", (90, 160))
     detector = ReferenceDetector(weights, CONFIG)
-    seen: list[int] = []
-    detector._model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    detector.frame_sizes = ((90, 160), (160, 90))
+    seen: list[list[tuple[int, ...]]] = []
+    detector._model.register_forward_pre_hook(lambda _, inputs: seen.append([tuple(t.shape) for t in inputs[0]]))
     detector.warm_up()
-    assert seen == [2]
+    assert seen == [[(3, 90, 160)] * 2, [(3, 160, 90)] * 2]
 
     def run_out(*_: object) -> None:
         torch.empty(10**15)
