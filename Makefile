@@ -50,7 +50,7 @@ test: setup-dev  ## Pass the tests
 	$(BIN)/pytest -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
 stress: setup-dev  ## Run the races of the tests a thousand times
-	STREAMDET_STRESS_ROUNDS=$(or $(COUNT),1000) $(BIN)/pytest -m stress --timeout 3600 -rA $(PYTEST_ARGS)
+	STREAMDET_STRESS_ROUNDS=$(or $(COUNT),1000) $(BIN)/pytest -m stress --timeout 3600 -o faulthandler_timeout=4000 -rA $(PYTEST_ARGS)
 
 fuzz: setup-dev  ## Read a million broken inputs: events, requests, answers, configurations
 	$(BIN)/python tests/fuzzing.py --count $(or $(COUNT),1000000)

@@ -117,6 +117,7 @@ class Refusal(StrEnum):
     TOO_MANY = "too_many"
     NOT_FOUND = "not_found"
     EXISTS = "exists"
+    CONFLICT = "conflict"
     FAILED = "failed"
 
 

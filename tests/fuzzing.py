@@ -35,20 +35,23 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
-from streamdet import http_server, wire
+from streamdet import wire
 from streamdet.capture.sources.diagnosis import look_at_connection
 from streamdet.capture.sources.hls.playlist import Playlists, absolute
 from streamdet.config import StreamConfig, load_config
 from streamdet.delivery.replay import Replay, Ring
 from streamdet.errors import ConfigError, ControlError, SourceError, WireError
-from streamdet.http_server import Limits
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
-from streamdet.monitoring.unexpected import UnexpectedErrors
+from streamdet.http import server as http_server
+from streamdet.http.server import Limits
+from streamdet.monitoring.ledger import Ledger
+from streamdet.monitoring.metrics import DeliveryMetrics, Metrics
 from streamdet.security.redact import forget_secrets
-from streamdet.service.control import protocol
+from streamdet.service.control.api import decode_body
+from streamdet.service.control.client import decode_answer
 from streamdet.wire import replay as replay_wire
 from support.mutating import changed_json, damaged
 from support.paths import DATA, ROOT
+from support.waiting import join
 
 LONGEST_SECONDS = 5.0
 
@@ -170,30 +173,30 @@ def _replay_answer() -> Target:
 
 def _control_request() -> Target:
     values = {"max_fps": 5, "stall_seconds": "30 s", "zones": [{"name": "z", "polygon": [[0, 0], [1, 0], [1, 1]]}]}
-    arguments = {"name": "yard", "url": "rtsp://u:p@192.0.2.7/s", "values": values, "persist": True}
-    good = [protocol.encode_request(protocol.Request(c, arguments, 7)) for c in ("streams.add", "reload")]
+    good = [json.dumps({"name": "yard", "url": "rtsp://u:p@192.0.2.7/s", **values}).encode(), b'{"config": "/x"}']
 
     def read(data: bytes) -> Outcome:
         try:
-            request = protocol.decode_request(data)
+            body = decode_body(data)
         except ControlError as error:
             return _one_line(error)
-        assert protocol.decode_request(json.dumps({"version": 1, "command": request.command}).encode())
+        assert decode_body(json.dumps(body).encode()) == body
         return "taken"
 
     return Target(0.1, good, _either, read)
 
 
 def _control_answer() -> Target:
-    good = [
-        protocol.encode_result(7, {"stream": {"name": "yard", "state": "up"}, "streams": {"added": ["yard"]}}),
-        protocol.encode_error(7, ConfigError(["streams[yard].url: is wrong", "x"])),
-        protocol.encode_error(None, ControlError("not_found", "no such stream")),
+    answers = [
+        {"stream": {"name": "yard", "state": "up"}, "streams": {"added": ["yard"]}},
+        {"status": 422, "code": "invalid", "problems": ["streams[yard].url: is wrong", "x"]},
+        {"status": 404, "code": "not_found", "problems": ["no such stream"]},
     ]
+    good = [json.dumps(answer).encode() for answer in answers]
 
     def read(data: bytes) -> Outcome:
         try:
-            protocol.decode_answer(data)
+            decode_answer(404 if b"problems" in data else 200, data)
         except (ControlError, ConfigError) as error:
             return type(error).__name__
         return "taken"
@@ -261,12 +264,11 @@ def _page_request(loop: asyncio.AbstractEventLoop) -> Target:
     limits = Limits()
     config = uvicorn.Config(app, ws="none", log_config=None, h11_max_incomplete_event_size=limits.head_bytes)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    registry = CollectorRegistry()
-    unexpected = UnexpectedErrors(registry)
+    metrics = Metrics(Ledger())
 
     async def serve(data: bytes) -> bytes:
         protocol, transport = http_server._Protocol(config, ServerState(), {}, loop), _Transport()
-        protocol.bind(http_server.Connection("127.0.0.1"), http_server._Connections(limits), unexpected)
+        protocol.bind(http_server.Connection("127.0.0.1"), http_server._Connections(limits), metrics.unexpected)
         protocol.connection_made(transport)
         protocol.data_received(data)
         for _ in range(20):
@@ -277,7 +279,7 @@ def _page_request(loop: asyncio.AbstractEventLoop) -> Target:
 
     def read(data: bytes) -> Outcome:
         answer = loop.run_until_complete(serve(data))
-        assert registry.get_sample_value("streamdet_unexpected_errors_total", {"part": "http"}) == 0
+        assert metrics.registry.get_sample_value("streamdet_unexpected_errors_total", {"part": "http"}) == 0
         assert not answer or re.match(rb"HTTP/1\.1 [1-5][0-9]{2} ", answer)
         status = answer[9:12].decode()
         return "taken" if status == "200" else status or "incomplete"
@@ -325,14 +327,14 @@ def _camera() -> Iterator[tuple[Callable[[bytes], None], int]]:
                         return
                     connection.sendall(saying[0])
 
-        thread = threading.Thread(target=serve, name="fuzzed-camera")
+        thread = threading.Thread(target=serve, name="fuzzed-camera", daemon=True)
         thread.start()
         try:
             yield lambda data: saying.__setitem__(0, data), listener.getsockname()[1]
         finally:
             # Who says nothing ends it.
             socket.create_connection(listener.getsockname()).close()
-            thread.join()
+            join(thread)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class Soak:
         begun_at, began = time.monotonic(), len(self.samples)
         calm_since = time.monotonic()
         while time.monotonic() - calm_since < _QUIET_SECONDS:
-            streams = self._scene.ask("streams.list")["streams"]
+            streams = self._scene.ask("GET", "/v1/streams")["streams"]
             if any(stream["state"] != "up" for stream in streams):
                 calm_since = time.monotonic()
             if time.monotonic() - begun_at > _SETTLE_SECONDS:

@@ -78,31 +78,31 @@ class Faults:
         self._added += 1
         name, readable = f"added-{self._added}", self._added % 2 == 0
         url, values = (str(sample_clip()), {"loop": True, "max_fps": 2}) if readable else ("rtsp://127.0.0.1:1/x", {})
-        self._scene.ask("streams.add", name=name, url=url, values=values)
+        self._scene.ask("POST", "/v1/streams", {**values, "name": name, "url": url})
         yield self._seconds(2, 8)
-        self._scene.ask("streams.remove", name=name)
+        self._scene.ask("DELETE", f"/v1/streams/{name}")
 
     def stream_paused(self) -> Fault:
         """At the control socket."""
         name = self._random.choice(list(self._scene.cameras))
-        self._scene.ask("streams.pause", name=name)
+        self._scene.ask("PATCH", f"/v1/streams/{name}", {"paused": True})
         yield self._seconds(1, 5)
-        self._scene.ask("streams.reset", name=name)
+        self._scene.ask("POST", f"/v1/streams/{name}/reset")
 
     def reloaded(self) -> Fault:
         """Other rates, and one stream more."""
         more = f'[[streams]]\nname = "reloaded"\nurl = "{sample_clip()}"\nloop = true\nmax_fps = 2\n'
         self._scene.write_config(more=more, fps=2)
-        self._scene.ask("reload")
+        self._scene.ask("POST", "/v1/reload")
         yield self._seconds(3, 8)
         self._scene.write_config()
-        self._scene.ask("reload")
+        self._scene.ask("POST", "/v1/reload")
 
     def reloaded_badly(self) -> Fault:
         """A file that is refused."""
         self._scene.write_config(more='[[streams]]\nname = "x"\ncolour = 3\n')
         with suppress(ConfigError):
-            self._scene.ask("reload")
+            self._scene.ask("POST", "/v1/reload")
             message = "a bad configuration was taken"
             raise AssertionError(message)
         yield 0.0

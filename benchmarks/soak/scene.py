@@ -16,7 +16,7 @@ from relay import Relay
 
 from streamdet.assets import sample_clip
 from streamdet.service.control.client import ask
-from support.processes import free_ports
+from support.ports import free_ports
 from support.rtsp import RtspServer, h264
 
 CAMERAS = ("north", "east", "south")
@@ -94,9 +94,9 @@ class Scene:
             encoding="utf-8",
         )
 
-    def ask(self, command: str, **arguments: object) -> dict[str, Any]:
+    def ask(self, method: str, path: str, body: dict[str, object] | None = None) -> dict[str, Any]:
         """Asks the daemon at its control socket."""
-        return ask(self.control_path, command, arguments, timeout_seconds=30)
+        return ask(self.control_path, method, path, body, timeout_seconds=30)
 
     def metrics(self) -> str:
         """The metrics page."""

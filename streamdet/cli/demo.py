@@ -25,9 +25,11 @@ from streamdet.assets import sample_clip
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.subscription import Gap, subscribe
 from streamdet.config import Config, DetectorConfig, LogConfig, MetricsConfig, PublisherConfig, StreamConfig
-from streamdet.config.addresses import is_loopback, metrics_socket
+from streamdet.config.addresses import metrics_socket
 from streamdet.errors import EndpointError
 from streamdet.monitoring.log import configure_logging
+from streamdet.monitoring.rates import RecentEvents
+from streamdet.security.endpoints import is_loopback
 from streamdet.types import DetectionEvent, Drop, State
 from streamdet.worker import Worker
 
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
 _STREAMS = ("campus-east", "campus-west")
 _REFRESH_SECONDS = 0.25
-_RATE_WINDOW_SECONDS = 5.0
 _MAX_LATENCIES = 100_000
 _LAST_EVENTS = 8
 _LIVE_COLUMNS = ("stream", "state", "fps in", "out", "p50", "p99", "dropped", "in the picture")
@@ -270,7 +271,7 @@ class DemoView(Worker):
     def _note(self, event: DetectionEvent) -> None:
         seen = self._seen[event.stream]
         seen.latencies_seconds.append(event.published_at - event.frame.captured_at)
-        seen.arrivals.append(time.monotonic())
+        seen.recent.add(time.monotonic())
         seen.labels = Counter(found.label for found in event.detections)
         seen.objects.update({found.track_id: found.label for found in event.detections if found.track_id is not None})
         line = Text(f"{event.stream:12} frame {event.frame.seq:5}  ", style="dim")
@@ -293,7 +294,7 @@ class DemoView(Worker):
                 "stream": name,
                 "state": Text(state.value, style=_COLOURS[state]),
                 "fps in": f"{ledger.captured / max(now - self._began, 1e-9):.1f}" if ledger else "",
-                "out": f"{seen.fps(now):.1f}",
+                "out": f"{seen.recent.per_second(now):.1f}",
                 "p50": _milliseconds(p50),
                 "p99": _milliseconds(p99),
                 "dropped": str(sum(ledger.dropped[reason] for reason in Drop)) if ledger else "",
@@ -321,14 +322,9 @@ class _Seen:
     """What the subscriber saw of one stream."""
 
     latencies_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_LATENCIES))
-    arrivals: deque[float] = field(default_factory=deque)
+    recent: RecentEvents = field(default_factory=RecentEvents)
     labels: Counter[str] = field(default_factory=Counter)
     objects: dict[int, str] = field(default_factory=dict)
-
-    def fps(self, now: float) -> float:
-        while self.arrivals and now - self.arrivals[0] > _RATE_WINDOW_SECONDS:
-            self.arrivals.popleft()
-        return len(self.arrivals) / _RATE_WINDOW_SECONDS
 
 
 def summary_table(summary: dict[str, Any], characters: int) -> Table:

@@ -28,7 +28,7 @@ Exit codes: 0 the file is in force, 1 the daemon could not take it, 2 the file i
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help="The file of the daemon that is meant, if several run.",
+    help="The file of the daemon to ask, if several run.",
 )
 @click.option(
     "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
@@ -36,13 +36,13 @@ Exit codes: 0 the file is in force, 1 the daemon could not take it, 2 the file i
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def command(config_path: Path | None, socket_path: Path | None, *, as_json: bool) -> None:
-    """Make a running daemon read its configuration file again, and say what came of it.
+    """Make a running daemon read its configuration file again, and print what changed.
 
-    All of the file takes effect, or nothing. Without options the one daemon of this user, or of the system, is meant.
+    All of the file takes effect, or nothing. Without options the only daemon of this user or of the system is asked.
     """
-    arguments = {} if config_path is None else {"config": str(config_path.resolve())}
+    body = {} if config_path is None else {"config": str(config_path.resolve())}
     try:
-        result = ask(find_socket(socket_path, config_path), "reload", arguments)
+        result = ask(find_socket(socket_path, config_path), "POST", "/v1/reload", body)
     except ConfigError as error:
         if not as_json:
             click.echo("nothing was changed:", err=True)

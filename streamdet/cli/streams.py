@@ -8,6 +8,7 @@ import tomllib
 from datetime import date, time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 from rich.console import Console
@@ -37,7 +38,7 @@ Examples:
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help="The file of the daemon that is meant, if several run.",
+    help="The file of the daemon to ask, if several run.",
 )
 @click.option(
     "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
@@ -47,7 +48,7 @@ Examples:
 def command(context: click.Context, config_path: Path | None, socket_path: Path | None) -> None:
     """List, add, change, pause and remove the streams of a running daemon.
 
-    What is changed takes effect at once, outlives a reload, and is forgotten at a restart unless --persist is given.
+    A change takes effect at once, outlives a reload, and is forgotten at a restart unless --persist is given.
     """
     context.obj = (socket_path, config_path)
 
@@ -65,10 +66,10 @@ _name = click.argument("name")
 @click.pass_context
 def list_(context: click.Context, *, as_json: bool) -> None:
     """Show every stream: its state, frames per second in and out, and where it comes from."""
-    result = _ask(context, "streams.list", {}, as_json=as_json)
+    result = _ask(context, "GET", "/v1/streams", as_json=as_json)
     if not as_json:
         _print(result)
-        if result.get("engine"):  # not of older daemons
+        if result.get("engine"):
             _print_engine(result["engine"])
 
 
@@ -86,22 +87,26 @@ def add(
 ) -> None:  # fmt: skip
     """Add a stream, with the keys and rules of [[streams]] in the configuration.
 
-    A password in URL is seen by everybody who may list processes, and kept in the shell's history. Write ${NAME}, which
-    the daemon replaces from its own environment or credentials, or use --url-from-stdin.
+    A password in URL can be seen by all users who may list processes, and is kept in the shell's history. Write
+    ${NAME}, which the daemon replaces from its own environment or credentials, or use --url-from-stdin.
     """
     if url_from_stdin == (url is not None):
         problem = "give either URL or --url-from-stdin"
         raise click.UsageError(problem)
     given = sys.stdin.readline(8192).strip() if url is None else url
-    arguments = {"name": name, "url": _absolute(given), "values": _values(settings), "persist": persist}
-    _report(context, "streams.add", arguments, "was added", as_json=as_json)
+    values = _values(settings)
+    if "name" in values:
+        problem = "NAME is the name of the stream; leave --set name out"
+        raise click.UsageError(problem)
+    stream = {**values, "name": name, "url": _absolute(given)}
+    _change(context, "POST", "/v1/streams", name, "was added", stream, persist=persist, as_json=as_json)
 
 
 @command.command()
 @_name
 @_set
 @click.option(
-    "--unset", multiple=True, metavar="KEY", help="Back to what the file says, or the default; again for more."
+    "--unset", multiple=True, metavar="KEY", help="Go back to what the file says, or the default; again for more."
 )
 @_persist
 @_json
@@ -120,8 +125,8 @@ def change(
     if not values and not unset and not persist:
         problem = "there is nothing to change; give --set or --unset, or --persist to keep what was changed before"
         raise click.UsageError(problem)
-    arguments = {"name": name, "values": values, "unset": list(unset), "persist": persist}
-    _report(context, "streams.change", arguments, "was changed", as_json=as_json)
+    patch = {**values, **dict.fromkeys(unset)}
+    _change(context, "PATCH", _path(name), name, "was changed", patch, persist=persist, as_json=as_json)
 
 
 @command.command()
@@ -131,7 +136,7 @@ def change(
 @click.pass_context
 def remove(context: click.Context, name: str, *, persist: bool, as_json: bool) -> None:
     """Remove a stream; one of the file comes back with `reset`."""
-    _report(context, "streams.remove", {"name": name, "persist": persist}, "was removed", as_json=as_json)
+    _change(context, "DELETE", _path(name), name, "was removed", persist=persist, as_json=as_json)
 
 
 @command.command()
@@ -140,8 +145,9 @@ def remove(context: click.Context, name: str, *, persist: bool, as_json: bool) -
 @_json
 @click.pass_context
 def pause(context: click.Context, name: str, *, persist: bool, as_json: bool) -> None:
-    """Close a stream's connection and leave it alone; it stays configured, and is `down` with the reason `paused`."""
-    _report(context, "streams.pause", {"name": name, "persist": persist}, "is paused", as_json=as_json)
+    """Close a stream's connection; the stream stays configured, and is `down` with the reason `paused`."""
+    patch = {"paused": True}
+    _change(context, "PATCH", _path(name), name, "is paused", patch, persist=persist, as_json=as_json)
 
 
 @command.command()
@@ -151,7 +157,8 @@ def pause(context: click.Context, name: str, *, persist: bool, as_json: bool) ->
 @click.pass_context
 def resume(context: click.Context, name: str, *, persist: bool, as_json: bool) -> None:
     """Connect a paused stream again."""
-    _report(context, "streams.resume", {"name": name, "persist": persist}, "is connected again", as_json=as_json)
+    patch = {"paused": False}
+    _change(context, "PATCH", _path(name), name, "is connected again", patch, persist=persist, as_json=as_json)
 
 
 @command.command()
@@ -161,12 +168,18 @@ def resume(context: click.Context, name: str, *, persist: bool, as_json: bool) -
 @click.pass_context
 def reset(context: click.Context, name: str, *, persist: bool, as_json: bool) -> None:
     """Forget what was changed about a stream of the file at run time, also that it was removed."""
-    _report(context, "streams.reset", {"name": name, "persist": persist}, "is as the file says", as_json=as_json)
+    _change(context, "POST", f"{_path(name)}/reset", name, "is as the file says", persist=persist, as_json=as_json)
 
 
-def _ask(context: click.Context, request: str, arguments: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
+def _path(name: str) -> str:
+    return f"/v1/streams/{quote(name, safe='')}"
+
+
+def _ask(
+    context: click.Context, method: str, path: str, body: dict[str, Any] | None = None, *, as_json: bool
+) -> dict[str, Any]:
     try:
-        result = ask(find_socket(*context.obj), request, arguments)
+        result = ask(find_socket(*context.obj), method, path, body)
     except StreamdetError as error:
         if not as_json:
             raise
@@ -178,11 +191,14 @@ def _ask(context: click.Context, request: str, arguments: dict[str, Any], *, as_
     return result
 
 
-def _report(context: click.Context, request: str, arguments: dict[str, Any], done: str, *, as_json: bool) -> None:
-    _ask(context, request, arguments, as_json=as_json)
+def _change(
+    context: click.Context, method: str, path: str, name: str, done: str, body: dict[str, Any] | None = None,
+    *, persist: bool, as_json: bool,
+) -> None:  # fmt: skip
+    _ask(context, method, f"{path}?persist=true" if persist else path, body, as_json=as_json)
     if not as_json:
-        kept = "and stays so over restarts" if arguments["persist"] else "until the next restart"
-        click.echo(f"{arguments['name']} {done}, {kept}")
+        kept = "and stays so over restarts" if persist else "until the next restart"
+        click.echo(f"{name} {done}, {kept}")
 
 
 def _values(settings: tuple[str, ...]) -> dict[str, Any]:
@@ -197,7 +213,7 @@ def _values(settings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _value(text: str) -> object:
-    """A value as it would stand in the file; quotes around a text may be left out."""
+    """A value as it would stand in the file; a text may do without quotes."""
     try:
         tables = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -208,11 +224,11 @@ def _value(text: str) -> object:
 
 
 def _absolute(url: str) -> str:
-    """A file is meant from the folder of the person, not of the daemon."""
+    """A relative path of a file as seen from this folder, not from the daemon's."""
     try:
         is_path = kind_of_url(url) is UrlKind.FILE and "://" not in url and "${" not in url
     except ValueError:
-        return url  # the daemon says what is wrong
+        return url  # the daemon reports what is wrong
     return str(Path(url).absolute()) if is_path else url
 
 

@@ -24,10 +24,10 @@ from streamdet import wire
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.subscription import Gap, Restart, Subscription, subscribe
 from streamdet.errors import EXIT_INTERRUPTED, StreamdetError
+from streamdet.monitoring.rates import RecentEvents
 from streamdet.security.plain_text import plain, plain_json
 from streamdet.types import Detection, DetectionEvent, PreviewEvent, State, StateEvent
 
-_WINDOW_SECONDS = 5.0
 _NOTES = 5
 # Bounds what another program at the endpoint may send.
 _MOST_STREAMS = 10_000
@@ -266,7 +266,7 @@ class Seen:
         if isinstance(item, PreviewEvent):
             return None
         latency_seconds = time.time() - item.frame.captured_at
-        stream.recent.append((time.monotonic(), latency_seconds))
+        stream.recent.add(time.monotonic(), latency_seconds)
         stream.count(item)
         stream.found = _found(item)
         for crossing in item.crossings:
@@ -283,8 +283,8 @@ class Seen:
         for title, justify in _LIVE_COLUMNS:
             table.add_column(title, justify=justify, no_wrap=title != "in the newest frame")
         for name, stream in sorted(self._streams.items()):
-            fps = stream.fps(now)
-            latency = f"{median(seconds for _, seconds in stream.recent) * 1000:.0f} ms" if stream.recent else "-"
+            fps, latencies = stream.recent.per_second(now), stream.recent.values()
+            latency = f"{median(latencies) * 1000:.0f} ms" if latencies else "-"
             lost = Text(str(stream.lost), style="red" if stream.lost else "dim")
             state = Text("-", style="dim") if stream.state is None else _state(stream.state, with_detail=False)
             table.add_row(Text(plain(name), style="bold"), state, f"{fps:.1f}", latency, lost, stream.found)
@@ -342,15 +342,7 @@ class _Stream:
     labels: Counter[str] = field(default_factory=Counter)
     objects: Counter[str] = field(default_factory=Counter)
     known_objects: dict[tuple[str, int], None] = field(default_factory=dict)
-    recent: deque[tuple[float, float]] = field(default_factory=deque)
-
-    def fps(self, now: float) -> float:
-        """Events per second in the last seconds."""
-        while self.recent and self.recent[0][0] < now - _WINDOW_SECONDS:
-            self.recent.popleft()
-        if len(self.recent) < 2:
-            return 0.0
-        return (len(self.recent) - 1) / max(now - self.recent[0][0], 1e-3)
+    recent: RecentEvents = field(default_factory=RecentEvents)
 
     def count(self, event: DetectionEvent) -> None:
         """Counts the boxes of a frame, and each tracked object once."""

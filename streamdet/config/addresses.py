@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from enum import StrEnum
-from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -192,14 +191,6 @@ def metrics_socket(endpoint: str) -> Socket:
     if not host or "*" in host:
         refuse(f"must name an address, like 127.0.0.1:9095; every one of this machine is 0.0.0.0:{match['port']}")
     return Socket(host, int(match["port"]))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens at an address or name."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def same_port(one: Socket, other: Socket) -> bool:

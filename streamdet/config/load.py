@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from streamdet.config.addresses import UrlKind, doubt_of_url, kind_of_url, metrics_socket, publisher_socket, same_port
+from streamdet.config.addresses import (
+    Socket,
+    UrlKind,
+    doubt_of_url,
+    kind_of_url,
+    metrics_socket,
+    publisher_socket,
+    same_port,
+)
 from streamdet.config.checks import detector_problems, missing_files, resolve_paths, unknown_labels
 from streamdet.config.explain import MAX_PROBLEMS, explain
 from streamdet.config.models import KEY_FITS, NAME_PATTERN, Config, StreamConfig, StreamDefaults
 from streamdet.config.substitute import Substitution
 from streamdet.config.toml import KeyPath, Tables, lines_of_keys, parse, read_text
 from streamdet.errors import ConfigError
+from streamdet.security.endpoints import is_loopback
 from streamdet.security.redact import redact
+
+HOW_TO_CLOSE_CONTROL = (
+    "set tls_certificate_file, tls_key_file and password_file in [metrics] (streamdet web --set-password FILE makes "
+    "one), or listen at 127.0.0.1:9096 or [::1]:9096"
+)
+_LISTENING: dict[tuple[str, str], Callable[[str], Socket | None]] = {
+    ("publisher", "endpoint"): publisher_socket,
+    ("metrics", "endpoint"): metrics_socket,
+    ("control", "listen"): metrics_socket,
+}
 
 
 def load_config(path: Path, environ: Mapping[str, str] = os.environ, *, text: str | None = None) -> Config:
@@ -135,19 +154,27 @@ class _Reading:
             first.setdefault(name, number)
 
     def _check_ports(self) -> None:
-        texts = []
-        for table in ("publisher", "metrics"):
-            keys = self._tables.get(table, {})
-            default = Config.model_fields[table].default.endpoint
-            texts.append(keys.get("endpoint", default) if isinstance(keys, dict) else default)
-        try:
-            events, page = publisher_socket(texts[0]), metrics_socket(texts[1])
-        except (ValueError, AttributeError, TypeError):
-            return  # one of them is wrong in itself, which has been told
-        if events is not None and same_port(events, page):
-            table = "metrics" if ("metrics", "endpoint") in self._lines else "publisher"
-            problem = f"port {page.port} is used by [publisher] and [metrics] both; give one of them another port"
-            self._problems.setdefault((table, "endpoint"), problem)
+        """No two tables may listen at one port, and the control API not in the clear where others can reach it."""
+        known: dict[tuple[str, str], Socket] = {}
+        for path, socket_of in _LISTENING.items():
+            keys = self._tables.get(path[0], {})
+            default = getattr(Config.model_fields[path[0]].default, path[1])
+            try:
+                found = socket_of(keys.get(path[1], default) if isinstance(keys, dict) else default)
+            except (ValueError, AttributeError, TypeError):
+                continue  # it is wrong in itself, or None
+            for other, socket in known.items():
+                if found is not None and same_port(socket, found):
+                    where = path if path in self._lines else other
+                    names = f"[{other[0]}] and [{path[0]}]"
+                    problem = f"port {found.port} is used by {names} both; give one of them another port"
+                    self._problems.setdefault(where, problem)
+            if found is not None:
+                known[path] = found
+        control, metrics = known.get(("control", "listen")), self._tables.get("metrics")
+        closed = isinstance(metrics, dict) and "tls_key_file" in metrics and "password_file" in metrics
+        if control is not None and not is_loopback(control.host) and not closed:
+            self._problems.setdefault(("control", "listen"), f"would let other machines in: {HOW_TO_CLOSE_CONTROL}")
 
     def _report(self) -> list[str]:
         ordered = sorted(self._problems.items(), key=lambda item: self._line(item[0]))

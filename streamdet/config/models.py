@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
-from streamdet.config.addresses import is_loopback, metrics_socket, publisher_socket, refuse_others_without_keys
+from streamdet.config.addresses import metrics_socket, publisher_socket, refuse_others_without_keys
 from streamdet.config.stream import KEY_FITS, NAME_PATTERN, StreamConfig, StreamDefaults
 from streamdet.config.values import (
     AS_NUMBER,
@@ -25,6 +25,7 @@ from streamdet.config.values import (
     refuse,
     table,
 )
+from streamdet.security.endpoints import is_loopback
 
 
 class TracingConfig(BaseModel):
@@ -416,7 +417,7 @@ MAX_SOCKET_PATH_BYTES = 107
 
 
 class ControlConfig(BaseModel):
-    """Where `streamdet reload` and `streamdet streams` reach the daemon; only programs on this machine can."""
+    """Where programs reach the control API of the daemon, which `streamdet reload` and `streamdet streams` use."""
 
     model_config = table("at a restart")
 
@@ -435,6 +436,13 @@ class ControlConfig(BaseModel):
         "user and root.",
         examples=["streamdet"],
     )
+    listen: str | None = Field(
+        None,
+        description="HOST:PORT at which the API can be reached over TCP as well (port 0 takes any free one), with the "
+        "certificate, the login and the names of [metrics]; without it over the Unix socket alone. Where other "
+        "machines can reach it, a certificate and a password are needed.",
+        examples=["127.0.0.1:9096", "0.0.0.0:9096"],
+    )
     changes_file: str = Field(
         "auto",
         min_length=1,
@@ -450,6 +458,13 @@ class ControlConfig(BaseModel):
         if len(path.encode(errors="replace")) > MAX_SOCKET_PATH_BYTES or "\0" in path:
             refuse(f"must be a path of at most {MAX_SOCKET_PATH_BYTES} bytes, such as /run/streamdet/control.sock")
         return path
+
+    @field_validator("listen")
+    @classmethod
+    def _is_endpoint(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None:
+            metrics_socket(endpoint)
+        return endpoint
 
 
 __all__ = [

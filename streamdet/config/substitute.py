@@ -69,7 +69,7 @@ class Substitution:
                 self.problems[path] = str(error)
                 return text
             references += 1
-            if is_url and not _is_host(text, match):
+            if is_url and not _is_host(text, match) and not _is_user(text, match):
                 remember_secret(value)
             if login is not None and match.end() < login.end():
                 value = _encode_login(value)
@@ -122,6 +122,11 @@ def _is_host(text: str, reference: re.Match[str]) -> bool:
     authority = before.partition("://")[2]
     starts = before == "" or re.search(r"(?:://|@)[^/?#@]*$", before) is not None
     return starts and "@" not in after and not re.search(r"[/?#]", authority)
+
+
+def _is_user(text: str, reference: re.Match[str]) -> bool:
+    """Whether a reference is the user name of a login with a password, which is often an ordinary word."""
+    return text[: reference.start()].endswith("://") and text[reference.end() :].startswith(":")
 
 
 def _encode_login(value: str) -> str:

@@ -28,7 +28,8 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from streamdet.config import PublisherConfig
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.monitoring.log import LogThrottle
+from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.security.curve import AllowedClients, KeyPair, read_pair
 from streamdet.security.endpoints import bind, parse_endpoint
 from streamdet.worker import Worker
@@ -302,8 +303,7 @@ class ConnectionGuard(Worker):
         # The descriptors over which whole messages have come lately; a set that is replaced as a whole.
         self._heard: set[int] = set()
         self._max_connections = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-        self._said_at = float("-inf")
-        self._unsaid = 0
+        self._throttle = LogThrottle(quiet_seconds=1.0)
         self._poller = zmq.Poller()
         self._zap: CurveAuthenticator | None = None
         if config.curve_server_key_file is not None and config.curve_allowed_clients_directory is not None:
@@ -554,14 +554,7 @@ class ConnectionGuard(Worker):
         self._say("refused a connection of %s: %s", address, reason)
 
     def _say(self, text: str, *arguments: object) -> None:
-        """Logs once a second at most, and says how many more there were."""
-        now = time.monotonic()
-        if now - self._said_at < 1.0:
-            self._unsaid += 1
-            return
-        more = f" (and {self._unsaid} more since the last such line)" if self._unsaid else ""
-        self._said_at, self._unsaid = now, 0
-        _log.warning(text + more, *arguments)
+        self._throttle.log(_log, logging.WARNING, text, *arguments)
 
 
 def descriptor_of(message: zmq.Frame) -> int | None:

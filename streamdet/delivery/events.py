@@ -14,6 +14,7 @@ from streamdet import wire
 from streamdet.analytics.stream_analytics import StreamAnalytics
 from streamdet.config import StreamConfig
 from streamdet.delivery.preview import Preview
+from streamdet.monitoring.log import LogThrottle
 from streamdet.monitoring.metrics import Metrics
 from streamdet.security.redact import redact
 from streamdet.types import (
@@ -111,6 +112,7 @@ class EventWriter:
         self._epoch = epoch
         self._state_interval_seconds = state_interval_seconds
         self._metrics = metrics
+        self._throttle = LogThrottle()
         self.seqs: Counter[str] = Counter()
         self._states: dict[str, _LastState] = {}
         self._analytics: dict[str, StreamAnalytics] = {}
@@ -253,7 +255,8 @@ class EventWriter:
         detections = wire.presentable(result.detections, frame.width, frame.height)
         if len(detections) < len(result.detections):
             left_out = len(result.detections) - len(detections)
-            _log.warning("left out %d detections without a usable box", left_out, extra={"stream": stream})
+            text = "left out %d detections without a usable box"
+            self._throttle.log(_log, logging.WARNING, text, left_out, stream=stream)
         analytics = self._analytics.get(stream)
         if analytics is None:
             return detections, ()

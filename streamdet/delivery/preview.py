@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from streamdet import wire
 from streamdet.config import PublisherConfig
+from streamdet.monitoring.log import LogThrottle
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import DetectionEvent, Picture
 from streamdet.worker import Wakeup, Worker
@@ -74,6 +75,7 @@ class Previews(Worker):
         self._interval_seconds = 1 / config.preview_max_fps
         self._encoded = encoded
         self._metrics = metrics
+        self._throttle = LogThrottle()
         self._prefixes: tuple[bytes, ...] = ()
         # Whether there were more than are kept: then all streams are watched until there are none.
         self._is_overfull = False
@@ -164,7 +166,8 @@ class Previews(Worker):
         began = perf_counter()
         jpeg = to_jpeg(picture.to_rgb(), self._max_side, self._quality)
         if jpeg is None:
-            _log.warning("a preview is too large for one message", extra={"stream": event.stream})
+            text = "a preview is too large for one message"
+            self._throttle.log(_log, logging.WARNING, text, stream=event.stream)
             return
         self._metrics.preview_encoded(event.stream, perf_counter() - began)
         with self._changed:

@@ -17,7 +17,7 @@ from typing import Protocol
 from streamdet import wire
 from streamdet.delivery.sockets import Route
 from streamdet.errors import WireError
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.security.limits import Rate
 from streamdet.wire.replay import (
     MAX_ANSWER_BYTES,

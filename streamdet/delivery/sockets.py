@@ -18,7 +18,7 @@ import zmq
 from streamdet.config import PublisherConfig
 from streamdet.delivery.connections import ConnectionGuard, descriptor_of
 from streamdet.errors import EndpointError
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.security.curve import KeyFileError
 from streamdet.security.endpoints import beside, remove_file
 from streamdet.security.limits import Share

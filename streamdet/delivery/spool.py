@@ -1,30 +1,24 @@
-"""Keeps events on disk, so that replay reaches back over restarts: an append-only log, bounded by size and age.
+"""Keeps events on disk, so that replay reaches back over restarts.
 
-One thread writes and reads. A crash of the process costs the events of its last 20 ms at the most; what the kernel has
-not yet put on the disk, a second at the most, does not survive a loss of power either. A disk that is full or
-broken costs events of the log, which are counted, and nothing else.
+One thread writes and reads. A crash of the process costs the events of its last 20 ms at the most; a loss of power
+those of the last second. A disk that is full or broken costs events of the spool, which are counted, and nothing else.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-import os
+import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
-
-import orjson
-from prometheus_client import CollectorRegistry
 
 from streamdet.config import SpoolConfig
-from streamdet.delivery.segment import MAGIC, encode_record
-from streamdet.delivery.segments import Segments
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.delivery.event_store import EventStore, Record
+from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.monitoring.log import FailureLog
+from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.monitoring.unexpected import UnexpectedErrors
 from streamdet.security.limits import Share
 from streamdet.wire.replay import Answer, Refused, ReplayRequest
@@ -34,24 +28,18 @@ _MAX_QUEUED_EVENTS = 20_000
 _MAX_QUEUED_BYTES = 32 << 20
 _MAX_REQUESTS = 512
 _MAX_REQUESTS_OF_A_CLIENT = 8
-# Reading for those who ask takes a twentieth of a core at most, but for what it takes to fill one subscriber's gaps.
+# Reading on request takes a twentieth of a core at most, after a burst that fills the gaps of one subscriber.
 _SHARE_OF_READING = 0.05
 _BURST_OF_READING_SECONDS = 0.5
-# Written together: waking for every event would cost its publisher more than all the rest.
+# Events of this time are written together: to wake up for each would cost more than to write it.
 _GATHER_SECONDS = 0.02
 _SYNC_SECONDS = 1.0
-_TIDY_SECONDS = 60.0
-# After the disk has failed, it is tried again so often.
+_FORGET_SECONDS = 60.0
+# A disk that has failed is tried again after so long.
 _TRY_AGAIN_SECONDS = 1.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _log = logging.getLogger(__name__)
-
-
-class _Event(NamedTuple):
-    topic: str
-    seq: int
-    payload: bytes
 
 
 _Question = tuple[int, str, str | None, int]
@@ -81,46 +69,50 @@ class Spool(Worker):
         metrics: DeliveryMetrics,
         on_error: Callable[[Worker], None] | None = None,
         unexpected: UnexpectedErrors | None = None,
+        clock: TrustedClock | None = None,
     ) -> None:
         super().__init__("spool", on_error)
-        self._unexpected = unexpected or UnexpectedErrors(CollectorRegistry())
+        self._unexpected = unexpected or UnexpectedErrors()
         self._epoch = epoch
         self._metrics = metrics
-        self._changed = threading.Condition()
-        self._queue: deque[_Event] = deque()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._is_waiting = False
+        self._queue: list[Record] = []
         self._queued_bytes = 0
         # By client, in the order of their turns; and by what is asked, in the order in which it came.
         self._fetches: dict[bytes, dict[_Question, _Fetch]] = {}
         self._fetching = Share(_SHARE_OF_READING, _BURST_OF_READING_SECONDS)
         self._last_seqs: dict[str, int] = {}
-        self._file = -1
         self._try_again_at = 0.0
         self._reason = self._problem = ""  # why the newest write failed, as the metrics and the log say it
-        self._is_dirty = False
-        self._sync_at = self._tidy_at = 0.0
-        directory = Path(config.directory or "")
-        limits = config.max_bytes, config.max_age_seconds
-        self._segments = Segments(directory, *limits, epoch, self._last_seqs)
+        self._tidy_at = self._forget_at = 0.0
+        self._is_stuck = False  # tidying up has failed
+        self._max_age_seconds = config.max_age_seconds
+        self._clock = clock or TrustedClock()
+        self._is_clock_compared = False
+        self._reported_doubt = ""
+        self._store = EventStore(Path(config.directory or ""), config.max_bytes, epoch, self._last_seqs)
         self._failure = FailureLog(_log, "{} events were not kept")
         self._unreadable = FailureLog(_log, "{} requests were not answered")
-        self._unsynced = FailureLog(_log, "{} times")
+        self._untidy = FailureLog(_log, "{} times")
 
     def keep(self, topic: str, seq: int, payload: bytes) -> None:
         """Takes an event of the present epoch; does not wait: where too many wait already, it is not kept."""
-        with self._changed:
+        with self._lock:
             self._last_seqs[topic] = seq
             is_full = len(self._queue) >= _MAX_QUEUED_EVENTS or self._queued_bytes >= _MAX_QUEUED_BYTES
             if not is_full:
-                self._queue.append(_Event(topic, seq, payload))
+                self._queue.append(Record(self._epoch, topic, seq, self._clock.wall(), payload))
                 self._queued_bytes += len(payload)
-                if len(self._queue) == 1:
+                if self._is_waiting:
                     self._changed.notify()
         if is_full:
             self._metrics.not_kept("queue_full", 1)
 
     def forget(self, topic: str) -> None:
         """Forgets how far a topic of the present epoch came, but not its events."""
-        with self._changed:
+        with self._lock:
             self._last_seqs.pop(topic, None)
 
     def fetch(self, client: bytes, request: ReplayRequest, reply: Callable[[Answer], None]) -> bool:
@@ -148,7 +140,7 @@ class Spool(Worker):
     def close(self) -> None:
         """Frees the directory of a spool that was never started; a running one does it itself at its end."""
         if not self.is_alive() or threading.current_thread() is self._thread:
-            self._segments.close()
+            self._store.close()
 
     def run(self) -> None:
         """Writes and answers until asked to stop and nothing is left to write."""
@@ -156,23 +148,19 @@ class Spool(Worker):
             while self._turn():
                 self.beat()
             self._end_epoch()
-            self._failure.end(f"events were not kept in {self._segments.directory}")
+            self._failure.end(f"events were not kept in {self._store.directory}")
         finally:
-            self._close_file()
             self.close()
 
     def _turn(self) -> bool:
-        with self._changed:
-            if not self._segments.is_unread:
+        with self._lock:
+            if not self._queue:
                 self._wait()
-            events, self._queue, self._queued_bytes = self._queue, deque(), 0
+            events, self._queue, self._queued_bytes = self._queue, [], 0
             is_last = self.stopping and not events
             fetch = self._next_fetch()
         if events:
             self._write(events)
-        if self._segments.is_unread:
-            # One after the other, so that writing never waits for all of them.
-            self._segments.read_next()
         if fetch is not None:
             # Time of the processor: on a busy machine a reader must not wait for what others do as well.
             began = time.thread_time()
@@ -180,20 +168,31 @@ class Spool(Worker):
             self._fetching.worked(time.thread_time() - began)
         self._tidy()
         if events and fetch is None:
-            self.sleep(_GATHER_SECONDS)
+            time.sleep(_GATHER_SECONDS)  # half as dear as waiting for an event that may end it
         return not is_last
 
     def _wait(self) -> None:
-        """Waits for events, a request that may be answered, or the end."""
-        pause_seconds = self._fetching.wait_seconds() if self._fetches else 0.0
+        """Waits for events, a request that may be answered, something to tidy up, or the end."""
+        until_tidy = max(self._tidy_at - time.monotonic(), 0.0)
+        pause_seconds = self._pause_of_fetches()
+        self._is_waiting = True
         if pause_seconds > 0:
-            self._changed.wait_for(lambda: self._queue or self.stopping, min(pause_seconds, _SYNC_SECONDS))
+            self._changed.wait_for(lambda: self._queue or self.stopping, min(pause_seconds, until_tidy))
         else:
-            self._changed.wait_for(lambda: self._queue or self._fetches or self.stopping, _SYNC_SECONDS)
+            self._changed.wait_for(lambda: self._queue or self._fetches or self.stopping, until_tidy)
+        self._is_waiting = False
+
+    def _pause_of_fetches(self) -> float:
+        """How long the requests that wait are not answered yet, in seconds."""
+        if not self._fetches:
+            return 0.0
+        if self._store.is_converting and not self._is_stuck:
+            return _SYNC_SECONDS  # at the most: only then is it certain what is kept
+        return self._fetching.wait_seconds()
 
     def _next_fetch(self) -> _Fetch | None:
-        """The request whose turn it is; None where there is none, or it may not be answered yet."""
-        if self._segments.is_unread or not self._fetches or self._fetching.wait_seconds() > 0:
+        """The request that is answered next; None where none waits, or it may not be answered yet."""
+        if not self._fetches or self._pause_of_fetches() > 0:
             return None
         client = next(iter(self._fetches))
         of_client = self._fetches.pop(client)
@@ -204,120 +203,89 @@ class Spool(Worker):
 
     def _answer(self, request: ReplayRequest, reply: Callable[[Answer], None]) -> None:
         try:
-            reply(self._segments.answer(request))
-        except OSError as error:
-            self._unreadable.failed(f"cannot read events in {self._segments.directory}: {error}")
+            reply(self._store.answer(request))
+        except (OSError, sqlite3.Error) as error:
+            self._unreadable.failed(f"cannot read events in {self._store.directory}: {error}")
             reply(Refused(request.id, "busy", "the events on disk cannot be read now"))
-        except Exception as error:  # noqa: BLE001 - whatever it is: events are to be kept, and others have asked, too
+        except Exception as error:  # noqa: BLE001 - whatever it is: events are to be kept, and other requests wait
             self._unexpected.report("replay", error, "a request for replay is refused")
             reply(Refused(request.id, "failed", "an unexpected error; see the log"))
 
-    def _write(self, events: deque[_Event]) -> None:
-        if time.monotonic() < self._try_again_at:
-            self._not_kept(len(events))
-            return
-        waiting: list[tuple[_Event, bytes]] = []
-        waiting_bytes = 0
-        for event in events:
-            record = encode_record(self._epoch, event.topic, event.seq, event.payload)
-            if self._room() < waiting_bytes + len(record) and (waiting or self._file >= 0):
-                self._append(waiting)
-                self._close_file()
-                waiting, waiting_bytes = [], 0
-            waiting.append((event, record))
-            waiting_bytes += len(record)
-        self._append(waiting)
+    def _write(self, events: list[Record]) -> None:
+        for batch in self._store.batches(events):
+            if time.monotonic() < self._try_again_at:
+                self._not_kept(len(batch))
+                continue
+            try:
+                self._store.append(batch)
+            except (OSError, sqlite3.Error) as error:
+                self._failed(error, len(batch))
+            else:
+                self._failure.works(f"events are kept in {self._store.directory} again")
+                self._metrics.kept(len(batch))
 
-    def _room(self) -> int:
-        return self._segments.segment_bytes - (self._segments.newest.used_bytes if self._file >= 0 else len(MAGIC))
-
-    def _append(self, records: list[tuple[_Event, bytes]]) -> None:
-        """Writes records to the newest segment: all of them, or none."""
-        if not records:
-            return
-        try:
-            if self._file < 0:
-                self._begin_segment()
-            segment = self._segments.newest
-            data = b"".join(record for _, record in records)
-            _write_all(self._file, data)
-        except OSError as error:
-            self._failed(error, sum(bool(event.topic) for event, _ in records))
-            return
-        self._failure.works(f"events are kept in {self._segments.directory} again")
-        segment.used_bytes += len(data)
-        segment.newest_at = time.time()
-        for event, _ in records:
-            segment.note(self._epoch, event.topic, event.seq, event.payload)
-        self._is_dirty = True
-        self._metrics.kept(sum(bool(event.topic) for event, _ in records))
-
-    def _begin_segment(self) -> None:
-        segment, self._file = self._segments.make()
-        _write_all(self._file, MAGIC)
-        segment.used_bytes = len(MAGIC)
-
-    def _failed(self, error: OSError, count: int) -> None:
-        """Counts what could not be written, and takes back what was written of it in part."""
-        self._reason = "disk_full" if error.errno in _FULL else "error"
-        self._problem = f"cannot keep events in {self._segments.directory}: {error}; they are published all the same"
+    def _failed(self, error: OSError | sqlite3.Error, count: int) -> None:
+        """Counts what could not be written."""
+        cause = self._store.cause_of(error)
+        is_full = isinstance(cause, OSError) and cause.errno in _FULL
+        self._reason = "disk_full" if is_full else "error"
+        self._problem = f"cannot keep events in {self._store.directory}: {cause}; they are published all the same"
         self._not_kept(count)
         self._try_again_at = time.monotonic() + _TRY_AGAIN_SECONDS
-        if self._file < 0:
-            return
-        segment = self._segments.newest
-        try:
-            os.ftruncate(self._file, segment.used_bytes)
-            os.lseek(self._file, segment.used_bytes, os.SEEK_SET)
-        except OSError:
-            self._close_file()  # the torn record stays at its end, where no reader goes
-        if segment.used_bytes < len(MAGIC):
-            self._close_file()
-            self._segments.remove(segment)
 
     def _not_kept(self, count: int) -> None:
         self._metrics.not_kept(self._reason, count)
         self._failure.failed(self._problem, count)
 
     def _end_epoch(self) -> None:
-        """Writes down how far each topic came; without it, a reader cannot know whether the end is missing."""
-        with self._changed:
+        with self._lock:
             last_seqs = dict(self._last_seqs)
-        if last_seqs:
-            self._append_end(orjson.dumps(last_seqs))
-
-    def _append_end(self, payload: bytes) -> None:
-        self._append([(_Event("", 0, payload), encode_record(self._epoch, "", 0, payload))])
+        if not last_seqs:
+            return
+        try:
+            self._store.end_epoch(last_seqs)
+        except (OSError, sqlite3.Error) as error:
+            self._failed(error, 0)
 
     def _tidy(self) -> None:
+        """Brings events onto the disk once a second, and does a part of what there is to tidy up."""
         now = time.monotonic()
-        if self._is_dirty and now >= self._sync_at:
-            self._sync()
-            self._sync_at = now + _SYNC_SECONDS
-        if now >= self._tidy_at and not self._segments.is_unread:
-            self._segments.make_room(is_writing=self._file >= 0)
-            self._tidy_at = now + _TIDY_SECONDS
-        self._metrics.spool_used(self._segments.used_bytes)
+        if now < self._tidy_at:
+            return
+        is_more = self._is_stuck = False
+        try:
+            is_more = self._tidy_some(now)
+        except (OSError, sqlite3.Error) as error:
+            self._untidy.failed(f"cannot tidy up {self._store.directory}: {self._store.cause_of(error)}")
+            self._is_stuck = True
+        self._tidy_at = now if is_more else now + _SYNC_SECONDS
+        self._metrics.spool_used(self._store.used_bytes)
 
-    def _sync(self) -> None:
-        self._is_dirty = False
-        if self._file >= 0:
-            try:
-                os.fdatasync(self._file)
-            except OSError as error:
-                self._unsynced.failed(f"cannot sync {self._segments.directory}: {error}")
+    def _tidy_some(self, now: float) -> bool:
+        if self._store.is_converting:
+            self._store.convert_next()
+            return True
+        self._store.sync()
+        if now >= self._forget_at:
+            self._store.forget_names()
+            self._forget_at = now + _FORGET_SECONDS
+        return self._delete_older() or self._store.shrink()
 
-    def _close_file(self) -> None:
-        if self._file >= 0:
-            self._sync()
-            file, self._file = self._file, -1
-            try:
-                os.close(file)
-            except OSError as error:  # some file systems only now find that the disk is full
-                self._unsynced.failed(f"cannot sync {self._segments.directory}: {error}")
-
-
-def _write_all(file: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(file, left) :]
+    def _delete_older(self) -> bool:
+        """Deletes events that are too old; not where the clock may be wrong."""
+        if not self._is_clock_compared:
+            newest_at = self._store.newest_before()
+            if newest_at is not None:
+                self._clock.compare(newest_at)
+            self._is_clock_compared = True
+        now = self._clock.now()
+        limit = self._clock.wall() - self._max_age_seconds
+        if now is not None:
+            return self._store.delete_older(limit)
+        if self._clock.doubt != self._reported_doubt and self._store.is_older(limit):
+            self._reported_doubt = self._clock.doubt
+            _log.warning(
+                "%s: %s; events that look older than max_age_seconds are not deleted for that within the next hour",
+                *(self._store.directory, self._clock.doubt),
+            )
+        return False

@@ -1,44 +1,45 @@
-"""The log: lines for people, JSON lines for programs, and never a secret; no thread ever waits for who reads it.
+"""The log: lines for people, JSON lines for programs, and never a secret; no thread ever waits for its reader.
 
-A line that repeats is left out, for a second at first and for a minute at last; how many there were is told.
+Every line of streamdet's own is written. One that a single frame, message or request can cause goes through a
+`LogThrottle`, one about what may fail for long through a `FailureLog`; the handler throttles the lines of libraries.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import json
 import logging
 import os
+import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import weakref
+from collections import deque
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Literal, Protocol, TextIO
 
-from streamdet.monitoring.log_writer import LogWriter
 from streamdet.security.plain_text import plain_lines
 from streamdet.security.redact import redact
 
-_REPEAT_SECONDS = 1.0
-_MOST_SECONDS = 60.0
-# Where there are more different lines at a time than this, the one that is due next is forgotten.
-_MAX_REPEATS = 1000
-_COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
-# sd-daemon(3): what begins a line on the way to the journal, which takes it off and keeps it as the line's priority.
-_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+QUIET_SECONDS = 60.0
+"""A line that repeats is written once in this time."""
 
-_Key = tuple[object, ...]
+_MAX_THROTTLED = 1000
+_COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+# sd-daemon(3): a line for the journal begins with its priority, which the journal takes off and keeps.
+_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+# What a line takes beside its text.
+_OVERHEAD_BYTES = 128
+
 Times = Literal["of day", "full", "none"]
 
 _log = logging.getLogger(__name__)
 
 
 class LogSettings(Protocol):
-    """What is asked of a log; `LogConfig` is one."""
+    """What configures a log; `LogConfig` is one."""
 
     @property
     def level(self) -> str:
@@ -52,7 +53,7 @@ class LogSettings(Protocol):
 def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Sends the log of the whole process to a stream; may be called again, and then replaces what was set.
 
-    Python's warnings and errors that no one caught, also of threads, go into the log too.
+    Python's warnings and uncaught errors, also those of threads, go into the log too.
 
     Args:
         settings: what to write, and how.
@@ -136,7 +137,7 @@ class TextFormatter(logging.Formatter):
 def _message(record: logging.LogRecord) -> str:
     try:
         return redact(record.getMessage())
-    except Exception as error:  # noqa: BLE001 - str() of any object may raise anything; the line is told all the same
+    except Exception as error:  # noqa: BLE001 - str() of any object may raise anything; the line is written all the same
         return redact(f"{record.msg} (its values cannot be shown: {type(error).__name__})")
 
 
@@ -149,92 +150,11 @@ def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     return redact("\n".join(parts))
 
 
-@dataclass(slots=True)
-class _Repeat:
-    """A line that was written, and what came after it.
-
-    Attributes:
-        record: the newest repetition.
-        quiet_seconds: how long repetitions are left out.
-        quiet_until: until when, monotonic seconds.
-        left_out: how many were, since that was said last.
-    """
-
-    record: logging.LogRecord
-    quiet_until: float
-    quiet_seconds: float = _REPEAT_SECONDS
-    left_out: int = 0
-
-    def be_quiet(self, now: float) -> float:
-        """Begins a time of quiet twice as long as the one before; its end."""
-        self.quiet_seconds = min(2 * self.quiet_seconds, _MOST_SECONDS)
-        self.quiet_until = now + self.quiet_seconds
-        return self.quiet_until
-
-
-class _Repeats:
-    """Which lines have been written lately, and how often they were left out since.
-
-    Repetitions are left out for a second, and where they go on for two, four, up to `_MOST_SECONDS`, with a line in
-    between. A line that has not come for `_MOST_SECONDS` after that is new again.
-    """
-
-    def __init__(self) -> None:
-        self._lines: dict[_Key, _Repeat] = {}
-        # When each is looked at again; more than once, where a time of quiet began again.
-        self._due: list[tuple[float, int, _Key]] = []
-        self._count = itertools.count()
-
-    def admits(self, record: logging.LogRecord, now: float) -> bool:
-        """Whether a record is written; counts it when it is not."""
-        message = str(record.msg)
-        # Without words of its own, a template does not tell one line from another.
-        template = _message(record) if message == "%s" else message
-        key = (getattr(record, "stream", None), record.name, record.levelno, template)
-        line = self._lines.get(key)
-        if line is None:
-            line = self._lines[key] = _Repeat(record, now + _REPEAT_SECONDS)
-            self._look_at(key, line.quiet_until)
-        elif now < line.quiet_until:
-            line.record = record
-            line.left_out += 1
-            return False
-        else:
-            self._look_at(key, line.be_quiet(now))
-        return True
-
-    def over(self, now: float) -> Iterator[logging.LogRecord]:
-        """Looks at what is due by now; yields a record for each line that had repetitions."""
-        while self._due and (self._due[0][0] <= now or len(self._lines) > _MAX_REPEATS):
-            at, _, key = heapq.heappop(self._due)
-            line = self._lines.get(key)
-            if line is None or at < line.quiet_until:
-                continue
-            left_out, line.left_out = line.left_out, 0
-            if at > now or at >= line.quiet_until + _MOST_SECONDS or now == float("inf"):
-                del self._lines[key]
-            elif left_out:
-                self._look_at(key, line.be_quiet(now))
-            else:
-                self._look_at(key, line.quiet_until + _MOST_SECONDS)
-            if left_out:
-                yield _summary(line.record, left_out)
-
-    def _look_at(self, key: _Key, at: float) -> None:
-        heapq.heappush(self._due, (at, next(self._count), key))
-
-
-def _summary(record: logging.LogRecord, count: int) -> logging.LogRecord:
-    values = {**record.__dict__, "created": time.time(), "exc_info": None, "stack_info": None, "args": ()}
-    values["msg"] = f"{count} more like this left out: {_message(record)}"
-    return logging.makeLogRecord(values)
-
-
 class LogHandler(logging.Handler):
-    """Writes records to a stream, and of repetitions by stream, logger and message template only their number.
+    """Writes records to a stream; a line that a library repeats once in `QUIET_SECONDS`.
 
     Args:
-        stream: where to; a file of the system's is written by a thread of its own, so that no one waits for it.
+        stream: where to; a file of the system is written by a thread of its own, so that no other thread waits for it.
         formatter: how.
         clock: monotonic seconds.
         priorities: whether each line begins with its priority, for systemd's journal.
@@ -252,31 +172,33 @@ class LogHandler(logging.Handler):
         self.setFormatter(formatter)
         self._writer = _writer_for(stream, self._lost_line)
         self._stream = stream
-        self._clock = clock
         self._priorities = priorities
-        self._repeats = _Repeats()
+        self._libraries = LogThrottle(clock=clock)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a record, unless it repeats another, and what there is to say about earlier ones."""
-        now = self._clock()
-        for summary in self._repeats.over(now):
-            self._write(summary)
-        if self._repeats.admits(record, now):
-            self._write(record)
-
-    def close(self) -> None:
-        """Tells what was left out until now; the stream stays open."""
-        with self.lock or threading.RLock():
-            for summary in self._repeats.over(float("inf")):
-                self._write(summary)
-        if self._writer is not None:
-            self._writer.close()
-        super().close()
+        """Writes a record."""
+        if record.name.partition(".")[0] != "streamdet":
+            # Without words of its own, a template does not distinguish one line from another.
+            text = _message(record) if record.msg == "%s" else str(record.msg)
+            left_out = self._libraries.admit((record.name, record.levelno, text))
+            if left_out is None:
+                return
+            if left_out:
+                record = logging.makeLogRecord(
+                    {**record.__dict__, "msg": _message(record) + more_like_this(left_out), "args": ()}
+                )
+        self._write(self._line(record))
 
     def flush(self) -> None:
         """Waits for lines to be written, but not for ever."""
         if self._writer is not None:
             self._writer.flush()
+
+    def close(self) -> None:
+        """Writes what waits; the stream stays open."""
+        if self._writer is not None:
+            self._writer.close()
+        super().close()
 
     def _line(self, record: logging.LogRecord) -> str:
         line = self.format(record)
@@ -289,8 +211,7 @@ class LogHandler(logging.Handler):
         text = f"{count} lines of the log were lost: they could not be written in time"
         return self._line(logging.makeLogRecord({"name": __name__, "levelname": "WARNING", "msg": text}))
 
-    def _write(self, record: logging.LogRecord) -> None:
-        line = self._line(record)
+    def _write(self, line: str) -> None:
         if self._writer is not None:
             self._writer.write(line)
             return
@@ -299,13 +220,12 @@ class LogHandler(logging.Handler):
             self._stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
             self._stream.flush()
         except (OSError, ValueError):
-            # No one reads the log any more (a closed pipe, a full disk): the work goes on, and there is no
-            # place left where this could be told.
+            # The log has no reader any more (a closed pipe, a full disk): this cannot be logged anywhere.
             return
 
 
 def _writer_for(stream: TextIO, lost: Callable[[int], str]) -> LogWriter | None:
-    """What writes to a stream without anyone waiting; None where it is no file of the system's, such as in tests."""
+    """What writes to a stream; None where it is not a file of the system, such as in tests."""
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):
@@ -314,23 +234,279 @@ def _writer_for(stream: TextIO, lost: Callable[[int], str]) -> LogWriter | None:
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Whether a stream goes to systemd's journal, the way systemd.exec(5) finds out (JOURNAL_STREAM)."""
+    """Whether a stream goes to systemd's journal, as systemd.exec(5) describes it (JOURNAL_STREAM)."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):
-        # Not a file of the system's, or closed.
+        # Not a file of the system, or closed.
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
+class LogThrottle:
+    """Admits a line once in a while for each key, and counts those that were left out. Thread-safe.
+
+    Args:
+        quiet_seconds: how long a line is left out after it was written.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, quiet_seconds: float = QUIET_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._quiet_seconds = quiet_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        # Until when each is quiet, and how often it was left out; the oldest is forgotten when there are too many.
+        self._keys: dict[Hashable, tuple[float, int]] = {}
+
+    def log(self, logger: logging.Logger, level: int, text: str, *arguments: object, stream: str | None = None) -> None:
+        """Logs a line, unless one with this text was logged just now for the same stream.
+
+        Args:
+            logger: gets the line.
+            level: of the line.
+            text: with a place for each of the arguments.
+            arguments: differ from line to line.
+            stream: that the line is about; None for none.
+        """
+        left_out = self.admit((text, stream))
+        if left_out is not None:
+            extra = {} if stream is None else {"stream": stream}
+            template = text + more_like_this(left_out)
+            logger.log(level, template, *arguments, extra=extra)
+
+    def admit(self, key: Hashable = None) -> int | None:
+        """Whether a line is due.
+
+        Returns:
+            How many were left out since the last one; None if this one is to be left out.
+        """
+        now = self._clock()
+        with self._lock:
+            quiet_until, left_out = self._keys.get(key, (float("-inf"), 0))
+            if now < quiet_until:
+                self._keys[key] = quiet_until, left_out + 1
+                return None
+            self._keys[key] = now + self._quiet_seconds, 0
+            if len(self._keys) > _MAX_THROTTLED:
+                del self._keys[next(iter(self._keys))]
+            return left_out
+
+    def is_quiet(self, key: Hashable = None) -> bool:
+        """Whether a line would be left out now."""
+        with self._lock:
+            return self._clock() < self._keys.get(key, (float("-inf"), 0))[0]
+
+
+def more_like_this(left_out: int) -> str:
+    """The end of a line that says how many were left out; empty for none."""
+    return f" ({left_out} more like this since the last such line)" if left_out else ""
+
+
+class FailureLog:
+    """Logs that one thing fails, which may go on for long, and that it works again; for one thread.
+
+    Args:
+        logger: gets the lines.
+        counted: says how much was lost, as in "{} events were not kept".
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, logger: logging.Logger, counted: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger = logger
+        self._counted = counted
+        self._throttle = LogThrottle(clock=clock)
+        self._lost = 0
+        self._is_failing = False
+
+    def failed(self, problem: str, lost: int = 1) -> None:
+        """It has failed, and this much was lost with it."""
+        self._lost += lost
+        if self._throttle.admit() is not None:
+            self._write(logging.WARNING, problem)
+            self._is_failing = True
+
+    def works(self, text: str) -> None:
+        """It has not failed; logged after a failure that was logged, or once those left out are a minute old."""
+        if self._is_failing or (self._lost and not self._throttle.is_quiet()):
+            self._write(logging.INFO, text)
+            self._is_failing = False
+
+    def end(self, text: str) -> None:
+        """Logs what was lost since the last line."""
+        if self._lost:
+            self._write(logging.WARNING, text)
+
+    def _write(self, level: int, text: str) -> None:
+        count = f" ({self._counted.format(self._lost)} since the last such line)" if self._lost else ""
+        self._logger.log(level, "%s%s", text, count)
+        self._lost = 0
+
+
+class LogWriter:
+    """Writes lines to a file descriptor in a thread of its own; any thread may use it, and none waits.
+
+    A pipe whose reader stands still, a journal that has stopped, a disk that does not answer: a write may take for
+    ever. Lines wait in a bounded queue; what does not fit, or cannot be written, is lost and counted.
+
+    Args:
+        descriptor: where to write; duplicated, so that its owner may close it. Its flags are left alone, because
+            other processes may share it: it may be blocking or not.
+        encoding: of the text.
+        lost: makes the line that says how many lines were lost; written when lines can be written again.
+        max_queued_bytes: that may wait.
+        close_seconds: how long `flush` and `close` wait for lines to be written.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        encoding: str,
+        lost: Callable[[int], str],
+        *,
+        max_queued_bytes: int = 4 * 1024 * 1024,
+        close_seconds: float = 0.5,
+    ) -> None:
+        self.encoding = encoding
+        self._max_queued_bytes = max_queued_bytes
+        self._close_seconds = close_seconds
+        self._descriptor = os.dup(descriptor)
+        self._lost_line = lost
+        self._begin()
+        _writers.add(self)
+
+    def write(self, text: str) -> None:
+        """Takes whole lines; they are lost where too many wait."""
+        data = text.encode(self.encoding, "backslashreplace")
+        with self._changed:
+            fits = self._queued_bytes + len(data) + _OVERHEAD_BYTES <= self._max_queued_bytes
+            if fits:
+                self._queue.append(data)
+                self._queued_bytes += len(data) + _OVERHEAD_BYTES
+                self._changed.notify_all()
+            else:
+                self._unsaid += 1
+            if self._thread is None:
+                self._start()
+        if not fits:
+            _count_lost(1)
+
+    def flush(self) -> None:
+        """Waits until everything is written, for `close_seconds` at the most."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._queue and not self._is_writing, self._close_seconds)
+
+    def close(self) -> None:
+        """Writes what waits, for `close_seconds` at the most; a write that still hangs then is left behind."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is None:
+            os.close(self._descriptor)
+        else:
+            thread.join(self._close_seconds)
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._unsaid = 0
+        self._is_writing = False
+        self._is_torn = False
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="log", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return  # no thread is left; the next line tries again
+        self._thread = thread
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._is_writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if not self._queue:
+                    break
+                data = self._queue.popleft()
+                self._queued_bytes -= len(data) + _OVERHEAD_BYTES
+                self._is_writing = True
+            self._write(data)
+        os.close(self._descriptor)
+
+    def _write(self, data: bytes) -> None:
+        with self._changed:
+            lost = self._unsaid
+        if lost and self._write_all(self._lost_line(lost).encode(self.encoding, "backslashreplace")):
+            with self._changed:
+                self._unsaid -= lost
+        if not self._write_all(data):
+            with self._changed:
+                self._unsaid += 1
+            _count_lost(1)
+
+    def _write_all(self, line: bytes) -> bool:
+        """Writes all of it, however long that takes; False when it cannot be written."""
+        data = b"\n" + line if self._is_torn else line
+        while data:
+            try:
+                written = os.write(self._descriptor, data)
+            except BlockingIOError:
+                # Another process that shares it has made it non-blocking.
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll()
+            except OSError:
+                # Its reader has gone, its disk is full, its terminal has hung up: this cannot be logged anywhere.
+                return False
+            else:
+                data = data[written:]
+                self._is_torn = bool(data)
+        return True
+
+
+_writers: weakref.WeakSet[LogWriter] = weakref.WeakSet()
+_lock = threading.Lock()
+_lost_lines = 0
+
+
+def lost_lines() -> int:
+    """Lines of this process's log that could not be written, or not in time."""
+    return _lost_lines
+
+
+def _count_lost(count: int) -> None:
+    global _lost_lines  # noqa: PLW0603 - one per process, as the log is
+    with _lock:
+        _lost_lines += count
+
+
+def _after_fork() -> None:
+    """In a child no thread writes, and what waits is written by the parent."""
+    global _lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _lock = threading.Lock()
+    for writer in list(_writers):
+        writer._begin()  # noqa: SLF001 - of this module
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def _install_hooks() -> None:
-    """Logs what no one caught, unless someone else already asked for it."""
+    """Logs what nothing has caught, unless another hook is installed."""
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _log_uncaught
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _log_uncaught_in_thread
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _log_unraisable
+
+
+_uncaught = LogThrottle()
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -340,58 +516,15 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: Tr
 def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
     if args.exc_type is SystemExit or args.exc_value is None:
         return
+    if _uncaught.admit(args.exc_type.__name__) is None:
+        return
     name = args.thread.name if args.thread else "one that has ended"
     info = (args.exc_type, args.exc_value, args.exc_traceback)
     _log.critical("unexpected error in thread %s: %s", name, args.exc_type.__name__, exc_info=info)
 
 
 def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
-    if args.exc_value is None:
+    if args.exc_value is None or _uncaught.admit(args.exc_type.__name__) is None:
         return
     info = (args.exc_type, args.exc_value, args.exc_traceback)
     _log.error("error that could not be raised: %s", args.exc_type.__name__, exc_info=info)
-
-
-QUIET_SECONDS = 60.0
-
-
-class FailureLog:
-    """What the log is told of one thing that may fail again and again; for one thread.
-
-    Args:
-        logger: that gets the lines.
-        counted: says how much was lost, as in "{} events were not kept".
-        clock: monotonic seconds.
-    """
-
-    def __init__(self, logger: logging.Logger, counted: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._logger = logger
-        self._counted = counted
-        self._clock = clock
-        self._quiet_until = float("-inf")
-        self._lost = 0
-        self._has_told = False
-
-    def failed(self, problem: str, lost: int = 1) -> None:
-        """It has failed, and so much was lost with it."""
-        self._lost += lost
-        if self._clock() >= self._quiet_until:
-            self._quiet_until = self._clock() + QUIET_SECONDS
-            self._tell(logging.WARNING, problem)
-            self._has_told = True
-
-    def works(self, text: str) -> None:
-        """It has not failed; said when it was said that it does, and when failures of the minute before were not."""
-        if self._has_told or (self._lost and self._clock() >= self._quiet_until):
-            self._tell(logging.INFO, text)
-            self._has_told = False
-
-    def end(self, text: str) -> None:
-        """Says what has been lost and not been told."""
-        if self._lost:
-            self._tell(logging.WARNING, text)
-
-    def _tell(self, level: int, text: str) -> None:
-        count = f" ({self._counted.format(self._lost)} since the last such line)" if self._lost else ""
-        self._logger.log(level, "%s%s", text, count)
-        self._lost = 0

@@ -1,4 +1,8 @@
-"""Every metric, declared once. All begin with `streamdet_`; the process's own are prometheus-client's."""
+"""Every metric, declared here and nowhere else; all names begin with `streamdet_`.
+
+`Metrics` has the methods by which the rest of the daemon reports; `DeliveryMetrics` those about subscribers. Metrics of
+the process itself (`process_`, `python_`) are prometheus-client's.
+"""
 
 from __future__ import annotations
 
@@ -20,175 +24,10 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
 from streamdet.monitoring.ledger import Ledger, StreamLedger
-from streamdet.monitoring.log_writer import LogCollector
-from streamdet.monitoring.unexpected import UnexpectedErrors
+from streamdet.monitoring.log import lost_lines
+from streamdet.monitoring.unexpected import PARTS, UnexpectedErrors
 from streamdet.types import Crossing, Direction, Drop, Reason, State, StreamStatus
-
-
-class StreamSeries:
-    """The series of one stream. Looking a child up by its labels for every frame would cost more than counting.
-
-    Attributes:
-        last_frame_at: Unix time in seconds of the newest frame; 0 before the first.
-        state: what the stream is doing; None before it was told.
-        reason: why it is not up; None while it is.
-        connects: how often it came up after it had not been connected.
-        nominal_fps: frames per second at the beginning of the connection; 0 until they are measured.
-    """
-
-    __slots__ = (
-        "connects",
-        "detections",
-        "event_latency",
-        "events",
-        "last_frame_at",
-        "nominal_fps",
-        "previews",
-        "reason",
-        "reconnects",
-        "state",
-    )
-
-    def __init__(self, event_latency: Histogram, previews: Counter) -> None:
-        self.last_frame_at = 0.0
-        self.state: State | None = None
-        self.reason: Reason | None = None
-        self.connects = 0
-        self.nominal_fps = 0.0
-        self.event_latency = event_latency
-        self.previews = previews
-        self.detections: dict[str, Counter] = {}
-        self.reconnects: dict[Reason, Counter] = {}
-        self.events: dict[str, Counter] = {}
-
-
-class StreamCollector(Collector):
-    """Reads counts, states and times where they are kept, so that they cannot disagree."""
-
-    def __init__(self, ledger: Ledger, streams: dict[str, StreamSeries]) -> None:
-        self._ledger = ledger
-        self._streams = streams
-
-    def describe(self) -> Iterator[Metric]:
-        """The families without their samples; the registry asks for the names."""
-        return self._families({}, {})
-
-    def collect(self) -> Iterator[Metric]:
-        """The families with a sample for every stream."""
-        return self._families(self._ledger.snapshot(), dict(self._streams))
-
-    @staticmethod
-    def _families(ledgers: dict[str, StreamLedger], streams: dict[str, StreamSeries]) -> Iterator[Metric]:
-        captured = CounterMetricFamily("streamdet_frames_captured", "Frames decoded.", labels=["stream"])
-        published = CounterMetricFamily("streamdet_frames_published", "Frames published.", labels=["stream"])
-        in_flight = GaugeMetricFamily("streamdet_frames_in_flight", "Frames on their way.", labels=["stream"])
-        dropped = CounterMetricFamily(
-            "streamdet_frames_dropped", "Frames captured and not published.", labels=["stream", "reason"]
-        )
-        for name, counts in ledgers.items():
-            captured.add_metric([name], counts.captured)
-            published.add_metric([name], counts.published)
-            in_flight.add_metric([name], counts.in_flight)
-            for drop, count in counts.dropped.items():
-                dropped.add_metric([name, drop.value], count)
-        state = GaugeMetricFamily(
-            "streamdet_stream_state", "1 for the state that the stream is in.", labels=["stream", "state"]
-        )
-        last_frame = GaugeMetricFamily(
-            "streamdet_stream_last_frame_timestamp_seconds",
-            "Unix time of the newest frame; 0 before the first.",
-            labels=["stream"],
-        )
-        reason = GaugeMetricFamily(
-            "streamdet_stream_reason", "1 for the reason why the stream is not up.", labels=["stream", "reason"]
-        )
-        connects = CounterMetricFamily(
-            "streamdet_stream_connects",
-            "Times that the stream came up: connected, and its first frame decoded.",
-            labels=["stream"],
-        )
-        nominal_fps = GaugeMetricFamily(
-            "streamdet_stream_nominal_fps",
-            "Frames per second, measured over the first 5 s of the connection; 0 until then.",
-            labels=["stream"],
-        )
-        for name, series in streams.items():
-            current = series.state
-            last_frame.add_metric([name], series.last_frame_at)
-            nominal_fps.add_metric([name], series.nominal_fps)
-            connects.add_metric([name], series.connects)
-            if (why := series.reason) is not None:
-                reason.add_metric([name, why.value], 1.0)
-            for possible in State:
-                state.add_metric([name, possible.value], float(possible is current))
-        yield from (captured, published, in_flight, dropped, state, reason, last_frame, nominal_fps, connects)
-
-
-_DIRECTIONS: tuple[Direction, ...] = ("in", "out")
-
-
-class ShapeMetrics:
-    """The series of every stream's zones and lines: there, at zero, from `set` on; gone after `remove`.
-
-    Any thread may call; what is reported about a shape that is not there is ignored.
-
-    Args:
-        registry: what the metrics page shows.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._crossings = Counter(
-            "streamdet_line_crossings",
-            "Objects that went over a line.",
-            ["stream", "line", "direction"],
-            registry=registry,
-        )
-        self._objects = Gauge(
-            "streamdet_zone_objects",
-            "Objects that stand in a zone; 0 while the stream is not up.",
-            ["stream", "zone"],
-            registry=registry,
-        )
-        self._lock = threading.Lock()
-        self._zones: dict[str, dict[str, Gauge]] = {}
-        self._lines: dict[str, dict[tuple[str, Direction], Counter]] = {}
-
-    def set(self, stream: str, zones: Sequence[str], lines: Sequence[str]) -> None:
-        """Makes these the shapes of a stream; those that it had already go on counting."""
-        with self._lock:
-            keys = [(line, direction) for line in lines for direction in _DIRECTIONS]
-            for zone in self._zones.get(stream, {}).keys() - {*zones}:
-                self._objects.remove(stream, zone)
-            for key in self._lines.get(stream, {}).keys() - {*keys}:
-                self._crossings.remove(stream, *key)
-            self._zones[stream] = {zone: self._objects.labels(stream, zone) for zone in zones}
-            self._lines[stream] = {key: self._crossings.labels(stream, *key) for key in keys}
-
-    def remove(self, stream: str) -> None:
-        """Forgets a stream."""
-        self.set(stream, (), ())
-        with self._lock:
-            del self._zones[stream], self._lines[stream]
-
-    def seen(self, stream: str, zone_counts: Mapping[str, int], crossings: Iterable[Crossing]) -> None:
-        """In a frame so many objects stood in each zone, and these lines were crossed."""
-        zones = self._zones.get(stream, {})
-        for zone, count in zone_counts.items():
-            if zone in zones:
-                zones[zone].set(count)
-        lines = self._lines.get(stream, {})
-        for crossing in crossings:
-            counter = lines.get((crossing.line, crossing.direction))
-            if counter is not None:
-                counter.inc()
-
-    def nothing_seen(self, stream: str) -> None:
-        """The stream is not up: what stood there last must not stand there for ever."""
-        for zone in self._zones.get(stream, {}).values():
-            zone.set(0)
-
 
 STAGES = ("input", "preprocess", "features", "proposals", "roi_pool", "classify", "postprocess")
 
@@ -197,6 +36,16 @@ _SHORT_BUCKETS_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.
 # Sources without a rate of their own name their clock's, such as 90,000.
 _MAX_NOMINAL_FPS = 1000
 _BATCH_SIZE_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+_DIRECTIONS: tuple[Direction, ...] = ("in", "out")
+
+HANDSHAKE_FAILURES = ("unknown_key", "wrong_server_key", "no_key", "broken_off", "protocol", "timeout")
+"""Why a connection was refused; a client without a key mostly hangs up when the daemon asks for one."""
+
+CUT_REASONS = ("revoked", "flood", "too_many")
+"""Why a connection was ended."""
+
+NOT_KEPT_REASONS = ("queue_full", "disk_full", "error")
+"""Why the spool did not keep an event: it came too fast, there was no room, or the disk failed."""
 
 # A creation time beside every counter would double the page, and no dashboard reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types here
@@ -219,7 +68,7 @@ class Metrics:
         batches_at_once: how many may be detected at the same time.
         queue_wait_seconds: from capture to the start of its batch.
         config_last_reload_successful: 1 or 0.
-        delivery: of those who read events.
+        delivery: about subscribers, replay and the spool.
         healthy: 0 while frames are due and the detector yields none, or a part of the daemon has failed.
         out_of_memory_total: batches that had to be halved.
         unexpected: errors that cost a single frame, request or connection.
@@ -229,7 +78,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self.ledger = ledger
         self._lock = threading.Lock()
-        self._streams: dict[str, StreamSeries] = {}
+        self._streams: dict[str, _StreamSeries] = {}
         self._devices: dict[str, Gauge] = {}
         self._stage_listener: Callable[[str, float], None] | None = None
 
@@ -239,8 +88,7 @@ class Metrics:
         def histogram(name: str, text: str, buckets: Sequence[float], labels: Iterable[str] = ()) -> Histogram:
             return Histogram(f"streamdet_{name}", text, labels, buckets=buckets, registry=registry)
 
-        registry.register(StreamCollector(ledger, self._streams))
-        registry.register(LogCollector())
+        registry.register(_Collector(ledger, self._streams))
         self._detections = counter("detections", "Objects published.", ["stream", "label"])
         self._reconnects = counter(
             "stream_reconnects", "Attempts to connect again, by what had gone wrong.", ["stream", "reason"]
@@ -249,12 +97,15 @@ class Metrics:
             "event_latency_seconds", "From capture to publication.", _LATENCY_BUCKETS_SECONDS, ["stream"]
         )
         self._events = counter("events_published", "Events handed to ZeroMQ.", ["topic"])
-        self._previews = counter("previews_encoded", "Small pictures made for who looks.", ["stream"])
-        self._shapes = ShapeMetrics(registry)
+        self._previews = counter("previews_encoded", "Preview pictures that were encoded.", ["stream"])
+        self._shapes = _ShapeMetrics(registry)
         self.delivery = DeliveryMetrics(registry)
-        self.unexpected = UnexpectedErrors(registry)
+        unexpected = counter(
+            "unexpected_errors", "Errors that no code foresaw; each cost one frame, request or connection.", ["part"]
+        )
+        self.unexpected = UnexpectedErrors({part: unexpected.labels(part) for part in PARTS})
         self._preview_encode_seconds = histogram(
-            "preview_encode_seconds", "Time to make one small picture.", _SHORT_BUCKETS_SECONDS
+            "preview_encode_seconds", "Time to encode one preview picture.", _SHORT_BUCKETS_SECONDS
         )
         stage_seconds = histogram(
             "stage_seconds", "Time of one batch in one stage of the detector.", _SHORT_BUCKETS_SECONDS, ["stage"]
@@ -283,11 +134,15 @@ class Metrics:
             registry=registry,
         )
         self._control_requests = counter(
-            "control_requests", "Requests at the control socket, by whether they were carried out.", ["outcome"]
+            "control_requests", "Requests to the control API, by whether they were carried out.", ["outcome"]
         )
         for outcome in ("done", "refused"):
             self._control_requests.labels(outcome)
-        self.healthy = Gauge("streamdet_healthy", "1 while what is due comes out.", registry=registry)
+        self.healthy = Gauge(
+            "streamdet_healthy",
+            "1 while frames that are due come out, and no part has failed.",
+            registry=registry,
+        )
         self.healthy.set(1)
         self._add_build_and_process()
 
@@ -304,7 +159,7 @@ class Metrics:
         """
         with self._lock:
             if stream not in self._streams:
-                series = StreamSeries(self._event_latency.labels(stream), self._previews.labels(stream))
+                series = _StreamSeries(self._event_latency.labels(stream), self._previews.labels(stream))
                 series.detections = {label: self._detections.labels(stream, label) for label in labels}
                 series.reconnects = {reason: self._reconnects.labels(stream, reason.value) for reason in Reason}
                 series.events = {topic: self._events.labels(topic) for topic in _topics(stream)}
@@ -331,8 +186,8 @@ class Metrics:
         if at is not None:
             self._config_last_reload_success.set(at)
 
-    def control_request(self, *, done: bool) -> None:
-        """A request at the control socket was carried out, or refused."""
+    def control_request(self, done: bool) -> None:
+        """Counts a request to the control API: carried out, or refused."""
         self._control_requests.labels("done" if done else "refused").inc()
 
     def status(self, status: StreamStatus) -> None:
@@ -346,7 +201,7 @@ class Metrics:
                 self._shapes.nothing_seen(status.stream)
 
     def nominal_fps(self, stream: str, fps: float | None) -> None:
-        """A connection was measured to bring so many frames per second; None for a new one, until it is known."""
+        """The measured frames per second of a connection; None for a new one, until they are known."""
         series = self._streams.get(stream)
         if series is not None:
             series.nominal_fps = fps if fps is not None and 0 < fps <= _MAX_NOMINAL_FPS else 0.0
@@ -391,11 +246,11 @@ class Metrics:
             self._count(stream, series.events, topic, self._events, (topic,))
 
     def shapes_seen(self, stream: str, zone_counts: Mapping[str, int], crossings: Iterable[Crossing]) -> None:
-        """In a frame so many objects stood in each zone, and these lines were crossed."""
+        """The objects in each zone of a frame, and the lines that were crossed."""
         self._shapes.seen(stream, zone_counts, crossings)
 
     def preview_encoded(self, stream: str, seconds: float) -> None:
-        """A small picture of the stream was made, in this time."""
+        """A preview picture of the stream was encoded, in this time."""
         self._preview_encode_seconds.observe(seconds)
         series = self._streams.get(stream)
         if series is not None:
@@ -413,7 +268,7 @@ class Metrics:
             self._stage_listener(stage, seconds)
 
     def follow_stages(self, listener: Callable[[str, float], None]) -> None:
-        """Has the listener told of every stage, too, in the thread that reports it."""
+        """Calls the listener for every stage, too, in the thread that reports it."""
         self._stage_listener = listener
 
     def last_frame_at(self) -> dict[str, float]:
@@ -429,7 +284,7 @@ class Metrics:
         Args:
             device: its name, such as "cuda:0".
             read_memory: bytes in use and in total.
-            read_busy: share of the time in which a kernel ran, 0 to 1; None where no one can tell.
+            read_busy: share of the time in which a kernel ran, 0 to 1; None where that is unknown.
         """
         self._device("memory_used_bytes", "Memory in use on the accelerator.", device, lambda: read_memory()[0])
         self._device("memory_total_bytes", "Memory of the accelerator.", device, lambda: read_memory()[1])
@@ -451,7 +306,7 @@ class Metrics:
     def _count(
         self, stream: str, children: dict[str, Counter], key: str, parent: Counter, labels: tuple[str, ...]
     ) -> None:
-        """Adds one to a child; a child that no one foresaw joins the page only while its stream is there."""
+        """Adds one to a child; a child for an unforeseen label joins the page only while its stream is there."""
         child = children.get(key)
         if child is None:
             with self._lock:
@@ -463,3 +318,265 @@ class Metrics:
 
 def _topics(stream: str) -> tuple[str, ...]:
     return f"detections/{stream}/", f"state/{stream}/", f"preview/{stream}/"
+
+
+class DeliveryMetrics:
+    """What is reported about subscribers: connections, replay, and the events that the spool keeps; from any thread.
+
+    Args:
+        registry: what the metrics page shows.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._connections = Gauge(
+            "streamdet_subscriber_connections", "Connections that are open.", ["socket"], registry=registry
+        )
+        self._accepted = Counter(
+            "streamdet_subscriber_accepted", "Connections that were accepted.", ["socket"], registry=registry
+        )
+        self._handshake_failures = Counter(
+            "streamdet_subscriber_handshake_failures",
+            "Connections that had no allowed key, spoke no ZeroMQ, or broke before they said so.",
+            ["socket", "reason"],
+            registry=registry,
+        )
+        self._cuts = Counter(
+            "streamdet_subscriber_cuts",
+            "Connections that were ended because their key was revoked, or they asked for far too much.",
+            ["socket", "reason"],
+            registry=registry,
+        )
+        self._subscriptions = Gauge(
+            "streamdet_subscriber_subscriptions", "Different prefixes that are subscribed to.", registry=registry
+        )
+        self._replay_requests = Counter(
+            "streamdet_replay_requests", "Requests for replay, by what became of them.", ["outcome"], registry=registry
+        )
+        for outcome in ("done", "refused", "dropped"):
+            self._replay_requests.labels(outcome)
+        self._kept = Counter("streamdet_spool_events_kept", "Events that were written to disk.", registry=registry)
+        self._not_kept = Counter(
+            "streamdet_spool_events_not_kept",
+            "Events that were not written to disk, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in NOT_KEPT_REASONS:
+            self._not_kept.labels(reason)
+        self._spool_bytes = Gauge(
+            "streamdet_spool_used_bytes", "Bytes that the spool takes on disk.", registry=registry
+        )
+        self._replay_bytes = Gauge(
+            "streamdet_replay_used_bytes", "Size of the events kept in memory.", registry=registry
+        )
+
+    def add_socket(self, name: str) -> None:
+        """Makes the series of a socket, at zero."""
+        self._connections.labels(name)
+        self._accepted.labels(name)
+        for reason in HANDSHAKE_FAILURES:
+            self._handshake_failures.labels(name, reason)
+        for reason in CUT_REASONS:
+            self._cuts.labels(name, reason)
+
+    def connections(self, name: str, count: int) -> None:
+        """The number of connections that are open at this socket."""
+        self._connections.labels(name).set(count)
+
+    def connected(self, name: str) -> None:
+        """A connection was accepted at this socket."""
+        self._accepted.labels(name).inc()
+
+    def handshake_failed(self, name: str, reason: str) -> None:
+        """A connection to this socket came to nothing, for one of `HANDSHAKE_FAILURES`."""
+        self._handshake_failures.labels(name, reason).inc()
+
+    def cut(self, name: str, reason: str) -> None:
+        """A connection to this socket was ended, for one of `CUT_REASONS`."""
+        self._cuts.labels(name, reason).inc()
+
+    def subscriptions(self, count: int) -> None:
+        """The number of different prefixes that are subscribed to."""
+        self._subscriptions.set(count)
+
+    def replay_request(self, outcome: str) -> None:
+        """A request was answered ("done"), "refused", or its answer "dropped" because the client does not take it."""
+        self._replay_requests.labels(outcome).inc()
+
+    def follow_replay(self, read_bytes: Callable[[], int]) -> None:
+        """Shows the bytes that are kept in memory, read at each scrape."""
+        self._replay_bytes.set_function(read_bytes)
+
+    def kept(self, count: int) -> None:
+        """Events were written to disk."""
+        self._kept.inc(count)
+
+    def not_kept(self, reason: str, count: int) -> None:
+        """Events were not written to disk, for one of `NOT_KEPT_REASONS`."""
+        self._not_kept.labels(reason).inc(count)
+
+    def spool_used(self, used_bytes: int) -> None:
+        """The bytes that the spool takes on disk."""
+        self._spool_bytes.set(used_bytes)
+
+
+class _ShapeMetrics:
+    """The series of every stream's zones and lines: there, at zero, from `set` on; gone after `remove`.
+
+    Any thread may call; what is reported about a shape that is not there is ignored.
+
+    Args:
+        registry: what the metrics page shows.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._crossings = Counter(
+            "streamdet_line_crossings",
+            "Objects that went over a line.",
+            ["stream", "line", "direction"],
+            registry=registry,
+        )
+        self._objects = Gauge(
+            "streamdet_zone_objects",
+            "Objects that stand in a zone; 0 while the stream is not up.",
+            ["stream", "zone"],
+            registry=registry,
+        )
+        self._lock = threading.Lock()
+        self._zones: dict[str, dict[str, Gauge]] = {}
+        self._lines: dict[str, dict[tuple[str, Direction], Counter]] = {}
+
+    def set(self, stream: str, zones: Sequence[str], lines: Sequence[str]) -> None:
+        """Makes these the shapes of a stream; those that it had already go on counting."""
+        with self._lock:
+            keys = [(line, direction) for line in lines for direction in _DIRECTIONS]
+            for zone in self._zones.get(stream, {}).keys() - {*zones}:
+                self._objects.remove(stream, zone)
+            for key in self._lines.get(stream, {}).keys() - {*keys}:
+                self._crossings.remove(stream, *key)
+            self._zones[stream] = {zone: self._objects.labels(stream, zone) for zone in zones}
+            self._lines[stream] = {key: self._crossings.labels(stream, *key) for key in keys}
+
+    def remove(self, stream: str) -> None:
+        """Forgets a stream."""
+        self.set(stream, (), ())
+        with self._lock:
+            del self._zones[stream], self._lines[stream]
+
+    def seen(self, stream: str, zone_counts: Mapping[str, int], crossings: Iterable[Crossing]) -> None:
+        """The objects in each zone of a frame, and the lines that were crossed."""
+        zones = self._zones.get(stream, {})
+        for zone, count in zone_counts.items():
+            if zone in zones:
+                zones[zone].set(count)
+        lines = self._lines.get(stream, {})
+        for crossing in crossings:
+            counter = lines.get((crossing.line, crossing.direction))
+            if counter is not None:
+                counter.inc()
+
+    def nothing_seen(self, stream: str) -> None:
+        """The stream is not up: its zones must not go on showing the last objects."""
+        for zone in self._zones.get(stream, {}).values():
+            zone.set(0)
+
+
+class _StreamSeries:
+    """The series of one stream. Looking a child up by its labels for every frame would cost more than counting.
+
+    Attributes:
+        last_frame_at: Unix time in seconds of the newest frame; 0 before the first.
+        state: what the stream is doing; None before it was told.
+        reason: why it is not up; None while it is.
+        connects: how often it came up after it had not been connected.
+        nominal_fps: frames per second at the beginning of the connection; 0 until they are measured.
+    """
+
+    __slots__ = (
+        "connects",
+        "detections",
+        "event_latency",
+        "events",
+        "last_frame_at",
+        "nominal_fps",
+        "previews",
+        "reason",
+        "reconnects",
+        "state",
+    )
+
+    def __init__(self, event_latency: Histogram, previews: Counter) -> None:
+        self.last_frame_at = 0.0
+        self.state: State | None = None
+        self.reason: Reason | None = None
+        self.connects = 0
+        self.nominal_fps = 0.0
+        self.event_latency = event_latency
+        self.previews = previews
+        self.detections: dict[str, Counter] = {}
+        self.reconnects: dict[Reason, Counter] = {}
+        self.events: dict[str, Counter] = {}
+
+
+class _Collector(Collector):
+    """Reads counts, states and times from where they are kept, at each scrape, so that they cannot disagree."""
+
+    def __init__(self, ledger: Ledger, streams: dict[str, _StreamSeries]) -> None:
+        self._ledger = ledger
+        self._streams = streams
+
+    def describe(self) -> Iterator[Metric]:
+        """The families without their samples; the registry asks for the names."""
+        return self._families({}, {})
+
+    def collect(self) -> Iterator[Metric]:
+        """The families with a sample for every stream."""
+        return self._families(self._ledger.snapshot(), dict(self._streams))
+
+    @staticmethod
+    def _families(ledgers: dict[str, StreamLedger], streams: dict[str, _StreamSeries]) -> Iterator[Metric]:
+        captured = CounterMetricFamily("streamdet_frames_captured", "Frames decoded.", labels=["stream"])
+        published = CounterMetricFamily("streamdet_frames_published", "Frames published.", labels=["stream"])
+        in_flight = GaugeMetricFamily("streamdet_frames_in_flight", "Frames on their way.", labels=["stream"])
+        dropped = CounterMetricFamily(
+            "streamdet_frames_dropped", "Frames captured and not published.", labels=["stream", "reason"]
+        )
+        for name, counts in ledgers.items():
+            captured.add_metric([name], counts.captured)
+            published.add_metric([name], counts.published)
+            in_flight.add_metric([name], counts.in_flight)
+            for drop, count in counts.dropped.items():
+                dropped.add_metric([name, drop.value], count)
+        state = GaugeMetricFamily(
+            "streamdet_stream_state", "1 for the state that the stream is in.", labels=["stream", "state"]
+        )
+        last_frame = GaugeMetricFamily(
+            "streamdet_stream_last_frame_timestamp_seconds",
+            "Unix time of the newest frame; 0 before the first.",
+            labels=["stream"],
+        )
+        reason = GaugeMetricFamily(
+            "streamdet_stream_reason", "1 for the reason why the stream is not up.", labels=["stream", "reason"]
+        )
+        connects = CounterMetricFamily(
+            "streamdet_stream_connects",
+            "Times that the stream came up: connected, and its first frame decoded.",
+            labels=["stream"],
+        )
+        nominal_fps = GaugeMetricFamily(
+            "streamdet_stream_nominal_fps",
+            "Frames per second, measured over the first 5 s of the connection; 0 until then.",
+            labels=["stream"],
+        )
+        for name, series in streams.items():
+            current = series.state
+            last_frame.add_metric([name], series.last_frame_at)
+            nominal_fps.add_metric([name], series.nominal_fps)
+            connects.add_metric([name], series.connects)
+            if (why := series.reason) is not None:
+                reason.add_metric([name, why.value], 1.0)
+            for possible in State:
+                state.add_metric([name, possible.value], float(possible is current))
+        yield from (captured, published, in_flight, dropped, state, reason, last_frame, nominal_fps, connects)
+        text = "Lines of the log that could not be written, or not in time."
+        yield CounterMetricFamily("streamdet_log_lines_dropped", text, value=lost_lines())

@@ -1,4 +1,7 @@
-"""Frames per second of each stream over the last seconds, for people; Prometheus computes its own from the counters."""
+"""Rates over the last seconds, for people; Prometheus computes its own from the counters.
+
+`Rates` compares the counts of the ledger, `RecentEvents` counts what a subscriber sees.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ class Fps(NamedTuple):
     Attributes:
         captured: came in.
         published: went out as events.
-        rate_limited: were left out because of `max_fps`, as someone wants it.
-        overload: were left out because the detector was busy: a newer one came first, or they had become too old.
+        rate_limited: were left out because of `max_fps`.
+        overload: were left out because the detector was busy: a newer one came first, or they were too old.
     """
 
     captured: float
@@ -46,7 +49,7 @@ class Rates:
         self._samples: deque[tuple[float, dict[str, _Counts]]] = deque()
 
     def sample(self) -> None:
-        """Notes the counts of this moment, unless it did so just now; to be called about once a second."""
+        """Keeps the counts of this moment, unless it just did so; to be called about once a second."""
         now = self._clock()
         if self._samples and now - self._samples[-1][0] < _SAMPLE_SECONDS:
             return
@@ -55,7 +58,7 @@ class Rates:
             self._samples.popleft()
 
     def fps(self) -> dict[str, Fps]:
-        """Of each stream that is there now; 0 for one that has just come."""
+        """Of each stream that exists now; 0 for a new one."""
         now, counts = self._clock(), self._counts()
         rates = {}
         for stream, present in counts.items():
@@ -77,3 +80,30 @@ def _counts_of(stream: StreamLedger) -> _Counts:
     dropped = stream.dropped
     overload = dropped[Drop.SUPERSEDED] + dropped[Drop.STALE]
     return stream.captured, stream.published, dropped[Drop.RATE_LIMITED], overload
+
+
+class RecentEvents:
+    """The events of one stream in the last seconds, each with a value such as its latency; for one thread."""
+
+    def __init__(self) -> None:
+        self._events: deque[tuple[float, float]] = deque()
+
+    def add(self, now: float, value: float = 0.0) -> None:
+        """Takes an event that came now, in monotonic seconds."""
+        self._events.append((now, value))
+        self._drop_old(now)
+
+    def values(self) -> list[float]:
+        """The values of the newest events."""
+        return [value for _, value in self._events]
+
+    def per_second(self, now: float) -> float:
+        """Events per second; 0 for fewer than two."""
+        self._drop_old(now)
+        if len(self._events) < 2:
+            return 0.0
+        return (len(self._events) - 1) / max(now - self._events[0][0], 1e-3)
+
+    def _drop_old(self, now: float) -> None:
+        while self._events and self._events[0][0] < now - _WINDOW_SECONDS:
+            self._events.popleft()

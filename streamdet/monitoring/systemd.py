@@ -7,7 +7,10 @@ import os
 import socket
 import time
 
+from streamdet.monitoring.log import LogThrottle
+
 _log = logging.getLogger(__name__)
+_throttle = LogThrottle()
 
 # systemd reads at once; a full socket must not hold up the main thread for longer than this.
 _SEND_TIMEOUT_SECONDS = 1.0
@@ -69,4 +72,4 @@ def _notify(message: str) -> None:
             notifications.sendto(message.encode(), address)
     except OSError as error:
         # Detection goes on: whether an unanswered watchdog ends it is systemd's decision.
-        _log.warning("systemd cannot be told %s: %s", message.partition("=")[0], error)
+        _throttle.log(_log, logging.WARNING, "cannot send %s to systemd: %s", message.partition("=")[0], error)

@@ -1,4 +1,4 @@
-"""ZeroMQ endpoints: `tcp://HOST:PORT` and `ipc://PATH`, and what is wrong with one."""
+"""Where sockets listen: ZeroMQ endpoints (`tcp://HOST:PORT`, `ipc://PATH`), Unix sockets, and who can reach them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EXAMPLES = "expected something like tcp://127.0.0.1:5555 or ipc:///run/streamde
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where events are to be had.
+    """A ZeroMQ endpoint.
 
     Attributes:
         text: as it was written.
@@ -53,12 +53,15 @@ class Endpoint:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach it."""
-        if self.transport == "ipc" or self.host.lower() == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return self.transport == "ipc" or is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens at an address or name."""
+    try:
+        return host.lower() == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -87,7 +90,7 @@ def parse_endpoint(text: str) -> Endpoint:
 
 
 def beside(text: str) -> str:
-    """Where requests for replay go unless told otherwise: the next port, or the same path with `-replay` behind it.
+    """The default endpoint of replay: the next port, or the same path with `-replay` behind it.
 
     Raises:
         EndpointError: malformed, or there is no next port.
@@ -99,23 +102,19 @@ def beside(text: str) -> str:
     return parse_endpoint(f"{host}:{endpoint.port + 1 if endpoint.port else 0}").text
 
 
-def _wrong(text: str, problem: str) -> EndpointError:
-    return EndpointError(f"{text[:200]!r} {problem}; {_EXAMPLES}")
-
-
 def bind(
     publisher: zmq.Socket[bytes], text: str, *, encrypted: bool = False, group: str | None = None, what: str = "publish"
 ) -> str:
-    """Binds a socket where only this machine can reach it, or, with keys, any other.
+    """Binds a socket that only this machine can reach, or, with keys, any machine.
 
-    The file of an ipc endpoint is readable and writable by owner and group; that of a dead process is replaced.
+    The file of an ipc endpoint gets mode 0660; one that a dead process left behind is replaced.
 
     Args:
         publisher: the socket.
         text: the endpoint.
         encrypted: whether the socket asks for keys (CURVE).
         group: whose members may use an ipc endpoint; None for the group of this process.
-        what: it is for, to be told if it cannot be had.
+        what: it is for, as a verb for the error message.
 
     Returns:
         What was bound, with the real port where port 0 was asked for.
@@ -127,21 +126,94 @@ def bind(
     if not endpoint.is_local and not encrypted:
         why = f"other machines could read it; {HOW_TO_LET_OTHERS_IN}, or use 127.0.0.1 or ipc://"
         raise _cannot(endpoint, why, what)
-    gid = None if group is None else _gid_of(endpoint, group)
+    gid = None if group is None else gid_of(group, "[publisher]")
     publisher.ipv6 = endpoint.is_ipv6
     try:
         if endpoint.path is not None:
-            _remove_stale(endpoint, endpoint.path)
+            remove_stale_socket(endpoint.path)
             _bind_file(publisher, endpoint.path, gid)
         else:
             publisher.bind(text)
     except (zmq.ZMQError, OSError) as error:
-        raise _cannot(endpoint, _explain(error.errno or 0, endpoint), what) from None
+        raise _cannot(endpoint, bind_advice(error, "endpoint", endpoint.path, group), what) from None
     return publisher.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
+def remove_file(text: str) -> None:
+    """Removes the file of an ipc endpoint that is about to be closed; ZeroMQ leaves it behind."""
+    path = parse_endpoint(text).path
+    if path is not None:
+        path.unlink(missing_ok=True)
+
+
+def gid_of(group: str, table: str) -> int:
+    """The number of a group that may use a Unix socket.
+
+    Args:
+        group: its name.
+        table: of the configuration that names it, such as "[control]", for the error.
+
+    Raises:
+        EndpointError: there is no group of this name.
+    """
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        message = f"{table} group: there is no group {group!r} on this machine; make it, or leave the key out"
+        raise EndpointError(message) from None
+
+
+def remove_stale_socket(path: Path) -> None:
+    """Removes the file of a Unix socket whose process is dead; binding would fail, or cut off a living one.
+
+    Raises:
+        OSError: EADDRINUSE, a process listens there; EEXIST, the path is no socket; or the file cannot be removed.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    if not path.is_socket():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except FileNotFoundError:
+            return
+        except TimeoutError:
+            pass  # a process listens, and is busy
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def bind_advice(error: OSError | zmq.ZMQError, choose: str, path: Path | None = None, group: str | None = None) -> str:
+    """Why a socket cannot be bound, and what to do.
+
+    Args:
+        error: of the attempt.
+        choose: what to choose another one of, such as "endpoint" or "path".
+        path: of a Unix socket; None for a TCP port.
+        group: that should get the Unix socket.
+    """
+    folder = None if path is None else path.parent
+    return {
+        errno.EADDRINUSE: f"another process uses it; stop that one or choose another {choose}",
+        errno.EADDRNOTAVAIL: "this machine has no such address",
+        errno.ENODEV: "this machine has no such address",
+        errno.EEXIST: f"{path} exists and is not a socket; remove it or choose another path",
+        errno.EPERM: f"this user is not in group {group}; add it, or start as root" if group else "not permitted",
+        errno.EACCES: f"no permission; let this user write to {folder}"
+        if folder
+        else "ports below 1024 need a privilege; choose a higher one",
+        errno.ENOENT: f"there is no folder {folder}, or it takes no files",
+        errno.EROFS: f"{folder} is read-only; choose a path that can be written",
+        errno.ENOTDIR: f"{folder} is not a folder",
+    }.get(error.errno or 0, error.strerror or str(error))
+
+
 def _bind_file(publisher: zmq.Socket[bytes], path: Path, gid: int | None) -> None:
-    # There must be no moment in which others may use it; until the end of the block other files get less, not more.
+    # At no moment may others use it; files that other threads create meanwhile get fewer permissions, not more.
     before = os.umask(0o177)
     try:
         publisher.bind(f"ipc://{path}")
@@ -152,48 +224,8 @@ def _bind_file(publisher: zmq.Socket[bytes], path: Path, gid: int | None) -> Non
     path.chmod(0o660)
 
 
-def _gid_of(endpoint: Endpoint, group: str) -> int:
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise _cannot(endpoint, f"there is no group {group!r} on this machine; make it, or leave it out") from None
-
-
-def remove_file(text: str) -> None:
-    """Removes the file of an ipc endpoint that is about to be closed; ZeroMQ leaves it behind."""
-    path = parse_endpoint(text).path
-    if path is not None:
-        path.unlink(missing_ok=True)
-
-
-def _remove_stale(endpoint: Endpoint, path: Path) -> None:
-    """Removes the file of a dead process; ZeroMQ itself would remove that of a living one, too."""
-    if not path.exists():
-        return
-    if not path.is_socket():
-        raise _cannot(endpoint, f"{path} exists and is not a socket; remove it or choose another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-    raise OSError(errno.EADDRINUSE, "")
-
-
-def _explain(code: int, endpoint: Endpoint) -> str:
-    folder = None if endpoint.path is None else endpoint.path.parent
-    return {
-        errno.EADDRINUSE: "another process uses it; stop that one or choose another endpoint",
-        errno.EADDRNOTAVAIL: "this machine has no such address",
-        errno.ENODEV: "this machine has no such address",
-        errno.EPERM: "this user is not in the group; add it, or start as root",
-        errno.EACCES: f"no permission; let this user write to {folder}" if folder else "no permission for this port",
-        errno.ENOENT: f"there is no folder {folder}, or it takes no files",
-        errno.EROFS: f"{folder} is read-only",
-        errno.ENOTDIR: f"{folder} is not a folder",
-    }.get(code, os.strerror(code))
+def _wrong(text: str, problem: str) -> EndpointError:
+    return EndpointError(f"{text[:200]!r} {problem}; {_EXAMPLES}")
 
 
 def _cannot(endpoint: Endpoint, why: str, what: str = "publish") -> EndpointError:

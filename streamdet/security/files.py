@@ -129,6 +129,23 @@ def is_credential(path: Path) -> bool:
     return bool(folder) and path.absolute().is_relative_to(str(folder))
 
 
+def why_foreign(status: os.stat_result) -> str | None:
+    """Why a file cannot be one that this process has made for itself alone; None where it can.
+
+    Args:
+        status: of the file, from `lstat`, so that a link is seen as one.
+    """
+    if stat.S_ISLNK(status.st_mode):
+        return "it is a symbolic link"
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a regular file"
+    if status.st_uid != os.geteuid():
+        return "it belongs to another user"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "others may write to it"
+    return None
+
+
 def _sync_folder(folder: Path) -> None:
     """Makes new names in a folder survive a power failure; one that this user may write but not read stays as it is."""
     try:

@@ -1,21 +1,22 @@
-"""Keeps secrets out of everything that people read: logs, events, metrics, error messages.
+"""Masks secrets in everything that people read: logs, events, metrics, error messages.
 
-Two nets, one behind the other. Values that are known to be secret (`remember_secret`) are masked wherever they
-stand, raw or escaped. Whatever looks like a secret (the login in a URL, a token in a query, an `Authorization`
-header) is masked even if no one announced it. Where the text is ambiguous, too much is masked rather than too little.
+It works in two ways. Known secrets (`remember_secret`) are masked wherever they stand, raw or escaped. Text that looks
+like a secret (the login in a URL, a token in a query, an `Authorization` header) is masked even if it is not known.
+Where a text is ambiguous, too much is masked rather than too little.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import re
 import threading
 from urllib.parse import unquote
 
 MASK = "***"
 
-# Shorter values stand in ordinary text so often that masking them would make logs unreadable. In the login
-# part of a URL they are masked all the same.
+# Shorter values are found in ordinary text so often that masking them would make logs unreadable. In the login part of
+# a URL they are masked anyway.
 _SHORTEST_SECRET = 3
 # Values below this length are masked only as a word of their own: "1234" must not destroy "frame 51234".
 _SHORTEST_ANYWHERE = 8
@@ -44,10 +45,16 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 
-_lock = threading.Lock()
-# By secret: its longest run of letters and digits, which every spelling leaves as it is, and the pattern of all
-# spellings. Longest first, so that no part of a secret stays behind. Replaced as a whole, never changed.
-_remembered: dict[str, tuple[str, re.Pattern[str]]] = {}
+# More than all streams of one configuration have. Reading a configuration remembers its secrets again, so the oldest
+# ones, which are forgotten beyond this, belong to configurations that were replaced long ago.
+_MAX_REMEMBERED = 50_000
+
+# Reentrant, because a signal handler may log while this thread remembers.
+_lock = threading.RLock()
+_remembered: dict[str, None] = {}  # the last remembered comes last
+# Each secret with its longest run of letters and digits, which every spelling keeps; longest first, so that no part of
+# a secret stays behind. None where it has to be made again.
+_longest_first: tuple[tuple[str, str], ...] | None = ()
 
 
 def redact(text: str | bytes) -> str:
@@ -58,9 +65,9 @@ def redact(text: str | bytes) -> str:
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
-    for core, pattern in _remembered.values():
+    for core, secret in _known():
         if core in text:
-            text = pattern.sub(MASK, text)
+            text = _spellings(secret).sub(MASK, text)
     if "/" in text:
         text = _WORD.sub(_mask_logins, text)
     text = _QUERY.sub(_mask_value, text)
@@ -71,21 +78,27 @@ def redact(text: str | bytes) -> str:
 def remember_secret(value: str) -> None:
     """Masks a value from now on, wherever it stands, raw, percent-encoded or escaped.
 
-    Of a login `user:password` each part is masked on its own too, and the whole also in base64. Values of fewer
-    than three characters are not remembered: they would stand in every line.
+    Of a login `user:password` the password is masked on its own too, and the whole also in base64; the user name is
+    masked only in URLs and logins, because it is often an ordinary word. Values of fewer than three characters are not
+    remembered: they would be found in every line.
     """
     values = {value, value.strip(), unquote(value)}
     for login in tuple(values):
-        user, colon, password = login.partition(":")
+        _user, colon, password = login.partition(":")
         if colon:
-            encoded = base64.b64encode(login.encode("utf-8", "surrogatepass")).decode()
-            values |= {user, password, encoded}
-    global _remembered  # noqa: PLW0603 - the memory is one per process, as the log is
+            values |= {password, base64.b64encode(login.encode("utf-8", "surrogatepass")).decode()}
+    global _longest_first  # noqa: PLW0603 - the memory is one per process, as the log is
     with _lock:
-        new = {v for v in values if len(v) >= _SHORTEST_SECRET and v.strip("*")} - _remembered.keys()
-        if new:
-            known = {**_remembered, **{secret: (_core(secret), re.compile(_pattern(secret))) for secret in new}}
-            _remembered = dict(sorted(known.items(), key=lambda item: len(item[0]), reverse=True))
+        for secret in values:
+            if len(secret) < _SHORTEST_SECRET or not secret.strip("*"):
+                continue
+            if secret in _remembered:
+                del _remembered[secret]
+            else:
+                _longest_first = None
+            _remembered[secret] = None
+        while len(_remembered) > _MAX_REMEMBERED:
+            del _remembered[next(iter(_remembered))]
 
 
 def remember_url(url: str) -> None:
@@ -104,21 +117,34 @@ def remember_url(url: str) -> None:
 
 def forget_secrets() -> None:
     """Forgets all remembered values; for tests, which must not change each other's output."""
-    global _remembered  # noqa: PLW0603 - the memory is one per process, as the log is
+    global _longest_first  # noqa: PLW0603 - the memory is one per process, as the log is
     with _lock:
-        _remembered = {}
+        _remembered.clear()
+        _longest_first = ()
+
+
+def _known() -> tuple[tuple[str, str], ...]:
+    global _longest_first  # noqa: PLW0603 - the memory is one per process, as the log is
+    known = _longest_first
+    if known is None:
+        with _lock:
+            known = tuple((_core(secret), secret) for secret in sorted(_remembered, key=len, reverse=True))
+            _longest_first = known
+    return known
 
 
 def _core(secret: str) -> str:
     return max(re.findall(r"[A-Za-z0-9]+", secret), key=len, default="")
 
 
-def _pattern(secret: str) -> str:
+@functools.lru_cache(maxsize=1024)
+def _spellings(secret: str) -> re.Pattern[str]:
+    """Matches a secret in all its spellings."""
     pattern = "".join(map(_character_pattern, secret))
     if len(secret) >= _SHORTEST_ANYWHERE:
-        return pattern
+        return re.compile(pattern)
     # A word of its own may also follow an escape: user%3Asecret, \nsecret.
-    return rf"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{{2}})|(?<=\\[nrt])){pattern}(?![A-Za-z0-9])"
+    return re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{{2}})|(?<=\\[nrt])){pattern}(?![A-Za-z0-9])")
 
 
 def _character_pattern(character: str) -> str:

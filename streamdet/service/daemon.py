@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
 
+from streamdet import __version__
 from streamdet.config import Config
 from streamdet.delivery.publisher import Publisher
 from streamdet.delivery.spool import Spool
@@ -36,9 +37,9 @@ from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.opentelemetry import Tracer
 from streamdet.monitoring.rates import Rates
 from streamdet.security.redact import redact
-from streamdet.service.commands import Commands
+from streamdet.service.control.api import ControlServer
+from streamdet.service.control.operations import Operation, Operations
 from streamdet.service.control.paths import AUTO, changes_file_of_daemon, socket_of_daemon
-from streamdet.service.control.server import ControlServer, Pending
 from streamdet.service.housekeeping import Housekeeping, stuck_after_seconds
 from streamdet.service.live_config import LiveConfig
 from streamdet.service.pages import HealthServer, HealthSnapshot
@@ -90,8 +91,8 @@ class Daemon:
         changes_path = changes_file_of_daemon(config.control.changes_file, config_path)
         self._in_force = LiveConfig(config, config_path, changes_path, self.metrics)
         self._rates = Rates(self.ledger)
-        self._requests: SimpleQueue[Pending] = SimpleQueue()
-        self._commands: Commands | None = None
+        self._requests: SimpleQueue[Operation] = SimpleQueue()
+        self._operations: Operations | None = None
         self._stop_requested = False
         self._load = load or functools.partial(load_real_detector, stopping=lambda: self._stop_requested)
         self._stop_when_ended = stop_when_ended
@@ -129,9 +130,10 @@ class Daemon:
             )
             stack.callback(publisher.close)
             control = self._control_server()
-            if control is not None:
-                stack.callback(control.close)
+            # From here on both answer whether the daemon is ready; what else is asked for waits until it is.
             stack.enter_context(health)
+            if control is not None:
+                stack.enter_context(control)
             detectors = self._load_detectors()
             if detectors is None:
                 return 0
@@ -166,19 +168,14 @@ class Daemon:
             # A capture that waits to put a frame of a file must not hold up the end.
             stack.callback(queue.close)
             self._in_force.start(self._streams)
-            self._commands = Commands(
-                self._in_force, self._in_force.reload, self._streams, self._rates, self.metrics, self.epoch, running
-            )
-            if control is not None:
-                stack.enter_context(control)
-
+            self._operations = Operations(self._in_force, self._streams, self._rates, self.metrics.unexpected, running)
             self._ready = True
             systemd.ready()
             count = len(self.config.streams)
             _log.info("ready: %d stream%s, events at %s", count, "s" * (count != 1), publisher.endpoint)
             if on_ready is not None:
                 on_ready()
-            self._watch(Housekeeping(self._rates, self._streams, inference, detectors.cores, detectors.trim))
+            self._watch(Housekeeping(self._rates, self._streams, inference, detectors.cores, trim=detectors.trim))
             systemd.stopping()
             self._ready = False
         return self._exit_code()
@@ -257,7 +254,7 @@ class Daemon:
                 # Why it failed has been logged, and everything is as before.
                 with suppress(ConfigError, ControlError, ApplyError):
                     self._in_force.reload()
-            self._carry_out_requests()
+            self._carry_out_operations()
             pulse.beat()
             if self._stop_when_ended and self._streams is not None and self._streams.all_ended():
                 break
@@ -279,28 +276,52 @@ class Daemon:
         return tracer
 
     def _control_server(self) -> ControlServer | None:
-        """The control socket; none where it is not wanted, or "auto" finds no place for it."""
+        """The control API; None where it is off, or "auto" finds no place for its socket."""
         control = self.config.control
         path = socket_of_daemon(control.path, self._in_force.path)
-        if path is None:
+        if path is None and control.listen is None:
             return None
+        serve = functools.partial(
+            ControlServer,
+            on_operation=self._on_operation,
+            about=self._about,
+            health=self.health,
+            group=control.group,
+            endpoint=control.listen,
+            access=self.config.metrics,
+            on_error=self._on_error,
+            unexpected=self.metrics.unexpected,
+            on_answer=self.metrics.control_request,
+        )
         try:
-            return ControlServer(path, control.group, self._on_request, self._on_error, self.metrics.unexpected)
+            return serve(path)
         except EndpointError as error:
-            if control.path != AUTO or control.group is not None:
+            if control.path != AUTO or control.group is not None or control.listen is not None:
                 raise
-            # No one asked for it: detection goes on without.
+            # The configuration does not ask for it: detection goes on without.
             _log.warning("%s; this daemon cannot be asked, only SIGHUP makes it reload", error)
             return None
 
-    def _on_request(self, pending: Pending) -> None:
-        self._requests.put(pending)
+    def _about(self) -> dict[str, object]:
+        """What /v1/about says."""
+        path, changes_path = self._in_force.path, self._in_force.changes_path
+        return {
+            "version": __version__,
+            "epoch": self.epoch,
+            "pid": os.getpid(),
+            "config": None if path is None else str(path.resolve()),
+            "changes_file": None if changes_path is None else str(changes_path),
+            "engine": None if self.running is None else self.running.to_dict(),
+        }
+
+    def _on_operation(self, operation: Operation) -> None:
+        self._requests.put(operation)
         self._wakeup.wake()
 
-    def _carry_out_requests(self) -> None:
-        """Does what was asked for at the control socket, here, in the thread that owns what is changed."""
-        while self._commands is not None and not self._requests.empty():
-            self._commands.carry_out(self._requests.get_nowait())
+    def _carry_out_operations(self) -> None:
+        """Does what the control API was asked for, here, in the thread that owns what is changed."""
+        while self._operations is not None and not self._requests.empty():
+            self._operations.carry_out(self._requests.get_nowait())
 
     def _drain(self, queue: BatchQueue) -> None:
         """Lets the inference thread finish what waits, for a while; the rest is dropped and counted."""

@@ -162,7 +162,7 @@ class ChangesFile:
         """
         if self.path is None:
             problem = "there is nowhere to keep this over a restart; set [control] changes_file, or leave --persist out"
-            raise ControlError(Refusal.FAILED, problem)
+            raise ControlError(Refusal.CONFLICT, problem)
         body = {name: {"action": change.action, "values": change.values} for name, change in sorted(changes.items())}
         data = json.dumps({"version": _VERSION, "streams": body}, indent=2, ensure_ascii=False).encode() + b"\n"
         if len(data) > MAX_FILE_BYTES:
@@ -304,7 +304,7 @@ class LiveConfig:
             ApplyError: a thread or memory cannot be had.
         """
         if self.path is None:
-            raise ControlError(Refusal.FAILED, "this daemon has no configuration file to read again")
+            raise ControlError(Refusal.CONFLICT, "this daemon has no configuration file to read again")
         systemd.reloading()
         try:
             config = load_config(self.path)
@@ -348,9 +348,25 @@ class LiveConfig:
         if self.is_removed(name):
             message = f"{name} stands in the file and was removed at run time; bring it back: streamdet streams reset"
             raise ControlError(Refusal.EXISTS, f"{message} {name}")
-        if self._find(name) is not None:
+        if self._is_there(name):
             raise ControlError(Refusal.EXISTS, f"there is a stream {name} already; choose another name, or change it")
-        if sum(change.action == "add" for change in self._changes.values()) >= MAX_ADDED_STREAMS:
+        return self.set(name, values, persist=persist)
+
+    def set(self, name: str, values: Mapping[str, Any], *, persist: bool) -> Applied:
+        """Makes these values all that differs from the file; adds a stream that the file does not have.
+
+        Args:
+            name: of the stream.
+            values: by key, as they would stand in the file.
+            persist: whether it is to survive a restart.
+
+        Raises:
+            As `add`, but for a name that is taken.
+        """
+        if self._is_in_file(name):
+            return self._change(name, Change("change", dict(values)) if values else None, persist=persist)
+        added = sum(change.action == "add" for change in self._changes.values())
+        if not self._is_there(name) and added >= MAX_ADDED_STREAMS:
             raise ControlError(Refusal.TOO_MANY, f"{MAX_ADDED_STREAMS} streams were added at run time already")
         return self._change(name, Change("add", dict(values)), persist=persist)
 
@@ -366,33 +382,25 @@ class LiveConfig:
         Raises:
             As `add`; also ControlError when there is no such stream.
         """
-        self._existing(name)
+        self.find(name)
         before = self._changes.get(name, Change("change"))
         merged = {key: value for key, value in {**before.values, **values}.items() if key not in set(unset)}
+        if merged.get("paused") == self._is_paused_without_changes(name):
+            del merged["paused"]
         after = Change(before.action, merged)
         return self._change(name, after if merged or after.action == "add" else None, persist=persist)
-
-    def pause(self, name: str, *, paused: bool, persist: bool) -> Applied:
-        """Closes the connection of a stream and leaves it alone, or connects it again; raises as `change`."""
-        self._existing(name)
-        default = self._file.stream_defaults.get("paused", False)
-        unchanged = next((stream.paused for stream in self._file.streams if stream.name == name), default)
-        if paused == unchanged:
-            return self.change(name, {}, ["paused"], persist=persist)
-        return self.change(name, {"paused": paused}, persist=persist)
 
     def remove(self, name: str, *, persist: bool) -> Applied:
         """Removes a stream; raises as `change`."""
         if persist and self._is_left_out(name):
             # What was kept of it goes; a stream of the file that has the same name stays.
             return self._change(name, None, persist=True)
-        self._existing(name)
-        in_file = any(stream.name == name for stream in self._file.streams)
-        return self._change(name, Change("remove") if in_file else None, persist=persist)
+        self.find(name)
+        return self._change(name, Change("remove") if self._is_in_file(name) else None, persist=persist)
 
     def reset(self, name: str, *, persist: bool) -> Applied:
         """Makes a stream of the file what the file says; raises as `change`."""
-        if not any(stream.name == name for stream in self._file.streams):
+        if not self._is_in_file(name):
             raise ControlError(Refusal.NOT_FOUND, f"the file has no stream {name}; one of run time can be removed")
         return self._change(name, None, persist=persist)
 
@@ -417,12 +425,26 @@ class LiveConfig:
         """Keeps the file as the last one that worked, where that is wanted; false if it is wrong."""
         return self._last_good is None or self._last_good.keep(self._file)
 
-    def _find(self, name: str) -> StreamConfig | None:
-        return next((stream for stream in self._config.streams if stream.name == name), None)
+    def find(self, name: str) -> StreamConfig:
+        """A stream that is configured.
 
-    def _existing(self, name: str) -> None:
-        if self._find(name) is None:
-            raise ControlError(Refusal.NOT_FOUND, f"there is no stream {name}; streamdet streams list names them")
+        Raises:
+            ControlError: there is no stream of this name.
+        """
+        for stream in self._config.streams:
+            if stream.name == name:
+                return stream
+        raise ControlError(Refusal.NOT_FOUND, f"there is no stream {name}; streamdet streams list names them")
+
+    def _is_there(self, name: str) -> bool:
+        return any(stream.name == name for stream in self._config.streams)
+
+    def _is_in_file(self, name: str) -> bool:
+        return any(stream.name == name for stream in self._file.streams)
+
+    def _is_paused_without_changes(self, name: str) -> bool:
+        default = bool(self._file.stream_defaults.get("paused", False))
+        return next((stream.paused for stream in self._file.streams if stream.name == name), default)
 
     def _change(self, name: str, change: Change | None, *, persist: bool) -> Applied:
         changes = _replaced(self._changes, name, change)

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import gzip
-import hashlib
-import hmac
 import json
-import math
-import secrets
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -30,114 +23,21 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamdet.config import MetricsConfig
-from streamdet.config.addresses import is_loopback, metrics_socket
+from streamdet.config.addresses import metrics_socket
 from streamdet.errors import EndpointError
-from streamdet.http_server import (
-    HEALTH_PATHS,
-    HttpServer,
-    Limits,
-    connection_of,
-    is_host_of,
-    listen,
-    network_of,
-    tls_context,
-    url_of,
-)
+from streamdet.http.access import BasicLogin, Guard
+from streamdet.http.server import HEALTH_PATHS, HttpServer, HttpThread, Limits, listen, tls_context, url_of
 from streamdet.monitoring.unexpected import UnexpectedErrors
-from streamdet.security.limits import FairRate, LoginAttempts
-from streamdet.security.passwords import Password, read_password
+from streamdet.security.endpoints import is_loopback
+from streamdet.security.limits import FairRate
+from streamdet.security.passwords import read_password
 from streamdet.types import StreamStatus
 from streamdet.worker import Worker
-
-_MAX_LOGIN_CHARACTERS = 2000
-
-
-class PageLogin:
-    """Lets requests pass that carry the right name and password; of wrong ones only a few a minute are looked at.
-
-    Checking a password is slow on purpose. One that was right is known again by a hash whose key lives in this
-    process alone, so that Prometheus may come as often as it likes. Belongs to one event loop.
-
-    Args:
-        username: the name that belongs to the password.
-        password: the password.
-    """
-
-    def __init__(self, username: str, password: Password) -> None:
-        self._username = username.encode()
-        self._password = password
-        self._tries = LoginAttempts()
-        self._hash_key = secrets.token_bytes(32)
-        self._known = b""
-        # One check at a time: each takes 32 MiB and a quarter of a second.
-        self._lock = asyncio.Lock()
-
-    async def refusal(self, request: Request) -> Response | None:
-        """What a request gets that may not pass; None for one that may."""
-        login = _login_of(request)
-        if login is None:
-            return _refusal("a name and a password are needed")
-        if self._is_known(login):
-            return None
-        client = network_of(request.client.host if request.client else "")
-        async with self._lock:
-            if self._is_known(login):
-                return None
-            wait_seconds = math.ceil(self._tries.wait_seconds(client))
-            if wait_seconds:
-                message = "too many wrong logins; wait\n"
-                return PlainTextResponse(message, 429, {"Retry-After": str(wait_seconds)})
-            if not await asyncio.to_thread(self._is_right, login):
-                return _refusal("that is not the name or not the password")
-            self._known = self._digest(login)
-            self._tries.forget(client)
-        return None
-
-    def _is_known(self, login: bytes) -> bool:
-        return hmac.compare_digest(self._digest(login), self._known)
-
-    def _is_right(self, login: bytes) -> bool:
-        username, _, password = login.partition(b":")
-        right_name = hmac.compare_digest(username, self._username)
-        # Both are always checked: how long it takes tells nothing about the name.
-        return self._password.matches(password.decode("utf-8", "surrogateescape")) and right_name
-
-    def _digest(self, login: bytes) -> bytes:
-        return hmac.digest(self._hash_key, login, hashlib.sha256)
-
-
-def login_for(config: MetricsConfig) -> PageLogin | None:
-    """The login that a configuration asks for; None where it asks for none.
-
-    Raises:
-        PasswordError: its file cannot be used.
-    """
-    if config.password_file is None:
-        return None
-    return PageLogin(config.username, read_password(Path(config.password_file)))
-
-
-def _login_of(request: Request) -> bytes | None:
-    """`name:password` as the client sent it; None where there is none."""
-    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "basic" or len(encoded) > _MAX_LOGIN_CHARACTERS:
-        return None
-    try:
-        login = base64.b64decode(encoded.strip(), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return login if b":" in login else None
-
-
-def _refusal(why: str) -> Response:
-    challenge = {"WWW-Authenticate": 'Basic realm="streamdet", charset="UTF-8"'}
-    return PlainTextResponse(f"{why}\n", 401, challenge)
-
 
 LIMITS = Limits(connections=256, waiting_per_address=64, answering=192, connections_per_second=250, request_seconds=2.0)
 REQUESTS_PER_SECOND = 40
 HEALTH_CHECKS_PER_SECOND = 80
-# So many readers of one address may ask at the same time, and get their answer a bit later.
+# Requests of one address that may wait for their turn.
 MAX_WAITING_OF_ONE_ADDRESS = 80
 METRICS_AGE_SECONDS = 1.0
 HEALTH_AGE_SECONDS = 0.2
@@ -146,7 +46,6 @@ _RENDERING_SHARE = 0.1
 _MAX_METRICS_AGE_SECONDS = 10.0
 _OPENMETRICS = "application/openmetrics-text"
 _OPENMETRICS_VERSION = f"{_OPENMETRICS};version=1.0.0"
-_FIXED_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 _PAGE = b"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>streamdet</title>
@@ -180,21 +79,43 @@ class HealthSnapshot:
     problem: str = ""
     engine: Mapping[str, object] | None = None
 
+    def to_response(self, *, good: bool) -> Response:
+        """As /healthz, /readyz and /v1/health answer: 200 for good, else 503, and JSON."""
+        streams = {
+            name: {
+                "state": status.state.value,
+                "reason": status.reason.value if status.reason else None,
+                "detail": status.detail,
+                "since": status.since,
+                "last_frame_at": self.last_frame_at.get(name),
+            }
+            for name, status in self.streams.items()
+        }
+        page = {
+            "healthy": self.healthy,
+            "ready": self.ready,
+            "problem": self.problem,
+            "engine": None if self.engine is None else dict(self.engine),
+            "streams": streams,
+        }
+        status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+        return Response(json.dumps(page, indent=2).encode() + b"\n", status, media_type="application/json")
 
-class HealthServer(Worker):
+
+class HealthServer(HttpThread):
     """Serves the pages while it is entered as a context manager, in a thread of its own.
 
-    /healthz answers 503 when the daemon has to be restarted, /readyz also while it does not detect; both say why
-    as JSON. Nothing here takes a lock that a capture or the detector holds while it waits: the pages answer while
-    cameras hang. However many readers there are, and however often they ask, detection loses little to them: what
-    they read is made once for all, and answers leave at a bounded rate, the addresses in turns.
+    /healthz answers 503 when the daemon has to be restarted, /readyz also while it does not detect; both say why as
+    JSON. No lock is taken that a capture or the detector holds while it waits: the pages answer while cameras hang.
+    Detection loses little to readers, however many there are and however often they ask: what they read is made once
+    for all, and answers leave at a bounded rate, the addresses in turns.
 
     The port is bound at once, so that one that is taken is known before anything else starts.
 
     Args:
         config: where, and who may read them.
         registry: what /metrics shows.
-        snapshot: says how the daemon is, at once, from any thread.
+        snapshot: returns how the daemon is, without waiting, from any thread.
         on_error: called when the thread ends by an error.
         unexpected: counts and logs errors that end a single request or connection.
 
@@ -202,7 +123,7 @@ class HealthServer(Worker):
         url: where the pages are, ending without a slash.
 
     Raises:
-        EndpointError: the endpoint is no endpoint, or cannot be bound, or the certificate cannot be used.
+        EndpointError: the endpoint is not one, or cannot be bound, or the certificate cannot be used.
         PasswordError: the password cannot be read.
     """
 
@@ -214,15 +135,14 @@ class HealthServer(Worker):
         on_error: Callable[[Worker], None] | None = None,
         unexpected: UnexpectedErrors | None = None,
     ) -> None:
-        super().__init__("metrics", on_error)
-        login, tls = login_for(config), _tls_for(config)
         try:
             host, port = metrics_socket(config.endpoint)
         except ValueError:
             message = f"metrics: {config.endpoint[:200]!r} is not an endpoint; expected something like 127.0.0.1:9095"
             raise EndpointError(message) from None
-        self._listener = listen("metrics:", host, port, "another endpoint")
-        self.url = url_of(self._listener, tls)
+        guard, tls = guard_for(config, host), tls_for(config)
+        listener = listen("metrics:", host, port, "endpoint")
+        self.url = url_of(listener, tls)
         self._metrics = _MetricsPage(registry)
         self._snapshot = snapshot
         self._health: tuple[float, HealthSnapshot] | None = None
@@ -233,41 +153,19 @@ class HealthServer(Worker):
             Route("/readyz", self._readyz),
             Route("/{path:path}", _not_found),
         ]
-        self._server = HttpServer(
-            _Door(Starlette(routes=routes), login, _hosts_of(config)), self._listener, LIMITS, tls, unexpected
-        )
-
-    def run(self) -> None:
-        """Serves until asked to stop."""
-        if not self.stopping:
-            asyncio.run(self._server.serve())
-        if self._server.error is not None:
-            raise self._server.error
-
-    def wake(self) -> None:
-        """Has the server end."""
-        self._server.should_exit = True
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Cuts open connections, ends the thread and frees the port; may be called twice, or without entering."""
-        self.stop()
-        self.join()
-        with suppress(OSError):
-            self._listener.close()
+        self._server = HttpServer(_Door(Starlette(routes=routes), guard), listener, LIMITS, tls, unexpected)
+        super().__init__("metrics", [self._server], on_error)
 
     async def _first_page(self, _request: Request) -> Response:
         return Response(_PAGE, media_type="text/html; charset=utf-8")
 
     async def _healthz(self, _request: Request) -> Response:
         snapshot = self._newest()
-        return _as_json(snapshot, good=snapshot.healthy)
+        return snapshot.to_response(good=snapshot.healthy)
 
     async def _readyz(self, _request: Request) -> Response:
         snapshot = self._newest()
-        return _as_json(snapshot, good=snapshot.healthy and snapshot.ready)
+        return snapshot.to_response(good=snapshot.healthy and snapshot.ready)
 
     def _newest(self) -> HealthSnapshot:
         now = time.monotonic()
@@ -276,13 +174,44 @@ class HealthServer(Worker):
         return self._health[1]
 
 
-class _Door:
-    """Refuses who may not come in, and lets the others come in turns; ASGI middleware."""
+def guard_for(config: MetricsConfig, host: str) -> Guard:
+    """Who may read what is served at an address, as `[metrics]` says.
 
-    def __init__(self, app: ASGIApp, login: PageLogin | None, hosts: frozenset[str] | None) -> None:
+    Args:
+        config: names, and the login.
+        host: the name or address that is listened at.
+
+    Raises:
+        PasswordError: the file of the password cannot be used.
+    """
+    hosts = frozenset({host, *(name.lower() for name in config.hosts)}) if config.hosts or is_loopback(host) else None
+    login = None
+    if config.password_file is not None:
+        login = BasicLogin(config.username, read_password(Path(config.password_file)))
+    return Guard(hosts, login)
+
+
+def tls_for(config: MetricsConfig) -> ssl.SSLContext | None:
+    """How to speak TLS, as `[metrics]` says; None where it names no certificate.
+
+    Raises:
+        EndpointError: the certificate or its key cannot be used.
+    """
+    if config.tls_certificate_file is None or config.tls_key_file is None:
+        return None
+    try:
+        return tls_context(Path(config.tls_certificate_file), Path(config.tls_key_file))
+    except (OSError, ValueError) as error:
+        message = f"[metrics] the certificate {config.tls_certificate_file} or its key cannot be used: {error}"
+        raise EndpointError(message) from error
+
+
+class _Door:
+    """Refuses what may not come in, and adds the headers that every answer has; ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
         self._app = app
-        self._login = login
-        self._hosts = hosts
+        self._guard = guard
         self._pages = FairRate(REQUESTS_PER_SECOND, MAX_WAITING_OF_ONE_ADDRESS)
         self._health = FairRate(HEALTH_CHECKS_PER_SECOND, LIMITS.connections)
 
@@ -293,30 +222,18 @@ class _Door:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_FIXED_HEADERS)
+                headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+                MutableHeaders(scope=message).update(headers)
             await send(message)
 
-        refusal = await self._refusal(Request(scope))
-        await (refusal or self._app)(scope, receive, send_with_headers)
-
-    async def _refusal(self, request: Request) -> Response | None:
-        connection = connection_of(request.scope)
-        rate = self._health if request.scope["path"] in HEALTH_PATHS else self._pages
-        if not await rate.turn(connection.network, lambda: connection.closed):
-            message = f"more than {MAX_WAITING_OF_ONE_ADDRESS} requests of your address are waiting; try again\n"
-            return PlainTextResponse(message, 429, {"Retry-After": "1"})
-        if request.method not in {"GET", "HEAD"}:
-            return PlainTextResponse("method not allowed\n", 405, {"Allow": "GET, HEAD"})
-        # Browsers always send a Host; some load balancers send none.
-        host = request.headers.get("host", "")
-        if self._hosts is not None and host and not is_host_of(host, self._hosts):
-            message = f"this page does not answer to the name {host[:200]!r}; add it to [metrics] hosts to allow it\n"
-            return PlainTextResponse(message, 403)
-        if self._login is None:
-            return None
-        refusal = await self._login.refusal(request)
-        connection.trusted = refusal is None
-        return refusal
+        rate = self._health if scope["path"] in HEALTH_PATHS else self._pages
+        refused = await self._guard.refusal(Request(scope), rate)
+        app = self._app
+        if refused is not None:
+            app = PlainTextResponse(f"{refused.why}\n", refused.status, refused.headers)
+        elif scope["method"] not in {"GET", "HEAD"}:
+            app = PlainTextResponse("method not allowed\n", 405, {"Allow": "GET, HEAD"})
+        await app(scope, receive, send_with_headers)
 
 
 class _Rendered(NamedTuple):
@@ -331,7 +248,7 @@ class _Rendered(NamedTuple):
 class _MetricsPage:
     """Shows a registry, in the text format of Prometheus or OpenMetrics; belongs to the event loop.
 
-    Each of the two is made once a second at the most, and shared by all who ask for it.
+    Each of the two is made at most once a second, and shared by all who ask for it.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -392,43 +309,3 @@ def _page(body: bytes, content_type: str, headers: Mapping[str, str] | None = No
 
 async def _not_found(_request: Request) -> Response:
     return PlainTextResponse("not found: see /metrics, /healthz and /readyz\n", 404)
-
-
-def _hosts_of(config: MetricsConfig) -> frozenset[str] | None:
-    """The names under which the pages may be called, besides `localhost` and addresses; None for any."""
-    host = metrics_socket(config.endpoint).host.lower()
-    if not config.hosts and not is_loopback(host):
-        return None
-    return frozenset({host, *(name.lower() for name in config.hosts)})
-
-
-def _tls_for(config: MetricsConfig) -> ssl.SSLContext | None:
-    if config.tls_certificate_file is None or config.tls_key_file is None:
-        return None
-    try:
-        return tls_context(Path(config.tls_certificate_file), Path(config.tls_key_file))
-    except (OSError, ValueError) as error:
-        message = f"[metrics] the certificate {config.tls_certificate_file} or its key cannot be used: {error}"
-        raise EndpointError(message) from error
-
-
-def _as_json(snapshot: HealthSnapshot, *, good: bool) -> Response:
-    streams = {
-        name: {
-            "state": status.state.value,
-            "reason": status.reason.value if status.reason else None,
-            "detail": status.detail,
-            "since": status.since,
-            "last_frame_at": snapshot.last_frame_at.get(name),
-        }
-        for name, status in snapshot.streams.items()
-    }
-    page = {
-        "healthy": snapshot.healthy,
-        "ready": snapshot.ready,
-        "problem": snapshot.problem,
-        "engine": None if snapshot.engine is None else dict(snapshot.engine),
-        "streams": streams,
-    }
-    status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
-    return Response(json.dumps(page, indent=2).encode() + b"\n", status, media_type="application/json")

@@ -19,10 +19,10 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamdet.http_server import connection_of, is_host_of, network_of
+from streamdet.http.access import is_from_another_site, is_host_of
+from streamdet.http.server import BadRequestError, connection_of, network_of, read_body
 from streamdet.security.limits import LoginAttempts
 from streamdet.security.passwords import Password
-from streamdet.web.body import BadRequestError, read_body
 from streamdet.web.html import HTML, Pages
 
 MAX_SESSIONS = 1000
@@ -71,7 +71,6 @@ def _hash(token: str) -> bytes:
 
 
 _OPEN_PATHS = frozenset({"/login", "/healthz"})
-_SAFE_METHODS = frozenset({"GET", "HEAD"})
 _FIXED_HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -110,12 +109,7 @@ class AccessRules:
         host = headers.get("host", "")
         if not is_host_of(host, self.host_names):
             return f"this page does not answer to the name {host[:200]!r}; start it with --host-name NAME to allow it"
-        origin = headers.get("origin")
-        scheme = "https" if self.secure else "http"
-        if origin is not None and origin.lower() != f"{scheme}://{host.lower()}":
-            return "this request comes from another site"
-        site = headers.get("sec-fetch-site", "same-origin")
-        if method not in _SAFE_METHODS and site not in ("same-origin", "none"):
+        if is_from_another_site(method, headers, "https" if self.secure else "http"):
             return "this request comes from another site"
         return ""
 

@@ -53,7 +53,7 @@ class _Mark(NamedTuple):
     event_seq: int
 
 
-class Rates:
+class EventRates:
     """Counts the events of one stream.
 
     Attributes:
@@ -148,7 +148,7 @@ class _Stream:
     state: StateEvent | None = None
     told: StateEvent | None = None
     not_up_since: float | None = None
-    rates: Rates = field(default_factory=Rates)
+    rates: EventRates = field(default_factory=EventRates)
     newest: DetectionEvent | None = None
     fullest: DetectionEvent | None = None
     lost: int = 0

@@ -15,13 +15,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from streamdet.http_server import HttpServer, Limits, listen, tls_context, url_of
+from streamdet.http.server import BadRequestError, HttpServer, Limits, listen, read_body, tls_context, url_of
 from streamdet.security.curve import client_keys
 from streamdet.security.endpoints import parse_endpoint
 from streamdet.security.passwords import read_password
 from streamdet.web.access import AccessRules, Guard, Login, Sessions, host_names
 from streamdet.web.board import Board
-from streamdet.web.body import BadRequestError, read_body
 from streamdet.web.daemon_metrics import Stages
 from streamdet.web.html import HTML, Pages
 from streamdet.web.pictures import Pictures
@@ -114,7 +113,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
             updates.ring()
 
     subscribers = EventSubscriber(settings, board, ring, stop), PictureSubscriber(settings, pictures, ring, stop)
-    listener = listen("the page", settings.host, settings.port, "another with --listen")
+    listener = listen("the page", settings.host, settings.port, "address with --listen")
     server = HttpServer(app, listener, LIMITS, tls)
     with listener, subscribers[0], subscribers[1]:
         on_ready(f"{url_of(listener, tls)}/")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 from streamdet.errors import EXIT_USAGE, StreamdetError
+from streamdet.security.endpoints import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,7 @@ class Settings:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host.lower() == "localhost"
+        return is_loopback(self.host)
 
 
 class WebError(StreamdetError):

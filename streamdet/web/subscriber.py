@@ -11,6 +11,7 @@ import orjson
 
 from streamdet.client.subscription import DEFAULT_KINDS, Gap, Subscription, subscribe
 from streamdet.errors import WireError
+from streamdet.monitoring.log import LogThrottle
 from streamdet.types import DetectionEvent, FrameInfo, PreviewEvent, StateEvent
 from streamdet.web.board import Board, detection_fields, taken_at
 from streamdet.web.pictures import Pictures
@@ -28,6 +29,7 @@ _HIGH_WATER_MARK_PICTURES = 64
 _HEARTBEAT_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
+_throttle = LogThrottle()
 
 
 class EventSubscriber(Worker):
@@ -74,7 +76,7 @@ class EventSubscriber(Worker):
             try:
                 item = events.receive(wait_seconds)
             except WireError as error:
-                _log.warning("dropped a message that is not an event: %s", error)
+                _throttle.log(_log, logging.WARNING, "dropped a message that is not an event: %s", error)
                 continue
             if item is None:
                 return
@@ -123,7 +125,7 @@ class PictureSubscriber(Worker):
             try:
                 event = previews.receive(_TURN_SECONDS)
             except WireError as error:
-                _log.warning("dropped a message that is not a picture: %s", error)
+                _throttle.log(_log, logging.WARNING, "dropped a message that is not a picture: %s", error)
                 continue
             if isinstance(event, PreviewEvent):
                 taken_seconds = taken_at(event, time.monotonic())

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import orjson
 
+from streamdet.http.server import BadRequestError
 from streamdet.web.board import Board
-from streamdet.web.body import BadRequestError
 from streamdet.web.daemon_metrics import Stages
 from streamdet.web.journal import Filter
 from streamdet.web.pictures import Pictures, Shot

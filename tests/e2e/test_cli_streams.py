@@ -25,7 +25,8 @@ from streamdet.service.daemon import Daemon
 from streamdet.service.live_config import ChangesFile
 from streamdet.types import Reason, State
 from streamdet.worker import Worker
-from support.stand_in import OneBox, free_port
+from support.ports import free_port
+from support.stand_in import OneBox
 from support.waiting import wait_until
 
 SECRET = "pl4nted-Secret"  # noqa: S105 - a planted one
@@ -79,7 +80,7 @@ class Installed:
 
     def _answers(self) -> bool:
         try:
-            ask(self.socket, "about")
+            ask(self.socket, "GET", "/v1/about")
         except ControlError:
             return False
         return True
@@ -244,7 +245,7 @@ def test_mistakes_are_one_clear_line_and_change_nothing(
     assert words in output
     assert "Traceback" not in output
     assert installed.daemon.config == before
-    assert ask(installed.socket, "about")["pid"] == os.getpid()
+    assert ask(installed.socket, "GET", "/v1/about")["pid"] == os.getpid()
 
 
 def test_what_is_wrong_can_be_had_as_json(installed: Installed) -> None:
@@ -400,9 +401,9 @@ def test_a_kept_change_that_cannot_be_used_keeps_nothing_else_from_starting(
 )
 def test_an_address_with_a_control_character_is_refused_at_run_time(installed: Installed, url: str) -> None:
     with pytest.raises(ConfigError, match=r"streams\[north\].url: "):
-        ask(installed.socket, "streams.add", {"name": "north", "url": url, "values": {}, "persist": True})
+        ask(installed.socket, "POST", "/v1/streams?persist=true", {"name": "north", "url": url})
     with pytest.raises(ConfigError, match=r"streams\[east\].url: "):
-        ask(installed.socket, "streams.change", {"name": "east", "values": {"url": url}, "persist": True})
+        ask(installed.socket, "PATCH", "/v1/streams/east?persist=true", {"url": url})
     assert not installed.kept.exists()
 
 

@@ -26,7 +26,8 @@ from streamdet.detector.pool import DetectorPool
 from streamdet.errors import StreamdetError
 from streamdet.service.daemon import Daemon
 from streamdet.types import DetectionEvent
-from support.stand_in import OneBox, free_port
+from support.ports import free_port
+from support.stand_in import OneBox
 from support.waiting import wait_until
 
 _WAIT_SECONDS = 20.0
@@ -49,7 +50,7 @@ class Running:
         self.daemon = Daemon(self.config, path, load=lambda *_: DetectorPool([self.detector]), **options)
         self.exit_code: int | None = None
         ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(ready.set,))
+        self._thread = threading.Thread(target=self._run, args=(ready.set,), daemon=True)
         self._thread.start()
         assert ready.wait(_WAIT_SECONDS)
 
@@ -125,16 +126,6 @@ def test_files_played_to_their_end_lose_nothing_and_end_the_process(running: Cal
     assert daemon.join() == 0
     ledger = daemon.daemon.ledger.snapshot()["file"]
     assert ledger.captured == ledger.published == 600
-
-
-def test_memory_that_no_one_uses_is_given_back_again_and_again(
-    running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given_back: list[float] = []
-    monkeypatch.setattr("streamdet.service.housekeeping.TRIM_SECONDS", 0.0)
-    monkeypatch.setattr("streamdet.service.housekeeping.trim_memory", lambda: given_back.append(time.monotonic()))
-    running(clip("east"))
-    wait_until(lambda: len(given_back) >= 2)
 
 
 def test_a_stuck_detector_is_told_before_the_watchdog_ends_it(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +23,10 @@ from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, Picture, Reason, State
 from support.page import PageProcess, Published, box_of, grey_of
 from support.paths import ROOT
+from support.ports import free_port
 from support.processes import DaemonProcess
 from support.processes import stream as configured
+from support.waiting import join
 from support.web import WebServer
 
 pytestmark = pytest.mark.package("chromium")
@@ -170,6 +171,19 @@ def test_a_stream_that_fails_says_why_and_comes_back(
     published.states["gate"] = (State.UP, None, "")
     expect(page.locator("#total-up")).to_have_text("3 of 3")
     expect(page.locator("#wall-empty")).to_have_text("No stream matches.")
+
+
+def test_every_change_of_state_is_announced_however_close_they_are(
+    published: Published, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(server.url)
+    expect(page.locator("#total-up")).to_have_text("3 of 3")
+    # The list begins with what is known; only later changes are news.
+    expect(page.locator("#journal li")).not_to_have_count(0)
+    published.states.update(dict.fromkeys(published.states, (State.DOWN, Reason.TIMEOUT, "")))
+    expect(page.locator("#total-up")).to_have_text("0 of 3")
+    for name in published.states:
+        expect(page.locator("#announcer p", has_text=f"{name} is down.")).to_have_count(1)
 
 
 def test_losses_restarts_and_a_daemon_that_is_gone_are_told(
@@ -362,12 +376,12 @@ def daemon(camera: WebServer) -> Iterator[Daemon]:
     )
     daemon = Daemon(config, load=lambda _, metrics: DetectorPool([OneBox(metrics)]))
     ready = threading.Event()
-    thread = threading.Thread(target=daemon.run, args=(ready.set,))
+    thread = threading.Thread(target=daemon.run, args=(ready.set,), daemon=True)
     thread.start()
     assert ready.wait(40)
     yield daemon
     daemon.stop()
-    thread.join()
+    join(thread)
 
 
 def test_a_camera_of_the_real_daemon_is_seen_fails_and_comes_back(
@@ -492,13 +506,6 @@ def test_no_banner_over_live_pictures(published: Published, open_page: Callable[
             page.wait_for_timeout(1800)
             assert page.evaluate("window.seen") == []
             page.goto("about:blank")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def locked_page(published: Published, folder: Path) -> PageProcess:

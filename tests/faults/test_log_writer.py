@@ -15,16 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from streamdet.monitoring import log_writer
-from streamdet.monitoring.log_writer import LogWriter
+from streamdet.monitoring.log import LogWriter, lost_lines
 from support.processes import DaemonProcess, stream
-from support.waiting import wait_until
+from support.waiting import join, wait_until
 
 _LINE = "x" * 999 + "\n"
-
-
-def lost_lines() -> int:
-    return log_writer._lost_lines
 
 
 @pytest.fixture
@@ -41,8 +36,8 @@ def pipe() -> Iterator[tuple[int, int]]:
             continue  # the test has closed it
 
 
-def writer_to(descriptor: int) -> LogWriter:
-    return LogWriter(descriptor, "utf-8", lambda count: f"{count} lost\n")
+def writer_to(descriptor: int, max_queued_bytes: int = 2**22) -> LogWriter:
+    return LogWriter(descriptor, "utf-8", lambda count: f"{count} lost\n", max_queued_bytes=max_queued_bytes)
 
 
 def read_all(descriptor: int) -> list[str]:
@@ -53,12 +48,11 @@ def read_all(descriptor: int) -> list[str]:
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_a_reader_that_stands_still_holds_up_no_one_and_what_was_lost_is_said(
-    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, *, blocking: bool
+    pipe: tuple[int, int], *, blocking: bool
 ) -> None:
-    monkeypatch.setattr(log_writer, "MAX_QUEUED_BYTES", 20 * (1000 + log_writer._OVERHEAD_BYTES))
     before = lost_lines()
     os.set_blocking(pipe[1], blocking)
-    log = writer_to(pipe[1])
+    log = writer_to(pipe[1], max_queued_bytes=20 * 1128)
     os.close(pipe[1])
     began = time.monotonic()
     for number in range(100):
@@ -68,10 +62,10 @@ def test_a_reader_that_stands_still_holds_up_no_one_and_what_was_lost_is_said(
     lost = lost_lines() - before
     assert 60 < lost < 90
     lines: list[str] = []
-    reading = threading.Thread(target=lambda: lines.extend(read_all(pipe[0])))
+    reading = threading.Thread(target=lambda: lines.extend(read_all(pipe[0])), daemon=True)
     reading.start()
     log.close()
-    reading.join()
+    join(reading)
     assert f"{lost} lost" in lines
     numbers = [int(line[:3]) for line in lines if line.endswith("x")]
     assert numbers == list(range(100 - lost))
@@ -102,7 +96,7 @@ def test_a_reader_that_has_gone_costs_lines_only(pipe: tuple[int, int]) -> None:
 def test_a_full_disk_costs_lines_and_none_is_glued_to_another(tmp_path: Path) -> None:
     program = f"""
 import os, resource, signal
-from streamdet.monitoring.log_writer import LogWriter
+from streamdet.monitoring.log import LogWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 descriptor = os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 log = LogWriter(descriptor, "utf-8", lambda count: f"{{count}} lost\\n")
@@ -131,11 +125,11 @@ def test_a_child_does_not_write_what_waits_in_its_parent(pipe: tuple[int, int]) 
         os._exit(0)
     os.close(pipe[1])
     lines: list[str] = []
-    reading = threading.Thread(target=lambda: lines.extend(read_all(pipe[0])))
+    reading = threading.Thread(target=lambda: lines.extend(read_all(pipe[0])), daemon=True)
     reading.start()
     os.waitpid(child, 0)
     log.close()
-    reading.join()
+    join(reading)
     assert len(lines) == 101
     assert sum(line.endswith("from the child") for line in lines) == 1
 
@@ -146,10 +140,10 @@ def test_a_daemon_whose_log_no_one_takes_works_answers_and_ends_in_time(tmp_path
         fcntl.fcntl(daemon.process.stderr.fileno(), fcntl.F_SETPIPE_SZ, 4096)
         # Every stream that is added and refused is some lines; a pipe of a page is full at once.
         for number in range(40):
-            daemon.ask("streams.add", name=f"x{number}", url="rtsp://127.0.0.1:9/x")
+            daemon.ask("POST", "/v1/streams", {"name": f"x{number}", "url": "rtsp://127.0.0.1:9/x"})
         published = daemon.count("frames_published_total", stream="clip")
         wait_until(lambda: daemon.count("frames_published_total", stream="clip") > published + 5, "more frames")
-        assert daemon.ask("about")["epoch"]
+        assert daemon.ask("GET", "/v1/about")["epoch"]
         began = time.monotonic()
         daemon.process.send_signal(signal.SIGTERM)
         # Nothing is read before it has ended.

@@ -135,7 +135,7 @@ def test_a_killed_daemon_comes_back_and_its_subscribers_go_on_by_themselves(tmp_
             assert seqs == list(range(1, 21))
             assert {restart.before for restart in restarts} == before
             assert next(e for e in plain if isinstance(e, DetectionEvent) and e.epoch not in before)
-        assert daemon.ask("streams.list")["streams"][0]["state"] == "up"
+        assert daemon.ask("GET", "/v1/streams")["streams"][0]["state"] == "up"
         assert daemon.is_exact("clip")
         assert daemon.end() == 0
 
@@ -157,12 +157,12 @@ def test_without_file_descriptors_pages_wait_and_streams_run(tmp_path: Path) -> 
             with pytest.raises((TimeoutError, urllib.error.URLError)):
                 daemon.page(timeout=1.0)
             with pytest.raises(ControlError):
-                ask(daemon.control_path, "about", {}, 1.0)
+                ask(daemon.control_path, "GET", "/v1/about", timeout_seconds=1.0)
             assert daemon.process.poll() is None
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
             began = time.monotonic()
             assert daemon.is_exact("clip")
-            assert daemon.ask("about")["pid"] == pid
+            assert daemon.ask("GET", "/v1/about")["pid"] == pid
             assert first_of(late)
             assert time.monotonic() - began < 5
             while (event := events.receive(0)) is not None:

@@ -30,7 +30,7 @@ from streamdet.worker import Worker
 from support.publishing import frame_of, metrics_of, publisher_at
 from support.queueing import Flood, Rules
 from support.videos import make_video
-from support.waiting import wait_until
+from support.waiting import join, wait_until
 
 pytestmark = [pytest.mark.stress, pytest.mark.usefixtures("_threads_switch_often")]
 
@@ -80,12 +80,12 @@ def test_workers_start_and_stop(chance: random.Random) -> None:
         for worker in workers:
             worker.start()
         time.sleep(chance.choice((0, 0, 0.0005)))
-        stoppers = [threading.Thread(target=worker.stop) for worker in workers for _ in range(2)]
+        stoppers = [threading.Thread(target=worker.stop, daemon=True) for worker in workers for _ in range(2)]
         for stopper in stoppers:
             stopper.start()
         assert all(worker.join() for worker in workers)
         for stopper in stoppers:
-            stopper.join()
+            join(stopper)
         assert all(worker.ended.is_set() == (worker not in told) for worker in workers)
         assert all(worker.error is error for worker in told)
     assert threading.active_count() == before
@@ -99,7 +99,7 @@ class Taking:
         self.captured = 0
         self._queue = BatchQueue(4, 0.0, self.metrics.frame_dropped)
         self._url, self._chance = str(url), chance
-        self._taker = threading.Thread(target=self._take)
+        self._taker = threading.Thread(target=self._take, daemon=True)
 
     def _take(self) -> None:
         while not self._queue.drained:
@@ -136,7 +136,7 @@ class Taking:
 
     def __exit__(self, *_: object) -> None:
         self._queue.close()
-        self._taker.join()
+        join(self._taker)
 
 
 @pytest.mark.timeout(1800)
@@ -155,8 +155,8 @@ def test_32_producers(chance: random.Random, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Flood, "frames_per_stream", 20)
     for _ in range(_ROUNDS):
         flood = Flood(chance.randrange(2**31))
-        consumer = threading.Thread(target=flood.consume)
-        producers = [threading.Thread(target=flood.produce, args=(name,)) for name in flood.names]
+        consumer = threading.Thread(target=flood.consume, daemon=True)
+        producers = [threading.Thread(target=flood.produce, args=(name,), daemon=True) for name in flood.names]
         for thread in (consumer, *producers):
             thread.start()
         if chance.random() < 0.5:
@@ -229,7 +229,9 @@ def test_a_publisher_stops_while_others_publish(chance: random.Random) -> None:
         publisher = publisher_at(metrics=metrics)
         ending = threading.Event()
 
-        producers = [threading.Thread(target=produce, args=(name, publisher, metrics, ending)) for name in "ab"]
+        producers = [
+            threading.Thread(target=produce, args=(name, publisher, metrics, ending), daemon=True) for name in "ab"
+        ]
         with publisher:
             for thread in producers:
                 thread.start()

@@ -28,27 +28,28 @@ from streamdet.bench.stand_in import StandIn
 from streamdet.capture.thread import Capture
 from streamdet.config import Config, load_config
 from streamdet.delivery.connections import ConnectionGuard
+from streamdet.delivery.event_store import EventStore
 from streamdet.delivery.events import EventWriter
 from streamdet.delivery.preview import Previews
 from streamdet.delivery.replay import Replay
-from streamdet.delivery.segments import Segments
 from streamdet.delivery.spool import Spool
 from streamdet.detector.pool import DetectorPool
 from streamdet.errors import EXIT_UNAVAILABLE, ControlError
-from streamdet.http_server import HttpServer, _Connections, _Protocol
+from streamdet.http.server import HttpServer, _Connections, _Protocol
 from streamdet.inference.thread import Inference
 from streamdet.monitoring.rates import Rates
-from streamdet.service.commands import Commands
+from streamdet.service.control.api import _Api, _PeerGuard
 from streamdet.service.control.client import ask
-from streamdet.service.control.server import ControlServer
+from streamdet.service.control.operations import Operations
 from streamdet.service.daemon import Daemon
 from streamdet.service.live_config import LiveConfig
 from streamdet.service.pages import _MetricsPage
 from streamdet.types import Detection, Drop, Picture, Reason
 from streamdet.wire.replay import Refused, ReplayRequest, SnapshotRequest, decode_answer, encode_request
-from support.processes import free_ports, stream
+from support.ports import free_ports
+from support.processes import stream
 from support.videos import make_video
-from support.waiting import wait_until
+from support.waiting import join, wait_until
 
 _ENDS_WITHIN_SECONDS = 5.0
 
@@ -68,7 +69,7 @@ class Running:
         self.config: Config = load_config(path)
         self.daemon = Daemon(self.config, path, load=lambda *_: DetectorPool([detector or StandIn()]))
         self.outcome: int | BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         try:
@@ -90,7 +91,7 @@ class Running:
 
     def __exit__(self, *_: object) -> None:
         self.daemon.stop()
-        self._thread.join()
+        join(self._thread)
 
 
 def broken(*_: object, **__: object) -> None:
@@ -109,7 +110,7 @@ def ask_for_a_page(running: Running) -> None:
 
 def ask_for_control(running: Running) -> None:
     with suppress(ControlError):
-        ask(running.control_path, "about", {}, 5)
+        ask(running.control_path, "GET", "/v1/streams", timeout_seconds=5)
 
 
 def look(running: Running) -> None:
@@ -118,8 +119,8 @@ def look(running: Running) -> None:
 
 
 def reconnect(running: Running) -> None:
-    for paused in ("pause", "resume"):
-        ask(running.control_path, f"streams.{paused}", {"name": "clip"}, 5)
+    for paused in (True, False):
+        ask(running.control_path, "PATCH", "/v1/streams/clip", {"paused": paused}, 5)
 
 
 def asked(running: Running, question: SnapshotRequest | ReplayRequest) -> object:
@@ -142,7 +143,7 @@ def ask_for_old_events(running: Running) -> None:
 
 def ask_for_a_reload(running: Running) -> None:
     with pytest.raises(ControlError, match="unexpected error: RuntimeError: broken on purpose"):
-        ask(running.control_path, "reload", {}, 5)
+        ask(running.control_path, "POST", "/v1/reload", timeout_seconds=5)
     assert running.daemon.metrics.registry.get_sample_value("streamdet_config_last_reload_successful") == 0
 
 
@@ -153,7 +154,7 @@ _THREADS: dict[str, tuple[type, str, Callable[[Running], None]]] = {
     "previews": (Previews, "beat", look),
     "spool": (Spool, "_tidy", provoke_nothing),
     "gate": (ConnectionGuard, "_cut_floods", provoke_nothing),
-    "control": (ControlServer, "_expire", ask_for_control),
+    "control": (_Connections, "add", ask_for_control),
     "metrics": (_Connections, "add", ask_for_a_page),
 }
 
@@ -188,10 +189,10 @@ _DATA: list[tuple[str, type, str, Callable[[Running], None]]] = [
     ("preview", Previews, "_encode", look),
     ("subscription", EventWriter, "subscribed", look),
     ("replay", Replay, "answer", ask_for_events),
-    ("control", Commands, "_about", ask_for_control),
-    ("control", ControlServer, "_hand_on", ask_for_control),
-    ("control", ControlServer, "_refusal", ask_for_control),
-    ("replay", Segments, "answer", ask_for_old_events),
+    ("control", Operations, "_list", ask_for_control),
+    ("http", _Api, "_carried_out", ask_for_control),
+    ("http", _PeerGuard, "refusal", ask_for_control),
+    ("replay", EventStore, "answer", ask_for_old_events),
     ("reload", LiveConfig, "_merged", ask_for_a_reload),
     ("http", _MetricsPage, "_newest", ask_for_a_page),
     ("http", _Protocol, "bind", ask_for_a_page),
@@ -233,7 +234,7 @@ def test_an_error_that_one_datum_is_at_fault_for_costs_that_one(
         published = running.published("clip")
         wait_until(lambda: running.published("clip") > published + 3, "frames of the stream that it hit")
         assert running.outcome is None
-        assert ask(running.control_path, "about", {}, 5)["epoch"] == running.daemon.epoch
+        assert ask(running.control_path, "GET", "/v1/about")["epoch"] == running.daemon.epoch
         events = f"tcp://127.0.0.1:{running.config.publisher.endpoint.rpartition(':')[2]}"
         with subscribe(events, ["clip"], kinds=["detections"]) as numbers:
             seqs = [event.seq for event in (numbers.receive(5) for _ in range(3)) if event is not None]

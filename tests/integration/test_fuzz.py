@@ -14,8 +14,9 @@ from fuzzing import Tally, Target, targets
 from streamdet.capture.sources.diagnosis import look_at_connection
 from streamdet.config import StreamConfig, load_config
 from streamdet.errors import ConfigError, ControlError
-from streamdet.service.control.protocol import decode_request
+from streamdet.service.control.api import _only, decode_body
 from streamdet.types import Reason
+from support.waiting import join
 
 _INPUTS = 20_000
 _NAMES = (
@@ -58,7 +59,7 @@ def test_an_input_can_be_made_again(every: dict[str, Target]) -> None:
 
 def test_a_stranger_s_words_come_back_on_one_line() -> None:
     with pytest.raises(ControlError) as refused:
-        decode_request(b'{"version": 1, "command": "reload", "a\\r\\n\\u001b[2J\\u2028b": 1}')
+        _only(decode_body(b'{"a\\r\\n\\u001b[2J\\u2028b": 1}'), config=str)
     assert str(refused.value).isprintable()
 
 
@@ -83,11 +84,11 @@ def test_an_answer_that_comes_drop_by_drop_holds_no_one_up() -> None:
                 except ConnectionError:
                     return  # it has had enough
 
-        thread = threading.Thread(target=drip)
+        thread = threading.Thread(target=drip, daemon=True)
         thread.start()
         began = time.monotonic()
         found = look_at_connection(StreamConfig(name="yard", url=f"rtsp://127.0.0.1:{listener.getsockname()[1]}/x"))
         assert time.monotonic() - began < 5
-        thread.join()
+        join(thread)
     assert found is not None
     assert found.reason is Reason.TIMEOUT

@@ -99,7 +99,7 @@ class Container:
             self._process.wait(_PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            self._process.wait(_PATIENCE_SECONDS)
         finally:
             self._lock.close()
 

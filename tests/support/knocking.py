@@ -16,9 +16,10 @@ from prometheus_client import CollectorRegistry
 
 from streamdet.config import PublisherConfig
 from streamdet.delivery.connections import ConnectionGuard
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.security.curve import allow, client_keys, generate
 from streamdet.security.endpoints import parse_endpoint
+from support.waiting import join
 
 PATIENCE_SECONDS = 30.0
 
@@ -67,7 +68,7 @@ class Door:
         self.endpoint = self.gate.bind(self._socket, "events", config.endpoint)
         self.longest_pause_seconds = 0.0
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._tick)
+        self._thread = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> Self:
         self.gate.start()
@@ -76,7 +77,7 @@ class Door:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join()
+        join(self._thread)
         self.gate.close()
         self._context.destroy(linger=0)
         assert self.gate.error is None

@@ -9,6 +9,8 @@ from typing import Self
 
 import zmq
 
+from support.waiting import join
+
 Loses = Callable[[bytes], bool]
 
 
@@ -26,7 +28,7 @@ class Proxy:
         self._front.rcvhwm = self._back.sndhwm = 0
         self.endpoint = f"tcp://127.0.0.1:{self._back.bind_to_random_port('tcp://127.0.0.1')}"
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="proxy")
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
 
     def _run(self) -> None:
         poller = zmq.Poller()
@@ -50,7 +52,7 @@ class Proxy:
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self._thread.join()
+        join(self._thread)
 
 
 @contextlib.contextmanager
@@ -65,6 +67,7 @@ def losing_requests(upstream: str) -> Iterator[tuple[str, threading.Event]]:
     cut, ending = threading.Event(), threading.Event()
     with zmq.Context() as context, context.socket(zmq.ROUTER) as front, context.socket(zmq.DEALER) as back:
         front.linger = back.linger = 0
+        back.sndtimeo = 10_000
         back.connect(upstream)
         endpoint = f"tcp://127.0.0.1:{front.bind_to_random_port('tcp://127.0.0.1')}"
 
@@ -77,10 +80,10 @@ def losing_requests(upstream: str) -> Iterator[tuple[str, threading.Event]]:
                 while back.poll(0):
                     front.send_multipart(back.recv_multipart())
 
-        thread = threading.Thread(target=run, name="request-proxy")
+        thread = threading.Thread(target=run, name="request-proxy", daemon=True)
         thread.start()
         try:
             yield endpoint, cut
         finally:
             ending.set()
-            thread.join()
+            join(thread)

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 import cv2
 import numpy as np
 
+from support.waiting import PATIENCE_SECONDS, join
+
 
 def jpeg(number: int = 0, *options: int) -> bytes:
     grey = np.full((48, 64, 3), 40 + number % 20 * 10, np.uint8)
@@ -31,6 +33,7 @@ def camera(
         with suppress(OSError):
             while True:
                 with suppress(ConnectionError), listener.accept()[0] as client:
+                    client.settimeout(PATIENCE_SECONDS)
                     client.recv(4096)
                     header = f"Content-Type: {content_type}\r\n" if content_type else ""
                     client.sendall(f"HTTP/1.0 {status}\r\n{header}\r\n".encode())
@@ -39,7 +42,7 @@ def camera(
                         if closing.wait(pause_seconds) if pause_seconds else closing.is_set():
                             return
 
-    thread = threading.Thread(target=serve)
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
@@ -47,4 +50,4 @@ def camera(
         closing.set()
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join()
+        join(thread)

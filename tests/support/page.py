@@ -27,6 +27,7 @@ from streamdet.types import (
     State,
     StateEvent,
 )
+from support.waiting import PATIENCE_SECONDS, join
 
 WIDTH, HEIGHT = 640, 360
 GEOMETRY = Geometry(zones=(Shape("path", ((0.6, 0.1), (0.9, 0.1), (0.9, 0.4), (0.6, 0.4))),))
@@ -63,7 +64,7 @@ class Published:
         self._socket.xpub_verbose = 1
         port = self._socket.bind_to_random_port("tcp://127.0.0.1")
         self.endpoint = f"tcp://127.0.0.1:{port}"
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -76,7 +77,7 @@ class Published:
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join()
+        join(self._thread)
         self._context.destroy(linger=0)
 
     def _run(self) -> None:
@@ -168,6 +169,6 @@ class PageProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _, errors = self._process.communicate(timeout=20)  # closes standard input, which ends it
+        _, errors = self._process.communicate(timeout=PATIENCE_SECONDS)  # closes standard input, which ends it
         assert self._process.returncode in (0, -signal.SIGKILL)
         assert "Traceback" not in errors, errors

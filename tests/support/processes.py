@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import queue
@@ -22,27 +21,11 @@ from typing import Any, Self
 
 from streamdet.assets import sample_clip
 from streamdet.service.control.client import ask
+from support.ports import free_ports
+from support.waiting import join
 
 PATIENCE_SECONDS = 60.0
 SLOW_DAEMON = Path(__file__).parent / "servers" / "slow_daemon.py"
-
-
-# Below those that the kernel gives to connections; another place for each process of a test run.
-_ports = itertools.cycle(range(10_000 + os.getpid() * 300 % 20_000, 32_000))
-
-
-def free_ports() -> tuple[int, int]:
-    """One for events, after which comes another free one, and one for the pages."""
-    while True:
-        three = [next(_ports) for _ in range(3)]
-        if three[2] != three[0] + 2:
-            continue
-        try:
-            for port in three:
-                socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        return three[0], three[2]
 
 
 def stream(name: str, url: object = None, **values: object) -> str:
@@ -79,7 +62,7 @@ class DaemonProcess:
         self._systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._systemd.bind(str(folder / "n"))
         self._notified: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._listener = threading.Thread(target=self._listen, name="systemd")
+        self._listener = threading.Thread(target=self._listen, name="systemd", daemon=True)
         self._listener.start()
         self.process: Any = None
         self.write_config(*streams)
@@ -100,7 +83,7 @@ class DaemonProcess:
 
     def start(self) -> Self:
         if self.process is not None:
-            self.process.communicate()
+            self.process.communicate(timeout=PATIENCE_SECONDS)
         self.process = subprocess.Popen(
             self._command, env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -133,8 +116,8 @@ class DaemonProcess:
     def messages(self) -> str:
         return "\n".join(str(line["message"]) for line in self.log())
 
-    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        return ask(self.control_path, command, arguments, PATIENCE_SECONDS)
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        return ask(self.control_path, method, path, body, PATIENCE_SECONDS)
 
     def page(self, path: str = "/metrics", timeout: float = PATIENCE_SECONDS) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=timeout) as answer:
@@ -168,8 +151,8 @@ class DaemonProcess:
     ) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
+        self.process.communicate(timeout=PATIENCE_SECONDS)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
             end.sendto(b"", str(self.folder / "n"))
-        self._listener.join()
+        join(self._listener)
         self._systemd.close()

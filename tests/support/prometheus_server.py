@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from support.ports import free_port
 
 _PATIENCE_SECONDS = 60.0
 
@@ -55,8 +56,7 @@ class Prometheus:
 @contextmanager
 def prometheus_of(target: str, folder: Path, interval: str = "200ms", options: str = "") -> Iterator[Prometheus]:
     """Scrapes `target` (HOST:PORT) as job streamdet, with further options of the job, until the block ends."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
+    port = free_port()
     config = folder / "prometheus.yml"
     config.write_text(
         f"global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}\n"

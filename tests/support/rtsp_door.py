@@ -12,6 +12,8 @@ from contextlib import closing, suppress
 from types import TracebackType
 from typing import Self
 
+from support.waiting import PATIENCE_SECONDS, join
+
 _HASHES = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 REALM = "the door"
 
@@ -75,10 +77,10 @@ class RtspDoor:
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
         for thread in self._threads:
-            thread.join()
+            join(thread)
 
     def _start(self, target: object, *arguments: object) -> None:
-        thread = threading.Thread(target=target, args=arguments)  # type: ignore[arg-type]
+        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
         self._threads.append(thread)
         thread.start()
 
@@ -86,6 +88,7 @@ class RtspDoor:
         with suppress(OSError):
             while True:
                 client = self._listener.accept()[0]
+                client.settimeout(PATIENCE_SECONDS)
                 if self._context is not None:
                     try:
                         client = self._context.wrap_socket(client, server_side=True)
@@ -107,7 +110,7 @@ class RtspDoor:
                         client.sendall(answer)
                         continue
                     if behind is None:
-                        behind = socket.create_connection(("127.0.0.1", self._upstream))
+                        behind = socket.create_connection(("127.0.0.1", self._upstream), PATIENCE_SECONDS)
                         self._open.append(behind)
                         self._start(_pump, behind, client)
                     behind.sendall(re.sub(rb"\r\nAuthorization:[^\r]*", b"", whole))

@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from streamdet.config import SpoolConfig
 from streamdet.delivery.spool import Spool
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.delivery.trusted_clock import TrustedClock
+from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.wire.replay import Replayed, ReplayRequest
 from support.waiting import PATIENCE_SECONDS, wait_until
 
@@ -28,13 +29,18 @@ class Counted:
     """A spool with metrics of its own, and answers that are waited for."""
 
     def __init__(
-        self, directory: Path, epoch: str = "e1", max_bytes: int = 2**30, max_age_seconds: float = 1e6
+        self,
+        directory: Path,
+        epoch: str = "e1",
+        max_bytes: int = 2**30,
+        max_age_seconds: float = 1e6,
+        clock: TrustedClock | None = None,
     ) -> None:
         self.registry = CollectorRegistry()
         config = SpoolConfig.model_construct(
             directory=str(directory), max_bytes=max_bytes, max_age_seconds=max_age_seconds
         )
-        self.spool = Spool(config, epoch, DeliveryMetrics(self.registry))
+        self.spool = Spool(config, epoch, DeliveryMetrics(self.registry), clock=clock)
 
     def __enter__(self) -> Self:
         self.spool.start()

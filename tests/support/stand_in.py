@@ -1,19 +1,11 @@
-"""A daemon's detector that costs nothing, and a port."""
+"""A detector that costs nothing."""
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Sequence
 
 from streamdet.types import Detection, Picture
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class OneBox:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -14,3 +15,9 @@ def wait_until(condition: Callable[[], object], what: str = "it", seconds: float
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for: {what}"
         time.sleep(0.01)
+
+
+def join(thread: threading.Thread, seconds: float = 30.0) -> None:
+    """Waits until a thread has ended; an assertion fails after `seconds`."""
+    thread.join(seconds)
+    assert not thread.is_alive(), f"thread {thread.name} does not end"

@@ -16,11 +16,14 @@ from typing import Self
 import cv2
 import numpy as np
 
+from support.waiting import PATIENCE_SECONDS, join
+
 _BOUNDARY = "frame"
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
+    timeout = PATIENCE_SECONDS  # of each read and write, so that no client that stands still keeps the thread
 
     @property
     def protocol_version(self) -> str:  # type: ignore[override] # of each server
@@ -140,9 +143,11 @@ class WebServer:
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
             self._scheme = "https"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def port(self) -> int:
@@ -161,4 +166,4 @@ class WebServer:
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
+        join(self._thread)

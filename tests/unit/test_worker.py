@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import select
 import threading
 import time
 
 import pytest
 
-from streamdet.worker import Worker
+from streamdet.worker import Wakeup, Worker
+from support.waiting import join
 
 
 class Sleeper(Worker):
@@ -106,3 +108,35 @@ def test_the_cpu_time_of_a_worker_is_its_own() -> None:
         assert 0.1 <= worker.cpu_seconds() < 5
         assert idle.cpu_seconds() < 0.1
     assert worker.cpu_seconds() == 0
+
+
+def test_a_wait_ends_when_woken() -> None:
+    wakeup = Wakeup()
+    waker = threading.Timer(0.1, wakeup.wake)
+    waker.start()
+    began = time.monotonic()
+    wakeup.wait(60)
+    assert time.monotonic() - began < 50
+    join(waker)
+    wakeup.close()
+
+
+def test_waking_before_the_wait_is_not_lost_and_counts_once() -> None:
+    wakeup = Wakeup()
+    for _ in range(100_000):
+        wakeup.wake()
+    began = time.monotonic()
+    wakeup.wait(60)
+    assert time.monotonic() - began < 50
+    while select.select([wakeup._receive], [], [], 0)[0]:
+        wakeup.wait(0)
+    began = time.monotonic()
+    wakeup.wait(0.05)
+    assert time.monotonic() - began >= 0.04
+    wakeup.close()
+
+
+def test_waking_after_the_end_does_nothing() -> None:
+    wakeup = Wakeup()
+    wakeup.close()
+    wakeup.wake()

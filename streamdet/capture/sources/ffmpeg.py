@@ -13,6 +13,7 @@ from streamdet.capture.sources.diagnosis import HTTP_KINDS, TLS_KINDS, ca_file_o
 from streamdet.capture.sources.picture import MAX_PIXELS
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.monitoring.log import LogThrottle
 
 # These lead FFmpeg to further addresses, or read something of this machine.
 _LEAD_ELSEWHERE = frozenset(
@@ -88,6 +89,7 @@ def options_for(config: StreamConfig) -> dict[str, str]:
 
 
 _log = logging.getLogger(__name__)
+_throttle = LogThrottle()
 
 
 def find_hwaccel(wanted: str, stream: str) -> HWAccel | None:
@@ -104,7 +106,7 @@ def find_hwaccel(wanted: str, stream: str) -> HWAccel | None:
         if _works(name):
             return HWAccel(name, allow_software_fallback=True)
     what = "hardware decoding" if wanted == "auto" else f"hardware decoding by {wanted}"
-    _log.warning("%s is not available here; decoding in software", what, extra={"stream": stream})
+    _throttle.log(_log, logging.WARNING, "%s is not available here; decoding in software", what, stream=stream)
     return None
 
 

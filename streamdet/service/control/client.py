@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import socket
 import time
@@ -13,44 +15,88 @@ from typing import Any
 from streamdet.config.toml import parse, read_text
 from streamdet.errors import ConfigError, ControlError, Refusal
 from streamdet.service.control.paths import AUTO, OFF, possible_sockets
-from streamdet.service.control.protocol import MAX_ANSWER_BYTES, Request, decode_answer, encode_request
 
 # Stopping a camera that hangs takes seconds; a request that comes during the warm-up waits for its end.
 ANSWER_TIMEOUT_SECONDS = 60.0
-_GREETING_TIMEOUT_SECONDS = 5.0
+# A list of more than ten thousand streams fits.
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
 DEFAULT_CONFIG = Path("/etc/streamdet/streamdet.toml")
+_CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 def ask(
-    path: Path,
-    command: str,
-    arguments: Mapping[str, Any] | None = None,
+    socket_path: Path,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
     timeout_seconds: float = ANSWER_TIMEOUT_SECONDS,
 ) -> dict[str, Any]:
-    """Sends one request and waits for its result.
+    """Sends one request to the control API and waits for its result.
+
+    Args:
+        socket_path: of the daemon.
+        method: such as "GET".
+        path: such as "/v1/streams", with a query if wanted.
+        body: sent as JSON; None for no body.
+        timeout_seconds: for all of it.
 
     Raises:
         ConfigError: the daemon found mistakes in a configuration or in a stream.
         ControlError: no daemon answers, or it refused the request for another reason.
     """
     deadline = time.monotonic() + timeout_seconds
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        try:
-            connection.settimeout(timeout_seconds)
-            connection.connect(str(path))
-            # Who is refused at once is told so all the same.
-            with suppress(BrokenPipeError):
-                connection.sendall(encode_request(Request(command, dict(arguments or {}))))
-            line = _read_line(connection, deadline)
-        except TimeoutError:
-            problem = f"the daemon at {path} did not answer within {timeout_seconds:g} s"
-            raise ControlError(Refusal.UNAVAILABLE, problem) from None
-        except OSError as error:
-            raise ControlError(Refusal.UNAVAILABLE, _why(path, error)) from None
-    if not line:
-        problem = f"the daemon at {path} closed the connection without an answer; it may be ending"
-        raise ControlError(Refusal.UNAVAILABLE, problem)
-    return decode_answer(line)
+    connection = _UnixConnection(socket_path, timeout_seconds)
+    headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": "application/json"})
+    try:
+        # A refusal may come before the request was read.
+        with suppress(BrokenPipeError):
+            connection.request(method, path, None if body is None else json.dumps(body).encode(), headers)
+        response = connection.getresponse()
+        answer = _read(connection, response, deadline)
+    except TimeoutError:
+        problem = f"the daemon at {socket_path} did not answer within {timeout_seconds:g} s"
+        raise ControlError(Refusal.UNAVAILABLE, problem) from None
+    except (http.client.RemoteDisconnected, ConnectionResetError, http.client.IncompleteRead):
+        problem = f"the daemon at {socket_path} closed the connection without an answer; it may be ending"
+        raise ControlError(Refusal.UNAVAILABLE, problem) from None
+    except OSError as error:
+        raise ControlError(Refusal.UNAVAILABLE, _why(socket_path, error)) from None
+    except http.client.HTTPException:
+        problem = (
+            f"the daemon at {socket_path} does not speak HTTP: it is older than this command; restart it, so that both "
+            "are of the same version"
+        )
+        raise ControlError(Refusal.BAD_ANSWER, problem) from None
+    finally:
+        connection.close()
+    return decode_answer(response.status, answer)
+
+
+def decode_answer(status: int, body: bytes) -> dict[str, Any]:
+    """The result in an answer.
+
+    Args:
+        status: of HTTP.
+        body: of the answer.
+
+    Raises:
+        ConfigError: the daemon found mistakes in a configuration or in a stream.
+        ControlError: the daemon refused the request for another reason, or this is no answer.
+    """
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        answer = None
+    if isinstance(answer, dict) and status < http.HTTPStatus.BAD_REQUEST:
+        return answer
+    problems = answer.get("problems") if isinstance(answer, dict) else None
+    if not isinstance(answer, dict) or not isinstance(problems, list) or not problems:
+        problem = f"what came back ({status}) is no answer of a streamdet daemon; is this its socket?"
+        raise ControlError(Refusal.BAD_ANSWER, problem)
+    lines = [str(problem) for problem in problems]
+    if answer.get("code") == "invalid":
+        raise ConfigError(lines)
+    raise ControlError(str(answer.get("code")), "; ".join(lines))
 
 
 def find_socket(socket_path: Path | None, config_path: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
@@ -58,11 +104,11 @@ def find_socket(socket_path: Path | None, config_path: Path | None, environ: Map
 
     Args:
         socket_path: given by the user; then it is the one.
-        config_path: the file that the daemon runs; None for whichever daemon there is.
+        config_path: the file that the daemon runs; None for the only daemon that is found.
         environ: RUNTIME_DIRECTORY and XDG_RUNTIME_DIR are looked at.
 
     Raises:
-        ControlError: there is none, or there are several.
+        ControlError: no daemon is found, or several are.
     """
     if socket_path is not None:
         return socket_path
@@ -88,8 +134,41 @@ def find_socket(socket_path: Path | None, config_path: Path | None, environ: Map
     raise ControlError(Refusal.AMBIGUOUS, problem)
 
 
+class _UnixConnection(http.client.HTTPConnection):
+    """An HTTP connection over a Unix socket."""
+
+    def __init__(self, path: Path, timeout_seconds: float) -> None:
+        super().__init__("localhost", timeout=timeout_seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connects."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _read(connection: _UnixConnection, response: http.client.HTTPResponse, deadline: float) -> bytes:
+    body = bytearray()
+    while True:
+        left_seconds = deadline - time.monotonic()
+        if left_seconds <= 0:
+            raise TimeoutError
+        if connection.sock is not None:  # else the answer is the last one, and its end is the connection's
+            connection.sock.settimeout(left_seconds)
+        part = response.read1(65536)
+        if not part and response.length:
+            raise http.client.IncompleteRead(bytes(body), response.length)
+        if not part:
+            return bytes(body)
+        body += part
+        if len(body) > MAX_ANSWER_BYTES:
+            problem = f"the answer is larger than {MAX_ANSWER_BYTES} bytes"
+            raise ControlError(Refusal.BAD_ANSWER, problem)
+
+
 def _named_in(config_path: Path) -> Path | None:
-    """What a file, which may be wrong otherwise, says about the socket; None where it leaves that to us."""
+    """What a file, which may be wrong otherwise, says about the socket; None where "auto" decides."""
     try:
         control = parse(config_path, read_text(config_path)).get("control")
     except ConfigError:
@@ -106,9 +185,9 @@ def _named_in(config_path: Path) -> Path | None:
 
 
 def _listens(path: Path) -> bool:
-    """Whether there is a process behind a socket, and this user may ask it."""
+    """Whether a process listens at a socket, and this user may connect."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_GREETING_TIMEOUT_SECONDS)
+        connection.settimeout(_CONNECT_TIMEOUT_SECONDS)
         try:
             connection.connect(str(path))
         except OSError:
@@ -119,33 +198,16 @@ def _listens(path: Path) -> bool:
 def _config_of(path: Path) -> str:
     """The file that the daemon at a socket runs, or why that is not known."""
     try:
-        return str(ask(path, "about")["config"])
+        return str(ask(path, "GET", "/v1/about")["config"])
     except (ControlError, ConfigError, KeyError) as error:
         return f"does not say which file it runs: {error}"
-
-
-def _read_line(connection: socket.socket, deadline: float) -> bytes:
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        left_seconds = deadline - time.monotonic()
-        if left_seconds <= 0:
-            raise TimeoutError
-        connection.settimeout(left_seconds)
-        received = connection.recv(65536)
-        if not received:
-            return b""
-        line += received
-        if len(line) > MAX_ANSWER_BYTES:
-            problem = f"the answer is larger than {MAX_ANSWER_BYTES} bytes"
-            raise ControlError(Refusal.BAD_ANSWER, problem)
-    return bytes(line)
 
 
 def _why(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return f"there is no socket {path}; is the daemon running, and is [control] path the same?"
     if isinstance(error, ConnectionRefusedError):
-        return f"no one listens at {path}; is the daemon running?"
+        return f"no process listens at {path}; is the daemon running?"
     if isinstance(error, PermissionError):
         return f"this user may not use {path}; be the daemon's user or root, or join the group of [control] group"
     return f"the daemon at {path} cannot be asked: {error.strerror or error}"

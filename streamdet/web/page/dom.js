@@ -66,7 +66,11 @@ const kept = {
   },
 };
 
-/** @param {string} text */
+const MAX_ANNOUNCEMENTS = 8;
+
+/** For screen readers. Each text is an element of its own: one that replaced another would keep it from being read. */
 function announce(text) {
-  setText(byId("announcer"), text);
+  const announcer = byId("announcer");
+  announcer.append(make("p", { text }));
+  while (announcer.children.length > MAX_ANNOUNCEMENTS) announcer.firstChild.remove();
 }

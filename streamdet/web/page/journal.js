@@ -57,7 +57,7 @@ function updateJournal(entries) {
     list.replaceChildren();
     freshList = false;
   } else {
-    for (const entry of entries) if (entry.kind === "state") announceState(entry);
+    announceStates(entries.filter((entry) => entry.kind === "state" && entry.state !== "connecting").reverse());
   }
   list.prepend(...entries.map(makeEntry));
   while (list.children.length > MAX_ENTRIES) list.lastChild.remove();
@@ -67,9 +67,14 @@ function updateJournal(entries) {
 
 const isFiltered = () => filter.stream || filter.label || filter.min_score > 0 || !filter.sightings || !filter.notes;
 
-function announceState(entry) {
-  if (entry.state === "up") announce(`${entry.stream} is up`);
-  else if (entry.state !== "connecting") announce(`${entry.stream} is ${stateWord(entry.state).toLowerCase()}. ${whyNot(entry)}`);
+/** Says each change of state, or how many they are. @param {any[]} changes the oldest first */
+function announceStates(changes) {
+  if (changes.length > MAX_ANNOUNCEMENTS) announce(`${changes.length} changes of state. The list of events shows them.`);
+  else for (const change of changes) announce(stateSentence(change));
+}
+
+function stateSentence(entry) {
+  return `${entry.stream} is ${stateWord(entry.state).toLowerCase()}${entry.state === "up" ? "" : `. ${whyNot(entry)}`}`;
 }
 
 function makeEntry(entry) {

@@ -24,6 +24,7 @@ from streamdet.errors import SourceError
 from streamdet.types import Reason
 from support.capturing import SECRET, stream_config
 from support.hls import LiveHls, make_hls, master
+from support.waiting import join
 from support.web import WebServer
 
 _LOGIN = f"user:{SECRET}"
@@ -237,7 +238,7 @@ def test_interrupt_ends_every_wait(tmp_path: Path, silent_port: int, when: str) 
         started = time.monotonic()
         with pytest.raises(SourceError) as caught:
             count_frames(stream_config(url, **patient))
-        timer.join()
+        join(timer)
     assert caught.value.reason is Reason.TIMEOUT
     assert time.monotonic() - started < 20
 
@@ -280,7 +281,7 @@ class HostileServer:
         self.connections = 0
         self._answer = answer
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self._threads = [threading.Thread(target=self._serve)]
+        self._threads = [threading.Thread(target=self._serve, daemon=True)]
         self.port: int = self._socket.getsockname()[1]
 
     def __enter__(self) -> Self:
@@ -290,7 +291,7 @@ class HostileServer:
     def __exit__(self, *_: object) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join()
+            join(thread)
         self._socket.close()
 
     def _serve(self) -> None:
@@ -298,7 +299,7 @@ class HostileServer:
             while True:
                 client, _ = self._socket.accept()
                 self.connections += 1
-                thread = threading.Thread(target=self._send, args=(client,))
+                thread = threading.Thread(target=self._send, args=(client,), daemon=True)
                 self._threads.append(thread)
                 thread.start()
 

@@ -19,6 +19,7 @@ from support import rtsp
 from support.capturing import SECRET, stream_config
 from support.certificates import make_certificate
 from support.rtsp import RtspServer
+from support.waiting import PATIENCE_SECONDS, join
 
 pytestmark = pytest.mark.package("gst-rtsp-server")
 
@@ -133,13 +134,14 @@ class LossyProxy:
         self._server_port, self._one_in = port, one_in
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
-        self._threads = [threading.Thread(target=self._run)]
+        self._threads = [threading.Thread(target=self._run, daemon=True)]
 
     def _run(self) -> None:
         with suppress(OSError):
             client = self._socket.accept()[0]
-            server = socket.create_connection(("127.0.0.1", self._server_port))
-            self._threads.append(threading.Thread(target=self._forward, args=(client, server)))
+            client.settimeout(PATIENCE_SECONDS)
+            server = socket.create_connection(("127.0.0.1", self._server_port), PATIENCE_SECONDS)
+            self._threads.append(threading.Thread(target=self._forward, args=(client, server), daemon=True))
             self._threads[-1].start()
             with client, server, server.makefile("rb") as answers, suppress(OSError):
                 number = 0
@@ -170,7 +172,7 @@ class LossyProxy:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         for thread in self._threads:
-            thread.join()
+            join(thread)
 
 
 @pytest.mark.parametrize("path", ["/h264", "/h265"])

@@ -21,6 +21,7 @@ from support.capturing import SECRET, stream_config
 from support.certificates import make_certificate
 from support.hls import make_hls, master
 from support.videos import concatenate, make_audio, make_video
+from support.waiting import join
 from support.web import WebServer
 
 both_backends = pytest.mark.parametrize("backend", ["av", "opencv"])
@@ -330,7 +331,7 @@ def test_interrupt_ends_opening(silent_port: int, scheme: str) -> None:
     started = time.monotonic()
     with interrupt.bound():
         error = failure(f"{scheme}://127.0.0.1:{silent_port}/x", connect_timeout_seconds=60)
-    timer.join()
+    join(timer)
     assert error.reason is Reason.TIMEOUT
     assert time.monotonic() - started < 20
 
@@ -345,7 +346,7 @@ def test_interrupt_ends_reading() -> None:
         timer.start()
         started = time.monotonic()
         _, error = read_all(source)
-        timer.join()
+        join(timer)
     assert error.reason is Reason.TIMEOUT
     assert time.monotonic() - started < 20
 
@@ -445,12 +446,12 @@ def test_a_film_that_breaks_off_has_not_ended(tmp_path: Path) -> None:
             connection.sendall(head + film[: len(film) // 2])
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(10)
-        thread = threading.Thread(target=lambda: half(server.accept()[0]))
+        server.settimeout(60)
+        thread = threading.Thread(target=lambda: half(server.accept()[0]), daemon=True)
         thread.start()
         source = open_source(stream_config(f"http://127.0.0.1:{server.getsockname()[1]}/film.ts"))
         frames, error = read_all(source)
-        thread.join()
+        join(thread)
     assert 20 < len(frames) < 200
     assert not error.is_final
 
@@ -473,13 +474,13 @@ def test_pictures_without_timestamps_have_none(kind: str) -> None:
                 time.sleep(0.02)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(10)
-        thread = threading.Thread(target=lambda: send(server.accept()[0]))
+        server.settimeout(60)
+        thread = threading.Thread(target=lambda: send(server.accept()[0]), daemon=True)
         thread.start()
         source = open_source(stream_config(f"http://127.0.0.1:{server.getsockname()[1]}/v.mjpeg"))
         frames = [source.read() for _ in range(5)]
         source.close()
-        thread.join()
+        join(thread)
     assert source.info.live
     assert source.info.fps is None
     assert [f.pts_seconds for f in frames] == [None] * 5

@@ -23,7 +23,7 @@ from streamdet.config import ReplayConfig, StreamConfig
 from streamdet.delivery.publisher import Publisher
 from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent
 from support.publishing import CAR, PERSON, frame_of, publisher_at, status_of
-from support.waiting import wait_until
+from support.waiting import join, wait_until
 
 WATCH = [sys.executable, "-m", "streamdet", "watch"]
 PATIENCE_SECONDS = 60
@@ -47,11 +47,11 @@ def busy() -> Iterator[Publisher]:
                 if seq % 5 == 0:
                     publisher._writer.seqs["detections/gate/"] += 2
 
-        publishing = threading.Thread(target=publish)
+        publishing = threading.Thread(target=publish, daemon=True)
         publishing.start()
         yield publisher
         done.set()
-        publishing.join()
+        join(publishing)
 
 
 def watch(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -84,13 +84,13 @@ def test_a_line_tells_tracks_zones_and_crossings() -> None:
                     frame_of("yard", seq), [Detection("person", 0.9, (9, bottom - 90, 60, bottom))]
                 )
 
-        publishing = threading.Thread(target=publish)
+        publishing = threading.Thread(target=publish, daemon=True)
         publishing.start()
         try:
             lines = watch(publisher.endpoint, "--count", "80").stdout
         finally:
             done.set()
-            publishing.join()
+            join(publishing)
     assert re.search(r"yard +#\d+ +\d+ ms  1 person 0\.90 #1@door\n", lines)
     assert re.search(r" ms  1 person 0\.90 #1@door  #1 went in over gate\n", lines)
     assert re.search(r" ms  1 person 0\.90 #1@door  #1 went out over gate\n", lines)

@@ -264,7 +264,7 @@ def test_silent_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch
         door = stack.enter_context(Door(PublisherConfig(endpoint="tcp://127.0.0.1:0")))
         talks = stack.enter_context(subscriber(door.endpoint))
         assert hears(talks)
-        wait_until(lambda: door.value("connections") == 1)
+        wait_until(lambda: any(known.is_heard for known in door.gate._watched[0].connections.values()))
         silent = [RawSubscriber(door.endpoint) for _ in range(20)]
         # Half of the eight are for one address.
         wait_until(lambda: door.cut("too_many") >= 17)

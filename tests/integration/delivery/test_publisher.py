@@ -196,7 +196,7 @@ def test_a_full_queue_blocks_detections_but_no_status() -> None:
     for _ in range(100):
         publisher.put_status(status_of("a"))
     assert len(publisher._pending) <= MAX_PENDING + 1
-    blocked = threading.Thread(target=publisher.put_detections, args=(frame_of("a", 0), []))
+    blocked = threading.Thread(target=publisher.put_detections, args=(frame_of("a", 0), []), daemon=True)
     blocked.start()
     blocked.join(0.2)
     assert blocked.is_alive()
@@ -211,7 +211,7 @@ def test_a_waiting_thread_is_released_when_the_publisher_is_given_up() -> None:
     publisher = publisher_at(metrics=metrics)
     for seq in range(1, MAX_PENDING + 1):
         publisher.put_detections(frame_of("a", seq), [])
-    blocked = threading.Thread(target=publisher.put_detections, args=(frame_of("a", 0), []))
+    blocked = threading.Thread(target=publisher.put_detections, args=(frame_of("a", 0), []), daemon=True)
     blocked.start()
     publisher.close()
     blocked.join(20)

@@ -20,7 +20,7 @@ from streamdet.delivery.publisher import Publisher
 from streamdet.delivery.replay import Replay, Ring
 from streamdet.delivery.sockets import Sockets
 from streamdet.errors import EndpointError, WireError
-from streamdet.monitoring.delivery_metrics import DeliveryMetrics
+from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.wire import replay_schema
 from streamdet.wire.replay import (
     MAX_ANSWER_BYTES,

@@ -6,15 +6,20 @@ import itertools
 import json
 import logging
 import os
+import re
 import resource
+import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import stat
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +27,8 @@ import pytest
 
 from streamdet import DetectionEvent, Restart, subscribe
 from streamdet.config import ReplayConfig
+from streamdet.delivery.event_store import EventStore, Record
 from streamdet.delivery.publisher import Publisher
-from streamdet.delivery.segment import MAGIC, encode_record
 from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.errors import SpoolError
 from streamdet.wire.replay import Refused, Replayed, ReplayRequest
@@ -33,6 +38,10 @@ from support.spools import TOPIC, Counted, kept_and_not_kept, payload_of
 from support.waiting import wait_until
 
 PATIENCE_SECONDS = 30.0
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +68,16 @@ def test_what_was_kept_is_there_after_restarts_epoch_by_epoch(tmp_path: Path) ->
         assert (unknown.seqs, unknown.next_epoch, unknown.end_is_known) == ((), "e5", False)
         spool.put(range(1, 11))
         assert spool.ask("e5", 1, 10).seqs == tuple(range(1, 11))
-    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_the_files_are_for_the_user_of_the_daemon_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    with Counted(folder) as spool:
+        spool.put(range(1, 11))
+        assert spool.all_of("e1")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes == dict.fromkeys(("events.sqlite", "events.sqlite-wal", "events.sqlite-shm"), 0o600)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_a_large_answer_comes_in_parts(tmp_path: Path) -> None:
@@ -76,51 +94,53 @@ def test_it_stays_within_its_bounds_and_keeps_the_newest(tmp_path: Path) -> None
         for first in range(1, 5001, 100):
             spool.put(range(first, first + 100), size=1000)
             wait_until(lambda count=first + 99: spool.count("events_kept_total") >= count)
-            assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2**20
+            assert folder_bytes(tmp_path) <= 2**20
         seqs = spool.all_of("e1")
     assert seqs[-1] == 5000
     assert seqs == list(range(seqs[0], 5001))
     assert 500 < len(seqs) < 1050
 
 
-def published(seq: int, at: float) -> bytes:
-    return json.dumps({"seq": seq, "published_at": at}).encode()
+class SetClock:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.wall = 1.8e9
+        self.steady = 50.0
+
+    def trusted(self) -> TrustedClock:
+        return TrustedClock(lambda: self.wall, lambda: self.steady)
 
 
-def test_old_events_go_by_what_stands_in_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr("streamdet.delivery.trusted_clock._DISTRUST_SECONDS", 0.0)
-    now = time.time()
-    for epoch, at in (("e1", now - 7200), ("e2", now - 60)):
-        with Counted(tmp_path, epoch) as spool:
-            spool.spool.keep(TOPIC, 1, published(1, at))
-    os.utime(tmp_path / "0000000002.log", (1, 1))
-    with Counted(tmp_path, "e3", max_age_seconds=3600) as spool:
-        assert spool.all_of("e2") == [1]
-        assert spool.ask("e1", 1).seqs == ()
-    assert [path.name for path in tmp_path.glob("*.log")] == ["0000000002.log"]
-    assert caplog.text.count("deleted 1 files") == 1
+def test_old_events_are_deleted(tmp_path: Path) -> None:
+    clock = SetClock()
+    for epoch, passed in (("e1", 7140), ("e2", 60)):
+        with Counted(tmp_path, epoch, clock=clock.trusted()) as spool:
+            spool.put(range(1, 2001))
+        clock.wall += passed
+        clock.steady += passed
+    with Counted(tmp_path, "e3", max_age_seconds=3600, clock=clock.trusted()) as spool:
+        wait_until(lambda: not spool.all_of("e1"))
+        assert spool.all_of("e2") == list(range(1, 2001))
+        clock.wall += 3600
+        clock.steady += 3600
+        wait_until(lambda: not spool.all_of("e2"))
 
 
-@pytest.mark.parametrize("segments", [1, 3])
+@pytest.mark.parametrize("epochs", [1, 3])
 def test_a_start_with_a_clock_that_is_wrong_deletes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, segments: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, epochs: int
 ) -> None:
-    for number in range(segments):
-        with Counted(tmp_path, f"e{number}") as spool:
-            spool.spool.keep(TOPIC, 1, published(1, time.time()))
-    ahead = time.time() + 2 * 86400
-    monkeypatch.setattr("streamdet.delivery.spool._TIDY_SECONDS", 0.0)
-    monkeypatch.setattr(
-        "streamdet.delivery.trusted_clock.TrustedClock.__init__.__defaults__", (lambda: ahead, time.monotonic)
-    )
-    with Counted(tmp_path, "next", max_age_seconds=3600) as spool:
+    clock = SetClock()
+    for number in range(epochs):
+        with Counted(tmp_path, f"e{number}", clock=clock.trusted()) as spool:
+            spool.put(range(1, 2))
+    clock.wall += 2 * 86400
+    with Counted(tmp_path, "next", max_age_seconds=3600, clock=clock.trusted()) as spool:
         spool.put(range(1, 4))
-        assert [spool.all_of(f"e{number}") for number in range(segments)] == [[1]] * segments
+        wait_until(lambda: "look older than max_age_seconds" in caplog.text)
+        assert [spool.all_of(f"e{number}") for number in range(epochs)] == [[1]] * epochs
     assert caplog.text.count("the clock is 2.0 days ahead of the newest event") == 1
-    assert f"{segments} files look older than max_age_seconds" in caplog.text
 
 
 def test_a_clock_is_believed_again_an_hour_after_it_jumped() -> None:
@@ -180,46 +200,364 @@ def test_a_kill_in_the_middle_of_writing_loses_nothing_that_was_kept(tmp_path: P
         assert (end.next_epoch, end.end_is_known) == ("e2", False)
 
 
-@pytest.mark.parametrize("torn_bytes", [0, 1, 10, 60])
-def test_a_torn_record_at_the_end_is_cut_off_and_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, torn_bytes: int
-) -> None:
-    with Counted(tmp_path, "e1") as spool:
-        spool.put(range(1, 4))
-        wait_until(lambda: spool.count("events_kept_total") == 3)
-        copy = tmp_path / "torn"
-        shutil.copy(tmp_path / "0000000001.log", copy)
-    whole = copy.read_bytes()
-    # Or it is there, and one bit is wrong.
-    damaged = whole[:-torn_bytes] if torn_bytes else whole[:-1] + bytes([whole[-1] ^ 1])
-    (tmp_path / "0000000001.log").write_bytes(damaged)
-    copy.unlink()
+@pytest.mark.parametrize("torn_bytes", [1, 5000, 100_000])
+def test_a_write_ahead_log_that_is_torn_costs_its_end_alone(tmp_path: Path, torn_bytes: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=TESTS
+    ) as writer:
+        assert writer.stdout is not None
+        for _ in range(20):
+            writer.stdout.readline()
+        writer.kill()
+    log = tmp_path / "events.sqlite-wal"
+    os.truncate(log, log.stat().st_size - torn_bytes)
     with Counted(tmp_path, "e2") as spool:
-        assert spool.all_of("e1") == [1, 2]
-    assert "no sound record" in caplog.text
-    # Eight bytes stand before the three records, which are all of one size.
-    assert (tmp_path / "0000000001.log").stat().st_size == 8 + (len(whole) - 8) // 3 * 2
+        seqs = spool.all_of("e1")
+        assert seqs == list(range(1, len(seqs) + 1))
+        assert len(seqs) >= 20
+        spool.put(range(1, 4))
+        assert spool.ask("e2", 1, 3).seqs == (1, 2, 3)
+
+
+def flip(path: Path) -> None:
+    """Damages every page but the first."""
+    with path.open("r+b") as file:
+        for offset in range(4096, path.stat().st_size, 4096):
+            file.seek(offset)
+            file.write(b"\xff" * 100)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2 // 4096 * 4096)
+
+
+def replace_by_text(path: Path) -> None:
+    path.write_text("dear diary, " * 1000)
+
+
+def link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def link_the_log(path: Path) -> None:
+    path.with_name("elsewhere").write_bytes(b"mine")
+    path.with_name(path.name + "-wal").symlink_to("elsewhere")
+
+
+def make_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def let_others_write(path: Path) -> None:
+    path.chmod(0o666)
+
+
+def give_away(path: Path) -> None:
+    os.chown(path, 65534, 65534)
+
+
+def make_newer(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 2")
+
+
+def replace_by_another(path: Path) -> None:
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE records (id INTEGER)")
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"", b"SD", b"x" * 1000, b"SDSPOOL1", b"SDSPOOL1" + b"\0" * 500, b"SDSPOOL1" + b"\xff" * 500]
+    ("harm", "why"),
+    [
+        (flip, "malformed|btree|page|corrupt"),
+        (cut, "malformed|page"),
+        (replace_by_text, "not a database"),
+        (link, "symbolic link"),
+        (link_the_log, "symbolic link"),
+        (make_pipe, "not a regular file"),
+        (make_folder, "not a regular file"),
+        (let_others_write, "others may write to it"),
+        pytest.param(
+            give_away, "belongs to another user", marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+        ),
+        (make_newer, "not those of this version"),
+        (replace_by_another, "not those of this version"),
+    ],
 )
-def test_files_that_are_no_segments_do_no_harm(tmp_path: Path, garbage: bytes) -> None:
+def test_a_file_that_is_damaged_or_foreign_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None], why: str
+) -> None:
+    path = tmp_path / "events.sqlite"
+    with Counted(tmp_path, "e1") as spool:
+        spool.put(range(1, 1001))
+    harm(path)
+    elsewhere = tmp_path / "elsewhere"
+    before = elsewhere.read_bytes() if elsewhere.exists() else path.read_bytes() if path.is_file() else None
+    with Counted(tmp_path, "e2") as spool:
+        spool.put(range(1, 1001))
+        assert spool.all_of("e2") == list(range(1, 1001))
+        assert spool.all_of("e1") == []
+        assert path.stat().st_mode & 0o777 == 0o600
+    aside = tmp_path / "set-aside-1.sqlite"
+    assert os.path.lexists(aside)
+    if before is not None and harm is not flip:
+        assert (elsewhere if elsewhere.exists() else aside).read_bytes() == before
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert re.search(f"^{path} is set aside as {aside.name}, and a new one is begun: .*({why})", said, re.DOTALL), said
+
+
+def test_damage_that_shows_only_later_costs_what_was_kept_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Counted(tmp_path, "e1") as spool:
+        spool.put(range(1, 6001), size=1000)
+        wait_until(lambda: spool.count("events_kept_total") == 6000)
+        with contextlib.closing(sqlite3.connect(tmp_path / "events.sqlite")) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        flip(tmp_path / "events.sqlite")
+        assert len(spool.all_of("e1")) < 6000
+        spool.put(range(6001, 6011))
+        wait_until(lambda: spool.count("events_kept_total") == 6010)
+        assert spool.all_of("e1", 6001) == list(range(6001, 6011))
+    assert caplog.text.count("is set aside") == 1
+
+
+def test_what_was_set_aside_is_deleted_when_there_is_no_room_for_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "events.sqlite").write_bytes(b"x" * 600_000)
+    with Counted(tmp_path, max_bytes=2**20) as spool:
+        spool.put(range(1, 51), size=1000)
+        wait_until(lambda: spool.count("events_kept_total") == 50)
+        assert (tmp_path / "set-aside-1.sqlite").exists()
+        spool.put(range(51, 401), size=1000)
+        wait_until(lambda: spool.count("events_kept_total") == 400)
+        assert not (tmp_path / "set-aside-1.sqlite").exists()
+        assert spool.all_of("e1") == list(range(1, 401))
+    assert "set-aside-1.sqlite is deleted to make room" in caplog.text
+
+
+def test_a_database_that_is_deleted_while_it_is_used_is_begun_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "events.sqlite"
+    with Counted(tmp_path, "e1") as spool:
+        spool.put(range(1, 11))
+        wait_until(lambda: spool.count("events_kept_total") == 10)
+        for file in tmp_path.iterdir():
+            file.unlink()
+        wait_until(path.exists)
+        spool.put(range(11, 21))
+        assert spool.all_of("e1") == list(range(11, 21))
+    assert caplog.text.count("was deleted or replaced") == 1
+
+
+def test_a_lower_limit_makes_the_file_smaller(tmp_path: Path) -> None:
+    with Counted(tmp_path, "e1") as spool:
+        spool.put(range(1, 5001), size=1000)
+        wait_until(lambda: spool.count("events_kept_total") == 5000)
+    assert (tmp_path / "events.sqlite").stat().st_size > 5_000_000
+    with Counted(tmp_path, "e2", max_bytes=2**20) as spool:
+        wait_until(lambda: 0 < spool.count("used_bytes") <= 2**20)
+        assert folder_bytes(tmp_path) <= 2**20
+        seqs = spool.all_of("e1")
+    assert seqs == list(range(seqs[0], 5001))
+    assert len(seqs) > 500
+
+
+def test_a_program_that_reads_for_long_does_not_make_it_larger(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Counted(tmp_path, max_bytes=2**22) as spool:
+        spool.put(range(1, 11))
+        wait_until(lambda: spool.count("events_kept_total") == 10)
+        with contextlib.closing(sqlite3.connect(tmp_path / "events.sqlite", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT count(*) FROM events").fetchone() == (10,)
+            seq = 10
+            while not spool.count("events_not_kept_total", reason="disk_full"):
+                spool.put(range(seq + 1, seq + 51), size=1000)
+                seq += 50
+                wait_until(lambda put=seq: kept_and_not_kept(spool) >= put)
+                assert folder_bytes(tmp_path) <= 2**22
+            assert spool.count("events_kept_total") > 100
+            reader.execute("COMMIT")
+        wait_until(lambda: time.monotonic() > spool.spool._try_again_at)
+        kept = spool.count("events_kept_total")
+        spool.put(range(seq + 1, seq + 11))
+        wait_until(lambda: spool.count("events_kept_total") == kept + 10)
+    assert "another program has been reading the database for too long" in caplog.text
+
+
+def documented_query() -> tuple[str, str]:
+    """The command that docs/replay.md gives, and the query in it."""
+    documentation = (TESTS.parent / "docs" / "replay.md").read_text()
+    found = re.search(r"^(sqlite3 -readonly \S+ \"([^\"]+)\")$", documentation, re.MULTILINE)
+    assert found is not None
+    return found[1], found[2]
+
+
+def test_a_user_can_query_it_while_the_daemon_writes(tmp_path: Path) -> None:
+    command, query = documented_query()
+    path = tmp_path / "events.sqlite"
+    with Counted(tmp_path, "e1") as spool:
+        for seq in range(1, 201):
+            event = {"seq": seq, "stream": "a", "detections": [{"label": "person"}] * (seq % 3)}
+            spool.spool.keep(TOPIC, seq, json.dumps(event).encode())
+            if seq % 20:
+                continue
+            wait_until(lambda kept=seq: spool.count("events_kept_total") == kept)
+            with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as reader:
+                rows = reader.execute(query).fetchall()
+                assert rows == [("person", sum(number % 3 for number in range(1, seq + 1)))]
+                newest = reader.execute("SELECT epoch, topic, seq, kept_at FROM events ORDER BY seq DESC").fetchone()
+                assert newest[:3] == ("e1", TOPIC, seq)
+                assert abs(newest[3] - time.time()) < PATIENCE_SECONDS
+        if shutil.which("sqlite3"):
+            words = [str(path) if word.endswith("events.sqlite") else word for word in shlex.split(command)]
+            said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS).stdout
+            assert said == "person|201\n"
+
+
+# ---- segments of an earlier version ----
+
+
+@pytest.fixture
+def segments(tmp_path: Path) -> Path:
+    """What an earlier version wrote: three epochs, the last of which ended with a crash in the middle of a record."""
+    folder = tmp_path / "segments"
+    shutil.copytree(TESTS / "data" / "spool_segments", folder)
+    for path in folder.iterdir():
+        path.chmod(0o600)
+    return folder
+
+
+def check_converted(spool: Counted) -> None:
+    assert spool.all_of("epoch-1") == list(range(1, 21))
+    assert spool.all_of("epoch-1", topic="detections/b/") == list(range(1, 6))
+    assert spool.all_of("epoch-1", topic="state/a/") == [1, 2]
+    assert spool.all_of("epoch-2", topic="state/a/") == [1, 2]
+    assert spool.all_of("epoch-3") == list(range(1, 7))
+    end = spool.ask("epoch-1", 21)
+    assert (end.next_epoch, end.end_is_known) == ("epoch-3", True)
+    end = spool.ask("epoch-3", 7)
+    assert (end.next_epoch, end.end_is_known) == ("now", False)
+
+
+def test_segments_of_an_earlier_version_are_taken_over(segments: Path) -> None:
+    with Counted(segments, "now", max_age_seconds=1e9) as spool:
+        spool.put(range(1, 11))
+        check_converted(spool)
+        assert spool.all_of("now") == list(range(1, 11))
+        assert not list(segments.glob("*.log"))
+    with contextlib.closing(sqlite3.connect(segments / "events.sqlite")) as database:
+        in_order = database.execute("SELECT DISTINCT epoch_id FROM records ORDER BY id").fetchall()
+        assert in_order == sorted(in_order)
+        ages = database.execute("SELECT kept_at FROM events WHERE epoch = 'epoch-1' AND topic = ?", (TOPIC,)).fetchall()
+        assert ages == [(1_790_000_000.0 + seq,) for seq in range(1, 21)]
+    with Counted(segments, "later", max_age_seconds=1e9) as spool:
+        check_converted(spool)
+
+
+CONVERTER = """
+import sys
+from pathlib import Path
+from support.spools import Counted
+with Counted(Path(sys.argv[1]), sys.argv[2], max_age_seconds=1e9) as spool:
+    spool.put(range(1, 11))
+    spool.ask("epoch-1", 1)
+"""
+
+
+@pytest.mark.parametrize("step", range(1, 14))
+def test_a_kill_while_segments_are_taken_over_loses_and_doubles_nothing(segments: Path, step: int) -> None:
+    kill = f"""
+import os, sys
+from streamdet.delivery import event_store
+steps = 0
+def step(frame, kind, argument):
+    global steps
+    code = frame.f_code
+    if code.co_filename == event_store.__file__ and code.co_name in ("_append", "_end_epoch", "convert_next"):
+        steps += kind in ("call", "return")
+        if steps > {2 * step}:
+            os.kill(os.getpid(), 9)
+import threading
+threading.setprofile(step)
+"""
+    arguments = [sys.executable, "-c", kill + CONVERTER, str(segments), "killed"]
+    done = subprocess.run(arguments, cwd=TESTS, check=False, timeout=PATIENCE_SECONDS)
+    assert done.returncode == -signal.SIGKILL
+    with Counted(segments, "now", max_age_seconds=1e9) as spool:
+        check_events_once = spool.all_of("epoch-1")
+        assert check_events_once == list(range(1, 21))
+        assert spool.all_of("epoch-3") == list(range(1, 7))
+        end = spool.ask("epoch-1", 21)
+        assert (end.next_epoch, end.end_is_known) == ("epoch-3", True)
+        killed = spool.all_of("killed")
+        assert killed == list(range(1, len(killed) + 1))
+        assert not list(segments.glob("*.log"))
+    with contextlib.closing(sqlite3.connect(segments / "events.sqlite")) as database:
+        in_order = database.execute("SELECT DISTINCT epoch_id FROM records ORDER BY id").fetchall()
+        assert in_order == sorted(in_order)
+
+
+def test_segments_that_take_all_the_room_make_room_from_the_oldest_on(tmp_path: Path) -> None:
+    for number in range(1, 17):
+        records = [(number * 100 + count, payload_of(number * 100 + count, 500)) for count in range(100)]
+        write_segment(tmp_path / f"{number:010d}.log", [("old", TOPIC, seq, payload) for seq, payload in records])
+    assert folder_bytes(tmp_path) > 850_000
+    with Counted(tmp_path, "now", max_bytes=2**20) as spool:
+        seqs = spool.all_of("old")
+        assert seqs == list(range(seqs[0], 1700))
+        assert len(seqs) > 1000
+        assert folder_bytes(tmp_path) <= 2**20
+
+
+def write_segment(path: Path, records: list[tuple[str, str, int, bytes]]) -> None:
+    with path.open("wb") as file:
+        file.write(b"SDSPOOL1")
+        for epoch, topic, seq, payload in records:
+            names = topic.encode() + epoch.encode()
+            body = struct.pack("<IQHH", len(payload), seq, len(topic), len(epoch)) + names + payload
+            file.write(struct.pack("<I", zlib.crc32(body)) + body)
+    path.chmod(0o600)
+
+
+@pytest.mark.parametrize("end", [b"dear diary", b"[1]", b'{"detections/a/": "7"}', b'{"detections/a/": -1}', b"\xff"])
+def test_an_end_in_a_segment_that_makes_no_sense_is_left_out(tmp_path: Path, end: bytes) -> None:
+    records = [("e1", TOPIC, seq, payload_of(seq, 1)) for seq in (1, 2)]
+    too_large = ("e1", TOPIC, 2**60, payload_of(3, 1))
+    write_segment(tmp_path / "0000000001.log", [*records, ("e1", "", 0, end), too_large])
+    with Counted(tmp_path, "e2") as spool:
+        assert spool.all_of("e1") == [1, 2]
+        answer = spool.ask("e1", 3)
+        assert (answer.end_is_known, answer.next_epoch) == (False, "e2")
+
+
+@pytest.mark.parametrize("garbage", [b"", b"SD", b"SDSPOOL1", b"SDSPOOL1" + b"\0" * 500, b"SDSPOOL1" + b"\xff" * 500])
+def test_segments_without_a_sound_record_do_no_harm(tmp_path: Path, garbage: bytes) -> None:
     (tmp_path / "0000000007.log").write_bytes(garbage)
-    (tmp_path / "notes.log").write_bytes(b"mine")
     with Counted(tmp_path, "e1") as spool:
         spool.put(range(1, 4))
         assert spool.ask("e1", 1, 3).seqs == (1, 2, 3)
-    assert (tmp_path / "notes.log").read_bytes() == b"mine"
 
 
 def test_nothing_is_touched_that_others_have_put_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder, elsewhere = tmp_path / "spool", tmp_path / "elsewhere"
-    with Counted(folder, "e1") as spool:
-        spool.put(range(1, 4))
-    elsewhere.write_bytes((folder / "0000000001.log").read_bytes()[:-3])
+    folder.mkdir()
+    write_segment(folder / "0000000001.log", [("e1", TOPIC, seq, payload_of(seq, 1)) for seq in (1, 2, 3)])
+    elsewhere.write_bytes((folder / "0000000001.log").read_bytes())
     before = elsewhere.read_bytes()
-    (folder / "5.log").write_bytes(b"mine")
+    (folder / "notes.log").write_bytes(b"mine")
     (folder / "\u0665.log").touch()  # a five in Arabic
     (folder / "0000000002.log").symlink_to(elsewhere)
     (folder / "0000000003.log").symlink_to(folder / "gone")
@@ -232,8 +570,7 @@ def test_nothing_is_touched_that_others_have_put_there(tmp_path: Path, caplog: p
     (folder / "0000000008.log").write_bytes(before)
     (folder / "0000000008.log").chmod(0o666)
     (folder / "0000000009.log").write_bytes(b"a letter")
-    (folder / "lock").unlink()
-    (folder / "lock").symlink_to(tmp_path / "made-by-no-one")
+    os.mkfifo(folder / "set-aside-7.sqlite")
     if os.geteuid() == 0:
         (folder / "0000000010.log").write_bytes(before)
         os.chown(folder / "0000000010.log", 65534, 65534)
@@ -244,48 +581,14 @@ def test_nothing_is_touched_that_others_have_put_there(tmp_path: Path, caplog: p
         assert spool.all_of("e1") == [1, 2, 3]
         with pytest.raises(SpoolError, match="another daemon uses it"):
             Counted(folder)
-    # The first number that is free after its own.
-    assert {path.name for path in folder.iterdir()} - names == {"0000000010.log" if os.geteuid() else "0000000011.log"}
-    assert names <= {path.name for path in folder.iterdir()}
+    assert {path.name for path in folder.iterdir()} == names - {"0000000001.log"} | {"events.sqlite"}
     assert elsewhere.read_bytes() == before
     assert (folder / "0000000008.log").read_bytes() == before
-    assert (folder / "0000000009.log").read_bytes() == b"a letter"
-    assert not (tmp_path / "made-by-no-one").exists()
-    told = [record.getMessage() for record in caplog.records if "left alone" in record.getMessage()]
-    assert len(told) == 4  # the lock, twice, the directory, and the letter once it is read
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "0000000009.log is left alone: it does not begin as a segment does" in said
 
 
-def test_a_segment_that_is_exchanged_while_it_is_used_is_left_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for epoch in ("e1", "e2"):
-        with Counted(tmp_path, epoch) as spool:
-            spool.put(range(1, 4))
-    with Counted(tmp_path, "e3") as spool:
-        spool.put(range(1, 4))
-        assert spool.all_of("e2") == [1, 2, 3]
-        (tmp_path / "0000000001.log").unlink()
-        os.mkfifo(tmp_path / "0000000001.log")
-        (tmp_path / "0000000002.log").unlink()
-        answer = spool.ask("e1", 1)
-        assert (answer.seqs, answer.next_seq, answer.next_epoch) == ((), 1, "e3")
-        assert spool.ask("e2", 1).seqs == ()
-        assert spool.all_of("e3") == [1, 2, 3]
-    assert caplog.text.count("is left alone") == 2
-
-
-@pytest.mark.parametrize("end", [b"dear diary", b"[1]", b'{"detections/a/": "7"}', b'{"detections/a/": -1}', b"\xff"])
-def test_an_end_that_makes_no_sense_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture, end: bytes) -> None:
-    records = [encode_record("e1", TOPIC, seq, payload_of(seq, 1)) for seq in (1, 2)]
-    too_large = encode_record("e1", TOPIC, 2**60, payload_of(3, 1))
-    path = tmp_path / "0000000001.log"
-    path.write_bytes(b"".join([MAGIC, *records, encode_record("e1", "", 0, end), too_large]))
-    with Counted(tmp_path, "e2") as spool:
-        assert spool.all_of("e1") == [1, 2]
-        answer = spool.ask("e1", 3)
-        assert (answer.end_is_known, answer.next_epoch) == (False, "e2")
-    assert "makes no sense" in caplog.text
-    assert "no sound record" in caplog.text
+# ---- disks ----
 
 
 def test_a_disk_that_hovers_at_full_fills_no_log_and_loses_no_count(
@@ -294,18 +597,14 @@ def test_a_disk_that_hovers_at_full_fills_no_log_and_loses_no_count(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("streamdet.delivery.spool._TRY_AGAIN_SECONDS", 0.0)
     monkeypatch.setattr("streamdet.monitoring.log.QUIET_SECONDS", 1e9)
-    write, is_full = os.write, itertools.cycle([False, True])
+    append, is_full = EventStore.append, itertools.cycle([False, True])
 
-    def hover(file: int, data: memoryview | bytes) -> int:
-        if (
-            len(data) > len(MAGIC)
-            and Path(f"/proc/self/fd/{file}").readlink().is_relative_to(tmp_path)
-            and next(is_full)
-        ):
+    def hover(store: EventStore, records: Sequence[Record]) -> None:
+        if next(is_full):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(file, data)
+        append(store, records)
 
-    monkeypatch.setattr(os, "write", hover)
+    monkeypatch.setattr(EventStore, "append", hover)
     with Counted(tmp_path) as spool:
         for seq in range(1, 101):
             spool.put(range(seq, seq + 1))
@@ -417,7 +716,7 @@ def test_reading_for_those_who_ask_takes_little_of_the_time(tmp_path: Path, monk
     with Counted(tmp_path) as spool:
         spool.put(range(1, 6))
         wait_until(lambda: spool.count("events_kept_total") == 5)
-        answer = spool.spool._segments.answer
+        answer = spool.spool._store.answer
 
         def slow(request: ReplayRequest) -> Replayed:
             until = time.thread_time() + 0.01
@@ -425,7 +724,7 @@ def test_reading_for_those_who_ask_takes_little_of_the_time(tmp_path: Path, monk
                 pass
             return answer(request)
 
-        monkeypatch.setattr(spool.spool._segments, "answer", slow)
+        monkeypatch.setattr(spool.spool._store, "answer", slow)
         began = time.monotonic()
         for _ in range(6):
             assert spool.ask("e1", 1, 3).seqs == (1, 2, 3)

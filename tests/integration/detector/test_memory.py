@@ -24,7 +24,6 @@ for i in range(11):
     np.ones(64 * 1024 * 1024, np.uint8)
 print(faults() - before)
 """
-_PAGES = 10 * 64 * 1024 * 1024 // 4096
 
 
 def page_faults(how: str) -> list[str]:
@@ -37,22 +36,24 @@ def test_pages_are_used_again() -> None:
     told, kept = page_faults("keep")
     if told == "no glibc":
         pytest.skip("this C library has no mallopt")
-    assert int(kept) < _PAGES / 100
+    (mapped,) = page_faults("by default")
+    assert int(kept) < int(mapped) / 10
 
 
-# Resident MB with holes in a heap that keeps everything, and after they were given back.
+# Resident MB before anything is allocated, with holes in a heap that keeps everything, and when they were given back.
 _LEAVE_HOLES = """
 from pathlib import Path
 import numpy as np
 from streamdet.detector.memory import keep_memory, trim_memory
 
 keep_memory()
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20
+at_first = resident()
 blocks = [np.ones(2**20 if i % 2 else 2**10, np.uint8) for i in range(400)]
 blocks = [block for block in blocks if len(block) == 2**10]
-resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20
 before = resident()
 trim_memory()
-print(before, resident())
+print(at_first, before, resident())
 """
 
 
@@ -62,34 +63,41 @@ def test_holes_are_given_back() -> None:
     if told == "no glibc":
         pytest.skip("this C library has no mallopt")
     command = [sys.executable, "-c", _LEAVE_HOLES]
-    before, after = map(int, subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.split())
-    assert before - after > 150
+    result = subprocess.run(command, check=True, capture_output=True, timeout=60)
+    at_first, with_holes, after = map(int, result.stdout.split())
+    assert after - at_first < (with_holes - at_first) / 2
 
 
-# Memory that ten thousand kept events take, and their bytes.
+# Memory that ten thousand results of the encoder take, and as many kept events.
 _KEEP_EVENTS = """
 from pathlib import Path
+import orjson
 from streamdet.delivery.replay import Ring
 from streamdet.types import Detection, DetectionEvent, FrameInfo
 from streamdet.wire import encode
 
 frame = FrameInfo(1, 0.04, 1.5, "daemon", 640, 480)
 found = (Detection("person", 0.9, (1.0, 2.0, 30.0, 40.0)),)
-ring = Ring(20_000, 2**30)
+event = orjson.loads(encode(DetectionEvent("a", "e", 1, 2.5, frame, found)))
 pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])
+before = pages()
+results = [orjson.dumps(event) for _ in range(10_000)]
+of_results = pages() - before
+ring = Ring(20_000, 2**30)
 before = pages()
 for seq in range(1, 10_001):
     ring.add("detections/a/", seq, encode(DetectionEvent("a", "e", seq, 2.5, frame, found)))
-print((pages() - before) * 4096, ring.used_bytes)
+print(of_results, pages() - before)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
-def test_kept_events_take_little_more_than_their_bytes() -> None:
+def test_kept_events_take_much_less_than_what_the_encoder_gives_back() -> None:
     command = [sys.executable, "-c", _KEEP_EVENTS]
-    taken, used = map(int, subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.split())
-    # The encoder's own results would take 4 KiB each.
-    assert taken < used + 10_000 * 800, f"{taken / 10_000:.0f} bytes for an event of {used / 10_000:.0f}"
+    of_results, kept = map(int, subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.split())
+    if of_results < 5_000:
+        pytest.skip("with this allocator the encoder's results take little more than their bytes")
+    assert kept < of_results / 3
 
 
 _IMPORT = """

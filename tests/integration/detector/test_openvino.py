@@ -33,6 +33,7 @@ from streamdet.detector.weights.architectures import ARCHITECTURES, EMBEDDED_ARC
 from streamdet.errors import DetectorError
 from streamdet.export.agreement import compare
 from support.detecting import EASY, clip_frames, forward, pictures, reference
+from support.waiting import join
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="needs the extra, streamdet[openvino]")
 
@@ -306,11 +307,11 @@ def test_threads_share_the_weights_and_get_their_own_results(weights: Weights) -
         except BaseException as error:  # noqa: BLE001 - of another thread; shown below
             failures.append(error)
 
-    threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
+    threads = [threading.Thread(target=work, args=[number], daemon=True) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     assert failures == []
 
 

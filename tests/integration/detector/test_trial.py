@@ -36,7 +36,7 @@ from streamdet.detector.trial import (
 )
 from streamdet.types import Detection
 from support.paths import SUPPORT
-from support.waiting import wait_until
+from support.waiting import join, wait_until
 
 FAKES = SUPPORT / "servers" / "fake_engines.py"
 INT8 = Candidate(engine="openvino", precision="int8")
@@ -272,11 +272,11 @@ def test_a_stop_ends_the_trial_at_once_and_all_its_processes(tmp_path: Path) -> 
         children.extend(_children_of(int(pidfile.read_text())))
         asked.set()
 
-    thread = threading.Thread(target=stop)
+    thread = threading.Thread(target=stop, daemon=True)
     thread.start()
     with trial, pytest.raises(Interrupted):
         trial.report()
-    thread.join()
+    join(thread)
     assert children
     wait_until(lambda: not any(map(_lives, children)), "what the tester forked ends with it", 5)
 
@@ -306,12 +306,12 @@ def test_two_processes_do_not_try_at_the_same_time(tmp_path: Path, monkeypatch: 
             reports.append(trial.report())
 
     with Trial(DetectorConfig(), store, command(SLOW), budget_seconds=3) as trial:
-        thread = threading.Thread(target=second)
+        thread = threading.Thread(target=second, daemon=True)
         thread.start()
         time.sleep(0.3)
         assert thread.is_alive()
         first = trial.report()
-    thread.join()
+    join(thread)
     assert reports == [first]
 
 

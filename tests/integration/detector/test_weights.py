@@ -33,6 +33,7 @@ from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE, buil
 from streamdet.detector.weights.torchvision import PUBLISHED, coco_labels, download, find_published
 from streamdet.errors import DataError, DetectorError
 from streamdet.training.run import load_initial
+from support.waiting import join
 
 BODY = b"some bytes that stand for weights" * 100_000
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -537,11 +538,11 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as http:
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{http.server_port}"
         http.shutdown()
-        thread.join()
+        join(thread)
 
 
 def test_download_with_progress(server: str, tmp_path: Path) -> None:

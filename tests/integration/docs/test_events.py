@@ -19,6 +19,7 @@ from streamdet.types import Reason, State
 from support.knocking import Keys
 from support.paths import DATA, ROOT
 from support.publishing import CAR, PERSON, frame_of, metrics_of, publisher_at, status_of
+from support.waiting import join
 
 PAGE = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -43,7 +44,7 @@ def lines_of(command: list[str], *expected: str, folder: Path | None = None, key
     made = publisher_at() if keys is None else Publisher(keys.config(), "epoch-1", metrics_of())
     files = [] if keys is None else [str(keys.server_key), str(keys.make("alice"))]
     with made as publisher:
-        sending = threading.Thread(target=publish_until, args=(publisher, done))
+        sending = threading.Thread(target=publish_until, args=(publisher, done), daemon=True)
         sending.start()
         with subprocess.Popen(
             [*command, publisher.endpoint, *files],
@@ -65,7 +66,7 @@ def lines_of(command: list[str], *expected: str, folder: Path | None = None, key
             program.kill()
             complaints = program.stderr.read()
             done.set()
-            sending.join()
+            join(sending)
     missing = [pattern for pattern in expected if not any(re.fullmatch(pattern, line) for line in lines)]
     assert not missing, f"{missing} not in {lines[-5:]}; {complaints}"
     return lines

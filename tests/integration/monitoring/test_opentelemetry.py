@@ -24,6 +24,7 @@ from streamdet.monitoring.opentelemetry import Tracer
 from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, DetectionEvent, Picture
 from support.publishing import frame_of
+from support.waiting import join
 
 PATIENCE_SECONDS = 30.0
 
@@ -70,12 +71,12 @@ class Collector:
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     running = Collector()
-    thread = threading.Thread(target=running.server.serve_forever, args=(0.05,))
+    thread = threading.Thread(target=running.server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     yield running
     running.server.shutdown()
     running.server.server_close()
-    thread.join()
+    join(thread)
 
 
 def test_a_trace_follows_a_frame_from_capture_to_publication(collector: Collector) -> None:
@@ -128,10 +129,10 @@ def test_as_many_are_traced_as_were_asked_for(collector: Collector) -> None:
 
 def test_stages_belong_to_the_batch_of_the_thread_that_reports_them(collector: Collector) -> None:
     tracer = Tracer(collector.endpoint, 1, "epoch-1")
-    other = threading.Thread(target=tracer.stage, args=("proposals", 0.5))
+    other = threading.Thread(target=tracer.stage, args=("proposals", 0.5), daemon=True)
     with tracer.batch([frame_of("door", 1)], time.monotonic()):
         other.start()
-        other.join()
+        join(other)
         tracer.stage("input", 0.001)
     tracer.stage("classify", 0.1)
     trace = tracer.take("door", 1)
@@ -196,7 +197,7 @@ def test_the_daemon_puts_the_trace_id_into_the_event(collector: Collector, tmp_p
         streams=(StreamConfig(name="clip", url=str(sample_clip()), loop=True),),
     )
     daemon = Daemon(config, load=lambda *arguments: DetectorPool([StagedStandIn(*arguments)]))
-    running = threading.Thread(target=daemon.run)
+    running = threading.Thread(target=daemon.run, daemon=True)
     running.start()
     try:
         with subscribe(f"ipc://{tmp_path}/events", kinds=["detections"]) as items:

@@ -72,7 +72,7 @@ def test_a_socket_that_is_gone_is_one_warning(
     with caplog.at_level(logging.WARNING):
         systemd.ready()
     assert [record.getMessage() for record in caplog.records] == [
-        "systemd cannot be told READY: [Errno 2] No such file or directory"
+        "cannot send READY to systemd: [Errno 2] No such file or directory"
     ]
 
 

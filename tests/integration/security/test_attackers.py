@@ -32,7 +32,7 @@ from streamdet.types import DetectionEvent, Reason, StateEvent
 from support.knocking import Keys, hears, subscriber
 from support.paths import TESTS
 from support.publishing import frame_of, metrics_of, status_of
-from support.waiting import wait_until
+from support.waiting import join, wait_until
 from support.web import WebServer
 
 _LOGGED_IN = """
@@ -251,7 +251,7 @@ class EndlessServer:
         self._beginning = beginning
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._socket.settimeout(30)
-        self._thread = threading.Thread(target=self._serve)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/x"
 
     def __enter__(self) -> Self:
@@ -262,7 +262,7 @@ class EndlessServer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
+        join(self._thread)
         self._socket.close()
 
     def _serve(self) -> None:
@@ -271,7 +271,8 @@ class EndlessServer:
         with suppress(OSError):  # the last one who came, and the end of the test
             while True:
                 client, _ = self._socket.accept()
-                with client, suppress(ConnectionError):
+                client.settimeout(30)
+                with client, suppress(ConnectionError, TimeoutError):
                     client.recv(4096)
                     client.sendall(head + self._beginning)
                     while True:

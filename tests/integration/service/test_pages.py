@@ -21,9 +21,9 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from streamdet import http_server
 from streamdet.config import MetricsConfig, StreamConfig
 from streamdet.errors import EXIT_UNAVAILABLE, EndpointError
+from streamdet.http import server
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
@@ -31,6 +31,7 @@ from streamdet.service import pages as module
 from streamdet.service.pages import LIMITS, HealthServer, HealthSnapshot
 from streamdet.types import Drop, Frame, Reason, State, StreamStatus
 from streamdet.worker import Worker
+from support.waiting import join
 
 _LOOPBACK = MetricsConfig(endpoint="127.0.0.1:0")
 
@@ -349,7 +350,7 @@ def test_readers_without_a_pause_share_one_page_and_are_all_answered(
             statuses.append(daemon.get(path)[0].status)
 
     paths = ["/metrics", "/metrics?name[]=up", "/healthz", "/readyz", "/nothing"]
-    readers = [threading.Thread(target=read, args=(path,)) for path in paths * 4]
+    readers = [threading.Thread(target=read, args=(path,), daemon=True) for path in paths * 4]
     for reader in readers:
         reader.start()
     began, cpu_began = time.monotonic(), daemon.server.cpu_seconds()
@@ -360,7 +361,7 @@ def test_readers_without_a_pause_share_one_page_and_are_all_answered(
     share = (daemon.server.cpu_seconds() - cpu_began) / (time.monotonic() - began)
     ended.set()
     for reader in readers:
-        reader.join()
+        join(reader)
     assert len(collected) == 1
     assert set(statuses) == {200, 404}
     # 0.09 of a core; a busy machine may tell more.
@@ -485,7 +486,7 @@ def test_a_connection_that_cannot_be_accepted_is_tried_again(
             raise OSError(failing.pop(), os.strerror(number))
         return accept(listener)
 
-    monkeypatch.setattr(http_server, "_ACCEPT_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(server, "_ACCEPT_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(socket.socket, "accept", sometimes)
     # The one that the server waits for already, and one that meets the failures.
     assert [daemon.get("/healthz")[0].status for _ in range(2)] == [200, 200]
@@ -513,8 +514,8 @@ def test_the_pages_answer_while_20_threads_report_and_one_hangs(daemon: Daemon) 
         for seq in (1, 2):
             queue.put(Frame("hangs", seq, None, 0.0, "daemon", time.monotonic(), NoPicture()))
 
-    threads = [threading.Thread(target=capture, args=(name,)) for name in names]
-    threads.append(threading.Thread(target=hang))
+    threads = [threading.Thread(target=capture, args=(name,), daemon=True) for name in names]
+    threads.append(threading.Thread(target=hang, daemon=True))
     for thread in threads:
         thread.start()
     while queue.pending() != {"hangs": 2}:
@@ -530,7 +531,7 @@ def test_the_pages_answer_while_20_threads_report_and_one_hangs(daemon: Daemon) 
     done.set()
     queue.close()
     for thread in threads:
-        thread.join()
+        join(thread)
     # Usually 0.05 s; far more only because tests run on machines that are busy with other things.
     assert min(times_seconds) < 1.0
 

@@ -19,7 +19,7 @@ import pytest
 
 from streamdet.cli.demo import WebChild
 from streamdet.errors import StreamdetError
-from streamdet.http_server import Connection, Limits, _Connections, network_of
+from streamdet.http.server import Connection, Limits, _Connections, network_of
 from streamdet.security.limits import MAX_TRIES, MAX_TRIES_OF_ALL, LoginAttempts
 from streamdet.security.passwords import Password, PasswordError, read_password, write_password
 from streamdet.web.access import MAX_IDLE_SECONDS, MAX_SESSIONS, Sessions

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from support.waiting import join
+
 _CHUNK_BYTES = 4096
 _RTP_HEADER_BYTES = 12
 _RTP_TICKS = 90_000
@@ -146,11 +148,11 @@ class Weather:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="weather")
+        self._thread = threading.Thread(target=self._loop.run_forever, name="weather", daemon=True)
 
     def do(self, work: Coroutine[Any, Any, None]) -> None:
         """Has it done there, and waits."""
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -161,7 +163,7 @@ class Weather:
     ) -> None:
         self.do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        join(self._thread)
         self._loop.close()
 
     @staticmethod

@@ -7,6 +7,8 @@ import threading
 from types import TracebackType
 from typing import Literal, Self
 
+from support.waiting import join
+
 ADDRESS = "127.77.0.53"
 
 _A = b"\0\1"
@@ -22,7 +24,7 @@ class NameServer:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((ADDRESS, 53))
         self._socket.settimeout(0.1)
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -32,7 +34,7 @@ class NameServer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._done.set()
-        self._thread.join()
+        join(self._thread)
         self._socket.close()
 
     def _run(self) -> None:

@@ -12,12 +12,14 @@ from types import TracebackType
 from typing import Self
 
 from support.faults.media import Live
+from support.waiting import PATIENCE_SECONDS, join
 
 _STEP_SECONDS = 0.1
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
+    timeout = PATIENCE_SECONDS
 
     def do_GET(self) -> None:
         channel = self.server.channels[self.path.lstrip("/")]
@@ -70,7 +72,7 @@ class Player:
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.channels = self.channels
         self._server.closing = threading.Event()
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def port(self) -> int:
@@ -86,7 +88,7 @@ class Player:
         self._server.closing.set()
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
+        join(self._thread)
 
 
 class Writer:
@@ -103,7 +105,7 @@ class Writer:
         self._path = path
         self._live = live
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -113,7 +115,7 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._done.set()
-        self._thread.join()
+        join(self._thread)
 
     def _run(self) -> None:
         while not self._done.wait(_STEP_SECONDS):

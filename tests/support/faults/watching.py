@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamdet.client.subscription import Gap, subscribe
 from streamdet.types import DetectionEvent, State, StateEvent
-from support.waiting import wait_until
+from support.ports import free_port
+from support.waiting import join, wait_until
 
 _SAMPLE_SECONDS = 0.5
 _END_SECONDS = 20.0
@@ -114,10 +114,13 @@ class DaemonProcess:
         self._defaults = {**defaults, "paused": True}
         self._command = command
         self._events = f"ipc://{folder}/events"
-        self._metrics = f"127.0.0.1:{_free_port()}"
+        self._metrics = f"127.0.0.1:{free_port()}"
         self._done = threading.Event()
         self._subscribed = threading.Event()
-        self._threads = [threading.Thread(target=self._subscribe), threading.Thread(target=self._scrape)]
+        self._threads = [
+            threading.Thread(target=self._subscribe, daemon=True),
+            threading.Thread(target=self._scrape, daemon=True),
+        ]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -171,14 +174,14 @@ class DaemonProcess:
         assert self._process is not None
         self._done.set()
         for thread in self._threads:
-            thread.join()
+            join(thread)
         started = time.monotonic()
         self._process.terminate()
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-        self.seen.exit_code = self._process.wait()
+        self.seen.exit_code = self._process.wait(_END_SECONDS)
         self.seen.end_seconds = time.monotonic() - started
         self.seen.said.append(self._log())
 
@@ -265,10 +268,3 @@ def _by_stream(page: str) -> dict[str, dict[tuple[str, ...], float]]:
 
 def _toml(values: Mapping[str, Any]) -> str:
     return "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()) + "\n"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

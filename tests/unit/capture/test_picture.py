@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from streamdet.capture.sources.picture import AvPicture, BgrPicture, check_size
 from streamdet.errors import SourceError
+from support.waiting import join
 
 # ITU-R BT.601 and BT.709: weights of red and blue in luma.
 _WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
@@ -80,11 +81,11 @@ def test_colours_follow_the_tags(
 def test_picture_may_be_converted_by_many_threads() -> None:
     picture = AvPicture(yuv_frame("bt709", "limited"))
     results: list[NDArray[np.uint8]] = []
-    threads = [threading.Thread(target=lambda: results.append(picture.to_rgb())) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: results.append(picture.to_rgb()), daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     assert len(results) == 8
     assert all(np.array_equal(r, results[0]) for r in results)
 

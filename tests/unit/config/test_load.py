@@ -149,6 +149,12 @@ def test_what_goes_into_a_url_is_a_secret_but_a_host_is_not(file: Path) -> None:
     assert redact("camera.example 8080 token-value") == "camera.example 8080 ***"
 
 
+def test_a_user_name_from_elsewhere_is_no_secret(file: Path) -> None:
+    environ = {"USER": "camera", "PASSWORD": PLANTED}
+    load(file, STREAM.replace("rtsp://", "rtsp://${USER}:${PASSWORD}@"), **environ)
+    assert redact(f"camera {PLANTED} rtsp://camera:{PLANTED}@h") == "camera *** rtsp://***@h"
+
+
 def test_literal_passwords_are_remembered_and_warned_of(file: Path) -> None:
     file.write_text(
         f'{STREAM.replace("rtsp://", f"rtsp://user:{PLANTED}@")}[[streams]]\nname="b"\nurl="rtsp://${{A}}@h/"\n'

@@ -17,6 +17,7 @@ from streamdet.config import StreamConfig
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.types import Drop, Frame
 from support.queueing import Flood, Rules, frame
+from support.waiting import join
 
 _PATIENCE_SECONDS = 20.0
 
@@ -279,7 +280,7 @@ def test_the_window_opens_at_the_first_frame_and_waits_for_no_one(drops: Drops) 
     timer.start()
     batch = queue.take(3600)
     waited_seconds = time.monotonic() - began
-    timer.join()
+    join(timer)
     assert [taken.stream for taken in batch] == ["a", "b"]
     assert waited_seconds >= 0.19
 
@@ -408,7 +409,7 @@ def test_drops_are_told_without_the_lock(clock: Clock) -> None:
 
     def on_drop(_stream: str, _reason: Drop) -> None:
         # Another thread gets at the queue while this one tells of the drop.
-        thread = threading.Thread(target=lambda: seen.append(queue.pending()))
+        thread = threading.Thread(target=lambda: seen.append(queue.pending()), daemon=True)
         other.append(thread)
         thread.start()
         thread.join(_PATIENCE_SECONDS)
@@ -437,8 +438,8 @@ def _threads_switch_often() -> Iterator[None]:
 @pytest.mark.parametrize("seed", range(2))
 def test_32_producers_and_an_exact_ledger(seed: int, disturbance: str) -> None:
     flood = Flood(seed)
-    consumer = threading.Thread(target=flood.consume)
-    producers = [threading.Thread(target=flood.produce, args=(name,)) for name in flood.names]
+    consumer = threading.Thread(target=flood.consume, daemon=True)
+    producers = [threading.Thread(target=flood.produce, args=(name,), daemon=True) for name in flood.names]
     for thread in (consumer, *producers):
         thread.start()
     if "remove" in disturbance:
@@ -473,8 +474,8 @@ def test_several_takers_share_the_frames() -> None:
         for seq in range(100):
             queue.put(frame(name, seq, time.monotonic()))
 
-    consumers = [threading.Thread(target=consume) for _ in range(3)]
-    producers = [threading.Thread(target=produce, args=(name,)) for name in names]
+    consumers = [threading.Thread(target=consume, daemon=True) for _ in range(3)]
+    producers = [threading.Thread(target=produce, args=(name,), daemon=True) for name in names]
     for thread in (*consumers, *producers):
         thread.start()
     for thread in producers:

@@ -24,6 +24,7 @@ from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Detection, Drop, Frame, Picture
 from streamdet.worker import Worker
+from support.waiting import join
 
 _PATIENCE_SECONDS = 20.0
 
@@ -610,12 +611,12 @@ def test_the_limit_can_be_set_while_the_receiver_is_at_a_standstill() -> None:
     with InferenceGroup(line.queue, DetectorPool([StandIn()]), put_detections, line.metrics) as group:
         line.put_all()
         until(lambda: line.published)
-        setting = threading.Thread(target=group.limit, args=(1,))
+        setting = threading.Thread(target=group.limit, args=(1,), daemon=True)
         setting.start()
         setting.join(5)
         stuck = setting.is_alive()
         go_on.set()
-        setting.join()
+        join(setting)
     assert not stuck
 
 

@@ -80,7 +80,7 @@ def test_counts_are_exact_and_snapshots_consistent_under_many_threads() -> None:
             ledger.captured(name)
             ledger.published(name) if n % 2 else ledger.dropped(name, Drop.SUPERSEDED)
 
-    counting = [threading.Thread(target=count, args=(name,)) for name in names * threads_per_stream]
+    counting = [threading.Thread(target=count, args=(name,), daemon=True) for name in names * threads_per_stream]
     for thread in counting:
         thread.start()
     while any(thread.is_alive() for thread in counting):

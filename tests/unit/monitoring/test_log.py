@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamdet.config import LogConfig
-from streamdet.monitoring.log import JsonFormatter, LogHandler, TextFormatter, configure_logging
+from streamdet.monitoring.log import JsonFormatter, LogHandler, LogThrottle, TextFormatter, configure_logging
 from streamdet.security.redact import forget_secrets, remember_secret
+from support.waiting import join
 
 PLANTED = "hunter2-planted"
 URL = f"rtsp://user:{PLANTED}@192.0.2.5/x"
@@ -190,97 +191,66 @@ class _Clock:
 
 
 @pytest.fixture
-def limited() -> Iterator[tuple[logging.Logger, io.StringIO, _Clock]]:
-    stream, clock, log = io.StringIO(), _Clock(), logging.getLogger("streamdet.tests.limited")
-    handler = LogHandler(stream, JsonFormatter(), clock)
-    log.addHandler(handler)
-    log.propagate = False
-    log.setLevel(logging.DEBUG)
-    yield log, stream, clock
-    log.removeHandler(handler)
+def clock() -> _Clock:
+    return _Clock()
 
 
-Limited = tuple[logging.Logger, io.StringIO, _Clock]
+def messages(stream: io.StringIO) -> list[str]:
+    return [line["message"] for line in lines(stream)]
 
 
-def test_repetitions_are_left_out_for_a_second_and_counted(limited: Limited) -> None:
-    log, stream, clock = limited
-    for number in range(100):
-        log.warning("cannot read frame %d", number, extra={"stream": "yard"})
-    clock.now = 0.99
-    log.warning("cannot read frame %d", 100, extra={"stream": "yard"})
-    assert [line["message"] for line in lines(stream)] == ["cannot read frame 0"]
-    clock.now = 1.0
-    log.warning("cannot read frame %d", 101, extra={"stream": "yard"})
-    assert [line["message"] for line in lines(stream)][1:] == ["100 more like this left out: cannot read frame 100"]
-    assert {line["stream"] for line in lines(stream)} == {"yard"}
-
-
-@pytest.mark.parametrize("every_seconds", [0.1, 1.0, 1.5, 10.0])
-def test_what_repeats_for_ever_is_a_line_a_minute(limited: Limited, every_seconds: float) -> None:
-    log, stream, clock = limited
-    while clock.now < 3600:
-        log.warning("cannot read", extra={"stream": "yard"})
-        clock.now += every_seconds
-    assert 50 <= len(lines(stream)) < 70
-    for _ in range(2):
-        # Said, and then forgotten.
-        clock.now += 130
-        log.info("else")
-    log.warning("cannot read", extra={"stream": "yard"})
-    assert lines(stream)[-1]["message"] == "cannot read"
-    (handler,) = [handler for handler in log.handlers if isinstance(handler, LogHandler)]
-    assert len(handler._repeats._due) <= 4
-
-
-def test_what_repeats_now_and_then_is_always_written(limited: Limited) -> None:
-    log, stream, clock = limited
-    for _ in range(10):
-        log.warning("cannot read", extra={"stream": "yard"})
-        clock.now += 65
-    assert len(lines(stream)) == 10
-
-
-def test_any_later_line_tells_what_was_left_out(limited: Limited) -> None:
-    log, stream, clock = limited
-    log.info("a")
-    log.info("a")
-    clock.now = 5
-    log.info("b")
-    clock.now = 10
-    log.info("c")
-    assert [line["message"] for line in lines(stream)] == ["a", "1 more like this left out: a", "b", "c"]
-
-
-def test_the_end_tells_what_was_left_out(limited: Limited) -> None:
-    log, stream, _ = limited
+def test_no_line_of_ours_is_left_out() -> None:
+    log, stream = logged()
     for _ in range(3):
-        log.info("a")
-    (handler,) = [handler for handler in log.handlers if isinstance(handler, LogHandler)]
+        log.warning("the disk is full")
+        log.warning("attempt %d", 7)
+    assert messages(stream) == ["the disk is full", "attempt 7"] * 3
+
+
+def test_what_a_library_repeats_is_a_line_a_minute_with_a_count(clock: _Clock) -> None:
+    stream = io.StringIO()
+    handler = LogHandler(stream, JsonFormatter(), clock)
+
+    def say(template: str, *values: object, name: str = "opentelemetry.exporter") -> None:
+        handler.handle(logging.LogRecord(name, logging.WARNING, "", 1, template, values, None))
+
+    for attempt in range(5):
+        say("retrying in %d s", attempt)
+        say("retrying in %d s", attempt, name="urllib3")
+        say("%s", "one warning", name="py.warnings")
+        say("%s", "another", name="py.warnings")
+    assert messages(stream) == ["retrying in 0 s", "retrying in 0 s", "one warning", "another"]
+    clock.now = 60.0
+    say("retrying in %d s", 9)
+    assert messages(stream)[4:] == ["retrying in 9 s (4 more like this since the last such line)"]
     handler.close()
-    assert [line["message"] for line in lines(stream)] == ["a", "2 more like this left out: a"]
 
 
-def test_streams_loggers_levels_and_templates_are_limited_apart(limited: Limited) -> None:
-    log, stream, _ = limited
-    for _ in range(5):
-        for name in ("a", "b"):
-            log.info("one", extra={"stream": name})
-        log.getChild("child").info("one")
-        log.info("two")
-        log.warning("two")
-        log.info("%s", "three")
-        log.info("%s", "four")
-    assert len(lines(stream)) == 7
+def test_a_throttled_line_is_logged_once_a_minute_for_each_stream(
+    clock: _Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    throttle, log = LogThrottle(clock=clock), logging.getLogger("streamdet.test")
+    for number in range(100):
+        for name in ("yard", "door", None):
+            throttle.log(log, logging.WARNING, "left out %d boxes", number, stream=name)
+        throttle.log(log, logging.WARNING, "another line")
+        clock.now += 1
+    assert [(getattr(record, "stream", None), record.getMessage()) for record in caplog.records] == [
+        ("yard", "left out 0 boxes"),
+        ("door", "left out 0 boxes"),
+        (None, "left out 0 boxes"),
+        (None, "another line"),
+        ("yard", "left out 60 boxes (59 more like this since the last such line)"),
+        ("door", "left out 60 boxes (59 more like this since the last such line)"),
+        (None, "left out 60 boxes (59 more like this since the last such line)"),
+        (None, "another line (59 more like this since the last such line)"),
+    ]
 
 
-def test_a_million_different_lines_need_no_memory(limited: Limited) -> None:
-    log, stream, _ = limited
-    for number in range(3000):
-        log.info(f"line {number}")  # noqa: G004 - templates that are all different
-    assert len(lines(stream)) == 3000
-    (handler,) = [handler for handler in log.handlers if isinstance(handler, LogHandler)]
-    assert len(handler._repeats._lines) <= 1001
+def test_a_million_different_lines_need_no_memory(clock: _Clock) -> None:
+    throttle = LogThrottle(clock=clock)
+    assert all(throttle.admit(number) == 0 for number in range(3000))
+    assert len(throttle._keys) == 1000
 
 
 def test_threads_write_whole_lines() -> None:
@@ -290,11 +260,11 @@ def test_threads_write_whole_lines() -> None:
         for number in range(100):
             log.info(f"{name} {number}", extra={"stream": name})  # noqa: G004 - none may be left out
 
-    threads = [threading.Thread(target=write, args=(f"s{n}",)) for n in range(4)]
+    threads = [threading.Thread(target=write, args=(f"s{n}",), daemon=True) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     assert len(lines(stream)) == 400
 
 
@@ -350,7 +320,7 @@ def fail():
     raise ValueError({URL!r})
 thread = threading.Thread(target=fail, name="worker")
 thread.start()
-thread.join()
+join(thread)
 raise RuntimeError({URL!r})
 """
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -8,8 +8,7 @@ from streamdet.inference.thread import InferenceGroup
 from streamdet.monitoring import systemd
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.rates import Fps, Rates
-from streamdet.service import housekeeping as pulse
-from streamdet.service.housekeeping import Housekeeping
+from streamdet.service.housekeeping import Housekeeping, SpareCores
 from streamdet.service.streams import Streams
 from streamdet.types import Drop
 
@@ -54,13 +53,16 @@ class Batches:
         self.limits.append(at_once)
 
 
+def housekeeping(batches: Batches, cores: int | None = None, **options: Any) -> Housekeeping:
+    idle = Idle()
+    return Housekeeping(cast("Rates", idle), cast("Streams", idle), cast("InferenceGroup", batches), cores, **options)
+
+
 def feedings(batches: Batches, seconds: int, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When the watchdog is fed."""
     fed: list[float] = []
-    idle = Idle()
     monkeypatch.setattr(systemd, "watchdog", lambda: fed.append(batches.now))
-    monkeypatch.setattr(pulse.time, "monotonic", lambda: batches.now)
-    beats = Housekeeping(cast("Rates", idle), cast("Streams", idle), cast("InferenceGroup", batches))
+    beats = housekeeping(batches, clock=lambda: batches.now)
     while batches.now < seconds:
         beats.beat()
         batches.now += 1
@@ -81,11 +83,21 @@ def test_one_worker_that_hangs_starves_it_whatever_others_do(monkeypatch: pytest
 
 
 def test_inference_is_held_to_the_cores_where_it_shares_them() -> None:
-    idle = Idle()
     for cores, wanted in ((3, [3]), (None, [])):
         batches = Batches(3, 0.5)
-        Housekeeping(cast("Rates", idle), cast("Streams", idle), cast("InferenceGroup", batches), cores).beat()
+        housekeeping(batches, cores).beat()
         assert batches.limits == wanted
+
+
+def test_memory_is_given_back_at_the_start_and_then_once_in_a_while() -> None:
+    batches, given_back = Batches(1, 0.5), []
+    beats = housekeeping(
+        batches, trim_seconds=60.0, trim=lambda: given_back.append(batches.now), clock=lambda: batches.now
+    )
+    while batches.now < 200:
+        beats.beat()
+        batches.now += 1
+    assert given_back == [0, 60, 120, 180]
 
 
 class Moment:
@@ -114,3 +126,53 @@ def test_what_max_fps_leaves_out_is_told_apart_from_overload(monkeypatch: pytest
     idle, batches = Idle(), Batches(1, 1.0)
     Housekeeping(rates, cast("Streams", idle), cast("InferenceGroup", batches)).beat()
     assert said == ["0 of 0 streams up, 10.0 fps in, 2.5 fps out (5.0 left out by max_fps, 2.0 by overload)"]
+
+
+class Machine:
+    """A process whose captures use so many cores."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.captures = 7.0
+
+    def run(self, seconds: float, captures: float) -> None:
+        self.now += seconds
+        self.captures += seconds * captures
+
+    def spare(self, cores: int) -> SpareCores:
+        return SpareCores(cores, lambda: self.captures, lambda: self.now)
+
+
+@pytest.mark.parametrize(
+    ("cores", "captures", "fit"), [(2, 0.0, 2), (2, 0.9, 2), (2, 1.2, 1), (2, 2.5, 1), (16, 4.5, 12), (1, 0.5, 1)]
+)
+def test_detection_gets_what_captures_leave(cores: int, captures: float, fit: int) -> None:
+    machine = Machine()
+    spare = machine.spare(cores)
+    for _ in range(40):
+        machine.run(1.0, captures)
+        found = spare.sample()
+    assert found == fit
+
+
+def test_one_busy_second_changes_little_and_ten_do() -> None:
+    machine = Machine()
+    spare = machine.spare(8)
+    machine.run(1.0, 4.0)
+    assert spare.sample() == 7
+    for _ in range(10):
+        machine.run(1.0, 4.0)
+        found = spare.sample()
+    assert found == 5
+
+
+def test_samples_at_one_moment_are_no_division_by_zero() -> None:
+    spare = Machine().spare(4)
+    assert spare.sample() == spare.sample() == 4
+
+
+def test_captures_that_end_take_their_time_with_them() -> None:
+    machine = Machine()
+    spare = machine.spare(4)
+    machine.run(1.0, -7.0)
+    assert spare.sample() == 4

@@ -11,7 +11,7 @@ import pytest
 
 from streamdet.client.subscription import Gap
 from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent
-from streamdet.web.board import Board, Rates
+from streamdet.web.board import Board, EventRates
 from streamdet.web.journal import MAX_NOTES, MAX_SIGHTINGS, Filter, Journal
 from streamdet.web.pictures import LEASE_SECONDS, Pictures
 
@@ -49,7 +49,7 @@ def event_at(number: int, fps: float, *, frames: int = 1, epoch: str = "a") -> D
 
 @pytest.mark.parametrize("fps", [0.4, 1.0, 10.0, 60.0])
 def test_rates_are_frames_and_events_per_second(fps: float) -> None:
-    rates = Rates()
+    rates = EventRates()
     number = 0
     for second in range(1, 31):
         while (number + 1) / fps <= second:
@@ -63,7 +63,7 @@ def test_rates_are_frames_and_events_per_second(fps: float) -> None:
 
 
 def test_rates_fall_to_zero_in_silence_and_begin_again_after_it_and_after_a_restart() -> None:
-    rates = Rates()
+    rates = EventRates()
     for number in range(1, 51):
         rates.note(event_at(number, 10), number / 10)
         if number % 10 == 0:

@@ -1,40 +1,40 @@
-"""The HTTP server of every page: Starlette and uvicorn, bounded in connections, in sizes and in time.
+"""uvicorn with limits: on connections, on sizes, and on every wait for a client.
 
-uvicorn alone waits for a request for as long as a client likes, and when there are too many connections it refuses
-the next one. Here every wait for a client has an end, and a new connection always gets its chance: what goes
-instead is the connection that has kept us waiting longest, of the address that has most of those.
+uvicorn alone waits for a request as long as a client likes, and when there are too many connections it refuses the
+next one. Here every wait for a client has a deadline, and a new connection is always accepted: when there are too
+many, the server closes the one that has waited longest, of the client that has most of those.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
-import re
 import signal
 import socket
 import ssl
+import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h11
 import uvicorn
-from prometheus_client import CollectorRegistry
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from streamdet.errors import EndpointError, accept_may_work_later
+from streamdet.errors import EndpointError, StreamdetError, accept_may_work_later
 from streamdet.monitoring.log import FailureLog
 from streamdet.monitoring.unexpected import UnexpectedErrors
+from streamdet.security.endpoints import bind_advice
 from streamdet.security.limits import Rate
+from streamdet.worker import Worker
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 _BACKLOG = 512
@@ -44,8 +44,10 @@ _ACCEPT_RETRY_SECONDS = 0.5
 _LINGER_SECONDS = 0.2
 _SHUTDOWN_SECONDS = 1
 _PIECE_BYTES = 4096
-# A name or an address, perhaps with a port, and nothing else: what stands behind it must not be overlooked.
-_HOST = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::[0-9]*)?")
+# linux/socket.h; Python names it from 3.14 on.
+_SO_PEERGROUPS = 59
+# The most that Python reads at once: 256 groups.
+_MAX_GROUPS_BYTES = 1024
 
 _log = logging.getLogger(__name__)
 
@@ -56,10 +58,10 @@ class Limits:
 
     Attributes:
         connections: open at the same time.
-        waiting_per_address: connections of one address (IPv6: of one /64) that have no complete request, or do not
-            take their answer. Those of clients that have logged in do not count.
+        waiting_per_address: connections of one client (see `network_of`) that have no complete request, or do not
+            take their answer. Those of trusted clients do not count.
         answering: requests that are being answered; more get 503, except for health checks.
-        connections_per_second: that are accepted; the kernel keeps those that come faster for their turn.
+        connections_per_second: that are accepted; faster ones wait in the kernel's queue.
         request_seconds: for a TLS handshake, and from the first moment of a request to its last byte.
         idle_seconds: until a connection that was answered is closed.
         answer_seconds: for a client to take what was sent.
@@ -76,33 +78,57 @@ class Limits:
     head_bytes: int = 16384
 
 
+class Peer(NamedTuple):
+    """The process at the other end of a Unix socket, as the kernel has known it since it connected."""
+
+    pid: int
+    uid: int
+    groups: frozenset[int]
+
+    @classmethod
+    def of(cls, connection: socket.socket) -> Peer:
+        """Who is at the other end.
+
+        Raises:
+            OSError: the kernel does not know.
+        """
+        pid, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        try:
+            others = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS_BYTES)
+        except OSError:
+            others = b""  # a kernel before 4.13, or more groups than that: the main group still counts
+        return cls(pid, uid, frozenset({gid, *struct.unpack(f"{len(others) // 4}I", others)}))
+
+
 class Connection:
     """One connection, from the moment it is accepted.
 
     Attributes:
-        network: what its client is counted by: the IPv4 address, or the /64 of the IPv6 address.
-        trusted: whether its client has logged in; set by the application.
+        network: what its client is counted by, see `network_of`; of a Unix socket the user.
+        peer: the process at the other end of a Unix socket; None for TCP.
+        trusted: whether its client has logged in, or needs no login; set by the application.
         closed: whether the client or the server has ended it.
-        close: ends it at once; replaced while it grows up.
+        close: ends it at once; replaced when its transport is there.
     """
 
-    __slots__ = ("close", "closed", "network", "trusted")
+    __slots__ = ("close", "closed", "network", "peer", "trusted")
 
-    def __init__(self, address: str) -> None:
-        self.network = network_of(address)
+    def __init__(self, address: str, peer: Peer | None = None) -> None:
+        self.network = network_of(address) if peer is None else f"user {peer.uid}"
+        self.peer = peer
         self.trusted = False
         self.closed = False
         self.close: Callable[[], object] = lambda: None
 
 
 def connection_of(scope: Scope) -> Connection:
-    """The connection that a request came over; one of its own for a request that came over none, as in tests."""
+    """The connection that a request came over; a new one for a request that came over none, as in tests."""
     connection = scope.get("streamdet.connection")
     return connection if isinstance(connection, Connection) else Connection(_client_of(scope))
 
 
 def network_of(address: str) -> str:
-    """What a client is counted by: an IPv6 client has a whole /64 to itself."""
+    """What a client is counted by: its IPv4 address, or the /64 of its IPv6 address, which it has to itself."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:
@@ -114,37 +140,33 @@ def network_of(address: str) -> str:
     return str(parsed)
 
 
-def is_host_of(host: str, names: frozenset[str]) -> bool:
-    """Whether a Host header is `localhost`, a bare address, or one of these names in small letters.
+class BadRequestError(StreamdetError):
+    """A client sent what the server does not understand."""
 
-    A foreign site can make a browser call this machine under a name of its own (DNS rebinding), but under no other.
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body of a request.
+
+    Raises:
+        BadRequestError: it has more bytes than `limit`.
     """
-    match = _HOST.fullmatch(host.lower().strip())
-    if match is None:
-        return False
-    if match["six"] is not None:
-        return _is_address(match["six"])
-    name = match["name"]
-    name = name.removesuffix(".")
-    return name == "localhost" or name in names or _is_address(name)
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            message = f"the body has more than {limit} bytes"
+            raise BadRequestError(message)
+    return body
 
 
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def listen(what: str, host: str, port: int, another: str) -> socket.socket:
+def listen(what: str, host: str, port: int, choose: str) -> socket.socket:
     """A listening socket.
 
     Args:
         what: listens, for the error.
         host: name or address.
         port: 0 for any free one.
-        another: what to choose when the port is taken, as in "another endpoint".
+        choose: what to choose another one of when the port is taken, such as "endpoint".
 
     Raises:
         EndpointError: the address cannot be bound.
@@ -154,12 +176,7 @@ def listen(what: str, host: str, port: int, another: str) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server((str(address[0]), int(address[1])), family=family, backlog=_BACKLOG)
     except OSError as error:
-        advice = {
-            errno.EADDRINUSE: f"another process uses it; stop that one or choose {another}",
-            errno.EACCES: "ports below 1024 need a privilege; choose a higher one",
-            errno.EADDRNOTAVAIL: "this machine has no such address",
-        }.get(error.errno or 0, error.strerror or str(error))
-        message = f"{what} cannot listen on {place}: {advice}"
+        message = f"{what} cannot listen on {place}: {bind_advice(error, choose)}"
         raise EndpointError(message) from error
     except UnicodeError as error:
         message = f"{what} cannot listen on {place[:200]!r}: that is not the name of a machine"
@@ -169,7 +186,9 @@ def listen(what: str, host: str, port: int, another: str) -> socket.socket:
 
 
 def url_of(listener: socket.socket, tls: ssl.SSLContext | None) -> str:
-    """Where a listening socket is reached, ending without a slash."""
+    """Where a listening socket is reached, ending without a slash; of a Unix socket its path."""
+    if listener.family == socket.AF_UNIX:
+        return str(listener.getsockname())
     host, port = listener.getsockname()[:2]
     scheme = "http" if tls is None else "https"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
@@ -196,13 +215,14 @@ class HttpServer(uvicorn.Server):
 
     Args:
         app: answers the requests.
-        listener: from `listen`; closed at the end.
+        listener: a listening TCP or Unix socket that does not block; closed at the end.
         limits: what clients may use.
         tls: how to speak TLS; None to serve in the clear.
         unexpected: counts and logs errors that end a single request or connection.
 
     Attributes:
         error: what ended it; None when it was asked to end.
+        limits: what clients may use.
     """
 
     def __init__(
@@ -228,7 +248,7 @@ class HttpServer(uvicorn.Server):
                 h11_max_incomplete_event_size=limits.head_bytes,
             )
         )
-        # It would log each client's nonsense.
+        # It would log what each client does wrong.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.limits = limits
         self.error: BaseException | None = None
@@ -237,7 +257,7 @@ class HttpServer(uvicorn.Server):
         self._open = _Connections(limits)
         self._accepting: asyncio.Task[None] | None = None
         self._arriving: set[asyncio.Task[None]] = set()
-        self._unexpected = unexpected or UnexpectedErrors(CollectorRegistry())
+        self._unexpected = unexpected or UnexpectedErrors()
         self._accept_failures = FailureLog(_log, "{} tries to accept a connection failed")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - the listener is known
@@ -260,6 +280,11 @@ class HttpServer(uvicorn.Server):
         await asyncio.gather(*self._arriving, return_exceptions=True)
         await asyncio.sleep(0)  # the transports close in the loop's next turn
 
+    def close(self) -> None:
+        """Closes the listening socket of a server that does not run."""
+        with contextlib.suppress(OSError):
+            self._listener.close()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Has signals end the server, in the main thread."""
@@ -279,7 +304,7 @@ class HttpServer(uvicorn.Server):
             try:
                 accepted, address = await loop.sock_accept(self._listener)
             except ConnectionError:
-                continue  # the client went away before it was its turn
+                continue  # the client closed the connection before it was accepted
             except OSError as error:
                 if not accept_may_work_later(error):
                     raise
@@ -287,14 +312,24 @@ class HttpServer(uvicorn.Server):
                 await asyncio.sleep(_ACCEPT_RETRY_SECONDS)
                 continue
             self._accept_failures.works(f"{url_of(self._listener, self._tls)}: connections are accepted again")
-            connection = Connection(str(address[0]))
+            try:
+                connection = self._connection_of(accepted, address)
+            except OSError:
+                accepted.close()  # its client is gone
+                continue
             task = loop.create_task(self._arrive(accepted, connection))
             connection.close = task.cancel
             self._arriving.add(task)
             task.add_done_callback(functools.partial(self._arrived, accepted, connection))
             self._open.add(connection)
-            # Lets those that have come be read: one that has sent its request already is none that keeps us waiting.
+            # A request that has arrived already is read first: its connection does not count as waiting.
             await asyncio.sleep(0)
+
+    @staticmethod
+    def _connection_of(accepted: socket.socket, address: Any) -> Connection:  # noqa: ANN401 - differs by family
+        if accepted.family == socket.AF_UNIX:
+            return Connection("", Peer.of(accepted))
+        return Connection(str(address[0]))
 
     def _loop_failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An error that no coroutine waits for; those of a connection, as of TLS, are its client's own."""
@@ -321,15 +356,63 @@ class HttpServer(uvicorn.Server):
         if task.cancelled() or error is not None:
             accepted.close()
             self._open.discard(connection)
-        # Those of the operating system, of TLS and of time: a client that is slow, gone, or speaks no TLS.
+        # OSError, which TLS errors and timeouts are too: the client is slow, gone, or does not speak TLS.
         if isinstance(error, Exception) and not isinstance(error, OSError):
             self._unexpected.report("http", error, "a connection is closed")
 
 
-class _Connections:
-    """Which connections are open, and which one goes when there are too many; belongs to the event loop.
+class HttpThread(Worker):
+    """Runs servers in a thread of its own while it is entered as a context manager.
 
-    A connection waits while its client is the one to act, be it to send a request or to take an answer.
+    Args:
+        name: of the thread.
+        servers: what to run; when one ends by an error, all end.
+        on_error: called when the thread ends by an error.
+    """
+
+    def __init__(
+        self, name: str, servers: Sequence[HttpServer], on_error: Callable[[Worker], None] | None = None
+    ) -> None:
+        super().__init__(name, on_error)
+        self._servers = servers
+
+    def run(self) -> None:
+        """Serves until asked to stop."""
+        if not self.stopping:
+            asyncio.run(self._serve())
+        for server in self._servers:
+            if server.error is not None:
+                raise server.error
+
+    def wake(self) -> None:
+        """Ends the servers."""
+        for server in self._servers:
+            server.should_exit = True
+
+    def close(self) -> None:
+        """Cuts open connections, ends the thread and closes the sockets; may be called twice, or without entering."""
+        self.stop()
+        self.join()
+        for server in self._servers:
+            server.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def _serve(self) -> None:
+        async def serve(server: HttpServer) -> None:
+            await server.serve()
+            self.wake()
+
+        async with asyncio.TaskGroup() as group:
+            for server in self._servers:
+                group.create_task(serve(server))
+
+
+class _Connections:
+    """Which connections are open, and which one is closed when there are too many; belongs to the event loop.
+
+    A connection waits while its client is the one to act: to send a request, or to take an answer.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -346,7 +429,7 @@ class _Connections:
         return len(self._answering)
 
     def add(self, connection: Connection) -> None:
-        """A new one, which waits."""
+        """Adds a new one, which waits."""
         self._open.add(connection)
         self.waits(connection)
         if len(self._open) > self.limits.connections:
@@ -355,14 +438,14 @@ class _Connections:
                 self._cut(next(iter(most)))
 
     def discard(self, connection: Connection) -> None:
-        """It has ended."""
+        """Removes one that has ended."""
         connection.closed = True
         self._open.discard(connection)
         self._answering.discard(connection)
         self._stop_waiting(connection)
 
     def waits(self, connection: Connection) -> None:
-        """Its client is the one to act."""
+        """Notes that its client is the one to act."""
         if connection.closed:
             return
         self._answering.discard(connection)
@@ -376,7 +459,7 @@ class _Connections:
             self._cut(next(iter(same)))
 
     def answers(self, connection: Connection) -> None:
-        """We are the ones to act."""
+        """Notes that the server is the one to act."""
         if not connection.closed:
             self._stop_waiting(connection)
             self._answering.add(connection)
@@ -405,14 +488,14 @@ class _Connections:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's protocol, with an end to every wait for the client."""
+    """uvicorn's protocol, with a deadline for every wait for the client."""
 
     connection: Connection
     _open: _Connections
     _timer: asyncio.TimerHandle | None = None
 
     def bind(self, connection: Connection, connections: _Connections, unexpected: UnexpectedErrors) -> None:
-        """Says what it belongs to; called before the connection is made."""
+        """Sets what it belongs to; called before the connection is made."""
         self.connection = connection
         self._open = connections
         self._unexpected = unexpected
@@ -439,7 +522,7 @@ class _Protocol(H11Protocol):
         """Reads a part of a request."""
         if self._timer is None and self.conn.their_state is h11.IDLE:
             self._cut_in(self._open.limits.request_seconds)
-        # In pieces: of a head that comes at once the library would not count the bytes.
+        # In pieces: the library does not count the bytes of a head that arrives at once.
         for begin in range(0, len(data), _PIECE_BYTES):
             if self.transport.is_closing():
                 return
@@ -447,7 +530,7 @@ class _Protocol(H11Protocol):
         self._look()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuses what is no request; a client that is being answered, and sends nonsense meanwhile, is hung up on."""
+        """Refuses what is not HTTP; if it arrives while a request is answered, the connection is closed."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -478,14 +561,14 @@ class _Protocol(H11Protocol):
             self._cut_in(self._open.limits.answer_seconds)
         self._open.waits(self.connection)
         if self.conn.their_state is h11.DONE and self.conn.trailing_data[0]:
-            # Browsers and Prometheus wait for an answer before they ask again; who does not would be served before
-            # all others, with all that it has sent.
+            # Browsers and Prometheus wait for an answer before the next request. A client that does not would be
+            # served before all others, with everything that it has sent.
             self.transport.close()
         super().on_response_complete()
         self._look()
 
     def _look(self) -> None:
-        """Whether a whole request is there, so that we are the ones to act."""
+        """Notes when a whole request has arrived: the server is the one to act."""
         if self.cycle is None or self.cycle.response_complete or self.flow.write_paused:
             return
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):

@@ -1,0 +1,703 @@
+"""The database of the spool: events in one SQLite file, bounded in size, which users may query while it is written.
+
+`docs/replay.md` describes its tables. A file that is damaged, or is not the spool's, is set aside under another name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import logging
+import math
+import os
+import resource
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import orjson
+
+from streamdet.delivery.segments import SegmentRecord, read_segment, segment_files
+from streamdet.errors import SpoolError
+from streamdet.security.files import why_foreign
+from streamdet.wire.limits import MAX_INTEGER
+from streamdet.wire.replay import MAX_ANSWER_BYTES, MAX_ANSWER_EVENTS, Replayed, ReplayRequest
+
+_NAME = "events.sqlite"
+# The database, its write-ahead log, the index of that, and what a kill leaves behind while the file is made.
+_SUFFIXES = ("", "-wal", "-shm", "-journal")
+_APPLICATION = int.from_bytes(b"sdsp")
+_VERSION = 1
+_PAGE_BYTES = 4096
+# The write-ahead log goes into the database when it has so many pages, or a 32nd of what the spool may take.
+_MAX_CHECKPOINT_PAGES = 1000
+_CHECKPOINTS_OF_A_SPOOL = 32
+# While another program reads, the write-ahead log cannot be used again from its beginning: this part it may become.
+_LOGS_OF_A_SPOOL = 8
+_BUSY_SECONDS = 1.0
+# Of a larger file only the small tables are checked at the start, since checking takes about a second per GiB.
+_MAX_CHECKED_BYTES = 256 << 20
+# Events that were taken over from segments count up from here, events of today from 1: so ids have the order of time.
+_FIRST_OLD_ID = -(2**62)
+
+_SCHEMA = """
+PRAGMA page_size = 4096;
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA journal_mode = WAL;
+BEGIN;
+CREATE TABLE epochs (id INTEGER PRIMARY KEY, epoch TEXT NOT NULL UNIQUE, last_seqs TEXT);
+CREATE TABLE topics (id INTEGER PRIMARY KEY, topic TEXT NOT NULL UNIQUE);
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY,
+    epoch_id INTEGER NOT NULL,
+    topic_id INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    kept_at REAL NOT NULL,
+    payload BLOB NOT NULL
+);
+CREATE UNIQUE INDEX records_by_seq ON records (topic_id, epoch_id, seq);
+CREATE VIEW events AS
+    SELECT epoch, topic, seq, kept_at, CAST(payload AS TEXT) AS event
+    FROM records JOIN epochs ON epochs.id = epoch_id JOIN topics ON topics.id = topic_id;
+PRAGMA application_id = APPLICATION;
+PRAGMA user_version = VERSION;
+COMMIT;
+""".replace("APPLICATION", str(_APPLICATION)).replace("VERSION", str(_VERSION))
+
+_log = logging.getLogger(__name__)
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+class Record(NamedTuple):
+    """An event as it is kept.
+
+    Attributes:
+        epoch: in which it was published.
+        topic: such as `detections/front-door/`.
+        seq: of the event.
+        kept_at: Unix time in seconds, from which its age counts.
+        payload: the event as it was published.
+    """
+
+    epoch: str
+    topic: str
+    seq: int
+    kept_at: float
+    payload: bytes
+
+
+class _UnusableError(sqlite3.DatabaseError):
+    """The file is damaged, or it is not one of the spool's."""
+
+
+class EventStore:
+    """All events on disk; for one thread, but for making and closing it before that thread runs.
+
+    Args:
+        directory: of one daemon alone; made if it is missing.
+        max_bytes: of all files of the spool together.
+        epoch: the present one.
+        last_seqs: by topic of the present epoch, its last number so far.
+
+    Attributes:
+        directory: the same.
+        path: of the database.
+
+    Raises:
+        SpoolError: the directory cannot be used.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int, epoch: str, last_seqs: Mapping[str, int]) -> None:
+        self.directory = directory
+        self.path = directory / _NAME
+        self._max_bytes = max_bytes
+        self._epoch = epoch
+        self._last_seqs = last_seqs
+        self._checkpoint_pages = min(_MAX_CHECKPOINT_PAGES, max_bytes // _CHECKPOINTS_OF_A_SPOOL // _PAGE_BYTES)
+        self._batch_bytes = self._checkpoint_pages * _PAGE_BYTES
+        self._max_log_bytes = max_bytes // _LOGS_OF_A_SPOOL
+        self._log_path = f"{self.path}-wal"
+        self._room_bytes = 0  # so much can be written before it has to be counted again
+        self._lock = _lock(directory)
+        self._database: sqlite3.Connection | None = None
+        self._inode = 0
+        self._next_id = 1
+        self._first_id: int | None = None  # of the events that this process writes
+        self._epoch_ids: dict[str, int] = {}
+        self._topic_ids: dict[str, int] = {}
+        self._other_bytes = 0  # of segments, and of what was set aside
+        try:
+            self._segments = segment_files(directory)
+            self._other_bytes = self._count_other_bytes()
+        except OSError as error:
+            self.close()
+            raise _unusable(directory, error.strerror or str(error)) from None
+
+    @property
+    def is_converting(self) -> bool:
+        """Whether segments of an earlier version are left to be taken over."""
+        return bool(self._segments)
+
+    @property
+    def used_bytes(self) -> int:
+        """What all files of the spool take on disk."""
+        return _size(self._files()) + self._other_bytes
+
+    def close(self) -> None:
+        """Closes the database and lets go of the directory."""
+        self._disconnect()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def batches(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+        """Cuts events into parts that can be written at once."""
+        first = cost_bytes = 0
+        for place, record in enumerate(records):
+            cost_bytes += len(record.payload) + _PAGE_BYTES
+            if cost_bytes > self._batch_bytes and place > first:
+                yield records[first:place]
+                first, cost_bytes = place, len(record.payload) + _PAGE_BYTES
+        if records:
+            yield records[first:]
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Writes events of the present epoch: all of them, or none.
+
+        Raises:
+            OSError: a file of the spool cannot be made or renamed.
+            sqlite3.Error: SQLite cannot write them.
+        """
+        self._use(self._append, records)
+
+    def end_epoch(self, last_seqs: Mapping[str, int]) -> None:
+        """Writes down how far each topic came; without it, a reader cannot know whether the end is missing.
+
+        Raises:
+            OSError, sqlite3.Error: as `append`.
+        """
+        self._use(self._end_epoch, self._epoch, orjson.dumps(dict(last_seqs)))
+
+    def answer(self, request: ReplayRequest) -> Replayed:
+        """What is kept of what was asked for.
+
+        Raises:
+            OSError, sqlite3.Error: it cannot be read.
+        """
+        return self._use(self._answer, request)
+
+    def newest_before(self) -> float | None:
+        """When the newest event was kept that this process has not written, in Unix time; None where there is none.
+
+        Raises:
+            OSError, sqlite3.Error: it cannot be read.
+        """
+        newest = "SELECT kept_at FROM records WHERE id < ? ORDER BY id DESC LIMIT 1"
+        row = self._use(lambda database: database.execute(newest, (self._first_id,)).fetchone())
+        return row[0] if row else None
+
+    def sync(self) -> None:
+        """Brings what was written onto the disk; begins a new database where it was deleted.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._database is not None and _inode(self.path) != self._inode:
+            _log.warning("%s was deleted or replaced while it was used; a new one is begun", self.path)
+            self._disconnect()
+        # SQLite itself does so only when it brings the log into the database, which may take minutes.
+        with contextlib.suppress(FileNotFoundError):
+            log = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(log)
+            finally:
+                os.close(log)
+
+    def is_older(self, limit: float) -> bool:
+        """Whether the oldest event was kept before a time.
+
+        Args:
+            limit: Unix time in seconds.
+
+        Raises:
+            OSError, sqlite3.Error: it cannot be read.
+        """
+        oldest = "SELECT kept_at FROM records ORDER BY id LIMIT 1"
+        row = self._use(lambda database: database.execute(oldest).fetchone())
+        return row is not None and row[0] < limit
+
+    def delete_older(self, limit: float) -> bool:
+        """Deletes some of the events that were kept before a time, the oldest first; false where there were none.
+
+        Args:
+            limit: Unix time in seconds.
+
+        Raises:
+            OSError, sqlite3.Error: they cannot be deleted.
+        """
+        return self._use(self._delete_oldest, before=limit)
+
+    def shrink(self) -> bool:
+        """Deletes some of what is above the limit, or gives some unused pages back; false where nothing was to be done.
+
+        Raises:
+            OSError, sqlite3.Error: it cannot be written.
+        """
+        return self._use(self._shrink)
+
+    def forget_names(self) -> None:
+        """Deletes epochs and topics of which no event is left.
+
+        Raises:
+            OSError, sqlite3.Error: it cannot be written.
+        """
+        self._use(self._forget_names)
+
+    def convert_next(self) -> None:
+        """Takes the events of one segment over and deletes it; a kill in between costs none and doubles none.
+
+        Raises:
+            OSError, sqlite3.Error: the events cannot be written.
+        """
+        path = self._segments[0]
+        # Its events take a little more room in the database, while it is still there.
+        self._use(self._make_room, 2 * _size([path]))
+        if path not in self._segments:
+            return
+        try:
+            written_at = path.stat().st_mtime
+            records = list(read_segment(path))
+        except (OSError, ValueError) as error:
+            _log.warning("%s is left alone: %s; its events are not replayed", path, error)
+            self._segments.remove(path)
+            return
+        self._use(self._convert, records, written_at)
+        path.unlink(missing_ok=True)
+        self._segments = [segment for segment in self._segments if segment != path]
+        self._other_bytes = self._count_other_bytes()
+
+    def cause_of(self, error: OSError | sqlite3.Error) -> OSError | sqlite3.Error:
+        """The error of the system behind one of SQLite's, as far as that can be found out."""
+        code = _code(error)
+        if code & 0xFF == sqlite3.SQLITE_FULL:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if code & 0xFF != sqlite3.SQLITE_IOERR:
+            return error
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit != resource.RLIM_INFINITY and max(_size([path]) for path in self._files()) + self._batch_bytes > limit:
+            return OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        try:
+            with tempfile.TemporaryFile(dir=self.directory, buffering=0) as probe:
+                probe.write(bytes(_PAGE_BYTES))
+        except OSError as cause:
+            return cause
+        return error
+
+    # ---- what each does with the open database ----
+
+    def _append(self, database: sqlite3.Connection, records: Sequence[Record], *, are_old: bool = False) -> None:
+        # Each may change a page of the index of its own, and all of them a few that lead there.
+        needed_bytes = sum(len(record.payload) + _PAGE_BYTES for record in records) + 8 * _PAGE_BYTES
+        if self._room_bytes < needed_bytes:
+            self._room_bytes = self._make_room(database, needed_bytes)
+        self._room_bytes -= needed_bytes
+        database.execute("BEGIN IMMEDIATE")
+        with database:
+            first = self._first_old_id(database) if are_old else self._next_id
+            rows = [
+                (
+                    number,
+                    self._epoch_ids.get(epoch) or self._new_epoch(database, epoch, is_old=are_old),
+                    self._topic_ids.get(topic) or self._new_topic(database, topic),
+                    *rest,
+                )
+                for number, (epoch, topic, *rest) in enumerate(records, first)
+            ]
+            # A stream that is removed and comes back may count from 1 again in the same epoch.
+            database.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)", rows)
+        if not are_old:
+            self._next_id += len(records)
+
+    def _first_old_id(self, database: sqlite3.Connection) -> int:
+        newest = database.execute("SELECT max(id) FROM records WHERE id < 0").fetchone()[0]
+        return _FIRST_OLD_ID if newest is None else int(newest) + 1
+
+    def _new_epoch(self, database: sqlite3.Connection, epoch: str, *, is_old: bool) -> int:
+        database.execute(
+            "INSERT OR IGNORE INTO epochs (id, epoch) "
+            "SELECT coalesce(max(id) + 1, ?), ? FROM epochs WHERE (id < 0) = ?",
+            (_FIRST_OLD_ID if is_old else 1, epoch, is_old),
+        )
+        number: int = database.execute("SELECT id FROM epochs WHERE epoch = ?", (epoch,)).fetchone()[0]
+        self._epoch_ids[epoch] = number
+        return number
+
+    def _new_topic(self, database: sqlite3.Connection, topic: str) -> int:
+        database.execute("INSERT OR IGNORE INTO topics (topic) VALUES (?)", (topic,))
+        number: int = database.execute("SELECT id FROM topics WHERE topic = ?", (topic,)).fetchone()[0]
+        self._topic_ids[topic] = number
+        return number
+
+    def _end_epoch(self, database: sqlite3.Connection, epoch: str, last_seqs: bytes, *, is_old: bool = False) -> None:
+        database.execute("BEGIN IMMEDIATE")
+        with database:
+            number = self._epoch_ids.get(epoch) or self._new_epoch(database, epoch, is_old=is_old)
+            database.execute("UPDATE epochs SET last_seqs = ? WHERE id = ?", (last_seqs.decode(), number))
+
+    def _convert(self, database: sqlite3.Connection, records: Sequence[SegmentRecord], written_at: float) -> None:
+        events = [
+            Record(epoch, topic, seq, _published_at(payload) or written_at, payload)
+            for epoch, topic, seq, payload in records
+            if topic
+        ]
+        for batch in self.batches(events):
+            self._append(database, batch, are_old=True)
+        for epoch, topic, _, payload in records:
+            if not topic and _last_seqs(payload) is not None:
+                self._end_epoch(database, epoch, payload, is_old=True)
+        # The segment is deleted next, and that may reach the disk before what SQLite has only handed to the kernel.
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _answer(self, database: sqlite3.Connection, request: ReplayRequest) -> Replayed:
+        epoch, topic = request.epoch or self._epoch, request.topic
+        key = self._key(database, epoch, topic)
+        end, end_is_known = self._end_of(database, key, epoch, topic)
+        last = end if request.to_seq is None else min(request.to_seq, end)
+        taken: list[tuple[int, bytes]] = []
+        left = MAX_ANSWER_BYTES
+        is_cut = False
+        with contextlib.closing(
+            database.execute(
+                "SELECT seq, payload FROM records "
+                "WHERE epoch_id = ? AND topic_id = ? AND seq BETWEEN ? AND ? ORDER BY seq",
+                (*key, request.from_seq, last),
+            )
+        ) as rows:
+            for seq, payload in rows:
+                is_cut = len(taken) == MAX_ANSWER_EVENTS or (bool(taken) and len(payload) > left)
+                if is_cut:
+                    break
+                left -= len(payload)
+                taken.append((seq, payload))
+        next_seq = taken[-1][0] + 1 if is_cut else max(request.from_seq, last + 1)
+        is_over = epoch != self._epoch and next_seq > end
+        return Replayed(
+            request.id,
+            topic,
+            epoch,
+            request.from_seq,
+            next_seq,
+            more=next_seq <= last,
+            next_epoch=self._epoch_after(database, key) if is_over else None,
+            end_is_known=end_is_known,
+            events=[payload for _, payload in taken],
+            seqs=tuple(seq for seq, _ in taken),
+        )
+
+    def _key(self, database: sqlite3.Connection, epoch: str, topic: str) -> tuple[int | None, int | None]:
+        """Ids of an epoch and a topic; None where nothing is kept of it."""
+        known = "SELECT (SELECT id FROM epochs WHERE epoch = ?), (SELECT id FROM topics WHERE topic = ?)"
+        epoch_id, topic_id = database.execute(known, (epoch, topic)).fetchone()
+        return epoch_id, topic_id
+
+    def _end_of(
+        self, database: sqlite3.Connection, key: tuple[int | None, int | None], epoch: str, topic: str
+    ) -> tuple[int, bool]:
+        """The last number of a topic in an epoch, and whether that is certain."""
+        if epoch == self._epoch:
+            return self._last_seqs.get(topic, 0), True
+        newest = "SELECT max(seq) FROM records WHERE epoch_id = ? AND topic_id = ?"
+        kept = database.execute(newest, key).fetchone()[0] or 0
+        row = database.execute("SELECT last_seqs FROM epochs WHERE id = ?", key[:1]).fetchone()
+        end = _last_seqs(row[0]) if row and row[0] else None
+        return (kept, False) if end is None else (end.get(topic, kept), True)
+
+    def _epoch_after(self, database: sqlite3.Connection, key: tuple[int | None, int | None]) -> str:
+        """The next one that has events of the topic; the present one where nothing is known of the epoch."""
+        row = database.execute(
+            "SELECT epoch FROM epochs WHERE id > ? AND EXISTS "
+            "(SELECT 1 FROM records WHERE epoch_id = epochs.id AND topic_id = ?) ORDER BY id LIMIT 1",
+            key,
+        ).fetchone()
+        return row[0] if row else self._epoch
+
+    # ---- room ----
+
+    def _make_room(self, database: sqlite3.Connection, needed_bytes: int) -> int:
+        """Deletes what is oldest, as much as it takes for what is written next; returns how much can be written."""
+        while (room_bytes := self._max_database_bytes() - self._used_database_bytes(database)) < needed_bytes:
+            if not (
+                self._delete_set_aside()
+                or self._delete_oldest(database, enough_bytes=needed_bytes)
+                or self._delete_segment()
+            ):
+                break
+        return min(room_bytes, self._count_log_room(database, needed_bytes))
+
+    def _max_database_bytes(self) -> int:
+        """What the database itself may take, beside its log, the index of that, and the other files."""
+        log_index_bytes = self._max_log_bytes // 64 + (32 << 10)
+        return self._max_bytes - self._max_log_bytes - log_index_bytes - self._other_bytes
+
+    def _used_database_bytes(self, database: sqlite3.Connection) -> int:
+        return (_pragma(database, "page_count") - _pragma(database, "freelist_count")) * _PAGE_BYTES
+
+    def _delete_oldest(
+        self, database: sqlite3.Connection, *, before: float = math.inf, enough_bytes: float = math.inf
+    ) -> bool:
+        """Deletes the oldest events, as many at once as the log may take; false where none was to be deleted."""
+        # While there are segments, what is newer than those is not the oldest.
+        end = 0 if self._segments else self._next_id
+        last, freed_bytes = None, 0
+        with contextlib.closing(
+            database.execute(
+                "SELECT id, kept_at, length(payload) FROM records WHERE id < ? ORDER BY id LIMIT ?",
+                (end, max(self._checkpoint_pages // 2, 1)),
+            )
+        ) as rows:
+            for number, kept_at, size_bytes in rows:
+                if kept_at >= before or freed_bytes >= enough_bytes:
+                    break
+                last = number
+                freed_bytes += size_bytes
+        if last is None:
+            return False
+        self._count_log_room(database, self._batch_bytes)
+        database.execute("DELETE FROM records WHERE id <= ?", (last,))
+        return True
+
+    def _delete_set_aside(self) -> bool:
+        files = self._set_aside_files()
+        for path in files:
+            _log.warning("%s is deleted to make room for events", path)
+            path.unlink(missing_ok=True)
+        self._other_bytes = self._count_other_bytes()
+        return bool(files)
+
+    def _delete_segment(self) -> bool:
+        if not self._segments:
+            return False
+        self._segments.pop(0).unlink(missing_ok=True)
+        self._other_bytes = self._count_other_bytes()
+        return True
+
+    def _count_log_room(self, database: sqlite3.Connection, needed_bytes: int) -> int:
+        """How much the write-ahead log may still grow.
+
+        Raises:
+            OSError: not so much.
+        """
+        room_bytes = self._max_log_bytes - _size([self._log_path])
+        if room_bytes >= needed_bytes:
+            return room_bytes
+        is_busy = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if is_busy:
+            raise OSError(errno.ENOSPC, "another program has been reading the database for too long")
+        return self._max_log_bytes
+
+    def _shrink(self, database: sqlite3.Connection) -> bool:
+        if self._used_database_bytes(database) > self._max_database_bytes():
+            return self._delete_set_aside() or self._delete_oldest(database, enough_bytes=self._batch_bytes)
+        pages, free_pages = _pragma(database, "page_count"), _pragma(database, "freelist_count")
+        is_too_large = pages * _PAGE_BYTES > self._max_database_bytes()
+        if not free_pages or not (is_too_large or free_pages > max(pages // 4, self._checkpoint_pages)):
+            return False
+        self._count_log_room(database, self._batch_bytes)
+        # Each page that moves changes others, too.
+        database.execute(f"PRAGMA incremental_vacuum({max(self._checkpoint_pages // 4, 1)})").fetchall()
+        return True
+
+    def _forget_names(self, database: sqlite3.Connection) -> None:
+        self._epoch_ids, self._topic_ids = {}, {}
+        database.execute("BEGIN IMMEDIATE")
+        with database:
+            database.execute("DELETE FROM epochs WHERE id < (SELECT epoch_id FROM records ORDER BY id LIMIT 1)")
+            database.execute(
+                "DELETE FROM topics WHERE NOT EXISTS (SELECT 1 FROM records WHERE topic_id = topics.id LIMIT 1)"
+            )
+
+    # ---- the files ----
+
+    def _use(
+        self,
+        work: Callable[Concatenate[sqlite3.Connection, _Arguments], _Result],
+        *arguments: _Arguments.args,
+        **keywords: _Arguments.kwargs,
+    ) -> _Result:
+        """Works with the database; once more, with a new one, where the file turns out to be damaged."""
+        try:
+            return work(self._database or self._connect(), *arguments, **keywords)
+        except sqlite3.Error as error:
+            self._recover(error)
+        return work(self._connect(), *arguments, **keywords)
+
+    def _recover(self, error: sqlite3.Error) -> None:
+        """Sets a damaged file aside; raises any other error again."""
+        self._epoch_ids, self._topic_ids = {}, {}  # some may have been rolled back
+        self._room_bytes = 0
+        code = _code(error)
+        if isinstance(error, _UnusableError) or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            self._set_aside(str(error))
+            return
+        # After these it can still be read; with others the next try opens it again.
+        if code & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY) and code != sqlite3.SQLITE_IOERR_WRITE:
+            self._disconnect()
+        raise error
+
+    def _connect(self) -> sqlite3.Connection:
+        for path in self._files():
+            with contextlib.suppress(FileNotFoundError):
+                why = why_foreign(path.lstat())
+                if why is not None:
+                    message = f"{path.name}: {why}"
+                    raise _UnusableError(message)
+        with contextlib.suppress(FileExistsError):
+            # SQLite would make it readable for others.
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        database = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
+        try:
+            self._prepare(database)
+            newest = database.execute("SELECT max(id) FROM records").fetchone()[0]
+        except BaseException:
+            database.close()
+            raise
+        self._next_id = max(self._next_id, (newest or 0) + 1)
+        self._first_id = self._first_id or self._next_id
+        self._inode = _inode(self.path)
+        self._database = database
+        return database
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        """Sets the connection up, makes the tables in a new file, and looks whether an old one is sound."""
+        is_new = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        marks = _pragma(database, "application_id"), _pragma(database, "user_version")
+        if marks != ((0, 0) if is_new else (_APPLICATION, _VERSION)):
+            message = "its tables are not those of this version's spool"
+            raise _UnusableError(message)
+        if is_new:
+            database.executescript(_SCHEMA)
+        for setting in (
+            "secure_delete = OFF",
+            "synchronous = NORMAL",
+            f"wal_autocheckpoint = {self._checkpoint_pages}",
+            f"journal_size_limit = {self._batch_bytes}",
+        ):
+            database.execute(f"PRAGMA {setting}").fetchall()
+        # It takes about a second per GiB, so of a large file only the small tables are looked at.
+        is_large = self.path.stat().st_size > _MAX_CHECKED_BYTES
+        for which in ("epochs", "topics") if is_large else ("1",):
+            result = database.execute(f"PRAGMA quick_check({which})").fetchone()[0]
+            if result != "ok":
+                raise _UnusableError(result)
+
+    def _disconnect(self) -> None:
+        if self._database is not None:
+            database, self._database = self._database, None
+            self._epoch_ids, self._topic_ids = {}, {}
+            database.close()
+
+    def _files(self) -> list[Path]:
+        """The database and what SQLite keeps beside it; its write-ahead log is the second."""
+        return [self.path.with_name(_NAME + suffix) for suffix in _SUFFIXES]
+
+    def _set_aside(self, why: str) -> None:
+        self._disconnect()
+        aside = next(
+            path
+            for path in (self.directory / f"set-aside-{number}.sqlite" for number in itertools.count(1))
+            if not os.path.lexists(path)
+        )
+        for path, suffix in zip(self._files(), _SUFFIXES, strict=True):
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(f"{aside}{suffix}")
+        self._other_bytes = self._count_other_bytes()
+        _log.warning("%s is set aside as %s, and a new one is begun: %s", self.path, aside.name, why)
+
+    def _set_aside_files(self) -> list[Path]:
+        return [path for path in self.directory.glob("set-aside-*.sqlite*") if why_foreign(path.lstat()) is None]
+
+    def _count_other_bytes(self) -> int:
+        self._room_bytes = 0
+        return _size(self._segments) + _size(self._set_aside_files())
+
+
+def _lock(directory: Path) -> int:
+    """Makes a directory and locks it for this process.
+
+    Raises:
+        SpoolError: it cannot be used.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        status = os.fstat(lock)
+    except OSError as error:
+        raise _unusable(directory, error.strerror or str(error)) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise _unusable(directory, "another daemon uses it; give each its own") from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        os.close(lock)
+        raise _unusable(directory, "it cannot be written")
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:
+        _log.warning("%s: other users can delete what is kept in it; make it belong to this user alone", directory)
+    return lock
+
+
+def _unusable(directory: Path, why: str) -> SpoolError:
+    return SpoolError(f"cannot keep events in {directory}: {why}")
+
+
+def _pragma(database: sqlite3.Connection, name: str) -> int:
+    return int(database.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _code(error: Exception) -> int:
+    """SQLite's extended code of an error; 0 where it has none."""
+    return getattr(error, "sqlite_errorcode", 0)
+
+
+def _size(paths: Iterable[Path | str]) -> int:
+    total = 0
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            total += os.lstat(path).st_size
+    return total
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.lstat().st_ino
+    except FileNotFoundError:
+        return 0
+
+
+def _last_seqs(text: bytes | str) -> dict[str, int] | None:
+    """The last number of each topic of an epoch; None where it makes no sense."""
+    try:
+        last_seqs = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(last_seqs, dict) or any(
+        type(seq) is not int or not 0 <= seq <= MAX_INTEGER for seq in last_seqs.values()
+    ):
+        return None
+    return last_seqs
+
+
+def _published_at(payload: bytes) -> float | None:
+    """When an event was published, in Unix time; None where it does not say so."""
+    try:
+        event = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return None
+    published_at = event.get("published_at") if isinstance(event, dict) else None
+    return float(published_at) if isinstance(published_at, int | float) and 0 < published_at < MAX_INTEGER else None

@@ -1,0 +1,546 @@
+"""The control API: HTTP over a Unix socket, and over TCP where it is configured; `openapi.json` is the reference.
+
+It changes nothing itself: each operation goes to the daemon's main thread, which owns the configuration and the
+streams, and its result comes back from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import InvalidStateError
+from contextlib import suppress
+from http import HTTPStatus
+from importlib import resources
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streamdet.config import MetricsConfig
+from streamdet.config.addresses import metrics_socket
+from streamdet.config.load import HOW_TO_CLOSE_CONTROL
+from streamdet.config.models import NAME_PATTERN
+from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
+from streamdet.http.access import Guard, Refused, is_from_another_site
+from streamdet.http.server import (
+    BadRequestError,
+    HttpServer,
+    HttpThread,
+    Limits,
+    connection_of,
+    listen,
+    read_body,
+    url_of,
+)
+from streamdet.monitoring.log import LogThrottle
+from streamdet.monitoring.unexpected import UnexpectedErrors
+from streamdet.security.endpoints import gid_of, is_loopback
+from streamdet.security.limits import FairRate
+from streamdet.security.plain_text import plain
+from streamdet.security.redact import redact
+from streamdet.service.control.operations import Json, Operation
+from streamdet.service.control.unix_socket import listen_at, may_use
+from streamdet.service.pages import HealthSnapshot, guard_for, tls_for
+from streamdet.worker import Worker
+
+LIMITS = Limits(connections=64, waiting_per_address=32, answering=64, connections_per_second=250)
+MAX_BODY_BYTES = 64 * 1024
+REQUESTS_PER_SECOND = 100
+# Requests of one client that may wait for their turn.
+MAX_WAITING_OF_ONE_CLIENT = 64
+# The deepest that means anything: a stream, a list of zones, a zone, its corners, a corner.
+_MAX_DEPTH = 12
+
+_STATUSES = {
+    Refusal.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Refusal.NOT_ALLOWED: HTTPStatus.FORBIDDEN,
+    Refusal.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
+    Refusal.TOO_MANY: HTTPStatus.CONFLICT,
+    Refusal.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Refusal.EXISTS: HTTPStatus.CONFLICT,
+    Refusal.CONFLICT: HTTPStatus.CONFLICT,
+    Refusal.FAILED: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+_CODES = {
+    HTTPStatus.UNAUTHORIZED: Refusal.NOT_ALLOWED,
+    HTTPStatus.FORBIDDEN: Refusal.NOT_ALLOWED,
+    HTTPStatus.NOT_FOUND: Refusal.NOT_FOUND,
+    HTTPStatus.TOO_MANY_REQUESTS: Refusal.TOO_MANY,
+}
+
+_log = logging.getLogger(__name__)
+
+
+class ControlServer(HttpThread):
+    """Serves the API while it is entered as a context manager, in a thread of its own.
+
+    The sockets are bound at once, so that one that is in use is known before anything else starts.
+
+    Args:
+        path: of the Unix socket; None for none.
+        on_operation: takes each operation, from the server's thread; must not block.
+        about: returns what /v1/about says, without waiting, from any thread.
+        health: returns how the daemon is, likewise.
+        group: whose members may use the Unix socket, too; None for the daemon's user and root alone.
+        endpoint: HOST:PORT to listen at as well; None for none.
+        access: the names, the login and the certificate for `endpoint`.
+        on_error: called when the thread ends by an error.
+        unexpected: counts and logs errors that end a single request or connection.
+        on_answer: called for each answer, with whether the request was carried out.
+        limits: what clients may use.
+
+    Attributes:
+        urls: where the API is: the path of the Unix socket, and the URL of `endpoint` without a slash at its end.
+
+    Raises:
+        EndpointError: a socket cannot be bound, or the certificate cannot be used.
+        PasswordError: the password cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        on_operation: Callable[[Operation], None],
+        about: Callable[[], Json],
+        health: Callable[[], HealthSnapshot],
+        *,
+        group: str | None = None,
+        endpoint: str | None = None,
+        access: MetricsConfig | None = None,
+        on_error: Callable[[Worker], None] | None = None,
+        unexpected: UnexpectedErrors | None = None,
+        on_answer: Callable[[bool], None] | None = None,
+        limits: Limits = LIMITS,
+    ) -> None:
+        api = _Api(on_operation, about, health)
+        self._api = api
+        self._path, self._inode = path, 0
+        self.urls: list[str] = []
+        servers: list[HttpServer] = []
+        super().__init__("control", servers, on_error)
+        try:
+            if path is not None:
+                listener = listen_at(path, group)
+                self._inode = path.stat().st_ino
+                guard = _PeerGuard(None if group is None else gid_of(group, "[control]"))
+                servers.append(HttpServer(_Door(api.app, guard, on_answer), listener, limits, None, unexpected))
+                self.urls.append(url_of(listener, None))
+            if endpoint is not None:
+                access = access or MetricsConfig()
+                host, port = metrics_socket(endpoint)
+                network_guard, tls = guard_for(access, host), tls_for(access)
+                if access.password_file is None or tls is None:
+                    _check_open(endpoint, host, "a login" if access.password_file is None else "TLS")
+                listener = listen("[control] listen:", host, port, "port")
+                door = _Door(api.app, _NetworkGuard(network_guard, "http" if tls is None else "https"), on_answer)
+                servers.append(HttpServer(door, listener, limits, tls, unexpected))
+                self.urls.append(url_of(listener, tls))
+        except BaseException:
+            self.close()
+            raise
+
+    def wake(self) -> None:
+        """Ends the servers; operations that have no result yet are answered by 503."""
+        self._api.end()
+        super().wake()
+
+    def close(self) -> None:
+        """Ends the thread, closes the sockets and removes the file; may be called twice, or without entering."""
+        super().close()
+        # The file may be that of the next daemon by now.
+        with suppress(OSError):
+            if self._path is not None and self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+
+
+def _check_open(endpoint: str, host: str, missing: str) -> None:
+    """Refuses an endpoint that other machines can reach and that is not closed to them."""
+    if not is_loopback(host):
+        message = f"[control] listen: {endpoint} would let other machines in: {HOW_TO_CLOSE_CONTROL}"
+        raise EndpointError(message)
+    _log.warning(
+        "[control] listen: %s serves without %s: every user of this machine can change the streams", endpoint, missing
+    )
+
+
+class _Api:
+    """The routes, and what they hand on."""
+
+    def __init__(
+        self,
+        on_operation: Callable[[Operation], None],
+        about: Callable[[], Json],
+        health: Callable[[], HealthSnapshot],
+    ) -> None:
+        self._on_operation = on_operation
+        self._about = about
+        self._health = health
+        self._openapi = resources.files(__package__).joinpath("openapi.json").read_bytes()
+        self._waiting: set[Operation] = set()
+        self._is_ending = False
+        self.app = Starlette(
+            routes=[
+                _resource("/v1/openapi.json", GET=self._get_openapi),
+                _resource("/v1/about", GET=self._get_about),
+                _resource("/v1/health", GET=self._get_health),
+                _resource("/v1/config", GET=self._get_config),
+                _resource("/v1/reload", POST=self._reload),
+                _resource("/v1/streams", GET=self._list_streams, POST=self._add_stream),
+                _resource(
+                    "/v1/streams/{name}",
+                    GET=self._get_stream,
+                    PUT=self._set_stream,
+                    PATCH=self._change_stream,
+                    DELETE=self._remove_stream,
+                ),
+                _resource("/v1/streams/{name}/reset", POST=self._reset_stream),
+            ],
+            exception_handlers={
+                ConfigError: _refused,
+                ControlError: _refused,
+                ApplyError: _refused,
+                BadRequestError: _refused,
+                HTTPException: _refused,
+                # The server counts and logs it.
+                Exception: _refused,
+            },
+        )
+        self.app.router.redirect_slashes = False
+
+    def end(self) -> None:
+        """Refuses every operation that waits, and further ones."""
+        self._is_ending = True
+        for operation in list(self._waiting):
+            with suppress(InvalidStateError):
+                operation.result.set_exception(ControlError(Refusal.UNAVAILABLE, "the daemon is ending"))
+
+    async def _get_openapi(self, request: Request) -> Response:
+        _query(request)
+        return Response(self._openapi, media_type="application/json")
+
+    async def _get_about(self, request: Request) -> Response:
+        _query(request)
+        return _answer(self._about())
+
+    async def _get_health(self, request: Request) -> Response:
+        _query(request)
+        snapshot = self._health()
+        return snapshot.to_response(good=snapshot.healthy and snapshot.ready)
+
+    async def _get_config(self, request: Request) -> Response:
+        _query(request)
+        return _answer(await self._carried_out(Operation("config", _who(request))))
+
+    async def _reload(self, request: Request) -> Response:
+        _query(request)
+        config = _only(await _body_of(request), config=str).get("config")
+        return _answer(await self._carried_out(Operation("reload", _who(request), config=config)))
+
+    async def _list_streams(self, request: Request) -> Response:
+        _query(request)
+        return _answer(await self._carried_out(Operation("streams.list", _who(request))))
+
+    async def _add_stream(self, request: Request) -> Response:
+        persist, values = _persist(request), await _body_of(request)
+        name = values.pop("name", None)
+        if not isinstance(name, str):
+            _refuse('"name" is missing' if name is None else '"name" must be a text')
+        operation = Operation("streams.add", _who(request), name, values, persist=persist)
+        return _answer(await self._carried_out(operation), HTTPStatus.CREATED, {"Location": f"/v1/streams/{name}"})
+
+    async def _get_stream(self, request: Request) -> Response:
+        _query(request)
+        return _answer(await self._carried_out(Operation("streams.get", _who(request), _name(request))))
+
+    async def _set_stream(self, request: Request) -> Response:
+        persist, name, values = _persist(request), _name(request), await _body_of(request)
+        _check_name(values, name)
+        values.pop("name", None)
+        result = await self._carried_out(Operation("streams.set", _who(request), name, values, persist=persist))
+        return _answer(result, HTTPStatus.CREATED if name in result["streams"]["added"] else HTTPStatus.OK)
+
+    async def _change_stream(self, request: Request) -> Response:
+        persist, name, patch = _persist(request), _name(request), await _body_of(request)
+        _check_name(patch, name)
+        patch.pop("name", None)
+        values = {key: value for key, value in patch.items() if value is not None}
+        unset = tuple(key for key, value in patch.items() if value is None)
+        operation = Operation("streams.change", _who(request), name, values, unset, persist)
+        return _answer(await self._carried_out(operation))
+
+    async def _remove_stream(self, request: Request) -> Response:
+        persist = _persist(request)
+        await _no_body(request)
+        operation = Operation("streams.remove", _who(request), _name(request), persist=persist)
+        return _answer(await self._carried_out(operation))
+
+    async def _reset_stream(self, request: Request) -> Response:
+        persist = _persist(request)
+        await _no_body(request)
+        operation = Operation("streams.reset", _who(request), _name(request), persist=persist)
+        return _answer(await self._carried_out(operation))
+
+    async def _carried_out(self, operation: Operation) -> Json:
+        """The result of an operation; it is carried out whether or not its client waits for it."""
+        operation.result.set_running_or_notify_cancel()
+        self._waiting.add(operation)
+        operation.result.add_done_callback(lambda _: self._waiting.discard(operation))
+        # It was added before: an end that comes now sees it.
+        if self._is_ending:
+            self.end()
+        else:
+            self._on_operation(operation)
+        return await asyncio.wrap_future(operation.result)
+
+
+class _Rules(Protocol):
+    """Who may ask."""
+
+    async def refusal(self, request: Request, rate: FairRate) -> Refused | None:
+        """Why a request is refused; None for one that may pass, when it is its turn."""
+
+
+class _PeerGuard:
+    """Lets processes of the daemon's user, of root and of a group in."""
+
+    def __init__(self, gid: int | None) -> None:
+        self._gid = gid
+        self._throttle = LogThrottle()
+
+    async def refusal(self, request: Request, rate: FairRate) -> Refused | None:
+        """As `_Rules`."""
+        connection = connection_of(request.scope)
+        peer = connection.peer
+        if peer is None or not may_use(peer, self._gid):
+            text = "refused a process of user %d at the control socket"
+            self._throttle.log(_log, logging.WARNING, text, -1 if peer is None else peer.uid)
+            why = "only the daemon's user, root and the group of [control] may ask"
+            return Refused(HTTPStatus.FORBIDDEN, why, {"Connection": "close"})
+        if not await rate.turn(connection.network, lambda: connection.closed):
+            why = f"more than {MAX_WAITING_OF_ONE_CLIENT} requests of this user are waiting; try again"
+            return Refused(HTTPStatus.TOO_MANY_REQUESTS, why, {"Retry-After": "1"})
+        return None
+
+
+class _NetworkGuard:
+    """Lets in what the metrics page lets in, and nothing that a browser sends for another site."""
+
+    def __init__(self, guard: Guard, scheme: str) -> None:
+        self._guard = guard
+        self._scheme = scheme
+
+    async def refusal(self, request: Request, rate: FairRate) -> Refused | None:
+        """As `_Rules`."""
+        refused = await self._guard.refusal(request, rate)
+        if refused is None and is_from_another_site(request.method, request.headers, self._scheme):
+            refused = Refused(HTTPStatus.FORBIDDEN, "this request comes from another site")
+        # A form of another site can send a POST without asking first, but none of this type.
+        if refused is None and request.method == "POST" and not _is_json(request):
+            refused = Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, _JSON_EXPECTED)
+        return refused
+
+
+class _Door:
+    """Refuses what may not come in, adds the headers that every answer has, and counts; ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, rules: _Rules, on_answer: Callable[[bool], None] | None) -> None:
+        self._app = app
+        self._rules = rules
+        self._rate = FairRate(REQUESTS_PER_SECOND, MAX_WAITING_OF_ONE_CLIENT)
+        self._on_answer = on_answer or (lambda _: None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+                MutableHeaders(scope=message).update(headers)
+                self._on_answer(message["status"] < HTTPStatus.BAD_REQUEST)
+            await send(message)
+
+        refused = await self._rules.refusal(Request(scope), self._rate)
+        app = self._app
+        if refused is not None:
+            app = _problem(refused.status, _CODES.get(HTTPStatus(refused.status)), [refused.why], refused.headers)
+        await app(scope, receive, send_with_headers)
+
+
+_Handler = Callable[[Request], Awaitable[Response]]
+
+
+def _resource(path: str, **handlers: _Handler) -> Route:
+    """A route with a handler for each of its methods."""
+
+    async def handle(request: Request) -> Response:
+        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+    return Route(path, handle, methods=list(handlers))
+
+
+def _answer(result: Json, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json.dumps(result, indent=2).encode() + b"\n", status, headers, "application/json")
+
+
+def _problem(
+    status: int, code: str | None, problems: Sequence[str], headers: Mapping[str, str] | None = None
+) -> Response:
+    """The answer to what was not carried out, as RFC 9457 has it: why, a line per problem, without secrets."""
+    lines = [redact(problem) for problem in problems]
+    body = {
+        "title": HTTPStatus(status).phrase,
+        "status": int(status),
+        "code": code or Refusal.BAD_REQUEST,
+        "detail": "; ".join(lines),
+        "problems": lines,
+    }
+    return Response(json.dumps(body, indent=2).encode() + b"\n", status, headers, "application/problem+json")
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    match error:
+        case ConfigError():
+            return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", error.problems)
+        case ControlError():
+            status = _STATUSES.get(Refusal(error.code), HTTPStatus.INTERNAL_SERVER_ERROR)
+            return _problem(status, error.code, [str(error)])
+        case ApplyError():
+            return _problem(HTTPStatus.SERVICE_UNAVAILABLE, Refusal.FAILED, [str(error)])
+        case BadRequestError():
+            return _problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, Refusal.BAD_REQUEST, [str(error)])
+        case HTTPException():
+            status = HTTPStatus(error.status_code)
+            return _problem(status, _CODES.get(status), [_DETAILS.get(status, error.detail)], error.headers)
+    why = "unexpected error; see the daemon's log"
+    return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, Refusal.FAILED, [why])
+
+
+_DETAILS = {
+    HTTPStatus.NOT_FOUND: "there is no such path; /v1/openapi.json describes those that there are",
+    HTTPStatus.METHOD_NOT_ALLOWED: "this path does not take this method; the header Allow names those that it takes",
+}
+_JSON_EXPECTED = "the header Content-Type must be application/json"
+
+
+def _who(request: Request) -> str:
+    """The client of a request, for the log."""
+    peer = connection_of(request.scope).peer
+    if peer is not None:
+        return f"user {peer.uid} (process {peer.pid})"
+    return f"a client at {request.client.host}" if request.client else "an unknown client"
+
+
+def _name(request: Request) -> str:
+    """The name of a stream in the path of a request."""
+    name: str = request.path_params["name"]
+    if re.fullmatch(NAME_PATTERN, name) is None and request.method != "PUT":
+        raise ControlError(Refusal.NOT_FOUND, f'there is no stream "{plain(name, 70)}"')
+    return name
+
+
+def _check_name(values: Json, name: str) -> None:
+    if values.get("name", name) != name:
+        _refuse("a stream keeps its name; remove it, and add another")
+
+
+def _query(request: Request, *known: str) -> Mapping[str, str]:
+    """What stands behind the path, if each is known and given once."""
+    given = request.query_params.multi_items()
+    for key, _ in given:
+        if key not in known:
+            takes = f"known are {', '.join(known)}" if known else "this path takes none"
+            _refuse(f'the query parameter "{plain(key[:40])}" is not known; {takes}')
+    if len(given) > len(dict(given)):
+        _refuse("a query parameter is given twice")
+    return dict(given)
+
+
+def _persist(request: Request) -> bool:
+    value = _query(request, "persist").get("persist", "false")
+    if value not in ("true", "false"):
+        _refuse('the query parameter "persist" must be true or false')
+    return value == "true"
+
+
+def _is_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind in ("application/json", "application/merge-patch+json")
+
+
+async def _no_body(request: Request) -> None:
+    _only(await _body_of(request))
+
+
+async def _body_of(request: Request) -> Json:
+    """The object in the body of a request; an empty one for an empty body.
+
+    Raises:
+        BadRequestError: it is too large.
+        HTTPException: it is not marked as JSON.
+        ControlError: it is not an object in JSON.
+    """
+    body = await read_body(request, MAX_BODY_BYTES)
+    if not body:
+        return {}
+    if not _is_json(request):
+        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, _JSON_EXPECTED)
+    return decode_body(body)
+
+
+def decode_body(body: bytes) -> Json:
+    """Reads the object in the body of a request.
+
+    Raises:
+        ControlError: it is not one; the message says what would be.
+    """
+    try:
+        value = json.loads(body.decode(), parse_constant=_no_constant)
+        # Half a surrogate pair and 1e999 can be read from JSON, and be written nowhere else.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        _refuse("the body is not JSON in UTF-8")
+    if not isinstance(value, dict):
+        _refuse("the body is not a JSON object")
+    if _is_deeper(value, _MAX_DEPTH):
+        _refuse(f"the body is nested more than {_MAX_DEPTH} deep")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    problem = f"{name} is not JSON"
+    raise ValueError(problem)
+
+
+def _is_deeper(value: object, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [each for item in inner for each in (item.values() if isinstance(item, dict) else item)]
+    return any(isinstance(item, dict | list) for item in level)
+
+
+def _only(body: Json, **kinds: type) -> Json:
+    """The body, if each of its keys is known and a text."""
+    for key, value in body.items():
+        if key not in kinds:
+            known = f"known are {', '.join(kinds)}" if kinds else "this request takes none"
+            _refuse(f'the key "{plain(key[:40])}" is not known; {known}')
+        if not isinstance(value, kinds[key]):
+            _refuse(f'"{key}" must be a text')
+    return body
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise ControlError(Refusal.BAD_REQUEST, problem) from None

@@ -1,0 +1,311 @@
+"""The control API of a whole daemon, and its description; only the detector is a stand-in."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from streamdet.assets import sample_clip
+from streamdet.bench.stand_in import StandIn
+from streamdet.config import load_config
+from streamdet.config.schema import config_schema
+from streamdet.detector.pool import DetectorPool
+from streamdet.errors import ControlError
+from streamdet.service.control.api import _Api
+from streamdet.service.control.client import _UnixConnection, ask
+from streamdet.service.daemon import Daemon
+from streamdet.service.pages import HealthSnapshot
+from support.paths import ROOT
+from support.processes import free_ports
+from support.waiting import wait_until
+
+SECRET = "pl4nted-Secret"  # noqa: S105 - a planted one
+OPENAPI: dict[str, Any] = json.loads(resources.files("streamdet.service.control").joinpath("openapi.json").read_bytes())
+Json = dict[str, Any]
+
+
+class Api:
+    """A daemon in a thread, with two streams in its file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config, self.socket = folder / "streamdet.toml", folder / "c.sock"
+        port, _ = free_ports()
+        stream = f'url = "{sample_clip()}"\nloop = true\n'
+        self.config.write_text(
+            f'[publisher]\nendpoint = "tcp://127.0.0.1:{port}"\n[metrics]\nendpoint = "127.0.0.1:0"\n'
+            f'[control]\npath = "{self.socket}"\n'
+            f'[[streams]]\nname = "east"\n{stream}[[streams]]\nname = "west"\n{stream}'
+        )
+        self.daemon = Daemon(load_config(self.config), self.config, load=lambda *_: DetectorPool([StandIn()]))
+        self._thread = threading.Thread(target=self.daemon.run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        wait_until(self.socket.exists, "the control socket")
+        # Answered when the daemon is ready.
+        ask(self.socket, "GET", "/v1/streams")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.daemon.stop()
+        self._thread.join()
+
+    def request(self, method: str, path: str, body: object = None) -> tuple[int, Json]:
+        """Status and answer; both are checked against the description."""
+        with closing(_UnixConnection(self.socket, 30)) as connection:
+            data = None if body is None else json.dumps(body).encode()
+            headers = {} if body is None else {"Content-Type": "application/json"}
+            connection.request(method, path, data, headers)
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        check_answer(method, path.partition("?")[0], response, answer)
+        return response.status, answer
+
+    def streams(self) -> dict[str, Json]:
+        return {stream["name"]: stream for stream in self.request("GET", "/v1/streams")[1]["streams"]}
+
+
+def check_answer(method: str, path: str, response: http.client.HTTPResponse, answer: Json) -> None:
+    template = re.sub("/streams/[^/]+", "/streams/{name}", path)
+    described = OPENAPI["paths"][template][method.lower()]["responses"][str(response.status)]
+    if "$ref" in described:
+        described = OPENAPI["components"]["responses"][described["$ref"].rpartition("/")[2]]
+    schema = described["content"][response.headers["Content-Type"]]["schema"]
+    errors = [error.message for error in validator(schema).iter_errors(answer)]
+    assert errors == []
+
+
+def validator(schema: Json) -> Draft202012Validator:
+    return Draft202012Validator({**schema, "components": OPENAPI["components"]})
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    with Api(tmp_path) as api:
+        yield api
+
+
+def test_every_path_and_method_is_described_and_no_other() -> None:
+    routes = _Api(lambda _: None, dict, lambda: HealthSnapshot(healthy=True, ready=True)).app.routes
+    served = {(route.path, method) for route in routes for method in route.methods - {"HEAD"}}  # type: ignore[attr-defined]
+    methods = {"get", "post", "put", "patch", "delete"}
+    described = {
+        (path, method.upper()) for path, item in OPENAPI["paths"].items() for method in item if method in methods
+    }
+    assert served == described
+    operations = [item[method] for item in OPENAPI["paths"].values() for method in item if method in methods]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+
+
+def test_the_description_is_sound() -> None:
+    text = json.dumps(OPENAPI)
+    for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', text)):
+        found = OPENAPI
+        for key in reference.split("/"):
+            found = found[key]
+    for kind in ("schemas", "responses", "parameters"):
+        for name in OPENAPI["components"][kind]:
+            assert f'"#/components/{kind}/{name}"' in text, f"{name} is not used"
+    for schema in OPENAPI["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+def test_the_settings_of_a_stream_are_those_of_the_file() -> None:
+    """Where this fails, put what it expects into openapi.json."""
+    tables = json.loads(
+        json.dumps(config_schema()["$defs"])
+        .replace("#/$defs/PolygonConfig", "#/components/schemas/Polygon")
+        .replace("#/$defs/LineConfig", "#/components/schemas/Line")
+    )
+    described = OPENAPI["components"]["schemas"]
+    expected = {key: value for key, value in tables["StreamConfig"]["properties"].items() if key != "name"}
+    assert described["StreamSettings"]["properties"] == expected
+    assert described["Polygon"] == tables["PolygonConfig"]
+    assert described["Line"] == tables["LineConfig"]
+    assert described["NewStream"]["properties"]["name"] == tables["StreamConfig"]["properties"]["name"]
+
+
+def test_the_life_of_a_stream(api: Api) -> None:
+    status, answer = api.request("POST", "/v1/streams", {"name": "north", "url": str(sample_clip()), "loop": True})
+    assert (status, answer["streams"]["added"]) == (201, ["north"])
+    assert api.request("POST", "/v1/streams", {"name": "north", "url": "x.mp4"})[0] == 409
+    wait_until(lambda: api.streams()["north"]["state"] == "up", "the stream")
+    assert api.request("PATCH", "/v1/streams/north", {"max_fps": 3})[1]["streams"]["updated"] == ["north"]
+    assert api.request("PATCH", "/v1/streams/north", {"max_fps": None, "paused": True})[0] == 200
+    assert api.request("GET", "/v1/streams/north")[1]["reason"] == "paused"
+    assert api.request("PATCH", "/v1/streams/north", {"paused": False})[1]["streams"]["reconnected"] == ["north"]
+    assert api.request("POST", "/v1/streams/north/reset")[0] == 404
+    status, answer = api.request("DELETE", "/v1/streams/north")
+    assert (status, answer["stream"], answer["streams"]["removed"]) == (200, None, ["north"])
+    assert api.request("GET", "/v1/streams/north")[0] == 404
+    assert api.request("DELETE", "/v1/streams/north")[0] == 404
+
+
+def test_put_describes_a_stream_whole(api: Api) -> None:
+    clip = {"url": str(sample_clip()), "loop": True}
+    assert api.request("PUT", "/v1/streams/north", {**clip, "max_fps": 3})[0] == 201
+    status, answer = api.request("PUT", "/v1/streams/north", clip)
+    assert (status, answer["streams"]["updated"]) == (200, ["north"])
+    assert api.request("PUT", "/v1/streams/north", clip) == (
+        200,
+        {**answer, "streams": {key: [] for key in answer["streams"]}},
+    )
+    # One of the file is as the file says, but for what is put.
+    assert api.request("PATCH", "/v1/streams/east", {"max_fps": 3})[0] == 200
+    assert api.request("PUT", "/v1/streams/east", {"stall_seconds": "9 s"})[1]["stream"]["changed"] == ["stall_seconds"]
+    assert api.request("DELETE", "/v1/streams/east")[0] == 200
+    assert api.request("GET", "/v1/streams")[1]["removed"] == ["east"]
+    assert api.request("PUT", "/v1/streams/east", {})[0] == 201
+    assert api.streams()["east"]["changed"] == []
+    status, answer = api.request("PUT", "/v1/streams/south", {"max_fps": 3})
+    assert (status, answer["code"]) == (422, "invalid")
+    assert "streams[south].url" in answer["problems"][0]
+    assert api.request("PUT", "/v1/streams/South", clip)[0] == 422
+
+
+def test_what_resume_leaves_is_what_the_file_says(api: Api) -> None:
+    for paused in (True, False, False):
+        changed = api.request("PATCH", "/v1/streams/east", {"paused": paused})[1]["stream"]["changed"]
+        assert changed == ["paused"] * paused
+    # As well together with another key.
+    api.request("PATCH", "/v1/streams/east", {"paused": True, "max_fps": 3})
+    assert api.request("PATCH", "/v1/streams/east", {"paused": False, "max_fps": 4})[1]["stream"]["changed"] == [
+        "max_fps"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"url": 3}, "streams[east].url"),
+        ({"max_fps": "many"}, "streams[east].max_fps"),
+        ({"max_fps": [1]}, "streams[east].max_fps"),
+        ({"zones": {"a": 1}}, "streams[east].zones"),
+        ({"maxfps": 1}, 'did you mean "max_fps"?'),
+        ({"loop": "true"}, "streams[east].loop"),
+        ({"zones": [{"name": "z", "polygon": [[0, 0], [1, 1]]}]}, "a polygon has 3 to"),
+    ],
+)
+def test_wrong_settings_name_the_key_and_change_nothing(api: Api, body: Json, words: str) -> None:
+    before = api.daemon.config
+    for method in ("PATCH", "PUT"):
+        status, problem = api.request(method, "/v1/streams/east", body)
+        assert (status, problem["code"]) == (422, "invalid")
+        assert words in problem["detail"]
+    assert api.daemon.config == before
+
+
+def test_the_configuration_shows_no_secret(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YARD_LOGIN", f"user:{SECRET}")
+    for name, url in (("a", "rtsp://${YARD_LOGIN}@127.0.0.1:1/x"), ("b", f"http://127.0.0.1:1/x?token={SECRET}")):
+        assert api.request("POST", "/v1/streams", {"name": name, "url": url})[0] == 201
+    status, config = api.request("GET", "/v1/config")
+    assert status == 200
+    assert SECRET not in json.dumps(config)
+    assert [stream["name"] for stream in config["streams"]] == ["east", "west", "a", "b"]
+    assert config["streams"][2]["url"] == "rtsp://***@127.0.0.1:1/x"
+    assert config["metrics"]["endpoint"] == "127.0.0.1:0"
+    assert SECRET not in json.dumps(api.streams())
+
+
+def test_about_and_health(api: Api) -> None:
+    status, about = api.request("GET", "/v1/about")
+    assert (status, about["pid"], about["config"]) == (200, os.getpid(), str(api.config))
+    status, health = api.request("GET", "/v1/health")
+    assert (status, health["ready"], set(health["streams"])) == (200, True, {"east", "west"})
+
+
+def test_a_reload_of_a_bad_file_names_line_and_key(api: Api) -> None:
+    assert api.request("POST", "/v1/reload")[1]["streams"]["added"] == []
+    assert api.request("POST", "/v1/reload", {"config": str(api.config)})[0] == 200
+    for other in ("/other.toml", "/a\0b", "x" * 5000):
+        status, problem = api.request("POST", "/v1/reload", {"config": other})
+        assert (status, problem["code"]) == (409, "conflict")
+    api.config.write_text(api.config.read_text().replace("loop = true", 'loop = "yes"', 1))
+    status, problem = api.request("POST", "/v1/reload")
+    assert (status, problem["code"]) == (422, "invalid")
+    assert re.search(r":\d+: streams\[east\]\.loop:", problem["problems"][0])
+
+
+def test_each_change_is_logged_with_who_asked_for_it(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    api.request(
+        "POST", "/v1/streams?persist=true", {"name": "north", "url": f"rtsp://u:{SECRET}@127.0.0.1:1/x", "max_fps": 3}
+    )
+    api.request("PATCH", "/v1/streams/north", {"max_fps": None, "stall_seconds": "9 s\n\x1b[2J"})
+    api.request("PATCH", "/v1/streams/north", {"max_fps": None, "paused": True})
+    api.request("PUT", "/v1/streams/east", {"max_fps": 5})
+    api.request("POST", "/v1/streams/east/reset")
+    api.request("DELETE", "/v1/streams/north?persist=true")
+    api.request("DELETE", "/v1/streams/north")
+    api.request("POST", "/v1/reload")
+    api.request("GET", "/v1/streams")
+    api.request("GET", "/v1/config")
+    who = f"user {os.geteuid()} (process {os.getpid()}) asked for "
+    lines = [text.removeprefix(who) for text in caplog.messages if text.startswith(who)]
+    assert lines == [
+        "streams.add north url max_fps=3 kept over restarts: done",
+        lines[1],
+        "streams.change north paused=true without max_fps: done",
+        "streams.set east max_fps=5: done",
+        "streams.reset east: done",
+        "streams.remove north kept over restarts: done",
+        "streams.remove north: refused: there is no stream north; streamdet streams list names them",
+        "reload: done",
+    ]
+    assert lines[1].startswith("streams.change north stall_seconds=9 s")
+    assert "refused: streams[north].stall_seconds" in lines[1]
+    assert all(line.isprintable() for line in lines)
+    assert SECRET not in caplog.text
+
+
+def test_requests_are_counted(api: Api) -> None:
+    def count(outcome: str) -> float:
+        value = api.daemon.metrics.registry.get_sample_value("streamdet_control_requests_total", {"outcome": outcome})
+        return value or 0.0
+
+    before = count("done"), count("refused")
+    api.request("GET", "/v1/streams")
+    api.request("DELETE", "/v1/streams/nobody")
+    assert (count("done"), count("refused")) == (before[0] + 1, before[1] + 1)
+
+
+@pytest.mark.skipif(not Path("/usr/bin/curl").exists(), reason="needs curl")
+def test_the_examples_of_the_documentation_work(api: Api) -> None:
+    text = (ROOT / "docs" / "control.md").read_text()
+    (example,) = [block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "--unix-socket" in block]
+    script = re.sub("^SOCKET=.*$", f"SOCKET={api.socket}", example, flags=re.MULTILINE)
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    decoder, answers, rest = json.JSONDecoder(), [], done.stdout
+    while rest := rest.lstrip():
+        answer, end = decoder.raw_decode(rest)
+        answers.append(answer)
+        rest = rest[end:]
+    assert len(answers) == len(re.findall(r"^ask ", example, re.MULTILINE))
+    assert answers[0]["streams"][0]["name"] == "east"
+    assert answers[2]["name"] == "yard"
+    assert answers[4]["stream"]["reason"] == "paused"
+    assert answers[-1]["ready"] is True
+
+
+def test_an_ending_daemon_says_so(tmp_path: Path) -> None:
+    with Api(tmp_path) as api:
+        socket = api.socket
+    assert not socket.exists()
+    with pytest.raises(ControlError, match="there is no socket"):
+        ask(socket, "GET", "/v1/about")
