@@ -1,4 +1,8 @@
-"""The life of the process, from top to bottom: build, run, reload, stop."""
+"""The life of the process: `Daemon.run` builds everything, runs the main loop, and stops everything.
+
+The main thread builds and changes things; signals, errors of workers and control requests only set a flag or queue a
+request, and wake it.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +25,7 @@ from streamdet.delivery.spool import Spool
 from streamdet.detector.load import load_real_detector
 from streamdet.detector.pool import DetectorPool, Running
 from streamdet.detector.trial import Interrupted
-from streamdet.errors import (
-    EXIT_FAILURE,
-    ApplyError,
-    ConfigError,
-    ControlError,
-    EndpointError,
-    StreamdetError,
-)
+from streamdet.errors import EXIT_FAILURE, ApplyError, ConfigError, ControlError, EndpointError, StreamdetError
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.inference.thread import InferenceGroup
 from streamdet.monitoring import systemd
@@ -50,7 +47,6 @@ _log = logging.getLogger(__name__)
 
 # SIGTERM must end in 5 s: captures may take 2, and publishing what is left 2 more at the most.
 _DRAIN_SECONDS = 1.0
-
 # What a library cannot interrupt while it loads is left behind after this time.
 _LOADER_JOIN_SECONDS = 0.5
 
@@ -62,15 +58,15 @@ class Daemon:
 
     Args:
         config: what to do.
-        config_path: where `reload` reads the next configuration; without it there is no reload.
-        load: makes the detectors; the real ones unless given.
-        stop_when_ended: end by itself when every stream has ended.
+        config_path: the file that `reload` reads; None for a daemon that cannot reload.
+        load: makes the detectors; the configured ones when not given.
+        stop_when_ended: whether it stops when every stream has ended.
 
     Attributes:
-        epoch: this start of the daemon, as it stands in every event.
+        epoch: identifies this start of the daemon in every event.
         ledger: what became of every frame.
         metrics: what the metrics page shows.
-        running: what detects; None until it is loaded, and where it is a stand-in.
+        running: what detects; None until it is loaded, and for a stand-in.
         left_loading: whether the detector was still being loaded when `run` returned, in a thread that goes on.
     """
 
@@ -109,13 +105,16 @@ class Daemon:
         return self._in_force.config
 
     def run(self, on_ready: Callable[[], None] | None = None) -> int:
-        """Lives until it is told to stop; the exit code.
+        """Runs until a stop.
 
         Args:
             on_ready: called once, when the detector is warm and the streams are being connected.
 
+        Returns:
+            The exit code.
+
         Raises:
-            StreamdetError: a port is taken, weights do not load, and the like; nothing has been started then.
+            StreamdetError: a port is in use, weights do not load, and the like; no stream has been started.
         """
         with ExitStack() as stack:
             stack.callback(self._wakeup.close)
@@ -165,7 +164,7 @@ class Daemon:
             stack.enter_context(inference)
             stack.callback(self._drain, queue)
             stack.callback(self._streams.stop)
-            # A capture that waits to put a frame of a file must not hold up the end.
+            # A capture that waits to put a frame of a file must not delay the end.
             stack.callback(queue.close)
             self._in_force.start(self._streams)
             self._operations = Operations(self._in_force, self._streams, self._rates, self.metrics.unexpected, running)
@@ -199,7 +198,7 @@ class Daemon:
 
         def stop(number: int, _frame: FrameType | None) -> None:
             if self._stop_requested:
-                # Whatever holds up the orderly end would hold up any unwinding too.
+                # What delays the orderly end would delay any other unwinding, too.
                 os._exit(128 + number)
             self.stop()
 
@@ -231,33 +230,14 @@ class Daemon:
             engine=None if self.running is None else self.running.to_dict(),
         )
 
-    def _load_detectors(self) -> DetectorPool | None:
-        """Loads and warms up the detectors beside this thread, so that a stop waits for no library; None after one."""
-        loader = _Loader(lambda: self._load(self.config, self.metrics), self._wakeup)
-        loader.start()
-        while not loader.is_done and not self._stop_requested:
-            self._wakeup.wait(1.0)
-        loader.stop()
-        self.left_loading = not loader.join()
-        if self._stop_requested or isinstance(loader.error, Interrupted):
+    def _tracer(self, stack: ExitStack) -> Tracer | None:
+        """What traces single frames; None where that is not configured."""
+        if self.config.tracing.endpoint is None:
             return None
-        if loader.error is not None:
-            raise loader.error
-        return loader.detectors
-
-    def _watch(self, pulse: Housekeeping) -> None:
-        """The main loop: sleeps until a signal, an error or the next beat."""
-        while not self._stop_requested and self._failed is None:
-            self._wakeup.wait(pulse.tick_seconds)
-            if self._reload_requested:
-                self._reload_requested = False
-                # Why it failed has been logged, and everything is as before.
-                with suppress(ConfigError, ControlError, ApplyError):
-                    self._in_force.reload()
-            self._carry_out_operations()
-            pulse.beat()
-            if self._stop_when_ended and self._streams is not None and self._streams.all_ended():
-                break
+        tracer = Tracer(self.config.tracing.endpoint, self.config.tracing.sample_ratio, self.epoch)
+        stack.callback(tracer.close)
+        self.metrics.follow_stages(tracer.stage)
+        return tracer
 
     def _spool(self, stack: ExitStack) -> Spool | None:
         if self.config.spool.directory is None:
@@ -265,15 +245,6 @@ class Daemon:
         spool = Spool(self.config.spool, self.epoch, self.metrics.delivery, self._on_error, self.metrics.unexpected)
         stack.callback(spool.close)
         return spool
-
-    def _tracer(self, stack: ExitStack) -> Tracer | None:
-        """What follows single frames, where it is asked for."""
-        if self.config.tracing.endpoint is None:
-            return None
-        tracer = Tracer(self.config.tracing.endpoint, self.config.tracing.sample_ratio, self.epoch)
-        stack.callback(tracer.close)
-        self.metrics.follow_stages(tracer.stage)
-        return tracer
 
     def _control_server(self) -> ControlServer | None:
         """The control API; None where it is off, or "auto" finds no place for its socket."""
@@ -314,14 +285,46 @@ class Daemon:
             "engine": None if self.running is None else self.running.to_dict(),
         }
 
+    def _load_detectors(self) -> DetectorPool | None:
+        """Loads and warms up the detectors in another thread, so that a stop ends the wait; None after a stop."""
+        loader = _Loader(lambda: self._load(self.config, self.metrics), self._wakeup)
+        loader.start()
+        while not loader.is_done and not self._stop_requested:
+            self._wakeup.wait(1.0)
+        loader.stop()
+        self.left_loading = not loader.join()
+        if self._stop_requested or isinstance(loader.error, Interrupted):
+            return None
+        if loader.error is not None:
+            raise loader.error
+        return loader.detectors
+
+    def _watch(self, housekeeping: Housekeeping) -> None:
+        """The main loop: sleeps until a signal, an error or the next beat."""
+        while not self._stop_requested and self._failed is None:
+            self._wakeup.wait(housekeeping.tick_seconds)
+            if self._reload_requested:
+                self._reload_requested = False
+                # Why it failed has been logged, and everything is as before.
+                with suppress(ConfigError, ControlError, ApplyError):
+                    self._in_force.reload()
+            self._carry_out_operations()
+            housekeeping.beat()
+            if self._stop_when_ended and self._streams is not None and self._streams.all_ended():
+                break
+
     def _on_operation(self, operation: Operation) -> None:
         self._requests.put(operation)
         self._wakeup.wake()
 
     def _carry_out_operations(self) -> None:
-        """Does what the control API was asked for, here, in the thread that owns what is changed."""
+        """Carries out what came through the control API, in the thread that owns what it changes."""
         while self._operations is not None and not self._requests.empty():
             self._operations.carry_out(self._requests.get_nowait())
+
+    def _on_error(self, worker: Worker) -> None:
+        self._failed = self._failed or worker
+        self._wakeup.wake()
 
     def _drain(self, queue: BatchQueue) -> None:
         """Lets the inference thread finish what waits, for a while; the rest is dropped and counted."""
@@ -339,10 +342,6 @@ class Daemon:
             return error.exit_code
         _log.error("%s ended unexpectedly: %s", self._failed.name, error, exc_info=error)
         return EXIT_FAILURE
-
-    def _on_error(self, worker: Worker) -> None:
-        self._failed = self._failed or worker
-        self._wakeup.wake()
 
 
 class _Loader(Worker):

@@ -1,4 +1,8 @@
-"""The configuration in force: what the file says, what was changed at run time, and how the next one replaces it."""
+"""The configuration in force: what the file says, what was changed at run time, and how a reload replaces it.
+
+`LiveConfig` owns it. A change is made to one stream; `merge` makes the streams of the file and the changes, and
+`ChangesFile` keeps changes over restarts.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +31,23 @@ from streamdet.security.files import StagedFile, stage, write_atomically
 from streamdet.security.redact import redact
 from streamdet.service.streams import Applied, Streams
 
+MAX_ADDED_STREAMS = 1000
+
 Action = Literal["add", "change", "remove"]
 _ACTIONS: tuple[Action, ...] = get_args(Action)
 _VERSION = 1
 _STREAM_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was done to one stream, all in all.
+    """How one stream differs from the file.
 
     Attributes:
         action: "add" for a stream that the file does not have, "change" and "remove" for one that it has.
-        values: of an added stream, or those of a changed one that differ; as they would stand in the file, with
-            `${NAME}`.
+        values: of an added stream, or those of a changed one that differ; as in the file, with `${NAME}`.
     """
 
     action: Action
@@ -48,186 +55,6 @@ class Change:
 
 
 Changes = Mapping[str, Change]
-
-
-def merge(config: Config, changes: Changes, folder: Path, where: str = "at run time") -> tuple[StreamConfig, ...]:
-    """The streams of a file, with what was changed at run time.
-
-    Args:
-        config: what the file says.
-        changes: by the name of the stream; one of a stream that is not in the file any more has no effect.
-        folder: where relative paths begin.
-        where: where the changes were made, for messages.
-
-    Raises:
-        ConfigError: with everything that does not fit, a line each.
-    """
-    streams, problems = merge_what_fits(config, changes, folder, where)
-    if problems:
-        raise ConfigError([line for lines in problems.values() for line in lines])
-    return streams
-
-
-def merge_what_fits(
-    config: Config, changes: Changes, folder: Path, where: str = "at run time"
-) -> tuple[tuple[StreamConfig, ...], dict[str, list[str]]]:
-    """As `merge`, and leaves out what does not fit.
-
-    Returns:
-        The streams, and by the name of the stream of each change that is left out, why, in lines.
-    """
-    streams: list[StreamConfig] = []
-    problems: dict[str, list[str]] = {}
-    in_file = {stream.name: stream for stream in config.streams}
-    for name, stream in in_file.items():
-        change = changes.get(name)
-        if change is None:
-            streams.append(stream)
-        elif change.action == "add":
-            streams.append(stream)
-            taken = f"streams[{name}].name: a stream of this name was added {where}"
-            way_out = "give the one in the file another name, or remove the other: streamdet streams remove"
-            problems[name] = [f"{taken}; {way_out} {name} --persist"]
-        elif change.action == "change":
-            values = {**change.values, "name": name}
-            try:
-                streams.append(read_stream(values, stream.model_dump(exclude_unset=True), folder))
-            except ConfigError as error:
-                streams.append(stream)
-                problems[name] = error.problems
-    for name, change in changes.items():
-        if change.action == "add" and name not in in_file:
-            try:
-                streams.append(read_stream({**change.values, "name": name}, config.stream_defaults, folder))
-            except ConfigError as error:
-                problems[name] = error.problems
-    return tuple(streams), problems
-
-
-def without_effect(config: Config, changes: Changes) -> list[str]:
-    """Streams that were changed or removed at run time, and are not in the file any more."""
-    in_file = {stream.name for stream in config.streams}
-    return [name for name, change in changes.items() if change.action != "add" and name not in in_file]
-
-
-class ChangesFile:
-    """Keeps changes over restarts: a JSON file that only the daemon writes, old or new and never half of one.
-
-    Args:
-        path: of the file; None where nothing is kept.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-
-    def read(self) -> tuple[dict[str, Change], list[str]]:
-        """What was kept, and what is wrong with the rest of the file, a line each.
-
-        Whatever cannot be read keeps nothing else from being used. The file is then kept as it was beside the next one
-        that is written, with `.bad` behind its name.
-        """
-        if self.path is None:
-            return {}, []
-        try:
-            with self.path.open("rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
-        except FileNotFoundError:
-            return {}, []
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            return {}, [f"{self.path}: cannot be read: {reason}; it keeps what was changed at run time"]
-        try:
-            if len(data) > MAX_FILE_BYTES:
-                problem = "it is larger than 1 MiB"
-                raise ValueError(problem)  # noqa: TRY301 - one place tells what is wrong with the file
-            changes, problems = _decode(data)
-        except (ValueError, RecursionError) as error:
-            changes, problems = {}, [f"is not what streamdet wrote there: {redact(str(error))}"]
-        if problems:
-            self._save_bad(data)
-        return changes, [f"{self.path}: {problem}" for problem in problems]
-
-    def _save_bad(self, data: bytes) -> None:
-        """Keeps what cannot be used, as far as that is possible: the next change that is kept would overwrite it."""
-        if self.path is None:
-            return
-        with suppress(OSError):
-            write_atomically(self.path.with_name(self.path.name + ".bad"), data)
-
-    def stage(self, changes: Changes) -> StagedChanges:
-        """Writes the next contents beside the file, so that nothing but a renaming is left to do.
-
-        Raises:
-            ControlError: there is no file, or it cannot be written.
-        """
-        if self.path is None:
-            problem = "there is nowhere to keep this over a restart; set [control] changes_file, or leave --persist out"
-            raise ControlError(Refusal.CONFLICT, problem)
-        body = {name: {"action": change.action, "values": change.values} for name, change in sorted(changes.items())}
-        data = json.dumps({"version": _VERSION, "streams": body}, indent=2, ensure_ascii=False).encode() + b"\n"
-        if len(data) > MAX_FILE_BYTES:
-            raise ControlError(Refusal.TOO_MANY, "what is kept over restarts would be larger than 1 MiB")
-        try:
-            # Values may hold passwords: only this user may read them.
-            return StagedChanges(stage(self.path, data, mode=0o600))
-        except OSError as error:
-            message = f"cannot be kept in {self.path}: {error.strerror or error}; nothing was changed"
-            raise ControlError(Refusal.FAILED, message) from None
-
-
-class StagedChanges:
-    """The next contents of a file, written and not in force yet."""
-
-    def __init__(self, staged: StagedFile) -> None:
-        self._staged = staged
-
-    def commit(self) -> None:
-        """Puts them into the place of the old ones.
-
-        Raises:
-            ControlError: that could not be done.
-        """
-        try:
-            self._staged.commit()
-        except OSError as error:
-            message = f"was changed, but a restart will forget it: {self._staged.path}: {error.strerror or error}"
-            raise ControlError(Refusal.FAILED, message) from None
-
-    def discard(self) -> None:
-        """Forgets them."""
-        self._staged.discard()
-
-
-def _decode(data: bytes) -> tuple[dict[str, Change], list[str]]:
-    file = json.loads(data.decode())
-    if not isinstance(file, dict) or file.get("version") != _VERSION or not isinstance(file.get("streams"), dict):
-        problem = f'it needs "version": {_VERSION} and "streams"'
-        raise ValueError(problem)
-    changes: dict[str, Change] = {}
-    problems = []
-    for name, change in file["streams"].items():
-        try:
-            changes[name] = _decode_change(name, change)
-        except ValueError as error:
-            problems.append(f"is not what streamdet wrote there: {error}")
-    return changes, problems
-
-
-def _decode_change(name: str, change: object) -> Change:
-    action = change.get("action") if isinstance(change, dict) else None
-    values = change.get("values", {}) if isinstance(change, dict) else None
-    known = next((each for each in _ACTIONS if each == action), None)
-    if not _STREAM_NAME.fullmatch(name) or known is None or not isinstance(values, dict):
-        problem = (
-            f'{json.dumps(name[:64])} needs the name of a stream, an "action" of {", ".join(_ACTIONS)}, and "values"'
-        )
-        raise ValueError(problem)
-    return Change(known, values)
-
-
-MAX_ADDED_STREAMS = 1000
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +73,7 @@ class Reloaded:
 
 
 class LiveConfig:
-    """The one owner of the configuration; only the main thread uses it.
+    """The owner of the configuration; only the main thread uses it.
 
     The streams that run are those of the file, changed by what was done at run time since the start, and by what was
     kept of earlier runs. A reload replaces the file's part and leaves the changes; a restart leaves what was kept.
@@ -255,9 +82,9 @@ class LiveConfig:
         config: what the file says.
         path: the file; None when there is none, so that there is nothing to reload.
         changes_path: the file that keeps changes over restarts; None for none.
-        metrics: told how reloads went.
+        metrics: show how reloads went.
 
-    What was kept and cannot be used is left out and logged: it keeps nothing else from starting.
+    What was kept and cannot be used is left out and logged; everything else starts.
     """
 
     def __init__(self, config: Config, path: Path | None, changes_path: Path | None, metrics: Metrics) -> None:
@@ -287,7 +114,7 @@ class LiveConfig:
         return self._changes_file.path
 
     def start(self, streams: Streams) -> None:
-        """Makes the streams run, and from now on changes them."""
+        """Makes the streams run; from now on they follow this configuration."""
         self._streams = streams
         for note in self._notes():
             _log.info("kept from an earlier run: %s", note)
@@ -301,7 +128,7 @@ class LiveConfig:
         Raises:
             ConfigError: the file is wrong, or does not fit what was changed at run time.
             ControlError: there is no file.
-            ApplyError: a thread or memory cannot be had.
+            ApplyError: there is no thread or memory left.
         """
         if self.path is None:
             raise ControlError(Refusal.CONFLICT, "this daemon has no configuration file to read again")
@@ -337,16 +164,16 @@ class LiveConfig:
 
         Args:
             name: of the stream.
-            values: by key, as they would stand in the file.
+            values: by key, as in the file.
             persist: whether it is to survive a restart.
 
         Raises:
             ConfigError: the values are wrong.
             ControlError: there is a stream of this name, or no room; or it cannot be kept.
-            ApplyError: a thread or memory cannot be had.
+            ApplyError: there is no thread or memory left.
         """
         if self.is_removed(name):
-            message = f"{name} stands in the file and was removed at run time; bring it back: streamdet streams reset"
+            message = f"{name} is in the file and was removed at run time; bring it back: streamdet streams reset"
             raise ControlError(Refusal.EXISTS, f"{message} {name}")
         if self._is_there(name):
             raise ControlError(Refusal.EXISTS, f"there is a stream {name} already; choose another name, or change it")
@@ -357,7 +184,7 @@ class LiveConfig:
 
         Args:
             name: of the stream.
-            values: by key, as they would stand in the file.
+            values: by key, as in the file.
             persist: whether it is to survive a restart.
 
         Raises:
@@ -375,7 +202,7 @@ class LiveConfig:
 
         Args:
             name: of the stream.
-            values: by key, as they would stand in the file.
+            values: by key, as in the file.
             unset: keys that are again as the file says, or at their defaults.
             persist: whether all that was changed about this stream is to survive a restart.
 
@@ -422,7 +249,7 @@ class LiveConfig:
         return change, change == self._kept.get(name)
 
     def _keep(self) -> bool:
-        """Keeps the file as the last one that worked, where that is wanted; false if it is wrong."""
+        """Keeps the file as the last one that worked, for a service; false if it is wrong."""
         return self._last_good is None or self._last_good.keep(self._file)
 
     def find(self, name: str) -> StreamConfig:
@@ -466,7 +293,11 @@ class LiveConfig:
             configure_logging(config.log)
         self._file, self._changes, self._config = file, changes, config
         if staged is not None:
-            staged.commit()
+            try:
+                staged.commit()
+            except OSError as error:
+                message = f"was changed, but a restart will forget it: {staged.path}: {error.strerror or error}"
+                raise ControlError(Refusal.FAILED, message) from None
             self._kept = kept
         return applied
 
@@ -483,7 +314,7 @@ class LiveConfig:
 
     @staticmethod
     def _useful(config: Config, changes: Mapping[str, Change]) -> dict[str, Change]:
-        """The changes without those of streams that are not in the file any more: no one remembers them in a year."""
+        """The changes without those of streams that are not in the file any more."""
         useless = without_effect(config, changes)
         if useless:
             _log.info("not in the file any more, so what was changed at run time is forgotten: %s", ", ".join(useless))
@@ -520,3 +351,155 @@ def _differing_keys(one: Config, other: Config) -> list[str]:
 def _at_a_restart(table: BaseModel) -> bool:
     extra = table.model_config.get("json_schema_extra")
     return isinstance(extra, dict) and extra.get("x-takes-effect") == "at a restart"
+
+
+def merge(config: Config, changes: Changes, folder: Path, where: str = "at run time") -> tuple[StreamConfig, ...]:
+    """The streams of a file, with what was changed at run time.
+
+    Args:
+        config: what the file says.
+        changes: by the name of the stream; a change of a stream that is not in the file any more has no effect.
+        folder: that relative paths are relative to.
+        where: where the changes were made, for messages.
+
+    Raises:
+        ConfigError: some changes do not fit; a line for each problem.
+    """
+    streams, problems = merge_what_fits(config, changes, folder, where)
+    if problems:
+        raise ConfigError([line for lines in problems.values() for line in lines])
+    return streams
+
+
+def merge_what_fits(
+    config: Config, changes: Changes, folder: Path, where: str = "at run time"
+) -> tuple[tuple[StreamConfig, ...], dict[str, list[str]]]:
+    """Like `merge`, but leaves out what does not fit.
+
+    Returns:
+        The streams, and for each stream whose change is left out the reasons, a line each.
+    """
+    streams: list[StreamConfig] = []
+    problems: dict[str, list[str]] = {}
+    in_file = {stream.name: stream for stream in config.streams}
+    for name, stream in in_file.items():
+        change = changes.get(name)
+        if change is None:
+            streams.append(stream)
+        elif change.action == "add":
+            streams.append(stream)
+            taken = f"streams[{name}].name: a stream of this name was added {where}"
+            way_out = "give the one in the file another name, or remove the other: streamdet streams remove"
+            problems[name] = [f"{taken}; {way_out} {name} --persist"]
+        elif change.action == "change":
+            values = {**change.values, "name": name}
+            try:
+                streams.append(read_stream(values, stream.model_dump(exclude_unset=True), folder))
+            except ConfigError as error:
+                streams.append(stream)
+                problems[name] = error.problems
+    for name, change in changes.items():
+        if change.action == "add" and name not in in_file:
+            try:
+                streams.append(read_stream({**change.values, "name": name}, config.stream_defaults, folder))
+            except ConfigError as error:
+                problems[name] = error.problems
+    return tuple(streams), problems
+
+
+def without_effect(config: Config, changes: Changes) -> list[str]:
+    """Streams that were changed or removed at run time, and are not in the file any more."""
+    in_file = {stream.name for stream in config.streams}
+    return [name for name, change in changes.items() if change.action != "add" and name not in in_file]
+
+
+class ChangesFile:
+    """Keeps changes over restarts: a JSON file that only the daemon writes, and always as a whole.
+
+    Args:
+        path: of the file; None where nothing is kept.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def read(self) -> tuple[dict[str, Change], list[str]]:
+        """What was kept, and what is wrong with the rest of the file, a line each.
+
+        What can be read is used, whatever the rest is. A file that is wrong is copied, with `.bad` behind its name,
+        before the next one overwrites it.
+        """
+        if self.path is None:
+            return {}, []
+        try:
+            with self.path.open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except FileNotFoundError:
+            return {}, []
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            return {}, [f"{self.path}: cannot be read: {reason}; it keeps what was changed at run time"]
+        try:
+            if len(data) > MAX_FILE_BYTES:
+                problem = "it is larger than 1 MiB"
+                raise ValueError(problem)  # noqa: TRY301 - handled with what is wrong in the file
+            changes, problems = _decode(data)
+        except (ValueError, RecursionError) as error:
+            changes, problems = {}, [f"is not what streamdet wrote there: {redact(str(error))}"]
+        if problems:
+            self._save_bad(data)
+        return changes, [f"{self.path}: {problem}" for problem in problems]
+
+    def _save_bad(self, data: bytes) -> None:
+        """Copies a file that cannot be used, if that is possible: the next change that is kept overwrites it."""
+        if self.path is None:
+            return
+        with suppress(OSError):
+            write_atomically(self.path.with_name(self.path.name + ".bad"), data)
+
+    def stage(self, changes: Changes) -> StagedFile:
+        """Writes the next content beside the file, so that only a rename is left to do.
+
+        Raises:
+            ControlError: there is no file, or it cannot be written.
+        """
+        if self.path is None:
+            problem = "there is nowhere to keep this over a restart; set [control] changes_file, or leave --persist out"
+            raise ControlError(Refusal.CONFLICT, problem)
+        body = {name: {"action": change.action, "values": change.values} for name, change in sorted(changes.items())}
+        data = json.dumps({"version": _VERSION, "streams": body}, indent=2, ensure_ascii=False).encode() + b"\n"
+        if len(data) > MAX_FILE_BYTES:
+            raise ControlError(Refusal.TOO_MANY, "what is kept over restarts would be larger than 1 MiB")
+        try:
+            # Values may hold passwords: only this user may read them.
+            return stage(self.path, data, mode=0o600)
+        except OSError as error:
+            message = f"cannot be kept in {self.path}: {error.strerror or error}; nothing was changed"
+            raise ControlError(Refusal.FAILED, message) from None
+
+
+def _decode(data: bytes) -> tuple[dict[str, Change], list[str]]:
+    file = json.loads(data.decode())
+    if not isinstance(file, dict) or file.get("version") != _VERSION or not isinstance(file.get("streams"), dict):
+        problem = f'it needs "version": {_VERSION} and "streams"'
+        raise ValueError(problem)
+    changes: dict[str, Change] = {}
+    problems = []
+    for name, change in file["streams"].items():
+        try:
+            changes[name] = _decode_change(name, change)
+        except ValueError as error:
+            problems.append(f"is not what streamdet wrote there: {error}")
+    return changes, problems
+
+
+def _decode_change(name: str, change: object) -> Change:
+    action = change.get("action") if isinstance(change, dict) else None
+    values = change.get("values", {}) if isinstance(change, dict) else None
+    known = next((each for each in _ACTIONS if each == action), None)
+    if not _STREAM_NAME.fullmatch(name) or known is None or not isinstance(values, dict):
+        problem = (
+            f'{json.dumps(name[:64])} needs the name of a stream, an "action" of {", ".join(_ACTIONS)}, and "values"'
+        )
+        raise ValueError(problem)
+    return Change(known, values)
