@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import re
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from importlib import resources
@@ -134,6 +136,7 @@ def test_the_settings_of_a_stream_are_those_of_the_file() -> None:
     described = OPENAPI["components"]["schemas"]
     expected = {key: value for key, value in tables["StreamConfig"]["properties"].items() if key != "name"}
     assert described["StreamSettings"]["properties"] == expected
+    assert described["StreamPatch"]["propertyNames"]["enum"] == ["name", *expected]
     assert described["Polygon"] == tables["PolygonConfig"]
     assert described["Line"] == tables["LineConfig"]
     assert described["NewStream"]["properties"]["name"] == tables["StreamConfig"]["properties"]["name"]
@@ -301,6 +304,24 @@ def test_the_examples_of_the_documentation_work(api: Api) -> None:
     assert answers[2]["name"] == "yard"
     assert answers[4]["stream"]["reason"] == "paused"
     assert answers[-1]["ready"] is True
+
+
+def test_it_answers_at_once_while_a_camera_hangs(api: Api) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"rtsp://127.0.0.1:{deaf.getsockname()[1]}/x"
+        api.request("POST", "/v1/streams", {"name": "deaf", "url": url, "connect_timeout_seconds": 60})
+        deaf.accept()[0].close()
+        held, _ = deaf.accept()
+        with held:
+            for path in ("/v1/streams", "/v1/streams/deaf", "/v1/health"):
+                took = []
+                for _ in range(10):
+                    began = time.monotonic()
+                    assert api.request("GET", path)[0] == 200
+                    took.append(time.monotonic() - began)
+                # A busy machine may take longer now and then.
+                assert min(took) < 0.1
+            assert api.request("DELETE", "/v1/streams/deaf")[0] == 200
 
 
 def test_an_ending_daemon_says_so(tmp_path: Path) -> None:

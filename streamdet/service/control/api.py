@@ -53,7 +53,7 @@ from streamdet.service.control.unix_socket import listen_at, may_use
 from streamdet.service.pages import HealthSnapshot, guard_for, tls_for
 from streamdet.worker import Worker
 
-LIMITS = Limits(connections=64, waiting_per_address=32, answering=64, connections_per_second=250)
+LIMITS = Limits(connections=256, waiting_per_address=64, answering=256, connections_per_second=1000)
 MAX_BODY_BYTES = 64 * 1024
 REQUESTS_PER_SECOND = 100
 # Requests of one client that may wait for their turn.
@@ -343,10 +343,7 @@ class _NetworkGuard:
         """As `_Rules`."""
         refused = await self._guard.refusal(request, rate)
         if refused is None and is_from_another_site(request.method, request.headers, self._scheme):
-            refused = Refused(HTTPStatus.FORBIDDEN, "this request comes from another site")
-        # A form of another site can send a POST without asking first, but none of this type.
-        if refused is None and request.method == "POST" and not _is_json(request):
-            refused = Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, _JSON_EXPECTED)
+            return Refused(HTTPStatus.FORBIDDEN, "this request comes from another site")
         return refused
 
 
@@ -431,7 +428,6 @@ _DETAILS = {
     HTTPStatus.NOT_FOUND: "there is no such path; /v1/openapi.json describes those that there are",
     HTTPStatus.METHOD_NOT_ALLOWED: "this path does not take this method; the header Allow names those that it takes",
 }
-_JSON_EXPECTED = "the header Content-Type must be application/json"
 
 
 def _who(request: Request) -> str:
@@ -492,11 +488,11 @@ async def _body_of(request: Request) -> Json:
         ControlError: it is not an object in JSON.
     """
     body = await read_body(request, MAX_BODY_BYTES)
-    if not body:
-        return {}
-    if not _is_json(request):
-        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, _JSON_EXPECTED)
-    return decode_body(body)
+    # Over TCP also without a body: a page of another site may send a POST without asking first, but none of this type.
+    over_tcp = connection_of(request.scope).peer is None
+    if (body or (over_tcp and request.method == "POST")) and not _is_json(request):
+        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the header Content-Type must be application/json")
+    return decode_body(body) if body else {}
 
 
 def decode_body(body: bytes) -> Json:

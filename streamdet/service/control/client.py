@@ -22,6 +22,7 @@ ANSWER_TIMEOUT_SECONDS = 60.0
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 DEFAULT_CONFIG = Path("/etc/streamdet/streamdet.toml")
 _CONNECT_TIMEOUT_SECONDS = 5.0
+_CONNECT_AGAIN_SECONDS = 0.05
 
 
 def ask(
@@ -140,12 +141,22 @@ class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout_seconds: float) -> None:
         super().__init__("localhost", timeout=timeout_seconds)
         self._path = path
+        self._timeout_seconds = timeout_seconds
 
     def connect(self) -> None:
-        """Connects."""
+        """Connects; waits while the daemon has more connections to accept than the kernel keeps for it."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        self.sock.settimeout(self._timeout_seconds)
+        deadline = time.monotonic() + self._timeout_seconds
+        while True:
+            try:
+                self.sock.connect(str(self._path))
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError from None
+                time.sleep(_CONNECT_AGAIN_SECONDS)
+            else:
+                return
 
 
 def _read(connection: _UnixConnection, response: http.client.HTTPResponse, deadline: float) -> bytes:
@@ -190,6 +201,8 @@ def _listens(path: Path) -> bool:
         connection.settimeout(_CONNECT_TIMEOUT_SECONDS)
         try:
             connection.connect(str(path))
+        except BlockingIOError:
+            return True  # more connect than are accepted
         except OSError:
             return False
     return True

@@ -75,8 +75,8 @@ def server(path: Path) -> Iterator[ControlServer]:
 
 def connect(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(_PATIENCE_SECONDS)
     connection.connect(str(path))
+    connection.settimeout(_PATIENCE_SECONDS)
     return connection
 
 
@@ -531,6 +531,28 @@ def test_what_a_client_prints_when_no_daemon_answers(path: Path) -> None:
         deaf.listen()
         with pytest.raises(ControlError, match=r"did not answer within 0\.2 s"):
             ask(path, "GET", "/v1/about", timeout_seconds=0.2)
+
+
+def test_a_client_waits_where_more_connect_than_are_accepted(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(0)
+        waiting = connect(path)  # as many as the kernel keeps
+        with pytest.raises(ControlError, match=r"did not answer within 0\.3 s"):
+            ask(path, "GET", "/v1/about", timeout_seconds=0.3)
+
+        def serve() -> None:
+            listener.accept()[0].close()
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.recv(4096)
+                accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        thread = threading.Timer(0.2, serve)
+        thread.start()
+        assert ask(path, "GET", "/v1/about", timeout_seconds=_PATIENCE_SECONDS) == {}
+        thread.join(_PATIENCE_SECONDS)
+        waiting.close()
 
 
 @pytest.mark.parametrize(
