@@ -1,4 +1,8 @@
-"""The queue between captures and the detector: one slot per stream, and the only place where frames are dropped."""
+"""The queue between captures and the detector: one slot per stream.
+
+It alone decides which sound frames are not detected: those that are too many, too fast or too old. Elsewhere a frame is
+dropped only when it cannot be decoded, detected or encoded, or when the daemon stops.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from streamdet.types import Drop, Frame
+from streamdet.types import Drop, Frame, Picture
 
 # How far frames may be off the schedule of `max_fps`, in periods. An early frame passes, but does not move the
 # schedule, and a late one saves up one period at the most: so the average stays exact although frames jitter, and
@@ -23,7 +27,7 @@ _SAVED_VIRTUAL_TIME = 1.0
 
 
 class StreamRules(Protocol):
-    """What the queue must know about a stream; a `StreamConfig` fits."""
+    """What the queue must know about a stream; a `StreamConfig` has it."""
 
     @property
     def name(self) -> str:
@@ -96,16 +100,18 @@ class BatchQueue:
       than a batch has places.
     - When a batch leaves: `max_batch_delay_seconds` after the first frame came into the empty queue, or as soon as
       there are `max_batch_size` frames. It never waits for every stream.
-    - Dropped besides: what `max_fps` does not let in (`rate_limited`), what is too old when it would leave
-      (`stale`), and what comes after the end or belongs to a removed stream (`shutdown`).
+    - Also dropped: what `max_fps` does not let in (`rate_limited`), what is too old when it would leave (`stale`),
+      and what comes after the end or belongs to a removed stream (`shutdown`).
     - Streams of pace "fastest" lose nothing: `put` waits until the slot is free.
 
     Thread-safe, for any number of threads on both sides.
 
     Args:
         max_batch_size: frames per batch, at the most.
-        max_batch_delay_seconds: how long a batch waits for company.
-        on_drop: told the stream and the reason of every dropped frame, without any lock held.
+        max_batch_delay_seconds: how long a batch waits for more frames.
+        on_drop: called with the stream and the reason of every dropped frame; no lock is held meanwhile.
+        prepare: called with each picture that is put, by the thread that puts it, before it is queued: prepares the
+            detector for a size that is new.
         clock: monotonic seconds.
     """
 
@@ -115,10 +121,13 @@ class BatchQueue:
         max_batch_delay_seconds: float,
         on_drop: Callable[[str, Drop], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        prepare: Callable[[Picture], None] = lambda _picture: None,
     ) -> None:
         self._max_batch_size = max_batch_size
         self._max_batch_delay_seconds = max_batch_delay_seconds
         self._on_drop = on_drop
+        self._prepare = prepare
         self._clock = clock
         self._changed = threading.Condition()
         self._slots: dict[str, _Slot] = {}
@@ -149,7 +158,8 @@ class BatchQueue:
             self._on_drop(name, Drop.SHUTDOWN)
 
     def put(self, frame: Frame) -> None:
-        """Offers a frame; waits only for streams of pace "fastest"."""
+        """Offers a frame; waits only for streams of pace "fastest", and for the first frame of a size."""
+        self._prepare(frame.picture)
         with self._changed:
             reason = self._put(frame)
         if reason is not None:
@@ -178,7 +188,7 @@ class BatchQueue:
                 return batch
 
     def close(self) -> None:
-        """Lets nothing in any more; what waits can still be taken."""
+        """Drops what is put from now on; what waits can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -197,7 +207,7 @@ class BatchQueue:
             return {name: (slot.frame is not None) + slot.blocked_puts for name, slot in self._slots.items()}
 
     def pending_since(self) -> float | None:
-        """Since when (monotonic seconds) some stream waits to be taken; None when none does."""
+        """Since when (monotonic seconds) a frame waits to be taken; None when none does."""
         with self._changed:
             return self._oldest_filled_at() if self._filled else None
 
@@ -208,7 +218,7 @@ class BatchQueue:
             return self._closed and not self._filled
 
     def _put(self, frame: Frame) -> Drop | None:
-        """Puts a frame into its slot; the reason for which a frame of that stream is lost, if one is."""
+        """Puts a frame into its slot; the reason why a frame of that stream is dropped, if one is."""
         slot = self._slots.get(frame.stream)
         if slot is not None:
             self._wait_until_free(slot)

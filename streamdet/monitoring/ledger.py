@@ -53,7 +53,7 @@ class Ledger:
                 self._streams[stream] = counts
 
     def remove_stream(self, stream: str) -> None:
-        """Forgets a stream; its capture has ended before."""
+        """Forgets a stream, whose capture has ended."""
         with self._lock:
             counts = self._streams.pop(stream, None)
             if counts is None:

@@ -1,7 +1,7 @@
 """Follows single frames from capture to publication, as OpenTelemetry traces.
 
 One trace per sampled frame: a span `frame` with the children `decode`, `queue`, the seven stages of its batch, and
-`publish`. Its id stands in the frame's event, so that the trace of an event can be found.
+`publish`. The frame's event has its id, so that the trace of an event can be found.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _EXPORT_TIMEOUT_SECONDS = 5.0
 _FLUSH_SECONDS = 1.0
 # Frames that were detected and wait to be published, at the most.
-_MOST_DETECTED = 1024
+_MAX_DETECTED = 1024
 
 
 @dataclass(slots=True)
@@ -65,12 +65,12 @@ class FrameTrace:
 class Tracer:
     """Samples frames, and hands their traces to the collector in a thread of the library's own.
 
-    A collector that is slow or gone costs traces, never frames.
+    A collector that is slow or cannot be reached costs traces, never frames.
 
     Args:
         endpoint: of the collector.
         sample_ratio: share of the frames that are traced, 0 to 1.
-        epoch: of the daemon; stands in every trace.
+        epoch: of the daemon; part of every trace.
 
     Raises:
         ConfigError: the extra `streamdet[otel]` is not installed.
@@ -101,7 +101,7 @@ class Tracer:
             for frame, trace in zip(chosen, traces, strict=True):
                 trace.detected_at = time.monotonic()
                 self._detected[frame.stream, frame.seq] = trace
-            while len(self._detected) > _MOST_DETECTED:
+            while len(self._detected) > _MAX_DETECTED:
                 # Frames that never came to be published, because their stream was removed.
                 self._detected.pop(next(iter(self._detected)), None)
 
@@ -174,7 +174,7 @@ class _Exporter:
         return SpanExportResult.FAILURE if self._ended else self._exporter.export(spans)
 
     def shutdown(self) -> None:
-        """Ends whatever is under way."""
+        """Ends the export that is under way."""
         with self._lock:
             if not self._ended:
                 self._ended = True
@@ -196,7 +196,7 @@ def _provider(endpoint: str, epoch: str) -> tuple[TracerProvider, _Exporter]:
         message = f"[tracing] endpoint needs OpenTelemetry ({error.name} is missing): pip install 'streamdet[otel]'"
         raise ConfigError([message]) from error
     resource = Resource.create({"service.name": "streamdet", "service.instance.id": epoch})
-    # Sampled by us: what is not chosen must not even be made.
+    # The tracer samples itself: spans of other frames are not even created.
     provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
     exporter = _Exporter(OTLPSpanExporter(endpoint, timeout=_EXPORT_TIMEOUT_SECONDS))
     provider.add_span_processor(BatchSpanProcessor(cast("SpanExporter", exporter)))

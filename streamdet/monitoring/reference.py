@@ -1,4 +1,4 @@
-"""Every metric as a table for people; `docs/monitoring.md` holds it."""
+"""Every metric as a table, for `streamdet schema metrics` and `docs/monitoring.md`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Talks to systemd as sd_notify(3) describes it; does nothing where systemd is not."""
+"""Notifies systemd of what the service does, as sd_notify(3) describes it; does nothing outside of a service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamdet.monitoring.log import LogThrottle
 _log = logging.getLogger(__name__)
 _throttle = LogThrottle()
 
-# systemd reads at once; a full socket must not hold up the main thread for longer than this.
+# systemd reads at once; a full socket must not block the main thread for longer than this.
 _SEND_TIMEOUT_SECONDS = 1.0
 
 
@@ -43,7 +43,7 @@ def extend_start(seconds: float) -> None:
 
 
 def watchdog() -> None:
-    """Work gets done."""
+    """The service makes progress."""
     _notify("WATCHDOG=1")
 
 
@@ -71,5 +71,5 @@ def _notify(message: str) -> None:
             notifications.settimeout(_SEND_TIMEOUT_SECONDS)
             notifications.sendto(message.encode(), address)
     except OSError as error:
-        # Detection goes on: whether an unanswered watchdog ends it is systemd's decision.
+        # Detection goes on; systemd decides whether a watchdog that is not fed ends it.
         _throttle.log(_log, logging.WARNING, "cannot send %s to systemd: %s", message.partition("=")[0], error)

@@ -148,8 +148,9 @@ class Daemon:
                 self.config.detector.largest_batch if running is None else running.max_batch_size,
                 self.config.detector.max_batch_delay_seconds,
                 self.metrics.frame_dropped,
+                prepare=detectors.prepare,
             )
-            self._streams = Streams(queue, publisher, self.metrics, detectors.labels, self._on_error, detectors.prepare)
+            self._streams = Streams(queue, publisher, self.metrics, detectors.labels, self._on_error)
             inference = InferenceGroup(
                 queue,
                 detectors,

@@ -1,4 +1,4 @@
-"""Waits before a start that follows failures: 1 s, 2 s, 4 s, up to a minute, so that nothing is hammered for ever.
+"""Waits before a start that follows failures: 1 s, 2 s, 4 s, up to a minute.
 
 systemd restarts after a constant delay up to version 253; this works with every version. The count lives in the
 service's runtime directory, which systemd keeps over restarts and removes when the service is stopped.
@@ -15,20 +15,18 @@ from pathlib import Path
 from streamdet.monitoring import systemd
 
 MAX_DELAY_SECONDS = 60.0
-# A process that has lived so long did not fail to start: the failures before it say nothing about the next one.
+# A process that has run for this long did not fail to start: the failures before it say nothing about the next one.
 FORGET_AFTER_SECONDS = 600.0
 
 _log = logging.getLogger(__name__)
 
 
 class RestartDelay:
-    """Counts the starts since the last orderly end.
-
-    Does nothing without a runtime directory, that is outside of systemd.
+    """Counts the starts since the last orderly end; does nothing without a runtime directory, so outside of systemd.
 
     Args:
         environ: its RUNTIME_DIRECTORY is where the count is kept.
-        sleep: waits for so many seconds; SIGTERM ends the process meanwhile, as it does with any other.
+        sleep: waits for a number of seconds; SIGTERM ends the process meanwhile, as it would any other.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -37,7 +35,7 @@ class RestartDelay:
         self._sleep = sleep
 
     def wait(self) -> None:
-        """Waits as long as the failures in a row ask for, and counts this start."""
+        """Waits, longer with each failure in a row, and counts this start."""
         if self._path is None:
             return
         failures = _recent_starts(self._path)
@@ -64,6 +62,6 @@ def _recent_starts(path: Path) -> int:
         age_seconds = time.time() - path.stat().st_mtime
         count = int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
-        # The first start, or a file that was cut short by the end of the machine.
+        # The first start, or a file that was cut short by a power failure.
         return 0
     return count if age_seconds < FORGET_AFTER_SECONDS else 0

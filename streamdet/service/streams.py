@@ -16,7 +16,7 @@ from streamdet.inference.batch_queue import BatchQueue
 from streamdet.monitoring.metrics import Metrics
 from streamdet.security.redact import redact
 from streamdet.service.statuses import StreamStatuses
-from streamdet.types import Frame, Picture, Reason, State, StreamStatus
+from streamdet.types import Frame, Reason, State, StreamStatus
 from streamdet.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,6 @@ class Streams:
         metrics: has series for each stream.
         labels: of the detections that a stream may yield.
         on_error: called when a capture has ended unexpectedly.
-        prepare: called by captures with each picture; prepares the detector for its size, if that is new.
     """
 
     def __init__(
@@ -64,10 +63,8 @@ class Streams:
         metrics: Metrics,
         labels: Iterable[str],
         on_error: Callable[[Worker], None],
-        prepare: Callable[[Picture], None] = lambda _picture: None,
     ) -> None:
         self._queue = queue
-        self._prepare_picture = prepare
         self._publisher = publisher
         self._metrics = metrics
         self._ledger = metrics.ledger
@@ -169,12 +166,7 @@ class Streams:
 
     def _new_capture(self, config: StreamConfig) -> Capture:
         put_status = self._statuses.put
-        return Capture(config, self._put, put_status, self._metrics, on_error=self._on_error, waits=True)
-
-    def _put(self, frame: Frame) -> None:
-        """Queues a frame; called by captures, which wait here while the first frame of a new size is prepared for."""
-        self._prepare_picture(frame.picture)
-        self._queue.put(frame)
+        return Capture(config, self._queue.put, put_status, self._metrics, on_error=self._on_error, waits=True)
 
     def _make_room(self, config: StreamConfig) -> None:
         """Makes the slot and the series of a stream, or changes them."""

@@ -1,1 +1,1 @@
-"""Installs the daemon as a system service: the user, folders, a configuration, the unit, each step told."""
+"""Installs the daemon as a system service: the user, folders, a configuration, the unit, and reports each step."""

@@ -165,8 +165,8 @@ class Service:
         return int(numbers[name]) if name in numbers and os.geteuid() == 0 else None
 
 
-def perform(steps: Iterator[Callable[[], Step]], tell: Callable[[str], None], *, dry_run: bool) -> bool:
-    """Does the steps one after the other, and tells each.
+def perform(steps: Iterator[Callable[[], Step]], report: Callable[[str], None], *, dry_run: bool) -> bool:
+    """Does the steps one after the other, and reports each.
 
     Returns:
         Whether any file was changed, or would be.
@@ -180,7 +180,7 @@ def perform(steps: Iterator[Callable[[], Step]], tell: Callable[[str], None], *,
         try:
             verb = step.verb()
             settled = verb in SETTLED
-            tell(f"{verb if settled or not dry_run else f'would {verb}':14}  {step}")
+            report(f"{verb if settled or not dry_run else f'would {verb}':14}  {step}")
             if not settled and not dry_run:
                 step.do()
         except OSError as error:

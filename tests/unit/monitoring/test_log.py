@@ -320,7 +320,7 @@ def fail():
     raise ValueError({URL!r})
 thread = threading.Thread(target=fail, name="worker")
 thread.start()
-join(thread)
+thread.join()
 raise RuntimeError({URL!r})
 """
 
