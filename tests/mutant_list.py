@@ -430,7 +430,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_bad_input_ends_in_one_clear_line[encoded end of a text]"),
     ),
     *_of(
-        "config/addresses.py", "unit/config/test_load.py",
+        "config/listening.py", "unit/config/test_load.py",
         ("port of two servers", "one.port == other.port != 0 and same_host", "one.port == other.port != 0",
          "test_the_same_port_on_different_addresses_is_no_clash"),
     ),

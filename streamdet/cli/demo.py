@@ -25,7 +25,7 @@ from streamdet.assets import sample_clip
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.subscription import Gap, subscribe
 from streamdet.config import Config, DetectorConfig, LogConfig, MetricsConfig, PublisherConfig, StreamConfig
-from streamdet.config.addresses import metrics_socket
+from streamdet.config.listening import parse_host_port
 from streamdet.errors import EndpointError
 from streamdet.monitoring.log import configure_logging
 from streamdet.monitoring.rates import RecentEvents
@@ -136,7 +136,7 @@ def free_endpoint(endpoint: str, prefix: str = "") -> str:
     """
     text = endpoint.removeprefix(prefix)
     try:
-        host, port = metrics_socket(text)
+        host, port = parse_host_port(text)
     except ValueError:
         host, port = "", 0
     if not endpoint.startswith(prefix) or not is_loopback(host):

@@ -1,8 +1,9 @@
 """The configuration: what may stand in the file, and what it means.
 
-In the order of the data: `load` reads the file (TOML), `locate` finds the line of every key, `substitute` puts in
-what stands elsewhere (`${NAME}`), `models` says what is allowed, `explain` tells people what is wrong, and `schema`
-tells it to editors.
+In the order of the data: `toml` reads the file and finds the line of every key, `substitute` inserts the values of
+`${NAME}`, `models` and `stream` define what is allowed, `checks` looks at the files that are named, `explain` puts
+errors into words, and `load` brings all of this together. `schema` describes it for editors and for the reference;
+`last_good` keeps the last configuration that worked.
 """
 
 from streamdet.config.load import load_config, load_config_and_warnings
@@ -15,9 +16,9 @@ from streamdet.config.models import (
     PublisherConfig,
     ReplayConfig,
     SpoolConfig,
-    StreamConfig,
     TracingConfig,
 )
+from streamdet.config.stream import StreamConfig
 
 __all__ = [
     "Config",

@@ -1,20 +1,17 @@
-"""Addresses as people write them: where pictures come from, and where others may listen."""
+"""Where a stream's pictures come from: its url as people write it, and what is wrong with one."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from enum import StrEnum
-from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from streamdet.config.values import refuse
-from streamdet.errors import EndpointError
-from streamdet.security.endpoints import HOW_TO_LET_OTHERS_IN, parse_endpoint
 
 
 class UrlKind(StrEnum):
-    """What a stream's url leads to; the value is its scheme, or a word for people."""
+    """What a stream's url names; the value is its scheme, or a word for people."""
 
     RTSP = "rtsp"
     RTSPS = "rtsps"
@@ -26,7 +23,7 @@ class UrlKind(StrEnum):
 
 _SCHEMES = ("rtsp", "rtsps", "http", "https", "file")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-# rtsp:/host, rtsps//host, http;//host, rtsp:\\host: a slip of the pen, not the name of a file.
+# rtsp:/host, rtsps//host, http;//host, rtsp:\\host: a typing error, not the name of a file.
 _ALMOST_A_SCHEME = re.compile(r"(?:rtsps?|https?|file)(?::|[^\w/\\]{0,2}[/\\]{2})", re.IGNORECASE)
 # White space, and characters that are not seen at all.
 _BLANK = "\\s\u200b-\u200f\u2060\ufeff"
@@ -40,20 +37,19 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
 _DEVICE = re.compile(r"/dev/[\w.@:/-]+|[0-9]{1,3}")
 _HOST_AND_PORT = re.compile(r"[\w.-]+:[0-9]+(?:/.*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_METRICS_ENDPOINT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._*-]*)):(?P<port>[0-9]{1,5})")
 _WAYS = "rtsp://host/path, http://host/path, a file, /dev/video0, or the number of a device"
 
 
 def kind_of_url(url: str) -> UrlKind:
-    """Tells what a stream's url leads to.
+    """What a stream's url names.
 
     Raises:
-        ValueError: it leads nowhere; the message does not repeat the url, which may hold a password.
+        ValueError: it is not valid; the message does not repeat the url, which may hold a password.
     """
     if not _AROUND.sub("", url):
         refuse(f"is empty; must be {_WAYS}")
     scheme = _SCHEME.match(url)
-    # What is written as %00 is one as well for anyone who opens the file or asks the server.
+    # A control character that is written as %00 reaches the file system or the server as such.
     if _CONTROL.search(url if scheme is None else unquote(url)):
         refuse(f"holds a line break or another control character; must be {_WAYS}")
     if _DEVICE.fullmatch(url):
@@ -75,7 +71,7 @@ def kind_of_url(url: str) -> UrlKind:
 
 
 def with_small_scheme(url: str) -> str:
-    """The same address with its scheme in small letters, the only ones that FFmpeg knows it by."""
+    """The same address with its scheme in small letters, which FFmpeg needs."""
     scheme = _SCHEME.match(url)
     return url if scheme is None else scheme[1].lower() + url[scheme.end(1) :]
 
@@ -86,14 +82,14 @@ def has_control(text: str) -> bool:
 
 
 def doubt_of_url(url: str) -> str:
-    """What is allowed in an address and probably not meant; empty where there is nothing.
+    """What is allowed in an address but probably a mistake; empty if there is nothing.
 
     Args:
         url: as it stands in the file, with `${NAME}`.
     """
     if _PLACEHOLDER.search(url):
-        # It is not repeated: it may as well be a piece of a password.
-        return "holds what other programs replace, and is used here as it stands; streamdet replaces ${NAME}"
+        # It is not repeated: it may be a piece of a password.
+        return "holds a placeholder of another program, which is not replaced here; streamdet replaces ${NAME}"
     if _AROUND.search(url):
         return "begins or ends with a blank, and is taken for the name of a file"
     return ""
@@ -117,7 +113,7 @@ def _check_network(url: str) -> None:
     encode = "in a password write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F"
     rest = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)
     if len(rest) > 1 and "@" in rest[1]:
-        # Before that @ may lie the rest of a password, and no host at all.
+        # What is before that @ may be the rest of a password, and no host.
         refuse(f"has an @ behind its host; {encode}; elsewhere, too, write @ as %40")
     try:
         parts = urlsplit(url)
@@ -139,61 +135,3 @@ def _is_host(host: str) -> bool:
         return ":" in host or _HOST.fullmatch(host.encode("idna").decode()) is not None
     except UnicodeError:
         return False
-
-
-class Socket(NamedTuple):
-    """A TCP port of this machine that we listen at; `host` is without brackets and in small letters."""
-
-    host: str
-    port: int
-
-
-def publisher_socket(endpoint: str) -> Socket | None:
-    """The TCP socket of a publisher endpoint; None for `ipc://`.
-
-    Raises:
-        ValueError: not an endpoint.
-    """
-    try:
-        parsed = parse_endpoint(endpoint)
-    except EndpointError:
-        if endpoint.startswith("tcp://*:"):
-            refuse(f"must be like tcp://127.0.0.1:5555; every address of this machine is tcp://0.0.0.0:{endpoint[8:]}")
-        if not endpoint.startswith("ipc://"):
-            refuse("must be like tcp://127.0.0.1:5555 or ipc:///run/streamdet/events")
-        refuse("must be like ipc:///run/streamdet/events, a path of at most 107 bytes")
-    return None if parsed.transport == "ipc" else Socket(parsed.host.lower(), parsed.port)
-
-
-def refuse_others_without_keys(endpoint: str) -> None:
-    """Refuses a publisher endpoint that other machines can reach.
-
-    Raises:
-        ValueError: they can; the message says how to let them in.
-    """
-    if not parse_endpoint(endpoint).is_local:
-        refuse(
-            f"endpoint would let other machines in without any check: {HOW_TO_LET_OTHERS_IN}; "
-            "or use tcp://127.0.0.1:5555, tcp://[::1]:5555 or ipc://"
-        )
-
-
-def metrics_socket(endpoint: str) -> Socket:
-    """The TCP socket of the metrics page.
-
-    Raises:
-        ValueError: not `host:port`.
-    """
-    match = _METRICS_ENDPOINT.fullmatch(endpoint)
-    if match is None or int(match["port"]) > 65535:
-        refuse("must be host:port, without http://, like 127.0.0.1:9095 or [::1]:9095")
-    host = (match["six"] or match["host"]).lower()
-    if not host or "*" in host:
-        refuse(f"must name an address, like 127.0.0.1:9095; every one of this machine is 0.0.0.0:{match['port']}")
-    return Socket(host, int(match["port"]))
-
-
-def same_port(one: Socket, other: Socket) -> bool:
-    """Whether two sockets cannot both be had; port 0 is any free one."""
-    same_host = one.host == other.host or "localhost" in (one.host, other.host)
-    return one.port == other.port != 0 and same_host

@@ -1,4 +1,7 @@
-"""What would keep the detector from being loaded, as far as it can be told without torch."""
+"""Checks that need more than one value: files that are named, keys that contradict each other, unknown labels.
+
+None of them loads torch; of weights only the header is read.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,51 @@ _MAX_HEADER_BYTES = 1 << 20
 _UNUSED_LABEL = "N/A"  # COCO's ids have gaps
 _PRECISIONS = {"torch": ("auto", "fp32", "bf16"), "graph": ("auto", "fp32", "bf16"), "reference": ("auto", "fp32")}
 
+BUILT_IN_WEIGHTS = ("embedded", "coco")
+_FILE_KEYS = (
+    ("publisher", "curve_server_key_file"),
+    ("publisher", "curve_allowed_clients_directory"),
+    ("metrics", "tls_certificate_file"),
+    ("metrics", "tls_key_file"),
+    ("metrics", "password_file"),
+)
+_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def resolve_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns the tables with every relative path made absolute; a value of a wrong type stays as it is."""
+    resolved = dict(tables)
+    if isinstance(tables.get("detector"), dict):
+        resolved["detector"] = _absolute(tables["detector"], "weights", folder, _is_weights_file)
+    if isinstance(tables.get("control"), dict):
+        control = _absolute(tables["control"], "path", folder, lambda path: path not in ("auto", "off"))
+        resolved["control"] = _absolute(control, "changes_file", folder, lambda path: path != "auto")
+    for table, key in _FILE_KEYS:
+        if isinstance(resolved.get(table), dict):
+            resolved[table] = _absolute(resolved[table], key, folder, bool)
+    if isinstance(tables.get("spool"), dict):
+        resolved["spool"] = _absolute(tables["spool"], "directory", folder, bool)
+    if isinstance(tables.get("streams"), list):
+        resolved["streams"] = [_resolve_stream(stream, folder) for stream in tables["streams"]]
+    return resolved
+
+
+def missing_files(tables: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Finds files that are missing or unusable; videos that streams read may come and go."""
+    detector = tables.get("detector")
+    weights = detector.get("weights") if isinstance(detector, dict) else None
+    if isinstance(weights, str) and _is_weights_file(weights) and (problem := _weights_problem(Path(weights))):
+        yield ("detector", "weights"), problem
+    yield from _unusable_keys(tables)
+    streams = tables.get("streams")
+    for number, stream in enumerate(streams if isinstance(streams, list) else []):
+        ca_file = stream.get("tls_ca_file") if isinstance(stream, dict) else None
+        if isinstance(ca_file, str) and ca_file and not _is_file(Path(ca_file)):
+            yield ("streams", number, "tls_ca_file"), f"there is no file {ca_file}; give the path of a PEM file"
+
 
 def detector_problems(table: object) -> Iterator[tuple[KeyPath, str]]:
-    """Tells what is wrong with `[detector]` beyond its single values; nothing while one of these is wrong.
+    """Finds what is wrong with `[detector]` beyond its single values; nothing while one of these is wrong.
 
     Args:
         table: the table as it was written, its paths made absolute.
@@ -49,15 +94,30 @@ def detector_problems(table: object) -> Iterator[tuple[KeyPath, str]]:
         yield from _unknown_labels(config, labels)
 
 
+def unknown_labels(config: Config) -> Iterator[tuple[KeyPath, str]]:
+    """Finds labels of zones, lines and masks that no detection will ever have."""
+    known = _published_labels(config)
+    if known is None:
+        return
+    for number, stream in enumerate(config.streams):
+        for key in SHAPES:
+            for index, shape in enumerate(getattr(stream, key)):
+                for label in sorted({*shape.labels} - {*known}):
+                    near = difflib.get_close_matches(label, known, 1, cutoff=0.6)
+                    meant = f'did you mean "{near[0]}"?' if near else f"published are {', '.join(known)}"
+                    path = ("streams", number, key, index, "labels")
+                    yield path, f'hold "{label[:40]}", which is not a published label; {meant}'
+
+
 def weights_path(weights: str) -> Path | None:
-    """The file that is meant; None for weights that torchvision publishes."""
+    """The file of the weights; None for those that torchvision publishes."""
     if weights == "embedded":
         return embedded_weights()
     return None if weights == "coco" else Path(weights)
 
 
 def labels_of(path: Path) -> list[str] | None:
-    """Which labels the weights of a file know; None for a file that does not say it, such as a .pth, or is missing.
+    """The labels that the weights of a file know; None for a file without labels, such as a .pth, or a missing one.
 
     Raises:
         ValueError: it cannot be read, or is damaged.
@@ -69,7 +129,7 @@ def labels_of(path: Path) -> list[str] | None:
             header = file.read(min(size, _MAX_HEADER_BYTES))
             file_bytes = os.fstat(file.fileno()).st_size
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None  # told by who looks for missing files
+        return None  # `missing_files` reports it
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror}; let this user read it"
         raise ValueError(message) from None
@@ -114,54 +174,22 @@ def _unknown_labels(config: DetectorConfig, known: list[str]) -> Iterator[tuple[
         if label not in known:
             near = difflib.get_close_matches(label, known, 1, cutoff=0.6)
             meant = f'did you mean "{near[0]}"?' if near else f"they know {', '.join(known)}"
-            yield path, f'"{label[:40]}" is no label that the weights know; {meant}'
+            yield path, f'"{label[:40]}" is not a label of the weights; {meant}'
 
 
-BUILT_IN_WEIGHTS = ("embedded", "coco")
-_FILE_KEYS = (
-    ("publisher", "curve_server_key_file"),
-    ("publisher", "curve_allowed_clients_directory"),
-    ("metrics", "tls_certificate_file"),
-    ("metrics", "tls_key_file"),
-    ("metrics", "password_file"),
-)
-_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
-
-
-def resolve_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Returns the tables with every relative path made absolute; whatever has the wrong type stays as it is."""
-    resolved = dict(tables)
-    if isinstance(tables.get("detector"), dict):
-        resolved["detector"] = _absolute(tables["detector"], "weights", folder, _is_weights_file)
-    if isinstance(tables.get("control"), dict):
-        control = _absolute(tables["control"], "path", folder, lambda path: path not in ("auto", "off"))
-        resolved["control"] = _absolute(control, "changes_file", folder, lambda path: path != "auto")
-    for table, key in _FILE_KEYS:
-        if isinstance(resolved.get(table), dict):
-            resolved[table] = _absolute(resolved[table], key, folder, bool)
-    if isinstance(tables.get("spool"), dict):
-        resolved["spool"] = _absolute(tables["spool"], "directory", folder, bool)
-    if isinstance(tables.get("streams"), list):
-        resolved["streams"] = [_resolve_stream(stream, folder) for stream in tables["streams"]]
-    return resolved
-
-
-def missing_files(tables: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Tells which of the resolved files are not there; files that streams read may come and go."""
-    detector = tables.get("detector")
-    weights = detector.get("weights") if isinstance(detector, dict) else None
-    if isinstance(weights, str) and _is_weights_file(weights) and (problem := _weights_problem(Path(weights))):
-        yield ("detector", "weights"), problem
-    yield from _unusable_keys(tables)
-    streams = tables.get("streams")
-    for number, stream in enumerate(streams if isinstance(streams, list) else []):
-        ca_file = stream.get("tls_ca_file") if isinstance(stream, dict) else None
-        if isinstance(ca_file, str) and ca_file and not _is_file(Path(ca_file)):
-            yield ("streams", number, "tls_ca_file"), f"there is no file {ca_file}; give the path of a PEM file"
+def _published_labels(config: Config) -> list[str] | None:
+    """The labels that are published; None if only the detector itself knows them."""
+    if config.detector.labels:
+        return list(config.detector.labels)
+    path = weights_path(config.detector.weights)
+    try:
+        return None if path is None else labels_of(path)
+    except ValueError:
+        return None  # `detector_problems` reports the file
 
 
 def _unusable_keys(tables: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Tells which keys and passwords of the daemon cannot be used."""
+    """Finds key, certificate and password files of the daemon that cannot be used."""
 
     def file_of(table: str, key: str) -> Path | None:
         value = tables[table].get(key) if isinstance(tables.get(table), dict) else None
@@ -192,7 +220,11 @@ def _weights_problem(path: Path) -> str:
         return f'there is no file {path}; give the path of one, or "embedded"'
     near = difflib.get_close_matches(path.name, BUILT_IN_WEIGHTS, 1)
     meant = f'did you mean "{near[0]}"?' if near else 'must be "embedded", "coco", or a .safetensors or .pth file'
-    return f'is "{path.name}", which is no file; {meant}'
+    return f'is "{path.name}", which is not a file; {meant}'
+
+
+def _is_weights_file(weights: str) -> bool:
+    return bool(weights) and weights not in BUILT_IN_WEIGHTS
 
 
 def _is_file(path: Path) -> bool:
@@ -200,10 +232,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def _is_weights_file(weights: str) -> bool:
-    return bool(weights) and weights not in BUILT_IN_WEIGHTS
 
 
 def _is_path(url: str) -> bool:
@@ -222,29 +250,3 @@ def _resolve_stream(stream: object, folder: Path) -> object:
 def _absolute(table: dict[str, Any], key: str, folder: Path, is_path: Callable[[str], bool]) -> dict[str, Any]:
     value = table.get(key)
     return {**table, key: str(folder / value)} if isinstance(value, str) and is_path(value) else table
-
-
-def unknown_labels(config: Config) -> Iterator[tuple[KeyPath, str]]:
-    """Tells which labels of zones, lines and masks no detection will ever have."""
-    known = _published_labels(config)
-    if known is None:
-        return
-    for number, stream in enumerate(config.streams):
-        for key in SHAPES:
-            for index, shape in enumerate(getattr(stream, key)):
-                for label in sorted({*shape.labels} - {*known}):
-                    near = difflib.get_close_matches(label, known, 1, cutoff=0.6)
-                    meant = f'did you mean "{near[0]}"?' if near else f"published are {', '.join(known)}"
-                    path = ("streams", number, key, index, "labels")
-                    yield path, f'hold "{label[:40]}", which is no label that is published; {meant}'
-
-
-def _published_labels(config: Config) -> list[str] | None:
-    """None where only the detector itself knows them."""
-    if config.detector.labels:
-        return list(config.detector.labels)
-    path = weights_path(config.detector.weights)
-    try:
-        return None if path is None else labels_of(path)
-    except ValueError:
-        return None  # what is wrong with the file is told of `[detector]`

@@ -1,4 +1,4 @@
-"""Tells people what is wrong with a configuration, and what would be right."""
+"""Puts validation errors into words: what is wrong, and what would be right."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from streamdet.config.models import Config, StreamConfig, StreamDefaults
+from streamdet.config.models import Config
 from streamdet.config.schema import range_in_words
-from streamdet.config.stream import SHAPES
+from streamdet.config.stream import SHAPES, StreamConfig, StreamDefaults
 from streamdet.config.toml import KeyPath
 from streamdet.config.values import Substituted
 
 _LONGEST_SHOWN = 40
 MAX_PROBLEMS = 100
-"""No one reads more, and each takes time: a file of a megabyte may have a hundred thousand."""
+"""More are counted only: a file of a megabyte can have a hundred thousand, and each takes time."""
 TABLES: dict[str, type[BaseModel]] = {
     "stream_defaults": StreamDefaults,
     "streams": StreamConfig,
@@ -44,9 +44,9 @@ _WORDS = {
 
 
 def explain(error: ValidationError, prefix: KeyPath = ()) -> list[tuple[KeyPath, str]]:
-    """Lists what is wrong: the path of the value in the file, beginning with `prefix`, and one sentence.
+    """Lists what is wrong: the path of each value in the file, beginning with `prefix`, and one sentence.
 
-    The first `MAX_PROBLEMS` are explained; one more line says how many there are besides.
+    The first `MAX_PROBLEMS` are explained; one more line gives the number of the others.
     """
     problems: dict[tuple[KeyPath, str], None] = {}
     details = error.errors(include_url=False)
@@ -60,7 +60,7 @@ def explain(error: ValidationError, prefix: KeyPath = ()) -> list[tuple[KeyPath,
 
 
 def explain_options(error: ValidationError) -> list[str]:
-    """What is wrong with a table `[detector]` whose keys came as options of a command, a line each."""
+    """Explains errors in a table `[detector]` that was given as options of a command, a line each."""
     return [f"--{str(path[-1]).replace('_', '-')}: {problem}" for path, problem in explain(error, ("detector",))]
 
 
@@ -97,11 +97,11 @@ def _expectation(path: KeyPath, detail: ErrorDetails) -> str:
 
 
 def _pattern_in_words(key: str, value: str) -> str:
-    """`value` is always a text: only texts are held against a pattern."""
+    """What a text that does not fit its pattern must be."""
     if key == "device":
         return 'must be "auto", "cpu", "cuda" or "cuda:1"'
     near = "" if isinstance(value, Substituted) else _slug(value)
-    meant = f'; "{near}" would do' if near else ""
+    meant = f'; for example "{near}"' if near else ""
     return f"must be 1 to 64 small letters, digits, - _ . and begin with a letter or digit{meant}"
 
 
@@ -141,7 +141,7 @@ def _table(path: KeyPath) -> type[BaseModel]:
 
 
 def _field(path: KeyPath) -> str:
-    """The key of the table, also for what stands below it: score_thresholds of score_thresholds.person."""
+    """The key of the table, also for a value below it: score_thresholds of score_thresholds.person."""
     return next((part for part in path[1:] if isinstance(part, str)), "")
 
 
@@ -154,7 +154,7 @@ def _choices(path: KeyPath) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    """The value as it stands in the file, short; what came from elsewhere is not shown."""
+    """The value as it is written in the file, shortened; a substituted one is not shown, it may be a secret."""
     if isinstance(value, Substituted):
         return f"(from {value.written[:_LONGEST_SHOWN]}) "
     if isinstance(value, dict | list | tuple):
@@ -170,5 +170,5 @@ def _shown(value: object) -> str:
 
 
 def _slug(name: str) -> str:
-    """The nearest permitted name of a stream; empty when there is none."""
+    """The nearest valid name of a stream; empty if there is none."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64]

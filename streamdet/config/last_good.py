@@ -1,4 +1,4 @@
-"""The last configuration with which the service worked, kept in case that the next one is wrong at a restart."""
+"""The last configuration that worked, kept for the case that the file is wrong at a restart of the service."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _SERVICE = "streamdet"
 
 @dataclass(frozen=True, slots=True)
 class LastGood:
-    """A copy of a configuration file in the service's state directory; there is none outside a service.
+    """A copy of a configuration file in the state directory of the service.
 
     Attributes:
         path: of the configuration file.
-        copy: of its last content that worked; what it names by `${NAME}` is not in it.
+        copy: of its last content that worked; the values of `${NAME}` are not in it.
     """
 
     path: Path
     copy: Path
 
     def keep(self, config: Config) -> bool:
-        """Keeps the file, if it still says what is in force; called when that works.
+        """Keeps the file if it still holds the configuration in force; called once that works.
 
         Returns:
-            Whether the file is right; a wrong one, which cannot be what is in force, is never kept.
+            Whether the file is valid; a wrong one is never kept.
         """
         try:
             text = read_text(self.path)
@@ -51,28 +51,28 @@ class LastGood:
         return True
 
     def load(self) -> Config:
-        """What was kept, read as if it were the file.
+        """Reads the copy as if it were the file.
 
         Raises:
-            ConfigError: there is none, or it does not work any more.
+            ConfigError: there is no copy, or it is no longer valid.
         """
         return load_config(self.path, text=read_text(self.copy))
 
     def offer(self) -> list[str]:
-        """How to go back to what was kept, in lines; nothing where it would not help."""
+        """How to go back to the copy, in lines; empty if that would not help."""
         try:
             self.load()
         except ConfigError:
             return []
         instance = "" if self.path.stem == _SERVICE else self.path.stem
         user, unit = (f"{_SERVICE}-{instance}", f"{_SERVICE}@{instance}") if instance else (_SERVICE, _SERVICE)
-        # As the service's user: what root reads in a folder of that user may be a link to something else.
+        # As the service's user: in that user's folder the file may be a link, which root must not follow.
         copied = f"sudo -u {user} cat {self.copy} >good.toml && sudo cp good.toml {self.path}"
         restarted = f"sudo systemctl restart {unit}"
         return ["the last configuration that worked is kept; this goes back to it:", f"  {copied} && {restarted}"]
 
 
 def last_good(path: Path, environ: Mapping[str, str] = os.environ) -> LastGood | None:
-    """What is kept of a configuration file; None outside a service, which has no state directory."""
+    """The kept copy of a configuration file; None outside a service, which has no state directory."""
     state = environ.get("STATE_DIRECTORY", "").split(":")[0]
     return LastGood(path, Path(state, _NAME)) if state else None

@@ -1,4 +1,4 @@
-"""Reads a configuration file: every problem at once, each with its line."""
+"""Reads a configuration file, or one stream: all problems at once, each with its line."""
 
 from __future__ import annotations
 
@@ -10,32 +10,30 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from streamdet.config.addresses import (
-    Socket,
-    UrlKind,
-    doubt_of_url,
-    kind_of_url,
-    metrics_socket,
-    publisher_socket,
-    same_port,
-)
+from streamdet.config.addresses import UrlKind, doubt_of_url, kind_of_url
 from streamdet.config.checks import detector_problems, missing_files, resolve_paths, unknown_labels
 from streamdet.config.explain import MAX_PROBLEMS, explain
-from streamdet.config.models import KEY_FITS, NAME_PATTERN, Config, StreamConfig, StreamDefaults
+from streamdet.config.listening import (
+    HOW_TO_CLOSE_CONTROL,
+    ListenAddress,
+    parse_host_port,
+    parse_publisher_endpoint,
+    same_port,
+)
+from streamdet.config.models import Config
+from streamdet.config.stream import KEY_FITS, NAME_PATTERN, StreamConfig, StreamDefaults
 from streamdet.config.substitute import Substitution
 from streamdet.config.toml import KeyPath, Tables, lines_of_keys, parse, read_text
 from streamdet.errors import ConfigError
 from streamdet.security.endpoints import is_loopback
 from streamdet.security.redact import redact
 
-HOW_TO_CLOSE_CONTROL = (
-    "set tls_certificate_file, tls_key_file and password_file in [metrics] (streamdet web --set-password FILE makes "
-    "one), or listen at 127.0.0.1:9096 or [::1]:9096"
-)
-_LISTENING: dict[tuple[str, str], Callable[[str], Socket | None]] = {
-    ("publisher", "endpoint"): publisher_socket,
-    ("metrics", "endpoint"): metrics_socket,
-    ("control", "listen"): metrics_socket,
+_STREAM: KeyPath = ("streams", 0)
+
+_LISTENING: dict[tuple[str, str], Callable[[str], ListenAddress | None]] = {
+    ("publisher", "endpoint"): parse_publisher_endpoint,
+    ("metrics", "endpoint"): parse_host_port,
+    ("control", "listen"): parse_host_port,
 }
 
 
@@ -45,7 +43,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ, *, text: st
     Args:
         path: the file, TOML in UTF-8.
         environ: where `${NAME}` is looked up, and CREDENTIALS_DIRECTORY with it.
-        text: what to read in its place, as if it stood there.
+        text: what to read instead, as if it were the file's content.
 
     Raises:
         ConfigError: with everything that is wrong, a line each, without secrets.
@@ -57,7 +55,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ, *, text: st
 
 
 def load_config_and_warnings(path: Path, environ: Mapping[str, str] = os.environ) -> tuple[Config, list[str]]:
-    """Reads a configuration file; the second value is what is allowed but unwise, a line each.
+    """Reads a configuration file; the second value lists what is allowed but unwise, a line each.
 
     Raises:
         ConfigError: with everything that is wrong, a line each, without secrets.
@@ -70,168 +68,15 @@ def load_config_and_warnings(path: Path, environ: Mapping[str, str] = os.environ
     return config, reading.warnings(written)
 
 
-class _Reading:
-    """One reading of one file: collects problems under the paths of their values."""
-
-    def __init__(self, path: Path, lines: dict[KeyPath, int]) -> None:
-        self._path = path
-        self._lines = lines
-        self._problems: dict[KeyPath, str] = {}
-        self._tables: Tables = {}
-
-    def read(self, written: Tables, environ: Mapping[str, str]) -> Config:
-        substitution = Substitution(environ)
-        self._tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out
-        self._problems = dict(substitution.problems)
-        defaults = self._checked_defaults()
-        streams = self._tables.get("streams")
-        merged = {key: value for key, value in self._tables.items() if key != "stream_defaults"}
-        if isinstance(streams, list):
-            merged["streams"] = [with_defaults(stream, defaults) for stream in streams]
-        merged["stream_defaults"] = defaults
-        merged = resolve_paths(merged, self._path.absolute().parent)
-        config = self._validate(merged)
-        if not streams and ("streams",) not in self._problems:
-            self._problems["streams",] = (
-                'there are none; add [[streams]] and below it name = "front-door" and url = "rtsp://192.0.2.5/stream1"'
-            )
-        self._check_names(streams if isinstance(streams, list) else [])
-        self._check_ports()
-        for path, problem in missing_files(merged):
-            self._problems.setdefault(path, problem)
-        for path, problem in detector_problems(merged.get("detector", {})):
-            self._problems.setdefault(path, problem)
-        for path, problem in unknown_labels(config) if config is not None else ():
-            self._problems.setdefault(path, problem)
-        if self._problems or config is None:
-            raise ConfigError(self._report())
-        return config
-
-    def warnings(self, written: Tables) -> list[str]:
-        """Addresses that are allowed and probably not meant, and passwords that stand in the file itself."""
-        lines = []
-        for number, stream in enumerate(written.get("streams", [])):
-            path, url = ("streams", number, "url"), stream["url"]
-            if doubt := doubt_of_url(url):
-                lines.append(self._line_of(path, doubt))
-            if re.match(r"[^/]*://[^/?#@]*:(?!\$\{)[^/?#@]+@", re.sub(r"\$\{[^}]*\}", "${", url)):
-                lines.append(self._line_of(path, "holds a password; rather write ${NAME}, and keep it elsewhere"))
-        return lines
-
-    def _validate(self, tables: Tables) -> Config | None:
-        try:
-            return Config.model_validate(tables)
-        except ValidationError as error:
-            self._add(error)
-            return None
-
-    def _add(self, error: ValidationError, prefix: KeyPath = ()) -> None:
-        for path, problem in explain(error, prefix):
-            if not any(path[:end] in self._problems for end in range(1, len(path) + 1)):
-                self._problems[path] = problem
-
-    def _checked_defaults(self) -> Tables:
-        """The defaults for all streams, without those that are wrong: these are told once, not for every stream."""
-        defaults = self._tables.get("stream_defaults", {})
-        try:
-            StreamDefaults.model_validate(defaults)
-        except ValidationError as error:
-            self._add(error, ("stream_defaults",))
-        if not isinstance(defaults, dict):
-            return {}
-        return {key: value for key, value in defaults.items() if ("stream_defaults", key) not in self._problems}
-
-    def _check_names(self, streams: list[object]) -> None:
-        first: dict[str, int] = {}
-        for number, stream in enumerate(streams):
-            name = stream.get("name") if isinstance(stream, dict) else None
-            if not isinstance(name, str):
-                continue
-            if name in first:
-                line = self._lines.get(("streams", first[name], "name"), 0)
-                problem = f"the stream of line {line} has this name already; every stream needs a name of its own"
-                self._problems.setdefault(("streams", number, "name"), problem)
-            first.setdefault(name, number)
-
-    def _check_ports(self) -> None:
-        """No two tables may listen at one port, and the control API not in the clear where others can reach it."""
-        known: dict[tuple[str, str], Socket] = {}
-        for path, socket_of in _LISTENING.items():
-            keys = self._tables.get(path[0], {})
-            default = getattr(Config.model_fields[path[0]].default, path[1])
-            try:
-                found = socket_of(keys.get(path[1], default) if isinstance(keys, dict) else default)
-            except (ValueError, AttributeError, TypeError):
-                continue  # it is wrong in itself, or None
-            for other, socket in known.items():
-                if found is not None and same_port(socket, found):
-                    where = path if path in self._lines else other
-                    names = f"[{other[0]}] and [{path[0]}]"
-                    problem = f"port {found.port} is used by {names} both; give one of them another port"
-                    self._problems.setdefault(where, problem)
-            if found is not None:
-                known[path] = found
-        control, metrics = known.get(("control", "listen")), self._tables.get("metrics")
-        closed = isinstance(metrics, dict) and "tls_key_file" in metrics and "password_file" in metrics
-        if control is not None and not is_loopback(control.host) and not closed:
-            self._problems.setdefault(("control", "listen"), f"would let other machines in: {HOW_TO_CLOSE_CONTROL}")
-
-    def _report(self) -> list[str]:
-        ordered = sorted(self._problems.items(), key=lambda item: self._line(item[0]))
-        lines = [self._line_of(path, problem) for path, problem in ordered[: 2 * MAX_PROBLEMS]]
-        left = len(ordered) - len(lines)
-        return [*lines, f"{self._path}: and {left} more problems"] if left else lines
-
-    def _line(self, path: KeyPath) -> int:
-        """The line of a value, or of the nearest table around it; 1 for what is missing from the whole file."""
-        return next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), 1)
-
-    def _line_of(self, path: KeyPath, problem: str) -> str:
-        line = f"{self._path}:{self._line(path)}: {self._key(path)}: {problem}"
-        # One line whatever the file holds, and nothing that a terminal would obey.
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in redact(line))
-
-    def _key(self, path: KeyPath) -> str:
-        """The key for people: streams[front-door].url, detector.score_thresholds.person."""
-        words = ""
-        for depth, part in enumerate(path):
-            if isinstance(part, int):
-                words += f"[{self._stream_name(part) if depth == 1 and path[0] == 'streams' else f'#{part + 1}'}]"
-            else:
-                shown = part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part[:40]}"'
-                words += f".{shown}" if words else shown
-        return words
-
-    def _stream_name(self, number: int) -> str:
-        stream = self._tables["streams"][number]
-        name = stream.get("name") if isinstance(stream, dict) else None
-        return name if isinstance(name, str) and re.match(NAME_PATTERN, name) else f"#{number + 1}"
-
-
-def with_defaults(stream: object, defaults: Tables) -> object:
-    """A stream as it was written, with the defaults that mean something for its kind of url."""
-    if not isinstance(stream, dict):
-        return stream
-    try:
-        kind = kind_of_url(stream["url"])
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return {**defaults, **stream}
-    fitting = {key: value for key, value in defaults.items() if kind in KEY_FITS.get(key, {kind})}
-    return {**fitting, **stream}
-
-
-_STREAM: KeyPath = ("streams", 0)
-
-
 def read_stream(
     values: Mapping[str, Any], base: Mapping[str, Any], folder: Path, environ: Mapping[str, str] = os.environ
 ) -> StreamConfig:
-    """A stream out of what someone wrote, and what was known about it before.
+    """Reads one stream that was not in the file, as the control API gets it.
 
     Args:
         values: by key, as they would stand in the file: with units and `${NAME}`.
-        base: values that hold where `values` has none: of the stream until now, or the defaults of all streams.
-        folder: where relative paths begin.
+        base: values for keys that `values` leaves out: those of the stream so far, or the defaults for all streams.
+        folder: that relative paths refer to.
         environ: where `${NAME}` is looked up, and CREDENTIALS_DIRECTORY with it.
 
     Raises:
@@ -255,13 +100,13 @@ def read_stream(
 
 
 def read_once(source: str) -> StreamConfig:
-    """A stream of which a command takes some frames: a video as fast as it can be read, whatever is live as it comes.
+    """A stream from which a command takes some frames: a file as fast as it can be read, anything else in real time.
 
     Args:
         source: path of a video, or the URL of a stream.
 
     Raises:
-        ConfigError: it is neither, in one problem.
+        ConfigError: it is neither.
     """
     try:
         config = StreamConfig(name="frames", url=source)
@@ -270,7 +115,161 @@ def read_once(source: str) -> StreamConfig:
     return config.model_copy(update={"pace": "fastest"}) if kind_of_url(config.url) is UrlKind.FILE else config
 
 
+def with_defaults(stream: object, defaults: Tables) -> object:
+    """A stream as it was written, with the defaults that apply to its kind of url."""
+    if not isinstance(stream, dict):
+        return stream
+    try:
+        kind = kind_of_url(stream["url"])
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {**defaults, **stream}
+    fitting = {key: value for key, value in defaults.items() if kind in KEY_FITS.get(key, {kind})}
+    return {**fitting, **stream}
+
+
+class _Reading:
+    """One reading of one file: collects problems by the paths of their values."""
+
+    def __init__(self, path: Path, lines: dict[KeyPath, int]) -> None:
+        self._path = path
+        self._lines = lines
+        self._problems: dict[KeyPath, str] = {}
+        self._tables: Tables = {}
+
+    def read(self, written: Tables, environ: Mapping[str, str]) -> Config:
+        substitution = Substitution(environ)
+        self._tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out
+        self._problems = dict(substitution.problems)
+        defaults = self._checked_defaults()
+        streams = self._tables.get("streams")
+        merged = {key: value for key, value in self._tables.items() if key != "stream_defaults"}
+        if isinstance(streams, list):
+            merged["streams"] = [with_defaults(stream, defaults) for stream in streams]
+        merged["stream_defaults"] = defaults
+        merged = resolve_paths(merged, self._path.absolute().parent)
+        config = self._validate(merged)
+        if not streams and ("streams",) not in self._problems:
+            self._problems["streams",] = (
+                'are missing; add [[streams]] and below it name = "front-door" and url = "rtsp://192.0.2.5/stream1"'
+            )
+        self._check_names(streams if isinstance(streams, list) else [])
+        self._check_ports()
+        for path, problem in missing_files(merged):
+            self._problems.setdefault(path, problem)
+        for path, problem in detector_problems(merged.get("detector", {})):
+            self._problems.setdefault(path, problem)
+        for path, problem in unknown_labels(config) if config is not None else ():
+            self._problems.setdefault(path, problem)
+        if self._problems or config is None:
+            raise ConfigError(self._report())
+        return config
+
+    def warnings(self, written: Tables) -> list[str]:
+        """Addresses that are probably mistakes, and passwords that are written into the file itself."""
+        lines = []
+        for number, stream in enumerate(written.get("streams", [])):
+            path, url = ("streams", number, "url"), stream["url"]
+            if doubt := doubt_of_url(url):
+                lines.append(self._line_of(path, doubt))
+            if re.match(r"[^/]*://[^/?#@]*:(?!\$\{)[^/?#@]+@", re.sub(r"\$\{[^}]*\}", "${", url)):
+                lines.append(
+                    self._line_of(path, "holds a password; write ${NAME} instead, and keep the password elsewhere")
+                )
+        return lines
+
+    def _validate(self, tables: Tables) -> Config | None:
+        try:
+            return Config.model_validate(tables)
+        except ValidationError as error:
+            self._add(error)
+            return None
+
+    def _add(self, error: ValidationError, prefix: KeyPath = ()) -> None:
+        for path, problem in explain(error, prefix):
+            if not any(path[:end] in self._problems for end in range(1, len(path) + 1)):
+                self._problems[path] = problem
+
+    def _checked_defaults(self) -> Tables:
+        """The defaults for all streams, without wrong ones, which are reported once and not for every stream."""
+        defaults = self._tables.get("stream_defaults", {})
+        try:
+            StreamDefaults.model_validate(defaults)
+        except ValidationError as error:
+            self._add(error, ("stream_defaults",))
+        if not isinstance(defaults, dict):
+            return {}
+        return {key: value for key, value in defaults.items() if ("stream_defaults", key) not in self._problems}
+
+    def _check_names(self, streams: list[object]) -> None:
+        first: dict[str, int] = {}
+        for number, stream in enumerate(streams):
+            name = stream.get("name") if isinstance(stream, dict) else None
+            if not isinstance(name, str):
+                continue
+            if name in first:
+                line = self._lines.get(("streams", first[name], "name"), 0)
+                problem = f"the stream of line {line} has this name already; every stream needs a name of its own"
+                self._problems.setdefault(("streams", number, "name"), problem)
+            first.setdefault(name, number)
+
+    def _check_ports(self) -> None:
+        """Reports ports that are used twice, and a control API that others could reach without encryption."""
+        known: dict[tuple[str, str], ListenAddress] = {}
+        for path, socket_of in _LISTENING.items():
+            keys = self._tables.get(path[0], {})
+            default = getattr(Config.model_fields[path[0]].default, path[1])
+            try:
+                found = socket_of(keys.get(path[1], default) if isinstance(keys, dict) else default)
+            except (ValueError, AttributeError, TypeError):
+                continue  # reported already, or not set
+            for other, socket in known.items():
+                if found is not None and same_port(socket, found):
+                    where = path if path in self._lines else other
+                    names = f"[{other[0]}] and [{path[0]}]"
+                    problem = f"port {found.port} is used by {names} both; give one of them another port"
+                    self._problems.setdefault(where, problem)
+            if found is not None:
+                known[path] = found
+        control, metrics = known.get(("control", "listen")), self._tables.get("metrics")
+        closed = isinstance(metrics, dict) and "tls_key_file" in metrics and "password_file" in metrics
+        if control is not None and not is_loopback(control.host) and not closed:
+            self._problems.setdefault(("control", "listen"), f"would let other machines in: {HOW_TO_CLOSE_CONTROL}")
+
+    def _report(self) -> list[str]:
+        ordered = sorted(self._problems.items(), key=lambda item: self._line(item[0]))
+        lines = [self._line_of(path, problem) for path, problem in ordered[: 2 * MAX_PROBLEMS]]
+        left = len(ordered) - len(lines)
+        return [*lines, f"{self._path}: and {left} more problems"] if left else lines
+
+    def _line(self, path: KeyPath) -> int:
+        """The line of a value, or of the nearest table around it; 1 for a key that is missing from the file."""
+        return next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), 1)
+
+    def _line_of(self, path: KeyPath, problem: str) -> str:
+        return _one_line(f"{self._path}:{self._line(path)}: {self._key(path)}: {problem}")
+
+    def _key(self, path: KeyPath) -> str:
+        """The key for people: streams[front-door].url, detector.score_thresholds.person."""
+        words = ""
+        for depth, part in enumerate(path):
+            if isinstance(part, int):
+                words += f"[{self._stream_name(part) if depth == 1 and path[0] == 'streams' else f'#{part + 1}'}]"
+            else:
+                shown = part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part[:40]}"'
+                words += f".{shown}" if words else shown
+        return words
+
+    def _stream_name(self, number: int) -> str:
+        stream = self._tables["streams"][number]
+        name = stream.get("name") if isinstance(stream, dict) else None
+        return name if isinstance(name, str) and re.match(NAME_PATTERN, name) else f"#{number + 1}"
+
+
 def _line(name: object, path: KeyPath, problem: str) -> str:
     keys = "".join(f".{part}" if isinstance(part, str) else f"[#{part + 1}]" for part in path[len(_STREAM) :])
-    line = f"streams[{str(name)[:64]}]{keys[:200]}: {problem}"
-    return redact(line).replace("\n", "\\n").replace("\r", "\\r")
+    return _one_line(f"streams[{str(name)[:64]}]{keys[:200]}: {problem}")
+
+
+def _one_line(text: str) -> str:
+    """The text without secrets and with control characters escaped, whatever a file or a client has sent."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in redact(text))

@@ -1,6 +1,6 @@
-"""The whole configuration of one daemon, made of its tables.
+"""The configuration of one daemon: a model for each table of the file, and `Config`, all of them together.
 
-The descriptions of the keys are what editors show and what the reference in `docs/configuration.md` says.
+`[[streams]]` is in `stream.py`. The description of a key is what editors show and what docs/configuration.md says.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
-from streamdet.config.addresses import metrics_socket, publisher_socket, refuse_others_without_keys
-from streamdet.config.stream import KEY_FITS, NAME_PATTERN, StreamConfig, StreamDefaults
+from streamdet.config.listening import parse_host_port, parse_publisher_endpoint, refuse_others_without_keys
+from streamdet.config.stream import StreamConfig
 from streamdet.config.values import (
     AS_NUMBER,
     AS_WHOLE_NUMBER,
@@ -25,284 +25,7 @@ from streamdet.config.values import (
     refuse,
     table,
 )
-from streamdet.security.endpoints import is_loopback
-
-
-class TracingConfig(BaseModel):
-    """Traces of single frames, from capture to publication, for an OpenTelemetry collector. Needs `streamdet[otel]`."""
-
-    model_config = table("at a restart")
-
-    endpoint: str | None = Field(
-        None,
-        description="Where traces go: the http:// or https:// address of a collector that speaks OTLP; without it "
-        "nothing is traced. Headers for a login come from OTEL_EXPORTER_OTLP_HEADERS.",
-        examples=["http://127.0.0.1:4318/v1/traces"],
-    )
-    sample_ratio: Annotated[float, Field(ge=0, le=1), AS_NUMBER] = Field(
-        0.001, description="Share of the detected frames that are traced, chosen by chance.", examples=[0.01]
-    )
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_address(cls, endpoint: str | None) -> str | None:
-        if endpoint is None:
-            return None
-        try:
-            parts = urlsplit(endpoint)
-            well_formed = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            well_formed = False
-        if not well_formed:
-            refuse("must be the address of a collector, such as http://127.0.0.1:4318/v1/traces")
-        if parts.username or parts.password:
-            refuse("must not hold a login; put it into the environment variable OTEL_EXPORTER_OTLP_HEADERS")
-        return endpoint
-
-
-class SpoolConfig(BaseModel):
-    """Events on disk, so that subscribers can ask again also after a restart of the daemon."""
-
-    model_config = table("at a restart")
-
-    directory: str | None = Field(
-        None,
-        min_length=1,
-        description="A directory of this daemon alone, relative to this file; made if it is missing. Without it "
-        "nothing is kept on disk.",
-        examples=["/var/lib/streamdet/spool"],
-    )
-    max_bytes: Bytes = Field(
-        2**30,
-        ge=2**25,
-        le=2**43,
-        description="What it takes on disk at most; the oldest events make room.",
-        examples=["10 GiB"],
-    )
-    max_age_seconds: Seconds = Field(
-        86400.0,
-        ge=60,
-        le=31_536_000,
-        description="Older events are deleted.",
-        examples=["24 h", "1 h"],
-    )
-
-
-class ReplayConfig(BaseModel):
-    """What subscribers may ask again: the newest event of everything, and what they have lost."""
-
-    model_config = table("at a restart")
-
-    endpoint: str = Field(
-        "auto",
-        min_length=1,
-        description='Where it is asked for: tcp://HOST:PORT or ipc://PATH, as for `[publisher]`; "off"; or "auto": the '
-        "port after that of `[publisher]`, or its path with -replay behind it, where that can be had.",
-        examples=["auto", "off", "tcp://127.0.0.1:5556"],
-    )
-    max_events: WholeNumber = Field(
-        10_000,
-        ge=1,
-        le=10_000_000,
-        description="Events that are kept in memory at most, of all streams together; the oldest make room.",
-        examples=[100_000],
-    )
-    max_bytes: Bytes = Field(
-        32 * 2**20,
-        ge=2**20,
-        le=2**36,
-        description="And so many bytes of events at most.",
-        examples=["64 MiB"],
-    )
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_endpoint(cls, endpoint: str) -> str:
-        if endpoint not in ("auto", "off"):
-            publisher_socket(endpoint)
-        return endpoint
-
-
-class PublisherConfig(BaseModel):
-    """Where the events go."""
-
-    model_config = table("at a restart")
-
-    endpoint: str = Field(
-        "tcp://127.0.0.1:5555",
-        description="Where subscribers connect: tcp://HOST:PORT (port 0 takes any free one), or ipc://PATH. Other "
-        "machines can connect only where the two keys that begin with curve_ are set: then 0.0.0.0 is every address "
-        "of this machine.",
-        examples=["tcp://127.0.0.1:5555", "tcp://[::1]:5555", "ipc:///run/streamdet/events"],
-    )
-    group: str | None = Field(
-        None,
-        min_length=1,
-        description="A group of this machine whose members may use an ipc:// endpoint; without it, the daemon's own.",
-        examples=["streamdet"],
-    )
-    curve_server_key_file: str | None = Field(
-        None,
-        min_length=1,
-        description="The daemon's secret key, made by `streamdet keys generate --server`: from then on everything is "
-        "encrypted, and only allowed clients get anything. Relative to this file.",
-        examples=["keys/server.key_secret"],
-    )
-    curve_allowed_clients_directory: str | None = Field(
-        None,
-        min_length=1,
-        description="The directory with the public keys (NAME.key) of the clients that are let in. Files that come "
-        "and go count at once: no restart, no reload. Relative to this file.",
-        examples=["clients"],
-    )
-    high_water_mark_events: WholeNumber = Field(
-        1000,
-        ge=1,
-        le=1_000_000,
-        description="Events that wait for one slow subscriber at most; what comes after is dropped for it alone.",
-        examples=[1000],
-    )
-    state_interval_seconds: Seconds = Field(
-        10.0,
-        ge=0.01,
-        le=3600,
-        description="How often the state of every stream is repeated, for those who subscribe late.",
-        examples=["10 s", "1 min"],
-    )
-    preview_width: WholeNumber = Field(
-        640,
-        ge=32,
-        le=1920,
-        description="Pixels of a preview's longer side at most; larger pictures are made smaller.",
-        examples=[640],
-    )
-    preview_quality: WholeNumber = Field(
-        75, ge=1, le=100, description="Quality of the JPEG pictures of previews.", examples=[75]
-    )
-    preview_max_fps: Number = Field(
-        5.0,
-        gt=0,
-        le=60,
-        description="Previews of one stream per second at most; none are made while no one subscribes to them.",
-        examples=[5],
-    )
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_endpoint(cls, endpoint: str) -> str:
-        publisher_socket(endpoint)
-        return endpoint
-
-    @model_validator(mode="after")
-    def _is_closed(self) -> Self:
-        if (self.curve_server_key_file is None) != (self.curve_allowed_clients_directory is None):
-            refuse("curve_server_key_file and curve_allowed_clients_directory go together; set both or neither")
-        if self.curve_server_key_file is None:
-            refuse_others_without_keys(self.endpoint)
-        return self
-
-
-_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
-
-
-class MetricsConfig(BaseModel):
-    """Where Prometheus reads, and where /healthz and /readyz are."""
-
-    model_config = table("at a restart")
-
-    endpoint: str = Field(
-        "127.0.0.1:9095",
-        description="HOST:PORT of the metrics page (port 0 takes any free one). Where other machines can reach it, a "
-        "certificate and a password are needed.",
-        examples=["127.0.0.1:9095", "[::1]:9095"],
-    )
-    tls_certificate_file: str | None = Field(
-        None,
-        min_length=1,
-        description="Certificate (PEM, with those between it and the authority) to serve https:// with. Relative to "
-        "this file.",
-        examples=["metrics.pem"],
-    )
-    tls_key_file: str | None = Field(
-        None,
-        min_length=1,
-        description="The key of that certificate (PEM, without a password). Relative to this file.",
-        examples=["metrics.key"],
-    )
-    username: str = Field(
-        "streamdet", min_length=1, description="The name that belongs to the password.", examples=["streamdet"]
-    )
-    password_file: str | None = Field(
-        None,
-        min_length=1,
-        description="The password, as `streamdet web --set-password FILE` stores it: only a hash. Relative to this "
-        "file.",
-        examples=["metrics.password"],
-    )
-    hosts: list[str] = Field(
-        [],
-        max_length=100,
-        description="Names, besides `localhost` and addresses, under which the pages may be called. Empty: on "
-        "loopback no others, so that no web site reads them through a browser of this machine (DNS rebinding); "
-        "elsewhere any.",
-        examples=[["metrics.example.org"]],
-    )
-    insecure: Switch = Field(
-        default=False,
-        description="Whether other machines may read the page without encryption or password: anyone who reaches the "
-        "port sees the streams' names and states.",
-        examples=[False],
-    )
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_endpoint(cls, endpoint: str) -> str:
-        metrics_socket(endpoint)
-        return endpoint
-
-    @field_validator("username")
-    @classmethod
-    def _is_username(cls, username: str) -> str:
-        if ":" in username or not username.isascii() or not username.isprintable() or len(username) > 100:
-            refuse("must be up to 100 letters, digits and signs without a colon")
-        return username
-
-    @field_validator("hosts")
-    @classmethod
-    def _are_names(cls, hosts: list[str]) -> list[str]:
-        for host in hosts:
-            if _HOST_NAME.fullmatch(host) is None:
-                refuse("must be names of machines, without http:// and port, like metrics.example.org")
-        return hosts
-
-    @model_validator(mode="after")
-    def _is_closed(self) -> Self:
-        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
-            refuse("tls_certificate_file and tls_key_file go together; set both or neither")
-        closed = self.tls_key_file is not None and self.password_file is not None
-        if not closed and not self.insecure and not is_loopback(metrics_socket(self.endpoint).host):
-            refuse(
-                "endpoint would let other machines in without any check: set tls_certificate_file, tls_key_file and "
-                "password_file (streamdet web --set-password FILE makes one), or use 127.0.0.1:9095 or [::1]:9095"
-            )
-        return self
-
-
-class LogConfig(BaseModel):
-    """What the log says, on standard error."""
-
-    model_config = table("on reload")
-
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Lines of less weight are left out.", examples=["warning"]
-    )
-    format: Literal["auto", "text", "json"] = Field(
-        "auto",
-        description='"text" for people, "json" for programs (one object per line), "auto": text. Lines on their way '
-        "to systemd's journal bear no time, for it has its own, and begin with their priority as sd-daemon(3) says.",
-        examples=["json"],
-    )
-
+from streamdet.security.endpoints import MAX_SOCKET_PATH_BYTES, is_loopback
 
 Model = Literal[
     "fasterrcnn_mobilenet_v3_large_320_fpn",
@@ -310,6 +33,8 @@ Model = Literal[
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
 ]
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 
 
 def _is_auto(value: object) -> str:
@@ -412,8 +137,245 @@ class DetectorConfig(BaseModel):
         return model
 
 
-# sockaddr_un holds 108 bytes, the last one a zero.
-MAX_SOCKET_PATH_BYTES = 107
+class PublisherConfig(BaseModel):
+    """Where the events go."""
+
+    model_config = table("at a restart")
+
+    endpoint: str = Field(
+        "tcp://127.0.0.1:5555",
+        description="Where subscribers connect: tcp://HOST:PORT (port 0 takes any free one), or ipc://PATH. Other "
+        "machines can connect only where the two keys that begin with curve_ are set: then 0.0.0.0 is every address "
+        "of this machine.",
+        examples=["tcp://127.0.0.1:5555", "tcp://[::1]:5555", "ipc:///run/streamdet/events"],
+    )
+    group: str | None = Field(
+        None,
+        min_length=1,
+        description="A group of this machine whose members may use an ipc:// endpoint; without it, the daemon's own.",
+        examples=["streamdet"],
+    )
+    curve_server_key_file: str | None = Field(
+        None,
+        min_length=1,
+        description="The daemon's secret key, made by `streamdet keys generate --server`: from then on everything is "
+        "encrypted, and only allowed clients get anything. Relative to this file.",
+        examples=["keys/server.key_secret"],
+    )
+    curve_allowed_clients_directory: str | None = Field(
+        None,
+        min_length=1,
+        description="The directory with the public keys (NAME.key) of the clients that are let in. Files that come "
+        "and go count at once: no restart, no reload. Relative to this file.",
+        examples=["clients"],
+    )
+    high_water_mark_events: WholeNumber = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="Events that wait for one slow subscriber at most; what comes after is dropped for it alone.",
+        examples=[1000],
+    )
+    state_interval_seconds: Seconds = Field(
+        10.0,
+        ge=0.01,
+        le=3600,
+        description="How often the state of every stream is repeated, for those who subscribe late.",
+        examples=["10 s", "1 min"],
+    )
+    preview_width: WholeNumber = Field(
+        640,
+        ge=32,
+        le=1920,
+        description="Pixels of a preview's longer side at most; larger pictures are made smaller.",
+        examples=[640],
+    )
+    preview_quality: WholeNumber = Field(
+        75, ge=1, le=100, description="Quality of the JPEG pictures of previews.", examples=[75]
+    )
+    preview_max_fps: Number = Field(
+        5.0,
+        gt=0,
+        le=60,
+        description="Previews of one stream per second at most; none are made while no one subscribes to them.",
+        examples=[5],
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_endpoint(cls, endpoint: str) -> str:
+        parse_publisher_endpoint(endpoint)
+        return endpoint
+
+    @model_validator(mode="after")
+    def _is_closed(self) -> Self:
+        if (self.curve_server_key_file is None) != (self.curve_allowed_clients_directory is None):
+            refuse("curve_server_key_file and curve_allowed_clients_directory go together; set both or neither")
+        if self.curve_server_key_file is None:
+            refuse_others_without_keys(self.endpoint)
+        return self
+
+
+class ReplayConfig(BaseModel):
+    """What subscribers may ask again: the newest event of everything, and what they have lost."""
+
+    model_config = table("at a restart")
+
+    endpoint: str = Field(
+        "auto",
+        min_length=1,
+        description='Where it is asked for: tcp://HOST:PORT or ipc://PATH, as for `[publisher]`; "off"; or "auto": the '
+        "port after that of `[publisher]`, or its path with -replay behind it, where that can be had.",
+        examples=["auto", "off", "tcp://127.0.0.1:5556"],
+    )
+    max_events: WholeNumber = Field(
+        10_000,
+        ge=1,
+        le=10_000_000,
+        description="Events that are kept in memory at most, of all streams together; the oldest make room.",
+        examples=[100_000],
+    )
+    max_bytes: Bytes = Field(
+        32 * 2**20,
+        ge=2**20,
+        le=2**36,
+        description="And so many bytes of events at most.",
+        examples=["64 MiB"],
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_endpoint(cls, endpoint: str) -> str:
+        if endpoint not in ("auto", "off"):
+            parse_publisher_endpoint(endpoint)
+        return endpoint
+
+
+class SpoolConfig(BaseModel):
+    """Events on disk, so that subscribers can ask again also after a restart of the daemon."""
+
+    model_config = table("at a restart")
+
+    directory: str | None = Field(
+        None,
+        min_length=1,
+        description="A directory of this daemon alone, relative to this file; made if it is missing. Without it "
+        "nothing is kept on disk.",
+        examples=["/var/lib/streamdet/spool"],
+    )
+    max_bytes: Bytes = Field(
+        2**30,
+        ge=2**25,
+        le=2**43,
+        description="What it takes on disk at most; the oldest events make room.",
+        examples=["10 GiB"],
+    )
+    max_age_seconds: Seconds = Field(
+        86400.0,
+        ge=60,
+        le=31_536_000,
+        description="Older events are deleted.",
+        examples=["24 h", "1 h"],
+    )
+
+
+class MetricsConfig(BaseModel):
+    """Where Prometheus reads, and where /healthz and /readyz are."""
+
+    model_config = table("at a restart")
+
+    endpoint: str = Field(
+        "127.0.0.1:9095",
+        description="HOST:PORT of the metrics page (port 0 takes any free one). Where other machines can reach it, a "
+        "certificate and a password are needed.",
+        examples=["127.0.0.1:9095", "[::1]:9095"],
+    )
+    tls_certificate_file: str | None = Field(
+        None,
+        min_length=1,
+        description="Certificate (PEM, with those between it and the authority) to serve https:// with. Relative to "
+        "this file.",
+        examples=["metrics.pem"],
+    )
+    tls_key_file: str | None = Field(
+        None,
+        min_length=1,
+        description="The key of that certificate (PEM, without a password). Relative to this file.",
+        examples=["metrics.key"],
+    )
+    username: str = Field(
+        "streamdet", min_length=1, description="The name that belongs to the password.", examples=["streamdet"]
+    )
+    password_file: str | None = Field(
+        None,
+        min_length=1,
+        description="The password, as `streamdet web --set-password FILE` stores it: only a hash. Relative to this "
+        "file.",
+        examples=["metrics.password"],
+    )
+    hosts: list[str] = Field(
+        [],
+        max_length=100,
+        description="Names, besides `localhost` and addresses, under which the pages may be called. Empty: on "
+        "loopback no others, so that no web site reads them through a browser of this machine (DNS rebinding); "
+        "elsewhere any.",
+        examples=[["metrics.example.org"]],
+    )
+    insecure: Switch = Field(
+        default=False,
+        description="Whether other machines may read the page without encryption or password: anyone who reaches the "
+        "port sees the streams' names and states.",
+        examples=[False],
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_endpoint(cls, endpoint: str) -> str:
+        parse_host_port(endpoint)
+        return endpoint
+
+    @field_validator("username")
+    @classmethod
+    def _is_username(cls, username: str) -> str:
+        if ":" in username or not username.isascii() or not username.isprintable() or len(username) > 100:
+            refuse("must be up to 100 letters, digits and signs without a colon")
+        return username
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_names(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if _HOST_NAME.fullmatch(host) is None:
+                refuse("must be names of machines, without http:// and port, like metrics.example.org")
+        return hosts
+
+    @model_validator(mode="after")
+    def _is_closed(self) -> Self:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            refuse("tls_certificate_file and tls_key_file go together; set both or neither")
+        closed = self.tls_key_file is not None and self.password_file is not None
+        if not closed and not self.insecure and not is_loopback(parse_host_port(self.endpoint).host):
+            refuse(
+                "endpoint would let other machines in without any check: set tls_certificate_file, tls_key_file and "
+                "password_file (streamdet web --set-password FILE makes one), or use 127.0.0.1:9095 or [::1]:9095"
+            )
+        return self
+
+
+class LogConfig(BaseModel):
+    """What the log says, on standard error."""
+
+    model_config = table("on reload")
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lines of less weight are left out.", examples=["warning"]
+    )
+    format: Literal["auto", "text", "json"] = Field(
+        "auto",
+        description='"text" for people, "json" for programs (one object per line), "auto": text. Lines on their way '
+        "to systemd's journal bear no time, for it has its own, and begin with their priority as sd-daemon(3) says.",
+        examples=["json"],
+    )
 
 
 class ControlConfig(BaseModel):
@@ -463,25 +425,40 @@ class ControlConfig(BaseModel):
     @classmethod
     def _is_endpoint(cls, endpoint: str | None) -> str | None:
         if endpoint is not None:
-            metrics_socket(endpoint)
+            parse_host_port(endpoint)
         return endpoint
 
 
-__all__ = [
-    "KEY_FITS",
-    "NAME_PATTERN",
-    "Config",
-    "ControlConfig",
-    "DetectorConfig",
-    "LogConfig",
-    "MetricsConfig",
-    "PublisherConfig",
-    "ReplayConfig",
-    "SpoolConfig",
-    "StreamConfig",
-    "StreamDefaults",
-    "TracingConfig",
-]
+class TracingConfig(BaseModel):
+    """Traces of single frames, from capture to publication, for an OpenTelemetry collector. Needs `streamdet[otel]`."""
+
+    model_config = table("at a restart")
+
+    endpoint: str | None = Field(
+        None,
+        description="Where traces go: the http:// or https:// address of a collector that speaks OTLP; without it "
+        "nothing is traced. Headers for a login come from OTEL_EXPORTER_OTLP_HEADERS.",
+        examples=["http://127.0.0.1:4318/v1/traces"],
+    )
+    sample_ratio: Annotated[float, Field(ge=0, le=1), AS_NUMBER] = Field(
+        0.001, description="Share of the detected frames that are traced, chosen by chance.", examples=[0.01]
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_address(cls, endpoint: str | None) -> str | None:
+        if endpoint is None:
+            return None
+        try:
+            parts = urlsplit(endpoint)
+            well_formed = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            well_formed = False
+        if not well_formed:
+            refuse("must be the address of a collector, such as http://127.0.0.1:4318/v1/traces")
+        if parts.username or parts.password:
+            refuse("must not hold a login; put it into the environment variable OTEL_EXPORTER_OTLP_HEADERS")
+        return endpoint
 
 
 class Config(BaseModel):

@@ -1,4 +1,7 @@
-"""The JSON Schema of the configuration file, as it is written: with units, `${NAME}` and defaults for all streams."""
+"""Describes the configuration file: as a JSON Schema for editors, and as tables for the reference.
+
+Both describe the file as it is written, with units, `${NAME}` and defaults for all streams, not the models.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,9 @@ from streamdet.config.models import (
     PublisherConfig,
     ReplayConfig,
     SpoolConfig,
-    StreamConfig,
-    StreamDefaults,
     TracingConfig,
 )
-from streamdet.config.stream import KEEPS_CONNECTION, SHAPES
+from streamdet.config.stream import KEEPS_CONNECTION, SHAPES, StreamConfig, StreamDefaults
 from streamdet.config.values import DURATION_UNITS, NUMBER_PATTERN, SIZE_UNITS
 
 Schema = dict[str, Any]
@@ -33,6 +34,18 @@ _REFERENCE: Schema = {
     "description": "A value from the environment variable NAME or the file $CREDENTIALS_DIRECTORY/NAME: ${NAME}.",
 }
 _UNITS = {"seconds": tuple(DURATION_UNITS), "bytes": tuple(SIZE_UNITS)}
+
+_TABLES: dict[str, type[BaseModel]] = {
+    "[detector]": DetectorConfig,
+    "[publisher]": PublisherConfig,
+    "[replay]": ReplayConfig,
+    "[spool]": SpoolConfig,
+    "[metrics]": MetricsConfig,
+    "[log]": LogConfig,
+    "[control]": ControlConfig,
+    "[tracing]": TracingConfig,
+    "[[streams]]": StreamConfig,
+}
 
 
 def config_schema() -> Schema:
@@ -51,7 +64,7 @@ def config_schema() -> Schema:
     for table in definitions.values():
         for key, value in table["properties"].items():
             table["properties"][key] = _as_written(key, value)
-    # The file must name a stream, whatever the model allows for tests.
+    # A file must have a stream; the model also allows none, for tests.
     schema["properties"]["streams"]["minItems"] = 1
     schema["required"] = ["streams"]
     for key in Config.model_fields.keys() - {"streams", "stream_defaults"}:
@@ -60,8 +73,58 @@ def config_schema() -> Schema:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "streamdet configuration"}
 
 
+def markdown_tables() -> str:
+    """One section per table of the file: every key with what it accepts, its default and its meaning."""
+    return "\n".join(line for header, table in _TABLES.items() for line in _section(header, table))
+
+
+def accepts(table: type[BaseModel], key: str) -> str:
+    """What a key accepts, in words."""
+    annotation = table.model_fields[key].annotation
+    options = [annotation, *get_args(annotation)]
+    literal = next((option for option in options if get_origin(option) is Literal), None)
+    if literal is not None:
+        return ", ".join(f'`"{choice}"`' for choice in get_args(literal))
+    if key in SHAPES:
+        points = "points" if key == "lines" else "polygon"
+        return f"a list of tables with `name`, `{points}` and, if wanted, `labels`"
+    if get_origin(annotation) is tuple:
+        return "a list of words"
+    words = range_in_words(table, key)
+    if get_origin(annotation) is dict:
+        return f"a table of words, each with {words}"
+    if key.endswith("_seconds"):
+        return f"{words}, or a text with a unit ({', '.join(DURATION_UNITS)})"
+    return words or "a text"
+
+
+def range_in_words(table: type[BaseModel], key: str) -> str:
+    """The range of a key in words, such as "a number from 0 to 1"; empty if it has none."""
+    value = table.model_json_schema()["properties"].get(key, {})
+    value = _nullable_removed(value)
+    value = value.get("additionalProperties", value)
+    either = '"auto" or ' * ("oneOf" in value)
+    value = next((option for option in value.get("oneOf", []) if "const" not in option), value)
+    kind = value.get("type")
+    if kind not in ("number", "integer"):
+        return "true or false" if kind == "boolean" else ""
+    low, above, high = value.get("minimum"), value.get("exclusiveMinimum"), value.get("maximum")
+    begins = f"from {low:,}" if low is not None else f"above {above:,}"
+    joined = "to" if low is not None else "and at most"
+    noun = "a whole number" if kind == "integer" else "a number"
+    unit = " seconds" if key.endswith("_seconds") else ""
+    return f"{either}{noun} {begins} {joined} {high:,}{unit}"
+
+
+def toml_value(value: object) -> str:
+    """A default as it would be written in the file."""
+    if value in ({}, ()):
+        return "{}" if value == {} else "[]"
+    return json.dumps(value)
+
+
 def _as_written(key: str, value: Schema) -> Schema:
-    """Adds the other spellings of a value: with a unit, or from elsewhere."""
+    """Adds the other spellings of a value: with a unit, or as `${NAME}`."""
     about = {k: v for k, v in value.items() if k in ("description", "default", "examples", "title", KEEPS_CONNECTION)}
     constraints = _nullable_removed({k: v for k, v in value.items() if k not in about})
     if about.get("default", 0) is None:
@@ -89,42 +152,6 @@ def _nullable_removed(schema: Schema) -> Schema:
     return first
 
 
-def range_in_words(table: type[BaseModel], key: str) -> str:
-    """What a key accepts, for people: "a number from 0 to 1"; empty for what has no range."""
-    value = table.model_json_schema()["properties"].get(key, {})
-    value = _nullable_removed(value)
-    value = value.get("additionalProperties", value)
-    either = '"auto" or ' * ("oneOf" in value)
-    value = next((option for option in value.get("oneOf", []) if "const" not in option), value)
-    kind = value.get("type")
-    if kind not in ("number", "integer"):
-        return "true or false" if kind == "boolean" else ""
-    low, above, high = value.get("minimum"), value.get("exclusiveMinimum"), value.get("maximum")
-    begins = f"from {low:,}" if low is not None else f"above {above:,}"
-    joined = "to" if low is not None else "and at most"
-    noun = "a whole number" if kind == "integer" else "a number"
-    unit = " seconds" if key.endswith("_seconds") else ""
-    return f"{either}{noun} {begins} {joined} {high:,}{unit}"
-
-
-_TABLES: dict[str, type[BaseModel]] = {
-    "[detector]": DetectorConfig,
-    "[publisher]": PublisherConfig,
-    "[replay]": ReplayConfig,
-    "[spool]": SpoolConfig,
-    "[metrics]": MetricsConfig,
-    "[log]": LogConfig,
-    "[control]": ControlConfig,
-    "[tracing]": TracingConfig,
-    "[[streams]]": StreamConfig,
-}
-
-
-def markdown_tables() -> str:
-    """One section per table of the file: every key with what it accepts, its default and its meaning."""
-    return "\n".join(line for header, table in _TABLES.items() for line in _section(header, table))
-
-
 def _section(header: str, table: type[BaseModel]) -> Iterator[str]:
     extra = table.model_config.get("json_schema_extra")
     takes_effect = extra["x-takes-effect"] if isinstance(extra, dict) else ""
@@ -145,34 +172,7 @@ def _takes_effect(table: type[BaseModel], field: FieldInfo, of_table: str) -> st
     return f"{of_table}, {'keeps the connection' if keeps else 'reconnects'}"
 
 
-def accepts(table: type[BaseModel], key: str) -> str:
-    """What may stand behind a key, in words."""
-    annotation = table.model_fields[key].annotation
-    options = [annotation, *get_args(annotation)]
-    literal = next((option for option in options if get_origin(option) is Literal), None)
-    if literal is not None:
-        return ", ".join(f'`"{choice}"`' for choice in get_args(literal))
-    if key in SHAPES:
-        points = "points" if key == "lines" else "polygon"
-        return f"a list of tables with `name`, `{points}` and, if wanted, `labels`"
-    if get_origin(annotation) is tuple:
-        return "a list of words"
-    words = range_in_words(table, key)
-    if get_origin(annotation) is dict:
-        return f"a table of words, each with {words}"
-    if key.endswith("_seconds"):
-        return f"{words}, or a text with a unit ({', '.join(DURATION_UNITS)})"
-    return words or "a text"
-
-
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "must be given"
     return "none" if field.default is None else f"`{toml_value(field.default)}`"
-
-
-def toml_value(value: object) -> str:
-    """A default as it would stand in the file."""
-    if value in ({}, ()):
-        return "{}" if value == {} else "[]"
-    return json.dumps(value)

@@ -1,4 +1,4 @@
-"""`[[streams]]`, and `[stream_defaults]` with the same keys."""
+"""One stream: `[[streams]]` with its zones, lines and masks, and `[stream_defaults]` with the same keys."""
 
 from __future__ import annotations
 
@@ -12,6 +12,23 @@ from streamdet.types import Point
 from streamdet.wire import MAX_POINTS, MAX_SHAPES
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+HWACCELS = ("none", "auto", "cuda", "drm", "qsv", "vaapi", "vdpau", "videotoolbox", "vulkan")
+OF_ONE_STREAM = ("name", "url", "zones", "lines", "masks")
+"""Keys that cannot have a default for all streams."""
+_TLS_KINDS = frozenset({UrlKind.RTSPS, UrlKind.HTTPS})
+# Marks a key whose change keeps the connection: it affects what is done with frames, not how they are read.
+KEEPS_CONNECTION = "x-keeps-connection"
+_KEEPS_CONNECTION: dict[str, Any] = {KEEPS_CONNECTION: True}
+# Keys that apply to some kinds of url only; all others apply to every kind.
+KEY_FITS: dict[str, frozenset[UrlKind]] = {
+    "transport": frozenset({UrlKind.RTSP}),
+    "tls_verify": frozenset({UrlKind.RTSPS, UrlKind.HTTPS}),
+    "tls_ca_file": frozenset({UrlKind.RTSPS, UrlKind.HTTPS}),
+    "pace": frozenset({UrlKind.FILE}),
+    "loop": frozenset({UrlKind.FILE, UrlKind.HTTP, UrlKind.HTTPS}),
+    "video_track": frozenset(set(UrlKind) - {UrlKind.DEVICE}),
+}
 
 
 def _point(value: object) -> object:
@@ -65,7 +82,7 @@ class PolygonConfig(_Shape):
 
 
 class LineConfig(_Shape):
-    """A line that objects go over."""
+    """A line that objects cross."""
 
     points: tuple[_Point, ...] = Field(
         description="Its two ends, [x, y], as in `polygon`. Who goes from its left to its right, as seen from the "
@@ -88,61 +105,11 @@ SHAPES: dict[str, type[PolygonConfig | LineConfig]] = {
     "lines": LineConfig,
     "masks": PolygonConfig,
 }
-"""What stands in the lists of a stream."""
-
-
-def side_of(start: Point, end: Point, point: Point) -> float:
-    """Above 0 to the right of the line as seen from its start (y points down), below 0 to its left, 0 on it."""
-    return (end[0] - start[0]) * (point[1] - start[1]) - (end[1] - start[1]) * (point[0] - start[0])
-
-
-def segments_meet(start: Point, end: Point, other_start: Point, other_end: Point) -> bool:
-    """Whether two segments have a point in common, their ends included."""
-    one, two = side_of(start, end, other_start), side_of(start, end, other_end)
-    three, four = side_of(other_start, other_end, start), side_of(other_start, other_end, end)
-    if (one > 0) != (two > 0) and (three > 0) != (four > 0) and 0 not in (one, two, three, four):
-        return True
-    return any(
-        side == 0 and _within(*ends, point)
-        for side, ends, point in (
-            (one, (start, end), other_start),
-            (two, (start, end), other_end),
-            (three, (other_start, other_end), start),
-            (four, (other_start, other_end), end),
-        )
-    )
-
-
-def crossing_sides(polygon: tuple[Point, ...]) -> tuple[int, int] | None:
-    """Two sides of a polygon, counted from 0, that meet elsewhere than in a corner they share; None when none do."""
-    count = len(polygon)
-    sides = [(polygon[index], polygon[(index + 1) % count]) for index in range(count)]
-    for first in range(count):
-        for second in range(first + 1, count):
-            if second == first + 1 or (first == 0 and second == count - 1):
-                # Neighbours share a corner; they cross only where one runs back along the other.
-                near, far = (first, second) if second == first + 1 else (second, first)
-                if _runs_back(sides[near][0], sides[near][1], sides[far][1]):
-                    return first, second
-            elif segments_meet(*sides[first], *sides[second]):
-                return first, second
-    return None
-
-
-def _within(start: Point, end: Point, point: Point) -> bool:
-    """Whether a point on the line through both ends lies between them."""
-    low_x, high_x = sorted((start[0], end[0]))
-    low_y, high_y = sorted((start[1], end[1]))
-    return low_x <= point[0] <= high_x and low_y <= point[1] <= high_y
-
-
-def _runs_back(start: Point, corner: Point, end: Point) -> bool:
-    forward = (corner[0] - start[0]) * (end[0] - corner[0]) + (corner[1] - start[1]) * (end[1] - corner[1])
-    return side_of(start, corner, end) == 0 and forward < 0
+"""The shapes in the lists of a stream."""
 
 
 def check_shapes(shapes: tuple[PolygonConfig, ...] | tuple[LineConfig, ...]) -> None:
-    """Refuses what cannot stand in one list.
+    """Refuses shapes that cannot be in one list.
 
     Raises:
         ValueError: there are too many, or two have the same name.
@@ -153,24 +120,6 @@ def check_shapes(shapes: tuple[PolygonConfig, ...] | tuple[LineConfig, ...]) -> 
     for name in names:
         if names.count(name) > 1:
             refuse(f'hold the name "{name}" twice; every one needs a name of its own')
-
-
-HWACCELS = ("none", "auto", "cuda", "drm", "qsv", "vaapi", "vdpau", "videotoolbox", "vulkan")
-OF_ONE_STREAM = ("name", "url", "zones", "lines", "masks")
-"""Keys that make no sense for all streams at once."""
-_TLS_KINDS = frozenset({UrlKind.RTSPS, UrlKind.HTTPS})
-# Marks a key whose change leaves the connection as it is: it says what is done with frames, not how they are read.
-KEEPS_CONNECTION = "x-keeps-connection"
-_KEEPS_CONNECTION: dict[str, Any] = {KEEPS_CONNECTION: True}
-# Which keys of a stream mean something for which kind of url; all others fit every kind.
-KEY_FITS: dict[str, frozenset[UrlKind]] = {
-    "transport": frozenset({UrlKind.RTSP}),
-    "tls_verify": frozenset({UrlKind.RTSPS, UrlKind.HTTPS}),
-    "tls_ca_file": frozenset({UrlKind.RTSPS, UrlKind.HTTPS}),
-    "pace": frozenset({UrlKind.FILE}),
-    "loop": frozenset({UrlKind.FILE, UrlKind.HTTP, UrlKind.HTTPS}),
-    "video_track": frozenset(set(UrlKind) - {UrlKind.DEVICE}),
-}
 
 
 class StreamConfig(BaseModel):
@@ -362,7 +311,7 @@ class StreamConfig(BaseModel):
 
 
 def keeps_connection(before: StreamConfig, after: StreamConfig) -> bool:
-    """Whether a stream need not reconnect for its next configuration."""
+    """Whether a stream can change to its next configuration without reconnecting."""
     return not any(
         getattr(before, key) != getattr(after, key)
         for key, field in StreamConfig.model_fields.items()
@@ -375,8 +324,58 @@ def _stream_defaults() -> type[BaseModel]:
         key: (field.annotation, field) for key, field in StreamConfig.model_fields.items() if key not in OF_ONE_STREAM
     }
     model = create_model("StreamDefaults", __config__=table("on reload"), **keys)
-    model.__doc__ = "Defaults for all streams; what stands in a stream itself wins."
+    model.__doc__ = "Defaults for all streams; a stream's own values win."
     return model
 
 
 StreamDefaults = _stream_defaults()
+
+
+def side_of(start: Point, end: Point, point: Point) -> float:
+    """Above 0 to the right of the line as seen from its start (y points down), below 0 to its left, 0 on it."""
+    return (end[0] - start[0]) * (point[1] - start[1]) - (end[1] - start[1]) * (point[0] - start[0])
+
+
+def segments_meet(start: Point, end: Point, other_start: Point, other_end: Point) -> bool:
+    """Whether two segments have a point in common, their ends included."""
+    one, two = side_of(start, end, other_start), side_of(start, end, other_end)
+    three, four = side_of(other_start, other_end, start), side_of(other_start, other_end, end)
+    if (one > 0) != (two > 0) and (three > 0) != (four > 0) and 0 not in (one, two, three, four):
+        return True
+    return any(
+        side == 0 and _within(*ends, point)
+        for side, ends, point in (
+            (one, (start, end), other_start),
+            (two, (start, end), other_end),
+            (three, (other_start, other_end), start),
+            (four, (other_start, other_end), end),
+        )
+    )
+
+
+def crossing_sides(polygon: tuple[Point, ...]) -> tuple[int, int] | None:
+    """Two sides of a polygon, counted from 0, that meet elsewhere than in a shared corner; None if no sides do."""
+    count = len(polygon)
+    sides = [(polygon[index], polygon[(index + 1) % count]) for index in range(count)]
+    for first in range(count):
+        for second in range(first + 1, count):
+            if second == first + 1 or (first == 0 and second == count - 1):
+                # Neighbours share a corner; they cross only where one runs back along the other.
+                near, far = (first, second) if second == first + 1 else (second, first)
+                if _runs_back(sides[near][0], sides[near][1], sides[far][1]):
+                    return first, second
+            elif segments_meet(*sides[first], *sides[second]):
+                return first, second
+    return None
+
+
+def _within(start: Point, end: Point, point: Point) -> bool:
+    """Whether a point on the line through both ends lies between them."""
+    low_x, high_x = sorted((start[0], end[0]))
+    low_y, high_y = sorted((start[1], end[1]))
+    return low_x <= point[0] <= high_x and low_y <= point[1] <= high_y
+
+
+def _runs_back(start: Point, corner: Point, end: Point) -> bool:
+    forward = (corner[0] - start[0]) * (end[0] - corner[0]) + (corner[1] - start[1]) * (end[1] - corner[1])
+    return side_of(start, corner, end) == 0 and forward < 0

@@ -1,4 +1,4 @@
-"""Puts in what stands elsewhere: `${NAME}` is an environment variable or a credential file of systemd's."""
+"""Inserts the values of `${NAME}`: environment variables, or credential files of systemd."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from streamdet.config.toml import KeyPath
 from streamdet.config.values import Substituted
 from streamdet.security.redact import remember_secret, remember_url
 
-# A credential is a password, not a book.
+# A credential is a password or a token.
 MAX_CREDENTIAL_BYTES = 64 * 1024
 
-# What our unit's LoadCredential=secret:FOLDER puts before the name of every file of the folder.
+# LoadCredential=secret:FOLDER in our unit adds this before the name of each file of the folder.
 _FOLDER_PREFIX = "secret_"
 
-# No slash, and no dot at the beginning: a name never leaves the folder of the credentials.
+# No slash, and no dot at the beginning: a name cannot leave the folder of the credentials.
 _NAME = r"[A-Za-z_][A-Za-z0-9_.-]*"
 _REFERENCE = re.compile(rf"(?P<escaped>\$\$\{{)|\$\{{(?P<name>{_NAME})\}}|(?P<broken>\$\{{)")
 _LOGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:\$\{[^}]*\}|[^/?#@$])*@")
@@ -29,7 +29,7 @@ class Substitution:
     """Replaces `${NAME}` in the values of a configuration.
 
     Args:
-        environ: looked in first; its CREDENTIALS_DIRECTORY is the folder that is looked in next.
+        environ: searched first; then the folder that its CREDENTIALS_DIRECTORY names.
 
     Attributes:
         problems: what is wrong, by the path of the value.
@@ -40,7 +40,7 @@ class Substitution:
         self.problems: dict[KeyPath, str] = {}
 
     def apply(self, value: object, path: KeyPath = ()) -> object:
-        """Returns the value with all references in it, however deep, replaced; a wrong one stays as it is."""
+        """Returns the value with all references in it replaced, at any depth; a wrong one stays as it is."""
         if isinstance(value, dict):
             return {key: self.apply(inner, (*path, key)) for key, inner in value.items()}
         if isinstance(value, list):
@@ -117,7 +117,7 @@ def _read_credential(path: Path) -> str:
 
 
 def _is_host(text: str, reference: re.Match[str]) -> bool:
-    """Whether a reference is the host or port of a URL, or all of it: neither is a secret in itself."""
+    """Whether a reference is the host or port of a URL, or all of it: these are not secrets."""
     before, after = text[: reference.start()], text[reference.end() :]
     authority = before.partition("://")[2]
     starts = before == "" or re.search(r"(?:://|@)[^/?#@]*$", before) is not None
@@ -130,6 +130,6 @@ def _is_user(text: str, reference: re.Match[str]) -> bool:
 
 
 def _encode_login(value: str) -> str:
-    """Percent-encodes what would end the login part of a URL; what is encoded already stays."""
+    """Percent-encodes characters that would end the login of a URL; encoded ones stay as they are."""
     value = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", value)
     return quote(value, safe=_SAFE_IN_LOGIN, errors="surrogatepass")

@@ -1,4 +1,4 @@
-"""Reads a TOML file into tables: bytes, text, tables, and what can be wrong with each."""
+"""Reads a TOML file into tables, and finds the line of every key, which tomllib does not tell."""
 
 from __future__ import annotations
 
@@ -12,20 +12,32 @@ from typing import Any, NoReturn
 from streamdet.errors import ConfigError
 from streamdet.security.redact import redact
 
-# More than ten thousand streams fit; what is larger is not a configuration.
-MAX_FILE_BYTES = 1024 * 1024
-# The deepest that means anything is 4: streams, number, key, element.
-MAX_DEPTH = 32
-
 Tables = dict[str, Any]
 
-# Python's own reader takes the square of the time for a key of many parts, so they are counted before it sees them.
+KeyPath = tuple[str | int, ...]
+
+# Ten thousand streams fit.
+MAX_FILE_BYTES = 1024 * 1024
+# The deepest value of a configuration is at 4: streams, number, key, element.
+MAX_DEPTH = 32
+
+# tomllib takes quadratic time for a key of many parts, so they are counted first.
 _TEXT_OR_COMMENT = re.compile(
     r'"""(?:\\.|[^\\])*?"""' r"|'''.*?'''" r'|"(?:\\.|[^"\\\n])*"' r"|'[^'\n]*'" r"|#[^\n]*", re.DOTALL
 )
 _LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]+[ \t]*\.[ \t]*){{{MAX_DEPTH}}}")
 
 _POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+
+_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_SPACE = re.compile(r"[ \t]*")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+# Multi-line strings may end in up to two more quotes, which belong to them.
+_STRING = re.compile(
+    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})' r"|'''.*?'''(?:'{0,2})" r'|"(?:\\.|[^"\\])*"' r"|'[^']*'",
+    re.DOTALL,
+)
+_PLAIN = re.compile(r"[^,\]}\n#]+")
 
 
 def read_text(path: Path) -> str:
@@ -57,11 +69,6 @@ def read_text(path: Path) -> str:
         _refuse(f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8")
 
 
-def _refuse(problem: str) -> NoReturn:
-    """Raises one line, whatever stands in the name of the file, and names no cause that could quote a secret."""
-    raise ConfigError([redact(problem).replace("\n", "\\n")]) from None
-
-
 def parse(path: Path, text: str) -> Tables:
     """The tables in a text.
 
@@ -83,10 +90,24 @@ def parse(path: Path, text: str) -> Tables:
         line, column = (text.count("\n") + 1, 1) if at_end else (int(match[2]), int(match[3]))
         place = f"{path}:{line}" if at_end else f"{path}:{line}:{column}"
         _refuse(f"{place}: is not TOML: {match[1]}{_hint(match[1])}")
-    # Dotted keys make depth without recursion in the reader.
+    # Dotted keys nest without recursion in tomllib.
     if tables is None or _depth_exceeds(tables, MAX_DEPTH):
         _refuse(too_deep)
     return tables
+
+
+def lines_of_keys(text: str) -> dict[KeyPath, int]:
+    """Maps the path of every key, table and element to its line, counted from 1.
+
+    Args:
+        text: valid TOML. A path names keys and, for arrays, indices: `("streams", 0, "url")`.
+    """
+    return _Locator(text).locate()
+
+
+def _refuse(problem: str) -> NoReturn:
+    """Raises one line, even if the name of the file has several, without a cause that could quote a secret."""
+    raise ConfigError([redact(problem).replace("\n", "\\n")]) from None
 
 
 def _depth_exceeds(value: object, limit: int) -> bool:
@@ -98,7 +119,7 @@ def _depth_exceeds(value: object, limit: int) -> bool:
 
 
 def _hint(problem: str) -> str:
-    """What would be right, for the usual mistakes."""
+    """What to write instead, for the usual mistakes."""
     if problem == "Invalid value":
         return '; a text stands in quotes, such as name = "front-door"'
     if problem == "Cannot overwrite a value":
@@ -112,30 +133,8 @@ def _hint(problem: str) -> str:
     return ""
 
 
-KeyPath = tuple[str | int, ...]
-
-_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
-_SPACE = re.compile(r"[ \t]*")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-# Multi-line strings may end in up to two more quotes, which belong to them.
-_STRING = re.compile(
-    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})' r"|'''.*?'''(?:'{0,2})" r'|"(?:\\.|[^"\\])*"' r"|'[^']*'",
-    re.DOTALL,
-)
-_PLAIN = re.compile(r"[^,\]}\n#]+")
-
-
-def lines_of_keys(text: str) -> dict[KeyPath, int]:
-    """Maps the path of every key, table and element to its line, counted from 1.
-
-    Args:
-        text: valid TOML. A path names keys and, for arrays, indices: `("streams", 0, "url")`.
-    """
-    return _Locator(text).locate()
-
-
 class _Locator:
-    """Walks over a text once; `_at` only ever grows."""
+    """Goes through a text once; `_at` only grows."""
 
     def __init__(self, text: str) -> None:
         # tomllib reads CRLF as LF; positions count the same lines.
@@ -168,7 +167,7 @@ class _Locator:
         return self._text.startswith(mark, self._at)
 
     def _note(self, path: KeyPath) -> None:
-        """Notes the line of a path, and of the tables that it makes on its way, once each."""
+        """Notes the line of a path, and of the tables that it implies, once each."""
         self._line += self._text.count("\n", self._line_at, self._at)
         self._line_at = self._at
         for end in range(1, len(path) + 1):
@@ -226,7 +225,7 @@ class _Locator:
             self._skip(_PLAIN)
 
     def _elements(self, path: KeyPath, end: str) -> None:
-        """Passes over an array or an inline table."""
+        """Goes through an array or an inline table."""
         self._at += 1
         number = 0
         self._skip(_BLANK)

@@ -1,4 +1,4 @@
-"""Single values as people write them: numbers, switches, durations, sizes."""
+"""Types of single values as people write them: numbers, switches, durations, sizes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ _WITH_UNIT = re.compile(rf"\s*({NUMBER_PATTERN})\s*([A-Za-z]+)\s*")
 _NUMBER = re.compile(rf"\s*([+-]?{NUMBER_PATTERN}(?:[eE][+-]?[0-9]{{1,3}})?)\s*")
 
 
+def refuse(problem: str) -> NoReturn:
+    """Raises ValueError without a cause, which could quote a secret."""
+    raise ValueError(problem) from None
+
+
 class Substituted(str):
     """A string of which a part came from the environment or from a credential file.
 
-    Only such a string may stand where a number or a switch is expected.
+    Only such a string is accepted as a number or a switch.
 
     Attributes:
-        written: as it stands in the file, without the value that came in.
+        written: the text in the file, without the value that was inserted.
     """
 
     __slots__ = ("written",)
@@ -33,11 +38,6 @@ class Substituted(str):
         text = super().__new__(cls, value)
         text.written = written
         return text
-
-
-def refuse(problem: str) -> NoReturn:
-    """Raises ValueError, which names no cause: a cause may quote a secret."""
-    raise ValueError(problem) from None
 
 
 def _number(value: object) -> object:
@@ -110,12 +110,11 @@ Switch = Annotated[bool, BeforeValidator(_switch)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 
-
 Threshold = Annotated[float, Field(ge=0, le=1), AS_NUMBER]
 
 
 def table(takes_effect: Literal["on reload", "at a restart"]) -> ConfigDict:
-    """Settings of a table whose changes take effect then: unknown keys and infinite numbers are errors."""
+    """The settings of a table and when its changes take effect; unknown keys and infinite numbers are errors."""
     return ConfigDict(
         extra="forbid",
         frozen=True,

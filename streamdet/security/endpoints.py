@@ -16,8 +16,8 @@ import zmq
 
 from streamdet.errors import EndpointError
 
-# The kernel's limit for the path of a Unix socket is 108 bytes with the zero at its end.
-_MAX_IPC_PATH_BYTES = 107
+# The path of a Unix socket has at most 108 bytes with the zero at its end.
+MAX_SOCKET_PATH_BYTES = 107
 _TCP = re.compile(r"tcp://(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 HOW_TO_LET_OTHERS_IN = (
     "make keys with `streamdet keys generate` and set curve_server_key_file and curve_allowed_clients_directory"
@@ -74,8 +74,8 @@ def parse_endpoint(text: str) -> Endpoint:
         path = text.removeprefix("ipc://")
         if not path or path[0] in "@*" or "\0" in path:
             raise _wrong(text, "needs the path of a file after ipc://")
-        if len(path.encode(errors="replace")) > _MAX_IPC_PATH_BYTES:
-            raise _wrong(text, f"has a path of more than {_MAX_IPC_PATH_BYTES} bytes")
+        if len(path.encode(errors="replace")) > MAX_SOCKET_PATH_BYTES:
+            raise _wrong(text, f"has a path of more than {MAX_SOCKET_PATH_BYTES} bytes")
         return Endpoint(text, "ipc", path=Path(path))
     match = _TCP.fullmatch(text)
     if match is None or int(match["port"]) > 65535:

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamdet.config import MetricsConfig
-from streamdet.config.addresses import metrics_socket
+from streamdet.config.listening import parse_host_port
 from streamdet.errors import EndpointError
 from streamdet.http.access import BasicLogin, Guard
 from streamdet.http.server import HEALTH_PATHS, HttpServer, HttpThread, Limits, listen, tls_context, url_of
@@ -136,7 +136,7 @@ class HealthServer(HttpThread):
         unexpected: UnexpectedErrors | None = None,
     ) -> None:
         try:
-            host, port = metrics_socket(config.endpoint)
+            host, port = parse_host_port(config.endpoint)
         except ValueError:
             message = f"metrics: {config.endpoint[:200]!r} is not an endpoint; expected something like 127.0.0.1:9095"
             raise EndpointError(message) from None

@@ -27,9 +27,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamdet.config import MetricsConfig
-from streamdet.config.addresses import metrics_socket
-from streamdet.config.load import HOW_TO_CLOSE_CONTROL
-from streamdet.config.models import NAME_PATTERN
+from streamdet.config.listening import HOW_TO_CLOSE_CONTROL, parse_host_port
+from streamdet.config.stream import NAME_PATTERN
 from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
 from streamdet.http.access import Guard, Refused, is_from_another_site
 from streamdet.http.server import (
@@ -137,7 +136,7 @@ class ControlServer(HttpThread):
                 self.urls.append(url_of(listener, None))
             if endpoint is not None:
                 access = access or MetricsConfig()
-                host, port = metrics_socket(endpoint)
+                host, port = parse_host_port(endpoint)
                 network_guard, tls = guard_for(access, host), tls_for(access)
                 if access.password_file is None or tls is None:
                     _check_open(endpoint, host, "a login" if access.password_file is None else "TLS")

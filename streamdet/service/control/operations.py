@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streamdet.config import StreamConfig
-from streamdet.config.models import StreamDefaults
+from streamdet.config.stream import StreamDefaults
 from streamdet.detector.pool import Running
 from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
 from streamdet.monitoring.rates import Fps, Rates

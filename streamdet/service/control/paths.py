@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from streamdet.config.models import MAX_SOCKET_PATH_BYTES
+from streamdet.security.endpoints import MAX_SOCKET_PATH_BYTES
 
 AUTO, OFF = "auto", "off"
 _SYSTEM_FOLDER = Path("/run/streamdet")

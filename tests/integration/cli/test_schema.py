@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
 from streamdet.cli import cli
-from streamdet.config.models import Config, StreamConfig, StreamDefaults
+from streamdet.config.models import Config
+from streamdet.config.stream import StreamConfig, StreamDefaults
 from support.paths import ROOT
 
 MANUAL = ROOT / "configs" / "streamdet.toml"

@@ -46,10 +46,10 @@ def test_labels_stand_in_the_header_of_a_file() -> None:
 @pytest.mark.parametrize(
     ("detector", "expected"),
     [
-        ('labels = ["persn"]', '2: detector.labels[#1]: "persn" is no label that the weights know; did you mean "person"?'),
-        ('labels = ["car", "zebra"]', f'2: detector.labels[#2]: "zebra" is no label that the weights know; they know {", ".join(LABELS)}'),
-        ("score_thresholds = { cra = 0.3 }", '2: detector.score_thresholds.cra: "cra" is no label that the weights know; did you mean "car"?'),
-        ('weights = "w.safetensors"\nlabels = ["person"]', '3: detector.labels[#1]: "person" is no label that the weights know; they know cat, dog'),
+        ('labels = ["persn"]', '2: detector.labels[#1]: "persn" is not a label of the weights; did you mean "person"?'),
+        ('labels = ["car", "zebra"]', f'2: detector.labels[#2]: "zebra" is not a label of the weights; they know {", ".join(LABELS)}'),
+        ("score_thresholds = { cra = 0.3 }", '2: detector.score_thresholds.cra: "cra" is not a label of the weights; did you mean "car"?'),
+        ('weights = "w.safetensors"\nlabels = ["person"]', '3: detector.labels[#1]: "person" is not a label of the weights; they know cat, dog'),
         ('weights = "w.pth"', "1: detector.model: is missing; a .pth file does not say what it is of"),
         ('engine = "torch"\nprecision = "int8"', '3: detector.precision: is "int8"; with engine = "torch" it must be one of "auto", "fp32", "bf16"'),
         ('engine = "reference"\nprecision = "bf16"', '3: detector.precision: is "bf16"; with engine = "reference" it must be one of "auto", "fp32"'),

@@ -160,7 +160,9 @@ def test_literal_passwords_are_remembered_and_warned_of(file: Path) -> None:
         f'{STREAM.replace("rtsp://", f"rtsp://user:{PLANTED}@")}[[streams]]\nname="b"\nurl="rtsp://${{A}}@h/"\n'
     )
     config, warnings = load_config_and_warnings(file, {"A": "a:b"})
-    assert warnings == [f"{file}:3: streams[yard].url: holds a password; rather write ${{NAME}}, and keep it elsewhere"]
+    assert warnings == [
+        f"{file}:3: streams[yard].url: holds a password; write ${{NAME}} instead, and keep the password elsewhere"
+    ]
     assert redact(f"what about {PLANTED}") == "what about ***"
     assert PLANTED in config.streams[0].url
 

@@ -20,12 +20,10 @@ from streamdet.config.models import (
     PublisherConfig,
     ReplayConfig,
     SpoolConfig,
-    StreamConfig,
-    StreamDefaults,
     TracingConfig,
 )
 from streamdet.config.schema import accepts, markdown_tables, range_in_words, toml_value
-from streamdet.config.stream import KEEPS_CONNECTION
+from streamdet.config.stream import KEEPS_CONNECTION, StreamConfig, StreamDefaults
 from streamdet.errors import ConfigError
 from streamdet.security.curve import generate
 from streamdet.security.passwords import Password, write_password

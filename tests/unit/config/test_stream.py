@@ -78,7 +78,7 @@ BAD = {
     ),
     "unknown label": (
         f'zones = [{{ name = "a", polygon = {TRIANGLE}, labels = ["persn"] }}]',
-        'zones[#1].labels: hold "persn", which is no label that is published; did you mean "person"?',
+        'zones[#1].labels: hold "persn", which is not a published label; did you mean "person"?',
     ),
     "same name": (
         f'zones = [{{ name = "a", polygon = {TRIANGLE} }}, {{ name = "a", polygon = {TRIANGLE} }}]',
@@ -116,7 +116,7 @@ def test_labels_are_those_that_are_published(tmp_path: Path) -> None:
     file = tmp_path / "streamdet.toml"
     zone = f'zones = [{{ name = "a", polygon = {TRIANGLE}, labels = ["car"] }}]\n'
     file.write_text('[detector]\nlabels = ["person"]\n' + STREAM + zone, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r'hold "car", which is no label that is published; published are person'):
+    with pytest.raises(ConfigError, match=r'hold "car", which is not a published label; published are person'):
         load_config(file, {})
     file.write_text(
         '[detector]\nweights = "coco"\nmodel = "fasterrcnn_resnet50_fpn"\n' + STREAM + zone, encoding="utf-8"
