@@ -17,9 +17,11 @@ import pytest
 
 from streamdet.monitoring.log import LogWriter, lost_lines
 from support.processes import DaemonProcess, stream
-from support.waiting import join, wait_until
+from support.waiting import PATIENCE_SECONDS, join, wait_until
 
 _LINE = "x" * 999 + "\n"
+# What waits for a reader waits for ever; a bound that no slow machine reaches shows that nothing does.
+_BLOCKED_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_a_reader_that_stands_still_holds_up_no_one_and_what_was_lost_is_said(
     for number in range(100):
         log.write(f"{number:03}{_LINE[3:]}")
     log.flush()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < _BLOCKED_SECONDS
     lost = lost_lines() - before
     assert 60 < lost < 90
     lines: list[str] = []
@@ -68,7 +70,8 @@ def test_a_reader_that_stands_still_holds_up_no_one_and_what_was_lost_is_said(
     join(reading)
     assert f"{lost} lost" in lines
     numbers = [int(line[:3]) for line in lines if line.endswith("x")]
-    assert numbers == list(range(100 - lost))
+    assert len(numbers) == 100 - lost
+    assert numbers == sorted(set(numbers))
 
 
 def test_the_end_does_not_wait_for_a_reader_that_stands_still(pipe: tuple[int, int]) -> None:
@@ -77,7 +80,7 @@ def test_the_end_does_not_wait_for_a_reader_that_stands_still(pipe: tuple[int, i
         log.write(_LINE)
     began = time.monotonic()
     log.close()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < _BLOCKED_SECONDS
     os.close(pipe[1])
     assert len(read_all(pipe[0])) == 100  # now that it reads, the thread comes to its end
 
@@ -147,8 +150,8 @@ def test_a_daemon_whose_log_no_one_takes_works_answers_and_ends_in_time(tmp_path
         began = time.monotonic()
         daemon.process.send_signal(signal.SIGTERM)
         # Nothing is read before it has ended.
-        assert daemon.process.wait(20) == 0
-        assert time.monotonic() - began < 5
+        assert daemon.process.wait(PATIENCE_SECONDS) == 0
+        assert time.monotonic() - began < _BLOCKED_SECONDS
 
 
 @pytest.mark.parametrize("closed", ["2", "1 2", "0 1 2"])
@@ -182,7 +185,7 @@ def test_output_that_no_one_takes_does_not_hold_up_an_interrupt(tmp_path: Path) 
         try:
             wait_until(lambda: is_writing_to_a_pipe(watch.pid), "a full pipe")
             watch.send_signal(signal.SIGINT)
-            watch.wait(10)
+            watch.wait(PATIENCE_SECONDS)
         finally:
             watch.kill()
             watch.wait()
@@ -201,8 +204,8 @@ def test_a_demo_that_no_one_looks_at_ends_in_time() -> None:
         wait_until(lambda: is_writing_to_a_pipe(demo.pid), "a full pipe")
         began = time.monotonic()
         demo.send_signal(signal.SIGTERM)
-        assert demo.wait(20) == 0
-        assert time.monotonic() - began < 5
+        assert demo.wait(PATIENCE_SECONDS) == 0
+        assert time.monotonic() - began < _BLOCKED_SECONDS
     finally:
         demo.kill()
         demo.wait()

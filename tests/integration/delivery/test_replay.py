@@ -167,14 +167,16 @@ def test_the_ring_keeps_the_newest_within_its_bounds(events: list[tuple[str, int
         seq = sum(other == topic for other, _, _ in added) + 1
         added.append((topic, seq, b"x" * size))
         ring.add(*added[-1])
-        assert len(ring) <= most
-        assert ring.used_bytes <= most_bytes
-    kept = added[len(added) - len(ring) :]
-    for topic in "abc":
+    kept = added[-most:]
+    while sum(len(payload) for _, _, payload in kept) > most_bytes:
+        del kept[0]
+    assert len(ring) == len(kept)
+    assert ring.used_bytes == sum(len(payload) for _, _, payload in kept)
+    for topic in {topic for topic, _, _ in added}:
         of_topic = [(seq, payload) for other, seq, payload in kept if other == topic]
-        first = ring.first_seq(topic)
-        if first is not None:
-            assert ring.take(topic, first, 10**6) == of_topic
+        first = sum(other == topic for other, _, _ in added) + 1 - len(of_topic)
+        assert ring.first_seq(topic) == first
+        assert ring.take(topic, first, 10**6) == of_topic
 
 
 REQUESTS = st.one_of(
