@@ -10,7 +10,7 @@ TOOLS := .venv-tools
 COMPILE ?= --compile-bytecode
 UV := $(TOOLS)/bin/uv
 
-.PHONY: help setup setup-dev install demo bench test stress fuzz mutants soak lint lock wheel sbom clean
+.PHONY: help setup setup-dev install demo bench test test-fast stress fuzz mutants soak lint lock wheel sbom clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ bench: setup  ## Measure the detector, the daemon and this machine: three minute
 
 test: setup-dev  ## Pass the tests
 	$(BIN)/pytest -n auto --maxprocesses 4 $(PYTEST_ARGS)
+
+test-fast: setup-dev  ## Pass the tests that need no server, in a minute or so
+	$(BIN)/pytest -n auto --maxprocesses 4 -m "not slow and not network" tests/unit tests/integration/cli tests/integration/config $(PYTEST_ARGS)
 
 stress: setup-dev  ## Run the races of the tests a thousand times
 	STREAMDET_STRESS_ROUNDS=$(or $(COUNT),1000) $(BIN)/pytest -m stress --timeout 3600 -o faulthandler_timeout=4000 -rA $(PYTEST_ARGS)

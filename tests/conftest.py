@@ -44,6 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for name in marker.args:
                 if not is_there(name):
                     item.add_marker(pytest.mark.skip(reason=f"needs the Debian package {name}"))
+        if item.get_closest_marker("root") and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root"))
         if item.get_closest_marker("gpu"):
             import torch  # noqa: PLC0415 - costly, and only for these
 

@@ -26,8 +26,6 @@ _NAMES = (
 _ENGINE = "streamdet_engine_info"
 _TIMEOUT_SECONDS = 2.0
 _MAX_PAGE_BYTES = 8 << 20
-# However many browsers look at a detail page, the metrics are read this often at most.
-_MIN_INTERVAL_SECONDS = 2.0
 # Means and rates are those of about the last ten seconds.
 _WINDOW_READINGS = 6
 
@@ -42,9 +40,11 @@ class Stages:
 
     Args:
         endpoint: HOST:PORT of the daemon's metrics page; None when it is not to be read.
+        min_interval_seconds: between two readings, however many browsers look at a detail page.
     """
 
-    def __init__(self, endpoint: str | None) -> None:
+    def __init__(self, endpoint: str | None, *, min_interval_seconds: float = 2.0) -> None:
+        self._min_interval_seconds = min_interval_seconds
         names = urllib.parse.urlencode([("name[]", name) for name in (*_NAMES, _ENGINE)])
         self._url = None if endpoint is None else f"http://{endpoint}/metrics?{names}"
         self._readings: list[_Reading] = []
@@ -57,7 +57,7 @@ class Stages:
         """Stage times, batch size, queueing and this stream's drops, over the last seconds; reads if it is time."""
         if self._url is not None and not self._lock.locked():
             async with self._lock:
-                if time.monotonic() - self._tried_at >= _MIN_INTERVAL_SECONDS:
+                if time.monotonic() - self._tried_at >= self._min_interval_seconds:
                     await self._read_page(self._url)
                     self._tried_at = time.monotonic()
         return {"problem": self._problem, "engine": self._engine, **self._summary(stream)}

@@ -45,7 +45,7 @@ REPORT = {
     "properties": {"detector": {"type": "array", "minItems": 1, "items": ROW}},
 }
 # Each starts torch, the daemon even four times: minutes where a machine is busy with other tests.
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 SMALL = (
     "--model", "embedded", "--engine", "torch", "--precision", "fp32", "--batch", "1", "--workers", "1",
     "--size", "320x240",

@@ -32,7 +32,7 @@ from streamdet.service.daemon import Daemon
 from streamdet.service.pages import HealthSnapshot
 from support.paths import ROOT
 from support.processes import free_ports
-from support.waiting import wait_until
+from support.waiting import join, wait_until
 
 SECRET = "pl4nted-Secret"  # noqa: S105 - a planted one
 OPENAPI: dict[str, Any] = json.loads(resources.files("streamdet.service.control").joinpath("openapi.json").read_bytes())
@@ -52,7 +52,7 @@ class Api:
             f'[[streams]]\nname = "east"\n{stream}[[streams]]\nname = "west"\n{stream}'
         )
         self.daemon = Daemon(load_config(self.config), self.config, load=lambda *_: DetectorPool([StandIn()]))
-        self._thread = threading.Thread(target=self.daemon.run)
+        self._thread = threading.Thread(target=self.daemon.run, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -63,7 +63,7 @@ class Api:
 
     def __exit__(self, *_: object) -> None:
         self.daemon.stop()
-        self._thread.join()
+        join(self._thread)
 
     def request(self, method: str, path: str, body: object = None) -> tuple[int, Json]:
         """Status and answer; both are checked against the description."""

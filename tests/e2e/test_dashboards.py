@@ -154,6 +154,7 @@ def test_what_only_cuda_has_is_declared() -> None:
 
 @pytest.mark.package("nodejs")
 @pytest.mark.timeout(300)
+@pytest.mark.network
 def test_the_dashboard_is_one_by_grafanas_own_types(tmp_path: Path) -> None:
     shutil.copy(DATA / "node-dashboard" / "package.json", tmp_path)
     install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"]

@@ -13,6 +13,8 @@ from rich.console import Console
 from streamdet.cli.demo import free_endpoint, summary_table
 from streamdet.errors import EndpointError
 
+pytestmark = pytest.mark.slow
+
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "streamdet", "demo", "--seconds", "12", *arguments]

@@ -21,9 +21,18 @@ from support.paths import ROOT
 
 UNITS = ROOT / "systemd"
 _STREAMDET = str(Path(sys.prefix, "bin/streamdet"))
-needs_container = pytest.mark.package("systemd-container")
-# A daemon loads its detector within seconds on an idle machine, and each test waits for several.
-patient = pytest.mark.timeout(600)
+
+
+def in_container(test: Callable[..., None]) -> Callable[..., None]:
+    """A daemon loads its detector within seconds on an idle machine, and each of these tests waits for several."""
+    for mark in (
+        pytest.mark.package("systemd-container"),
+        pytest.mark.root,
+        pytest.mark.slow,
+        pytest.mark.timeout(600),
+    ):
+        test = mark(test)
+    return test
 
 
 @pytest.fixture(params=["streamdet.service", "streamdet@.service", "gpu", "streamdet-web.service"])
@@ -97,11 +106,19 @@ def realtime_container(tmp_path: Path) -> Iterator[Container]:
 
 
 def _write_config(
-    container: Container, name: str, *streams: str, url: str = str(sample_clip()), extra: str = ""
+    container: Container,
+    name: str,
+    *streams: str,
+    url: str = str(sample_clip()),
+    engine: str = "torch",
+    extra: str = "",
 ) -> None:
+    """With a fixed engine, except where a trial of engines in the sandbox of the service is part of the test."""
     path = container.root / f"etc/streamdet/{name}.toml"
     tables = (f'[[streams]]\nname = "{stream}"\nurl = "{url}"\nloop = true\nmax_fps = 3\n' for stream in streams)
-    path.write_text("[detector]\nmax_batch_size = 1\n" + "".join(tables) + extra)
+    precision = 'precision = "fp32"\n' if engine == "torch" else ""
+    detector = f'[detector]\nmax_batch_size = 1\nengine = "{engine}"\n{precision}'
+    path.write_text(detector + "".join(tables) + extra)
 
 
 def _status(container: Container, unit: str) -> str:
@@ -119,13 +136,12 @@ def _wait_for_reload(container: Container, successful: str) -> None:
     container.wait_until(lambda: sample in _get(container, "/metrics"), sample)
 
 
-@needs_container
-@patient
+@in_container
 def test_install_start_reload_and_stop(container: Container) -> None:
     told = container.run(_STREAMDET, "install-service").stdout
     assert "create          /etc/systemd/system/streamdet.service\n" in told
     load_config(container.root / "etc/streamdet/streamdet.toml")
-    _write_config(container, "streamdet", "east", url="${CLIP}")
+    _write_config(container, "streamdet", "east", url="${CLIP}", engine="auto")
     # Not tried again: it would be as wrong as before.
     assert container.run("systemctl", "start", "streamdet", check=False).returncode != 0
     assert container.show("streamdet", "ActiveState") == "failed"
@@ -136,7 +152,7 @@ def test_install_start_reload_and_stop(container: Container) -> None:
     assert json.loads(_get(container, "/readyz"))["ready"] is True
     container.wait_until(lambda: _detects(_status(container, "streamdet")), "frames come out")
 
-    _write_config(container, "streamdet", "east", url="${CLIP}", extra="colour = 3\n")
+    _write_config(container, "streamdet", "east", url="${CLIP}", engine="auto", extra="colour = 3\n")
     assert container.run("systemctl", "reload", "streamdet", check=False).returncode != 0
     log = container.journal("--unit=streamdet", "--priority=err")
     assert "colour" in log
@@ -144,7 +160,7 @@ def test_install_start_reload_and_stop(container: Container) -> None:
     _wait_for_reload(container, "0.0")
     assert container.show("streamdet", "ActiveState") == "active"
 
-    _write_config(container, "streamdet", "east", "west", url="${CLIP}")
+    _write_config(container, "streamdet", "east", "west", url="${CLIP}", engine="auto")
     container.run("systemctl", "reload", "streamdet")
     _wait_for_reload(container, "1.0")
     container.wait_until(lambda: "2 of 2 streams up" in _status(container, "streamdet"), "the new stream is up")
@@ -171,8 +187,7 @@ def _send(container: Container, unit: str, signal_name: str) -> None:
     container.run("systemctl", "kill", "--kill-whom=main", f"--signal={signal_name}", unit)
 
 
-@needs_container
-@patient
+@in_container
 def test_an_instance_survives_a_kill_a_standstill_and_a_reboot(realtime_container: Container) -> None:
     container = realtime_container
     unit = "streamdet@yard"
@@ -221,8 +236,7 @@ def _look(container: Container, url: str) -> str:
     return container.run(sys.executable, "-c", _LOOK, url, check=False).stdout
 
 
-@needs_container
-@patient
+@in_container
 def test_the_page_comes_back_at_boot_and_asks_for_a_password_where_strangers_can_look(
     container: Container, tmp_path: Path
 ) -> None:
@@ -260,7 +274,7 @@ def _drop_in_of_the_manual() -> str:
     return str(drop_in)
 
 
-@needs_container
+@in_container
 def test_the_service_opens_cameras_and_nothing_else_of_the_machine(container: Container) -> None:
     """Of /dev, the network, homes and files; the kernel's own list of devices is not enforced inside a container."""
     container.run(_STREAMDET, "install-service")
@@ -290,7 +304,7 @@ def test_the_service_opens_cameras_and_nothing_else_of_the_machine(container: Co
     assert container.show("streamdet", "Result") == "success"
 
 
-@needs_container
+@in_container
 def test_an_instance_reads_nothing_of_another(container: Container) -> None:
     container.run(_STREAMDET, "install-service")
     template = container.root / "etc/systemd/system/streamdet@.service.d/test.conf"
@@ -322,8 +336,7 @@ def test_an_instance_reads_nothing_of_another(container: Container) -> None:
         assert container.show(unit, "MemoryMax") not in {"infinity", ""}
 
 
-@needs_container
-@patient
+@in_container
 def test_a_restart_with_a_wrong_file_says_how_to_go_back_and_goes_back_by_itself_where_told_to(
     container: Container,
 ) -> None:
@@ -340,7 +353,7 @@ def test_a_restart_with_a_wrong_file_says_how_to_go_back_and_goes_back_by_itself
     assert container.run("systemctl", "restart", "streamdet", check=False).returncode != 0
     assert container.show("streamdet", "ExecMainStatus") == "2"
     log = container.journal("--unit=streamdet")
-    assert "streamdet.toml:8: streams[east].colour" in log
+    assert "streamdet.toml:10: streams[east].colour" in log
     (command,) = re.findall(r"^  (sudo .*)$", log, re.MULTILINE)
     # There is no sudo inside, and we are root.
     as_user = "setpriv --reuid streamdet --regid streamdet --init-groups"

@@ -16,6 +16,8 @@ from support.faults.table import small_pictures
 from support.faults.watching import DaemonProcess, Watched
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 _LIVE, _OF_EACH_KIND = 50, 25
 _FPS = 10
 _SECONDS = 6.0

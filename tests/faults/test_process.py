@@ -26,6 +26,8 @@ from support.paths import SUPPORT
 from support.processes import DaemonProcess, stream
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _ENDS_WITHIN_SECONDS = 5.0
 

@@ -19,6 +19,8 @@ from support.capturing import SECRET
 from support.faults.scene import Fault, Recording, reasons, record
 from support.faults.table import FAULTS
 
+pytestmark = pytest.mark.slow
+
 _GAP_SECONDS = 3.0
 _DROPS = ("superseded", "stale", "rate_limited", "decode_error", "internal_error", "shutdown", "damaged")
 _NEXT = {

@@ -619,7 +619,8 @@ def test_a_disk_that_hovers_at_full_fills_no_log_and_loses_no_count(
     assert "(49 events were not kept since the last such line)" in told[2]
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root to mount")
+@pytest.mark.root
+@pytest.mark.package("util-linux")
 def test_a_full_disk_costs_events_of_the_log_and_nothing_else(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from support.spools import Counted, full_disk;"

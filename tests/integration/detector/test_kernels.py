@@ -15,6 +15,8 @@ from streamdet.detector.engines import packing
 from streamdet.detector.graph import align, suppress
 from streamdet.detector.graph.choose import FastParts, check_kernels, fast_parts
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("triton")
 
 # Triton looks at the variable when it is imported, so this needs a process of its own.

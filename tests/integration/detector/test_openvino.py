@@ -35,7 +35,7 @@ from streamdet.export.agreement import compare
 from support.detecting import EASY, clip_frames, forward, pictures, reference
 from support.waiting import join
 
-pytestmark = pytest.mark.skipif(not is_installed(), reason="needs the extra, streamdet[openvino]")
+pytestmark = [pytest.mark.skipif(not is_installed(), reason="needs the extra, streamdet[openvino]"), pytest.mark.slow]
 
 Rgb = NDArray[np.uint8]
 

@@ -102,6 +102,7 @@ def test_the_python_example_with_keys_reads_events(tmp_path: Path) -> None:
 
 @pytest.mark.package("nodejs")
 @pytest.mark.timeout(300)
+@pytest.mark.network
 def test_the_node_example_reads_events(tmp_path: Path) -> None:
     shutil.copy(DATA / "node" / "package.json", tmp_path)
     install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"]

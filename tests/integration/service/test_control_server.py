@@ -381,7 +381,7 @@ def test_only_its_user_may_use_the_file_and_it_is_gone_at_the_end(path: Path) ->
     assert not path.exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+@pytest.mark.root
 def test_others_are_refused_whatever_the_mode_says_and_members_of_the_group_are_not(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -577,7 +577,7 @@ def test_what_else_may_listen_there_is_one_clear_line(path: Path, answer: bytes,
                 accepted.recv(4096)
                 accepted.sendall(answer)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         with pytest.raises(ControlError, match=words) as caught:
             ask(path, "GET", "/v1/about", timeout_seconds=_PATIENCE_SECONDS)

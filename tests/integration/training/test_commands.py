@@ -24,6 +24,8 @@ from streamdet.training.run import RunFolder, load_checkpoint
 from streamdet.training.train import Run
 from support.tiny_run import CONFIG
 
+pytestmark = pytest.mark.slow
+
 _WAIT_SECONDS = 180.0
 
 

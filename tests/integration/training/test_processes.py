@@ -16,7 +16,8 @@ from streamdet.training.run import TrainConfig, load_checkpoint
 from streamdet.training.train import Run
 from support.followers import DiesAtTheStart, dies, finds_bad_data
 
-pytestmark = pytest.mark.timeout(400)  # a process that imports torch takes its time on a busy machine
+# A process that imports torch takes its time on a busy machine.
+pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 
 CONFIG = TrainConfig(epochs=1, batch_size=4, frozen_stages=0, min_size=64, max_size=96, augment=AugmentConfig((64,)))
 

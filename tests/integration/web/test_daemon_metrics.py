@@ -12,14 +12,12 @@ from streamdet.monitoring.metrics import Metrics
 from streamdet.service import pages as health
 from streamdet.service.pages import HealthServer, HealthSnapshot
 from streamdet.types import Drop
-from streamdet.web import daemon_metrics as module
 from streamdet.web.daemon_metrics import Stages
 
 _LOOPBACK = MetricsConfig(endpoint="127.0.0.1:0")
 
 
 def test_stage_times_batches_and_drops_of_the_last_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MIN_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(health, "METRICS_AGE_SECONDS", 0.0)
     monkeypatch.setattr(health, "_RENDERING_SHARE", 1e9)
     metrics = Metrics(Ledger())
@@ -31,7 +29,7 @@ def test_stage_times_batches_and_drops_of_the_last_seconds(monkeypatch: pytest.M
         metrics.registry,
         lambda: HealthSnapshot(healthy=True, ready=True),
     ) as server:
-        stages = Stages(server.url.removeprefix("http://"))
+        stages = Stages(server.url.removeprefix("http://"), min_interval_seconds=0)
         first = asyncio.run(stages.read("gate"))
         assert first["stages"] == []
         for _ in range(4):

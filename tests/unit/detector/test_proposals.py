@@ -13,10 +13,16 @@ from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
 from support.detecting import EASY, clip_frames, pictures
 
 
+@pytest.fixture(scope="module")
+def detector() -> FasterRcnnDetector:
+    return FasterRcnnDetector(calibrated_weights(EMBEDDED_ARCHITECTURE), EASY)
+
+
 @pytest.mark.parametrize("wanted", [1, 20, 200, 100_000])
-def test_the_likeliest_are_the_same_however_many_are_tried(wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = FasterRcnnDetector(calibrated_weights(EMBEDDED_ARCHITECTURE), EASY)
-    detector._propose._rpn._post_nms_top_n["testing"] = wanted
+def test_the_likeliest_are_the_same_however_many_are_tried(
+    detector: FasterRcnnDetector, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(detector._propose._rpn._post_nms_top_n, "testing", wanted)
     shown = pictures(clip_frames(2))
 
     def boxes(tried_per_wanted: int) -> list[Tensor]:

@@ -124,7 +124,7 @@ def test_staged_content_is_in_place_only_after_the_commit(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+@pytest.mark.root
 def test_a_folder_that_may_be_written_but_not_read() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -68,6 +68,7 @@ def test_the_folder_holds_everything(trained: tuple[Path, list[float]]) -> None:
     assert (weights.min_size, weights.max_size) == (64, 96)
 
 
+@pytest.mark.slow
 def test_resume_goes_on_bit_by_bit(shapes: Path, tmp_path: Path, trained: tuple[Path, list[float]]) -> None:
     out = tmp_path / "run"
     train, val = _data(shapes, "train"), _data(shapes, "val")
@@ -129,6 +130,7 @@ def test_a_picture_that_vanishes_is_told(shapes: Path, tmp_path: Path) -> None:
         Run(tmp_path / "run", CONFIG, Dataset(gone, data.categories), data).train()
 
 
+@pytest.mark.slow
 def test_fine_tuning_takes_what_fits(shapes: Path, tmp_path: Path, trained: tuple[Path, list[float]]) -> None:
     weights = load_weights_file(trained[0] / "best.safetensors")
     same, other = (build_model(CONFIG.model, 3) for _ in range(2))
@@ -203,6 +205,7 @@ def test_processes_make_the_same_batches_as_threads(shapes: Path) -> None:
             assert torch.equal(target.labelled, known.labelled)
 
 
+@pytest.mark.slow
 def test_what_the_run_starts_from_is_epoch_0_and_a_worse_run_is_told(
     shapes: Path, tmp_path: Path, trained: tuple[Path, list[float]]
 ) -> None:

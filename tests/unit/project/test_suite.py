@@ -1,0 +1,40 @@
+"""What holds for the tests themselves."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from support.paths import ROOT, TESTS
+
+_FILES = sorted(TESTS.rglob("*.py"))
+
+
+def nodes() -> Iterator[tuple[str, ast.AST]]:
+    for path in _FILES:
+        place = path.relative_to(TESTS).as_posix()
+        yield from ((place, node) for node in ast.walk(ast.parse(path.read_text())))
+
+
+def test_no_test_imports_another() -> None:
+    imported = [(place, node.module or "") for place, node in nodes() if isinstance(node, ast.ImportFrom)]
+    imported += [(place, name.name) for place, node in nodes() if isinstance(node, ast.Import) for name in node.names]
+    assert [pair for pair in imported if pair[1].rpartition(".")[2].startswith(("test_", "conftest"))] == []
+
+
+def test_folders_are_those_of_the_package() -> None:
+    rooms = {path.parent.name for path in (ROOT / "streamdet").glob("*/__init__.py")} | {"docs", "project"}
+    for kind in ("unit", "integration"):
+        assert {path.name for path in (TESTS / kind).iterdir() if path.is_dir() and path.name != "__pycache__"} <= rooms
+    assert list(TESTS.glob("test_*.py")) == []
+
+
+def test_no_thread_keeps_a_process_alive() -> None:
+    """One that hangs fails its test, and not the whole run."""
+    calls = [
+        (place, node)
+        for place, node in nodes()
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("threading.Thread", "Thread")
+    ]
+    assert len(calls) > 20
+    assert [place for place, call in calls if not any(key.arg == "daemon" for key in call.keywords)] == []
