@@ -1,1 +1,1 @@
-"""Keys, passwords, endpoints, redaction, limits, and files that hold secrets."""
+"""Who may connect and what may be shown: keys, passwords, endpoints, limits, redaction, and files that hold secrets."""

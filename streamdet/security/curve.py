@@ -1,8 +1,7 @@
-"""CURVE keys in files: who the daemon is, and whom it lets in.
+"""CURVE keys in files: the daemon's identity, and the clients that it lets in.
 
-Every key pair is two files in the format of pyzmq and czmq: NAME.key, the public key, which may be shown to anyone,
-and NAME.key_secret with both keys, which only its owner may read. The daemon lets in whose NAME.key lies in its
-directory of allowed clients.
+A key pair is two files in the format of pyzmq and czmq: NAME.key, the public key, and NAME.key_secret with both keys,
+which only its owner may read. The daemon lets in clients whose NAME.key is in its directory of allowed clients.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ Kind = Literal["server", "client"]
 
 
 class KeyFileError(StreamdetError):
-    """A file of keys cannot be read, written or used."""
+    """A key file cannot be read, written or used."""
 
     exit_code = EXIT_USAGE
 
@@ -68,25 +67,25 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class ClientKeys:
-    """What a subscriber needs where the daemon asks for keys.
+    """What a subscriber needs to connect to a daemon with keys.
 
     Attributes:
         server: the daemon's public key.
-        own: of the subscriber.
+        own: the subscriber's keys.
     """
 
     server: bytes
     own: KeyPair
 
     def apply_to(self, socket: zmq.Socket[Any]) -> None:
-        """Has a socket that is not connected yet encrypt, and prove who it is."""
+        """Makes a socket that is not connected yet encrypt, and log in with these keys."""
         socket.curve_serverkey = self.server
         socket.curve_publickey = self.own.public
         socket.curve_secretkey = self.own.secret
 
 
 def client_keys(server_key: Path | str | None, client_key_file: Path | str | None) -> ClientKeys | None:
-    """Reads a subscriber's keys; None where neither is given.
+    """Reads a subscriber's keys; None if neither file is given.
 
     Args:
         server_key: the file with the daemon's public key.
@@ -101,112 +100,6 @@ def client_keys(server_key: Path | str | None, client_key_file: Path | str | Non
         message = "the daemon's public key and a client's own key file go together; give both or neither"
         raise KeyFileError(message)
     return ClientKeys(read_public(Path(server_key)), read_pair(Path(client_key_file), "client"))
-
-
-def generate(folder: Path, name: str, kind: Kind, *, force: bool = False) -> tuple[Path, Path]:
-    """Makes a key pair, and the folder if there is none; a pair that is there stays, unless `force`.
-
-    Returns:
-        The public file, with mode 0644, and the secret one, with mode 0600.
-
-    Raises:
-        KeyFileError: the name is none, the files are there, or cannot be written.
-    """
-    public_file, secret_file = folder / f"{_checked(name)}{PUBLIC_SUFFIX}", folder / f"{name}{SECRET_SUFFIX}"
-    public, secret = (key.decode() for key in zmq.curve_keypair())
-    head = f'metadata\n    name = "{name}"\n    kind = "{kind}"\ncurve\n    public-key = "{public}"\n'
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if not force:
-            for path in (secret_file, public_file):
-                if path.exists():
-                    message = f"{path} is there already; choose another name, or --force to replace it for good"
-                    raise KeyFileError(message)
-        write_atomically(secret_file, f'{head}    secret-key = "{secret}"\n'.encode(), mode=0o600, replace=force)
-        write_atomically(public_file, head.encode(), mode=0o644, replace=force)
-    except OSError as error:
-        message = f"cannot write keys to {folder}: {error.strerror}"
-        raise KeyFileError(message) from error
-    return public_file, secret_file
-
-
-def allow(public_file: Path, directory: Path, *, force: bool = False) -> Path:
-    """Puts a public key into a directory of allowed clients, which is made if there is none.
-
-    Raises:
-        KeyFileError: it is no public key, or cannot be written.
-    """
-    if public_file.name.endswith(SECRET_SUFFIX):
-        message = f"{public_file} is a secret key, which stays with its client; give {public_file.with_suffix('.key')}"
-        raise KeyFileError(message)
-    public = read_public(public_file).decode()
-    name = _checked(public_file.name.removesuffix(PUBLIC_SUFFIX))
-    path = directory / f"{name}{PUBLIC_SUFFIX}"
-    text = f'metadata\n    name = "{name}"\n    kind = "client"\ncurve\n    public-key = "{public}"\n'
-    try:
-        # Others may look who is let in; only the owner may change it.
-        directory.mkdir(mode=0o755, exist_ok=True)
-        write_atomically(path, text.encode(), mode=0o644, replace=force)
-    except FileExistsError:
-        message = f"{path} is there already; revoke it first, or --force to replace it"
-        raise KeyFileError(message) from None
-    except OSError as error:
-        message = f"cannot write to {directory}: {error.strerror}"
-        raise KeyFileError(message) from error
-    return path
-
-
-def revoke(directory: Path, name: str) -> Path:
-    """Takes a client's public key out of a directory of allowed clients.
-
-    Raises:
-        KeyFileError: there is none of this name, or it cannot be removed; or it was removed, and the same key is let in
-            under another name.
-    """
-    path = directory / f"{_checked(name.removesuffix(PUBLIC_SUFFIX))}{PUBLIC_SUFFIX}"
-    key = _key_in(path)
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        names = sorted(file.name.removesuffix(PUBLIC_SUFFIX) for file in directory.glob(f"*{PUBLIC_SUFFIX}"))
-        known = f"; there are {', '.join(names[:10])}" if names else ""
-        message = f"{directory} has no client {name!r}{known}"
-        raise KeyFileError(message) from None
-    except OSError as error:
-        message = f"cannot remove {path}: {error.strerror}"
-        raise KeyFileError(message) from error
-    others = [file for file in public_files(directory) if key is not None and _key_in(file) == key]
-    if others:
-        listed = ", ".join(file.name.removesuffix(PUBLIC_SUFFIX) for file in others)
-        message = f"removed {path}, but the same key is still let in as {listed}: revoke that, too"
-        raise KeyFileError(message)
-    return path
-
-
-def _key_in(path: Path) -> bytes | None:
-    try:
-        return read_public(path)
-    except KeyFileError:
-        return None
-
-
-def public_files(directory: Path) -> list[Path]:
-    """The files of all allowed clients, by name; whatever else lies in the directory is not meant.
-
-    Raises:
-        KeyFileError: the directory cannot be read, or holds more than `MAX_ALLOWED_CLIENTS`.
-    """
-    try:
-        with os.scandir(directory) as entries:
-            # A name that begins with a dot is a file that is being written.
-            names = [e.name for e in entries if e.name.endswith(PUBLIC_SUFFIX) and not e.name.startswith(".")]
-    except OSError as error:
-        message = f"cannot read the directory of allowed clients {directory}: {error.strerror}"
-        raise KeyFileError(message) from error
-    if len(names) > MAX_ALLOWED_CLIENTS:
-        message = f"{directory} holds more than {MAX_ALLOWED_CLIENTS} clients"
-        raise KeyFileError(message)
-    return [directory / name for name in sorted(names)]
 
 
 def read_public(path: Path) -> bytes:
@@ -231,7 +124,7 @@ def read_pair(path: Path, kind: Kind) -> KeyPair:
         raise KeyFileError(message)
     written_kind = content.get("kind", kind.encode()).decode()
     if written_kind != kind:
-        message = f"{path} is the key of a {written_kind}, and that of a {kind} is needed"
+        message = f"{path} is the key of a {written_kind}; a {kind} key is needed"
         raise KeyFileError(message)
     pair = KeyPair(_key(path, content, "public-key"), _key(path, content, "secret-key"))
     if zmq.curve_public(pair.secret) != pair.public:
@@ -240,40 +133,111 @@ def read_pair(path: Path, kind: Kind) -> KeyPair:
     return pair
 
 
-def _checked(name: str) -> str:
-    if _NAME.fullmatch(name) is None:
-        message = f"{name[:80]!r} is no name for a key: 1 to 64 letters, digits, - _ . of which the first is no sign"
-        raise KeyFileError(message)
-    return name
+def generate(folder: Path, name: str, kind: Kind, *, force: bool = False) -> tuple[Path, Path]:
+    """Makes a key pair, and the folder if it is missing; an existing pair stays, unless `force`.
 
+    Returns:
+        The public file, with mode 0644, and the secret one, with mode 0600.
 
-def _read(path: Path) -> tuple[dict[str, bytes], int]:
-    """The lines of a file that we know, and its mode."""
+    Raises:
+        KeyFileError: the name is not valid, the files exist, or they cannot be written.
+    """
+    public_file, secret_file = folder / f"{_checked(name)}{PUBLIC_SUFFIX}", folder / f"{name}{SECRET_SUFFIX}"
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    head = f'metadata\n    name = "{name}"\n    kind = "{kind}"\ncurve\n    public-key = "{public}"\n'
     try:
-        data, mode = read_start(path, _MAX_FILE_BYTES + 1)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not force:
+            for path in (secret_file, public_file):
+                if path.exists():
+                    message = f"{path} exists already; choose another name, or --force to overwrite it"
+                    raise KeyFileError(message)
+        write_atomically(secret_file, f'{head}    secret-key = "{secret}"\n'.encode(), mode=0o600, replace=force)
+        write_atomically(public_file, head.encode(), mode=0o644, replace=force)
     except OSError as error:
-        message = f"cannot read the key file {path}: {error.strerror}; {_WAY}"
+        message = f"cannot write keys to {folder}: {error.strerror}"
         raise KeyFileError(message) from error
-    if len(data) > _MAX_FILE_BYTES:
-        data = b""
-    found = [match for line in data.splitlines() if (match := _LINE.match(line))]
-    return {match[1].decode(): match[2] for match in found}, mode
+    return public_file, secret_file
 
 
-def _key(path: Path, content: dict[str, bytes], name: str) -> bytes:
-    key = content.get(name, b"")
-    if len(key) != _KEY_CHARACTERS:
-        message = f"{path} holds no {name.replace('-', ' ')}; {_WAY}"
+def allow(public_file: Path, directory: Path, *, force: bool = False) -> Path:
+    """Puts a public key into a directory of allowed clients, which is made if it is missing.
+
+    Raises:
+        KeyFileError: it is not a public key, or cannot be written.
+    """
+    if public_file.name.endswith(SECRET_SUFFIX):
+        message = f"{public_file} is a secret key, which stays with its client; give {public_file.with_suffix('.key')}"
         raise KeyFileError(message)
-    return key
+    public = read_public(public_file).decode()
+    name = _checked(public_file.name.removesuffix(PUBLIC_SUFFIX))
+    path = directory / f"{name}{PUBLIC_SUFFIX}"
+    text = f'metadata\n    name = "{name}"\n    kind = "client"\ncurve\n    public-key = "{public}"\n'
+    try:
+        # Other users may see which clients are allowed; only the owner may change it.
+        directory.mkdir(mode=0o755, exist_ok=True)
+        write_atomically(path, text.encode(), mode=0o644, replace=force)
+    except FileExistsError:
+        message = f"{path} exists already; revoke it first, or --force to overwrite it"
+        raise KeyFileError(message) from None
+    except OSError as error:
+        message = f"cannot write to {directory}: {error.strerror}"
+        raise KeyFileError(message) from error
+    return path
+
+
+def revoke(directory: Path, name: str) -> Path:
+    """Removes a client's public key from a directory of allowed clients.
+
+    Raises:
+        KeyFileError: there is no client of this name, or it cannot be removed; or it was removed, but the same key is
+            let in under another name.
+    """
+    path = directory / f"{_checked(name.removesuffix(PUBLIC_SUFFIX))}{PUBLIC_SUFFIX}"
+    key = _key_in(path)
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        names = sorted(file.name.removesuffix(PUBLIC_SUFFIX) for file in directory.glob(f"*{PUBLIC_SUFFIX}"))
+        known = f"; there are {', '.join(names[:10])}" if names else ""
+        message = f"{directory} has no client {name!r}{known}"
+        raise KeyFileError(message) from None
+    except OSError as error:
+        message = f"cannot remove {path}: {error.strerror}"
+        raise KeyFileError(message) from error
+    others = [file for file in public_files(directory) if key is not None and _key_in(file) == key]
+    if others:
+        listed = ", ".join(file.name.removesuffix(PUBLIC_SUFFIX) for file in others)
+        message = f"removed {path}, but the same key is still let in as {listed}: revoke that, too"
+        raise KeyFileError(message)
+    return path
+
+
+def public_files(directory: Path) -> list[Path]:
+    """The key files in a directory of allowed clients, by name; other files are ignored.
+
+    Raises:
+        KeyFileError: the directory cannot be read, or holds more than `MAX_ALLOWED_CLIENTS`.
+    """
+    try:
+        with os.scandir(directory) as entries:
+            # A name that begins with a dot belongs to a file that is being written.
+            names = [e.name for e in entries if e.name.endswith(PUBLIC_SUFFIX) and not e.name.startswith(".")]
+    except OSError as error:
+        message = f"cannot read the directory of allowed clients {directory}: {error.strerror}"
+        raise KeyFileError(message) from error
+    if len(names) > MAX_ALLOWED_CLIENTS:
+        message = f"{directory} holds more than {MAX_ALLOWED_CLIENTS} clients"
+        raise KeyFileError(message)
+    return [directory / name for name in sorted(names)]
 
 
 class AllowedClients:
-    """Knows whose keys lie in a directory; for one thread.
+    """The clients whose keys are in a directory; for one thread.
 
     A directory that is gone or may not be read lets no one in, and the log says so; so does a file that holds no key.
-    Where only the machine is at its limits (no file descriptors, no memory, a disk that does not answer), clients that
-    were let in before stay: otherwise a want of descriptors would cut every client.
+    If the machine is out of file descriptors or memory, or its disk does not answer, clients that were let in before
+    stay: otherwise a shortage would disconnect every client.
 
     Args:
         directory: with a file NAME.key for each client.
@@ -309,7 +273,7 @@ class AllowedClients:
             paths = public_files(self._directory)
         except KeyFileError as error:
             if _is_transient(error.__cause__):
-                self._tell(f"{error}; {_STAYS}")
+                self._report(f"{error}; {_STAYS}")
                 return
             problem = f"{error}; no one is let in"
             paths = []
@@ -318,12 +282,12 @@ class AllowedClients:
             try:
                 entry = self._entry(path, known)
             except OSError as error:
-                # Of this file alone; others may have been added or removed.
+                # Only this file is affected; others may have been added or removed.
                 problem = f"cannot read the key file {path}: {error.strerror}; {_STAYS}"
                 entry = known
             if entry is not None:
                 files[path] = entry
-        self._tell(problem)
+        self._report(problem)
         self._files = files
         before = self.newest
         self.newest = {
@@ -331,17 +295,17 @@ class AllowedClients:
         }
         self.removals += not before.keys() <= self.newest.keys()
 
-    def _tell(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         if problem and problem != self._problem:
             _log.error("%s", problem)
         self._problem = problem
 
     @staticmethod
     def _entry(path: Path, known: _Entry | None) -> _Entry | None:
-        """What is in one file now; None when there is none.
+        """What is in one file now; None if it is gone.
 
         Raises:
-            OSError: that cannot be said at the moment.
+            OSError: it cannot be read at the moment.
         """
         try:
             status = path.stat()
@@ -349,7 +313,7 @@ class AllowedClients:
             if _is_transient(error):
                 raise
             return None  # it has just gone
-        # All keys are of one size, and a copy keeps the time of its original: only the kernel's own time tells.
+        # All keys have the same size, and a copy keeps the mtime of its original: only the ctime shows a change.
         state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         is_settled = abs(time.time() - status.st_ctime) > _SETTLED_SECONDS
         if known is not None and known[0] == state and (is_settled or known[1] is None):
@@ -361,6 +325,43 @@ class AllowedClients:
                 raise error.__cause__ from None
             _log.warning("%s; this client is not let in", error)
             return state, None
+
+
+def _key_in(path: Path) -> bytes | None:
+    try:
+        return read_public(path)
+    except KeyFileError:
+        return None
+
+
+def _checked(name: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        message = (
+            f"{name[:80]!r} is not a name for a key: 1 to 64 letters, digits, - _ . beginning with a letter or digit"
+        )
+        raise KeyFileError(message)
+    return name
+
+
+def _read(path: Path) -> tuple[dict[str, bytes], int]:
+    """The known keys and values in a file, and its mode."""
+    try:
+        data, mode = read_start(path, _MAX_FILE_BYTES + 1)
+    except OSError as error:
+        message = f"cannot read the key file {path}: {error.strerror}; {_WAY}"
+        raise KeyFileError(message) from error
+    if len(data) > _MAX_FILE_BYTES:
+        data = b""
+    found = [match for line in data.splitlines() if (match := _LINE.match(line))]
+    return {match[1].decode(): match[2] for match in found}, mode
+
+
+def _key(path: Path, content: dict[str, bytes], name: str) -> bytes:
+    key = content.get(name, b"")
+    if len(key) != _KEY_CHARACTERS:
+        message = f"{path} holds no {name.replace('-', ' ')}; {_WAY}"
+        raise KeyFileError(message)
+    return key
 
 
 def _is_transient(error: BaseException | None) -> bool:

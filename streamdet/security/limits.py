@@ -1,4 +1,4 @@
-"""Rates and shares of time that may not be exceeded for long."""
+"""Limits of use: requests per second, shares of time, and attempts to log in."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+MAX_TRIES = 5
+MAX_TRIES_OF_ALL = 60
+_PER_SECONDS = 60.0
+_MAX_CLIENTS = 1000
+
 
 class Rate:
-    """Lets `per_second` things pass per second, and after a pause as many at once; for one thread.
+    """Allows `per_second` uses per second, and after a pause as many at once; for one thread.
 
     Args:
-        per_second: how many.
+        per_second: uses per second.
         clock: monotonic seconds.
     """
 
@@ -24,7 +29,7 @@ class Rate:
         self._at = clock()
 
     def passes(self) -> bool:
-        """Whether another one may pass now; if so, it has."""
+        """Whether one more is allowed now; if so, it is counted."""
         now = self._clock()
         self._left = min(self._left + (now - self._at) * self.per_second, float(self.per_second))
         self._at = now
@@ -35,11 +40,11 @@ class Rate:
 
 
 class Share:
-    """Lets work take a share of the time, and after a pause a burst of it; for one thread.
+    """Allows work to take a share of the time, and after a pause a burst; for one thread.
 
     Args:
         share: of the time, above 0 and at most 1.
-        burst_seconds: of work that may be done at once after a pause.
+        burst_seconds: work that may be done at once after a pause.
         clock: monotonic seconds.
     """
 
@@ -51,12 +56,12 @@ class Share:
         self._at = clock()
 
     def wait_seconds(self) -> float:
-        """How long to wait before more may be done; 0 when it may be done now."""
+        """How long to wait before more work is allowed; 0 if it is allowed now."""
         self._refill()
         return 0.0 if self._left_seconds > 0 else -self._left_seconds / self._share
 
     def worked(self, seconds: float) -> None:
-        """Notes that so much time was spent."""
+        """Counts time that was spent."""
         self._refill()
         self._left_seconds -= seconds
 
@@ -67,13 +72,13 @@ class Share:
 
 
 class FairRate:
-    """Lets `per_second` requests pass per second, and after a pause as many at once; the others wait for their turn.
+    """Allows `per_second` requests per second, and after a pause as many at once; others wait, fairly among clients.
 
-    Clients take turns, so that one that asks all the time delays the others by a moment only. Belongs to one event
-    loop.
+    Waiting clients are served in turns, so that one that sends many requests delays the others only a little. Belongs
+    to one event loop.
 
     Args:
-        per_second: how many.
+        per_second: requests per second.
         most_waiting: requests of one client that may wait.
     """
 
@@ -84,11 +89,11 @@ class FairRate:
         self._waiting: dict[str, deque[_Waiting]] = {}
 
     async def turn(self, client: str, is_gone: Callable[[], bool]) -> bool:
-        """Waits until a request of this client may pass; false at once when too many of its requests wait already.
+        """Waits until a request of this client is allowed; False at once if too many of its requests wait already.
 
         Args:
-            client: who asks.
-            is_gone: whether it does not wait for an answer any more; then its turn is given to the next one.
+            client: that sends the request.
+            is_gone: whether it no longer waits for an answer; then the next one is served.
         """
         if not self._waiting and self._rate.passes():
             return True
@@ -118,29 +123,8 @@ class FairRate:
                 waiting.may_pass.set_result(None)
 
 
-class _Waiting(NamedTuple):
-    may_pass: asyncio.Future[None]
-    is_gone: Callable[[], bool]
-
-
-def _let_gone_pass(waiting: deque[_Waiting]) -> bool:
-    """Takes out those that do not wait for an answer any more; whether there were any."""
-    gone = [each for each in waiting if each.may_pass.done() or each.is_gone()]
-    for each in gone:
-        waiting.remove(each)
-        if not each.may_pass.done():
-            each.may_pass.set_result(None)
-    return bool(gone)
-
-
-MAX_TRIES = 5
-MAX_TRIES_OF_ALL = 60
-_PER_SECONDS = 60.0
-_MAX_CLIENTS = 1000
-
-
 class LoginAttempts:
-    """Lets everybody try a password a few times a minute, and all together not often.
+    """Limits how often a password may be tried: by one client in a minute, and by all clients together.
 
     Args:
         clock: monotonic seconds.
@@ -152,7 +136,7 @@ class LoginAttempts:
         self._by_client: OrderedDict[str, deque[float]] = OrderedDict()
 
     def wait_seconds(self, client: str) -> float:
-        """Counts a try of a client, and says 0; or how long it has to wait, and does not count."""
+        """Counts an attempt of a client and returns 0, or returns how long it has to wait and counts nothing."""
         now = self._clock()
         own = self._by_client.setdefault(client, deque())
         self._by_client.move_to_end(client)
@@ -165,8 +149,23 @@ class LoginAttempts:
         return wait
 
     def forget(self, client: str) -> None:
-        """The client has shown the password."""
+        """Forgets the attempts of a client that has given the right password."""
         self._by_client.pop(client, None)
+
+
+class _Waiting(NamedTuple):
+    may_pass: asyncio.Future[None]
+    is_gone: Callable[[], bool]
+
+
+def _let_gone_pass(waiting: deque[_Waiting]) -> bool:
+    """Removes requests whose clients no longer wait for an answer; returns whether there were any."""
+    gone = [each for each in waiting if each.may_pass.done() or each.is_gone()]
+    for each in gone:
+        waiting.remove(each)
+        if not each.may_pass.done():
+            each.may_pass.set_result(None)
+    return bool(gone)
 
 
 def _wait(tries: deque[float], most: int, now: float) -> float:

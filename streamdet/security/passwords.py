@@ -1,4 +1,4 @@
-"""The password of a page: kept as a scrypt hash in a file that only its owner can read."""
+"""Passwords of pages: stored as scrypt hashes in files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WAY = "make one with: streamdet web --set-password FILE"
 
 
 class PasswordError(StreamdetError):
-    """A password file cannot be used, or a password is too weak to be stored."""
+    """A password file cannot be used, or a password has a length that is not allowed."""
 
     exit_code = EXIT_USAGE
 
@@ -55,12 +55,12 @@ class Password:
         return cls(salt, _scrypt(text, salt, cost), cost)
 
     def matches(self, text: str) -> bool:
-        """Whether this is the password; takes as long for a wrong one."""
+        """Whether this is the password; takes the same time for a wrong one."""
         return hmac.compare_digest(_scrypt(text[:MAX_CHARACTERS], self.salt, self.cost), self.hash)
 
 
 def write_password(path: Path, password: Password) -> None:
-    """Writes the file, readable by its owner only: the whole of it, or nothing.
+    """Writes the file, readable by its owner only.
 
     Raises:
         PasswordError: it cannot be written.
@@ -74,10 +74,10 @@ def write_password(path: Path, password: Password) -> None:
 
 
 def read_password(path: Path) -> Password:
-    """Reads the file.
+    """Reads a password file.
 
     Raises:
-        PasswordError: there is none, others can read it, or it is not one.
+        PasswordError: it is missing, others can read it, or it is not a password file.
     """
     try:
         content, mode = read_start(path, _MAX_FILE_BYTES)

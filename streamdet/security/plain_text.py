@@ -1,15 +1,15 @@
-"""Text of strangers as people may read it: one line, of a stated length, with nothing that a terminal would obey.
+"""Makes text from outside safe to show: one line of limited length, without anything that a terminal would act on.
 
-A camera's status text, a title, or a name in someone's event may hold escape sequences, line ends, and characters that
-turn the direction of writing, so that what is read is not what is there.
+A camera's status text, a title or a name in an event may hold escape sequences, line ends, or characters that change
+the direction of writing, and so make a reader see something else than the text says.
 """
 
 from __future__ import annotations
 
 import re
 
-# Of Unicode: control characters, line and paragraph separators, marks and overrides of direction, what is not seen at
-# all, and halves of pairs.
+# Unicode's control characters, line and paragraph separators, marks and overrides of direction, invisible characters,
+# and halves of surrogate pairs.
 _UNSEEN = (
     r"\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e0fff"
@@ -20,23 +20,23 @@ MAX_CHARACTERS = 300
 
 
 def plain(text: str, limit: int = MAX_CHARACTERS) -> str:
-    """The text with what is not seen escaped as in Python, cut to so many characters."""
-    # Cut first: what is longer than anyone reads need not be looked through.
+    """The text with invisible characters escaped as in Python, cut to `limit` characters."""
+    # Cut first, so that a long text costs no more than a short one.
     return cut(UNSEEN.sub(_escaped, cut(text, limit)), limit)
 
 
 def plain_lines(text: str) -> str:
-    """The same with line ends and tabs as they are, and not cut."""
+    """The same for a text of several lines: line ends and tabs stay, and nothing is cut."""
     return _UNSEEN_IN_LINES.sub(_escaped, text)
 
 
 def plain_json(text: str) -> str:
-    """JSON that was made without escapes, with those that a terminal needs; it means the same."""
+    """JSON text with invisible characters in its strings escaped; its meaning stays the same."""
     return _UNSEEN_IN_LINES.sub(_escaped_for_json, text)
 
 
 def cut(text: str, limit: int) -> str:
-    """The text, with dots for the rest where it is longer."""
+    """The text, with dots for the rest if it is longer."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -21,6 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from streamdet.detector.missing import cache_folders
 from streamdet.errors import DetectorError
+from streamdet.security.files import write_atomically
 
 PUBLISHED = (
     "fasterrcnn_mobilenet_v3_large_320_fpn",
@@ -94,27 +94,25 @@ def download(url: str, target: Path, on_bytes: OnBytes | None = None) -> None:
         DetectorError: the network or the disk fails, or what came is not what was asked for.
     """
     advice = f"download {url} elsewhere and put it at {target}"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part, part_name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        msg = f"cannot write to {target.parent} ({error.strerror}); set XDG_CACHE_HOME to a folder that can be written"
-        raise DetectorError(msg) from error
-    try:
-        with open(part, "wb") as file:  # noqa: PTH123 - it is a descriptor
-            digest = _fetch(url, file.write, on_bytes)
-            os.fsync(file.fileno())
+
+    def fetch(file: BinaryIO) -> None:
+        digest = _fetch(url, file.write, on_bytes)
         if not digest.startswith(_hash_prefix(target.name)):
             msg = f"what {url} sent is not {target.name}: its SHA-256 is {digest}; {advice}"
             raise DetectorError(msg)
-        Path(part_name).replace(target)
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, fetch)
     except (OSError, HTTPException) as error:
         if isinstance(error, HTTPError):
             error.close()
+        elif isinstance(error, OSError) and error.filename is not None:
+            folder = target.parent
+            msg = f"cannot write to {folder} ({error.strerror}); set XDG_CACHE_HOME to a folder that can be written"
+            raise DetectorError(msg) from error
         msg = f"cannot download {target.name}: {_reason(error)}; {advice}"
         raise DetectorError(msg) from error
-    finally:
-        Path(part_name).unlink(missing_ok=True)
 
 
 def repair_published(architecture: str, path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -59,7 +59,7 @@ def test_keys_that_are_there_stay(tmp_path: Path, left: str) -> None:
     before = (tmp_path / left).read_bytes()
     result = keys("generate", tmp_path, "--name", "alice")
     assert isinstance(result.exception, KeyFileError)
-    assert "is there already" in str(result.exception)
+    assert "exists already" in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == [left]
     assert (tmp_path / left).read_bytes() == before
     assert keys("generate", tmp_path, "--name", "alice", "--force").exit_code == 0
@@ -108,7 +108,7 @@ def test_no_secret_gets_into_the_directory_of_clients(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "../alice", "a/b", ".hidden", "-x", "a" * 65, "a\nb"])
 def test_a_name_never_leaves_its_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(KeyFileError, match="is no name for a key"):
+    with pytest.raises(KeyFileError, match="is not a name for a key"):
         generate(tmp_path, name, "client")
     assert list(tmp_path.iterdir()) == []
 
@@ -131,7 +131,7 @@ def test_a_credential_of_systemd_may_show_as_readable_by_its_group(
 
 def test_the_keys_of_the_two_sides_cannot_be_mistaken(tmp_path: Path) -> None:
     public, secret = generate(tmp_path, "server", "server")
-    with pytest.raises(KeyFileError, match="is the key of a server, and that of a client is needed"):
+    with pytest.raises(KeyFileError, match="is the key of a server; a client key is needed"):
         client_keys(public, secret)
 
 
