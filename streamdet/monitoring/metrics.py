@@ -32,10 +32,10 @@ from streamdet.types import Crossing, Direction, Drop, Reason, State, StreamStat
 STAGES = ("input", "preprocess", "features", "proposals", "roi_pool", "classify", "postprocess")
 
 _LATENCY_BUCKETS_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
-_SHORT_BUCKETS_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-# Sources without a rate of their own name their clock's, such as 90,000.
-_MAX_NOMINAL_FPS = 1000
 _BATCH_SIZE_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+_SHORT_BUCKETS_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+# Sources without a rate of their own report that of their clock, such as 90,000.
+_MAX_NOMINAL_FPS = 1000
 _DIRECTIONS: tuple[Direction, ...] = ("in", "out")
 
 HANDSHAKE_FAILURES = ("unknown_key", "wrong_server_key", "no_key", "broken_off", "protocol", "timeout")
@@ -82,69 +82,65 @@ class Metrics:
         self._devices: dict[str, Gauge] = {}
         self._stage_listener: Callable[[str, float], None] | None = None
 
-        def counter(name: str, text: str, labels: Iterable[str] = ()) -> Counter:
-            return Counter(f"streamdet_{name}", text, labels, registry=registry)
-
-        def histogram(name: str, text: str, buckets: Sequence[float], labels: Iterable[str] = ()) -> Histogram:
-            return Histogram(f"streamdet_{name}", text, labels, buckets=buckets, registry=registry)
-
+        declare = _Declarations(registry)
+        # Of streams; what is counted for every frame is read by the collector from where it is kept.
         registry.register(_Collector(ledger, self._streams))
-        self._detections = counter("detections", "Objects published.", ["stream", "label"])
-        self._reconnects = counter(
+        self._reconnects = declare.counter(
             "stream_reconnects", "Attempts to connect again, by what had gone wrong.", ["stream", "reason"]
         )
-        self._event_latency = histogram(
+        self._detections = declare.counter("detections", "Objects published.", ["stream", "label"])
+        self._events = declare.counter("events_published", "Events handed to ZeroMQ.", ["topic"])
+        self._event_latency = declare.histogram(
             "event_latency_seconds", "From capture to publication.", _LATENCY_BUCKETS_SECONDS, ["stream"]
         )
-        self._events = counter("events_published", "Events handed to ZeroMQ.", ["topic"])
-        self._previews = counter("previews_encoded", "Preview pictures that were encoded.", ["stream"])
-        self._shapes = _ShapeMetrics(registry)
-        self.delivery = DeliveryMetrics(registry)
-        unexpected = counter(
-            "unexpected_errors", "Errors that no code foresaw; each cost one frame, request or connection.", ["part"]
+        self._previews = declare.counter("previews_encoded", "Preview pictures that were encoded.", ["stream"])
+        self._shapes = _ShapeMetrics(declare)
+
+        # Of the way of a frame.
+        self.capture_decode_seconds = declare.histogram(
+            "capture_decode_seconds", "Time to decode one frame.", _SHORT_BUCKETS_SECONDS
         )
-        self.unexpected = UnexpectedErrors({part: unexpected.labels(part) for part in PARTS})
-        self._preview_encode_seconds = histogram(
-            "preview_encode_seconds", "Time to encode one preview picture.", _SHORT_BUCKETS_SECONDS
+        self.queue_wait_seconds = declare.histogram(
+            "queue_wait_seconds", "From capture to the start of its batch.", _LATENCY_BUCKETS_SECONDS
         )
-        stage_seconds = histogram(
+        self.batch_size = declare.histogram("batch_size", "Frames per batch.", _BATCH_SIZE_BUCKETS)
+        self.batches_at_once = declare.gauge(
+            "batches_at_once", "Batches that may be detected at the same time: what the cores have room for."
+        )
+        self.out_of_memory_total = declare.counter("out_of_memory", "Batches that were halved because memory ran out.")
+        stage_seconds = declare.histogram(
             "stage_seconds", "Time of one batch in one stage of the detector.", _SHORT_BUCKETS_SECONDS, ["stage"]
         )
         self._stage_seconds = {stage: stage_seconds.labels(stage) for stage in STAGES}
-        self.capture_decode_seconds = histogram(
-            "capture_decode_seconds", "Time to decode one frame.", _SHORT_BUCKETS_SECONDS
+        self._preview_encode_seconds = declare.histogram(
+            "preview_encode_seconds", "Time to encode one preview picture.", _SHORT_BUCKETS_SECONDS
         )
-        self.batch_size = histogram("batch_size", "Frames per batch.", _BATCH_SIZE_BUCKETS)
-        self.batches_at_once = Gauge(
-            "streamdet_batches_at_once",
-            "Batches that may be detected at the same time: what the cores have room for.",
-            registry=registry,
+        self.delivery = DeliveryMetrics(registry)
+
+        # Of the daemon.
+        self.healthy = declare.gauge("healthy", "1 while frames that are due come out, and no part has failed.")
+        self.healthy.set(1)
+        unexpected = declare.counter(
+            "unexpected_errors", "Errors that no code foresaw; each cost one frame, request or connection.", ["part"]
         )
-        self.queue_wait_seconds = histogram(
-            "queue_wait_seconds", "From capture to the start of its batch.", _LATENCY_BUCKETS_SECONDS
-        )
-        self.out_of_memory_total = counter("out_of_memory", "Batches that were halved because memory ran out.")
-        self.config_last_reload_successful = Gauge(
-            "streamdet_config_last_reload_successful", "1 when the newest configuration is in force.", registry=registry
+        self.unexpected = UnexpectedErrors({part: unexpected.labels(part) for part in PARTS})
+        self.config_last_reload_successful = declare.gauge(
+            "config_last_reload_successful", "1 when the newest configuration is in force."
         )
         self.config_last_reload_successful.set(1)
-        self._config_last_reload_success = Gauge(
-            "streamdet_config_last_reload_success_timestamp_seconds",
-            "Unix time at which the configuration in force was loaded.",
-            registry=registry,
+        self._config_last_reload_success = declare.gauge(
+            "config_last_reload_success_timestamp_seconds", "Unix time at which the configuration in force was loaded."
         )
-        self._control_requests = counter(
+        self._control_requests = declare.counter(
             "control_requests", "Requests to the control API, by whether they were carried out.", ["outcome"]
         )
         for outcome in ("done", "refused"):
             self._control_requests.labels(outcome)
-        self.healthy = Gauge(
-            "streamdet_healthy",
-            "1 while frames that are due come out, and no part has failed.",
-            registry=registry,
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        Info("streamdet_build", "Version of the daemon.", registry=registry).info(
+            {"version": importlib.metadata.version("streamdet"), "python": platform.python_version()}
         )
-        self.healthy.set(1)
-        self._add_build_and_process()
 
     def set_stream(
         self, stream: str, labels: Iterable[str], zones: Sequence[str] = (), lines: Sequence[str] = ()
@@ -296,13 +292,6 @@ class Metrics:
             self._devices[name] = Gauge(f"streamdet_device_{name}", text, ["device"], registry=self.registry)
         self._devices[name].labels(device).set_function(read)
 
-    def _add_build_and_process(self) -> None:
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        Info("streamdet_build", "Version of the daemon.", registry=self.registry).info(
-            {"version": importlib.metadata.version("streamdet"), "python": platform.python_version()}
-        )
-
     def _count(
         self, stream: str, children: dict[str, Counter], key: str, parent: Counter, labels: tuple[str, ...]
     ) -> None:
@@ -320,6 +309,22 @@ def _topics(stream: str) -> tuple[str, ...]:
     return f"detections/{stream}/", f"state/{stream}/", f"preview/{stream}/"
 
 
+class _Declarations:
+    """Declares metrics in a registry, each by its name without `streamdet_`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def counter(self, name: str, text: str, labels: Iterable[str] = ()) -> Counter:
+        return Counter(f"streamdet_{name}", text, labels, registry=self._registry)
+
+    def gauge(self, name: str, text: str, labels: Iterable[str] = ()) -> Gauge:
+        return Gauge(f"streamdet_{name}", text, labels, registry=self._registry)
+
+    def histogram(self, name: str, text: str, buckets: Sequence[float], labels: Iterable[str] = ()) -> Histogram:
+        return Histogram(f"streamdet_{name}", text, labels, buckets=buckets, registry=self._registry)
+
+
 class DeliveryMetrics:
     """What is reported about subscribers: connections, replay, and the events that the spool keeps; from any thread.
 
@@ -328,47 +333,33 @@ class DeliveryMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._connections = Gauge(
-            "streamdet_subscriber_connections", "Connections that are open.", ["socket"], registry=registry
-        )
-        self._accepted = Counter(
-            "streamdet_subscriber_accepted", "Connections that were accepted.", ["socket"], registry=registry
-        )
-        self._handshake_failures = Counter(
-            "streamdet_subscriber_handshake_failures",
+        declare = _Declarations(registry)
+        self._connections = declare.gauge("subscriber_connections", "Connections that are open.", ["socket"])
+        self._accepted = declare.counter("subscriber_accepted", "Connections that were accepted.", ["socket"])
+        self._handshake_failures = declare.counter(
+            "subscriber_handshake_failures",
             "Connections that had no allowed key, spoke no ZeroMQ, or broke before they said so.",
             ["socket", "reason"],
-            registry=registry,
         )
-        self._cuts = Counter(
-            "streamdet_subscriber_cuts",
+        self._cuts = declare.counter(
+            "subscriber_cuts",
             "Connections that were ended because their key was revoked, or they asked for far too much.",
             ["socket", "reason"],
-            registry=registry,
         )
-        self._subscriptions = Gauge(
-            "streamdet_subscriber_subscriptions", "Different prefixes that are subscribed to.", registry=registry
-        )
-        self._replay_requests = Counter(
-            "streamdet_replay_requests", "Requests for replay, by what became of them.", ["outcome"], registry=registry
+        self._subscriptions = declare.gauge("subscriber_subscriptions", "Different prefixes that are subscribed to.")
+        self._replay_requests = declare.counter(
+            "replay_requests", "Requests for replay, by what became of them.", ["outcome"]
         )
         for outcome in ("done", "refused", "dropped"):
             self._replay_requests.labels(outcome)
-        self._kept = Counter("streamdet_spool_events_kept", "Events that were written to disk.", registry=registry)
-        self._not_kept = Counter(
-            "streamdet_spool_events_not_kept",
-            "Events that were not written to disk, by reason.",
-            ["reason"],
-            registry=registry,
+        self._replay_bytes = declare.gauge("replay_used_bytes", "Size of the events kept in memory.")
+        self._kept = declare.counter("spool_events_kept", "Events that were written to disk.")
+        self._not_kept = declare.counter(
+            "spool_events_not_kept", "Events that were not written to disk, by reason.", ["reason"]
         )
         for reason in NOT_KEPT_REASONS:
             self._not_kept.labels(reason)
-        self._spool_bytes = Gauge(
-            "streamdet_spool_used_bytes", "Bytes that the spool takes on disk.", registry=registry
-        )
-        self._replay_bytes = Gauge(
-            "streamdet_replay_used_bytes", "Size of the events kept in memory.", registry=registry
-        )
+        self._spool_bytes = declare.gauge("spool_used_bytes", "Size of the spool on disk.")
 
     def add_socket(self, name: str) -> None:
         """Makes the series of a socket, at zero."""
@@ -426,21 +417,15 @@ class _ShapeMetrics:
     Any thread may call; what is reported about a shape that is not there is ignored.
 
     Args:
-        registry: what the metrics page shows.
+        declare: declares them.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._crossings = Counter(
-            "streamdet_line_crossings",
-            "Objects that went over a line.",
-            ["stream", "line", "direction"],
-            registry=registry,
+    def __init__(self, declare: _Declarations) -> None:
+        self._crossings = declare.counter(
+            "line_crossings", "Objects that went over a line.", ["stream", "line", "direction"]
         )
-        self._objects = Gauge(
-            "streamdet_zone_objects",
-            "Objects that stand in a zone; 0 while the stream is not up.",
-            ["stream", "zone"],
-            registry=registry,
+        self._objects = declare.gauge(
+            "zone_objects", "Objects that stand in a zone; 0 while the stream is not up.", ["stream", "zone"]
         )
         self._lock = threading.Lock()
         self._zones: dict[str, dict[str, Gauge]] = {}

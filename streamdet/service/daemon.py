@@ -175,7 +175,7 @@ class Daemon:
             _log.info("ready: %d stream%s, events at %s", count, "s" * (count != 1), publisher.endpoint)
             if on_ready is not None:
                 on_ready()
-            self._watch(Housekeeping(self._rates, self._streams, inference, detectors.cores, trim=detectors.trim))
+            self._watch(Housekeeping(self._rates, self._streams, inference, detectors.cores, detectors.trim))
             systemd.stopping()
             self._ready = False
         return self._exit_code()

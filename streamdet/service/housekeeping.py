@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-from streamdet.detector.memory import TRIM_SECONDS, trim_memory
+from streamdet.detector.memory import TRIM_SECONDS
 from streamdet.inference.thread import InferenceGroup
 from streamdet.monitoring import systemd
 from streamdet.monitoring.rates import Rates
@@ -30,8 +30,8 @@ class Housekeeping:
         streams: their states are reported.
         inference: its work feeds the watchdog.
         cores: that inference shares with captures; None to let all its workers detect at all times.
-        trim_seconds: how often memory is given back.
-        trim: gives it back.
+        trim: gives memory back.
+        trim_seconds: how often that is done.
         clock: monotonic seconds.
 
     Attributes:
@@ -43,10 +43,10 @@ class Housekeeping:
         rates: Rates,
         streams: Streams,
         inference: InferenceGroup,
-        cores: int | None = None,
+        cores: int | None,
+        trim: Callable[[], None],
         *,
         trim_seconds: float = TRIM_SECONDS,
-        trim: Callable[[], None] = trim_memory,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         interval = systemd.watchdog_interval_seconds()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -53,9 +54,11 @@ class Batches:
         self.limits.append(at_once)
 
 
-def housekeeping(batches: Batches, cores: int | None = None, **options: Any) -> Housekeeping:
-    idle = Idle()
-    return Housekeeping(cast("Rates", idle), cast("Streams", idle), cast("InferenceGroup", batches), cores, **options)
+def housekeeping(
+    batches: Batches, cores: int | None = None, trim: Callable[[], None] = lambda: None, **options: Any
+) -> Housekeeping:
+    idle, group = Idle(), cast("InferenceGroup", batches)
+    return Housekeeping(cast("Rates", idle), cast("Streams", idle), group, cores, trim, **options)
 
 
 def feedings(batches: Batches, seconds: int, monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -124,7 +127,8 @@ def test_what_max_fps_leaves_out_is_told_apart_from_overload(monkeypatch: pytest
     said: list[str] = []
     monkeypatch.setattr(systemd, "status", said.append)
     idle, batches = Idle(), Batches(1, 1.0)
-    Housekeeping(rates, cast("Streams", idle), cast("InferenceGroup", batches)).beat()
+    group = cast("InferenceGroup", batches)
+    Housekeeping(rates, cast("Streams", idle), group, None, lambda: None).beat()
     assert said == ["0 of 0 streams up, 10.0 fps in, 2.5 fps out (5.0 left out by max_fps, 2.0 by overload)"]
 
 
