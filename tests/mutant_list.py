@@ -474,12 +474,18 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_an_error_of_ours_gives_its_exit_code"),
     ),
     *_of(
-        "service/control/api.py", "integration/service/test_control_server.py",
-        ("any user changes the streams", "if peer is None or not may_use(peer, self._gid):", "if peer is None:",
+        "service/control/unix_socket.py", "integration/service/test_control_server.py",
+        ("any user changes the streams", "if peer is None or not self._may_ask(peer):", "if peer is None:",
          "test_others_are_refused_whatever_the_mode_says_and_members_of_the_group_are_not"),
-        ("any site changes the streams", "if refused is None and is_from_another_site(",
-         "if refused is not None and is_from_another_site(",
+    ),
+    *_of(
+        "http/access.py", "integration/service/test_control_server.py",
+        ("any site changes the streams", "if self._scheme is not None and is_from_another_site(",
+         "if self._scheme is None and is_from_another_site(",
          "test_over_tcp_a_browser_of_another_site_changes_nothing"),
+    ),
+    *_of(
+        "service/control/api.py", "integration/service/test_control_server.py",
         ("any machine changes the streams", "    if not is_loopback(host):\n", "    if not host:\n",
          "test_other_machines_are_not_let_in_without_both"),
         ("any form changes the streams", 'over_tcp and request.method == "POST"', "over_tcp and False",

@@ -10,13 +10,15 @@ import hmac
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamdet.http.server import connection_of
 from streamdet.security.limits import FairRate, LoginAttempts
@@ -123,16 +125,19 @@ class BasicLogin:
 
 
 class Guard:
-    """Lets requests in that are asked for under a name of this server, with its login, and not too fast.
+    """Lets requests in that come under a name of this server, with its login, and not too fast.
 
     Args:
         hosts: the names, besides `localhost` and addresses, that the server answers to, in small letters; None for any.
         login: what clients have to know; None for nothing.
+        scheme: "http" or "https", as browsers reach a server that refuses what they send for other sites; None for one
+            that does not.
     """
 
-    def __init__(self, hosts: frozenset[str] | None, login: BasicLogin | None) -> None:
+    def __init__(self, hosts: frozenset[str] | None, login: BasicLogin | None, scheme: str | None = None) -> None:
         self._hosts = hosts
         self._login = login
+        self._scheme = scheme
 
     async def refusal(self, request: Request, rate: FairRate) -> Refused | None:
         """Why a request is refused; None for one that may pass, when it is its turn."""
@@ -145,7 +150,49 @@ class Guard:
         if self._hosts is not None and host and not is_host_of(host, self._hosts):
             why = f"this server does not answer to the name {host[:200]!r}; add it to [metrics] hosts to allow it"
             return Refused(HTTPStatus.FORBIDDEN, why)
+        if self._scheme is not None and is_from_another_site(request.method, request.headers, self._scheme):
+            return Refused(HTTPStatus.FORBIDDEN, "this request comes from another site")
         return None if self._login is None else await self._login.refusal(request)
+
+
+class Door:
+    """Refuses what may not come in, and adds the headers that every answer has; ASGI middleware.
+
+    Args:
+        app: answers the requests that may come in.
+        refusal: returns why a request is refused, or None.
+        refuse: makes the answer to one that is.
+        on_answer: called with the status of each answer.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        refusal: Callable[[Request], Awaitable[Refused | None]],
+        refuse: Callable[[Refused], Response],
+        on_answer: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._app = app
+        self._refusal = refusal
+        self._refuse = refuse
+        self._on_answer = on_answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+                MutableHeaders(scope=message).update(headers)
+                self._on_answer(message["status"])
+            await send(message)
+
+        refused = await self._refusal(Request(scope))
+        app = self._app if refused is None else self._refuse(refused)
+        await app(scope, receive, send_with_headers)
 
 
 def _login_of(request: Request) -> bytes | None:

@@ -268,11 +268,12 @@ class Daemon:
         try:
             return serve(path)
         except EndpointError as error:
-            if control.path != AUTO or control.group is not None or control.listen is not None:
+            if control.path != AUTO or control.group is not None:
                 raise
-            # The configuration does not ask for it: detection goes on without.
-            _log.warning("%s; this daemon cannot be asked, only SIGHUP makes it reload", error)
-            return None
+            # The configuration does not ask for the socket: detection goes on without it.
+            without = None if control.listen is None else serve(None)
+            _log.warning("%s; streamdet reload and streams do not reach this daemon", error)
+            return without
 
     def _about(self) -> dict[str, object]:
         """What /v1/about says."""

@@ -16,16 +16,14 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamdet.config import MetricsConfig
 from streamdet.config.listening import parse_host_port
 from streamdet.errors import EndpointError
-from streamdet.http.access import BasicLogin, Guard
+from streamdet.http.access import BasicLogin, Door, Guard, Refused
 from streamdet.http.server import HEALTH_PATHS, HttpServer, HttpThread, Limits, listen, tls_context, url_of
 from streamdet.monitoring.unexpected import UnexpectedErrors
 from streamdet.security.endpoints import is_loopback
@@ -39,11 +37,10 @@ REQUESTS_PER_SECOND = 40
 HEALTH_CHECKS_PER_SECOND = 80
 # Requests of one address that may wait for their turn.
 MAX_WAITING_OF_ONE_ADDRESS = 80
-METRICS_AGE_SECONDS = 1.0
-HEALTH_AGE_SECONDS = 0.2
-# Where rendering takes long, it is done less often: it may take this share of the time of one core.
+# Rendering may take this share of the time of one core: where it takes long it is done less often, within bounds.
 _RENDERING_SHARE = 0.1
-_MAX_METRICS_AGE_SECONDS = 10.0
+METRICS_AGE_SECONDS = (1.0, 10.0)
+HEALTH_AGE_SECONDS = 0.2
 _OPENMETRICS = "application/openmetrics-text"
 _OPENMETRICS_VERSION = f"{_OPENMETRICS};version=1.0.0"
 
@@ -118,6 +115,10 @@ class HealthServer(HttpThread):
         snapshot: returns how the daemon is, without waiting, from any thread.
         on_error: called when the thread ends by an error.
         unexpected: counts and logs errors that end a single request or connection.
+        limits: what clients may use.
+        rate: how many pages are answered, health checks aside.
+        metrics_age_seconds: how old /metrics may be, at least and at most.
+        health_age_seconds: how old the other two may be.
 
     Attributes:
         url: where the pages are, ending without a slash.
@@ -134,16 +135,24 @@ class HealthServer(HttpThread):
         snapshot: Callable[[], HealthSnapshot],
         on_error: Callable[[Worker], None] | None = None,
         unexpected: UnexpectedErrors | None = None,
+        *,
+        limits: Limits = LIMITS,
+        rate: FairRate | None = None,
+        metrics_age_seconds: tuple[float, float] = METRICS_AGE_SECONDS,
+        health_age_seconds: float = HEALTH_AGE_SECONDS,
     ) -> None:
         try:
             host, port = parse_host_port(config.endpoint)
         except ValueError:
             message = f"metrics: {config.endpoint[:200]!r} is not an endpoint; expected something like 127.0.0.1:9095"
             raise EndpointError(message) from None
-        guard, tls = guard_for(config, host), tls_for(config)
+        tls, self._guard = tls_for(config), guard_for(config, host)
         listener = listen("metrics:", host, port, "endpoint")
         self.url = url_of(listener, tls)
-        self._metrics = _MetricsPage(registry)
+        self._rate = rate or FairRate(REQUESTS_PER_SECOND, MAX_WAITING_OF_ONE_ADDRESS)
+        self._health_rate = FairRate(HEALTH_CHECKS_PER_SECOND, limits.connections)
+        self._metrics = _MetricsPage(registry, metrics_age_seconds)
+        self._health_age_seconds = health_age_seconds
         self._snapshot = snapshot
         self._health: tuple[float, HealthSnapshot] | None = None
         routes = [
@@ -153,8 +162,13 @@ class HealthServer(HttpThread):
             Route("/readyz", self._readyz),
             Route("/{path:path}", _not_found),
         ]
-        self._server = HttpServer(_Door(Starlette(routes=routes), guard), listener, LIMITS, tls, unexpected)
+        door = Door(Starlette(routes=routes), self._refusal, _refuse)
+        self._server = HttpServer(door, listener, limits, tls, unexpected)
         super().__init__("metrics", [self._server], on_error)
+
+    async def _refusal(self, request: Request) -> Refused | None:
+        rate = self._health_rate if request.scope["path"] in HEALTH_PATHS else self._rate
+        return await self._guard.refusal(request, rate)
 
     async def _first_page(self, _request: Request) -> Response:
         return Response(_PAGE, media_type="text/html; charset=utf-8")
@@ -169,17 +183,18 @@ class HealthServer(HttpThread):
 
     def _newest(self) -> HealthSnapshot:
         now = time.monotonic()
-        if self._health is None or now - self._health[0] >= HEALTH_AGE_SECONDS:
+        if self._health is None or now - self._health[0] >= self._health_age_seconds:
             self._health = now, self._snapshot()
         return self._health[1]
 
 
-def guard_for(config: MetricsConfig, host: str) -> Guard:
+def guard_for(config: MetricsConfig, host: str, scheme: str | None = None) -> Guard:
     """Who may read what is served at an address, as `[metrics]` says.
 
     Args:
         config: names, and the login.
         host: the name or address that is listened at.
+        scheme: as of `Guard`.
 
     Raises:
         PasswordError: the file of the password cannot be used.
@@ -188,7 +203,7 @@ def guard_for(config: MetricsConfig, host: str) -> Guard:
     login = None
     if config.password_file is not None:
         login = BasicLogin(config.username, read_password(Path(config.password_file)))
-    return Guard(hosts, login)
+    return Guard(hosts, login, scheme)
 
 
 def tls_for(config: MetricsConfig) -> ssl.SSLContext | None:
@@ -206,36 +221,6 @@ def tls_for(config: MetricsConfig) -> ssl.SSLContext | None:
         raise EndpointError(message) from error
 
 
-class _Door:
-    """Refuses what may not come in, and adds the headers that every answer has; ASGI middleware."""
-
-    def __init__(self, app: ASGIApp, guard: Guard) -> None:
-        self._app = app
-        self._guard = guard
-        self._pages = FairRate(REQUESTS_PER_SECOND, MAX_WAITING_OF_ONE_ADDRESS)
-        self._health = FairRate(HEALTH_CHECKS_PER_SECOND, LIMITS.connections)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-                MutableHeaders(scope=message).update(headers)
-            await send(message)
-
-        rate = self._health if scope["path"] in HEALTH_PATHS else self._pages
-        refused = await self._guard.refusal(Request(scope), rate)
-        app = self._app
-        if refused is not None:
-            app = PlainTextResponse(f"{refused.why}\n", refused.status, refused.headers)
-        elif scope["method"] not in {"GET", "HEAD"}:
-            app = PlainTextResponse("method not allowed\n", 405, {"Allow": "GET, HEAD"})
-        await app(scope, receive, send_with_headers)
-
-
 class _Rendered(NamedTuple):
     """A page as it was at one moment."""
 
@@ -248,11 +233,12 @@ class _Rendered(NamedTuple):
 class _MetricsPage:
     """Shows a registry, in the text format of Prometheus or OpenMetrics; belongs to the event loop.
 
-    Each of the two is made at most once a second, and shared by all who ask for it.
+    Each of the two is made now and then, and shared by all who ask for it.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, age_seconds: tuple[float, float] = METRICS_AGE_SECONDS) -> None:
         self._registry = registry
+        self._age_seconds = age_seconds
         self._rendered: dict[str, _Rendered] = {}
         self._locks = {name: asyncio.Lock() for name in ("", _OPENMETRICS_VERSION)}
 
@@ -280,7 +266,8 @@ class _MetricsPage:
         text = encode(self._registry)
         compressed = gzip.compress(text, 1, mtime=0)
         share_seconds = (time.thread_time() - cpu_began) / _RENDERING_SHARE
-        age_seconds = max(METRICS_AGE_SECONDS, min(share_seconds, _MAX_METRICS_AGE_SECONDS))
+        shortest, longest = self._age_seconds
+        age_seconds = max(shortest, min(share_seconds, longest))
         return _Rendered(began + age_seconds, content_type, text, compressed)
 
 
@@ -305,6 +292,10 @@ def _only(text: bytes, names: frozenset[str]) -> bytes:
 def _page(body: bytes, content_type: str, headers: Mapping[str, str] | None = None) -> Response:
     # Not as `media_type`, to which the framework would add a second character set.
     return Response(body, headers={"Content-Type": content_type, **(headers or {})})
+
+
+def _refuse(refused: Refused) -> Response:
+    return PlainTextResponse(f"{refused.why}\n", refused.status, refused.headers)
 
 
 async def _not_found(_request: Request) -> Response:

@@ -38,9 +38,10 @@ from streamdet.errors import EXIT_UNAVAILABLE, ControlError
 from streamdet.http.server import HttpServer, _Connections, _Protocol
 from streamdet.inference.thread import Inference
 from streamdet.monitoring.rates import Rates
-from streamdet.service.control.api import _Api, _PeerGuard
+from streamdet.service.control.api import _Api
 from streamdet.service.control.client import ask
 from streamdet.service.control.operations import Operations
+from streamdet.service.control.unix_socket import PeerGuard
 from streamdet.service.daemon import Daemon
 from streamdet.service.live_config import LiveConfig
 from streamdet.service.pages import _MetricsPage
@@ -191,7 +192,7 @@ _DATA: list[tuple[str, type, str, Callable[[Running], None]]] = [
     ("replay", Replay, "answer", ask_for_events),
     ("control", Operations, "_list", ask_for_control),
     ("http", _Api, "_carried_out", ask_for_control),
-    ("http", _PeerGuard, "refusal", ask_for_control),
+    ("http", PeerGuard, "refusal", ask_for_control),
     ("replay", EventStore, "answer", ask_for_old_events),
     ("reload", LiveConfig, "_merged", ask_for_a_reload),
     ("http", _MetricsPage, "_newest", ask_for_a_page),

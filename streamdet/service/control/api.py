@@ -16,21 +16,19 @@ from contextlib import suppress
 from http import HTTPStatus
 from importlib import resources
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamdet.config import MetricsConfig
 from streamdet.config.listening import HOW_TO_CLOSE_CONTROL, parse_host_port
 from streamdet.config.stream import NAME_PATTERN
 from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
-from streamdet.http.access import Guard, Refused, is_from_another_site
+from streamdet.http.access import Door, Guard, Refused
 from streamdet.http.server import (
     BadRequestError,
     HttpServer,
@@ -41,14 +39,13 @@ from streamdet.http.server import (
     read_body,
     url_of,
 )
-from streamdet.monitoring.log import LogThrottle
 from streamdet.monitoring.unexpected import UnexpectedErrors
-from streamdet.security.endpoints import gid_of, is_loopback
+from streamdet.security.endpoints import is_loopback
 from streamdet.security.limits import FairRate
 from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
 from streamdet.service.control.operations import Json, Operation
-from streamdet.service.control.unix_socket import listen_at, may_use
+from streamdet.service.control.unix_socket import PeerGuard, listen_at
 from streamdet.service.pages import HealthSnapshot, guard_for, tls_for
 from streamdet.worker import Worker
 
@@ -77,6 +74,8 @@ _CODES = {
     HTTPStatus.TOO_MANY_REQUESTS: Refusal.TOO_MANY,
 }
 
+_Handler = Callable[[Request], Awaitable[Response]]
+
 _log = logging.getLogger(__name__)
 
 
@@ -97,6 +96,7 @@ class ControlServer(HttpThread):
         unexpected: counts and logs errors that end a single request or connection.
         on_answer: called for each answer, with whether the request was carried out.
         limits: what clients may use.
+        rate: how many requests are answered.
 
     Attributes:
         urls: where the API is: the path of the Unix socket, and the URL of `endpoint` without a slash at its end.
@@ -120,9 +120,18 @@ class ControlServer(HttpThread):
         unexpected: UnexpectedErrors | None = None,
         on_answer: Callable[[bool], None] | None = None,
         limits: Limits = LIMITS,
+        rate: FairRate | None = None,
     ) -> None:
-        api = _Api(on_operation, about, health)
-        self._api = api
+        self._api = _Api(on_operation, about, health)
+        rate = rate or FairRate(REQUESTS_PER_SECOND, MAX_WAITING_OF_ONE_CLIENT)
+
+        def door(guard: Guard | PeerGuard) -> Door:
+            return Door(self._api.app, lambda request: guard.refusal(request, rate), _refuse_client, count)
+
+        def count(status: int) -> None:
+            if on_answer is not None:
+                on_answer(status < HTTPStatus.BAD_REQUEST)
+
         self._path, self._inode = path, 0
         self.urls: list[str] = []
         servers: list[HttpServer] = []
@@ -131,19 +140,19 @@ class ControlServer(HttpThread):
             if path is not None:
                 listener = listen_at(path, group)
                 self._inode = path.stat().st_ino
-                guard = _PeerGuard(None if group is None else gid_of(group, "[control]"))
-                servers.append(HttpServer(_Door(api.app, guard, on_answer), listener, limits, None, unexpected))
+                servers.append(HttpServer(door(PeerGuard(group)), listener, limits, None, unexpected))
                 self.urls.append(url_of(listener, None))
             if endpoint is not None:
                 access = access or MetricsConfig()
                 host, port = parse_host_port(endpoint)
-                network_guard, tls = guard_for(access, host), tls_for(access)
+                tls = tls_for(access)
+                guard = guard_for(access, host, "http" if tls is None else "https")
                 if access.password_file is None or tls is None:
                     _check_open(endpoint, host, "a login" if access.password_file is None else "TLS")
                 listener = listen("[control] listen:", host, port, "port")
-                door = _Door(api.app, _NetworkGuard(network_guard, "http" if tls is None else "https"), on_answer)
-                servers.append(HttpServer(door, listener, limits, tls, unexpected))
+                servers.append(HttpServer(door(guard), listener, limits, tls, unexpected))
                 self.urls.append(url_of(listener, tls))
+                _log.info("the control API listens at %s", self.urls[-1])
         except BaseException:
             self.close()
             raise
@@ -192,17 +201,17 @@ class _Api:
                 _resource("/v1/openapi.json", GET=self._get_openapi),
                 _resource("/v1/about", GET=self._get_about),
                 _resource("/v1/health", GET=self._get_health),
-                _resource("/v1/config", GET=self._get_config),
+                _resource("/v1/config", GET=self._operation("config")),
                 _resource("/v1/reload", POST=self._reload),
-                _resource("/v1/streams", GET=self._list_streams, POST=self._add_stream),
+                _resource("/v1/streams", GET=self._operation("streams.list"), POST=self._add_stream),
                 _resource(
                     "/v1/streams/{name}",
-                    GET=self._get_stream,
+                    GET=self._operation("streams.get"),
                     PUT=self._set_stream,
                     PATCH=self._change_stream,
-                    DELETE=self._remove_stream,
+                    DELETE=self._operation("streams.remove", changes=True),
                 ),
-                _resource("/v1/streams/{name}/reset", POST=self._reset_stream),
+                _resource("/v1/streams/{name}/reset", POST=self._operation("streams.reset", changes=True)),
             ],
             exception_handlers={
                 ConfigError: _refused,
@@ -236,18 +245,10 @@ class _Api:
         snapshot = self._health()
         return snapshot.to_response(good=snapshot.healthy and snapshot.ready)
 
-    async def _get_config(self, request: Request) -> Response:
-        _query(request)
-        return _answer(await self._carried_out(Operation("config", _who(request))))
-
     async def _reload(self, request: Request) -> Response:
         _query(request)
         config = _only(await _body_of(request), config=str).get("config")
         return _answer(await self._carried_out(Operation("reload", _who(request), config=config)))
-
-    async def _list_streams(self, request: Request) -> Response:
-        _query(request)
-        return _answer(await self._carried_out(Operation("streams.list", _who(request))))
 
     async def _add_stream(self, request: Request) -> Response:
         persist, values = _persist(request), await _body_of(request)
@@ -256,10 +257,6 @@ class _Api:
             _refuse('"name" is missing' if name is None else '"name" must be a text')
         operation = Operation("streams.add", _who(request), name, values, persist=persist)
         return _answer(await self._carried_out(operation), HTTPStatus.CREATED, {"Location": f"/v1/streams/{name}"})
-
-    async def _get_stream(self, request: Request) -> Response:
-        _query(request)
-        return _answer(await self._carried_out(Operation("streams.get", _who(request), _name(request))))
 
     async def _set_stream(self, request: Request) -> Response:
         persist, name, values = _persist(request), _name(request), await _body_of(request)
@@ -277,17 +274,19 @@ class _Api:
         operation = Operation("streams.change", _who(request), name, values, unset, persist)
         return _answer(await self._carried_out(operation))
 
-    async def _remove_stream(self, request: Request) -> Response:
-        persist = _persist(request)
-        await _no_body(request)
-        operation = Operation("streams.remove", _who(request), _name(request), persist=persist)
-        return _answer(await self._carried_out(operation))
+    def _operation(self, name: str, *, changes: bool = False) -> _Handler:
+        """Handles a request that its method and path say all about, and whether the change persists."""
 
-    async def _reset_stream(self, request: Request) -> Response:
-        persist = _persist(request)
-        await _no_body(request)
-        operation = Operation("streams.reset", _who(request), _name(request), persist=persist)
-        return _answer(await self._carried_out(operation))
+        async def handle(request: Request) -> Response:
+            stream = _name(request) if "name" in request.path_params else ""
+            persist = changes and _persist(request)
+            if changes:
+                _only(await _body_of(request))
+            else:
+                _query(request)
+            return _answer(await self._carried_out(Operation(name, _who(request), stream, persist=persist)))
+
+        return handle
 
     async def _carried_out(self, operation: Operation) -> Json:
         """The result of an operation; it is carried out whether or not its client waits for it."""
@@ -300,81 +299,6 @@ class _Api:
         else:
             self._on_operation(operation)
         return await asyncio.wrap_future(operation.result)
-
-
-class _Rules(Protocol):
-    """Who may ask."""
-
-    async def refusal(self, request: Request, rate: FairRate) -> Refused | None:
-        """Why a request is refused; None for one that may pass, when it is its turn."""
-
-
-class _PeerGuard:
-    """Lets processes of the daemon's user, of root and of a group in."""
-
-    def __init__(self, gid: int | None) -> None:
-        self._gid = gid
-        self._throttle = LogThrottle()
-
-    async def refusal(self, request: Request, rate: FairRate) -> Refused | None:
-        """As `_Rules`."""
-        connection = connection_of(request.scope)
-        peer = connection.peer
-        if peer is None or not may_use(peer, self._gid):
-            text = "refused a process of user %d at the control socket"
-            self._throttle.log(_log, logging.WARNING, text, -1 if peer is None else peer.uid)
-            why = "only the daemon's user, root and the group of [control] may ask"
-            return Refused(HTTPStatus.FORBIDDEN, why, {"Connection": "close"})
-        if not await rate.turn(connection.network, lambda: connection.closed):
-            why = f"more than {MAX_WAITING_OF_ONE_CLIENT} requests of this user are waiting; try again"
-            return Refused(HTTPStatus.TOO_MANY_REQUESTS, why, {"Retry-After": "1"})
-        return None
-
-
-class _NetworkGuard:
-    """Lets in what the metrics page lets in, and nothing that a browser sends for another site."""
-
-    def __init__(self, guard: Guard, scheme: str) -> None:
-        self._guard = guard
-        self._scheme = scheme
-
-    async def refusal(self, request: Request, rate: FairRate) -> Refused | None:
-        """As `_Rules`."""
-        refused = await self._guard.refusal(request, rate)
-        if refused is None and is_from_another_site(request.method, request.headers, self._scheme):
-            return Refused(HTTPStatus.FORBIDDEN, "this request comes from another site")
-        return refused
-
-
-class _Door:
-    """Refuses what may not come in, adds the headers that every answer has, and counts; ASGI middleware."""
-
-    def __init__(self, app: ASGIApp, rules: _Rules, on_answer: Callable[[bool], None] | None) -> None:
-        self._app = app
-        self._rules = rules
-        self._rate = FairRate(REQUESTS_PER_SECOND, MAX_WAITING_OF_ONE_CLIENT)
-        self._on_answer = on_answer or (lambda _: None)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-                MutableHeaders(scope=message).update(headers)
-                self._on_answer(message["status"] < HTTPStatus.BAD_REQUEST)
-            await send(message)
-
-        refused = await self._rules.refusal(Request(scope), self._rate)
-        app = self._app
-        if refused is not None:
-            app = _problem(refused.status, _CODES.get(HTTPStatus(refused.status)), [refused.why], refused.headers)
-        await app(scope, receive, send_with_headers)
-
-
-_Handler = Callable[[Request], Awaitable[Response]]
 
 
 def _resource(path: str, **handlers: _Handler) -> Route:
@@ -403,6 +327,10 @@ def _problem(
         "problems": lines,
     }
     return Response(json.dumps(body, indent=2).encode() + b"\n", status, headers, "application/problem+json")
+
+
+def _refuse_client(refused: Refused) -> Response:
+    return _problem(refused.status, _CODES.get(HTTPStatus(refused.status)), [refused.why], refused.headers)
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
@@ -472,10 +400,6 @@ def _persist(request: Request) -> bool:
 def _is_json(request: Request) -> bool:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     return kind in ("application/json", "application/merge-patch+json")
-
-
-async def _no_body(request: Request) -> None:
-    _only(await _body_of(request))
 
 
 async def _body_of(request: Request) -> Json:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+from http import HTTPStatus
 from pathlib import Path
 
+from starlette.requests import Request
+
 from streamdet.errors import EndpointError
-from streamdet.http.server import Peer
+from streamdet.http.access import Refused
+from streamdet.http.server import Peer, connection_of
+from streamdet.monitoring.log import LogThrottle
 from streamdet.security.endpoints import bind_advice, gid_of, remove_stale_socket
+from streamdet.security.limits import FairRate
 
 _BACKLOG = 512
+
+_log = logging.getLogger(__name__)
 
 
 def listen_at(path: Path, group: str | None = None) -> socket.socket:
@@ -45,9 +54,35 @@ def listen_at(path: Path, group: str | None = None) -> socket.socket:
     return listener
 
 
-def may_use(peer: Peer, gid: int | None) -> bool:
-    """Whether a process is the daemon's user, root, or in the group.
+class PeerGuard:
+    """Lets requests in that processes of the daemon's user, of root or of a group send, and not too fast.
 
     The mode of the file says the same; but an open socket can be passed on, and the mode of the file be changed.
+
+    Args:
+        group: whose members may ask, too.
+
+    Raises:
+        EndpointError: there is no such group.
     """
-    return peer.uid in (0, os.geteuid()) or gid in peer.groups
+
+    def __init__(self, group: str | None = None) -> None:
+        self._gid = None if group is None else gid_of(group, "[control]")
+        self._throttle = LogThrottle()
+
+    async def refusal(self, request: Request, rate: FairRate) -> Refused | None:
+        """Why a request is refused; None for one that may pass, when it is its turn."""
+        connection = connection_of(request.scope)
+        peer = connection.peer
+        if peer is None or not self._may_ask(peer):
+            text = "refused a process of user %d at the control socket"
+            self._throttle.log(_log, logging.WARNING, text, -1 if peer is None else peer.uid)
+            why = "only the daemon's user, root and the group of [control] may ask"
+            return Refused(HTTPStatus.FORBIDDEN, why, {"Connection": "close"})
+        if not await rate.turn(connection.network, lambda: connection.closed):
+            why = "too many requests of this user are waiting; try again"
+            return Refused(HTTPStatus.TOO_MANY_REQUESTS, why, {"Retry-After": "1"})
+        return None
+
+    def _may_ask(self, peer: Peer) -> bool:
+        return peer.uid in (0, os.geteuid()) or self._gid in peer.groups

@@ -26,9 +26,8 @@ from hypothesis import strategies as st
 from streamdet.config import MetricsConfig
 from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
 from streamdet.security.endpoints import gid_of
-from streamdet.security.limits import Rate
+from streamdet.security.limits import FairRate, Rate
 from streamdet.security.passwords import Password, write_password
-from streamdet.service.control import api
 from streamdet.service.control.api import LIMITS, MAX_BODY_BYTES, ControlServer, decode_body
 from streamdet.service.control.client import _UnixConnection, ask, decode_answer, find_socket
 from streamdet.service.control.operations import Json, Operation
@@ -250,7 +249,7 @@ def test_errors_come_back_as_they_went_in_without_secrets(path: Path, error: Exc
         assert caught.value.code == code
 
 
-def test_an_error_that_no_code_foresaw_is_a_problem_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_no_code_foresaw_is_a_problem_too(path: Path) -> None:
     def broken(_operation: Operation) -> None:
         message = "broken on purpose"
         raise RuntimeError(message)
@@ -305,12 +304,8 @@ def test_a_client_that_does_not_take_its_answer_delays_no_other(path: Path) -> N
             time.sleep(0.02)
 
 
-def test_more_requests_than_may_wait_are_refused_and_others_are_served_after_them(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(api, "REQUESTS_PER_SECOND", 5)
-    monkeypatch.setattr(api, "MAX_WAITING_OF_ONE_CLIENT", 2)
-    with server_at(path):
+def test_more_requests_than_may_wait_are_refused_and_others_are_served_after_them(path: Path) -> None:
+    with server_at(path, rate=FairRate(5, 2)):
         asking = [connect(path) for _ in range(30)]
         for each in asking:
             each.sendall(_GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))

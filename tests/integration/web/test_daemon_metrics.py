@@ -9,7 +9,6 @@ import pytest
 from streamdet.config import MetricsConfig
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
-from streamdet.service import pages as health
 from streamdet.service.pages import HealthServer, HealthSnapshot
 from streamdet.types import Drop
 from streamdet.web.daemon_metrics import Stages
@@ -17,9 +16,7 @@ from streamdet.web.daemon_metrics import Stages
 _LOOPBACK = MetricsConfig(endpoint="127.0.0.1:0")
 
 
-def test_stage_times_batches_and_drops_of_the_last_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "METRICS_AGE_SECONDS", 0.0)
-    monkeypatch.setattr(health, "_RENDERING_SHARE", 1e9)
+def test_stage_times_batches_and_drops_of_the_last_seconds() -> None:
     metrics = Metrics(Ledger())
     for stream in ("gate", "yard"):
         metrics.set_stream(stream, ["person"])
@@ -28,6 +25,7 @@ def test_stage_times_batches_and_drops_of_the_last_seconds(monkeypatch: pytest.M
         _LOOPBACK,
         metrics.registry,
         lambda: HealthSnapshot(healthy=True, ready=True),
+        metrics_age_seconds=(0.0, 0.0),
     ) as server:
         stages = Stages(server.url.removeprefix("http://"), min_interval_seconds=0)
         first = asyncio.run(stages.read("gate"))
