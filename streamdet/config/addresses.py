@@ -60,7 +60,7 @@ def kind_of_url(url: str) -> UrlKind:
     if name not in _SCHEMES:
         near = difflib.get_close_matches(name, _SCHEMES, 1)
         meant = f'; did you mean "{near[0]}://"?' if near else f"; must be {_WAYS}"
-        refuse(f'begins with "{name}://", which is not known{meant}')
+        refuse(f'begins with "{name}://", which is not supported{meant}')
     kind = UrlKind(name)
     if kind is UrlKind.FILE:
         if not url[len("file") :].startswith(":///"):

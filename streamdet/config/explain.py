@@ -109,11 +109,11 @@ def _unknown_key(path: KeyPath, key: str) -> str:
     known = list(TABLES) if len(path) == 1 else list(_table(path).model_fields)
     near = difflib.get_close_matches(key.lower(), known, 1, cutoff=0.6)
     if near:
-        return f'is not known; did you mean "{near[0]}"?'
+        return f'is not a known key; did you mean "{near[0]}"?'
     homes = [_header(name) for name, table in TABLES.items() if key in table.model_fields]
     if homes:
-        return f"is not known here; it belongs below {_one_of(homes)}"
-    return f"is not known; known here: {', '.join(known)}"
+        return f"is not a key of this table; it belongs to {_one_of(homes)}"
+    return f"is not a known key; known keys: {', '.join(known)}"
 
 
 def _one_of(words: list[str]) -> str:

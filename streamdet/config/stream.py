@@ -303,10 +303,10 @@ class StreamConfig(BaseModel):
             return value
         fits = KEY_FITS[field]
         if field == "video_track" and info.data.get("backend") == "opencv":
-            refuse('means something for PyAV only; delete it here, or backend = "opencv"')
+            refuse('applies to PyAV only; delete it here, or backend = "opencv"')
         if kind_of_url(info.data["url"]) not in fits:
             urls = " and ".join("files" if kind is UrlKind.FILE else f"{kind}://" for kind in sorted(fits))
-            refuse(f"means something for {urls} only; delete it here")
+            refuse(f"applies to {urls} only; delete it here")
         return value
 
 

@@ -97,9 +97,7 @@ class Substitution:
                     problem = f"credential file {path} cannot be read: {reason}"
                     raise ValueError(problem) from None
         where = f"there is no file {Path(folder, name)}" if folder else "$CREDENTIALS_DIRECTORY is not set either"
-        problem = (
-            f"${{{name}}} is not known: no environment variable {name} is set, and {where}; provide one of the two"
-        )
+        problem = f"${{{name}}} is not set: no environment variable {name} is set, and {where}; provide one of the two"
         raise ValueError(problem)
 
 

@@ -121,7 +121,7 @@ def _depth_exceeds(value: object, limit: int) -> bool:
 def _hint(problem: str) -> str:
     """What to write instead, for the usual mistakes."""
     if problem == "Invalid value":
-        return '; a text stands in quotes, such as name = "front-door"'
+        return '; a text needs quotes, such as name = "front-door"'
     if problem == "Cannot overwrite a value":
         return "; each key may stand only once in its table"
     if problem.startswith("Expected newline"):

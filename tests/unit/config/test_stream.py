@@ -64,7 +64,7 @@ BAD = {
     ),
     "unknown key": (
         f'zones = [{{ name = "a", polygon = {TRIANGLE}, label = "car" }}]',
-        'zones[#1].label: is not known; did you mean "labels"?',
+        'zones[#1].label: is not a known key; did you mean "labels"?',
     ),
     "not a table": ("zones = [7]", 'zones[#1]: is 7; must be a table, such as { name = "door"'),
     "not a list": ("masks = 7", "masks: is 7; must be a list of tables, such as masks = [{ name"),
