@@ -75,12 +75,12 @@ def command(  # noqa: PLR0917 - click passes them by name
     config = evaluation_config(
         weights=weights, model=model, device=device, score_threshold=score_threshold, engine=engine, precision=precision
     )
-    detector = ReferenceDetector(load_weights(config), config) if engine == "reference" else load_detector(config)
-    if isinstance(detector, FasterRcnnDetector):
-        detector.check_weights()
     names = [name.strip() for name in categories.split(",")] if categories else None
     with checking_pictures(data) as on_progress:
         dataset, left_out = load_dataset(data, images, names, skip_bad=skip_bad, on_progress=on_progress)
+    detector = ReferenceDetector(load_weights(config), config) if engine == "reference" else load_detector(config)
+    if isinstance(detector, FasterRcnnDetector):
+        detector.check_weights()
     for line in (*left_out.notes, *(f"left out: {line}" for line in left_out.lines())):
         click.echo(line, err=True)
     if names is None:

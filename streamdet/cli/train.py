@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from streamdet.training.run import TrainConfig
     from streamdet.training.train import Run
 
+# Of an input in pixels; what weights files may ask for (`streamdet.detector.weights.SIZE_BOUNDS`, which needs torch).
+_INPUT_SIDE = click.IntRange(32, 4096)
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _ARCHITECTURES = ("fasterrcnn_mobilenet_v2_fpn", *get_args(Model))
@@ -88,9 +90,9 @@ Examples:
 @click.option("--image-size", type=click.IntRange(64), multiple=True, help="Set the side of the training canvas in "
               "pixels; several vary it from batch to batch. Default: from the model's input size.")  # fmt: skip
 @click.option(
-    "--min-size", type=click.IntRange(32), help="Set the shorter side of the input in pixels, for evaluation and use."
+    "--min-size", type=_INPUT_SIDE, help="Set the shorter side of the input in pixels, for evaluation and use."
 )
-@click.option("--max-size", type=click.IntRange(32), help="Limit the longer side of the input, in pixels.")
+@click.option("--max-size", type=_INPUT_SIDE, help="Limit the longer side of the input, in pixels.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed everything random.")
 @click.option("--checkpoint-steps", type=click.IntRange(1), default=100, show_default=True,
               help="Save a checkpoint every so many steps.")  # fmt: skip

@@ -18,6 +18,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 _NEVER = 2**31 - 1
+_MADV_DONTNEED = 4  # madvise(2), from mman.h
 
 TRIM_SECONDS = 60.0
 """How often to give memory back: the next batch then takes some 50 ms longer, a thousandth of that time."""
@@ -48,6 +49,27 @@ def trim_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+def release_library_pages() -> None:
+    """Unmaps the pages of libraries and other files that are not written to; those in use come back by themselves.
+
+    Loading a library reads tables that are never looked at again: of the CUDA libraries that torch loads on every
+    machine, 150 MB. The kernel takes such pages where memory is short; until then, they make a process look larger.
+    """
+    madvise = getattr(ctypes.CDLL(None), "madvise", None)
+    if madvise is None:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        mapped = None
+        for line in Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, *rest = line.split(maxsplit=5)
+            if not name.endswith(":"):
+                is_constant = len(rest) == 5 and rest[4].startswith("/") and "w" not in rest[0]
+                mapped = [int(address, 16) for address in name.split("-")] if is_constant else None
+            elif name == "Anonymous:" and mapped is not None and rest[0] == "0":  # else it was written to, once
+                start, end = mapped
+                madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), ctypes.c_int(_MADV_DONTNEED))
 
 
 def available_bytes() -> int:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from streamdet.detector.memory import trim_memory
+from streamdet.detector.memory import release_library_pages, trim_memory
 from streamdet.detector.stages.square_pixels import square_size
 from streamdet.types import Detection, Picture
 
@@ -113,6 +113,7 @@ class DetectorPool:
         self.running = running
         self._prepare = prepare
         self._release = release
+        self._is_trimmed = False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -138,3 +139,6 @@ class DetectorPool:
         """Gives the system the memory that is not needed now; to be called once in a while."""
         self._release(_UNUSED_SECONDS)
         trim_memory()
+        if not self._is_trimmed:
+            release_library_pages()
+            self._is_trimmed = True

@@ -121,3 +121,33 @@ def test_a_detector_does_not_import_the_compiler_of_torch() -> None:
     command = [sys.executable, "-c", _IMPORT]
     result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=110)
     assert result.stdout.split("\n")[:-1] == ["[]", "True True"]
+
+
+_RELEASE = """
+import sys
+from pathlib import Path
+import cv2
+import numpy as np
+from streamdet.detector.memory import release_library_pages
+
+def figures():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return kilobytes["Rss"] - kilobytes["Anonymous"], kilobytes["Anonymous"]
+
+files, own = figures()
+release_library_pages()
+files_later, own_later = figures()
+picture = cv2.resize(np.full((90, 160, 3), 7, np.uint8), (32, 32))
+print(files, files_later, own_later - own, picture.min(), picture.max())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's")
+def test_pages_that_only_loading_has_read_are_released() -> None:
+    command = [sys.executable, "-c", _RELEASE]
+    result = subprocess.run(command, check=True, capture_output=True, timeout=60)
+    files, files_later, own, darkest, brightest = map(int, result.stdout.split())
+    assert files_later < files / 2
+    assert own > -1000  # kB: nothing that was written is lost
+    assert darkest == brightest == 7

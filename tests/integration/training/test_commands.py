@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from streamdet.cli import evaluate, train
+from streamdet.detector.weights import SIZE_BOUNDS
 from streamdet.errors import ConfigError, DataError
 from streamdet.training.dataset import load_dataset
 from streamdet.training.progress import TrainingProgress, duration
@@ -236,6 +237,22 @@ def test_wrong_options_get_one_line(shapes: Path, tmp_path: Path, options: list[
         _invoke_train(*_train_options(shapes, tmp_path / "run"), *options)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run" / "last.pt").exists()
+
+
+@pytest.mark.parametrize("option", ["--min-size", "--max-size"])
+@pytest.mark.parametrize("side", [SIZE_BOUNDS[0] - 1, SIZE_BOUNDS[1] + 1])
+def test_an_input_that_no_weights_may_ask_for_is_refused(shapes: Path, tmp_path: Path, option: str, side: int) -> None:
+    result = CliRunner().invoke(train.command, _train_options(shapes, tmp_path / "run", option, str(side)))
+    assert result.exit_code == 2
+    assert f"{side} is not in the range 32<=x<=4096" in result.output
+
+
+def test_evaluate_reads_the_data_before_it_loads_a_detector(tmp_path: Path) -> None:
+    data = tmp_path / "broken.json"
+    data.write_text("{")
+    options = ["--data", str(data), "--images", str(tmp_path), "--weights", str(tmp_path / "missing.safetensors")]
+    with pytest.raises(DataError, match=r"broken\.json"):
+        CliRunner().invoke(evaluate.command, options, catch_exceptions=False, standalone_mode=False)
 
 
 def test_broken_data_is_told_before_anything_begins(shapes: Path, tmp_path: Path) -> None:
