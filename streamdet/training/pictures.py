@@ -34,6 +34,10 @@ _GREY = 114
 # A clipped box keeps its label while this share of it is visible and its sides are this long.
 _MIN_VISIBLE = 0.3
 _MIN_SIDE_PIXELS = 4.0
+Batch = tuple[Tensor, Targets]
+"""uint8 [B, 3, S, S] (RGB), and what is known about them."""
+_BATCHES_AHEAD = 4
+_MOST_PROCESSES = 16
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,100 @@ class AugmentConfig:
     mosaic_of_four: float = 0.4
     mosaic_of_nine: float = 0.2
     scale: tuple[float, float] = (0.7, 1.6)
+
+
+class TrainingPictures:
+    """The endless sequence of training pictures; number i belongs to batch i // batch_size."""
+
+    def __init__(self, dataset: Dataset, config: AugmentConfig, batch_size: int, seed: int) -> None:
+        self._samples = dataset.samples
+        self._config = config
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Target]:
+        """The picture as uint8 [3, S, S] (RGB) and its target."""
+        epoch, position = divmod(number, len(self._samples))
+        batch = number // self._batch_size
+        size = int(np.random.default_rng([self._seed, 2, batch]).choice(self._config.sizes))
+        rng = np.random.default_rng([self._seed, 3, number])
+        chosen = self._samples[_order(self._seed, epoch, len(self._samples))[position]]
+        kind = rng.random()
+        if kind < self._config.mosaic_of_four + self._config.mosaic_of_nine:
+            count = 4 if kind < self._config.mosaic_of_four else 9
+            others = [self._samples[i] for i in rng.integers(0, len(self._samples), count - 1)]
+            canvas, pieces = _mosaic(size, [chosen, *others], rng)
+        else:
+            canvas, pieces = _single(size, chosen, self._config, rng)
+        canvas = _colour(canvas, rng)
+        return torch.from_numpy(np.ascontiguousarray(canvas.transpose(2, 0, 1))), _to_target(pieces)
+
+
+def feed(pictures: TrainingPictures, shares: Sequence[range], device: torch.device) -> Generator[Batch, None, None]:
+    """Yields batches in order.
+
+    Args:
+        pictures: by number.
+        shares: of each batch, the numbers of its pictures.
+        device: that is fed. One thread is enough beside a step on the CPU, since decoding and resizing run without
+            the interpreter's lock; a GPU takes more pictures than one interpreter can make.
+    """
+    make = _by_processes if device.type == "cuda" else _by_thread
+    with closing(make(pictures, shares)) as batches:
+        yield from batches
+
+
+def _batch(made: Sequence[tuple[Tensor, Target]]) -> Batch:
+    return torch.stack([picture for picture, _ in made]), pad_targets([target for _, target in made])
+
+
+def _by_thread(pictures: TrainingPictures, shares: Sequence[range]) -> Generator[Batch, None, None]:
+    coming: deque[list[Future[tuple[Tensor, Target]]]] = deque()
+    with ThreadPoolExecutor(1, "pictures") as pool:
+        try:
+            for share in shares:
+                coming.append([pool.submit(pictures.__getitem__, number) for number in share])
+                if len(coming) > _BATCHES_AHEAD:
+                    yield _batch([future.result() for future in coming.popleft()])
+            while coming:
+                yield _batch([future.result() for future in coming.popleft()])
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Batches(TorchDataset[Batch]):
+    """Batch by batch, for processes that make a whole one each."""
+
+    def __init__(self, pictures: TrainingPictures, shares: Sequence[range]) -> None:
+        self._pictures = pictures
+        self._shares = shares
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    def __getitem__(self, number: int) -> Batch:
+        return _batch([self._pictures[i] for i in self._shares[number]])
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(1)
+
+
+def _by_processes(pictures: TrainingPictures, shares: Sequence[range]) -> Generator[Batch, None, None]:
+    # A process that uses a GPU must not be forked. A server that has loaded the libraries once is forked instead;
+    # were each process to load them, they would start one after the other, for seconds each.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])
+    loader = DataLoader(
+        _Batches(pictures, shares),
+        batch_size=None,  # they are batches already
+        num_workers=min(max(len(os.sched_getaffinity(0)) - 1, 1), _MOST_PROCESSES),
+        prefetch_factor=_BATCHES_AHEAD,
+        multiprocessing_context=context,
+        worker_init_fn=_one_thread,
+        pin_memory=torch.cuda.is_available(),
+    )
+    yield from loader
 
 
 @dataclass
@@ -183,104 +281,3 @@ def _to_target(pieces: list[_Piece]) -> Target:
 def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """In which order the photographs lead a picture in this epoch."""
     return np.random.default_rng([seed, 1, epoch]).permutation(count)
-
-
-class TrainingPictures:
-    """The endless sequence of training pictures; number i belongs to batch i // batch_size."""
-
-    def __init__(self, dataset: Dataset, config: AugmentConfig, batch_size: int, seed: int) -> None:
-        self._samples = dataset.samples
-        self._config = config
-        self._batch_size = batch_size
-        self._seed = seed
-
-    def __getitem__(self, number: int) -> tuple[Tensor, Target]:
-        """The picture as uint8 [3, S, S] (RGB) and its target."""
-        epoch, position = divmod(number, len(self._samples))
-        batch = number // self._batch_size
-        size = int(np.random.default_rng([self._seed, 2, batch]).choice(self._config.sizes))
-        rng = np.random.default_rng([self._seed, 3, number])
-        chosen = self._samples[_order(self._seed, epoch, len(self._samples))[position]]
-        kind = rng.random()
-        if kind < self._config.mosaic_of_four + self._config.mosaic_of_nine:
-            count = 4 if kind < self._config.mosaic_of_four else 9
-            others = [self._samples[i] for i in rng.integers(0, len(self._samples), count - 1)]
-            canvas, pieces = _mosaic(size, [chosen, *others], rng)
-        else:
-            canvas, pieces = _single(size, chosen, self._config, rng)
-        canvas = _colour(canvas, rng)
-        return torch.from_numpy(np.ascontiguousarray(canvas.transpose(2, 0, 1))), _to_target(pieces)
-
-
-Batch = tuple[Tensor, Targets]
-"""uint8 [B, 3, S, S] (RGB), and what is known about them."""
-
-_BATCHES_AHEAD = 4
-_MOST_PROCESSES = 16
-
-
-def feed(pictures: TrainingPictures, shares: Sequence[range], device: torch.device) -> Generator[Batch, None, None]:
-    """Yields batches in order.
-
-    Args:
-        pictures: by number.
-        shares: of each batch, the numbers of its pictures.
-        device: that is fed. One thread is enough beside a step on the CPU, since decoding and resizing run without
-            the interpreter's lock; a GPU takes more pictures than one interpreter can make.
-    """
-    make = _by_processes if device.type == "cuda" else _by_thread
-    with closing(make(pictures, shares)) as batches:
-        yield from batches
-
-
-def _batch(made: Sequence[tuple[Tensor, Target]]) -> Batch:
-    return torch.stack([picture for picture, _ in made]), pad_targets([target for _, target in made])
-
-
-def _by_thread(pictures: TrainingPictures, shares: Sequence[range]) -> Generator[Batch, None, None]:
-    coming: deque[list[Future[tuple[Tensor, Target]]]] = deque()
-    with ThreadPoolExecutor(1, "pictures") as pool:
-        try:
-            for share in shares:
-                coming.append([pool.submit(pictures.__getitem__, number) for number in share])
-                if len(coming) > _BATCHES_AHEAD:
-                    yield _batch([future.result() for future in coming.popleft()])
-            while coming:
-                yield _batch([future.result() for future in coming.popleft()])
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _Batches(TorchDataset[Batch]):
-    """Batch by batch, for processes that make a whole one each."""
-
-    def __init__(self, pictures: TrainingPictures, shares: Sequence[range]) -> None:
-        self._pictures = pictures
-        self._shares = shares
-
-    def __len__(self) -> int:
-        return len(self._shares)
-
-    def __getitem__(self, number: int) -> Batch:
-        return _batch([self._pictures[i] for i in self._shares[number]])
-
-
-def _one_thread(_: int) -> None:
-    cv2.setNumThreads(1)
-
-
-def _by_processes(pictures: TrainingPictures, shares: Sequence[range]) -> Generator[Batch, None, None]:
-    # A process that uses a GPU must not be forked. A server that has loaded the libraries once is forked instead;
-    # were each process to load them, they would start one after the other, for seconds each.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])
-    loader = DataLoader(
-        _Batches(pictures, shares),
-        batch_size=None,  # they are batches already
-        num_workers=min(max(len(os.sched_getaffinity(0)) - 1, 1), _MOST_PROCESSES),
-        prefetch_factor=_BATCHES_AHEAD,
-        multiprocessing_context=context,
-        worker_init_fn=_one_thread,
-        pin_memory=torch.cuda.is_available(),
-    )
-    yield from loader

@@ -1,4 +1,4 @@
-"""The folder of a training run: what lies in it, and what must not be lost."""
+"""A training run as a folder: its configuration, its results, its checkpoint, and the weights it starts from."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ _FROZEN_STAGES = {
     "fasterrcnn_resnet50_fpn": 5,
     "fasterrcnn_resnet50_fpn_v2": 5,
 }
+CHECKPOINT = "last.pt"
+CONFIG = "config.json"
+RESULTS = "results.csv"
+CURVES = "curves.png"
+PREDICTIONS = "predictions.png"
+LAST, BEST = "last.safetensors", "best.safetensors"
+_OWN_FILES = (CHECKPOINT, CONFIG, RESULTS, CURVES, PREDICTIONS, LAST, BEST)
+_CLASSIFIER = "roi_heads.box_predictor."
 
 
 @dataclass(frozen=True)
@@ -81,24 +89,6 @@ class TrainConfig:
         return sum(self.evaluates(later) for later in range(epoch + 1, self.epochs + 1))
 
 
-def config_from_json(values: dict[str, Any]) -> TrainConfig:
-    """The configuration that `asdict` and JSON made of one; unknown keys are left out.
-
-    Raises:
-        TypeError: a value has another structure.
-        KeyError: likewise.
-    """
-    augment: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["augment"].items()}
-    known = {f.name: values[f.name] for f in fields(TrainConfig) if f.name in values}
-    return replace(TrainConfig(**known), augment=AugmentConfig(**augment))
-
-
-def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """What differs between two configurations, one line each."""
-    before, after = _flat(old), _flat(new)
-    return [f"{name} was {before[name]}, now {after[name]}" for name in before if before[name] != after[name]]
-
-
 def canvas_sizes(min_size: int) -> tuple[int, ...]:
     """Sides of training canvases for a model whose input's shorter side is `min_size` pixels."""
     sides = (max(round(min_size * f / _STRIDE_PIXELS), 2) * _STRIDE_PIXELS for f in _CANVAS_FACTORS)
@@ -141,77 +131,27 @@ def frozen_norms_in(model: nn.Module, given: Iterable[str]) -> list[str]:
     ]
 
 
+def config_from_json(values: dict[str, Any]) -> TrainConfig:
+    """The configuration that `asdict` and JSON made of one; unknown keys are left out.
+
+    Raises:
+        TypeError: a value has another structure.
+        KeyError: likewise.
+    """
+    augment: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["augment"].items()}
+    known = {f.name: values[f.name] for f in fields(TrainConfig) if f.name in values}
+    return replace(TrainConfig(**known), augment=AugmentConfig(**augment))
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """What differs between two configurations, one line each."""
+    before, after = _flat(old), _flat(new)
+    return [f"{name} was {before[name]}, now {after[name]}" for name in before if before[name] != after[name]]
+
+
 def _flat(config: TrainConfig) -> dict[str, Any]:
     values = asdict(config)
     return {**{f"augment.{k}": v for k, v in values.pop("augment").items()}, **values}
-
-
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Saves tensors and plain values."""
-    write_atomically(path, lambda file: torch.save(state, file), mode=None)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Loads what `save_checkpoint` wrote, without executing any code from the file.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
-    try:
-        check_unpacked_size(path)
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        msg = f"there is no checkpoint {path}; start without --resume"
-        raise DataError(msg) from None
-    except Exception as error:
-        # torch.load documents no set of errors for damaged files: zip, pickle and OS errors all occur.
-        msg = f"{path} is not a checkpoint of streamdet: {type(error).__name__}"
-        raise DataError(msg) from error
-    return state
-
-
-CHECKPOINT = "last.pt"
-CONFIG = "config.json"
-RESULTS = "results.csv"
-CURVES = "curves.png"
-PREDICTIONS = "predictions.png"
-LAST, BEST = "last.safetensors", "best.safetensors"
-_OWN_FILES = (CHECKPOINT, CONFIG, RESULTS, CURVES, PREDICTIONS, LAST, BEST)
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """One line of the results; losses are means over the epoch, metrics those of the averaged weights.
-
-    Epoch 0 is that of the weights that the run starts from: it has metrics alone.
-
-    Attributes:
-        map: mAP, -1 if there was nothing to count; None after an epoch that was not evaluated.
-        map_50: likewise.
-    """
-
-    epoch: int
-    step: int
-    loss: float | None
-    objectness: float | None
-    rpn_box: float | None
-    classifier: float | None
-    box: float | None
-    map: float | None
-    map_50: float | None
-    learning_rate: float | None
-    images_per_second: float | None
-    seconds: float
-
-
-def best_of(results: Sequence[EpochResult]) -> EpochResult | None:
-    """The first trained epoch of the highest mAP; None while none was evaluated."""
-    return max((r for r in results if r.epoch and r.map is not None), key=lambda r: r.map or 0.0, default=None)
-
-
-def start_of(results: Sequence[EpochResult]) -> EpochResult | None:
-    """Epoch 0: the weights that the run started from; None where they could find nothing."""
-    return next((r for r in results if r.epoch == 0), None)
 
 
 @dataclass(frozen=True)
@@ -292,7 +232,63 @@ class RunFolder:
         self.write(RESULTS, text.getvalue().encode())
 
 
-_HEAD = "roi_heads.box_predictor."
+@dataclass(frozen=True)
+class EpochResult:
+    """One line of the results; losses are means over the epoch, metrics those of the averaged weights.
+
+    Epoch 0 is that of the weights that the run starts from: it has metrics alone.
+
+    Attributes:
+        map: mAP, -1 if there was nothing to count; None after an epoch that was not evaluated.
+        map_50: likewise.
+    """
+
+    epoch: int
+    step: int
+    loss: float | None
+    objectness: float | None
+    rpn_box: float | None
+    classifier: float | None
+    box: float | None
+    map: float | None
+    map_50: float | None
+    learning_rate: float | None
+    images_per_second: float | None
+    seconds: float
+
+
+def best_of(results: Sequence[EpochResult]) -> EpochResult | None:
+    """The first trained epoch of the highest mAP; None while none was evaluated."""
+    return max((r for r in results if r.epoch and r.map is not None), key=lambda r: r.map or 0.0, default=None)
+
+
+def start_of(results: Sequence[EpochResult]) -> EpochResult | None:
+    """Epoch 0: the weights that the run started from; None where they could find nothing."""
+    return next((r for r in results if r.epoch == 0), None)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Saves tensors and plain values."""
+    write_atomically(path, lambda file: torch.save(state, file), mode=None)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Loads what `save_checkpoint` wrote, without executing any code from the file.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        check_unpacked_size(path)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        msg = f"there is no checkpoint {path}; start without --resume"
+        raise DataError(msg) from None
+    except Exception as error:
+        # torch.load documents no set of errors for damaged files: zip, pickle and OS errors all occur.
+        msg = f"{path} is not a checkpoint of streamdet: {type(error).__name__}"
+        raise DataError(msg) from error
+    return state
 
 
 @dataclass(frozen=True)
@@ -349,7 +345,7 @@ def load_initial(model: nn.Module, path: Path, labels: list[str]) -> Initial:
         if name in own
         and is_plain(name, tensor)
         and own[name].shape == tensor.shape
-        and (same_classes or not name.startswith(_HEAD))
+        and (same_classes or not name.startswith(_CLASSIFIER))
     }
     try:
         fitting = as_float32(path, fitting)
@@ -359,8 +355,8 @@ def load_initial(model: nn.Module, path: Path, labels: list[str]) -> Initial:
         msg = f"no tensor of {path} fits the model"
         raise DataError(msg)
     model.load_state_dict(fitting, strict=False)
-    has_head = any(name.startswith(_HEAD) for name in given)
-    new_head = has_head and not any(name.startswith(_HEAD) for name in fitting)
+    has_head = any(name.startswith(_CLASSIFIER) for name in given)
+    new_head = has_head and not any(name.startswith(_CLASSIFIER) for name in fitting)
     return Initial(path, tuple(fitting), len(own), new_head, tuple(known), tuple(labels))
 
 

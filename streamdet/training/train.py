@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: batches in, weights out, with a checkpoint, an evaluation and the running mean of the weights."""
 
 from __future__ import annotations
 
@@ -46,74 +46,11 @@ from streamdet.training.run import (
     save_checkpoint,
 )
 
-
-def _scaled_convolution(convolution: nn.Conv2d, norm: FrozenBatchNorm2d, x: Tensor) -> Tensor:
-    """Convolution and frozen normalisation in one go: the scale goes into the weights.
-
-    The weights are small and the maps are large, so scaling the weights again in every step costs
-    next to nothing, and gradients reach the unscaled weights exactly as before.
-    """
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - norm.running_mean * scale
-    weight = convolution.weight * scale[:, None, None, None]
-    return functional.conv2d(
-        x, weight, shift, convolution.stride, convolution.padding, convolution.dilation, convolution.groups
-    )
-
-
-def fuse_frozen_norms(model: nn.Module) -> nn.Module:
-    """Computes each convolution together with the FrozenBatchNorm2d that follows it in its Sequential.
-
-    Parameters, their names and the results stay as they were.
-    """
-    for module in model.modules():
-        if not isinstance(module, nn.Sequential):
-            continue
-        for convolution, norm in pairwise(module):
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
-                convolution.forward = partial(_scaled_convolution, convolution, norm)  # type: ignore[method-assign]
-                norm.forward = nn.Identity().forward
-    return model
-
-
-_WARM_UP_STEPS = 20
-
-
-class WeightAverage:
-    """Exponential moving average of a model's state (Tarvainen and Valpola 2017, arXiv:1703.01780).
-
-    Attributes:
-        tensors: the mean of each tensor of the state dict; counters are the latest.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.tensors: dict[str, Tensor] = {name: t.detach().clone() for name, t in model.state_dict().items()}
-        self._decay = decay
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Takes the state after step number `step`, from 0."""
-        # A short memory at first, so that the random start is forgotten.
-        decay = min(self._decay, (1 + step) / (_WARM_UP_STEPS + step))
-        state = model.state_dict()
-        numbers = [name for name, tensor in state.items() if tensor.is_floating_point()]
-        # One launch on a GPU instead of one for each tensor.
-        torch._foreach_lerp_([self.tensors[n] for n in numbers], [state[n] for n in numbers], 1 - decay)
-        for name in state.keys() - set(numbers):
-            self.tensors[name].copy_(state[name])
-
-
+_AVERAGE_WARM_UP_STEPS = 20
 EXIT_INTERRUPTED = 130
 """What a shell reports of a program that Ctrl-C ended."""
-
 LOSS_NAMES = ("objectness", "rpn_box", "classifier", "box")
 _MAX_GRADIENT_NORM = 10.0
-
-
-class RunStoppedError(StreamdetError):
-    """A run ended before its last step because it was asked to; a checkpoint of its last step is there."""
-
-    exit_code = EXIT_INTERRUPTED
 
 
 class Listener:
@@ -127,6 +64,12 @@ class Listener:
 
     def on_epoch(self, results: list[EpochResult], metrics: Metrics | None, run: Run) -> None:
         """An epoch is done; its metrics, if it was evaluated."""
+
+
+class RunStoppedError(StreamdetError):
+    """A run ended before its last step because it was asked to; a checkpoint of its last step is there."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class Run:
@@ -393,3 +336,56 @@ def _normalised(model: FasterRCNN, pictures: Tensor) -> Tensor:
         torch.tensor(v, device=pictures.device)[:, None, None] for v in (transform.image_mean, transform.image_std)
     )
     return ((pictures.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+class WeightAverage:
+    """Exponential moving average of a model's state (Tarvainen and Valpola 2017, arXiv:1703.01780).
+
+    Attributes:
+        tensors: the mean of each tensor of the state dict; counters are the latest.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.tensors: dict[str, Tensor] = {name: t.detach().clone() for name, t in model.state_dict().items()}
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Takes the state after step number `step`, from 0."""
+        # A short memory at first, so that the random start is forgotten.
+        decay = min(self._decay, (1 + step) / (_AVERAGE_WARM_UP_STEPS + step))
+        state = model.state_dict()
+        numbers = [name for name, tensor in state.items() if tensor.is_floating_point()]
+        # One launch on a GPU instead of one for each tensor.
+        torch._foreach_lerp_([self.tensors[n] for n in numbers], [state[n] for n in numbers], 1 - decay)
+        for name in state.keys() - set(numbers):
+            self.tensors[name].copy_(state[name])
+
+
+def fuse_frozen_norms(model: nn.Module) -> nn.Module:
+    """Computes each convolution together with the FrozenBatchNorm2d that follows it in its Sequential.
+
+    Parameters, their names and the results stay as they were.
+    """
+    for module in model.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for convolution, norm in pairwise(module):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+                convolution.forward = partial(_scaled_convolution, convolution, norm)  # type: ignore[method-assign]
+                norm.forward = nn.Identity().forward
+    return model
+
+
+def _scaled_convolution(convolution: nn.Conv2d, norm: FrozenBatchNorm2d, x: Tensor) -> Tensor:
+    """Convolution and frozen normalisation in one go: the scale goes into the weights.
+
+    The weights are small and the maps are large, so scaling the weights again in every step costs
+    next to nothing, and gradients reach the unscaled weights exactly as before.
+    """
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    weight = convolution.weight * scale[:, None, None, None]
+    return functional.conv2d(
+        x, weight, shift, convolution.stride, convolution.padding, convolution.dilation, convolution.groups
+    )

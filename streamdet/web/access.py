@@ -1,4 +1,4 @@
-"""Who may ask: guards against DNS rebinding, against other sites, and against anyone who has not logged in."""
+"""Who may open the page: guards against DNS rebinding and other sites, the login, and sessions."""
 
 from __future__ import annotations
 
@@ -28,48 +28,6 @@ from streamdet.web.html import HTML, Pages
 MAX_SESSIONS = 1000
 MAX_AGE_SECONDS = 7 * 24 * 3600.0
 MAX_IDLE_SECONDS = 12 * 3600.0
-
-
-class Sessions:
-    """Tokens of those who have logged in; only their hashes are kept, so that a look at the memory opens nothing.
-
-    Args:
-        clock: monotonic seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        # By hash of the token: when it began, when it was used last.
-        self._sessions: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
-
-    def begin(self) -> str:
-        """A token for who has just shown the password; the oldest session ends when there are too many."""
-        token = secrets.token_urlsafe(32)
-        now = self._clock()
-        self._sessions[_hash(token)] = (now, now)
-        while len(self._sessions) > MAX_SESSIONS:
-            self._sessions.popitem(last=False)
-        return token
-
-    def is_open(self, token: str) -> bool:
-        """Whether the token is one of ours and not too old; counts as use."""
-        key, now = _hash(token), self._clock()
-        began, used = self._sessions.get(key, (float("-inf"), float("-inf")))
-        if now - began > MAX_AGE_SECONDS or now - used > MAX_IDLE_SECONDS:
-            self._sessions.pop(key, None)
-            return False
-        self._sessions[key] = (began, now)
-        return True
-
-    def end(self, token: str) -> None:
-        """Forgets a token."""
-        self._sessions.pop(_hash(token), None)
-
-
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-
-
 _OPEN_PATHS = frozenset({"/login", "/healthz"})
 _FIXED_HEADERS = {
     "Cache-Control": "no-store",
@@ -80,6 +38,7 @@ _FIXED_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+_MAX_BODY_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -168,9 +127,6 @@ class Guard:
         return PlainTextResponse("log in first\n", 401)
 
 
-_MAX_BODY_BYTES = 4096
-
-
 class Login:
     """Asks for the password, and gives a session to who knows it.
 
@@ -247,3 +203,43 @@ class Login:
         forwarded = ",".join(request.headers.getlist("x-forwarded-for")) if self._behind_proxy else ""
         address = forwarded.rpartition(",")[2].strip()[:100] or (request.client.host if request.client else "")
         return network_of(address)
+
+
+class Sessions:
+    """Tokens of those who have logged in; only their hashes are kept, so that a look at the memory opens nothing.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # By hash of the token: when it began, when it was used last.
+        self._sessions: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
+
+    def begin(self) -> str:
+        """A token for who has just shown the password; the oldest session ends when there are too many."""
+        token = secrets.token_urlsafe(32)
+        now = self._clock()
+        self._sessions[_hash(token)] = (now, now)
+        while len(self._sessions) > MAX_SESSIONS:
+            self._sessions.popitem(last=False)
+        return token
+
+    def is_open(self, token: str) -> bool:
+        """Whether the token is one of ours and not too old; counts as use."""
+        key, now = _hash(token), self._clock()
+        began, used = self._sessions.get(key, (float("-inf"), float("-inf")))
+        if now - began > MAX_AGE_SECONDS or now - used > MAX_IDLE_SECONDS:
+            self._sessions.pop(key, None)
+            return False
+        self._sessions[key] = (began, now)
+        return True
+
+    def end(self, token: str) -> None:
+        """Forgets a token."""
+        self._sessions.pop(_hash(token), None)
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
