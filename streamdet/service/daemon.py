@@ -150,7 +150,7 @@ class Daemon:
                 self.metrics.frame_dropped,
                 prepare=detectors.prepare,
             )
-            self._streams = Streams(queue, publisher, self.metrics, detectors.labels, self._on_error)
+            self._streams = Streams(queue, publisher, self.metrics, self.ledger, detectors.labels, self._on_error)
             inference = InferenceGroup(
                 queue,
                 detectors,

@@ -13,6 +13,7 @@ from streamdet.config.stream import keeps_connection
 from streamdet.delivery.publisher import Publisher
 from streamdet.errors import ApplyError, SourceError
 from streamdet.inference.batch_queue import BatchQueue
+from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
 from streamdet.security.redact import redact
 from streamdet.service.statuses import StreamStatuses
@@ -52,6 +53,7 @@ class Streams:
         queue: where captures put frames.
         publisher: where states go.
         metrics: has series for each stream.
+        ledger: says whether frames are on their way.
         labels: of the detections that a stream may yield.
         on_error: called when a capture has ended unexpectedly.
     """
@@ -61,13 +63,14 @@ class Streams:
         queue: BatchQueue,
         publisher: Publisher,
         metrics: Metrics,
+        ledger: Ledger,
         labels: Iterable[str],
         on_error: Callable[[Worker], None],
     ) -> None:
         self._queue = queue
         self._publisher = publisher
         self._metrics = metrics
-        self._ledger = metrics.ledger
+        self._ledger = ledger
         self._labels = tuple(labels)
         self._on_error = on_error
         self._statuses = StreamStatuses(publisher.put_status)

@@ -37,7 +37,9 @@ class Running:
         self.queue = BatchQueue(8, 0.01, self.metrics.frame_dropped)
         self.publisher = publisher_at(metrics=self.metrics)
         self.errors: list[Worker] = []
-        self.streams = Streams(self.queue, self.publisher, self.metrics, ["person"], self.errors.append)
+        self.streams = Streams(
+            self.queue, self.publisher, self.metrics, self.metrics.ledger, ["person"], self.errors.append
+        )
 
     def state(self, name: str) -> State:
         return self.streams.statuses()[name].state
