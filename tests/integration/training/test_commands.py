@@ -201,7 +201,7 @@ def test_evaluate_leaves_out_categories_that_the_weights_do_not_know(
     assert summary["map"] == summary["per_class"]["disc"]["ap"]
     assert summary["images"] == 8
     counted, told = _evaluate_renamed(shapes, weights, path, ["disc", "ring"], "--categories", "disc,ring")
-    assert "the weights do not know ring: nothing will be found" in told
+    assert "the weights do not know ring: they will not be found" in told
     assert counted["per_class"]["ring"]["ap"] == 0
     assert counted["map"] == pytest.approx(summary["map"] / 2)
     monkeypatch.setattr(evaluate, "_TOLD_NAMES", 1)
