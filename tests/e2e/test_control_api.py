@@ -23,13 +23,13 @@ from jsonschema import Draft202012Validator
 from streamdet.assets import sample_clip
 from streamdet.bench.stand_in import StandIn
 from streamdet.config import load_config
-from streamdet.config.schema import config_schema
 from streamdet.detector.pool import DetectorPool
 from streamdet.errors import ControlError
 from streamdet.service.control.api import _Api
 from streamdet.service.control.client import _UnixConnection, ask
 from streamdet.service.daemon import Daemon
 from streamdet.service.pages import HealthSnapshot
+from support.openapi import with_settings_of_streams
 from support.paths import ROOT
 from support.processes import free_ports
 from support.waiting import join, wait_until
@@ -127,19 +127,7 @@ def test_the_description_is_sound() -> None:
 
 
 def test_the_settings_of_a_stream_are_those_of_the_file() -> None:
-    """Where this fails, put what it expects into openapi.json."""
-    tables = json.loads(
-        json.dumps(config_schema()["$defs"])
-        .replace("#/$defs/PolygonConfig", "#/components/schemas/Polygon")
-        .replace("#/$defs/LineConfig", "#/components/schemas/Line")
-    )
-    described = OPENAPI["components"]["schemas"]
-    expected = {key: value for key, value in tables["StreamConfig"]["properties"].items() if key != "name"}
-    assert described["StreamSettings"]["properties"] == expected
-    assert described["StreamPatch"]["propertyNames"]["enum"] == ["name", *expected]
-    assert described["Polygon"] == tables["PolygonConfig"]
-    assert described["Line"] == tables["LineConfig"]
-    assert described["NewStream"]["properties"]["name"] == tables["StreamConfig"]["properties"]["name"]
+    assert with_settings_of_streams(OPENAPI) == OPENAPI, "run tests/support/openapi.py"
 
 
 def test_the_life_of_a_stream(api: Api) -> None:
