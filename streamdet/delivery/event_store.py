@@ -40,6 +40,7 @@ _CHECKPOINTS_OF_A_SPOOL = 32
 # While another program reads, the write-ahead log cannot be used again from its beginning: this part it may become.
 _LOGS_OF_A_SPOOL = 8
 _BUSY_SECONDS = 1.0
+_VALUES_AT_ONCE = 6 * 50
 # Of a larger file only the small tables are checked at the start, since checking takes about a second per GiB.
 _MAX_CHECKED_BYTES = 256 << 20
 # Events that were taken over from segments count up from here, events of today from 1: so ids have the order of time.
@@ -302,25 +303,26 @@ class EventStore:
     # ---- what each does with the open database ----
 
     def _append(self, database: sqlite3.Connection, records: Sequence[Record], *, are_old: bool = False) -> None:
+        values: list[object] = []
         # Each may change a page of the index of its own, and all of them a few that lead there.
-        needed_bytes = sum(len(record.payload) + _PAGE_BYTES for record in records) + 8 * _PAGE_BYTES
+        needed_bytes = (len(records) + 8) * _PAGE_BYTES
+        first = self._first_old_id(database) if are_old else self._next_id
+        for number, (epoch, topic, seq, kept_at, payload) in enumerate(records, first):
+            epoch_id = self._epoch_ids.get(epoch) or self._new_epoch(database, epoch, is_old=are_old)
+            topic_id = self._topic_ids.get(topic) or self._new_topic(database, topic)
+            values += (number, epoch_id, topic_id, seq, kept_at, payload)
+            needed_bytes += len(payload)
         if self._room_bytes < needed_bytes:
             self._room_bytes = self._make_room(database, needed_bytes)
         self._room_bytes -= needed_bytes
-        database.execute("BEGIN IMMEDIATE")
-        with database:
-            first = self._first_old_id(database) if are_old else self._next_id
-            rows = [
-                (
-                    number,
-                    self._epoch_ids.get(epoch) or self._new_epoch(database, epoch, is_old=are_old),
-                    self._topic_ids.get(topic) or self._new_topic(database, topic),
-                    *rest,
-                )
-                for number, (epoch, topic, *rest) in enumerate(records, first)
-            ]
-            # A stream that is removed and comes back may count from 1 again in the same epoch.
-            database.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)", rows)
+        parts = [values[start : start + _VALUES_AT_ONCE] for start in range(0, len(values), _VALUES_AT_ONCE)]
+        if len(parts) == 1:
+            _insert(database, values)  # a transaction of its own, which costs least
+        else:
+            database.execute("BEGIN IMMEDIATE")
+            with database:
+                for part in parts:
+                    _insert(database, part)
         if not are_old:
             self._next_id += len(records)
 
@@ -654,6 +656,13 @@ def _lock(directory: Path) -> int:
 
 def _unusable(directory: Path, why: str) -> SpoolError:
     return SpoolError(f"cannot keep events in {directory}: {why}")
+
+
+def _insert(database: sqlite3.Connection, values: Sequence[object]) -> None:
+    """Inserts rows of `records`, whose values come one after the other."""
+    # A stream that is removed and comes back may count from 1 again in the same epoch.
+    statement = "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)"
+    database.execute(statement + ", (?, ?, ?, ?, ?, ?)" * (len(values) // 6 - 1), values)
 
 
 def _pragma(database: sqlite3.Connection, name: str) -> int:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from streamdet.config import SpoolConfig
 from streamdet.delivery.event_store import EventStore, Record
@@ -75,11 +76,10 @@ class Spool(Worker):
         self._unexpected = unexpected or UnexpectedErrors()
         self._epoch = epoch
         self._metrics = metrics
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._is_waiting = False
-        self._queue: list[Record] = []
-        self._queued_bytes = 0
+        # None among the events wakes the thread. The publisher counts what it puts in, the thread what it takes out.
+        self._queue: SimpleQueue[Record | None] = SimpleQueue()
+        self._put_bytes = self._taken_bytes = 0
+        self._lock = threading.Lock()  # of the requests
         # By client, in the order of their turns; and by what is asked, in the order in which it came.
         self._fetches: dict[bytes, dict[_Question, _Fetch]] = {}
         self._fetching = Share(_SHARE_OF_READING, _BURST_OF_READING_SECONDS)
@@ -98,22 +98,23 @@ class Spool(Worker):
         self._untidy = FailureLog(_log, "{} times")
 
     def keep(self, topic: str, seq: int, payload: bytes) -> None:
-        """Takes an event of the present epoch; does not wait: where too many wait already, it is not kept."""
-        with self._lock:
-            self._last_seqs[topic] = seq
-            is_full = len(self._queue) >= _MAX_QUEUED_EVENTS or self._queued_bytes >= _MAX_QUEUED_BYTES
-            if not is_full:
-                self._queue.append(Record(self._epoch, topic, seq, self._clock.wall(), payload))
-                self._queued_bytes += len(payload)
-                if self._is_waiting:
-                    self._changed.notify()
-        if is_full:
+        """Keeps an event of the present epoch; does not wait: where too many wait already, it is not kept.
+
+        Only one thread may call it.
+        """
+        self._last_seqs[topic] = seq
+        if (
+            self._queue.qsize() >= _MAX_QUEUED_EVENTS
+            or self._put_bytes - self._taken_bytes + len(payload) > _MAX_QUEUED_BYTES
+        ):
             self._metrics.not_kept("queue_full", 1)
+            return
+        self._put_bytes += len(payload)
+        self._queue.put(Record(self._epoch, topic, seq, self._clock.wall(), payload))
 
     def forget(self, topic: str) -> None:
         """Forgets how far a topic of the present epoch came, but not its events."""
-        with self._lock:
-            self._last_seqs.pop(topic, None)
+        self._last_seqs.pop(topic, None)
 
     def fetch(self, client: bytes, request: ReplayRequest, reply: Callable[[Answer], None]) -> bool:
         """Has a request answered in this thread; clients take turns, and the requests of each are answered in order.
@@ -121,7 +122,7 @@ class Spool(Worker):
         A request that is repeated while it waits keeps its place. False when too many wait.
         """
         question = request.id, request.topic, request.epoch, request.from_seq
-        with self._changed:
+        with self._lock:
             of_client = self._fetches.get(client, {})
             waiting = sum(map(len, self._fetches.values()))
             is_full = len(of_client) >= _MAX_REQUESTS_OF_A_CLIENT or waiting >= _MAX_REQUESTS
@@ -129,13 +130,12 @@ class Spool(Worker):
                 return False
             of_client[question] = request, reply
             self._fetches[client] = of_client
-            self._changed.notify()
+        self._queue.put(None)
         return True
 
     def wake(self) -> None:
         """Ends the wait of `run`."""
-        with self._changed:
-            self._changed.notify()
+        self._queue.put(None)
 
     def close(self) -> None:
         """Frees the directory of a spool that was never started; a running one does it itself at its end."""
@@ -153,34 +153,33 @@ class Spool(Worker):
             self.close()
 
     def _turn(self) -> bool:
-        with self._lock:
-            if not self._queue:
-                self._wait()
-            events, self._queue, self._queued_bytes = self._queue, [], 0
-            is_last = self.stopping and not events
-            fetch = self._next_fetch()
+        is_stopping = self.stopping
+        events = self._take()
         if events:
             self._write(events)
+        fetch = self._next_fetch()
         if fetch is not None:
             # Time of the processor: on a busy machine a reader must not wait for what others do as well.
             began = time.thread_time()
             self._answer(*fetch)
             self._fetching.worked(time.thread_time() - began)
         self._tidy()
-        if events and fetch is None:
-            time.sleep(_GATHER_SECONDS)  # half as dear as waiting for an event that may end it
-        return not is_last
+        return bool(events) or not is_stopping
 
-    def _wait(self) -> None:
-        """Waits for events, a request that may be answered, something to tidy up, or the end."""
-        until_tidy = max(self._tidy_at - time.monotonic(), 0.0)
-        pause_seconds = self._pause_of_fetches()
-        self._is_waiting = True
-        if pause_seconds > 0:
-            self._changed.wait_for(lambda: self._queue or self.stopping, min(pause_seconds, until_tidy))
-        else:
-            self._changed.wait_for(lambda: self._queue or self._fetches or self.stopping, until_tidy)
-        self._is_waiting = False
+    def _take(self) -> list[Record]:
+        """Waits for events, a request that may be answered, something to tidy up, or the end; gathers some events."""
+        now = time.monotonic()
+        until = self._tidy_at if not self._fetches else min(self._tidy_at, now + self._pause_of_fetches())
+        try:
+            first = self._queue.get(timeout=max(until - now, 0.0))
+        except Empty:
+            return []
+        if first is not None and not self._fetches and not self.stopping:
+            time.sleep(_GATHER_SECONDS)
+        waiting = [first, *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
+        events = [event for event in waiting if event is not None]
+        self._taken_bytes += sum(len(event.payload) for event in events)
+        return events
 
     def _pause_of_fetches(self) -> float:
         """How long the requests that wait are not answered yet, in seconds."""
@@ -194,11 +193,12 @@ class Spool(Worker):
         """The request that is answered next; None where none waits, or it may not be answered yet."""
         if not self._fetches or self._pause_of_fetches() > 0:
             return None
-        client = next(iter(self._fetches))
-        of_client = self._fetches.pop(client)
-        fetch = of_client.pop(next(iter(of_client)))
-        if of_client:
-            self._fetches[client] = of_client  # behind all others
+        with self._lock:
+            client = next(iter(self._fetches))
+            of_client = self._fetches.pop(client)
+            fetch = of_client.pop(next(iter(of_client)))
+            if of_client:
+                self._fetches[client] = of_client  # behind all others
         return fetch
 
     def _answer(self, request: ReplayRequest, reply: Callable[[Answer], None]) -> None:
@@ -238,8 +238,7 @@ class Spool(Worker):
         self._failure.failed(self._problem, count)
 
     def _end_epoch(self) -> None:
-        with self._lock:
-            last_seqs = dict(self._last_seqs)
+        last_seqs = dict(self._last_seqs)
         if not last_seqs:
             return
         try:

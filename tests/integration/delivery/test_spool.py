@@ -754,7 +754,7 @@ def test_a_hundred_topics_are_healed_after_a_crash(tmp_path: Path, monkeypatch: 
             publisher_at(where, epoch, replay=replay, archive=spool.spool) as publisher,
         ):
             yield publisher
-            wait_until(lambda: not publisher._pending and not spool.spool._queue)
+            wait_until(lambda: not publisher._pending and spool.spool._queue.empty())
 
     seen: dict[str, list[Any]] = {stream: [] for stream in streams}
 
