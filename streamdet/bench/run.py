@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,9 +17,13 @@ from streamdet.bench.end_to_end import EndToEnd, Step
 from streamdet.bench.floor import floor_seconds, flops_of, measure_peak
 from streamdet.bench.frames import Size, describe, make_clip, pictures, read_frames
 from streamdet.bench.machine import Disturbance, DisturbanceWatch, core_count, machine_facts
+from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_device
+from streamdet.detector.missing import missing_parts
 from streamdet.detector.reference import torchvision_model
+from streamdet.detector.trial import Choice, settle
 from streamdet.detector.weights import Weights
+from streamdet.detector.weights.torchvision import PUBLISHED
 from streamdet.errors import DetectorError, StreamdetError
 
 BATCHES = (1, 4, 8, 16)
@@ -118,6 +122,7 @@ class Bench:
         options: what to measure.
         on_plan: told the seconds that it will take, before it begins to measure.
         on_step: told what is going on, and how far the run is, 0 to 1.
+        choice: what the daemon runs by itself, which is measured then; None to give it the fastest of the comparison.
 
     Attributes:
         results: grow while it runs.
@@ -127,9 +132,14 @@ class Bench:
     """
 
     def __init__(
-        self, options: Options, on_plan: Callable[[float], None], on_step: Callable[[str, float], None]
+        self,
+        options: Options,
+        on_plan: Callable[[float], None],
+        on_step: Callable[[str, float], None],
+        choice: Choice | None = None,
     ) -> None:
         self._options = options
+        self._choice = choice
         self._on_plan = on_plan
         self._step = Step(on_step)
         self._device = choose_device(options.device)
@@ -253,7 +263,7 @@ class Bench:
             seconds * _SHARES["decode"], seconds * _SHARES["stand_in"]
         )
         results.capacity = end_to_end.capacity(costs)
-        workers = end_to_end.best.case.workers if self._options.workers else None
+        workers = best.case.workers if self._options.workers or self._choice is not None else None
         results.daemon["saturated"] = end_to_end.saturated(
             workers, results.plain_loop["frames_per_second"], seconds * _SHARES["saturated"]
         )
@@ -264,14 +274,60 @@ class Bench:
             results.capacity["checked"] = paced["kept_up"]
 
     def _best(self, model: Model) -> Measured:
-        """The fastest row that the daemon may use: of a precision that was asked for, or keeps the detections."""
+        """The row of what the daemon runs by itself, or the fastest that it may use.
+
+        That is of a precision that was asked for, or keeps the detections.
+        """
+        rows = [row for row in self.results.detector if row.model == model.name and row.samples]
+        if self._choice is not None:
+            workers = self._choice.workers or self._usual_workers(self._choice.candidate.engine)[0]
+            self.results.notes.append(
+                f"{model.name} runs in the daemon with {self._choice.candidate.name}, batches of up to "
+                f"{self._choice.max_batch_size}, {workers} at a time: the fastest in the trial of the engines on this "
+                "machine (streamdet engines)"
+            )
+            taken = row_of_choice(rows, self._choice, workers)
+            if taken is not None:
+                return taken
         safe = {"fp32", *self._options.precisions, _precision(model.exported)}
         if model.origin == "embedded":
             safe |= set(PRECISIONS)  # their mAP holds in each
-        rows = [row for row in self.results.detector if row.model == model.name and row.samples]
         ours = [row for row in rows if row.case.engine != REFERENCE and row.case.precision in safe] or rows
         small = [row for row in ours if row.case.batch <= _LARGEST_DAEMON_BATCH] or ours
         return min(small, key=lambda row: row.seconds)
+
+
+def choose_as_daemon(options: Options) -> Choice | None:
+    """What the daemon runs by itself with the first model; a trial finds it out, where it is not known yet.
+
+    None where the daemon is not measured, or the options leave it no choice, or it could not load the weights.
+    """
+    name = options.models[0]
+    architecture = name if name in PUBLISHED else f"fasterrcnn_{name}"
+    if not options.daemon or options.engines or options.precisions or options.workers or options.exported:
+        return None
+    named: dict[str, str] = {"weights": "embedded"}
+    if architecture in PUBLISHED:
+        named = {"weights": "coco", "model": architecture}
+    elif name != "embedded":
+        return None
+    if options.frames is not None:
+        describe(options.frames)  # what is wrong with it is reported before the trial
+    config = DetectorConfig.model_validate(named | {"device": options.device})
+    if any(missing_parts(config)):
+        return None
+    _, choice = settle(config)
+    return choice
+
+
+def row_of_choice(rows: Sequence[Measured], choice: Choice, workers: int) -> Measured | None:
+    """The row that was measured the most like a choice, for just its batch and workers; None without its engine."""
+    engine, precision = choice.candidate.engine, choice.candidate.precision
+    alike = [row for row in rows if (row.case.engine, row.case.precision) == (engine, precision)]
+    if not alike:
+        return None
+    nearest = min(alike, key=lambda row: abs(row.case.batch - choice.max_batch_size))
+    return replace(nearest, case=Case(engine, precision, choice.max_batch_size, workers))
 
 
 def _precision(weights: Weights | None) -> str:

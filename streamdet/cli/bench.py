@@ -97,14 +97,16 @@ def command(*, as_json: bool, out: Path | None, baseline: Path | None, **options
     from rich.console import Console
 
     from streamdet.bench.report import check_picture, read_baseline, sentences, tables, to_dict, write_picture
-    from streamdet.bench.run import Bench, Options
+    from streamdet.bench.run import Bench, Options, choose_as_daemon
 
     if out is not None:
         check_picture(out)
     before = None if baseline is None else read_baseline(baseline)
     options["models"] = options["models"] or _MODELS
+    checked = Options(**options)  # type: ignore[arg-type] # click has checked them
+    choice = choose_as_daemon(checked)
     with _sigterm_as_ctrl_c(), _progress() as (on_plan, on_step):
-        bench = Bench(Options(**options), on_plan, on_step)  # type: ignore[arg-type] # click has checked them
+        bench = Bench(checked, on_plan, on_step, choice)
         bench.run()
     report = to_dict(bench.results)
     if as_json:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+import socket
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
 from urllib.error import HTTPError
-from urllib.request import urlopen
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+import torch
 from torch import Tensor
 from torchvision.models import WeightsEnum, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
 
 from streamdet.detector.missing import cache_folders
 from streamdet.errors import DetectorError
-from streamdet.security.files import write_atomically
 
 PUBLISHED = (
     "fasterrcnn_mobilenet_v3_large_320_fpn",
@@ -32,13 +30,9 @@ PUBLISHED = (
 
 _log = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 20.0
 # torchvision trained these before its frozen batch normalisation added an epsilon, and resets it to 0.
 _WITHOUT_EPSILON = "fasterrcnn_resnet50_fpn"
-
-OnBytes = Callable[[int, int | None], None]
-"""Called with the bytes downloaded so far and in all (None when the server does not say)."""
 
 
 def published_weights(architecture: str) -> WeightsEnum:
@@ -75,8 +69,7 @@ def find_published(architecture: str, url: str | None = None, folders: tuple[Pat
                 raise DetectorError(msg)
             return path
     target = folders[0] / name
-    with _progress(name) as on_bytes:
-        download(url, target, on_bytes)
+    download(url, target)
     return target
 
 
@@ -87,31 +80,29 @@ def hash_matches(path: Path, name: str) -> bool:
     return digest.startswith(_hash_prefix(name))
 
 
-def download(url: str, target: Path, on_bytes: OnBytes | None = None) -> None:
+def download(url: str, target: Path) -> None:
     """Downloads a file whose name carries the beginning of its SHA-256; it appears whole or not at all.
 
+    Standard error shows the progress where it is a terminal, else the log has a line.
+
     Raises:
-        DetectorError: the network or the disk fails, or what came is not what was asked for.
+        DetectorError: the network or the disk fails, or what came has another hash.
     """
-    advice = f"download {url} elsewhere and put it at {target}"
-
-    def fetch(file: BinaryIO) -> None:
-        digest = _fetch(url, file.write, on_bytes)
-        if not digest.startswith(_hash_prefix(target.name)):
-            msg = f"what {url} sent is not {target.name}: its SHA-256 is {digest}; {advice}"
-            raise DetectorError(msg)
-
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, fetch)
-    except (OSError, HTTPException) as error:
+    except OSError as error:
+        msg = f"cannot write to {target.parent} ({error.strerror}); set XDG_CACHE_HOME to a folder that can be written"
+        raise DetectorError(msg) from error
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    if not is_terminal:
+        _log.info("downloading %s", target.name)
+    try:
+        with _socket_timeout(_TIMEOUT_SECONDS):
+            torch.hub.download_url_to_file(url, str(target), _hash_prefix(target.name), progress=is_terminal)
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: another hash
         if isinstance(error, HTTPError):
             error.close()
-        elif isinstance(error, OSError) and error.filename is not None:
-            folder = target.parent
-            msg = f"cannot write to {folder} ({error.strerror}); set XDG_CACHE_HOME to a folder that can be written"
-            raise DetectorError(msg) from error
-        msg = f"cannot download {target.name}: {_reason(error)}; {advice}"
+        msg = f"cannot download {target.name}: {_reason(error)}; download {url} elsewhere and put it at {target}"
         raise DetectorError(msg) from error
 
 
@@ -134,25 +125,6 @@ def repair_published(architecture: str, path: Path, state: dict[str, Tensor]) ->
     return repaired
 
 
-def _fetch(url: str, write: Callable[[bytes], object], on_bytes: OnBytes | None) -> str:
-    """Reads a URL to its end and returns the SHA-256 of what came, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    done = 0
-    with urlopen(url, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310 - the URL is torchvision's constant
-        length = response.headers.get("Content-Length")
-        total = int(length) if length else None
-        while chunk := response.read(_CHUNK_BYTES):
-            write(chunk)
-            digest.update(chunk)
-            done += len(chunk)
-            if on_bytes is not None:
-                on_bytes(done, total)
-    if total is not None and done < total:
-        msg = f"the connection ended after {done} of {total} bytes"
-        raise ConnectionError(msg)
-    return digest.hexdigest()
-
-
 def _hash_prefix(name: str) -> str:
     return name.removesuffix(".pth").rpartition("-")[2]
 
@@ -164,12 +136,11 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[OnBytes]:
-    """A progress bar on standard error where that is a terminal; one line in the log elsewhere."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    if not console.is_terminal:
-        _log.info("downloading %s", name)
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"downloading {name}", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Lets no socket that is made meanwhile wait for longer; torch's download has no time limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

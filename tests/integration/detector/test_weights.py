@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import pickle
 import resource
@@ -545,14 +546,24 @@ def server() -> Iterator[str]:
         join(thread)
 
 
-def test_download_with_progress(server: str, tmp_path: Path) -> None:
-    steps: list[tuple[int, int | None]] = []
+def test_a_download_is_logged_and_leaves_the_file_alone(
+    server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     target = tmp_path / "new" / f"w-{SHA[:8]}.pth"
-    download(f"{server}/w-{SHA[:8]}.pth", target, lambda done, total: steps.append((done, total)))
+    with caplog.at_level(logging.INFO):
+        download(f"{server}/w-{SHA[:8]}.pth", target)
     assert target.read_bytes() == BODY
-    assert steps[-1] == (len(BODY), len(BODY))
-    assert len(steps) > 2
     assert list(target.parent.iterdir()) == [target]
+    assert f"downloading w-{SHA[:8]}.pth" in caplog.text
+    assert capsys.readouterr().err == ""  # a bar is for terminals
+
+
+def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "_TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DetectorError, match="timed out"):
+        download(f"http://127.0.0.1:{silent.getsockname()[1]}/w-{SHA[:8]}.pth", tmp_path / f"w-{SHA[:8]}.pth")
+    assert socket.getdefaulttimeout() is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_find_downloads_once(server: str, tmp_path: Path) -> None:
@@ -565,8 +576,8 @@ def test_find_downloads_once(server: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("w-00000000.pth", f"its SHA-256 is {SHA}"),
-        (f"cut-{SHA[:8]}.pth", f"ended after 1000 of {len(BODY)} bytes"),
+        ("w-00000000.pth", f'invalid hash value (expected "00000000", got "{SHA}")'),
+        (f"cut-{SHA[:8]}.pth", "invalid hash value"),
         (f"missing-{SHA[:8]}.pth", "the server answers 404"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from streamdet.bench import run
 from streamdet.bench.cases import Case, background_bias, calibrated_weights, load_model, ways, with_int8
 from streamdet.bench.compare import MIN_ROUNDS, Measured, quartiles, speedup
 from streamdet.bench.contenders import Sample
@@ -17,10 +18,11 @@ from streamdet.bench.end_to_end import Costs, Step, capacity, capacity_fps
 from streamdet.bench.floor import floor_seconds, flops_of, measure_peak
 from streamdet.bench.frames import Clip
 from streamdet.bench.machine import Disturbance, DisturbanceWatch, cpu_seconds, machine_cpu, resident_bytes
-from streamdet.bench.run import plan_groups
+from streamdet.bench.run import Options, choose_as_daemon, plan_groups, row_of_choice
 from streamdet.config import load_config
 from streamdet.detector.engines import openvino
 from streamdet.detector.pipeline import ArrayPicture
+from streamdet.detector.trial import Candidate, Choice
 from streamdet.detector.weights import weights_to_bytes
 from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
 from streamdet.errors import DetectorError
@@ -181,6 +183,34 @@ def test_the_embedded_weights_are_measured_as_the_daemon_runs_them(monkeypatch: 
     assert with_int8(model, (), (), torch.device("cuda")) is model
     mine = replace(model, origin="file")
     assert with_int8(mine, (), (), CPU) is mine
+
+
+def test_the_daemon_is_measured_with_what_it_chooses_itself() -> None:
+    int8 = Candidate(engine="openvino", precision="int8")
+    choice = Choice(int8, 2, 3, ())
+    rows = [
+        Measured("embedded", Case(engine, precision, batch, 1))
+        for engine, precision in (("reference", "fp32"), ("torch", "fp32"), ("openvino", "int8"))
+        for batch in (1, 4, 16)
+    ]
+    taken = row_of_choice(rows, choice, workers=3)
+    assert taken is not None
+    assert taken.case == Case("openvino", "int8", 2, 3)
+    assert row_of_choice(rows[:6], choice, workers=3) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(("embedded",), daemon=False),
+        Options(("embedded",), engines=("torch",)),
+        Options(("embedded",), precisions=("fp32",)),
+        Options(("weights.safetensors",)),
+    ],
+)
+def test_nothing_is_tried_where_the_options_leave_no_choice(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "settle", None)
+    assert choose_as_daemon(options) is None
 
 
 def test_the_reference_is_always_there_to_compare_with() -> None:
