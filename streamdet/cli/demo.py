@@ -114,7 +114,7 @@ def command(
         else:
             console.print(summary_table(summary, console.width))
         sys.stdout.flush()
-    sys.exit(code)
+    daemon.exit(code)
 
 
 def demo_config(endpoint: str, metrics_endpoint: str) -> Config:

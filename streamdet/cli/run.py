@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from pathlib import Path
 
 import click
@@ -54,11 +52,7 @@ def command(config_path: Path, *, or_last_good: bool, until_ended: bool) -> None
         code = daemon.run()
     if code == 0:
         restart_delay.forget()
-    if daemon.left_loading:
-        # A library cannot be interrupted while it loads, and the interpreter's own end would wait for it.
-        logging.shutdown()
-        os._exit(code)
-    sys.exit(code)
+    daemon.exit(code)
 
 
 def _config(path: Path, *, or_last_good: bool) -> tuple[Config, list[str]]:

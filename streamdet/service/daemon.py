@@ -11,12 +11,14 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
+from typing import NoReturn
 
 from streamdet import __version__
 from streamdet.config import Config
@@ -67,7 +69,6 @@ class Daemon:
         ledger: what became of every frame.
         metrics: what the metrics page shows.
         running: what detects; None until it is loaded, and for a stand-in.
-        left_loading: whether the detector was still being loaded when `run` returned, in a thread that goes on.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Daemon:
     ) -> None:
         self.epoch = secrets.token_hex(8)
         self.running: Running | None = None
-        self.left_loading = False
+        self._is_still_loading = False
         self.ledger = Ledger()
         self.metrics = Metrics(self.ledger)
         self.metrics.healthy.set_function(lambda: float(self.health().healthy))
@@ -215,6 +216,16 @@ class Daemon:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def exit(self, code: int) -> NoReturn:
+        """Ends the process after `run`.
+
+        A library that a thread still loads cannot be interrupted, and the interpreter's own end would wait for it.
+        """
+        if self._is_still_loading:
+            logging.shutdown()
+            os._exit(code)
+        sys.exit(code)
+
     def health(self) -> HealthSnapshot:
         """What /healthz and /readyz say."""
         problem = ""
@@ -294,7 +305,7 @@ class Daemon:
         while not loader.is_done and not self._stop_requested:
             self._wakeup.wait(1.0)
         loader.stop()
-        self.left_loading = not loader.join()
+        self._is_still_loading = not loader.join()
         if self._stop_requested or isinstance(loader.error, Interrupted):
             return None
         if loader.error is not None:
