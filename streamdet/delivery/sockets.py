@@ -138,7 +138,7 @@ class Sockets:
                 break
             message = frame.bytes
             # A subscriber may send any message; one that begins with neither byte means nothing.
-            if message[:1] in (SUBSCRIBE, UNSUBSCRIBE) and self._guard.lets_in(frame):
+            if message[:1] in (SUBSCRIBE, UNSUBSCRIBE) and self._guard.admits(frame):
                 news = self._subscriptions.note(message, descriptor_of(frame))
                 if news is not None:
                     yield news
@@ -175,7 +175,7 @@ class Sockets:
             return None
         parts, self._parts = self._parts, []
         # The first parts are the route; a REQ socket and every proxy between adds one.
-        if not 2 <= len(parts) <= _MAX_PARTS or not self._guard.lets_in(frame):
+        if not 2 <= len(parts) <= _MAX_PARTS or not self._guard.admits(frame):
             return None
         *route, request = (part.bytes for part in parts)
         return tuple(route), request

@@ -154,8 +154,8 @@ _THREADS: dict[str, tuple[type, str, Callable[[Running], None]]] = {
     "publisher": (EventWriter, "due_states", provoke_nothing),
     "previews": (Previews, "beat", look),
     "spool": (Spool, "_tidy", provoke_nothing),
-    "gate": (ConnectionGuard, "_cut_floods", provoke_nothing),
     "control": (_Connections, "add", ask_for_control),
+    "connections": (ConnectionGuard, "_cut_floods", provoke_nothing),
     "metrics": (_Connections, "add", ask_for_a_page),
 }
 

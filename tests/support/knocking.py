@@ -102,7 +102,7 @@ class Door:
                     frame = self._socket.recv(zmq.NOBLOCK, copy=False)
                 except zmq.Again:
                     break
-                self.gate.lets_in(frame)
+                self.gate.admits(frame)
             now = time.monotonic()
             self.longest_pause_seconds = max(self.longest_pause_seconds, now - before)
             before = now

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -145,7 +146,7 @@ def test_nothing_is_answered_with_a_revoked_key(keys: Keys) -> None:
         # As long as the connection stands, which is cut a moment later.
         publisher._sockets._guard._cut = lambda *_: None  # type: ignore[method-assign]
         (keys.clients / "alice.key").unlink()
-        allowed = publisher._sockets._guard._zap
+        allowed = publisher._sockets._guard._authenticator
         assert allowed is not None
         wait_until(lambda: not allowed._clients.newest)
         asker.send(request)
@@ -227,22 +228,57 @@ def test_refusals_are_logged_once_a_second_at_most(keys: Keys, caplog: pytest.Lo
 
 
 def test_a_million_topics_are_not_listened_to() -> None:
-    with Door(PublisherConfig(endpoint="tcp://127.0.0.1:0")) as door, subscriber(door.endpoint) as sub:
-        assert hears(sub)
-        before = _resident_bytes()
-        flooder = RawSubscriber(door.endpoint)
-        assert flooder.subscribe(1_000_000, topic_bytes=100) < 1_000_000
-        flooder.close()
-        wait_until(lambda: door.cut("flood") == 1)
-        while sub.poll(0):
-            sub.recv_multipart()
-        assert hears(sub), "others are served on"
+    metrics = metrics_of("a")
+    cuts = {"socket": "events", "reason": "flood"}
+    flooded: list[int] = []
+
+    def flood(endpoint: str) -> None:
+        hostile = RawSubscriber(endpoint)
+        flooded.append(hostile.subscribe(1_000_000, topic_bytes=100))
+        hostile.close()
+
+    with publisher_at(metrics=metrics) as publisher, zmq.Context() as context, context.socket(zmq.SUB) as sub:
+        sub.linger = 0
+        sub.subscribe("detections/")
+        sub.connect(publisher.endpoint)
+        wait_until(lambda: publisher.put_detections(frame_of("a", 1), []) or sub.poll(50))
+        sub.recv_multipart()
+        before, longest, last, seq = _resident_bytes(), 0.0, time.monotonic(), 1
+        for _ in range(3):  # one that comes back is cut again
+            flooding = threading.Thread(target=flood, args=(publisher.endpoint,))
+            flooding.start()
+            while flooding.is_alive():
+                seq += 1
+                publisher.put_detections(frame_of("a", seq), [])
+                assert hears(sub)
+                sub.recv_multipart()
+                now = time.monotonic()
+                longest, last = max(longest, now - last), now
+            flooding.join()
+        assert max(flooded) < 1_000_000
+        assert metrics.registry.get_sample_value("streamdet_subscriber_cuts_total", cuts) == 3
         assert _resident_bytes() - before < 300 << 20
-        # Who comes back gets less room.
-        again = RawSubscriber(door.endpoint)
-        again.subscribe(1_000_000, topic_bytes=100)
-        again.close()
-        wait_until(lambda: door.cut("flood") == 2)
+        # A flood that is not cut stops events until it ends: some seconds.
+        assert longest < 5
+        # Nothing of it is left.
+        wait_until(lambda: len(publisher._sockets._subscriptions) == 1)
+
+
+def test_heartbeats_are_not_taken_for_a_message_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_UNREAD_BYTES", 2000)
+    monkeypatch.setattr(module, "_HEARTBEAT_BYTES_PER_SECOND", 1 << 20)
+    with Door(PublisherConfig(endpoint="tcp://127.0.0.1:0")) as door:
+        silent = RawSubscriber(door.endpoint)
+        connections = door.gate._sockets[0].connections
+        for _ in range(1000):  # PING, with a time to live
+            assert silent.send(b"\4\7\4PING\0\0")
+        wait_until(lambda: [one.received_bytes > 9000 for one in connections.values()] == [True])
+        turn = door.gate._counted_at
+        wait_until(lambda: door.gate._counted_at > turn)
+        assert door.cut("flood") == 0
+        silent.send(b"\1\1x" * 1_000_000)
+        wait_until(lambda: door.cut("flood") == 1)
+        silent.close()
 
 
 def test_there_are_only_so_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +300,7 @@ def test_silent_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch
         door = stack.enter_context(Door(PublisherConfig(endpoint="tcp://127.0.0.1:0")))
         talks = stack.enter_context(subscriber(door.endpoint))
         assert hears(talks)
-        wait_until(lambda: any(known.is_heard for known in door.gate._watched[0].connections.values()))
+        wait_until(lambda: [one.is_heard for one in door.gate._sockets[0].connections.values()] == [True])
         silent = [RawSubscriber(door.endpoint) for _ in range(20)]
         # Half of the eight are for one address.
         wait_until(lambda: door.cut("too_many") >= 17)
