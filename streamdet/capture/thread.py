@@ -232,8 +232,8 @@ class Capture(Worker):
         return SourceError(Reason.ENDED, "stopped")
 
     def _open_in_time(self) -> Source:
-        # Opening goes through several steps, each with the connect time-out.
-        self._watched.begin(2 * self._config.connect_timeout_seconds)
+        # Opening goes through several steps, each with the connect time-out; then the first pictures may be slow.
+        self._watched.begin(2 * (self._config.connect_timeout_seconds + self._config.stall_seconds))
         try:
             return self._open_source(self._config)
         finally:

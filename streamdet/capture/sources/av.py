@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
-from functools import partial
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -15,7 +14,7 @@ from av import _core as av_core
 from av.stream import Discard
 
 from streamdet.capture.sources import SourceFrame, SourceInfo
-from streamdet.capture.sources.clocks import CameraClock, FileClock, Pacer
+from streamdet.capture.sources.clocks import CameraClock, FileClock, LiveClock, Pacer
 from streamdet.capture.sources.connections import ConnectionBudget, timed_out
 from streamdet.capture.sources.diagnosis import (
     HTTP_KINDS,
@@ -23,7 +22,6 @@ from streamdet.capture.sources.diagnosis import (
     failure_of,
     look_up_name,
     refuse_text,
-    tls_context,
 )
 from streamdet.capture.sources.ffmpeg import (
     HLS_OPTIONS,
@@ -35,10 +33,10 @@ from streamdet.capture.sources.ffmpeg import (
 )
 from streamdet.capture.sources.fifo import Fifo, is_fifo
 from streamdet.capture.sources.hls.files import HlsFiles
-from streamdet.capture.sources.http_stream import HttpFile, HttpStream, is_left_to_ffmpeg
+from streamdet.capture.sources.http_client import HttpFile
+from streamdet.capture.sources.http_stream import HttpStream
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.capture.sources.login import with_password
-from streamdet.capture.sources.mjpeg import MjpegFile
 from streamdet.capture.sources.picture import MAX_PIXELS, AvPicture, check_size
 from streamdet.capture.sources.rtsp import RtspRelay, Way, connect, find_way
 from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, Soundness, take_losses
@@ -55,6 +53,7 @@ _CLEAR = (
     av.HTTPNotFoundError, av.HTTPForbiddenError, av.DecoderNotFoundError, av.ExitError, av.error.MemoryError,
     ConnectionRefusedError, TimeoutError,
 )  # fmt: skip
+_LONGEST_LOOK_SECONDS = 2.0
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC, the cover of a song
 
 
@@ -83,7 +82,7 @@ class AvSource:
         self._hwaccel = find_hwaccel(config.hwaccel, config.name)
         self._container: av.container.InputContainer | None = None
         self._hls: HlsFiles | None = None
-        self._fetched: HlsFiles | MjpegFile | HttpFile | None = None
+        self._fetched: HlsFiles | HttpFile | None = None
         self._hls_before: HlsFiles | None = None
         self._fifo: Fifo | None = None
         self._way: Way | None = None
@@ -92,6 +91,7 @@ class AvSource:
         self.info = self._describe()
         self._has_timeline = (self._has_end and self._fifo is None) or self._is_hls
         self._clock = FileClock(self.info.fps, joins_jumps=self._is_hls)
+        self._live_clock = LiveClock()
         self._camera_clock = CameraClock()
         # HLS comes in pieces of some seconds, each as fast as the network allows.
         self._is_paced = self._has_timeline and not (self._is_file and config.pace == "fastest")
@@ -153,6 +153,7 @@ class AvSource:
         form = self._container.format
         self._has_no_timestamps = bool(form.flags & _NO_TIMESTAMPS) or form.name.endswith("pipe")
         self._packets = self._container.demux(self._stream)
+        self._ahead: av.Packet[av.VideoStream] | None = None
         self._soundness = Soundness(self._stream.codec_context)
 
     def _open_container(self) -> av.container.InputContainer:
@@ -181,8 +182,8 @@ class AvSource:
                 raise
             self._way = way
         if self._way.needs_relay:
-            patience = ConnectionBudget(time.monotonic() + self._config.connect_timeout_seconds, 1, 1)
-            self._relay = RtspRelay(connect(self._config, self._way.url, patience), self._way)
+            budget = ConnectionBudget(time.monotonic() + self._config.connect_timeout_seconds, 1, 1)
+            self._relay = RtspRelay(connect(self._config, self._way.url, budget), self._way)
             self._transport = "tcp"
         return self._open_offered()
 
@@ -207,11 +208,6 @@ class AvSource:
         config = self._config
         if urlsplit(config.url).path.lower().endswith(".m3u8"):
             return self._open_hls()
-        if is_left_to_ffmpeg(config.url):
-            try:
-                return self._open_with(options_for(config))
-            except av.HTTPUnauthorizedError:
-                pass  # it may know the login, and not how to give it
         stream = HttpStream(config)
         if stream.is_playlist:
             return self._open_hls()
@@ -220,24 +216,24 @@ class AvSource:
 
     def _open_hls(self) -> av.container.InputContainer:
         config = self._config
-        verified = self._kind is UrlKind.HTTPS and config.tls_verify
-        wait_seconds = config.connect_timeout_seconds
         before, self._hls_before = self._hls_before, None
-        self._hls = HlsFiles(
-            config.url, partial(tls_context, config), needs_tls=verified, wait_seconds=wait_seconds, before=before
-        )
+        self._hls = HlsFiles(config, before)
         self._fetched = self._hls
         options = options_for(config) | HLS_OPTIONS
         # The playlist then begins with the segment that is to come next.
         return self._open_with(options if before is None else options | {"live_start_index": "0"}, "hls")
 
     def _open_with(self, options: dict[str, str], container_format: str | None = None) -> av.container.InputContainer:
+        open_seconds = self._config.connect_timeout_seconds
+        if isinstance(self._fetched, HttpFile):
+            # The connection is there. The look at the stream ends with the packet that comes after this time.
+            open_seconds = min(open_seconds, _LONGEST_LOOK_SECONDS)
         return av.open(
             self._fifo or (None if self._hls else self._fetched) or self._location(),
             "r",
             container_format,
             options,
-            timeout=(self._config.connect_timeout_seconds, self._config.stall_seconds),
+            timeout=(open_seconds, self._config.stall_seconds),
             hwaccel=self._hwaccel,
             io_open=self._hls,
             # A title in another encoding is no reason not to show the pictures.
@@ -293,7 +289,7 @@ class AvSource:
             return False
         if self._hls is not None:
             return self._hls.is_complete
-        says_length = self._fetched.has_end if isinstance(self._fetched, HttpFile) else container.size > 0
+        says_length = isinstance(self._fetched, HttpFile) and self._fetched.has_end
         return says_length or container.duration is not None
 
     def _describe(self) -> SourceInfo:
@@ -349,7 +345,7 @@ class AvSource:
         if self._fetched is not None:
             self._fetched.wait_at_most(give_up_at - time.monotonic())
         try:
-            packet = next(self._packets, None)
+            packet, self._ahead = self._ahead or next(self._packets, None), None
         except (av.FFmpegError, OSError, UnicodeError) as error:
             if self._problem is not None:
                 raise self._problem from None
@@ -363,12 +359,20 @@ class AvSource:
             if isinstance(error, ConnectionError | av.EOFError):
                 raise SourceError(Reason.ENDED, "the connection was closed") from None
             raise failure_of(error, self._config) from None
-        # A file of HLS that cannot be had is left out, and others follow; of one answer, nothing but a torn rest does.
-        problem = self._problem if packet is None or self._hls is None else None
-        if problem is not None:
+        problem = self._problem
+        # A file of HLS that cannot be read is left out, and others follow; of one answer, the last packet is torn.
+        if problem is not None and (packet is None or (self._hls is None and self._is_last())):
             # Much came, and nothing that is a picture.
             raise self._nothing_decodes(packets, packets) if packets and problem.reason is Reason.TIMEOUT else problem
         return packet
+
+    def _is_last(self) -> bool:
+        """Whether no packet comes after this one; for when nothing more is read from the network."""
+        try:
+            self._ahead = next(self._packets, None)
+        except (av.FFmpegError, OSError, UnicodeError):
+            self._ahead = None
+        return self._ahead is None or not self._ahead.size
 
     @property
     def _changes_format(self) -> bool:
@@ -393,8 +397,6 @@ class AvSource:
         return SourceError(Reason.DECODE_ERROR, detail)
 
     def _end(self) -> SourceError:
-        if isinstance(self._fetched, MjpegFile) and self._frames_of_round == 1:
-            return SourceError(Reason.ENDED, "only one picture came: the url may be that of a single picture")
         if not self._has_end:
             return SourceError(Reason.ENDED, "the server has ended the stream")
         if self._frames_of_round:
@@ -426,6 +428,8 @@ class AvSource:
                 raise SourceError(Reason.TIMEOUT, "interrupted")
         start = self._container.start_time_realtime if self._transport is not None and self._container else None
         captured_at, clock = self._camera_clock.at(start, pts_seconds)
+        if pts_seconds is not None and not self._has_timeline:
+            pts_seconds = self._live_clock.at(pts_seconds)
         picture = AvPicture(frame, round(frame.rotation / 90) % 4, self._sample_aspect())
         return SourceFrame(picture, pts_seconds, captured_at, clock, self._decode_seconds)
 

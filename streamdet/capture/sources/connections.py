@@ -1,16 +1,12 @@
-"""HTTP connections that wait in short steps, so that an interrupt or a deadline ends every wait, whatever it is for."""
+"""TCP and TLS connections that wait in short steps, so that an interrupt or a deadline ends every wait."""
 
 from __future__ import annotations
 
 import errno
-import functools
-import http.client
 import select
 import socket
 import ssl
 import time
-import urllib.request
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from streamdet.capture.sources.dns import resolve
@@ -73,7 +69,7 @@ class ConnectionBudget:
         problem: OSError = ConnectionRefusedError()
         for family, kind, protocol, _, place in resolve(*address, self.give_up_at - time.monotonic()):
             connection = _WaitingSocket(family, kind, protocol)
-            connection.patience = self
+            connection.budget = self
             try:
                 connection.settimeout(0)
                 self._finish(connection, connection.connect_ex(place))
@@ -93,7 +89,7 @@ class ConnectionBudget:
         """
         context.sslsocket_class = _WaitingTls
         secured = context.wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False)
-        cast("_WaitingTls", secured).patience = self
+        cast("_WaitingTls", secured).budget = self
         try:
             secured.do_handshake()
         except BaseException:
@@ -113,14 +109,14 @@ class ConnectionBudget:
 
 
 class _Waiting(_Base):
-    """A socket with a short time-out, which tries again until its patience is at an end."""
+    """A socket with a short time-out, which tries again until its budget of time is spent."""
 
-    patience: ConnectionBudget
+    budget: ConnectionBudget
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:  # noqa: ANN401 - handed on as they are
         while True:
             # Also when data comes: it may come drop by drop.
-            self.patience.check()
+            self.budget.check()
             try:
                 return super().recv_into(*args, **kwargs)
             except TimeoutError:
@@ -134,50 +130,11 @@ class _WaitingSocket(_Waiting, socket.socket):
 class _WaitingTls(_Waiting, ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT002 - the base class's
         while True:
-            self.patience.check()
+            self.budget.check()
             try:
                 return super().do_handshake(block)
             except TimeoutError:
                 continue
-
-
-def handlers(
-    patience: ConnectionBudget, make_context: Callable[[], ssl.SSLContext]
-) -> list[urllib.request.BaseHandler]:
-    """What has urllib open its connections so.
-
-    Args:
-        patience: of all of them.
-        make_context: for https://, a new one; called for the first such connection, because one that knows the
-            certificates of the system takes 0.9 MB.
-    """
-    context = functools.cache(make_context)
-
-    class Http(http.client.HTTPConnection):
-        def connect(self) -> None:
-            self.sock = patience.connect((self.host, self.port))
-            if getattr(self, "_tunnel_host", None):
-                self._tunnel()  # type: ignore[attr-defined] # how CPython's own class goes through a proxy
-
-    class Https(Http, http.client.HTTPSConnection):
-        def connect(self) -> None:
-            Http.connect(self)
-            name = getattr(self, "_tunnel_host", None) or self.host
-            self.sock = patience.encrypt(self.sock, context(), name)
-
-    class HttpHandler(urllib.request.HTTPHandler):
-        def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(Http, req)
-
-    class HttpsHandler(urllib.request.HTTPSHandler):
-        def __init__(self) -> None:
-            # The one of its own class makes a context.
-            urllib.request.AbstractHTTPHandler.__init__(self)
-
-        def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(Https, req, context=context())
-
-    return [HttpHandler(), HttpsHandler()]
 
 
 def timed_out(seconds: float, waited_for: str) -> SourceError:

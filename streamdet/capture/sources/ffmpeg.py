@@ -26,7 +26,7 @@ SELF_CONTAINED = ",".join(sorted(av.formats_available - _LEAD_ELSEWHERE))
 
 # FFmpeg's defaults look at 5 s of a live stream before the first frame; the header and one frame are enough. Where it
 # is joined between two key frames, nothing says its size, and only the amount ends the look.
-_SHORT_ANALYSIS = {"analyzeduration": "100000", "probesize": "32000"}
+_SHORT_ANALYSIS = {"analyzeduration": "100000", "probesize": "32000", "fpsprobesize": "0"}
 # Packets are put in order before they count as lost, also over TCP, where servers leave some out when a client is slow:
 # otherwise FFmpeg does not look at their numbers.
 _IN_ORDER = {"reorder_queue_size": "16"}
@@ -75,9 +75,7 @@ def options_for(config: StreamConfig) -> dict[str, str]:
     if kind in HTTP_KINDS:
         # By default 5 s of pictures are looked at, which take a minute from a camera of two pictures a second: FFmpeg
         # takes pictures without timestamps for 25 a second.
-        # Without multiple_requests FFmpeg asks for the connection to be closed, and goes on with it all the same where
-        # the answer does not say that it is: the first key frame of a film is lost then.
-        options |= {"format_whitelist": SELF_CONTAINED, "multiple_requests": "1", **_SHORT_ANALYSIS}
+        options |= {"format_whitelist": SELF_CONTAINED, **_SHORT_ANALYSIS}
     if transport is not None:
         options |= {"allowed_media_types": "video", **_SHORT_ANALYSIS, **_TRANSPORTS[transport]}
     if kind in TLS_KINDS:

@@ -1,4 +1,4 @@
-"""Motion JPEG over HTTP, in all the ways in which devices send it.
+"""Motion JPEG over HTTP, in all the ways in which devices send it, and single pictures that are asked for one by one.
 
 What stands around the pictures differs from maker to maker: boundaries that are announced otherwise than they are sent,
 or not at all; parts without headers, with wrong lengths, with bare line feeds; no parts at all. What a JPEG is does not
@@ -13,8 +13,8 @@ import re
 import time
 from collections import deque
 
-from streamdet.capture.sources.connections import ConnectionBudget, timed_out
-from streamdet.capture.sources.http_client import FAILURES, HttpClient
+from streamdet.capture.sources.http_client import HttpClient, HttpFile, host_of
+from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.errors import SourceError
 from streamdet.types import Reason
 
@@ -29,7 +29,6 @@ _BETWEEN_SCANS = frozenset({0xC4, 0xCC, _SOS, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF
 # The largest cameras' pictures have about 20 MB.
 _MOST_BYTES = 32 << 20
 _SNIFFED_BYTES = 4096
-_READ_BYTES = 1 << 16
 
 
 class JpegFinder:
@@ -112,54 +111,50 @@ class JpegFinder:
         return picture
 
 
-class MjpegFile:
-    """What FFmpeg reads: each picture in a part of its own; for one thread.
+class MjpegFile(HttpFile):
+    """Whole pictures for FFmpeg, each in a part of its own; for one thread.
+
+    An address that sends one picture an answer is asked again and again.
 
     Args:
         client: that opened it.
-        patience: of its connections.
         response: the answer, of which `beginning` has been read.
         beginning: its first bytes.
-        where: host and port, for people.
-
-    Attributes:
-        problem: why there are no more pictures; None at an orderly end.
+        poll_seconds: from one question to the next where an answer is one picture.
     """
 
     def __init__(
-        self,
-        client: HttpClient,
-        patience: ConnectionBudget,
-        response: http.client.HTTPResponse,
-        beginning: bytes,
-        where: str,
+        self, client: HttpClient, response: http.client.HTTPResponse, beginning: bytes, poll_seconds: float
     ) -> None:
-        self.problem: SourceError | None = None
-        self._client = client
-        self._patience = patience
-        self._response = response
-        self._where = where
-        self._wait_seconds = round(max(0.0, patience.give_up_at - time.monotonic()), 1)
+        super().__init__(client, response, beginning)
+        self._is_multipart = _kind_of(response).startswith("multipart/")
+        self._poll_seconds = poll_seconds
+        self._asked_at = time.monotonic()
         self._finder = JpegFinder()
         self._bytes_without_end = 0
-        self._parts = deque(_part(picture) for picture in self._finder.feed(beginning))
+        self._parts = deque(map(_part, self._finder.feed(beginning)))
+        self._pictures = len(self._parts)
 
-    def wait_at_most(self, seconds: float) -> None:
-        """From now on, for whatever comes next."""
-        self._wait_seconds = round(seconds, 1)
-        self._patience.give_up_at = time.monotonic() + seconds
+    def seekable(self) -> bool:
+        """It is not."""
+        return False
 
     def read(self, size: int) -> bytes:
-        """So many bytes at the most, of one part; none at the end."""
+        """Returns a picture or a part of one, at most `size` bytes; none at the end."""
         while not self._parts:
-            data = self._read_some()
+            data = self._receive()
             if not data:
+                if self._asks_again():
+                    continue
                 return b""
             pictures = self._finder.feed(data)
+            self._pictures += len(pictures)
             self._parts.extend(map(_part, pictures))
             self._bytes_without_end = 0 if pictures else self._bytes_without_end + len(data)
+            self.waited_for = "whole JPEG picture" if self._bytes_without_end else "data"
             if self._bytes_without_end > _MOST_BYTES:
-                detail = f"{self._where} sends no whole picture in {_MOST_BYTES >> 20} MiB"
+                where = host_of(self._response.geturl())
+                detail = f"{where} sends no whole picture in {_MOST_BYTES >> 20} MiB"
                 self.problem = SourceError(Reason.DECODE_ERROR, detail)
                 return b""
         part = self._parts.popleft()
@@ -167,41 +162,30 @@ class MjpegFile:
             self._parts.appendleft(part[size:])
         return bytes(part[:size])
 
-    def close(self) -> None:
-        """Ends the connection."""
+    def _asks_again(self) -> bool:
+        """Asks for the next picture, when it is due, after an answer that was one picture."""
+        if self._pictures != 1 or self._is_multipart or self.problem is not None:
+            return False
+        if current_interrupt().wait(max(0.0, self._asked_at + self._poll_seconds - time.monotonic())):
+            self.problem = self._client.timed_out("picture")
+            return False
+        self._asked_at = time.monotonic()
+        self._finder, self._pictures, self._bytes_without_end = JpegFinder(), 0, 0
         self._response.close()
-
-    def _read_some(self) -> bytes:
-        try:
-            return self._response.read1(_READ_BYTES)
-        except http.client.IncompleteRead:
-            return b""
-        except ConnectionError:
-            self.problem = SourceError(Reason.ENDED, "the connection was closed")
-            return b""
-        except TimeoutError:
-            self.problem = timed_out(self._wait_seconds, "whole JPEG picture" if self._bytes_without_end else "data")
-            return b""
-        except FAILURES as error:
-            self.problem = self._client.failure(error, self._where, self._wait_seconds)
-            return b""
+        return self._ask(self._client.address)
 
 
-def is_mjpeg(content_type: str, beginning: bytes) -> bool:
+def is_mjpeg(response: http.client.HTTPResponse, beginning: bytes) -> bool:
     """Whether pictures should be looked for in an answer.
 
     Args:
-        content_type: as the server states it; "" where it does not.
+        response: with what the server says that it is.
         beginning: the first bytes of its body.
     """
-    if beginning.startswith(_BEGINNING):
+    kind = _kind_of(response)
+    if kind in ("image/jpeg", "image/jpg", "video/x-motion-jpeg", "video/x-mjpeg") or kind.startswith("multipart/"):
         return True
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind in ("image/jpeg", "image/jpg", "video/x-motion-jpeg", "video/x-mjpeg"):
-        return True
-    # Nothing says what it is but the first lines of its first part.
-    names_jpeg = re.search(rb"(?i)content-type\s*:\s*image/jpe?g", beginning) is not None
-    return kind.startswith("multipart/") or names_jpeg or (beginning.startswith(b"--") and _BEGINNING in beginning)
+    return _looks_like_mjpeg(beginning)
 
 
 def beginning_of(response: http.client.HTTPResponse) -> bytes:
@@ -211,12 +195,21 @@ def beginning_of(response: http.client.HTTPResponse) -> bytes:
         Exception: of `FAILURES`.
     """
     beginning = b""
-    while len(beginning) < _SNIFFED_BYTES and not is_mjpeg("", beginning):
+    while len(beginning) < _SNIFFED_BYTES and not _looks_like_mjpeg(beginning):
         data = response.read1(_SNIFFED_BYTES - len(beginning))
         beginning += data
         if not data or (len(beginning) >= len(_BEGINNING) and not beginning.lstrip().startswith((b"-", b"C", b"c"))):
             break
     return beginning
+
+
+def _looks_like_mjpeg(beginning: bytes) -> bool:
+    names_jpeg = re.search(rb"(?i)content-type\s*:\s*image/jpe?g", beginning) is not None
+    return names_jpeg or beginning.startswith(_BEGINNING) or (beginning.startswith(b"--") and _BEGINNING in beginning)
+
+
+def _kind_of(response: http.client.HTTPResponse) -> str:
+    return (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
 
 
 def _part(picture: bytes) -> memoryview:

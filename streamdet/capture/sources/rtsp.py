@@ -73,15 +73,15 @@ def find_way(config: StreamConfig, *, refused_ffmpeg: bool) -> Way | None:
         SourceError: the login is wrong or of a kind that is not known here, or the redirections lead nowhere.
     """
     url = config.url
-    patience = ConnectionBudget(time.monotonic() + config.connect_timeout_seconds, 2 * _MOST_REDIRECTIONS + 2, 1)
+    budget = ConnectionBudget(time.monotonic() + config.connect_timeout_seconds, 2 * _MOST_REDIRECTIONS + 2, 1)
     for _ in range(_MOST_REDIRECTIONS + 1):
         login = Login.of_url(url)
         where = ":".join(map(str, address_of_url(url)))
         # A login that FFmpeg could give, and that was refused, is not given again: cameras lock who is wrong too often.
         gave_it = refused_ffmpeg and url == config.url and len(_userinfo(url)) <= _LONGEST_LOGIN_OF_FFMPEG
         try:
-            with closing(connect(config, url, patience)) as connection:
-                status, headers = _describe(connection, url, login, patience, knows_better=not gave_it)
+            with closing(connect(config, url, budget)) as connection:
+                status, headers = _describe(connection, url, login, budget, knows_better=not gave_it)
         except OSError as error:
             raise failure_of_connection(error, where) from None
         if status in _REDIRECTIONS:
@@ -97,17 +97,17 @@ def find_way(config: StreamConfig, *, refused_ffmpeg: bool) -> Way | None:
     raise SourceError(Reason.REFUSED, f"{where} leads on and on: more than {_MOST_REDIRECTIONS} redirections")
 
 
-def connect(config: StreamConfig, url: str, patience: ConnectionBudget) -> socket.socket:
+def connect(config: StreamConfig, url: str, budget: ConnectionBudget) -> socket.socket:
     """A connection to the server of an address, encrypted for rtsps://.
 
     Raises:
         OSError: it cannot be had.
         SourceError: its name is not known.
     """
-    connection = patience.connect(address_of_url(url))
+    connection = budget.connect(address_of_url(url))
     if kind_of_url(url) is not UrlKind.RTSPS:
         return connection
-    return patience.encrypt(connection, tls_context(config), address_of_url(url)[0])
+    return budget.encrypt(connection, tls_context(config), address_of_url(url)[0])
 
 
 def without_login(url: str) -> str:
@@ -150,7 +150,7 @@ def _is_known_to_ffmpeg(login: Login) -> bool:
 
 
 def _describe(
-    connection: socket.socket, url: str, login: Login | None, patience: ConnectionBudget, *, knows_better: bool
+    connection: socket.socket, url: str, login: Login | None, budget: ConnectionBudget, *, knows_better: bool
 ) -> tuple[int, dict[str, list[str]]]:
     """What the server says of a stream, after a login where it wants one."""
     address = without_login(url)
@@ -161,7 +161,7 @@ def _describe(
         lines = [f"DESCRIBE {address} RTSP/1.0", f"CSeq: {tries}", "Accept: application/sdp"]
         lines += [f"Authorization: {header}"] if header else []
         connection.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
-        status, headers = _answer(connection, patience)
+        status, headers = _answer(connection, budget)
         offers = challenges_in(headers.get("www-authenticate", []))
         if status == 401 and login is not None and header:
             login.was_refused(offers)
@@ -171,10 +171,10 @@ def _describe(
             return status, headers
 
 
-def _answer(connection: socket.socket, patience: ConnectionBudget) -> tuple[int, dict[str, list[str]]]:
+def _answer(connection: socket.socket, budget: ConnectionBudget) -> tuple[int, dict[str, list[str]]]:
     received = b""
     while (end := _HEAD_END.search(received)) is None:
-        patience.check()
+        budget.check()
         buffer = bytearray(_READ_BYTES)
         count = connection.recv_into(buffer)
         received += buffer[:count]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -142,14 +143,52 @@ def test_pictures_that_stop(then: Iterator[bytes], reason: Reason) -> None:
     assert caught.value.reason is reason
 
 
-@pytest.mark.parametrize(
-    ("sent", "detail"),
-    [([PICTURES[0]], "may be that of a single picture"), (itertools.repeat(b"\x89PNG"), "no whole JPEG picture")],
-)
-def test_what_is_no_stream_of_jpeg_is_said(sent: Iterable[bytes], detail: str) -> None:
+def test_what_is_no_stream_of_jpeg_is_said() -> None:
+    sent = itertools.repeat(b"\x89PNG")
     with camera("image/jpeg", lambda: iter(sent), 0.01) as url, pytest.raises(SourceError) as caught:
         read(url, 2, connect_timeout_seconds=0.5, stall_seconds=0.5)
-    assert detail in caught.value.detail
+    assert "no whole JPEG picture" in caught.value.detail
+
+
+@pytest.mark.parametrize(("max_fps", "pause_seconds"), [(None, 1.0), (4, 0.25)])
+def test_an_address_of_a_single_picture_is_asked_again_and_again(max_fps: float | None, pause_seconds: float) -> None:
+    numbers = itertools.count()
+    with camera("image/jpeg", lambda: iter([PICTURES[next(numbers) % 20]])) as url:
+        source = open_source(stream_config(url, max_fps=max_fps))
+        assert source.info.live
+        pictures, times = [], []
+        for _ in range(4):
+            pictures.append(source.read())
+            times.append(time.monotonic())
+        source.close()
+    means = [frame.picture.to_rgb().mean() for frame in pictures]
+    assert means == pytest.approx([40 + 10 * n for n in range(4)], abs=3)
+    assert {frame.pts_seconds for frame in pictures} == {None}
+    # The first ones may have been read at opening.
+    assert times[-1] - times[-2] == pytest.approx(pause_seconds, abs=0.2)
+
+
+def test_a_stream_of_parts_that_ends_after_one_picture_has_ended() -> None:
+    with camera(f"{_MIXED}f", lambda: iter([b"--f\r\n\r\n" + PICTURES[0]])) as url:
+        source = open_source(stream_config(url))
+        source.read()
+        with pytest.raises(SourceError) as caught:
+            source.read()
+        source.close()
+    assert caught.value.reason is Reason.ENDED
+
+
+def test_a_single_picture_that_cannot_be_had_any_more_is_a_failure() -> None:
+    with WebServer() as web:
+        web.pages["/snapshot"] = lambda: PICTURES[len(web.requests) % 20]
+        source = open_source(stream_config(web.url("/snapshot"), max_fps=5))
+        source.read()
+        web.broken.set()
+        with pytest.raises(SourceError) as caught:
+            deque(iter(source.read, None), maxlen=0)
+        source.close()
+    assert caught.value.reason is Reason.REFUSED
+    assert "503" in caught.value.detail
 
 
 def test_redirections_over_http() -> None:

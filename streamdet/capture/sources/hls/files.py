@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import http.client
 import io
-import ssl
 import time
-from collections.abc import Callable
 from contextlib import closing
 from typing import Protocol
 
@@ -29,6 +27,7 @@ from streamdet.capture.sources.hls.playlist import (
     is_complete,
 )
 from streamdet.capture.sources.http_client import FAILURES, HttpClient, host_of, without_login
+from streamdet.config import StreamConfig
 from streamdet.errors import SourceError
 from streamdet.types import Reason
 
@@ -49,10 +48,7 @@ class HlsFiles:
     """Opens files for FFmpeg; `av.open(..., io_open=HlsFiles(...))`; for one thread.
 
     Args:
-        url: of the playlist; its login is given to its own server, and to no other.
-        make_context: a new one each time; how servers are verified.
-        needs_tls: whether everything must be encrypted.
-        wait_seconds: for all that is needed to open the stream.
+        config: of the stream; its login is given to its own server, and to no other.
         before: what has read the same stream until its format changed; this goes on there.
 
     Attributes:
@@ -62,24 +58,14 @@ class HlsFiles:
         opened: what FFmpeg has not closed yet.
     """
 
-    def __init__(
-        self,
-        url: str,
-        make_context: Callable[[], ssl.SSLContext],
-        *,
-        needs_tls: bool,
-        wait_seconds: float,
-        before: HlsFiles | None = None,
-    ) -> None:
-        give_up_at = time.monotonic() + wait_seconds
-        self._patience = ConnectionBudget(give_up_at, _CONNECTIONS_AT_ONCE, _CONNECTIONS_PER_SECOND)
-        if before is not None:
-            self._patience = before._patience  # noqa: SLF001 - its own class
-            self._patience.give_up_at = give_up_at
-        self._position: Position = Position(None if before is None else before._position)  # noqa: SLF001 - its own class
+    def __init__(self, config: StreamConfig, before: HlsFiles | None = None) -> None:
+        if before is None:
+            budget, position = ConnectionBudget(time.monotonic(), _CONNECTIONS_AT_ONCE, _CONNECTIONS_PER_SECOND), None
+        else:
+            budget, position = before._client.budget, before._position  # noqa: SLF001 - its own class
+        self._client: HttpClient = HttpClient(config, budget)
+        self._position: Position = Position(position)
         self.has_other_format = False
-        self._client = HttpClient(url, make_context, self._patience, needs_tls=needs_tls)
-        self._wait_seconds = wait_seconds
         self._playlists = Playlists()
         self._has_begun = self._is_over = False
         self.is_complete = False
@@ -87,9 +73,8 @@ class HlsFiles:
         self.problem: SourceError | None = None
 
     def wait_at_most(self, seconds: float) -> None:
-        """From now on, for whatever comes next."""
-        self._wait_seconds = seconds
-        self._patience.give_up_at = time.monotonic() + seconds
+        """Limits the wait for everything from now on."""
+        self._client.wait_at_most(seconds)
 
     def __call__(self, url: str, _flags: int, options: dict[str, str]) -> _File:
         """Opens one file; an empty one where it cannot be had."""
@@ -107,7 +92,7 @@ class HlsFiles:
 
     def failed(self, error: Exception, where: str) -> None:
         """Remembers why a file could not be had."""
-        self.problem = self._client.failure(error, where, self._wait_seconds)
+        self.problem = self._client.failure(error, where)
 
     def _opened(self, url: str, options: dict[str, str]) -> _File:
         file = self._opened_whole(url, options)
