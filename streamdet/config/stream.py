@@ -135,8 +135,8 @@ class StreamConfig(BaseModel):
     )
     url: str = Field(
         repr=False,
-        description="Where its pictures come from: rtsp://, rtsps://, http://, https:// (MJPEG, JPEG or HLS), file:///, the "
-        "path of a file (relative to this file), /dev/videoN, or the number of a V4L2 device.",
+        description="Where its pictures come from: rtsp://, rtsps://, http://, https:// (MJPEG, JPEG or HLS), "
+        "file:///, the path of a file (relative to this file), /dev/videoN, or the number of a V4L2 device.",
         examples=["rtsp://${FRONT_DOOR_LOGIN}@192.0.2.5/stream1", "clip.mp4", "/dev/video0", "0"],
     )
     backend: Literal["auto", "av", "opencv"] = Field(
