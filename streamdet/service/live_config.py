@@ -1,7 +1,7 @@
 """The configuration in force: what the file says, what was changed at run time, and how a reload replaces it.
 
-`LiveConfig` owns it. A change is made to one stream; `merge` makes the streams of the file and the changes, and
-`ChangesFile` keeps changes over restarts.
+`LiveConfig` owns it: the streams of the file, each with its `Change` if there is one. `ChangesFile` keeps changes over
+restarts.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class LiveConfig:
         self._changes_file = ChangesFile(changes_path)
         self._kept, problems = self._changes_file.read()
         useful = self._useful(config, self._kept)
-        streams, self._left_out = merge_what_fits(config, useful, self._folder, self._where)
+        streams, self._left_out = _merge(config, useful, self._folder, self._where)
         self._changes = {name: change for name, change in useful.items() if name not in self._left_out}
         self._config = config.model_copy(update={"streams": streams})
         self._streams: Streams | None = None
@@ -231,27 +231,6 @@ class LiveConfig:
             raise ControlError(Refusal.NOT_FOUND, f"the file has no stream {name}; one of run time can be removed")
         return self._change(name, None, persist=persist)
 
-    def is_removed(self, name: str) -> bool:
-        """Whether a stream of the file was removed at run time."""
-        return name in self.removed()
-
-    def removed(self) -> list[str]:
-        """Streams of the file that were removed at run time."""
-        return [name for name, change in self._changes.items() if change.action == "remove"]
-
-    def _is_left_out(self, name: str) -> bool:
-        """Whether what was kept of a stream could not be used at the start, and is still there."""
-        return name in self._left_out and name in self._kept and name not in self._changes
-
-    def change_of(self, name: str) -> tuple[Change | None, bool]:
-        """What was done to a stream at run time, and whether it would be the same after a restart."""
-        change = self._changes.get(name)
-        return change, change == self._kept.get(name)
-
-    def _keep(self) -> bool:
-        """Keeps the file as the last one that worked, for a service; false if it is wrong."""
-        return self._last_good is None or self._last_good.keep(self._file)
-
     def find(self, name: str) -> StreamConfig:
         """A stream that is configured.
 
@@ -263,15 +242,18 @@ class LiveConfig:
                 return stream
         raise ControlError(Refusal.NOT_FOUND, f"there is no stream {name}; streamdet streams list names them")
 
-    def _is_there(self, name: str) -> bool:
-        return any(stream.name == name for stream in self._config.streams)
+    def removed(self) -> list[str]:
+        """Streams of the file that were removed at run time."""
+        return [name for name, change in self._changes.items() if change.action == "remove"]
 
-    def _is_in_file(self, name: str) -> bool:
-        return any(stream.name == name for stream in self._file.streams)
+    def is_removed(self, name: str) -> bool:
+        """Whether a stream of the file was removed at run time."""
+        return name in self.removed()
 
-    def _is_paused_without_changes(self, name: str) -> bool:
-        default = bool(self._file.stream_defaults.get("paused", False))
-        return next((stream.paused for stream in self._file.streams if stream.name == name), default)
+    def change_of(self, name: str) -> tuple[Change | None, bool]:
+        """What was done to a stream at run time, and whether it would be the same after a restart."""
+        change = self._changes.get(name)
+        return change, change == self._kept.get(name)
 
     def _change(self, name: str, change: Change | None, *, persist: bool) -> Applied:
         changes = _replaced(self._changes, name, change)
@@ -285,7 +267,8 @@ class LiveConfig:
         staged = self._changes_file.stage(kept) if kept != self._kept else None
         try:
             applied = self._streams.apply(config.streams)
-        except ApplyError:
+        except BaseException:
+            # Raised again, whatever it is: nothing of a change that did not take effect may be kept.
             if staged is not None:
                 staged.discard()
             raise
@@ -301,8 +284,34 @@ class LiveConfig:
             self._kept = kept
         return applied
 
+    def _keep(self) -> bool:
+        """Keeps the file as the last one that worked, for a service; false if it is wrong."""
+        return self._last_good is None or self._last_good.keep(self._file)
+
+    def _is_there(self, name: str) -> bool:
+        return any(stream.name == name for stream in self._config.streams)
+
+    def _is_in_file(self, name: str) -> bool:
+        return any(stream.name == name for stream in self._file.streams)
+
+    def _is_left_out(self, name: str) -> bool:
+        """Whether what was kept of a stream could not be used at the start, and is still there."""
+        return name in self._left_out and name in self._kept and name not in self._changes
+
+    def _is_paused_without_changes(self, name: str) -> bool:
+        default = bool(self._file.stream_defaults.get("paused", False))
+        return next((stream.paused for stream in self._file.streams if stream.name == name), default)
+
     def _merged(self, file: Config, changes: Mapping[str, Change]) -> Config:
-        return file.model_copy(update={"streams": merge(file, changes, self._folder, self._where)})
+        """The file with the changes.
+
+        Raises:
+            ConfigError: some changes do not fit; a line for each problem.
+        """
+        streams, problems = _merge(file, changes, self._folder, self._where)
+        if problems:
+            raise ConfigError([line for lines in problems.values() for line in lines])
+        return file.model_copy(update={"streams": streams})
 
     @property
     def _folder(self) -> Path:
@@ -315,7 +324,8 @@ class LiveConfig:
     @staticmethod
     def _useful(config: Config, changes: Mapping[str, Change]) -> dict[str, Change]:
         """The changes without those of streams that are not in the file any more."""
-        useless = without_effect(config, changes)
+        in_file = {stream.name for stream in config.streams}
+        useless = [name for name, change in changes.items() if change.action != "add" and name not in in_file]
         if useless:
             _log.info("not in the file any more, so what was changed at run time is forgotten: %s", ", ".join(useless))
         return {name: change for name, change in changes.items() if name not in useless}
@@ -353,28 +363,16 @@ def _at_a_restart(table: BaseModel) -> bool:
     return isinstance(extra, dict) and extra.get("x-takes-effect") == "at a restart"
 
 
-def merge(config: Config, changes: Changes, folder: Path, where: str = "at run time") -> tuple[StreamConfig, ...]:
-    """The streams of a file, with what was changed at run time.
+def _merge(
+    config: Config, changes: Changes, folder: Path, where: str
+) -> tuple[tuple[StreamConfig, ...], dict[str, list[str]]]:
+    """The streams of a file with what was changed at run time, without the changes that do not fit.
 
     Args:
         config: what the file says.
         changes: by the name of the stream; a change of a stream that is not in the file any more has no effect.
         folder: that relative paths are relative to.
         where: where the changes were made, for messages.
-
-    Raises:
-        ConfigError: some changes do not fit; a line for each problem.
-    """
-    streams, problems = merge_what_fits(config, changes, folder, where)
-    if problems:
-        raise ConfigError([line for lines in problems.values() for line in lines])
-    return streams
-
-
-def merge_what_fits(
-    config: Config, changes: Changes, folder: Path, where: str = "at run time"
-) -> tuple[tuple[StreamConfig, ...], dict[str, list[str]]]:
-    """Like `merge`, but leaves out what does not fit.
 
     Returns:
         The streams, and for each stream whose change is left out the reasons, a line each.
@@ -405,12 +403,6 @@ def merge_what_fits(
             except ConfigError as error:
                 problems[name] = error.problems
     return tuple(streams), problems
-
-
-def without_effect(config: Config, changes: Changes) -> list[str]:
-    """Streams that were changed or removed at run time, and are not in the file any more."""
-    in_file = {stream.name for stream in config.streams}
-    return [name for name, change in changes.items() if change.action != "add" and name not in in_file]
 
 
 class ChangesFile:
