@@ -86,7 +86,7 @@ def frames(metrics: str) -> tuple[float, float]:
 
 
 def measure(count: int, seconds: float, metrics: str, address: str, pids: tuple[int, int]) -> dict[str, Any]:
-    """One part of the run: so many browsers for so long."""
+    """One part of the run: a number of browsers for some time."""
     browsers = [Browser(address) for _ in range(count)]
     for browser in browsers:
         browser.start()

@@ -109,7 +109,7 @@ class Faults:
         self._scene.write_config()
 
     def preview_watched(self) -> Fault:
-        """Pictures of every stream, for one who looks."""
+        """Pictures of every stream, for a viewer."""
         with subscribe(self._scene.endpoint, kinds=["preview"]) as pictures:
             for _ in range(self._random.randint(10, 50)):
                 pictures.receive(0)

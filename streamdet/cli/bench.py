@@ -54,7 +54,7 @@ Examples:
     help="Measure these batch sizes. Default: 1, 4, 8 and 16.",
 )
 @click.option("--workers", multiple=True, type=click.IntRange(1, 64),
-              help="Detect so many batches at once, one thread each. Default: one per core.")  # fmt: skip
+              help="Detect this many batches at once, one thread each. Default: one per core.")  # fmt: skip
 @click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(1, 36000),
               help="Measure for this long; loading is extra.")  # fmt: skip
 @click.option("--exported", type=_FILE, help="Compare this file of `streamdet export` with its model.")
@@ -73,7 +73,7 @@ Examples:
 @click.option(
     "--streams",
     type=click.IntRange(1, 256),
-    help="Run the daemon with so many streams. Default: as many as should fit.",
+    help="Run the daemon with this many streams. Default: as many as should fit.",
 )
 @click.option(
     "--daemon/--no-daemon", default=True, help="Measure the daemon and the capacity, too, or the detector alone."

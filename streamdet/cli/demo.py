@@ -328,7 +328,7 @@ class _Seen:
 
 
 def summary_table(summary: dict[str, Any], characters: int) -> Table:
-    """The summary for people, on a terminal of so many characters."""
+    """The summary for people, for a terminal of this width."""
     detections, objects = (_counted(summary[what]) for what in ("detections", "objects"))
     found = f"{objects or 'no objects'}, in {detections} detections" if detections else "nothing"
     table, columns = _table(_SUMMARY_COLUMNS, characters)

@@ -5,30 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from streamdet.config import DetectorConfig, load_config
 from streamdet.config.explain import explain_options
-from streamdet.detector.load import choose_workers
-from streamdet.detector.trial import (
-    BATCHES,
-    Choice,
-    Report,
-    Result,
-    Store,
-    Trial,
-    choose,
-    state_folder,
-    usable_cores,
-    verdict,
-)
 from streamdet.errors import EXIT_FAILURE, ConfigError, DetectorError
+
+if TYPE_CHECKING:
+    from streamdet.detector.trial import Choice, Report, Result, Store
 
 
 @click.command(
@@ -61,6 +48,8 @@ def command(
     Each candidate runs on real frames in its own process and is compared with torch in fp32: one that crashes, hangs
     or finds different objects is not used. The trial takes up to 20 s on an idle machine.
     """
+    from streamdet.detector.trial import Store, Trial, choose, state_folder
+
     config = _config(config_path, {"weights": weights, "model": model, "device": device})
     _check(config)
     store = Store(state_folder())
@@ -99,6 +88,8 @@ def _check(config: DetectorConfig) -> None:
 
 
 def _facts(report: Report, choice: Choice, *, was_known: bool, store: Store) -> dict[str, Any]:
+    from streamdet.detector.trial import verdict
+
     taken = {**choice.candidate.model_dump(), "max_batch_size": choice.max_batch_size, "workers": choice.workers}
     return {
         "choice": {**taken, "proven": choice.is_proven},
@@ -112,6 +103,13 @@ def _facts(report: Report, choice: Choice, *, was_known: bool, store: Store) -> 
 
 
 def _print(report: Report, choice: Choice, config: DetectorConfig, *, was_known: bool, store: Store) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from streamdet.detector.load import choose_workers
+    from streamdet.detector.trial import BATCHES, usable_cores, verdict
+
     console = Console()
     workers = sorted({t.workers for result in report.results for t in result.timings})
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -131,7 +129,7 @@ def _print(report: Report, choice: Choice, config: DetectorConfig, *, was_known:
             style="bold" if verdict(result, choice) == "fastest" else None,
         )
     console.print(table)
-    console.print("ms: of a frame, in batches (b) of so many, all workers busy; fps: frames/s with so many workers (w)")
+    console.print("ms: per frame, by batch size (b), all workers busy; fps: frames per second, by workers (w)")
     for result in report.results:
         text = "; ".join(dict.fromkeys(filter(None, [result.reason, result.difference])))
         if text:

@@ -39,10 +39,10 @@ Then, in the configuration:
 @click.option("--frames", metavar="DIR|VIDEO|URL", help="Calibrate with frames like those of later use: a folder of "
               "pictures, a video or a stream. A fifth of them is kept back for the comparison.")  # fmt: skip
 @click.option(
-    "--count", type=click.IntRange(10, 5000), default=300, show_default=True, help="Use so many frames at most."
+    "--count", type=click.IntRange(10, 5000), default=300, show_default=True, help="Use this many frames at most."
 )
 @click.option("--every", "every_seconds", type=click.FloatRange(0), default=1.0, show_default=True,
-              help="Take one frame of a video or stream in so many seconds.")  # fmt: skip
+              help="Take one frame of a video or stream every N seconds.")  # fmt: skip
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Write this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def command(

@@ -81,9 +81,9 @@ Examples:
 )
 @click.option("--init", "initial", metavar="FILE", help="Start from these weights: embedded, .safetensors or .pth.")
 @click.option("--categories", metavar="A,B,C", help="Train only these, in this order.")
-@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Train for so many epochs.")
+@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Train for this many epochs.")
 @click.option(
-    "--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Use so many pictures per step."
+    "--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Use this many pictures per step."
 )
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=4e-4,
               show_default=True, help="Set AdamW's learning rate at its peak.")  # fmt: skip
@@ -95,9 +95,9 @@ Examples:
 @click.option("--max-size", type=_INPUT_SIDE, help="Limit the longer side of the input, in pixels.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed everything random.")
 @click.option("--checkpoint-steps", type=click.IntRange(1), default=100, show_default=True,
-              help="Save a checkpoint every so many steps.")  # fmt: skip
+              help="Save a checkpoint every N steps.")  # fmt: skip
 @click.option("--evaluate-every", type=click.IntRange(1), default=1, show_default=True,
-              metavar="EPOCHS", help="Evaluate every so many epochs, and after the last one.")  # fmt: skip
+              metavar="EPOCHS", help="Evaluate every N epochs, and after the last one.")  # fmt: skip
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -108,7 +108,7 @@ Examples:
 @click.option(
     "--processes",
     type=click.IntRange(1),
-    help="Train in so many processes. Default: one per core on a CPU, one on CUDA.",
+    help="Train in this many processes. Default: one per core on a CPU, one on CUDA.",
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out broken pictures and boxes.")
 @click.pass_context

@@ -91,8 +91,8 @@ class DetectorConfig(BaseModel):
     )
     workers: Annotated[int, Field(ge=1, le=64), AS_WHOLE_NUMBER] | None = Field(
         None,
-        description="Batches that are detected at the same time on a CPU, each by one thread. Unless given, as many as "
-        "the cores have room for, measured while it runs.",
+        description="Batches that are detected at the same time on a CPU, each by one thread. Default: as many as the "
+        "cores allow, measured while running.",
         examples=[4],
     )
     score_threshold: Threshold = Field(
@@ -105,7 +105,11 @@ class DetectorConfig(BaseModel):
         (), description="Publish only these labels; empty for all that the weights know.", examples=[["person", "car"]]
     )
     max_detections: WholeNumber = Field(
-        100, ge=1, le=1000, description="Detections per frame at most; those of the highest score stay.", examples=[50]
+        100,
+        ge=1,
+        le=1000,
+        description="Detections per frame at most; those with the highest scores are kept.",
+        examples=[50],
     )
     max_batch_size: AutoOrBatchSize = Field(
         "auto",
@@ -138,7 +142,7 @@ class DetectorConfig(BaseModel):
 
 
 class PublisherConfig(BaseModel):
-    """Where the events go."""
+    """Where events are published."""
 
     model_config = table("at a restart")
 
@@ -159,35 +163,35 @@ class PublisherConfig(BaseModel):
         None,
         min_length=1,
         description="The daemon's secret key, made by `streamdet keys generate --server`: from then on everything is "
-        "encrypted, and only allowed clients get anything. Relative to this file.",
+        "encrypted, and only allowed clients can subscribe. Relative to this file.",
         examples=["keys/server.key_secret"],
     )
     curve_allowed_clients_directory: str | None = Field(
         None,
         min_length=1,
-        description="The directory with the public keys (NAME.key) of the clients that are let in. Files that come "
-        "and go count at once: no restart, no reload. Relative to this file.",
+        description="The directory with the public keys (NAME.key) of the allowed clients. Files that are added "
+        "or removed count at once, without a restart or a reload. Relative to this file.",
         examples=["clients"],
     )
     high_water_mark_events: WholeNumber = Field(
         1000,
         ge=1,
         le=1_000_000,
-        description="Events that wait for one slow subscriber at most; what comes after is dropped for it alone.",
+        description="Events queued for one slow subscriber at most; further ones are dropped for this subscriber only.",
         examples=[1000],
     )
     state_interval_seconds: Seconds = Field(
         10.0,
         ge=0.01,
         le=3600,
-        description="How often the state of every stream is repeated, for those who subscribe late.",
+        description="How often the state of every stream is repeated, for late subscribers.",
         examples=["10 s", "1 min"],
     )
     preview_width: WholeNumber = Field(
         640,
         ge=32,
         le=1920,
-        description="Pixels of a preview's longer side at most; larger pictures are made smaller.",
+        description="Longer side of a preview in pixels at most; larger pictures are scaled down.",
         examples=[640],
     )
     preview_quality: WholeNumber = Field(
@@ -217,29 +221,29 @@ class PublisherConfig(BaseModel):
 
 
 class ReplayConfig(BaseModel):
-    """What subscribers may ask again: the newest event of everything, and what they have lost."""
+    """What subscribers can ask for: the newest event of each topic, and events that they have lost."""
 
     model_config = table("at a restart")
 
     endpoint: str = Field(
         "auto",
         min_length=1,
-        description='Where it is asked for: tcp://HOST:PORT or ipc://PATH, as for `[publisher]`; "off"; or "auto": the '
-        "port after that of `[publisher]`, or its path with -replay behind it, where that can be had.",
+        description='Where subscribers ask: tcp://HOST:PORT or ipc://PATH, as for `[publisher]`; "off"; or "auto": the '
+        "port after that of `[publisher]`, or its path with -replay added, if it is free.",
         examples=["auto", "off", "tcp://127.0.0.1:5556"],
     )
     max_events: WholeNumber = Field(
         10_000,
         ge=1,
         le=10_000_000,
-        description="Events that are kept in memory at most, of all streams together; the oldest make room.",
+        description="Events kept in memory at most, for all streams together; the oldest are dropped.",
         examples=[100_000],
     )
     max_bytes: Bytes = Field(
         32 * 2**20,
         ge=2**20,
         le=2**36,
-        description="And so many bytes of events at most.",
+        description="Bytes of these events at most.",
         examples=["64 MiB"],
     )
 
@@ -259,15 +263,15 @@ class SpoolConfig(BaseModel):
     directory: str | None = Field(
         None,
         min_length=1,
-        description="A directory of this daemon alone, relative to this file; made if it is missing. Without it "
-        "nothing is kept on disk.",
+        description="A directory for this daemon alone, relative to this file; created if it is missing. Without it "
+        "no events are kept on disk.",
         examples=["/var/lib/streamdet/spool"],
     )
     max_bytes: Bytes = Field(
         2**30,
         ge=2**25,
         le=2**43,
-        description="What it takes on disk at most; the oldest events make room.",
+        description="Size on disk at most; the oldest events are deleted.",
         examples=["10 GiB"],
     )
     max_age_seconds: Seconds = Field(
@@ -280,7 +284,7 @@ class SpoolConfig(BaseModel):
 
 
 class MetricsConfig(BaseModel):
-    """Where Prometheus reads, and where /healthz and /readyz are."""
+    """The pages for Prometheus (/metrics) and for health checks (/healthz, /readyz)."""
 
     model_config = table("at a restart")
 
@@ -304,7 +308,7 @@ class MetricsConfig(BaseModel):
         examples=["metrics.key"],
     )
     username: str = Field(
-        "streamdet", min_length=1, description="The name that belongs to the password.", examples=["streamdet"]
+        "streamdet", min_length=1, description="The user name for the password.", examples=["streamdet"]
     )
     password_file: str | None = Field(
         None,
@@ -316,7 +320,7 @@ class MetricsConfig(BaseModel):
     hosts: list[str] = Field(
         [],
         max_length=100,
-        description="Names, besides `localhost` and addresses, under which the pages may be called. Empty: on "
+        description="Host names, besides `localhost` and addresses, that requests may use. Empty: on "
         "loopback no others, so that no web site reads them through a browser of this machine (DNS rebinding); "
         "elsewhere any.",
         examples=[["metrics.example.org"]],
@@ -363,17 +367,17 @@ class MetricsConfig(BaseModel):
 
 
 class LogConfig(BaseModel):
-    """What the log says, on standard error."""
+    """What is logged, on standard error."""
 
     model_config = table("on reload")
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Lines of less weight are left out.", examples=["warning"]
+        "info", description="The lowest level that is logged.", examples=["warning"]
     )
     format: Literal["auto", "text", "json"] = Field(
         "auto",
-        description='"text" for people, "json" for programs (one object per line), "auto": text. Lines on their way '
-        "to systemd's journal bear no time, for it has its own, and begin with their priority as sd-daemon(3) says.",
+        description='"text" for people, "json" for programs (one object per line), "auto": text. Lines to systemd\'s '
+        "journal have no time, which the journal adds, and begin with their priority (see sd-daemon(3)).",
         examples=["json"],
     )
 

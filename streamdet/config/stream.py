@@ -85,8 +85,8 @@ class LineConfig(_Shape):
     """A line that objects cross."""
 
     points: tuple[_Point, ...] = Field(
-        description="Its two ends, [x, y], as in `polygon`. Who goes from its left to its right, as seen from the "
-        'first end towards the second, goes "in".',
+        description="Its two ends, [x, y], as in `polygon`. An object that crosses from its left to its right, seen "
+        'from the first end towards the second, goes "in".',
         examples=[[[0.0, 0.75], [1.0, 0.75]]],
     )
 
@@ -150,8 +150,8 @@ class StreamConfig(BaseModel):
     )
     video_track: Annotated[int, Field(ge=0, le=999)] | None = Field(
         None,
-        description="Which of several videos of a file, or variants of a playlist, is read: 0 for the first. Without "
-        "it the best as FFmpeg chooses: no cover, the one of most frames and the highest bit rate. For PyAV only.",
+        description="Which of several videos of a file, or variants of a playlist, is read: 0 for the first. Default: "
+        "FFmpeg's choice, by frames and bit rate, and never a cover picture. For PyAV only.",
         examples=[1],
     )
     hwaccel: str = Field(
@@ -181,13 +181,13 @@ class StreamConfig(BaseModel):
     )
     loop: Switch = Field(
         False,  # noqa: FBT003 - the default of the field
-        description="Whether a file begins again at its end, also one behind http:// or a complete HLS playlist. "
-        "Live streams have no end, and are not changed by it.",
+        description="Whether a file starts again at its end, also one behind http:// or a complete HLS playlist. "
+        "It does not affect live streams.",
         examples=[True],
     )
     max_fps: Annotated[float, Field(gt=0, le=1000), AS_NUMBER] | None = Field(
         None,
-        description="Frames per second that are detected at most; without it, all.",
+        description="Frames per second that are detected at most. Default: all.",
         examples=[10],
         json_schema_extra=_KEEPS_CONNECTION,
     )
@@ -203,7 +203,7 @@ class StreamConfig(BaseModel):
         1.0,
         ge=0.001,
         le=1000,
-        description="Its share when there are more frames than can be detected; 2 gets twice the frames of 1.",
+        description="Its share if there are more frames than can be detected; 2 gets twice the frames of 1.",
         examples=[2],
         json_schema_extra=_KEEPS_CONNECTION,
     )
@@ -214,7 +214,7 @@ class StreamConfig(BaseModel):
         10.0,
         gt=0,
         le=3600,
-        description="Without a frame for so long, the stream counts as stalled and is reconnected.",
+        description="Without a frame for this long, the stream counts as stalled and is reconnected.",
         examples=["10 s"],
     )
 
@@ -241,26 +241,26 @@ class StreamConfig(BaseModel):
     )
     zones: tuple[PolygonConfig, ...] = Field(
         (),
-        description="Areas; detections say in which ones the middle of their lower edge lies.",
+        description="Areas; detections name those in which the middle of their lower edge lies.",
         examples=[[{"name": "door", "polygon": [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0], [0.1, 1.0]]}]],
         json_schema_extra=_KEEPS_CONNECTION,
     )
     lines: tuple[LineConfig, ...] = Field(
         (),
         validate_default=True,
-        description="Lines; events say which objects went over them, and in which direction.",
+        description="Lines; events report which objects crossed them, and in which direction.",
         examples=[[{"name": "gate", "points": [[0.0, 0.75], [1.0, 0.75]]}]],
         json_schema_extra=_KEEPS_CONNECTION,
     )
     masks: tuple[PolygonConfig, ...] = Field(
         (),
-        description="Areas; detections whose lower edge has its middle there are left out.",
+        description="Areas; detections with the middle of their lower edge in one are left out.",
         examples=[[{"name": "street", "polygon": [[0.0, 0.0], [1.0, 0.0], [1.0, 0.2]], "labels": ["car"]}]],
         json_schema_extra=_KEEPS_CONNECTION,
     )
     paused: Switch = Field(
         False,  # noqa: FBT003 - the default of the field
-        description="Whether it is left alone for now: nothing is connected, its state is `down` with the reason "
+        description="Whether the stream is paused: it is not connected, and its state is `down` with the reason "
         "`paused`. `streamdet streams pause` and `resume` change it at run time.",
         examples=[True],
     )
