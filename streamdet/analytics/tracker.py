@@ -1,11 +1,11 @@
 """Track ids: the same number for the same object in successive frames of one stream.
 
 Each track predicts where its object is now, with a Kalman filter of constant velocity, and takes the detection that
-overlaps the prediction best; where none overlaps it well, one that does so with a margin around both, because objects
-move between frames that are far apart (https://arxiv.org/abs/2211.14317). Surer detections choose first and only they
-begin tracks; less sure ones may continue a track that nothing else continues (the idea of ByteTrack,
+overlaps the prediction best. Where none overlaps it well, it takes one that does so with a margin around both, because
+objects move between frames that are far apart (https://arxiv.org/abs/2211.14317). Detections with high scores choose
+first, and only they begin tracks; others may continue a track that nothing else continues (the idea of ByteTrack,
 https://arxiv.org/abs/2110.06864). Time is counted in seconds of the stream, never in frames: their rate changes, and
-frames are dropped. There are few objects in a picture: plain numbers are faster than arrays would be.
+frames are dropped. For the few objects of a picture plain numbers are faster than arrays.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ Box = tuple[float, float, float, float]
 # Rank (1 plus a good overlap, or the overlap with margins), number of the track, number of the detection.
 _Pair = tuple[float, int, int]
 
-# Boxes that overlap so much come before all that overlap only with their margins, which are parts of width and height
-# on each side. In a minute of a crowd, two rounds in one change a third fewer ids than margins for all.
+# Boxes that overlap this much rank before all that overlap only with their margins, which are parts of width and height
+# on each side. In a minute of a crowd this changed a third fewer ids than margins for all.
 _GOOD_OVERLAP = 0.4
 _MARGIN = 0.35
 _MIN_OVERLAP = 0.15
-# Who was just seen comes before who was lost for long.
+# Of two tracks, the one that was seen later is preferred.
 _LOST_COSTS_PER_SECOND = 0.1
-# A car that is called a truck in one frame is still the same, where the boxes overlap by more than half.
+# A car that is labelled a truck in one frame is still the same where the boxes overlap by more than half.
 _OTHER_LABEL_COSTS = 1.4
 # Noise of the filter, in units of the box's size (the root of its area): a detected box is off by a twentieth, and
 # an object changes its speed by about one size per second within a second.
 _MEASURED_VARIANCE = 0.05**2
 _ACCELERATION_DENSITY = 1.0
 _FIRST_SPEED_VARIANCE = 2.0**2
-# How much of a measured width and height is taken over.
+# The weight of a measured width and height, against those before.
 _SIZE_GAIN = 0.5
-# What was seen only once may have been a mistake: once missed, it is given up this soon; others the later, the longer
-# they were seen.
+# An object that was seen only once may have been a mistake: it is given up this soon after it is missed; others later,
+# by the time for which they were seen.
 _FIRST_PATIENCE_SECONDS = 0.5
-# A clock that jumps by more is not believed.
+# A presentation time that jumps by more is ignored.
 _MAX_STEP_SECONDS = 10.0
 
 
 class StreamClock:
-    """Seconds that only ever go forward, from presentation times where they can be believed."""
+    """Seconds that only go forward, from presentation times where these are plausible."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -68,20 +68,20 @@ class StreamClock:
 
 
 class _Track:
-    """One object: where it is, how fast it moves, and how well that is known.
+    """One object: where it is, how fast it moves, and how certain that is.
 
-    Centre, size and speed are in pixels and pixels per second. The variances are those of the Kalman filter, of
-    position, of position with speed, and of speed; they are the same for x and y.
+    Centre, size and speed are in pixels and pixels per second. The variances of position and speed, and their
+    covariance, are those of the Kalman filter; they are the same for x and y.
     """
 
     __slots__ = (
         "began",
+        "covariance",
         "height",
         "label",
-        "of_both",
-        "of_position",
-        "of_speed",
+        "position_variance",
         "seen",
+        "speed_variance",
         "track_id",
         "vx",
         "vy",
@@ -99,23 +99,24 @@ class _Track:
         self.width, self.height = x2 - x1, y2 - y1
         self.vx = self.vy = 0.0
         area = self.width * self.height
-        self.of_position, self.of_both, self.of_speed = _MEASURED_VARIANCE * area, 0.0, _FIRST_SPEED_VARIANCE * area
+        self.position_variance, self.covariance = _MEASURED_VARIANCE * area, 0.0
+        self.speed_variance = _FIRST_SPEED_VARIANCE * area
 
     def predict(self, seconds: float) -> None:
-        """Moves on in time; speed changes like white noise of acceleration would have it."""
+        """Moves on in time; acceleration is modelled as white noise."""
         self.x += self.vx * seconds
         self.y += self.vy * seconds
         noise = _ACCELERATION_DENSITY * self.width * self.height * seconds
-        self.of_position += seconds * (2 * self.of_both + seconds * (self.of_speed + noise / 3))
-        self.of_both += seconds * (self.of_speed + noise / 2)
-        self.of_speed += noise
+        self.position_variance += seconds * (2 * self.covariance + seconds * (self.speed_variance + noise / 3))
+        self.covariance += seconds * (self.speed_variance + noise / 2)
+        self.speed_variance += noise
 
     def correct(self, found: Detection, now: float) -> None:
-        """Moves to where the object was seen, as far as the filter believes it."""
+        """Moves towards where the object was seen, by the gain of the filter."""
         x1, y1, x2, y2 = found.box
         width, height = x2 - x1, y2 - y1
-        total = self.of_position + _MEASURED_VARIANCE * width * height
-        gain, speed_gain = self.of_position / total, self.of_both / total
+        total = self.position_variance + _MEASURED_VARIANCE * width * height
+        gain, speed_gain = self.position_variance / total, self.covariance / total
         dx, dy = (x1 + x2) / 2 - self.x, (y1 + y2) / 2 - self.y
         self.x += gain * dx
         self.y += gain * dy
@@ -123,9 +124,9 @@ class _Track:
         self.vy += speed_gain * dy
         self.width += _SIZE_GAIN * (width - self.width)
         self.height += _SIZE_GAIN * (height - self.height)
-        self.of_speed -= speed_gain * self.of_both
-        self.of_position *= 1 - gain
-        self.of_both *= 1 - gain
+        self.speed_variance -= speed_gain * self.covariance
+        self.position_variance *= 1 - gain
+        self.covariance *= 1 - gain
         self.label, self.seen = found.label, now
 
     def is_lost(self, before: float, now: float, max_lost_seconds: float) -> bool:
@@ -145,7 +146,7 @@ class Tracker:
     """Tracks of one stream.
 
     Args:
-        ids: where new track ids come from; it outlives the tracker, so that none is used twice.
+        ids: gives new track ids; it outlives the tracker, so that none is used twice.
         max_lost_seconds: for how long an object that is not detected keeps its id.
         start_score: a detection with a lower score continues tracks but begins none.
     """
@@ -188,11 +189,11 @@ class Tracker:
         return given
 
     def alive(self) -> frozenset[int]:
-        """Ids that may still come."""
+        """The ids of objects that may be seen again."""
         return frozenset(track.track_id for track in self._tracks)
 
     def _assign(self, detections: Sequence[Detection]) -> dict[int, _Track]:
-        """Which detection continues which track: sure ones choose before others, the best pairs first."""
+        """The track that each detection continues: high scores choose before others, the best pairs first."""
         sure, unsure = self._pairs(detections)
         track_of: dict[int, _Track] = {}
         taken: set[int] = set()
@@ -205,7 +206,7 @@ class Tracker:
         return track_of
 
     def _pairs(self, detections: Sequence[Detection]) -> tuple[list[_Pair], list[_Pair]]:
-        """Tracks and detections that may be the same object; apart for sure and for other detections."""
+        """Tracks and detections that may be the same object: those with a high score, and the others."""
         sure: list[_Pair] = []
         unsure: list[_Pair] = []
         expected: list[tuple[int, str, float, Box, Box]] = []

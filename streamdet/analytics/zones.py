@@ -1,12 +1,12 @@
-"""Zones, lines and masks: where objects stand, and which lines they go over. Pure geometry.
+"""Zones, lines and masks: in which areas objects stand, and which lines they cross. Pure geometry.
 
-An object stands where the middle of its box's lower edge is: its feet, its wheels. All points are parts of the
-picture's width and height, so shapes stay right when the size of the picture changes.
+An object stands at the middle of the lower edge of its box: its feet, its wheels. All points are parts of the picture's
+width and height, so shapes stay right when the size of the picture changes.
 
-Boxes tremble, by a few hundredths of the object's height when nothing moves and by most of it when two objects merge
-into one box for a moment. So a tracked object is inside of an area, or on one side of a line, until it is clearly on
-the other side: by a margin in units of its own height. Steps smaller than that are smoothed, and a box whose height
-differs suddenly, or that jumps, says nothing about the feet until it has stayed so for a while.
+Boxes tremble, by a few hundredths of the object's height when nothing moves, and by most of it when two objects merge
+into one box for a moment. So a tracked object stays inside an area, or on one side of a line, until it is clearly on
+the other side: by a margin in units of its own height. Small steps are smoothed, and a box whose height changes
+suddenly, or that jumps, is ignored until it has stayed so for a while.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from streamdet.types import Crossing, Detection, Direction, Geometry, Point, Sha
 # crossings of a minute of the sample clip's source 148 are counted, in 1336 cases without a crossing 2 are.
 _CLEAR_OF_HEIGHT = 0.2
 _CLEAR_OF_PICTURE = 0.005
-# A box whose height differs from before by more than this (natural logarithm, and so much more for each second between,
-# up to one) shows another part of the object, or two objects.
+# A box whose height differs from before by more than this (natural logarithm; and by the second value more for each
+# second between, up to one) shows another part of the object, or two objects.
 _GROWTH = 0.2
 _GROWTH_PER_SECOND = 0.3
 _MOST_GROWTH_SECONDS = 1.0
-# So does one whose feet are further from where they were going, in parts of the height, and for each second between.
+# So does a box whose feet are further than this from where they were going, in parts of the height, and by the second
+# value more for each second between.
 _JUMP = 0.4
 _JUMP_PER_SECOND = 0.5
-# The velocity is known from so many steps on, and follows within about this time.
+# The velocity is known after this number of steps, and follows a change within about this time.
 _STEPS_OF_VELOCITY = 3
 _VELOCITY_SECONDS = 0.3
-# After so long the new height is what the object looks like now.
+# After this long the new height is that of the object.
 _GROWN_SECONDS = 0.5
-# Steps shorter than this part of the height are averaged with the place before, longer ones are believed.
+# Steps shorter than this part of the height are averaged with the place before; longer ones are taken as they are.
 _SMALL_STEP = 0.1
 _SMALL_STEP_GAIN = 0.5
 _HEIGHT_GAIN = 0.3
-# A side of an area so close to the edge of the picture is meant to lie on it: nothing is beyond, and no margin is due.
+# A side of an area that is this close to the edge of the picture is meant to lie on it: no margin is needed there.
 _EDGE = 0.02
 # The margin is at most this part of the radius of the largest circle in the area, so that narrow areas can be entered.
 _MOST_OF_RADIUS = 0.5
@@ -81,13 +82,13 @@ class Zones:
     def see(
         self, detections: Iterable[Detection], size: tuple[int, int], now: float, alive: Collection[int]
     ) -> tuple[list[Detection], tuple[Crossing, ...]]:
-        """Takes the detections of the next frame in.
+        """Takes the detections of the next frame.
 
         Args:
             detections: of one frame; those without a track id are judged by this frame alone and cross no line.
             size: width and height of the frame in pixels.
             now: seconds of the stream, later than at the frame before.
-            alive: tracks that may still come; what is known of others is forgotten.
+            alive: tracks that may be seen again; others are forgotten.
 
         Returns:
             The detections that no mask hides, with the names of their zones; and the lines that objects have crossed
@@ -127,13 +128,13 @@ class Zones:
 
 
 class _Foot:
-    """Where one object stands.
+    """The place where one object stands.
 
     Attributes:
         point: pixels.
-        margin: pixels that it must be beyond a side to count as beyond.
-        holds_still: the box says nothing about the feet this time; `point` is from before.
-        is_new: `point` has nothing to do with those before: the first one, or one of a box of another height.
+        margin: pixels by which it must be beyond a side to count as beyond.
+        holds_still: the box was ignored this time; `point` is from before.
+        is_new: `point` does not continue those before: it is the first one, or that of a box of another height.
     """
 
     def __init__(self, found: Detection, size: tuple[int, int], now: float) -> None:
@@ -150,7 +151,7 @@ class _Foot:
         self.holds_still, self.is_new = False, True
 
     def step(self, found: Detection, size: tuple[int, int], now: float) -> None:
-        """Goes to where the object is in the next frame that shows it."""
+        """Moves to where the object is in the next frame that shows it."""
         if self._is_odd(found, now):
             self._odd_since = now if self._odd_since is None else self._odd_since
             if now - self._odd_since >= _GROWN_SECONDS:
@@ -205,7 +206,7 @@ class _Area:
         self._radius: tuple[tuple[int, int], float] | None = None
 
     def holds(self, found: Detection, foot: _Foot, size: tuple[int, int]) -> bool:
-        """Whether the object counts as inside, margins and what was before considered."""
+        """Whether the object counts as inside, with regard to the margin and to where it was before."""
         if not _counts(self._labels, found):
             return False
         was = None if found.track_id is None else self.inside.get(found.track_id)
@@ -230,7 +231,7 @@ class _Area:
         return min((distance(start, end, point) for start, end in sides), default=math.inf)
 
     def _radius_at(self, size: tuple[int, int]) -> float:
-        """About the radius of the largest circle inside, pixels; what is beyond the picture counts as inside."""
+        """About the radius in pixels of the largest circle inside; what lies outside the picture counts as inside."""
         xs, ys = zip(*self._polygon, strict=True)
         radius = 0.0
         for column in range(_RADIUS_GRID):
@@ -256,7 +257,7 @@ class _Line:
         if found.track_id is None or foot.holds_still or not _counts(self._labels, found):
             return None
         if foot.is_new:
-            # What lies between two boxes of different height is not a way that the object went.
+            # The object did not move from the one box to the other.
             self.clear_points.pop(found.track_id, None)
         start, end = (_pixels(point, size) for point in self._ends)
         if distance(start, end, foot.point) < foot.margin:
@@ -284,9 +285,9 @@ def contains(polygon: Sequence[Point], point: Point) -> bool:
 
 
 def crossing(start: Point, end: Point, before: Point, after: Point) -> Direction | None:
-    """In which direction the way from `before` to `after` goes over the line; None where it does not.
+    """In which direction the way from `before` to `after` crosses the line; None where it does not.
 
-    Who goes from the left of the line to its right, as seen from its start towards its end, goes "in".
+    From the left of the line to its right, as seen from its start towards its end, is "in".
     """
     was, now = side_of(start, end, before), side_of(start, end, after)
     if (was < 0) == (now < 0) or (side_of(before, after, start) < 0) == (side_of(before, after, end) < 0):
@@ -295,7 +296,7 @@ def crossing(start: Point, end: Point, before: Point, after: Point) -> Direction
 
 
 def distance(start: Point, end: Point, point: Point) -> float:
-    """From a point to the nearest point of a segment."""
+    """The distance from a point to the nearest point of a segment."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     along = ((point[0] - start[0]) * dx + (point[1] - start[1]) * dy) / (dx * dx + dy * dy)
     along = min(max(along, 0.0), 1.0)

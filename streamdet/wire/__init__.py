@@ -1,8 +1,9 @@
 """What travels over ZeroMQ: a topic, one event as UTF-8 JSON, and for a preview its picture.
 
-`docs/events.md` is the reference. `encode` never makes what `decode` refuses. `decode` trusts no one: it is strict
-on what it needs, bounded in size, depth and count, ignores fields that it does not know, and raises `WireError`
-and nothing else.
+`docs/events.md` is the reference. `limits.py` names topics and bounds, `encode.py` makes messages, `decode.py` reads
+them, `replay.py` does both for requests to the replay socket and their answers. `encode` never makes what `decode`
+refuses. `decode` reads what anyone may have sent: it is strict about the fields that it needs, bounded in size, depth
+and count, ignores fields that it does not know, and raises `WireError` and nothing else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the parts of a message to an event."""
+"""Reads an event from the parts of a message."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def decode(payload: bytes, topic: bytes | None = None, jpeg: bytes | None = None
     Args:
         payload: UTF-8 JSON, at most `MAX_MESSAGE_BYTES`.
         topic: the first part; when given, the event must belong to it.
-        jpeg: the third part, which a preview has and no other event; at most `MAX_MESSAGE_BYTES`.
+        jpeg: the third part, which only a preview has; at most `MAX_MESSAGE_BYTES`.
 
     Raises:
         WireError: the message is not an event of schema 1, or exceeds a bound.
@@ -148,7 +148,7 @@ def _state_event(fields: Fields) -> StateEvent:
     detail = fields.text("detail", 0, MAX_DETAIL_CHARACTERS)
     reason = Reason(word) if word in set(Reason) else None
     if word is not None and reason is None:
-        # A newer daemon may know more reasons; what it says must reach people all the same.
+        # A newer daemon may know more reasons; people are to read them as well.
         detail = f"{word}: {detail}"
     since = fields.number("since", 0)
     geometry = _geometry(Fields(fields.take("geometry"), "geometry.")) if "geometry" in fields else None

@@ -1,4 +1,4 @@
-"""From an event to the parts of a message."""
+"""Makes the parts of a message from an event."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from streamdet.wire.limits import (
 def presentable(detections: Iterable[Detection], width: int, height: int) -> tuple[Detection, ...]:
     """Detections as they stand in an event.
 
-    Boxes are clipped to the frame and rounded to 0.01 pixel, scores to four digits. What has no area then, or
-    a number that is not finite, is left out, and so is what exceeds `MAX_DETECTIONS`.
+    Boxes are clipped to the frame and rounded to 0.01 pixel, scores to four digits. Detections that have no area then,
+    or a number that is not finite, are left out, and so are those beyond `MAX_DETECTIONS`.
 
     Args:
         detections: in any order; they come back by falling score.
@@ -78,13 +78,13 @@ def to_dict(event: Event) -> dict[str, Any]:
 def encode(event: Event) -> bytes:
     """The second part of the message that carries an event.
 
-    Should it exceed `MAX_MESSAGE_BYTES`, which takes a thousand detections with long labels in many zones, the
-    half with the lower scores is left out.
+    Where it would exceed `MAX_MESSAGE_BYTES`, as with a thousand detections of long labels in many zones, the half with
+    the lower scores is left out.
     """
     payload = orjson.dumps(to_dict(event))
     if len(payload) > MAX_MESSAGE_BYTES and not isinstance(event, StateEvent) and event.detections:
         return encode(replace(event, detections=event.detections[: len(event.detections) // 2]))
-    # A copy: what orjson gives back takes 4 KiB however short it is, and ten thousand events are kept for replay.
+    # A copy: what orjson returns takes 4 KiB however short it is, and ten thousand events are kept for replay.
     return bytes(memoryview(payload))
 
 
@@ -95,7 +95,7 @@ def to_message(event: Event) -> list[bytes]:
 
 
 def _rounded(value: float, highest: int, steps: int) -> float:
-    """The value within 0 and `highest`, to one of so many steps per unit; `round` takes ten times as long."""
+    """The value within 0 and `highest`, rounded to 1 / `steps`; `round` takes ten times as long."""
     if value <= 0:
         return 0.0
     return float(highest) if value >= highest else int(value * steps + 0.5) / steps

@@ -1,4 +1,4 @@
-"""Reads JSON that no one vouches for: bounded, and one field at a time, each with its type."""
+"""Reads JSON from anyone: within bounds, and one field at a time, each with its type."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any, NoReturn, Self
 from streamdet.errors import WireError
 from streamdet.wire.limits import CONTROL, MAX_DEPTH, MAX_INTEGER, MAX_MESSAGE_BYTES, MAX_NAME_CHARACTERS
 
-# The end of a string is optional so that an open one is passed over once, not searched again from each quote.
+# The end of a string is optional, so that an open one is skipped once and not searched again from each quote.
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def refuse(message: str) -> NoReturn:
-    """Raises `WireError`, which names no cause."""
+    """Raises `WireError`, without the error that led to it."""
     raise WireError(message) from None
 
 
 def parse(payload: bytes, what: str = "event") -> dict[str, Any]:
-    """A JSON object within the bounds of size and depth.
+    """Reads a JSON object within the bounds of size and depth.
 
     Args:
         payload: UTF-8.
-        what: it is, for the message that says what is wrong with it.
+        what: names the object in error messages.
 
     Raises:
-        WireError: it is none.
+        WireError: it is not one.
     """
     if len(payload) > MAX_MESSAGE_BYTES:
         refuse(f"{what} has {len(payload)} bytes; the limit is {MAX_MESSAGE_BYTES}")
@@ -48,9 +48,14 @@ def parse(payload: bytes, what: str = "event") -> dict[str, Any]:
 
 
 class Fields:
-    """A JSON object whose fields are taken with their type, or not at all.
+    """A JSON object whose fields are read by type.
 
     Every method raises `WireError` where the field is missing or not as expected.
+
+    Args:
+        value: the object.
+        where: stands before the names of its fields in error messages.
+        what: names the whole object in error messages.
     """
 
     def __init__(self, value: object, where: str = "", what: str = "event") -> None:
@@ -64,7 +69,7 @@ class Fields:
         return key in self._value
 
     def take(self, key: str) -> object:
-        """The field, whatever it is."""
+        """The field, of any type."""
         if key not in self._value:
             refuse(f"{self._what} lacks {self._where}{key}")
         return self._value[key]
@@ -74,7 +79,7 @@ class Fields:
         return list(self._value)
 
     def refuse(self, key: str, expected: str) -> NoReturn:
-        """Says what the field is and what it should be."""
+        """Raises `WireError` that says what the field is and what it should be."""
         refuse(f"{self._where}{key} is {repr(self._value.get(key))[:60]}; expected {expected}")
 
     def number(self, key: str, low: float, high: float = math.inf) -> float:
@@ -88,21 +93,21 @@ class Fields:
         return float(value)
 
     def integer(self, key: str, low: int) -> int:
-        """An integer from `low` on."""
+        """An integer, at least `low`."""
         value = self.take(key)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MAX_INTEGER:
             self.refuse(key, f"an integer from {low} to {MAX_INTEGER}")
         return value
 
     def text(self, key: str, shortest: int, longest: int) -> str:
-        """A text without control characters."""
+        """A text of this many characters, none of them a control character."""
         value = self.take(key)
         if not isinstance(value, str) or not shortest <= len(value) <= longest or CONTROL.search(value):
             self.refuse(key, f"{shortest} to {longest} characters, none of them a control character")
         return value
 
     def name(self, key: str) -> str:
-        """A text that can be part of a topic."""
+        """A text that can stand in a topic."""
         value = self.text(key, 1, MAX_NAME_CHARACTERS)
         if "/" in value:
             self.refuse(key, "a name without a slash")
@@ -124,19 +129,19 @@ class Fields:
         return None if self.take(key) is None else self.integer(key, low)
 
     def values(self, key: str, longest: int) -> list[object]:
-        """A list."""
+        """A list of at most this many values."""
         value = self.take(key)
         if not isinstance(value, list) or len(value) > longest:
             self.refuse(key, f"a list of at most {longest}")
         return value
 
     def objects(self, key: str, longest: int) -> list[Self]:
-        """A list of objects."""
+        """A list of at most this many objects."""
         values = self.values(key, longest)
         return [type(self)(value, f"{self._where}{key}[{index}].") for index, value in enumerate(values)]
 
     def names(self, key: str, longest: int) -> tuple[str, ...]:
-        """A list of texts."""
+        """A list of at most this many names."""
         values = self.values(key, longest)
         for value in values:
             if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARACTERS or CONTROL.search(value):

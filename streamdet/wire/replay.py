@@ -1,7 +1,7 @@
-"""What travels between the replay socket and those who ask it: requests and answers, bounded.
+"""Requests to the replay socket, and its answers; both bounded.
 
-`docs/replay.md` is the reference. A request is one JSON object. An answer is one JSON object, its header, and after
-it events as they were published, a part of the message each.
+`docs/replay.md` is the reference. A request is one JSON object. An answer is one JSON object, its header, followed by
+events as they were published, each in a part of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_PREFIXES = 200
 MAX_ANSWER_EVENTS = 256
 MAX_ANSWER_TOPICS = 1000
 MAX_ANSWER_BYTES = 1 << 20
-"""Of all events of one answer; a single event may be as large as this on its own."""
+"""The size of all events of one answer together; a single event may have this size as well."""
 _MAX_TOPIC_CHARACTERS = 2 * MAX_NAME_CHARACTERS
 
 
@@ -29,9 +29,9 @@ class SnapshotRequest:
     """Asks for the newest event of each topic.
 
     Attributes:
-        id: stands in the answer again.
-        prefixes: only topics that begin with one of these; all where there are none.
-        after: go on after this topic, as the answer before said.
+        id: returned in the answer.
+        prefixes: only topics that begin with one of these; all topics where it is empty.
+        after: only topics after this one: `more_after` of the answer before.
         with_events: False for the numbers alone.
     """
 
@@ -46,11 +46,11 @@ class ReplayRequest:
     """Asks for events that were published before.
 
     Attributes:
-        id: stands in the answer again.
+        id: returned in the answer.
         topic: such as `detections/front-door/`.
-        from_seq: the first one.
-        to_seq: the last one; None for all that there are.
-        epoch: in which they were published; None for the present one.
+        from_seq: number of the first event.
+        to_seq: number of the last event; None for the newest.
+        epoch: in which they were published; None for the present epoch.
     """
 
     id: int
@@ -66,10 +66,10 @@ class Snapshot:
 
     Attributes:
         id: of the request.
-        epoch: of the daemon that answers.
-        next_seqs: by topic, in their order, the `seq` that its next event will have.
-        more_after: ask again, after this topic; None at the end.
-        events: the newest of each of these topics, encoded; a topic of a stream that is gone has none.
+        epoch: the present epoch.
+        next_seqs: by topic, sorted, the `seq` of its next event.
+        more_after: there are more topics; ask again with this as `after`. None at the end.
+        events: the newest event of each of these topics, encoded; none of streams that were removed.
     """
 
     id: int
@@ -86,15 +86,15 @@ class Replayed:
     Attributes:
         id: of the request.
         topic: of the request.
-        epoch: whose events these are.
+        epoch: the epoch of these events.
         from_seq: of the request.
-        next_seq: all before it is answered; what is not among `events` is not kept any more.
+        next_seq: events before this one are answered; those that are not in `events` are no longer kept.
         more: ask again, from `next_seq`.
-        next_epoch: when the epoch is over, the one after it that has events of the topic; else None.
-        end_is_known: whether the last event of an epoch that is over is certain; False after a crash, and where
-            nothing is kept of it.
+        next_epoch: where the epoch has ended, the next one that has events of the topic; else None.
+        end_is_known: whether the last number of an epoch that has ended is known; False after a crash, and where
+            nothing of it is kept.
         events: encoded, by rising `seq`.
-        seqs: of the events, where they are known already; an answer that was read has none.
+        seqs: numbers of the events; empty in an answer that was read.
     """
 
     id: int
@@ -111,11 +111,11 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The answer to a request that was not carried out.
+    """The answer to a request that was refused.
 
     Attributes:
         id: of the request; 0 where it could not be read.
-        code: `bad_request`, `too_many` (ask more slowly) or `busy` (ask again later).
+        code: `bad_request`, `too_many` (ask more slowly), `busy` (ask again later) or `failed` (see the daemon's log).
         message: one line for people.
     """
 
@@ -124,11 +124,10 @@ class Refused:
     message: str
 
 
-Request = SnapshotRequest | ReplayRequest
 Answer = Snapshot | Replayed | Refused
 
 
-def encode_request(request: Request) -> bytes:
+def encode_request(request: SnapshotRequest | ReplayRequest) -> bytes:
     """The one part of a request."""
     fields: dict[str, object] = {"version": VERSION, "id": request.id}
     if isinstance(request, SnapshotRequest):
@@ -140,11 +139,11 @@ def encode_request(request: Request) -> bytes:
     return orjson.dumps(fields)
 
 
-def decode_request(payload: bytes) -> Request:
+def decode_request(payload: bytes) -> SnapshotRequest | ReplayRequest:
     """Reads a request.
 
     Raises:
-        WireError: it is none, or exceeds a bound.
+        WireError: it is not a request, or exceeds a bound.
     """
     if len(payload) > MAX_REQUEST_BYTES:
         refuse(f"request has {len(payload)} bytes; the limit is {MAX_REQUEST_BYTES}")
@@ -171,7 +170,7 @@ def decode_request(payload: bytes) -> Request:
 
 
 def request_id(payload: bytes) -> int:
-    """The id of a request that may be a bad one; 0 where it cannot be found."""
+    """The id of a request that may be damaged; 0 where it cannot be read."""
     try:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError:
@@ -199,7 +198,7 @@ def decode_answer(parts: Sequence[bytes]) -> Answer:
     """Reads an answer; the events stay encoded.
 
     Raises:
-        WireError: it is none, or exceeds a bound.
+        WireError: it is not an answer, or exceeds a bound.
     """
     if not 1 <= len(parts) <= 1 + MAX_ANSWER_EVENTS:
         refuse(f"answer has {len(parts)} parts; at most {1 + MAX_ANSWER_EVENTS} are possible")
@@ -228,7 +227,7 @@ def decode_answer(parts: Sequence[bytes]) -> Answer:
 
 
 def lost_ranges(answer: Replayed) -> list[dict[str, int]]:
-    """What was asked for and is not kept any more, up to `next_seq`."""
+    """The ranges of numbers before `next_seq` that were asked for and are no longer kept."""
     ranges = []
     expected = answer.from_seq
     for seq in (*answer.seqs, answer.next_seq):
@@ -248,7 +247,7 @@ def _fields(payload: bytes, what: str) -> Fields:
 
 def _prefix(fields: Fields, value: object) -> str:
     if not isinstance(value, str) or len(value) > _MAX_TOPIC_CHARACTERS:
-        fields.refuse("prefixes", "a list of beginnings of topics")
+        fields.refuse("prefixes", "a list of prefixes of topics")
     return value
 
 
