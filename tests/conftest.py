@@ -18,7 +18,7 @@ from support.packages import is_there
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
-_THREAD_GRACE_SECONDS = 3.0
+_THREAD_GRACE_SECONDS = 15.0
 
 
 def pytest_configure(config: pytest.Config) -> None:

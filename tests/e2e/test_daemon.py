@@ -58,7 +58,7 @@ class Running:
         self.exit_code = self.daemon.run(on_ready)
 
     def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://{self.config.metrics.endpoint}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{self.config.metrics.endpoint}{path}", timeout=30) as answer:
             body: bytes = answer.read()
         return body.decode()
 
@@ -225,7 +225,7 @@ class Command:
 
     def metric(self, name: str) -> float:
         """The sum of all series of a metric."""
-        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=30) as answer:
             page = answer.read().decode()
         values = [line.rsplit(" ", 1)[1] for line in page.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(map(float, values))
@@ -331,7 +331,7 @@ def test_a_second_sigterm_ends_a_daemon_whose_orderly_end_hangs(start: Start) ->
     with pytest.raises(subprocess.TimeoutExpired):
         command.process.wait(0.5)
     command.process.send_signal(signal.SIGTERM)
-    assert command.process.wait(5) == 128 + signal.SIGTERM
+    assert command.process.wait(20) == 128 + signal.SIGTERM
 
 
 _LOADS_FOR_EVER = """
@@ -354,14 +354,14 @@ def test_a_stop_while_a_library_loads_the_detector_ends_at_once(start: Start, nu
     command = start(_LOADS_FOR_EVER)
     command.wait_for(b"STATUS=loading")
     command.process.send_signal(number)
-    assert command.process.wait(5) == 0
+    assert command.process.wait(20) == 0
 
 
 def test_a_stop_during_the_trial_of_engines_ends_every_process_of_it(start: Start, tmp_path: Path) -> None:
     command = start(XDG_STATE_HOME=str(tmp_path / "state"))
     wait_until(lambda: len(processes_of(command.process.pid)) > 1)
     command.process.send_signal(signal.SIGTERM)
-    assert command.process.wait(10) == 0
+    assert command.process.wait(20) == 0
     wait_until(lambda: processes_of(command.process.pid) == [])
 
 

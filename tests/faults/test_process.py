@@ -187,7 +187,7 @@ def test_a_clock_that_is_set_back_an_hour_moves_times_and_nothing_else(clock: Pa
                 set_at = time.monotonic()
                 after = []
                 while len(after) < 20:
-                    event = events.receive(5)
+                    event = events.receive(30)
                     assert event is not None
                     assert not isinstance(event, Gap | Restart)
                     if isinstance(event, StateEvent):
@@ -227,7 +227,7 @@ def test_a_full_disk_costs_only_what_would_be_kept(tmp_path: Path) -> None:
         seen = Counter[str]()
         full_at = None
         while full_at is None or time.monotonic() - full_at < 1:
-            event = events.receive(5)
+            event = events.receive(30)
             assert not isinstance(event, Gap)
             assert event is not None
             seen[event.stream] += isinstance(event, DetectionEvent)
@@ -286,7 +286,7 @@ def test_subscribers_that_stall_flood_vanish_and_come_again_cost_the_others_noth
         got = Counter[str]()
         latest = 0.0
         while time.time() - latest > 0.3 or got["b"] < 20:
-            event = events.receive(5)
+            event = events.receive(30)
             assert event is not None
             assert not isinstance(event, Gap)
             if isinstance(event, DetectionEvent):

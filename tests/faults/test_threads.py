@@ -106,7 +106,7 @@ def provoke_nothing(_running: Running) -> None:
 
 def ask_for_a_page(running: Running) -> None:
     with suppress(OSError):
-        urlopen(f"http://{running.config.metrics.endpoint}/metrics", timeout=5).close()
+        urlopen(f"http://{running.config.metrics.endpoint}/metrics", timeout=30).close()
 
 
 def ask_for_control(running: Running) -> None:
@@ -265,7 +265,7 @@ def test_a_client_whose_network_goes_ends_nothing_but_its_connection(
             patch.setattr(HttpServer, "_arrive", unreachable)
             ask_for_a_page(running)
         url = f"http://{running.config.metrics.endpoint}/healthz"
-        with urlopen(url, timeout=5) as answer:
+        with urlopen(url, timeout=30) as answer:
             assert answer.status == HTTPStatus.OK
         assert running.outcome is None
 

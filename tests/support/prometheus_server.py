@@ -25,7 +25,7 @@ class Prometheus:
 
     def results(self, expression: str) -> list[dict[str, Any]]:
         """What the expression yields now: series with their labels and values."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
         try:
             connection.request("GET", "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
             answer = json.load(connection.getresponse())

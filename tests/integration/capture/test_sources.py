@@ -477,7 +477,7 @@ class SlowTs:
                         return
 
         with socket.create_server(("127.0.0.1", 0)) as server:
-            server.settimeout(10)
+            server.settimeout(60)
             thread = threading.Thread(target=send, args=(server,))
             thread.start()
             try:

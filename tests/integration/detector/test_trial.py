@@ -278,7 +278,7 @@ def test_a_stop_ends_the_trial_at_once_and_all_its_processes(tmp_path: Path) -> 
         trial.report()
     join(thread)
     assert children
-    wait_until(lambda: not any(map(_lives, children)), "what the tester forked ends with it", 5)
+    wait_until(lambda: not any(map(_lives, children)), "what the tester forked ends with it")
 
 
 def test_the_tester_ends_with_its_parent(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_the_tester_ends_with_its_parent(tmp_path: Path) -> None:
     processes = [tester, *_children_of(tester)]
     parent.kill()
     parent.wait()
-    wait_until(lambda: not any(map(_lives, processes)), "all of it ends", 5)
+    wait_until(lambda: not any(map(_lives, processes)), "all of it ends")
 
 
 def test_two_processes_do_not_try_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def notifications(
             name = receiver.getsockname()
             assert isinstance(name, bytes)
             address = "@" + name[1:].decode()
-        receiver.settimeout(5)
+        receiver.settimeout(30)
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         yield receiver
 

@@ -417,7 +417,7 @@ def test_more_readers_than_can_wait_are_told_to_come_back() -> None:
 def test_names_that_are_not_ours_are_refused(changes: dict[str, Any], host: str, status: int) -> None:
     config = MetricsConfig(**{"endpoint": "127.0.0.1:0", **changes})
     with HealthServer(config, Metrics(Ledger()).registry, lambda: _WELL) as server:
-        with closing(http.client.HTTPConnection("127.0.0.1", urlsplit(server.url).port or 0, timeout=5)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", urlsplit(server.url).port or 0, timeout=30)) as connection:
             for path in ("/metrics", "/healthz"):
                 connection.request("GET", path, headers={"Host": host})
                 response = connection.getresponse()
@@ -430,7 +430,7 @@ def test_metrics_are_served_whatever_the_clock_says(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(time, "time", lambda: 8e9)  # the year 2223, as a machine without a battery may believe
     with (
         HealthServer(MetricsConfig(endpoint="127.0.0.1:0"), Metrics(Ledger()).registry, lambda: _WELL) as server,
-        closing(http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=5)) as connection,
+        closing(http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)) as connection,
     ):
         connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
         response = connection.getresponse()
@@ -637,7 +637,7 @@ def test_ipv6() -> None:
     metrics = Metrics(Ledger())
     with HealthServer(MetricsConfig(endpoint="[::1]:0"), metrics.registry, lambda: _WELL) as server:
         assert server.url.startswith("http://[::1]:")
-        with closing(http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=5)) as connection:
+        with closing(http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)) as connection:
             connection.request("GET", "/healthz")
             assert connection.getresponse().status == 200
 

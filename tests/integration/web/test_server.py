@@ -55,7 +55,7 @@ def locked(published: Published, tmp_path_factory: pytest.TempPathFactory) -> It
 def request(
     server: PageProcess, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -214,7 +214,7 @@ def test_a_guesser_behind_a_proxy_has_one_address(
     with PageProcess(published.endpoint, "--behind-proxy", "--password-file", str(tmp_path / "password")) as server:
         statuses = []
         for number in range(MAX_TRIES + 1):
-            connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=10)
+            connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
             connection.putrequest("POST", "/login")
             for value in headers_of(number):
                 connection.putheader("X-Forwarded-For", value)
@@ -349,7 +349,7 @@ def test_the_page_as_a_child_ends_with_its_parent(published: Published) -> None:
 
 def answers(port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5):
+        with socket.create_connection(("127.0.0.1", port), timeout=30):
             return True
     except ConnectionRefusedError:
         return False
@@ -402,13 +402,13 @@ def test_connections_that_never_ask_lock_no_one_out(locked: PageProcess, begin: 
     _, headers, _ = request(locked, "POST", "/login", f"password={_WORDS.replace(' ', '+')}".encode())
     cookie = headers["Set-Cookie"].partition(";")[0]
     netloc = urlsplit(locked.url).netloc
-    known = http.client.HTTPConnection(netloc, timeout=20)
+    known = http.client.HTTPConnection(netloc, timeout=60)
     known.request("GET", "/", headers={"Cookie": cookie})
     assert known.getresponse().read()
     host, _, port = netloc.partition(":")
     silent = []
     for _ in range(600):
-        silent.append(socket.create_connection((host, int(port)), timeout=20))
+        silent.append(socket.create_connection((host, int(port)), timeout=60))
         silent[-1].sendall(begin)
     began = time.monotonic()
     assert request(locked, "GET", "/healthz")[0] == 200

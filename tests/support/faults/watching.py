@@ -153,7 +153,7 @@ class DaemonProcess:
     def __enter__(self) -> Self:
         self._write()
         self._threads[0].start()
-        assert self._subscribed.wait(10)
+        assert self._subscribed.wait(30)
         daemon = [sys.executable, "-m", "streamdet.bench.stand_in", str(self._folder / "streamdet.toml")]
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -237,7 +237,7 @@ class DaemonProcess:
     def sample(self) -> Sample:
         """Takes one more look at the metrics page and the process."""
         asked = time.time()
-        with urllib.request.urlopen(f"http://{self._metrics}/metrics", timeout=10) as page:
+        with urllib.request.urlopen(f"http://{self._metrics}/metrics", timeout=30) as page:
             text = page.read().decode()
         sample = Sample(asked, time.time(), _by_stream(text))
         self.seen.samples.append(sample)

@@ -82,10 +82,10 @@ def test_a_long_gap_is_cut_and_a_live_stream_runs_after_its_schedule() -> None:
         pacer.wait(0.0)
         assert pacer._start is not None
         pacer._start -= 1.5
-    started = time.monotonic()
-    live.wait(0.1)
-    live.wait(1.4)
-    assert time.monotonic() - started < 1.2
-    file.wait(0.1)
-    file.wait(1.4)
-    assert time.monotonic() - started > 1.2
+    waited_seconds = []
+    for pacer in (live, file):
+        started = time.monotonic()
+        pacer.wait(0.1)
+        pacer.wait(1.4)
+        waited_seconds.append(time.monotonic() - started)
+    assert waited_seconds[0] < waited_seconds[1]

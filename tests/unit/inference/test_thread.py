@@ -613,7 +613,7 @@ def test_the_limit_can_be_set_while_the_receiver_is_at_a_standstill() -> None:
         until(lambda: line.published)
         setting = threading.Thread(target=group.limit, args=(1,), daemon=True)
         setting.start()
-        setting.join(5)
+        setting.join(_PATIENCE_SECONDS)
         stuck = setting.is_alive()
         go_on.set()
         join(setting)
