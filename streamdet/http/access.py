@@ -1,4 +1,4 @@
-"""Who may ask: the names that a server answers to, requests of other sites, and a login by name and password."""
+"""Who may send requests: the names that a server answers to, requests of other sites, and a login."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MAX_LOGIN_CHARACTERS = 2000
 def is_host_of(host: str, names: frozenset[str]) -> bool:
     """Whether a Host header is `localhost`, a bare address, or one of these names in small letters.
 
-    A foreign site can make a browser call this machine under a name of its own (DNS rebinding), but under no other.
+    A web site can make a browser call this machine under the site's own name (DNS rebinding), but under no other.
     """
     match = _HOST.fullmatch(host.lower().strip())
     if match is None:
@@ -71,7 +71,7 @@ class BasicLogin:
     """Accepts requests that carry the right name and password; checks only a few wrong ones a minute.
 
     Checking a password is slow on purpose. One that was right is recognised by a hash whose key lives in this process
-    alone, so that a client may come as often as it likes. Belongs to one event loop.
+    alone, so that a client may ask as often as it likes. Belongs to one event loop.
 
     Args:
         username: the name that belongs to the password.
@@ -125,7 +125,7 @@ class BasicLogin:
 
 
 class Guard:
-    """Lets requests in that come under a name of this server, with its login, and not too fast.
+    """Checks the name that a request is sent to, the site that it comes from and its login, and paces requests.
 
     Args:
         hosts: the names, besides `localhost` and addresses, that the server answers to, in small letters; None for any.
@@ -156,12 +156,12 @@ class Guard:
 
 
 class Door:
-    """Refuses what may not come in, and adds the headers that every answer has; ASGI middleware.
+    """Refuses requests or passes them on, and adds the headers that every answer has; ASGI middleware.
 
     Args:
-        app: answers the requests that may come in.
+        app: answers the requests that are passed on.
         refusal: returns why a request is refused, or None.
-        refuse: makes the answer to one that is.
+        refuse: makes the answer to a refused one.
         on_answer: called with the status of each answer.
     """
 

@@ -80,7 +80,7 @@ class Installed:
 
     def _answers(self) -> bool:
         try:
-            ask(self.socket, "GET", "/v1/about")
+            ask(self.socket, "GET", "/v1/streams")
         except ControlError:
             return False
         return True

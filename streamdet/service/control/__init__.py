@@ -1,5 +1,5 @@
-"""The control socket: what programs on this machine ask of a running daemon. `docs/control.md` is the reference.
+"""The control API: how programs ask and change a running daemon. `docs/control.md` is the reference.
 
-In the order of the data: `place` says where the socket is, `client` asks, `protocol` is what travels, `server` reads
-requests and hands them to the daemon's main thread, which alone carries them out.
+In the order of the data: `paths` says where the socket is, `client` sends requests, `unix_socket` and `api` read them
+and hand them to the daemon's main thread, in which `operations` carries them out. `openapi.json` describes the API.
 """

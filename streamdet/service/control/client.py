@@ -1,4 +1,4 @@
-"""Asks a running daemon, and finds it first."""
+"""Finds a running daemon and sends requests to its control API."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def decode_answer(status: int, body: bytes) -> dict[str, Any]:
 
 
 def find_socket(socket_path: Path | None, config_path: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """The socket of the daemon that is meant.
+    """Finds the control socket of a daemon.
 
     Args:
         socket_path: given by the user; then it is the one.

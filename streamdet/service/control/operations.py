@@ -1,4 +1,4 @@
-"""What can be asked of a running daemon, carried out in its main thread, which owns what is changed."""
+"""The operations of the control API, carried out in the daemon's main thread, which owns what they change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation:
-    """Something that a client asks for, and that waits for the main thread.
+    """What a client asks for; it waits for the main thread.
 
     Attributes:
         name: such as "streams.add".

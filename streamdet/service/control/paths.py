@@ -41,7 +41,7 @@ def socket_of_daemon(setting: str, config_path: Path | None, environ: Mapping[st
 
 
 def possible_sockets(environ: Mapping[str, str] = os.environ) -> Iterator[Path]:
-    """Every socket file, there or not answering any more, at which a daemon of "auto" may listen."""
+    """Every socket file at which a daemon with `path = "auto"` may listen, also those that dead daemons left."""
     folders = [_service_folder(environ), _user_folder(environ), _SYSTEM_FOLDER]
     seen: set[Path] = set()
     for folder in folders:

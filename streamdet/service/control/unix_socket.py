@@ -55,12 +55,12 @@ def listen_at(path: Path, group: str | None = None) -> socket.socket:
 
 
 class PeerGuard:
-    """Lets requests in that processes of the daemon's user, of root or of a group send, and not too fast.
+    """Admits requests of processes of the daemon's user, of root and of a group, and paces them.
 
     The mode of the file says the same; but an open socket can be passed on, and the mode of the file be changed.
 
     Args:
-        group: whose members may ask, too.
+        group: its members may ask, too; None for no group.
 
     Raises:
         EndpointError: there is no such group.
