@@ -91,9 +91,18 @@ def parse(path: Path, text: str) -> Tables:
         place = f"{path}:{line}" if at_end else f"{path}:{line}:{column}"
         _refuse(f"{place}: is not TOML: {match[1]}{_hint(match[1])}")
     # Dotted keys nest without recursion in tomllib.
-    if tables is None or _depth_exceeds(tables, MAX_DEPTH):
+    if tables is None or is_nested_deeper(tables, MAX_DEPTH):
         _refuse(too_deep)
     return tables
+
+
+def is_nested_deeper(value: object, levels: int) -> bool:
+    """Whether tables and lists, or objects and arrays of JSON, are nested deeper than `levels`."""
+    level = [value]
+    for _ in range(levels):
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [each for item in inner for each in (item.values() if isinstance(item, dict) else item)]
+    return any(isinstance(item, dict | list) for item in level)
 
 
 def lines_of_keys(text: str) -> dict[KeyPath, int]:
@@ -108,14 +117,6 @@ def lines_of_keys(text: str) -> dict[KeyPath, int]:
 def _refuse(problem: str) -> NoReturn:
     """Raises one line, even if the name of the file has several, without a cause that could quote a secret."""
     raise ConfigError([redact(problem).replace("\n", "\\n")]) from None
-
-
-def _depth_exceeds(value: object, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        inner = [item for item in level if isinstance(item, dict | list)]
-        level = [each for item in inner for each in (item.values() if isinstance(item, dict) else item)]
-    return bool(level)
 
 
 def _hint(problem: str) -> str:

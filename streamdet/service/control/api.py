@@ -27,6 +27,7 @@ from starlette.routing import Route
 from streamdet.config import MetricsConfig
 from streamdet.config.listening import HOW_TO_CLOSE_CONTROL, parse_host_port
 from streamdet.config.stream import NAME_PATTERN
+from streamdet.config.toml import is_nested_deeper
 from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
 from streamdet.http.access import Door, Guard, Refused
 from streamdet.http.server import (
@@ -432,7 +433,7 @@ def decode_body(body: bytes) -> Json:
         _refuse("the body is not JSON in UTF-8")
     if not isinstance(value, dict):
         _refuse("the body is not a JSON object")
-    if _is_deeper(value, _MAX_DEPTH):
+    if is_nested_deeper(value, _MAX_DEPTH):
         _refuse(f"the body is nested more than {_MAX_DEPTH} deep")
     return value
 
@@ -440,14 +441,6 @@ def decode_body(body: bytes) -> Json:
 def _no_constant(name: str) -> NoReturn:
     problem = f"{name} is not JSON"
     raise ValueError(problem)
-
-
-def _is_deeper(value: object, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        inner = [item for item in level if isinstance(item, dict | list)]
-        level = [each for item in inner for each in (item.values() if isinstance(item, dict) else item)]
-    return any(isinstance(item, dict | list) for item in level)
 
 
 def _only(body: Json, **kinds: type) -> Json:
