@@ -1,4 +1,4 @@
-"""The nouns: what travels from a camera to a subscriber. Imports nothing of ours.
+"""The types of what travels from a camera to a subscriber; imports nothing of streamdet.
 
 Every value is frozen; to change one, make another.
 """
@@ -60,7 +60,7 @@ class Drop(StrEnum):
 
 
 class Picture(Protocol):
-    """A decoded frame in whatever form the decoder left it; colour is converted only when asked for."""
+    """A decoded frame in the form of its decoder; colour is converted only in `to_rgb`."""
 
     @property
     def width(self) -> int:
@@ -108,7 +108,7 @@ class Detection:
         score: 0 to 1.
         box: x1, y1, x2, y2 in pixels of the source frame, floats; 0 <= x1 < x2 <= width, and likewise y.
         track_id: the same for the same object in successive frames; None without tracking.
-        zones: names of the stream's zones that the object stands in.
+        zones: names of the stream's zones that the object is in.
     """
 
     label: str
@@ -138,7 +138,7 @@ class Crossing:
 
 @dataclass(frozen=True, slots=True)
 class FrameInfo:
-    """A frame without its pixels, as it stands in an event; attributes as in `Frame`, sizes in pixels."""
+    """A frame without its pixels, as in an event; attributes as in `Frame`, sizes in pixels."""
 
     seq: int
     pts_seconds: float | None
@@ -215,7 +215,7 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class StateEvent:
-    """A stream changed its state; repeated from time to time for those who subscribe late.
+    """A stream changed its state; repeated from time to time for late subscribers.
 
     Attributes:
         stream: name of the stream.

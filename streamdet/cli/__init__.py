@@ -80,7 +80,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Runs the command line; an error of ours becomes one line and its own exit code."""
+    """Runs the command line; a `StreamdetError` becomes one line and an exit code."""
     open_standard_streams()
     try:
         # click gives the code of `ctx.exit(code)` back, and None when a command just returns.

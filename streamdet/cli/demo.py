@@ -162,7 +162,7 @@ class WebChild:
         listen: HOST:PORT for browsers.
 
     Attributes:
-        address: of the page, for people.
+        address: of the page.
     """
 
     def __init__(self, endpoint: str, metrics: str, listen: str) -> None:
@@ -219,7 +219,7 @@ class DemoView(Worker):
         self._ended = self._began
 
     def run(self) -> None:
-        """Shows events until told to stop."""
+        """Shows events until `stop` is called."""
         self._began = time.monotonic()
         endpoint = self._daemon.config.publisher.endpoint
         live = Live(console=self._console, auto_refresh=False, screen=False) if self._console else None
@@ -328,7 +328,7 @@ class _Seen:
 
 
 def summary_table(summary: dict[str, Any], characters: int) -> Table:
-    """The summary for people, for a terminal of this width."""
+    """The summary as a table for a terminal of this width, in characters."""
     detections, objects = (_counted(summary[what]) for what in ("detections", "objects"))
     found = f"{objects or 'no objects'}, in {detections} detections" if detections else "nothing"
     table, columns = _table(_SUMMARY_COLUMNS, characters)

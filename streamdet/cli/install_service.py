@@ -64,8 +64,8 @@ def command(
     use_gpu = _has_nvidia() if gpu is None else gpu
     changed = perform(service.install_steps(environment, gpu=use_gpu, enable=enable), click.echo, dry_run=dry_run)
     for folder in environment.hidden():
-        where = "lies in a home or among temporary files"
-        click.echo(f"note: {folder} {where}: anyone who can write there decides what the service does")
+        where = "is in a home or temporary folder"
+        click.echo(f"note: {folder} {where}: anyone who can write there controls the service")
     if not dry_run:
         _print_next(service, environment, enabled=enable, changed=changed)
 

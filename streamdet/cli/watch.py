@@ -332,7 +332,7 @@ class Seen:
 
 @dataclass
 class _Stream:
-    """What is known of one stream; arrivals and latencies only of the last seconds."""
+    """One stream; arrivals and latencies only of the last seconds."""
 
     state: StateEvent | None = None
     epoch: str = ""

@@ -1,4 +1,4 @@
-"""The configuration: what may stand in the file, and what it means.
+"""The configuration: what the file may contain, and what it means.
 
 In the order of the data: `toml` reads the file and finds the line of every key, `substitute` inserts the values of
 `${NAME}`, `models` and `stream` define what is allowed, `checks` looks at the files that are named, `explain` puts

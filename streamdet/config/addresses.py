@@ -11,7 +11,7 @@ from streamdet.config.values import refuse
 
 
 class UrlKind(StrEnum):
-    """What a stream's url names; the value is its scheme, or a word for people."""
+    """What a stream's url names; the value is its scheme, or a word."""
 
     RTSP = "rtsp"
     RTSPS = "rtsps"
@@ -85,7 +85,7 @@ def doubt_of_url(url: str) -> str:
     """What is allowed in an address but probably a mistake; empty if there is nothing.
 
     Args:
-        url: as it stands in the file, with `${NAME}`.
+        url: as it is written in the file, with `${NAME}`.
     """
     if _PLACEHOLDER.search(url):
         # It is not repeated: it may be a piece of a password.

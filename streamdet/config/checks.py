@@ -161,7 +161,7 @@ def _contradictions(config: DetectorConfig) -> Iterator[tuple[KeyPath, str]]:
             f'is "{config.precision}"; with engine = "{config.engine}" it must be one of {able}',
         )
     if config.device == "cuda:all" and config.engine != "graph":
-        yield ("detector", "device"), 'is "cuda:all", which goes with engine = "graph" alone; write "cuda" or "cuda:0"'
+        yield ("detector", "device"), 'is "cuda:all", which needs engine = "graph"; write "cuda" or "cuda:0"'
     if Path(config.weights).suffix in {".pth", ".pt"} and config.model is None:
         example = 'such as model = "fasterrcnn_resnet50_fpn"'
         yield ("detector", "model"), f"is missing; a .pth file does not say what it is of and needs a model, {example}"

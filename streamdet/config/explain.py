@@ -65,7 +65,7 @@ def explain_options(error: ValidationError) -> list[str]:
 
 
 def _path(loc: Sequence[str | int]) -> KeyPath:
-    # pydantic adds parts of its own (such as "[key]") beyond what stands in a file.
+    # pydantic adds parts of its own, such as "[key]".
     return tuple(part for part in loc if part not in {"[key]", "[auto]", "[number]"})
 
 

@@ -74,7 +74,7 @@ def read_stream(
     """Reads one stream that was not in the file, as the control API gets it.
 
     Args:
-        values: by key, as they would stand in the file: with units and `${NAME}`.
+        values: by key, as they would be written in the file: with units and `${NAME}`.
         base: values for keys that `values` leaves out: those of the stream so far, or the defaults for all streams.
         folder: that relative paths refer to.
         environ: where `${NAME}` is looked up, and CREDENTIALS_DIRECTORY with it.
@@ -249,7 +249,7 @@ class _Reading:
         return _one_line(f"{self._path}:{self._line(path)}: {self._key(path)}: {problem}")
 
     def _key(self, path: KeyPath) -> str:
-        """The key for people: streams[front-door].url, detector.score_thresholds.person."""
+        """The key as it is shown: streams[front-door].url, detector.score_thresholds.person."""
         words = ""
         for depth, part in enumerate(path):
             if isinstance(part, int):

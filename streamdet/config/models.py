@@ -41,7 +41,7 @@ def _is_auto(value: object) -> str:
     return "[auto]" if value == "auto" else "[number]"
 
 
-# The tags stand in brackets, so that they cannot be taken for keys where a mistake is explained.
+# The tags are in brackets, so that error messages cannot take them for keys.
 AutoOrBatchSize = Annotated[
     Annotated[Literal["auto"], Tag("[auto]")] | Annotated[int, Field(ge=1, le=64), AS_WHOLE_NUMBER, Tag("[number]")],
     Discriminator(_is_auto),
@@ -127,7 +127,7 @@ class DetectorConfig(BaseModel):
 
     @property
     def largest_batch(self) -> int:
-        """Frames of a batch at the most; 8 for "auto" where no trial has said what is best."""
+        """Frames of a batch at most; 8 for "auto" as long as no trial has found a better number."""
         return _BATCH_SIZE if self.max_batch_size == "auto" else self.max_batch_size
 
     @field_validator("model")

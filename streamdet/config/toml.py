@@ -1,4 +1,4 @@
-"""Reads a TOML file into tables, and finds the line of every key, which tomllib does not tell."""
+"""Reads a TOML file into tables, and finds the line of every key, which tomllib does not report."""
 
 from __future__ import annotations
 
@@ -124,13 +124,13 @@ def _hint(problem: str) -> str:
     if problem == "Invalid value":
         return '; a text needs quotes, such as name = "front-door"'
     if problem == "Cannot overwrite a value":
-        return "; each key may stand only once in its table"
+        return "; a table can have each key only once"
     if problem.startswith("Expected newline"):
-        return "; each key stands on a line of its own, and a text in quotes"
+        return "; write each key on a line of its own, and text in quotes"
     if problem.startswith(("Expected '='", "Invalid statement")):
         return "; a line is key = value, [table] or [[streams]]"
     if "declare" in problem:
-        return "; each table may stand only once"
+        return "; each table can be defined only once"
     return ""
 
 

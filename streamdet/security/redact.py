@@ -1,6 +1,6 @@
 """Masks secrets in everything that people read: logs, events, metrics, error messages.
 
-It works in two ways. Known secrets (`remember_secret`) are masked wherever they stand, raw or escaped. Text that looks
+It works in two ways. Known secrets (`remember_secret`) are masked everywhere, raw or escaped. Text that looks
 like a secret (the login in a URL, a token in a query, an `Authorization` header) is masked even if it is not known.
 Where a text is ambiguous, too much is masked rather than too little.
 """
@@ -21,7 +21,7 @@ _SHORTEST_SECRET = 3
 # Values below this length are masked only as a word of their own: "1234" must not destroy "frame 51234".
 _SHORTEST_ANYWHERE = 8
 
-# One URL that directly follows another ("rtsp://a:b@c,rtsp://d:e@f") begins at one of these; what stands
+# One URL that directly follows another ("rtsp://a:b@c,rtsp://d:e@f") begins at one of these; text
 # before another "://" may as well belong to a password.
 _NEXT_URL = re.compile(r"(?<![A-Za-z0-9])(?=(?:rtsps?|rtmps?|https?|wss?|ftp|file|tcp|udp|ipc)://)", re.IGNORECASE)
 # "://", also as JSON may escape it.
@@ -32,7 +32,7 @@ _ANYWHERE_NAME = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|acce
 _QUERY_WORD = "pass|pas|pwd|secret|token|key|auth|sig|credential|session|jwt|user|usr|login"
 _QUERY_NAME = rf"[\w.~%-]{{0,40}}(?:{_QUERY_WORD})[\w.~%-]{{0,40}}"
 _QUERY = re.compile(rf"([?&;]{_QUERY_NAME}=|(?<![A-Za-z0-9]){_ANYWHERE_NAME}=)[^&\s\"'<>]*", re.IGNORECASE)
-# What stands in an environment or in a file of one: FRONT_DOOR_LOGIN=user:password.
+# As in an environment or an environment file: FRONT_DOOR_LOGIN=user:password.
 _VARIABLE = re.compile(
     r"(?<![A-Za-z0-9_?&;{-])((?:[A-Z0-9]{1,40}_){0,9}(?:LOGIN|PASS|PW|AUTH|CREDENTIALS?|KEY|TOKEN|SECRET)=)"
     r"(?:\"[^\"\r\n]*\"|'[^'\r\n]*'|[^\s\"'<>]*)"
@@ -76,7 +76,7 @@ def redact(text: str | bytes) -> str:
 
 
 def remember_secret(value: str) -> None:
-    """Masks a value from now on, wherever it stands, raw, percent-encoded or escaped.
+    """Masks a value from now on, raw, percent-encoded or escaped.
 
     Of a login `user:password` the password is masked on its own too, and the whole also in base64; the user name is
     masked only in URLs and logins, because it is often an ordinary word. Values of fewer than three characters are not

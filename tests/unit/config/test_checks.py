@@ -53,7 +53,7 @@ def test_labels_stand_in_the_header_of_a_file() -> None:
         ('weights = "w.pth"', "1: detector.model: is missing; a .pth file does not say what it is of"),
         ('engine = "torch"\nprecision = "int8"', '3: detector.precision: is "int8"; with engine = "torch" it must be one of "auto", "fp32", "bf16"'),
         ('engine = "reference"\nprecision = "bf16"', '3: detector.precision: is "bf16"; with engine = "reference" it must be one of "auto", "fp32"'),
-        ('device = "cuda:all"', '2: detector.device: is "cuda:all", which goes with engine = "graph" alone'),
+        ('device = "cuda:all"', '2: detector.device: is "cuda:all", which needs engine = "graph"'),
     ],
 )  # fmt: skip
 def test_a_detector_that_cannot_be_loaded_is_told_before_it_is(tmp_path: Path, detector: str, expected: str) -> None:

@@ -55,8 +55,8 @@ def problems(file: Path, text: str, **environ: str) -> list[str]:
 BAD = {
     "not TOML": ("x = [1,\n", "is not TOML"),
     "no quotes": ("[log]\nlevel = debug\n", '2:9: is not TOML: Invalid value; a text needs quotes, such as name = "front-door"'),
-    "key twice": ("a = 1\na = 2\n", "2:6: is not TOML: Cannot overwrite a value; each key may stand only once"),
-    "table twice": ("[log]\n[log]\n", "2:5: is not TOML: Cannot declare ('log',) twice; each table may stand only once"),
+    "key twice": ("a = 1\na = 2\n", "2:6: is not TOML: Cannot overwrite a value; a table can have each key only once"),
+    "table twice": ("[log]\n[log]\n", "2:5: is not TOML: Cannot declare ('log',) twice; each table can be defined only once"),
     "no equals": (f"{STREAM}max_fps: 3", "4:8: is not TOML: Expected '=' after a key"),
     "endless number": (f"x = {'1' * 5000}\n", "is not TOML"),
     "deep nesting": (f"x = {'[' * 5000}", "is nested too deeply"),
