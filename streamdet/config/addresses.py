@@ -21,6 +21,8 @@ class UrlKind(StrEnum):
     DEVICE = "device"
 
 
+MAX_URL_CHARACTERS = 4096
+"""FFmpeg's own bound."""
 _SCHEMES = ("rtsp", "rtsps", "http", "https", "file")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # rtsp:/host, rtsps//host, http;//host, rtsp:\\host: a typing error, not the name of a file.
@@ -48,6 +50,8 @@ def kind_of_url(url: str) -> UrlKind:
     """
     if not _AROUND.sub("", url):
         refuse(f"is empty; must be {_WAYS}")
+    if len(url) > MAX_URL_CHARACTERS:
+        refuse(f"has more than {MAX_URL_CHARACTERS:,} characters, which FFmpeg does not take")
     scheme = _SCHEME.match(url)
     # A control character that is written as %00 reaches the file system or the server as such.
     if _CONTROL.search(url if scheme is None else unquote(url)):

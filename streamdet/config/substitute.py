@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from streamdet.config.addresses import MAX_URL_CHARACTERS
 from streamdet.config.toml import KeyPath
 from streamdet.config.values import Substituted
 from streamdet.security.redact import remember_secret, remember_url
@@ -49,7 +50,8 @@ class Substitution:
             return value
         is_url = bool(path) and path[-1] == "url"
         replaced = self._replace(value, path, is_url=is_url) if "${" in value else value
-        if is_url and path not in self.problems:
+        # A longer one is refused, and its message does not repeat it; to mask it would take seconds.
+        if is_url and path not in self.problems and len(replaced) <= MAX_URL_CHARACTERS:
             remember_url(replaced)
         return replaced
 

@@ -152,6 +152,7 @@ BAD = {
     "metrics for every host": (f"[metrics]\nendpoint = ':9095'\n{STREAM}", '2: metrics.endpoint: is ":9095"; must name an address, like 127.0.0.1:9095; every one of this machine is 0.0.0.0:9095'),
     "metrics as a url": (f"[metrics]\nendpoint = 'http://127.0.0.1:9095'\n{STREAM}", "must be host:port, without http://"),
     "metrics port": (f"[metrics]\nendpoint = '[::1]:70000'\n{STREAM}", "must be host:port"),
+    "url without end": (f"[[streams]]\nname = 'a'\nurl = 'rtsp://u:pl4nted-Secret@h/{'x' * 4096}'", "3: streams[a].url: has more than 4,096 characters"),
     "control port of another table": (f"[control]\nlisten = 'localhost:9095'\n{STREAM}", "2: control.listen: port 9095 is used by [metrics] and [control] both"),
     "control open to others": (f"[control]\nlisten = '0.0.0.0:9096'\n{STREAM}", "2: control.listen: would let other machines in: set tls_certificate_file"),
     "control open to others as metrics are": (f"[metrics]\nendpoint = '0.0.0.0:9095'\ninsecure = true\n[control]\nlisten = '[::]:9096'\n{STREAM}", "5: control.listen: would let other machines in"),
@@ -350,9 +351,9 @@ def test_any_file_makes_a_config_or_problems(tmp_path_factory: pytest.TempPathFa
         f"a{'.a' * 200_000} = 1\n", "'a'" + '."a"' * 100_000 + " = 1\n", f"[a{' . a' * 100_000}]\n", "x = {a" + ".a" * 200_000 + " = 1}\n",
         "".join(f"k{number} = 1\n" for number in range(80_000)), "[[streams]]\n" * 80_000,
         'x = """' + '\\"""' * 200_000, f"x = {'a' * 1_000_000}", f"x = {'[' * 900_000}", f"x = {'{a=' * 200_000}",
-        "[[streams]]\nname = 'A'\n" * 40_000,
+        "[[streams]]\nname = 'A'\n" * 40_000, f"[[streams]]\nname = 'a'\nurl = 'rtsp://{'a:b@' * 200_000}h/'\n",
     ],
-    ids=range(11),
+    ids=range(12),
 )  # fmt: skip
 def test_no_file_takes_long_to_refuse(file: Path, text: str) -> None:
     began = time.process_time()
