@@ -10,7 +10,6 @@ import errno
 import fcntl
 import itertools
 import logging
-import math
 import os
 import resource
 import sqlite3
@@ -130,6 +129,8 @@ class EventStore:
         self._inode = 0
         self._next_id = 1
         self._first_id: int | None = None  # of the events that this process writes
+        self._oldest_id = _FIRST_OLD_ID  # before it, only events of the future, which are not looked at each time
+        self._deleted_at_once = max(self._checkpoint_pages // 2, 1)
         self._epoch_ids: dict[str, int] = {}
         self._topic_ids: dict[str, int] = {}
         self._other_bytes = 0  # of segments, and of what was set aside
@@ -233,16 +234,17 @@ class EventStore:
         row = self._use(lambda database: database.execute(oldest).fetchone())
         return row is not None and row[0] < limit
 
-    def delete_older(self, limit: float) -> bool:
+    def delete_older(self, limit: float, now: float) -> bool:
         """Deletes some of the events that were kept before a time, the oldest first; false where there were none.
 
         Args:
             limit: Unix time in seconds.
+            now: the same; events of a later time, kept while the clock was wrong, stay.
 
         Raises:
             OSError, sqlite3.Error: they cannot be deleted.
         """
-        return self._use(self._delete_oldest, before=limit)
+        return self._use(self._delete_older, limit, now)
 
     def shrink(self) -> bool:
         """Deletes some of what is above the limit, or gives some unused pages back; false where nothing was to be done.
@@ -434,11 +436,7 @@ class EventStore:
     def _make_room(self, database: sqlite3.Connection, needed_bytes: int) -> int:
         """Deletes what is oldest, as much as it takes for what is written next; returns how much can be written."""
         while (room_bytes := self._max_database_bytes() - self._used_database_bytes(database)) < needed_bytes:
-            if not (
-                self._delete_set_aside()
-                or self._delete_oldest(database, enough_bytes=needed_bytes)
-                or self._delete_segment()
-            ):
+            if not (self._delete_set_aside() or self._delete_oldest(database, needed_bytes) or self._delete_segment()):
                 break
         return min(room_bytes, self._count_log_room(database, needed_bytes))
 
@@ -450,28 +448,33 @@ class EventStore:
     def _used_database_bytes(self, database: sqlite3.Connection) -> int:
         return (_pragma(database, "page_count") - _pragma(database, "freelist_count")) * _PAGE_BYTES
 
-    def _delete_oldest(
-        self, database: sqlite3.Connection, *, before: float = math.inf, enough_bytes: float = math.inf
-    ) -> bool:
-        """Deletes the oldest events, as many at once as the log may take; false where none was to be deleted."""
+    def _delete_oldest(self, database: sqlite3.Connection, enough_bytes: int) -> bool:
+        """Deletes the oldest events, as many at once as the log may take; false where there were none."""
         # While there are segments, what is newer than those is not the oldest.
         end = 0 if self._segments else self._next_id
+        oldest = "SELECT id, length(payload) FROM records WHERE id < ? ORDER BY id LIMIT ?"
         last, freed_bytes = None, 0
-        with contextlib.closing(
-            database.execute(
-                "SELECT id, kept_at, length(payload) FROM records WHERE id < ? ORDER BY id LIMIT ?",
-                (end, max(self._checkpoint_pages // 2, 1)),
-            )
-        ) as rows:
-            for number, kept_at, size_bytes in rows:
-                if kept_at >= before or freed_bytes >= enough_bytes:
-                    break
-                last = number
-                freed_bytes += size_bytes
+        for number, size_bytes in database.execute(oldest, (end, self._deleted_at_once)).fetchall():
+            last = number
+            freed_bytes += size_bytes
+            if freed_bytes >= enough_bytes:
+                break
         if last is None:
             return False
         self._count_log_room(database, self._batch_bytes)
         database.execute("DELETE FROM records WHERE id <= ?", (last,))
+        return True
+
+    def _delete_older(self, database: sqlite3.Connection, limit: float, now: float) -> bool:
+        oldest = "SELECT id, kept_at FROM records WHERE id >= ? AND kept_at <= ? ORDER BY id LIMIT ?"
+        rows = database.execute(oldest, (self._oldest_id, now, self._deleted_at_once)).fetchall()
+        if rows:
+            self._oldest_id = rows[0][0]
+        old = [number for number, _ in itertools.takewhile(lambda row: row[1] < limit, rows)]
+        if not old:
+            return False
+        self._count_log_room(database, self._batch_bytes)
+        database.execute("DELETE FROM records WHERE id BETWEEN ? AND ? AND kept_at < ?", (old[0], old[-1], limit))
         return True
 
     def _delete_set_aside(self) -> bool:
@@ -505,7 +508,7 @@ class EventStore:
 
     def _shrink(self, database: sqlite3.Connection) -> bool:
         if self._used_database_bytes(database) > self._max_database_bytes():
-            return self._delete_set_aside() or self._delete_oldest(database, enough_bytes=self._batch_bytes)
+            return self._delete_set_aside() or self._delete_oldest(database, self._batch_bytes)
         pages, free_pages = _pragma(database, "page_count"), _pragma(database, "freelist_count")
         is_too_large = pages * _PAGE_BYTES > self._max_database_bytes()
         if not free_pages or not (is_too_large or free_pages > max(pages // 4, self._checkpoint_pages)):
@@ -517,6 +520,7 @@ class EventStore:
 
     def _forget_names(self, database: sqlite3.Connection) -> None:
         self._epoch_ids, self._topic_ids = {}, {}
+        self._oldest_id = _FIRST_OLD_ID
         database.execute("BEGIN IMMEDIATE")
         with database:
             database.execute("DELETE FROM epochs WHERE id < (SELECT epoch_id FROM records ORDER BY id LIMIT 1)")

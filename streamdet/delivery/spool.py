@@ -35,7 +35,7 @@ _BURST_OF_READING_SECONDS = 0.5
 # Events of this time are written together: to wake up for each would cost more than to write it.
 _GATHER_SECONDS = 0.02
 _SYNC_SECONDS = 1.0
-_FORGET_SECONDS = 60.0
+_FORGET_SECONDS = 600.0
 # A disk that has failed is tried again after so long.
 _TRY_AGAIN_SECONDS = 1.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -95,7 +95,7 @@ class Spool(Worker):
         self._store = EventStore(Path(config.directory or ""), config.max_bytes, epoch, self._last_seqs)
         self._failure = FailureLog(_log, "{} events were not kept")
         self._unreadable = FailureLog(_log, "{} requests were not answered")
-        self._untidy = FailureLog(_log, "{} times")
+        self._untidy = FailureLog(_log, "{} failures")
 
     def keep(self, topic: str, seq: int, payload: bytes) -> None:
         """Keeps an event of the present epoch; does not wait: where too many wait already, it is not kept.
@@ -280,7 +280,7 @@ class Spool(Worker):
         now = self._clock.now()
         limit = self._clock.wall() - self._max_age_seconds
         if now is not None:
-            return self._store.delete_older(limit)
+            return self._store.delete_older(limit, now)
         if self._clock.doubt != self._reported_doubt and self._store.is_older(limit):
             self._reported_doubt = self._clock.doubt
             _log.warning(

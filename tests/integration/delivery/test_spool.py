@@ -101,46 +101,68 @@ def test_it_stays_within_its_bounds_and_keeps_the_newest(tmp_path: Path) -> None
     assert 500 < len(seqs) < 1050
 
 
-class SetClock:
-    """A clock that tests set."""
-
-    def __init__(self) -> None:
-        self.wall = 1.8e9
-        self.steady = 50.0
-
-    def trusted(self) -> TrustedClock:
-        return TrustedClock(lambda: self.wall, lambda: self.steady)
+def clock_at(seconds: float) -> TrustedClock:
+    """A clock that stands still."""
+    return TrustedClock(lambda: 1.8e9 + seconds, lambda: 50.0)
 
 
 def test_old_events_are_deleted(tmp_path: Path) -> None:
-    clock = SetClock()
-    for epoch, passed in (("e1", 7140), ("e2", 60)):
-        with Counted(tmp_path, epoch, clock=clock.trusted()) as spool:
+    for epoch, at in (("e1", 0), ("e2", 7140)):
+        with Counted(tmp_path, epoch, clock=clock_at(at)) as spool:
             spool.put(range(1, 2001))
-        clock.wall += passed
-        clock.steady += passed
-    with Counted(tmp_path, "e3", max_age_seconds=3600, clock=clock.trusted()) as spool:
+    with Counted(tmp_path, "e3", max_age_seconds=3600, clock=clock_at(7200)) as spool:
         wait_until(lambda: not spool.all_of("e1"))
         assert spool.all_of("e2") == list(range(1, 2001))
-        clock.wall += 3600
-        clock.steady += 3600
+        spool.put(range(1, 11))
+    with Counted(tmp_path, "e4", max_age_seconds=3600, clock=clock_at(10_750)) as spool:
         wait_until(lambda: not spool.all_of("e2"))
+        assert spool.all_of("e3") == list(range(1, 11))
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_a_start_with_a_clock_that_is_wrong_deletes_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, epochs: int
 ) -> None:
-    clock = SetClock()
     for number in range(epochs):
-        with Counted(tmp_path, f"e{number}", clock=clock.trusted()) as spool:
+        with Counted(tmp_path, f"e{number}", clock=clock_at(0)) as spool:
             spool.put(range(1, 2))
-    clock.wall += 2 * 86400
-    with Counted(tmp_path, "next", max_age_seconds=3600, clock=clock.trusted()) as spool:
+    with Counted(tmp_path, "next", max_age_seconds=3600, clock=clock_at(2 * 86400)) as spool:
         spool.put(range(1, 4))
         wait_until(lambda: "look older than max_age_seconds" in caplog.text)
         assert [spool.all_of(f"e{number}") for number in range(epochs)] == [[1]] * epochs
     assert caplog.text.count("the clock is 2.0 days ahead of the newest event") == 1
+
+
+def test_events_from_a_clock_that_was_a_year_early_hold_up_no_others(tmp_path: Path) -> None:
+    year = 365 * 86400
+    for epoch, at in (("early", year), ("late", -year), ("right", 0), ("later", 3000)):
+        with Counted(tmp_path, epoch, clock=clock_at(at)) as spool:
+            spool.put(range(1, 11))
+    with Counted(tmp_path, "now", max_age_seconds=5000, clock=clock_at(5500)) as spool:
+        wait_until(lambda: not spool.all_of("late") and not spool.all_of("right"))
+        assert [len(spool.all_of(epoch)) for epoch in ("early", "later")] == [10, 10]
+
+
+def test_names_of_which_no_event_is_left_are_forgotten(tmp_path: Path) -> None:
+    last_seqs: dict[str, int] = {}
+    with contextlib.closing(EventStore(tmp_path, 2**30, "e1", last_seqs)) as store:
+        store.append([Record("e1", "detections/gone/", 1, 1000.0, b"{}")])
+        store.end_epoch({"detections/gone/": 1})
+    with contextlib.closing(EventStore(tmp_path, 2**30, "e2", last_seqs)) as store:
+        store.append([Record("e2", TOPIC, 1, 5000.0, b"{}")])
+        assert store.delete_older(2000.0, 6000.0)
+        assert not store.delete_older(2000.0, 6000.0)
+        end = store.answer(ReplayRequest(1, "detections/gone/", 1, None, "e1"))
+        assert (end.next_seq, end.end_is_known) == (2, True)
+        store.forget_names()
+        end = store.answer(ReplayRequest(1, "detections/gone/", 1, None, "e1"))
+        assert (end.next_seq, end.end_is_known) == (1, False)
+        with contextlib.closing(sqlite3.connect(tmp_path / "events.sqlite")) as database:
+            assert database.execute("SELECT epoch FROM epochs").fetchall() == [("e2",)]
+            assert database.execute("SELECT topic FROM topics").fetchall() == [(TOPIC,)]
+        store.append([Record("e2", "detections/gone/", 1, 5000.0, b"{}")])
+        last_seqs["detections/gone/"] = 1
+        assert store.answer(ReplayRequest(1, "detections/gone/", 1, None, "e2")).seqs == (1,)
 
 
 def test_a_clock_is_believed_again_an_hour_after_it_jumped() -> None:
