@@ -47,10 +47,10 @@ bench: setup  ## Measure the detector, the daemon and this machine: three minute
 	$(BIN)/streamdet bench $(if $(SECONDS),--seconds $(SECONDS)) $(BENCH_ARGS)
 
 test: setup-dev  ## Pass the tests
-	$(BIN)/pytest -n auto --maxprocesses 4 $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 test-fast: setup-dev  ## Pass the tests that need no server, in a minute or so
-	$(BIN)/pytest -n auto --maxprocesses 4 -m "not slow and not network" tests/unit tests/integration/cli tests/integration/config $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow and not network" tests/unit tests/integration/cli tests/integration/config $(PYTEST_ARGS)
 
 stress: setup-dev  ## Run the races of the tests a thousand times
 	STREAMDET_STRESS_ROUNDS=$(or $(COUNT),1000) $(BIN)/pytest -m stress --timeout 3600 -o faulthandler_timeout=4000 -rA $(PYTEST_ARGS)
