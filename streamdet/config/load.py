@@ -165,12 +165,15 @@ class _Reading:
         return config
 
     def warnings(self, written: Tables) -> list[str]:
-        """Addresses that are probably mistakes, and passwords that are written into the file itself."""
+        """Addresses that are probably mistakes, passwords that are written into the file itself, and unused keys."""
         lines = []
         for number, stream in enumerate(written.get("streams", [])):
             path, url = ("streams", number, "url"), stream["url"]
             if doubt := doubt_of_url(url):
                 lines.append(self._line_of(path, doubt))
+            if "backend" in stream:
+                unused = "is no longer used: PyAV reads network streams and files, OpenCV reads devices; delete it"
+                lines.append(self._line_of(("streams", number, "backend"), unused))
             if re.match(r"[^/]*://[^/?#@]*:(?!\$\{)[^/?#@]+@", re.sub(r"\$\{[^}]*\}", "${", url)):
                 lines.append(
                     self._line_of(path, "holds a password; write ${NAME} instead, and keep the password elsewhere")

@@ -16,7 +16,6 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 HWACCELS = ("none", "auto", "cuda", "drm", "qsv", "vaapi", "vdpau", "videotoolbox", "vulkan")
 OF_ONE_STREAM = ("name", "url", "zones", "lines", "masks")
 """Keys that cannot have a default for all streams."""
-_TLS_KINDS = frozenset({UrlKind.RTSPS, UrlKind.HTTPS})
 # Marks a key whose change keeps the connection: it affects what is done with frames, not how they are read.
 KEEPS_CONNECTION = "x-keeps-connection"
 _KEEPS_CONNECTION: dict[str, Any] = {KEEPS_CONNECTION: True}
@@ -141,8 +140,7 @@ class StreamConfig(BaseModel):
     )
     backend: Literal["auto", "av", "opencv"] = Field(
         "auto",
-        description='What reads it: "av" (PyAV), "opencv", or "auto": PyAV for network and files, OpenCV for devices. '
-        "OpenCV reads no HLS, and nothing over TLS.",
+        description="No longer used: PyAV reads network streams and files, OpenCV reads devices. To be deleted.",
         examples=["av"],
     )
     transport: Literal["auto", "tcp", "udp"] = Field(
@@ -151,7 +149,7 @@ class StreamConfig(BaseModel):
     video_track: Annotated[int, Field(ge=0, le=999)] | None = Field(
         None,
         description="Which of several videos of a file, or variants of a playlist, is read: 0 for the first. Default: "
-        "FFmpeg's choice, by frames and bit rate, and never a cover picture. For PyAV only.",
+        "FFmpeg's choice, by frames and bit rate, and never a cover picture.",
         examples=[1],
     )
     hwaccel: str = Field(
@@ -271,13 +269,6 @@ class StreamConfig(BaseModel):
         kind_of_url(url)
         return with_small_scheme(url)
 
-    @field_validator("backend")
-    @classmethod
-    def _speaks_safely(cls, backend: str, info: ValidationInfo) -> str:
-        if backend == "opencv" and "url" in info.data and kind_of_url(info.data["url"]) in _TLS_KINDS:
-            refuse('"opencv" brings a TLS library that is no longer maintained; use "av" for rtsps:// and https://')
-        return backend
-
     @field_validator("zones", "lines", "masks")
     @classmethod
     def _fit_together(
@@ -302,8 +293,6 @@ class StreamConfig(BaseModel):
         if "url" not in info.data or value == cls.model_fields[field].default:
             return value
         fits = KEY_FITS[field]
-        if field == "video_track" and info.data.get("backend") == "opencv":
-            refuse('applies to PyAV only; delete it here, or backend = "opencv"')
         if kind_of_url(info.data["url"]) not in fits:
             urls = " and ".join("files" if kind is UrlKind.FILE else f"{kind}://" for kind in sorted(fits))
             refuse(f"applies to {urls} only; delete it here")

@@ -8,25 +8,14 @@ retries; for another try, open another source. Only the thread that opened a sou
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Protocol
 
-from streamdet.capture.sources.ffmpeg import SELF_CONTAINED
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import HeldError, SourceError
 from streamdet.types import Clock, Picture, Reason
-
-# OpenCV's own FFmpeg is told what to do by the environment, which is changed here because that is only safe while no
-# other thread runs. It writes to standard error, which may show URLs; and no one could bound where playlists lead it.
-os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
-_options = os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp")
-if "format_whitelist" not in _options:
-    _options += f"|format_whitelist;rtsp,{SELF_CONTAINED}"
-# Its wheel brings an OpenSSL that is no longer maintained: wherever a server redirects it to, TLS is not spoken.
-os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{_options}|protocol_whitelist;file,http,rtp,rtsp,tcp,udp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +28,7 @@ class SourceInfo:
         height: pixels.
         fps: frames per second that a file has in the mean; None where it does not say, and for live streams, whose rate
             only a measurement shows (see `frame_rate`).
-        backend: "av" or "opencv".
+        backend: "av" (PyAV) or "opencv", which reads devices.
         hwaccel: the hardware that decodes; None for software.
         transport: how RTSP carries pictures: "tcp", "udp" or "auto" (whatever the server offered, TCP first); None for
             everything else.
@@ -119,10 +108,10 @@ def open_source(config: StreamConfig) -> Source:
     Raises:
         SourceError: it cannot be opened.
     """
-    if config.backend == "opencv" or (config.backend == "auto" and kind_of_url(config.url) is UrlKind.DEVICE):
-        from streamdet.capture.sources.opencv import OpenCvSource  # noqa: PLC0415 - most streams never need OpenCV
+    if kind_of_url(config.url) is UrlKind.DEVICE:
+        from streamdet.capture.sources.device import DeviceSource  # noqa: PLC0415 - most streams never need OpenCV
 
-        return OpenCvSource(config)
+        return DeviceSource(config)
     from streamdet.capture.sources.av import AvSource  # noqa: PLC0415 - nor devices PyAV
 
     return AvSource(config)

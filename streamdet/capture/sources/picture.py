@@ -170,18 +170,19 @@ class AvPicture:
 
 
 class BgrPicture:
-    """A frame of OpenCV.
+    """A frame of a device, as OpenCV gives it.
 
     Attributes:
         bgr: uint8 [height, width, 3].
         pixel_aspect: width of a pixel as a part of its height; 1.0 where it is square.
     """
 
-    __slots__ = ("bgr", "pixel_aspect")
+    __slots__ = ("bgr",)
 
-    def __init__(self, bgr: NDArray[np.uint8], sample_aspect: float = 1.0) -> None:
+    pixel_aspect = 1.0
+
+    def __init__(self, bgr: NDArray[np.uint8]) -> None:
         self.bgr = bgr
-        self.pixel_aspect = _believed(sample_aspect)
 
     @property
     def width(self) -> int:

@@ -60,12 +60,6 @@ def test_codecs_and_transports(server: RtspServer, path: str, codec: str, transp
     assert len(times) >= 2
 
 
-def test_opencv_reads_it_too(server: RtspServer) -> None:
-    info, frames = read(server.url("/h264"), backend="opencv")
-    assert (info.codec, info.backend) == ("h264", "opencv")
-    assert frames[0].picture.width == 320
-
-
 def test_size_may_change(server: RtspServer) -> None:
     _, frames = read(server.url("/sizes"), frames=25)
     assert {(f.picture.width, f.picture.to_rgb().shape[1]) for f in frames} >= {(480, 480)}
@@ -85,9 +79,8 @@ def test_clock_of_the_camera_from_sender_reports(server: RtspServer) -> None:
     assert abs(frame.captured_at - now) < 5
 
 
-@pytest.mark.parametrize("backend", ["av", "opencv"])
-def test_no_such_path(server: RtspServer, backend: str) -> None:
-    assert failure(server.url("/nope"), backend=backend).reason is Reason.NOT_FOUND
+def test_no_such_path(server: RtspServer) -> None:
+    assert failure(server.url("/nope")).reason is Reason.NOT_FOUND
 
 
 def test_audio_only() -> None:
@@ -115,7 +108,6 @@ def test_logins(method: str) -> None:
         none = failure(server.url())
         assert none.reason is Reason.UNAUTHORIZED
         assert "has none" in none.detail
-        assert failure(server.url(login=f"user:{SECRET}-not"), backend="opencv").reason is Reason.UNAUTHORIZED
 
 
 def test_encrypted_rtsp_must_be_trusted(tmp_path: Path) -> None:

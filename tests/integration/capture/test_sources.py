@@ -26,8 +26,6 @@ from support.videos import concatenate, make_audio, make_video
 from support.waiting import join
 from support.web import WebServer
 
-both_backends = pytest.mark.parametrize("backend", ["av", "opencv"])
-
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -60,9 +58,8 @@ def failure(url: object, **values: object) -> SourceError:
     return error
 
 
-@both_backends
-def test_file_as_fast_as_possible_loses_nothing(clip: Path, backend: str) -> None:
-    source = open_source(stream_config(clip, backend=backend, pace="fastest"))
+def test_file_as_fast_as_possible_loses_nothing(clip: Path) -> None:
+    source = open_source(stream_config(clip, pace="fastest"))
     frames, error = read_all(source)
     assert error.reason is Reason.ENDED
     assert not source.info.live
@@ -72,29 +69,26 @@ def test_file_as_fast_as_possible_loses_nothing(clip: Path, backend: str) -> Non
     assert all(f.clock == "daemon" and abs(f.captured_at - time.time()) < 60 for f in frames)
 
 
-@both_backends
-def test_file_in_real_time_takes_its_time(clip: Path, backend: str) -> None:
+def test_file_in_real_time_takes_its_time(clip: Path) -> None:
     started = time.monotonic()
-    frames, _ = read_all(open_source(stream_config(clip, backend=backend)))
+    frames, _ = read_all(open_source(stream_config(clip)))
     assert len(frames) == 10
     assert time.monotonic() - started > 0.3
 
 
-@both_backends
-def test_loop_goes_on_with_growing_time(clip: Path, backend: str) -> None:
-    source = open_source(stream_config(clip, backend=backend, pace="fastest", loop=True))
+def test_loop_goes_on_with_growing_time(clip: Path) -> None:
+    source = open_source(stream_config(clip, pace="fastest", loop=True))
     frames = [source.read() for _ in range(25)]
     source.close()
     assert [f.pts_seconds for f in frames] == pytest.approx([n / 25 for n in range(25)], abs=1e-6)
     assert abs(int(frames[20].picture.to_rgb().mean()) - 40) <= 2
 
 
-@both_backends
 @pytest.mark.parametrize("spelling", ["file://{}", "{}"])
-def test_files_are_found_however_they_are_written(tmp_path: Path, backend: str, spelling: str) -> None:
+def test_files_are_found_however_they_are_written(tmp_path: Path, spelling: str) -> None:
     clip = make_video(tmp_path / "a b:c.mp4", frames=2)
     location = spelling.format(str(clip).replace(" ", "%20") if "file" in spelling else clip)
-    frames, _ = read_all(open_source(stream_config(location, backend=backend, pace="fastest")))
+    frames, _ = read_all(open_source(stream_config(location, pace="fastest")))
     assert len(frames) == 2
 
 
@@ -133,8 +127,7 @@ def test_turned_file_is_shown_upright(tmp_path: Path) -> None:
     assert picture.to_rgb().shape == (64, 48, 3)
 
 
-@both_backends
-def test_bad_files(tmp_path: Path, clip: Path, backend: str) -> None:
+def test_bad_files(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.txt").write_text("hello\n" * 100)
     (tmp_path / "text.mp4").write_text("hello\n" * 100)
@@ -151,7 +144,7 @@ def test_bad_files(tmp_path: Path, clip: Path, backend: str) -> None:
         ".": Reason.NO_VIDEO,
     }
     (tmp_path / "clip.mp4").write_bytes(b"")
-    found = {name: failure(tmp_path / name, backend=backend).reason for name in wanted}
+    found = {name: failure(tmp_path / name).reason for name in wanted}
     assert found == wanted
 
 
@@ -192,11 +185,10 @@ def test_broken_packets_are_left_out(tmp_path: Path) -> None:
     assert 20 < len(frames) <= 50
 
 
-@both_backends
-def test_picture_of_monstrous_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+def test_picture_of_monstrous_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamdet.capture.sources.picture.MAX_SIDE_PIXELS", 100)
     monster = make_video(tmp_path / "monster.h264", width=128, height=96, container="h264")
-    error = failure(monster, backend=backend)
+    error = failure(monster)
     assert error.reason is Reason.DECODE_ERROR
     assert "128x96" in error.detail
 
@@ -229,10 +221,9 @@ def test_device_that_is_none() -> None:
     assert failure("/dev/null").reason is Reason.NO_VIDEO
 
 
-@both_backends
-def test_http_mjpeg(backend: str) -> None:
+def test_http_mjpeg() -> None:
     with WebServer() as web:
-        source = open_source(stream_config(web.url("/mjpeg"), backend=backend))
+        source = open_source(stream_config(web.url("/mjpeg")))
         frames = [source.read() for _ in range(3)]
         source.close()
         assert source.info.live
@@ -257,37 +248,32 @@ def test_playlist_from_the_network_reads_no_files_of_this_machine(tmp_path: Path
         assert failure(web.url("/evil.m3u8")).reason is Reason.DECODE_ERROR
 
 
-@both_backends
-def test_http_failures(backend: str) -> None:
+def test_http_failures() -> None:
     with WebServer(login=f"user:{SECRET}") as web:
-        wrong = failure(web.url("/mjpeg", f"user:{SECRET}-not"), backend=backend)
-        none = failure(web.url("/mjpeg"), backend=backend)
-        missing = failure(web.url("/nope", f"user:{SECRET}"), backend=backend)
-        broken = failure(web.url("/broken", f"user:{SECRET}"), backend=backend)
-        page = failure(web.url("/page", f"user:{SECRET}"), backend=backend)
+        wrong = failure(web.url("/mjpeg", f"user:{SECRET}-not"))
+        none = failure(web.url("/mjpeg"))
+        missing = failure(web.url("/nope", f"user:{SECRET}"))
+        broken = failure(web.url("/broken", f"user:{SECRET}"))
+        page = failure(web.url("/page", f"user:{SECRET}"))
         web.pages |= {"/api.mp4": lambda: b'{"error": "log in first"}', "/xml": lambda: b"<?xml version='1.0'?><e/>"}
-        api, xml = (failure(web.url(path, f"user:{SECRET}"), backend=backend) for path in ("/api.mp4", "/xml"))
-    if backend == "av":
-        assert "sends a web page (HTML), not a video" in page.detail
-        assert "sends JSON, not a video" in api.detail
-        assert "sends XML, not a video" in xml.detail
+        api, xml = (failure(web.url(path, f"user:{SECRET}")) for path in ("/api.mp4", "/xml"))
+    assert "sends a web page (HTML), not a video" in page.detail
+    assert "sends JSON, not a video" in api.detail
+    assert "sends XML, not a video" in xml.detail
     reasons = [e.reason for e in (wrong, none, missing, broken, page)]
     assert reasons == [
         Reason.UNAUTHORIZED, Reason.UNAUTHORIZED, Reason.NOT_FOUND, Reason.REFUSED, Reason.DECODE_ERROR
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("backend", "scheme"),
-    [("av", "rtsp"), ("av", "http"), ("av", "rtsps"), ("av", "https"), ("opencv", "rtsp"), ("opencv", "http")],
-)
-def test_no_server(backend: str, scheme: str) -> None:
+@pytest.mark.parametrize("scheme", ["rtsp", "http", "rtsps", "https"])
+def test_no_server(scheme: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"{scheme}://user:{SECRET}@127.0.0.1:{unused.getsockname()[1]}/x"
         tls = {"tls_verify": False} if scheme.endswith("s") else {}
-        assert failure(url, backend=backend, **tls).reason is Reason.REFUSED
-    assert failure(f"{scheme}://user:{SECRET}@nowhere.invalid/x", backend=backend, **tls).reason is Reason.DNS
+        assert failure(url, **tls).reason is Reason.REFUSED
+    assert failure(f"{scheme}://user:{SECRET}@nowhere.invalid/x", **tls).reason is Reason.DNS
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "http", "rtsps"])
@@ -312,23 +298,6 @@ def test_https_server_must_be_trusted(certificate: tuple[Path, Path]) -> None:
             assert source.read().picture.width == 64
             source.close()
         assert failure(web.url("/mjpeg"), tls_ca_file="/missing.pem").reason is Reason.TLS
-
-
-def test_opencv_never_speaks_tls() -> None:
-    """Not even where a server sends it: the OpenSSL in its wheel is no longer maintained."""
-    with WebServer() as web, socket.create_server(("127.0.0.1", 0)) as lure:
-        lure.settimeout(0.2)
-        address = f"127.0.0.1:{lure.getsockname()[1]}/mjpeg"
-        web.redirections = {"/http": f"https://{address}", "/tls": f"tls://{address}"}
-        parameters = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 2000]
-        for path in web.redirections:
-            assert not cv2.VideoCapture(web.url(path), cv2.CAP_FFMPEG, parameters).isOpened()
-        for scheme in ("https", "rtsps", "tls"):
-            assert not cv2.VideoCapture(f"{scheme}://{address}", cv2.CAP_FFMPEG, parameters).isOpened()
-        with pytest.raises(TimeoutError):
-            lure.accept()
-        web.redirections = {"/http": web.url("/mjpeg")}
-        assert cv2.VideoCapture(web.url("/http"), cv2.CAP_FFMPEG).read()[0]
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])
@@ -478,13 +447,13 @@ class SlowTs:
 
         with socket.create_server(("127.0.0.1", 0)) as server:
             server.settimeout(60)
-            thread = threading.Thread(target=send, args=(server,))
+            thread = threading.Thread(target=send, args=(server,), daemon=True)
             thread.start()
             try:
                 yield f"http://127.0.0.1:{server.getsockname()[1]}/live.ts"
             finally:
                 closing.set()
-                thread.join()
+                join(thread)
 
 
 def test_timestamps_of_a_live_stream_that_start_again_do_not_go_back(tmp_path: Path) -> None:
@@ -518,14 +487,14 @@ def test_a_film_that_breaks_off_has_not_ended(tmp_path: Path) -> None:
                     connection.sendall(head + film[: len(film) // 2])
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=send_halves, args=(server,))
+        thread = threading.Thread(target=send_halves, args=(server,), daemon=True)
         thread.start()
         try:
             source = open_source(stream_config(f"http://127.0.0.1:{server.getsockname()[1]}/film.ts"))
             frames, error = read_all(source)
         finally:
             server.shutdown(socket.SHUT_RDWR)
-            thread.join()
+            join(thread)
     assert 20 < len(frames) < 200
     assert not error.is_final
 

@@ -117,7 +117,6 @@ BAD = {
     "TLS without TLS": (f"{STREAM}tls_verify = false", "4: streams[yard].tls_verify: applies to https:// and rtsps:// only"),
     "TLS file is missing": (f"{STREAM.replace('rtsp:', 'rtsps:')}tls_ca_file = '/nowhere/ca.pem'", "4: streams[yard].tls_ca_file: there is no file /nowhere/ca.pem"),
     "unknown hwaccel": (f"{STREAM}hwaccel = 'cudaa'", '4: streams[yard].hwaccel: is "cudaa"; must be one of none, auto, cuda'),
-    "opencv over TLS": (f"{STREAM.replace('rtsp:', 'rtsps:')}backend = 'opencv'", '4: streams[yard].backend: "opencv" brings a TLS library that is no longer maintained; use "av" for rtsps:// and https://'),
     "unknown backend": (f"{STREAM}backend = 'ffmpeg'", '4: streams[yard].backend: is "ffmpeg"; must be one of "auto", "av", "opencv"'),
     "switch in quotes": (f"{STREAM}loop = 'yes'", '4: streams[yard].loop: is "yes"; must be true or false, without quotes'),
     "number in quotes": (f"{STREAM}max_fps = '5'", '4: streams[yard].max_fps: is "5"; must be a number without quotes'),

@@ -49,11 +49,10 @@ def test_the_shape_of_pixels_turns_with_the_picture_and_is_believed_within_bound
     assert picture(aspect, turns).pixel_aspect == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("backend", ["av", "opencv"])
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts", "clip.h264"])
-def test_sources_say_what_the_stream_says(tmp_path: Path, backend: str, name: str) -> None:
+def test_sources_say_what_the_stream_says(tmp_path: Path, name: str) -> None:
     path = make_video(tmp_path / name, sample_aspect=Fraction(16, 11))
-    source = open_source(stream_config(path, backend=backend, pace="fastest"))
+    source = open_source(stream_config(path, pace="fastest"))
     try:
         found = source.read().picture
     finally:
