@@ -81,7 +81,7 @@ class Daemon:
     ) -> None:
         self.epoch = secrets.token_hex(8)
         self.running: Running | None = None
-        self._is_still_loading = False
+        self._stopped_while_loading = False
         self.ledger = Ledger()
         self.metrics = Metrics(self.ledger)
         self.metrics.healthy.set_function(lambda: float(self.health().healthy))
@@ -219,9 +219,10 @@ class Daemon:
     def exit(self, code: int) -> NoReturn:
         """Ends the process after `run`.
 
-        A library that a thread still loads cannot be interrupted, and the interpreter's own end would wait for it.
+        After a stop while the detector was loading that happens at once: a library that still loads cannot be
+        interrupted, and the interpreter's own end would wait for it and clean up all that was imported.
         """
-        if self._is_still_loading:
+        if self._stopped_while_loading:
             logging.shutdown()
             os._exit(code)
         sys.exit(code)
@@ -305,7 +306,8 @@ class Daemon:
         while not loader.is_done and not self._stop_requested:
             self._wakeup.wait(1.0)
         loader.stop()
-        self._is_still_loading = not loader.join()
+        loader.join()
+        self._stopped_while_loading = self._stop_requested
         if self._stop_requested or isinstance(loader.error, Interrupted):
             return None
         if loader.error is not None:
