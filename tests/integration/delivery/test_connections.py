@@ -19,7 +19,7 @@ from streamdet.security.endpoints import parse_endpoint
 from streamdet.wire.replay import SnapshotRequest, encode_request
 from support.knocking import Door, Keys, RawSubscriber, hears, subscriber
 from support.publishing import frame_of, metrics_of, publisher_at
-from support.waiting import wait_until
+from support.waiting import join, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -246,7 +246,7 @@ def test_a_million_topics_are_not_listened_to() -> None:
         sub.recv_multipart()
         before, longest, last, seq = _resident_bytes(), 0.0, time.monotonic(), 1
         for _ in range(3):  # one that comes back is cut again
-            flooding = threading.Thread(target=flood, args=(publisher.endpoint,))
+            flooding = threading.Thread(target=flood, args=(publisher.endpoint,), daemon=True)
             flooding.start()
             while flooding.is_alive():
                 seq += 1
@@ -255,7 +255,7 @@ def test_a_million_topics_are_not_listened_to() -> None:
                 sub.recv_multipart()
                 now = time.monotonic()
                 longest, last = max(longest, now - last), now
-            flooding.join()
+            join(flooding)
         assert max(flooded) < 1_000_000
         assert metrics.registry.get_sample_value("streamdet_subscriber_cuts_total", cuts) == 3
         assert _resident_bytes() - before < 300 << 20
