@@ -1,4 +1,4 @@
-"""The environment that the program runs in, and what the service needs to reach it."""
+"""The Python environment of the program, and what its unit must mount so that the service can read it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Environment:
     folders: tuple[Path, ...]
 
     def check(self) -> None:
-        """Makes sure that the service's user can start the program.
+        """Checks that the service's user can start the program.
 
         Raises:
             InstallError: it cannot; the message says what to do.
@@ -63,12 +63,12 @@ class Environment:
         return "\n".join(lines) + "\n"
 
     def hidden(self) -> list[Path]:
-        """The folders that lie in people's homes or among temporary files."""
+        """The folders in users' homes or among temporary files, which the unit hides."""
         return [folder for folder in self.folders if _is_within(folder, HIDDEN)]
 
 
 def this_environment() -> Environment:
-    """The environment of this very process."""
+    """The environment of this process."""
     scripts = Path(sysconfig.get_path("scripts"))
     needed = [Path(sys.prefix), Path(sys.base_prefix), Path(streamdet.__file__).parent, *_interpreters()]
     folders = {variant for path in needed for variant in (path, path.resolve())}

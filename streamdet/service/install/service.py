@@ -1,4 +1,4 @@
-"""What an installation consists of, in order; and what takes it away again."""
+"""The steps of an installation, in order, and those that remove it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Service:
 
     @property
     def user(self) -> str:
-        """Its user and its group; no other instance has the same."""
+        """Its user and its group, which no other instance shares."""
         return f"{GROUP}-{self.instance}" if self.instance else GROUP
 
     @property
@@ -72,11 +72,11 @@ class Service:
 
     @property
     def is_running_system(self) -> bool:
-        """Whether systemctl speaks about this very system."""
+        """Whether systemctl acts on this system."""
         return self.root == Path("/")
 
     def check_system(self) -> None:
-        """Makes sure that something can be installed here.
+        """Checks that a service can be installed here.
 
         Raises:
             InstallError: not root, or no systemd.
@@ -89,7 +89,7 @@ class Service:
             raise InstallError(message)
 
     def install_steps(self, environment: Environment, *, gpu: bool, enable: bool) -> Iterator[Callable[[], Step]]:
-        """The steps, each made when its turn has come: the group is known only once it has been created."""
+        """The steps, each made when it is due: the group is known only once it has been created."""
         units, shipped = self.root / _UNITS, resources.files("streamdet.service.install")
         template = "streamdet@.service" if self.instance else "streamdet.service"
         users = self.root / f"etc/sysusers.d/{self.user}.conf"
@@ -124,12 +124,12 @@ class Service:
         return (self.root / _UNITS / _PAGE).exists()
 
     def has_link(self, environment: Environment) -> bool:
-        """Whether the short name of the program means this one."""
+        """Whether the program's link in /usr/local/bin points to this one."""
         link = self.root / _LINK
         return link.is_symlink() and link.readlink() == environment.scripts / "streamdet"
 
     def uninstall_steps(self) -> Iterator[Callable[[], Step]]:
-        """The steps back; configuration, secrets, state and user stay."""
+        """The steps that remove the service; configuration, secrets, state and user stay."""
         units = self.root / _UNITS
         template = "streamdet@.service" if self.instance else "streamdet.service"
         if self.is_running_system and (units / template).exists():

@@ -1,4 +1,4 @@
-"""The steps of an installation: each can say what it would do, do it, and be repeated."""
+"""The kinds of steps: each can say what it would do, can do it, and can be repeated."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Step(Protocol):
     """One step."""
 
     def verb(self) -> str:
-        """What is to be done now, in one word; one of SETTLED when nothing is."""
+        """What it would do now, in one word; one of SETTLED when nothing."""
 
     def __str__(self) -> str:
-        """What it is done to."""
+        """What it acts on."""
 
     def do(self) -> None:
         """Does it."""
@@ -43,7 +43,7 @@ class Folder:
         return f"{self.path}/"
 
     def verb(self) -> str:
-        """What is to be done now."""
+        """What it would do now."""
         if not self.path.is_dir():
             return "create"
         return "open" if self.mode & ~self.path.stat().st_mode else "unchanged"
@@ -75,7 +75,7 @@ class File:
         return f"{self.path} ({self.keep})" if self.keep and self.path.exists() else str(self.path)
 
     def verb(self) -> str:
-        """What is to be done now."""
+        """What it would do now."""
         if not self.path.exists():
             return "create"
         if self.keep:
@@ -100,7 +100,7 @@ class Link:
         return f"{self.path} -> {self.target}{why}"
 
     def verb(self) -> str:
-        """What is to be done now."""
+        """What it would do now."""
         if self.path.is_symlink():
             return "unchanged" if self.path.readlink() == self.target else "replace"
         if self.path.exists():
@@ -128,7 +128,7 @@ class Remove:
         return str(self.path)
 
     def verb(self) -> str:
-        """What is to be done now."""
+        """What it would do now."""
         return "remove" if os.path.lexists(self.path) else "absent"
 
     def do(self) -> None:
@@ -148,7 +148,7 @@ class Command:
         return " ".join(self.arguments)
 
     def verb(self) -> str:
-        """Always to be done."""
+        """Always the same."""
         return "run"
 
     def do(self) -> None:
