@@ -84,7 +84,7 @@ class Sampler:
 
 
 def _counts(page: str) -> dict[str, dict[str, float]]:
-    """Frames of each stream as the metrics page tells them."""
+    """Frames of each stream as on the metrics page."""
     counts: dict[str, dict[str, float]] = {}
     for family in text_string_to_metric_families(page):
         what = family.name.removeprefix("streamdet_frames_")
