@@ -352,7 +352,7 @@ class AvSource:
             if self._changes_format:
                 return None
             if self._is_file and not current_interrupt().is_set():
-                # What is behind the damage cannot be had; playing it again would not help.
+                # What is behind the damage cannot be read; playing it again would not help.
                 return None
             if current_interrupt().is_set() or time.monotonic() >= give_up_at:
                 raise self._nothing_decodes(packets, 0) from None
@@ -381,7 +381,7 @@ class AvSource:
 
     @property
     def _problem(self) -> SourceError | None:
-        """Why what is fetched for FFmpeg cannot be had; None where it can, and where the format has changed."""
+        """Why what is FFmpeg asks for cannot be fetched; None if it can, and where the format has changed."""
         return None if self._fetched is None or self._changes_format else self._fetched.problem
 
     def _decode(self, packet: av.Packet[av.VideoStream]) -> None:

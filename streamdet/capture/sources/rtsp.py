@@ -101,7 +101,7 @@ def connect(config: StreamConfig, url: str, budget: ConnectionBudget) -> socket.
     """A connection to the server of an address, encrypted for rtsps://.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: it cannot be read.
         SourceError: its name is not known.
     """
     connection = budget.connect(address_of_url(url))

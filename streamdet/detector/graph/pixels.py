@@ -54,14 +54,14 @@ class PixelFormat:
 
 @runtime_checkable
 class YuvPicture(Protocol):
-    """A picture that may be had as the decoder left it, which takes half the bytes of RGB and no conversion."""
+    """A picture that may be available as the decoder left it, which takes half the bytes of RGB and no conversion."""
 
     def to_yuv(self) -> Yuv | None:
         """The picture as it is; None where it is no YUV 4:2:0 of 8 bits, or stands askew."""
 
 
 def read_bytes(picture: Picture) -> tuple[PixelFormat, NDArray[np.uint8]]:
-    """A picture as bytes, and how to read them: as the decoder left it if it can be had, else as RGB.
+    """A picture as bytes, and how to read them: as the decoder left it if it is available, else as RGB.
 
     Returns:
         the format, and uint8 [frame_bytes].

@@ -104,7 +104,7 @@ def load_weights(config: DetectorConfig) -> Weights:
     which is complete in itself, or a state dict of torchvision's as .pth, which needs `model`.
 
     Raises:
-        DetectorError: they cannot be had, are damaged, or do not fit.
+        DetectorError: they cannot be found or downloaded, are damaged, or do not fit.
     """
     if config.weights == "embedded":
         return load_weights_file(embedded_weights())

@@ -56,7 +56,7 @@ def find_published(architecture: str, url: str | None = None, folders: tuple[Pat
         folders: where to look; a download goes to the first.
 
     Raises:
-        DetectorError: there is no good file and none can be had.
+        DetectorError: there is no good file, and it cannot be downloaded.
     """
     url = url or published_weights(architecture).url
     folders = folders or cache_folders()

@@ -3,7 +3,7 @@
 FFmpeg follows playlists wherever they lead, as far and as often as they say, and verifies the server of a playlist, but
 not those of its pieces. So every playlist, segment and key is fetched here: looked at, counted, verified, in time.
 
-A file that cannot be had is empty, as seen by FFmpeg: it then goes on with the next one or comes to its end, and
+A file that cannot be fetched is empty, as seen by FFmpeg: it then goes on with the next one or comes to its end, and
 `problem` says why.
 """
 
@@ -54,7 +54,7 @@ class HlsFiles:
     Attributes:
         has_other_format: whether the stream has ended for FFmpeg because its format has changed.
         is_complete: whether the newest playlist of segments is that of a film, from its beginning to its end.
-        problem: why the newest file could not be had; None when it could.
+        problem: why the newest file could not be fetched; None if it could.
         opened: what FFmpeg has not closed yet.
     """
 
@@ -77,7 +77,7 @@ class HlsFiles:
         self._client.wait_at_most(seconds)
 
     def __call__(self, url: str, _flags: int, options: dict[str, str]) -> _File:
-        """Opens one file; an empty one where it cannot be had."""
+        """Opens one file; an empty one if it cannot be fetched."""
         if not self._is_over:
             try:
                 return self._opened(url, options)
@@ -91,7 +91,7 @@ class HlsFiles:
             file.close()
 
     def failed(self, error: Exception, where: str) -> None:
-        """Remembers why a file could not be had."""
+        """Remembers why a file could not be fetched."""
         self.problem = self._client.failure(error, where)
 
     def _opened(self, url: str, options: dict[str, str]) -> _File:
