@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import av
 from av import _core as av_core
@@ -31,8 +31,9 @@ from streamdet.capture.sources.ffmpeg import (
     options_for,
     transport_of,
 )
-from streamdet.capture.sources.fifo import Fifo, is_fifo
+from streamdet.capture.sources.fifo import Fifo, begins_with, file_path, is_fifo
 from streamdet.capture.sources.hls.files import HlsFiles
+from streamdet.capture.sources.hls.playlist import BEGINNING
 from streamdet.capture.sources.http_client import HttpFile
 from streamdet.capture.sources.http_stream import HttpStream
 from streamdet.capture.sources.interrupt import current_interrupt
@@ -74,6 +75,7 @@ class AvSource:
         self._config = config
         self._kind = kind_of_url(config.url)
         self._is_file = self._kind is UrlKind.FILE
+        self._path = file_path(config.url)
         self._has_end = self._is_file
         self._frames: deque[tuple[av.VideoFrame, bool]] = deque()
         self._frames_of_round = 0
@@ -157,8 +159,10 @@ class AvSource:
         self._soundness = Soundness(self._stream.codec_context)
 
     def _open_container(self) -> av.container.InputContainer:
-        if self._is_file and is_fifo(self._path()):
-            self._fifo = Fifo(self._path(), self._config.stall_seconds)
+        if self._is_file and is_fifo(self._path):
+            self._fifo = Fifo(self._path, self._config.stall_seconds)
+        elif self._is_file and begins_with(self._path, BEGINNING):
+            return self._open_hls()
         if not self._is_file:
             look_up_name(self._config)
         if self._kind in HTTP_KINDS:
@@ -243,14 +247,10 @@ class AvSource:
     def _location(self) -> str:
         # The prefix keeps a path with a colon from being taken for a protocol.
         if self._is_file:
-            return f"file:{self._path()}"
+            return f"file:{self._path}" if self._hls is None else self._hls.address
         if self._relay is not None:
             return self._relay.url
         return with_password(self._config.url if self._way is None else self._way.url)
-
-    def _path(self) -> str:
-        url = self._config.url
-        return unquote(urlsplit(url).path) if url.lower().startswith("file://") else url
 
     def _choose_stream(self, container: av.container.InputContainer) -> av.VideoStream:
         stream = self._best_stream(container)

@@ -50,6 +50,7 @@ HLS_OPTIONS = {
     "analyzeduration": "5000000",
     "http_persistent": "0",
     "http_multiple": "0",
+    "protocol_whitelist": "http,https,tcp,tls,crypto,data",
     "format_whitelist": f"hls,{SELF_CONTAINED}",
 }
 

@@ -7,6 +7,7 @@ import select
 import stat
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.errors import SourceError
@@ -48,6 +49,20 @@ class Fifo:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def file_path(url: str) -> str:
+    """The path of a file that is configured as a path or as file://."""
+    return unquote(urlsplit(url).path) if url.lower().startswith("file://") else url
+
+
+def begins_with(path: str, beginning: bytes) -> bool:
+    """Whether a regular file begins so."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(beginning)) == beginning
+    except OSError:
+        return False
 
 
 def is_fifo(path: str) -> bool:

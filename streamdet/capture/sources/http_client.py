@@ -11,14 +11,17 @@ import http.client
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from streamdet.capture.sources.connections import ConnectionBudget, timed_out
 from streamdet.capture.sources.diagnosis import failure_of_connection, failure_of_login, failure_of_status, tls_context
+from streamdet.capture.sources.fifo import file_path
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.capture.sources.login import Login, challenges_in
 from streamdet.config import StreamConfig
@@ -27,6 +30,8 @@ from streamdet.errors import SourceError
 from streamdet.types import Reason
 
 _USER_AGENT = "streamdet"
+# How FFmpeg is to name files: it asks for a part of a file only behind http://.
+_THIS_MACHINE = "http://file.invalid"
 _READ_BYTES = 1 << 16
 _LONGEST_SKIP_BYTES = 1 << 20
 _SYNC_OF_MPEG_TS = b"G"
@@ -38,7 +43,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class HttpClient:
-    """Opens addresses for one stream; for one thread.
+    """Opens addresses for one stream, or the files of a playlist that is a file itself; for one thread.
 
     Args:
         config: of the stream, whose url may hold a login.
@@ -51,13 +56,16 @@ class HttpClient:
     """
 
     def __init__(self, config: StreamConfig, budget: ConnectionBudget) -> None:
-        url = config.url
-        needs_tls = kind_of_url(url) is UrlKind.HTTPS and config.tls_verify
+        url, kind = config.url, kind_of_url(config.url)
+        if kind is UrlKind.FILE:
+            url = f"{_THIS_MACHINE}{urllib.parse.quote(str(Path(file_path(url)).absolute()))}"
         self.address = without_login(url)
         self.budget = budget
         self.login = Login.of_url(url)
         self._wait_seconds = 0.0
-        self._schemes = ("https",) if needs_tls else ("http", "https")
+        self._schemes = ("https",) if kind is UrlKind.HTTPS and config.tls_verify else ("http", "https")
+        if kind is UrlKind.FILE:
+            self._schemes = ("file",)
         answers = [_CloseAnswer(), _Redirections(self._schemes), _Logins(self.login, _server_of(url))]
         self._opener = urllib.request.build_opener(*_handlers(budget, partial(tls_context, config)), *answers)
         self._opener.addheaders = [("User-Agent", _USER_AGENT)]
@@ -79,6 +87,10 @@ class HttpClient:
             SourceError: the address must not be asked, or its server asks for a login that is not known here.
             Exception: what urllib raises, for `failure`.
         """
+        if self._schemes == ("file",) and address.startswith(f"{_THIS_MACHINE}/"):
+            address = f"file://{address.removeprefix(_THIS_MACHINE)}"
+            if not Path(unquote(urlsplit(address).path)).is_file():
+                raise SourceError(Reason.NOT_FOUND, "there is no such file")
         require(self._schemes, address)
         request = urllib.request.Request(address, headers=headers or {})  # noqa: S310 - the scheme is one of these
         response: http.client.HTTPResponse = self._opener.open(request)
@@ -248,7 +260,7 @@ def without_login(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """Host and port as they stand in a url."""
+    """Host and port as they stand in a url; "" for files."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
@@ -263,9 +275,9 @@ def require(schemes: tuple[str, ...], address: str) -> None:
     scheme = urlsplit(address).scheme
     if scheme in schemes or scheme == "data":
         return
-    if scheme == "http":
+    if scheme == "http" and schemes == ("https",):
         raise SourceError(Reason.TLS, "it leads to an address without encryption")
-    raise SourceError(Reason.DECODE_ERROR, f"it leads to an address that is no web server's: {scheme[:20]}://")
+    raise SourceError(Reason.DECODE_ERROR, f"it leads to an address that may not be asked: {scheme[:20]}://")
 
 
 def _server_of(url: str) -> tuple[str, str, int | None]:

@@ -106,6 +106,32 @@ def test_all_shapes_of_segments_are_read(tmp_path: Path, shape: str, *, knows_ra
 
 
 @pytest.mark.parametrize("shape", _SHAPES)
+def test_a_playlist_may_be_a_file(tmp_path: Path, shape: str) -> None:
+    folder = tmp_path / "a folder of 100 %"
+    folder.mkdir()
+    path = make_hls(folder, "clip", 2, _SHAPES[shape])
+    assert count_frames(stream_config(path, pace="fastest")) == 20
+
+
+def test_a_playlist_that_is_a_file_is_looked_at_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "many.m3u8"
+    path.write_bytes(master(*[f"v{number}" for number in range(100)]))
+    with pytest.raises(SourceError) as caught:
+        count_frames(stream_config(path))
+    assert caught.value.reason is Reason.DECODE_ERROR
+    assert "more than 64 playlists" in caught.value.detail
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}\n#EXT-X-ENDLIST\n")
+        with pytest.raises(SourceError) as caught:
+            count_frames(stream_config(path))
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert "may not be asked" in caught.value.detail
+
+
+@pytest.mark.parametrize("shape", _SHAPES)
 def test_playlist_may_be_elsewhere(tmp_path: Path, shape: str) -> None:
     make_hls(tmp_path, "clip", 2, _SHAPES[shape])
     with WebServer(tmp_path) as there, WebServer() as here:

@@ -52,6 +52,7 @@ class HlsFiles:
         before: what has read the same stream until its format changed; this goes on there.
 
     Attributes:
+        address: of the first playlist, for FFmpeg.
         has_other_format: whether the stream has ended for FFmpeg because its format has changed.
         is_complete: whether the newest playlist of segments is that of a film, from its beginning to its end.
         problem: why the newest file could not be fetched; None if it could.
@@ -64,6 +65,7 @@ class HlsFiles:
         else:
             budget, position = before._client.budget, before._position  # noqa: SLF001 - its own class
         self._client: HttpClient = HttpClient(config, budget)
+        self.address = self._client.address
         self._position: Position = Position(position)
         self.has_other_format = False
         self._playlists = Playlists()
@@ -123,7 +125,7 @@ class HlsFiles:
                 body = beginning + file.read_all(MAX_BYTES + 1 - len(beginning))
                 return self._playlist(without_login(url), file.url, body)
         if not self._has_begun and self.problem is None:
-            self._end(SourceError(Reason.DECODE_ERROR, f"{host_of(url)} sends no playlist"))
+            self._end(SourceError(Reason.DECODE_ERROR, f"{host_of(url) or 'it'} sends no playlist"))
             file.close()
             return io.BytesIO()
         file.put_back(beginning)
@@ -160,7 +162,7 @@ class HlsFiles:
         begin, end = int(options.get("offset", 0)), int(options.get("end_offset", 0))
         part = {"Range": f"bytes={begin}-{end - 1 if end else ''}"} if begin or end else {}
         response = self._client.open(address, part)
-        if response.status == http.HTTPStatus.OK:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             _skip(response, begin)
         return response
 
@@ -169,7 +171,8 @@ class _HlsFile:
     """One file on its way."""
 
     def __init__(self, files: HlsFiles, url: str, response: http.client.HTTPResponse | None) -> None:
-        self.url = url if response is None else response.geturl()
+        is_elsewhere = response is not None and not response.geturl().startswith("file:")
+        self.url = response.geturl() if response is not None and is_elsewhere else url
         self._files = files
         self._response = response
         self._first = b""

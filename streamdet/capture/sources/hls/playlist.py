@@ -72,7 +72,7 @@ class Playlists:
         Raises:
             SourceError: decode_error: FFmpeg must not see it.
         """
-        sender, lines = urlsplit(asked).netloc, _LINE_END.split(body)
+        sender, lines = urlsplit(asked).netloc or "it", _LINE_END.split(body)
         longest = max(len(found), *map(len, lines))
         others, segments = (sum(line.startswith(tag) for line in lines) for tag in (_OTHER_PLAYLIST, _SEGMENT))
         is_first = not self._memory_bytes
