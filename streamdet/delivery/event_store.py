@@ -33,16 +33,18 @@ _SUFFIXES = ("", "-wal", "-shm", "-journal")
 _APPLICATION = int.from_bytes(b"sdsp")
 _VERSION = 1
 _PAGE_BYTES = 4096
+# SQLite numbers pages with 30 bits.
+_MAX_BYTES = _PAGE_BYTES << 30
 # The write-ahead log goes into the database when it has so many pages, or a 32nd of what the spool may take.
 _MAX_CHECKPOINT_PAGES = 1000
 _CHECKPOINTS_OF_A_SPOOL = 32
-# While another program reads, the write-ahead log cannot be used again from its beginning: this part it may become.
+# While another program reads, the write-ahead log cannot begin again and grows, up to this part of the spool.
 _LOGS_OF_A_SPOOL = 8
 _BUSY_SECONDS = 1.0
 _VALUES_AT_ONCE = 6 * 50
 # Of a larger file only the small tables are checked at the start, since checking takes about a second per GiB.
 _MAX_CHECKED_BYTES = 256 << 20
-# Events that were taken over from segments count up from here, events of today from 1: so ids have the order of time.
+# Ids have the order of time: those of events taken over from segments count up from here, all others from 1.
 _FIRST_OLD_ID = -(2**62)
 
 _SCHEMA = """
@@ -97,7 +99,7 @@ class _UnusableError(sqlite3.DatabaseError):
 
 
 class EventStore:
-    """All events on disk; for one thread, but for making and closing it before that thread runs.
+    """All events on disk; for one thread. Another one may make it, and close it before it is used.
 
     Args:
         directory: of one daemon alone; made if it is missing.
@@ -116,7 +118,7 @@ class EventStore:
     def __init__(self, directory: Path, max_bytes: int, epoch: str, last_seqs: Mapping[str, int]) -> None:
         self.directory = directory
         self.path = directory / _NAME
-        self._max_bytes = max_bytes
+        self._max_bytes = min(max_bytes, _MAX_BYTES)
         self._epoch = epoch
         self._last_seqs = last_seqs
         self._checkpoint_pages = min(_MAX_CHECKPOINT_PAGES, max_bytes // _CHECKPOINTS_OF_A_SPOOL // _PAGE_BYTES)
@@ -129,7 +131,7 @@ class EventStore:
         self._inode = 0
         self._next_id = 1
         self._first_id: int | None = None  # of the events that this process writes
-        self._oldest_id = _FIRST_OLD_ID  # before it, only events of the future, which are not looked at each time
+        self._oldest_id = _FIRST_OLD_ID  # only events that seem to be of the future come before it
         self._deleted_at_once = max(self._checkpoint_pages // 2, 1)
         self._epoch_ids: dict[str, int] = {}
         self._topic_ids: dict[str, int] = {}
@@ -195,7 +197,7 @@ class EventStore:
         return self._use(self._answer, request)
 
     def newest_before(self) -> float | None:
-        """When the newest event was kept that this process has not written, in Unix time; None where there is none.
+        """When the newest event of earlier runs was kept, in Unix time; None without one.
 
         Raises:
             OSError, sqlite3.Error: it cannot be read.
@@ -213,13 +215,7 @@ class EventStore:
         if self._database is not None and _inode(self.path) != self._inode:
             _log.warning("%s was deleted or replaced while it was used; a new one is begun", self.path)
             self._disconnect()
-        # SQLite itself does so only when it brings the log into the database, which may take minutes.
-        with contextlib.suppress(FileNotFoundError):
-            log = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fdatasync(log)
-            finally:
-                os.close(log)
+        self._sync_log()
 
     def is_older(self, limit: float) -> bool:
         """Whether the oldest event was kept before a time.
@@ -366,7 +362,7 @@ class EventStore:
             if not topic and _last_seqs(payload) is not None:
                 self._end_epoch(database, epoch, payload, is_old=True)
         # The segment is deleted next, and that may reach the disk before what SQLite has only handed to the kernel.
-        database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._sync_log()
 
     def _answer(self, database: sqlite3.Connection, request: ReplayRequest) -> Replayed:
         epoch, topic = request.epoch or self._epoch, request.topic
@@ -454,11 +450,12 @@ class EventStore:
         end = 0 if self._segments else self._next_id
         oldest = "SELECT id, length(payload) FROM records WHERE id < ? ORDER BY id LIMIT ?"
         last, freed_bytes = None, 0
-        for number, size_bytes in database.execute(oldest, (end, self._deleted_at_once)).fetchall():
-            last = number
-            freed_bytes += size_bytes
-            if freed_bytes >= enough_bytes:
-                break
+        with contextlib.closing(database.execute(oldest, (end, self._deleted_at_once))) as rows:
+            for number, size_bytes in rows:
+                last = number
+                freed_bytes += size_bytes
+                if freed_bytes >= enough_bytes:
+                    break
         if last is None:
             return False
         self._count_log_room(database, self._batch_bytes)
@@ -467,14 +464,19 @@ class EventStore:
 
     def _delete_older(self, database: sqlite3.Connection, limit: float, now: float) -> bool:
         oldest = "SELECT id, kept_at FROM records WHERE id >= ? AND kept_at <= ? ORDER BY id LIMIT ?"
-        rows = database.execute(oldest, (self._oldest_id, now, self._deleted_at_once)).fetchall()
-        if rows:
-            self._oldest_id = rows[0][0]
-        old = [number for number, _ in itertools.takewhile(lambda row: row[1] < limit, rows)]
-        if not old:
+        first, last = None, None
+        with contextlib.closing(database.execute(oldest, (self._oldest_id, now, self._deleted_at_once))) as rows:
+            for number, kept_at in rows:
+                first = number if first is None else first
+                if kept_at >= limit:
+                    break
+                last = number
+        if first is not None:
+            self._oldest_id = first
+        if last is None:
             return False
         self._count_log_room(database, self._batch_bytes)
-        database.execute("DELETE FROM records WHERE id BETWEEN ? AND ? AND kept_at < ?", (old[0], old[-1], limit))
+        database.execute("DELETE FROM records WHERE id BETWEEN ? AND ? AND kept_at < ?", (first, last, limit))
         return True
 
     def _delete_set_aside(self) -> bool:
@@ -505,6 +507,15 @@ class EventStore:
         if is_busy:
             raise OSError(errno.ENOSPC, "another program has been reading the database for too long")
         return self._max_log_bytes
+
+    def _sync_log(self) -> None:
+        """Brings the write-ahead log onto the disk; SQLite does so only when the log goes into the database."""
+        with contextlib.suppress(FileNotFoundError):
+            log = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(log)
+            finally:
+                os.close(log)
 
     def _shrink(self, database: sqlite3.Connection) -> bool:
         if self._used_database_bytes(database) > self._max_database_bytes():
@@ -634,7 +645,7 @@ class EventStore:
 
 
 def _lock(directory: Path) -> int:
-    """Makes a directory and locks it for this process.
+    """Makes a directory, and locks it for this process until the descriptor that it returns is closed.
 
     Raises:
         SpoolError: it cannot be used.

@@ -50,14 +50,15 @@ _Fetch = tuple[ReplayRequest, Callable[[Answer], None]]
 
 
 class Spool(Worker):
-    """The log of one daemon, in a directory of its own.
+    """Keeps the events of one daemon in a directory of its own, and answers requests for old ones.
 
     Args:
-        config: where, how much and for how long.
+        config: the directory, and how much is kept for how long.
         epoch: the present one.
-        metrics: counts what is kept and what is not.
-        on_error: told when the thread ends with an error.
-        unexpected: told of errors that cost the answer to a single request.
+        metrics: counts events that are kept, and those that are not.
+        on_error: called when the thread ends with an error.
+        unexpected: counts errors that cost the answer to a single request.
+        clock: tells the age of events, and whether it can be trusted.
 
     Raises:
         SpoolError: the directory cannot be used.
@@ -86,7 +87,7 @@ class Spool(Worker):
         self._last_seqs: dict[str, int] = {}
         self._try_again_at = 0.0
         self._reason = self._problem = ""  # why the newest write failed, as the metrics and the log say it
-        self._tidy_at = self._forget_at = 0.0
+        self._tidy_at = self._sync_at = self._forget_at = 0.0
         self._is_stuck = False  # tidying up has failed
         self._max_age_seconds = config.max_age_seconds
         self._clock = clock or TrustedClock()
@@ -175,7 +176,7 @@ class Spool(Worker):
         except Empty:
             return []
         if first is not None and not self._fetches and not self.stopping:
-            time.sleep(_GATHER_SECONDS)
+            time.sleep(_GATHER_SECONDS)  # an event each would cost several times as much
         waiting = [first, *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
         events = [event for event in waiting if event is not None]
         self._taken_bytes += sum(len(event.payload) for event in events)
@@ -264,7 +265,9 @@ class Spool(Worker):
         if self._store.is_converting:
             self._store.convert_next()
             return True
-        self._store.sync()
+        if now >= self._sync_at:
+            self._store.sync()
+            self._sync_at = now + _SYNC_SECONDS
         if now >= self._forget_at:
             self._store.forget_names()
             self._forget_at = now + _FORGET_SECONDS
