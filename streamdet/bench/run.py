@@ -18,10 +18,11 @@ from streamdet.bench.floor import floor_seconds, flops_of, measure_peak
 from streamdet.bench.frames import Size, describe, make_clip, pictures, read_frames
 from streamdet.bench.machine import Disturbance, DisturbanceWatch, core_count, machine_facts
 from streamdet.config import DetectorConfig
+from streamdet.detector.choice import Choice
 from streamdet.detector.device import choose_device
 from streamdet.detector.missing import missing_parts
 from streamdet.detector.reference import torchvision_model
-from streamdet.detector.trial import Choice, settle
+from streamdet.detector.trial import settle
 from streamdet.detector.weights import Weights
 from streamdet.detector.weights.torchvision import PUBLISHED
 from streamdet.errors import DetectorError, StreamdetError

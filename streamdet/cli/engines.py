@@ -15,7 +15,8 @@ from streamdet.config.explain import explain_options
 from streamdet.errors import EXIT_FAILURE, ConfigError, DetectorError
 
 if TYPE_CHECKING:
-    from streamdet.detector.trial import Choice, Report, Result, Store
+    from streamdet.detector.choice import Choice, Report, Result
+    from streamdet.detector.state import Store
 
 
 @click.command(
@@ -48,7 +49,9 @@ def command(
     Each candidate runs on real frames in its own process and is compared with torch in fp32: one that crashes, hangs
     or finds different objects is not used. The trial takes up to 20 s on an idle machine.
     """
-    from streamdet.detector.trial import Store, Trial, choose, state_folder
+    from streamdet.detector.choice import choose
+    from streamdet.detector.state import Store, state_folder
+    from streamdet.detector.trial import Trial
 
     config = _config(config_path, {"weights": weights, "model": model, "device": device})
     _check(config)
@@ -88,7 +91,7 @@ def _check(config: DetectorConfig) -> None:
 
 
 def _facts(report: Report, choice: Choice, *, was_known: bool, store: Store) -> dict[str, Any]:
-    from streamdet.detector.trial import verdict
+    from streamdet.detector.choice import verdict
 
     taken = {**choice.candidate.model_dump(), "max_batch_size": choice.max_batch_size, "workers": choice.workers}
     return {
@@ -107,8 +110,9 @@ def _print(report: Report, choice: Choice, config: DetectorConfig, *, was_known:
     from rich.console import Console
     from rich.table import Table
 
+    from streamdet.detector.choice import BATCHES, verdict
     from streamdet.detector.load import choose_workers
-    from streamdet.detector.trial import BATCHES, usable_cores, verdict
+    from streamdet.detector.trial import usable_cores
 
     console = Console()
     workers = sorted({t.workers for result in report.results for t in result.timings})

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from streamdet.config import Config, DetectorConfig
+from streamdet.detector.choice import Choice
 from streamdet.detector.memory import import_torchvision, keep_memory
-from streamdet.detector.pool import DetectorPool, Running, Size
-from streamdet.detector.trial import Choice, Store, settle, state_folder, usable_cores
+from streamdet.detector.pool import DetectorPool, Running
+from streamdet.detector.state import FrameSizes, Store, state_folder
+from streamdet.detector.trial import settle, usable_cores
 from streamdet.monitoring.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -119,40 +120,6 @@ def _on_cuda_devices(settings: DetectorConfig, metrics: Metrics, choice: Choice 
     running = _running(settings, None, ",".join(map(str, devices)), len(detectors), choice)
     sizes = FrameSizes(Store(state_folder()), *detectors)
     return DetectorPool(detectors, running=running, prepare=sizes.prepare)
-
-
-class _Sized(Protocol):
-    frame_sizes: tuple[Size, ...]
-
-    def prepare(self, frame_size: Size) -> Size: ...
-
-
-class FrameSizes:
-    """Has each detector warm up for the frames of the last run, and remembers those of this one.
-
-    Args:
-        store: where sizes are kept from one start to the next.
-        detectors: that share what frames of a size need.
-    """
-
-    def __init__(self, store: Store, *detectors: _Sized) -> None:
-        self._store = store
-        self._detector = detectors[0]
-        self._lock = threading.Lock()
-        self._seen: dict[Size, Size] = {}
-        known = store.frame_sizes()
-        for detector in detectors:
-            detector.frame_sizes = known or detector.frame_sizes
-
-    def prepare(self, size: Size) -> None:
-        """Lays out what frames of this height and width need; from any thread."""
-        canvas = self._detector.prepare(size)
-        with self._lock:
-            is_new = canvas not in self._seen
-            self._seen.setdefault(canvas, size)
-            sizes = tuple(self._seen.values())
-        if is_new:
-            self._store.write_frame_sizes(sizes)
 
 
 def _running(

@@ -153,19 +153,18 @@ class FasterRcnnDetector:
             detections = self._timed("postprocess", self.postprocess, batch, proposals, classified)
         return StageOutputs(images, batch, features, proposals, regions, classified, detections)
 
-    def prepare(self, frame_size: Size) -> Size:
+    def canvas_size(self, frame_size: Size) -> Size:
+        """Height and width of the canvas that frames of a size stand on; those with the same one need the same."""
+        return self._preprocess.canvas_size(frame_size)
+
+    def prepare(self, frame_size: Size) -> None:
         """Lays out what frames of a size need, so that the first of them holds up no other; from any thread.
 
         Args:
             frame_size: height and width in pixels.
-
-        Returns:
-            of the canvas that they stand on; frames with the same one need the same.
         """
-        canvas = self._preprocess.canvas_size(frame_size)
         if self.device.type == "cpu":
-            self._dense.prepare(canvas)
-        return canvas
+            self._dense.prepare(self.canvas_size(frame_size))
 
     def release(self, unused_seconds: float) -> None:
         """Gives back what was laid out for sizes that did not occur for so long; from any thread."""

@@ -102,9 +102,12 @@ class ReferenceDetector:
     def release(self, unused_seconds: float) -> None:
         """Does nothing."""
 
-    def prepare(self, frame_size: Size) -> Size:
-        """Returns the size: nothing is laid out for it before its first frame."""
+    def canvas_size(self, frame_size: Size) -> Size:
+        """The size itself: frames of each are warmed up for."""
         return frame_size
+
+    def prepare(self, frame_size: Size) -> None:
+        """Does nothing: what frames of a size need is made with the first of them."""
 
     def warm_up(self) -> None:
         """Runs the largest batch of each size once.

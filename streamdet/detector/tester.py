@@ -25,37 +25,12 @@ from typing import IO, Any, NoReturn, Protocol, Self
 
 import numpy as np
 
+from streamdet.detector.agreement import SCORE_THRESHOLD, Detections, compare
+from streamdet.detector.choice import BATCHES, CANDIDATES, REFERENCE, USUAL_SIZES, Candidate, Outcome, Result, Timing
 from streamdet.detector.memory import available_bytes, import_torchvision, keep_memory
-from streamdet.detector.trial import (
-    BATCHES,
-    CANDIDATES,
-    REFERENCE,
-    Candidate,
-    Outcome,
-    Result,
-    Timing,
-    usable_cores,
-)
+from streamdet.detector.trial import usable_cores
 from streamdet.errors import DetectorError
 from streamdet.types import Detection, Picture
-
-Detections = list[list[Detection]]
-
-SCORE_THRESHOLD = 0.05
-"""Low, so that what just passes the threshold of one engine and fails that of another is still there."""
-
-_COUNTED_SCORE = 0.5
-_SAME_OBJECT_OVERLAP = 0.5
-# For candidates that compute in fp32, as for all tests of equality; CUDA devices sum in another order.
-_EXACT = {"cpu": (1e-3, 0.5), "cuda": (5e-3, 1.0)}
-_CLOSE_CALL = 0.005
-# For the others, of detections with a score of 0.5 or more: how many the other must have, too, how far scores may
-# differ in the mean, and how much the boxes must overlap in the mean. The embedded weights reach 0.98, 0.03 and 0.93.
-_KEPT_SHARE = 0.9
-_SCORE_DIFFERENCE = 0.06
-_OVERLAP = 0.85
-# Below this, weights find too little in the sample clip to say that another precision keeps what they find.
-_FEWEST_DETECTIONS = 20
 
 _POINT_SECONDS = (0.08, 0.25)
 # Candidates that are so much slower than torch in fp32 are not worth their time.
@@ -76,8 +51,6 @@ _REFERENCE_STEP_SECONDS = 120.0
 # prctl(2), from linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
 
-# Width and height of frames as cameras send them, wide and upright, and such for which engines have been seen to crash.
-_FRAME_SIZES = ((768, 576), (1920, 1080), (1080, 1920), (640, 576), (416, 640), (608, 448))
 _SAME_SIZE = 4
 
 
@@ -434,105 +407,6 @@ def _ended_by(number: int) -> tuple[Outcome, str]:
     return Outcome.CRASHED, f"{name}{meaning.get(signal.Signals(number), '') if number in set(signal.Signals) else ''}"
 
 
-# ---- comparing ----
-
-
-def compare(wanted: Detections, found: Detections, device: str, *, exact: bool, few: bool = False) -> tuple[bool, str]:
-    """Whether detections are those of the reference, and how far they are from them, in a line.
-
-    Args:
-        wanted: of the reference, for each picture, from a score of 0.05 on.
-        found: of the candidate.
-        device: "cpu" or another; sums differ more on others.
-        exact: whether they must be equal but for rounding.
-        few: that few detections are enough to compare.
-    """
-    pairs = [_pairs(mine, theirs) for mine, theirs in zip(wanted, found, strict=True)]
-    return _equal(wanted, found, pairs, device) if exact else _similar(wanted, found, pairs, few=few)
-
-
-def _equal(wanted: Detections, found: Detections, pairs: list[dict[int, int]], device: str) -> tuple[bool, str]:
-    score, pixels = _EXACT[device.partition(":")[0]]
-    most_score = most_pixels = 0.0
-    alone = count = 0
-    for mine, theirs, paired in zip(wanted, found, pairs, strict=True):
-        for a, b in paired.items():
-            most_score = max(most_score, abs(mine[a].score - theirs[b].score))
-            corners = zip(mine[a].box, theirs[b].box, strict=True)
-            most_pixels = max(most_pixels, *(abs(p - q) for p, q in corners))
-        count += len(mine)
-        left = [(mine[i], theirs) for i in range(len(mine)) if i not in paired]
-        left += [(theirs[i], mine) for i in set(range(len(theirs))) - set(paired.values())]
-        alone += sum(not _is_close_call(detection, others, score) for detection, others in left)
-    text = f"score {most_score:.1g}, box {most_pixels:.1g} px at the most, of {count} detections"
-    good = most_score <= score and most_pixels <= pixels and not alone
-    return good, text + (f"; {alone} that the other does not have" if alone else "")
-
-
-def _is_close_call(detection: Detection, others: Sequence[Detection], margin: float) -> bool:
-    """Whether rounding decides if it is there: it just passes the threshold, or just escapes suppression."""
-    if detection.score < SCORE_THRESHOLD + margin:
-        return True
-    same = (other for other in others if other.label == detection.label)
-    return any(abs(overlap(detection, other) - _SAME_OBJECT_OVERLAP) < _CLOSE_CALL for other in same)
-
-
-def _similar(wanted: Detections, found: Detections, pairs: list[dict[int, int]], *, few: bool) -> tuple[bool, str]:
-    scores, overlaps = [], []
-    counted = kept = 0
-    for mine, theirs, paired in zip(wanted, found, pairs, strict=True):
-        back = {b: a for a, b in paired.items()}
-        counted += sum(d.score >= _COUNTED_SCORE for d in [*mine, *theirs])
-        kept += sum(mine[a].score >= _COUNTED_SCORE for a in paired) + sum(
-            theirs[b].score >= _COUNTED_SCORE for b in back
-        )
-        for a, b in paired.items():
-            if max(mine[a].score, theirs[b].score) >= _COUNTED_SCORE:
-                scores.append(abs(mine[a].score - theirs[b].score))
-                overlaps.append(overlap(mine[a], theirs[b]))
-    if counted < (2 if few else 2 * _FEWEST_DETECTIONS):
-        return few, f"too few detections to compare: {counted // 2} with a score of {_COUNTED_SCORE}"
-    score, box = (statistics.fmean(scores), statistics.fmean(overlaps)) if scores else (1.0, 0.0)
-    share = kept / counted
-    good = share >= _KEPT_SHARE and score <= _SCORE_DIFFERENCE and box >= _OVERLAP
-    if few:  # of a handful, a single one may be far
-        good = share >= _KEPT_SHARE - 0.2 and score <= 2 * _SCORE_DIFFERENCE and box >= _OVERLAP - 0.15
-    return (
-        good,
-        f"{100 * share:.1f} % of {counted // 2} detections kept, score {score:.3f}, overlap {box:.3f} in the mean",
-    )
-
-
-def _pairs(mine: Sequence[Detection], theirs: Sequence[Detection]) -> dict[int, int]:
-    """Which of the one are which of the other: same label, overlap (IoU) of 0.5 or more, the largest first."""
-    candidates = sorted(
-        (
-            (overlap(a, b), i, j)
-            for i, a in enumerate(mine)
-            for j, b in enumerate(theirs)
-            if a.label == b.label and overlap(a, b) >= _SAME_OBJECT_OVERLAP
-        ),
-        reverse=True,
-    )
-    paired: dict[int, int] = {}
-    taken: set[int] = set()
-    for _, i, j in candidates:
-        if i not in paired and j not in taken:
-            paired[i] = j
-            taken.add(j)
-    return paired
-
-
-def overlap(a: Detection, b: Detection) -> float:
-    """Intersection over union of two boxes, 0 to 1."""
-    width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
-    height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a.box, b.box))
-    return width * height / max(areas - width * height, 1e-9)
-
-
 # ---- the process ----
 
 
@@ -585,13 +459,13 @@ def samples(more_sizes: Sequence[tuple[int, int]] = ()) -> Samples:
         frames = [frame.to_ndarray(format="rgb24") for frame in _some(clip.decode(video=0))]
     numbers = iter(range(1 << 20))
 
-    def picture(width: int, height: int) -> Picture:
+    def picture(height: int, width: int) -> Picture:
         frame = frames[next(numbers) % len(frames)]
         return ArrayPicture(np.ascontiguousarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)))
 
-    timed = [picture(*_FRAME_SIZES[0]) for _ in range(_SAME_SIZE)]
-    sizes = dict.fromkeys([*_FRAME_SIZES[1:], *((width, height) for height, width in more_sizes)])
-    batches = [timed[:1], timed[1:], *([picture(*size)] for size in sizes if size != _FRAME_SIZES[0])]
+    first, *others = dict.fromkeys([*USUAL_SIZES, *((height, width) for height, width in more_sizes)])
+    timed = [picture(*first) for _ in range(_SAME_SIZE)]
+    batches = [timed[:1], timed[1:], *([picture(*size)] for size in others)]
     return Samples(batches, timed)
 
 

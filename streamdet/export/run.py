@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 
 from streamdet.config import DetectorConfig
+from streamdet.detector.agreement import Agreement, measure_agreement
 from streamdet.detector.device import choose_device
 from streamdet.detector.engines.quantise import export_fp32, quantise
 from streamdet.detector.pipeline import FasterRcnnDetector, prepare_model
 from streamdet.detector.weights import Weights, weights_to_bytes
 from streamdet.errors import DetectorError
-from streamdet.export.agreement import Agreement, compare
 from streamdet.types import Detection, Picture
 
 OnProgress = Callable[[int, int], None]
@@ -127,4 +127,4 @@ def _compare(
                 times.append(time.perf_counter() - began)
             on_progress(number, len(rounds))
     medians: list[float | None] = [round(1000 * statistics.median(times[_WARM_UP_ROUNDS:]), 3) for times in seconds]
-    return medians, compare(found[1][_WARM_UP_ROUNDS:], found[2][_WARM_UP_ROUNDS:])
+    return medians, measure_agreement(found[1][_WARM_UP_ROUNDS:], found[2][_WARM_UP_ROUNDS:])

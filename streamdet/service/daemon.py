@@ -26,7 +26,7 @@ from streamdet.delivery.publisher import Publisher
 from streamdet.delivery.spool import Spool
 from streamdet.detector.load import load_real_detector
 from streamdet.detector.pool import DetectorPool, Running
-from streamdet.detector.trial import Interrupted
+from streamdet.detector.state import Interrupted
 from streamdet.errors import EXIT_FAILURE, ApplyError, ConfigError, ControlError, EndpointError, StreamdetError
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.inference.thread import InferenceGroup

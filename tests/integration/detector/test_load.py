@@ -25,7 +25,7 @@ from streamdet.detector.load import choose_workers, load_real_detector, nvidia_d
 from streamdet.detector.pipeline import ArrayPicture, FasterRcnnDetector
 from streamdet.detector.pool import Running
 from streamdet.detector.reference import ReferenceDetector
-from streamdet.detector.trial import Store
+from streamdet.detector.state import Store
 from streamdet.errors import DetectorError
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import STAGES, Metrics
@@ -94,13 +94,15 @@ def test_frames_of_the_last_run_are_warmed_up_for_and_those_of_this_one_remember
 ) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     Store(tmp_path).write_frame_sizes([(720, 1280), (300, 400)])
-    several = load_real_detector(config(engine="torch", workers=2), Metrics(Ledger()))
+    several = load_real_detector(config(engine="torch", precision="fp32", workers=2), Metrics(Ledger()))
     assert [detector.frame_sizes for detector in several.detectors] == [((720, 1280), (300, 400))] * 2  # type: ignore[attr-defined]
     wide, wider, upright = (ArrayPicture(np.zeros((*size, 3), np.uint8)) for size in ((90, 160), (180, 320), (160, 90)))
     for picture in (wide, wider, upright, wide):
         several.prepare(picture)
-    # Of those that need the same canvas, the first stands for all.
-    assert Store(tmp_path).frame_sizes() == ((90, 160), (160, 90))
+    # Of those that need the same canvas, one stands for all: one that is tried anyway, or the first.
+    assert Store(tmp_path).frame_sizes() == ((1080, 1920), (1920, 1080))
+    several.prepare(ArrayPicture(np.zeros((100, 300, 3), np.uint8)))
+    assert Store(tmp_path).frame_sizes() == ((100, 300), (1080, 1920), (1920, 1080))
     several.trim()
     assert several.detectors[0].detect([wide]) == several.detectors[1].detect([wide])
 

@@ -22,6 +22,7 @@ from torchvision.models.detection import FasterRCNN
 from streamdet.assets import embedded_weights
 from streamdet.bench.cases import calibrated_weights
 from streamdet.config import DetectorConfig
+from streamdet.detector.agreement import measure_agreement
 from streamdet.detector.device import use_threads
 from streamdet.detector.engines import Dense, make_dense
 from streamdet.detector.engines import openvino as openvino_dense
@@ -31,7 +32,6 @@ from streamdet.detector.trial import settle
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights_file, weights_to_bytes
 from streamdet.detector.weights.architectures import ARCHITECTURES, EMBEDDED_ARCHITECTURE
 from streamdet.errors import DetectorError
-from streamdet.export.agreement import compare
 from support.detecting import EASY, clip_frames, forward, pictures, reference
 from support.waiting import join
 
@@ -149,7 +149,7 @@ def test_int8_over_two_dozen_canvases(frames: list[Rgb], monkeypatch: pytest.Mon
         wanted += exact.detect(shown)
         # More than have room: the models of those that came first leave on the way.
         found += detector.detect(shown)
-    agreement = compare(wanted, found)
+    agreement = measure_agreement(wanted, found)
     assert agreement.detections > 50
     assert agreement.kept_share > 0.85
     assert agreement.score_difference < 0.05
@@ -367,7 +367,7 @@ def test_auto_runs_what_has_proven_itself_here(frames: list[Rgb]) -> None:
     found = load_detector(config).detect(pictures(frames))
     assert found == load_detector(settings).detect(pictures(frames))
     wanted = load_detector(DetectorConfig(device="cpu", engine="torch", precision="fp32")).detect(pictures(frames))
-    assert compare(wanted, found).kept_share > 0.85
+    assert measure_agreement(wanted, found).kept_share > 0.85
 
 
 def test_the_embedded_weights_have_an_int8_form_for_openvino_alone(weights: Weights) -> None:

@@ -16,24 +16,21 @@ import pytest
 
 from streamdet.config import DetectorConfig
 from streamdet.detector import trial as trial_module
-from streamdet.detector.tester import compare, samples
-from streamdet.detector.trial import (
+from streamdet.detector.agreement import compare
+from streamdet.detector.choice import (
     REFERENCE,
     Candidate,
-    Interrupted,
     Outcome,
     Report,
     Result,
-    Store,
     Timing,
-    Trial,
     choose,
-    key_of,
-    needs_trial,
     settled,
-    state_folder,
     verdict,
 )
+from streamdet.detector.state import Interrupted, Store, state_folder
+from streamdet.detector.tester import samples
+from streamdet.detector.trial import Trial, key_of, needs_trial
 from streamdet.types import Detection
 from support.paths import SUPPORT
 from support.waiting import join, wait_until
@@ -163,21 +160,22 @@ def test_the_answer_is_kept_and_asks_for_no_child_again(tmp_path: Path, monkeypa
     assert tried(tmp_path, "all=good:1", again=True).results != other.results
 
 
-def test_frames_of_the_last_run_are_tried_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = tried(tmp_path, SLOW)
-    assert first.frame_sizes == ()
-    monkeypatch.setattr(Store, "_memory", {})
-    Store(tmp_path).write_frame_sizes([(300, 400)])
-    second = tried(tmp_path, SLOW, f"sizes={tmp_path / 'sizes'}")
-    assert second.frame_sizes == ((300, 400),)
-    assert json.loads((tmp_path / "sizes").read_text()) == [[300, 400]]
-    # What has been tried once is known, also when fewer sizes occur.
-    for sizes in ([(300, 400)], []):
-        Store(tmp_path).write_frame_sizes(sizes)
-        with Trial(DetectorConfig(), Store(tmp_path), ["/nonexistent"]) as trial:
-            assert trial.is_known
-    shown = [(picture.height, picture.width) for (picture,) in samples([(300, 400), (576, 768)]).batches[2:]]
+def test_frames_of_the_last_run_are_tried_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    store.write_frame_sizes([(300, 400), (1080, 1920)])
+    report = tried(tmp_path, SLOW, f"sizes={tmp_path / 'sizes'}")
+    assert report.frame_sizes == ((300, 400), (1080, 1920))
+    assert json.loads((tmp_path / "sizes").read_text()) == [[300, 400], [1080, 1920]]
+    shown = [(picture.height, picture.width) for (picture,) in samples(report.frame_sizes).batches[2:]]
     assert shown[-2:] == [(448, 608), (300, 400)]
+    # What comes later changes no answer; it is said how to try it.
+    store.write_frame_sizes([(100, 300), (1080, 1920)])
+    monkeypatch.setattr(Store, "_memory", {})
+    with caplog.at_level(logging.INFO), Trial(DetectorConfig(), store, ["/nonexistent"]) as trial:
+        assert trial.report() == report
+    assert "before frames of 300x100 came" in caplog.text
 
 
 def test_every_fact_that_matters_is_in_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -284,7 +282,8 @@ def test_a_stop_ends_the_trial_at_once_and_all_its_processes(tmp_path: Path) -> 
 def test_the_tester_ends_with_its_parent(tmp_path: Path) -> None:
     pidfile = tmp_path / "pid"
     code = (
-        "import sys; from streamdet.config import DetectorConfig; from streamdet.detector.trial import Store, Trial\n"
+        "import sys; from streamdet.config import DetectorConfig; from streamdet.detector.state import Store\n"
+        "from streamdet.detector.trial import Trial\n"
         "with Trial(DetectorConfig(), Store(None), sys.argv[1:]) as trial: trial.report()"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, *command("all=hang", f"pidfile={pidfile}")])

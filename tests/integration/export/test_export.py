@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from streamdet.assets import embedded_weights, sample_clip
 from streamdet.cli import export as cli_export
 from streamdet.config import DetectorConfig
+from streamdet.detector.agreement import measure_agreement
 from streamdet.detector.engines.openvino import is_installed
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector
 from streamdet.detector.reference import ReferenceDetector
 from streamdet.detector.weights import load_weights, load_weights_file
 from streamdet.errors import ConfigError, DataError, DetectorError
-from streamdet.export.agreement import compare
 from streamdet.export.frames import read_frames
 from streamdet.types import Detection
 from support.detecting import clip_frames, pictures
@@ -64,7 +64,7 @@ def test_int8_runs_as_weights_and_keeps_most_detections(int8_file: tuple[Path, d
     found, wanted = detector.detect(shown), original.detect(shown)
     assert sum(map(len, wanted)) > 10
     assert found != wanted
-    assert compare(wanted, found).kept_share > 0.7
+    assert measure_agreement(wanted, found).kept_share > 0.7
 
 
 @needs_openvino
@@ -77,7 +77,7 @@ def test_fp32_file_finds_the_same(tmp_path: Path) -> None:
         shown
     )
     wanted = load_detector(DetectorConfig(engine="torch", precision="fp32", device="cpu")).detect(shown)
-    agreement = compare(wanted, found)
+    agreement = measure_agreement(wanted, found)
     assert agreement.kept_share == 1
     assert agreement.added == 0
     assert agreement.score_difference < 1e-3
@@ -169,10 +169,10 @@ def test_agreement_counts_each_detection_once() -> None:
     person, other = Detection("person", 0.9, (0, 0, 10, 10)), Detection("person", 0.8, (0, 0, 10, 12))
     car = Detection("car", 0.7, (0, 0, 10, 10))
     far = Detection("person", 0.6, (50, 50, 60, 60))
-    agreement = compare([[person, far], [], [car]], [[other, person, car], [far], []])
+    agreement = measure_agreement([[person, far], [], [car]], [[other, person, car], [far], []])
     assert (agreement.frames, agreement.detections, agreement.kept, agreement.added) == (3, 3, 1, 3)
     assert agreement.kept_share == pytest.approx(1 / 3)
-    moved = compare([[person]], [[other]])
+    moved = measure_agreement([[person]], [[other]])
     assert moved.score_difference == pytest.approx(0.1)
     assert moved.box_difference_pixels == 2
-    assert compare([[]], [[]]).kept_share == 1
+    assert measure_agreement([[]], [[]]).kept_share == 1

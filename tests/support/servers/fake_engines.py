@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from streamdet.detector.choice import CANDIDATES, Candidate
 from streamdet.detector.tester import Samples, Tester, die_with, reserve_output
-from streamdet.detector.trial import CANDIDATES, Candidate
 from streamdet.errors import DetectorError
 from streamdet.types import Detection
 

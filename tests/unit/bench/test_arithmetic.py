@@ -20,9 +20,9 @@ from streamdet.bench.frames import Clip
 from streamdet.bench.machine import Disturbance, DisturbanceWatch, cpu_seconds, machine_cpu, resident_bytes
 from streamdet.bench.run import Options, choose_as_daemon, plan_groups, row_of_choice
 from streamdet.config import load_config
+from streamdet.detector.choice import Candidate, Choice
 from streamdet.detector.engines import openvino
 from streamdet.detector.pipeline import ArrayPicture
-from streamdet.detector.trial import Candidate, Choice
 from streamdet.detector.weights import weights_to_bytes
 from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
 from streamdet.errors import DetectorError

@@ -1,0 +1,284 @@
+"""What a trial of the engines finds, and which engine, batch size and workers follow from it.
+
+This module does not import torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from streamdet.config import DetectorConfig
+
+_log = logging.getLogger(__name__)
+
+ALL_ENGINES = ("torch", "openvino", "graph")
+BATCHES = (1, 2, 4, 8)
+"""Frames of a batch that are tried."""
+
+# A gain below this is not worth a later event, more memory, or numbers that are less exact.
+_WORTH_IT = 0.95
+# A batch delays its first frame by as many detections as it has frames, and beside captures it gains less than alone:
+# with 12 streams on two cores, batches of 4 were 20 % faster in the trial, no faster in the daemon, and twice as late.
+_BATCH_WORTH_IT = 0.75
+_EXACT_FIRST = ("fp32", "bf16", "int8")
+
+
+Text = Annotated[str, Field(max_length=500)]
+Pixels = Annotated[int, Field(ge=1, le=1 << 14)]
+Size = tuple[Pixels, Pixels]
+"""Height and width of a frame in pixels."""
+Sizes = Annotated[tuple[Size, ...], Field(max_length=16)]
+Positive = Annotated[float, Field(gt=0, lt=1e9)]
+
+USUAL_SIZES: tuple[Size, ...] = ((576, 768), (1080, 1920), (1920, 1080), (576, 640), (640, 416), (448, 608))
+"""Of frames that are tried: as cameras send them, wide and upright, and such for which engines have crashed."""
+
+
+class Value(BaseModel):
+    """Something that is read from a file or another process: checked, bounded, and never changed."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Candidate(Value):
+    """One way to run the model.
+
+    Attributes:
+        engine: as in the configuration.
+        precision: as in the configuration.
+        kernels: whether the CUDA graph contains the kernels of ours; plain torch in it otherwise.
+    """
+
+    engine: Literal["torch", "openvino", "graph"]
+    precision: Literal["fp32", "bf16", "int8"]
+    kernels: bool = True
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        plain = ", plain torch" if self.engine == "graph" and not self.kernels else ""
+        return f"{self.engine} {self.precision}{plain}"
+
+
+REFERENCE = Candidate(engine="torch", precision="fp32")
+"""What all others are compared with, and what runs where nothing else can."""
+
+CANDIDATES = {
+    "cpu": (
+        REFERENCE,
+        Candidate(engine="torch", precision="bf16"),
+        Candidate(engine="openvino", precision="fp32"),
+        Candidate(engine="openvino", precision="bf16"),
+        Candidate(engine="openvino", precision="int8"),
+    ),
+    "cuda": (
+        REFERENCE,
+        Candidate(engine="torch", precision="bf16"),
+        Candidate(engine="graph", precision="fp32"),
+        Candidate(engine="graph", precision="fp32", kernels=False),
+        Candidate(engine="graph", precision="bf16"),
+        Candidate(engine="graph", precision="bf16", kernels=False),
+    ),
+}
+"""Of each kind of device; the reference first."""
+
+
+class Outcome(StrEnum):
+    """What became of a candidate in its trial."""
+
+    AGREES = "agrees"
+    TOO_SLOW = "too slow"
+    WRONG = "wrong answer"
+    CRASHED = "crashed"
+    HUNG = "hung"
+    OUT_OF_MEMORY = "out of memory"
+    NOT_INSTALLED = "not installed"
+    NOT_SUPPORTED = "not supported"
+    FAILED = "failed"
+
+
+class Timing(Value):
+    """How fast a candidate was at one point.
+
+    Attributes:
+        batch: frames per batch.
+        workers: batches at the same time.
+        frames_per_second: of all workers together.
+        latency_seconds: of one batch, in the median.
+        is_disturbed: whether other processes were busy meanwhile; the speed is that of the CPU time then.
+    """
+
+    batch: Annotated[int, Field(ge=1, le=64)]
+    workers: Annotated[int, Field(ge=1, le=1024)]
+    frames_per_second: Positive
+    latency_seconds: Positive
+    is_disturbed: bool = False
+
+
+class Result(Value):
+    """What the trial found about a candidate.
+
+    Attributes:
+        candidate: what was tried.
+        outcome: in a word.
+        reason: in a line; empty for one that agrees.
+        difference: from torch in fp32, in a line; empty where there was nothing to compare.
+        timings: empty unless it agrees.
+    """
+
+    candidate: Candidate
+    outcome: Outcome
+    reason: Text = ""
+    difference: Text = ""
+    timings: Annotated[tuple[Timing, ...], Field(max_length=64)] = ()
+
+    def fps(self, most_batch: int, most_workers: int) -> float:
+        """The highest frames per second within these bounds; 0 where it was not measured."""
+        return max((t.frames_per_second for t in self.within(most_batch, most_workers)), default=0.0)
+
+    def within(self, most_batch: int, most_workers: int) -> list[Timing]:
+        """Timings of batches and workers that may be used."""
+        return [t for t in self.timings if t.batch <= most_batch and t.workers <= most_workers]
+
+
+class Report(Value):
+    """The answer of a trial.
+
+    Attributes:
+        key: what it depends on; it holds while these are the same.
+        device: "cpu" or such as "cuda:0".
+        results: of every candidate.
+        frame_sizes: of the streams' last run, which were tried beside the usual ones.
+        seconds: that the trial took.
+        measured_at: Unix time in seconds.
+    """
+
+    key: dict[Text, Text]
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda:[0-9]{1,2})$")]
+    results: Annotated[tuple[Result, ...], Field(max_length=32)]
+    frame_sizes: Sizes = ()
+    seconds: Annotated[float, Field(ge=0)]
+    measured_at: Annotated[float, Field(ge=0)]
+
+    def result(self, candidate: Candidate) -> Result | None:
+        """Of this candidate; None where it was not tried."""
+        return next((result for result in self.results if result.candidate == candidate), None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to run.
+
+    Attributes:
+        candidate: engine and precision.
+        max_batch_size: frames of a batch at the most.
+        workers: batches at the same time on a CPU; None where nothing was measured.
+        left_out: name of each other candidate, and why it does not run.
+        is_proven: whether a trial here found that it works.
+    """
+
+    candidate: Candidate
+    max_batch_size: int
+    workers: int | None
+    left_out: tuple[tuple[str, str], ...]
+    is_proven: bool = True
+
+
+def candidates_of(config: DetectorConfig, results: Sequence[Result], engines: Sequence[str]) -> list[Result]:
+    """Results of those candidates that the configuration and the caller allow."""
+    return [
+        result
+        for result in results
+        if result.candidate.engine in engines
+        and config.engine in {"auto", result.candidate.engine}
+        and config.precision in {"auto", result.candidate.precision}
+        and (config.device != "cuda:all" or result.candidate.engine == "graph")
+    ]
+
+
+def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str] = ALL_ENGINES) -> Choice:
+    """The fastest that agrees; of those that are about as fast, the one whose numbers are the most exact.
+
+    On a CPU the batch is the smallest that reaches three quarters of the best throughput, because events are early
+    then; the workers are the fewest that come within 5 % of the best with that batch.
+
+    Args:
+        config: what it asks for is obeyed; `max_batch_size` is an upper bound.
+        report: of the trial; None where there is none.
+        engines: that the caller can run.
+    """
+    results = candidates_of(config, report.results, engines) if report else []
+    most_workers = config.workers or 1024
+    most_batch = config.largest_batch if config.max_batch_size != "auto" else max(BATCHES)
+    rated = [(r.fps(most_batch, most_workers), r) for r in results if r.outcome is Outcome.AGREES]
+    best = max((fps for fps, _ in rated), default=0.0)
+    good = [result for fps, result in rated if fps >= _WORTH_IT * best]
+    if report is None or not good:
+        left_out = tuple((r.candidate.name, _why_not(r)) for r in results if r.candidate != REFERENCE)
+        return Choice(_fallback(config, engines), config.largest_batch, None, left_out, is_proven=False)
+    taken = min(good, key=lambda r: (_EXACT_FIRST.index(r.candidate.precision), -r.fps(most_batch, most_workers)))
+    left_out = tuple(
+        (r.candidate.name, _slower(r.fps(most_batch, most_workers), taken, most_batch, most_workers) or _why_not(r))
+        for r in results
+        if r is not taken
+    )
+    if report.device != "cpu":
+        return Choice(taken.candidate, config.largest_batch, None, left_out)
+    timings = taken.within(most_batch, most_workers)
+    fps = taken.fps(most_batch, most_workers)
+    if not timings:
+        return Choice(taken.candidate, config.largest_batch, None, left_out)
+    batch = min(t.batch for t in timings if t.frames_per_second >= _BATCH_WORTH_IT * fps)
+    of_batch = [t for t in timings if t.batch == batch]
+    fps = max(t.frames_per_second for t in of_batch)
+    frugal = min((t for t in of_batch if t.frames_per_second >= _WORTH_IT * fps), key=lambda t: t.workers)
+    return Choice(taken.candidate, frugal.batch, frugal.workers, left_out)
+
+
+def verdict(result: Result, choice: Choice) -> str:
+    """In a word or two, for the table: "fastest" for the one that is taken, "slower" for what agrees."""
+    if result.candidate == choice.candidate and choice.is_proven:
+        return "fastest"
+    return "slower" if result.outcome is Outcome.AGREES else result.outcome.value
+
+
+def _slower(fps: float, taken: Result, most_batch: int, most_workers: int) -> str:
+    if not fps:
+        return ""
+    best = taken.fps(most_batch, most_workers)
+    if fps >= _WORTH_IT * best:
+        return f"about as fast ({fps:.0f} frames/s), less exact or no better"
+    return f"slower: {fps:.0f} frames/s, not {best:.0f}"
+
+
+def _why_not(result: Result) -> str:
+    return f"{result.outcome.value}{f': {result.reason}' if result.reason else ''}"
+
+
+def _fallback(config: DetectorConfig, engines: Sequence[str]) -> Candidate:
+    """What runs where no trial helps: torch in fp32, or what the configuration names, in fp32."""
+    engine = config.engine if config.engine in engines else "torch"
+    precision = "fp32" if config.precision == "auto" else config.precision
+    if config.engine == "auto" and precision == "int8" and "openvino" in engines:
+        engine = "openvino"  # the only one that has it
+    if config.device == "cuda:all" and "graph" in engines:
+        engine = "graph"
+    return Candidate.model_validate({"engine": engine, "precision": precision})
+
+
+def settled(config: DetectorConfig, choice: Choice) -> tuple[DetectorConfig, Choice]:
+    """The configuration with what was chosen; a choice that no trial has proven is said in a warning."""
+    if not choice.is_proven:
+        why = "; ".join(f"{name}: {reason}" for name, reason in choice.left_out) or "the trial gave no answer"
+        _log.warning("no engine has proven itself here: running %s (%s)", choice.candidate.name, why)
+    update: dict[str, object] = {"max_batch_size": choice.max_batch_size}
+    if choice.candidate != REFERENCE or choice.is_proven:
+        update |= {"engine": choice.candidate.engine, "precision": choice.candidate.precision}
+    # Else "auto" stays: it means torch in fp32 from here on, or the one engine that can read an exported file.
+    return config.model_copy(update=update), choice
