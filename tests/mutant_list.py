@@ -341,7 +341,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_the_keys_of_the_two_sides_cannot_be_mistaken"),
     ),
     *_of(
-        "security/files.py", "unit/security/test_files.py",
+        "security/files.py", "integration/security/test_files.py",
         ("file that its group can read", "stat.S_IMODE(mode) & 0o077)", "stat.S_IMODE(mode) & 0o007)",
          "test_who_else_can_read_a_file"),
         ("file written in place", 'path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")', "path",

@@ -16,10 +16,22 @@ def nodes() -> Iterator[tuple[str, ast.AST]]:
         yield from ((place, node) for node in ast.walk(ast.parse(path.read_text())))
 
 
+def imports() -> Iterator[tuple[str, str]]:
+    for place, node in nodes():
+        if isinstance(node, ast.ImportFrom):
+            yield place, node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from ((place, name.name) for name in node.names)
+
+
 def test_no_test_imports_another() -> None:
-    imported = [(place, node.module or "") for place, node in nodes() if isinstance(node, ast.ImportFrom)]
-    imported += [(place, name.name) for place, node in nodes() if isinstance(node, ast.Import) for name in node.names]
-    assert [pair for pair in imported if pair[1].rpartition(".")[2].startswith(("test_", "conftest"))] == []
+    assert [pair for pair in imports() if pair[1].rpartition(".")[2].startswith(("test_", "conftest"))] == []
+
+
+def test_units_are_tested_without_processes_and_servers() -> None:
+    elsewhere = {"subprocess", "multiprocessing"}
+    elsewhere |= {f"support.{name}" for name in ("container", "hls", "page", "processes", "rtsp", "rtsp_door", "web")}
+    assert [pair for pair in imports() if pair[0].startswith("unit/") and pair[1] in elsewhere] == []
 
 
 def test_folders_are_those_of_the_package() -> None:
