@@ -16,6 +16,7 @@ from contextlib import closing
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self
+from urllib.request import urlopen
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -42,20 +43,21 @@ Json = dict[str, Any]
 class Api:
     """A daemon in a thread, with two streams in its file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, control: str = "") -> None:
         self.config, self.socket = folder / "streamdet.toml", folder / "c.sock"
+        control = control or f'path = "{self.socket}"'
         port, _ = free_ports()
         stream = f'url = "{sample_clip()}"\nloop = true\n'
         self.config.write_text(
             f'[publisher]\nendpoint = "tcp://127.0.0.1:{port}"\n[metrics]\nendpoint = "127.0.0.1:0"\n'
-            f'[control]\npath = "{self.socket}"\n'
+            f"[control]\n{control}\n"
             f'[[streams]]\nname = "east"\n{stream}[[streams]]\nname = "west"\n{stream}'
         )
         self.daemon = Daemon(load_config(self.config), self.config, load=lambda *_: DetectorPool([StandIn()]))
-        self._thread = threading.Thread(target=self.daemon.run, daemon=True)
+        self.thread = threading.Thread(target=self.daemon.run, daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self.thread.start()
         wait_until(self.socket.exists, "the control socket")
         # Answered when the daemon is ready.
         ask(self.socket, "GET", "/v1/streams")
@@ -63,7 +65,7 @@ class Api:
 
     def __exit__(self, *_: object) -> None:
         self.daemon.stop()
-        join(self._thread)
+        join(self.thread)
 
     def request(self, method: str, path: str, body: object = None) -> tuple[int, Json]:
         """Status and answer; both are checked against the description."""
@@ -310,6 +312,30 @@ def test_it_answers_at_once_while_a_camera_hangs(api: Api) -> None:
                 # A busy machine may take longer now and then.
                 assert min(took) < 0.1
             assert api.request("DELETE", "/v1/streams/deaf")[0] == 200
+
+
+def test_it_is_served_over_tcp_where_auto_finds_no_place_for_the_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    (tmp_path / "file").touch()
+    _, port = free_ports()
+    api = Api(tmp_path, f'listen = "127.0.0.1:{port}"')
+    api.thread.start()
+
+    def is_ready() -> bool:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/v1/health", timeout=5) as answer:
+                return bool(json.load(answer)["ready"])
+        except OSError:
+            return False
+
+    wait_until(is_ready, "the API over TCP")
+    with urlopen(f"http://127.0.0.1:{port}/v1/streams", timeout=5) as answer:
+        assert [stream["name"] for stream in json.load(answer)["streams"]] == ["east", "west"]
+    api.__exit__()
+    assert "streamdet reload and streams do not reach this daemon" in caplog.text
 
 
 def test_an_ending_daemon_says_so(tmp_path: Path) -> None:

@@ -545,6 +545,7 @@ def test_a_client_waits_where_more_connect_than_are_accepted(path: Path) -> None
                 accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
         thread = threading.Timer(0.2, serve)
+        thread.daemon = True
         thread.start()
         assert ask(path, "GET", "/v1/about", timeout_seconds=_PATIENCE_SECONDS) == {}
         thread.join(_PATIENCE_SECONDS)
