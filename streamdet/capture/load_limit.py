@@ -1,4 +1,4 @@
-"""How much a live stream may make this machine decode, so that one camera cannot take the processor from all others."""
+"""Limits what a live stream may make this machine decode, so that one camera cannot take the CPU from all others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CPU_WINDOW_SECONDS = 20.0
 
 
 class LoadLimit:
-    """Counts what one stream has had decoded, over all its connections; for its thread alone.
+    """Counts what was decoded of one stream, over all its connections; for its thread alone.
 
     Args:
         clock: monotonic seconds.

@@ -44,7 +44,7 @@ class Probe:
 
 
 def probe_all(configs: Sequence[StreamConfig]) -> list[Probe]:
-    """Tries all streams at the same time; the results in the order of `configs`."""
+    """Tries all streams at the same time; returns the results in the order of `configs`."""
     if not configs:
         return []
     with ThreadPoolExecutor(min(len(configs), _MOST_AT_ONCE), "probe") as pool:
@@ -63,7 +63,7 @@ def probe(config: StreamConfig) -> Probe:
 
 
 def _raise(error: BaseException) -> None:
-    """Of the watch's thread, which looks after nothing else."""
+    """Ends the watch's thread, which checks nothing else."""
     raise error
 
 

@@ -1,14 +1,14 @@
-"""Runs one stream: opens its source, hands on its frames, and opens it again whenever it fails.
+"""Runs one stream: opens its source, passes on its frames, and opens it again whenever it fails.
 
     connecting -> up -> (stalled) -> down -> connecting ...
 
-The only retry loop there is. A stream is `up` from its first sound frame on, `stalled` when sound frames are missing
+This is the only retry loop. A stream is `up` from its first sound frame on, `stalled` when sound frames are missing
 for `stall_seconds`, whatever the library does meanwhile, and `down`, with a reason, until the next attempt. One that is
 joined between two key frames stays `connecting` until the next one comes. A file that is played once ends `down` with
 the reason `ended`, for good.
 
-Whatever goes wrong here is the fault of one stream, and ends at most its connection: an error that no source foresaw
-is the reason `internal_error`, and a picture that the detector could not use takes its stream down from outside.
+An error here concerns one stream, and ends at most its connection: one that no source expects has the reason
+`internal_error`, and a picture that the detector cannot use takes its stream down from outside.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _HEALTHY_SECONDS = 60.0
 _COSTLY = frozenset({Reason.OVERLOAD, Reason.DECODE_ERROR, Reason.INTERNAL_ERROR})
 # Connections that bring frames begin at least so many first waits apart.
 _SHORTEST_ROUND = 4
-# Key frames mostly come within a second: that is not worth a word.
+# Key frames mostly come within a second: that is not reported.
 _UNSAID_WAIT_SECONDS = 1.5
 _WATCH = StallWatch()
 
@@ -48,7 +48,7 @@ class Backoff:
 
     Args:
         first_seconds: before the first attempt.
-        longest_seconds: at the most, before chance has its part.
+        longest_seconds: the upper bound, before the random part.
     """
 
     def __init__(self, first_seconds: float = 1.0, longest_seconds: float = 30.0) -> None:
@@ -60,7 +60,7 @@ class Backoff:
         """The next wait, in seconds."""
         seconds = self._next_seconds
         self._next_seconds = min(self._longest_seconds, seconds * 2)
-        # Cameras that failed together should not come back all in the same moment.
+        # Cameras that failed together should not all be asked in the same moment.
         return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
 
     def reset(self, up_seconds: float) -> None:
@@ -78,11 +78,11 @@ class Capture(Worker):
 
     Args:
         config: of the stream.
-        put: gets every frame; may block only for streams of pace "fastest".
-        on_status: told of every change of state, from this thread or from the one that watches for stalls.
-        metrics: gets frames, decoding times, states and reconnects.
+        put: called with every frame; may block only for streams of pace "fastest".
+        on_status: called with every change of state, from this thread or from the one that watches for stalls.
+        metrics: counts frames, decoding times, states and reconnects.
         open_source: opens the source.
-        on_error: told when the thread has ended by an error: not even the stream's state could be reported.
+        on_error: called when the thread has ended by an error: not even the stream's state could be reported.
         waits: whether the thread, once started, waits for `begin` before it connects.
         backoff: waits between attempts.
 
@@ -91,7 +91,7 @@ class Capture(Worker):
         status: what the stream is doing.
     """
 
-    # A library that does not end a read when it is told to is left behind; its thread then releases the source.
+    # A library that does not end a read when it is interrupted is left behind; its thread then releases the source.
     join_timeout_seconds = 2.0
 
     def __init__(
@@ -161,7 +161,7 @@ class Capture(Worker):
                 self._metrics.reconnect(self._config.name, failure.reason)
 
     def take_down(self, seq: int, failure: SourceError) -> None:
-        """Has the connection closed, and opened again later, because a frame could not be used; from any thread.
+        """Closes the connection, which is opened again later, because a frame could not be used; from any thread.
 
         Args:
             seq: of the frame; one of an earlier connection changes nothing.
@@ -190,7 +190,7 @@ class Capture(Worker):
         return SourceError(Reason.INTERNAL_ERROR, describe(error))
 
     def _connect_and_capture(self) -> SourceError:
-        """Opens the source and hands on frames until it fails; why it failed."""
+        """Opens the source and passes on frames until it fails; returns why it failed."""
         self._up_since = None
         self._report(State.CONNECTING, self.status.reason, self.status.detail)
         with self._lock:
@@ -225,7 +225,7 @@ class Capture(Worker):
                 self._hand_on(frame)
                 sound_at = time.monotonic()
         except SourceError as error:
-            # A read that was interrupted because of a frame before fails for want of time.
+            # A read that was interrupted because of an earlier frame fails with a time-out.
             return self._condemned or error
         finally:
             source.close()
@@ -260,12 +260,12 @@ class Capture(Worker):
         if self._condemned is not None:
             raise self._condemned
         if overdue and not self.stopping:
-            # It came at last, out of a connection that has shown that it cannot be trusted.
+            # It came after all, but from a connection that has stalled.
             raise SourceError(Reason.TIMEOUT, f"no frame within {self._config.stall_seconds:g} s")
         return frame
 
     def _wait_for_key_frame(self, waited_seconds: float) -> None:
-        """Says, once, that data come but no picture can be shown before the next key frame."""
+        """Reports, once, that data arrive but no picture can be shown before the next key frame."""
         self.beat()
         text = "waiting for a key frame"
         if waited_seconds > _UNSAID_WAIT_SECONDS and self.status.detail != text:
@@ -285,23 +285,23 @@ class Capture(Worker):
             picture=frame.picture,
             decode_seconds=frame.decode_seconds,
         )
-        # Our own clock: alerts on a stream's newest frame must not depend on how a camera's clock is set.
+        # This machine's clock: alerts on a stream's newest frame must not depend on a camera's clock.
         self._metrics.frame_captured(self._config.name, time.time())
         if self._rate.add(frame.pts_seconds, time.monotonic()):
             self._metrics.nominal_fps(self._config.name, self._rate.fps)
         try:
             self._put(captured)
         except Exception:
-            # It is in the ledger already, and will come out nowhere.
+            # It is in the ledger already, and will not be published.
             self._metrics.frame_dropped(self._config.name, Drop.INTERNAL_ERROR)
             raise
 
     def _watch_failed(self, error: BaseException) -> None:
-        """Called by the watch, when it could not say that this stream stands still."""
+        """Called by the watch, when it could not report that this stream has stalled."""
         self.take_down(self.last_seq + 1, self._unforeseen(error))
 
     def _on_overdue(self) -> None:
-        """Called by the watch, while the capture's own thread is held by the library."""
+        """Called by the watch, while the library blocks the capture's own thread."""
         reason, detail = Reason.TIMEOUT, f"no frame within {self._config.stall_seconds:g} s"
         if time.monotonic() - self._held_at < self._config.stall_seconds / 2:
             reason = Reason.DECODE_ERROR

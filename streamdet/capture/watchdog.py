@@ -1,7 +1,7 @@
 """Notices, from outside, that something takes too long: one small thread for all streams.
 
-A library may hold a capture's thread for as long as it likes, so that the thread cannot say that its stream stands
-still. It says beforehand when it should be back; who is late is told on by the watch.
+A library may block a capture's thread for as long as it likes, and the thread then cannot report that its stream has
+stalled. So it announces a deadline before each call, and the watch reports a deadline that has passed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _INTERVAL_SECONDS = 0.2
 
 
 class Watched:
-    """Something that must come back in time; watched while it is entered.
+    """A call with a deadline; watched while it is entered.
 
     Args:
-        watch: that looks after it.
-        on_overdue: called once when it is late, by the watch's thread or by the caller of `end`, before that returns.
-        on_error: told what `on_overdue` raised in the watch's thread, which goes on looking after all others.
+        watch: that checks it.
+        on_overdue: called once when the deadline has passed, by the watch's thread or in `end`, before that returns.
+        on_error: called with what `on_overdue` raised in the watch's thread, which goes on with all others.
     """
 
     def __init__(
@@ -35,19 +35,19 @@ class Watched:
         self._overdue = False
 
     def begin(self, seconds: float) -> None:
-        """From now on `end` is due within so many seconds."""
+        """Starts a call; `end` is due within `seconds`."""
         self._overdue = False
         self._due = time.monotonic() + seconds
 
     def end(self) -> bool:
-        """It is back; true when it was late."""
+        """The call has returned; true when it was late."""
         self.check(time.monotonic())
         with self._lock:
             self._due = None
             return self._overdue
 
     def check(self, now: float) -> None:
-        """Tells when it is late, unless that has been told."""
+        """Calls `on_overdue` when the deadline has passed, once for each call."""
         with self._lock:
             if self._due is not None and now > self._due:
                 self._due = None
@@ -65,7 +65,7 @@ class Watched:
 
 
 class StallWatch:
-    """Looks after any number of `Watched`; its thread runs while there is one."""
+    """Checks any number of `Watched`; its thread runs while there are any."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -74,11 +74,11 @@ class StallWatch:
         self._empty = threading.Event()
 
     def watched(self, on_overdue: Callable[[], None], on_error: Callable[[BaseException], None]) -> Watched:
-        """Something to look after; enter it."""
+        """A call to watch; enter it."""
         return Watched(self, on_overdue, on_error)
 
     def add(self, watched: Watched) -> None:
-        """Looks after it."""
+        """Begins to check it."""
         with self._lock:
             self._all.add(watched)
             self._empty.clear()
@@ -87,7 +87,7 @@ class StallWatch:
                 self._thread.start()
 
     def remove(self, watched: Watched) -> None:
-        """Looks after it no longer; the last one ends the thread."""
+        """Stops checking it; the last one ends the thread."""
         with self._lock:
             self._all.discard(watched)
             if not self._all:
@@ -105,5 +105,5 @@ class StallWatch:
             for watched in everything:
                 try:
                     watched.check(now)
-                except BaseException as error:  # noqa: BLE001 - told to its owner; here it would end the watch for all
+                except BaseException as error:  # noqa: BLE001 - its owner reports it; here it would end the watch for all
                     watched.on_error(error)

@@ -77,8 +77,8 @@ class Source(Protocol):
         """Waits for the next frame.
 
         Raises:
-            HeldError: data come, but no sound picture yet: read again.
-            SourceError: there is none, and there will be none: close the source.
+            HeldError: data arrive, but no sound picture yet: read again.
+            SourceError: no frame comes any more: close the source.
         """
 
     def close(self) -> None:
@@ -86,10 +86,10 @@ class Source(Protocol):
 
 
 def read_sound(source: Source) -> SourceFrame:
-    """Waits for the next frame, for as long as data come.
+    """Waits for the next sound frame, for as long as data arrive.
 
     Raises:
-        SourceError: there is none, and there will be none: close the source.
+        SourceError: no frame comes any more: close the source.
     """
     while True:
         try:

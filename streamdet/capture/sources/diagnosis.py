@@ -1,6 +1,7 @@
-"""A look at the connection to a server, after something has failed: name, TCP, TLS, and what it answers.
+"""Says why a stream cannot be read: what an error, a status or an answer means, and what the connection itself shows.
 
-It never sends a password, and is bounded in time and size.
+The look goes from the name over TCP and TLS to the answer of the server. It never sends a password, and is bounded in
+time and size.
 """
 
 from __future__ import annotations
@@ -41,6 +42,68 @@ _NOT_FOUND_STATUS = (404, 410, 454)
 _REDIRECTION_STATUS = (301, 302, 303, 307, 308)
 
 
+_Table = tuple[tuple[type[Exception], Reason, str], ...]
+
+# FFmpeg is exact about these.
+_NETWORK: _Table = (
+    (av.HTTPUnauthorizedError, Reason.UNAUTHORIZED, "{where} {login} (401)"),
+    (av.HTTPForbiddenError, Reason.UNAUTHORIZED, "{where} forbids access to this path (403)"),
+    (av.HTTPNotFoundError, Reason.NOT_FOUND, "{where} has no stream at this path (404)"),
+    (ConnectionRefusedError, Reason.REFUSED, "{where} refuses the connection"),
+    (av.DecoderNotFoundError, Reason.UNSUPPORTED_CODEC, "there is no decoder for it"),
+    (av.error.MemoryError, Reason.DECODE_ERROR, "{where} sends a picture that takes too much memory"),
+)
+# These mean many things; they count when the connection itself shows nothing wrong.
+_NETWORK_VAGUE: _Table = (
+    (av.HTTPError, Reason.REFUSED, "{where} refuses: {text}"),
+    (av.ExitError, Reason.TIMEOUT, "{where} does not answer in time"),
+    (TimeoutError, Reason.TIMEOUT, "{where} does not answer in time"),
+    (ConnectionError, Reason.ENDED, "{where} has closed the connection"),
+    (av.EOFError, Reason.ENDED, "{where} has closed the connection"),
+    # "Input/output error": what HTTP began does not come to its end.
+    (OSError, Reason.ENDED, "{where} has broken off: {text}"),
+    (Exception, Reason.DECODE_ERROR, "what {where} sends cannot be read: {text}"),
+)
+_FILE: _Table = (
+    (FileNotFoundError, Reason.NOT_FOUND, "there is no such file"),
+    (NotADirectoryError, Reason.NOT_FOUND, "there is no such file"),
+    (IsADirectoryError, Reason.NO_VIDEO, "it is a folder, not a file"),
+    (PermissionError, Reason.UNAUTHORIZED, "it may not be read: permission denied"),
+    (av.DecoderNotFoundError, Reason.UNSUPPORTED_CODEC, "there is no decoder for it"),
+    (av.InvalidDataError, Reason.DECODE_ERROR, "it is not a video, or a damaged one"),
+    (Exception, Reason.DECODE_ERROR, "it cannot be read: {text}"),
+)
+
+
+def failure_of(error: Exception, config: StreamConfig) -> SourceError:
+    """Turns an error of PyAV into one of ours; its whole text, which holds the URL, is not taken over.
+
+    FFmpeg's error says it exactly in most cases. In the others (a name that is not known, a certificate that is
+    not trusted and a server that hangs up are all "Input/output error") a look at the connection itself tells.
+
+    Args:
+        error: what PyAV raised.
+        config: of the stream.
+    """
+    if kind_of_url(config.url) is UrlKind.FILE:
+        return _from_table(_FILE, error, config) or SourceError(Reason.DECODE_ERROR, "it cannot be read")
+    # FFmpeg's word for redirections that lead round in circles, among much else.
+    ask_http = isinstance(error, OSError) and error.errno == errno.EIO
+    found = _from_table(_NETWORK, error, config) or look_at_connection(config, ask_http=ask_http)
+    vague = _from_table(_NETWORK_VAGUE, error, config)
+    return found or vague or SourceError(Reason.DECODE_ERROR, "it cannot be read")
+
+
+def refuse_text(codec: str) -> None:
+    """Refuses text files, which FFmpeg would show as pictures of their letters.
+
+    Raises:
+        SourceError: no_video.
+    """
+    if codec in ("ansi", "bintext", "xbin", "idf"):
+        raise SourceError(Reason.NO_VIDEO, "it is a text, not a video")
+
+
 def address_of(config: StreamConfig) -> tuple[str, int]:
     """Host and port of a network stream."""
     return address_of_url(config.url)
@@ -63,10 +126,10 @@ def look_up_name(config: StreamConfig) -> None:
     """Makes sure that the name of a server is known, which FFmpeg would wait for without saying so.
 
     Raises:
-        SourceError: it is not, or no one answers in time.
+        SourceError: it is not, or no name server answers in time.
     """
     host, port = address_of(config)
-    # Then it is the proxy's part.
+    # Otherwise the proxy looks it up.
     if not (kind_of_url(config.url) in _PROXIED_KINDS and os.environ.get("http_proxy")):
         resolve(host, port, config.connect_timeout_seconds)
 
@@ -101,7 +164,7 @@ def failure_of_connection(error: OSError, where: str) -> SourceError:
 
     Args:
         error: of connecting, encrypting or reading.
-        where: host and port, for people.
+        where: host and port, for the message.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         return SourceError(Reason.TLS, f"the certificate of {where} is not valid: {error.verify_message}")
@@ -179,7 +242,7 @@ def failure_of_status(status: int, text: str, where: str) -> SourceError:
     Args:
         status: such as 404.
         text: the server's own words for it.
-        where: host and port, for people.
+        where: host and port, for the message.
     """
     reason = Reason.REFUSED
     if status in _REDIRECTION_STATUS:
@@ -195,7 +258,7 @@ def failure_of_login(where: str, offers: Sequence[Challenge], *, has_login: bool
     """What it means that a server asks for a login, and does so again when it has got one.
 
     Args:
-        where: host and port, for people.
+        where: host and port, for the message.
         offers: ways to log in that it takes.
         has_login: whether there is one to give.
     """
@@ -218,68 +281,6 @@ def _failure_of_answer(answer: bytes, where: str, *, has_login: bool) -> SourceE
     if status == 200 or (has_login and status in _UNAUTHORIZED_STATUS):
         return None
     return failure_of_status(status, match[2].decode("ascii", "replace").strip(), where)
-
-
-_Table = tuple[tuple[type[Exception], Reason, str], ...]
-
-# FFmpeg is exact about these.
-_NETWORK: _Table = (
-    (av.HTTPUnauthorizedError, Reason.UNAUTHORIZED, "{where} {login} (401)"),
-    (av.HTTPForbiddenError, Reason.UNAUTHORIZED, "{where} forbids access to this path (403)"),
-    (av.HTTPNotFoundError, Reason.NOT_FOUND, "{where} has no stream at this path (404)"),
-    (ConnectionRefusedError, Reason.REFUSED, "{where} refuses the connection"),
-    (av.DecoderNotFoundError, Reason.UNSUPPORTED_CODEC, "there is no decoder for it"),
-    (av.error.MemoryError, Reason.DECODE_ERROR, "{where} sends a picture that takes too much memory"),
-)
-# These mean many things; they count when the connection itself shows nothing wrong.
-_NETWORK_VAGUE: _Table = (
-    (av.HTTPError, Reason.REFUSED, "{where} refuses: {text}"),
-    (av.ExitError, Reason.TIMEOUT, "{where} does not answer in time"),
-    (TimeoutError, Reason.TIMEOUT, "{where} does not answer in time"),
-    (ConnectionError, Reason.ENDED, "{where} has closed the connection"),
-    (av.EOFError, Reason.ENDED, "{where} has closed the connection"),
-    # "Input/output error": what HTTP began does not come to its end.
-    (OSError, Reason.ENDED, "{where} has broken off: {text}"),
-    (Exception, Reason.DECODE_ERROR, "what {where} sends cannot be read: {text}"),
-)
-_FILE: _Table = (
-    (FileNotFoundError, Reason.NOT_FOUND, "there is no such file"),
-    (NotADirectoryError, Reason.NOT_FOUND, "there is no such file"),
-    (IsADirectoryError, Reason.NO_VIDEO, "it is a folder, not a file"),
-    (PermissionError, Reason.UNAUTHORIZED, "it may not be read: permission denied"),
-    (av.DecoderNotFoundError, Reason.UNSUPPORTED_CODEC, "there is no decoder for it"),
-    (av.InvalidDataError, Reason.DECODE_ERROR, "it is not a video, or a damaged one"),
-    (Exception, Reason.DECODE_ERROR, "it cannot be read: {text}"),
-)
-
-
-def failure_of(error: Exception, config: StreamConfig) -> SourceError:
-    """Turns an error of PyAV into one of ours; its whole text, which holds the URL, is not taken over.
-
-    FFmpeg's error says it exactly in most cases. In the others (a name that is not known, a certificate that is
-    not trusted and a server that hangs up are all "Input/output error") a look at the connection itself tells.
-
-    Args:
-        error: what PyAV raised.
-        config: of the stream.
-    """
-    if kind_of_url(config.url) is UrlKind.FILE:
-        return _from_table(_FILE, error, config) or SourceError(Reason.DECODE_ERROR, "it cannot be read")
-    # FFmpeg's word for redirections that lead round in circles, among much else.
-    ask_http = isinstance(error, OSError) and error.errno == errno.EIO
-    found = _from_table(_NETWORK, error, config) or look_at_connection(config, ask_http=ask_http)
-    vague = _from_table(_NETWORK_VAGUE, error, config)
-    return found or vague or SourceError(Reason.DECODE_ERROR, "it cannot be read")
-
-
-def refuse_text(codec: str) -> None:
-    """Refuses text files, which FFmpeg would show as pictures of their letters.
-
-    Raises:
-        SourceError: no_video.
-    """
-    if codec in ("ansi", "bintext", "xbin", "idf"):
-        raise SourceError(Reason.NO_VIDEO, "it is a text, not a video")
 
 
 def _from_table(table: _Table, error: Exception, config: StreamConfig) -> SourceError | None:

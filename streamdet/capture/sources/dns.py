@@ -1,7 +1,7 @@
-"""Addresses of names, asked for in a thread of their own: the system's resolver can be neither interrupted nor hurried.
+"""Looks up names in threads of their own: the system's resolver cannot be interrupted.
 
-A name server that does not answer blocks its caller for as long as /etc/resolv.conf allows, ten seconds and more. Here
-the caller gives up in time, and knows that it was the name that was waited for.
+A name server that does not answer blocks the caller for as long as /etc/resolv.conf allows, ten seconds and more. Here
+the wait ends in time, and the error says that it was for the name.
 """
 
 from __future__ import annotations

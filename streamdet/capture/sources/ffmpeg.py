@@ -1,4 +1,4 @@
-"""What FFmpeg is told before it opens a stream."""
+"""FFmpeg's options: for each kind of stream, for hardware decoding, and how much memory it may take at once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.monitoring.log import LogThrottle
 
+_log = logging.getLogger(__name__)
+
+# Four bytes for every pixel of the largest picture (see `picture`): more is no picture that could be used.
+MAX_ALLOCATION_BYTES = 256 * 1024 * 1024
+
 # These lead FFmpeg to further addresses, or read something of this machine.
 _LEAD_ELSEWHERE = frozenset(
     {"hls", "concat", "dash", "imf", "rtp", "rtsp", "sap", "sdp", "webm_dash_manifest", "lavfi"}
 )
 
 # Separated by commas, as FFmpeg's `format_whitelist` wants them: everything that is what it is by itself.
-SELF_CONTAINED = ",".join(sorted(av.formats_available - _LEAD_ELSEWHERE))
+_SELF_CONTAINED = ",".join(sorted(av.formats_available - _LEAD_ELSEWHERE))
 
 
 # FFmpeg's defaults look at 5 s of a live stream before the first frame; the header and one frame are enough. Where it
@@ -51,7 +56,7 @@ HLS_OPTIONS = {
     "http_persistent": "0",
     "http_multiple": "0",
     "protocol_whitelist": "http,https,tcp,tls,crypto,data",
-    "format_whitelist": f"hls,{SELF_CONTAINED}",
+    "format_whitelist": f"hls,{_SELF_CONTAINED}",
 }
 
 
@@ -76,7 +81,7 @@ def options_for(config: StreamConfig) -> dict[str, str]:
     if kind in HTTP_KINDS:
         # By default 5 s of pictures are looked at, which take a minute from a camera of two pictures a second: FFmpeg
         # takes pictures without timestamps for 25 a second.
-        options |= {"format_whitelist": SELF_CONTAINED, **_SHORT_ANALYSIS}
+        options |= {"format_whitelist": _SELF_CONTAINED, **_SHORT_ANALYSIS}
     if transport is not None:
         options |= {"allowed_media_types": "video", **_SHORT_ANALYSIS, **_TRANSPORTS[transport]}
     if kind in TLS_KINDS:
@@ -121,10 +126,6 @@ def _works(name: str) -> bool:
     return True
 
 
-# Four bytes for every pixel of the largest picture (see `picture`): more is no picture that could be used.
-MAX_ALLOCATION_BYTES = 256 * 1024 * 1024
-
-
 def limit_allocations(extension: str) -> bool:
     """Sets the limit for the copy of FFmpeg that a Python extension was built with, in this whole process.
 
@@ -132,7 +133,7 @@ def limit_allocations(extension: str) -> bool:
         extension: path of its shared library, which is loaded already.
 
     Returns:
-        False where it has been built in a way that does not let anyone set it.
+        False where its build gives no access to the limit.
     """
     try:
         limit = ctypes.CDLL(extension).av_max_alloc

@@ -1,4 +1,4 @@
-"""Named pipes, which FFmpeg would wait for without end: for someone to write into them, and for more."""
+"""Files of this machine: their paths, and named pipes, for whose writer FFmpeg would wait without end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POLL_MILLISECONDS = 100
 
 
 class Fifo:
-    """What FFmpeg reads instead; for the one thread that opens it.
+    """A named pipe as a file for FFmpeg; for the one thread that opens it.
 
     Args:
         path: of the named pipe.
@@ -32,20 +32,20 @@ class Fifo:
         self._ready.register(self._descriptor, select.POLLIN)
 
     def read(self, size: int) -> bytes:
-        """So many bytes at the most; none at the end.
+        """Returns the next bytes, at most `size`; none at the end.
 
         Raises:
-            SourceError: no one writes in time, or the wait was interrupted.
+            SourceError: nothing was written in time, or the wait was interrupted.
         """
         give_up_at = time.monotonic() + self._longest_wait_seconds
         while not self._ready.poll(_POLL_MILLISECONDS):
             if current_interrupt().is_set() or time.monotonic() > give_up_at:
-                detail = f"no one has written into the pipe within {self._longest_wait_seconds:g} s"
+                detail = f"nothing was written into the pipe within {self._longest_wait_seconds:g} s"
                 raise SourceError(Reason.TIMEOUT, detail)
         return os.read(self._descriptor, size)
 
     def close(self) -> None:
-        """Lets go of the pipe."""
+        """Closes the pipe."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -101,7 +101,7 @@ class HttpClient:
 
         Args:
             error: one of the errors that `FAILURES` names.
-            where: host and port, for people.
+            where: host and port, for the message.
         """
         if isinstance(error, urllib.error.HTTPError):
             error.close()
@@ -345,7 +345,7 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         require(self._schemes, newurl)
-        # A login that the answer holds is none of the author's.
+        # A login in the answer is not the author's.
         return super().redirect_request(req, fp, code, msg, headers, without_login(newurl))
 
 

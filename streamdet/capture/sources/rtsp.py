@@ -20,6 +20,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from streamdet.capture.sources.connections import ConnectionBudget
 from streamdet.capture.sources.diagnosis import address_of_url, failure_of_connection, failure_of_login, tls_context
+from streamdet.capture.sources.http_client import without_login
 from streamdet.capture.sources.login import Login, challenges_in
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, has_control, kind_of_url
@@ -101,19 +102,13 @@ def connect(config: StreamConfig, url: str, budget: ConnectionBudget) -> socket.
     """A connection to the server of an address, encrypted for rtsps://.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be made.
         SourceError: its name is not known.
     """
     connection = budget.connect(address_of_url(url))
     if kind_of_url(url) is not UrlKind.RTSPS:
         return connection
     return budget.encrypt(connection, tls_context(config), address_of_url(url)[0])
-
-
-def without_login(url: str) -> str:
-    """The address as it stands in requests."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
 
 
 def _userinfo(url: str) -> str:
@@ -292,7 +287,7 @@ class RtspRelay:
                 return
 
     def _receive(self, local: socket.socket) -> bool:
-        """Hands on what the server has sent; false at its end."""
+        """Passes on what the server has sent; false at its end."""
         while True:
             try:
                 data = self._upstream.recv(_READ_BYTES)
@@ -350,7 +345,7 @@ class RtspRelay:
             local.sendall(ready)
 
     def _asked_again(self, head: bytes) -> bool:
-        """Whether an answer asked for another login, which was given: then it is none for FFmpeg."""
+        """Whether an answer asked for another login, which was given: FFmpeg does not get such an answer."""
         match = _STATUS.match(head)
         if match is None:
             return False

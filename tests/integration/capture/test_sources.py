@@ -329,7 +329,7 @@ def test_interrupt_ends_reading() -> None:
 
 
 def test_hardware_that_is_not_there_falls_back_with_one_line(clip: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = open_source(stream_config(clip, hwaccel="vdpau", pace="fastest"))
+    source = open_source(stream_config(clip, name="without-vdpau", hwaccel="vdpau", pace="fastest"))
     frames, _ = read_all(source)
     assert len(frames) == 10
     assert source.info.hwaccel is None

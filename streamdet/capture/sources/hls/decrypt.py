@@ -24,10 +24,10 @@ class DecryptedFile:
     Args:
         file: the encrypted one.
         key: 16 bytes.
-        vector: 16 bytes, with which the first block was mixed.
+        vector: 16 bytes, the initialisation vector.
 
     Raises:
-        OSError: FFmpeg was built in a way that does not let anyone decrypt.
+        OSError: this build of FFmpeg gives no access to its AES.
     """
 
     def __init__(self, file: _Readable, key: bytes, vector: bytes) -> None:
@@ -38,12 +38,12 @@ class DecryptedFile:
         self._vector = ctypes.create_string_buffer(vector, _BLOCK_BYTES)
         self._library.init(self._state, key, 8 * _BLOCK_BYTES, 1)
         self._encrypted = b""
-        # Its last block holds the padding, which only shows when the file is at its end.
+        # The last block holds the padding, and which one is the last shows only at the end of the file.
         self._plain = b""
         self._is_at_end = False
 
     def read(self, size: int) -> bytes:
-        """So many bytes at the most; none at the end."""
+        """Returns the next bytes, at most `size`; none at the end."""
         while len(self._plain) <= _BLOCK_BYTES and not self._is_at_end:
             data = self._file.read(max(_BLOCK_BYTES, size))
             self._is_at_end = not data

@@ -1,10 +1,11 @@
 """Fetches everything that an HLS stream consists of, for FFmpeg, which by itself knows no bounds.
 
 FFmpeg follows playlists wherever they lead, as far and as often as they say, and verifies the server of a playlist, but
-not those of its pieces. So every playlist, segment and key is fetched here: looked at, counted, verified, in time.
+not those of its segments and keys. So every playlist, segment and key is fetched here: checked, counted, verified, in
+time. The playlist may be a file of this machine, and then leads to files only.
 
-A file that cannot be fetched is empty, as seen by FFmpeg: it then goes on with the next one or comes to its end, and
-`problem` says why.
+A file that cannot be read is empty for FFmpeg: it then goes on with the next one or comes to its end, and `problem`
+says why.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class HlsFiles:
             try:
                 return self._opened(url, options)
             except ValueError:
-                self.problem = SourceError(Reason.DECODE_ERROR, "the playlist leads to an address that is none")
+                self.problem = SourceError(Reason.DECODE_ERROR, "the playlist leads to an address that is not valid")
         return io.BytesIO()
 
     def close(self) -> None:
@@ -168,7 +169,7 @@ class HlsFiles:
 
 
 class _HlsFile:
-    """One file on its way."""
+    """One file that is being fetched."""
 
     def __init__(self, files: HlsFiles, url: str, response: http.client.HTTPResponse | None) -> None:
         is_elsewhere = response is not None and not response.geturl().startswith("file:")
@@ -179,7 +180,7 @@ class _HlsFile:
         files.opened.add(self)
 
     def read(self, size: int) -> bytes:
-        """What there is, at most so many bytes; none at the end."""
+        """Returns what there is, at most `size` bytes; none at the end."""
         if self._first:
             data, self._first = self._first[:size], self._first[size:]
             return data
@@ -192,14 +193,14 @@ class _HlsFile:
             return b""
 
     def read_all(self, size: int) -> bytes:
-        """So many bytes, fewer only at the end."""
+        """Returns `size` bytes, fewer only at the end."""
         data = bytearray()
         while len(data) < size and (more := self.read(min(_READ_BYTES, size - len(data)))):
             data += more
         return bytes(data)
 
     def put_back(self, data: bytes) -> None:
-        """Has `read` begin with it."""
+        """Makes `read` begin with it."""
         self._first = data + self._first
 
     def close(self) -> None:
