@@ -255,7 +255,7 @@ class LogThrottle:
         self._quiet_seconds = quiet_seconds
         self._clock = clock
         self._lock = threading.Lock()
-        # Until when each is quiet, and how often it was left out; the oldest is forgotten when there are too many.
+        # In the order of their last use: until when each is quiet, and how often it was left out.
         self._keys: dict[Hashable, tuple[float, int]] = {}
 
     def log(self, logger: logging.Logger, level: int, text: str, *arguments: object, stream: str | None = None) -> None:
@@ -282,14 +282,12 @@ class LogThrottle:
         """
         now = self._clock()
         with self._lock:
-            quiet_until, left_out = self._keys.get(key, (float("-inf"), 0))
-            if now < quiet_until:
-                self._keys[key] = quiet_until, left_out + 1
-                return None
-            self._keys[key] = now + self._quiet_seconds, 0
+            quiet_until, left_out = self._keys.pop(key, (float("-inf"), 0))
+            is_due = now >= quiet_until
+            self._keys[key] = (now + self._quiet_seconds, 0) if is_due else (quiet_until, left_out + 1)
             if len(self._keys) > _MAX_THROTTLED:
                 del self._keys[next(iter(self._keys))]
-            return left_out
+            return left_out if is_due else None
 
     def is_quiet(self, key: Hashable = None) -> bool:
         """Whether a line would be left out now."""

@@ -246,9 +246,12 @@ def test_a_throttled_line_is_logged_once_a_minute_for_each_stream(
     ]
 
 
-def test_a_million_different_lines_need_no_memory(clock: _Clock) -> None:
+def test_a_million_different_lines_need_no_memory_and_hide_none_that_repeats(clock: _Clock) -> None:
     throttle = LogThrottle(clock=clock)
-    assert all(throttle.admit(number) == 0 for number in range(3000))
+    assert throttle.admit("often") == 0
+    for number in range(3000):
+        assert throttle.admit(number) == 0
+        assert throttle.admit("often") is None
     assert len(throttle._keys) == 1000
 
 
