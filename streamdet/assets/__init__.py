@@ -1,4 +1,4 @@
-"""The sample clip and the embedded weights; NOTICE.md beside them tells their origin and licences."""
+"""The sample clip and the embedded weights; NOTICE.md beside them states their origin and licences."""
 
 from __future__ import annotations
 

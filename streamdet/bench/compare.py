@@ -47,9 +47,11 @@ class Measured:
 
     @property
     def stage_seconds(self) -> dict[str, float]:
-        """Median time of a frame in each stage, over the rounds that told stages: a graph does so now and then."""
-        told = [sample.stage_seconds for sample in self.samples if sample.stage_seconds]
-        return {stage: statistics.median(s.get(stage, 0.0) for s in told) for stage in (told[0] if told else ())}
+        """Median time of a frame in each stage, over the rounds that reported stages: a graph does so now and then."""
+        reported = [sample.stage_seconds for sample in self.samples if sample.stage_seconds]
+        return {
+            stage: statistics.median(s.get(stage, 0.0) for s in reported) for stage in (reported[0] if reported else ())
+        }
 
     @property
     def speedup(self) -> float | None:
@@ -98,7 +100,7 @@ def compare(
         frames: real ones.
         measured: gets the samples, so that what is there stays when the rounds are broken off.
         seconds: how long to go on.
-        on_sample: told after each sample how far we are, 0 to 1.
+        on_sample: called after each sample with the progress, 0 to 1.
     """
     began = time.monotonic()
     for case, contender in contenders.items():

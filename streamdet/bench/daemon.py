@@ -120,7 +120,7 @@ class DaemonUnderTest:
 
         Args:
             seconds: how long to count.
-            on_share: told how much of that is over, 0 to 1.
+            on_share: called with the share of that which is over, 0 to 1.
 
         Raises:
             StreamdetError: it has ended, or no events come.

@@ -100,7 +100,7 @@ class Step:
     """Follows a run through its steps.
 
     Args:
-        on_step: told what is going on, and the share of the run that is over, 0 to 1.
+        on_step: called with what is going on, and the share of the run that is over, 0 to 1.
 
     Attributes:
         total_seconds: of all steps; 0 while that is not known.
@@ -140,7 +140,7 @@ class EndToEnd:
         clip: what the streams play.
         folder: for the files of the daemon.
         device: where the detector runs.
-        step: is told how far we are.
+        step: called with the progress.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The floor: the arithmetic of a model over the highest speed of arithmetic that this machine was seen to reach.
 
-No implementation of the same model in the same precision can be faster; how far one is from it tells how much there
+No implementation of the same model in the same precision can be faster; how far one is from it shows how much there
 is left to gain.
 """
 

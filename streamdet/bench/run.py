@@ -121,8 +121,8 @@ class Bench:
 
     Args:
         options: what to measure.
-        on_plan: told the seconds that it will take, before it begins to measure.
-        on_step: told what is going on, and how far the run is, 0 to 1.
+        on_plan: called with the seconds that it will take, before it begins to measure.
+        on_step: called with what is going on, and the progress of the run, 0 to 1.
         choice: what the daemon runs by itself, which is measured then; None to give it the fastest of the comparison.
 
     Attributes:

@@ -45,7 +45,7 @@ def load_real_detector(config: Config, metrics: Metrics, stopping: Callable[[], 
 
     Args:
         config: `[detector]` is used.
-        metrics: told the time of each stage, and the device's memory.
+        metrics: get the time of each stage, and the device's memory.
         stopping: asked a few times a second during a trial; true ends it.
 
     Raises:

@@ -61,7 +61,7 @@ class FasterRcnnDetector:
     Args:
         weights: what to run.
         config: thresholds, wanted labels, device, batch size.
-        on_stage: told the time of each stage.
+        on_stage: called with the time of each stage.
 
     Raises:
         DetectorError: the configuration names labels or a device that do not exist.
@@ -279,7 +279,7 @@ def load_detector(
 
     Args:
         config: `[detector]` of the configuration.
-        on_stage: told the time of each stage of each batch.
+        on_stage: called with the time of each stage of each batch.
         threads: CPU threads for one operation; torch's own choice unless given.
 
     Raises:

@@ -29,7 +29,7 @@ def read_frames(source: str, count: int, every_seconds: float, on_progress: OnPr
         source: a folder of pictures, the path of a video, or the URL of a stream.
         count: of frames, at most.
         every_seconds: between two frames of a video or stream.
-        on_progress: told how many of how many frames have been read.
+        on_progress: called with the number of frames that were read, and of all.
 
     Returns:
         at least `FEWEST_FRAMES`.

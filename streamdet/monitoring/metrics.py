@@ -471,7 +471,7 @@ class _StreamSeries:
 
     Attributes:
         last_frame_at: Unix time in seconds of the newest frame; 0 before the first.
-        state: what the stream is doing; None before it was told.
+        state: what the stream is doing; None before it is known.
         reason: why it is not up; None while it is.
         connects: how often it came up after it had not been connected.
         nominal_fps: frames per second at the beginning of the connection; 0 until they are measured.

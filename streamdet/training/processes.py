@@ -196,7 +196,7 @@ def _follow(
     try:
         work(_join(rank, size, store))
     except LostProcessError:
-        os._exit(EXIT_FAILURE)  # rank 0 is told by its own broken connection, or is the one that is gone
+        os._exit(EXIT_FAILURE)  # rank 0 notices by its own broken connection, or is the one that is gone
     except StreamdetError as error:
         errors.put(str(error))
         os._exit(error.exit_code)

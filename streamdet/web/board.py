@@ -130,7 +130,7 @@ _MISSED_STATES = 3
 _SHORTEST_SILENCE_SECONDS = 20.0
 _HEARD_LATELY_SECONDS = 3.0
 _MAX_STREAMS = 2000
-# A daemon that was started again tells the states of all its streams at once.
+# A daemon that was started again reports the states of all its streams at once.
 _NEW_EPOCH_SECONDS = 3.0
 
 
@@ -139,14 +139,14 @@ class _Stream:
     """What is known of one stream; times are monotonic seconds, but for `not_up_since`, Unix time as in events.
 
     Attributes:
-        told: the state that the list told last.
+        listed: the state that the list showed last.
         taken_at: when the newest frame was captured, as far as can be known here; None before the first one.
         epoch: of the newest event.
         not_up_since: when it stopped to be up, or was tried for the first time; None while it is up.
     """
 
     state: StateEvent | None = None
-    told: StateEvent | None = None
+    listed: StateEvent | None = None
     not_up_since: float | None = None
     rates: EventRates = field(default_factory=EventRates)
     newest: DetectionEvent | None = None
@@ -232,7 +232,7 @@ class Board:
         """Every stream's row, as JSON; encoded once for all browsers that are equally far.
 
         Args:
-            sample: number of the newest second that the browser knows; only later ones are told.
+            sample: number of the newest second that the browser knows; only later ones are sent.
         """
         with self._lock:
             behind = min(max(self._ticks - sample, 0), self._ticks)
@@ -275,7 +275,7 @@ class Board:
     def _note_state(self, stream: _Stream, event: StateEvent, now: float) -> None:
         before, stream.state = stream.state, event
         if before is not None and before.since == event.since and stream.state_heard_at:
-            # A repetition: how far apart these are tells when one is missing.
+            # A repetition: how far apart these are shows when one is missing.
             stream.state_interval_seconds = max(now - stream.state_heard_at, stream.state_interval_seconds or 0.0)
         stream.state_heard_at = now
         if event.state is State.UP:
@@ -289,9 +289,9 @@ class Board:
     def _tell_state(self, stream: _Stream, event: StateEvent) -> None:
         """Adds a state to the list, but not each of the tries that end as the one before: they go on for ever."""
         is_retry = event.state is State.CONNECTING and event.reason is not None
-        if is_retry or (stream.told is not None and _said(stream.told) == _said(event)):
+        if is_retry or (stream.listed is not None and _said(stream.listed) == _said(event)):
             return
-        stream.told = event
+        stream.listed = event
         reason = event.reason.value if event.reason else None
         self._journal.note(
             "state", event.stream, event.since, state=event.state.value, reason=reason, detail=event.detail

@@ -13,7 +13,7 @@ from streamdet.types import Detection, DetectionEvent
 MAX_NOTES = 500
 MAX_SIGHTINGS = 3000
 _MAX_OBJECTS = 40
-# What stays the same is told again after so long, so that a quiet list is seen to be alive.
+# What stays the same is listed again after this time, so that a quiet list is seen to be alive.
 _REPEAT_SECONDS = 15.0
 
 
@@ -65,7 +65,7 @@ class Journal:
         self.last_id = 0
         self._notes: deque[Entry] = deque(maxlen=MAX_NOTES)
         self._sightings: deque[Entry] = deque(maxlen=MAX_SIGHTINGS)
-        self._told: dict[str, tuple[float, list[str]]] = {}
+        self._listed: dict[str, tuple[float, list[str]]] = {}
 
     def note(self, kind: str, stream: str, at: float, **fields: object) -> None:
         """Adds a note."""
@@ -73,12 +73,12 @@ class Journal:
         self._notes.append(Entry(self.last_id, at, stream, kind, fields))
 
     def saw(self, event: DetectionEvent) -> None:
-        """Adds what a stream's fullest frame of the last second showed, unless that was told just now."""
+        """Adds what a stream's fullest frame of the last second showed, unless that was listed just now."""
         labels = sorted(found.label for found in event.detections)
-        told_at, told = self._told.get(event.stream, (0.0, []))
-        if labels == told and 0 <= event.published_at - told_at < _REPEAT_SECONDS:
+        listed_at, listed = self._listed.get(event.stream, (0.0, []))
+        if labels == listed and 0 <= event.published_at - listed_at < _REPEAT_SECONDS:
             return
-        self._told[event.stream] = (event.published_at, labels)
+        self._listed[event.stream] = (event.published_at, labels)
         if labels:
             self.last_id += 1
             fields = {"frame_seq": event.frame.seq}
@@ -87,7 +87,7 @@ class Journal:
 
     def forget(self, stream: str) -> None:
         """A stream is gone; its entries stay, as history."""
-        self._told.pop(stream, None)
+        self._listed.pop(stream, None)
 
     def select(self, after: int, wanted: Filter, limit: int) -> list[dict[str, Any]]:
         """The newest entries that match, the newest first, ready for JSON.

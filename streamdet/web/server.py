@@ -41,7 +41,7 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
         settings: how to serve; already checked.
         board: what is known.
         pictures: the newest pictures.
-        ring_with: given the updates once the loop runs, so that news can be told.
+        ring_with: given the updates once the loop runs, so that news can be sent.
     """
     password = read_password(settings.password_file) if settings.password_file else None
     sessions = Sessions() if password else None
@@ -90,7 +90,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
 
     Args:
         settings: how to serve.
-        on_ready: told the page's address once browsers can connect.
+        on_ready: called with the page's address once browsers can connect.
 
     Raises:
         StreamdetError: the settings are unsafe, a file cannot be read, the port is taken.

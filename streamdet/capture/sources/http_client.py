@@ -281,7 +281,7 @@ def require(schemes: tuple[str, ...], address: str) -> None:
 
 
 def _server_of(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port, as one server is told from another."""
+    """Scheme, host and port, which distinguish one server from another."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme)
 

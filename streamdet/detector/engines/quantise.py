@@ -57,7 +57,7 @@ def quantise(
         model: prepared by `pipeline.prepare_model`, on the CPU.
         detector: of the same weights, in fp32: what it computes is what the ranges of values are taken from.
         pictures: to calibrate with; such as will be detected later, some hundred.
-        on_progress: told how many of how many pictures have been looked at.
+        on_progress: called with the number of pictures that are done, and of all.
 
     Raises:
         DetectorError: NNCF is not installed.

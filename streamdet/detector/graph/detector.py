@@ -49,7 +49,7 @@ class GraphDetector:
         weights: what to run.
         config: thresholds, wanted labels, precision, batch size.
         device: where.
-        on_stage: told the times of the stages; of one batch in a hundred where a graph fuses them.
+        on_stage: called with the times of the stages; of one batch in a hundred where a graph fuses them.
         kernels: whether to use the kernels of ours on a CUDA device, where they work; else plain torch.
 
     Raises:
@@ -195,7 +195,7 @@ def load_graph_detectors(
 
     Args:
         config: `[detector]` of the configuration.
-        on_stage: told the times of the stages of one batch in a hundred.
+        on_stage: called with the times of the stages of one batch in a hundred.
         kernels: see `GraphDetector`.
 
     Returns:

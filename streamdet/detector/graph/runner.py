@@ -48,7 +48,7 @@ class EagerRunner:
     def run(
         self, pixel_format: PixelFormat, frames: Sequence[NDArray[np.uint8]], clock: Clock = no_clock
     ) -> NDArray[np.float32]:
-        """See `Runner`; the clock is told every stage."""
+        """See `Runner`; the clock gets every stage."""
         with clock("input"):
             pixels = torch.from_numpy(np.stack(frames)).to(self._device)
         rows: NDArray[np.float32] = self._step(pixel_format)(pixels, clock).cpu().numpy()

@@ -44,7 +44,7 @@ class GraphStep:
 
         Args:
             pixels: uint8 [batch, pixel_format.frame_bytes].
-            clock: told the stages, all but the first of `streamdet.monitoring.metrics.STAGES`.
+            clock: gets the stages, all but the first of `streamdet.monitoring.metrics.STAGES`.
 
         Returns:
             float32 [batch, D + 1, 6], as `FinishInGraph` says.

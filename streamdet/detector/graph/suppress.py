@@ -20,7 +20,7 @@ from torch import Tensor
 from streamdet.detector.graph.boxes import float_not_above
 
 ROUNDS = 24
-"""Rounds of `suppress` unless told otherwise; twice the longest chain that was seen."""
+"""Rounds of `suppress` by default; twice the longest chain that was seen."""
 
 
 class Suppress(Protocol):

@@ -210,7 +210,7 @@ def _is_same_file(given: str, ours: Path) -> bool:
 
 def _audit_line(operation: Operation, outcome: str) -> str:
     """Who asked for a change, and what became of it; in one line, without secrets."""
-    # A URL that is refused may be one in which no login can be told from the rest.
+    # A URL that is refused may be one in which no login can be distinguished from the rest.
     values = [key if key == "url" else f"{key}={_short(value)}" for key, value in operation.values.items()]
     unset = [f"without {', '.join(map(_short, operation.unset))}"] if operation.unset else []
     kept = ["kept over restarts"] if operation.persist else []

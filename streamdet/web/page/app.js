@@ -29,7 +29,7 @@ let shownInstance = "";
 
 function showOverview(overview, instance, ageSeconds) {
   heard.daemon = overview.disconnected_seconds === null;
-  // Another server has told all that it knows: nothing of the one before stays.
+  // Another server has sent all that it knows: nothing of the one before stays.
   updateRows(overview.streams, instance !== shownInstance, ageSeconds);
   shownInstance = instance;
   const shown = updateWall(choice);
@@ -60,7 +60,7 @@ function showTotals() {
 function showEmpty(overview, shown) {
   const empty = byId("wall-empty");
   empty.hidden = shown > 0;
-  const none = overview.disconnected_seconds === null ? "The daemon has not told of any stream yet." : `Waiting for a daemon at ${overview.endpoint}.`;
+  const none = overview.disconnected_seconds === null ? "The daemon has not reported any stream yet." : `Waiting for a daemon at ${overview.endpoint}.`;
   setText(empty, rows.size ? "No stream matches." : none);
 }
 

@@ -3,7 +3,7 @@
 const SPARK_SAMPLES = 60;
 const MAX_PICTURES = 64;
 
-/** All streams as the server last told them, by name. @type {Map<string, any>} */
+/** All streams as the server last sent them, by name. @type {Map<string, any>} */
 const rows = new Map();
 /** Samples of each stream: [fps in, fps out, latency in ms], the newest last. @type {Map<string, any[]>} */
 const histories = new Map();

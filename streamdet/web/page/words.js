@@ -47,7 +47,7 @@ function whatNow(row) {
   return row.state === "connecting" && row.reason ? "Trying again" : stateWord(row.state);
 }
 
-/** Streams that rest because they were told to, or because their film is over: that is no problem. */
+/** Streams that rest because they are paused, or because their film is over: that is no problem. */
 const isResting = (row) => row.state === "down" && (row.reason === "paused" || row.reason === "ended");
 
 /** @param {number} seconds */
