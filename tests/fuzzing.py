@@ -315,7 +315,7 @@ def _rtsp_answer(say: Callable[[bytes], None], port: int) -> Target:
 
 @contextmanager
 def _camera() -> Iterator[tuple[Callable[[bytes], None], int]]:
-    """A server on loopback that answers every request with what it was told to say, and hangs up."""
+    """A server on loopback that answers every request with what it is given, and hangs up."""
     saying = [b""]
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

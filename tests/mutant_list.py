@@ -59,7 +59,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_of(
         "capture/watchdog.py", "unit/capture/test_watchdog.py",
         ("stall reported again and again", "                self._due = None\n                self._overdue = True",
-         "                self._overdue = True", "test_tells_once_of_who_is_late_and_not_of_others"),
+         "                self._overdue = True", "test_what_is_late_is_reported_once_and_others_are_not"),
     ),
     *_of(
         "capture/sources/soundness.py", "unit/capture/test_soundness.py",
@@ -382,7 +382,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "config/models.py", "integration/service/test_page_login.py",
         ("password without encryption", "self.tls_key_file is not None and self.password_file is not None",
          "self.tls_key_file is not None or self.password_file is not None",
-         "test_off_this_machine_only_with_both_or_when_told_to_be_insecure"),
+         "test_off_this_machine_only_with_both_or_when_asked_to_be_insecure"),
     ),
     *_of(
         "http/access.py", "integration/service/test_pages.py",
@@ -505,9 +505,9 @@ MUTANTS: tuple[Mutant, ...] = (
     *_of(
         "training/dataset.py", "unit/training/test_dataset.py",
         ("empty box", "if w <= 0 or h <= 0:", "if w <= 0 and h <= 0:",
-         "test_all_faults_are_told_at_once_and_can_be_skipped"),
+         "test_all_faults_are_reported_at_once_and_can_be_skipped"),
         ("two pictures of one number", 'elif image["id"] in unique:', 'elif image["id"] is None:',
-         "test_all_faults_are_told_at_once_and_can_be_skipped"),
+         "test_all_faults_are_reported_at_once_and_can_be_skipped"),
     ),
     *_of(
         "training/losses.py", "unit/training/test_losses.py",

@@ -22,7 +22,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 # Pictures and confusions show detections as a user sees them: those that are more likely right than wrong.
 _SHOWN_SCORE = 0.5
-_TOLD_NAMES = 6
+_SHOWN_NAMES = 6
 _MEANING = {
     "map": "mAP, IoU 0.50 to 0.95", "map_50": "mAP@.50", "map_75": "mAP@.75",
     "map_small": "mAP, small (below 32x32 px)", "map_medium": "mAP, medium", "map_large": "mAP, large (from 96x96 px)",
@@ -100,8 +100,8 @@ def command(  # noqa: PLR0917 - click passes them by name
 
 def _some(names: Sequence[str]) -> str:
     """All of them if there are few, else the first ones."""
-    more = len(names) - _TOLD_NAMES
-    return ", ".join(names[:_TOLD_NAMES]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _SHOWN_NAMES
+    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _unknown(dataset: Dataset, labels: Collection[str]) -> list[str]:

@@ -25,7 +25,7 @@ TRIM_SECONDS = 60.0
 
 
 def keep_memory() -> bool:
-    """Tells glibc never to give memory back, and to take large blocks from the heap like all others.
+    """Makes glibc never give memory back, and take large blocks from the heap like all others.
 
     By default each large tensor is mapped again and every page of it is cleared by the kernel on first use: half of
     the time of a batch of 8 large frames. In exchange the process stays as large as it once was, until `trim_memory`.

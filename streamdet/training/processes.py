@@ -61,7 +61,7 @@ class Group:
         if self.size == 1 or not gradients:
             return
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        with _lost_process_told():
+        with _lost_process_reported():
             distributed.all_reduce(flat)
         flat /= self.size
         start = 0
@@ -76,7 +76,7 @@ class Group:
             LostProcessError: another process ended.
         """
         if self.size > 1:
-            with _lost_process_told():
+            with _lost_process_reported():
                 for tensor in tensors:
                     distributed.broadcast(tensor, src=0)
 
@@ -124,7 +124,7 @@ def group_of(size: int, work: Callable[[Group], object]) -> Iterator[Group]:
 
 
 @contextmanager
-def _lost_process_told() -> Iterator[None]:
+def _lost_process_reported() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # what gloo raises when a connection closes
@@ -168,7 +168,7 @@ def _join(rank: int, size: int, store: str) -> Group:
         # Else gloo would listen where the name of this machine leads, which others may reach.
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
-        with _lost_process_told():
+        with _lost_process_reported():
             distributed.init_process_group(
                 "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=_TIMEOUT
             )

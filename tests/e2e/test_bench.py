@@ -137,12 +137,12 @@ def test_ctrl_c_ends_it_with_what_there_is() -> None:
 
 
 def test_whole_rounds_are_kept_when_it_is_broken_off() -> None:
-    told = 0
+    reported = 0
 
     def on_step(_text: str, share: float) -> None:
-        nonlocal told
-        told += share > 0
-        if told == 5:  # in the middle of the third round
+        nonlocal reported
+        reported += share > 0
+        if reported == 5:  # in the middle of the third round
             raise KeyboardInterrupt
 
     options = Options(

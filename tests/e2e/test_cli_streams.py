@@ -302,7 +302,7 @@ def test_a_reload_for_another_file_is_refused(installed: Installed, tmp_path: Pa
     assert f"this daemon runs {installed.config}" in output
 
 
-def test_a_name_that_file_and_run_time_both_give_is_told(
+def test_a_name_that_file_and_run_time_both_give_is_reported(
     installed: Installed, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert installed.run("streams", "add", "north", str(sample_clip()), "--persist")[0] == 0
@@ -346,7 +346,7 @@ SPOILED = ["", "x", "[]", '{"version": 2, "streams": {}}', "[" * 100_000, "\udc8
 
 
 @pytest.mark.parametrize("text", SPOILED, ids=range(len(SPOILED)))
-def test_a_spoiled_file_of_changes_is_told_and_kept_aside(
+def test_a_spoiled_file_of_changes_is_reported_and_kept_aside(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = text.encode("utf-8", "surrogateescape")
@@ -377,10 +377,10 @@ def test_a_kept_change_that_cannot_be_used_keeps_nothing_else_from_starting(
     installed.start()
     try:
         assert set(installed.streams()) == {"east", "west", "good"}
-        told = [text for text in caplog.messages if "left out of what was kept" in text]
-        assert len(told) == 5
+        reported = [text for text in caplog.messages if "left out of what was kept" in text]
+        assert len(reported) == 5
         assert SECRET not in "".join(caplog.messages)
-        # What may fit again is kept, and goes when it is told to.
+        # What may fit again is kept, and goes when it is reset.
         assert installed.run("streams", "pause", "good", "--persist")[0] == 0
         assert json.loads(installed.kept.read_text())["streams"].keys() == {"good", "nul", "unknown", "east"}
         assert json.loads(installed.kept.with_name(installed.kept.name + ".bad").read_text())["streams"] == kept

@@ -128,7 +128,7 @@ def test_files_played_to_their_end_lose_nothing_and_end_the_process(running: Cal
     assert ledger.captured == ledger.published == 600
 
 
-def test_a_stuck_detector_is_told_before_the_watchdog_ends_it(
+def test_a_stuck_detector_is_reported_before_the_watchdog_ends_it(
     running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "1000000")
@@ -191,7 +191,7 @@ def test_a_bad_file_changes_nothing(running: Callable[..., Running], tmp_path: P
     wait_until(lambda: published(daemon, "east") > 0)
 
 
-def test_a_port_in_use_is_told_before_anything_starts() -> None:
+def test_a_port_in_use_is_reported_before_anything_starts() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -186,7 +186,7 @@ def test_every_change_of_state_is_announced_however_close_they_are(
         expect(page.locator("#announcer p", has_text=f"{name} is down.")).to_have_count(1)
 
 
-def test_losses_restarts_and_a_daemon_that_is_gone_are_told(
+def test_losses_restarts_and_a_daemon_that_is_gone_are_reported(
     published: Published, server: PageProcess, open_page: Callable[..., Page]
 ) -> None:
     page = open_page(server.url)

@@ -119,7 +119,7 @@ def test_the_program_as_a_module_looks_nowhere_else_either(trap: Path) -> None:
     assert not trap.exists(), trap.read_text()
 
 
-def test_every_python_that_the_program_starts_is_told_so() -> None:
+def test_every_python_that_the_program_starts_gets_it() -> None:
     for path in (ROOT / "streamdet").rglob("*.py"):
         for call in re.findall(r"sys\.executable, .*", path.read_text()):
             assert call.startswith('sys.executable, "-P"'), f"{path}: {call}"

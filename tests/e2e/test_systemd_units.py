@@ -138,8 +138,8 @@ def _wait_for_reload(container: Container, successful: str) -> None:
 
 @in_container
 def test_install_start_reload_and_stop(container: Container) -> None:
-    told = container.run(_STREAMDET, "install-service").stdout
-    assert "create          /etc/systemd/system/streamdet.service\n" in told
+    reported = container.run(_STREAMDET, "install-service").stdout
+    assert "create          /etc/systemd/system/streamdet.service\n" in reported
     load_config(container.root / "etc/streamdet/streamdet.toml")
     _write_config(container, "streamdet", "east", url="${CLIP}", engine="auto")
     # Not tried again: it would be as wrong as before.
@@ -216,8 +216,8 @@ def test_an_instance_survives_a_kill_a_standstill_and_a_reboot(realtime_containe
     container.wait_until(lambda: container.show(unit, "ActiveState") == "active", "a start at boot")
     assert container.show(unit, "NRestarts") == "0"
 
-    told = container.run(_STREAMDET, "install-service", "--instance", "yard", "--uninstall").stdout
-    assert "remove          /etc/systemd/system/streamdet@.service\n" in told
+    reported = container.run(_STREAMDET, "install-service", "--instance", "yard", "--uninstall").stdout
+    assert "remove          /etc/systemd/system/streamdet@.service\n" in reported
     assert container.show(unit, "LoadState") == "not-found"
     assert (container.root / "etc/streamdet/yard.toml").exists()
 
@@ -337,7 +337,7 @@ def test_an_instance_reads_nothing_of_another(container: Container) -> None:
 
 
 @in_container
-def test_a_restart_with_a_wrong_file_says_how_to_go_back_and_goes_back_by_itself_where_told_to(
+def test_a_restart_with_a_wrong_file_says_how_to_go_back_and_goes_back_by_itself_where_asked_to(
     container: Container,
 ) -> None:
     container.run(_STREAMDET, "install-service", "--no-gpu")

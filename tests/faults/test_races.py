@@ -58,8 +58,8 @@ def assert_exact(metrics: Metrics) -> None:
 
 
 class Ticking(Worker):
-    def __init__(self, error: Exception | None, told: list[Worker]) -> None:
-        super().__init__("ticking", told.append)
+    def __init__(self, error: Exception | None, reported: list[Worker]) -> None:
+        super().__init__("ticking", reported.append)
         self.ended = threading.Event()
         self._error_to_raise = error
 
@@ -74,9 +74,9 @@ class Ticking(Worker):
 def test_workers_start_and_stop(chance: random.Random) -> None:
     before = threading.active_count()
     for number in range(_ROUNDS):
-        told: list[Worker] = []
+        reported: list[Worker] = []
         error = ValueError(number) if number % 5 == 0 else None
-        workers = [Ticking(error, told) for _ in range(4)]
+        workers = [Ticking(error, reported) for _ in range(4)]
         for worker in workers:
             worker.start()
         time.sleep(chance.choice((0, 0, 0.0005)))
@@ -86,8 +86,8 @@ def test_workers_start_and_stop(chance: random.Random) -> None:
         assert all(worker.join() for worker in workers)
         for stopper in stoppers:
             join(stopper)
-        assert all(worker.ended.is_set() == (worker not in told) for worker in workers)
-        assert all(worker.error is error for worker in told)
+        assert all(worker.ended.is_set() == (worker not in reported) for worker in workers)
+        assert all(worker.error is error for worker in reported)
     assert threading.active_count() == before
 
 

@@ -54,10 +54,10 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 @each
 def test_fault_shows_as_what_it_is_and_is_overcome(recording: Recording, fault: Fault) -> None:
     story, states = recording.stories[fault.name], recording.since(fault.name)
-    told = [f"{event.state} {event.reason or ''} {event.detail}" for event in states]
-    assert reasons(states) == fault.down, told
-    assert (State.STALLED in {event.state for event in states}) == fault.stalls, told
-    assert story.done, told
+    reported = [f"{event.state} {event.reason or ''} {event.detail}" for event in states]
+    assert reasons(states) == fault.down, reported
+    assert (State.STALLED in {event.state for event in states}) == fault.stalls, reported
+    assert story.done, reported
     if fault.returns:
         assert recording.states(fault.name)[-1].state is State.UP
         assert story.recovered - max(story.began, story.lifted) <= longest_recovery_seconds(states)

@@ -279,7 +279,7 @@ def test_an_error_in_the_main_thread_drains_too(tmp_path: Path, monkeypatch: pyt
 
 
 class Choosy(StandIn):
-    """Cannot use small pictures, until it is told to."""
+    """Cannot use small pictures, until it is allowed to."""
 
     can_small = False
 

@@ -121,7 +121,7 @@ class Container:
         return result
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit, as `systemctl show` tells it."""
+        """A property of a unit, as `systemctl show` prints it."""
         return self.run("systemctl", "show", "--value", "--property", name, unit).stdout.strip()
 
     def journal(self, *options: str) -> str:

@@ -90,7 +90,7 @@ class DaemonProcess:
         return self
 
     def wait_for(self, word: str) -> None:
-        """Waits until systemd is told this."""
+        """Waits until systemd is notified of this."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(queue.Empty):

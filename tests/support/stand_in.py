@@ -9,7 +9,7 @@ from streamdet.types import Detection, Picture
 
 
 class OneBox:
-    """Finds one person in every picture; raises what it is told to."""
+    """Finds one person in every picture; raises what it is given."""
 
     labels = ("person",)
 

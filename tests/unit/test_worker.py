@@ -53,12 +53,12 @@ def test_runs_while_entered() -> None:
     assert worker.error is None
 
 
-def test_error_is_stored_and_told() -> None:
-    told: list[Worker] = []
-    with Failing("failing", told.append) as worker:
+def test_error_is_stored_and_reported() -> None:
+    reported: list[Worker] = []
+    with Failing("failing", reported.append) as worker:
         worker.join()
     assert isinstance(worker.error, ValueError)
-    assert told == [worker]
+    assert reported == [worker]
 
 
 def test_stop_wakes_a_wait_of_the_worker() -> None:

@@ -118,7 +118,7 @@ class GraphRunner:
                 self._slots.put(slot)
 
     def enqueue(self, slot: Slot, graph: GraphedStep, size_bytes: int, frames: int) -> None:
-        """Tells the device all that is to be done for a batch, and waits for nothing."""
+        """Submits all work of a batch to the device, and waits for nothing."""
         with torch.cuda.stream(self._upload):
             slot.device_bytes[:size_bytes].copy_(slot.host_bytes[:size_bytes], non_blocking=True)
             slot.uploaded.record()

@@ -423,7 +423,7 @@ _BAD_FAITH = {
 
 
 @pytest.mark.parametrize("case", _BAD_FAITH)
-def test_bad_faith_costs_little_and_is_told(case: str) -> None:
+def test_bad_faith_costs_little_and_is_reported(case: str) -> None:
     answer, path, reason = _BAD_FAITH[case]
     with HostileServer(answer) as server:
         # In a process of its own: the peak of this one is that of other tests.
@@ -431,8 +431,8 @@ def test_bad_faith_costs_little_and_is_told(case: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
-    told, kilobytes = done.stdout.splitlines()
-    assert told.split()[0] == reason, told
+    reported, kilobytes = done.stdout.splitlines()
+    assert reported.split()[0] == reason, reported
     assert int(kilobytes) < 150_000
     assert server.connections < 400
 
@@ -446,7 +446,7 @@ _ADDRESSES = [
 
 @pytest.mark.parametrize("path", ["/x.m3u8", "/elsewhere.m3u8"])
 @pytest.mark.parametrize("address", _ADDRESSES)
-def test_addresses_that_are_none_are_told(tmp_path: Path, address: bytes, path: str) -> None:
+def test_addresses_that_are_none_are_reported(tmp_path: Path, address: bytes, path: str) -> None:
     key = b'#EXT-X-KEY:METHOD=AES-128,URI="' + address + b'"\n'
     first, *others = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n", b"#EXTINF:1,\n" + address + b"\n", b"#EXT-X-ENDLIST\n"
     with WebServer(tmp_path) as web:
@@ -485,7 +485,7 @@ _ANSWERS = [
 
 
 @pytest.mark.parametrize("answer", _ANSWERS, ids=range(len(_ANSWERS)))
-def test_answers_that_make_no_sense_are_told(answer: str) -> None:
+def test_answers_that_make_no_sense_are_reported(answer: str) -> None:
     def answers(_path: str) -> Iterator[bytes]:
         yield f"HTTP/1.1 {answer}\r\n\r\n".encode("latin-1")
 

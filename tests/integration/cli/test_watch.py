@@ -58,7 +58,7 @@ def watch(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*WATCH, *arguments], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
 
-def test_a_line_tells_each_event(busy: Publisher) -> None:
+def test_a_line_shows_each_event(busy: Publisher) -> None:
     done = watch(busy.endpoint, "--count", "40")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"\d\d:\d\d:\d\d\.\d{3}  front-door +#\d+ +\d+ ms  2 person 0\.90\n", done.stdout)
@@ -68,7 +68,7 @@ def test_a_line_tells_each_event(busy: Publisher) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_a_line_tells_tracks_zones_and_crossings() -> None:
+def test_a_line_shows_tracks_zones_and_crossings() -> None:
     whole = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
     keys = {"zones": [{"name": "door", "polygon": whole}], "lines": [{"name": "gate", "points": [[0, 0.5], [1, 0.5]]}]}
     done = threading.Event()
@@ -96,7 +96,7 @@ def test_a_line_tells_tracks_zones_and_crossings() -> None:
     assert re.search(r" ms  1 person 0\.90 #1@door  #1 went out over gate\n", lines)
 
 
-def test_a_repeated_state_is_told_once(busy: Publisher) -> None:
+def test_a_repeated_state_is_reported_once(busy: Publisher) -> None:
     done = watch(busy.endpoint, "--stream", "yard", "--seconds", "1")
     assert done.returncode == 0
     assert done.stdout.count("unauthorized") == 1
@@ -135,7 +135,7 @@ def test_a_terminal_shows_a_table(busy: Publisher) -> None:
                 continue
             try:
                 piece = os.read(ours, 65536)
-            except OSError:  # Linux tells the end of a terminal so
+            except OSError:  # Linux reports the end of a terminal so
                 break
             screen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", piece.decode(errors="replace"))
             if not interrupted and re.search(r"gate +up .*lost", screen, re.DOTALL):

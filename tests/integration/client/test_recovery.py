@@ -132,7 +132,7 @@ def test_what_the_daemon_no_longer_keeps_is_one_gap() -> None:
     assert found == [Gap("a", "detections/a/", 2, 30), *range(32, 42)]
 
 
-def test_a_restart_is_told_and_the_new_epoch_is_complete(tmp_path: Path) -> None:
+def test_a_restart_is_reported_and_the_new_epoch_is_complete(tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/events"
     replay = ReplayConfig(endpoint="auto")
     with subscribe(endpoint, kinds=["detections"], replay=True) as events:

@@ -138,7 +138,7 @@ def test_repeated_states_are_neither_gaps_nor_lost() -> None:
     assert seqs == [1] * 5
 
 
-def test_a_slow_reader_is_told_what_it_lost() -> None:
+def test_a_slow_reader_learns_what_it_lost() -> None:
     many = [Detection("person", 0.5, (index, 1.0, index + 1.5, 9.0)) for index in range(300)]
     with (
         publisher_at(high_water_mark_events=5) as publisher,
@@ -215,7 +215,7 @@ def test_waiting_can_be_limited() -> None:
     events.close()
 
 
-def test_what_is_no_event_is_told_and_the_next_one_comes(sender: Sender) -> None:
+def test_what_is_no_event_is_reported_and_the_next_one_comes(sender: Sender) -> None:
     with subscribe(sender.endpoint, timeout_seconds=PATIENCE_SECONDS) as events:
         sender.await_subscriber()
         sender.socket.send_multipart([b"detections/a/", b"{}"])
@@ -228,7 +228,7 @@ def test_what_is_no_event_is_told_and_the_next_one_comes(sender: Sender) -> None
         assert brief(next(events)) == ("a", 1)
 
 
-def test_wrong_arguments_are_told_at_once() -> None:
+def test_wrong_arguments_are_reported_at_once() -> None:
     for wrong in ("localhost:5555", "tcp://127.0.0.1", "http://127.0.0.1:5555"):
         with pytest.raises(EndpointError, match="expected something like"):
             subscribe(wrong)

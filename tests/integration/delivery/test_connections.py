@@ -207,7 +207,7 @@ def test_a_directory_that_is_gone_lets_no_one_in(keys: Keys, caplog: pytest.LogC
         assert caplog.text.count("no one is let in") == 1
 
 
-def test_a_file_without_a_key_is_told_once_and_lets_others_in(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_without_a_key_is_reported_once_and_lets_others_in(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
     (keys.clients / "broken.key").write_text("dear diary")
     alice = keys.make("alice")
     with Door(keys.config()) as door, subscriber(door.endpoint, keys.server_key, alice) as sub:

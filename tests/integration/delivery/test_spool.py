@@ -645,12 +645,12 @@ def test_a_disk_that_hovers_at_full_fills_no_log_and_loses_no_count(
             wait_until(lambda put=seq: kept_and_not_kept(spool) == put)
         assert spool.count("events_not_kept_total", reason="disk_full") == 50
         assert len(spool.all_of("e1")) == 50
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 3, told
-    assert "No space left on device" in told[0]
-    assert "again" in told[1]
+    reported = [record.getMessage() for record in caplog.records]
+    assert len(reported) == 3, reported
+    assert "No space left on device" in reported[0]
+    assert "again" in reported[1]
     # The first one stands in the first line.
-    assert "(49 events were not kept since the last such line)" in told[2]
+    assert "(49 events were not kept since the last such line)" in reported[2]
 
 
 @pytest.mark.root

@@ -83,7 +83,7 @@ def test_reference_is_chosen_by_name() -> None:
 
 
 @pytest.mark.usefixtures("_settings_kept")
-def test_what_an_engine_cannot_do_is_told() -> None:
+def test_what_an_engine_cannot_do_is_reported() -> None:
     with pytest.raises(DetectorError, match=r'detector\.precision: engine = "torch" has no "int8"; use "auto"'):
         load_real_detector(config(engine="torch", precision="int8"), Metrics(Ledger()))
 
@@ -134,7 +134,7 @@ def test_a_new_size_is_prepared_for_while_the_detector_goes_on(tmp_path: Path, m
     several.detectors[0].detect([new])
 
 
-def test_there_is_a_worker_for_each_core_unless_told_otherwise() -> None:
+def test_there_is_a_worker_for_each_core_by_default() -> None:
     assert choose_workers(None, cores=2) == 2
     assert choose_workers(None, cores=256) == 64
     assert choose_workers(5, cores=2) == 5

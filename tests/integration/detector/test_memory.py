@@ -1,4 +1,4 @@
-"""glibc keeps memory once it is told to; in a process of its own, because it cannot be told to stop."""
+"""glibc keeps memory once it is configured to; in a process of its own, because that cannot be undone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 if sys.argv[1] == "keep":
-    print("told" if keep_memory() else "no glibc")
+    print("kept" if keep_memory() else "no glibc")
 for i in range(11):
     if i == 1:
         before = faults()
@@ -33,8 +33,8 @@ def page_faults(how: str) -> list[str]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
 def test_pages_are_used_again() -> None:
-    told, kept = page_faults("keep")
-    if told == "no glibc":
+    reported, kept = page_faults("keep")
+    if reported == "no glibc":
         pytest.skip("this C library has no mallopt")
     (mapped,) = page_faults("by default")
     assert int(kept) < int(mapped) / 10
@@ -59,8 +59,8 @@ print(at_first, before, resident())
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
 def test_holes_are_given_back() -> None:
-    told, _ = page_faults("keep")
-    if told == "no glibc":
+    reported, _ = page_faults("keep")
+    if reported == "no glibc":
         pytest.skip("this C library has no mallopt")
     command = [sys.executable, "-c", _LEAVE_HOLES]
     result = subprocess.run(command, check=True, capture_output=True, timeout=60)

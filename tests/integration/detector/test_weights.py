@@ -459,7 +459,7 @@ def test_coco_needs_one_of_four_models() -> None:
     assert M320 in error_of(weights="coco", model=EMBEDDED_ARCHITECTURE)
 
 
-def test_an_export_of_another_version_is_told(tmp_path: Path) -> None:
+def test_an_export_of_another_version_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "yard-int8.safetensors"
     path.write_bytes(save({"features.xml": torch.zeros(1, dtype=torch.uint8)}, {"format": "streamdet-openvino-1"}))
     assert "exported by another version of streamdet; make it again with `streamdet export`" in error_of(
@@ -499,7 +499,7 @@ def test_a_file_of_torch_hub_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert (loaded.min_size, loaded.max_size) == (320, 640)
 
 
-def test_a_damaged_cached_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_cached_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "w-01234567.pth").write_bytes(b"damaged")
     with pytest.raises(DetectorError, match=r"w-01234567\.pth is damaged.*delete it"):
         find_published(M320, "http://127.0.0.1:9/w-01234567.pth", (tmp_path,))

@@ -1,4 +1,4 @@
-"""`streamdet export` makes a file that runs as weights, and tells truly what it gained and lost."""
+"""`streamdet export` makes a file that runs as weights, and reports truly what it gained and lost."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_reference_and_a_second_export_refuse_an_export(
 
 @needs_openvino
 @pytest.mark.parametrize("damage", ["missing", "precision", "graph"])
-def test_a_damaged_export_is_told(int8_file: tuple[Path, dict[str, object]], tmp_path: Path, damage: str) -> None:
+def test_a_damaged_export_is_reported(int8_file: tuple[Path, dict[str, object]], tmp_path: Path, damage: str) -> None:
     tensors = load_file(int8_file[0])
     with safe_open(int8_file[0], framework="pt") as file:
         metadata = file.metadata()
@@ -138,9 +138,9 @@ def test_int8_needs_frames_and_a_place(tmp_path: Path) -> None:
 
 
 def test_frames_are_spread_over_a_folder_and_over_time(folder: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    frames = read_frames(str(folder), 10, 1.0, lambda done, total: told.append((done, total)))
-    assert told == [(number, 10) for number in range(1, 11)]
+    reported: list[tuple[int, int]] = []
+    frames = read_frames(str(folder), 10, 1.0, lambda done, total: reported.append((done, total)))
+    assert reported == [(number, 10) for number in range(1, 11)]
     wanted = [cv2.imread(str(folder / f"{number}.png"))[..., ::-1] for number in range(10)]
     assert all(np.array_equal(frame.to_rgb(), want) for frame, want in zip(frames, wanted, strict=True))
     # `clip_frames` takes one every three seconds.
@@ -150,7 +150,7 @@ def test_frames_are_spread_over_a_folder_and_over_time(folder: Path, tmp_path: P
     assert len(read_frames(str(sample_clip()), 12, 0.0)) == 12
 
 
-def test_too_few_or_broken_frames_are_told(tmp_path: Path) -> None:
+def test_too_few_or_broken_frames_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has 0 frames; at least 10 are needed"):
         read_frames(str(tmp_path), 10, 1.0)
     (tmp_path / "a.jpg").write_bytes(b"no picture")

@@ -219,7 +219,7 @@ def test_the_daemon_puts_the_trace_id_into_the_event(collector: Collector, tmp_p
         ("http://me:secret@collector:4318", "must not hold a login"),
     ],
 )
-def test_a_wrong_endpoint_is_told(endpoint: str, message: str, tmp_path: Path) -> None:
+def test_a_wrong_endpoint_is_reported(endpoint: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "streamdet.toml"
     path.write_text(f'[tracing]\nendpoint = "{endpoint}"\n')
     with pytest.raises(ConfigError, match=message) as raised:

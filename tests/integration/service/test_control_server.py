@@ -353,7 +353,7 @@ def test_an_answer_that_comes_late_comes_and_one_that_is_not_waited_for_harms_no
     assert server.error is None
 
 
-def test_what_waits_when_the_server_ends_is_told_and_nothing_holds_up_the_end(path: Path) -> None:
+def test_what_waits_when_the_server_ends_is_reported_and_nothing_holds_up_the_end(path: Path) -> None:
     came = threading.Event()
     with server_at(path, lambda _: came.set()) as server, connect(path) as waiting:
         waiting.sendall(_GET)

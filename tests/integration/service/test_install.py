@@ -40,7 +40,7 @@ def _tree(root: Path) -> dict[str, str]:
 
 
 def test_it_puts_everything_in_place_and_says_so(root: Path) -> None:
-    told = install(root, "--no-gpu").output
+    reported = install(root, "--no-gpu").output
     assert (root / UNIT).read_text() == (ROOT / "systemd/streamdet.service").read_text()
     assert load_config(root / "etc/streamdet/streamdet.toml").streams[0].name == "front-door"
     assert stat.S_IMODE((root / "etc/streamdet/streamdet.toml").stat().st_mode) == 0o640
@@ -49,7 +49,7 @@ def test_it_puts_everything_in_place_and_says_so(root: Path) -> None:
     assert f"\nEnvironment=PATH={Path(sys.prefix, 'bin')}:" in drop_in
     assert (root / "usr/local/bin/streamdet").readlink() == Path(sys.prefix, "bin/streamdet")
     for path in (*_tree(root), "etc/streamdet/", "etc/streamdet/secrets/", "usr/local/bin/streamdet"):
-        assert f"create          {root}/{path}" in told
+        assert f"create          {root}/{path}" in reported
     assert not (root / f"{UNIT}.d/gpu.conf").exists()
 
 
@@ -59,17 +59,17 @@ def test_twice_is_as_once_and_a_configuration_is_never_overwritten(root: Path) -
     config.write_text("# mine\n")
     (root / UNIT).write_text("# of an older version\n")
     before = _tree(root)
-    told = install(root).output
+    reported = install(root).output
     assert config.read_text() == "# mine\n"
-    assert f"kept            {config} (yours: never overwritten)\n" in told
-    assert f"replace         {root / UNIT}\n" in told
-    assert "create" not in told
+    assert f"kept            {config} (yours: never overwritten)\n" in reported
+    assert f"replace         {root / UNIT}\n" in reported
+    assert "create" not in reported
     assert {path for path, text in _tree(root).items() if before[path] != text} == {UNIT}
 
 
 def test_a_dry_run_changes_nothing(root: Path) -> None:
-    told = install(root, "--dry-run").output
-    assert f"would create    {root / UNIT}\n" in told
+    reported = install(root, "--dry-run").output
+    assert f"would create    {root / UNIT}\n" in reported
     assert list(root.iterdir()) == []
 
 
@@ -96,8 +96,8 @@ def test_uninstall_leaves_what_is_the_users(root: Path) -> None:
 def test_the_page_is_a_service_of_its_own_which_stays_up_to_date_and_goes_with_the_daemons(root: Path) -> None:
     page = root / "etc/systemd/system/streamdet-web.service"
     assert "streamdet-web" not in install(root).output
-    told = install(root, "--page").output
-    assert f"create          {page}\n" in told
+    reported = install(root, "--page").output
+    assert f"create          {page}\n" in reported
     assert page.read_text() == (ROOT / "systemd/streamdet-web.service").read_text()
     assert "PATH=" in (root / f"{page}.d/10-environment.conf").read_text()
     page.write_text("# of an older version\n")
@@ -177,7 +177,7 @@ def private(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "private").chmod(0o755)
 
 
-def test_an_environment_that_the_service_cannot_read_is_told(private: Path) -> None:
+def test_an_environment_that_the_service_cannot_read_is_reported(private: Path) -> None:
     with pytest.raises(InstallError, match=r"the service's user cannot read .*: chmod o[+]rX /"):
         Environment(private, (private.parent,)).check()
 
@@ -192,12 +192,12 @@ def test_an_environment_in_a_home_is_mounted_for_the_service(private: Path, monk
         inside_a_home.check()
 
 
-def test_an_environment_without_the_program_is_told(tmp_path: Path) -> None:
+def test_an_environment_without_the_program_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InstallError, match="there is no program"):
         Environment(tmp_path, ()).check()
 
 
-def test_a_path_that_a_unit_file_cannot_hold_is_told(tmp_path: Path) -> None:
+def test_a_path_that_a_unit_file_cannot_hold_is_reported(tmp_path: Path) -> None:
     scripts = tmp_path / "50% of it"
     scripts.mkdir()
     (scripts / "streamdet").touch()
@@ -216,8 +216,8 @@ def test_this_environment_is_complete() -> None:
 def test_instances_share_neither_user_nor_secrets(root: Path) -> None:
     install(root)
     assert stat.S_IMODE((root / "etc/streamdet").stat().st_mode) == 0o750
-    told = install(root, "--instance", "yard").output
-    assert f"open            {root}/etc/streamdet/" in told
+    reported = install(root, "--instance", "yard").output
+    assert f"open            {root}/etc/streamdet/" in reported
     assert stat.S_IMODE((root / "etc/streamdet").stat().st_mode) == 0o751
     assert stat.S_IMODE((root / "etc/streamdet/yard.secrets").stat().st_mode) == 0o700
     users = (root / "etc/sysusers.d/streamdet-yard.conf").read_text()

@@ -138,7 +138,7 @@ def test_prometheus_logs_in(page: Page, tmp_path: Path) -> None:
         prometheus.wait_for("up", {"": 1.0})
 
 
-def test_off_this_machine_only_with_both_or_when_told_to_be_insecure(tmp_path: Path) -> None:
+def test_off_this_machine_only_with_both_or_when_asked_to_be_insecure(tmp_path: Path) -> None:
     for also in ({}, {"password_file": "x"}, {"tls_certificate_file": "x", "tls_key_file": "x"}):
         with pytest.raises(ValueError, match="would let other machines in"):
             MetricsConfig(endpoint="0.0.0.0:9095", **also)  # type: ignore[arg-type] # texts, all of them

@@ -138,7 +138,7 @@ def test_some_metrics_by_name(daemon: Daemon) -> None:
     assert [family.name for family in read_text(body.decode())] == ["streamdet_frames_in_flight"]
 
 
-def test_readyz_tells_of_every_stream(daemon: Daemon) -> None:
+def test_readyz_reports_every_stream(daemon: Daemon) -> None:
     response, body = daemon.get("/readyz")
     assert (response.status, response.headers["Content-Type"]) == (200, "application/json")
     assert json.loads(body) == {
@@ -380,7 +380,7 @@ def test_more_answers_at_the_same_time_than_may_be_are_refused() -> None:
         assert daemon.get("/healthz")[0].status == 200
 
 
-def test_more_readers_than_can_wait_are_told_to_come_back() -> None:
+def test_more_readers_than_can_wait_are_asked_to_come_back() -> None:
     daemon = Daemon(rate=FairRate(5, 2))
     with daemon.server:
         asking = []

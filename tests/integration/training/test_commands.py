@@ -128,12 +128,12 @@ def test_ctrl_c_ends_after_the_step_and_says_how_to_go_on(shapes: Path, tmp_path
     ) as process:  # fmt: skip
         _wait_for((out / "results.csv").exists, "the first epoch")
         os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=_WAIT_SECONDS)
+        _, reported = process.communicate(timeout=_WAIT_SECONDS)
     assert process.returncode == 130
-    assert "Traceback" not in told
+    assert "Traceback" not in reported
     step = load_checkpoint(out / "last.pt")["step"]
     assert step >= 6
-    last = told.splitlines()[-1]
+    last = reported.splitlines()[-1]
     assert last.startswith(f"streamdet: stopped after step {step} of 3000; to go on: streamdet train --data ")
     assert last.endswith("--processes 2 --resume")
     resumed = last.partition("streamdet train ")[2]
@@ -195,16 +195,16 @@ def test_evaluate_leaves_out_categories_that_the_weights_do_not_know(
     shapes: Path, tmp_path: Path, trained: tuple[Path, list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights, path = trained[0] / "last.safetensors", tmp_path / "rings.json"
-    summary, told = _evaluate_renamed(shapes, weights, path, ["disc", "ring"])
-    assert "the weights do not know ring: evaluated without" in told
+    summary, reported = _evaluate_renamed(shapes, weights, path, ["disc", "ring"])
+    assert "the weights do not know ring: evaluated without" in reported
     assert set(summary["per_class"]) == {"disc"}
     assert summary["map"] == summary["per_class"]["disc"]["ap"]
     assert summary["images"] == 8
-    counted, told = _evaluate_renamed(shapes, weights, path, ["disc", "ring"], "--categories", "disc,ring")
-    assert "the weights do not know ring: they will not be found" in told
+    counted, reported = _evaluate_renamed(shapes, weights, path, ["disc", "ring"], "--categories", "disc,ring")
+    assert "the weights do not know ring: they will not be found" in reported
     assert counted["per_class"]["ring"]["ap"] == 0
     assert counted["map"] == pytest.approx(summary["map"] / 2)
-    monkeypatch.setattr(evaluate, "_TOLD_NAMES", 1)
+    monkeypatch.setattr(evaluate, "_SHOWN_NAMES", 1)
     with pytest.raises(ConfigError, match="the weights know disc, square; the data set has ring and 1 more: nothing"):
         _evaluate_renamed(shapes, weights, path, ["ring", "bow"])
 
@@ -219,7 +219,7 @@ def test_resume_takes_the_options_of_the_run(shapes: Path, trained: tuple[Path, 
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         (["--init", "none.pth"], "--init: there is no file none.pth"),
         (["--categories", " , "], "--categories names no category"),
@@ -232,8 +232,8 @@ def test_resume_takes_the_options_of_the_run(shapes: Path, trained: tuple[Path, 
         ),
     ],
 )  # fmt: skip
-def test_wrong_options_get_one_line(shapes: Path, tmp_path: Path, options: list[str], told: str) -> None:
-    with pytest.raises(ConfigError, match=told) as raised:
+def test_wrong_options_get_one_line(shapes: Path, tmp_path: Path, options: list[str], reported: str) -> None:
+    with pytest.raises(ConfigError, match=reported) as raised:
         _invoke_train(*_train_options(shapes, tmp_path / "run"), *options)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run" / "last.pt").exists()
@@ -255,7 +255,7 @@ def test_evaluate_reads_the_data_before_it_loads_a_detector(tmp_path: Path) -> N
         CliRunner().invoke(evaluate.command, options, catch_exceptions=False, standalone_mode=False)
 
 
-def test_broken_data_is_told_before_anything_begins(shapes: Path, tmp_path: Path) -> None:
+def test_broken_data_is_reported_before_anything_begins(shapes: Path, tmp_path: Path) -> None:
     content = json.loads((shapes / "train" / "annotations.json").read_text())
     content["images"][0]["file_name"] = "gone.jpg"
     path = tmp_path / "train.json"

@@ -66,7 +66,7 @@ def test_two_processes_do_what_one_does_with_both_halves(shapes: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("work", "told"),
+    ("work", "reported"),
     [
         (DiesAtTheStart(), r"exit code 4.*--resume"),
         (dies, r"exit code 3.*--resume"),
@@ -74,10 +74,10 @@ def test_two_processes_do_what_one_does_with_both_halves(shapes: Path, tmp_path:
     ],
     ids=["at the start", "in the middle", "with a message"],
 )
-def test_a_follower_that_ends_ends_the_run_with_one_line(work: Callable[[Group], None], told: str) -> None:
+def test_a_follower_that_ends_ends_the_run_with_one_line(work: Callable[[Group], None], reported: str) -> None:
     parameter = torch.zeros(3, requires_grad=True)
     parameter.grad = torch.ones(3)
-    with pytest.raises(LostProcessError, match=told) as raised:
+    with pytest.raises(LostProcessError, match=reported) as raised:
         _average_often(work, parameter)
     assert "\n" not in str(raised.value)
 
@@ -88,7 +88,7 @@ def _average_often(work: Callable[[Group], None], parameter: Tensor) -> None:
             group.average_gradients([parameter])
 
 
-def test_a_start_that_fails_is_told_and_does_not_harm_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_fails_is_reported_and_does_not_harm_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     parameter = torch.zeros(3, requires_grad=True)
     parameter.grad = torch.ones(3)
 

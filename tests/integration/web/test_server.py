@@ -73,7 +73,7 @@ def ask(server: PageProcess, **changes: Any) -> tuple[int, dict[str, Any], bytes
     return status, json.loads(answer[4 : 4 + length]), answer[4 + length :]
 
 
-def test_an_answer_tells_what_is_new_and_carries_pictures(server: PageProcess) -> None:
+def test_an_answer_holds_what_is_new_and_carries_pictures(server: PageProcess) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     _, head, pictures = ask(server, pictures={"gate": 0})
     while not head["pictures"] and time.monotonic() < deadline:
@@ -328,7 +328,7 @@ def test_wrong_options_end_in_one_clear_line(arguments: list[str], code: int, wo
     assert "Traceback" not in ended.stderr
 
 
-def test_a_port_in_use_is_told() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = web("--listen", f"127.0.0.1:{taken.getsockname()[1]}")
     assert ended.returncode == 69

@@ -1,4 +1,4 @@
-"""A name server that knows what it is told to know: nothing, an address, or not even how to answer."""
+"""A name server that knows what it is given: nothing, an address, or not even how to answer."""
 
 from __future__ import annotations
 

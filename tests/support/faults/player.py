@@ -1,4 +1,4 @@
-"""Sends live video, over HTTP or into a pipe: whatever it is told to, from one moment to the next."""
+"""Sends live video, over HTTP or into a pipe: whatever it is asked to, from one moment to the next."""
 
 from __future__ import annotations
 

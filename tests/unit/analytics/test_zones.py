@@ -130,7 +130,7 @@ class Watch:
 GATE = [{"name": "gate", "points": HALF}]
 
 
-def test_a_walk_over_a_line_is_told_once_and_in_its_direction() -> None:
+def test_a_walk_over_a_line_is_reported_once_and_in_its_direction() -> None:
     watch = Watch(lines=GATE)
     assert watch.walk(0.3, 0.4, 0.45) == []
     assert watch.walk(0.55, 0.6) == [Crossing("gate", "in", 7, "person")]

@@ -110,8 +110,8 @@ def test_time_is_divided_and_large_batches_give_way() -> None:
 
 
 def test_a_run_knows_how_far_it_is() -> None:
-    told: list[tuple[str, float]] = []
-    step = Step(lambda text, share: told.append((text, share)))
+    reported: list[tuple[str, float]] = []
+    step = Step(lambda text, share: reported.append((text, share)))
     step.begin("loading", 0)
     step.total_seconds = 10
     step.begin("first", 4)
@@ -119,7 +119,7 @@ def test_a_run_knows_how_far_it_is() -> None:
     step.end()
     step.begin("second", 6)
     step.share(1.0)
-    assert told == [("loading", 0), ("first", 0), ("first", 0.2), ("first", 0.4), ("second", 0.4), ("second", 1.0)]
+    assert reported == [("loading", 0), ("first", 0), ("first", 0.2), ("first", 0.4), ("second", 0.4), ("second", 1.0)]
 
 
 def test_what_others_do_is_noticed() -> None:

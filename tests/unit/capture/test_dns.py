@@ -39,13 +39,13 @@ def test_names_are_looked_up() -> None:
     assert ("127.0.0.1", 80) in [address[4] for address in resolve("localhost", 80, 30)]
 
 
-def test_a_name_that_is_not_known_is_told() -> None:
+def test_a_name_that_is_not_known_is_reported() -> None:
     with pytest.raises(SourceError, match=r"the name nowhere\.invalid is not known") as caught:
         resolve("nowhere.invalid", 80, 30)
     assert caught.value.reason is Reason.DNS
 
 
-def test_silence_is_told_as_what_it_is(silence: list[str]) -> None:
+def test_silence_is_reported_as_what_it_is(silence: list[str]) -> None:
     for _ in range(3):
         with pytest.raises(SourceError, match=r"no name server says within 0\.1 s what camera is") as caught:
             resolve("camera", 80, 0.1)

@@ -10,12 +10,12 @@ def watch_threads() -> int:
     return sum(t.name == "stall-watch" for t in threading.enumerate())
 
 
-def test_tells_once_of_who_is_late_and_not_of_others() -> None:
+def test_what_is_late_is_reported_once_and_others_are_not() -> None:
     watch = StallWatch()
-    late, told = threading.Event(), []
+    late, reported = threading.Event(), []
     with (
-        watch.watched(lambda: (told.append("late"), late.set()), told.append) as one,
-        watch.watched(lambda: told.append("x"), told.append) as two,
+        watch.watched(lambda: (reported.append("late"), late.set()), reported.append) as one,
+        watch.watched(lambda: reported.append("x"), reported.append) as two,
     ):
         two.begin(60)
         one.begin(0.05)
@@ -24,7 +24,7 @@ def test_tells_once_of_who_is_late_and_not_of_others() -> None:
         assert not two.end()
         one.begin(60)
         assert not one.end()
-    assert told == ["late"]
+    assert reported == ["late"]
 
 
 def test_one_thread_for_all_that_ends_with_the_last() -> None:
@@ -37,16 +37,16 @@ def test_one_thread_for_all_that_ends_with_the_last() -> None:
         assert watch_threads() == before + 1
 
 
-def test_an_error_is_told_to_its_owner_and_the_others_are_still_watched() -> None:
+def test_an_error_is_reported_to_its_owner_and_the_others_are_still_watched() -> None:
     watch = StallWatch()
-    late, told = threading.Event(), []
+    late, reported = threading.Event(), []
 
     def fail() -> None:
         raise ValueError
 
-    with watch.watched(fail, told.append) as broken, watch.watched(late.set, told.append) as healthy:
+    with watch.watched(fail, reported.append) as broken, watch.watched(late.set, reported.append) as healthy:
         broken.begin(0.01)
-        wait_until(lambda: told, "the error")
+        wait_until(lambda: reported, "the error")
         healthy.begin(0.01)
         assert late.wait(30)
-    assert [type(error) for error in told] == [ValueError]
+    assert [type(error) for error in reported] == [ValueError]

@@ -56,7 +56,9 @@ def test_labels_stand_in_the_header_of_a_file() -> None:
         ('device = "cuda:all"', '2: detector.device: is "cuda:all", which needs engine = "graph"'),
     ],
 )  # fmt: skip
-def test_a_detector_that_cannot_be_loaded_is_told_before_it_is(tmp_path: Path, detector: str, expected: str) -> None:
+def test_a_detector_that_cannot_be_loaded_is_reported_before_it_is(
+    tmp_path: Path, detector: str, expected: str
+) -> None:
     (line,) = problem(tmp_path, detector).splitlines()
     assert line.startswith(expected)
 
@@ -74,7 +76,7 @@ def test_a_detector_that_cannot_be_loaded_is_told_before_it_is(tmp_path: Path, d
         (safetensors({"labels": "7"}), "carries no description of its model"),
     ],
 )
-def test_damaged_weights_are_told_before_they_are_loaded(tmp_path: Path, weights: bytes, expected: str) -> None:
+def test_damaged_weights_are_reported_before_they_are_loaded(tmp_path: Path, weights: bytes, expected: str) -> None:
     (line,) = problem(tmp_path, 'weights = "w.safetensors"', weights).splitlines()
     assert line.startswith("2: detector.weights: ")
     assert expected in line

@@ -175,7 +175,7 @@ def test_bad_input_ends_in_one_clear_line(file: Path, text: str, expected: str) 
     assert expected in lines[0]
 
 
-def test_all_problems_are_told_at_once_in_the_order_of_lines(file: Path) -> None:
+def test_all_problems_are_reported_at_once_in_the_order_of_lines(file: Path) -> None:
     lines = problems(
         file,
         f"""[detector]
@@ -278,7 +278,7 @@ def test_a_wrong_value_from_elsewhere_is_not_shown(file: Path, key: str) -> None
         ("folder", "cannot be read: Is a directory"),
     ],
 )
-def test_a_bad_credential_file_is_told(file: Path, tmp_path: Path, data: bytes | str | None, expected: str) -> None:
+def test_a_bad_credential_file_is_reported(file: Path, tmp_path: Path, data: bytes | str | None, expected: str) -> None:
     if isinstance(data, bytes):
         (tmp_path / "LOGIN").write_bytes(data)
     elif data == "folder":

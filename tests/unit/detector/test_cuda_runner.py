@@ -109,13 +109,16 @@ def test_what_cannot_be_captured_runs_without_a_graph(
 
 
 def test_one_batch_in_a_hundred_is_staged() -> None:
-    told: list[str] = []
+    reported: list[str] = []
     detector = GraphDetector(
-        calibrated_weights(EMBEDDED_ARCHITECTURE), CONFIG, torch.device("cuda", 0), lambda stage, _: told.append(stage)
+        calibrated_weights(EMBEDDED_ARCHITECTURE),
+        CONFIG,
+        torch.device("cuda", 0),
+        lambda stage, _: reported.append(stage),
     )
     for _ in range(100):
         detector.detect(pictures(1))
-    assert told == ["input", "preprocess", "features", "proposals", "roi_pool", "classify", "postprocess"]
+    assert reported == ["input", "preprocess", "features", "proposals", "roi_pool", "classify", "postprocess"]
 
 
 def test_many_formats_are_forgotten(detector: GraphDetector) -> None:

@@ -194,11 +194,11 @@ def test_what_has_not_settled_is_computed_until_it_has(monkeypatch: pytest.Monke
 
 
 def test_every_stage_is_timed_in_order() -> None:
-    told: list[tuple[str, float]] = []
-    detector = GraphDetector(random_weights(), EASY, CPU, lambda stage, seconds: told.append((stage, seconds)))
+    reported: list[tuple[str, float]] = []
+    detector = GraphDetector(random_weights(), EASY, CPU, lambda stage, seconds: reported.append((stage, seconds)))
     detector.detect([ArrayPicture(clip_frames()[0])])
-    assert tuple(stage for stage, _ in told) == STAGES
-    assert all(seconds > 0 for _, seconds in told)
+    assert tuple(stage for stage, _ in reported) == STAGES
+    assert all(seconds > 0 for _, seconds in reported)
 
 
 class Forbid(TorchDispatchMode):

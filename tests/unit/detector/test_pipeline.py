@@ -202,16 +202,16 @@ def test_read_only_pixels_are_taken(detector: FasterRcnnDetector, frames: list[R
 
 
 def test_every_stage_is_timed_in_order(weights: Weights, frames: list[Rgb]) -> None:
-    told: list[tuple[str, float]] = []
-    detector = FasterRcnnDetector(weights, EASY, lambda stage, seconds: told.append((stage, seconds)))
+    reported: list[tuple[str, float]] = []
+    detector = FasterRcnnDetector(weights, EASY, lambda stage, seconds: reported.append((stage, seconds)))
     detector.warm_up()
-    assert told == []
+    assert reported == []
     detector.detect(pictures(frames[:1]))
-    assert tuple(stage for stage, _ in told) == STAGES
-    assert all(seconds > 0 for _, seconds in told)
+    assert tuple(stage for stage, _ in reported) == STAGES
+    assert all(seconds > 0 for _, seconds in reported)
 
 
-def test_warm_up_tells_when_memory_runs_out(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_up_reports_when_memory_runs_out(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = FasterRcnnDetector(weights, EASY)
 
     def run_out(*_: object) -> None:
@@ -222,7 +222,7 @@ def test_warm_up_tells_when_memory_runs_out(weights: Weights, monkeypatch: pytes
         detector.warm_up()
 
 
-def test_errors_of_the_device_can_be_told_apart() -> None:
+def test_errors_of_the_device_can_be_distinguished() -> None:
     with pytest.raises(MemoryError, match="can't allocate"), device_errors():
         torch.empty(10**15)
     with pytest.raises(MemoryError), device_errors():

@@ -1,4 +1,4 @@
-"""Every command that the documentation tells a person to type exists, with the options that it is given."""
+"""Every command that the documentation asks a person to type exists, with the options that it is given."""
 
 from __future__ import annotations
 

@@ -403,12 +403,12 @@ def test_a_blocked_put_goes_on_when_its_stream_becomes_real_time(
     assert take(queue) == [("file", 2)]
 
 
-def test_drops_are_told_without_the_lock(clock: Clock) -> None:
+def test_drops_are_reported_without_the_lock(clock: Clock) -> None:
     seen: list[dict[str, int]] = []
     other: list[threading.Thread] = []
 
     def on_drop(_stream: str, _reason: Drop) -> None:
-        # Another thread gets at the queue while this one tells of the drop.
+        # Another thread gets at the queue while this one reports the drop.
         thread = threading.Thread(target=lambda: seen.append(queue.pending()), daemon=True)
         other.append(thread)
         thread.start()

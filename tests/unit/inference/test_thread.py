@@ -259,14 +259,14 @@ def test_a_single_frame_that_does_not_fit_ends_the_process() -> None:
     ids=repr,
 )
 def test_a_dead_cuda_context_ends_the_process_with_its_own_code(cause: Exception) -> None:
-    told: list[Worker] = []
-    line = Line(StandIn(NoMemory(0, cause)), on_error=told.append)
+    reported: list[Worker] = []
+    line = Line(StandIn(NoMemory(0, cause)), on_error=reported.append)
     error = end(line)
     assert isinstance(error, DeviceLostError)
     assert error.exit_code == EXIT_DEVICE_LOST
     assert error.__cause__ is cause
     assert "\n" not in str(error)
-    assert told == [line.inference]
+    assert reported == [line.inference]
     assert line.in_flight() == 0
 
 
@@ -295,7 +295,7 @@ class Odd:
 
 
 @pytest.mark.parametrize("error", [ValueError("no conversion"), MemoryError("16 TB")], ids=repr)
-def test_only_the_frame_that_cannot_be_detected_is_dropped_and_told_of(error: Exception) -> None:
+def test_only_the_frame_that_cannot_be_detected_is_dropped_and_reported(error: Exception) -> None:
     unusable: list[tuple[str, str]] = []
     line = Line(Odd(error), on_unusable=lambda frame, why: unusable.append((frame.stream, why)))
     with line.inference:
@@ -650,18 +650,18 @@ def test_what_was_held_for_a_frame_that_is_lost_leaves() -> None:
     assert line.in_flight() == 0
 
 
-def test_the_error_of_one_worker_is_told_and_the_ledger_balances() -> None:
-    told: list[Worker] = []
+def test_the_error_of_one_worker_is_reported_and_the_ledger_balances() -> None:
+    reported: list[Worker] = []
     slow = Slow(0.0)
     slow._before = NoMemory(0, ValueError("broken"))
     line = Line(StandIn(), streams=4)
-    with group_of(line, 2, slow, told.append):
+    with group_of(line, 2, slow, reported.append):
         for _ in range(1000):
             line.put_all()
-            if told:
+            if reported:
                 break
             time.sleep(0.01)
-    assert [str(worker.error) for worker in told] == ["broken"]
+    assert [str(worker.error) for worker in reported] == ["broken"]
     assert line.in_flight() == 0
 
 

@@ -168,7 +168,7 @@ class _Unshowable:
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter(colours=False)])
-def test_a_line_whose_values_do_not_fit_is_told_all_the_same(
+def test_a_line_whose_values_do_not_fit_is_reported_all_the_same(
     formatter: logging.Formatter, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stream = io.StringIO()

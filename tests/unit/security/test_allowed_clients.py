@@ -15,7 +15,7 @@ from support.knocking import Keys
 
 
 class Clock:
-    """Moves on only when it is told to."""
+    """Moves on only when it is moved."""
 
     def __init__(self) -> None:
         self.now = 0.0

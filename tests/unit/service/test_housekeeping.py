@@ -110,7 +110,7 @@ class Moment:
         return self.now
 
 
-def test_what_max_fps_leaves_out_is_told_apart_from_overload(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_max_fps_leaves_out_is_distinguished_from_overload(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, clock = Ledger(), Moment()
     rates = Rates(ledger, clock)
     ledger.set_stream("yard")

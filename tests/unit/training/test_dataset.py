@@ -83,7 +83,7 @@ def _break_everything(content: dict[str, Any], folder: Path) -> dict[str, str]:
     }
 
 
-def test_all_faults_are_told_at_once_and_can_be_skipped(shapes: Path, tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_and_can_be_skipped(shapes: Path, tmp_path: Path) -> None:
     for picture in (shapes / "val").glob("*.jpg"):
         (tmp_path / picture.name).write_bytes(picture.read_bytes())
     content = json.loads((shapes / "val" / "annotations.json").read_text())
@@ -138,7 +138,7 @@ def test_labelled_and_iscrowd_are_kept(shapes: Path, edit_annotations: Edit) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("{", "is not JSON"),
         ("[]", "no list 'categories', 'images', 'annotations'"),
@@ -148,10 +148,10 @@ def test_labelled_and_iscrowd_are_kept(shapes: Path, edit_annotations: Edit) -> 
         ("[" * 100_000, "is nested too deeply"),
     ],
 )
-def test_other_files_get_one_line(tmp_path: Path, text: str, told: str) -> None:
+def test_other_files_get_one_line(tmp_path: Path, text: str, reported: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
-    with pytest.raises(DataError, match=told) as raised:
+    with pytest.raises(DataError, match=reported) as raised:
         load_dataset(path, tmp_path)
     assert "\n" not in str(raised.value)
 
@@ -217,7 +217,7 @@ def test_a_class_without_a_box_stays_a_class(shapes: Path, edit_annotations: Edi
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("behind", [b"", b"\0" * 6000, b"ftypmp42" + bytes(range(256)) * 300])
-def test_what_follows_a_whole_picture_does_not_count_and_a_cut_one_is_told(
+def test_what_follows_a_whole_picture_does_not_count_and_a_cut_one_is_reported(
     tmp_path: Path, suffix: str, behind: bytes
 ) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
@@ -232,7 +232,7 @@ def test_what_follows_a_whole_picture_does_not_count_and_a_cut_one_is_told(
         assert problem[0].startswith("truncated")
 
 
-def test_a_cut_picture_with_a_whole_thumbnail_is_told(tmp_path: Path) -> None:
+def test_a_cut_picture_with_a_whole_thumbnail_is_reported(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     whole, small = (cv2.imencode(".jpg", p)[1].tobytes() for p in (picture, picture[:8, :8]))
     segment = b"\xff\xe1" + (len(small) + 2).to_bytes(2) + small

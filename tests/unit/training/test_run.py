@@ -114,7 +114,7 @@ def test_a_finished_run_resumes_to_its_results(shapes: Path, trained: tuple[Path
     assert [r.epoch for r in run.train()] == [1, 2]
 
 
-def test_a_loss_that_is_no_number_is_told(shapes: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_is_reported(shapes: Path, tmp_path: Path) -> None:
     data = _data(shapes, "val")
     run = Run(tmp_path / "run", CONFIG, data, data)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_a_loss_that_is_no_number_is_told(shapes: Path, tmp_path: Path) -> None:
         run.train()
 
 
-def test_a_picture_that_vanishes_is_told(shapes: Path, tmp_path: Path) -> None:
+def test_a_picture_that_vanishes_is_reported(shapes: Path, tmp_path: Path) -> None:
     data = _data(shapes, "val")
     gone = [replace(s, path=tmp_path / "gone.jpg") for s in data.samples]
     with pytest.raises(DataError, match=r"cannot read .*gone\.jpg"):
@@ -206,7 +206,7 @@ def test_processes_make_the_same_batches_as_threads(shapes: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_run_starts_from_is_epoch_0_and_a_worse_run_is_told(
+def test_what_the_run_starts_from_is_epoch_0_and_a_worse_run_is_reported(
     shapes: Path, tmp_path: Path, trained: tuple[Path, list[float]]
 ) -> None:
     out = tmp_path / "run"

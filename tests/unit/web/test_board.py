@@ -95,7 +95,7 @@ def test_the_list_keeps_notes_however_much_is_seen() -> None:
     assert len(journal.select(0, Filter(sightings=False), 10_000)) == MAX_NOTES
 
 
-def test_what_stays_the_same_is_told_once() -> None:
+def test_what_stays_the_same_is_reported_once() -> None:
     journal = Journal()
     for _ in range(5):
         journal.saw(seen(1, PERSON))
@@ -119,7 +119,7 @@ def test_the_list_is_filtered_by_stream_label_score_and_kind() -> None:
     assert listed(board, notes=False, label="car", min_score=0.5) == []
 
 
-def test_states_gaps_crossings_and_restarts_are_told() -> None:
+def test_states_gaps_crossings_and_restarts_are_reported() -> None:
     board = Board("tcp://127.0.0.1:1")
     board.note(state(State.DOWN, Reason.REFUSED), 1.0)
     board.note(state(State.DOWN, Reason.REFUSED), 2.0)
@@ -132,7 +132,7 @@ def test_states_gaps_crossings_and_restarts_are_told() -> None:
     assert (row["state"], row["reason"], row["lost"]) == ("up", None, 4)
 
 
-def test_a_stream_that_is_tried_in_vain_is_told_once_and_down_all_the_time() -> None:
+def test_a_stream_that_is_tried_in_vain_is_reported_once_and_down_all_the_time() -> None:
     board = Board("tcp://127.0.0.1:1")
     board.note(state(State.CONNECTING, since=1.0), 1.0)
     board.note(state(since=2.0), 2.0)
@@ -199,7 +199,7 @@ def test_a_frame_is_as_old_as_when_it_was_captured() -> None:
     assert 1.0 <= rows(board)["gate"]["age_seconds"] < 5
 
 
-def test_only_seconds_that_a_browser_does_not_know_are_told() -> None:
+def test_only_seconds_that_a_browser_does_not_know_are_reported() -> None:
     board = Board("tcp://127.0.0.1:1")
     board.note(seen(1, PERSON), 0.5)
     for second in range(1, 11):
@@ -209,7 +209,7 @@ def test_only_seconds_that_a_browser_does_not_know_are_told() -> None:
     assert len(json.loads(board.overview(99))["streams"][0]["samples"]) == 0
 
 
-def test_five_hundred_streams_are_told_within_a_moment() -> None:
+def test_five_hundred_streams_are_reported_within_a_moment() -> None:
     board = Board("tcp://127.0.0.1:1")
     for number in range(500):
         board.note(seen(1, PERSON, stream=f"s{number}"), 1.0)
