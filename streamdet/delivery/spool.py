@@ -58,7 +58,7 @@ class Spool(Worker):
         metrics: counts events that are kept, and those that are not.
         on_error: called when the thread ends with an error.
         unexpected: counts errors that cost the answer to a single request.
-        clock: tells the age of events, and whether it can be trusted.
+        clock: gives the age of events, and whether it can be trusted.
 
     Raises:
         SpoolError: the directory cannot be used.

@@ -79,7 +79,7 @@ def failure_of(error: Exception, config: StreamConfig) -> SourceError:
     """Turns an error of PyAV into one of ours; its whole text, which holds the URL, is not taken over.
 
     FFmpeg's error says it exactly in most cases. In the others (a name that is not known, a certificate that is
-    not trusted and a server that hangs up are all "Input/output error") a look at the connection itself tells.
+    not trusted and a server that hangs up are all "Input/output error") a look at the connection finds the cause.
 
     Args:
         error: what PyAV raised.
@@ -199,7 +199,7 @@ def _ask_rtsp(connection: socket.socket, config: StreamConfig) -> SourceError | 
 
 
 def _ask_http(connection: socket.socket, config: StreamConfig) -> SourceError | None:
-    """Asks an HTTP server for the path, without the login; all that FFmpeg tells exactly is left to it."""
+    """Asks an HTTP server for the path, without the login; all that FFmpeg reports exactly is left to it."""
     parts = urlsplit(config.url)
     path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
     host = parts.netloc.rpartition("@")[2]
