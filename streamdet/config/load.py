@@ -166,13 +166,15 @@ class _Reading:
 
     def warnings(self, written: Tables) -> list[str]:
         """Addresses that are probably mistakes, passwords that are written into the file itself, and unused keys."""
+        unused = "is no longer used: PyAV reads network streams and files, OpenCV reads devices; delete it"
         lines = []
+        if "backend" in written.get("stream_defaults", {}):
+            lines.append(self._line_of(("stream_defaults", "backend"), unused))
         for number, stream in enumerate(written.get("streams", [])):
             path, url = ("streams", number, "url"), stream["url"]
             if doubt := doubt_of_url(url):
                 lines.append(self._line_of(path, doubt))
             if "backend" in stream:
-                unused = "is no longer used: PyAV reads network streams and files, OpenCV reads devices; delete it"
                 lines.append(self._line_of(("streams", number, "backend"), unused))
             if re.match(r"[^/]*://[^/?#@]*:(?!\$\{)[^/?#@]+@", re.sub(r"\$\{[^}]*\}", "${", url)):
                 lines.append(

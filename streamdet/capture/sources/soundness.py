@@ -49,13 +49,14 @@ class Soundness:
 
     Args:
         decoder: that has decoded nothing yet.
+        key_frame_seconds: how long a key frame is waited for.
 
     Attributes:
         broken_packets: that could not be decoded.
         waits: whether a key frame is waited for: nothing can be shown before it.
     """
 
-    def __init__(self, decoder: av.VideoCodecContext) -> None:
+    def __init__(self, decoder: av.VideoCodecContext, key_frame_seconds: float = KEY_FRAME_SECONDS) -> None:
         name = decoder.codec.canonical_name
         self._builds_on_others = name in _BUILD_ON_OTHERS
         self._marks_until_recovered = name == "h264"
@@ -64,6 +65,7 @@ class Soundness:
         self.broken_packets = 0
         self.waits = self._builds_on_others
         self._decoder = decoder
+        self._key_frame_seconds = key_frame_seconds
         # Else pictures that are not sound would be left out where they should be counted.
         decoder.flags |= Flags.output_corrupt
         self._holds_since: float | None = time.monotonic()
@@ -73,8 +75,8 @@ class Soundness:
 
     @property
     def has_waited_too_long(self) -> bool:
-        """Whether there was no key frame for `KEY_FRAME_SECONDS`."""
-        return self._holds_since is not None and time.monotonic() - self._holds_since > KEY_FRAME_SECONDS
+        """Whether there was no key frame for `key_frame_seconds`."""
+        return self._holds_since is not None and time.monotonic() - self._holds_since > self._key_frame_seconds
 
     def decode(self, packet: av.Packet[av.VideoStream]) -> list[tuple[av.VideoFrame, bool]]:
         """The pictures that are complete with this packet, and whether they are sound."""

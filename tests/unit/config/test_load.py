@@ -167,6 +167,15 @@ def test_literal_passwords_are_remembered_and_warned_of(file: Path) -> None:
     assert PLANTED in config.streams[0].url
 
 
+def test_a_key_that_is_no_longer_used_is_warned_of(file: Path) -> None:
+    file.write_text(f'[stream_defaults]\nbackend = "opencv"\n{STREAM}\nbackend = "av"\n')
+    _, warnings = load_config_and_warnings(file, {})
+    assert [line.rpartition(": is no longer used")[0] for line in warnings] == [
+        f"{file}:2: stream_defaults.backend",
+        f"{file}:{len(file.read_text().splitlines())}: streams[yard].backend",
+    ]
+
+
 def test_repr_never_shows_a_secret(file: Path) -> None:
     config = load(file, STREAM.replace("rtsp://", f"rtsp://user:{PLANTED}@"))
     for value in (config, config.streams, config.streams[0]):
