@@ -1,1 +1,1 @@
-"""What detections mean from frame to frame: tracks, zones, lines. Pure, without sockets or clocks of its own."""
+"""Follows the detections of a stream from frame to frame: tracks, zones, lines. Pure: no sockets, no clocks."""

@@ -1,4 +1,4 @@
-"""Reads the events of a running daemon: typed, in order, and honest about what was lost."""
+"""Subscribes to the events of a running daemon: typed, in order, and with every loss reported."""
 
 from __future__ import annotations
 

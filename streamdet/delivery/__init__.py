@@ -1,1 +1,1 @@
-"""What was detected leaves the process: events, replay, previews, and who may have them."""
+"""Delivers results to subscribers: events, replay and previews, over connections that are guarded."""
