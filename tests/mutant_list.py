@@ -100,7 +100,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "capture/sources/http_client.py", "integration/capture/test_sources.py",
-        ("verified playlist leads to http", '("https",) if kind is UrlKind.HTTPS and config.tls_verify else ("http", "https")',
+        ("verified playlist leads to http",
+         '("https",) if kind is UrlKind.HTTPS and config.tls_verify else ("http", "https")',
          '("http", "https")',
          "test_every_piece_of_a_verified_playlist_is_verified"),
     ),
