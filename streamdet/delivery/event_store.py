@@ -1,6 +1,7 @@
-"""The database of the spool: events in one SQLite file, bounded in size, which users may query while it is written.
+"""The database of the spool: events in one SQLite file of limited size, which users may query while it is written.
 
-`docs/replay.md` describes its tables. A file that is damaged, or is not the spool's, is set aside under another name.
+`_SCHEMA` defines its tables, and `docs/replay.md` describes them. A file that is damaged or does not belong to the
+spool is renamed, and a new one is created.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Keeps events on disk, so that replay reaches back over restarts.
+"""Keeps events on disk, so that events from before a restart can be replayed.
 
-One thread writes and reads. A crash of the process costs the events of its last 20 ms at the most; a loss of power
-those of the last second. A disk that is full or broken costs events of the spool, which are counted, and nothing else.
+This file holds the thread, its queue and its limits; the database and its schema are in `event_store.py`. One thread
+writes and reads. A crash of the process loses at most the events of the last 20 ms, a loss of power those of the last
+second. While the disk is full or broken, events are not kept and are counted; publishing is not affected.
 """
 
 from __future__ import annotations

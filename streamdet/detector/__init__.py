@@ -1,6 +1,6 @@
 """The seven stages of Faster R-CNN, and where its weights come from.
 
-In the order of the data, a file each:
+`stages` has one file for each stage, in the order of the data:
 
     input        pictures -> RGB tensors on the device
     preprocess   RGB tensors -> one normalised batch
@@ -10,6 +10,8 @@ In the order of the data, a file each:
     classify     small feature maps -> a score for each class, and a better box
     postprocess  scores, boxes -> detections in pixels of the frame
 
-`pipeline` composes them. `models` knows the architectures, `weights` where their parameters come from.
+`pipeline` composes them. `weights` has the architectures and loads their parameters, `engines` and `graph` run them.
+`trial` measures the engines of this machine, `choice` chooses the engine, batch size and workers, and `load` makes the
+detectors of the daemon, which `pool` holds.
 Importing this package does not import torch; importing its modules does.
 """

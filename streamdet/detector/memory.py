@@ -1,7 +1,7 @@
-"""What the process does about its memory: which of it stays, which is given back, which is never taken.
+"""Settings of the process's memory: what the allocator keeps, and what is returned to the kernel.
 
-The memory of a batch is kept for the next one, instead of asking the kernel for fresh pages each time. What no batch
-uses is given back once in a while: what a long life leaves between its blocks would else stay for ever.
+The memory of a batch is kept for the next one, instead of requesting new pages from the kernel each time. Memory that
+no batch uses is returned from time to time, so that the fragmentation of a long run does not stay allocated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The queue between captures and the detector: one slot per stream.
 
-It alone decides which sound frames are not detected: those that are too many, too fast or too old. Elsewhere a frame is
-dropped only when it cannot be decoded, detected or encoded, or when the daemon stops.
+Only the queue decides which sound frames are not detected: those replaced by a newer frame, those above `max_fps`, and
+those that are too old. Elsewhere a frame is dropped only when it cannot be decoded, detected or encoded, or when the
+daemon stops.
 """
 
 from __future__ import annotations

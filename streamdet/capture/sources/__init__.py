@@ -1,9 +1,10 @@
-"""Reading a stream: open it, get one frame after the other, or one typed error.
+"""Opens a stream and reads its frames; every failure is a `SourceError` with a reason.
 
     open_source(config)  ->  Source  ->  read() -> SourceFrame   or   SourceError(reason, detail)
 
-One file per way to read (`av`: network and files; `opencv`: devices and whatever else it can). A source never
-retries; for another try, open another source. Only the thread that opened a source reads and closes it.
+`open_source` selects the source by the kind of the URL: `av` reads network streams and files, `device` V4L2 devices;
+the other files of this package serve these two. A source never retries: to try again, open another source. Only the
+thread that opened a source reads and closes it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class SourceInfo:
         codec: such as "h264"; "raw" for pictures that came without one.
         width: pixels, of the first frame; later ones may differ.
         height: pixels.
-        fps: frames per second that a file has in the mean; None where it does not say, and for live streams, whose rate
-            only a measurement shows (see `frame_rate`).
+        fps: mean frames per second of a file; None if the file does not state it, and for live streams, whose rate is
+            measured (see `clocks.FrameRate`).
         backend: "av" (PyAV) or "opencv", which reads devices.
         hwaccel: the hardware that decodes; None for software.
         transport: how RTSP carries pictures: "tcp", "udp" or "auto" (whatever the server offered, TCP first); None for
