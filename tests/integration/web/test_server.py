@@ -26,9 +26,10 @@ from streamdet.web.access import MAX_IDLE_SECONDS, MAX_SESSIONS, Sessions
 from streamdet.web.settings import Settings, check_settings
 from support.certificates import make_certificate
 from support.page import PageProcess, Published
+from support.ports import free_port
+from support.waiting import wait_until
 
 _WORDS = "correct horse battery"
-_PATIENCE_SECONDS = 30.0
 _ASK = {"instance": "", "revision": 0, "sample": 0, "event": 0, "pictures": {}, "filter": {}, "detail": None}
 
 
@@ -74,11 +75,15 @@ def ask(server: PageProcess, **changes: Any) -> tuple[int, dict[str, Any], bytes
 
 
 def test_an_answer_holds_what_is_new_and_carries_pictures(server: PageProcess) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    _, head, pictures = ask(server, pictures={"gate": 0})
-    while not head["pictures"] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    answered: list[tuple[dict[str, Any], bytes]] = []
+
+    def has_picture() -> bool:
         _, head, pictures = ask(server, pictures={"gate": 0})
+        answered.append((head, pictures))
+        return bool(head["pictures"])
+
+    wait_until(has_picture, "a picture")
+    head, pictures = answered[-1]
     (shot,) = head["pictures"]
     assert pictures.startswith(b"\xff\xd8\xff")
     assert len(pictures) == shot["bytes"]
@@ -91,9 +96,7 @@ def test_an_answer_holds_what_is_new_and_carries_pictures(server: PageProcess) -
 
 
 def test_numbers_of_another_server_count_as_nothing(server: PageProcess) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not ask(server)[1]["overview"]["streams"] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: ask(server)[1]["overview"]["streams"], "streams")
     _, head, _ = ask(server, instance="another", revision=10**9, event=10**9, sample=10**9)
     assert head["overview"]["streams"]
 
@@ -336,13 +339,9 @@ def test_a_port_in_use_is_reported() -> None:
 
 
 def test_the_page_as_a_child_ends_with_its_parent(published: Published) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with WebChild(published.endpoint, "127.0.0.1:1", f"127.0.0.1:{port}") as child:
-        deadline = time.monotonic() + 40
-        while not answers(port):
-            assert time.monotonic() < deadline, "the page did not begin"
-            time.sleep(0.05)
+        wait_until(lambda: answers(port), "the page")
         assert child.address == f"http://127.0.0.1:{port}/"
     assert not answers(port)
 

@@ -17,7 +17,7 @@ from streamdet.config import StreamConfig
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.types import Drop, Frame
 from support.queueing import Flood, Rules, frame
-from support.waiting import join
+from support.waiting import join, wait_until
 
 _PATIENCE_SECONDS = 20.0
 
@@ -62,13 +62,6 @@ def running() -> Iterator[Callable[[Callable[[], object]], threading.Thread]]:
     for thread in threads:
         thread.join(_PATIENCE_SECONDS)
         assert not thread.is_alive()
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.002)
 
 
 def make(clock: Clock, drops: Drops, *streams: Rules, size: int = 8, delay: float = 0.0) -> BatchQueue:
@@ -320,7 +313,7 @@ def test_close_wakes_a_waiting_taker(drops: Drops, running: Callable[..., thread
     batches: list[list[Frame]] = []
     running(lambda: batches.append(queue.take(3600)))
     queue.close()
-    until(lambda: batches == [[]])
+    wait_until(lambda: batches == [[]])
 
 
 def test_removing_a_stream_drops_its_frame(clock: Clock, drops: Drops) -> None:
@@ -365,7 +358,7 @@ def test_the_fastest_pace_loses_nothing(drops: Drops, running: Callable[..., thr
             queue.put(frame("file", seq, time.monotonic()))
 
     running(put_all)
-    until(lambda: taken.extend(item.seq for item in queue.take(0.1)) or len(taken) == 300)
+    wait_until(lambda: taken.extend(item.seq for item in queue.take(0.1)) or len(taken) == 300)
     assert taken == list(range(300))
     assert drops.seen == []
 
@@ -376,7 +369,7 @@ def test_a_blocked_put_wakes_at_the_end(end: str, drops: Drops, running: Callabl
     queue.set_stream(Rules("file", pace="fastest"))
     queue.put(frame("file", 1, time.monotonic()))
     putter = running(lambda: queue.put(frame("file", 2, time.monotonic())))
-    until(lambda: queue.pending() == {"file": 2})
+    wait_until(lambda: queue.pending() == {"file": 2})
     if end == "remove":
         queue.remove_stream("file")
     else:
@@ -397,9 +390,9 @@ def test_a_blocked_put_goes_on_when_its_stream_becomes_real_time(
     queue.set_stream(Rules("file", pace="fastest"))
     queue.put(frame("file", 1, time.monotonic()))
     running(lambda: queue.put(frame("file", 2, time.monotonic())))
-    until(lambda: queue.pending() == {"file": 2})
+    wait_until(lambda: queue.pending() == {"file": 2})
     queue.set_stream(Rules("file"))
-    until(lambda: drops.seen == [("file", Drop.SUPERSEDED)])
+    wait_until(lambda: drops.seen == [("file", Drop.SUPERSEDED)])
     assert take(queue) == [("file", 2)]
 
 

@@ -22,7 +22,7 @@ from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Detection, Drop, Frame, Picture
 from streamdet.worker import Worker
-from support.waiting import join
+from support.waiting import join, wait_until
 
 _PATIENCE_SECONDS = 20.0
 
@@ -125,13 +125,6 @@ class Line:
         return self.metrics.registry.get_sample_value(name)
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.002)
-
-
 def end(line: Line) -> BaseException:
     """Runs what is pending to the error."""
     line.put_all()
@@ -145,7 +138,7 @@ def test_every_frame_gets_its_own_detections() -> None:
     line = Line(StandIn())
     line.put_all()
     with line.inference:
-        until(lambda: len(line.published) == 8)
+        wait_until(lambda: len(line.published) == 8)
     for frame, (detection,) in line.published:
         assert detection.score == pytest.approx(frame.seq / 255)
     assert line.value("streamdet_batch_size_sum") == 8
@@ -215,9 +208,9 @@ def test_when_memory_runs_out_the_batch_is_halved_and_no_frame_lost(error: Excep
     line = Line(detector)
     line.put_all()
     with line.inference:
-        until(lambda: len(line.published) == 8)
+        wait_until(lambda: len(line.published) == 8)
         line.put_all()
-        until(lambda: len(line.published) == 16)
+        wait_until(lambda: len(line.published) == 16)
     # 8 and 4 do not fit; then 2 at a time, and so it stays for a while.
     assert detector.sizes[:6] == [8, 4, 2, 2, 2, 2]
     assert max(detector.sizes[6:]) == 2
@@ -233,9 +226,9 @@ def test_the_full_batch_is_tried_again_after_a_while() -> None:
     line.put_all()
     with line.inference:
         # It would try 8 for ever: the others gave back their memory.
-        until(lambda: len(detector.sizes) >= 3)
+        wait_until(lambda: len(detector.sizes) >= 3)
         memory.fits = 8
-        until(lambda: len(line.published) == 8)
+        wait_until(lambda: len(line.published) == 8)
     assert set(detector.sizes) == {8}
 
 
@@ -301,7 +294,7 @@ def test_only_the_frame_that_cannot_be_detected_is_dropped_and_reported(error: E
     with line.inference:
         for _ in range(2):
             line.put_all()
-            until(lambda: line.in_flight() == 0)
+            wait_until(lambda: line.in_flight() == 0)
     # Pictures 3 and 6 of 8, twice.
     assert sorted(name for name, _ in unusable) == ["stream-2", "stream-2", "stream-5", "stream-5"]
     assert len(line.published) == 12
@@ -325,7 +318,7 @@ def test_a_failure_that_does_not_happen_again_costs_no_frame() -> None:
     line = Line(StandIn(once), streams=1)
     with line.inference:
         line.put("stream-0")
-        until(lambda: line.published)
+        wait_until(lambda: line.published)
 
 
 def test_a_detector_that_fails_on_what_it_got_through_before_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,10 +330,10 @@ def test_a_detector_that_fails_on_what_it_got_through_before_is_broken(monkeypat
     line = Line(detector, streams=2)
     with line.inference:
         line.put_all()
-        until(lambda: len(line.published) == 2)
+        wait_until(lambda: len(line.published) == 2)
         monkeypatch.setattr(detector, "detect", broken)
         line.put_all()
-        until(lambda: line.inference.error)
+        wait_until(lambda: line.inference.error)
     assert str(line.inference.error) == "broken"
     assert line.in_flight() == 0
 
@@ -391,7 +384,7 @@ def test_in_flight_is_what_is_really_held() -> None:
             assert line.in_flight() == held > 0
             held_by_hand += line.inference.in_hand() > 0
             go_on.release()
-            until(lambda: line.inference.in_hand() == 0 or begun._value)
+            wait_until(lambda: line.inference.in_hand() == 0 or begun._value)
         go_on.release(20)
     assert held_by_hand == 20
     assert line.in_flight() == 0
@@ -416,8 +409,8 @@ def test_a_thread_is_stuck_only_when_frames_are_due_and_none_comes_out() -> None
         assert not line.group.is_stuck()
         assert line.group.is_stuck(time.monotonic() + 31)
         go_on.set()
-        until(lambda: line.published)
-        until(lambda: not line.group.is_stuck(time.monotonic() + 3600))
+        wait_until(lambda: line.published)
+        wait_until(lambda: not line.group.is_stuck(time.monotonic() + 3600))
 
 
 def test_a_worker_that_hangs_is_seen_whatever_others_do() -> None:
@@ -448,7 +441,7 @@ def test_a_receiver_that_blocks_is_stuck_and_a_slow_detector_is_not() -> None:
     line = Line(StandIn(), streams=2, put_detections=put_detections, stuck_after_seconds=30)
     line.put_all()
     with line.inference:
-        until(lambda: len(line.published) == 2)
+        wait_until(lambda: len(line.published) == 2)
         assert line.group.is_stuck(time.monotonic() + 31)
         # A frame came out just now, though the batch began long ago.
         line.inference.beat()
@@ -520,16 +513,16 @@ def test_a_batch_overtaken_by_another_still_leaves_first() -> None:
     group = InferenceGroup(line.queue, detectors, line.publish, line.metrics, stuck_after_seconds=30)
     with group:
         line.put("stream-0", 1)
-        until(lambda: len(begun) == 1)
+        wait_until(lambda: len(begun) == 1)
         line.put("stream-0", 2)
-        until(lambda: len(begun) == 2)
+        wait_until(lambda: len(begun) == 2)
         assert group.in_hand() == 2
         assert not group.is_stuck()
         assert group.is_stuck(time.monotonic() + 31)
         assert line.published == []
         go_on.set()
-        until(lambda: len(line.published) == 2)
-        until(lambda: not group.is_stuck(time.monotonic() + 3600))
+        wait_until(lambda: len(line.published) == 2)
+        wait_until(lambda: not group.is_stuck(time.monotonic() + 3600))
     assert [frame.seq for frame, _ in line.published] == [1, 2]
 
 
@@ -546,7 +539,7 @@ def held_first(
     ) as group:
         group.limit(at_once)
         line.put("stream-0", 1)
-        until(lambda: len(begun) == 1)
+        wait_until(lambda: len(begun) == 1)
         yield go_on, begun, group
 
 
@@ -555,11 +548,11 @@ def test_streams_do_not_wait_for_a_slow_batch_of_others() -> None:
     with held_first(line) as (go_on, _, group):
         for seq in range(1, 6):
             line.put("stream-1", seq)
-            until(lambda seq=seq: len(line.published) == seq)
+            wait_until(lambda seq=seq: len(line.published) == seq)
         # What comes out of the other one does not hide that it hangs.
         assert group.is_stuck(time.monotonic() + 31)
         go_on.set()
-        until(lambda: len(line.published) == 6)
+        wait_until(lambda: len(line.published) == 6)
     assert [frame.stream for frame, _ in line.published] == ["stream-1"] * 5 + ["stream-0"]
     assert line.in_flight() == 0
 
@@ -569,13 +562,13 @@ def test_few_results_are_held_for_one_that_hangs() -> None:
     with held_first(line, max_held=3) as (go_on, _, group):
         for seq in range(2, 5):
             line.put("stream-0", seq)
-            until(lambda seq=seq: group.in_hand() == seq)
+            wait_until(lambda seq=seq: group.in_hand() == seq)
         line.put("stream-0", 5)
         time.sleep(0.2)
         assert line.queue.pending() == {"stream-0": 1}
         assert group.in_hand() == 4
         go_on.set()
-        until(lambda: len(line.published) == 5)
+        wait_until(lambda: len(line.published) == 5)
     assert [frame.seq for frame, _ in line.published] == [1, 2, 3, 4, 5]
 
 
@@ -587,7 +580,7 @@ def test_no_more_workers_detect_than_may() -> None:
         time.sleep(0.2)
         assert len(begun) == 1
         group.limit(2)
-        until(lambda: len(line.published) == 1)
+        wait_until(lambda: len(line.published) == 1)
         go_on.set()
     assert line.in_flight() == 0
 
@@ -602,7 +595,7 @@ def test_the_limit_can_be_set_while_the_receiver_is_at_a_standstill() -> None:
 
     with InferenceGroup(line.queue, DetectorPool([StandIn()]), put_detections, line.metrics) as group:
         line.put_all()
-        until(lambda: line.published)
+        wait_until(lambda: line.published)
         setting = threading.Thread(target=group.limit, args=(1,), daemon=True)
         setting.start()
         setting.join(_PATIENCE_SECONDS)
@@ -620,9 +613,9 @@ def test_workers_share_what_waits_where_they_should(*, shares: bool, first_batch
     detectors = DetectorPool([HeldFirst(go_on, begun) for _ in range(2)], shares=shares)
     line.put_all()
     with InferenceGroup(line.queue, detectors, line.publish, line.metrics):
-        until(lambda: begun)
+        wait_until(lambda: begun)
         go_on.set()
-        until(lambda: len(line.published) == 4)
+        wait_until(lambda: len(line.published) == 4)
     assert begun[0] == first_batch
 
 
@@ -641,11 +634,11 @@ def test_what_was_held_for_a_frame_that_is_lost_leaves() -> None:
     group = InferenceGroup(line.queue, detectors, line.publish, line.metrics)
     with group:
         line.put("stream-0", 1)
-        until(lambda: len(begun) == 1)
+        wait_until(lambda: len(begun) == 1)
         line.put("stream-0", 2)
-        until(lambda: group.in_hand() == 2 and len(begun) == 2)
+        wait_until(lambda: group.in_hand() == 2 and len(begun) == 2)
         go_on.set()
-        until(lambda: line.published)
+        wait_until(lambda: line.published)
     assert [frame.seq for frame, _ in line.published] == [2]
     assert line.in_flight() == 0
 
