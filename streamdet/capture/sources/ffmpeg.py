@@ -9,7 +9,7 @@ import logging
 import av
 from av.codec.hwaccel import HWAccel, hwdevices_available
 
-from streamdet.capture.sources.diagnosis import HTTP_KINDS, TLS_KINDS, ca_file_of
+from streamdet.capture.sources.diagnosis import HTTP_KINDS, ca_file_of
 from streamdet.capture.sources.picture import MAX_PIXELS
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
@@ -45,12 +45,14 @@ _TRANSPORTS = {
 _PROTOCOLS = {
     UrlKind.RTSP: "rtp,rtcp,udp,tcp",
     UrlKind.RTSPS: "rtp,rtcp,udp,tcp,tls",
-    UrlKind.HTTP: "http,https,tcp,tls,crypto,data",
-    UrlKind.HTTPS: "http,https,tcp,tls,crypto,data",
+    # Answers come as files from `http_client`: FFmpeg itself asks no web server.
+    UrlKind.HTTP: "data",
+    UrlKind.HTTPS: "data",
     UrlKind.FILE: "file,crypto,data",
 }
 
-# For HLS, whose files come from `hls`: FFmpeg must not do with them what it does with connections of its own.
+# For HLS, whose files come from `hls`: FFmpeg names their protocols, and must not do with them what it does with
+# connections of its own.
 HLS_OPTIONS = {
     "analyzeduration": "5000000",
     "http_persistent": "0",
@@ -84,7 +86,7 @@ def options_for(config: StreamConfig) -> dict[str, str]:
         options |= {"format_whitelist": _SELF_CONTAINED, **_SHORT_ANALYSIS}
     if transport is not None:
         options |= {"allowed_media_types": "video", **_SHORT_ANALYSIS, **_TRANSPORTS[transport]}
-    if kind in TLS_KINDS:
+    if kind is UrlKind.RTSPS:
         options["tls_verify"] = "1" if config.tls_verify else "0"
         ca_file = ca_file_of(config)
         if config.tls_verify and ca_file:
