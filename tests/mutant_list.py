@@ -268,9 +268,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "delivery/sockets.py", "integration/delivery/test_replay.py",
-        ("no pause after requests", "pause = self._asking.wait_seconds()", "pause = 0.0",
+        ("no pause after requests", "pause = self._request_time.wait_seconds()", "pause = 0.0",
          "test_requests_take_little_of_the_time"),
-        ("answers cost no time", "self._asking.worked(time.thread_time() - began)", "pass",
+        ("answers cost no time", "self._request_time.worked(time.thread_time() - began)", "pass",
          "test_sending_answers_counts_as_time_for_requests"),
     ),
     *_of(

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol
 
-from streamdet.config.stream import LineConfig, PolygonConfig, side_of
+from streamdet.config.stream import LineConfig, PolygonConfig, StreamConfig, side_of
 from streamdet.types import Crossing, Detection, Direction, Geometry, Point, Shape
 
 # How far an object must be from a line to be clearly on one side: parts of its own height and of the picture's.
@@ -49,30 +48,14 @@ _MOST_OF_RADIUS = 0.5
 _RADIUS_GRID = 16
 
 
-class ShapesConfig(Protocol):
-    """The part of a stream's configuration that is used here."""
-
-    @property
-    def zones(self) -> tuple[PolygonConfig, ...]:
-        """Areas that detections name."""
-
-    @property
-    def lines(self) -> tuple[LineConfig, ...]:
-        """Lines whose crossings are reported."""
-
-    @property
-    def masks(self) -> tuple[PolygonConfig, ...]:
-        """Areas in which nothing is reported."""
-
-
 class Zones:
     """The shapes of one stream, and where each tracked object was last clearly seen.
 
     Args:
-        config: the shapes.
+        config: of the stream.
     """
 
-    def __init__(self, config: ShapesConfig) -> None:
+    def __init__(self, config: StreamConfig) -> None:
         self._zones = [_Area(zone) for zone in config.zones]
         self._masks = [_Area(mask) for mask in config.masks]
         self._lines = [_Line(line) for line in config.lines]
@@ -327,7 +310,7 @@ def _lies_on_the_edge(start: Point, end: Point) -> bool:
     return any(max(start[axis], end[axis]) <= _EDGE or min(start[axis], end[axis]) >= 1 - _EDGE for axis in (0, 1))
 
 
-def _geometry(config: ShapesConfig) -> Geometry | None:
+def _geometry(config: StreamConfig) -> Geometry | None:
     zones, masks = (
         tuple(Shape(shape.name, shape.polygon) for shape in shapes) for shapes in (config.zones, config.masks)
     )

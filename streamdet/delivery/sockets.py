@@ -87,7 +87,7 @@ class Sockets:
         self.endpoint = ""
         self.replay_endpoint = ""
         self._metrics = metrics
-        self._asking = Share(_SHARE_OF_REQUESTS, _MAX_TURN_SECONDS)
+        self._request_time = Share(_SHARE_OF_REQUESTS, _MAX_TURN_SECONDS)
         self._parts: list[zmq.Frame] = []
         self._ready: set[Any] = set()
         # One of ZeroMQ's threads for each socket: requests that come in do not delay events that leave.
@@ -115,7 +115,7 @@ class Sockets:
     def wait(self, seconds: float) -> None:
         """Waits until something comes in or `wakeup` is rung, for this long at the most."""
         if self._replay is not None:
-            pause = self._asking.wait_seconds()
+            pause = self._request_time.wait_seconds()
             # Requests that may not be answered yet must not end the wait, or a flood would keep this thread busy.
             self._poller.register(self._replay, 0 if pause > 0 else zmq.POLLIN)
             seconds = min(seconds, pause) if pause > 0 else seconds
@@ -158,7 +158,7 @@ class Sockets:
         except zmq.Again:
             pass
         finally:
-            self._asking.worked(time.thread_time() - worked)
+            self._request_time.worked(time.thread_time() - worked)
 
     def _next_request(self, replay: zmq.Socket[bytes]) -> tuple[Route, bytes] | None:
         """Reads one part; the request that it completes, or None.
@@ -192,7 +192,7 @@ class Sockets:
                 return False
             raise
         finally:
-            self._asking.worked(time.thread_time() - began)
+            self._request_time.worked(time.thread_time() - began)
         return True
 
     def close(self) -> None:

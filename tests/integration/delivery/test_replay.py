@@ -311,7 +311,7 @@ def test_sending_answers_counts_as_time_for_requests(monkeypatch: pytest.MonkeyP
     sockets = Sockets(config, "tcp://127.0.0.1:0", DeliveryMetrics(CollectorRegistry()))
     with contextlib.closing(sockets), asker(sockets.replay_endpoint) as socket:
         worked: list[float] = []
-        monkeypatch.setattr(sockets._asking, "worked", worked.append)
+        monkeypatch.setattr(sockets._request_time, "worked", worked.append)
         socket.send(b"{}")
         sockets.wait(PATIENCE_MILLISECONDS / 1000)
         [(route, _)] = sockets.requests()
