@@ -221,19 +221,23 @@ def test_a_film_goes_on_in_another_format(tmp_path: Path, *, one_file: bool) -> 
 
 def test_an_encoder_that_starts_again_may_write_another_section_of_the_same_name(tmp_path: Path) -> None:
     first, second = two_formats(tmp_path, same_name=True)
-    began = time.monotonic()
+    listed, sections_read = 1, 0
     with WebServer(tmp_path) as web:
 
         def playlist() -> bytes:
-            done = int(time.monotonic() - began) + 2
+            """One more segment each time; the fourth is of the second format."""
+            nonlocal listed
+            listed += 1
             lines = [
-                *first[: 1 + 2 * done],
-                *(["#EXT-X-DISCONTINUITY", *second[: 1 + 2 * (done - 3)]] if done > 3 else []),
+                *first[: 1 + 2 * listed],
+                *(["#EXT-X-DISCONTINUITY", *second[: 1 + 2 * (listed - 3)]] if listed > 3 else []),
             ]
-            return "\n".join([*_HEAD, *lines, *(["#EXT-X-ENDLIST"] if done > 6 else [])]).encode()
+            return "\n".join([*_HEAD, *lines, *(["#EXT-X-ENDLIST"] if listed > 6 else [])]).encode()
 
         def section() -> bytes:
-            return (tmp_path / ("a-init.mp4" if time.monotonic() - began < 2 else "b-init.mp4")).read_bytes()
+            nonlocal sections_read
+            sections_read += 1
+            return (tmp_path / ("b-init.mp4" if listed > 3 and sections_read > 1 else "a-init.mp4")).read_bytes()
 
         web.pages["/x.m3u8"], web.pages["/a-init.mp4"] = playlist, section
         widths = sizes_until_end(stream_config(web.url("/x.m3u8")))
