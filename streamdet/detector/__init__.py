@@ -1,6 +1,6 @@
-"""The seven stages of Faster R-CNN, and where its weights come from.
+"""Detects objects with torchvision's Faster R-CNN, and finds out which engine does so the fastest on this machine.
 
-`stages` has one file for each stage, in the order of the data:
+Its seven stages, in the order of the data, each a file in `stages`:
 
     input        pictures -> RGB tensors on the device
     preprocess   RGB tensors -> one normalised batch
@@ -10,8 +10,8 @@
     classify     small feature maps -> a score for each class, and a better box
     postprocess  scores, boxes -> detections in pixels of the frame
 
-`pipeline` composes them. `weights` has the architectures and loads their parameters, `engines` and `graph` run them.
-`trial` measures the engines of this machine, `choice` chooses the engine, batch size and workers, and `load` makes the
-detectors of the daemon, which `pool` holds.
-Importing this package does not import torch; importing its modules does.
+`pipeline` composes them, and `pool` holds a detector for each inference worker. `engines` runs the convolutions and
+matrix products of features, proposals and classify in torch or OpenVINO; `graph` is a second path, for CUDA devices.
+`weights` finds the parameters. `load` makes what the daemon runs; `trial` finds out which engine that is, with
+`choice`, `tester`, `agreement` and `state`. Importing this package does not import torch.
 """

@@ -68,7 +68,7 @@ class FasterRcnnDetector:
 
     Attributes:
         labels: that a detection may carry.
-        architecture: a key of `models.ARCHITECTURES`.
+        architecture: a key of `weights.architectures.ARCHITECTURES`.
         class_labels: name of each class of the classifier, [0] is the background.
         thresholds: score that a detection of each class must exceed; above 1 for what is not wanted.
         device: where it runs.

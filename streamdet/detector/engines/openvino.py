@@ -219,8 +219,8 @@ class ExportedDense:
 
     Attributes:
         precision: that they were exported in.
-        features: graph (XML) and its constants, of what `openvino_convert.convert_features` makes.
-        box_head: the same, of what `openvino_convert.convert_box_head` makes.
+        features: graph (XML) and its constants, of what `convert_features` makes.
+        box_head: the same, of what `convert_box_head` makes.
     """
 
     precision: Precision
@@ -318,7 +318,7 @@ def compile_model(model: openvino.Model, precision: Precision, workers: int, thr
 
 
 class OpenVinoDense:
-    """Runs the dense parts in OpenVINO; see `dense.Dense`.
+    """Runs the dense parts in OpenVINO; see `Dense`.
 
     Pictures of a batch go through one after the other: what a picture needs stays in the cache that way, and one
     compiled model serves batches of any length. Threads beside each other are what uses several cores.

@@ -1,8 +1,9 @@
-"""Rewrites convolutions with what follows them; for the CPU, weights are laid out for oneDNN once.
+"""Rewrites the convolutions of a model, so that what follows them is done while their results are stored.
 
-Activations and sums are done while storing. Without it torch's own modules choose the layout again at each call, run
-small convolutions by a slow path when there is one thread, and go over the result once more for the activation; that is
-half of the time of a MobileNet.
+Batch normalisation is folded into the weights. Activations and sums become part of the convolution: on a CPU by oneDNN,
+with weights laid out once; elsewhere by an epilogue that goes over the result once. Without it torch's own modules
+choose the layout again at each call, run small convolutions by a slow path when there is one thread, and go over the
+result once more for each step; that is half of the time of a MobileNet.
 """
 
 from __future__ import annotations
@@ -29,59 +30,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardtanh": lambda x: functional.hardtanh_(x, 0.0, 6.0),
     "hardswish": lambda x: functional.hardswish(x, inplace=True),
 }
-
 Epilogue = Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
 """Sums, bias, another map or None, name of the activation; returns the sums, changed in place."""
 
-
-def epilogue(sums: Tensor, bias: Tensor, other: Tensor | None, activation: str) -> Tensor:
-    """activation(sums + bias + other), in place, by torch's own operators.
-
-    Args:
-        sums: [batch, channels, height, width], any floating point.
-        bias: [channels], of the same type.
-        other: of the same shape and type, or None.
-        activation: one of `ACTIVATIONS`.
-    """
-    sums += bias[:, None, None]
-    if other is not None:
-        sums += other
-    return ACTIVATIONS[activation](sums)
-
-
-class EpilogueConvolution(nn.Module):
-    """A convolution without its bias, and then an epilogue.
-
-    Args:
-        convolution: of torch.
-        activation: that follows.
-        apply: does what `epilogue` does.
-    """
-
-    def __init__(self, convolution: nn.Conv2d, activation: Activation, apply: Epilogue) -> None:
-        super().__init__()
-        padding = cast("tuple[int, ...]", convolution.padding)
-        self._convolve = partial(
-            torch.conv2d,
-            stride=convolution.stride,
-            padding=padding,
-            dilation=convolution.dilation,
-            groups=convolution.groups,
-        )
-        self._weight = convolution.weight.detach()
-        bias = convolution.bias
-        self._bias = self._weight.new_zeros(len(self._weight)) if bias is None else bias.detach()
-        self._activation, _ = activation
-        self._apply_epilogue = apply
-
-    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """Convolves, adds `other` if there is one, and applies the activation."""
-        sums = self._convolve(x, self._weight, None)
-        return self._apply_epilogue(sums, self._bias, other, self._activation)
-
-
 _log = logging.getLogger(__name__)
-
 _ACTIVATIONS: dict[object, Activation] = {
     nn.ReLU: ("relu", []),
     functional.relu: ("relu", []),
@@ -89,9 +41,35 @@ _ACTIVATIONS: dict[object, Activation] = {
     nn.Hardswish: ("hardswish", []),
 }
 _SUMS = (operator.add, operator.iadd, torch.add)
-
 MakeConvolution = Callable[[nn.Conv2d, Activation], nn.Module]
 """Makes a module that convolves, adds its second argument if there is one, and applies the activation."""
+
+
+def fold_batch_norm(module: nn.Module) -> None:
+    """Rewrites, in place, every convolution whose successor is a batch normalisation of the same width.
+
+    All of our architectures register a normalisation right behind the convolution that it follows in the
+    data; a test compares each with torchvision's own `forward`.
+    """
+    before: nn.Module | None = None
+    for name, child in module.named_children():
+        if isinstance(before, nn.Conv2d) and isinstance(child, nn.BatchNorm2d | FrozenBatchNorm2d):
+            _fold(before, child)
+            setattr(module, name, nn.Identity())
+        else:
+            fold_batch_norm(child)
+        before = child
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
+    """Uses that norm(y) = (y - mean) * scale + shift, with scale = weight / sqrt(variance + eps)."""
+    state = norm.state_dict()
+    weight, shift, mean, variance = (state[k].double() for k in ("weight", "bias", "running_mean", "running_var"))
+    scale = weight / torch.sqrt(variance + norm.eps)
+    bias = torch.zeros_like(mean) if convolution.bias is None else convolution.bias.detach().double()
+    kernel = convolution.weight.detach().double() * scale[:, None, None, None]
+    convolution.weight = nn.Parameter(kernel.float(), requires_grad=False)
+    convolution.bias = nn.Parameter(((bias - mean) * scale + shift).float(), requires_grad=False)
 
 
 class PackedConvolution(nn.Module):
@@ -157,6 +135,52 @@ def can_pack(dtype: torch.dtype) -> bool:
         _log.warning("convolutions are not packed, which is slower: %s", str(error).partition("\n")[0])
         return False
     return torch.allclose(found, wanted, atol=1e-4 if dtype == torch.float32 else 0.1)
+
+
+class EpilogueConvolution(nn.Module):
+    """A convolution without its bias, and then an epilogue.
+
+    Args:
+        convolution: of torch.
+        activation: that follows.
+        apply: does what `epilogue` does.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, activation: Activation, apply: Epilogue) -> None:
+        super().__init__()
+        padding = cast("tuple[int, ...]", convolution.padding)
+        self._convolve = partial(
+            torch.conv2d,
+            stride=convolution.stride,
+            padding=padding,
+            dilation=convolution.dilation,
+            groups=convolution.groups,
+        )
+        self._weight = convolution.weight.detach()
+        bias = convolution.bias
+        self._bias = self._weight.new_zeros(len(self._weight)) if bias is None else bias.detach()
+        self._activation, _ = activation
+        self._apply_epilogue = apply
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """Convolves, adds `other` if there is one, and applies the activation."""
+        sums = self._convolve(x, self._weight, None)
+        return self._apply_epilogue(sums, self._bias, other, self._activation)
+
+
+def epilogue(sums: Tensor, bias: Tensor, other: Tensor | None, activation: str) -> Tensor:
+    """activation(sums + bias + other), in place, by torch's own operators.
+
+    Args:
+        sums: [batch, channels, height, width], any floating point.
+        bias: [channels], of the same type.
+        other: of the same shape and type, or None.
+        activation: one of `ACTIVATIONS`.
+    """
+    sums += bias[:, None, None]
+    if other is not None:
+        sums += other
+    return ACTIVATIONS[activation](sums)
 
 
 @torch.no_grad()
@@ -239,30 +263,3 @@ class _Rewrite:
 def _only_user(node: fx.Node) -> fx.Node | None:
     users = list(node.users)
     return users[0] if len(users) == 1 else None
-
-
-def fold_batch_norm(module: nn.Module) -> None:
-    """Rewrites, in place, every convolution whose successor is a batch normalisation of the same width.
-
-    All of our architectures register a normalisation right behind the convolution that it follows in the
-    data; a test compares each with torchvision's own `forward`.
-    """
-    before: nn.Module | None = None
-    for name, child in module.named_children():
-        if isinstance(before, nn.Conv2d) and isinstance(child, nn.BatchNorm2d | FrozenBatchNorm2d):
-            _fold(before, child)
-            setattr(module, name, nn.Identity())
-        else:
-            fold_batch_norm(child)
-        before = child
-
-
-def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
-    """Uses that norm(y) = (y - mean) * scale + shift, with scale = weight / sqrt(variance + eps)."""
-    state = norm.state_dict()
-    weight, shift, mean, variance = (state[k].double() for k in ("weight", "bias", "running_mean", "running_var"))
-    scale = weight / torch.sqrt(variance + norm.eps)
-    bias = torch.zeros_like(mean) if convolution.bias is None else convolution.bias.detach().double()
-    kernel = convolution.weight.detach().double() * scale[:, None, None, None]
-    convolution.weight = nn.Parameter(kernel.float(), requires_grad=False)
-    convolution.bias = nn.Parameter(((bias - mean) * scale + shift).float(), requires_grad=False)

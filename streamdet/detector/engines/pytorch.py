@@ -1,4 +1,4 @@
-"""The dense parts in torch: what is laid out for a fast run once, at the start."""
+"""The dense parts of the detector in torch, laid out for a fast run once, at the start."""
 
 from __future__ import annotations
 
@@ -25,47 +25,6 @@ from streamdet.detector.engines.packing import (
 from streamdet.errors import DetectorError
 
 _REGION_PLACES = 49
-
-
-class ChannelsLastHead(nn.Module):
-    """torchvision's `TwoMLPHead` or convolutions; no transposed copy of the regions is made for the former.
-
-    Args:
-        head: of torchvision's Faster R-CNN.
-    """
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self._head = None if isinstance(head, TwoMLPHead) else head
-        if isinstance(head, TwoMLPHead):
-            self._second = head.fc7
-            self._weight = _by_place(head.fc6.weight.detach())
-            self._bias = head.fc6.bias
-
-    def forward(self, regions: Tensor) -> Tensor:
-        """Describes regions.
-
-        Args:
-            regions: [regions, 7, 7, channels], contiguous.
-
-        Returns:
-            [regions, features].
-        """
-        if self._head is not None:
-            described: Tensor = self._head(regions.permute(0, 3, 1, 2))
-            return described
-        hidden = functional.linear(regions.flatten(1), self._weight, self._bias).relu_()
-        result: Tensor = self._second(hidden).relu_()
-        return result
-
-
-def _by_place(weight: Tensor) -> Tensor:
-    """The same weights for inputs ordered by place and then channel, instead of channel and then place."""
-    side = math.isqrt(_REGION_PLACES)
-    by_channel = weight.reshape(len(weight), -1, side, side)
-    return by_channel.permute(0, 2, 3, 1).flatten(1).contiguous()
-
-
 _M = TypeVar("_M", bound=nn.Module)
 
 
@@ -130,6 +89,45 @@ class TorchDense:
 
     def _pack(self, module: nn.Module) -> nn.Module:
         return module if self._make is None else pack(module, self._make)
+
+
+class ChannelsLastHead(nn.Module):
+    """torchvision's `TwoMLPHead` or convolutions; no transposed copy of the regions is made for the former.
+
+    Args:
+        head: of torchvision's Faster R-CNN.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self._head = None if isinstance(head, TwoMLPHead) else head
+        if isinstance(head, TwoMLPHead):
+            self._second = head.fc7
+            self._weight = _by_place(head.fc6.weight.detach())
+            self._bias = head.fc6.bias
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """Describes regions.
+
+        Args:
+            regions: [regions, 7, 7, channels], contiguous.
+
+        Returns:
+            [regions, features].
+        """
+        if self._head is not None:
+            described: Tensor = self._head(regions.permute(0, 3, 1, 2))
+            return described
+        hidden = functional.linear(regions.flatten(1), self._weight, self._bias).relu_()
+        result: Tensor = self._second(hidden).relu_()
+        return result
+
+
+def _by_place(weight: Tensor) -> Tensor:
+    """The same weights for inputs ordered by place and then channel, instead of channel and then place."""
+    side = math.isqrt(_REGION_PLACES)
+    by_channel = weight.reshape(len(weight), -1, side, side)
+    return by_channel.permute(0, 2, 3, 1).flatten(1).contiguous()
 
 
 def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:

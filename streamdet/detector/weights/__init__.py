@@ -1,4 +1,4 @@
-"""Where weights and categories come from."""
+"""Finds and checks the weights that a configuration names, with their categories."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Weights:
     """Everything that a detector needs beside code.
 
     Attributes:
-        architecture: a key of `models.ARCHITECTURES`.
+        architecture: a key of `weights.architectures.ARCHITECTURES`.
         state: the state dict, by torchvision's names; empty where `exported` is given.
         labels: name of each class in the order of the classifier; [0] is the background.
         category_ids: id of each class in its data set; [0] is 0.
