@@ -132,6 +132,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.timeout(300)  # two dozen compilations: ten seconds of one core
 def test_int8_over_two_dozen_canvases(frames: list[Rgb], monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[list[int]] = []
 
