@@ -304,7 +304,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_of(
         "delivery/segments.py", "integration/delivery/test_spool.py",
         ("torn record is believed", " or crc32(memoryview(data)[offset + _CHECKED_FROM : end]) != checksum", "",
-         "test_segments_of_an_earlier_version_are_taken_over"),
+         "test_a_record_with_a_wrong_bit_ends_a_segment"),
     ),
     *_of(
         "security/files.py", "integration/delivery/test_spool.py",

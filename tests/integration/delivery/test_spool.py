@@ -577,6 +577,15 @@ def test_an_end_in_a_segment_that_makes_no_sense_is_left_out(tmp_path: Path, end
         assert (answer.end_is_known, answer.next_epoch) == (False, "e2")
 
 
+def test_a_record_with_a_wrong_bit_ends_a_segment(tmp_path: Path) -> None:
+    path = tmp_path / "0000000001.log"
+    write_segment(path, [("e1", TOPIC, seq, payload_of(seq, 1)) for seq in (1, 2, 3)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with Counted(tmp_path, "e2") as spool:
+        assert spool.all_of("e1") == [1, 2]
+
+
 @pytest.mark.parametrize("garbage", [b"", b"SD", b"SDSPOOL1", b"SDSPOOL1" + b"\0" * 500, b"SDSPOOL1" + b"\xff" * 500])
 def test_segments_without_a_sound_record_do_no_harm(tmp_path: Path, garbage: bytes) -> None:
     (tmp_path / "0000000007.log").write_bytes(garbage)
