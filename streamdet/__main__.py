@@ -1,4 +1,4 @@
-"""Where the program begins, `streamdet` or `python -m streamdet`: what has to hold before anything else is imported."""
+"""The entry point of `streamdet` and `python -m streamdet`: prepares the process before anything else is imported."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Former names of modules that programs may import; they go with the next version."""
+"""Former names of modules that programs may import; the next version removes them."""
 
 from __future__ import annotations
 

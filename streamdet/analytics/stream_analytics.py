@@ -1,4 +1,4 @@
-"""The analytics of one stream, frame by frame: its objects, the zones they stand in, the lines they cross."""
+"""The analytics of one stream, frame by frame: its objects, the zones that they are in, the lines that they cross."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Zones, lines and masks: in which areas objects stand, and which lines they cross. Pure geometry.
+"""Zones, lines and masks: which areas objects are in, and which lines they cross. Pure geometry.
 
-An object stands at the middle of the lower edge of its box: its feet, its wheels. All points are parts of the picture's
-width and height, so shapes stay right when the size of the picture changes.
+The position of an object is the middle of the lower edge of its box: its feet or wheels. All points are fractions of
+the picture's width and height, so shapes stay valid when the size of the picture changes.
 
-Boxes tremble, by a few hundredths of the object's height when nothing moves, and by most of it when two objects merge
-into one box for a moment. So a tracked object stays inside an area, or on one side of a line, until it is clearly on
-the other side: by a margin in units of its own height. Small steps are smoothed, and a box whose height changes
-suddenly, or that jumps, is ignored until it has stayed so for a while.
+Boxes jitter, by a few hundredths of the object's height when nothing moves, and by most of it when two objects merge
+into one box for a moment. So a tracked object counts as inside an area, or on one side of a line, until it is on the
+other side by a margin in units of its own height. Small steps are smoothed, and a box whose height changes suddenly, or
+that jumps, is ignored until the change has lasted for a while.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is compared: models, engines, precisions, batch sizes, workers; and which of them this machine has.
+"""The cases to compare: models, engines, precisions, batch sizes, workers; and which of them this machine supports.
 
-Architectures without weights on this machine get calibrated random ones, which find about as much as trained ones do:
-time depends on how many boxes there are.
+Architectures without weights on this machine get calibrated random ones, which yield about as many boxes as trained
+ones, because the time depends on the number of boxes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measures several contenders in turns, so that a machine that slows down for a while slows all of them."""
+"""Measures several contenders in alternating rounds, so that a slowdown of the machine affects all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detectors made ready to be measured: a round is one batch in each of their workers."""
+"""Prepares the detectors to measure; one round is one batch in each of a detector's workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real daemon in a process of its own: streams in, events out, and what it used meanwhile."""
+"""Runs the real daemon in a separate process and measures its events, latency, CPU time and memory."""
 
 from __future__ import annotations
 

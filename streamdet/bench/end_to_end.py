@@ -1,4 +1,4 @@
-"""One model from file to event: a plain loop, the daemon without a detector, with too much to do, and in real time."""
+"""Measures one model from file to event: a plain loop; the daemon without a detector, overloaded, and in real time."""
 
 from __future__ import annotations
 

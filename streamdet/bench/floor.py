@@ -1,7 +1,7 @@
-"""The floor: the arithmetic of a model over the highest speed of arithmetic that this machine was seen to reach.
+"""The floor: the arithmetic of a model over the highest arithmetic speed that was measured on this machine.
 
-No implementation of the same model in the same precision can be faster; how far one is from it shows how much there
-is left to gain.
+No implementation of the same model in the same precision can be faster; the distance to the floor shows how much can
+still be gained.
 """
 
 from __future__ import annotations

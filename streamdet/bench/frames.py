@@ -1,4 +1,4 @@
-"""Real frames to measure with, as the decoder leaves them, and a clip of them for the daemon."""
+"""Real frames to measure with, in the decoder's format, and a clip of them for the daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The facts of this machine that figures depend on, and what else it did while something was measured."""
+"""Facts about this machine that the figures depend on, and the load of other processes during a measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user would otherwise run: a loop of OpenCV and torchvision. In a process of its own, without our settings.
+"""The usual alternative: a loop of OpenCV and torchvision, in a separate process without streamdet's settings.
 
 python -m streamdet.bench.plain_loop VIDEO WEIGHTS DEVICE SECONDS
 """

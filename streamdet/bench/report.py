@@ -1,4 +1,4 @@
-"""The results: JSON for programs, tables and sentences for people, and a picture."""
+"""The results: JSON for programs, tables and text for people, and a chart."""
 
 from __future__ import annotations
 

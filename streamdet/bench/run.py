@@ -1,4 +1,4 @@
-"""Everything in its order: load, compare, loop, daemon, capacity. What is there stays when a run is broken off."""
+"""Runs the measurements in order: load, compare, loop, daemon, capacity. An interrupted run keeps its results."""
 
 from __future__ import annotations
 

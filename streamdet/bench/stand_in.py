@@ -1,4 +1,4 @@
-"""The daemon with a detector that costs nothing, so that what is left is the daemon's own cost.
+"""The daemon with a detector that takes no time, to measure the daemon's own cost.
 
 python -m streamdet.bench.stand_in CONFIG
 """

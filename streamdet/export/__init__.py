@@ -1,5 +1,5 @@
-"""Makes a file of a detector that runs faster: `streamdet export`.
+"""Exports a detector to a file that runs faster: `streamdet export`.
 
-frames       reads one's own frames: to calibrate with, and others to compare on
-run          everything in its order
+frames       reads the user's frames: some for calibration, others for the comparison
+run          runs all steps in order
 """

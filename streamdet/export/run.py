@@ -1,4 +1,4 @@
-"""Exports a detector: converts it, quantises it, and says what it gained and lost."""
+"""Exports a detector: converts it, quantises it, and reports the change in speed and detections."""
 
 from __future__ import annotations
 

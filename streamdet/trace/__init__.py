@@ -1,1 +1,1 @@
-"""Explains the seven stages of the detector on one picture: runs it, draws what each stage yields, writes a page."""
+"""Explains the seven stages of the detector on one picture: runs it, draws the result of each stage, writes a page."""

@@ -1,4 +1,4 @@
-"""The words: for each stage a title and a paragraph, with the numbers of this very picture."""
+"""The text of the page: a title and a paragraph for each stage, with the numbers of the traced picture."""
 
 from __future__ import annotations
 

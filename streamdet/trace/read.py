@@ -1,4 +1,4 @@
-"""Gets the one picture to look at: from a picture file, or a frame of whatever can be opened as a stream."""
+"""Reads the picture to trace: a picture file, or one frame of anything that can be opened as a stream."""
 
 from __future__ import annotations
 

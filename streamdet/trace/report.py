@@ -1,4 +1,4 @@
-"""The nouns of a trace: what is known about each stage, ready to be shown."""
+"""The data of a trace: the results of each stage, ready to be shown."""
 
 from __future__ import annotations
 

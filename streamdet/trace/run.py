@@ -1,4 +1,4 @@
-"""Runs the detector on one picture and gathers what each stage yields."""
+"""Runs the detector on one picture and collects the results of each stage."""
 
 from __future__ import annotations
 

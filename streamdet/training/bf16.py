@@ -1,4 +1,4 @@
-"""Finds out whether bf16 is worth its price in precision on this hardware, by trying."""
+"""Measures whether training in bf16 is fast enough on this hardware to justify its lower precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the detector, the very one that the daemon runs, over a data set."""
+"""Runs the detector, the same one that the daemon runs, over a data set."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """COCO's detection metrics on data sets whose pictures do not label every class.
 
-A class counts only on the pictures on which it is labelled throughout: elsewhere its detections can be
-neither right nor wrong, and are left out, as in LVIS (Gupta et al. 2019, arXiv:1908.03195). An ignored
-area (`iscrowd`) excuses detections of any class.
+A class counts only on the pictures on which it is labelled throughout: on others its detections are
+neither right nor wrong and are left out, as in LVIS (Gupta et al. 2019, arXiv:1908.03195). Detections of any class
+in an ignored area (`iscrowd`) are not counted as wrong.
 """
 
 from __future__ import annotations

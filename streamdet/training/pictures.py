@@ -1,7 +1,7 @@
 """Training pictures: every one is a pure function of (seed, number), so a resumed run sees the same.
 
 A picture is a square canvas. It holds one photograph, or a mosaic (Bochkovskiy et al. 2020,
-arXiv:2004.10934) of four or nine, whose small objects stand for those that a camera high on a wall sees: a
+arXiv:2004.10934) of four or nine, in which objects are as small as in the view of a camera high on a wall: a
 mosaic of nine shows them at a third of their size. Each piece keeps its own list of labelled classes.
 """
 

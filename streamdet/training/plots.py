@@ -1,4 +1,4 @@
-"""Diagrams as PNG bytes: how a run goes, how precise a detector is, what it takes for what."""
+"""Charts as PNG bytes: the progress of a run, precision over recall, the confusion of categories."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 On a CPU the small operations of a detector gain little from a second thread, while a second process takes
 half of the batch: 1.5 times the images per second on two cores. Gradients are averaged after each step.
 
-No process outlives the others: rank 0 ends those it started, and they end themselves when rank 0 is gone,
-however it ended.
+No process outlives the others: rank 0 ends the processes that it started, and they end themselves when rank 0
+has ended for any reason.
 """
 
 from __future__ import annotations

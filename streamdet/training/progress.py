@@ -1,6 +1,6 @@
-"""What a person sees while a run goes on: a table that grows epoch by epoch, and a bar within the epoch.
+"""The output of a run: a table that grows epoch by epoch, and a progress bar within the epoch.
 
-Where the output is no terminal, the same comes as plain lines.
+If the output is not a terminal, plain lines are printed instead.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The page: a wall of live pictures in a browser, a subscriber like any other, in a process of its own."""
+"""The page: live pictures of all streams in a browser. It is a subscriber like any other, in a separate process."""

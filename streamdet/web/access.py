@@ -1,4 +1,4 @@
-"""Who may open the page: guards against DNS rebinding and other sites, the login, and sessions."""
+"""Access control of the page: protection against DNS rebinding and other sites, the login, and sessions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that the page knows: what each stream does, what was seen, what was lost. One thread writes, another reads."""
+"""The state of the page: each stream's state, its detections, and lost events. One thread writes, another reads."""
 
 from __future__ import annotations
 

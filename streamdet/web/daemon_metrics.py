@@ -1,4 +1,4 @@
-"""Reads the daemon's metrics page for what events do not tell: stage times, batches, drops by reason."""
+"""Reads the daemon's metrics page for values that events do not contain: stage times, batches, drops by reason."""
 
 from __future__ import annotations
 

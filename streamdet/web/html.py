@@ -1,4 +1,4 @@
-"""The HTML of the page and of the login: each one file that loads nothing, put together once at the start."""
+"""The HTML of the page and of the login: each is one file that loads no others, assembled once at the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of what happened: what was seen, states, losses, restarts; bounded, and filtered for who reads it."""
+"""The list of events on the page: detections, states, losses, restarts; bounded, filtered for each browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The newest picture of every stream that someone looks at, and who still does."""
+"""The newest picture of every stream that a browser shows, and which streams are still shown."""
 
 from __future__ import annotations
 

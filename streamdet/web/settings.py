@@ -1,4 +1,4 @@
-"""How the page is served, and what would show pictures to strangers."""
+"""The settings of the page, and checks that refuse settings under which unauthorized users could see pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page as subscriber: one thread reads events all the time, one the pictures that browsers show."""
+"""Subscribes to the daemon: one thread reads all events, another the pictures that browsers show."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What browsers ask for again and again: everything that is new since they asked last.
+"""The answers to browsers' polls: everything that is new since a browser's last request.
 
-A browser sends what it has and what it looks at; the answer is held back until there is something new, a second
-at most. So the server keeps nothing for any browser: a slow one asks less often and gets the newest, nothing piles up.
+A browser sends what it has and what it shows. The answer is delayed until there is something new, at most a second.
+So the server keeps no queue for any browser: a slow one sends fewer requests and gets the newest data.
 
 The answer is four bytes with the length of a JSON object (big-endian), the object, and the pictures that it lists.
 """
