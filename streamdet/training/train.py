@@ -22,7 +22,7 @@ from streamdet.detector.graph.choose import fast_parts
 from streamdet.detector.pipeline import FasterRcnnDetector
 from streamdet.detector.weights import Weights, weights_to_bytes
 from streamdet.detector.weights.architectures import build_model
-from streamdet.errors import ConfigError, DataError, StreamdetError
+from streamdet.errors import EXIT_INTERRUPTED, ConfigError, DataError, StreamdetError
 from streamdet.training import run as run_folder
 from streamdet.training.bf16 import bf16_pays
 from streamdet.training.dataset import Category, Dataset
@@ -47,8 +47,6 @@ from streamdet.training.run import (
 )
 
 _AVERAGE_WARM_UP_STEPS = 20
-EXIT_INTERRUPTED = 130
-"""What a shell reports of a program that Ctrl-C ended."""
 LOSS_NAMES = ("objectness", "rpn_box", "classifier", "box")
 _MAX_GRADIENT_NORM = 10.0
 
