@@ -36,7 +36,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes $(COMPILE) -r requirements-dev.txt
 	@touch $@
 
-demo: setup  ## See it work: real video, detections, events, metrics
+demo: setup  ## Run a demonstration: real video, detections, events, metrics
 	$(BIN)/streamdet demo $(if $(SECONDS),--seconds $(SECONDS))
 
 install:  ## Install the system service, as root; INSTALL_ARGS=--dry-run says what it would do

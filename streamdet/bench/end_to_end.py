@@ -166,7 +166,7 @@ class EndToEnd:
         result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 - ours
         self._step.end()
         if result.returncode:
-            msg = f"the plain loop failed: {(result.stderr.strip().splitlines() or ['it said nothing'])[-1]}"
+            msg = f"the plain loop failed: {(result.stderr.strip().splitlines() or ['it printed nothing'])[-1]}"
             raise StreamdetError(msg)
         return {"model": self._model.name, **json.loads(result.stdout)}
 

@@ -1,1 +1,1 @@
-"""Runs the streams: a thread for each, which opens its source again whenever it fails."""
+"""Reads the streams: one thread for each, which opens its source again whenever it fails."""

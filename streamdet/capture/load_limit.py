@@ -1,4 +1,4 @@
-"""Limits what a live stream may make this machine decode, so that one camera cannot take the CPU from all others."""
+"""Limits how much decoding a live stream may cause, so that one camera cannot take the CPU from all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tries streams once, as `streamdet check --probe` does: what they are, or why they cannot be read."""
+"""Opens streams once, for `streamdet check --probe`, and reports what they send, or why they cannot be read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Notices, from outside, that something takes too long: one small thread for all streams.
+"""Reports calls that take too long: one thread for all streams.
 
-A library may block a capture's thread for as long as it likes, and the thread then cannot report that its stream has
-stalled. So it announces a deadline before each call, and the watch reports a deadline that has passed.
+A library may block a capture's thread without limit, and the thread then cannot report that its stream has stalled. So
+it sets a deadline before each call, and the watch reports a deadline that has passed.
 """
 
 from __future__ import annotations

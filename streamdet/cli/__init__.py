@@ -26,7 +26,7 @@ from streamdet.security.plain_text import plain_lines
 
 _COMMANDS = {
     "run": "Detect objects in the streams of a configuration file.",
-    "demo": "Show it at work: two streams of real video, events, metrics, all on this machine.",
+    "demo": "Run a demonstration on this machine: two streams of real video, events, metrics.",
     "check": "Check a configuration file, and with --probe its streams.",
     "reload": "Reload the configuration file of a running daemon.",
     "streams": "List, add, change, pause and remove the streams of a running daemon.",

@@ -86,7 +86,7 @@ Examples:
 def command(
     *, seconds: float | None, as_json: bool, endpoint: str, metrics_endpoint: str, page: str, no_page: bool
 ) -> None:
-    """See it work: two streams of real video are detected in real time, by the real daemon."""
+    """Run a demonstration: the daemon detects objects in two streams of real video, in real time."""
     from streamdet.service.daemon import Daemon
 
     config = demo_config(endpoint, metrics_endpoint)

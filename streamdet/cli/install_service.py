@@ -29,7 +29,7 @@ Exit codes: 0 installed, 1 cannot be installed here."""
     "--instance", metavar="NAME", default="", help="Install one of several services: streamdet@NAME with NAME.toml."
 )
 @click.option("--page", is_flag=True, help="Install the page in the browser, too: streamdet-web.")
-@click.option("--enable", is_flag=True, help="Start it now and at every boot.")
+@click.option("--enable", is_flag=True, help="Start the service now and at every boot.")
 @click.option(
     "--gpu/--no-gpu", default=None, help="Allow it to use GPUs. Default: if the NVIDIA driver is loaded."
 )  # fmt: skip
@@ -37,7 +37,9 @@ Exit codes: 0 installed, 1 cannot be installed here."""
     "--root", type=click.Path(path_type=Path, file_okay=False, exists=True), default=Path("/"),
     help="Install into the system image in this folder instead of this machine.",
 )  # fmt: skip
-@click.option("--uninstall", is_flag=True, help="Stop it and remove it; configuration, secrets and state stay.")
+@click.option(
+    "--uninstall", is_flag=True, help="Stop and remove the service; configuration, secrets and state are kept."
+)
 def command(
     *, dry_run: bool, instance: str, page: bool, enable: bool, gpu: bool | None, root: Path, uninstall: bool
 ) -> None:

@@ -42,7 +42,7 @@ def command(config_path: Path, *, or_last_good: bool, until_ended: bool) -> None
     for problem in problems:
         _log.error("%s", problem)
     if problems:
-        _log.error("%s is wrong: running the last configuration that worked instead of it", config_path)
+        _log.error("%s is wrong: running the last configuration that worked instead", config_path)
     restart_delay = RestartDelay()
     restart_delay.wait()
     from streamdet.service.daemon import Daemon  # after the configuration: it takes torch seconds to load

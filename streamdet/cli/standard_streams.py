@@ -1,4 +1,4 @@
-"""Standard input, output and error: always open, and a reader that has stopped reading delays no exit."""
+"""Standard input, output and error: keeps them open, and exits without delay if their reader has stopped reading."""
 
 from __future__ import annotations
 

@@ -54,9 +54,9 @@ def command(context: click.Context, config_path: Path | None, socket_path: Path 
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
-_persist = click.option("--persist", is_flag=True, help="Keep it over restarts, in a file of the daemon's own.")
+_persist = click.option("--persist", is_flag=True, help="Keep the change over restarts, in a file of the daemon.")
 _set = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A key of [[streams]]; again for more."
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key of [[streams]]; may be repeated."
 )
 _name = click.argument("name")
 
@@ -65,7 +65,7 @@ _name = click.argument("name")
 @_json
 @click.pass_context
 def list_(context: click.Context, *, as_json: bool) -> None:
-    """Show every stream: its state, frames per second in and out, and where it comes from."""
+    """Show every stream: its state, frames per second in and out, and its url."""
     result = _ask(context, "GET", "/v1/streams", as_json=as_json)
     if not as_json:
         _print(result)
@@ -76,7 +76,7 @@ def list_(context: click.Context, *, as_json: bool) -> None:
 @command.command()
 @_name
 @click.argument("url", required=False)
-@click.option("--url-from-stdin", is_flag=True, help="Read the url from standard input: no one sees it there.")
+@click.option("--url-from-stdin", is_flag=True, help="Read the url from standard input, hidden from other users.")
 @_set
 @_persist
 @_json
@@ -106,7 +106,10 @@ def add(
 @_name
 @_set
 @click.option(
-    "--unset", multiple=True, metavar="KEY", help="Go back to what the file says, or the default; again for more."
+    "--unset",
+    multiple=True,
+    metavar="KEY",
+    help="Reset this key to the file's value, or to the default; may be repeated.",
 )
 @_persist
 @_json
@@ -120,7 +123,7 @@ def change(
     persist: bool,
     as_json: bool,
 ) -> None:
-    """Change keys of a stream; only those that say how it is read reconnect it."""
+    """Change keys of a stream; it reconnects only if they affect how it is read."""
     values = _values(settings)
     if not values and not unset and not persist:
         problem = "there is nothing to change; give --set or --unset, or --persist to keep what was changed before"
@@ -135,7 +138,7 @@ def change(
 @_json
 @click.pass_context
 def remove(context: click.Context, name: str, *, persist: bool, as_json: bool) -> None:
-    """Remove a stream; one of the file comes back with `reset`."""
+    """Remove a stream; `reset` restores one of the configuration file."""
     _change(context, "DELETE", _path(name), name, "was removed", persist=persist, as_json=as_json)
 
 
@@ -167,7 +170,7 @@ def resume(context: click.Context, name: str, *, persist: bool, as_json: bool) -
 @_json
 @click.pass_context
 def reset(context: click.Context, name: str, *, persist: bool, as_json: bool) -> None:
-    """Forget what was changed about a stream of the file at run time, also that it was removed."""
+    """Undo changes made at run time to a stream of the file, including its removal."""
     _change(context, "POST", f"{_path(name)}/reset", name, "is as the file says", persist=persist, as_json=as_json)
 
 
@@ -271,4 +274,4 @@ def _print(result: dict[str, Any]) -> None:
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else _LINE_CHARACTERS, highlight=False).print(table)
     for name in result["removed"]:
-        click.echo(f"{name} stands in the file and was removed; streamdet streams reset {name} brings it back")
+        click.echo(f"{name} is in the file and was removed; streamdet streams reset {name} restores it")

@@ -240,7 +240,7 @@ def _device(name: str) -> str:
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(["--device cuda: there is no CUDA device here; --device auto takes what there is"])
+        raise ConfigError(["--device cuda: there is no CUDA device here; --device auto takes any device"])
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name

@@ -1,4 +1,4 @@
-"""Where a stream's pictures come from: its url as people write it, and what is wrong with one."""
+"""The urls of streams: parses them, and reports what is wrong with one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts validation errors into words: what is wrong, and what would be right."""
+"""Describes validation errors: what is wrong, and what would be correct."""
 
 from __future__ import annotations
 

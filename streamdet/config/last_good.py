@@ -1,4 +1,4 @@
-"""The last configuration that worked, kept for the case that the file is wrong at a restart of the service."""
+"""Keeps the last configuration that worked, in case the file is wrong at a restart of the service."""
 
 from __future__ import annotations
 

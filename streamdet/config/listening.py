@@ -1,4 +1,4 @@
-"""Where the daemon listens: the endpoints of the configuration, and which of them exclude each other."""
+"""The endpoints at which the daemon listens, and checks that they do not conflict."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refuse_others_without_keys(endpoint: str) -> None:
     """
     if not parse_endpoint(endpoint).is_local:
         refuse(
-            f"endpoint would let other machines in without any check: {HOW_TO_LET_OTHERS_IN}; "
+            f"endpoint would be open to other machines without any check: {HOW_TO_LET_OTHERS_IN}; "
             "or use tcp://127.0.0.1:5555, tcp://[::1]:5555 or ipc://"
         )
 

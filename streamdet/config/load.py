@@ -238,7 +238,7 @@ class _Reading:
         control, metrics = known.get(("control", "listen")), self._tables.get("metrics")
         closed = isinstance(metrics, dict) and "tls_key_file" in metrics and "password_file" in metrics
         if control is not None and not is_loopback(control.host) and not closed:
-            self._problems.setdefault(("control", "listen"), f"would let other machines in: {HOW_TO_CLOSE_CONTROL}")
+            self._problems.setdefault(("control", "listen"), f"would be open to other machines: {HOW_TO_CLOSE_CONTROL}")
 
     def _report(self) -> list[str]:
         ordered = sorted(self._problems.items(), key=lambda item: self._line(item[0]))

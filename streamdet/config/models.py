@@ -50,7 +50,7 @@ _BATCH_SIZE = 8
 
 
 class DetectorConfig(BaseModel):
-    """What finds the objects: weights, thresholds, batches."""
+    """The detector: weights, thresholds, batches."""
 
     model_config = table("at a restart")
 
@@ -65,14 +65,14 @@ class DetectorConfig(BaseModel):
         None,
         validate_default=True,
         description='Architecture; needed for weights = "coco" and for .pth files, not allowed for "embedded"; other '
-        "weights carry it in themselves.",
+        "weights contain it.",
         examples=["fasterrcnn_resnet50_fpn"],
     )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda|cuda:all|cuda:[0-9]{1,2})$",
         description='Where the detector runs: "cpu", "cuda", "cuda:1", "cuda:all" (engine = "graph" only), or "auto", '
-        'which takes CUDA when there is one; with engine = "graph", all there are.',
+        'which takes a CUDA device if there is one; with engine = "graph", all of them.',
         examples=["auto", "cpu", "cuda:0"],
     )
     engine: Literal["auto", "torch", "graph", "openvino", "reference"] = Field(
@@ -86,7 +86,7 @@ class DetectorConfig(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         "auto",
         description='Numbers that the model computes with: "fp32", exact; "bf16", half the size; "int8", a quarter '
-        '(engine = "openvino" only); or "auto": what is the fastest in the trial and keeps what fp32 finds.',
+        '(engine = "openvino" only); or "auto": the fastest in the trial that finds the same objects as fp32.',
         examples=["auto", "fp32"],
     )
     workers: Annotated[int, Field(ge=1, le=64), AS_WHOLE_NUMBER] | None = Field(
@@ -113,15 +113,16 @@ class DetectorConfig(BaseModel):
     )
     max_batch_size: AutoOrBatchSize = Field(
         "auto",
-        description='Frames that are detected together at most, at most one per stream; or "auto": on a CPU the fewest '
-        "that reach three quarters of the best throughput in the trial, because events are early then, else 8.",
+        description='Largest number of frames that are detected together, at most one per stream; or "auto": on a CPU '
+        "the fewest that reach three quarters of the best throughput in the trial, to keep latency low, otherwise 8.",
         examples=["auto", 16],
     )
     max_batch_delay_seconds: Seconds = Field(
         0.01,
         ge=0,
         le=1,
-        description="How long the first frame of a batch waits for others. More makes fuller batches and later events.",
+        description="How long the first frame of a batch waits for others. A longer wait makes batches larger and "
+        "events later.",
         examples=["10 ms", 0.005],
     )
 
@@ -201,7 +202,7 @@ class PublisherConfig(BaseModel):
         5.0,
         gt=0,
         le=60,
-        description="Previews of one stream per second at most; none are made while no one subscribes to them.",
+        description="Previews of one stream per second at most; none are made while there are no subscribers to them.",
         examples=[5],
     )
 
@@ -221,15 +222,15 @@ class PublisherConfig(BaseModel):
 
 
 class ReplayConfig(BaseModel):
-    """What subscribers can ask for: the newest event of each topic, and events that they have lost."""
+    """What subscribers can request: the newest event of each topic, and events that they have lost."""
 
     model_config = table("at a restart")
 
     endpoint: str = Field(
         "auto",
         min_length=1,
-        description='Where subscribers ask: tcp://HOST:PORT or ipc://PATH, as for `[publisher]`; "off"; or "auto": the '
-        "port after that of `[publisher]`, or its path with -replay added, if it is free.",
+        description='Where requests are answered: tcp://HOST:PORT or ipc://PATH, as for `[publisher]`; "off"; or '
+        '"auto": the port after that of `[publisher]`, or its path with -replay added, if it is free.',
         examples=["auto", "off", "tcp://127.0.0.1:5556"],
     )
     max_events: WholeNumber = Field(
@@ -256,7 +257,7 @@ class ReplayConfig(BaseModel):
 
 
 class SpoolConfig(BaseModel):
-    """Events on disk, so that subscribers can ask again also after a restart of the daemon."""
+    """Events on disk, so that subscribers can also request them after a restart of the daemon."""
 
     model_config = table("at a restart")
 
@@ -360,8 +361,8 @@ class MetricsConfig(BaseModel):
         closed = self.tls_key_file is not None and self.password_file is not None
         if not closed and not self.insecure and not is_loopback(parse_host_port(self.endpoint).host):
             refuse(
-                "endpoint would let other machines in without any check: set tls_certificate_file, tls_key_file and "
-                "password_file (streamdet web --set-password FILE makes one), or use 127.0.0.1:9095 or [::1]:9095"
+                "endpoint would be open to other machines without any check: set tls_certificate_file, tls_key_file "
+                "and password_file (streamdet web --set-password FILE makes one), or use 127.0.0.1:9095 or [::1]:9095"
             )
         return self
 
@@ -470,13 +471,13 @@ class Config(BaseModel):
 
     model_config = table("on reload")
 
-    detector: DetectorConfig = Field(DetectorConfig(), description="What finds the objects.")
-    publisher: PublisherConfig = Field(PublisherConfig(), description="Where the events go.")
-    replay: ReplayConfig = Field(ReplayConfig(), description="What subscribers may ask again.")
+    detector: DetectorConfig = Field(DetectorConfig(), description="The detector.")
+    publisher: PublisherConfig = Field(PublisherConfig(), description="Where events are published.")
+    replay: ReplayConfig = Field(ReplayConfig(), description="What subscribers can request.")
     spool: SpoolConfig = Field(SpoolConfig(), description="Events on disk.")
     metrics: MetricsConfig = Field(MetricsConfig(), description="Where Prometheus reads.")
-    log: LogConfig = Field(LogConfig(), description="What the log says.")
-    control: ControlConfig = Field(ControlConfig(), description="Where the running daemon is reached.")
+    log: LogConfig = Field(LogConfig(), description="What is logged.")
+    control: ControlConfig = Field(ControlConfig(), description="Where the control API listens.")
     tracing: TracingConfig = Field(TracingConfig(), description="Where traces of single frames go.")
     stream_defaults: dict[str, Any] = Field(
         {}, repr=False, description="Defaults for all streams, which are in every one already; for those of run time."

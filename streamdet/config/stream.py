@@ -239,7 +239,7 @@ class StreamConfig(BaseModel):
     )
     zones: tuple[PolygonConfig, ...] = Field(
         (),
-        description="Areas; detections name those in which the middle of their lower edge lies.",
+        description="Areas; each detection lists those that contain the middle of its lower edge.",
         examples=[[{"name": "door", "polygon": [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0], [0.1, 1.0]]}]],
         json_schema_extra=_KEEPS_CONNECTION,
     )

@@ -214,7 +214,7 @@ class EventStore:
             OSError: it cannot be written.
         """
         if self._database is not None and _inode(self.path) != self._inode:
-            _log.warning("%s was deleted or replaced while it was used; a new one is begun", self.path)
+            _log.warning("%s was deleted or replaced while it was used; a new one is created", self.path)
             self._disconnect()
         self._sync_log()
 
@@ -635,7 +635,7 @@ class EventStore:
             with contextlib.suppress(FileNotFoundError):
                 path.rename(f"{aside}{suffix}")
         self._other_bytes = self._count_other_bytes()
-        _log.warning("%s is set aside as %s, and a new one is begun: %s", self.path, aside.name, why)
+        _log.warning("%s is set aside as %s, and a new one is created: %s", self.path, aside.name, why)
 
     def _set_aside_files(self) -> list[Path]:
         return [path for path in self.directory.glob("set-aside-*.sqlite*") if why_foreign(path.lstat()) is None]
@@ -666,7 +666,9 @@ def _lock(directory: Path) -> int:
         os.close(lock)
         raise _unusable(directory, "it cannot be written")
     if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:
-        _log.warning("%s: other users can delete what is kept in it; make it belong to this user alone", directory)
+        _log.warning(
+            "%s: other users can delete files in it; make this user its owner, and only it may write", directory
+        )
     return lock
 
 

@@ -1,8 +1,8 @@
 """Small JPEG pictures of the streams whose previews are subscribed to, encoded in a thread of their own.
 
-A stream that is not watched costs one look into a set per frame. A stream that is watched costs the publisher nothing
-but keeping the newest picture: there is one slot per stream before the encoder, and one behind it, and a newer picture
-takes the place of one that still waits there.
+A stream without subscribers to previews costs one lookup in a set per frame. With subscribers, the publisher only keeps
+the newest picture: there is one slot per stream before the encoder and one after it, and a newer picture replaces one
+that still waits there.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def read_segment(path: Path) -> Iterator[SegmentRecord]:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         data = file.read(_MAX_BYTES)
     if not data.startswith(_MAGIC) and not _MAGIC.startswith(data):
-        message = "it does not begin as a segment does"
+        message = "it does not begin like a segment"
         raise ValueError(message)
     offset = len(_MAGIC)
     while offset + _HEADER.size <= len(data):

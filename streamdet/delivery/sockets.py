@@ -230,7 +230,7 @@ class Sockets:
                 raise
             replay.close(linger=0)
             # It was not configured: detection goes on without.
-            _log.warning("%s; subscribers cannot ask for what they have lost", error)
+            _log.warning("%s; subscribers cannot request lost events", error)
             return
         self._replay = replay
 

@@ -1,4 +1,4 @@
-"""The wall clock, as far as it can be believed: nothing is deleted for its age because a clock was set wrong."""
+"""The wall clock, and whether it can be trusted: events are not deleted for their age because a clock is wrong."""
 
 from __future__ import annotations
 

@@ -276,7 +276,7 @@ def settled(config: DetectorConfig, choice: Choice) -> tuple[DetectorConfig, Cho
     """The configuration with what was chosen; a choice that no trial has proven is said in a warning."""
     if not choice.is_proven:
         why = "; ".join(f"{name}: {reason}" for name, reason in choice.left_out) or "the trial gave no answer"
-        _log.warning("no engine has proven itself here: running %s (%s)", choice.candidate.name, why)
+        _log.warning("no engine passed the trial on this machine: running %s (%s)", choice.candidate.name, why)
     update: dict[str, object] = {"max_batch_size": choice.max_batch_size}
     if choice.candidate != REFERENCE or choice.is_proven:
         update |= {"engine": choice.candidate.engine, "precision": choice.candidate.precision}

@@ -35,7 +35,7 @@ def choose_device(name: str) -> torch.device:
     index = int(number or 0)
     if index >= count:
         there = f"only {', '.join(f'cuda:{i}' for i in range(count))}" if count else "no CUDA device"
-        msg = f'detector.device: {name!r} is asked for, but this machine has {there}; "auto" takes what there is'
+        msg = f'detector.device: {name!r} is asked for, but this machine has {there}; "auto" takes any device'
         raise DetectorError(msg)
     return torch.device("cuda", index)
 
@@ -51,9 +51,7 @@ def choose_devices(name: str) -> list[torch.device]:
     """
     count = torch.cuda.device_count()
     if name == "cuda:all" and not count:
-        msg = (
-            'detector.device: "cuda:all" is asked for, but this machine has no CUDA device; "auto" takes what there is'
-        )
+        msg = 'detector.device: "cuda:all" is asked for, but this machine has no CUDA device; "auto" takes any device'
         raise DetectorError(msg)
     if name in {"auto", "cuda:all"} and count:
         return [torch.device("cuda", index) for index in range(count)]

@@ -1,4 +1,4 @@
-"""What a configured detector will not find on this machine, seen in a moment and without torch."""
+"""Checks quickly, without torch, whether this machine has what the configured detector needs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _cuda(device: str) -> Iterator[str]:
         there = f"only {count}" if count else "none that works"
         yield (
             f'detector.device: "{device}" is asked for, and of CUDA devices this machine has {there}; '
-            'look at the driver (nvidia-smi), or use "auto", which takes what there is'
+            'look at the driver (nvidia-smi), or use "auto", which takes any device'
         )
 
 

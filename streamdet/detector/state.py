@@ -1,4 +1,4 @@
-"""What is known from earlier starts: the answers of trials, and the sizes of the streams' frames.
+"""State that is kept over restarts: the results of trials, and the sizes of the streams' frames.
 
 This module does not import torch.
 """
@@ -144,7 +144,7 @@ class Store:
                 about = os.fstat(file.fileno())
                 is_ours = about.st_uid in {os.geteuid(), 0} and not about.st_mode & 0o022
                 if not stat.S_ISREG(about.st_mode) or not is_ours or about.st_size > _MAX_FILE_BYTES:
-                    _log.warning("%s is not a file of ours: the engines are tried again", self.path)
+                    _log.warning("%s is not a file that this daemon wrote: the engines are tried again", self.path)
                     return _Kept()
                 return _Kept.model_validate_json(file.read(_MAX_FILE_BYTES))
         except FileNotFoundError:

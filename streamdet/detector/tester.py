@@ -1,7 +1,7 @@
 """The process that tries the engines: `python -P -m streamdet.detector.tester`, with a job on its standard input.
 
 It imports the libraries and reads the frames once, and forks a child for each candidate. A child that crashes, hangs,
-or runs out of memory takes nothing with it. What was found goes to the standard output, a JSON object in a line: the
+or runs out of memory affects no other. The results are written to the standard output, one JSON object per line: the
 device, what is being tried, and the result of each candidate.
 """
 

@@ -1,7 +1,7 @@
-"""Finds out which engine runs best on this machine: each is tried in a process of its own, and the answer is kept.
+"""Finds the engine that runs best on this machine: each is tried in a separate process, and the result is kept.
 
-Flags of a CPU promise nothing: an engine may crash for some sizes, compute wrong numbers, or be slower than plain fp32.
-So nothing runs by default that has not proven itself here:
+The flags of a CPU do not predict this: an engine may crash for some sizes, compute wrong numbers, or be slower than
+plain fp32. So only engines that passed a trial on this machine run by default:
 
     Trial  asks the tester process (`streamdet.detector.tester`), which forks once for each candidate
            -> Report: a verdict for each candidate, with its speed and how far it is from torch in fp32
@@ -214,7 +214,7 @@ class Trial:
                     elif "trying" in message:
                         progress.say(str(message["trying"]), int(message["number"]), int(message["of"]))
                 except (ValueError, KeyError, TypeError):  # ValidationError is a ValueError
-                    _log.warning("the trial of the engines said something that cannot be read")
+                    _log.warning("the trial of the engines printed output that cannot be read")
         return device, results
 
     def _lines(self) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Who may send requests: the names that a server answers to, requests of other sites, and a login."""
+"""Access control for HTTP: the host names that a server accepts, requests of other sites, and a login."""
 
 from __future__ import annotations
 

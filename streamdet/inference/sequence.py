@@ -1,4 +1,4 @@
-"""How several inference workers share a queue, and in which order their results leave."""
+"""Lets several inference workers share a queue, and passes their results on in order."""
 
 from __future__ import annotations
 

@@ -304,7 +304,7 @@ class Inference(Worker):
             if is_device_lost(error):
                 message = f"the accelerator is lost, only a new process can use it: {first_line(error)}"
                 raise DeviceLostError(message) from error
-            _log.warning("the detector fails on a picture that it got through before, too: %s", describe(error))
+            _log.warning("the detector also fails on a picture that it detected before: %s", describe(error))
             return False
         return True
 

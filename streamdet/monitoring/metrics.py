@@ -86,7 +86,7 @@ class Metrics:
         # Of streams; what is counted for every frame is read by the collector from where it is kept.
         registry.register(_Collector(ledger, self._streams))
         self._reconnects = declare.counter(
-            "stream_reconnects", "Attempts to connect again, by what had gone wrong.", ["stream", "reason"]
+            "stream_reconnects", "Attempts to reconnect, by the reason of the failure.", ["stream", "reason"]
         )
         self._detections = declare.counter("detections", "Objects published.", ["stream", "label"])
         self._events = declare.counter("events_published", "Events handed to ZeroMQ.", ["topic"])
@@ -105,7 +105,7 @@ class Metrics:
         )
         self.batch_size = declare.histogram("batch_size", "Frames per batch.", _BATCH_SIZE_BUCKETS)
         self.batches_at_once = declare.gauge(
-            "batches_at_once", "Batches that may be detected at the same time: what the cores have room for."
+            "batches_at_once", "Batches that may be detected at the same time, depending on the free cores."
         )
         self.out_of_memory_total = declare.counter("out_of_memory", "Batches that were halved because memory ran out.")
         stage_seconds = declare.histogram(
@@ -118,10 +118,10 @@ class Metrics:
         self.delivery = DeliveryMetrics(registry)
 
         # Of the daemon.
-        self.healthy = declare.gauge("healthy", "1 while frames that are due come out, and no part has failed.")
+        self.healthy = declare.gauge("healthy", "1 while frames that are due are detected, and no thread has failed.")
         self.healthy.set(1)
         unexpected = declare.counter(
-            "unexpected_errors", "Errors that no code foresaw; each cost one frame, request or connection.", ["part"]
+            "unexpected_errors", "Unexpected errors; each affected one frame, request or connection.", ["part"]
         )
         self.unexpected = UnexpectedErrors({part: unexpected.labels(part) for part in PARTS})
         self.config_last_reload_successful = declare.gauge(
@@ -132,7 +132,7 @@ class Metrics:
             "config_last_reload_success_timestamp_seconds", "Unix time at which the configuration in force was loaded."
         )
         self._control_requests = declare.counter(
-            "control_requests", "Requests to the control API, by whether they were carried out.", ["outcome"]
+            "control_requests", "Requests to the control API, by outcome.", ["outcome"]
         )
         for outcome in ("done", "refused"):
             self._control_requests.labels(outcome)
@@ -254,7 +254,7 @@ class Metrics:
 
     def engine(self, facts: Mapping[str, str | int]) -> None:
         """Shows what detects; until then there is no such metric."""
-        info = Info("streamdet_engine", "What runs the detector; 1 while it does.", registry=self.registry)
+        info = Info("streamdet_engine", "The engine that runs the detector; 1 while it runs.", registry=self.registry)
         info.info({name: str(value) for name, value in facts.items()})
 
     def stage(self, stage: str, seconds: float) -> None:
@@ -338,18 +338,16 @@ class DeliveryMetrics:
         self._accepted = declare.counter("subscriber_accepted", "Connections that were accepted.", ["socket"])
         self._handshake_failures = declare.counter(
             "subscriber_handshake_failures",
-            "Connections that had no allowed key, spoke no ZeroMQ, or broke before they said so.",
+            "Connections that had no allowed key, did not use ZeroMQ, or broke during the handshake.",
             ["socket", "reason"],
         )
         self._cuts = declare.counter(
             "subscriber_cuts",
-            "Connections that were ended because their key was revoked, or they asked for far too much.",
+            "Connections that were closed because their key was revoked, or because they sent far too much.",
             ["socket", "reason"],
         )
         self._subscriptions = declare.gauge("subscriber_subscriptions", "Different prefixes that are subscribed to.")
-        self._replay_requests = declare.counter(
-            "replay_requests", "Requests for replay, by what became of them.", ["outcome"]
-        )
+        self._replay_requests = declare.counter("replay_requests", "Requests for replay, by outcome.", ["outcome"])
         for outcome in ("done", "refused", "dropped"):
             self._replay_requests.labels(outcome)
         self._replay_bytes = declare.gauge("replay_used_bytes", "Size of the events kept in memory.")
@@ -422,10 +420,10 @@ class _ShapeMetrics:
 
     def __init__(self, declare: _Declarations) -> None:
         self._crossings = declare.counter(
-            "line_crossings", "Objects that went over a line.", ["stream", "line", "direction"]
+            "line_crossings", "Objects that crossed a line.", ["stream", "line", "direction"]
         )
         self._objects = declare.gauge(
-            "zone_objects", "Objects that stand in a zone; 0 while the stream is not up.", ["stream", "zone"]
+            "zone_objects", "Objects in a zone; 0 while the stream is not up.", ["stream", "zone"]
         )
         self._lock = threading.Lock()
         self._zones: dict[str, dict[str, Gauge]] = {}
@@ -522,7 +520,9 @@ class _Collector(Collector):
     def _families(ledgers: dict[str, StreamLedger], streams: dict[str, _StreamSeries]) -> Iterator[Metric]:
         captured = CounterMetricFamily("streamdet_frames_captured", "Frames decoded.", labels=["stream"])
         published = CounterMetricFamily("streamdet_frames_published", "Frames published.", labels=["stream"])
-        in_flight = GaugeMetricFamily("streamdet_frames_in_flight", "Frames on their way.", labels=["stream"])
+        in_flight = GaugeMetricFamily(
+            "streamdet_frames_in_flight", "Frames neither published nor dropped yet.", labels=["stream"]
+        )
         dropped = CounterMetricFamily(
             "streamdet_frames_dropped", "Frames captured and not published.", labels=["stream", "reason"]
         )
@@ -563,5 +563,5 @@ class _Collector(Collector):
             for possible in State:
                 state.add_metric([name, possible.value], float(possible is current))
         yield from (captured, published, in_flight, dropped, state, reason, last_frame, nominal_fps, connects)
-        text = "Lines of the log that could not be written, or not in time."
+        text = "Log lines that could not be written, or not in time."
         yield CounterMetricFamily("streamdet_log_lines_dropped", text, value=lost_lines())

@@ -1,6 +1,6 @@
-"""Errors that no code foresaw, caused by one camera, request or client: counted, logged, survived.
+"""Unexpected errors that one camera, request or client causes: counts and logs them.
 
-What goes wrong with a single datum must end neither its thread nor the process. The code that handles the datum catches
+An error with a single datum must end neither its thread nor the process. The code that handles the datum catches
 what it raises, reports it here, drops the datum, and goes on with the next one.
 """
 

@@ -1,1 +1,1 @@
-"""Who may connect and what may be shown: keys, passwords, endpoints, limits, redaction, and files that hold secrets."""
+"""Access control and secrecy: keys, passwords, endpoints, limits, redaction, and files that hold secrets."""

@@ -208,7 +208,7 @@ def revoke(directory: Path, name: str) -> Path:
     others = [file for file in public_files(directory) if key is not None and _key_in(file) == key]
     if others:
         listed = ", ".join(file.name.removesuffix(PUBLIC_SUFFIX) for file in others)
-        message = f"removed {path}, but the same key is still let in as {listed}: revoke that, too"
+        message = f"removed {path}, but the same key is still allowed as {listed}: revoke that, too"
         raise KeyFileError(message)
     return path
 
@@ -275,7 +275,7 @@ class AllowedClients:
             if _is_transient(error.__cause__):
                 self._report(f"{error}; {_STAYS}")
                 return
-            problem = f"{error}; no one is let in"
+            problem = f"{error}; no client is accepted"
             paths = []
         for path in paths:
             known = self._files.get(path)
@@ -323,7 +323,7 @@ class AllowedClients:
         except KeyFileError as error:
             if isinstance(error.__cause__, OSError) and _is_transient(error.__cause__):
                 raise error.__cause__ from None
-            _log.warning("%s; this client is not let in", error)
+            _log.warning("%s; this client is not accepted", error)
             return state, None
 
 

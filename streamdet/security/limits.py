@@ -1,4 +1,4 @@
-"""Limits of use: requests per second, shares of time, and attempts to log in."""
+"""Rate limits: requests per second, shares of time, and attempts to log in."""
 
 from __future__ import annotations
 

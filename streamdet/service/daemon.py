@@ -284,7 +284,7 @@ class Daemon:
                 raise
             # The configuration does not ask for the socket: detection goes on without it.
             without = None if control.listen is None else serve(None)
-            _log.warning("%s; streamdet reload and streams do not reach this daemon", error)
+            _log.warning("%s; streamdet reload and streams cannot reach this daemon", error)
             return without
 
     def _about(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What the daemon does once a second: measures rates and cores, reports to systemd, gives memory back to the kernel."""
+"""The daemon's tasks once a second: measures rates and cores, reports to systemd, returns memory to the kernel."""
 
 from __future__ import annotations
 

@@ -173,10 +173,10 @@ class LiveConfig:
             ApplyError: there is no thread or memory left.
         """
         if self.is_removed(name):
-            message = f"{name} is in the file and was removed at run time; bring it back: streamdet streams reset"
+            message = f"{name} is in the file and was removed at run time; to restore it: streamdet streams reset"
             raise ControlError(Refusal.EXISTS, f"{message} {name}")
         if self._is_there(name):
-            raise ControlError(Refusal.EXISTS, f"there is a stream {name} already; choose another name, or change it")
+            raise ControlError(Refusal.EXISTS, f"a stream {name} exists already; choose another name, or change it")
         return self.set(name, values, persist=persist)
 
     def set(self, name: str, values: Mapping[str, Any], *, persist: bool) -> Applied:
@@ -327,7 +327,7 @@ class LiveConfig:
         in_file = {stream.name for stream in config.streams}
         useless = [name for name, change in changes.items() if change.action != "add" and name not in in_file]
         if useless:
-            _log.info("not in the file any more, so what was changed at run time is forgotten: %s", ", ".join(useless))
+            _log.info("no longer in the file, so their changes made at run time are discarded: %s", ", ".join(useless))
         return {name: change for name, change in changes.items() if name not in useless}
 
     def _notes(self) -> list[str]:

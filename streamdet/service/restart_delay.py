@@ -1,4 +1,4 @@
-"""Waits before a start that follows failures: 1 s, 2 s, 4 s, up to a minute.
+"""Delays a start that follows failures: by 1 s, 2 s, 4 s, up to a minute.
 
 systemd restarts after a constant delay up to version 253; this works with every version. The count lives in the
 service's runtime directory, which systemd keeps over restarts and removes when the service is stopped.

@@ -1,7 +1,7 @@
-"""What each stream is doing: kept for everyone who asks, published, and logged when it is news.
+"""The states of the streams: keeps the current ones, publishes them, and logs changes.
 
-The log has a line when the state of a stream, or the reason why it is down, has changed; not one for each attempt to
-connect. What changes again and again is left out, and logged when it has lasted for a while.
+A line is logged when the state of a stream, or the reason why it is down, has changed, but not for each attempt to
+connect. A state that changes repeatedly is left out, and logged when it has lasted for a while.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ def test_a_password_can_come_from_standard_input(installed: Installed) -> None:
         (("add", "n", "rtsp://${NO_SUCH_NAME}@h/x"), 2, "${NO_SUCH_NAME} is not set"),
         (("add", "n", "clip.mp4", "--set", "transport=udp"), 2, "applies to rtsp:// only"),
         (("change", "east", "--set", "name=x"), 1, "a stream keeps its name"),
-        (("change", "east", "--unset", "url"), 1, '"url" is no key that can be unset'),
+        (("change", "east", "--unset", "url"), 1, '"url" is not a key that can be unset'),
         (("change", "absent", "--set", "max_fps=1"), 1, "there is no stream absent"),
         (("change", "east"), 2, "there is nothing to change"),
         (("change", "east", "--set", "max_fps"), 2, "write KEY=VALUE"),

@@ -337,7 +337,7 @@ def test_it_is_served_over_tcp_where_auto_finds_no_place_for_the_socket(
     with urlopen(f"http://127.0.0.1:{port}/v1/streams", timeout=5) as answer:
         assert [stream["name"] for stream in json.load(answer)["streams"]] == ["east", "west"]
     api.__exit__()
-    assert "streamdet reload and streams do not reach this daemon" in caplog.text
+    assert "streamdet reload and streams cannot reach this daemon" in caplog.text
 
 
 def test_an_ending_daemon_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The time of frames: when they were captured, when they are due, and how many come in a second."""
+"""The time of frames: when they were captured, when they are due, and their rate."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Says why a stream cannot be read: what an error, a status or an answer means, and what the connection itself shows.
+"""Finds out why a stream cannot be read, from errors, statuses and answers, and from a test of the connection.
 
-The look goes from the name over TCP and TLS to the answer of the server. It never sends a password, and is bounded in
-time and size.
+The test checks the host name, TCP, TLS and the answer of the server, in this order. It never sends a password, and is
+bounded in time and size.
 """
 
 from __future__ import annotations

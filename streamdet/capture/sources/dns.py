@@ -1,7 +1,7 @@
 """Looks up names in threads of their own: the system's resolver cannot be interrupted.
 
 A name server that does not answer blocks the caller for as long as /etc/resolv.conf allows, ten seconds and more. Here
-the wait ends in time, and the error says that it was for the name.
+the wait ends at the deadline, and the error states that the lookup of the name failed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of this machine: their paths, and named pipes, for whose writer FFmpeg would wait without end."""
+"""Files of this machine: their paths, and named pipes, on which FFmpeg alone would wait for a writer without limit."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What the numbers in the slices of an H.264 stream show: pictures that are missing, and pictures in several packets.
+"""Reads the numbers in the slices of an H.264 stream, to find missing pictures, and pictures in several packets.
 
-Servers leave out pictures whose packets they cannot send in time, and number the packets that are left without a gap.
-FFmpeg then takes another picture for the one that is missing, and says nothing.
+Servers leave out pictures whose packets they cannot send in time, and number the remaining packets without a gap.
+FFmpeg then uses another picture in place of the missing one, without an error.
 
-Cameras and muxers that put parameter sets, or a delimiter, between the slices of a picture have it cut there: FFmpeg
-takes each part for a whole picture, of which the rest is missing.
+If cameras or muxers put parameter sets, or a delimiter, between the slices of a picture, it is split there: FFmpeg
+treats each part as a whole picture with missing data.
 """
 
 from __future__ import annotations

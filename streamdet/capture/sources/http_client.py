@@ -1,7 +1,7 @@
-"""Asks web servers by HTTP, on behalf of the author of one url: in time, within its schemes, and with its login.
+"""Sends HTTP requests for one url: with deadlines, within the allowed schemes, and with the login of the url.
 
-The login is given to the server that the url names, and to no other; redirections are followed a few times, to
-addresses that may be asked. FFmpeg reads an answer as a file.
+The login is sent only to the server of the url. A few redirections are followed, to allowed addresses. FFmpeg reads an
+answer as a file.
 """
 
 from __future__ import annotations

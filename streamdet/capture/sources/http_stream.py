@@ -1,7 +1,7 @@
-"""Opens what an http:// or https:// url leads to, and finds out what it is: pictures, a playlist, a stream, or a film.
+"""Opens an http:// or https:// url and finds out what it leads to: pictures, a playlist, a live stream, or a file.
 
-FFmpeg's own HTTP knows Digest with MD5 only, takes pictures only where they come in the form that it expects, and gives
-up for good where a slow stream has it wait at opening. So streamdet asks, and FFmpeg reads the answer.
+FFmpeg's HTTP supports Digest with MD5 only, accepts pictures only in the form that it expects, and fails for good if a
+slow stream delays the opening. So streamdet sends the requests, and FFmpeg reads the answers.
 """
 
 from __future__ import annotations

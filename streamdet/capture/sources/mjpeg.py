@@ -1,9 +1,9 @@
-"""Motion JPEG over HTTP, in all the ways in which devices send it, and single pictures that are asked for one by one.
+"""Motion JPEG over HTTP, in all the forms in which devices send it, and single pictures that are requested repeatedly.
 
-What stands around the pictures differs from maker to maker: boundaries that are announced otherwise than they are sent,
-or not at all; parts without headers, with wrong lengths, with bare line feeds; no parts at all. What a JPEG is does not
-differ: it says itself where it ends (ITU-T T.81, annex B). So the pictures are found by what they are, as soon as their
-last byte is there, and handed to FFmpeg in parts as it knows them.
+The data around the pictures differ between manufacturers: boundaries that are announced differently or not at all;
+parts without headers, with wrong lengths, with bare line feeds; no parts at all. The JPEGs themselves do not differ:
+they contain their own end (ITU-T T.81, annex B). So the pictures are found by their content, as soon as their last byte
+has arrived, and passed to FFmpeg in the parts that it expects.
 """
 
 from __future__ import annotations

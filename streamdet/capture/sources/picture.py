@@ -1,4 +1,4 @@
-"""Decoded pictures as the libraries left them; colour is converted only for who asks."""
+"""Decoded pictures in the format of the decoder; colour is converted only on request."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Finds the way to an RTSP stream where FFmpeg does not: behind redirections, and behind logins that it cannot give.
+"""Opens RTSP streams that FFmpeg cannot open itself, because of redirections or logins that it does not support.
 
-FFmpeg is asked first. Where it fails, the server is asked here what it wants (RFC 2326, RFC 7616). A redirection is
-followed a few times, and the login is left behind where another server comes into play. What FFmpeg then still cannot
-do, such as Digest with SHA-256 or a login of more than 127 characters, `RtspRelay` does between the two.
+FFmpeg tries first. If it fails, a request from here finds out what the server requires (RFC 2326, RFC 7616). A few
+redirections are followed, without the login if they lead to another server. What FFmpeg still does not support, such
+as Digest with SHA-256 or a login of more than 127 characters, `RtspRelay` does between FFmpeg and the server.
 """
 
 from __future__ import annotations

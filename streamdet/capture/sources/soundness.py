@@ -1,16 +1,16 @@
-"""Which pictures of a stream are sound: those that depend on nothing that is missing.
+"""Decides which pictures of a stream are sound: those that do not depend on missing data.
 
-A picture is made from the ones before it. Where one is missing or damaged, or where a stream is joined between two key
-frames, decoders go on with what they have: pictures that look smeared, in which a detector finds what is not there. So
-nothing counts as sound from the damage on until a key frame, or a whole wave of intra refresh.
+A picture is decoded from the ones before it. If one is missing or damaged, or if a stream is joined between two key
+frames, decoders continue with incomplete data: the pictures look smeared, and a detector finds objects that are not
+there. So no picture counts as sound from the damage on until a key frame, or a complete wave of intra refresh.
 
 Damage shows in several ways: FFmpeg's log reports lost data, the numbers of H.264 pictures have a gap (`h264`), the
 container or the decoder calls a packet broken, the decoder marks a picture. The decoder is then flushed. After that it
 marks every picture until it has recovered (H.264, HEVC), or returns none (MPEG-2, VP8, VP9, AV1). MPEG-4 does neither:
 there only key frames count. A whole picture that is missing without any other sign is noticed in H.264 and HEVC only:
-the other codecs do not number their pictures. Pictures of codecs that are not named here stand for themselves.
+the other codecs do not number their pictures. Each picture of a codec that is not named here counts as sound.
 
-FFmpeg's log is read here and written nowhere, since it may hold a URL.
+FFmpeg's log is read here but never written anywhere, because it may contain a URL.
 """
 
 from __future__ import annotations

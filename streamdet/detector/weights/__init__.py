@@ -199,7 +199,7 @@ def _texts(value: object) -> tuple[str, ...]:
         ValueError: they cannot stand in events, metrics and logs.
     """
     if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
-        msg = "the labels are no list of texts"
+        msg = "the labels are not a list of strings"
         raise ValueError(msg)
     for label in value:
         if not 0 < len(label) <= _MAX_LABEL_CHARACTERS or not label.isprintable():
@@ -219,7 +219,7 @@ def _ids(value: object) -> tuple[int, ...]:
         ValueError: they are none.
     """
     if not isinstance(value, list) or not all(type(i) is int and 0 <= i <= _MAX_CATEGORY_ID for i in value):
-        msg = "the category ids are no list of whole numbers from 0 to 2^63 - 1"
+        msg = "the category ids are not a list of whole numbers from 0 to 2^63 - 1"
         raise ValueError(msg)
     return tuple(value)
 

@@ -1,6 +1,6 @@
 """Reads state dicts, and checks names, shapes and numbers of any state dict against its architecture.
 
-Nothing of a file is believed: shapes are checked before the memory for them is taken, and every failure is one line.
+Files are not trusted: shapes are checked before memory for them is allocated, and every error is one line.
 """
 
 from __future__ import annotations

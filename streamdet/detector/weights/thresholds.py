@@ -1,4 +1,4 @@
-"""Which scores suffice: of each class that the weights know, as the configuration says."""
+"""The score thresholds of the configuration, for each class that the weights know."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ class ControlServer(HttpThread):
 def _check_open(endpoint: str, host: str, missing: str) -> None:
     """Refuses an endpoint that other machines can reach and that is not closed to them."""
     if not is_loopback(host):
-        message = f"[control] listen: {endpoint} would let other machines in: {HOW_TO_CLOSE_CONTROL}"
+        message = f"[control] listen: {endpoint} would be open to other machines: {HOW_TO_CLOSE_CONTROL}"
         raise EndpointError(message)
     _log.warning(
         "[control] listen: %s serves without %s: every user of this machine can change the streams", endpoint, missing

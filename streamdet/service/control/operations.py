@@ -155,7 +155,7 @@ class Operations:
     def _change(self, operation: Operation) -> Json:
         for key in operation.unset:
             if key not in StreamDefaults.model_fields:
-                raise ControlError(Refusal.BAD_REQUEST, f'"{plain(key[:40])}" is no key that can be unset')
+                raise ControlError(Refusal.BAD_REQUEST, f'"{plain(key[:40])}" is not a key that can be unset')
         applied = self._in_force.change(operation.stream, operation.values, operation.unset, persist=operation.persist)
         return self._changed(operation, applied)
 

@@ -333,7 +333,8 @@ def test_a_file_that_is_damaged_or_foreign_is_set_aside(
     if before is not None and harm is not flip:
         assert (elsewhere if elsewhere.exists() else aside).read_bytes() == before
     (said,) = [record.getMessage() for record in caplog.records]
-    assert re.search(f"^{path} is set aside as {aside.name}, and a new one is begun: .*({why})", said, re.DOTALL), said
+    expected = f"^{path} is set aside as {aside.name}, and a new one is created: .*({why})"
+    assert re.search(expected, said, re.DOTALL), said
 
 
 def test_damage_is_found_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -628,7 +629,7 @@ def test_nothing_is_touched_that_others_have_put_there(tmp_path: Path, caplog: p
     assert elsewhere.read_bytes() == before
     assert (folder / "0000000008.log").read_bytes() == before
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "0000000009.log is left alone: it does not begin as a segment does" in said
+    assert "0000000009.log is left alone: it does not begin like a segment" in said
 
 
 # ---- disks ----

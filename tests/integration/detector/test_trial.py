@@ -139,7 +139,7 @@ def test_where_nothing_can_be_compared_nothing_but_fp32_is_taken(caplog: pytest.
     assert (choice.candidate, choice.is_proven, choice.workers) == (REFERENCE, False, None)
     settings, _ = settled(DetectorConfig(), choice)
     assert (settings.engine, settings.precision, settings.max_batch_size) == ("auto", "auto", 8)
-    assert "no engine has proven itself here: running torch fp32" in caplog.text
+    assert "no engine passed the trial on this machine: running torch fp32" in caplog.text
 
 
 def test_the_answer_is_kept_and_asks_for_no_child_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -484,7 +484,7 @@ def test_over_tcp_the_login_and_the_certificate_of_the_metrics_page_are_asked_fo
 
 @pytest.mark.parametrize("access", [MetricsConfig(), MetricsConfig(endpoint="0.0.0.0:9095", insecure=True)])
 def test_other_machines_are_not_let_in_without_both(access: MetricsConfig, path: Path) -> None:
-    with pytest.raises(EndpointError, match="would let other machines in: set tls_certificate_file"):
+    with pytest.raises(EndpointError, match="would be open to other machines: set tls_certificate_file"):
         server_at(path, endpoint="0.0.0.0:0", access=access)
     assert not path.exists()
 

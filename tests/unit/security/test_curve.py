@@ -92,7 +92,7 @@ def test_revoking_says_when_the_same_key_is_let_in_under_another_name(tmp_path: 
     (clients / "broken.key").write_text("no key")
     result = keys("revoke", clients, "alice")
     assert isinstance(result.exception, KeyFileError)
-    assert str(result.exception).endswith("but the same key is still let in as old-alice: revoke that, too")
+    assert str(result.exception).endswith("but the same key is still allowed as old-alice: revoke that, too")
     assert not (clients / "alice.key").exists()
     assert keys("revoke", clients, "old-alice").exit_code == 0
     assert keys("revoke", clients, "broken").exit_code == 0

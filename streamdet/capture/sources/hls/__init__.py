@@ -1,1 +1,1 @@
-"""Reads HLS: playlists, their keys and segments, each looked at before FFmpeg sees it."""
+"""Reads HLS: playlists, their keys and segments, each checked before FFmpeg reads it."""

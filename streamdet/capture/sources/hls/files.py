@@ -1,11 +1,11 @@
-"""Fetches everything that an HLS stream consists of, for FFmpeg, which by itself knows no bounds.
+"""Fetches all files of an HLS stream for FFmpeg, which has no limits of its own.
 
-FFmpeg follows playlists wherever they lead, as far and as often as they say, and verifies the server of a playlist, but
-not those of its segments and keys. So every playlist, segment and key is fetched here: checked, counted, verified, in
-time. The playlist may be a file of this machine, and then leads to files only.
+FFmpeg follows playlists to any address and any number of times, and verifies the server of a playlist, but not those
+of its segments and keys. So every playlist, segment and key is fetched here, with checks, limits, verification and
+deadlines. The playlist may be a file of this machine, and may then refer to files only.
 
-A file that cannot be read is empty for FFmpeg: it then goes on with the next one or comes to its end, and `problem`
-says why.
+A file that cannot be read is empty for FFmpeg, which then continues with the next one or ends; `problem` holds the
+reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HLS playlists (RFC 8216): what they may ask of FFmpeg, which by itself knows no bounds, and where it is in them."""
+"""HLS playlists (RFC 8216): limits what they may make FFmpeg fetch, and follows FFmpeg's position in them."""
 
 from __future__ import annotations
 
