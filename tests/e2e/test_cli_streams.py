@@ -170,7 +170,7 @@ def test_pause_change_resume_reset(installed: Installed) -> None:
     assert installed.run("streams", "change", "east", "--unset", "max_fps")[0] == 0
     assert installed.streams()["east"]["changed"] == []
     assert installed.run("streams", "remove", "east")[0] == 0
-    assert "streamdet streams reset east brings it back" in installed.run("streams", "list")[1]
+    assert "streamdet streams reset east restores it" in installed.run("streams", "list")[1]
     code, output = installed.run("streams", "add", "east", str(sample_clip()))
     assert code == 1
     assert "streamdet streams reset east" in output
@@ -220,7 +220,7 @@ def test_a_password_can_come_from_standard_input(installed: Installed) -> None:
     [
         (("add", "north", "rtps://h/x"), 2, 'streams[north].url: begins with "rtps://"'),
         (("add", "Nörth", "clip.mp4"), 2, 'name: is "Nörth"; must be 1 to 64 small letters'),
-        (("add", "east", "clip.mp4"), 1, "there is a stream east already"),
+        (("add", "east", "clip.mp4"), 1, "a stream east exists already"),
         (("add", "n", "clip.mp4", "--set", "max_fps=-1"), 2, "streams[n].max_fps: is -1; must be a number above 0"),
         (("add", "n", "clip.mp4", "--set", "maxfps=1"), 2, 'did you mean "max_fps"?'),
         (("add", "n", "rtsp://${NO_SUCH_NAME}@h/x"), 2, "${NO_SUCH_NAME} is not set"),
