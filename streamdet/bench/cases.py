@@ -125,7 +125,7 @@ def load_exported(path: Path) -> Weights:
 
 
 def _published(architecture: str) -> Model:
-    """Torchvision's weights where they have been downloaded before, else random ones that behave like them."""
+    """Torchvision's weights if they have been downloaded before, otherwise random ones with similar results."""
     file_name = published_weights(architecture).url.rpartition("/")[2]
     if any((folder / file_name).is_file() for folder in cache_folders()):
         return Model(architecture, load_weights(_config("coco", architecture)), "published")
@@ -164,7 +164,7 @@ def _architecture_of(path: Path) -> str:
 
 
 def with_int8(model: Model, engines: tuple[str, ...], precisions: tuple[str, ...], device: torch.device) -> Model:
-    """Adds to the embedded weights what the daemon makes of them by itself where it may: int8.
+    """Adds the int8 file that the daemon makes of the embedded weights by itself, where it may.
 
     Args:
         model: any.
@@ -258,7 +258,7 @@ def _scale_rpn(model: FasterRCNN, levels: list[Tensor]) -> None:
 
 
 def _shift_rpn(model: FasterRCNN, count: Callable[[], int], wanted: int) -> None:
-    """Finds, by bisection, the bias of the objectness with which so many proposals are kept."""
+    """Finds, by bisection, the bias of the objectness with which this number of proposals is kept."""
     bias = model.rpn.head.cls_logits.bias
     lower, upper = _RPN_BIASES
     for _ in range(_BISECTIONS):
@@ -269,7 +269,7 @@ def _shift_rpn(model: FasterRCNN, count: Callable[[], int], wanted: int) -> None
 
 @contextmanager
 def _normalising(model: nn.Module) -> Iterator[None]:
-    """Within it, every batch normalisation takes the statistics of what it is given."""
+    """While it is active, every batch normalisation uses the statistics of its input."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(_normalise_by) for norm in norms]
     try:

@@ -19,7 +19,7 @@ MIN_ROUNDS = 3
 
 @dataclass
 class Measured:
-    """What came of one case.
+    """The results of one case.
 
     Attributes:
         model: its name.
@@ -62,7 +62,7 @@ class Measured:
 
     @property
     def floor_share(self) -> float | None:
-        """How much of the time the arithmetic alone would need; 1 when nothing can be gained any more."""
+        """Share of the time that the arithmetic alone would need; 1 if nothing more can be gained."""
         return None if self.floor_seconds is None else self.floor_seconds / self.seconds
 
     def to_dict(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ SCORE_THRESHOLD = 0.05
 
 @dataclass(frozen=True)
 class Sample:
-    """What one round took, for each frame.
+    """The time of one round, per frame.
 
     Attributes:
         seconds: by the clock on the wall.
@@ -42,7 +42,7 @@ class Sample:
 
 
 class Detects(Protocol):
-    """What every detector here can do."""
+    """The interface of the measured detectors."""
 
     def detect(self, pictures: Sequence[Picture]) -> object:
         """Detects a batch."""

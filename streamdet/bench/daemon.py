@@ -31,10 +31,10 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Load:
-    """What a daemon is given to do.
+    """The load of a daemon.
 
     Attributes:
-        clip: plays in every stream, for ever.
+        clip: plays in every stream, without end.
         streams: how many.
         detector: the table `[detector]`.
         realtime: as cameras would send it; otherwise as fast as detection goes, losing nothing.
@@ -52,7 +52,7 @@ class Load:
         lines = ["[detector]", *(f"{key} = {json.dumps(value)}" for key, value in self.detector.items())]
         lines += ["[publisher]", f"endpoint = {json.dumps(endpoint)}"]
         lines += ["[metrics]", f"endpoint = {json.dumps(metrics_endpoint)}"]
-        lines += ["[control]", 'path = "off"']  # no one asks it, and a daemon of the user's may be running
+        lines += ["[control]", 'path = "off"']  # it is not used, and a daemon of the user may be running
         lines += ["[log]", 'level = "warning"', 'format = "text"']
         lines += ["[stream_defaults]", "loop = true", f'pace = "{pace}"']
         for number in range(self.streams):
@@ -62,7 +62,7 @@ class Load:
 
 @dataclass
 class _Seen:
-    """What the subscriber saw."""
+    """The measurements of the subscriber."""
 
     latencies_seconds: list[float] = field(default_factory=list)
     lost: int = 0
@@ -157,7 +157,7 @@ class DaemonUnderTest:
                 raise StreamdetError(msg)
 
     def _receive(self, events: Subscription, seconds: float, on_share: Callable[[float], None]) -> _Seen:
-        """Takes events for a while, and on until there is one: a busy machine may need longer for a single one."""
+        """Reads events for a while, and until there is at least one: on a busy machine a single one may take longer."""
         seen, began = _Seen(), time.monotonic()
         while True:
             elapsed = time.monotonic() - began
@@ -183,7 +183,7 @@ class DaemonUnderTest:
         return lines[-1] if lines else "it said nothing"
 
     def _new_counts(self, events: Subscription) -> Counter[str]:
-        """The counts of this moment: a page, once made, is shown for a while. Events of meanwhile are left out.
+        """The present counts: a page is shown for a while once it is made. Events during the wait are left out.
 
         Raises:
             StreamdetError: they stay as they are.

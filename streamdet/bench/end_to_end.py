@@ -64,7 +64,7 @@ class Costs:
 
     @property
     def cpu_ms(self) -> float:
-        """All that the cores do for one frame."""
+        """The CPU time of all cores for one frame."""
         return self.decode_ms + self.overhead_ms + self.detector_ms
 
 
@@ -114,17 +114,17 @@ class Step:
         self.total_seconds = 0.0
 
     def begin(self, text: str, seconds: float) -> None:
-        """Something new, which will take so long."""
+        """Begins a step, with its expected duration."""
         self._text, self._seconds = text, seconds
         self.share(0.0)
 
     def share(self, share: float) -> None:
-        """So much of it is over, 0 to 1."""
+        """Reports the finished share of the step, 0 to 1."""
         done = self._done_seconds + share * self._seconds
         self._on_step(self._text, min(done / self.total_seconds, 1.0) if self.total_seconds else 0.0)
 
     def end(self) -> None:
-        """It is over."""
+        """Ends the step."""
         self._done_seconds += self._seconds
         self._seconds = 0.0
         self.share(0.0)
@@ -156,7 +156,7 @@ class EndToEnd:
         self._weights.write_bytes(weights_to_bytes(weights))
 
     def plain_loop(self, seconds: float) -> dict[str, Any]:
-        """What a user would otherwise run."""
+        """Runs the plain loop."""
         self._step.begin("a plain loop of OpenCV and torchvision", seconds)
         weights = self._folder / "plain.safetensors"
         weights.write_bytes(weights_to_bytes(self._model.weights))
@@ -206,7 +206,7 @@ class EndToEnd:
         return found | {"speedup_over_plain_loop": round(found["fps_published"] / plain_fps, 3)}
 
     def paced(self, workers: int | None, streams: int, seconds: float) -> dict[str, Any]:
-        """The daemon with so many streams that send as cameras do: its latency."""
+        """Runs the daemon with this many streams in real time, to measure its latency."""
         self._step.begin(f"the daemon with {streams} streams in real time", seconds)
         found = self._measure(Load(self._clip, streams, self._table(workers)), seconds)
         return found | {"kept_up": found["frames_published"] >= _KEPT_UP_SHARE * found["frames_captured"]}

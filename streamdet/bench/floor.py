@@ -46,7 +46,7 @@ def flops_of(model: torch.nn.Module, picture: Picture, device: torch.device) -> 
 
 
 def floor_seconds(flops: float, peak_flops_per_second: float) -> float:
-    """The least time that so many operations take."""
+    """The shortest time that this number of operations can take."""
     return flops / peak_flops_per_second
 
 

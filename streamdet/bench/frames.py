@@ -55,7 +55,7 @@ def describe(path: Path) -> Clip:
 
 
 def read_frames(path: Path, size: Size, count: int = FRAMES, stride: int = _STRIDE) -> list[av.VideoFrame]:
-    """Every so-manieth frame of a video, as YUV 4:2:0 of the given size; from its beginning again at its end.
+    """Frames of a video at a fixed interval, as YUV 4:2:0 of the given size; starts again at the video's end.
 
     Raises:
         DataError: it cannot be read, or there is no frame in it.
@@ -70,12 +70,12 @@ def read_frames(path: Path, size: Size, count: int = FRAMES, stride: int = _STRI
 
 
 def pictures(frames: Sequence[av.VideoFrame], count: int) -> list[AvPicture]:
-    """So many pictures, new ones each time: a picture keeps what was once converted."""
+    """This number of new pictures: new ones each time, because a picture keeps its converted pixels."""
     return [AvPicture(frame) for frame in itertools.islice(itertools.cycle(frames), count)]
 
 
 def make_clip(source: Path, size: Size, fps: float, folder: Path) -> Clip:
-    """Makes a clip of H.264 with this size and rate, or gives the source itself back where it is like that already.
+    """Makes a clip of H.264 with this size and rate, or returns the source itself if it has these already.
 
     Raises:
         DataError: the source cannot be read.

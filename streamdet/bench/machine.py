@@ -22,7 +22,7 @@ def core_count() -> int:
 
 
 def cpu_name() -> str:
-    """What the processor calls itself."""
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -98,7 +98,7 @@ def machine_cpu() -> MachineCpu:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What else went on while something was measured.
+    """The other load of the machine during a measurement.
 
     Attributes:
         load_before: the load average of the last minute, before.
@@ -124,7 +124,7 @@ class DisturbanceWatch:
         self._machine, self._own = machine_cpu(), cpu_seconds()
 
     def result(self, children_seconds: float = 0.0) -> Disturbance:
-        """What went on since the construction.
+        """The load since the construction.
 
         Args:
             children_seconds: CPU time of processes that belong to the measurement.

@@ -106,7 +106,7 @@ def tables(report: Mapping[str, Any], baseline: Mapping[Key, float] | None = Non
 
 
 def sentences(report: Mapping[str, Any]) -> list[str]:
-    """What follows from the figures, and what to keep in mind, a line each."""
+    """Conclusions from the figures, and caveats, one line each."""
     lines = [*_capacity_lines(report), *_end_to_end_lines(report), *_machine_lines(report)]
     lines += [f"Note: {note}" for note in report["notes"]]
     return lines + (["Broken off: this is what had been measured so far."] if report["interrupted"] else [])
@@ -237,7 +237,7 @@ _DPI = 130
 
 
 def check_picture(path: Path) -> None:
-    """Says in one line why there could be no picture, before anything is measured.
+    """Raises an error of one line if no chart could be written, before anything is measured.
 
     Raises:
         StreamdetError: the library is missing, or the file has no place.

@@ -29,7 +29,7 @@ from streamdet.errors import DetectorError, StreamdetError
 
 BATCHES = (1, 4, 8, 16)
 
-# An engine of ours takes about so much of torchvision's time; only estimates rest on it.
+# Share of torchvision's time that streamdet's engines take, roughly; used for estimates only.
 _USUAL_SHARE = 0.5
 
 # Of the time; what is not here is loading.
@@ -275,7 +275,7 @@ class Bench:
             results.capacity["checked"] = paced["kept_up"]
 
     def _best(self, model: Model) -> Measured:
-        """The row of what the daemon runs by itself, or the fastest that it may use.
+        """The row of what the daemon runs by default, or the fastest that it may use.
 
         That is of a precision that was asked for, or keeps the detections.
         """
@@ -299,7 +299,7 @@ class Bench:
 
 
 def choose_as_daemon(options: Options) -> Choice | None:
-    """What the daemon runs by itself with the first model; a trial finds it out, where it is not known yet.
+    """What the daemon runs by default with the first model; a trial determines it, if it is not known yet.
 
     None where the daemon is not measured, or the options leave it no choice, or it could not load the weights.
     """
@@ -389,7 +389,7 @@ def plan_groups(
 
 
 def _leave_out(least: dict[tuple[str, int], float], seconds: float) -> list[tuple[str, int]]:
-    """Takes the costliest groups out of `least` until the others fit, one of each model at least; what was taken."""
+    """Removes the costliest groups from `least` until the others fit, keeping one of each model; returns those."""
     taken = []
     while sum(least.values()) > seconds:
         several = [key for key in least if sum(model == key[0] for model, _ in least) > 1]

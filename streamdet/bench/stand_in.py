@@ -17,7 +17,7 @@ from streamdet.types import Detection, Picture
 
 
 class StandIn:
-    """Finds one thing in every picture, at no cost."""
+    """Detects one object in every picture, without computing anything."""
 
     labels = ("person",)
 

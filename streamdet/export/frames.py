@@ -23,7 +23,7 @@ OnProgress = Callable[[int, int], None]
 
 
 def read_frames(source: str, count: int, every_seconds: float, on_progress: OnProgress | None = None) -> list[Picture]:
-    """Reads frames that differ: spread over a folder or over time.
+    """Reads different frames, spread over a folder or over time.
 
     Args:
         source: a folder of pictures, the path of a video, or the URL of a stream.
@@ -83,7 +83,7 @@ def _frames_of(source: str, every_seconds: float) -> Iterator[Picture]:
 
 
 def _spread(stream: Source, every_seconds: float) -> Iterator[Picture]:
-    """Yields a frame, and the next one when the stream's clock, or else ours, has gone on by so much."""
+    """Yields a frame, and the next one when the stream's clock, or else this machine's, has advanced by this time."""
     due = -float("inf")
     while True:
         try:

@@ -29,7 +29,7 @@ _WARM_UP_ROUNDS = 3  # the first compiles, or lays out weights
 
 @dataclass(frozen=True)
 class Report:
-    """What came out.
+    """The result of an export.
 
     Attributes:
         precision: of the file.
@@ -109,7 +109,7 @@ def _config(engine: str) -> DetectorConfig:
 def _compare(
     weights: Weights, made: Weights, pictures: Sequence[Picture], bar: Bar
 ) -> tuple[list[float | None], Agreement]:
-    """Milliseconds of a frame in torch, OpenVINO and the export, taken in turns; and what the export keeps."""
+    """Milliseconds per frame in torch, OpenVINO and the export, in alternating rounds; and what the export keeps."""
     fp32 = _config("openvino").model_copy(update={"precision": "fp32"})
     detectors = [
         FasterRcnnDetector(weights, _config("torch")),

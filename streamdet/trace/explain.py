@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Facts:
-    """Numbers that the paragraphs speak of.
+    """Numbers that the paragraphs mention.
 
     Attributes:
         frame: "768x576".

@@ -26,7 +26,7 @@ def numbers(tensor: Tensor) -> Values:
 
 
 def shown_picture(frame: Rgb, outputs: StageOutputs) -> Rgb:
-    """The frame at the size at which the network sees it."""
+    """The frame at the size of the network's input."""
     height, width = outputs.batch.input_sizes[0]
     return draw.resize(frame, width, height)
 
@@ -34,7 +34,7 @@ def shown_picture(frame: Rgb, outputs: StageOutputs) -> Rgb:
 def of_stages(
     frame: Rgb, outputs: StageOutputs, candidates: Candidates, kept: Candidates, labels: tuple[str, ...]
 ) -> dict[str, tuple[Figure, ...]]:
-    """Draws what each stage of a batch of one frame yields.
+    """Draws the results of each stage, for a batch of one frame.
 
     Args:
         frame: uint8 [height, width, 3].
@@ -90,13 +90,13 @@ def _features(shown: Rgb, outputs: StageOutputs) -> tuple[Figure, ...]:
     liveliest = np.argsort(-finest.std((1, 2)))[:_CHANNELS_SHOWN]
     tiles = [draw.heat(finest[i], *np.quantile(finest[i], (0.02, 0.98)).tolist()) for i in liveliest]
     width = max(96, finest.shape[2])
-    caption = f"The {_CHANNELS_SHOWN} liveliest of the {len(finest)} channels of the finest map, each by itself."
+    caption = f"The {_CHANNELS_SHOWN} of {len(finest)} channels of the finest map that vary most, scaled one by one."
     figures.append(Figure(draw.mosaic([draw.widen(tile, width) for tile in tiles], 4), caption, ("low", "high")))
     return tuple(figures)
 
 
 def _unusual(maps: Values) -> Values:
-    """How far the numbers of each cell lie from the usual of their channel, in its deviations: [height, width].
+    """Distance of each cell's values from their channel's median, in mean absolute deviations: [height, width].
 
     Plain strength would show what every picture has, such as lawn, brighter than people.
     """

@@ -16,7 +16,7 @@ Rgb = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Datum:
-    """Something that goes into a stage or comes out.
+    """An input or output of a stage.
 
     Attributes:
         name: what it is.
@@ -35,7 +35,7 @@ class Datum:
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A picture to understand a stage by.
+    """A picture that illustrates a stage.
 
     Attributes:
         picture: the pixels.
@@ -52,7 +52,7 @@ class Figure:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """One proposal, as the classifier judged it.
+    """One proposal, with the classifier's result.
 
     Attributes:
         crop: what the proposal shows.
@@ -67,7 +67,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Survivor:
-    """One detection, and the boxes that gave way to it.
+    """One detection, and the boxes that it suppressed.
 
     Attributes:
         label: its class.
@@ -109,7 +109,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Trace:
-    """One picture on its way through the detector.
+    """The trace of one picture through the detector.
 
     Attributes:
         source: where the picture came from, without secrets.
@@ -137,7 +137,7 @@ class Trace:
         return sum(stage.milliseconds for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the pictures, for JSON."""
+        """Everything except the pictures, for JSON."""
         return {
             "source": self.source,
             "frame": {"width": self.width, "height": self.height},

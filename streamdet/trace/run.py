@@ -116,7 +116,7 @@ def _size(size: tuple[int, ...]) -> str:
 
 
 def _data(frame: Rgb, outputs: StageOutputs) -> dict[str, tuple[tuple[Datum, ...], tuple[Datum, ...]]]:
-    """What goes into each stage and what comes out."""
+    """The inputs and outputs of each stage."""
     colours = Datum("picture", "height, width, colour", frame.shape, str(frame.dtype), frame.nbytes)
     image = _datum("image", "colour, height, width", outputs.images[0])
     batch = _datum("batch", "frame, colour, height, width", outputs.batch.tensor)
@@ -162,7 +162,7 @@ def _regions(shown: Rgb, outputs: StageOutputs, labels: tuple[str, ...]) -> tupl
 def _survivors(
     candidates: Candidates, kept: Candidates, labels: tuple[str, ...], overlap: float
 ) -> tuple[Survivor, ...]:
-    """For each box that was kept, the scores of those that gave way to it: the first kept that overlaps them."""
+    """For each box that was kept, the scores of those that it suppressed as the first that overlaps them."""
     if not len(kept.scores):
         return ()
     gone = (box_iou(candidates.boxes, kept.boxes) > overlap) & (candidates.classes[:, None] == kept.classes)

@@ -448,7 +448,7 @@ def find_picture(directory: Path, name: str) -> Path:
 
     Args:
         directory: what the names are relative to.
-        name: as it stands in the annotation file.
+        name: as it is written in the annotation file.
     """
     path = directory / name
     if "\\" in name and not path.is_file():

@@ -309,7 +309,7 @@ def sample(labels: Tensor, count: int, positive_share: float) -> tuple[Tensor, T
 
     Args:
         labels: int64 [B, K]: above 0 for objects, 0 for background, `NOTHING` for what is never chosen.
-        count: at most so many in each picture.
+        count: at most this number in each picture.
         positive_share: at most this part of them are objects.
 
     Returns:

@@ -319,7 +319,7 @@ class Initial:
 
 
 def is_own_format(path: Path) -> bool:
-    """Whether a file is one of ours, with a description of its model and classes."""
+    """Whether streamdet wrote the file, with a description of its model and classes."""
     return path.suffix == ".safetensors"
 
 

@@ -43,7 +43,7 @@ _MAX_BODY_BYTES = 4096
 
 @dataclass(frozen=True)
 class AccessRules:
-    """What is asked of a request.
+    """The rules that a request must meet.
 
     Attributes:
         host_names: names, besides `localhost` and addresses, under which the page may be called. An attacker's name
@@ -73,16 +73,16 @@ class AccessRules:
         return ""
 
     def token(self, headers: Headers) -> str:
-        """The session that a request shows."""
+        """The session of a request."""
         return cookie_parser(headers.get("cookie", "")).get(self.cookie, "")
 
     def is_open(self, headers: Headers) -> bool:
-        """Whether no password is asked for, or it was shown."""
+        """Whether no password is required, or the client has logged in."""
         return self.sessions is None or self.sessions.is_open(self.token(headers))
 
 
 def host_names(names: Iterable[str], *, off_loopback: bool) -> frozenset[str]:
-    """The names under which the page may be called: those given, and off loopback those of this machine."""
+    """The host names that requests may use: those given, and off loopback also those of this machine."""
     own = (socket.gethostname(), socket.getfqdn()) if off_loopback else ()
     return frozenset(name.lower().rstrip(".") for name in (*names, *own))
 
@@ -128,7 +128,7 @@ class Guard:
 
 
 class Login:
-    """Asks for the password, and gives a session to who knows it.
+    """Checks the password, and creates a session if it is right.
 
     Args:
         password: the one.
@@ -158,7 +158,7 @@ class Login:
         ]
 
     async def show(self, request: Request) -> Response:
-        """The form, or the page for who needs none."""
+        """The login form, or a redirection to the page if no login is needed."""
         if self._rules.is_open(request.headers):
             return RedirectResponse("/", 303)
         return Response(self._pages.login(), media_type=HTML)
@@ -196,7 +196,7 @@ class Login:
         return response
 
     def _client(self, request: Request) -> str:
-        """What a try is counted by: the address it comes from; behind a proxy, the last one, which the proxy has added.
+        """The key by which attempts are counted: the client address; behind a proxy, the last one, added by the proxy.
 
         A proxy adds it to the client's own header, or adds a header of its own behind it.
         """
@@ -206,7 +206,7 @@ class Login:
 
 
 class Sessions:
-    """Tokens of those who have logged in; only their hashes are kept, so that a look at the memory opens nothing.
+    """Tokens of sessions; only their hashes are kept, so that a copy of the memory contains no valid token.
 
     Args:
         clock: monotonic seconds.
@@ -218,7 +218,7 @@ class Sessions:
         self._sessions: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
 
     def begin(self) -> str:
-        """A token for who has just shown the password; the oldest session ends when there are too many."""
+        """Creates a session and returns its token; the oldest session ends when there are too many."""
         token = secrets.token_urlsafe(32)
         now = self._clock()
         self._sessions[_hash(token)] = (now, now)
@@ -227,7 +227,7 @@ class Sessions:
         return token
 
     def is_open(self, token: str) -> bool:
-        """Whether the token is one of ours and not too old; counts as use."""
+        """Whether the token belongs to a session that has not expired; counts as use."""
         key, now = _hash(token), self._clock()
         began, used = self._sessions.get(key, (float("-inf"), float("-inf")))
         if now - began > MAX_AGE_SECONDS or now - used > MAX_IDLE_SECONDS:

@@ -28,7 +28,7 @@ _SHORTEST_QUIET_SECONDS = 2.0
 
 
 class Sample(NamedTuple):
-    """What one second showed; rates are means over about five, so that slow streams do not jump.
+    """The values of one second; rates are means over about five, so that those of slow streams do not jump.
 
     Attributes:
         fps_in: frames captured per second, by their numbers and times of capture.
@@ -160,7 +160,7 @@ class _Stream:
 
 
 class Board:
-    """Takes events in, and gives JSON out.
+    """Receives events, and returns JSON.
 
     Attributes:
         instance: new for each board, so that a browser notices that it talks to another one.
@@ -213,7 +213,7 @@ class Board:
                 self._note_detections(stream, event, now)
 
     def tick(self, now: float) -> None:
-        """A second is over."""
+        """Called at the end of each second."""
         with self._lock:
             self._ticks += 1
             for name, stream in list(self._streams.items()):
@@ -229,7 +229,7 @@ class Board:
             self._revise()
 
     def overview(self, sample: int) -> bytes:
-        """Every stream's row, as JSON; encoded once for all browsers that are equally far.
+        """Every stream's row, as JSON; encoded once for all browsers with the same position.
 
         Args:
             sample: number of the newest second that the browser knows; only later ones are sent.
@@ -246,7 +246,7 @@ class Board:
             return self._journal.last_id, self._journal.select(after, wanted, limit)
 
     def detail(self, name: str) -> dict[str, Any] | None:
-        """More about one stream, for its own page; None when it is not known."""
+        """Details about one stream, for its detail page; None if it is not known."""
         with self._lock:
             stream = self._streams.get(name)
             if stream is None:
@@ -287,7 +287,7 @@ class Board:
             self._revise()
 
     def _tell_state(self, stream: _Stream, event: StateEvent) -> None:
-        """Adds a state to the list, but not each of the tries that end as the one before: they go on for ever."""
+        """Adds a state to the list, except attempts with the same result as the one before, which go on without end."""
         is_retry = event.state is State.CONNECTING and event.reason is not None
         if is_retry or (stream.listed is not None and _said(stream.listed) == _said(event)):
             return

@@ -120,7 +120,7 @@ def _get(url: str) -> str:
 
 
 def _engine(page: str) -> str:
-    """What detects, in a few words; empty of a daemon that does not say it."""
+    """The engine in a few words; empty if the daemon does not report it."""
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             if sample.name == _ENGINE:

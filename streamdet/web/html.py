@@ -50,7 +50,7 @@ class Pages:
         )
 
     def login(self, message: str = "") -> bytes:
-        """The login, with a line about what went wrong."""
+        """The login page, with a line that describes the error."""
         line = f'<p class="problem" role="alert">{html.escape(message)}</p>' if message else ""
         return self._login.replace(_MESSAGE_MARK, line).encode()
 

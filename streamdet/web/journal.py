@@ -19,7 +19,7 @@ _REPEAT_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a reader wants to see.
+    """The filter of a browser.
 
     Attributes:
         stream: part of the stream's name, small letters; empty for all.
@@ -59,7 +59,7 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """Keeps the newest entries: many sightings must not push out the few notes that matter."""
+    """Keeps the newest entries; many sightings do not displace the few notes."""
 
     def __init__(self) -> None:
         self.last_id = 0
@@ -73,7 +73,7 @@ class Journal:
         self._notes.append(Entry(self.last_id, at, stream, kind, fields))
 
     def saw(self, event: DetectionEvent) -> None:
-        """Adds what a stream's fullest frame of the last second showed, unless that was listed just now."""
+        """Adds the frame of the last second with the most objects, unless the same objects were just listed."""
         labels = sorted(found.label for found in event.detections)
         listed_at, listed = self._listed.get(event.stream, (0.0, []))
         if labels == listed and 0 <= event.published_at - listed_at < _REPEAT_SECONDS:

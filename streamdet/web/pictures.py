@@ -13,7 +13,7 @@ MAX_JPEG_BYTES = 1 << 20
 
 
 class Shot(NamedTuple):
-    """One picture, encoded once and handed to every browser as it is.
+    """One picture, encoded once and sent to every browser unchanged.
 
     Attributes:
         id: larger than that of every picture before, of any stream.
@@ -29,7 +29,7 @@ class Shot(NamedTuple):
 
 
 class Pictures:
-    """Keeps one picture per stream, for as long as someone asks; any thread may call."""
+    """Keeps one picture per stream as long as a browser shows it; any thread may call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,12 +38,12 @@ class Pictures:
         self._last_id = 0
 
     def want(self, streams: Iterable[str], now: float) -> None:
-        """Someone looks at these streams at this monotonic time in seconds."""
+        """Records that a browser shows these streams at this monotonic time in seconds."""
         with self._lock:
             self._until.update(dict.fromkeys(streams, now + LEASE_SECONDS))
 
     def wanted(self, now: float) -> frozenset[str]:
-        """Streams that someone looks at; the pictures of all others are forgotten."""
+        """Streams that a browser shows; the pictures of all others are deleted."""
         with self._lock:
             for stream in [stream for stream, until in self._until.items() if until < now]:
                 del self._until[stream]
@@ -51,7 +51,7 @@ class Pictures:
             return frozenset(self._until)
 
     def put(self, stream: str, head: bytes, jpeg: bytes, taken_at: float) -> None:
-        """A new picture, captured at this monotonic time in seconds; ignored when no one looks any more."""
+        """Stores a picture, captured at this monotonic time in seconds; ignored if no browser shows its stream."""
         with self._lock:
             if stream in self._until:
                 self._last_id += 1

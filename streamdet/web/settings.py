@@ -48,13 +48,13 @@ class Settings:
 
 
 class WebError(StreamdetError):
-    """The page would be open to whom it must not be, or its files cannot be used."""
+    """The settings would let unauthorized clients see the page, or its files cannot be used."""
 
     exit_code = EXIT_USAGE
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuses what would show pictures to strangers.
+    """Refuses settings under which unauthorized clients could see pictures.
 
     Raises:
         WebError: the message says what to add.

@@ -33,7 +33,7 @@ _throttle = LogThrottle()
 
 
 class EventSubscriber(Worker):
-    """Feeds the board.
+    """Reads events into the board.
 
     Args:
         settings: where the daemon publishes, and the keys for it.
@@ -70,7 +70,7 @@ class EventSubscriber(Worker):
                 self.beat()
 
     def _read(self, events: Subscription) -> None:
-        """Takes what has come, after waiting for the first event."""
+        """Reads all events that have arrived, after waiting for the first one."""
         wait_seconds = _TURN_SECONDS
         for _ in range(_MAX_EVENTS_PER_TURN):
             try:
@@ -86,7 +86,7 @@ class EventSubscriber(Worker):
 
 
 class PictureSubscriber(Worker):
-    """Feeds the pictures, and is subscribed only while a browser shows them: the daemon encodes no others.
+    """Reads previews; subscribed only to streams that a browser shows, because the daemon encodes only these.
 
     Its connection is its own, so that pictures never keep events waiting.
 
@@ -149,7 +149,7 @@ def _subscribe(
 
 
 def preview_head(event: PreviewEvent) -> bytes:
-    """What a browser needs to draw over a picture, as the inside of a JSON object."""
+    """The data that a browser draws over a picture, as the members of a JSON object."""
     found = [detection_fields(detection) for detection in event.detections]
     return orjson.dumps({"frame": _frame_fields(event.frame), "detections": found})[1:-1]
 

@@ -31,7 +31,7 @@ _MAX_INTEGER = 2**53
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a browser has, and what it wants.
+    """The position of a browser, and what it requests.
 
     Attributes:
         instance: of the board that its numbers belong to.
@@ -80,7 +80,7 @@ class Request:
 
 
 class Updates:
-    """Answers requests; belongs to the event loop, but for `ring`.
+    """Answers requests; belongs to the event loop, except `ring`.
 
     Args:
         board: what is known.
@@ -97,7 +97,7 @@ class Updates:
         self._rung = False
 
     def ring(self) -> None:
-        """There is something new; from any thread."""
+        """Reports that there is something new; from any thread."""
         if not self._rung:
             self._rung = True
             try:
@@ -106,7 +106,7 @@ class Updates:
                 return  # the loop has ended, and with it everybody who waits
 
     async def answer(self, request: Request) -> bytes:
-        """The answer, as soon as there is something to tell."""
+        """The answer, as soon as there is something new."""
         deadline = time.monotonic() + _MAX_WAIT_SECONDS
         while True:
             news = self._news
