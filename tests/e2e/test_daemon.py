@@ -214,7 +214,7 @@ class Command:
 
     def wait_for(self, message: bytes) -> None:
         """Waits for a message to systemd."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 100
         while True:
             try:
                 if message in self.systemd.recv(4096):
