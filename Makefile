@@ -1,4 +1,4 @@
-# What a person types; `make help` lists it.
+# The commands for developers; `make help` lists them.
 PYTHON ?= python3
 # The environment. Another folder beside it lets a second Python be tried: make test PYTHON=python3.13 VENV=.venv-3.13
 VENV ?= .venv
@@ -12,11 +12,11 @@ UV := $(TOOLS)/bin/uv
 
 .PHONY: help setup setup-dev install demo bench test test-fast stress fuzz mutants soak lint lock wheel sbom clean
 
-help:  ## Say what there is
+help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(VENV)/.installed  ## Make the environment in .venv: all that running needs
-setup-dev: $(VENV)/.installed-dev  ## Add to it what tests and checks need
+setup: $(VENV)/.installed  ## Make the environment in .venv with everything needed to run
+setup-dev: $(VENV)/.installed-dev  ## Add what tests and checks need
 
 # uv and hatchling as locked; into a folder of their own, which no environment sees.
 $(TOOLS)/.installed: requirements-build.txt
@@ -39,29 +39,29 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 demo: setup  ## Run a demonstration: real video, detections, events, metrics
 	$(BIN)/streamdet demo $(if $(SECONDS),--seconds $(SECONDS))
 
-install:  ## Install the system service, as root; INSTALL_ARGS=--dry-run says what it would do
+install:  ## Install the system service, as root; INSTALL_ARGS=--dry-run prints what it would do
 	@[ -x $(BIN)/streamdet ] || { echo "make setup first: it makes the environment that the service runs in"; exit 1; }
 	$(BIN)/streamdet install-service $(INSTALL_ARGS)
 
 bench: setup  ## Measure the detector, the daemon and this machine: three minutes
 	$(BIN)/streamdet bench $(if $(SECONDS),--seconds $(SECONDS)) $(BENCH_ARGS)
 
-test: setup-dev  ## Pass the tests
+test: setup-dev  ## Run all tests
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
-test-fast: setup-dev  ## Pass the tests that need no server, in a minute or so
+test-fast: setup-dev  ## Run the tests that need no server, in about a minute
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow and not network" tests/unit tests/integration/cli tests/integration/config $(PYTEST_ARGS)
 
-stress: setup-dev  ## Run the races of the tests a thousand times
+stress: setup-dev  ## Run the race tests a thousand times
 	STREAMDET_STRESS_ROUNDS=$(or $(COUNT),1000) $(BIN)/pytest -m stress --timeout 3600 -o faulthandler_timeout=4000 -rA $(PYTEST_ARGS)
 
 fuzz: setup-dev  ## Read a million broken inputs: events, requests, answers, configurations
 	$(BIN)/python tests/fuzzing.py --count $(or $(COUNT),1000000)
 
-mutants: setup-dev  ## Change critical lines one at a time and see whether the tests notice; ONLY=TEXT tries some
+mutants: setup-dev  ## Change critical lines one at a time and check that a test fails; ONLY=TEXT selects some
 	$(BIN)/python tests/mutants.py --only "$(ONLY)"
 
-soak: setup-dev  ## Let the daemon run among faults for SECONDS (1200), draw how it went, fail where it did not hold
+soak: setup-dev  ## Run the daemon with injected faults for SECONDS (1200), draw a chart, fail if a check fails
 	PYTHONPATH=tests $(BIN)/python benchmarks/soak --seconds $(or $(SECONDS),1200) $(SOAK_ARGS)
 
 lint: setup-dev  ## Check style, types, import layers and words
@@ -87,5 +87,5 @@ wheel: $(TOOLS)/.installed  ## Make the wheel in dist/
 sbom: setup  ## List every package and library of the environment in dist/streamdet.cdx.json (CycloneDX)
 	$(BIN)/python sbom.py dist/streamdet.cdx.json
 
-clean:  ## Delete what make made
+clean:  ## Delete everything that make created
 	rm -rf .venv .venv-* dist

@@ -249,7 +249,7 @@ class Spool(Worker):
             self._failed(error, 0)
 
     def _tidy(self) -> None:
-        """Brings events onto the disk once a second, and does a part of what there is to tidy up."""
+        """Syncs events to the disk once a second, and does a part of the pending clean-up."""
         now = time.monotonic()
         if now < self._tidy_at:
             return

@@ -26,9 +26,9 @@ _MOST_WORKERS = 64
 
 
 def choose_workers(workers: int | None, cores: int) -> int:
-    """How many batches to detect at the same time at the most on a CPU of so many cores.
+    """Largest number of batches to detect at the same time on a CPU with this number of cores.
 
-    Threads that each detect a batch of their own yield 1.3 to 1.5 times as much as as many threads within one batch,
+    Threads that each detect a separate batch yield 1.3 to 1.5 times as much as the same number within one batch,
     which wait for each other (docs/decisions.md).
 
     Args:

@@ -31,7 +31,7 @@ def keep_memory() -> bool:
     the time of a batch of 8 large frames. In exchange the process stays as large as it once was, until `trim_memory`.
 
     Returns:
-        whether there was a glibc to tell.
+        whether glibc is used and accepted the settings.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -265,7 +265,7 @@ def _box_loss(deltas: Tensor, goals: Tensor, counts: Tensor) -> Tensor:
 
 
 def match(targets: Targets, candidates: Tensor, matcher: Matcher) -> Tensor:
-    """Which box each candidate stands for, as torchvision's matchers say.
+    """The box that each candidate is matched to, by torchvision's matchers.
 
     Args:
         targets: of B pictures.

@@ -17,7 +17,7 @@ _LARGEST_STEP_SECONDS = 10.0
 
 _DEFAULT_FPS = 25.0
 _TICK_SECONDS = 1e-3
-# Timestamps that have not moved for so many frames say nothing.
+# Timestamps that have not changed for this number of frames are not used.
 _MOST_REPEATED = 8
 # A jump forward that is longer is a discontinuity where discontinuities are to be expected.
 _LARGEST_PACED_STEP_SECONDS = 10.0

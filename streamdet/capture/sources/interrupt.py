@@ -55,7 +55,7 @@ _NEVER = Interrupt()
 
 
 def current_interrupt() -> Interrupt:
-    """The interrupt of the calling thread; one that no one sets where none is bound."""
+    """The interrupt of the calling thread; one that is never set if none is bound."""
     interrupt: Interrupt = getattr(_threads, "interrupt", _NEVER)
     return interrupt
 
