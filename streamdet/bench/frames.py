@@ -64,7 +64,7 @@ def read_frames(path: Path, size: Size, count: int = FRAMES, stride: int = _STRI
         chosen = itertools.islice(container.decode(video=0), 0, count * stride, stride)
         frames = [_scaled(frame, size) for frame in chosen]
     if not frames:
-        msg = f"there is no frame in {path} that can be decoded"
+        msg = f"{path} has no frame that can be decoded"
         raise DataError(msg)
     return list(itertools.islice(itertools.cycle(frames), count))
 

@@ -77,7 +77,7 @@ def _generate(*, directory: Path, name: str, is_server: bool, clients: Path | No
 @click.argument("public_file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--force", is_flag=True, help="Overwrite a key of this name.")
 def _allow(*, directory: Path, public_file: Path, force: bool) -> None:
-    """Allow the client with the public key in PUBLIC_FILE; a running daemon lets it in at once."""
+    """Allow the client with the public key in PUBLIC_FILE; a running daemon accepts it at once."""
     click.echo(f"let in: {allow(public_file, directory, force=force)}")
 
 

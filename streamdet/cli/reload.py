@@ -21,24 +21,24 @@ Examples:
   streamdet reload --socket /run/streamdet/control.sock --json
 
 \b
-Exit codes: 0 the file is in force, 1 the daemon could not take it, 2 the file is wrong (everything stays as it was),
+Exit codes: 0 the file is in force, 1 the daemon could not apply it, 2 the file is wrong (nothing changed),
 69 no daemon answers."""
 )
 @click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help="The file of the daemon to ask, if several run.",
+    help="Use the daemon that runs this configuration file.",
 )
 @click.option(
     "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
-    help="The daemon's control socket.",
+    help="Use the daemon with this control socket.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def command(config_path: Path | None, socket_path: Path | None, *, as_json: bool) -> None:
     """Make a running daemon read its configuration file again, and print what changed.
 
-    All of the file takes effect, or nothing. Without options the only daemon of this user or of the system is asked.
+    The whole file takes effect, or nothing. Without options, the only daemon of this user or of the system is used.
     """
     body = {} if config_path is None else {"config": str(config_path.resolve())}
     try:

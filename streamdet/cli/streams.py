@@ -38,17 +38,17 @@ Examples:
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help="The file of the daemon to ask, if several run.",
+    help="Use the daemon that runs this configuration file.",
 )
 @click.option(
     "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
-    help="The daemon's control socket.",
+    help="Use the daemon with this control socket.",
 )  # fmt: skip
 @click.pass_context
 def command(context: click.Context, config_path: Path | None, socket_path: Path | None) -> None:
     """List, add, change, pause and remove the streams of a running daemon.
 
-    A change takes effect at once, outlives a reload, and is forgotten at a restart unless --persist is given.
+    A change takes effect at once, survives a reload, and is lost at a restart unless --persist is given.
     """
     context.obj = (socket_path, config_path)
 

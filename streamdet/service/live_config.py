@@ -279,7 +279,7 @@ class LiveConfig:
             try:
                 staged.commit()
             except OSError as error:
-                message = f"was changed, but a restart will forget it: {staged.path}: {error.strerror or error}"
+                message = f"was changed, but will be lost at a restart: {staged.path}: {error.strerror or error}"
                 raise ControlError(Refusal.FAILED, message) from None
             self._kept = kept
         return applied

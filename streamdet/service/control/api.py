@@ -353,7 +353,7 @@ async def _refused(_request: Request, error: Exception) -> Response:
 
 
 _DETAILS = {
-    HTTPStatus.NOT_FOUND: "there is no such path; /v1/openapi.json describes those that there are",
+    HTTPStatus.NOT_FOUND: "there is no such path; /v1/openapi.json describes the existing ones",
     HTTPStatus.METHOD_NOT_ALLOWED: "this path does not take this method; the header Allow names those that it takes",
 }
 
