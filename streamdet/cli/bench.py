@@ -125,7 +125,7 @@ def command(*, as_json: bool, out: Path | None, baseline: Path | None, **options
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Treats SIGTERM as Ctrl-C: prints what there is, and leaves no daemon behind."""
+    """Treats SIGTERM as Ctrl-C: prints the results so far, and leaves no daemon behind."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -139,7 +139,7 @@ OnStep = Callable[[str, float], None]
 
 @contextmanager
 def _progress() -> Iterator[tuple[OnPlan, OnStep]]:
-    """Shows a bar on standard error; where that is no terminal, prints a line for each step."""
+    """Shows a bar on standard error; if that is not a terminal, prints a line for each step."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 

@@ -118,7 +118,7 @@ def command(
 
 
 def demo_config(endpoint: str, metrics_endpoint: str) -> Config:
-    """Two streams that play the sample clip in real time for ever, with the embedded weights."""
+    """Two streams that play the sample clip in a loop in real time, with the embedded weights."""
     return Config(
         detector=DetectorConfig(),
         publisher=PublisherConfig(endpoint=free_endpoint(endpoint, "tcp://")),
@@ -129,7 +129,7 @@ def demo_config(endpoint: str, metrics_endpoint: str) -> Config:
 
 
 def free_endpoint(endpoint: str, prefix: str = "") -> str:
-    """The endpoint, or, where its port is taken, the same with a free port: a demonstration should just work.
+    """The endpoint, or the same with a free port if its port is taken, so that the demonstration always starts.
 
     Raises:
         EndpointError: it is no address that only this machine can reach.
@@ -247,7 +247,7 @@ class DemoView(Worker):
             live.console.print()
 
     def summary(self) -> dict[str, Any]:
-        """What happened, once the daemon has ended: the ledger is final then."""
+        """The summary, once the daemon has ended and the ledger is final."""
         took = max(self._ended - self._began, 1e-9)
         streams = {}
         for name, ledger in self._daemon.ledger.snapshot().items():
@@ -319,7 +319,7 @@ class DemoView(Worker):
 
 @dataclass
 class _Seen:
-    """What the subscriber saw of one stream."""
+    """The counts of one stream, as the subscriber sees it."""
 
     latencies_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_LATENCIES))
     recent: RecentEvents = field(default_factory=RecentEvents)
@@ -352,7 +352,7 @@ def summary_table(summary: dict[str, Any], characters: int) -> Table:
 
 
 def _table(columns: tuple[str, ...], characters: int) -> tuple[Table, tuple[str, ...]]:
-    """A table, and those of its columns that fit: a few that can be read, rather than all of them cut off."""
+    """A table with the columns that fit, instead of all columns cut off."""
     is_narrow = characters < _WIDE_CHARACTERS
     if is_narrow:
         columns = tuple(column for column in columns if column not in _WIDE_ONLY)

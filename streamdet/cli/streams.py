@@ -216,7 +216,7 @@ def _values(settings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _value(text: str) -> object:
-    """A value as it would stand in the file; a text may do without quotes."""
+    """A value as it is written in the file; quotes around a string may be left out."""
     try:
         tables = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -242,7 +242,7 @@ def _left_out(stream: dict[str, Any], key: str) -> str:
 
 
 def _print_engine(engine: dict[str, Any]) -> None:
-    """What detects, in a line below the streams."""
+    """The engine, in a line below the streams."""
     text = "{engine} in {precision} on {device}, up to {max_batch_size} frames a batch, {workers} batches at a time"
     click.echo(f"\ndetecting with {text.format_map(engine)}, weights {engine['weights']}")
 

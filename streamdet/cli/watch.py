@@ -221,7 +221,7 @@ class _Table(_View):
 
 
 class Seen:
-    """What has come since the start, per stream.
+    """The events since the start, per stream.
 
     Attributes:
         endpoint: where it comes from.
@@ -296,7 +296,7 @@ class Seen:
         return Group(heading, Text(), table, Text(), *self._notes)
 
     def summary(self) -> Table:
-        """What came, as a table with a row per stream."""
+        """The events so far, as a table with a row per stream."""
         table = Table(
             title=f"{self.elapsed_seconds:.1f} s of {self.endpoint}",
             title_justify="left",

@@ -141,7 +141,7 @@ def _choose_categories(ids: dict[str, int], names: list[str] | None, path: Path,
 
 
 def _telling(samples: list[Sample]) -> list[Sample]:
-    """Those that say something about one of the categories at least."""
+    """The samples that are labelled for at least one of the categories."""
     return [s for s in samples if s.labelled[1:].any() or len(s.boxes)]
 
 
@@ -481,7 +481,7 @@ class Turn(Enum):
 
 @dataclass(frozen=True)
 class PictureCheck:
-    """What a look at a picture file has shown.
+    """The result of checking a picture file.
 
     Attributes:
         problem: the kind of fault and an example's text; None when it is sound.
@@ -493,7 +493,7 @@ class PictureCheck:
 
 
 def check_picture(path: Path, width: int, height: int) -> PictureCheck:
-    """Looks at a picture file.
+    """Checks a picture file.
 
     A truncated file shows by its missing end alone: decoders fill the rest with grey without a word.
 
@@ -522,7 +522,7 @@ def check_picture(path: Path, width: int, height: int) -> PictureCheck:
 
 
 def _missing(path: Path) -> str:
-    """The path of a file that is not there, with what may be meant."""
+    """The path of a missing file, with a suggestion."""
     if "\\" in path.name:
         return f"{path} (its name holds backslashes, and with slashes there is no such file either)"
     folder = path.parent

@@ -34,7 +34,7 @@ class Detector(Protocol):
 
 
 def evaluation_config(**values: object) -> DetectorConfig:
-    """A detector's configuration for measuring: everything that has a score worth counting is wanted.
+    """A detector's configuration for evaluation, which keeps all detections with a score that counts.
 
     Args:
         **values: keys of `[detector]`, for example `weights`; they go before the defaults of measuring.
@@ -88,7 +88,7 @@ def detect_all(detector: Detector, dataset: Dataset, on_progress: Callable[[int,
 
 
 def _batches(samples: list[Sample]) -> Iterator[list[Picture]]:
-    """The pictures of all samples in batches; the next one is read while this one is looked at."""
+    """The pictures of all samples in batches; the next one is read while this one is processed."""
 
     def read(start: int) -> list[Picture]:
         return [ArrayPicture(read_image(s.path)) for s in samples[start : start + BATCH_SIZE]]

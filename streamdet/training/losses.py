@@ -41,7 +41,7 @@ _SMOOTH_L1_BETA = 1 / 9
 
 @dataclass(frozen=True)
 class Target:
-    """What is known about one training picture; boxes are xyxy in pixels of the picture.
+    """The labels of one training picture; boxes are xyxy in pixels of the picture.
 
     Attributes:
         boxes: float32 [N, 4].
@@ -77,11 +77,11 @@ class Targets:
     labelled: Tensor
 
     def to(self, device: torch.device) -> Targets:
-        """The same on another device; does not wait where the memory is pinned."""
+        """The same on another device; does not wait if the memory is pinned."""
         return Targets(*(t.to(device, non_blocking=True) for t in self._tensors()))
 
     def pin_memory(self) -> Targets:
-        """The same in memory from which a GPU can copy while the program goes on."""
+        """The same in memory from which a GPU can copy while the program continues."""
         return Targets(*(t.pin_memory() for t in self._tensors()))
 
     def _tensors(self) -> list[Tensor]:

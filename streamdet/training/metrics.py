@@ -126,7 +126,7 @@ def coco_metrics(dataset: Dataset, detections: list[ImageDetections]) -> Metrics
 
 
 def _silent(*_: object) -> None:
-    """The evaluator reports through the return value only."""
+    """Suppresses the evaluator's output; its results are returned."""
 
 
 _MIN_IOU = 0.5

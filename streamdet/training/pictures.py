@@ -153,7 +153,7 @@ def _by_processes(pictures: TrainingPictures, shares: Sequence[range]) -> Genera
 
 @dataclass
 class _Piece:
-    """What one photograph contributes: its boxes in canvas pixels, clipped to `region`."""
+    """The part of the picture from one photograph: its boxes in canvas pixels, clipped to `region`."""
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]

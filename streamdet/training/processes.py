@@ -41,7 +41,7 @@ class LostProcessError(StreamdetError):
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those that train together.
+    """The place of this process in a group that trains together.
 
     Attributes:
         rank: 0 for the process that reports and saves.
@@ -133,7 +133,7 @@ def _lost_process_reported() -> Iterator[None]:
 
 
 def _wait_until_ready(others: list[SpawnProcess], ready: Semaphore) -> None:
-    """Waits for the others before connecting to them: a connection to a dead process would be waited for in vain."""
+    """Waits for the others before connecting to them, because connecting to a dead process would never end."""
     for _ in others:
         while not ready.acquire(timeout=_READY_POLL_SECONDS):
             if not all(process.is_alive() for process in others):
@@ -188,7 +188,7 @@ def _follow(
     ready: Semaphore,
     errors: SimpleQueue[str],
 ) -> None:
-    """What the processes that `group_of` starts do."""
+    """The entry point of the processes that `group_of` starts."""
     # Ctrl-C on a terminal reaches all of them; rank 0 decides when the run ends, and this process ends with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()

@@ -96,7 +96,7 @@ def canvas_sizes(min_size: int) -> tuple[int, ...]:
 
 
 def frozen_stages(model: str, *, initialised: bool) -> int:
-    """How many stages are kept as they are: none of a model that starts from nothing."""
+    """How many stages are frozen: none if training starts from random weights."""
     return _FROZEN_STAGES.get(model, 0) if initialised else 0
 
 
@@ -189,7 +189,7 @@ class RunFolder:
         write_atomically(self.path / name, data, mode=None)
 
     def write_config(self, config: TrainConfig, categories: Sequence[str]) -> None:
-        """Notes what defines the run."""
+        """Writes the configuration of the run."""
         content = {**asdict(config), "categories": list(categories)}
         self.write(CONFIG, json.dumps(content, indent=2).encode() + b"\n")
 
@@ -212,7 +212,7 @@ class RunFolder:
             raise DataError(msg) from None
 
     def check_same(self, config: TrainConfig) -> None:
-        """Makes sure that a resumed run goes on as it began.
+        """Checks that a resumed run has the configuration with which it began.
 
         Raises:
             ConfigError: `config` differs from that of the run; every difference is named.

@@ -52,20 +52,20 @@ _MAX_GRADIENT_NORM = 10.0
 
 
 class Listener:
-    """Hears how a run goes; the default hears nothing."""
+    """Receives the progress of a run; the default ignores it."""
 
     def on_step(self, step: int, total_steps: int, losses: dict[str, float], images_per_second: float) -> None:
         """A step is done; `step` counts from 1."""
 
     def on_evaluation(self, done: int, total: int) -> None:
-        """So many of the validation pictures have been looked at."""
+        """Reports how many of the validation pictures are evaluated."""
 
     def on_epoch(self, results: list[EpochResult], metrics: Metrics | None, run: Run) -> None:
         """An epoch is done; its metrics, if it was evaluated."""
 
 
 class RunStoppedError(StreamdetError):
-    """A run ended before its last step because it was asked to; a checkpoint of its last step is there."""
+    """A run was stopped before its last step; a checkpoint of its last step is there."""
 
     exit_code = EXIT_INTERRUPTED
 
@@ -187,7 +187,7 @@ class Run:
         return self.results
 
     def stop(self) -> None:
-        """Asks for the end after the step under way, or after the evaluation; from a signal handler."""
+        """Requests a stop after the current step, or after the evaluation; from a signal handler."""
         self._stop_requested = True
 
     def _evaluate_start(self, listener: Listener) -> None:
