@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections import Counter, deque
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -113,29 +114,32 @@ def command(
     console = _Console(highlight=False, width=None if sys.stdout.isatty() else _LINE_CHARACTERS)
     seen = Seen(endpoint)
     view: _View = _JsonLines() if as_json else _Table(console) if console.is_terminal else _Lines(console)
-    try:
-        subscription = subscribe(
-            endpoint, streams or None, labels=labels or None,
-            replay=heal or replay is not None, replay_endpoint=None if replay == _BESIDE else replay,
-            server_key=server_key, client_key_file=client_key,
-        )  # fmt: skip
-        with subscription as events, view:
-            _follow(events, view, seen, only_found=bool(labels), count=count, seconds=seconds)
-    except KeyboardInterrupt:
-        # The usual way to stop it; the reader of a pipe may have stopped reading.
-        with ending_in_time(EXIT_INTERRUPTED):
+    with ExitStack() as ending:
+        try:
+            subscription = subscribe(
+                endpoint, streams or None, labels=labels or None,
+                replay=heal or replay is not None, replay_endpoint=None if replay == _BESIDE else replay,
+                server_key=server_key, client_key_file=client_key,
+            )  # fmt: skip
+            with subscription as events, view:
+                try:
+                    _follow(events, view, seen, only_found=bool(labels), count=count, seconds=seconds)
+                except KeyboardInterrupt:
+                    # The usual way to stop it. All that is still written may meet a pipe whose reader has stopped.
+                    ending.enter_context(ending_in_time(EXIT_INTERRUPTED))
+                    raise
+        except KeyboardInterrupt:
             sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of the pipe has seen enough; Python must not complain about it when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
-    if not seen.shown:
-        doubt = ", and is your key allowed" if client_key else ""
-        message = (
-            f"no event came from {endpoint} within {seen.elapsed_seconds:.1f} s; does the daemon publish there{doubt}?"
-        )
-        raise StreamdetError(message)
-    (Console(stderr=True, highlight=False) if as_json else console).print(seen.summary())
+        except BrokenPipeError:
+            # The reader of the pipe has seen enough; Python must not complain about it when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+        if not seen.shown:
+            doubt = ", and is your key allowed" if client_key else ""
+            waited = f"{seen.elapsed_seconds:.1f} s"
+            message = f"no event came from {endpoint} within {waited}; does the daemon publish there{doubt}?"
+            raise StreamdetError(message)
+        (Console(stderr=True, highlight=False) if as_json else console).print(seen.summary())
 
 
 def _follow(

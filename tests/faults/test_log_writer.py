@@ -173,13 +173,14 @@ def is_writing_to_a_pipe(pid: int) -> bool:
     return False
 
 
-def test_output_that_no_one_takes_does_not_hold_up_an_interrupt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [["--json"], []], ids=["json", "lines"])
+def test_output_that_no_one_takes_does_not_hold_up_an_interrupt(tmp_path: Path, options: list[str]) -> None:
     """`watch` blocks while it writes, as every program in a pipeline; one interrupt is enough to end it."""
     with DaemonProcess(tmp_path, stream("clip", max_fps=30)) as daemon:
         daemon.ready()
         reader, writer = os.pipe()
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-        command = [sys.executable, "-m", "streamdet", "watch", "--json", daemon.endpoint]
+        command = [sys.executable, "-m", "streamdet", "watch", *options, daemon.endpoint]
         watch = subprocess.Popen(command, stdout=writer, stderr=subprocess.DEVNULL)
         os.close(writer)
         try:
