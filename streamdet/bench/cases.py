@@ -205,7 +205,7 @@ def calibrated_weights(
     """Makes seeded random weights whose features have unit deviation, whose scores spread, whose boxes move a little.
 
     Args:
-        architecture: a key of `models.ARCHITECTURES`.
+        architecture: a key of `weights.architectures.ARCHITECTURES`.
         seed: of the random numbers; the same on every machine.
         labels: name of each class, [0] the background.
         sizes: shorter and longer side of the input, in pixels; also what is calibrated with.

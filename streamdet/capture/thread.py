@@ -36,7 +36,7 @@ from streamdet.worker import Worker
 _HEALTHY_SECONDS = 60.0
 # Failures that may well come back with the next frames, and cost more than a connection.
 _COSTLY = frozenset({Reason.OVERLOAD, Reason.DECODE_ERROR, Reason.INTERNAL_ERROR})
-# Connections that bring frames begin at least so many first waits apart.
+# Connections that bring frames begin at least this number of first waits apart.
 _SHORTEST_ROUND = 4
 # Key frames mostly come within a second: that is not reported.
 _UNSAID_WAIT_SECONDS = 1.5

@@ -68,7 +68,7 @@ _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _ZAP_DOMAIN = b"streamdet"
 _SEPARATOR = b"|"  # in no key
 _OK = b"200"
-# "Temporary failure": the connection is dropped without an answer, and the client tries again by itself, so that a key
+# "Temporary failure": the connection is dropped without an answer, and the client tries again, so that a key
 # that is allowed later works without a restart of the client. After 400 ZeroMQ would never try again.
 _NOT_NOW = b"300"
 
@@ -320,7 +320,7 @@ class ConnectionGuard(Worker):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                return  # it has just ended by itself
+                return  # the client has just closed it
         guarded.connections[descriptor].is_cut = True
         self._metrics.cut(guarded.name, reason)
         address = guarded.connections[descriptor].address

@@ -36,7 +36,7 @@ _VERSION = 1
 _PAGE_BYTES = 4096
 # SQLite numbers pages with 30 bits.
 _MAX_BYTES = _PAGE_BYTES << 30
-# The write-ahead log goes into the database when it has so many pages, or a 32nd of what the spool may take.
+# The write-ahead log is moved into the database when it has this number of pages, or a 32nd of the spool's limit.
 _MAX_CHECKPOINT_PAGES = 1000
 _CHECKPOINTS_OF_A_SPOOL = 32
 # While another program reads, the write-ahead log cannot begin again and grows, up to this part of the spool.

@@ -102,7 +102,7 @@ class EventWriter:
     Args:
         epoch: new at each start of the daemon.
         state_interval_seconds: how often the state of a stream is repeated.
-        metrics: counts what stands in zones and crosses lines.
+        metrics: counts the objects in zones and across lines.
 
     Attributes:
         seqs: the newest number of each topic.

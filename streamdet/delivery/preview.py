@@ -77,7 +77,7 @@ class Previews(Worker):
         self._metrics = metrics
         self._throttle = LogThrottle()
         self._prefixes: tuple[bytes, ...] = ()
-        # Whether there were more than are kept: then all streams are watched until there are none.
+        # Whether there were more prefixes than are kept: then all streams count as subscribed until all are gone.
         self._is_overfull = False
         self._due_seconds: dict[str, float] = {}
         self._changed = threading.Condition()

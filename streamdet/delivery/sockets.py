@@ -113,7 +113,7 @@ class Sockets:
             raise
 
     def wait(self, seconds: float) -> None:
-        """Waits until something comes in or `wakeup` is rung, for this long at the most."""
+        """Waits until something comes in or `wakeup` is rung, but at most for this time."""
         if self._replay is not None:
             pause = self._request_time.wait_seconds()
             # Requests that may not be answered yet must not end the wait, or a flood would keep this thread busy.

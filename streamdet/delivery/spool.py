@@ -188,7 +188,7 @@ class Spool(Worker):
         if not self._fetches:
             return 0.0
         if self._store.is_converting and not self._is_stuck:
-            return _SYNC_SECONDS  # at the most: only then is it certain what is kept
+            return _SYNC_SECONDS  # by then it is certain which events are kept
         return self._fetching.wait_seconds()
 
     def _next_fetch(self) -> _Fetch | None:

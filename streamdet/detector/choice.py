@@ -52,7 +52,7 @@ class Candidate(Value):
     Attributes:
         engine: as in the configuration.
         precision: as in the configuration.
-        kernels: whether the CUDA graph contains the kernels of ours; plain torch in it otherwise.
+        kernels: whether the CUDA graph contains streamdet's own kernels; plain torch otherwise.
     """
 
     engine: Literal["torch", "openvino", "graph"]
@@ -67,7 +67,7 @@ class Candidate(Value):
 
 
 REFERENCE = Candidate(engine="torch", precision="fp32")
-"""What all others are compared with, and what runs where nothing else can."""
+"""All others are compared with it, and it runs where no other can."""
 
 CANDIDATES = {
     "cpu": (
@@ -177,7 +177,7 @@ class Choice:
 
     Attributes:
         candidate: engine and precision.
-        max_batch_size: frames of a batch at the most.
+        max_batch_size: most frames of a batch.
         workers: batches at the same time on a CPU; None where nothing was measured.
         left_out: name of each other candidate, and why it does not run.
         is_proven: whether a trial here found that it works.
@@ -209,8 +209,8 @@ def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str]
     then; the workers are the fewest that come within 5 % of the best with that batch.
 
     Args:
-        config: what it asks for is obeyed; `max_batch_size` is an upper bound.
-        report: of the trial; None where there is none.
+        config: restricts the candidates; `max_batch_size` is an upper bound.
+        report: of the trial; None without a trial.
         engines: that the caller can run.
     """
     results = candidates_of(config, report.results, engines) if report else []

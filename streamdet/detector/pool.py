@@ -26,8 +26,8 @@ class Running:
         device: "cpu" or such as "cuda:0"; several are joined by commas.
         engine: as in the configuration, never "auto".
         precision: likewise.
-        max_batch_size: frames of a batch at the most.
-        workers: batches at the same time at the most.
+        max_batch_size: most frames of a batch.
+        workers: most batches at the same time.
         weights: as the configuration names them.
         left_out: name of each other candidate of the trial, and why it does not run; empty without a trial.
     """
@@ -86,9 +86,9 @@ class DetectorPool:
         detectors: each is used by one thread at a time; at least one.
         cores: that they share with captures, so that not all may detect at all times; None if they use none.
         shares: whether they divide what waits among them: where larger batches gain little.
-        running: what they are; None for a stand-in.
-        prepare: lays out what frames of a height and width need; called from threads of captures.
-        release: gives back what has not been used for so many seconds.
+        running: describes them; None for a stand-in.
+        prepare: compiles what frames of a height and width need; called from threads of captures.
+        release: frees what has not been used for this number of seconds.
 
     Attributes:
         detectors: as given.

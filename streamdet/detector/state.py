@@ -75,7 +75,7 @@ class Store:
         self.is_written = folder is not None
 
     def read(self, key: Mapping[str, str] | None) -> Report | None:
-        """The answer for this key; None where there is none."""
+        """The report kept for this key; None if no report is kept."""
         if key is None:
             return None
         kept = next((report for report in self._read_all().reports if report.key == key), None)

@@ -106,7 +106,7 @@ class Tester:
         say: reports a message.
         budget_seconds: for all candidates together.
         step_seconds: how long a candidate may be silent before it counts as hung.
-        cores: how many workers to time at the most.
+        cores: most workers to time.
         device: "cpu" or such as "cuda:0".
     """
 
@@ -125,7 +125,7 @@ class Tester:
         self._samples = samples
         self._say = say
         self._left_seconds = budget_seconds
-        # A machine with other work to do takes longer, but not for ever.
+        # A busy machine takes longer, but is not waited for without a bound.
         self._ends_at = time.monotonic() + max(_PATIENCE * budget_seconds, _FEWEST_SECONDS)
         self._step_seconds = step_seconds
         self._workers = _powers_up_to(cores)
@@ -255,8 +255,8 @@ class Tester:
         exact: bool,
         say: Callable[..., None],
     ) -> str:
-        """Times every point that there is time for; what is wrong with the detections meanwhile, in a line."""
-        # The most telling first: all workers, one frame each.
+        """Times points while time is left; returns in one line how the detections differ meanwhile."""
+        # The most important first: all workers, one frame each.
         points = [(batch, self._workers[-1]) for batch in BATCHES]
         points += [(1, workers) for workers in self._workers[:-1]]
         latency = 0.0
@@ -281,7 +281,7 @@ class Tester:
 
 
 class _Point:
-    """Times one batch size with so many workers.
+    """Times one batch size with one number of workers.
 
     Args:
         detectors: a thread for each.
@@ -292,7 +292,7 @@ class _Point:
         results: the last detections of each.
         timing: how fast it was. Where other processes take more than a tenth of the cores meanwhile, it is computed
             from the CPU time.
-        spent_seconds: that it took, warm-up included, or would have taken on a machine with nothing else to do.
+        spent_seconds: that it took, warm-up included, or would have taken on an idle machine.
     """
 
     timing: Timing
@@ -309,7 +309,7 @@ class _Point:
         self.spent_seconds = 0.0
 
     def run(self, seconds: float, warm_up_rounds: int) -> None:
-        """Lets every detector work for so long, after so many rounds that do not count.
+        """Runs every detector for `seconds`, after `warm_up_rounds` that do not count.
 
         Raises:
             Exception: what a detector raised.

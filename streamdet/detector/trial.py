@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 TESTER = (sys.executable, "-P", "-m", "streamdet.detector.tester")
 BUDGET_SECONDS = {"cpu": 18.0, "cuda": 60.0}
-"""What a trial takes at the most on a machine with nothing else to do; a candidate that hangs adds its time limit."""
+"""The longest that a trial takes on an idle machine; a candidate that hangs adds its time limit."""
 
 
 _WAIT_SECONDS = 0.2

@@ -49,7 +49,7 @@ class TrainConfig:
     """What defines a run; the same values give the same weights, bit by bit, on the same machine.
 
     Attributes:
-        model: a key of `models.ARCHITECTURES`.
+        model: a key of `weights.architectures.ARCHITECTURES`.
         epochs: how often each photograph leads a training picture.
         batch_size: training pictures per step.
         learning_rate: AdamW's, at its peak.

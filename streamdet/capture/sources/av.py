@@ -49,7 +49,7 @@ from streamdet.types import Reason
 limit_allocations(av_core.__file__)
 
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS
-# What RTSP servers and networks say so that there is no other way to be found.
+# Errors that name the cause exactly, so that no other way to the stream is tried.
 _CLEAR = (
     av.HTTPNotFoundError, av.HTTPForbiddenError, av.DecoderNotFoundError, av.ExitError, av.error.MemoryError,
     ConnectionRefusedError, TimeoutError,

@@ -24,7 +24,7 @@ _LARGEST_PACED_STEP_SECONDS = 10.0
 
 _LONGEST_GAP_SECONDS = 5.0
 # Frames of a file that are later than this start a new schedule instead of running after the old one; a live stream
-# runs after it, so that it does not lag behind for ever after an interruption.
+# runs after it, so that it does not stay late after an interruption.
 _LATEST_SECONDS = 1.0
 _LATEST_LIVE_SECONDS = 30.0
 
@@ -212,7 +212,7 @@ class FrameRate:
         """Counts a frame; true with the frame that makes the rate known.
 
         Args:
-            pts_seconds: its presentation time, which counts where there is one; None where there is none.
+            pts_seconds: its presentation time, which is used if there is one; None otherwise.
             monotonic_seconds: when it came.
         """
         if self.fps is not None:

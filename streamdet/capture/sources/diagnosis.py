@@ -76,9 +76,9 @@ _FILE: _Table = (
 
 
 def failure_of(error: Exception, config: StreamConfig) -> SourceError:
-    """Turns an error of PyAV into one of ours; its whole text, which holds the URL, is not taken over.
+    """Turns an error of PyAV into a `SourceError`, without its text, which contains the URL.
 
-    FFmpeg's error says it exactly in most cases. In the others (a name that is not known, a certificate that is
+    In most cases FFmpeg's error names the cause exactly. In the others (a name that is not known, a certificate that is
     not trusted and a server that hangs up are all "Input/output error") a look at the connection finds the cause.
 
     Args:
@@ -87,7 +87,7 @@ def failure_of(error: Exception, config: StreamConfig) -> SourceError:
     """
     if kind_of_url(config.url) is UrlKind.FILE:
         return _from_table(_FILE, error, config) or SourceError(Reason.DECODE_ERROR, "it cannot be read")
-    # FFmpeg's word for redirections that lead round in circles, among much else.
+    # FFmpeg reports redirections in a circle as this error, among many others.
     ask_http = isinstance(error, OSError) and error.errno == errno.EIO
     found = _from_table(_NETWORK, error, config) or look_at_connection(config, ask_http=ask_http)
     vague = _from_table(_NETWORK_VAGUE, error, config)

@@ -17,7 +17,7 @@ from streamdet.types import Reason
 Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]]
 
 _POLL_SECONDS = 0.05
-# Each is a thread, which stays until the resolver gives up by itself.
+# Each look-up is a thread, which ends only when the resolver gives up.
 _MAX_LOOK_UPS = 256
 
 

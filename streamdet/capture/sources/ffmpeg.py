@@ -25,7 +25,7 @@ _LEAD_ELSEWHERE = frozenset(
     {"hls", "concat", "dash", "imf", "rtp", "rtsp", "sap", "sdp", "webm_dash_manifest", "lavfi"}
 )
 
-# Separated by commas, as FFmpeg's `format_whitelist` wants them: everything that is what it is by itself.
+# Formats that open no other files or addresses, separated by commas for FFmpeg's `format_whitelist`.
 _SELF_CONTAINED = ",".join(sorted(av.formats_available - _LEAD_ELSEWHERE))
 
 

@@ -232,7 +232,7 @@ class _Bits:
         self._value = int.from_bytes(data)
 
     def take(self, count: int) -> int:
-        """An unsigned number of so many bits."""
+        """An unsigned number of `count` bits."""
         if count > self._left:
             msg = "too short"
             raise ValueError(msg)
@@ -256,10 +256,10 @@ class _Bits:
 
 
 def _sequence_of(unit: bytes) -> tuple[int, _SequenceSet]:
-    """The number of a sequence parameter set (7.3.2.1.1), and what it says.
+    """The number of a sequence parameter set (7.3.2.1.1), and its values.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a sequence parameter set.
     """
     bits = _Bits(unit[1:])
     profile = bits.take(8)

@@ -173,8 +173,8 @@ class HttpFile:
         """Goes to another place, counted from the beginning (0), from here (1), or from the end (2).
 
         Returns:
-            The place; -1, which FFmpeg understands, where there is none or the server does not send it. PyAV would
-            raise an exception later on, even where FFmpeg does without.
+            The new place; -1, which FFmpeg understands, where it does not exist or the server does not support it.
+            After an exception PyAV would fail later on, even where FFmpeg needs no seek.
         """
         start = {0: 0, 1: self._at, 2: self._size}.get(whence)
         at = -1 if start is None else offset + start
@@ -260,7 +260,7 @@ def without_login(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """Host and port as they stand in a url; "" for files."""
+    """Host and port of a url; "" for files."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 

@@ -92,7 +92,7 @@ class Login:
 
     @classmethod
     def of_url(cls, url: str) -> Login | None:
-        """The one in a url; None where there is none."""
+        """The login in a url; None if the url has no login."""
         parts = urlsplit(url)
         if parts.username is None:
             return None
@@ -132,7 +132,7 @@ class Login:
 
         Args:
             method: of the request, such as "GET".
-            uri: as it stands in the first line of the request.
+            uri: as in the first line of the request.
         """
         challenge = self._challenge
         if challenge is None:

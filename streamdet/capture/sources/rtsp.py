@@ -50,9 +50,9 @@ class Way:
     """How a stream is reached.
 
     Attributes:
-        url: with the login, where its server is to have it.
-        login: what the server has been given; None for none.
-        needs_relay: whether FFmpeg cannot give it.
+        url: with the login, if its server may have it.
+        login: the login that the server accepted; None without a login.
+        needs_relay: whether FFmpeg cannot send it.
     """
 
     url: str
@@ -61,14 +61,14 @@ class Way:
 
 
 def find_way(config: StreamConfig, *, refused_ffmpeg: bool) -> Way | None:
-    """Asks the server of a stream what it wants.
+    """Asks the server of a stream which login it requires, and follows its redirections.
 
     Args:
         config: of a stream behind rtsp:// or rtsps://.
         refused_ffmpeg: whether it answered 401 to FFmpeg.
 
     Returns:
-        None where it wants nothing that FFmpeg cannot do by itself.
+        None where FFmpeg needs no help.
 
     Raises:
         SourceError: the login is wrong or of a kind that is not known here, or the redirections lead nowhere.

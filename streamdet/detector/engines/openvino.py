@@ -64,12 +64,12 @@ _CHECKED_PIXELS = 320
 _MOST_NUMBERS = 1 << 26
 _REASON_CHARACTERS = 300
 
-# Models for so many sizes are kept; more, up to the second number, while so much memory is free. A model takes 30 to
+# Models for this number of sizes are kept; up to the second number while this memory is free. A model takes 30 to
 # 40 MB with the embedded weights, 200 MB with those of a ResNet-50, and a quarter of a second and more to make.
 _KEPT_MODELS = 8
 _MOST_MODELS = 32
 _SPARE_BYTES = 2 << 30
-# So many regions go through the box head at once; the rest, and pictures that have few, in the smaller portion.
+# Regions that go through the box head at once; the rest, and pictures that have few, use the smaller portion.
 _REGIONS = 64
 _FEW_REGIONS = 16
 
@@ -238,7 +238,7 @@ def dense_from_tensors(tensors: Mapping[str, Tensor], precision: str) -> Exporte
     """The inverse of `dense_to_tensors`.
 
     Raises:
-        ValueError: a part is missing or strange, or the precision is none of ours.
+        ValueError: a part is missing or strange, or the precision is not known.
     """
     if precision not in {"fp32", "int8"}:
         msg = f"precision {precision!r}"
@@ -259,8 +259,8 @@ def _check_fit(features: openvino.Model, box_head: openvino.Model, model: Faster
     """Compares the graphs of a file with what a model's dense parts take and yield, before any memory is taken.
 
     Raises:
-        ValueError: they differ, or a map would be larger than any of ours.
-        RuntimeError: of OpenVINO's; they take no pictures or regions at all.
+        ValueError: they differ, or a map would be too large.
+        RuntimeError: raised by OpenVINO if the graphs do not accept pictures or regions.
     """
     channels: int = model.backbone.out_channels
     classes: int = model.roi_heads.box_predictor.cls_score.out_features
@@ -411,7 +411,7 @@ class OpenVinoDense:
         return outputs[0], outputs[1]
 
     def prepare(self, size: Size) -> None:
-        """See `Dense`: compiles the model for this size, where there is none yet."""
+        """See `Dense`: compiles the model for this size unless it is already compiled."""
         with _memory_errors():
             self._models.features(size)
 
@@ -497,7 +497,7 @@ class _Models:
         return sizes
 
     def box_head(self, regions: int) -> Compiled:
-        """The model for so many regions."""
+        """The model for this number of regions."""
         if self._box_head is None:
             msg = "the box head runs in torch"
             raise ValueError(msg)

@@ -75,7 +75,7 @@ class AlignInGraph:
         level_sizes: height and width of each map that is pooled from, the finest first.
         input_size: height and width of the frames in the batch.
         device: of the maps.
-        weigh: sums what the boxes sample; another one may be faster.
+        weigh: sums what the boxes sample; plain torch unless given.
 
     Attributes:
         levels: how many maps are pooled from.
@@ -135,7 +135,7 @@ class AlignInGraph:
         return level.clamp(self._finest, self._coarsest).to(torch.int64) - self._finest
 
     def _sample(self, start: Tensor, end: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Between which places of a map the samples of a box lie, along one axis.
+        """Finds the places of a map between which the samples of a box lie, along one axis.
 
         Args:
             start: float32 [boxes]: where the box begins, in units of the map.

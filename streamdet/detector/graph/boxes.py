@@ -1,4 +1,4 @@
-"""Arithmetic of boxes [..., 4], xyxy in pixels; as torchvision's, without the constants that it uploads on the way."""
+"""Arithmetic of boxes [..., 4], xyxy in pixels; like torchvision's, but without uploading constants to the device."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def clip(boxes: Tensor, size: Size) -> Tensor:
 
 
 def at_least(boxes: Tensor, side_pixels: float) -> Tensor:
-    """Whether width and height are at least so many pixels: bool [...]."""
+    """Whether width and height are at least `side_pixels`: bool [...]."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return (x2 - x1 >= side_pixels) & (y2 - y1 >= side_pixels)
 

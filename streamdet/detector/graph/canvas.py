@@ -1,4 +1,4 @@
-"""RGB of one size becomes one normalised batch."""
+"""Makes one normalised batch of RGB frames of one size."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Canvas:
     """Resizes, normalises and pads frames of one size, with the numbers of torchvision's transform.
 
     Args:
-        transform: says at which size frames are looked at, and what their mean and deviation are.
+        transform: gives the input size and the mean and deviation of frames.
         frame_size: height and width of every frame.
         device: of the frames.
 
     Attributes:
-        input_size: height and width of a frame in the batch; it stands at the upper left.
+        input_size: height and width of a frame in the batch, which is in its upper left corner.
         size: height and width of the batch, zeros beside and below the frame.
     """
 

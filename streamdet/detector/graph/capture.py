@@ -1,4 +1,4 @@
-"""A step as one CUDA graph: thousands of launches become one, and the host does nothing in between."""
+"""Captures a step as one CUDA graph, so that one launch replaces thousands."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _ROUNDS_BEFORE_CAPTURE = 3
 
 
 class GraphedStep:
-    """A step for a fixed number of frames, captured; one that cannot be captured runs as it is.
+    """A step for a fixed number of frames, captured; a step that cannot be captured runs without a graph.
 
-    To be made and used with the same stream current. Graphs of one pool share their memory: what `replay` returns
-    holds until any graph of the pool is replayed.
+    Create and use it with the same current stream. Graphs of one pool share their memory: what `replay` returns
+    is valid until any graph of the pool is replayed.
 
     Args:
         step: to be captured.

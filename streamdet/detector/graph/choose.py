@@ -1,4 +1,4 @@
-"""Whether the kernels work on a device; plain torch where they do not."""
+"""Decides whether a device runs the Triton kernels, or plain torch where they do not work."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _log = logging.getLogger(__name__)
 
 
 class FastParts(NamedTuple):
-    """What a device runs best.
+    """The fastest working functions for a device.
 
     Attributes:
         suppress: non-maximum suppression.
         weigh: the sums of RoIAlign.
-        epilogue: what follows a convolution; None for torch's own way.
+        epilogue: bias, residual and activation after a convolution; None for torch's own.
     """
 
     suppress: Suppress
@@ -31,10 +31,10 @@ class FastParts(NamedTuple):
 
 
 def fast_parts(device: torch.device) -> FastParts:
-    """The fastest parts for a CUDA device.
+    """Returns the fastest parts that work on a CUDA device.
 
-    The kernels are compiled where they run, which needs Triton, a C compiler and a driver that gets along with both.
-    So they are tried, and compared with plain torch, before they are trusted.
+    The kernels are compiled on the machine, which needs Triton, a C compiler and a driver that works with both.
+    So they are first tried and compared with plain torch.
     """
     try:
         from streamdet.detector.graph import kernels  # noqa: PLC0415 - Triton is not everywhere

@@ -23,7 +23,7 @@ class GraphRunner:
     """Runs batches by graphs, one for each format and bucket; several threads may call `run` at the same time.
 
     A bucket is a number of frames: the powers of two, and `max_batch_size`. A batch takes the smallest bucket that
-    holds it; what was in the other frames is computed again and left alone.
+    holds it; the frames left over contain data of an earlier batch, and their results are ignored.
 
     Copies to the device, work, and copies back have a stream each; events order the three of one batch. All work
     is enqueued in one stream, so graphs can share their memory.
@@ -56,7 +56,7 @@ class GraphRunner:
 
     @torch.inference_mode()
     def run(self, pixel_format: PixelFormat, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """See `fixed.runner.Runner`; not more frames than `max_batch_size`."""
+        """See `runner.Runner`; at most `max_batch_size` frames."""
         with torch.cuda.device(self._device):
             slot = self._slots.get()
             try:
@@ -71,7 +71,7 @@ class GraphRunner:
                 self._slots.put(slot)
 
     def enqueue(self, slot: Slot, graph: GraphedStep, size_bytes: int, frames: int) -> None:
-        """Submits all work of a batch to the device, and waits for nothing."""
+        """Submits all work of a batch to the device without waiting."""
         with torch.cuda.stream(self._upload):
             slot.device_bytes[:size_bytes].copy_(slot.host_bytes[:size_bytes], non_blocking=True)
             slot.uploaded.record()
@@ -87,7 +87,7 @@ class GraphRunner:
             slot.downloaded.record()
 
     def _graph(self, pixel_format: PixelFormat, bucket: int) -> GraphedStep:
-        """The graph for a format and a bucket; captured when it is first asked for, which takes a moment."""
+        """The graph for a format and a bucket; it is captured at the first call, which takes a moment."""
         key = (pixel_format, bucket)
         graph = self._graphs.pop(key, None)
         if graph is None:
@@ -102,22 +102,22 @@ class GraphRunner:
 
 
 class Slot:
-    """What one batch needs outside of the graph; belongs to one thread at a time.
+    """Buffers and events of one batch outside of the graph; one thread uses it at a time.
 
-    Only pinned memory can be copied while the device computes and the host goes on.
+    The buffers of the host are pinned: other memory cannot be copied while the device computes and the host goes on.
 
     Args:
-        device: to and from which is copied.
-        rows: float32 numbers of a batch's answer, at most.
+        device: the CUDA device.
+        rows: most float32 numbers that the result of a batch has.
 
     Attributes:
         host_bytes: uint8, pinned: the frames.
-        device_bytes: uint8: their copy.
-        device_rows: float32: the answer.
-        host_rows: float32, pinned: its copy.
-        uploaded: happens when `device_bytes` is whole.
-        computed: happens when `device_rows` is.
-        downloaded: happens when `host_rows` is; waiting for it leaves the processor to others.
+        device_bytes: uint8: their copy on the device.
+        device_rows: float32: the result.
+        host_rows: float32, pinned: its copy on the host.
+        uploaded: recorded after the copy into `device_bytes`.
+        computed: recorded after `device_rows` is computed.
+        downloaded: recorded after the copy into `host_rows`; a thread that waits for it uses no CPU time.
     """
 
     def __init__(self, device: torch.device, rows: int) -> None:
@@ -131,7 +131,7 @@ class Slot:
         self.downloaded = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
     def fill(self, frames: Sequence[NDArray[np.uint8]]) -> int:
-        """Copies frames into `host_bytes`, one after the other; how many bytes they are."""
+        """Copies frames into `host_bytes`, one after the other; returns their number of bytes."""
         total = sum(len(frame) for frame in frames)
         if total > len(self.host_bytes):
             self._reserve(total)
@@ -143,5 +143,5 @@ class Slot:
     def _reserve(self, count: int) -> None:
         self.host_bytes = torch.empty(count, dtype=torch.uint8, pin_memory=True)
         self.device_bytes = torch.empty(count, dtype=torch.uint8, device=self._device)
-        # The memory may have belonged to work of this thread's stream that is still to be done; ours is of another.
+        # Work that this thread's stream has not done yet may use the memory; the copies run in another stream.
         torch.cuda.current_stream(self._device).synchronize()

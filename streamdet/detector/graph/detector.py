@@ -1,4 +1,4 @@
-"""A detector on the fixed path: pictures of any sizes go in, detections come out."""
+"""A detector with fixed capacities (`engine = "graph"`): takes pictures of any sizes and returns detections."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class GraphDetector:
     """Detects with fixed capacities; on a CUDA device by graphs.
 
     The frames of a batch are grouped by format, and each group is a batch of its own. The detections are those of
-    torchvision's `forward` for that group, but for the capacity that `FinishInGraph` speaks of.
+    torchvision's `forward` for that group, except for the capacity that `FinishInGraph` describes.
 
     On a CUDA device several threads may call `detect` at the same time: while one waits for its detections, the
     frames of the next are on their way to the device. On a CPU, one thread at a time.
@@ -50,7 +50,7 @@ class GraphDetector:
         config: thresholds, wanted labels, precision, batch size.
         device: where.
         on_stage: called with the times of the stages; of one batch in a hundred where a graph fuses them.
-        kernels: whether to use the kernels of ours on a CUDA device, where they work; else plain torch.
+        kernels: whether to use streamdet's own kernels on a CUDA device, if they work there; else plain torch.
 
     Raises:
         DetectorError: the configuration names labels that do not exist.
@@ -123,7 +123,7 @@ class GraphDetector:
         """Itself on a CUDA device, where any thread may use it.
 
         Raises:
-            NotImplementedError: on a CPU, where the compact path is faster anyway.
+            NotImplementedError: on a CPU, where `pipeline.py` is faster anyway.
         """
         if self._graphs is None:
             msg = "the fixed path on a CPU is for one thread"

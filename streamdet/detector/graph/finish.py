@@ -1,4 +1,4 @@
-"""Of many scored boxes, one for each object, in D slots for each frame and pixels of the frame."""
+"""Reduces scored boxes to D slots of detections for each frame, in pixels of the frame."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class FinishInGraph:
     """Does what torchvision's `RoIHeads.postprocess_detections` and `GeneralizedRCNNTransform.postprocess` do.
 
     M, the slots for boxes whose score passes, is the only capacity that torchvision does not have. The M best go
-    into suppression, which looks from the best down: what it says of them is right whatever else there is. So the
-    detections are torchvision's, unless more than M boxes pass and fewer than D of the M best stay; then the list
-    ends early, with the ones of lowest score missing.
+    into suppression, which goes by falling score, so boxes beyond M cannot change its result for these. The
+    detections are torchvision's, unless more than M boxes pass and fewer than D of the M best stay; then the detections
+    with the lowest scores are missing.
 
     Args:
         roi_heads: gives the box coder and the overlap above which two boxes of a class are one object.
-        thresholds: float32 [classes]: a score must be above it; 1 or more for what is not wanted.
+        thresholds: float32 [classes]: a score must be above it; 1 or more for classes that are not wanted.
         max_detections: D.
         input_size: height and width of the frames in the batch.
-        frame_size: height and width of the frames as they came.
+        frame_size: height and width of the original frames.
         suppress: non-maximum suppression.
         max_candidates: M; enough for hundreds of detections unless given.
     """
@@ -55,13 +55,13 @@ class FinishInGraph:
         """Fills the slots.
 
         Args:
-            slots: what was classified.
+            slots: the proposals that were classified.
             logits: float32 [batch * P, classes]; class 0 is the background.
             deltas: float32 [batch * P, classes * 4].
 
         Returns:
             float32 [batch, D + 1, 6]. Rows 0 to D - 1: box (xyxy in pixels of the frame), score, class, by falling
-            score; the score is below 0 in empty slots, which come last. Row D: 1 if the answer is certain (see
+            score; the score is below 0 in empty slots, which come last. Row D: 1 if suppression has settled (see
             `suppress`), else 0; how many boxes passed; zeros.
         """
         frames, per_frame = slots.objectness.shape
@@ -91,7 +91,7 @@ class FinishInGraph:
 
 
 def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The best of each row and where they stood; equal ones in the order in which they stood, unlike `topk`."""
+    """The best of each row and their indices; equal ones in their original order, unlike `topk`."""
     _, index = scores.topk(min(count, scores.shape[1]), 1, sorted=False)
     index, _ = index.sort(1)
     scores, order = scores.gather(1, index).sort(dim=1, descending=True, stable=True)

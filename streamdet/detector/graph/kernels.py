@@ -1,7 +1,7 @@
 """Non-maximum suppression, RoIAlign, and what follows a convolution, in one launch each, in Triton.
 
-They compute what `fixed.suppress.suppress`, `fixed.align.weigh` and `epilogue.epilogue` do; `choose` compares them
-before they are used.
+They compute the same as `suppress.suppress`, `align.weigh` and `packing.epilogue` in plain torch;
+`choose.check_kernels` compares them before they are used.
 """
 # Triton gives types to what its functions take, ruff and mypy know nothing of them:
 # ruff: noqa: ANN001, ANN202, N803, PLR0917
@@ -49,7 +49,7 @@ def _overlaps(boxes, classes, row, column, inside, overlap):
 def _suppress(boxes, classes, valid, keep, count, overlap, BLOCK: tl.constexpr):
     """One group: block after block of boxes, each against the blocks before it, and then within itself.
 
-    Within a block the fixed point that `fixed.suppress` speaks of is looked for until it is found.
+    Within a block, rounds are repeated until the fixed point that `suppress.py` describes is reached.
     """
     group = tl.program_id(0).to(tl.int64) * count
     boxes += group * 4
@@ -144,7 +144,7 @@ def _epilogue(
 
 
 def epilogue(sums: Tensor, bias: Tensor, other: Tensor | None, activation: str) -> Tensor:
-    """As `epilogue.epilogue`, rounded once instead of after each step; fast where channels lie side by side."""
+    """Like `packing.epilogue`, rounded once instead of after each step; fast where channels are contiguous."""
     channels_last = torch.channels_last
     if not sums.is_contiguous(memory_format=channels_last):
         return plain_epilogue(sums, bias, other, activation)
@@ -168,7 +168,7 @@ def epilogue(sums: Tensor, bias: Tensor, other: Tensor | None, activation: str) 
 
 
 def suppress(boxes: Tensor, classes: Tensor, valid: Tensor, overlap: float) -> tuple[Tensor, Tensor]:
-    """As `fixed.suppress.suppress`; always certain."""
+    """Like `suppress.suppress`, but every group is settled."""
     groups, count = valid.shape
     keep = torch.zeros_like(valid, dtype=torch.int32)
     limit = float_not_above(overlap)
@@ -190,7 +190,7 @@ def suppress(boxes: Tensor, classes: Tensor, valid: Tensor, overlap: float) -> t
 
 
 def weigh(table: Tensor, taps: Taps) -> Tensor:
-    """As `fixed.align.weigh`, with weights in float32 whatever the type of the table."""
+    """Like `align.weigh`, with weights in float32 whatever the type of the table."""
     boxes, bins, count = taps.rows.shape
     channels = table.shape[1]
     sums = table.new_empty(boxes, bins, bins, channels)

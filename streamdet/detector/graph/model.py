@@ -24,13 +24,13 @@ class GraphModel:
     """Makes steps, one for each pixel format.
 
     Attributes:
-        model: prepared by `pipeline.prepare_model`; gives everything but the dense arithmetic.
+        model: prepared by `pipeline.prepare_model`; used for everything except the dense arithmetic.
         dense: runs the convolutions and matrix products of `model`.
         thresholds: float32 [classes]: a score must be above it.
         max_detections: of each frame; D.
         max_candidates: boxes of each frame that go into the last suppression; M; None for the default.
-        suppress: non-maximum suppression; another one may be faster.
-        weigh: the sums of RoIAlign; another one may be faster.
+        suppress: non-maximum suppression; plain torch unless given.
+        weigh: the sums of RoIAlign; plain torch unless given.
     """
 
     model: FasterRCNN

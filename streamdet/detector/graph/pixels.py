@@ -1,4 +1,4 @@
-"""Frames as bytes: in which layout the decoder left them, and how a batch of them becomes RGB on the device."""
+"""Frames as bytes in the layout of the decoder, and their conversion to RGB on the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamdet.types import Picture
 PixelLayout = Literal["rgb24", "yuv420p", "nv12"]
 Matrix = Literal["bt601", "bt709", "bt2020", "smpte240m"]
 Yuv = tuple[NDArray[np.uint8], PixelLayout, Matrix, bool]
-"""Bytes in one row, and the attributes of `PixelFormat` that say how to read them."""
+"""The bytes of a frame in one dimension, and its `layout`, `matrix` and `full_range` as in `PixelFormat`."""
 
 # How much V adds to red, U to blue, and U and V take from green, in 65536ths, for limited range (16 to 235 and 16 to
 # 240); from the definitions of the standards, as FFmpeg's swscale rounds them.
@@ -29,14 +29,14 @@ _MATRICES: dict[Matrix, tuple[int, int, int, int]] = {
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """How the bytes of a frame are to be read; a step is made for one of these.
+    """The layout of the bytes of a frame; each step is made for one format.
 
     Attributes:
         height: pixels; even unless `layout` is "rgb24".
         width: pixels; even unless `layout` is "rgb24".
         layout: "rgb24" is [height, width, 3]. "yuv420p" is Y [height, width], U and V [height / 2, width / 2].
             "nv12" is Y [height, width], UV [height / 2, width / 2, 2].
-        matrix: that YUV was made with.
+        matrix: of the conversion from RGB to YUV.
         full_range: whether YUV uses 0 to 255.
     """
 

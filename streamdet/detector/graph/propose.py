@@ -1,4 +1,4 @@
-"""The region proposal network's answer as P slots of proposals for each frame."""
+"""Turns the output of the region proposal network into P slots of proposals for each frame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamdet.detector.graph.suppress import Suppress
 from streamdet.detector.stages.preprocess import Size
 
 EMPTY = -1.0
-"""Score of a slot that holds nothing."""
+"""Score of an empty slot."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Slots:
     Attributes:
         boxes: float32 [batch, P, 4], xyxy in pixels of the batch.
         objectness: float32 [batch, P], 0 to 1, falling; below 0 in empty slots, which come last.
-        settled: bool [batch]: whether suppression has come to its end.
+        settled: bool [batch]: whether suppression has settled (see `suppress.py`).
     """
 
     boxes: Tensor

@@ -1,4 +1,4 @@
-"""Runs steps one operation after the other, on any device; what graphs are compared with."""
+"""Runs steps one operation after the other, on any device; the tests compare graphs with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FORMATS = 16
 
 
 class Runner(Protocol):
-    """Takes the bytes of frames to the device, and what was found in them back."""
+    """Copies the bytes of frames to the device, runs a step, and copies the detections back."""
 
     def run(self, pixel_format: PixelFormat, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Detects.
@@ -28,12 +28,12 @@ class Runner(Protocol):
             frames: uint8 [pixel_format.frame_bytes] each.
 
         Returns:
-            float32 [batch, D + 1, 6], as `FinishInGraph` says.
+            float32 [batch, D + 1, 6], as `FinishInGraph` returns it.
         """
 
 
 class EagerRunner:
-    """Makes a step when a format is first seen, and keeps those of the last formats.
+    """Makes a step when a format is first used, and keeps the steps of the formats that were used last.
 
     Args:
         model: makes steps.

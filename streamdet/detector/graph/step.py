@@ -1,4 +1,4 @@
-"""From the bytes of a batch to its detections: one tensor goes in, one comes out, and nothing waits in between."""
+"""Runs all stages of a batch, from bytes to detections, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamdet.detector.graph.pixels import PixelFormat, to_rgb
 from streamdet.detector.graph.propose import ProposeInGraph
 
 Clock = Callable[[str], AbstractContextManager[None]]
-"""Called with the name of a stage; what is done within is that stage."""
+"""Called with the name of a stage; the context that it returns encloses the work of that stage."""
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def no_clock(_stage: str) -> Iterator[None]:
 class GraphStep:
     """The stages of one model for frames of one format; made by `GraphModel.step`.
 
-    Any number of frames may come in one batch; with the same number, every tensor has the same shape.
+    A batch may have any number of frames; batches of the same size have tensors of the same shapes.
     """
 
     pixel_format: PixelFormat

@@ -7,7 +7,7 @@ overlaps it too much. That is the only fixed point of
 
 since, by induction, keep[0] can have only one value, then keep[1], and so on. Repeating the right side from
 keep = valid settles box j after as many rounds as the longest chain of suppressions that leads to it: one to ten
-in life, N in theory. So a fixed number of rounds is run, and the answer says whether it has settled.
+in practice, N in theory. So a fixed number of rounds is run, and the result includes whether it has settled.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch import Tensor
 from streamdet.detector.graph.boxes import float_not_above
 
 ROUNDS = 24
-"""Rounds of `suppress` by default; twice the longest chain that was seen."""
+"""Rounds of `suppress` by default; twice the longest chain that was measured."""
 
 
 class Suppress(Protocol):
     """Suppresses in many groups at once; see `suppress`."""
 
     def __call__(self, boxes: Tensor, classes: Tensor, valid: Tensor, overlap: float) -> tuple[Tensor, Tensor]:
-        """Which boxes stay, and in which groups that is certain."""
+        """Returns which boxes stay, and which groups have settled."""
 
 
 def suppress(
@@ -37,14 +37,14 @@ def suppress(
 
     Args:
         boxes: float32 [groups, n, 4], xyxy, by falling score.
-        classes: int64 [groups, n]; boxes of different classes leave each other alone.
+        classes: int64 [groups, n]; boxes of different classes do not suppress each other.
         valid: bool [groups, n]; other slots are empty.
-        overlap: intersection over union above which the later of two boxes goes.
+        overlap: intersection over union above which the later of two boxes is suppressed.
         rounds: at most; n are always enough.
 
     Returns:
-        bool [groups, n], which boxes stay, and bool [groups], whether that is certain: where it is not, more rounds
-        are needed.
+        bool [groups, n], which boxes stay, and bool [groups], whether the group has settled: if not, it needs more
+        rounds.
     """
     earlier = _earlier(boxes, classes, overlap)
     before = keep = valid
@@ -54,7 +54,7 @@ def suppress(
 
 
 def suppress_until_settled(boxes: Tensor, classes: Tensor, valid: Tensor, overlap: float) -> tuple[Tensor, Tensor]:
-    """As `suppress`, with as many rounds as are needed; waits for the device after each."""
+    """Like `suppress`, with as many rounds as are needed; waits for the device after each."""
     earlier = _earlier(boxes, classes, overlap)
     before, keep = valid, _round(earlier, valid, valid)
     while not torch.equal(before, keep):
@@ -63,12 +63,12 @@ def suppress_until_settled(boxes: Tensor, classes: Tensor, valid: Tensor, overla
 
 
 def _round(earlier: Tensor, valid: Tensor, keep: Tensor) -> Tensor:
-    """What stays if `keep` were right: bool [groups, n]."""
+    """One round: which boxes stay if `keep` is right; bool [groups, n]."""
     return valid & (torch.bmm(earlier, keep[:, :, None].to(earlier.dtype))[:, :, 0] == 0)
 
 
 def _earlier(boxes: Tensor, classes: Tensor, overlap: float) -> Tensor:
-    """1 where the box of the column, if it stays, makes that of the row go: [groups, n, n]."""
+    """1 where the box of the column, if it stays, suppresses that of the row: [groups, n, n]."""
     # Half the memory traffic on a GPU; sums of ones that are compared with 0 are exact enough in any precision.
     dtype = torch.float16 if boxes.device.type == "cuda" else torch.float32
     return (_overlaps(boxes, overlap) & (classes[:, :, None] == classes[:, None, :])).tril(-1).to(dtype)

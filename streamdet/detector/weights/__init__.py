@@ -134,7 +134,7 @@ def load_weights_file(path: Path) -> Weights:
     any tensor is read.
 
     Raises:
-        DetectorError: the file is missing, damaged or of another kind, or its numbers are none.
+        DetectorError: the file is missing, damaged or of another kind, or contains NaN or infinity.
     """
     _check_readable(path)
     _check_header(path)
@@ -196,7 +196,7 @@ def _texts(value: object) -> tuple[str, ...]:
     """Labels out of JSON.
 
     Raises:
-        ValueError: they cannot stand in events, metrics and logs.
+        ValueError: they are not fit for events, metrics and logs.
     """
     if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
         msg = "the labels are not a list of strings"
@@ -216,7 +216,7 @@ def _ids(value: object) -> tuple[int, ...]:
     """Ids of categories out of JSON.
 
     Raises:
-        ValueError: they are none.
+        ValueError: they are not ids of categories.
     """
     if not isinstance(value, list) or not all(type(i) is int and 0 <= i <= _MAX_CATEGORY_ID for i in value):
         msg = "the category ids are not a list of whole numbers from 0 to 2^63 - 1"
