@@ -226,7 +226,7 @@ class StateEvent:
         reason: why it is down (also: why it was down, while it connects again); None when all is well.
         detail: one line for people, without secrets; empty when all is well.
         since: Unix time in seconds at which the state began.
-        geometry: the stream's zones, lines and masks; None where there are none.
+        geometry: the stream's zones, lines and masks; None if it has none.
     """
 
     stream: str

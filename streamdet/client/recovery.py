@@ -87,7 +87,7 @@ class OrderedRecovery:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many events are held back that no more messages should be read."""
+        """Whether too many events are held back to read more messages."""
         return self._held >= _MAX_HELD_EVENTS
 
     def message(self, parts: Sequence[bytes], now: float) -> None:

@@ -11,8 +11,8 @@
                     print(f"lost {event.count} events of {event.topic}")
 
 With `replay=True` it begins with the newest event of every topic and asks the daemon for events that were lost; a
-`Gap` is then only what the daemon no longer keeps. A broken connection is made again, for ever. Needs neither torch nor
-a video library.
+`Gap` then reports only events that the daemon no longer keeps. A broken connection is made again, without a limit. The
+client needs neither torch nor a video library.
 
 `gaps.py` makes items of messages, with `replay` `recovery.py` does. Here are the sockets, and the two ways to wait for
 them: `Subscription` for threads and `AsyncSubscription` for asyncio.
@@ -76,7 +76,7 @@ class _Connection:
         server_key: the file with the daemon's public key, where the daemon asks for keys (`[publisher] curve_...`).
         client_key_file: the file with both keys of this client, as `streamdet keys generate` makes it. A key that the
             daemon does not allow is no error: nothing comes until the daemon allows it.
-        timeout_seconds: iteration raises `TimeoutError` after so long without an event; None to wait for ever.
+        timeout_seconds: iteration raises `TimeoutError` after this time without an event; None for no limit.
         high_water_mark_events: how many events may wait on either side for a slow reader; events beyond it are
             lost, and reported as a `Gap` or replayed.
         heartbeat_seconds: how often a silent connection is tested. A daemon that hangs, or a dead line, is noticed
@@ -207,7 +207,7 @@ class _Connection:
                 self._is_connected = event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
 
     def _prepare(self, poller: zmq.Poller, deadline: float) -> int | None:
-        """Has a poller wait for what may come; the milliseconds to wait for at the most, None for no bound."""
+        """Registers the sockets with a poller; returns the milliseconds to wait, None for no limit."""
         poller.register(self._events, 0 if self._order.is_full else zmq.POLLIN)
         if self._requests is not None:
             poller.register(self._requests, zmq.POLLIN)
@@ -223,15 +223,15 @@ class Subscription(_Connection):
     """Events of a daemon, in the order in which they arrive.
 
     A context manager, and an iterator of `DetectionEvent`, `StateEvent`, `PreviewEvent`, `Gap` and `Restart`, for one
-    thread at a time. Without a timeout, iteration waits for ever, also while the daemon is away. After a restart of the
-    daemon events have a new `epoch` and `seq` begins at 1 again; that is not a `Gap`.
+    thread at a time. Without a timeout, iteration waits without a limit, also while the daemon is down. After a restart
+    of the daemon events have a new `epoch` and `seq` begins at 1 again; that is not a `Gap`.
     """
 
     def receive(self, timeout_seconds: float | None = None) -> Item | None:
         """Waits for the next event.
 
         Args:
-            timeout_seconds: how long to wait at the most; None for ever, 0 not at all.
+            timeout_seconds: longest time to wait; None for no limit, 0 to return at once.
 
         Returns:
             The event, or the gap before it, or None when the time is over.

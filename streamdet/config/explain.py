@@ -170,5 +170,5 @@ def _shown(value: object) -> str:
 
 
 def _slug(name: str) -> str:
-    """The nearest valid name of a stream; empty if there is none."""
+    """The nearest valid name of a stream; empty if no character is left."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64]

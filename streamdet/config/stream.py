@@ -71,7 +71,7 @@ class PolygonConfig(_Shape):
         if not 3 <= len(polygon) <= MAX_POINTS:
             refuse(f"has {len(polygon)} points; a polygon has 3 to {MAX_POINTS}")
         if len(set(polygon)) < len(polygon):
-            refuse("has a point twice; leave the second one out, the polygon closes by itself")
+            refuse("has a point twice; leave the second one out: the polygon is closed automatically")
         if all(side_of(polygon[0], polygon[1], corner) == 0 for corner in polygon):
             refuse("has no area; its corners lie on one line")
         if crossing := crossing_sides(polygon):

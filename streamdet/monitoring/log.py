@@ -190,7 +190,7 @@ class LogHandler(logging.Handler):
         self._write(self._line(record))
 
     def flush(self) -> None:
-        """Waits for lines to be written, but not for ever."""
+        """Waits until lines are written, for a bounded time."""
         if self._writer is not None:
             self._writer.flush()
 
@@ -389,12 +389,12 @@ class LogWriter:
             _count_lost(1)
 
     def flush(self) -> None:
-        """Waits until everything is written, for `close_seconds` at the most."""
+        """Waits until everything is written, for at most `close_seconds`."""
         with self._changed:
             self._changed.wait_for(lambda: not self._queue and not self._is_writing, self._close_seconds)
 
     def close(self) -> None:
-        """Writes what waits, for `close_seconds` at the most; a write that still hangs then is left behind."""
+        """Writes the lines that wait, for at most `close_seconds`; a write that hangs longer is abandoned."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

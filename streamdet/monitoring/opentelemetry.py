@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _EXPORT_TIMEOUT_SECONDS = 5.0
 _FLUSH_SECONDS = 1.0
-# Frames that were detected and wait to be published, at the most.
+# Most frames that were detected and wait to be published.
 _MAX_DETECTED = 1024
 
 
@@ -120,7 +120,7 @@ class Tracer:
         Args:
             trace: of the frame.
             seq: of the event.
-            detections: how many stand in it.
+            detections: how many it contains.
         """
         now = time.monotonic()
         self._child(trace, "decode", trace.captured_at - trace.decode_seconds, trace.captured_at)

@@ -47,7 +47,7 @@ from streamdet.worker import Wakeup, Worker
 
 _log = logging.getLogger(__name__)
 
-# SIGTERM must end in 5 s: captures may take 2, and publishing what is left 2 more at the most.
+# SIGTERM must end the daemon in 5 s: captures may take 2, and publishing the remaining events at most 2 more.
 _DRAIN_SECONDS = 1.0
 # What a library cannot interrupt while it loads is left behind after this time.
 _LOADER_JOIN_SECONDS = 0.5

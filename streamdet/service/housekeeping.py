@@ -35,7 +35,7 @@ class Housekeeping:
         clock: monotonic seconds.
 
     Attributes:
-        tick_seconds: how long to wait between two beats at the most.
+        tick_seconds: the longest wait between two beats.
     """
 
     def __init__(

@@ -80,8 +80,8 @@ class LiveConfig:
 
     Args:
         config: what the file says.
-        path: the file; None when there is none, so that there is nothing to reload.
-        changes_path: the file that keeps changes over restarts; None for none.
+        path: the file; None without a file, so that a reload is not possible.
+        changes_path: the file that keeps changes over restarts; None to keep none.
         metrics: show how reloads went.
 
     What was kept and cannot be used is left out and logged; everything else starts.
@@ -119,7 +119,7 @@ class LiveConfig:
         for note in self._notes():
             _log.info("kept from an earlier run: %s", note)
         streams.apply(self._config.streams)
-        # Where the last good configuration stands in for the file, the file has not been loaded.
+        # Where the last good configuration is used in place of the file, the file has not been loaded.
         self._metrics.reloaded(time.time() if self._keep() else None)
 
     def reload(self) -> Reloaded:

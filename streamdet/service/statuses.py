@@ -113,7 +113,7 @@ class _Logged:
     left_out: int = 0
 
     def write(self, now: float, before: _Condition | None = None, lasted_seconds: float = 0.0) -> None:
-        """Logs the status; `before` is the condition that it follows, after so many seconds."""
+        """Logs the status; `before` is the condition that it follows, which lasted `lasted_seconds`."""
         status = self.status
         self.logged = _condition_of(status)
         self.logged_at[self.logged] = now

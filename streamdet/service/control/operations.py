@@ -37,8 +37,8 @@ class Operation:
     Attributes:
         name: such as "streams.add".
         who: the client, for the log.
-        stream: which one it is about; empty where it is about none.
-        values: keys of `[[streams]]` by name, as they would stand in the file.
+        stream: its name; empty if the operation is not about one stream.
+        values: keys of `[[streams]]` by name, with values as in the file.
         unset: keys that are again as the file says, or at their defaults.
         persist: whether all that was changed about the stream is to survive a restart.
         config: the file that the client believes the daemon to run; None for any.

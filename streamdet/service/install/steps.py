@@ -119,7 +119,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """A file is not there, nor its folder if it is `with_folder` and nothing else is in it."""
+    """A file is absent; with `with_folder` also its folder, unless the folder contains anything else."""
 
     path: Path
     with_folder: bool = False

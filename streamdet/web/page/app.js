@@ -105,7 +105,7 @@ function tellServer(problem) {
   showNotice();
 }
 
-/** What is shown grows old by itself, also when nothing comes any more. */
+/** Updates the ages that are shown, also when no more events come. */
 function showFreshness() {
   if (document.hidden) return;
   const silence = secondsSince(heard.at);

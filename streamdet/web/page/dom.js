@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** The element with an id that stands in the page. @param {string} id @returns {any} */
+/** The element with this id. @param {string} id @returns {any} */
 const byId = (id) => document.getElementById(id);
 
 /**

@@ -24,7 +24,7 @@ function forgetEvents() {
 }
 
 /**
- * Asks for ever, while the page can be seen.
+ * Repeats its request while the page is visible.
  * @param {() => {pictures: string[], filter: object, detail: string | null, calm: boolean}} wants
  * @param {(answer: any, bytes: Uint8Array) => Promise<void>} show
  * @param {(problem: string) => void} tell
