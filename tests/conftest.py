@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -23,6 +24,9 @@ _THREAD_GRACE_SECONDS = 15.0
 
 def pytest_configure(config: pytest.Config) -> None:
     """Which engine is the fastest is found out once for all tests and their daemons, and never kept in a home."""
+    # A shell ignores interrupts in what it starts in the background, and the programs under test would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         cache: pytest.Cache = config.cache  # type: ignore[assignment] # it is there
         os.environ["XDG_STATE_HOME"] = str(cache.mkdir("state"))

@@ -66,7 +66,7 @@ def test_fault_shows_as_what_it_is_and_is_overcome(recording: Recording, fault: 
 def longest_recovery_seconds(states: Sequence[StateEvent]) -> float:
     """The wait before the next try, twice as long after each that failed, and what a busy machine takes to connect."""
     failures = sum(event.state is State.DOWN for event in states)
-    return 1.2 * 2 ** max(failures - 1, 0) + 6
+    return 1.2 * 2 ** max(failures - 1, 0) + 12
 
 
 @each

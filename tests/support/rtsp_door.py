@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -75,9 +75,10 @@ class RtspDoor:
         for each in self._open:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-            each.close()
         for thread in self._threads:
             join(thread)
+        for each in self._open:
+            each.close()
 
     def _start(self, target: object, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
@@ -99,7 +100,7 @@ class RtspDoor:
 
     def _serve(self, client: socket.socket) -> None:
         behind: socket.socket | None = None
-        with suppress(OSError), closing(client):
+        with suppress(OSError):
             received = b""
             while data := client.recv(65536):
                 received += data
@@ -114,10 +115,11 @@ class RtspDoor:
                         self._open.append(behind)
                         self._start(_pump, behind, client)
                     behind.sendall(re.sub(rb"\r\nAuthorization:[^\r]*", b"", whole))
-        if behind is not None:
-            with suppress(OSError):
-                behind.shutdown(socket.SHUT_RDWR)
-            behind.close()
+        # Closed at the end only: another thread may be about to use the descriptor, which could then be of another.
+        for each in (client, behind):
+            if each is not None:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
     def _answer(self, request: bytes) -> bytes | None:
         """What the door itself answers; None where the request may pass."""

@@ -127,15 +127,17 @@ class LossyProxy:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self._threads = [threading.Thread(target=self._run, daemon=True)]
+        self._open: list[socket.socket] = []
 
     def _run(self) -> None:
         with suppress(OSError):
             client = self._socket.accept()[0]
             client.settimeout(PATIENCE_SECONDS)
             server = socket.create_connection(("127.0.0.1", self._server_port), PATIENCE_SECONDS)
+            self._open += [client, server]
             self._threads.append(threading.Thread(target=self._forward, args=(client, server), daemon=True))
             self._threads[-1].start()
-            with client, server, server.makefile("rb") as answers, suppress(OSError):
+            with server.makefile("rb") as answers:
                 number = 0
                 while begin := answers.read(1):
                     if begin != b"$":
@@ -146,15 +148,19 @@ class LossyProxy:
                     number += head[0] == 0
                     if head[0] or number % self._one_in:
                         client.sendall(begin + head + body)
+        self._end()
 
-    @staticmethod
-    def _forward(client: socket.socket, server: socket.socket) -> None:
-        # A client that closes with answers unread resets its connection: then receiving fails instead of ending.
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := client.recv(65536):
                 server.sendall(data)
-        with suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
+        self._end()
+
+    def _end(self) -> None:
+        """Wakes both threads. They still use the descriptors, which are closed when both have ended."""
+        for each in self._open:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> Self:
         self._threads[0].start()
@@ -163,8 +169,11 @@ class LossyProxy:
     def __exit__(self, *_: object) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        self._end()
         for thread in self._threads:
             join(thread)
+        for each in self._open:
+            each.close()
 
 
 @pytest.mark.parametrize("path", ["/h264", "/h265"])
