@@ -59,5 +59,5 @@ def command(config_path: Path | None, socket_path: Path | None, *, as_json: bool
     for note in result["notes"]:
         click.echo(f"note: {note}")
     if result["needs_restart"]:
-        click.echo(f"changed, and in force only after a restart: {', '.join(result['needs_restart'])}")
+        click.echo(f"changed, but applied only after a restart: {', '.join(result['needs_restart'])}")
     click.echo(f"{result['config']} is in force")

@@ -51,11 +51,11 @@ def kind_of_url(url: str) -> UrlKind:
     if not _AROUND.sub("", url):
         refuse(f"is empty; must be {_WAYS}")
     if len(url) > MAX_URL_CHARACTERS:
-        refuse(f"has more than {MAX_URL_CHARACTERS:,} characters, which FFmpeg does not take")
+        refuse(f"has more than {MAX_URL_CHARACTERS:,} characters, which FFmpeg does not accept")
     scheme = _SCHEME.match(url)
     # A control character that is written as %00 reaches the file system or the server as such.
     if _CONTROL.search(url if scheme is None else unquote(url)):
-        refuse(f"holds a line break or another control character; must be {_WAYS}")
+        refuse(f"contains a line break or another control character; must be {_WAYS}")
     if _DEVICE.fullmatch(url):
         return UrlKind.DEVICE
     if scheme is None:
@@ -93,7 +93,7 @@ def doubt_of_url(url: str) -> str:
     """
     if _PLACEHOLDER.search(url):
         # It is not repeated: it may be a piece of a password.
-        return "holds a placeholder of another program, which is not replaced here; streamdet replaces ${NAME}"
+        return "contains a placeholder of another program, which is not replaced here; streamdet replaces ${NAME}"
     if _AROUND.search(url):
         return "begins or ends with a blank, and is taken for the name of a file"
     return ""
@@ -104,7 +104,7 @@ def _kind_of_path(url: str) -> UrlKind:
     if bare != url and (_DEVICE.fullmatch(bare) or "://" in bare or _ALMOST_A_SCHEME.match(bare)):
         refuse("begins or ends with a blank; delete it")
     if "://" in url:
-        refuse(f"holds an address with something before it; must be {_WAYS}")
+        refuse(f"contains an address with something before it; must be {_WAYS}")
     looks_like_login = "@" in url.split("/", 1)[0]
     if _ALMOST_A_SCHEME.match(url) or url.startswith("//") or _HOST_AND_PORT.fullmatch(url) or looks_like_login:
         refuse("looks like a network address without its beginning; write rtsp:// (or http://) before it")
@@ -113,7 +113,7 @@ def _kind_of_path(url: str) -> UrlKind:
 
 def _check_network(url: str) -> None:
     if re.search(r"\s", url):
-        refuse("holds a space; write %20 for it")
+        refuse("contains a space; write %20 for it")
     encode = "in a password write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F"
     rest = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)
     if len(rest) > 1 and "@" in rest[1]:

@@ -148,7 +148,7 @@ def labels_of(path: Path) -> list[str] | None:
         labels = json.loads(tables["__metadata__"]["labels"])
         return [str(label) for label in labels[1:] if label != _UNUSED_LABEL]
     except (ValueError, KeyError, TypeError):
-        message = f"{path} carries no description of its model; make it with `streamdet train`"
+        message = f"{path} has no description of its model; make it with `streamdet train`"
         raise ValueError(message) from None
 
 

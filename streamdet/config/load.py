@@ -178,7 +178,7 @@ class _Reading:
                 lines.append(self._line_of(("streams", number, "backend"), unused))
             if re.match(r"[^/]*://[^/?#@]*:(?!\$\{)[^/?#@]+@", re.sub(r"\$\{[^}]*\}", "${", url)):
                 lines.append(
-                    self._line_of(path, "holds a password; write ${NAME} instead, and keep the password elsewhere")
+                    self._line_of(path, "contains a password; write ${NAME} instead, and keep the password elsewhere")
                 )
         return lines
 

@@ -114,7 +114,7 @@ def check_shapes(shapes: tuple[PolygonConfig, ...] | tuple[LineConfig, ...]) -> 
         ValueError: there are too many, or two have the same name.
     """
     if len(shapes) > MAX_SHAPES:
-        refuse(f"are {len(shapes)}; there may be {MAX_SHAPES} at most")
+        refuse(f"are {len(shapes)}; at most {MAX_SHAPES} are allowed")
     names = [shape.name for shape in shapes]
     for name in names:
         if names.count(name) > 1:

@@ -82,7 +82,7 @@ class Substitution:
     def _look_up(self, name: str | None) -> str:
         if name is None:
             problem = (
-                'holds a "${" that does not begin a name; write ${NAME}, or $${ for these two characters themselves'
+                'contains a "${" that does not begin a name; write ${NAME}, or $${ for these two characters themselves'
             )
             raise ValueError(problem)
         if name in self._environ:

@@ -274,7 +274,7 @@ class EventStore:
             written_at = path.stat().st_mtime
             records = list(read_segment(path))
         except (OSError, ValueError) as error:
-            _log.warning("%s is left alone: %s; its events are not replayed", path, error)
+            _log.warning("%s is not read: %s; its events are not replayed", path, error)
             self._segments.remove(path)
             return
         self._use(self._convert, records, written_at)

@@ -79,7 +79,7 @@ def device_errors() -> Iterator[None]:
     """Turns what torch raises when a device fails into errors that callers without torch can tell apart.
 
     Raises:
-        MemoryError: the device's memory does not suffice for this batch; a smaller one may pass.
+        MemoryError: the device has not enough memory for this batch; a smaller one may pass.
         DeviceLostError: the CUDA context is gone; only a new process helps.
     """
     try:

@@ -119,7 +119,7 @@ class FasterRcnnDetector:
             for each picture its detections by falling score, boxes in its own pixels.
 
         Raises:
-            MemoryError: the device's memory does not suffice; a smaller batch may pass.
+            MemoryError: the device has not enough memory; a smaller batch may pass.
             DeviceLostError: the CUDA context is gone.
         """
         found: dict[int, list[Detection]] = {}
@@ -177,7 +177,7 @@ class FasterRcnnDetector:
         On a CPU only the largest size runs a whole batch, and the others, which need less memory, one frame each.
 
         Raises:
-            DetectorError: the memory does not suffice for `max_batch_size`, or the weights are of no use.
+            DetectorError: there is not enough memory for `max_batch_size`, or the weights are of no use.
         """
         count = self._config.largest_batch
         sizes = {self._preprocess.canvas_size(size): size for size in self.frame_sizes}
@@ -194,7 +194,7 @@ class FasterRcnnDetector:
                 count = count if self.device.type != "cpu" else 1
         except MemoryError as error:
             size = self._config.largest_batch
-            msg = f"memory does not suffice for batches of {size} on {self.device}; lower detector.max_batch_size"
+            msg = f"not enough memory for batches of {size} on {self.device}; lower detector.max_batch_size"
             raise DetectorError(msg) from error
         finally:
             self._on_stage = on_stage
@@ -228,10 +228,10 @@ class FasterRcnnDetector:
         }
         for part, outputs in parts.items():
             if not all(bool(torch.isfinite(output).all()) for output in outputs):
-                msg = f"the weights cannot be used: {part} yields numbers that are infinite or NaN; train again"
+                msg = f"the weights cannot be used: {part} returns numbers that are infinite or NaN; train again"
                 raise DetectorError(msg)
             if all(torch.equal(output[0], output[-1]) for output in outputs):
-                msg = f"the weights cannot be used: {part} yields the same for every picture; train again"
+                msg = f"the weights cannot be used: {part} returns the same for every picture; train again"
                 raise DetectorError(msg)
 
     def _timed(self, stage: str, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -113,7 +113,7 @@ class ReferenceDetector:
         """Runs the largest batch of each size once.
 
         Raises:
-            DetectorError: the memory does not suffice for `max_batch_size`.
+            DetectorError: there is not enough memory for `max_batch_size`.
         """
         size = self._config.largest_batch
         try:
@@ -123,7 +123,7 @@ class ReferenceDetector:
                     image = torch.from_numpy(noise).permute(2, 0, 1).to(self.device).float() / 255
                     self._model([image] * size)
         except MemoryError as error:
-            msg = f"memory does not suffice for batches of {size} on {self.device}; lower detector.max_batch_size"
+            msg = f"not enough memory for batches of {size} on {self.device}; lower detector.max_batch_size"
             raise DetectorError(msg) from error
 
     def _now(self) -> float:

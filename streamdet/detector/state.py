@@ -110,7 +110,7 @@ class Store:
         except OSError as error:
             self.is_written = False
             _log.warning(
-                "cannot keep which engine is the fastest in %s (%s): it is tried again at the next start",
+                "cannot save the fastest engine in %s (%s): the engines are tried again at the next start",
                 self._folder, error.strerror,
             )  # fmt: skip
 

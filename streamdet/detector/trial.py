@@ -148,7 +148,7 @@ class Trial:
         untried = set(self._sizes) - {*USUAL_SIZES, *report.frame_sizes}
         if untried:
             sizes = ", ".join(f"{width}x{height}" for height, width in sorted(untried))
-            _log.info("the engines were tried before frames of %s came: `streamdet engines --again` tries them", sizes)
+            _log.info("the engines were tried without frames of %s: `streamdet engines --again` adds them", sizes)
 
     @property
     def is_known(self) -> bool:
@@ -272,14 +272,14 @@ class _Progress:
             self._status.__exit__(None, None, None)
 
     def say(self, name: str, number: int, of: int) -> None:
-        text = f"trying which engine is the fastest here, once: {number} of {of}, {name}"
+        text = f"finding the fastest engine for this machine, once: {number} of {of}, {name}"
         systemd.status(text)
         if self._update is not None:
             self._update(text)
         elif _log.isEnabledFor(logging.INFO):
             _log.info("%s", text)
         elif number == 1 and sys.stderr:
-            print("streamdet: trying which engine is the fastest here, once: takes up to 20 s", file=sys.stderr)  # noqa: T201
+            print("streamdet: finding the fastest engine for this machine, once: takes up to 20 s", file=sys.stderr)  # noqa: T201
 
 
 # ---- what the answer depends on ----

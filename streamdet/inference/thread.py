@@ -274,7 +274,7 @@ class Inference(Worker):
         """What is known of an error, without the error: its traceback holds the tensors that filled memory."""
         memory_ran_out = is_out_of_memory(error)
         if memory_ran_out:
-            why = f"memory does not suffice for pictures of {_size(frames[0])}"
+            why = f"not enough memory for pictures of {_size(frames[0])}"
         else:
             why = f"the picture cannot be used: {describe(error)}"
         if self._alone or (memory_ran_out and len(frames) == 1):

@@ -101,7 +101,7 @@ class LiveConfig:
         self._config = config.model_copy(update={"streams": streams})
         self._streams: Streams | None = None
         for problem in [*problems, *(line for lines in self._left_out.values() for line in lines)]:
-            _log.error("left out of what was kept from an earlier run: %s", problem)
+            _log.error("change of an earlier run not applied: %s", problem)
 
     @property
     def config(self) -> Config:
@@ -141,12 +141,12 @@ class LiveConfig:
             problems = error.problems if isinstance(error, ConfigError) else [str(error)]
             for problem in problems:
                 _log.error("%s", problem)
-            _log.error("the configuration stays as it was: %d problems in %s", len(problems), self.path)
+            _log.error("the configuration is unchanged: %d problems in %s", len(problems), self.path)
             self._metrics.reloaded(None)
             raise
         except Exception as error:
             self._metrics.reloaded(None)
-            self._metrics.unexpected.report("reload", error, "the configuration stays as it was")
+            self._metrics.unexpected.report("reload", error, "the configuration is unchanged")
             message = f"unexpected error: {describe(error)}; see the daemon's log"
             raise ControlError(Refusal.FAILED, message) from error
         finally:
@@ -155,7 +155,7 @@ class LiveConfig:
         self._keep()
         needs_restart = _differing_keys(self._started, config)
         if needs_restart:
-            _log.warning("changed, and in force only after a restart: %s", ", ".join(needs_restart))
+            _log.warning("changed, but applied only after a restart: %s", ", ".join(needs_restart))
         _log.info("configuration loaded: %d streams", len(self._config.streams))
         return Reloaded(applied, needs_restart, self._notes())
 
@@ -461,7 +461,7 @@ class ChangesFile:
         body = {name: {"action": change.action, "values": change.values} for name, change in sorted(changes.items())}
         data = json.dumps({"version": _VERSION, "streams": body}, indent=2, ensure_ascii=False).encode() + b"\n"
         if len(data) > MAX_FILE_BYTES:
-            raise ControlError(Refusal.TOO_MANY, "what is kept over restarts would be larger than 1 MiB")
+            raise ControlError(Refusal.TOO_MANY, "the changes kept over restarts would be larger than 1 MiB")
         try:
             # Values may hold passwords: only this user may read them.
             return stage(self.path, data, mode=0o600)

@@ -215,7 +215,7 @@ class Streams:
         for capture in captures:
             capture.join_timeout_seconds = max(deadline - time.monotonic(), 0.01)
             if not capture.join():
-                _log.error("the capture of %s does not end", capture.name)
+                _log.error("the capture thread of %s has not ended", capture.name)
 
 
 def _differences(before: StreamConfig, after: StreamConfig) -> str:

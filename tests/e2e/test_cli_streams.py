@@ -377,7 +377,7 @@ def test_a_kept_change_that_cannot_be_used_keeps_nothing_else_from_starting(
     installed.start()
     try:
         assert set(installed.streams()) == {"east", "west", "good"}
-        reported = [text for text in caplog.messages if "left out of what was kept" in text]
+        reported = [text for text in caplog.messages if "change of an earlier run not applied" in text]
         assert len(reported) == 5
         assert SECRET not in "".join(caplog.messages)
         # What may fit again is kept, and goes when it is reset.

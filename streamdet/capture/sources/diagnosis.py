@@ -169,14 +169,14 @@ def failure_of_connection(error: OSError, where: str) -> SourceError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return SourceError(Reason.TLS, f"the certificate of {where} is not valid: {error.verify_message}")
     if isinstance(error, ssl.SSLError):
-        return SourceError(Reason.TLS, f"no encrypted connection with {where}: {error.reason or 'it ended early'}")
+        return SourceError(Reason.TLS, f"no encrypted connection to {where}: {error.reason or 'it ended early'}")
     if isinstance(error, TimeoutError):
         return SourceError(Reason.TIMEOUT, f"{where} does not answer")
     if isinstance(error, FileNotFoundError):
         return SourceError(Reason.TLS, "the file of tls_ca_file does not exist")
     if isinstance(error, ConnectionRefusedError):
         return SourceError(Reason.REFUSED, f"{where} refuses the connection")
-    return SourceError(Reason.REFUSED, f"no connection with {where}: {error.strerror or 'it was cut'}")
+    return SourceError(Reason.REFUSED, f"no connection to {where}: {error.strerror or 'it was cut'}")
 
 
 def tls_context(config: StreamConfig) -> ssl.SSLContext:
@@ -206,7 +206,7 @@ def _ask_http(connection: socket.socket, config: StreamConfig) -> SourceError | 
     answer = _first_line(connection, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")
     where = ":".join(map(str, address_of(config)))
     if not answer:
-        return SourceError(Reason.REFUSED, f"{where} hangs up without an answer")
+        return SourceError(Reason.REFUSED, f"{where} closes the connection without an answer")
     match = _STATUS_LINE.match(answer)
     if match is None or int(match[1]) not in _REDIRECTION_STATUS:
         return None
@@ -263,10 +263,10 @@ def failure_of_login(where: str, offers: Sequence[Challenge], *, has_login: bool
         has_login: whether there is one to give.
     """
     if not has_login:
-        return SourceError(Reason.UNAUTHORIZED, f"{where} wants a login, and the url has none (401)")
+        return SourceError(Reason.UNAUTHORIZED, f"{where} requires a login, and the url has none (401)")
     if offers and not any(offer.method for offer in offers):
         wanted = ", ".join(sorted({str(offer) for offer in offers}))
-        detail = f"{where} wants a login by {wanted[:80]}, which is not known here; known are {KNOWN} (401)"
+        detail = f"{where} requires a login by {wanted[:80]}, which is not known here; known are {KNOWN} (401)"
         return SourceError(Reason.UNAUTHORIZED, detail)
     return SourceError(Reason.UNAUTHORIZED, f"{where} refuses this login (401)")
 
@@ -274,7 +274,7 @@ def failure_of_login(where: str, offers: Sequence[Challenge], *, has_login: bool
 def _failure_of_answer(answer: bytes, where: str, *, has_login: bool) -> SourceError | None:
     match = _STATUS_LINE.match(answer)
     if match is None:
-        problem = "answers, but not in RTSP" if answer else "hangs up without an answer"
+        problem = "answers, but not in RTSP" if answer else "closes the connection without an answer"
         return SourceError(Reason.REFUSED, f"{where} {problem}")
     status = int(match[1])
     # It was asked without the login, with which it would have said something else.
@@ -287,7 +287,7 @@ def _from_table(table: _Table, error: Exception, config: StreamConfig) -> Source
     for kind, reason, detail in table:
         if isinstance(error, kind):
             has_login = urlsplit(config.url).username is not None
-            login = "refuses this login" if has_login else "wants a login, and the url has none"
+            login = "refuses this login" if has_login else "requires a login, and the url has none"
             where = ":".join(map(str, address_of(config)))
             # What PyAV puts behind `strerror` is the URL.
             text = redact(getattr(error, "strerror", None) or type(error).__name__)

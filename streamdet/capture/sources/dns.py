@@ -68,7 +68,7 @@ def resolve(host: str, port: int, wait_seconds: float) -> list[Address]:
         if current_interrupt().is_set():
             raise SourceError(Reason.TIMEOUT, "interrupted")
         if time.monotonic() > deadline:
-            raise SourceError(Reason.DNS, f"no name server says within {wait_seconds:g} s what {host} is")
+            raise SourceError(Reason.DNS, f"no name server answers within {wait_seconds:g} s for {host}")
     if not look_up.addresses:
         raise SourceError(Reason.DNS, f"the name {host} is not known")
     return look_up.addresses
@@ -79,6 +79,6 @@ def _asked(host: str, port: int) -> _LookUp:
         look_up = _open.get((host, port))
         if look_up is None:
             if len(_open) >= _MAX_LOOK_UPS:
-                raise SourceError(Reason.DNS, f"no name server says what {host} is, nor {_MAX_LOOK_UPS} other names")
+                raise SourceError(Reason.DNS, f"no name server answers for {host}, nor for {_MAX_LOOK_UPS} other names")
             look_up = _open[host, port] = _LookUp(host, port)
         return look_up

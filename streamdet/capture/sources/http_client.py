@@ -277,7 +277,7 @@ def require(schemes: tuple[str, ...], address: str) -> None:
         return
     if scheme == "http" and schemes == ("https",):
         raise SourceError(Reason.TLS, "it leads to an address without encryption")
-    raise SourceError(Reason.DECODE_ERROR, f"it leads to an address that may not be asked: {scheme[:20]}://")
+    raise SourceError(Reason.DECODE_ERROR, f"it leads to an address that is not allowed: {scheme[:20]}://")
 
 
 def _server_of(url: str) -> tuple[str, str, int | None]:

@@ -95,7 +95,7 @@ def find_way(config: StreamConfig, *, refused_ffmpeg: bool) -> Way | None:
         is_long = len(_userinfo(url)) > _LONGEST_LOGIN_OF_FFMPEG
         needs_relay = login is not None and login.method != "" and (is_long or not _is_known_to_ffmpeg(login))
         return Way(url, login, needs_relay) if status == 200 and (needs_relay or url != config.url) else None
-    raise SourceError(Reason.REFUSED, f"{where} leads on and on: more than {_MOST_REDIRECTIONS} redirections")
+    raise SourceError(Reason.REFUSED, f"{where} redirects more than {_MOST_REDIRECTIONS} times")
 
 
 def connect(config: StreamConfig, url: str, budget: ConnectionBudget) -> socket.socket:

@@ -31,7 +31,7 @@ class GraphedStep:
         pool: what `torch.cuda.graph_pool_handle` returned.
 
     Raises:
-        torch.OutOfMemoryError: the device's memory does not suffice.
+        torch.OutOfMemoryError: the device has not enough memory.
 
     Attributes:
         pixels: uint8 [frames, frame_bytes]: what the next `replay` reads.
@@ -56,7 +56,7 @@ class GraphedStep:
         except RuntimeError as error:
             self._output = None
             reason = str(error).partition("\n")[0]
-            _log.warning("no CUDA graph for batches of %d frames (%s); going on without, slower", frames, reason)
+            _log.warning("no CUDA graph for batches of %d frames (%s); running without it, slower", frames, reason)
 
     @property
     def captured(self) -> bool:

@@ -105,7 +105,7 @@ class GraphDetector:
             for each picture its detections by falling score, boxes in its own pixels.
 
         Raises:
-            MemoryError: the device's memory does not suffice; a smaller batch may pass.
+            MemoryError: the device has not enough memory; a smaller batch may pass.
             DeviceLostError: the CUDA context is gone.
         """
         groups: dict[PixelFormat, list[tuple[int, NDArray[np.uint8]]]] = {}
@@ -126,7 +126,7 @@ class GraphDetector:
             NotImplementedError: on a CPU, where `pipeline.py` is faster anyway.
         """
         if self._graphs is None:
-            msg = "the fixed path on a CPU is for one thread"
+            msg = 'engine = "graph" on a CPU runs in one thread only'
             raise NotImplementedError(msg)
         return self
 
@@ -141,7 +141,7 @@ class GraphDetector:
         """Runs the largest batch of each size, so that memory runs out now or never.
 
         Raises:
-            DetectorError: the memory does not suffice for `max_batch_size`.
+            DetectorError: there is not enough memory for `max_batch_size`.
         """
         runner = self._graphs or self._eager
         try:
@@ -152,7 +152,7 @@ class GraphDetector:
                     runner.run(pixel_format, [noise] * self._max_batch_size)
         except MemoryError as error:
             size = self._max_batch_size
-            msg = f"memory does not suffice for batches of {size} on {self.device}; lower detector.max_batch_size"
+            msg = f"not enough memory for batches of {size} on {self.device}; lower detector.max_batch_size"
             raise DetectorError(msg) from error
 
     def _run(self, pixel_format: PixelFormat, frames: list[NDArray[np.uint8]]) -> NDArray[np.float32]:

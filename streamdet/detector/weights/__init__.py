@@ -156,7 +156,7 @@ def load_weights_file(path: Path) -> Weights:
     try:
         exported = dense_from_tensors(state, metadata.get("precision", ""))
     except ValueError as error:
-        msg = f"{path} carries a broken description of its model ({error}); make it again with `streamdet export`"
+        msg = f"{path} has a broken description of its model ({error}); make it again with `streamdet export`"
         raise DetectorError(msg) from None
     return replace(weights, exported=exported)
 
@@ -172,7 +172,7 @@ def _described(path: Path, metadata: Mapping[str, str]) -> Weights:
         msg = f"{path} was exported by another version of streamdet; make it again with `streamdet export`"
         raise DetectorError(msg)
     if metadata.get("format") != _FORMAT and not is_export:
-        msg = f"{path} carries no description of its model; make it with `streamdet train`"
+        msg = f"{path} has no description of its model; make it with `streamdet train`"
         raise DetectorError(msg)
     try:
         weights = Weights(
@@ -186,7 +186,7 @@ def _described(path: Path, metadata: Mapping[str, str]) -> Weights:
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         what = str(error)[:_MAX_LABEL_CHARACTERS]
         command = "export" if is_export else "train"
-        msg = f"{path} carries a broken description of its model ({what!a}); make it again with `streamdet {command}`"
+        msg = f"{path} has a broken description of its model ({what!a}); make it again with `streamdet {command}`"
         raise DetectorError(msg) from None
     _check_description(path, weights)
     return weights

@@ -43,13 +43,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        msg = f"{path} holds more than tensors (code, or a whole model); save the state_dict() alone"
+        msg = f"{path} contains more than tensors (code, or a whole model); save the state_dict() alone"
         raise DetectorError(msg) from None
     except Exception as error:  # noqa: BLE001 - torch documents no set: zip, pickle and memory all have their own
         msg = f"{path} cannot be read as a .pth file: {_first_line(error)}"
         raise DetectorError(msg) from None
     if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
-        msg = f"{path} holds no state dict; save model.state_dict() alone"
+        msg = f"{path} contains no state dict; save model.state_dict() alone"
         raise DetectorError(msg)
     return {str(name): tensor for name, tensor in content.items()}
 

@@ -65,7 +65,7 @@ def find_published(architecture: str, url: str | None = None, folders: tuple[Pat
         path = folder / name
         if path.is_file():
             if not hash_matches(path, name):
-                msg = f"{path} is damaged: its SHA-256 does not begin as its name says; delete it and start again"
+                msg = f"{path} is damaged: its SHA-256 does not match its name; delete it and start again"
                 raise DetectorError(msg)
             return path
     target = folders[0] / name

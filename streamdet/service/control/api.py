@@ -231,7 +231,7 @@ class _Api:
         self._is_ending = True
         for operation in list(self._waiting):
             with suppress(InvalidStateError):
-                operation.result.set_exception(ControlError(Refusal.UNAVAILABLE, "the daemon is ending"))
+                operation.result.set_exception(ControlError(Refusal.UNAVAILABLE, "the daemon is stopping"))
 
     async def _get_openapi(self, request: Request) -> Response:
         _query(request)

@@ -128,7 +128,7 @@ def test_a_playlist_that_is_a_file_is_looked_at_as_well(tmp_path: Path) -> None:
             count_frames(stream_config(path))
         with pytest.raises(BlockingIOError):
             server.accept()
-    assert "may not be asked" in caught.value.detail
+    assert "is not allowed" in caught.value.detail
 
 
 @pytest.mark.parametrize("shape", _SHAPES)

@@ -93,7 +93,7 @@ def test_why_a_login_is_not_taken(server: RtspServer) -> None:
     with RtspDoor(server.port, LOGIN, ("Negotiate", "NTLM")) as door:
         unknown = failure(door.url(login=LOGIN))
     assert unknown.reason is Reason.UNAUTHORIZED
-    assert "wants a login by Negotiate, Ntlm, which is not known here" in unknown.detail
+    assert "requires a login by Negotiate, Ntlm, which is not known here" in unknown.detail
 
 
 @pytest.mark.parametrize("login", ["", LOGIN])

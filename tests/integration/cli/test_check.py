@@ -95,7 +95,7 @@ def test_what_is_probably_not_meant_is_a_warning(tmp_path: Path, check: Check, u
     config = write(tmp_path / "a.toml", {"yard": url})
     result = check(config)
     assert result.returncode == 0
-    (warning,) = [line for line in result.stderr.splitlines() if "holds a password" not in line]
+    (warning,) = [line for line in result.stderr.splitlines() if "contains a password" not in line]
     assert warning.startswith(f"warning: {config}:3: streams[yard].url: ")
     assert json.loads(check(config, "--json").stdout)["warnings"]
 

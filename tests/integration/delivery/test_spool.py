@@ -629,7 +629,7 @@ def test_nothing_is_touched_that_others_have_put_there(tmp_path: Path, caplog: p
     assert elsewhere.read_bytes() == before
     assert (folder / "0000000008.log").read_bytes() == before
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "0000000009.log is left alone: it does not begin like a segment" in said
+    assert "0000000009.log is not read: it does not begin like a segment" in said
 
 
 # ---- disks ----

@@ -120,7 +120,7 @@ def test_text_file(tmp_path: Path) -> None:
 def test_safetensors_of_someone_else(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     path.write_bytes(save({"x": torch.zeros(1)}))
-    assert "carries no description of its model" in error_of(weights=str(path))
+    assert "has no description of its model" in error_of(weights=str(path))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_pth_that_is_no_detector(tmp_path: Path) -> None:
 
 def test_pth_with_something_else_inside(tmp_path: Path) -> None:
     path = save_pth(tmp_path / "list.pth", {"epoch": 3})
-    assert "holds no state dict" in error_of(weights=str(path), model=M320)
+    assert "contains no state dict" in error_of(weights=str(path), model=M320)
 
 
 def test_truncated_pth(good: Weights, tmp_path: Path) -> None:
@@ -429,9 +429,9 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("zeroed", "expected"),
     [
-        ("backbone.", "the backbone yields the same for every picture"),
-        ("rpn.", "the proposal network yields the same for every picture"),
-        ("roi_heads.", "the classifier yields the same for every picture"),
+        ("backbone.", "the backbone returns the same for every picture"),
+        ("rpn.", "the proposal network returns the same for every picture"),
+        ("roi_heads.", "the classifier returns the same for every picture"),
     ],
 )
 def test_weights_that_see_nothing_are_refused_at_the_start(zeroed: str, expected: str) -> None:
@@ -447,7 +447,7 @@ def test_weights_whose_results_are_no_numbers_are_refused_at_the_start() -> None
     # Each is finite; what they make of a picture is not.
     state = {n: t * 1e30 if n.startswith("backbone.body") else t for n, t in calibrated.state.items()}
     config = DetectorConfig(device="cpu", engine="torch", precision="fp32", max_batch_size=1)
-    with pytest.raises(DetectorError, match="the backbone yields numbers that are infinite or NaN"):
+    with pytest.raises(DetectorError, match="the backbone returns numbers that are infinite or NaN"):
         FasterRcnnDetector(replace(calibrated, state=state), config).warm_up()
 
 

@@ -363,7 +363,7 @@ def test_what_waits_when_the_server_ends_is_reported_and_nothing_holds_up_the_en
         assert time.monotonic() - began < 0.9  # of the second that uvicorn gives to requests under way
         answer = everything(waiting)
     assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b"the daemon is ending" in answer
+    assert b"the daemon is stopping" in answer
     assert b'"unavailable"' in answer
 
 

@@ -47,7 +47,7 @@ def test_a_name_that_is_not_known_is_reported() -> None:
 
 def test_silence_is_reported_as_what_it_is(silence: list[str]) -> None:
     for _ in range(3):
-        with pytest.raises(SourceError, match=r"no name server says within 0\.1 s what camera is") as caught:
+        with pytest.raises(SourceError, match=r"no name server answers within 0\.1 s for camera") as caught:
             resolve("camera", 80, 0.1)
         assert caught.value.reason is Reason.DNS
     # One question, and one thread, for all who want to know the same.

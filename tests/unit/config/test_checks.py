@@ -72,8 +72,8 @@ def test_a_detector_that_cannot_be_loaded_is_reported_before_it_is(
         (GOOD[:20], "is not a whole safetensors file"),
         (struct.pack("<Q", 1 << 60) + b"{}", "is not a whole safetensors file"),
         (struct.pack("<Q", 2) + b"[]", "is not a whole safetensors file"),
-        (safetensors(None), "carries no description of its model"),
-        (safetensors({"labels": "7"}), "carries no description of its model"),
+        (safetensors(None), "has no description of its model"),
+        (safetensors({"labels": "7"}), "has no description of its model"),
     ],
 )
 def test_damaged_weights_are_reported_before_they_are_loaded(tmp_path: Path, weights: bytes, expected: str) -> None:

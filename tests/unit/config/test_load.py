@@ -161,7 +161,7 @@ def test_literal_passwords_are_remembered_and_warned_of(file: Path) -> None:
     )
     config, warnings = load_config_and_warnings(file, {"A": "a:b"})
     assert warnings == [
-        f"{file}:3: streams[yard].url: holds a password; write ${{NAME}} instead, and keep the password elsewhere"
+        f"{file}:3: streams[yard].url: contains a password; write ${{NAME}} instead, and keep the password elsewhere"
     ]
     assert redact(f"what about {PLANTED}") == "what about ***"
     assert PLANTED in config.streams[0].url

@@ -86,7 +86,7 @@ BAD = {
     ),
     "too many": (
         "zones = [" + "".join(f'{{ name = "z{index}", polygon = {TRIANGLE} }},' for index in range(17)) + "]",
-        "zones: are 17; there may be 16 at most",
+        "zones: are 17; at most 16 are allowed",
     ),
     "line of three": (
         f'lines = [{{ name = "a", points = {TRIANGLE} }}]',

@@ -218,7 +218,7 @@ def test_warm_up_reports_when_memory_runs_out(weights: Weights, monkeypatch: pyt
         torch.empty(10**15)
 
     monkeypatch.setattr(detector, "_classify", run_out)
-    with pytest.raises(DetectorError, match=r"memory does not suffice for batches of 2 .* lower detector\.max_batch"):
+    with pytest.raises(DetectorError, match=r"not enough memory for batches of 2 .* lower detector\.max_batch"):
         detector.warm_up()
 
 

@@ -68,5 +68,5 @@ def test_warm_up_runs_the_largest_batch(weights: Weights, monkeypatch: pytest.Mo
         torch.empty(10**15)
 
     monkeypatch.setattr(detector, "_model", run_out)
-    with pytest.raises(DetectorError, match=r"memory does not suffice for batches of 2 on cpu; lower detector\.max_b"):
+    with pytest.raises(DetectorError, match=r"not enough memory for batches of 2 on cpu; lower detector\.max_b"):
         detector.warm_up()

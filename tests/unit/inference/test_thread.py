@@ -303,7 +303,7 @@ def test_only_the_frame_that_cannot_be_detected_is_dropped_and_reported(error: E
     reasons = {why for _, why in unusable}
     assert reasons <= {
         "the picture cannot be used: ValueError: no conversion",
-        "memory does not suffice for pictures of 64x48",
+        "not enough memory for pictures of 64x48",
     }
     assert line.inference.error is None
 
