@@ -175,7 +175,7 @@ def test_frames_of_the_last_run_are_tried_too(
     monkeypatch.setattr(Store, "_memory", {})
     with caplog.at_level(logging.INFO), Trial(DetectorConfig(), store, ["/nonexistent"]) as trial:
         assert trial.report() == report
-    assert "before frames of 300x100 came" in caplog.text
+    assert "without frames of 300x100" in caplog.text
 
 
 def test_every_fact_that_matters_is_in_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
