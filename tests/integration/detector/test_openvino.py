@@ -206,7 +206,7 @@ def test_an_exported_constant_that_is_no_number_is_found_at_the_start() -> None:
     floats[np.isfinite(floats) & (abs(floats) > 1e-3) & (abs(floats) < 1)] = np.nan
     dense = replace(exported.exported, box_head=(xml, broken.tobytes()))
     config = DetectorConfig(device="cpu", engine="openvino", max_batch_size=1)
-    with pytest.raises(DetectorError, match="the classifier yields"):
+    with pytest.raises(DetectorError, match="the classifier returns"):
         FasterRcnnDetector(replace(exported, exported=dense), config).warm_up()
 
 
