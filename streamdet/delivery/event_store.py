@@ -583,6 +583,7 @@ class EventStore:
             self._prepare(database)
             newest = database.execute("SELECT max(id) FROM records").fetchone()[0]
         except BaseException:
+            # Raised again, whatever it is: a connection that is not kept would hold the file's locks.
             database.close()
             raise
         self._next_id = max(self._next_id, (newest or 0) + 1)

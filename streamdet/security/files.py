@@ -74,6 +74,7 @@ def stage(path: Path, content: Content, *, mode: int | None = 0o600, group: int 
                 os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
     except BaseException:
+        # Raised again, whatever it is: half a file, perhaps with a secret in it, must not stay.
         staged.unlink(missing_ok=True)
         raise
     return StagedFile(path, staged)

@@ -88,11 +88,14 @@ class ConnectionBudget:
             OSError: it cannot be; the connection is closed then.
         """
         context.sslsocket_class = _WaitingTls
-        secured = context.wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False)
-        cast("_WaitingTls", secured).budget = self
+        secured: socket.socket = connection
         try:
-            secured.do_handshake()
+            secured = context.wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False)
+            tls = cast("_WaitingTls", secured)
+            tls.budget = self
+            tls.do_handshake()
         except BaseException:
+            # Raised again, whatever it is: the caller has given its connection away and cannot close it.
             secured.close()
             raise
         return secured

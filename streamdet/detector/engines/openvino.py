@@ -482,6 +482,7 @@ class _Models:
         try:
             return future.result()
         except BaseException:
+            # Raised again, whatever it is: the next frame of this size compiles once more instead of failing for good.
             with self._lock:
                 if self._of_size.get(size) is future:
                     self._remove(size)

@@ -155,6 +155,7 @@ class ControlServer(HttpThread):
                 self.urls.append(url_of(listener, tls))
                 _log.info("the control API listens at %s", self.urls[-1])
         except BaseException:
+            # Raised again, whatever it is: an object that was never made cannot be closed by its caller.
             self.close()
             raise
 
