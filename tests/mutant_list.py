@@ -416,8 +416,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "web/access.py", "integration/web/test_server.py",
-        ("page without a login", 'if scope["path"] in _OPEN_PATHS or is_open:',
-         'if scope["path"] not in _OPEN_PATHS or is_open:',
+        ("page without a login", "if path in _OPEN_PATHS or is_open:",
+         "if path not in _OPEN_PATHS or is_open:",
          "test_without_the_password_there_is_nothing_to_see"),
     ),
     *_of(

@@ -28,6 +28,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD"})
 # A name or an address, perhaps with a port, and nothing else.
 _HOST = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::[0-9]*)?")
 _MAX_LOGIN_CHARACTERS = 2000
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def is_host_of(host: str, names: frozenset[str]) -> bool:
@@ -160,21 +161,21 @@ class Door:
 
     Args:
         app: answers the requests that are passed on.
-        refusal: returns why a request is refused, or None.
-        refuse: makes the answer to a refused one.
+        refusal: returns the answer to a request that is refused, or None.
+        headers: of every answer.
         on_answer: called with the status of each answer.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        refusal: Callable[[Request], Awaitable[Refused | None]],
-        refuse: Callable[[Refused], Response],
+        refusal: Callable[[Request], Awaitable[Response | None]],
+        headers: Mapping[str, str] = _HEADERS,
         on_answer: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._app = app
         self._refusal = refusal
-        self._refuse = refuse
+        self._headers = headers
         self._on_answer = on_answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -185,13 +186,11 @@ class Door:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-                MutableHeaders(scope=message).update(headers)
+                MutableHeaders(scope=message).update(self._headers)
                 self._on_answer(message["status"])
             await send(message)
 
-        refused = await self._refusal(Request(scope))
-        app = self._app if refused is None else self._refuse(refused)
+        app = await self._refusal(Request(scope)) or self._app
         await app(scope, receive, send_with_headers)
 
 

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from streamdet.config import MetricsConfig
 from streamdet.config.listening import parse_host_port
 from streamdet.errors import EndpointError
-from streamdet.http.access import BasicLogin, Door, Guard, Refused
+from streamdet.http.access import BasicLogin, Door, Guard
 from streamdet.http.server import HEALTH_PATHS, HttpServer, HttpThread, Limits, listen, tls_context, url_of
 from streamdet.monitoring.unexpected import UnexpectedErrors
 from streamdet.security.endpoints import is_loopback
@@ -162,13 +162,14 @@ class HealthServer(HttpThread):
             Route("/readyz", self._readyz),
             Route("/{path:path}", _not_found),
         ]
-        door = Door(Starlette(routes=routes), self._refusal, _refuse)
+        door = Door(Starlette(routes=routes), self._refusal)
         self._server = HttpServer(door, listener, limits, tls, unexpected)
         super().__init__("metrics", [self._server], on_error)
 
-    async def _refusal(self, request: Request) -> Refused | None:
+    async def _refusal(self, request: Request) -> Response | None:
         rate = self._health_rate if request.scope["path"] in HEALTH_PATHS else self._rate
-        return await self._guard.refusal(request, rate)
+        refused = await self._guard.refusal(request, rate)
+        return refused and PlainTextResponse(f"{refused.why}\n", refused.status, refused.headers)
 
     async def _first_page(self, _request: Request) -> Response:
         return Response(_PAGE, media_type="text/html; charset=utf-8")
@@ -292,10 +293,6 @@ def _only(text: bytes, names: frozenset[str]) -> bytes:
 def _page(body: bytes, content_type: str, headers: Mapping[str, str] | None = None) -> Response:
     # Not as `media_type`, to which the framework would add a second character set.
     return Response(body, headers={"Content-Type": content_type, **(headers or {})})
-
-
-def _refuse(refused: Refused) -> Response:
-    return PlainTextResponse(f"{refused.why}\n", refused.status, refused.headers)
 
 
 async def _not_found(_request: Request) -> Response:

@@ -13,11 +13,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request, cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamdet.http.access import is_from_another_site, is_host_of
 from streamdet.http.server import BadRequestError, connection_of, network_of, read_body
@@ -63,14 +62,27 @@ class AccessRules:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cookie", "__Host-streamdet" if self.secure else "streamdet")
 
-    def refusal(self, method: str, headers: Headers) -> str:
-        """Why a request is refused; empty when it is not."""
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of every answer."""
+        https = {"Strict-Transport-Security": "max-age=31536000"} if self.secure else {}
+        return {**_FIXED_HEADERS, "Content-Security-Policy": self.content_security_policy, **https}
+
+    async def refusal(self, request: Request) -> Response | None:
+        """The answer to a request that is refused; None for one that may pass."""
+        headers, path = request.headers, request.scope["path"]
         host = headers.get("host", "")
         if not is_host_of(host, self.host_names):
-            return f"this page does not answer to the name {host[:200]!r}; start it with --host-name NAME to allow it"
-        if is_from_another_site(method, headers, "https" if self.secure else "http"):
-            return "this request comes from another site"
-        return ""
+            why = f"this page does not answer to the name {host[:200]!r}; start it with --host-name NAME to allow it"
+            return PlainTextResponse(f"{why}\n", 403)
+        if is_from_another_site(request.method, headers, "https" if self.secure else "http"):
+            return PlainTextResponse("this request comes from another site\n", 403)
+        is_open = self.is_open(headers)
+        # A client that has shown the password keeps its connection when there are too many.
+        connection_of(request.scope).trusted = is_open and self.sessions is not None
+        if path in _OPEN_PATHS or is_open:
+            return None
+        return RedirectResponse("/login", 303) if path == "/" else PlainTextResponse("log in first\n", 401)
 
     def token(self, headers: Headers) -> str:
         """The session of a request."""
@@ -85,46 +97,6 @@ def host_names(names: Iterable[str], *, off_loopback: bool) -> frozenset[str]:
     """The host names that requests may use: those given, and off loopback also those of this machine."""
     own = (socket.gethostname(), socket.getfqdn()) if off_loopback else ()
     return frozenset(name.lower().rstrip(".") for name in (*names, *own))
-
-
-class Guard:
-    """Refuses what the rules refuse, and adds the headers that every answer has; ASGI middleware."""
-
-    def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
-        self._app = app
-        self._rules = rules
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _FIXED_HEADERS.items():
-                    headers[name] = value
-                headers["Content-Security-Policy"] = self._rules.content_security_policy
-                if self._rules.secure:
-                    headers["Strict-Transport-Security"] = "max-age=31536000"
-            await send(message)
-
-        await self._choose(scope)(scope, receive, send_with_headers)
-
-    def _choose(self, scope: Scope) -> ASGIApp:
-        headers = Headers(scope=scope)
-        refusal = self._rules.refusal(scope["method"], headers)
-        if refusal:
-            return PlainTextResponse(f"{refusal}\n", 403)
-        is_open = self._rules.is_open(headers)
-        # A client that has shown the password keeps its connection when there are too many.
-        connection_of(scope).trusted = is_open and self._rules.sessions is not None
-        if scope["path"] in _OPEN_PATHS or is_open:
-            return self._app
-        if scope["path"] == "/":
-            return RedirectResponse("/login", 303)
-        return PlainTextResponse("log in first\n", 401)
 
 
 class Login:

@@ -15,11 +15,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from streamdet.http.access import Door
 from streamdet.http.server import BadRequestError, HttpServer, Limits, listen, read_body, tls_context, url_of
 from streamdet.security.curve import client_keys
 from streamdet.security.endpoints import parse_endpoint
 from streamdet.security.passwords import read_password
-from streamdet.web.access import AccessRules, Guard, Login, Sessions, host_names
+from streamdet.web.access import AccessRules, Login, Sessions, host_names
 from streamdet.web.board import Board
 from streamdet.web.daemon_metrics import Stages
 from streamdet.web.html import HTML, Pages
@@ -82,7 +83,9 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
     ]
     if password is not None and sessions is not None:
         routes += Login(password, sessions, pages, rules, behind_proxy=settings.behind_proxy).routes()
-    return Starlette(routes=routes, middleware=[Middleware(Guard, rules=rules)], lifespan=lifespan)
+    return Starlette(
+        routes=routes, middleware=[Middleware(Door, refusal=rules.refusal, headers=rules.headers)], lifespan=lifespan
+    )
 
 
 def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:

@@ -7,10 +7,13 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
 from prometheus_client import generate_latest
 
+from streamdet.capture.sources import SourceFrame, SourceInfo, open_source
 from streamdet.capture.thread import Backoff, Capture
 from streamdet.config import StreamConfig
+from streamdet.errors import SourceError
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Frame, Reason, State, StreamStatus
@@ -21,6 +24,23 @@ SECRET = "pl4nted-Secret"  # noqa: S105 - a planted one
 
 def stream_config(url: object, **values: Any) -> StreamConfig:
     return StreamConfig.model_validate({"name": "yard", "url": str(url), **values})
+
+
+def read(url: str, frames: int = 3, **values: Any) -> tuple[SourceInfo, list[SourceFrame]]:
+    """What a source found, and its first frames."""
+    source = open_source(stream_config(url, connect_timeout_seconds=20, **values))
+    try:
+        return source.info, [source.read() for _ in range(frames)]
+    finally:
+        source.close()
+
+
+def failure(url: str, **values: Any) -> SourceError:
+    """The error that reading a stream ends with; it shows no secret."""
+    with pytest.raises(SourceError) as caught:
+        read(url, **values)
+    assert SECRET not in str(caught.value)
+    return caught.value
 
 
 class Recorder:

@@ -127,7 +127,11 @@ class ControlServer(HttpThread):
         rate = rate or FairRate(REQUESTS_PER_SECOND, MAX_WAITING_OF_ONE_CLIENT)
 
         def door(guard: Guard | PeerGuard) -> Door:
-            return Door(self._api.app, lambda request: guard.refusal(request, rate), _refuse_client, count)
+            async def refusal(request: Request) -> Response | None:
+                refused = await guard.refusal(request, rate)
+                return refused and _refuse_client(refused)
+
+            return Door(self._api.app, refusal, on_answer=count)
 
         def count(status: int) -> None:
             if on_answer is not None:

@@ -12,11 +12,11 @@ from typing import Self
 
 import pytest
 
-from streamdet.capture.sources import SourceFrame, SourceInfo, open_source
-from streamdet.errors import HeldError, SourceError
+from streamdet.capture.sources import open_source
+from streamdet.errors import HeldError
 from streamdet.types import Reason
 from support import rtsp
-from support.capturing import SECRET, stream_config
+from support.capturing import SECRET, failure, read, stream_config
 from support.certificates import make_certificate
 from support.rtsp import RtspServer
 from support.waiting import PATIENCE_SECONDS, join
@@ -31,21 +31,6 @@ def server() -> Iterator[RtspServer]:
     }  # fmt: skip
     with RtspServer(mounts) as running:
         yield running
-
-
-def read(url: str, frames: int = 3, **values: object) -> tuple[SourceInfo, list[SourceFrame]]:
-    source = open_source(stream_config(url, connect_timeout_seconds=20, **values))
-    try:
-        return source.info, [source.read() for _ in range(frames)]
-    finally:
-        source.close()
-
-
-def failure(url: str, **values: object) -> SourceError:
-    with pytest.raises(SourceError) as caught:
-        read(url, **values)
-    assert SECRET not in str(caught.value)
-    return caught.value
 
 
 @pytest.mark.parametrize(("path", "codec"), [("/h264", "h264"), ("/h265", "hevc"), ("/mjpeg", "mjpeg")])

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from streamdet.capture.sources import SourceFrame, SourceInfo, open_source
-from streamdet.errors import SourceError
 from streamdet.types import Reason
 from support import rtsp
-from support.capturing import SECRET, stream_config
+from support.capturing import SECRET, failure, read
 from support.certificates import make_certificate
 from support.rtsp import RtspServer
 from support.rtsp_door import RtspDoor
@@ -27,21 +25,6 @@ def server() -> Iterator[RtspServer]:
     # One for each client: what is shared would be ending still when the next one comes.
     with RtspServer({"/video": rtsp.h264()}, shared=False) as running:
         yield running
-
-
-def read(url: str, frames: int = 3, **values: object) -> tuple[SourceInfo, list[SourceFrame]]:
-    source = open_source(stream_config(url, connect_timeout_seconds=20, **values))
-    try:
-        return source.info, [source.read() for _ in range(frames)]
-    finally:
-        source.close()
-
-
-def failure(url: str, **values: object) -> SourceError:
-    with pytest.raises(SourceError) as caught:
-        read(url, **values)
-    assert SECRET not in str(caught.value)
-    return caught.value
 
 
 @pytest.mark.parametrize("algorithms", [("SHA-256",), ("SHA-256", "MD5"), ("Basic", "SHA-256"), ("NTLM", "SHA-256")])
