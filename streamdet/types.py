@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2 in pixels of the source frame; 0 <= x1 < x2 <= width, and likewise y."""
 Clock = Literal["source", "daemon"]
 Direction = Literal["in", "out"]
 Point = tuple[float, float]
@@ -57,6 +59,18 @@ class Drop(StrEnum):
     INTERNAL_ERROR = "internal_error"
     SHUTDOWN = "shutdown"
     DAMAGED = "damaged"
+
+
+class EndReason(StrEnum):
+    """Why an object has ended."""
+
+    LOST = "lost"
+    STREAM_DOWN = "stream_down"
+    REMOVED = "removed"
+    RELOAD = "reload"
+    STOPPING = "stopping"
+    RESTART = "restart"
+    INTERNAL_ERROR = "internal_error"
 
 
 class Picture(Protocol):
@@ -113,7 +127,7 @@ class Detection:
 
     label: str
     score: float
-    box: tuple[float, float, float, float]
+    box: Box
     track_id: int | None = None
     zones: tuple[str, ...] = ()
 
@@ -194,6 +208,195 @@ class PreviewEvent:
     frame: FrameInfo
     detections: tuple[Detection, ...]
     jpeg: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneVisit:
+    """How long an object has been in a zone.
+
+    Attributes:
+        zone: its name.
+        seconds: of the stream, all visits together.
+        inside: whether it is there now; at the end of the object, whether it was there when it was last seen.
+    """
+
+    zone: str
+    seconds: float
+    inside: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneChange:
+    """What an object has just done in a zone.
+
+    Attributes:
+        change: "enter"; "leave"; "dwell", when a visit reaches one of the zone's `dwell_seconds`; "loiter", when it
+            reaches `loiter_seconds`.
+        zone: its name.
+        seconds: of this visit so far; 0 for "enter".
+    """
+
+    change: Literal["enter", "leave", "dwell", "loiter"]
+    zone: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One view of an object: where it is in one frame.
+
+    Attributes:
+        frame_seq: number of the frame.
+        captured_at: Unix time in seconds.
+        score: 0 to 1.
+        box: pixels of the source frame.
+    """
+
+    frame_seq: int
+    captured_at: float
+    score: float
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedObject:
+    """One object, from the first frame that shows it until now.
+
+    Attributes:
+        object_id: unique, also over restarts of the daemon.
+        track_id: of its detections.
+        label: the one with the largest sum of scores over its life.
+        score: the best so far, 0 to 1.
+        box: where it was last seen.
+        began_at: Unix time in seconds of the first frame that shows it.
+        seconds: from then until it was last seen, by the stream's clock.
+        is_stationary: whether it stands still.
+        path: where its anchor (the middle of its lower edge) was: x and y as parts of width and height, and seconds
+            since it began; thinned out as it grows longer.
+        zones: those that it has been in, in the order of their first visit.
+        best: the view with the best score and size.
+    """
+
+    object_id: str
+    track_id: int
+    label: str
+    score: float
+    box: Box
+    began_at: float
+    seconds: float
+    is_stationary: bool
+    path: tuple[tuple[float, float, float], ...]
+    zones: tuple[ZoneVisit, ...]
+    best: Shot
+
+
+@dataclass(frozen=True, slots=True)
+class PictureInfo:
+    """A kept picture.
+
+    Attributes:
+        picture_id: to fetch it by.
+        frame_seq: number of the frame that it shows.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        box: of the object in pixels of the picture; None where it shows no single object.
+    """
+
+    picture_id: str
+    frame_seq: int
+    width: int
+    height: int
+    box: Box | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectEvent:
+    """An object began, changed or ended.
+
+    Attributes:
+        stream: name of the stream.
+        epoch: new at each start of the daemon.
+        seq: number of the event in its topic and epoch, from 1, without gaps at the sender.
+        published_at: Unix time in seconds.
+        phase: "begin" once, when it is certain that there is an object; "update" at most once a second and at each
+            change of zone; "end" once.
+        frame: the frame that made the event; at the end, the last one that shows the object.
+        object: what is known of it.
+        changes: what it has done in zones since the event before.
+        crossings: the lines that it has crossed since the event before.
+        reason: why it ended; None before.
+        picture: its best shot, at the end; None where no pictures are kept.
+    """
+
+    stream: str
+    epoch: str
+    seq: int
+    published_at: float
+    phase: Literal["begin", "update", "end"]
+    frame: FrameInfo
+    object: TrackedObject
+    changes: tuple[ZoneChange, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
+    reason: EndReason | None = None
+    picture: PictureInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A rule whose condition was met.
+
+    Attributes:
+        alert_id: unique, also over restarts of the daemon.
+        rule: its name.
+        raised_at: Unix time in seconds of the frame in which the condition was met.
+        seconds: how long the condition has lasted, by the stream's clock; at "cleared", in all.
+        object_ids: the objects that meet it: one, or those that were counted, or none where none is the condition.
+        label: of the one object; None for several or none.
+        box: of the one object in the frame of the event; None for several or none.
+        zone: where the rule looks; None for the whole picture.
+        line: that was crossed; None for other rules.
+        direction: of the crossing; None for other rules.
+        count: objects at once; None where the rule does not count.
+    """
+
+    alert_id: str
+    rule: str
+    raised_at: float
+    seconds: float
+    object_ids: tuple[str, ...]
+    label: str | None = None
+    box: Box | None = None
+    zone: str | None = None
+    line: str | None = None
+    direction: Direction | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AlertEvent:
+    """The condition of a rule is met, or no longer.
+
+    Attributes:
+        stream: name of the stream.
+        epoch: new at each start of the daemon.
+        seq: number of the event in its topic and epoch, from 1, without gaps at the sender.
+        published_at: Unix time in seconds.
+        phase: "raised", and later "cleared", each once for an alert.
+        frame: the frame that made the event.
+        alert: what is known of it.
+        picture: of the frame in which it was raised; None where the rule asks for none.
+        clip_id: to fetch the clip around it by, some seconds later; None where the rule asks for none.
+    """
+
+    stream: str
+    epoch: str
+    seq: int
+    published_at: float
+    phase: Literal["raised", "cleared"]
+    frame: FrameInfo
+    alert: Alert
+    picture: PictureInfo | None = None
+    clip_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
