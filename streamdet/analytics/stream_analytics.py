@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 
+from streamdet.analytics.objects import LiveObject, ObjectChange, Objects
+from streamdet.analytics.rules import AlertChange
 from streamdet.analytics.tracker import StreamClock, Tracker
 from streamdet.analytics.zones import Zones
 from streamdet.config import StreamConfig
-from streamdet.types import Crossing, Detection, FrameInfo, Geometry
+from streamdet.types import Crossing, Detection, EndReason, FrameInfo, Geometry
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the analytics have made of one frame, or of the end of a stream.
+
+    Attributes:
+        detections: with track ids and zones, without those that a mask hides.
+        crossings: of lines in this frame.
+        objects: those that have begun, changed or ended.
+        alerts: those that are raised or cleared.
+    """
+
+    detections: tuple[Detection, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
+    objects: tuple[ObjectChange, ...] = ()
+    alerts: tuple[AlertChange, ...] = ()
 
 
 class StreamAnalytics:
@@ -16,27 +36,38 @@ class StreamAnalytics:
 
     Args:
         config: of the stream.
-        ids: gives new track ids; never the same twice.
+        track_ids: gives new track ids; never the same twice.
+        new_object_id: makes the id of an object, unique over all streams and restarts.
     """
 
-    def __init__(self, config: StreamConfig, ids: Iterator[int]) -> None:
+    def __init__(self, config: StreamConfig, track_ids: Iterator[int], new_object_id: Callable[[], str]) -> None:
         self._config = config
-        self._ids = ids
+        self._track_ids = track_ids
+        self._new_object_id = new_object_id
         self.reset()
 
-    def set_config(self, config: StreamConfig) -> None:
-        """Goes on with other rules; tracks go on where their rules are the same."""
+    def set_config(self, config: StreamConfig) -> Seen:
+        """Goes on with other rules; objects go on where tracking is the same.
+
+        Returns:
+            The objects that end with the reason `reload` where it is not.
+        """
         before, self._config = self._config, config
+        ended = Seen()
         if _tracking(config) != _tracking(before):
-            self._tracker = self._new_tracker()
+            ended = self.end(EndReason.RELOAD)
         if (config.zones, config.lines, config.masks) != (before.zones, before.lines, before.masks):
             self._zones = Zones(config)
+            self._objects.set_durations(self._zones.durations)
+        return ended
 
     def reset(self) -> None:
-        """Forgets all tracks, and where each object stood."""
+        """Forgets all objects without an end, and where each stood."""
         self._clock = StreamClock()
-        self._tracker = self._new_tracker()
+        self._now = 0.0
+        self._tracker = Tracker(self._track_ids, *_tracking(self._config)[1:]) if self._config.track else None
         self._zones = Zones(self._config)
+        self._objects = Objects(self._new_object_id, self._config.track_max_lost_seconds, self._zones.durations)
 
     @property
     def geometry(self) -> Geometry | None:
@@ -48,27 +79,33 @@ class StreamAnalytics:
         """Whether something may be hidden."""
         return bool(self._config.masks)
 
-    def see(
-        self, detections: Sequence[Detection], frame: FrameInfo, captured_monotonic_seconds: float
-    ) -> tuple[Sequence[Detection], tuple[Crossing, ...]]:
+    @property
+    def objects(self) -> Collection[LiveObject]:
+        """The objects that have not ended, also those that are not confirmed yet.
+
+        One that the newest frame shows best has the number of that frame in `best`.
+        """
+        return self._objects.live.values()
+
+    def see(self, detections: Sequence[Detection], frame: FrameInfo, captured_monotonic_seconds: float) -> Seen:
         """Takes the detections of the next frame.
 
         Args:
             detections: within the frame.
             frame: the frame.
             captured_monotonic_seconds: when it was captured.
-
-        Returns:
-            The detections with track ids and zones, without those that a mask hides; and the crossings of lines.
         """
         size = frame.width, frame.height
-        now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
+        now = self._now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
+        alive = frozenset[int]()
         if self._tracker is not None:
             detections = self._tracker.update(detections, now, size)
-        if self._zones.geometry is None:
-            return detections, ()
-        alive = frozenset[int]() if self._tracker is None else self._tracker.alive()
-        return self._zones.see(detections, size, now, alive)
+            alive = self._tracker.alive()
+        crossings: tuple[Crossing, ...] = ()
+        if self._zones.geometry is not None:
+            detections, crossings = self._zones.see(detections, size, now, alive)
+        objects = self._objects.see(detections, crossings, frame, now, alive, self._zones.since)
+        return Seen(tuple(detections), crossings, objects)
 
     def see_untracked(
         self, detections: Sequence[Detection], frame: FrameInfo, captured_monotonic_seconds: float
@@ -77,14 +114,29 @@ class StreamAnalytics:
         now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
         return self._zones.see(detections, (frame.width, frame.height), now, ())[0]
 
+    def silent(self, seconds: float, *, is_up: bool) -> Seen:
+        """Ends the objects that would be lost by now; to be called from time to time while no frame comes.
+
+        Args:
+            seconds: since the newest frame.
+            is_up: whether the stream is up; the reason is `lost` then, else `stream_down`.
+        """
+        seen_before = self._now + seconds - self._config.track_max_lost_seconds
+        reason = EndReason.LOST if is_up else EndReason.STREAM_DOWN
+        return Seen(objects=self._objects.end(reason, seen_before))
+
+    def end(self, reason: EndReason) -> Seen:
+        """Ends all objects; the next frame begins with none."""
+        try:
+            return Seen(objects=self._objects.end(reason))
+        finally:
+            self.reset()
+
     def zone_counts(self, detections: Sequence[Detection]) -> Counter[str]:
         """How many of the detections stand in each zone, zero included."""
         counts = Counter({zone.name: 0 for zone in self._config.zones})
         counts.update(name for found in detections for name in found.zones)
         return counts
-
-    def _new_tracker(self) -> Tracker | None:
-        return Tracker(self._ids, *_tracking(self._config)[1:]) if self._config.track else None
 
 
 def _tracking(config: StreamConfig) -> tuple[bool, float, float]:

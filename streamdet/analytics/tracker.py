@@ -34,11 +34,24 @@ _ACCELERATION_DENSITY = 1.0
 _FIRST_SPEED_VARIANCE = 2.0**2
 # The weight of a measured width and height, against those before.
 _SIZE_GAIN = 0.5
-# An object that was seen only once may have been a mistake: it is given up this soon after it is missed; others later,
-# by the time for which they were seen.
+# A track is certain to be an object when it was seen this often, or twice with this time between.
+_CONFIRMED_SIGHTS = 3
+_CONFIRMED_SECONDS = 0.5
+# Until then it may be a mistake: it is given up this soon after it is missed, or later by the time for which it was
+# seen.
 _FIRST_PATIENCE_SECONDS = 0.5
 # A presentation time that jumps by more is ignored.
 _MAX_STEP_SECONDS = 10.0
+
+
+def is_confirmed(sights: int, seconds: float) -> bool:
+    """Whether a track is certain to be an object.
+
+    Args:
+        sights: frames in which it was detected.
+        seconds: from the first of them to the last.
+    """
+    return sights >= _CONFIRMED_SIGHTS or (sights > 1 and seconds >= _CONFIRMED_SECONDS)
 
 
 class StreamClock:
@@ -81,6 +94,7 @@ class _Track:
         "label",
         "position_variance",
         "seen",
+        "sights",
         "speed_variance",
         "track_id",
         "vx",
@@ -95,6 +109,7 @@ class _Track:
         self.track_id = track_id
         self.label = found.label
         self.began = self.seen = now
+        self.sights = 1
         self.x, self.y = (x1 + x2) / 2, (y1 + y2) / 2
         self.width, self.height = x2 - x1, y2 - y1
         self.vx = self.vy = 0.0
@@ -128,13 +143,14 @@ class _Track:
         self.position_variance *= 1 - gain
         self.covariance *= 1 - gain
         self.label, self.seen = found.label, now
+        self.sights += 1
 
     def is_lost(self, before: float, now: float, max_lost_seconds: float) -> bool:
         """Whether it was not seen for too long; `before` is the time of the frame before this one."""
-        lost_seconds = now - self.seen
-        missed = self.seen < before
-        patience_seconds = _FIRST_PATIENCE_SECONDS + self.seen - self.began
-        return lost_seconds > max_lost_seconds or (missed and lost_seconds > patience_seconds)
+        lost_seconds, seen_seconds = now - self.seen, self.seen - self.began
+        if lost_seconds > max_lost_seconds or is_confirmed(self.sights, seen_seconds):
+            return lost_seconds > max_lost_seconds
+        return self.seen < before and lost_seconds > _FIRST_PATIENCE_SECONDS + seen_seconds
 
     def expected(self) -> Box:
         """The box in which it is expected."""

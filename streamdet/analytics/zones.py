@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
+from streamdet.analytics.objects import Durations
 from streamdet.config.stream import LineConfig, PolygonConfig, StreamConfig, side_of
 from streamdet.types import Crossing, Detection, Direction, Geometry, Point, Shape
 
@@ -61,6 +62,12 @@ class Zones:
         self._lines = [_Line(line) for line in config.lines]
         self._feet: dict[int, _Foot] = {}
         self.geometry = _geometry(config)
+        self.durations: Durations = {}
+        self._now = 0.0
+
+    def since(self, zone: str, track_id: int) -> float:  # noqa: ARG002 - it will
+        """Since when a track has been where it is, inside a zone or outside it; a time of the stream."""
+        return self._now
 
     def see(
         self, detections: Iterable[Detection], size: tuple[int, int], now: float, alive: Collection[int]
@@ -78,6 +85,7 @@ class Zones:
             since they were last clear of them.
         """
         self._forget(alive)
+        self._now = now
         kept: list[Detection] = []
         crossed: list[Crossing] = []
         for found in detections:

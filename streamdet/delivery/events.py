@@ -118,6 +118,7 @@ class EventWriter:
         self._analytics: dict[str, StreamAnalytics] = {}
         # The numbers of removed streams are kept for a while, and so are their track ids.
         self._removed: dict[str, None] = {}
+        self._object_numbers = itertools.count(1)
         self._track_ids: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
 
     @property
@@ -131,7 +132,9 @@ class EventWriter:
         before = analytics.geometry if analytics else None
         try:
             if analytics is None:
-                analytics = self._analytics[config.name] = StreamAnalytics(config, self._track_ids[config.name])
+                analytics = self._analytics[config.name] = StreamAnalytics(
+                    config, self._track_ids[config.name], self._new_object_id
+                )
             else:
                 analytics.set_config(config)
         except Exception as error:  # noqa: BLE001 - whatever it is: other streams are to be published
@@ -246,6 +249,9 @@ class EventWriter:
             "state", event.stream, lambda _: replace(event, published_at=time.time()), repeats_seq=event.seq
         )
 
+    def _new_object_id(self) -> str:
+        return f"{self._epoch}-{next(self._object_numbers)}"
+
     def _analysed(self, result: FrameResult) -> tuple[tuple[Detection, ...], tuple[Crossing, ...]]:
         """What is published of a frame: tracked, with zones and crossings, without what a mask hides.
 
@@ -261,14 +267,14 @@ class EventWriter:
         if analytics is None:
             return detections, ()
         try:
-            seen, crossings = analytics.see(detections, frame, result.captured_monotonic_seconds)
+            seen = analytics.see(detections, frame, result.captured_monotonic_seconds)
             if analytics.geometry is not None:
-                self._metrics.shapes_seen(stream, analytics.zone_counts(seen), crossings)
+                self._metrics.shapes_seen(stream, analytics.zone_counts(seen.detections), seen.crossings)
         except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
             self._metrics.unexpected.report("analytics", error, "the stream's tracks begin again", stream)
             analytics.reset()
         else:
-            return tuple(seen), crossings
+            return seen.detections, seen.crossings
         try:
             return tuple(analytics.see_untracked(detections, frame, result.captured_monotonic_seconds)), ()
         except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published

@@ -1,0 +1,451 @@
+"""Objects: what the tracks of a stream are seen to do, from the first frame that shows an object to the last.
+
+An object is one track, as far as it can be seen: what a mask hides is not seen. All times are seconds of the stream
+(`StreamClock`), so that dropped frames and pauses between frames change nothing: an object that is not seen for a while
+is still there until it is given up, and then it counts as gone since it was last seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from streamdet.analytics.tracker import is_confirmed
+from streamdet.types import (
+    Box,
+    Crossing,
+    Detection,
+    EndReason,
+    FrameInfo,
+    Point,
+    Shot,
+    TrackedObject,
+    ZoneChange,
+    ZoneVisit,
+)
+
+MAX_PATH_POINTS = 64
+"""Points that are kept of an object's path."""
+
+# How often an object is published while it changes, and while it stands still.
+_UPDATE_SECONDS = 1.0
+_STATIONARY_UPDATE_SECONDS = 10.0
+# An object stands still when its anchor has stayed this long within this part of its size (the root of its area), and
+# moves again when it has been further away for a while: two objects merge into one box for a moment.
+_STILL_SECONDS = 3.0
+_STILL_OF_SIZE = 0.3
+_MOVED_SECONDS = 0.7
+# Another label must lead by this factor, so that two labels that are nearly equal do not take turns.
+_LABEL_LEAD = 1.2
+# A view must be better by this factor to be the new best one. Size counts as the fourth root of the area: a box of
+# twice the width and height is as good as one with 1.4 times the score.
+_BETTER = 1.05
+_SIZE_POWER = 0.25
+# A box this close to the edge of the picture, in pixels, may show only a part of the object.
+_CUT_PIXELS = 1.5
+# A point is added to the path when the anchor is this far from the one before: parts of the picture, and of the
+# object's own height.
+_PATH_STEP = 0.01
+_PATH_STEP_OF_HEIGHT = 0.1
+# When the path is full, it keeps this many points.
+_THINNED_POINTS = 40
+
+Phase = Literal["begin", "update", "end"]
+PathPoint = tuple[float, float, float]
+Durations = Mapping[str, tuple[tuple[float, Literal["dwell", "loiter"]], ...]]
+"""For each zone the durations of a visit that are reported, in seconds and rising, and as what."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectChange:
+    """An object begins, changes or ends.
+
+    Attributes:
+        phase: "begin" once, when it is certain that there is an object; then "update"s; "end" once.
+        frame: the frame that makes the change; at the end, the last one that shows the object.
+        object: what is known of it.
+        changes: what it has done in zones since the change before.
+        crossings: the lines that it has crossed since the change before.
+        reason: why it ends; None before.
+    """
+
+    phase: Phase
+    frame: FrameInfo
+    object: TrackedObject
+    changes: tuple[ZoneChange, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
+    reason: EndReason | None = None
+
+
+@dataclass(slots=True)
+class Visit:
+    """The visits of one object to one zone.
+
+    Attributes:
+        before_seconds: of the visits before this one.
+        since: when this visit began, in seconds of the stream.
+        is_inside: whether the object is there, or was when it was last seen.
+        reached: how many of the zone's durations this visit has reached.
+    """
+
+    before_seconds: float = 0.0
+    since: float = 0.0
+    is_inside: bool = False
+    reached: int = 0
+
+    def seconds(self, now: float) -> float:
+        """Of this visit until `now`, a time of the stream; 0 outside."""
+        return max(now - self.since, 0.0) if self.is_inside else 0.0
+
+
+class LiveObject:
+    """An object that has begun and not ended; only `Objects` changes it.
+
+    Attributes:
+        object_id: unique, also over restarts.
+        track_id: of its detections.
+        label: voted over its life.
+        score: the best so far.
+        box: where it was last seen.
+        frame: the one that last showed it.
+        began: when it was first seen, in seconds of the stream.
+        began_at: the same in Unix time.
+        seen: when it was last seen, in seconds of the stream.
+        is_confirmed: whether its "begin" is out: it was seen often enough.
+        is_stationary: whether it stands still.
+        best: its best view.
+        visits: for each zone that it has been in, in the order of the first visits.
+    """
+
+    __slots__ = (
+        "_away_since",
+        "_best_rank",
+        "_changes",
+        "_crossings",
+        "_next_duration",
+        "_path",
+        "_published",
+        "_published_stationary",
+        "_rest",
+        "_rest_since",
+        "_sights",
+        "_votes",
+        "_zones",
+        "began",
+        "began_at",
+        "best",
+        "box",
+        "frame",
+        "is_confirmed",
+        "is_stationary",
+        "label",
+        "object_id",
+        "score",
+        "seen",
+        "track_id",
+        "visits",
+    )
+
+    def __init__(self, object_id: str, track_id: int, found: Detection, frame: FrameInfo, now: float) -> None:
+        self.object_id = object_id
+        self.track_id = track_id
+        self.label = found.label
+        self.score = 0.0
+        self.began = now
+        self.began_at = frame.captured_at
+        self.is_confirmed = self.is_stationary = False
+        self.visits: dict[str, Visit] = {}
+        self._votes: dict[str, float] = {}
+        self._best_rank = -1.0
+        self._rest, self._rest_since = _anchor(found.box, frame), now
+        self._away_since: float | None = None
+        self._zones: tuple[str, ...] = ()
+        self._next_duration = math.inf
+        self._path: list[PathPoint] = []
+        self._published = -math.inf
+        self._published_stationary = False
+        self._changes: list[ZoneChange] = []
+        self._crossings: list[Crossing] = []
+        self._sights = 0
+        self.see(found, frame, now)
+
+    def see(self, found: Detection, frame: FrameInfo, now: float) -> None:
+        """Takes what one frame shows of it, except for zones and lines."""
+        self.box, self.frame, self.seen = found.box, frame, now
+        self._sights += 1
+        self._vote(found)
+        self._judge(found, frame)
+        self._rest_or_move(now)
+        self._walk(now)
+
+    def stand_in(self, zones: tuple[str, ...], durations: Durations, since: Callable[[str, int], float]) -> None:
+        """Takes the zones that it is in, and which durations its visits have reached.
+
+        Args:
+            zones: their names.
+            durations: of each zone, rising.
+            since: since when a track has been where it is, inside a zone or outside; a time of the stream.
+        """
+        if zones != self._zones:
+            self._enter_and_leave(zones, durations, since)
+        if self.seen >= self._next_duration:
+            self._reach(durations)
+
+    def set_durations(self, durations: Durations) -> None:
+        """Takes other durations of visits; what a visit has reached before is not reported again."""
+        for zone, visit in self.visits.items():
+            visit.reached = sum(seconds <= visit.seconds(self.seen) for seconds, _ in durations.get(zone, ()))
+        self._set_next_duration(durations)
+
+    def cross(self, crossing: Crossing) -> None:
+        """Notes that it has crossed a line."""
+        self._crossings.append(crossing)
+
+    def confirm(self) -> bool:
+        """Whether it has been confirmed just now."""
+        if self.is_confirmed or not is_confirmed(self._sights, self.seen - self.began):
+            return False
+        self.is_confirmed = True
+        return True
+
+    def is_due(self) -> bool:
+        """Whether an update is to be published of it now that it was seen."""
+        if self._changes or self._crossings:
+            return True
+        stays = self.is_stationary and self._published_stationary
+        return self.seen - self._published >= (_STATIONARY_UPDATE_SECONDS if stays else _UPDATE_SECONDS)
+
+    def publish(self, phase: Phase, reason: EndReason | None = None) -> ObjectChange:
+        """What is published of it."""
+        changes, crossings = tuple(self._changes), tuple(self._crossings)
+        self._changes.clear()
+        self._crossings.clear()
+        self._published, self._published_stationary = self.seen, self.is_stationary
+        return ObjectChange(phase, self.frame, self.snapshot(), changes, crossings, reason)
+
+    def snapshot(self) -> TrackedObject:
+        """What is known of it, as of when it was last seen."""
+        visits = tuple(
+            ZoneVisit(zone, visit.before_seconds + visit.seconds(self.seen), visit.is_inside)
+            for zone, visit in self.visits.items()
+        )
+        return TrackedObject(
+            self.object_id,
+            self.track_id,
+            self.label,
+            self.score,
+            self.box,
+            self.began_at,
+            self.seen - self.began,
+            self.is_stationary,
+            tuple(self._path),
+            visits,
+            self.best,
+        )
+
+    def _vote(self, found: Detection) -> None:
+        votes, label = self._votes, found.label
+        votes[label] = votes.get(label, 0.0) + found.score
+        if label != self.label and votes[label] > _LABEL_LEAD * votes[self.label]:
+            self.label = label
+        self.score = max(self.score, found.score)
+
+    def _judge(self, found: Detection, frame: FrameInfo) -> None:
+        """Whether this is the best view so far: a whole box rather than a cut one, then by score and size."""
+        x1, y1, x2, y2 = found.box
+        right, bottom = frame.width - _CUT_PIXELS, frame.height - _CUT_PIXELS
+        is_whole = x1 > _CUT_PIXELS and y1 > _CUT_PIXELS and x2 < right and y2 < bottom
+        # Every whole box ranks above 1, every cut one below.
+        part = (x2 - x1) * (y2 - y1) / (frame.width * frame.height)
+        rank = is_whole + found.score * part**_SIZE_POWER
+        if rank > self._best_rank and (rank - is_whole) > _BETTER * (self._best_rank - is_whole):
+            self._best_rank = rank
+            self.best = Shot(frame.seq, frame.captured_at, found.score, found.box)
+
+    def _rest_or_move(self, now: float) -> None:
+        (x1, y1, x2, y2), frame = self.box, self.frame
+        x, y = _anchor(self.box, frame)
+        dx, dy = (x - self._rest[0]) * frame.width, (y - self._rest[1]) * frame.height
+        if dx * dx + dy * dy <= _STILL_OF_SIZE**2 * (x2 - x1) * (y2 - y1):
+            self._away_since = None
+            if now - self._rest_since >= _STILL_SECONDS:
+                self.is_stationary = True
+            return
+        if self._away_since is None:
+            self._away_since = now
+        if not self.is_stationary or now - self._away_since >= _MOVED_SECONDS:
+            self._rest, self._rest_since, self._away_since = (x, y), now, None
+            self.is_stationary = False
+
+    def _walk(self, now: float) -> None:
+        path, (x, y) = self._path, _anchor(self.box, self.frame)
+        if len(path) >= 2:
+            step = max(_PATH_STEP, _PATH_STEP_OF_HEIGHT * (self.box[3] - self.box[1]) / self.frame.height)
+            before_x, before_y, _ = path[-2]
+            last_x, last_y, _ = path[-1]
+            is_near = (x - before_x) ** 2 + (y - before_y) ** 2 < step * step
+            if is_near and (last_x - before_x) ** 2 + (last_y - before_y) ** 2 < step * step:
+                # It has not gone anywhere since the last point that is kept.
+                path[-1] = (x, y, now - self.began)
+                return
+        path.append((x, y, now - self.began))
+        if len(path) > MAX_PATH_POINTS:
+            self._path = thinned(path, _THINNED_POINTS)
+
+    def _enter_and_leave(
+        self, zones: tuple[str, ...], durations: Durations, since: Callable[[str, int], float]
+    ) -> None:
+        for zone in self._zones:
+            if zone not in zones:
+                visit = self.visits[zone]
+                seconds = visit.seconds(min(since(zone, self.track_id), self.seen))
+                visit.before_seconds += seconds
+                visit.is_inside = False
+                self._changes.append(ZoneChange("leave", zone, seconds))
+        for zone in zones:
+            if zone not in self._zones:
+                visit = self.visits.setdefault(zone, Visit())
+                visit.since = min(max(since(zone, self.track_id), self.began), self.seen)
+                visit.is_inside, visit.reached = True, 0
+                self._changes.append(ZoneChange("enter", zone, 0.0))
+        self._zones = zones
+        self._set_next_duration(durations)
+
+    def _reach(self, durations: Durations) -> None:
+        for zone in self._zones:
+            visit, of_zone = self.visits[zone], durations.get(zone, ())
+            while visit.reached < len(of_zone) and visit.seconds(self.seen) >= of_zone[visit.reached][0]:
+                seconds, change = of_zone[visit.reached]
+                visit.reached += 1
+                self._changes.append(ZoneChange(change, zone, seconds))
+        self._set_next_duration(durations)
+
+    def _set_next_duration(self, durations: Durations) -> None:
+        self._next_duration = math.inf
+        for zone in self._zones:
+            visit, of_zone = self.visits[zone], durations.get(zone, ())
+            if visit.reached < len(of_zone):
+                self._next_duration = min(self._next_duration, visit.since + of_zone[visit.reached][0])
+
+
+class Objects:
+    """The objects of one stream.
+
+    Args:
+        new_id: makes the id of an object.
+        max_lost_seconds: for how long an object that is not seen is still there.
+        durations: of visits to each zone that are reported.
+
+    Attributes:
+        live: those that have not ended, by track id; also those that are not confirmed yet.
+    """
+
+    def __init__(self, new_id: Callable[[], str], max_lost_seconds: float, durations: Durations) -> None:
+        self.live: dict[int, LiveObject] = {}
+        self._new_id = new_id
+        self._max_lost_seconds = max_lost_seconds
+        self._durations = durations
+
+    def set_durations(self, durations: Durations) -> None:
+        """Reports other durations of visits from now on."""
+        self._durations = durations
+        for one in self.live.values():
+            one.set_durations(durations)
+
+    def see(
+        self,
+        detections: Iterable[Detection],
+        crossings: Iterable[Crossing],
+        frame: FrameInfo,
+        now: float,
+        alive: Collection[int],
+        since: Callable[[str, int], float],
+    ) -> tuple[ObjectChange, ...]:
+        """Takes what the next frame shows.
+
+        Args:
+            detections: with track ids and zones; those without a track id belong to no object.
+            crossings: of lines in this frame.
+            frame: the frame.
+            now: seconds of the stream, later than at the frame before.
+            alive: tracks that may be seen again.
+            since: since when a track has been where it is, inside a zone or outside it; a time of the stream.
+
+        Returns:
+            What has changed: objects that end, then those that this frame shows, in the order of the detections.
+        """
+        changes = [
+            self._ended(one, EndReason.LOST)
+            for one in list(self.live.values())
+            if one.track_id not in alive or now - one.seen > self._max_lost_seconds
+        ]
+        shown: list[LiveObject] = []
+        for found in detections:
+            track_id = found.track_id
+            if track_id is None:
+                continue
+            one = self.live.get(track_id)
+            if one is None:
+                one = self.live[track_id] = LiveObject(self._new_id(), track_id, found, frame, now)
+            else:
+                one.see(found, frame, now)
+            one.stand_in(found.zones, self._durations, since)
+            shown.append(one)
+        for crossing in crossings:
+            self.live[crossing.track_id].cross(crossing)
+        for one in shown:
+            if one.confirm():
+                changes.append(one.publish("begin"))
+            elif one.is_confirmed and one.is_due():
+                changes.append(one.publish("update"))
+        return tuple(change for change in changes if change is not None)
+
+    def end(self, reason: EndReason, unseen_since: float = math.inf) -> tuple[ObjectChange, ...]:
+        """Ends objects.
+
+        Args:
+            reason: why.
+            unseen_since: only those that were last seen before; a time of the stream.
+        """
+        changes = [self._ended(one, reason) for one in list(self.live.values()) if one.seen < unseen_since]
+        return tuple(change for change in changes if change is not None)
+
+    def _ended(self, one: LiveObject, reason: EndReason) -> ObjectChange | None:
+        """The end of an object; None where it was never certain that there was one."""
+        del self.live[one.track_id]
+        return one.publish("end", reason) if one.is_confirmed else None
+
+
+def thinned(path: Sequence[PathPoint], points: int) -> list[PathPoint]:
+    """A path of fewer points, both ends among them, that keeps its shape and when it was where.
+
+    The points are left out, one after the other, that are closest to where the object would have been at that time if
+    it had gone straight from the point before to the one after.
+
+    Args:
+        path: x, y and seconds, which rise.
+        points: to be left, at least 2.
+    """
+    kept = list(path)
+    costs = [math.inf, *(_detour(kept, at) for at in range(1, len(kept) - 1)), math.inf]
+    while len(kept) > points:
+        at = costs.index(min(costs))
+        del kept[at], costs[at]
+        for near in (at - 1, at):
+            if 0 < near < len(kept) - 1:
+                costs[near] = _detour(kept, near)
+    return kept
+
+
+def _detour(path: Sequence[PathPoint], at: int) -> float:
+    """The square of the distance of a point from the straight way between its neighbours, at its time."""
+    (x1, y1, t1), (x, y, t), (x2, y2, t2) = path[at - 1 : at + 2]
+    part = (t - t1) / (t2 - t1) if t2 > t1 else 0.5
+    return float((x - x1 - part * (x2 - x1)) ** 2 + (y - y1 - part * (y2 - y1)) ** 2)
+
+
+def _anchor(box: Box, frame: FrameInfo) -> Point:
+    """The middle of the lower edge, as parts of the picture."""
+    return (box[0] + box[2]) / (2 * frame.width), box[3] / frame.height
