@@ -1,9 +1,9 @@
 """The configuration: what the file may contain, and what it means.
 
 In the order of the data: `toml` reads the file and finds the line of every key, `substitute` inserts the values of
-`${NAME}`, `models` and `stream` define what is allowed, `checks` looks at the files that are named, `explain` puts
-errors into words, and `load` brings all of this together. `schema` describes it for editors and for the reference;
-`last_good` keeps the last configuration that worked.
+`${NAME}`, `models`, `stream` and `rules` define what is allowed, `checks` looks at the files that are named and at
+what does not fit together, `explain` puts errors into words, and `load` brings all of this together. `schema` describes
+it for editors and for the reference; `last_good` keeps the last configuration that worked.
 """
 
 from streamdet.config.load import load_config, load_config_and_warnings
@@ -18,6 +18,7 @@ from streamdet.config.models import (
     SpoolConfig,
     TracingConfig,
 )
+from streamdet.config.rules import RuleConfig
 from streamdet.config.stream import StreamConfig
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "MetricsConfig",
     "PublisherConfig",
     "ReplayConfig",
+    "RuleConfig",
     "SpoolConfig",
     "StreamConfig",
     "TracingConfig",

@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from streamdet.assets import embedded_weights
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.config.models import Config, DetectorConfig
+from streamdet.config.rules import MAX_RULES, RuleConfig, misfits
 from streamdet.config.stream import SHAPES
 from streamdet.config.toml import KeyPath
 from streamdet.security.curve import KeyFileError, public_files, read_pair
@@ -25,6 +27,8 @@ from streamdet.security.passwords import PasswordError, read_password
 # The header of a safetensors file is JSON behind its length in eight bytes; ours has a few kilobytes.
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 1 << 20
+# A message names this many streams.
+_MAX_NAMES = 20
 _UNUSED_LABEL = "N/A"  # COCO's ids have gaps
 _PRECISIONS = {"torch": ("auto", "fp32", "bf16"), "graph": ("auto", "fp32", "bf16"), "reference": ("auto", "fp32")}
 
@@ -95,18 +99,61 @@ def detector_problems(table: object) -> Iterator[tuple[KeyPath, str]]:
 
 
 def unknown_labels(config: Config) -> Iterator[tuple[KeyPath, str]]:
-    """Finds labels of zones, lines and masks that no detection will ever have."""
+    """Finds labels of zones, lines, masks and rules that no detection will ever have."""
     known = _published_labels(config)
     if known is None:
         return
+    for number, rule in enumerate(config.rules):
+        for problem in _unpublished(rule.labels, known):
+            yield ("rules", number, "labels"), problem
     for number, stream in enumerate(config.streams):
         for key in SHAPES:
             for index, shape in enumerate(getattr(stream, key)):
-                for label in sorted({*shape.labels} - {*known}):
-                    near = difflib.get_close_matches(label, known, 1, cutoff=0.6)
-                    meant = f'did you mean "{near[0]}"?' if near else f"published are {', '.join(known)}"
-                    path = ("streams", number, key, index, "labels")
-                    yield path, f'hold "{label[:40]}", which is not a published label; {meant}'
+                for problem in _unpublished(shape.labels, known):
+                    yield ("streams", number, key, index, "labels"), problem
+
+
+def rule_problems(config: Config) -> Iterator[tuple[KeyPath, str]]:
+    """Finds rules that no stream can meet: unknown streams, zones and lines, and streams without track ids."""
+    if len(config.rules) > MAX_RULES:
+        yield ("rules", MAX_RULES), f"is one too many; at most {MAX_RULES} rules are allowed"
+    names = [stream.name for stream in config.streams]
+    for number, rule in enumerate(config.rules):
+        for index, glob in enumerate(rule.streams):
+            if not any(fnmatchcase(name, glob) for name in names):
+                near = difflib.get_close_matches(glob, names, 1, cutoff=0.6)
+                meant = f'did you mean "{near[0]}"?' if near else f"the streams are {_some(names)}"
+                yield ("rules", number, "streams", index), f'is "{glob[:40]}", which matches no stream; {meant}'
+        for key, problem in _misfits(rule, config):
+            yield ("rules", number, key), problem
+
+
+def _misfits(rule: RuleConfig, config: Config) -> Iterator[tuple[str, str]]:
+    """For each key of a rule the first stream that it does not fit, and how many others there are."""
+    found: dict[str, dict[str, str]] = {}
+    for stream in config.streams:
+        for key, problem in misfits(rule, stream) if rule.applies_to(stream.name) else ():
+            found.setdefault(key, {}).setdefault(stream.name, problem)
+    for key, problems in found.items():
+        first, *others = problems.values()
+        more = f"; {len(others)} other streams are like it" if others else ""
+        fitting = [stream.name for stream in config.streams if rule.applies_to(stream.name)]
+        fitting = [name for name in fitting if name not in problems]
+        if key != "labels" and fitting:
+            more += f"; for the others alone write streams = {json.dumps(fitting[:_MAX_NAMES])}"
+        yield key, first + more
+
+
+def _unpublished(labels: Iterable[str], known: Sequence[str]) -> Iterator[str]:
+    for label in sorted({*labels} - {*known}):
+        near = difflib.get_close_matches(label, known, 1, cutoff=0.6)
+        meant = f'did you mean "{near[0]}"?' if near else f"published are {', '.join(known)}"
+        yield f'hold "{label[:40]}", which is not a published label; {meant}'
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
 
 
 def weights_path(weights: str) -> Path | None:

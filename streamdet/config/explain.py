@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from streamdet.config.models import Config
+from streamdet.config.rules import RuleConfig
 from streamdet.config.schema import range_in_words
 from streamdet.config.stream import SHAPES, StreamConfig, StreamDefaults
 from streamdet.config.toml import KeyPath
@@ -22,8 +23,11 @@ MAX_PROBLEMS = 100
 TABLES: dict[str, type[BaseModel]] = {
     "stream_defaults": StreamDefaults,
     "streams": StreamConfig,
-    **{key: type(field.default) for key, field in Config.model_fields.items() if "stream" not in key},
+    **{key: type(field.default) for key, field in Config.model_fields.items() if isinstance(field.default, BaseModel)},
+    "rules": RuleConfig,
 }
+# The tables of which there may be several, and what each of them needs.
+_LISTS = {"streams": "name and url", "rules": "name and a condition"}
 _SHAPE = {
     "zones": '{ name = "door", polygon = [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0]] }',
     "lines": '{ name = "gate", points = [[0.0, 0.75], [1.0, 0.75]] }',
@@ -34,11 +38,13 @@ _WORDS = {
     ("string_type", ""): "must be a text in quotes",
     ("string_too_short", ""): "is empty; must be a text, or leave the line out",
     ("tuple_type", "streams"): "must be written with two brackets, [[streams]], once for every stream",
+    ("tuple_type", "rules"): "must be written with two brackets, [[rules]], once for every rule",
     **{
         ("tuple_type", key): f"must be a list of tables, such as {key} = [{example}]" for key, example in _SHAPE.items()
     },
     ("tuple_type", "polygon"): "must be a list of points, such as [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0]]",
     ("tuple_type", "points"): "must be a list of two points, such as [[0.0, 0.75], [1.0, 0.75]]",
+    ("tuple_type", "rules.streams"): 'must be a list of names, such as streams = ["yard", "dock-*"]',
     ("tuple_type", ""): 'must be a list of words, such as labels = ["person", "car"]',
 }
 
@@ -93,6 +99,8 @@ def _expectation(path: KeyPath, detail: ErrorDetails) -> str:
         return f'is missing; add a line such as {key} = "{example}"'
     if kind == "string_pattern_mismatch":
         return _pattern_in_words(key, detail["input"])
+    if len(path) > 1 and path[0] == "rules":
+        key = f"rules.{key}"
     return _WORDS.get((kind, key)) or _WORDS.get((kind, "")) or f"must be {range_in_words(_table(path), _field(path))}"
 
 
@@ -121,12 +129,12 @@ def _one_of(words: list[str]) -> str:
 
 
 def _header(name: str) -> str:
-    return "[[streams]]" if name == "streams" else f"[{name}]"
+    return f"[[{name}]]" if name in _LISTS else f"[{name}]"
 
 
 def _wants_table(path: KeyPath, value: object) -> str:
-    if path[0] == "streams" and len(path) == 2:
-        return f"{_shown(value)}must be a table; write [[streams]], and name and url below it"
+    if path[0] in _LISTS and len(path) == 2:
+        return f"{_shown(value)}must be a table; write [[{path[0]}]], and {_LISTS[str(path[0])]} below it"
     if len(path) == 1:
         return f"{_shown(value)}must be a table; write [{path[0]}], and its keys below it"
     example = next((_SHAPE[str(part)] for part in path if part in _SHAPE), "{ person = 0.4 }")

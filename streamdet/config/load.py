@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from streamdet.config.addresses import UrlKind, doubt_of_url, kind_of_url
-from streamdet.config.checks import detector_problems, missing_files, resolve_paths, unknown_labels
+from streamdet.config.checks import detector_problems, missing_files, resolve_paths, rule_problems, unknown_labels
 from streamdet.config.explain import MAX_PROBLEMS, explain
 from streamdet.config.listening import (
     HOW_TO_CLOSE_CONTROL,
@@ -21,6 +21,7 @@ from streamdet.config.listening import (
     same_port,
 )
 from streamdet.config.models import Config
+from streamdet.config.rules import RuleConfig, misfits, rules_of
 from streamdet.config.stream import KEY_FITS, NAME_PATTERN, StreamConfig, StreamDefaults
 from streamdet.config.substitute import Substitution
 from streamdet.config.toml import KeyPath, Tables, lines_of_keys, parse, read_text
@@ -29,6 +30,8 @@ from streamdet.security.endpoints import is_loopback
 from streamdet.security.redact import redact
 
 _STREAM: KeyPath = ("streams", 0)
+# A message shows names that are not longer, and do not look like the end of a key.
+_NAMES = {"streams": NAME_PATTERN, "rules": r"^[^\[\]]{1,64}$"}
 
 _LISTENING: dict[tuple[str, str], Callable[[str], ListenAddress | None]] = {
     ("publisher", "endpoint"): parse_publisher_endpoint,
@@ -69,7 +72,12 @@ def load_config_and_warnings(path: Path, environ: Mapping[str, str] = os.environ
 
 
 def read_stream(
-    values: Mapping[str, Any], base: Mapping[str, Any], folder: Path, environ: Mapping[str, str] = os.environ
+    values: Mapping[str, Any],
+    base: Mapping[str, Any],
+    folder: Path,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    rules: Iterable[RuleConfig] = (),
 ) -> StreamConfig:
     """Reads one stream that was not in the file, as the control API gets it.
 
@@ -78,6 +86,7 @@ def read_stream(
         base: values for keys that `values` leaves out: those of the stream so far, or the defaults for all streams.
         folder: that relative paths refer to.
         environ: where `${NAME}` is looked up, and CREDENTIALS_DIRECTORY with it.
+        rules: of the configuration; those that apply to the stream must fit it.
 
     Raises:
         ConfigError: with everything that is wrong, a line each, without secrets.
@@ -94,9 +103,20 @@ def read_stream(
             problems.setdefault(path, problem)
     for path, problem in missing_files(tables):
         problems.setdefault(path, problem)
+    for where, problem in _unfit(config, rules) if config is not None else ():
+        problems.setdefault((*_STREAM, where), problem)
     if problems or config is None:
         raise ConfigError([_line(values.get("name", base.get("name")), *item) for item in problems.items()])
     return config
+
+
+def _unfit(config: StreamConfig, rules: Iterable[RuleConfig]) -> Iterator[tuple[str, str]]:
+    """Why the rules that apply to a stream do not fit it: keys of the stream, and a sentence for each."""
+    for rule in rules_of(config.name, rules):
+        shapes = "lines" if rule.zone is None else "zones"
+        for key, problem in misfits(rule, config):
+            where = "track" if key == "streams" else shapes
+            yield where, f'the rule "{rule.name}" applies to this stream: its {key} {problem}'
 
 
 def read_once(source: str) -> StreamConfig:
@@ -152,13 +172,14 @@ class _Reading:
             self._problems["streams",] = (
                 'are missing; add [[streams]] and below it name = "front-door" and url = "rtsp://192.0.2.5/stream1"'
             )
-        self._check_names(streams if isinstance(streams, list) else [])
+        self._check_names("streams", "stream")
+        self._check_names("rules", "rule")
         self._check_ports()
         for path, problem in missing_files(merged):
             self._problems.setdefault(path, problem)
         for path, problem in detector_problems(merged.get("detector", {})):
             self._problems.setdefault(path, problem)
-        for path, problem in unknown_labels(config) if config is not None else ():
+        for path, problem in (*unknown_labels(config), *rule_problems(config)) if config is not None else ():
             self._problems.setdefault(path, problem)
         if self._problems or config is None:
             raise ConfigError(self._report())
@@ -205,16 +226,18 @@ class _Reading:
             return {}
         return {key: value for key, value in defaults.items() if ("stream_defaults", key) not in self._problems}
 
-    def _check_names(self, streams: list[object]) -> None:
+    def _check_names(self, table: str, noun: str) -> None:
+        """Reports names that two tables of a list share."""
         first: dict[str, int] = {}
-        for number, stream in enumerate(streams):
-            name = stream.get("name") if isinstance(stream, dict) else None
+        tables = self._tables.get(table)
+        for number, each in enumerate(tables if isinstance(tables, list) else []):
+            name = each.get("name") if isinstance(each, dict) else None
             if not isinstance(name, str):
                 continue
             if name in first:
-                line = self._lines.get(("streams", first[name], "name"), 0)
-                problem = f"the stream of line {line} has this name already; every stream needs a name of its own"
-                self._problems.setdefault(("streams", number, "name"), problem)
+                line = self._lines.get((table, first[name], "name"), 0)
+                problem = f"the {noun} of line {line} has this name already; every {noun} needs a name of its own"
+                self._problems.setdefault((table, number, "name"), problem)
             first.setdefault(name, number)
 
     def _check_ports(self) -> None:
@@ -258,16 +281,19 @@ class _Reading:
         words = ""
         for depth, part in enumerate(path):
             if isinstance(part, int):
-                words += f"[{self._stream_name(part) if depth == 1 and path[0] == 'streams' else f'#{part + 1}'}]"
+                words += f"[{self._name_of(str(path[0]), part) if depth == 1 else f'#{part + 1}'}]"
             else:
                 shown = part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part[:40]}"'
                 words += f".{shown}" if words else shown
         return words
 
-    def _stream_name(self, number: int) -> str:
-        stream = self._tables["streams"][number]
-        name = stream.get("name") if isinstance(stream, dict) else None
-        return name if isinstance(name, str) and re.match(NAME_PATTERN, name) else f"#{number + 1}"
+    def _name_of(self, table: str, number: int) -> str:
+        """The name of one table of a list, or its number."""
+        tables = self._tables[table]
+        each = tables[number] if isinstance(tables, list) else None
+        name = each.get("name") if isinstance(each, dict) else None
+        is_name = isinstance(name, str) and re.match(_NAMES.get(table, NAME_PATTERN), name)
+        return str(name) if is_name else f"#{number + 1}"
 
 
 def _line(name: object, path: KeyPath, problem: str) -> str:

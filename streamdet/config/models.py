@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from streamdet.config.listening import parse_host_port, parse_publisher_endpoint, refuse_others_without_keys
+from streamdet.config.rules import RuleConfig
 from streamdet.config.stream import StreamConfig
 from streamdet.config.values import (
     AS_NUMBER,
@@ -483,3 +484,4 @@ class Config(BaseModel):
         {}, repr=False, description="Defaults for all streams, which are in every one already; for those of run time."
     )
     streams: tuple[StreamConfig, ...] = Field((), description="The streams, one table [[streams]] each.")
+    rules: tuple[RuleConfig, ...] = Field((), description="What raises alerts, one table [[rules]] each.")

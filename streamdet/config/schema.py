@@ -23,6 +23,7 @@ from streamdet.config.models import (
     SpoolConfig,
     TracingConfig,
 )
+from streamdet.config.rules import ACCEPTS, RuleConfig
 from streamdet.config.stream import KEEPS_CONNECTION, SHAPES, StreamConfig, StreamDefaults
 from streamdet.config.values import DURATION_UNITS, NUMBER_PATTERN, SIZE_UNITS
 
@@ -45,6 +46,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "[control]": ControlConfig,
     "[tracing]": TracingConfig,
     "[[streams]]": StreamConfig,
+    "[[rules]]": RuleConfig,
 }
 
 
@@ -88,8 +90,8 @@ def accepts(table: type[BaseModel], key: str) -> str:
     if key in SHAPES:
         points = "points" if key == "lines" else "polygon"
         return f"a list of tables with `name`, `{points}` and, if wanted, `labels`"
-    if get_origin(annotation) is tuple:
-        return "a list of words"
+    if get_origin(annotation) is tuple or key in ACCEPTS:
+        return ACCEPTS.get(key, "a list of words")
     words = range_in_words(table, key)
     if get_origin(annotation) is dict:
         return f"a table of words, each with {words}"

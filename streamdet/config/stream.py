@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import zoneinfo
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, create_model, field_validator
@@ -256,6 +258,13 @@ class StreamConfig(BaseModel):
         examples=[[{"name": "street", "polygon": [[0.0, 0.0], [1.0, 0.0], [1.0, 0.2]], "labels": ["car"]}]],
         json_schema_extra=_KEEPS_CONNECTION,
     )
+    time_zone: str | None = Field(
+        None,
+        min_length=1,
+        description="The time zone in which rules take the time of day, by its IANA name. Default: this machine's.",
+        examples=["Europe/Berlin"],
+        json_schema_extra=_KEEPS_CONNECTION,
+    )
     paused: Switch = Field(
         False,  # noqa: FBT003 - the default of the field
         description="Whether the stream is paused: it is not connected, and its state is `down` with the reason "
@@ -279,6 +288,13 @@ class StreamConfig(BaseModel):
             refuse("need track ids; set track = true, or delete them")
         return shapes
 
+    @field_validator("time_zone")
+    @classmethod
+    def _is_a_time_zone(cls, name: str | None) -> str | None:
+        if name is not None:
+            _check_time_zone(name)
+        return name
+
     @field_validator("hwaccel")
     @classmethod
     def _is_known(cls, hwaccel: str) -> str:
@@ -297,6 +313,19 @@ class StreamConfig(BaseModel):
             urls = " and ".join("files" if kind is UrlKind.FILE else f"{kind}://" for kind in sorted(fits))
             refuse(f"applies to {urls} only; delete it here")
         return value
+
+
+def _check_time_zone(name: str) -> None:
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        known = zoneinfo.available_timezones()
+        if not known:
+            refuse("cannot be used, because this machine has no list of time zones; install tzdata")
+        same = {zone.lower(): zone for zone in known}
+        near = difflib.get_close_matches(name.lower().replace(" ", "_"), same, 1, cutoff=0.6)
+        meant = f'did you mean "{same[near[0]]}"?' if near else 'write one such as "Europe/Berlin"'
+        refuse(f'is "{name[:40]}", which is not a time zone that this machine knows; {meant}')
 
 
 def keeps_connection(before: StreamConfig, after: StreamConfig) -> bool:

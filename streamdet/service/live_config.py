@@ -392,14 +392,15 @@ def _merge(
         elif change.action == "change":
             values = {**change.values, "name": name}
             try:
-                streams.append(read_stream(values, stream.model_dump(exclude_unset=True), folder))
+                streams.append(read_stream(values, stream.model_dump(exclude_unset=True), folder, rules=config.rules))
             except ConfigError as error:
                 streams.append(stream)
                 problems[name] = error.problems
     for name, change in changes.items():
         if change.action == "add" and name not in in_file:
             try:
-                streams.append(read_stream({**change.values, "name": name}, config.stream_defaults, folder))
+                values = {**change.values, "name": name}
+                streams.append(read_stream(values, config.stream_defaults, folder, rules=config.rules))
             except ConfigError as error:
                 problems[name] = error.problems
     return tuple(streams), problems

@@ -22,6 +22,7 @@ from streamdet.config.models import (
     SpoolConfig,
     TracingConfig,
 )
+from streamdet.config.rules import RuleConfig
 from streamdet.config.schema import accepts, markdown_tables, range_in_words, toml_value
 from streamdet.config.stream import KEEPS_CONNECTION, StreamConfig, StreamDefaults
 from streamdet.errors import ConfigError
@@ -42,6 +43,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[tracing]": TracingConfig,
     "[stream_defaults]": StreamDefaults,
     "[[streams]]": StreamConfig,
+    "[[rules]]": RuleConfig,
 }
 # A commented key has no blank behind the "#"; prose has one.
 KEY = re.compile(r"#?([a-z_]+) = (.+)")
@@ -82,7 +84,9 @@ def explained() -> Iterator[tuple[str, str, str, str]]:
 
 
 def uncommented() -> str:
-    return re.sub(r"(?m)^#(?=[a-z_]+ = |\[)", "", MANUAL.read_text(encoding="utf-8"))
+    # The conditions of a rule exclude each other.
+    text = MANUAL.read_text(encoding="utf-8").partition("#[[rules]]")[0]
+    return re.sub(r"(?m)^#(?=[a-z_]+ = |\[)", "", text)
 
 
 def test_every_key_of_the_model_stands_in_the_manual_and_no_other() -> None:
@@ -115,7 +119,8 @@ def test_each_table_says_when_a_change_takes_effect(header: str) -> None:
     extra = TABLES[header].model_config["json_schema_extra"]
     assert isinstance(extra, dict)
     text = MANUAL.read_text(encoding="utf-8")
-    heading = re.findall(r"^# -{10,} .*\((.+)\)$", text[: text.index(f"\n{header}\n")], re.MULTILINE)[-1]
+    above = text[: text.replace("\n#[[rules]]\n", "\n[[rules]]\n").index(f"\n{header}\n")]
+    heading = re.findall(r"^# -{10,} .*\((.+)\)$", above, re.MULTILINE)[-1]
     assert heading == extra["x-takes-effect"]
 
 

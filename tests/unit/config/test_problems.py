@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamdet.config import Config, StreamConfig, load_config
+from streamdet.config import Config, RuleConfig, StreamConfig, load_config
 from streamdet.config.toml import MAX_FILE_BYTES
 from streamdet.errors import EXIT_USAGE, ConfigError
 from streamdet.security.redact import forget_secrets
@@ -322,12 +322,12 @@ KEYS = [
     for table in ("detector", "publisher", "metrics", "log", "control")
     for key in Config.model_fields[table].annotation.model_fields
 ]  # type: ignore[union-attr] # tables all
-KEYS += list(StreamConfig.model_fields)
+KEYS += [*StreamConfig.model_fields, *RuleConfig.model_fields]
 LINES = st.one_of(
-    st.sampled_from(["[detector]", "[[streams]]", "[stream_defaults]", "[publisher]", "[metrics]", "[log]", "[control]", "[streams]", "[x.y]"]),
+    st.sampled_from(["[detector]", "[[streams]]", "[stream_defaults]", "[publisher]", "[metrics]", "[log]", "[control]", "[[rules]]", "[streams]", "[x.y]"]),
     st.tuples(
         st.sampled_from([*KEYS, "stream_defaults", "streams", "detector", "zzz", "detector.labels.x"]),
-        VALUES | st.sampled_from(["${X}", "${Y}", "rtsp://a:b@h/", "10 s", "$${", "\0", "tcp://127.0.0.1:1", "coco", math.inf]),
+        VALUES | st.sampled_from(["${X}", "${Y}", "rtsp://a:b@h/", "10 s", ["22:00", "06:00"], "$${", "\0", "tcp://127.0.0.1:1", "coco", math.inf]),
     ).map(lambda pair: f"{pair[0]} = {_inline(pair[1]) if pair[1] != math.inf else 'inf'}"),
 )  # fmt: skip
 

@@ -1,0 +1,295 @@
+"""Rules: `[[rules]]`, the conditions that raise alerts, and whether a stream can have them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
+
+from streamdet.config.stream import StreamConfig
+from streamdet.config.values import AS_WHOLE_NUMBER, Seconds, Switch, parse_seconds, refuse, table
+from streamdet.types import Direction
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+MAX_RULES = 256
+MAX_NAME_CHARACTERS = 64
+MAX_CLIP_SECONDS = 300.0
+_MAX_SECONDS = 7 * 24 * 3600
+_DAY_MINUTES = 24 * 60
+_TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])|24:00")
+_TIME_SCHEMA = {"type": "string", "pattern": f"^(?:{_TIME.pattern})$"}
+_SPAN_SCHEMA = {"type": "array", "items": _TIME_SCHEMA, "minItems": 2, "maxItems": 2}
+
+Span = tuple[str, str]
+"""The beginning and the end of a part of the day, "HH:MM"; it goes over midnight where it does not end later."""
+
+ACCEPTS = {
+    "between": 'a list of two times of day, such as `["22:00", "06:00"]`, or a list of such lists',
+    "days": "a list of " + ", ".join(f'`"{day}"`' for day in DAYS),
+    "clip_seconds": f"a list of two numbers from 0 to {MAX_CLIP_SECONDS:g} seconds, or texts with a unit",
+}
+"""What the keys accept that are neither numbers nor words."""
+
+
+def minutes_of(time: str) -> int:
+    """The minute of the day that a checked time "HH:MM" means, 0 to 1440."""
+    return 60 * int(time[:2]) + int(time[3:])
+
+
+def _spans(value: object) -> tuple[Span, ...]:
+    if not isinstance(value, list | tuple):
+        refuse('must be a list of two times of day, such as ["22:00", "06:00"], or a list of such lists')
+    items = list(value)
+    spans = [_span(item) for item in (items if all(isinstance(item, list | tuple) for item in items) else [items])]
+    for number, span in enumerate(spans):
+        for other in spans[:number]:
+            if any(
+                begin < end_of and begin_of < end for begin, end in _parts(span) for begin_of, end_of in _parts(other)
+            ):
+                first, second = (f"{begin} to {end}" for begin, end in (other, span))
+                refuse(f"hold times that overlap: {first} and {second}; write them as one")
+    return tuple(spans)
+
+
+def _span(value: list[object] | tuple[object, ...]) -> Span:
+    if len(value) != 2:
+        refuse(f'has {len(value)} times where two are wanted: the beginning and the end, such as ["22:00", "06:00"]')
+    begin, end = (_time(time) for time in value)
+    if begin == "24:00":
+        refuse('begins at "24:00"; write "00:00"')
+    if begin == end:
+        refuse("ends when it begins; leave it out for the whole day")
+    return begin, end
+
+
+def _time(value: object) -> str:
+    if isinstance(value, dt.time) and not value.second and not value.microsecond:
+        return f"{value:%H:%M}"  # TOML has times without quotes
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        shown = f'"{value[:20]}"' if isinstance(value, str) else str(value)[:20]
+        refuse(f'holds {shown}, which is not a time of day; write it as "06:00" or "22:30"')
+    return value
+
+
+def _parts(span: Span) -> list[tuple[int, int]]:
+    """The minutes of one day that a span holds, as ranges without their ends."""
+    begin, end = map(minutes_of, span)
+    return [(begin, end)] if begin < end else [(begin, _DAY_MINUTES), (0, end)]
+
+
+def _days(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        refuse('must be a list of days, such as days = ["sat", "sun"]')
+    for day in value:
+        if day not in DAYS:
+            known = ", ".join(f'"{each}"' for each in DAYS)
+            near = difflib.get_close_matches(day.lower()[:3], DAYS, 1) if isinstance(day, str) else []
+            meant = f'did you mean "{near[0]}"?' if near else f"must be some of {known}"
+            refuse(f"hold {_shown(day)}, which is not a day; {meant}")
+    if len(set(value)) < len(value):
+        refuse("hold a day twice; write it once")
+    return tuple(value)
+
+
+def _clip(value: object) -> tuple[float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        refuse("must be a list of two durations: before the alert and after it, such as [5, 10]")
+    seconds: list[float] = []
+    for each in value:
+        number = parse_seconds(each)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= MAX_CLIP_SECONDS:
+            refuse(f"holds {_shown(each)}; each must be a number from 0 to {MAX_CLIP_SECONDS:g} seconds")
+        seconds.append(float(number))
+    before, after = seconds
+    if before + after == 0:
+        refuse("is a clip of 0 seconds; leave it out for no clip")
+    return before, after
+
+
+def _shown(value: object) -> str:
+    return f'"{value[:40]}"' if isinstance(value, str) else str(value)[:40]
+
+
+_Duration = Annotated[float, Field(gt=0, le=_MAX_SECONDS), BeforeValidator(parse_seconds)]
+
+
+class RuleConfig(BaseModel):
+    """A rule: a condition on the objects of some streams, which raises an alert."""
+
+    model_config = table("on reload")
+
+    name: str = Field(
+        description="Its name in alerts and metrics: a text of 1 to 64 characters; no two rules may share one. A rule "
+        "whose name stays goes on over a reload: what it has raised is not raised again.",
+        examples=["loading bay at night"],
+        json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_CHARACTERS},
+    )
+    streams: tuple[str, ...] = Field(
+        (),
+        description="The streams that it applies to, by name or with `*`, `?` and `[...]` as in file names; empty for "
+        "all.",
+        examples=[["yard", "dock-*"]],
+    )
+    labels: tuple[str, ...] = Field(
+        (), description="Only objects with these labels count; empty for all.", examples=[["person"]]
+    )
+    zone: str | None = Field(
+        None,
+        min_length=1,
+        description="Only objects in the zone of this name count. Default: the whole picture.",
+        examples=["bay"],
+    )
+    line: str | None = Field(
+        None,
+        min_length=1,
+        description="The condition is met when an object crosses the line of this name.",
+        examples=["gate"],
+    )
+    direction: Direction | None = Field(
+        None, description="Only crossings in this direction count. Default: both. Needs `line`.", examples=["in"]
+    )
+    for_seconds: _Duration | None = Field(
+        None,
+        description="The condition must last this long: an object stays in the zone, or in the picture; or, with "
+        "`at_least`, so many are there at once. Default: it is met at once.",
+        examples=["10 s"],
+    )
+    at_least: Annotated[int, Field(ge=1, le=100), AS_WHOLE_NUMBER] | None = Field(
+        None,
+        description="The condition is met while at least this many objects are there at once. Default: by each object.",
+        examples=[3],
+    )
+    none_for_seconds: _Duration | None = Field(
+        None,
+        description="The condition is met when no object has been there for this long. Time without frames does not "
+        "count.",
+        examples=["10 min"],
+    )
+    between: Annotated[
+        tuple[Span, ...],
+        BeforeValidator(_spans),
+        WithJsonSchema({"type": "array", "items": {"anyOf": [_TIME_SCHEMA, _SPAN_SCHEMA]}}),
+    ] = Field(
+        (),
+        description="The condition holds only between these times of day, in the stream's `time_zone`; the second one "
+        "does not belong to it. A span that does not end later than it begins goes over midnight. Default: all day.",
+        examples=[["22:00", "06:00"], [["06:00", "08:00"], ["17:00", "19:30"]]],
+    )
+    days: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_days),
+        WithJsonSchema({"type": "array", "items": {"enum": list(DAYS)}, "uniqueItems": True}),
+    ] = Field(
+        (),
+        description="The condition holds only on these days of the week; a span of `between` that goes over midnight "
+        "belongs to the day on which it begins. Empty for all.",
+        examples=[["sat", "sun"]],
+    )
+    cooldown_seconds: Seconds = Field(
+        0.0,
+        ge=0,
+        le=_MAX_SECONDS,
+        description="For this long after an alert the rule raises no other on the same stream; those are counted, and "
+        "are not raised later.",
+        examples=["60 s"],
+    )
+    picture: Switch = Field(
+        False,  # noqa: FBT003 - the default of the field
+        description="Whether a picture of the frame that met the condition is kept with the alert.",
+        examples=[True],
+    )
+    clip_seconds: (
+        Annotated[
+            tuple[float, float],
+            BeforeValidator(_clip),
+            WithJsonSchema(
+                {
+                    "type": "array",
+                    "items": {"anyOf": [{"type": "number"}, {"type": "string"}]},
+                    "minItems": 2,
+                    "maxItems": 2,
+                }
+            ),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="How much is kept as a clip with the alert: before it and after it. Default: no clip.",
+        examples=[[5, 10]],
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable() or name != name.strip():
+            refuse(f"must be a text of 1 to {MAX_NAME_CHARACTERS} characters without blanks around it or line breaks")
+        return name
+
+    @field_validator("line")
+    @classmethod
+    def _is_not_a_zone(cls, line: str | None, info: ValidationInfo) -> str | None:
+        if line is not None and info.data.get("zone") is not None:
+            refuse("does not go with zone; a rule watches a zone or a line, so make two rules of it")
+        return line
+
+    @field_validator("direction")
+    @classmethod
+    def _has_a_line(cls, direction: Direction | None, info: ValidationInfo) -> Direction | None:
+        if direction is not None and "line" in info.data and info.data["line"] is None:
+            refuse('needs a line to be crossed; add line = "gate", with the name of one, or delete it')
+        return direction
+
+    @field_validator("for_seconds", "at_least", "none_for_seconds")
+    @classmethod
+    def _fits_the_condition(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is None:
+            return None
+        if info.data.get("line") is not None:
+            refuse("does not go with line, which is crossed in a moment and by one object; delete one of them")
+        if info.field_name == "none_for_seconds":
+            for key in ("for_seconds", "at_least"):
+                if info.data.get(key) is not None:
+                    refuse(f"does not go with {key}; none there and some there are two rules")
+        return value
+
+    def applies_to(self, stream: str) -> bool:
+        """Whether a stream of this name has this rule."""
+        return not self.streams or any(fnmatchcase(stream, glob) for glob in self.streams)
+
+
+def rules_of(stream: str, rules: Iterable[RuleConfig]) -> tuple[RuleConfig, ...]:
+    """The rules that apply to a stream of this name."""
+    return tuple(rule for rule in rules if rule.applies_to(stream))
+
+
+def misfits(rule: RuleConfig, stream: StreamConfig) -> Iterator[tuple[str, str]]:
+    """Why a stream that a rule applies to can never meet its condition: keys of the rule, and a sentence for each."""
+    if not stream.track:
+        yield (
+            "streams",
+            f"apply to {stream.name}, which has track = false; set track = true there, or leave it out here",
+        )
+    for key, name, shapes in (("zone", rule.zone, stream.zones), ("line", rule.line, stream.lines)):
+        if name is None:
+            continue
+        shape = next((shape for shape in shapes if shape.name == name), None)
+        if shape is None:
+            yield key, f'is "{name[:40]}", and stream {stream.name} has no {key} of this name; {_meant(name, shapes)}'
+        elif shape.labels:
+            for label in rule.labels:
+                if label not in shape.labels:
+                    counted = ", ".join(shape.labels)
+                    yield "labels", f'hold "{label[:40]}", but {key} "{name}" of {stream.name} counts only {counted}'
+
+
+def _meant(name: str, shapes: Iterable[object]) -> str:
+    known = [str(getattr(shape, "name", "")) for shape in shapes]
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.6)
+    if near:
+        return f'did you mean "{near[0]}"?'
+    return f"it has {', '.join(known)}" if known else "it has none; draw one"
