@@ -71,6 +71,11 @@ PRAGMA application_id = APPLICATION;
 PRAGMA user_version = VERSION;
 COMMIT;
 """.replace("APPLICATION", str(_APPLICATION)).replace("VERSION", str(_VERSION))
+# Objects and alerts that have begun and not ended, each with its newest event. Earlier versions did not have it.
+_UNFINISHED = "CREATE TABLE IF NOT EXISTS unfinished (id TEXT PRIMARY KEY, record_id INTEGER NOT NULL) WITHOUT ROWID"
+_MAX_UNFINISHED = 10_000
+_WITH_PHASES = "objects/", "alerts/"
+_LAST_PHASES = "end", "cleared"
 
 _log = logging.getLogger(__name__)
 _Arguments = ParamSpec("_Arguments")
@@ -93,6 +98,13 @@ class Record(NamedTuple):
     seq: int
     kept_at: float
     payload: bytes
+
+
+class _Phase(NamedTuple):
+    """What an event says about its object or alert: its id, and whether this is its last event."""
+
+    of: str
+    is_last: bool
 
 
 class _UnusableError(sqlite3.DatabaseError):
@@ -136,6 +148,7 @@ class EventStore:
         self._deleted_at_once = max(self._checkpoint_pages // 2, 1)
         self._epoch_ids: dict[str, int] = {}
         self._topic_ids: dict[str, int] = {}
+        self._ended: set[str] = set()  # objects and alerts whose last event could not be written
         self._other_bytes = 0  # of segments, and of what was set aside
         try:
             self._segments = segment_files(directory)
@@ -196,6 +209,16 @@ class EventStore:
             OSError, sqlite3.Error: it cannot be read.
         """
         return self._use(self._answer, request)
+
+    def unfinished(self) -> list[bytes]:
+        """The newest events of objects and alerts that began in earlier runs and have not ended, the oldest first.
+
+        The last event of an object or alert, also of a later epoch, takes it off this list when it is written.
+
+        Raises:
+            OSError, sqlite3.Error: they cannot be read.
+        """
+        return self._use(self._unfinished)
 
     def newest_before(self) -> float | None:
         """When the newest event of earlier runs was kept, in Unix time; None without one.
@@ -303,6 +326,8 @@ class EventStore:
 
     def _append(self, database: sqlite3.Connection, records: Sequence[Record], *, are_old: bool = False) -> None:
         values: list[object] = []
+        # By the id of an object or alert: the record of its newest event, None after the last one.
+        newest: dict[str, int | None] = dict.fromkeys(self._ended)
         # Each may change a page of the index of its own, and all of them a few that lead there.
         needed_bytes = (len(records) + 8) * _PAGE_BYTES
         first = self._first_old_id(database) if are_old else self._next_id
@@ -311,19 +336,43 @@ class EventStore:
             topic_id = self._topic_ids.get(topic) or self._new_topic(database, topic)
             values += (number, epoch_id, topic_id, seq, kept_at, payload)
             needed_bytes += len(payload)
+            if topic.startswith(_WITH_PHASES) and (phase := _phase_of(payload)) is not None:
+                newest[phase.of] = None if phase.is_last else number
+                needed_bytes += _PAGE_BYTES
+                if phase.is_last:
+                    self._ended.add(phase.of)
         if self._room_bytes < needed_bytes:
             self._room_bytes = self._make_room(database, needed_bytes)
         self._room_bytes -= needed_bytes
         parts = [values[start : start + _VALUES_AT_ONCE] for start in range(0, len(values), _VALUES_AT_ONCE)]
-        if len(parts) == 1:
+        if len(parts) == 1 and not newest:
             _insert(database, values)  # a transaction of its own, which costs least
         else:
             database.execute("BEGIN IMMEDIATE")
             with database:
                 for part in parts:
                     _insert(database, part)
+                self._note_newest(database, newest)
+            self._ended.clear()
         if not are_old:
             self._next_id += len(records)
+
+    @staticmethod
+    def _note_newest(database: sqlite3.Connection, newest: Mapping[str, int | None]) -> None:
+        """Writes down which objects and alerts have not ended, in the transaction that writes their events."""
+        going_on = [(of, number) for of, number in newest.items() if number is not None]
+        database.executemany("INSERT OR REPLACE INTO unfinished VALUES (?, ?)", going_on)
+        ended = [(of,) for of, number in newest.items() if number is None]
+        database.executemany("DELETE FROM unfinished WHERE id = ?", ended)
+
+    def _unfinished(self, database: sqlite3.Connection) -> list[bytes]:
+        # Of some the events have been deleted, because of their age or for room.
+        database.execute("DELETE FROM unfinished WHERE NOT EXISTS (SELECT 1 FROM records WHERE id = record_id)")
+        newest = (
+            "SELECT payload FROM unfinished JOIN records ON records.id = record_id "
+            "WHERE record_id < ? ORDER BY record_id LIMIT ?"
+        )
+        return [payload for (payload,) in database.execute(newest, (self._first_id, _MAX_UNFINISHED))]
 
     def _first_old_id(self, database: sqlite3.Connection) -> int:
         newest = database.execute("SELECT max(id) FROM records WHERE id < 0").fetchone()[0]
@@ -350,6 +399,7 @@ class EventStore:
         with database:
             number = self._epoch_ids.get(epoch) or self._new_epoch(database, epoch, is_old=is_old)
             database.execute("UPDATE epochs SET last_seqs = ? WHERE id = ?", (last_seqs.decode(), number))
+            self._note_newest(database, dict.fromkeys(self._ended))
 
     def _convert(self, database: sqlite3.Connection, records: Sequence[SegmentRecord], written_at: float) -> None:
         events = [
@@ -601,6 +651,8 @@ class EventStore:
             raise _UnusableError(message)
         if is_new:
             database.executescript(_SCHEMA)
+        if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'unfinished'").fetchone()[0]:
+            database.execute(_UNFINISHED)
         for setting in (
             "secure_delete = OFF",
             "synchronous = NORMAL",
@@ -610,7 +662,7 @@ class EventStore:
             database.execute(f"PRAGMA {setting}").fetchall()
         # It takes about a second per GiB, so of a large file only the small tables are looked at.
         is_large = self.path.stat().st_size > _MAX_CHECKED_BYTES
-        for which in ("epochs", "topics") if is_large else ("1",):
+        for which in ("epochs", "topics", "unfinished") if is_large else ("1",):
             result = database.execute(f"PRAGMA quick_check({which})").fetchone()[0]
             if result != "ok":
                 raise _UnusableError(result)
@@ -706,6 +758,16 @@ def _inode(path: Path) -> int:
         return path.lstat().st_ino
     except FileNotFoundError:
         return 0
+
+
+def _phase_of(payload: bytes) -> _Phase | None:
+    """The phase of an object or alert that an event reports; None where it makes no sense."""
+    try:
+        event = orjson.loads(payload)
+        of = event["object"]["object_id"] if event["type"] == "objects" else event["alert"]["alert_id"]
+        return _Phase(of, event["phase"] in _LAST_PHASES)
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
 
 
 def _last_seqs(text: bytes | str) -> dict[str, int] | None:

@@ -79,6 +79,12 @@ class Ledger:
         with self._lock:
             return {stream: _close(counts) for stream, counts in self._streams.items()}
 
+    def is_on_its_way(self, stream: str) -> bool:
+        """Whether a frame of a stream was captured and is neither published nor dropped yet."""
+        with self._lock:
+            counts = self._streams.get(stream)
+            return counts is not None and _close(counts).in_flight > 0
+
     def _count(self, stream: str, what: str) -> None:
         with self._lock:
             counts = self._streams.get(stream)

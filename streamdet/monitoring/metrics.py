@@ -10,6 +10,7 @@ import importlib.metadata
 import platform
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,13 +28,14 @@ from prometheus_client.registry import Collector
 from streamdet.monitoring.ledger import Ledger, StreamLedger
 from streamdet.monitoring.log import lost_lines
 from streamdet.monitoring.unexpected import PARTS, UnexpectedErrors
-from streamdet.types import Crossing, Direction, Drop, Reason, State, StreamStatus
+from streamdet.types import Crossing, Direction, Drop, Reason, State, StreamStatus, ZoneChange, ZoneVisit
 
 STAGES = ("input", "preprocess", "features", "proposals", "roi_pool", "classify", "postprocess")
 
 _LATENCY_BUCKETS_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
 _BATCH_SIZE_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _SHORT_BUCKETS_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_DWELL_BUCKETS_SECONDS = (1, 3, 10, 30, 60, 300, 900, 3600)
 # Sources without a rate of their own report that of their clock, such as 90,000.
 _MAX_NOMINAL_FPS = 1000
 _DIRECTIONS: tuple[Direction, ...] = ("in", "out")
@@ -88,13 +90,18 @@ class Metrics:
         self._reconnects = declare.counter(
             "stream_reconnects", "Attempts to reconnect, by the reason of the failure.", ["stream", "reason"]
         )
-        self._detections = declare.counter("detections", "Objects published.", ["stream", "label"])
+        self._detections = declare.counter("detections", "Detections published.", ["stream", "label"])
+        self._objects = declare.counter(
+            "objects", "Objects that began, by the label that they had then.", ["stream", "label"]
+        )
+        self._objects_present = declare.gauge("objects_present", "Objects that have not ended.", ["stream"])
         self._events = declare.counter("events_published", "Events handed to ZeroMQ.", ["topic"])
         self._event_latency = declare.histogram(
             "event_latency_seconds", "From capture to publication.", _LATENCY_BUCKETS_SECONDS, ["stream"]
         )
         self._previews = declare.counter("previews_encoded", "Preview pictures that were encoded.", ["stream"])
         self._shapes = _ShapeMetrics(declare)
+        self._rules = _RuleMetrics(declare)
 
         # Of the way of a frame.
         self.capture_decode_seconds = declare.histogram(
@@ -155,8 +162,14 @@ class Metrics:
         """
         with self._lock:
             if stream not in self._streams:
-                series = _StreamSeries(self._event_latency.labels(stream), self._previews.labels(stream))
+                series = _StreamSeries(
+                    self._event_latency.labels(stream),
+                    self._previews.labels(stream),
+                    self._objects_present.labels(stream),
+                )
+                labels = tuple(labels)
                 series.detections = {label: self._detections.labels(stream, label) for label in labels}
+                series.objects = {label: self._objects.labels(stream, label) for label in labels}
                 series.reconnects = {reason: self._reconnects.labels(stream, reason.value) for reason in Reason}
                 series.events = {topic: self._events.labels(topic) for topic in _topics(stream)}
                 self.ledger.set_stream(stream)
@@ -170,7 +183,10 @@ class Metrics:
             if series is None:
                 return
             self.ledger.remove_stream(stream)
-            for metric in (self._detections, self._reconnects, self._event_latency, self._previews):
+            for metric in (
+                *(self._detections, self._objects, self._objects_present),
+                *(self._reconnects, self._event_latency, self._previews),
+            ):
                 metric.remove_by_labels({"stream": stream})
             for topic in series.events:
                 self._events.remove(topic)
@@ -244,6 +260,42 @@ class Metrics:
     def shapes_seen(self, stream: str, zone_counts: Mapping[str, int], crossings: Iterable[Crossing]) -> None:
         """The objects in each zone of a frame, and the lines that were crossed."""
         self._shapes.seen(stream, zone_counts, crossings)
+
+    def object_began(self, stream: str, label: str) -> None:
+        """An object began; its label may be another one later."""
+        series = self._streams.get(stream)
+        if series is not None:
+            self._count(stream, series.objects, label, self._objects, (stream, label))
+
+    def objects_present(self, stream: str, count: int) -> None:
+        """The number of objects of a stream that have not ended."""
+        series = self._streams.get(stream)
+        if series is not None:
+            series.objects_present.set(count)
+
+    def zones_changed(self, stream: str, changes: Iterable[ZoneChange]) -> None:
+        """What an object has done in zones."""
+        self._shapes.changed(stream, changes)
+
+    def zones_visited(self, stream: str, visits: Iterable[ZoneVisit]) -> None:
+        """An object has ended, after these visits to zones."""
+        self._shapes.visited(stream, visits)
+
+    def set_rules(self, rules: Iterable[tuple[str, str]]) -> None:
+        """Makes every series of the rules, at zero; those that exist already keep their counts.
+
+        Args:
+            rules: the name of each rule with each of its streams; the series of others are removed.
+        """
+        self._rules.set(rules)
+
+    def alert_raised(self, rule: str, stream: str) -> None:
+        """A rule raised an alert."""
+        self._rules.raised(rule, stream)
+
+    def alert_suppressed(self, rule: str, stream: str) -> None:
+        """A rule raised no alert though its condition was met, because of its cooldown."""
+        self._rules.suppressed(rule, stream)
 
     def preview_encoded(self, stream: str, seconds: float) -> None:
         """A preview picture of the stream was encoded, in this time."""
@@ -422,11 +474,20 @@ class _ShapeMetrics:
         self._crossings = declare.counter(
             "line_crossings", "Objects that crossed a line.", ["stream", "line", "direction"]
         )
-        self._objects = declare.gauge(
-            "zone_objects", "Objects in a zone; 0 while the stream is not up.", ["stream", "zone"]
+        of_zone = ["stream", "zone"]
+        self._objects = declare.gauge("zone_objects", "Objects in a zone; 0 while the stream is not up.", of_zone)
+        self._entries = declare.counter("zone_entries", "Times that an object entered a zone.", of_zone)
+        self._loitering = declare.counter(
+            "zone_loitering", "Visits to a zone that reached its loiter_seconds.", of_zone
+        )
+        self._dwell = declare.histogram(
+            "zone_dwell_seconds",
+            "Time that an object spent in a zone, all its visits together; observed when the object ends.",
+            _DWELL_BUCKETS_SECONDS,
+            of_zone,
         )
         self._lock = threading.Lock()
-        self._zones: dict[str, dict[str, Gauge]] = {}
+        self._zones: dict[str, dict[str, _ZoneSeries]] = {}
         self._lines: dict[str, dict[tuple[str, Direction], Counter]] = {}
 
     def set(self, stream: str, zones: Sequence[str], lines: Sequence[str]) -> None:
@@ -434,10 +495,11 @@ class _ShapeMetrics:
         with self._lock:
             keys = [(line, direction) for line in lines for direction in _DIRECTIONS]
             for zone in self._zones.get(stream, {}).keys() - {*zones}:
-                self._objects.remove(stream, zone)
+                for metric in (self._objects, self._entries, self._loitering, self._dwell):
+                    metric.remove(stream, zone)
             for key in self._lines.get(stream, {}).keys() - {*keys}:
                 self._crossings.remove(stream, *key)
-            self._zones[stream] = {zone: self._objects.labels(stream, zone) for zone in zones}
+            self._zones[stream] = {zone: self._series_of(stream, zone) for zone in zones}
             self._lines[stream] = {key: self._crossings.labels(stream, *key) for key in keys}
 
     def remove(self, stream: str) -> None:
@@ -451,7 +513,7 @@ class _ShapeMetrics:
         zones = self._zones.get(stream, {})
         for zone, count in zone_counts.items():
             if zone in zones:
-                zones[zone].set(count)
+                zones[zone].objects.set(count)
         lines = self._lines.get(stream, {})
         for crossing in crossings:
             counter = lines.get((crossing.line, crossing.direction))
@@ -461,7 +523,76 @@ class _ShapeMetrics:
     def nothing_seen(self, stream: str) -> None:
         """The stream is not up: its zones must not go on showing the last objects."""
         for zone in self._zones.get(stream, {}).values():
-            zone.set(0)
+            zone.objects.set(0)
+
+    def changed(self, stream: str, changes: Iterable[ZoneChange]) -> None:
+        """What an object has done in zones."""
+        zones = self._zones.get(stream, {})
+        for change in changes:
+            zone = zones.get(change.zone)
+            if zone is not None and change.change == "enter":
+                zone.entries.inc()
+            elif zone is not None and change.change == "loiter":
+                zone.loitering.inc()
+
+    def visited(self, stream: str, visits: Iterable[ZoneVisit]) -> None:
+        """How long an object was in zones, at its end."""
+        zones = self._zones.get(stream, {})
+        for visit in visits:
+            if visit.zone in zones:
+                zones[visit.zone].dwell.observe(visit.seconds)
+
+    def _series_of(self, stream: str, zone: str) -> _ZoneSeries:
+        objects, entries = self._objects.labels(stream, zone), self._entries.labels(stream, zone)
+        return _ZoneSeries(objects, entries, self._loitering.labels(stream, zone), self._dwell.labels(stream, zone))
+
+
+class _ZoneSeries(NamedTuple):
+    """The series of one zone."""
+
+    objects: Gauge
+    entries: Counter
+    loitering: Counter
+    dwell: Histogram
+
+
+class _RuleMetrics:
+    """The series of every rule and its streams: there, at zero, from `set` on; gone when `set` has them no more.
+
+    Any thread may call; what is reported about a rule that is not there is ignored.
+
+    Args:
+        declare: declares them.
+    """
+
+    def __init__(self, declare: _Declarations) -> None:
+        self._raised = declare.counter("alerts", "Alerts that were raised.", ["rule", "stream"])
+        self._suppressed = declare.counter(
+            "alerts_suppressed", "Alerts that were not raised because of the rule's cooldown.", ["rule", "stream"]
+        )
+        self._lock = threading.Lock()
+        self._series: dict[tuple[str, str], tuple[Counter, Counter]] = {}
+
+    def set(self, rules: Iterable[tuple[str, str]]) -> None:
+        """Makes these the rules, each with one of its streams; those that were there already go on counting."""
+        keys = [*rules]
+        with self._lock:
+            for key in self._series.keys() - {*keys}:
+                self._raised.remove(*key)
+                self._suppressed.remove(*key)
+            self._series = {key: (self._raised.labels(*key), self._suppressed.labels(*key)) for key in keys}
+
+    def raised(self, rule: str, stream: str) -> None:
+        """An alert was raised."""
+        series = self._series.get((rule, stream))
+        if series is not None:
+            series[0].inc()
+
+    def suppressed(self, rule: str, stream: str) -> None:
+        """An alert was not raised because of the rule's cooldown."""
+        series = self._series.get((rule, stream))
+        if series is not None:
+            series[1].inc()
 
 
 class _StreamSeries:
@@ -482,13 +613,15 @@ class _StreamSeries:
         "events",
         "last_frame_at",
         "nominal_fps",
+        "objects",
+        "objects_present",
         "previews",
         "reason",
         "reconnects",
         "state",
     )
 
-    def __init__(self, event_latency: Histogram, previews: Counter) -> None:
+    def __init__(self, event_latency: Histogram, previews: Counter, objects_present: Gauge) -> None:
         self.last_frame_at = 0.0
         self.state: State | None = None
         self.reason: Reason | None = None
@@ -496,7 +629,9 @@ class _StreamSeries:
         self.nominal_fps = 0.0
         self.event_latency = event_latency
         self.previews = previews
+        self.objects_present = objects_present
         self.detections: dict[str, Counter] = {}
+        self.objects: dict[str, Counter] = {}
         self.reconnects: dict[Reason, Counter] = {}
         self.events: dict[str, Counter] = {}
 

@@ -17,6 +17,7 @@ def metrics_reference() -> list[dict[str, Any]]:
     metrics = Metrics(Ledger())
     # Series exist from their first stream, device or reason on.
     metrics.set_stream("front-door", ["person"], ["door"], ["gate"])
+    metrics.set_rules([("loading bay at night", "front-door")])
     metrics.status(StreamStatus("front-door", State.DOWN, Reason.REFUSED, "", 0.0))
     metrics.delivery.add_socket("events")
     metrics.engine(dict.fromkeys(("device", "engine", "precision", "max_batch_size", "workers", "weights"), ""))

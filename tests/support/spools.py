@@ -64,6 +64,13 @@ class Counted:
         assert isinstance(answer, Replayed)
         return answer
 
+    def unfinished(self) -> list[tuple[str, int]]:
+        """Type and number of the newest event of each object and alert of earlier epochs that has not ended."""
+        answers: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+        self.spool.fetch_unfinished(answers.put)
+        events = map(json.loads, answers.get(timeout=PATIENCE_SECONDS))
+        return [(event["type"], event["seq"]) for event in events]
+
     def all_of(self, epoch: str, from_seq: int = 1, topic: str = TOPIC) -> list[int]:
         """What is kept of an epoch, answer by answer."""
         seqs: list[int] = []

@@ -101,6 +101,81 @@ def test_it_stays_within_its_bounds_and_keeps_the_newest(tmp_path: Path) -> None
     assert 2000 < len(seqs) < 4000
 
 
+def phase_of(kind: str, number: int, phase: str, seq: int, size: int = 10) -> Record:
+    """An event of an object, or of an alert."""
+    of = {"object": {"object_id": f"e-{number}"}} if kind == "objects" else {"alert": {"alert_id": f"e-a{number}"}}
+    event = {"type": kind, "seq": seq, "phase": phase, **of, "fill": "x" * size}
+    return Record("", f"{kind}/a/", seq, 0.0, json.dumps(event).encode())
+
+
+def keep_phases(spool: Counted, *records: Record) -> None:
+    before = spool.count("events_kept_total")
+    for record in records:
+        spool.spool.keep(record.topic, record.seq, record.payload)
+    wait_until(lambda: spool.count("events_kept_total") >= before + len(records))
+
+
+def test_it_knows_what_has_begun_and_not_ended_over_restarts(tmp_path: Path) -> None:
+    with Counted(tmp_path, "e1") as spool:
+        keep_phases(
+            spool,
+            phase_of("objects", 1, "begin", 1),
+            phase_of("objects", 2, "begin", 2),
+            phase_of("alerts", 1, "raised", 1),
+            phase_of("alerts", 2, "raised", 2),
+            phase_of("objects", 1, "update", 3),
+            phase_of("objects", 2, "end", 4),
+            phase_of("objects", 3, "begin", 5),
+            phase_of("objects", 3, "end", 6),
+            phase_of("alerts", 2, "cleared", 3),
+        )
+        # Those of the present epoch are the publisher's own.
+        assert spool.unfinished() == []
+    with Counted(tmp_path, "e2") as spool:
+        assert spool.unfinished() == [("alerts", 1), ("objects", 3)]
+        keep_phases(spool, phase_of("objects", 1, "end", 1), phase_of("objects", 4, "begin", 2))
+    # It ended before the last event of the alert could be published.
+    with Counted(tmp_path, "e3") as spool:
+        assert spool.unfinished() == [("alerts", 1), ("objects", 2)]
+        keep_phases(spool, phase_of("alerts", 1, "cleared", 1), phase_of("objects", 4, "end", 1))
+    with Counted(tmp_path, "e4") as spool:
+        assert spool.unfinished() == []
+
+
+def test_what_has_begun_is_forgotten_with_its_events(tmp_path: Path) -> None:
+    with Counted(tmp_path, "e1", max_bytes=2**20) as spool:
+        keep_phases(spool, phase_of("objects", 1, "begin", 1))
+        spool.put(range(1, 1001), size=1000)
+    with Counted(tmp_path, "e2") as spool:
+        assert spool.unfinished() == []
+
+
+def test_an_end_that_found_no_room_is_not_published_again_after_a_restart(tmp_path: Path) -> None:
+    store = EventStore(tmp_path, 2**30, "e1", {})
+    store.append([phase_of("objects", 1, "begin", 1), phase_of("objects", 2, "begin", 2)])
+    with contextlib.closing(sqlite3.connect(store.path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError):
+            store.append([phase_of("objects", 1, "end", 3)])
+    store.append([phase_of("objects", 2, "update", 4)])
+    store.close()
+    with Counted(tmp_path, "e2") as spool:
+        assert spool.unfinished() == [("objects", 4)]
+
+
+def test_a_database_of_an_earlier_version_gets_what_it_lacks(tmp_path: Path) -> None:
+    with Counted(tmp_path, "e1") as spool:
+        spool.put(range(1, 11))
+    with contextlib.closing(sqlite3.connect(tmp_path / "events.sqlite")) as database:
+        database.execute("DROP TABLE unfinished")
+    with Counted(tmp_path, "e2") as spool:
+        assert spool.unfinished() == []
+        assert spool.all_of("e1") == list(range(1, 11))
+        keep_phases(spool, phase_of("objects", 1, "begin", 1))
+    with Counted(tmp_path, "e3") as spool:
+        assert spool.unfinished() == [("objects", 1)]
+
+
 def clock_at(seconds: float) -> TrustedClock:
     """A clock that stands still."""
     return TrustedClock(lambda: 1.8e9 + seconds, lambda: 50.0)
@@ -299,7 +374,7 @@ def replace_by_another(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
-        (flip, "malformed|btree|page|corrupt"),
+        (flip, "malformed|btree|page|corrupt|ptrmap"),
         (cut, "malformed|page"),
         (replace_by_text, "not a database"),
         (link, "symbolic link"),

@@ -57,6 +57,9 @@ def touch_everything(metrics: Metrics, stream: str) -> None:
     metrics.event_published(f"detections/{stream}/")
     metrics.event_published(f"preview/{stream}/")
     metrics.preview_encoded(stream, 0.004)
+    metrics.object_began(stream, "person")
+    metrics.object_began(stream, "dog")
+    metrics.objects_present(stream, 2)
 
 
 def test_every_series_of_a_stream_is_there_from_the_start(metrics: Metrics) -> None:
@@ -68,6 +71,8 @@ def test_every_series_of_a_stream_is_there_from_the_start(metrics: Metrics) -> N
         'streamdet_frames_in_flight{stream="door"}',
         *(f'streamdet_frames_dropped_total{{reason="{reason}",stream="door"}}' for reason in Drop),
         *(f'streamdet_detections_total{{label="{label}",stream="door"}}' for label in _LABELS),
+        *(f'streamdet_objects_total{{label="{label}",stream="door"}}' for label in _LABELS),
+        'streamdet_objects_present{stream="door"}',
         *(f'streamdet_stream_state{{state="{state}",stream="door"}}' for state in State),
         *(f'streamdet_stream_reconnects_total{{reason="{reason}",stream="door"}}' for reason in Reason),
         'streamdet_stream_last_frame_timestamp_seconds{stream="door"}',
@@ -103,6 +108,9 @@ def test_the_numbers_are_those_reported(metrics: Metrics) -> None:
     assert page['streamdet_frames_dropped_total{reason="superseded",stream="door"}'] == 1
     assert page['streamdet_detections_total{label="person",stream="door"}'] == 2
     assert page['streamdet_detections_total{label="dog",stream="door"}'] == 1
+    assert page['streamdet_objects_total{label="person",stream="door"}'] == 1
+    assert page['streamdet_objects_total{label="dog",stream="door"}'] == 1
+    assert page['streamdet_objects_present{stream="door"}'] == 2
     assert page['streamdet_stream_reconnects_total{reason="timeout",stream="door"}'] == 1
     assert page['streamdet_stream_last_frame_timestamp_seconds{stream="door"}'] == 1_700_000_001
     assert page['streamdet_event_latency_seconds_sum{stream="door"}'] == 0.25
@@ -114,6 +122,30 @@ def test_the_numbers_are_those_reported(metrics: Metrics) -> None:
     assert page["streamdet_preview_encode_seconds_sum"] == 0.004
     assert page['streamdet_stage_seconds_sum{stage="roi_pool"}'] == 0.5
     assert metrics.last_frame_at() == {"door": 1_700_000_001}
+
+
+def test_series_of_a_rule_come_and_go_with_it_and_its_streams(metrics: Metrics) -> None:
+    def shown() -> dict[str, float]:
+        return {name: value for name, value in series(metrics).items() if name.startswith("streamdet_alerts")}
+
+    metrics.set_rules([("night", "door"), ("night", "yard"), ("queue", "door")])
+    assert len(shown()) == 6
+    assert set(shown().values()) == {0.0}
+    metrics.alert_raised("night", "door")
+    metrics.alert_suppressed("night", "door")
+    metrics.alert_raised("queue", "door")
+    # A reload: one that stays goes on counting, and one that comes back begins again.
+    metrics.set_rules([("night", "door")])
+    metrics.alert_raised("queue", "door")
+    metrics.alert_suppressed("night", "yard")
+    assert shown() == {
+        'streamdet_alerts_total{rule="night",stream="door"}': 1.0,
+        'streamdet_alerts_suppressed_total{rule="night",stream="door"}': 1.0,
+    }
+    metrics.set_rules([("night", "door"), ("queue", "door")])
+    assert shown()['streamdet_alerts_total{rule="queue",stream="door"}'] == 0
+    metrics.set_rules([])
+    assert shown() == {}
 
 
 def test_a_stream_is_in_one_state_at_a_time(metrics: Metrics) -> None:
