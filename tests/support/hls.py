@@ -17,7 +17,16 @@ FPS = 10
 _WINDOW = 4
 
 
-def make_hls(folder: Path, name: str, seconds: int, options: Mapping[str, str] | None = None, width: int = 64) -> Path:
+def make_hls(
+    folder: Path,
+    name: str,
+    seconds: int,
+    options: Mapping[str, str] | None = None,
+    width: int = 64,
+    codec: str = "libx264",
+    *,
+    noisy: bool = False,
+) -> Path:
     """A playlist of segments of a second, each a key frame and nine others.
 
     Args:
@@ -26,15 +35,22 @@ def make_hls(folder: Path, name: str, seconds: int, options: Mapping[str, str] |
         seconds: how long it is.
         options: of FFmpeg's HLS muxer.
         width: pixels.
+        codec: of FFmpeg, for the pictures.
+        noisy: whether the pictures are noise, so that each takes many packets.
     """
+    random = np.random.default_rng(7)
     path = folder / f"{name}.m3u8"
     with av.open(str(path), "w", "hls", options={"hls_time": "1", "hls_list_size": "0", **(options or {})}) as output:
-        stream = output.add_stream("libx264", rate=FPS)
+        stream = output.add_stream(codec, rate=FPS)
         stream.width, stream.height, stream.pix_fmt = width, 48, "yuv420p"
-        stream.options = {"preset": "ultrafast", "tune": "zerolatency", "g": str(FPS)}
+        stream.codec_context.gop_size = FPS
+        stream.options = {"preset": "ultrafast", "tune": "zerolatency"}
+        if codec == "libx265":
+            stream.options |= {"x265-params": f"keyint={FPS}:min-keyint={FPS}:log-level=none"}
         for number in range(seconds * FPS):
             grey = np.full((48, width, 3), 40 + number % 20 * 9, np.uint8)
-            frame = av.VideoFrame.from_ndarray(grey, format="rgb24").reformat(format="yuv420p")
+            pixels = random.integers(0, 256, grey.shape, np.uint8) if noisy else grey
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))

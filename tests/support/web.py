@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body[: self.server.web.cut_at.get(self.path)])
 
     def _send_mjpeg(self, web: WebServer) -> None:
         self.send_response(200)
@@ -117,6 +117,7 @@ class WebServer:
     Attributes:
         pages: what to send, by path.
         redirections: where paths lead that are elsewhere.
+        cut_at: after how many bytes an answer ends that is longer according to its header, by path.
         protocol: "HTTP/1.1" keeps connections open, unless it is asked to close them.
         knows_ranges: whether a part of a file is sent to who asks for a part.
         requests: the paths that were asked for.
@@ -130,6 +131,7 @@ class WebServer:
         self.login = login
         self.pages: dict[str, Callable[[], bytes]] = {}
         self.redirections: dict[str, str] = {}
+        self.cut_at: dict[str, int] = {}
         self.protocol = "HTTP/1.0"
         self.knows_ranges = True
         self.requests: list[str] = []

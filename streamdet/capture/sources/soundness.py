@@ -10,6 +10,10 @@ marks every picture until it has recovered (H.264, HEVC), or returns none (MPEG-
 there only key frames count. A whole picture that is missing without any other sign is noticed in H.264 and HEVC only:
 the other codecs do not number their pictures. Each picture of a codec that is not named here counts as sound.
 
+In MPEG-TS every packet is numbered, and a gap counts against the picture before it. Where another file or recording
+begins, the numbers start again although nothing is missing. So that picture is judged with the packet after it: if this
+one is a key frame and begins another file of HLS or another timeline, the picture is decoded like any other.
+
 FFmpeg's log is read here but never written anywhere, because it may contain a URL.
 """
 
@@ -20,6 +24,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import av
 import av.logging
@@ -33,6 +38,8 @@ KEY_FRAME_SECONDS = 120.0
 whole ones by then, and is shown as it is."""
 
 _TIMES_OF_MPEG_TS = 1 << 33
+# Decoding times that go on by more belong to another timeline.
+_LARGEST_STEP_SECONDS = 10.0
 _BUILD_ON_OTHERS = frozenset({"h263", "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1"})
 
 # What FFmpeg says nowhere but in its log: lost RTP packets, and gaps in MPEG-TS.
@@ -70,7 +77,8 @@ class Soundness:
         decoder.flags |= Flags.output_corrupt
         self._holds_since: float | None = time.monotonic()
         self._shows_all = self._lost = self._has_keys = False
-        self._lost_times: set[int] = set()
+        self._lost_times: dict[int, bool] = {}
+        self._doubtful: _DoubtfulPacket | None = None
         self._unshown_key: int | None = None
 
     @property
@@ -80,18 +88,36 @@ class Soundness:
 
     def decode(self, packet: av.Packet[av.VideoStream]) -> list[tuple[av.VideoFrame, bool]]:
         """The pictures that are complete with this packet, and whether they are sound."""
+        judged: list[tuple[av.VideoFrame, bool]] = []
+        if self._doubtful is not None:
+            doubtful, self._doubtful = self._doubtful, None
+            if doubtful.is_whole_before(packet):
+                judged = self._follow(doubtful.packet, is_last=True)
+            judged += self._drop()
         if packet.size:
             losses = take_losses()
-            self._lost_times |= {dts % _TIMES_OF_MPEG_TS for dts in losses.times}
+            self._lost_times |= {dts % _TIMES_OF_MPEG_TS: at_join for dts, at_join in losses.times.items()}
             # What RTP has lost belongs to this packet, or to the one that has just begun behind it.
             was_lost, self._lost = self._lost, losses.rtp
-            if self._lost or (was_lost and packet.is_keyframe) or self._has_lost_a_part(packet):
-                self._parts.drop()
-                return self._begin_again()
+            if self._lost or (was_lost and packet.is_keyframe):
+                return judged + self._drop()
+            self._doubtful = self._lost_a_part(packet)
+            if self._doubtful is not None:
+                return judged
+        return judged + self._follow(packet)
+
+    def _drop(self) -> list[tuple[av.VideoFrame, bool]]:
+        """Goes on without a packet that is damaged."""
+        self._parts.drop()
+        return self._begin_again()
+
+    def _follow(self, packet: av.Packet[av.VideoStream], *, is_last: bool = False) -> list[tuple[av.VideoFrame, bool]]:
+        """Decodes what is complete with this packet, and follows the pictures' numbers."""
         if self._numbers is None:
             return self._decode(packet)
         if packet.size:
             ready = self._parts.add(packet, self._numbers.follow(bytes(packet)))
+            ready += self._parts.rest() if is_last else []
         else:
             ready = [*self._parts.rest(), (packet, PictureStart(), False)]
         judged: list[tuple[av.VideoFrame, bool]] = []
@@ -122,14 +148,15 @@ class Soundness:
             judged += [(frame, True)] if self._is_sound(frame) else [(frame, False), *self._after_damage(frame)]
         return judged
 
-    def _has_lost_a_part(self, packet: av.Packet[av.VideoStream]) -> bool:
+    def _lost_a_part(self, packet: av.Packet[av.VideoStream]) -> _DoubtfulPacket | None:
         if not self._lost_times or packet.dts is None:
-            return False
+            return None
         dts = packet.dts % _TIMES_OF_MPEG_TS
-        found = dts in self._lost_times
+        at_join = self._lost_times.get(dts)
         # Those of other streams and of long ago are of no use.
-        self._lost_times = set() if found else {t for t in self._lost_times if t >= dts}
-        return found
+        left = {} if at_join is not None else {t: joins for t, joins in self._lost_times.items() if t >= dts}
+        self._lost_times = left
+        return None if at_join is None else _DoubtfulPacket(packet, at_join)
 
     def _is_sound(self, frame: av.VideoFrame) -> bool:
         if self._begins_without_key(frame):
@@ -186,17 +213,36 @@ class Soundness:
         return left
 
 
+class _DoubtfulPacket(NamedTuple):
+    """A packet behind which the numbers of MPEG-TS have a gap, and whether another file has begun there."""
+
+    packet: av.Packet[av.VideoStream]
+    at_join: bool
+
+    def is_whole_before(self, after: av.Packet[av.VideoStream]) -> bool:
+        """Whether the numbers have started again with the packet after it, and nothing is missing."""
+        if not after.is_keyframe:
+            return False
+        if self.at_join or self.packet.dts is None or after.dts is None or after.time_base is None:
+            return self.at_join
+        step = after.dts - self.packet.dts
+        return step < 0 or step * after.time_base > _LARGEST_STEP_SECONDS
+
+
 @dataclass(slots=True)
 class Losses:
     """What was lost of what one thread has tried to read.
 
     Attributes:
         rtp: whether RTP packets were lost.
-        times: decoding times of packets of which a part was lost, in the units of their stream.
+        times: decoding times of packets of which a part was lost, in the units of their stream; and whether another
+            file had just begun.
+        at_join: whether another file has begun.
     """
 
     rtp: bool = False
-    times: set[int] = field(default_factory=set)
+    times: dict[int, bool] = field(default_factory=dict)
+    at_join: bool = False
 
 
 _threads = threading.local()
@@ -211,7 +257,7 @@ class _Listener(logging.Handler):
         elif record.name != _OF_HLS and (found := _CORRUPT.match(text)) is not None:
             losses.rtp |= found[1] == "NOPTS"
             if found[1] != "NOPTS" and len(losses.times) < _MOST_REMEMBERED:
-                losses.times.add(int(found[1]))
+                losses.times[int(found[1])] = losses.at_join
 
 
 def _of_this_thread() -> Losses:
@@ -233,3 +279,8 @@ def take_losses() -> Losses:
     """What was lost since the last call of what this thread has tried to read."""
     losses, _threads.losses = _of_this_thread(), Losses()
     return losses
+
+
+def note_join() -> None:
+    """Notes that this thread begins to read another file of a stream, whose last file it has read to the end."""
+    _of_this_thread().at_join = True

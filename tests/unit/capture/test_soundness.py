@@ -190,6 +190,39 @@ def test_gaps_of_mpeg_ts_are_noticed_in_the_picture_that_has_them(tmp_path: Path
     assert sorted(found) == sorted(wanted)[:_KEY_EVERY] + sorted(wanted)[2 * _KEY_EVERY :]
 
 
+_FOR_JOINS: dict[str, dict[str, str]] = {
+    "libx264": {"x264-params": f"{_KEYS}:bframes=2"},
+    "libx265": {"x265-params": f"{_KEYS}:bframes=0:log-level=none"},
+    "mpeg2video": {},
+    "mpeg4": {},
+}
+
+
+@pytest.mark.parametrize("codec", _FOR_JOINS)
+def test_recordings_one_after_the_other_are_shown_whole(tmp_path: Path, codec: str) -> None:
+    one = encoded(tmp_path / "one.ts", codec, **_FOR_JOINS[codec]).read_bytes()
+    (tmp_path / "three.ts").write_bytes(one * 3)
+    with av.open(str(tmp_path / "three.ts")) as container:
+        video = container.streams.video[0]
+        video.codec_context.thread_count = 1
+        soundness = Soundness(video.codec_context)
+        judged = [is_sound for packet in container.demux(video) for _, is_sound in soundness.decode(packet)]
+    assert judged == [True] * (3 * _FRAMES)
+
+
+def test_a_gap_before_a_key_frame_counts_where_the_time_goes_on(tmp_path: Path) -> None:
+    content = encoded(tmp_path / "a.ts", "libx264", **{"x264-params": f"{_KEYS}:bframes=0"}).read_bytes()
+    packets = [content[at : at + 188] for at in range(0, len(content), 188)]
+    begins = [n for n, packet in enumerate(packets) if (packet[1] & 95, packet[2]) == (65, 0)]
+    # The last piece of the picture before the second key frame.
+    lost = max(n for n in range(begins[_KEY_EVERY]) if (packets[n][1] & 31, packets[n][2]) == (1, 0))
+    assert lost not in begins
+    wanted, _ = shown(tmp_path / "a.ts")
+    (tmp_path / "lossy.ts").write_bytes(b"".join(packets[:lost] + packets[lost + 1 :]))
+    found, _ = shown(tmp_path / "lossy.ts")
+    assert sorted(found) == [pts for n, pts in enumerate(sorted(wanted)) if n != _KEY_EVERY - 1]
+
+
 _AUD = b"\0\0\0\1\x09\x10"
 
 

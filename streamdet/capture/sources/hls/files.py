@@ -28,6 +28,7 @@ from streamdet.capture.sources.hls.playlist import (
     is_complete,
 )
 from streamdet.capture.sources.http_client import FAILURES, HttpClient, host_of, without_login
+from streamdet.capture.sources.soundness import note_join
 from streamdet.config import StreamConfig
 from streamdet.errors import SourceError
 from streamdet.types import Reason
@@ -70,7 +71,7 @@ class HlsFiles:
         self._position: Position = Position(position)
         self.has_other_format = False
         self._playlists = Playlists()
-        self._has_begun = self._is_over = False
+        self._has_begun = self._is_over = self._was_cut = False
         self.is_complete = False
         self.opened: set[_HlsFile] = set()
         self.problem: SourceError | None = None
@@ -97,6 +98,10 @@ class HlsFiles:
         """Remembers why a file could not be fetched."""
         self.problem = self._client.failure(error, where)
 
+    def was_cut(self) -> None:
+        """Remembers that a file has ended too early."""
+        self._was_cut = True
+
     def _opened(self, url: str, options: dict[str, str]) -> _File:
         file = self._opened_whole(url, options)
         plain_url = url
@@ -118,6 +123,7 @@ class HlsFiles:
         for prefix in _CRYPTO:
             if url.startswith(prefix) and options.keys() >= {"key", "iv"}:
                 file = self._file(url.removeprefix(prefix), options)
+                self._begin_segment()
                 return DecryptedFile(file, bytes.fromhex(options["key"]), bytes.fromhex(options["iv"]))
         file = self._file(url, options)
         beginning = file.read_all(len(BEGINNING))
@@ -130,7 +136,13 @@ class HlsFiles:
             file.close()
             return io.BytesIO()
         file.put_back(beginning)
+        self._begin_segment()
         return file
+
+    def _begin_segment(self) -> None:
+        if not self._was_cut:
+            note_join()
+        self._was_cut = False
 
     def _playlist(self, asked: str, found: str, body: bytes) -> _File:
         self._has_begun = True
@@ -187,10 +199,14 @@ class _HlsFile:
         if self._response is None:
             return b""
         try:
-            return self._response.read1(size)
+            data = self._response.read1(size)
         except FAILURES as error:
+            self._files.was_cut()
             self._files.failed(error, host_of(self.url))
             return b""
+        if not data and isinstance(self._response, http.client.HTTPResponse) and self._response.length:
+            self._files.was_cut()
+        return data
 
     def read_all(self, size: int) -> bytes:
         """Returns `size` bytes, fewer only at the end."""
