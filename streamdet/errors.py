@@ -6,6 +6,7 @@
     ├── HeldError           a stream sends data, but no undamaged picture yet: read again
     ├── DetectorError       weights cannot be loaded or the detector cannot run
     │   └── DeviceLostError the CUDA context is gone: only a new process helps (exit 70)
+    ├── StoreError          pictures or clips cannot be kept in the directory that was given (exit 69)
     ├── SpoolError          events cannot be kept in the directory that was given (exit 69)
     ├── EndpointError       an endpoint cannot be bound or connected (exit 69)
     ├── ControlError        a running daemon cannot be reached, or refuses (exit 1 or 69)
@@ -92,6 +93,12 @@ class DeviceLostError(DetectorError):
     """The CUDA context is unusable; only a new process can go on."""
 
     exit_code = EXIT_DEVICE_LOST
+
+
+class StoreError(StreamdetError):
+    """Pictures or clips cannot be kept in the directory that was given for them."""
+
+    exit_code = EXIT_UNAVAILABLE
 
 
 class SpoolError(StreamdetError):

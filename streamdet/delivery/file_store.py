@@ -1,0 +1,541 @@
+"""Keeps pictures, or clips, as files in a directory of limited size, and reads them on request.
+
+A file is called after its id: the time at which the id was given, the stream, and a random part, so names sort by time.
+One thread writes, deletes and answers requests. A file is written under another name and then renamed, so a kill leaves
+whole files and leftovers, which the next start deletes. While the disk is full, slow or broken, files are lost and
+counted; nothing waits for them.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from streamdet.delivery.trusted_clock import TrustedClock
+from streamdet.errors import StoreError
+from streamdet.monitoring.log import FailureLog
+from streamdet.monitoring.metrics import FileStoreMetrics
+from streamdet.monitoring.unexpected import UnexpectedErrors
+from streamdet.security.files import Content, lock_directory, others_can_delete, stage, why_foreign
+from streamdet.security.limits import Share
+from streamdet.worker import Worker
+
+MAX_FILES = 200_000
+"""Files that are kept at most; each takes about 300 bytes of memory."""
+
+_MAX_WAITING_FILES = 256
+_MAX_WAITING_BYTES = 32 << 20
+_MAX_PROMISED = 4096
+# What was promised and neither came nor was lost by then is not waited for any longer.
+_PROMISE_SECONDS = 10.0
+_MAX_REQUESTS = 128
+_MAX_REQUESTS_OF_A_CLIENT = 16
+_REQUEST_SECONDS = 5.0
+# Reading on request takes a twentieth of a core at most, after a burst.
+_SHARE_OF_READING = 0.05
+_BURST_OF_READING_SECONDS = 0.5
+# A disk that has failed is tried again after so long.
+_TRY_AGAIN_SECONDS = 1.0
+_TIDY_SECONDS = 1.0
+_DELETED_AT_ONCE = 200
+# At a stop, files that wait are written for this long.
+_LAST_SECONDS = 1.0
+# A name this far ahead of the clock was made while the clock was wrong.
+_FUTURE_SECONDS = 60.0
+_BLOCK_BYTES = 4096
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MAX_TIME = 253_402_300_799.0  # the year 9999
+
+_ID = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{3})Z-[a-z0-9][a-z0-9._-]{0,63}-[0-9a-f]{12}", re.ASCII)
+
+_log = logging.getLogger(__name__)
+
+Missing = Literal["not_found", "busy"]
+"""Why a file is not handed out: it is not kept (any longer, or not yet), or it cannot be read now."""
+Reply = Callable[[bytes | Missing], None]
+
+
+def new_id(stream: str, at: float) -> str:
+    """A new id, such as `20261129T140312.345Z-front-door-3f2a9c01b7de`.
+
+    Args:
+        stream: name of the stream.
+        at: Unix time in seconds.
+    """
+    return f"{_stamp(at)}-{stream}-{secrets.token_hex(6)}"
+
+
+def is_id(text: str) -> bool:
+    """Whether a text has the form of an id; such a text is also safe as the name of a file."""
+    return _ID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a store may hold.
+
+    Attributes:
+        max_bytes: of all files together, each rounded up to blocks of 4 KiB.
+        max_age_seconds: older files are deleted.
+        max_file_bytes: of one file; a larger one that is found in the directory is not the store's.
+    """
+
+    max_bytes: int
+    max_age_seconds: float
+    max_file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    content: Content
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    reply: Reply
+    until: float
+
+
+class FileStore(Worker):
+    """Keeps the files of one daemon in a directory of its own.
+
+    Any thread may call its methods; none of them waits for the disk but `read`.
+
+    Args:
+        what: "pictures" or "clips", for the log.
+        directory: of this store alone; made if it is missing.
+        suffix: of the files, such as ".jpg".
+        limits: what it may hold.
+        metrics: counts what is kept and what is lost.
+        on_error: called when the thread ends with an error.
+        unexpected: counts errors that cost a single file.
+        clock: gives the time of ids and the age of files, and whether it can be trusted.
+
+    Attributes:
+        directory: the same.
+
+    Raises:
+        StoreError: the directory cannot be used.
+    """
+
+    join_timeout_seconds = 2.0
+
+    def __init__(
+        self,
+        what: str,
+        directory: Path,
+        suffix: str,
+        limits: Limits,
+        metrics: FileStoreMetrics,
+        on_error: Callable[[Worker], None] | None = None,
+        unexpected: UnexpectedErrors | None = None,
+        clock: TrustedClock | None = None,
+    ) -> None:
+        super().__init__(f"{what} store", on_error)
+        self.directory = directory
+        self._what = what
+        self._suffix = suffix
+        self._limits = limits
+        self._metrics = metrics
+        self._unexpected = unexpected or UnexpectedErrors()
+        self._clock = clock or TrustedClock()
+        self._reported_doubt = ""
+        self._changed = threading.Condition()
+        self._promised: dict[str, float] = {}  # until when they are waited for
+        self._waiting: dict[str, _Waiting] = {}
+        self._waiting_bytes = 0
+        self._writing = ""
+        self._requests: dict[tuple[bytes, str], _Request] = {}
+        self._reading = Share(_SHARE_OF_READING, _BURST_OF_READING_SECONDS)
+        # Only for the thread: size by id, in the order in which they are deleted.
+        self._sizes: dict[str, int] = {}
+        self._used_bytes = 0
+        self._tidy_at = self._try_again_at = 0.0
+        self._reason = self._problem = ""  # why the newest write failed, as the metrics and the log say it
+        self._failure = FailureLog(_log, f"{{}} {what} were not kept")
+        self._unreadable = FailureLog(_log, "{} requests were not answered")
+        self._undeletable = FailureLog(_log, "{} failures")
+        try:
+            self._lock = lock_directory(directory)
+        except OSError as error:
+            message = f"cannot keep {what} in {directory}: {error.strerror or error}"
+            raise StoreError(message) from None
+        if others_can_delete(self._lock):
+            _log.warning(
+                "%s: other users can delete files in it; make this user its owner, and only it may write", directory
+            )
+
+    def promise(self, stream: str) -> str:
+        """A new id, whose file is about to come: until then, or until it is lost, readers wait for it."""
+        file_id = new_id(stream, self._clock.wall())
+        with self._changed:
+            self._promised[file_id] = time.monotonic() + _PROMISE_SECONDS
+            if len(self._promised) > _MAX_PROMISED:
+                del self._promised[next(iter(self._promised))]
+        return file_id
+
+    def lose(self, file_id: str, reason: str) -> None:
+        """Counts a file that will not come, for one of the reasons of the metric."""
+        self._metrics.dropped(reason)
+        with self._changed:
+            self._promised.pop(file_id, None)
+            self._changed.notify_all()
+
+    def keep(self, file_id: str, content: Content, size_bytes: int | None = None) -> None:
+        """Has a file written; where too many wait for a slow disk, the one that has waited longest is lost.
+
+        Args:
+            file_id: from `promise` or `new_id`.
+            content: bytes, or a function that writes them to an open file, in the thread of the store.
+            size_bytes: an estimate of what such a function writes.
+        """
+        size = len(content) if isinstance(content, bytes) else size_bytes or 0
+        with self._changed:
+            self._promised.pop(file_id, None)
+            self._waiting[file_id] = _Waiting(content, size)
+            self._waiting_bytes += size
+            lost = 0
+            for oldest in [other for other in self._waiting if other not in (self._writing, file_id)]:
+                if len(self._waiting) <= _MAX_WAITING_FILES and self._waiting_bytes <= _MAX_WAITING_BYTES:
+                    break
+                self._waiting_bytes -= self._waiting.pop(oldest).size_bytes
+                lost += 1
+            self._changed.notify_all()
+        if lost:
+            self._metrics.dropped("slow_disk", lost)
+
+    def read(self, file_id: str, wait_seconds: float = 0.0) -> bytes | None:
+        """The content of a file; None where it is not kept, or its id is not one.
+
+        Args:
+            file_id: of the file.
+            wait_seconds: how long to wait for a file that is about to come.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if not is_id(file_id):
+            return None
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_to_come(file_id), wait_seconds)
+            waiting = self._waiting.get(file_id)
+        if waiting is not None and isinstance(waiting.content, bytes):
+            return waiting.content
+        return self._read(file_id)
+
+    def fetch(self, client: bytes, file_id: str, reply: Reply) -> bool:
+        """Has a file read in the store's thread, once it has come; False when too many requests wait.
+
+        A request that is repeated while it waits keeps its place.
+
+        Args:
+            client: whoever asks.
+            file_id: of the file.
+            reply: called in the store's thread.
+        """
+        key = client, file_id
+        with self._changed:
+            of_client = sum(other == client for other, _ in self._requests)
+            is_full = of_client >= _MAX_REQUESTS_OF_A_CLIENT or len(self._requests) >= _MAX_REQUESTS
+            if key not in self._requests and is_full:
+                return False
+            self._requests[key] = _Request(reply, time.monotonic() + _REQUEST_SECONDS)
+            self._changed.notify_all()
+        return True
+
+    def wake(self) -> None:
+        """Ends the wait of `run`."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Frees the directory of a store that was never started; a running one does it itself at its end."""
+        if self._lock >= 0 and (not self.is_alive() or threading.current_thread() is self._thread):
+            os.close(self._lock)
+            self._lock = -1
+
+    def run(self) -> None:
+        """Writes, deletes and answers until asked to stop; then writes what waits, for a second at most."""
+        try:
+            self._find()
+            while not self.stopping:
+                self._turn()
+                self.beat()
+            until = time.monotonic() + _LAST_SECONDS
+            while self._waiting and time.monotonic() < until:
+                self._write_next()
+            self._metrics.dropped("shutdown", len(self._waiting))
+            self._failure.end(f"{self._what} were not kept in {self.directory}")
+        finally:
+            self.close()
+
+    # ---- the thread ----
+
+    def _turn(self) -> None:
+        with self._changed:
+            now = time.monotonic()
+            until = self._tidy_at if not self._requests else min(self._tidy_at, now + self._pause_of_requests(now))
+            if not self._waiting and not self.stopping:
+                self._changed.wait(max(until - now, 0.0))
+        self._write_next()
+        self._answer_next()
+        self._tidy()
+
+    def _write_next(self) -> None:
+        with self._changed:
+            if not self._waiting:
+                return
+            file_id, waiting = next(iter(self._waiting.items()))
+            self._writing = file_id
+        self._write(file_id, waiting)
+        with self._changed:
+            self._writing = ""
+            del self._waiting[file_id]
+            self._waiting_bytes -= waiting.size_bytes
+            self._changed.notify_all()
+
+    def _write(self, file_id: str, waiting: _Waiting) -> None:
+        if time.monotonic() < self._try_again_at:
+            self._lost()
+            return
+        try:
+            size = self._write_file(file_id, waiting)
+        except OSError as error:
+            self._reason = "disk_full" if error.errno in _FULL else "disk_error"
+            why = error.strerror or error
+            self._problem = f"cannot keep {self._what} in {self.directory}: {why}; events are published all the same"
+            self._try_again_at = time.monotonic() + _TRY_AGAIN_SECONDS
+            self._lost()
+        except Exception as error:  # noqa: BLE001 - whatever it is: other files are to be written
+            self._unexpected.report(self._what, error, "a file is not kept")
+            self._metrics.dropped("error")
+        else:
+            self._failure.works(f"{self._what} are kept in {self.directory} again")
+            self._sizes[file_id] = size
+            self._used_bytes += size
+            self._metrics.stored()
+            self._metrics.used(self._used_bytes)
+
+    def _lost(self) -> None:
+        self._metrics.dropped(self._reason)
+        self._failure.failed(self._problem)
+
+    def _write_file(self, file_id: str, waiting: _Waiting) -> int:
+        """Writes a file, with room made for it first.
+
+        Returns:
+            The bytes that it takes on disk.
+
+        Raises:
+            OSError: it cannot be written, or no room can be made.
+        """
+        self._make_room(_on_disk(waiting.size_bytes))
+        path = self._path(file_id)
+        try:
+            staged = stage(path, waiting.content, sync=False)
+        except FileNotFoundError:
+            # Someone has deleted the whole directory.
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            staged = stage(path, waiting.content, sync=False)
+        try:
+            size = staged.staged.stat().st_size
+            if size > self._limits.max_file_bytes:
+                raise OSError(errno.EFBIG, f"a file of {size} bytes is larger than {self._limits.max_file_bytes}")
+            self._make_room(_on_disk(size))
+            staged.commit()
+        finally:
+            staged.discard()
+        return _on_disk(size)
+
+    def _make_room(self, needed_bytes: int) -> None:
+        while self._sizes and (
+            len(self._sizes) >= MAX_FILES or self._used_bytes + needed_bytes > self._limits.max_bytes
+        ):
+            self._delete(next(iter(self._sizes)))
+
+    def _delete(self, file_id: str) -> None:
+        """Deletes a file; one that is gone already counts no longer, too."""
+        self._path(file_id).unlink(missing_ok=True)
+        self._used_bytes -= self._sizes.pop(file_id)
+
+    def _pause_of_requests(self, now: float) -> float:
+        """How long no request is due, in seconds."""
+        if not any(self._is_due(file_id, request, now) for (_, file_id), request in self._requests.items()):
+            return min(request.until for request in self._requests.values()) - now
+        return self._reading.wait_seconds()
+
+    def _is_due(self, file_id: str, request: _Request, now: float) -> bool:
+        return now >= request.until or not self._is_to_come(file_id)
+
+    def _is_to_come(self, file_id: str) -> bool:
+        """Whether a file is promised, or is still to be written by a function."""
+        until = self._promised.get(file_id)
+        if until is not None:
+            return time.monotonic() < until
+        waiting = self._waiting.get(file_id)
+        return waiting is not None and not isinstance(waiting.content, bytes)
+
+    def _answer_next(self) -> None:
+        """Answers the request that has waited longest among those whose file is there, or will not come."""
+        with self._changed:
+            if not self._requests or self._reading.wait_seconds() > 0:
+                return
+            now = time.monotonic()
+            key = next((key for key, request in self._requests.items() if self._is_due(key[1], request, now)), None)
+            if key is None:
+                return
+            request = self._requests.pop(key)
+        began = time.thread_time()
+        content: bytes | Missing
+        try:
+            content = self.read(key[1]) or "not_found"
+        except OSError as error:
+            self._unreadable.failed(f"cannot read {self._what} in {self.directory}: {error.strerror or error}")
+            content = "busy"
+        try:
+            request.reply(content)
+        except Exception as error:  # noqa: BLE001 - whatever it is: other requests wait
+            self._unexpected.report(self._what, error, "a request is not answered")
+        self._reading.worked(time.thread_time() - began)
+
+    def _read(self, file_id: str) -> bytes | None:
+        try:
+            descriptor = os.open(self._path(file_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a symbolic link
+                return None
+            raise
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > self._limits.max_file_bytes:
+                return None
+            return file.read(self._limits.max_file_bytes)
+
+    def _tidy(self) -> None:
+        """Once a second: deletes some of the files that are too old, or above the limit."""
+        now = time.monotonic()
+        if now < self._tidy_at:
+            return
+        with self._changed:
+            while self._promised and next(iter(self._promised.values())) < now:
+                del self._promised[next(iter(self._promised))]
+        is_more = False
+        try:
+            is_more = self._delete_older()
+            self._make_room(0)
+        except OSError as error:
+            self._undeletable.failed(f"cannot delete {self._what} in {self.directory}: {error.strerror or error}")
+        else:
+            self._undeletable.works(f"{self._what} in {self.directory} can be deleted again")
+        self._tidy_at = now if is_more else now + _TIDY_SECONDS
+        self._metrics.used(self._used_bytes)
+
+    def _delete_older(self) -> bool:
+        """Deletes some files that are too old, but not where the clock may be wrong; whether there may be more."""
+        is_trusted = self._clock.now() is not None
+        wall = self._clock.wall()
+        future, limit = _stamp(wall + _FUTURE_SECONDS), _stamp(wall - self._limits.max_age_seconds)
+        old: list[str] = []
+        for file_id in self._sizes:
+            if file_id > future:
+                continue  # from while the clock was wrong
+            if file_id >= limit or len(old) == _DELETED_AT_ONCE:
+                break
+            old.append(file_id)
+        if old and not is_trusted:
+            self._report_doubt()
+            return False
+        for file_id in old:
+            self._delete(file_id)
+        return bool(old)
+
+    def _report_doubt(self) -> None:
+        if self._clock.doubt != self._reported_doubt:
+            self._reported_doubt = self._clock.doubt
+            # Not a warning: there may well have been nothing to keep for hours.
+            _log.info(
+                "%s: %s; %s that look older than max_age_seconds are not deleted for that within the next hour",
+                *(self.directory, self._clock.doubt, self._what),
+            )
+
+    def _find(self) -> None:
+        """Finds the files of earlier runs, and deletes what a kill left behind; other files are left alone."""
+        found: dict[str, int] = {}
+        foreign: list[str] = []
+        leftover = re.compile(rf"\.{_ID.pattern}{re.escape(self._suffix)}\.[0-9a-f]{{8}}\.part", re.ASCII)
+        try:
+            with os.scandir(self.directory) as entries:
+                for entry in entries:
+                    self._sort_in(entry, leftover, found, foreign)
+        except OSError as error:
+            _log.warning("cannot read %s: %s; its files are not found", self.directory, error.strerror or error)
+        if foreign:
+            text = "%s: %d files in it are not of streamdet's %s, such as %s; they are left alone"
+            _log.warning(text, self.directory, len(foreign), self._what, min(foreign))
+        future = _stamp(self._clock.wall() + _FUTURE_SECONDS)
+        # Times ahead of the clock are wrong, so those files are the first to make room.
+        names = sorted(found, key=lambda file_id: (file_id <= future, file_id))
+        self._sizes = {file_id: found[file_id] for file_id in names}
+        self._used_bytes = sum(found.values())
+        if names:
+            self._clock.compare(_time_of(names[-1]), self._what.removesuffix("s"))
+        self._metrics.used(self._used_bytes)
+
+    def _sort_in(
+        self, entry: os.DirEntry[str], leftover: re.Pattern[str], found: dict[str, int], foreign: list[str]
+    ) -> None:
+        name = entry.name
+        file_id = name.removesuffix(self._suffix)
+        is_leftover = leftover.fullmatch(name) is not None
+        is_named = is_leftover or (name.endswith(self._suffix) and is_id(file_id))
+        try:
+            status = entry.stat(follow_symlinks=False)
+            if not is_named or why_foreign(status) is not None or status.st_size > self._limits.max_file_bytes:
+                foreign.append(name)
+            elif is_leftover or status.st_size == 0:  # a power failure leaves empty files
+                self.directory.joinpath(name).unlink()
+            else:
+                found[file_id] = _on_disk(status.st_size)
+        except FileNotFoundError:
+            return
+        except OSError:
+            foreign.append(name)
+
+    def _path(self, file_id: str) -> Path:
+        return self.directory / f"{file_id}{self._suffix}"
+
+
+def _stamp(at: float) -> str:
+    """The beginning of an id, by which ids sort by time.
+
+    Args:
+        at: Unix time in seconds.
+    """
+    moment = datetime.fromtimestamp(min(max(at, 0.0), _MAX_TIME), UTC)
+    return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z"
+
+
+def _on_disk(size_bytes: int) -> int:
+    return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
+def _time_of(file_id: str) -> float:
+    """The Unix time in seconds of an id; 0 where its digits are no time."""
+    try:
+        return datetime.strptime(file_id[:20], "%Y%m%dT%H%M%S.%f%z").timestamp()
+    except ValueError:
+        return 0.0
