@@ -241,7 +241,7 @@ class FileStore(Worker):
         A request that is repeated while it waits keeps its place.
 
         Args:
-            client: whoever asks.
+            client: id of the connection that asks.
             file_id: of the file.
             reply: called in the store's thread.
         """
