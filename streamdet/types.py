@@ -300,6 +300,7 @@ class PictureInfo:
         width: of the picture, in pixels.
         height: of the picture, in pixels.
         box: of the object in pixels of the picture; None where it shows no single object.
+        jpeg: the picture itself, where it came with the event; None where it is to be fetched.
     """
 
     picture_id: str
@@ -307,6 +308,7 @@ class PictureInfo:
     width: int
     height: int
     box: Box | None
+    jpeg: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +326,7 @@ class ObjectEvent:
         object: what is known of it.
         changes: what it has done in zones since the event before.
         crossings: the lines that it has crossed since the event before.
-        reason: why it ended; None before.
+        reason: why it ended; None before, and where it is a word of a newer daemon.
         picture: its best shot, at the end; None where no pictures are kept.
     """
 

@@ -27,7 +27,7 @@ from streamdet.client.subscription import Gap, Restart, Subscription, subscribe
 from streamdet.errors import EXIT_INTERRUPTED, StreamdetError
 from streamdet.monitoring.rates import RecentEvents
 from streamdet.security.plain_text import plain, plain_json
-from streamdet.types import Detection, DetectionEvent, PreviewEvent, State, StateEvent
+from streamdet.types import AlertEvent, Detection, DetectionEvent, ObjectEvent, PreviewEvent, State, StateEvent
 
 _NOTES = 5
 # Bounds what another program at the endpoint may send.
@@ -267,7 +267,7 @@ class Seen:
             if old is not None and (old.state, old.reason, old.since) == (item.state, item.reason, item.since):
                 return None
             return self._note(name, _state(item, with_detail=True))
-        if isinstance(item, PreviewEvent):
+        if isinstance(item, PreviewEvent | ObjectEvent | AlertEvent):
             return None
         latency_seconds = time.time() - item.frame.captured_at
         stream.recent.add(time.monotonic(), latency_seconds)

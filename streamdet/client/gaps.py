@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from streamdet import wire
-from streamdet.types import StateEvent
+from streamdet.types import AlertEvent, ObjectEvent, StateEvent
 from streamdet.wire import Event
 
 MAX_TOPICS = 10_000
@@ -56,16 +56,23 @@ Item = Event | Gap | Restart
 
 
 class Labels:
-    """Takes detections of other labels than these out of events; None keeps all."""
+    """Leaves out what is about other labels than these; None keeps all."""
 
     def __init__(self, labels: Iterable[str] | None) -> None:
         self._labels = None if labels is None else frozenset(labels)
 
-    def apply(self, event: Event) -> Event:
-        """The event without the detections of other labels."""
+    def apply(self, event: Event) -> Sequence[Event]:
+        """The event without the detections of other labels; nothing where it is of an object of another label.
+
+        An alert that is about several objects, or none, has no label and is kept.
+        """
         if self._labels is None or isinstance(event, StateEvent):
-            return event
-        return replace(event, detections=tuple(d for d in event.detections if d.label in self._labels))
+            return (event,)
+        if isinstance(event, ObjectEvent):
+            return (event,) if event.object.label in self._labels else ()
+        if isinstance(event, AlertEvent):
+            return (event,) if event.alert.label is None or event.alert.label in self._labels else ()
+        return (replace(event, detections=tuple(d for d in event.detections if d.label in self._labels)),)
 
 
 class GapDetector:
@@ -74,7 +81,7 @@ class GapDetector:
     Counting begins at the first event of each topic, and at the first of each new epoch.
 
     Args:
-        labels: labels of the detections to keep; None for all.
+        labels: labels of the detections, objects and alerts to keep; None for all.
 
     Attributes:
         ready: items to hand out, in order.
@@ -106,7 +113,7 @@ class GapDetector:
         missing = event.seq - last_seq - 1
         if event.epoch == epoch and missing > 0:
             self.ready.append(Gap(event.stream, topic, last_seq + 1, missing))
-        self.ready.append(self._labels.apply(event))
+        self.ready.extend(self._labels.apply(event))
 
     def answer(self, parts: Sequence[bytes], now: float) -> None:
         """Takes an answer of the replay socket; nothing is asked here."""

@@ -58,7 +58,7 @@ class OrderedRecovery:
 
     Args:
         topics: prefixes of the topics that are subscribed to.
-        labels: labels of the detections to keep; None for all.
+        labels: labels of the detections, objects and alerts to keep; None for all.
         replay_endpoint: where the answers come from, for the error message.
 
     Attributes:
@@ -200,7 +200,7 @@ class OrderedRecovery:
     def _hand_out(self, topic: _Topic, event: Event) -> None:
         topic.next_seq = event.seq + 1
         topic.blocked_since = math.inf
-        self.ready.append(self._labels.apply(event))
+        self.ready.extend(self._labels.apply(event))
 
     def _report_gap(self, topic: _Topic, next_seq: int) -> None:
         if next_seq > topic.next_seq:
@@ -251,7 +251,7 @@ class OrderedRecovery:
                 event = wire.decode(payload)
                 topic = self._topics.get(wire.topic_of(event), _Topic("", "", 0))
                 if topic.name and topic.epoch == event.epoch and event.seq == topic.next_seq - 1:
-                    self.ready.append(self._labels.apply(event))
+                    self.ready.extend(self._labels.apply(event))
         if answer.more_after is not None:
             self._pending.ask(None, replace(request, after=answer.more_after), now)
             return

@@ -44,7 +44,7 @@ from streamdet.wire import KINDS, Kind
 __all__ = ["DEFAULT_KINDS", "AsyncSubscription", "Gap", "Restart", "Subscription", "subscribe", "subscribe_async"]
 
 DEFAULT_KINDS: tuple[Kind, ...] = ("detections", "state")
-"""The kinds that come unless others are named; pictures do not."""
+"""The kinds that come unless others are named."""
 
 _RECONNECT_MILLISECONDS = 100
 _MAX_RECONNECT_MILLISECONDS = 2000
@@ -64,10 +64,12 @@ class _Connection:
     Args:
         endpoint: `tcp://HOST:PORT` or `ipc://PATH`, as in the daemon's `[publisher]` table. The daemon may start later.
         streams: names of the streams; None for all of them, also those that are added later.
-        kinds: any of "detections", "state" and "preview". The daemon makes pictures only while a client subscribes to
-            previews. Use a subscription of their own for them: all that waits for a slow reader waits in one
-            queue, so pictures could take the place of detections.
-        labels: only detections with these labels stay in the events; events without any come as well.
+        kinds: any of "detections", "objects", "alerts", "state" and "preview". The daemon makes pictures only while a
+            client subscribes to previews. Use a subscription of their own for them: all that waits for a slow reader
+            waits in one queue, so pictures could take the place of detections.
+        labels: only detections with these labels stay in the events; events without any come as well. Objects of other
+            labels do not come, nor do alerts about one; alerts about several objects or none have no label and come.
+            The label of an object may change while it is seen.
         replay: begin with the newest event of each topic, and ask the daemon for events that are lost later: events
             come in order and exactly once per topic, a `Gap` stands only for what the daemon no longer keeps, and a
             `Restart` for a new epoch. An event may have to wait for those before it. Previews are not replayed.
@@ -222,9 +224,10 @@ class _Connection:
 class Subscription(_Connection):
     """Events of a daemon, in the order in which they arrive.
 
-    A context manager, and an iterator of `DetectionEvent`, `StateEvent`, `PreviewEvent`, `Gap` and `Restart`, for one
-    thread at a time. Without a timeout, iteration waits without a limit, also while the daemon is down. After a restart
-    of the daemon events have a new `epoch` and `seq` begins at 1 again; that is not a `Gap`.
+    A context manager, and an iterator of the events of the chosen kinds (`DetectionEvent`, `ObjectEvent`, `AlertEvent`,
+    `StateEvent`, `PreviewEvent`), of `Gap` and of `Restart`, for one thread at a time. Without a timeout, iteration
+    waits without a limit, also while the daemon is down. After a restart of the daemon events have a new `epoch` and
+    `seq` begins at 1 again; that is not a `Gap`.
     """
 
     def receive(self, timeout_seconds: float | None = None) -> Item | None:

@@ -25,6 +25,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from streamdet import wire
 from streamdet.monitoring.ledger import Ledger, StreamLedger
 from streamdet.monitoring.log import lost_lines
 from streamdet.monitoring.unexpected import PARTS, UnexpectedErrors
@@ -374,7 +375,7 @@ class Metrics:
 
 
 def _topics(stream: str) -> tuple[str, ...]:
-    return f"detections/{stream}/", f"state/{stream}/", f"preview/{stream}/"
+    return tuple(wire.topic(kind, stream) for kind in wire.KINDS)
 
 
 class _Declarations:

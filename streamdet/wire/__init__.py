@@ -1,4 +1,4 @@
-"""What travels over ZeroMQ: a topic, one event as UTF-8 JSON, and for a preview its picture.
+"""What travels over ZeroMQ: a topic, one event as UTF-8 JSON, and with some events a picture.
 
 `docs/events.md` is the reference. `limits.py` names topics and bounds, `encode.py` makes messages, `decode.py` reads
 them, `replay.py` does both for requests to the replay socket and their answers. `encode` never makes what `decode`
@@ -16,13 +16,17 @@ from streamdet.wire.decode import decode, from_message
 from streamdet.wire.encode import encode, presentable, to_dict, to_message
 from streamdet.wire.limits import (
     KINDS,
+    MAX_CHANGES,
     MAX_CROSSINGS,
     MAX_DEPTH,
     MAX_DETAIL_CHARACTERS,
     MAX_DETECTIONS,
     MAX_MESSAGE_BYTES,
     MAX_NAME_CHARACTERS,
+    MAX_OBJECT_IDS,
+    MAX_PATH_POINTS,
     MAX_POINTS,
+    MAX_RULE_CHARACTERS,
     MAX_SHAPES,
     SCHEMA,
     Event,
@@ -34,13 +38,17 @@ from streamdet.wire.limits import (
 
 __all__ = [
     "KINDS",
+    "MAX_CHANGES",
     "MAX_CROSSINGS",
     "MAX_DEPTH",
     "MAX_DETAIL_CHARACTERS",
     "MAX_DETECTIONS",
     "MAX_MESSAGE_BYTES",
     "MAX_NAME_CHARACTERS",
+    "MAX_OBJECT_IDS",
+    "MAX_PATH_POINTS",
     "MAX_POINTS",
+    "MAX_RULE_CHARACTERS",
     "MAX_SHAPES",
     "SCHEMA",
     "Event",

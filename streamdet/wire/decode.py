@@ -4,38 +4,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from streamdet.types import (
+    Alert,
+    AlertEvent,
+    Box,
     Clock,
     Crossing,
     Detection,
     DetectionEvent,
+    Direction,
+    EndReason,
     FrameInfo,
     Geometry,
+    ObjectEvent,
+    PictureInfo,
     Point,
     PreviewEvent,
     Reason,
     Shape,
+    Shot,
     State,
     StateEvent,
+    TrackedObject,
+    ZoneChange,
+    ZoneVisit,
 )
 from streamdet.wire.fields import Fields, parse, refuse
 from streamdet.wire.limits import (
     KINDS,
+    MAX_CHANGES,
     MAX_CROSSINGS,
     MAX_DETAIL_CHARACTERS,
     MAX_DETECTIONS,
+    MAX_INTEGER,
     MAX_MESSAGE_BYTES,
     MAX_NAME_CHARACTERS,
+    MAX_OBJECT_IDS,
+    MAX_PATH_POINTS,
     MAX_POINTS,
+    MAX_RULE_CHARACTERS,
     MAX_SHAPES,
     SCHEMA,
     Event,
+    Kind,
     topic_of,
 )
 
 _JPEG_BEGINS = b"\xff\xd8\xff"
 _JPEG_ENDS = b"\xff\xd9"
+_MAY_HAVE_PICTURES: tuple[Kind, ...] = ("objects", "alerts")
+_CLOCKS: tuple[Clock, ...] = ("source", "daemon")
+_DIRECTIONS: tuple[Direction, ...] = ("in", "out")
+_OBJECT_PHASES: tuple[Literal["begin", "update", "end"], ...] = ("begin", "update", "end")
+_ALERT_PHASES: tuple[Literal["raised", "cleared"], ...] = ("raised", "cleared")
+_CHANGES: tuple[Literal["enter", "leave", "dwell", "loiter"], ...] = ("enter", "leave", "dwell", "loiter")
 
 
 def from_message(parts: Sequence[bytes]) -> Event:
@@ -45,7 +69,7 @@ def from_message(parts: Sequence[bytes]) -> Event:
         WireError: the message is not an event of schema 1 on its topic, or exceeds a bound.
     """
     if not 2 <= len(parts) <= 3:
-        refuse(f"message has {len(parts)} parts; an event has 2, a preview 3")
+        refuse(f"message has {len(parts)} parts; an event has 2, and 3 with a picture")
     return decode(parts[1], parts[0], parts[2] if len(parts) == 3 else None)
 
 
@@ -55,7 +79,8 @@ def decode(payload: bytes, topic: bytes | None = None, jpeg: bytes | None = None
     Args:
         payload: UTF-8 JSON, at most `MAX_MESSAGE_BYTES`.
         topic: the first part; when given, the event must belong to it.
-        jpeg: the third part, which only a preview has; at most `MAX_MESSAGE_BYTES`.
+        jpeg: the third part, at most `MAX_MESSAGE_BYTES`: a preview always has it, an object or an alert with a
+            picture may have it.
 
     Raises:
         WireError: the message is not an event of schema 1, or exceeds a bound.
@@ -65,13 +90,19 @@ def decode(payload: bytes, topic: bytes | None = None, jpeg: bytes | None = None
     if schema != SCHEMA or isinstance(schema, bool):
         refuse(f"event has schema {str(schema)[:20]!r}; this version of streamdet reads schema {SCHEMA}")
     kind = fields.choice("type", KINDS)
-    if (jpeg is not None) != (kind == "preview"):
-        refuse(f"event of type {kind} came {'without' if jpeg is None else 'with'} a picture")
+    _check_picture(jpeg, kind, fields)
     event: Event
-    if jpeg is not None:
-        event = _preview_event(fields, jpeg)
-    else:
-        event = _detection_event(fields) if kind == "detections" else _state_event(fields)
+    match kind:
+        case "detections":
+            event = _detection_event(fields)
+        case "objects":
+            event = _object_event(fields, jpeg)
+        case "alerts":
+            event = _alert_event(fields, jpeg)
+        case "state":
+            event = _state_event(fields)
+        case "preview":
+            event = _preview_event(fields, jpeg or b"")
     if topic is not None and topic_of(event).encode() != topic:
         refuse(f"event of stream {event.stream!r} came on the wrong topic {topic[:200]!r}")
     return event
@@ -79,6 +110,19 @@ def decode(payload: bytes, topic: bytes | None = None, jpeg: bytes | None = None
 
 def _common(fields: Fields) -> tuple[str, str, int, float]:
     return fields.name("stream"), fields.name("epoch"), fields.integer("seq", 1), fields.number("published_at", 0)
+
+
+def _check_picture(jpeg: bytes | None, kind: Kind, fields: Fields) -> None:
+    if jpeg is None:
+        if kind == "preview":
+            refuse("event of type preview came without a picture")
+        return
+    if kind != "preview" and (kind not in _MAY_HAVE_PICTURES or "picture" not in fields):
+        refuse(f"event of type {kind} came with a picture")
+    if len(jpeg) > MAX_MESSAGE_BYTES:
+        refuse(f"picture has {len(jpeg)} bytes; the limit is {MAX_MESSAGE_BYTES}")
+    if not jpeg.startswith(_JPEG_BEGINS) or not jpeg.endswith(_JPEG_ENDS):
+        refuse("picture is not a JPEG")
 
 
 def _detection_event(fields: Fields) -> DetectionEvent:
@@ -94,49 +138,155 @@ def _detection_event(fields: Fields) -> DetectionEvent:
 
 
 def _preview_event(fields: Fields, jpeg: bytes) -> PreviewEvent:
-    if len(jpeg) > MAX_MESSAGE_BYTES:
-        refuse(f"picture has {len(jpeg)} bytes; the limit is {MAX_MESSAGE_BYTES}")
-    if not jpeg.startswith(_JPEG_BEGINS) or not jpeg.endswith(_JPEG_ENDS):
-        refuse("picture is not a JPEG")
     frame, detections = _found(fields)
     return PreviewEvent(*_common(fields), frame=frame, detections=detections, jpeg=jpeg)
 
 
 def _found(fields: Fields) -> tuple[FrameInfo, tuple[Detection, ...]]:
-    of = Fields(fields.take("frame"), "frame.")
-    clock: Clock = "source" if of.choice("clock", ("source", "daemon")) == "source" else "daemon"
-    frame = FrameInfo(
-        seq=of.integer("seq", 1),
-        pts_seconds=of.optional_number("pts_seconds", -math.inf),
-        captured_at=of.number("captured_at", 0),
-        clock=clock,
-        width=of.integer("width", 1),
-        height=of.integer("height", 1),
-    )
+    frame = _frame(fields)
     found = fields.objects("detections", MAX_DETECTIONS)
     return frame, tuple(_detection(one, frame.width, frame.height) for one in found)
 
 
+def _frame(fields: Fields) -> FrameInfo:
+    of = Fields(fields.take("frame"), "frame.")
+    return FrameInfo(
+        seq=of.integer("seq", 1),
+        pts_seconds=of.optional_number("pts_seconds", -math.inf),
+        captured_at=of.number("captured_at", 0),
+        clock=of.choice("clock", _CLOCKS),
+        width=of.integer("width", 1),
+        height=of.integer("height", 1),
+    )
+
+
 def _detection(fields: Fields, width: int, height: int) -> Detection:
+    return Detection(
+        label=fields.text("label", 0, MAX_NAME_CHARACTERS),
+        score=fields.number("score", 0, 1),
+        box=_box(fields, width, height),
+        track_id=fields.optional_integer("track_id", 0),
+        zones=fields.names("zones", MAX_SHAPES) if "zones" in fields else (),
+    )
+
+
+def _box(fields: Fields, width: int = MAX_INTEGER, height: int = MAX_INTEGER) -> Box:
     box = fields.take("box")
     if not isinstance(box, list) or len(box) != 4 or any(type(side) not in (int, float) for side in box):
         fields.refuse("box", "four numbers")
     x1, y1, x2, y2 = box
     if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
         fields.refuse("box", f"0 <= x1 < x2 <= {width} and 0 <= y1 < y2 <= {height}")
-    return Detection(
+    return float(x1), float(y1), float(x2), float(y2)
+
+
+def _object_event(fields: Fields, jpeg: bytes | None) -> ObjectEvent:
+    changes = fields.objects("changes", MAX_CHANGES) if "changes" in fields else []
+    crossings = fields.objects("crossings", MAX_CHANGES) if "crossings" in fields else []
+    word = fields.text("reason", 1, MAX_NAME_CHARACTERS) if "reason" in fields else None
+    return ObjectEvent(
+        *_common(fields),
+        phase=fields.choice("phase", _OBJECT_PHASES),
+        frame=_frame(fields),
+        object=_tracked(Fields(fields.take("object"), "object.")),
+        changes=tuple(_change(of) for of in changes),
+        crossings=tuple(_crossing(of) for of in crossings),
+        reason=EndReason(word) if word in set(EndReason) else None,
+        picture=_picture(fields, jpeg),
+    )
+
+
+def _tracked(fields: Fields) -> TrackedObject:
+    best = Fields(fields.take("best"), "object.best.")
+    return TrackedObject(
+        object_id=fields.name("object_id"),
+        track_id=fields.integer("track_id", 0),
         label=fields.text("label", 0, MAX_NAME_CHARACTERS),
         score=fields.number("score", 0, 1),
-        box=(float(x1), float(y1), float(x2), float(y2)),
-        track_id=fields.optional_integer("track_id", 0),
-        zones=fields.names("zones", MAX_SHAPES) if "zones" in fields else (),
+        box=_box(fields),
+        began_at=fields.number("began_at", 0),
+        seconds=fields.number("seconds", 0),
+        is_stationary=fields.switch("stationary"),
+        path=tuple(_place(fields, place) for place in fields.values("path", MAX_PATH_POINTS)),
+        zones=tuple(
+            ZoneVisit(
+                zone=of.text("zone", 1, MAX_NAME_CHARACTERS),
+                seconds=of.number("seconds", 0),
+                inside=of.switch("inside"),
+            )
+            for of in fields.objects("zones", MAX_SHAPES)
+        ),
+        best=Shot(
+            frame_seq=best.integer("frame_seq", 1),
+            captured_at=best.number("captured_at", 0),
+            score=best.number("score", 0, 1),
+            box=_box(best),
+        ),
+    )
+
+
+def _place(fields: Fields, place: object) -> tuple[float, float, float]:
+    if not isinstance(place, list) or len(place) != 3 or any(type(number) not in (int, float) for number in place):
+        fields.refuse("path", "lists of three numbers")
+    x, y, seconds = place
+    if not (0 <= x <= 1 and 0 <= y <= 1 and 0 <= seconds <= MAX_INTEGER):
+        fields.refuse("path", "x and y from 0 to 1, and seconds")
+    return float(x), float(y), float(seconds)
+
+
+def _change(fields: Fields) -> ZoneChange:
+    return ZoneChange(
+        change=fields.choice("change", _CHANGES),
+        zone=fields.text("zone", 1, MAX_NAME_CHARACTERS),
+        seconds=fields.number("seconds", 0),
+    )
+
+
+def _alert_event(fields: Fields, jpeg: bytes | None) -> AlertEvent:
+    return AlertEvent(
+        *_common(fields),
+        phase=fields.choice("phase", _ALERT_PHASES),
+        frame=_frame(fields),
+        alert=_alert(Fields(fields.take("alert"), "alert.")),
+        picture=_picture(fields, jpeg),
+        clip_id=fields.name("clip_id") if "clip_id" in fields else None,
+    )
+
+
+def _alert(fields: Fields) -> Alert:
+    return Alert(
+        alert_id=fields.name("alert_id"),
+        rule=fields.text("rule", 1, MAX_RULE_CHARACTERS),
+        raised_at=fields.number("raised_at", 0),
+        seconds=fields.number("seconds", 0),
+        object_ids=fields.names("object_ids", MAX_OBJECT_IDS),
+        label=fields.text("label", 0, MAX_NAME_CHARACTERS) if "label" in fields else None,
+        box=_box(fields) if "box" in fields else None,
+        zone=fields.text("zone", 1, MAX_NAME_CHARACTERS) if "zone" in fields else None,
+        line=fields.text("line", 1, MAX_NAME_CHARACTERS) if "line" in fields else None,
+        direction=fields.choice("direction", _DIRECTIONS) if "direction" in fields else None,
+        count=fields.integer("count", 0) if "count" in fields else None,
+    )
+
+
+def _picture(fields: Fields, jpeg: bytes | None) -> PictureInfo | None:
+    if "picture" not in fields:
+        return None
+    of = Fields(fields.take("picture"), "picture.")
+    return PictureInfo(
+        picture_id=of.name("picture_id"),
+        frame_seq=of.integer("frame_seq", 1),
+        width=of.integer("width", 1),
+        height=of.integer("height", 1),
+        box=_box(of) if "box" in of else None,
+        jpeg=jpeg,
     )
 
 
 def _crossing(fields: Fields) -> Crossing:
     return Crossing(
         line=fields.text("line", 1, MAX_NAME_CHARACTERS),
-        direction="in" if fields.choice("direction", ("in", "out")) == "in" else "out",
+        direction=fields.choice("direction", _DIRECTIONS),
         track_id=fields.integer("track_id", 0),
         label=fields.text("label", 0, MAX_NAME_CHARACTERS),
     )

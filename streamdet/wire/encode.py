@@ -9,18 +9,40 @@ from typing import Any
 
 import orjson
 
-from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Geometry, PreviewEvent, Shape, StateEvent
+from streamdet.types import (
+    Alert,
+    AlertEvent,
+    Box,
+    Crossing,
+    Detection,
+    DetectionEvent,
+    FrameInfo,
+    Geometry,
+    ObjectEvent,
+    PictureInfo,
+    PreviewEvent,
+    Shape,
+    StateEvent,
+    TrackedObject,
+)
 from streamdet.wire.limits import (
     CONTROL,
+    MAX_CHANGES,
     MAX_DETAIL_CHARACTERS,
     MAX_DETECTIONS,
     MAX_MESSAGE_BYTES,
     MAX_NAME_CHARACTERS,
+    MAX_OBJECT_IDS,
+    MAX_PATH_POINTS,
+    MAX_SHAPES,
     SCHEMA,
     Event,
     kind_of,
     topic_of,
 )
+
+# Above any number of pixels or seconds.
+_LARGEST = 10**12
 
 
 def presentable(detections: Iterable[Detection], width: int, height: int) -> tuple[Detection, ...]:
@@ -49,7 +71,14 @@ def presentable(detections: Iterable[Detection], width: int, height: int) -> tup
 
 
 def to_dict(event: Event) -> dict[str, Any]:
-    """An event as the JSON object that is sent; the detections must be `presentable`."""
+    """An event as the JSON object that is sent; the detections must be `presentable`.
+
+    Of what exceeds a bound, an object keeps every so many points of its path, always the first and the last, and its
+    latest zones, changes and crossings; an alert keeps the first ids.
+
+    Raises:
+        ValueError: a number of an object or an alert is NaN.
+    """
     fields: dict[str, Any] = {
         "schema": SCHEMA,
         "type": kind_of(event),
@@ -67,6 +96,10 @@ def to_dict(event: Event) -> dict[str, Any]:
             fields["geometry"] = _geometry(event.geometry)
         return fields
     fields["frame"] = _frame(event.frame)
+    if isinstance(event, ObjectEvent):
+        return fields | _object_fields(event)
+    if isinstance(event, AlertEvent):
+        return fields | _alert_fields(event)
     fields["detections"] = [_detection(found) for found in event.detections]
     if isinstance(event, DetectionEvent) and event.crossings:
         fields["crossings"] = [_crossing(crossing) for crossing in event.crossings]
@@ -79,19 +112,34 @@ def encode(event: Event) -> bytes:
     """The second part of the message that carries an event.
 
     Where it would exceed `MAX_MESSAGE_BYTES`, as with a thousand detections of long labels in many zones, the half with
-    the lower scores is left out.
+    the lower scores is left out. Events of the other kinds are smaller, whatever they hold.
+
+    Raises:
+        ValueError: as `to_dict`.
     """
     payload = orjson.dumps(to_dict(event))
-    if len(payload) > MAX_MESSAGE_BYTES and not isinstance(event, StateEvent) and event.detections:
+    if len(payload) > MAX_MESSAGE_BYTES and isinstance(event, DetectionEvent | PreviewEvent) and event.detections:
         return encode(replace(event, detections=event.detections[: len(event.detections) // 2]))
     # A copy: what orjson returns takes 4 KiB however short it is, and ten thousand events are kept for replay.
     return bytes(memoryview(payload))
 
 
 def to_message(event: Event) -> list[bytes]:
-    """All parts of the message that carries an event: the topic, the JSON, for a preview its picture."""
+    """All parts of the message that carries an event: the topic, the JSON, and its picture where it has one.
+
+    A picture of an object or an alert that exceeds `MAX_MESSAGE_BYTES` is left out: it can be fetched.
+
+    Raises:
+        ValueError: as `to_dict`.
+    """
     parts = [topic_of(event).encode(), encode(event)]
-    return [*parts, event.jpeg] if isinstance(event, PreviewEvent) else parts
+    if isinstance(event, PreviewEvent):
+        parts.append(event.jpeg)
+    elif isinstance(event, ObjectEvent | AlertEvent) and event.picture is not None:
+        jpeg = event.picture.jpeg
+        if jpeg is not None and len(jpeg) <= MAX_MESSAGE_BYTES:
+            parts.append(jpeg)
+    return parts
 
 
 def _rounded(value: float, highest: int, steps: int) -> float:
@@ -123,6 +171,105 @@ def _detection(found: Detection) -> dict[str, Any]:
     if found.zones:
         fields["zones"] = found.zones
     return fields
+
+
+def _object_fields(event: ObjectEvent) -> dict[str, Any]:
+    fields: dict[str, Any] = {"phase": event.phase, "object": _tracked(event.object)}
+    if event.changes:
+        fields["changes"] = [
+            {"change": change.change, "zone": change.zone, "seconds": _seconds(change.seconds)}
+            for change in event.changes[-MAX_CHANGES:]
+        ]
+    if event.crossings:
+        fields["crossings"] = [_crossing(crossing) for crossing in event.crossings[-MAX_CHANGES:]]
+    if event.reason is not None:
+        fields["reason"] = event.reason.value
+    if event.picture is not None:
+        fields["picture"] = _picture(event.picture)
+    return fields
+
+
+def _tracked(tracked: TrackedObject) -> dict[str, Any]:
+    best = tracked.best
+    return {
+        "object_id": tracked.object_id,
+        "track_id": tracked.track_id,
+        "label": _name(tracked.label),
+        "score": _rounded(tracked.score, 1, 10000),
+        "box": _box(tracked.box),
+        "began_at": round(tracked.began_at, 6),
+        "seconds": _seconds(tracked.seconds),
+        "stationary": tracked.is_stationary,
+        "path": [
+            (_rounded(x, 1, 10000), _rounded(y, 1, 10000), _seconds(seconds))
+            for x, y, seconds in _thinned(tracked.path)
+        ],
+        "zones": [
+            {"zone": visit.zone, "seconds": _seconds(visit.seconds), "inside": visit.inside}
+            for visit in tracked.zones[-MAX_SHAPES:]
+        ],
+        "best": {
+            "frame_seq": best.frame_seq,
+            "captured_at": round(best.captured_at, 6),
+            "score": _rounded(best.score, 1, 10000),
+            "box": _box(best.box),
+        },
+    }
+
+
+def _alert_fields(event: AlertEvent) -> dict[str, Any]:
+    fields: dict[str, Any] = {"phase": event.phase, "alert": _alert(event.alert)}
+    if event.picture is not None:
+        fields["picture"] = _picture(event.picture)
+    if event.clip_id is not None:
+        fields["clip_id"] = event.clip_id
+    return fields
+
+
+def _alert(alert: Alert) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "alert_id": alert.alert_id,
+        "rule": alert.rule,
+        "raised_at": round(alert.raised_at, 6),
+        "seconds": _seconds(alert.seconds),
+        "object_ids": alert.object_ids[:MAX_OBJECT_IDS],
+        "label": None if alert.label is None else _name(alert.label),
+        "box": None if alert.box is None else _box(alert.box),
+        "zone": alert.zone,
+        "line": alert.line,
+        "direction": alert.direction,
+        "count": alert.count,
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _picture(picture: PictureInfo) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "picture_id": picture.picture_id,
+        "frame_seq": picture.frame_seq,
+        "width": picture.width,
+        "height": picture.height,
+    }
+    if picture.box is not None:
+        fields["box"] = _box(picture.box)
+    return fields
+
+
+def _thinned(path: tuple[tuple[float, float, float], ...]) -> tuple[tuple[float, float, float], ...]:
+    """At most `MAX_PATH_POINTS` of a path, evenly, with the first and the last."""
+    last, most = len(path) - 1, MAX_PATH_POINTS - 1
+    return path if last <= most else tuple(path[index * last // most] for index in range(MAX_PATH_POINTS))
+
+
+def _box(box: Box) -> Box:
+    """A box to 0.01 pixel that has an area, however small; it may be one of another frame, of another size."""
+    x1, y1, x2, y2 = (_rounded(side, _LARGEST, 100) for side in box)
+    return x1, y1, max(x2, round(x1 + 0.01, 2)), max(y2, round(y1 + 0.01, 2))
+
+
+def _seconds(seconds: float) -> float:
+    """To a millisecond, never less than 0."""
+    return _rounded(seconds, _LARGEST, 1000)
 
 
 def _crossing(crossing: Crossing) -> dict[str, Any]:

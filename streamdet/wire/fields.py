@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
-from typing import Any, NoReturn, Self
+from collections.abc import Sequence
+from typing import Any, NoReturn, Self, TypeVar
 
 from streamdet.errors import WireError
 from streamdet.wire.limits import CONTROL, MAX_DEPTH, MAX_INTEGER, MAX_MESSAGE_BYTES, MAX_NAME_CHARACTERS
 
 # The end of a string is optional, so that an open one is skipped once and not searched again from each quote.
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_Word = TypeVar("_Word", bound=str)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -113,12 +114,20 @@ class Fields:
             self.refuse(key, "a name without a slash")
         return value
 
-    def choice(self, key: str, choices: Iterable[str]) -> str:
+    def switch(self, key: str) -> bool:
+        """True or false."""
+        value = self.take(key)
+        if not isinstance(value, bool):
+            self.refuse(key, "true or false")
+        return value
+
+    def choice(self, key: str, choices: Sequence[_Word]) -> _Word:
         """One of these words."""
         value = self.take(key)
-        if not isinstance(value, str) or value not in choices:
-            self.refuse(key, " or ".join(choices))
-        return value
+        for word in choices:
+            if word == value:
+                return word
+        return self.refuse(key, " or ".join(choices))
 
     def optional_number(self, key: str, low: float) -> float | None:
         """A number, or None for null."""

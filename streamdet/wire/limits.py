@@ -5,25 +5,37 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from streamdet.types import DetectionEvent, PreviewEvent, StateEvent
+from streamdet.types import AlertEvent, DetectionEvent, ObjectEvent, PreviewEvent, StateEvent
 
-Event = DetectionEvent | StateEvent | PreviewEvent
-Kind = Literal["detections", "state", "preview"]
+Event = DetectionEvent | ObjectEvent | AlertEvent | StateEvent | PreviewEvent
+Kind = Literal["detections", "objects", "alerts", "state", "preview"]
 
 SCHEMA = 1
-KINDS: tuple[Kind, ...] = ("detections", "state", "preview")
+KINDS: tuple[Kind, ...] = ("detections", "objects", "alerts", "state", "preview")
 MAX_MESSAGE_BYTES = 1 << 20
-"""The size of one part of a message; the picture of a preview is a part of its own."""
+"""The size of one part of a message; a picture is a part of its own."""
 MAX_DETECTIONS = 1000
 MAX_CROSSINGS = 1000
 MAX_SHAPES = 16
 """Zones of one stream; the same number of lines, and of masks."""
 MAX_POINTS = 64
+MAX_PATH_POINTS = 64
+MAX_CHANGES = 100
+"""What one event of an object lists: changes of zone, and crossings. An event is made at each of them, so few come."""
+MAX_OBJECT_IDS = 100
+MAX_RULE_CHARACTERS = 64
 MAX_DEPTH = 16
 MAX_NAME_CHARACTERS = 128
 MAX_DETAIL_CHARACTERS = 500
 # Larger JSON numbers lose digits in languages that have only doubles.
 MAX_INTEGER = 2**53 - 1
+_KINDS_OF_TYPES: dict[type[Event], Kind] = {
+    DetectionEvent: "detections",
+    ObjectEvent: "objects",
+    AlertEvent: "alerts",
+    StateEvent: "state",
+    PreviewEvent: "preview",
+}
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -34,9 +46,7 @@ def topic(kind: Kind, stream: str) -> str:
 
 def kind_of(event: Event) -> Kind:
     """The kind of an event, which is the first word of its topic."""
-    if isinstance(event, DetectionEvent):
-        return "detections"
-    return "state" if isinstance(event, StateEvent) else "preview"
+    return _KINDS_OF_TYPES[type(event)]
 
 
 def topic_of(event: Event) -> str:

@@ -155,7 +155,7 @@ def decode_request(payload: bytes) -> SnapshotRequest | ReplayRequest:
             number,
             tuple(_prefix(fields, prefix) for prefix in prefixes),
             fields.text("after", 0, _MAX_TOPIC_CHARACTERS) if "after" in fields else "",
-            _switch(fields, "events") if "events" in fields else True,
+            fields.switch("events") if "events" in fields else True,
         )
     request = ReplayRequest(
         number,
@@ -204,7 +204,7 @@ def decode_answer(parts: Sequence[bytes]) -> Answer:
         refuse(f"answer has {len(parts)} parts; at most {1 + MAX_ANSWER_EVENTS} are possible")
     fields = _fields(parts[0], "answer")
     number, events = fields.integer("id", 0), list(parts[1:])
-    if not _switch(fields, "ok"):
+    if not fields.switch("ok"):
         error = Fields(fields.take("error"), "error.")
         return Refused(number, error.text("code", 1, MAX_NAME_CHARACTERS), error.text("message", 0, 500))
     epoch = fields.name("epoch")
@@ -219,9 +219,9 @@ def decode_answer(parts: Sequence[bytes]) -> Answer:
         epoch,
         fields.integer("from_seq", 1),
         fields.integer("next_seq", 1),
-        _switch(fields, "more"),
+        fields.switch("more"),
         next_epoch,
-        _switch(fields, "end_is_known"),
+        fields.switch("end_is_known"),
         events,
     )
 
@@ -248,13 +248,6 @@ def _fields(payload: bytes, what: str) -> Fields:
 def _prefix(fields: Fields, value: object) -> str:
     if not isinstance(value, str) or len(value) > _MAX_TOPIC_CHARACTERS:
         fields.refuse("prefixes", "a list of prefixes of topics")
-    return value
-
-
-def _switch(fields: Fields, key: str) -> bool:
-    value = fields.take(key)
-    if not isinstance(value, bool):
-        fields.refuse(key, "true or false")
     return value
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from streamdet import wire
 from streamdet.delivery.publisher import Publisher
-from streamdet.types import Reason, State
+from streamdet.types import EndReason, Reason, State
 from support.knocking import Keys
 from support.paths import DATA, ROOT
 from support.publishing import CAR, PERSON, frame_of, metrics_of, publisher_at, status_of
@@ -140,5 +140,5 @@ def test_the_messages_on_the_page_are_events() -> None:
 def test_the_page_names_every_field_and_word() -> None:
     definitions = wire.events_schema()["$defs"]
     fields = {name for part in definitions.values() for name in part.get("properties", {})}
-    words = {*fields, *(state.value for state in State), *(reason.value for reason in Reason)}
+    words = {*fields, *(word.value for words in (State, Reason, EndReason) for word in words)}
     assert {word for word in words if not re.search(rf"`[^`]*\b{word}\b[^`]*`", PAGE)} == set()
