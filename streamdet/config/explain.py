@@ -45,6 +45,7 @@ _WORDS = {
     ("tuple_type", "polygon"): "must be a list of points, such as [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0]]",
     ("tuple_type", "points"): "must be a list of two points, such as [[0.0, 0.75], [1.0, 0.75]]",
     ("tuple_type", "rules.streams"): 'must be a list of names, such as streams = ["yard", "dock-*"]',
+    ("tuple_type", "dwell_seconds"): "must be a list of durations, such as [10, 60]",
     ("tuple_type", ""): 'must be a list of words, such as labels = ["person", "car"]',
 }
 
@@ -150,7 +151,8 @@ def _table(path: KeyPath) -> type[BaseModel]:
 
 def _field(path: KeyPath) -> str:
     """The key of the table, also for a value below it: score_thresholds of score_thresholds.person."""
-    return next((part for part in path[1:] if isinstance(part, str)), "")
+    keys = [part for part in path[1:] if isinstance(part, str)]
+    return next((key for key in keys if key not in SHAPES), keys[0] if keys else "")
 
 
 def _choices(path: KeyPath) -> list[str]:

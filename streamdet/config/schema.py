@@ -24,7 +24,7 @@ from streamdet.config.models import (
     TracingConfig,
 )
 from streamdet.config.rules import ACCEPTS, RuleConfig
-from streamdet.config.stream import KEEPS_CONNECTION, SHAPES, StreamConfig, StreamDefaults
+from streamdet.config.stream import KEEPS_CONNECTION, POINTS, SHAPES, StreamConfig, StreamDefaults
 from streamdet.config.values import DURATION_UNITS, NUMBER_PATTERN, SIZE_UNITS
 
 Schema = dict[str, Any]
@@ -77,7 +77,8 @@ def config_schema() -> Schema:
 
 def markdown_tables() -> str:
     """One section per table of the file: every key with what it accepts, its default and its meaning."""
-    return "\n".join(line for header, table in _TABLES.items() for line in _section(header, table))
+    sections: dict[str, type[BaseModel]] = {**_TABLES, **SHAPES}
+    return "\n".join(line for header, table in sections.items() for line in _section(header, table))
 
 
 def accepts(table: type[BaseModel], key: str) -> str:
@@ -88,15 +89,16 @@ def accepts(table: type[BaseModel], key: str) -> str:
     if literal is not None:
         return ", ".join(f'`"{choice}"`' for choice in get_args(literal))
     if key in SHAPES:
-        points = "points" if key == "lines" else "polygon"
-        return f"a list of tables with `name`, `{points}` and, if wanted, `labels`"
-    if get_origin(annotation) is tuple or key in ACCEPTS:
-        return ACCEPTS.get(key, "a list of words")
+        return f"a list of tables, see [{key}](#{key})"
+    if key in ACCEPTS:
+        return ACCEPTS[key]
     words = range_in_words(table, key)
+    if key.endswith("_seconds"):
+        words += f", or a text with a unit ({', '.join(DURATION_UNITS)})"
+    if get_origin(annotation) is tuple:
+        return f"a list, each {words}" if words else f"a list of {'points' if key in POINTS else 'words'}"
     if get_origin(annotation) is dict:
         return f"a table of words, each with {words}"
-    if key.endswith("_seconds"):
-        return f"{words}, or a text with a unit ({', '.join(DURATION_UNITS)})"
     return words or "a text"
 
 
@@ -105,6 +107,7 @@ def range_in_words(table: type[BaseModel], key: str) -> str:
     value = table.model_json_schema()["properties"].get(key, {})
     value = _nullable_removed(value)
     value = value.get("additionalProperties", value)
+    value = value.get("items", value)
     either = '"auto" or ' * ("oneOf" in value)
     value = next((option for option in value.get("oneOf", []) if "const" not in option), value)
     kind = value.get("type")
@@ -134,6 +137,8 @@ def _as_written(key: str, value: Schema) -> Schema:
         del about["default"]
     about.pop("title", None)
     if constraints.get("type") == "array":
+        if _units_of(key) and "items" in constraints:
+            constraints["items"] = _as_written(key, constraints["items"])
         return {**about, **constraints}
     if constraints.get("type") == "object":
         single = {"anyOf": [constraints["additionalProperties"], _REFERENCE]}
@@ -141,10 +146,15 @@ def _as_written(key: str, value: Schema) -> Schema:
     if constraints.get("type") == "string" and not constraints.keys() & {"pattern", "enum"}:
         return {**about, **constraints}
     spellings = constraints.pop("oneOf", None) or [constraints]
-    units = _UNITS.get(key.rpartition("_")[2])
+    units = _units_of(key)
     if units:
         spellings.append({"type": "string", "pattern": rf"^\s*{NUMBER_PATTERN}\s*({'|'.join(units)})\s*$"})
     return {**about, "anyOf": [*spellings, _REFERENCE]}
+
+
+def _units_of(key: str) -> tuple[str, ...]:
+    """The units in which a value may be written."""
+    return _UNITS.get(key.rpartition("_")[2], ())
 
 
 def _nullable_removed(schema: Schema) -> Schema:
@@ -168,6 +178,8 @@ def _section(header: str, table: type[BaseModel]) -> Iterator[str]:
 
 
 def _takes_effect(table: type[BaseModel], field: FieldInfo, of_table: str) -> str:
+    if table in SHAPES.values():
+        return f"{of_table}, keeps the connection"
     if table is not StreamConfig:
         return of_table
     keeps = isinstance(field.json_schema_extra, dict) and KEEPS_CONNECTION in field.json_schema_extra

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import zoneinfo
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, create_model, field_validator
 
 from streamdet.config.addresses import UrlKind, kind_of_url, with_small_scheme
-from streamdet.config.values import AS_NUMBER, Number, Seconds, Switch, Threshold, refuse, table
+from streamdet.config.values import AS_NUMBER, Number, Seconds, Switch, Threshold, parse_seconds, refuse, table
 from streamdet.types import Point
 from streamdet.wire import MAX_POINTS, MAX_SHAPES
 
+MAX_DWELLS = 8
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 HWACCELS = ("none", "auto", "cuda", "drm", "qsv", "vaapi", "vdpau", "videotoolbox", "vulkan")
@@ -45,6 +47,11 @@ def _point(value: object) -> object:
 _Point = Annotated[tuple[float, float], BeforeValidator(_point)]
 
 
+Anchor = Literal["bottom", "center", "any"]
+_VisitSeconds = Annotated[float, Field(gt=0, le=86_400), BeforeValidator(parse_seconds)]
+_Part = Annotated[float, Field(ge=0, le=1), AS_NUMBER]
+
+
 class _Shape(BaseModel):
     model_config = table("on reload")
 
@@ -57,14 +64,35 @@ class _Shape(BaseModel):
     labels: tuple[str, ...] = Field(
         (), description="Only objects with these labels count; empty for all.", examples=[["person"]]
     )
+    min_size: _Part = Field(
+        0.0,
+        description="Only objects of at least this height count: that of the box, as a part of the picture's height.",
+        examples=[0.1],
+    )
+    max_size: _Part = Field(
+        1.0, description="Only objects of at most this height count, as in `min_size`.", examples=[0.8]
+    )
+
+    @field_validator("max_size")
+    @classmethod
+    def _is_above_min_size(cls, max_size: float, info: ValidationInfo) -> float:
+        if max_size <= info.data.get("min_size", 0.0):
+            refuse(f"is {max_size:g}; must be above min_size, {info.data.get('min_size', 0.0):g}")
+        return max_size
 
 
 class PolygonConfig(_Shape):
-    """A zone or a mask: the area within a polygon."""
+    """The area within a polygon."""
 
     polygon: tuple[_Point, ...] = Field(
         description="Its corners, [x, y], as parts of the picture's width and height from the top left; 3 to 64.",
         examples=[[[0.1, 0.5], [0.4, 0.5], [0.4, 1.0], [0.1, 1.0]]],
+    )
+    anchor: Anchor = Field(
+        "bottom",
+        description='What of an object must be inside: "bottom" the middle of the lower edge of its box, where it '
+        'stands; "center" the middle of the box; "any" any part of the box.',
+        examples=["any"],
     )
 
     @field_validator("polygon")
@@ -82,6 +110,38 @@ class PolygonConfig(_Shape):
         return polygon
 
 
+class ZoneConfig(PolygonConfig):
+    """An area that objects enter and leave."""
+
+    min_score: Threshold = Field(
+        0.0, description="Only objects whose best score so far is at least this count.", examples=[0.7]
+    )
+    dwell_seconds: tuple[_VisitSeconds, ...] = Field(
+        (),
+        description="Durations of a visit that are reported when they are reached: up to 8, the shortest first.",
+        examples=[[10, 60]],
+    )
+    loiter_seconds: _VisitSeconds | None = Field(
+        None, description="A visit that lasts this long is reported as loitering. Default: none is.", examples=["5 min"]
+    )
+
+    @field_validator("dwell_seconds")
+    @classmethod
+    def _rise(cls, dwell_seconds: tuple[float, ...]) -> tuple[float, ...]:
+        if len(dwell_seconds) > MAX_DWELLS:
+            refuse(f"has {len(dwell_seconds)} durations; at most {MAX_DWELLS} are allowed")
+        for before, after in pairwise(dwell_seconds):
+            if before == after:
+                refuse(f"has {before:g} s twice; leave one out")
+            if before > after:
+                refuse(f"has {before:g} s before {after:g} s; give the shortest first")
+        return dwell_seconds
+
+
+class MaskConfig(PolygonConfig):
+    """An area whose detections are left out."""
+
+
 class LineConfig(_Shape):
     """A line that objects cross."""
 
@@ -89,6 +149,15 @@ class LineConfig(_Shape):
         description="Its two ends, [x, y], as in `polygon`. An object that crosses from its left to its right, seen "
         'from the first end towards the second, goes "in".',
         examples=[[[0.0, 0.75], [1.0, 0.75]]],
+    )
+    anchor: Literal["bottom", "center"] = Field(
+        "bottom",
+        description='What of an object must cross: "bottom" the middle of the lower edge of its box, where it stands; '
+        '"center" the middle of the box.',
+        examples=["center"],
+    )
+    min_score: Threshold = Field(
+        0.0, description="Only objects whose best score so far is at least this count.", examples=[0.7]
     )
 
     @field_validator("points")
@@ -101,15 +170,18 @@ class LineConfig(_Shape):
         return points
 
 
-SHAPES: dict[str, type[PolygonConfig | LineConfig]] = {
-    "zones": PolygonConfig,
+SHAPES: dict[str, type[ZoneConfig | LineConfig | MaskConfig]] = {
+    "zones": ZoneConfig,
     "lines": LineConfig,
-    "masks": PolygonConfig,
+    "masks": MaskConfig,
 }
 """The shapes in the lists of a stream."""
+POINTS = ("polygon", "points")
+"""Keys of shapes that hold points."""
+Shapes = tuple[ZoneConfig, ...] | tuple[LineConfig, ...] | tuple[MaskConfig, ...]
 
 
-def check_shapes(shapes: tuple[PolygonConfig, ...] | tuple[LineConfig, ...]) -> None:
+def check_shapes(shapes: Shapes) -> None:
     """Refuses shapes that cannot be in one list.
 
     Raises:
@@ -239,9 +311,9 @@ class StreamConfig(BaseModel):
         examples=["5 s"],
         json_schema_extra=_KEEPS_CONNECTION,
     )
-    zones: tuple[PolygonConfig, ...] = Field(
+    zones: tuple[ZoneConfig, ...] = Field(
         (),
-        description="Areas; each detection lists those that contain the middle of its lower edge.",
+        description="Areas; each detection lists those that it is in, and objects enter and leave them.",
         examples=[[{"name": "door", "polygon": [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0], [0.1, 1.0]]}]],
         json_schema_extra=_KEEPS_CONNECTION,
     )
@@ -252,9 +324,9 @@ class StreamConfig(BaseModel):
         examples=[[{"name": "gate", "points": [[0.0, 0.75], [1.0, 0.75]]}]],
         json_schema_extra=_KEEPS_CONNECTION,
     )
-    masks: tuple[PolygonConfig, ...] = Field(
+    masks: tuple[MaskConfig, ...] = Field(
         (),
-        description="Areas; detections with the middle of their lower edge in one are left out.",
+        description="Areas; detections in them are left out.",
         examples=[[{"name": "street", "polygon": [[0.0, 0.0], [1.0, 0.0], [1.0, 0.2]], "labels": ["car"]}]],
         json_schema_extra=_KEEPS_CONNECTION,
     )
@@ -280,12 +352,15 @@ class StreamConfig(BaseModel):
 
     @field_validator("zones", "lines", "masks")
     @classmethod
-    def _fit_together(
-        cls, shapes: tuple[PolygonConfig, ...] | tuple[LineConfig, ...], info: ValidationInfo
-    ) -> tuple[PolygonConfig, ...] | tuple[LineConfig, ...]:
+    def _fit_together(cls, shapes: Shapes, info: ValidationInfo) -> Shapes:
         check_shapes(shapes)
-        if shapes and info.field_name == "lines" and info.data.get("track") is False:
+        if info.data.get("track") is not False:
+            return shapes
+        if shapes and info.field_name == "lines":
             refuse("need track ids; set track = true, or delete them")
+        for shape in shapes:
+            if isinstance(shape, ZoneConfig) and (shape.dwell_seconds or shape.loiter_seconds):
+                refuse(f'hold durations for "{shape.name}", which need track ids; set track = true, or delete them')
         return shapes
 
     @field_validator("time_zone")

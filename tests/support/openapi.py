@@ -12,13 +12,14 @@ from typing import Any
 from streamdet.config.schema import config_schema
 
 FILE = Path(__file__).parents[2] / "streamdet" / "service" / "control" / "openapi.json"
+_SHAPES = {"ZoneConfig": "Zone", "LineConfig": "Line", "MaskConfig": "Mask"}
 Json = dict[str, Any]
 
 
 def with_settings_of_streams(document: Json) -> Json:
     """The document, with the settings of a stream as they may stand in the file."""
     text = json.dumps(config_schema()["$defs"])
-    for table, schema in (("PolygonConfig", "Polygon"), ("LineConfig", "Line")):
+    for table, schema in _SHAPES.items():
         text = text.replace(f"#/$defs/{table}", f"#/components/schemas/{schema}")
     tables: Json = json.loads(text)
     keys: Json = tables["StreamConfig"]["properties"]
@@ -27,7 +28,7 @@ def with_settings_of_streams(document: Json) -> Json:
     schemas["NewStream"]["properties"]["name"] = keys.pop("name")
     schemas["StreamSettings"]["properties"] = keys
     schemas["StreamPatch"]["propertyNames"] = {"enum": ["name", *keys]}
-    schemas["Polygon"], schemas["Line"] = tables["PolygonConfig"], tables["LineConfig"]
+    schemas |= {schema: tables[table] for table, schema in _SHAPES.items()}
     return document
 
 

@@ -24,7 +24,7 @@ from streamdet.config.models import (
 )
 from streamdet.config.rules import RuleConfig
 from streamdet.config.schema import accepts, markdown_tables, range_in_words, toml_value
-from streamdet.config.stream import KEEPS_CONNECTION, StreamConfig, StreamDefaults
+from streamdet.config.stream import KEEPS_CONNECTION, SHAPES, StreamConfig, StreamDefaults
 from streamdet.errors import ConfigError
 from streamdet.security.curve import generate
 from streamdet.security.passwords import Password, write_password
@@ -171,7 +171,9 @@ def test_the_reference_holds_the_tables_of_the_model() -> None:
     assert text.endswith(markdown_tables()), "print them again: streamdet schema config --markdown"
 
 
-@pytest.mark.parametrize(("header", "key"), ALL_KEYS)
+@pytest.mark.parametrize(
+    ("header", "key"), [*ALL_KEYS, *((shape, key) for shape, table in SHAPES.items() for key in table.model_fields)]
+)
 def test_every_key_stands_in_the_reference(header: str, key: str) -> None:
     text = REFERENCE.read_text(encoding="utf-8")
     part = text[text.index(f"## `{header.replace('[stream_defaults]', '[[streams]]')}`") :]

@@ -93,6 +93,58 @@ BAD = {
         "lines[#1].points: has 3 points; a line has 2",
     ),
     "line of none": ('lines = [{ name = "a", points = [[0, 0], [0, 0]] }]', "lines[#1].points: begins where it ends"),
+    "size that nothing has": (
+        f'zones = [{{ name = "a", polygon = {TRIANGLE}, min_size = 0.5, max_size = 0.2 }}]',
+        "zones[#1].max_size: is 0.2; must be above min_size, 0.5",
+    ),
+    "size in pixels": (
+        f'masks = [{{ name = "a", polygon = {TRIANGLE}, min_size = 40 }}]',
+        "masks[#1].min_size: is 40; must be a number from 0 to 1",
+    ),
+    "unknown anchor": (
+        f'zones = [{{ name = "a", polygon = {TRIANGLE}, anchor = "feet" }}]',
+        'zones[#1].anchor: is "feet"; must be one of "bottom", "center", "any"',
+    ),
+    "anchor that cannot cross": (
+        'lines = [{ name = "a", points = [[0, 0], [0, 1]], anchor = "any" }]',
+        'lines[#1].anchor: is "any"; must be one of "bottom", "center"',
+    ),
+    "score of a mask": (
+        f'masks = [{{ name = "a", polygon = {TRIANGLE}, min_score = 0.5 }}]',
+        "masks[#1].min_score: is not a known key",
+    ),
+    "score in percent": (
+        'lines = [{ name = "a", points = [[0, 0], [0, 1]], min_score = 70 }]',
+        "lines[#1].min_score: is 70; must be a number from 0 to 1",
+    ),
+    "durations fall": (
+        f'zones = [{{ name = "a", polygon = {TRIANGLE}, dwell_seconds = ["1 min", 10] }}]',
+        "zones[#1].dwell_seconds: has 60 s before 10 s; give the shortest first",
+    ),
+    "duration twice": (
+        f'zones = [{{ name = "a", polygon = {TRIANGLE}, dwell_seconds = [10, "10 s"] }}]',
+        "zones[#1].dwell_seconds: has 10 s twice; leave one out",
+    ),
+    "too many durations": (
+        f'zones = [{{ name = "a", polygon = {TRIANGLE}, dwell_seconds = [1, 2, 3, 4, 5, 6, 7, 8, 9] }}]',
+        "zones[#1].dwell_seconds: has 9 durations; at most 8 are allowed",
+    ),
+    "one duration": (
+        f'zones = [{{ name = "a", polygon = {TRIANGLE}, dwell_seconds = 10 }}]',
+        "zones[#1].dwell_seconds: is 10; must be a list of durations, such as [10, 60]",
+    ),
+    "no duration": (
+        f'zones = [{{ name = "a", polygon = {TRIANGLE}, dwell_seconds = [0] }}]',
+        "zones[#1].dwell_seconds[#1]: is 0; must be a number above 0 and at most 86,400 seconds",
+    ),
+    "unknown unit": (
+        f'zones = [{{ name = "a", polygon = {TRIANGLE}, loiter_seconds = "5 minutes" }}]',
+        'zones[#1].loiter_seconds: is "5 minutes"; must be a number, or one with a unit',
+    ),
+    "durations without tracks": (
+        f'track = false\nzones = [{{ name = "a", polygon = {TRIANGLE}, loiter_seconds = 5 }}]',
+        'zones: hold durations for "a", which need track ids; set track = true, or delete them',
+    ),
     "no tracks": (
         'track = false\nlines = [{ name = "a", points = [[0, 0], [0, 1]] }]',
         "lines: need track ids; set track = true, or delete them",
