@@ -34,7 +34,7 @@ from streamdet.capture.sources.ffmpeg import (
 from streamdet.capture.sources.fifo import Fifo, begins_with, file_path, is_fifo
 from streamdet.capture.sources.hls.files import HlsFiles
 from streamdet.capture.sources.hls.playlist import BEGINNING
-from streamdet.capture.sources.http_client import HttpFile
+from streamdet.capture.sources.http_client import HttpFile, host_of
 from streamdet.capture.sources.http_stream import HttpStream
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.capture.sources.login import with_password
@@ -136,7 +136,7 @@ class AvSource:
             self._container = self._open_container()
             self._stream = self._choose_stream(self._container)
         except (SourceError, av.FFmpegError, OSError, RuntimeError, UnicodeError) as error:
-            problem = error if self._fetched is None else self._fetched.problem or error
+            problem = (None if self._fetched is None else self._fetched.problem) or self._lacks_index() or error
             self.close()
             if isinstance(problem, SourceError):
                 raise problem from None
@@ -157,6 +157,18 @@ class AvSource:
         self._packets = self._container.demux(self._stream)
         self._ahead: av.Packet[av.VideoStream] | None = None
         self._soundness = Soundness(self._stream.codec_context)
+
+    def _lacks_index(self) -> SourceError | None:
+        """What it means where FFmpeg has found no index of a film; None where it looked for none."""
+        if not take_losses().index or self._hls is not None:
+            return None
+        if isinstance(self._fetched, HttpFile) and not self._fetched.has_parts:
+            detail = (
+                f"the index of this MP4 is at its end, and {host_of(self._config.url)} does not send parts of a file "
+                "(HTTP Range); `ffmpeg -i IN -c copy -movflags +faststart OUT` writes the index at the beginning"
+            )
+            return SourceError(Reason.DECODE_ERROR, detail)
+        return SourceError(Reason.DECODE_ERROR, "this MP4 has no index (moov): it was not written to its end")
 
     def _open_container(self) -> av.container.InputContainer:
         if self._is_file and is_fifo(self._path):

@@ -140,6 +140,7 @@ class HttpFile:
 
     Attributes:
         has_end: whether the server says how long it is.
+        has_parts: whether the server sends parts of it, as far as is known.
         problem: why nothing more can be read; None at an orderly end.
     """
 
@@ -151,7 +152,7 @@ class HttpFile:
         self._response = response
         self._first = beginning
         self._size = None if response.length is None else response.length + len(beginning)
-        self.has_end = self._size is not None
+        self.has_end = self.has_parts = self._size is not None
         # In MPEG-TS FFmpeg would go to the end only to see how long it takes.
         self._has_places = self.has_end and not beginning.startswith(_SYNC_OF_MPEG_TS)
         # Where FFmpeg is, and where the answer is.
@@ -211,6 +212,7 @@ class HttpFile:
             return False
         if self._response.status != http.HTTPStatus.PARTIAL_CONTENT:
             # It sends all of it or nothing: FFmpeg goes on where it was.
+            self.has_parts = False
             self._response.close()
             self._response = before
             return False

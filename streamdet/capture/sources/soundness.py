@@ -42,8 +42,9 @@ _TIMES_OF_MPEG_TS = 1 << 33
 _LARGEST_STEP_SECONDS = 10.0
 _BUILD_ON_OTHERS = frozenset({"h263", "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1"})
 
-# What FFmpeg says nowhere but in its log: lost RTP packets, and gaps in MPEG-TS.
+# What FFmpeg says nowhere but in its log: lost RTP packets, a missing index of MP4, and gaps in MPEG-TS.
 _RTP = ("RTP: missed", "RTP: PT=")
+_NO_INDEX = "moov atom not found"
 # FFmpeg marks also the packet that its parser makes next; the message names the one that is meant.
 _CORRUPT = re.compile(r"Packet corrupt \(stream = [0-9]+, dts = (-?[0-9]+|NOPTS)\)")
 # What its demuxer of segments has said already, but of the wrong packet.
@@ -238,11 +239,13 @@ class Losses:
         times: decoding times of packets of which a part was lost, in the units of their stream; and whether another
             file had just begun.
         at_join: whether another file has begun.
+        index: whether the index of an MP4 file was not found.
     """
 
     rtp: bool = False
     times: dict[int, bool] = field(default_factory=dict)
     at_join: bool = False
+    index: bool = False
 
 
 _threads = threading.local()
@@ -254,6 +257,8 @@ class _Listener(logging.Handler):
         text, losses = str(record.msg), _of_this_thread()
         if text.startswith(_RTP):
             losses.rtp = True
+        elif text.startswith(_NO_INDEX):
+            losses.index = True
         elif record.name != _OF_HLS and (found := _CORRUPT.match(text)) is not None:
             losses.rtp |= found[1] == "NOPTS"
             if found[1] != "NOPTS" and len(losses.times) < _MOST_REMEMBERED:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import InvalidStateError
@@ -57,6 +58,7 @@ REQUESTS_PER_SECOND = 100
 MAX_WAITING_OF_ONE_CLIENT = 64
 # The deepest that means anything: a stream, a list of zones, a zone, its corners, a corner.
 _MAX_DEPTH = 12
+_MOST_DIGITS = 20
 
 _STATUSES = {
     Refusal.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -430,22 +432,44 @@ def decode_body(body: bytes) -> Json:
     Raises:
         ControlError: it is not one; the message says what would be.
     """
+    too_deep = f"the body is nested more than {_MAX_DEPTH} deep"
     try:
-        value = json.loads(body.decode(), parse_constant=_no_constant)
-        # Half a surrogate pair and 1e999 can be read from JSON, and be written nowhere else.
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):
-        _refuse("the body is not JSON in UTF-8")
+        value = json.loads(body.decode(), parse_constant=_no_constant, parse_float=_float, parse_int=_integer)
+        # Half a surrogate pair can be read from JSON, and be written nowhere else.
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError:
+        _refuse("the body is not UTF-8")
+    except UnicodeEncodeError:
+        _refuse("the body holds half of a surrogate pair, which is no character")
+    except json.JSONDecodeError as error:
+        _refuse(f"the body is not JSON: {error}")
+    except RecursionError:
+        _refuse(too_deep)
     if not isinstance(value, dict):
         _refuse("the body is not a JSON object")
     if is_nested_deeper(value, _MAX_DEPTH):
-        _refuse(f"the body is nested more than {_MAX_DEPTH} deep")
+        _refuse(too_deep)
     return value
 
 
 def _no_constant(name: str) -> NoReturn:
-    problem = f"{name} is not JSON"
-    raise ValueError(problem)
+    _refuse(f"the body is not JSON: it holds {name}, which is not a number of JSON")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _too_large(text)
+
+
+def _integer(text: str) -> int:
+    # More digits than any number of 64 bits has take long to read.
+    if len(text) > _MOST_DIGITS or not -(1 << 63) <= int(text) < 1 << 63:
+        _too_large(text)
+    return int(text)
+
+
+def _too_large(text: str) -> NoReturn:
+    _refuse(f"the body holds a number that is too large: {text[:20]}{'...' * (len(text) > 20)}")
 
 
 def _only(body: Json, **kinds: type) -> Json:

@@ -266,6 +266,25 @@ def test_http_failures() -> None:
     ]  # fmt: skip
 
 
+def test_why_a_film_whose_index_is_at_its_end_cannot_be_read(tmp_path: Path, clip: Path) -> None:
+    head, moov, index = clip.read_bytes().partition(b"moov")
+    gap = 2 << 20  # more than is read on to where the index is
+    free = gap.to_bytes(4, "big") + b"free" + bytes(gap - 8)
+    (tmp_path / "far.mp4").write_bytes(head[:-4] + free + head[-4:] + moov + index)
+    (tmp_path / "cut.mp4").write_bytes(head[:-4])
+    with WebServer(tmp_path) as web:
+        frames, _ = read_all(open_source(stream_config(web.url("/far.mp4"))))
+        assert len(frames) == 10
+        cut = failure(web.url("/cut.mp4"))
+        web.knows_ranges = False
+        far = failure(web.url("/far.mp4"))
+        where = f"localhost:{web.port}"
+    assert far.reason is cut.reason is Reason.DECODE_ERROR
+    assert f"the index of this MP4 is at its end, and {where} does not send parts of a file" in far.detail
+    assert cut.detail == failure(tmp_path / "cut.mp4").detail
+    assert cut.detail == "this MP4 has no index (moov): it was not written to its end"
+
+
 @pytest.mark.parametrize("scheme", ["rtsp", "http", "rtsps", "https"])
 def test_no_server(scheme: str) -> None:
     with socket.socket() as unused:

@@ -174,7 +174,7 @@ _BODIES = [
 @pytest.mark.parametrize(
     ("method", "target", "body", "headers", "status", "words"),
     [
-        *(("POST", "/v1/streams", body, {}, 400, "the body is n") for body in _BODIES),
+        *(("POST", "/v1/streams", body, {}, 400, "the body ") for body in _BODIES),
         ("POST", "/v1/streams", b"{}", {}, 400, '"name" is missing'),
         ("POST", "/v1/streams", b'{"name": 3}', {}, 400, '"name" must be a text'),
         ("POST", "/v1/streams", b"{}", {"Content_Type": "text/plain"}, 415, "must be application/json"),
@@ -277,6 +277,30 @@ def test_any_bytes_are_a_body_or_refused(data: bytes) -> None:
         return
     assert refusal.code == Refusal.BAD_REQUEST
     assert len(str(refusal).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b'{"max_fps": 1e999}', "the body holds a number that is too large: 1e999"),
+        (b'{"max_fps": -1e999}', "the body holds a number that is too large: -1e999"),
+        (b'{"max_fps": 9223372036854775808}', "the body holds a number that is too large: 9223372036854775808"),
+        (b'{"max_fps": ' + b"9" * 5000 + b"}", "the body holds a number that is too large: 99999999999999999999..."),
+        (b'{"max_fps": NaN}', "the body is not JSON: it holds NaN, which is not a number of JSON"),
+        (b'{"max_fps": -Infinity}', "the body is not JSON: it holds -Infinity, which is not a number of JSON"),
+        (b'{"max_fps": 5,}', "the body is not JSON: "),
+        (b'{"name": "\xff"}', "the body is not UTF-8"),
+        (b'{"name": "\\ud800"}', "the body holds half of a surrogate pair, which is no character"),
+        (b"[" * 40_000, "the body is nested more than 12 deep"),
+        (b"[]", "the body is not a JSON object"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_named(body: bytes, problem: str) -> None:
+    with pytest.raises(ControlError) as caught:
+        decode_body(body)
+    assert str(caught.value).startswith(problem)
+    if not problem.endswith(" "):
+        assert str(caught.value) == problem
 
 
 # ---------------------------------------------------------------- Slow, busy and many clients
