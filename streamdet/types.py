@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class Frame:
         captured_monotonic_seconds: `time.monotonic()` at the moment of capture; latencies count from here.
         picture: the pixels.
         decode_seconds: what decoding took.
+        packet_pts: the timestamp of the packet that it was decoded from (see `EncodedPacket`); None where there is
+            none.
     """
 
     stream: str
@@ -111,6 +114,67 @@ class Frame:
     captured_monotonic_seconds: float
     picture: Picture
     decode_seconds: float = 0.0
+    packet_pts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoParameters:
+    """What a decoder must know before a stream's packets.
+
+    Attributes:
+        codec: "h264" or "hevc".
+        parameter_sets: VPS, SPS and PPS, each after a start code (Annex B).
+        length_bytes: bytes of the length before each unit of a packet, as in MP4; 0 where start codes separate them.
+        sample_aspect: width of a pixel as a part of its height, where the container contradicts the codec; else None.
+        quarter_turns: counter-clockwise turns that show the picture upright, 0 to 3.
+    """
+
+    codec: Literal["h264", "hevc"]
+    parameter_sets: bytes = field(repr=False)
+    length_bytes: int = 0
+    sample_aspect: Fraction | None = None
+    quarter_turns: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedPacket:
+    """One picture as it came from the camera, encoded.
+
+    Attributes:
+        data: the bytes.
+        pts: when it is shown, in units of `time_base`; None where the source does not say.
+        dts: when it is decoded, likewise.
+        duration: for how long it is shown, likewise.
+        time_base: seconds.
+        is_key: whether decoding can begin with it.
+        begins: whether it is the first of its connection, or of a round of a file: timestamps begin again.
+        parameters: what its decoder must know.
+        arrived_monotonic_seconds: `time.monotonic()` when it was read.
+    """
+
+    data: bytes = field(repr=False)
+    pts: int | None
+    dts: int | None
+    duration: int | None
+    time_base: Fraction
+    is_key: bool
+    begins: bool
+    parameters: VideoParameters
+    arrived_monotonic_seconds: float
+
+
+class PacketSink(Protocol):
+    """Takes the encoded packets of one stream, from the thread of its capture; must not block."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether packets are wanted now; while they are not, none is copied."""
+
+    def put(self, packet: EncodedPacket) -> None:
+        """Takes the next packet, in the order of decoding."""
+
+    def refuse(self, codec: str) -> None:
+        """Notes that the stream has a codec whose packets are not passed on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,8 +66,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("smeared pictures after a gap",
          "if frame.key_frame or self._holds_since is None:\n            self._holds_since",
          "if True:\n            self._holds_since", "test_nothing_smeared_is_shown"),
-        ("pictures in parts are damaged", "ready = self._parts.add(packet, self._numbers.follow(bytes(packet)))",
-         "ready = [(packet, self._numbers.follow(bytes(packet)), False)]",
+        ("pictures in parts are damaged", "ready = self._parts.add(packet, start)", "ready = [(packet, start, False)]",
          "test_pictures_that_come_in_parts_are_whole"),
     ),
     *_of(

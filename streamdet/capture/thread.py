@@ -13,6 +13,7 @@ An error here concerns one stream, and ends at most its connection: one that no 
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 import time
@@ -30,7 +31,7 @@ from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.unexpected import describe
 from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
-from streamdet.types import Drop, Frame, Reason, State, StreamStatus
+from streamdet.types import Drop, Frame, PacketSink, Reason, State, StreamStatus
 from streamdet.worker import Worker
 
 _HEALTHY_SECONDS = 60.0
@@ -85,6 +86,7 @@ class Capture(Worker):
         on_error: called when the thread has ended by an error: not even the stream's state could be reported.
         waits: whether the thread, once started, waits for `begin` before it connects.
         backoff: waits between attempts.
+        packets: gets the encoded packets of the stream, too; None where they are not wanted.
 
     Attributes:
         last_seq: of the newest frame; 0 before the first.
@@ -105,6 +107,7 @@ class Capture(Worker):
         *,
         waits: bool = False,
         backoff: Backoff | None = None,
+        packets: PacketSink | None = None,
     ) -> None:
         super().__init__(f"capture-{config.name}", on_error)
         self.last_seq = 0
@@ -113,7 +116,7 @@ class Capture(Worker):
         self._put = put
         self._on_status = on_status
         self._metrics = metrics
-        self._open_source = open_source or sources.open_source
+        self._open_source = open_source or functools.partial(sources.open_source, packets=packets)
         self._backoff = backoff or Backoff()
         self._may_begin = threading.Event()
         if not waits:
@@ -284,6 +287,7 @@ class Capture(Worker):
             captured_monotonic_seconds=time.monotonic(),
             picture=frame.picture,
             decode_seconds=frame.decode_seconds,
+            packet_pts=frame.packet_pts,
         )
         # This machine's clock: alerts on a stream's newest frame must not depend on a camera's clock.
         self._metrics.frame_captured(self._config.name, time.time())

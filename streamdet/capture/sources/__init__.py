@@ -16,7 +16,7 @@ from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import HeldError, SourceError
-from streamdet.types import Clock, Picture, Reason
+from streamdet.types import Clock, PacketSink, Picture, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class SourceFrame:
         captured_at: Unix time in seconds.
         clock: whose clock `captured_at` is.
         decode_seconds: what decoding took, without any waiting.
+        packet_pts: the timestamp of the packet that it was decoded from; None where there is none.
     """
 
     picture: Picture
@@ -65,6 +66,7 @@ class SourceFrame:
     captured_at: float
     clock: Clock
     decode_seconds: float = 0.0
+    packet_pts: int | None = None
 
 
 class Source(Protocol):
@@ -100,11 +102,12 @@ def read_sound(source: Source) -> SourceFrame:
                 raise SourceError(Reason.TIMEOUT, "no sound picture yet") from None
 
 
-def open_source(config: StreamConfig) -> Source:
+def open_source(config: StreamConfig, packets: PacketSink | None = None) -> Source:
     """Opens a stream.
 
     Args:
         config: where it is and how to read it.
+        packets: gets the encoded packets, too; None where they are not wanted.
 
     Raises:
         SourceError: it cannot be opened.
@@ -112,7 +115,10 @@ def open_source(config: StreamConfig) -> Source:
     if kind_of_url(config.url) is UrlKind.DEVICE:
         from streamdet.capture.sources.device import DeviceSource  # noqa: PLC0415 - most streams never need OpenCV
 
-        return DeviceSource(config)
+        source = DeviceSource(config)
+        if packets is not None:
+            packets.refuse(source.info.codec)
+        return source
     from streamdet.capture.sources.av import AvSource  # noqa: PLC0415 - nor devices PyAV
 
-    return AvSource(config)
+    return AvSource(config, packets)

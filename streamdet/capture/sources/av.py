@@ -38,13 +38,14 @@ from streamdet.capture.sources.http_client import HttpFile, host_of
 from streamdet.capture.sources.http_stream import HttpStream
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.capture.sources.login import with_password
+from streamdet.capture.sources.packets import PacketTap, tap
 from streamdet.capture.sources.picture import MAX_PIXELS, AvPicture, check_size
 from streamdet.capture.sources.rtsp import RtspRelay, Way, connect, find_way
 from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, Soundness, take_losses
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import HeldError, SourceError
-from streamdet.types import Reason
+from streamdet.types import PacketSink, Reason
 
 limit_allocations(av_core.__file__)
 
@@ -63,6 +64,7 @@ class AvSource:
 
     Args:
         config: of the stream.
+        packets: gets the encoded packets, too; None where they are not wanted.
 
     Attributes:
         info: what was found at opening.
@@ -71,8 +73,10 @@ class AvSource:
         SourceError: it cannot be opened.
     """
 
-    def __init__(self, config: StreamConfig) -> None:
+    def __init__(self, config: StreamConfig, packets: PacketSink | None = None) -> None:
         self._config = config
+        self._sink = packets
+        self._tap: PacketTap | None = None
         self._kind = kind_of_url(config.url)
         self._is_file = self._kind is UrlKind.FILE
         self._path = file_path(config.url)
@@ -115,6 +119,9 @@ class AvSource:
     def close(self) -> None:
         """Releases the connection and the decoder."""
         self._frames.clear()
+        if self._tap is not None:
+            self._tap.end()
+            self._tap = None
         self._packets: Iterator[av.Packet[av.VideoStream]] = iter(())
         if self._container is not None:
             self._container.close()
@@ -156,7 +163,9 @@ class AvSource:
         self._has_no_timestamps = bool(form.flags & _NO_TIMESTAMPS) or form.name.endswith("pipe")
         self._packets = self._container.demux(self._stream)
         self._ahead: av.Packet[av.VideoStream] | None = None
-        self._soundness = Soundness(self._stream.codec_context)
+        if self._sink is not None:
+            self._tap = tap(self._stream, self._sink, is_timed=self._has_end or not self._has_no_timestamps)
+        self._soundness = Soundness(self._stream.codec_context, tap=self._tap)
 
     def _lacks_index(self) -> SourceError | None:
         """What it means where FFmpeg has found no index of a film; None where it looked for none."""
@@ -442,8 +451,11 @@ class AvSource:
         captured_at, clock = self._camera_clock.at(start, pts_seconds)
         if pts_seconds is not None and not self._has_timeline:
             pts_seconds = self._live_clock.at(pts_seconds)
-        picture = AvPicture(frame, round(frame.rotation / 90) % 4, self._sample_aspect())
-        return SourceFrame(picture, pts_seconds, captured_at, clock, self._decode_seconds)
+        quarter_turns = round(frame.rotation / 90) % 4
+        if self._tap is not None:
+            self._tap.show(quarter_turns)
+        picture = AvPicture(frame, quarter_turns, self._sample_aspect())
+        return SourceFrame(picture, pts_seconds, captured_at, clock, self._decode_seconds, frame.pts)
 
     def _sample_aspect(self) -> Fraction | None:
         """Width of a pixel as a part of its height; None where nothing says so.

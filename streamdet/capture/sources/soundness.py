@@ -32,6 +32,7 @@ from av.codec.context import Flags
 from av.video.frame import PictureType
 
 from streamdet.capture.sources.h264 import PictureNumbers, PictureParts, PictureStart
+from streamdet.capture.sources.packets import PacketTap
 
 KEY_FRAME_SECONDS = 120.0
 """How long a key frame is waited for. A stream that has none at all, because it refreshes its pictures bit by bit, has
@@ -58,13 +59,19 @@ class Soundness:
     Args:
         decoder: that has decoded nothing yet.
         key_frame_seconds: how long a key frame is waited for.
+        tap: gets every packet of which nothing is known to be lost.
 
     Attributes:
         broken_packets: that could not be decoded.
         waits: whether a key frame is waited for: nothing can be shown before it.
     """
 
-    def __init__(self, decoder: av.VideoCodecContext, key_frame_seconds: float = KEY_FRAME_SECONDS) -> None:
+    def __init__(
+        self,
+        decoder: av.VideoCodecContext,
+        key_frame_seconds: float = KEY_FRAME_SECONDS,
+        tap: PacketTap | None = None,
+    ) -> None:
         name = decoder.codec.canonical_name
         self._builds_on_others = name in _BUILD_ON_OTHERS
         self._marks_until_recovered = name == "h264"
@@ -74,6 +81,7 @@ class Soundness:
         self.waits = self._builds_on_others
         self._decoder = decoder
         self._key_frame_seconds = key_frame_seconds
+        self._tap = tap
         # Else pictures that are not sound would be left out where they should be counted.
         decoder.flags |= Flags.output_corrupt
         self._holds_since: float | None = time.monotonic()
@@ -115,9 +123,15 @@ class Soundness:
     def _follow(self, packet: av.Packet[av.VideoStream], *, is_last: bool = False) -> list[tuple[av.VideoFrame, bool]]:
         """Decodes what is complete with this packet, and follows the pictures' numbers."""
         if self._numbers is None:
+            if self._tap is not None and packet.size:
+                self._tap.add(packet)
             return self._decode(packet)
         if packet.size:
-            ready = self._parts.add(packet, self._numbers.follow(bytes(packet)))
+            data = bytes(packet)
+            start = self._numbers.follow(data)
+            if self._tap is not None:
+                self._tap.add(packet, data, start.rest_at)
+            ready = self._parts.add(packet, start)
             ready += self._parts.rest() if is_last else []
         else:
             ready = [*self._parts.rest(), (packet, PictureStart(), False)]
