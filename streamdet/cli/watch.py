@@ -23,11 +23,22 @@ from rich.text import Text
 
 from streamdet import wire
 from streamdet.cli.standard_streams import ending_in_time
-from streamdet.client.subscription import Gap, Restart, Subscription, subscribe
+from streamdet.client.subscription import DEFAULT_KINDS, Gap, Restart, Subscription, subscribe
 from streamdet.errors import EXIT_INTERRUPTED, StreamdetError
 from streamdet.monitoring.rates import RecentEvents
 from streamdet.security.plain_text import plain, plain_json
-from streamdet.types import AlertEvent, Detection, DetectionEvent, ObjectEvent, PreviewEvent, State, StateEvent
+from streamdet.types import (
+    AlertEvent,
+    Crossing,
+    Detection,
+    DetectionEvent,
+    EndReason,
+    ObjectEvent,
+    PreviewEvent,
+    State,
+    StateEvent,
+    ZoneChange,
+)
 
 _NOTES = 5
 # Bounds what another program at the endpoint may send.
@@ -50,7 +61,10 @@ _SUMMARY_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("lost", "right"),
     ("objects", "left"),
     ("detections", "left"),
+    ("alerts", "right"),
 )
+# Pictures are nothing for a terminal.
+_KINDS = [kind for kind in wire.KINDS if kind != "preview"]
 # The newest objects of a stream that are remembered as counted.
 _MOST_KNOWN_OBJECTS = 10_000
 
@@ -67,6 +81,8 @@ Examples:
   streamdet watch --replay --json > events.jsonl
   streamdet watch tcp://192.0.2.9:5555 --server-key server.key --client-key alice.key_secret
   streamdet watch --label person --json | jq .frame.captured_at
+  streamdet watch --kind objects --kind alerts
+  streamdet watch --kind alerts --json | jq .alert.rule
   streamdet watch --label person --count 1 --seconds 60 && echo "someone is there"
 
 \b
@@ -77,6 +93,15 @@ Exit codes: 0 events came, 1 no event came, 2 wrong options or keys, 69 not an e
 @click.command("watch", epilog=_EXAMPLES)
 @click.argument("endpoint", default="tcp://127.0.0.1:5555")
 @click.option("--stream", "streams", multiple=True, metavar="NAME", help="Show only this stream; may be repeated.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(_KINDS),
+    default=DEFAULT_KINDS,
+    show_default=True,
+    help="Show events of this kind; may be repeated.",
+)
 @click.option(
     "--label", "labels", multiple=True, metavar="LABEL", help="Show only events with this label; may be repeated."
 )
@@ -97,6 +122,7 @@ def command(
     *,
     endpoint: str,
     streams: tuple[str, ...],
+    kinds: tuple[wire.Kind, ...],
     labels: tuple[str, ...],
     replay: str | None,
     heal: bool,
@@ -109,7 +135,7 @@ def command(
     """Show the events of a running daemon, live, until Ctrl-C.
 
     ENDPOINT is the daemon's [publisher] endpoint, tcp://127.0.0.1:5555 if left out. A terminal shows a table of the
-    streams, a pipe or file gets one line per event.
+    streams, a pipe or file gets one line per event, of objects only where something has happened.
     """
     console = _Console(highlight=False, width=None if sys.stdout.isatty() else _LINE_CHARACTERS)
     seen = Seen(endpoint)
@@ -117,7 +143,7 @@ def command(
     with ExitStack() as ending:
         try:
             subscription = subscribe(
-                endpoint, streams or None, labels=labels or None,
+                endpoint, streams or None, kinds, labels or None,
                 replay=heal or replay is not None, replay_endpoint=None if replay == _BESIDE else replay,
                 server_key=server_key, client_key_file=client_key,
             )  # fmt: skip
@@ -155,10 +181,15 @@ def _follow(
             note = seen.add(item)
             if isinstance(item, Gap | Restart):
                 view.show(item, note)
-            elif not only_found or (isinstance(item, DetectionEvent) and item.detections):
+            elif not only_found or _is_about_labels(item):
                 seen.shown += 1
                 view.show(item, note)
         view.refresh(seen)
+
+
+def _is_about_labels(item: wire.Event) -> bool:
+    """Whether an event of a subscription to labels is about them: states never are, and frames may hold none."""
+    return isinstance(item, ObjectEvent | AlertEvent) or (isinstance(item, DetectionEvent) and bool(item.detections))
 
 
 class _Console(Console):
@@ -245,7 +276,7 @@ class Seen:
         return time.monotonic() - self._began
 
     def add(self, item: wire.Event | Gap | Restart) -> Text | None:
-        """Adds an event; returns the line that shows it, None for a state that is only repeated."""
+        """Adds an event; returns the line that shows it, None where nothing has happened since the last one."""
         name = plain(item.stream, _LONGEST_NAME)
         stream = self._streams.setdefault(name, _Stream())
         if len(self._streams) > _MOST_STREAMS:
@@ -262,22 +293,20 @@ class Seen:
         if stream.epoch not in ("", item.epoch):
             self._note(name, Text("the daemon was started again", style="yellow"))
         stream.epoch = item.epoch
-        if isinstance(item, StateEvent):
-            old, stream.state = stream.state, item
-            if old is not None and (old.state, old.reason, old.since) == (item.state, item.reason, item.since):
-                return None
-            return self._note(name, _state(item, with_detail=True))
-        if isinstance(item, PreviewEvent | ObjectEvent | AlertEvent):
-            return None
-        latency_seconds = time.time() - item.frame.captured_at
+        if isinstance(item, DetectionEvent):
+            return self._add_detections(name, stream, item)
+        said = stream.add(item)
+        return None if said is None else self._note(name, said)
+
+    def _add_detections(self, name: str, stream: _Stream, event: DetectionEvent) -> Text:
+        latency_seconds = time.time() - event.frame.captured_at
         stream.recent.add(time.monotonic(), latency_seconds)
-        stream.count(item)
-        stream.found = _found(item)
-        for crossing in item.crossings:
-            what, line = plain(crossing.label, _LONGEST_NAME), plain(crossing.line, _LONGEST_NAME)
-            crossed = f"{what} #{crossing.track_id} went {crossing.direction} over {line}"
-            self._note(name, Text(crossed, style="cyan"))
-        number = f"#{item.frame.seq:<6} {latency_seconds * 1000:6.0f} ms  "
+        stream.count(event)
+        stream.found = _found(event)
+        for crossing in event.crossings:
+            what = plain(crossing.label, _LONGEST_NAME)
+            self._note(name, Text(f"{what} #{crossing.track_id} {_crossed(crossing)}", style="cyan"))
+        number = f"#{event.frame.seq:<6} {latency_seconds * 1000:6.0f} ms  "
         return _line(name, Text.assemble((number, "dim"), stream.found))
 
     def live(self) -> RenderableType:
@@ -325,6 +354,7 @@ class Seen:
                 str(stream.lost),
                 Text(objects),
                 Text(detections),
+                str(stream.alerts),
             )
         return table
 
@@ -346,16 +376,40 @@ class _Stream:
     labels: Counter[str] = field(default_factory=Counter)
     objects: Counter[str] = field(default_factory=Counter)
     known_objects: dict[tuple[str, int], None] = field(default_factory=dict)
+    alerts: int = 0
     recent: RecentEvents = field(default_factory=RecentEvents)
+
+    def add(self, event: StateEvent | ObjectEvent | AlertEvent | PreviewEvent) -> Text | None:
+        """Adds an event; returns what has happened, None for nothing."""
+        match event:
+            case StateEvent():
+                old, self.state = self.state, event
+                if old is not None and (old.state, old.reason, old.since) == (event.state, event.reason, event.since):
+                    return None
+                return _state(event, with_detail=True)
+            case ObjectEvent():
+                if event.reason is not EndReason.RESTART:  # that one lived before
+                    self._count_track(event.epoch, event.object.track_id, event.object.label)
+                return _object(event)
+            case AlertEvent():
+                self.alerts += event.phase == "raised"
+                return _alert(event)
+            case PreviewEvent():
+                return None
 
     def count(self, event: DetectionEvent) -> None:
         """Counts the boxes of a frame, and each tracked object once."""
         self.frames += 1
         self.labels.update(found.label for found in event.detections)
         for found in event.detections:
-            if found.track_id is not None and (event.epoch, found.track_id) not in self.known_objects:
-                self.known_objects[event.epoch, found.track_id] = None
-                self.objects[found.label] += 1
+            if found.track_id is not None:
+                self._count_track(event.epoch, found.track_id, found.label)
+
+    def _count_track(self, epoch: str, track_id: int, label: str) -> None:
+        """Counts an object once, whether its detections come, its own events, or both."""
+        if (epoch, track_id) not in self.known_objects:
+            self.known_objects[epoch, track_id] = None
+            self.objects[label] += 1
         while len(self.known_objects) > _MOST_KNOWN_OBJECTS:
             del self.known_objects[next(iter(self.known_objects))]
 
@@ -386,10 +440,56 @@ def _found(event: DetectionEvent) -> Text:
         for label, several in by_label.items()
     )
     for crossing in event.crossings:
-        shown.append(
-            f"  #{crossing.track_id} went {crossing.direction} over {plain(crossing.line, _LONGEST_NAME)}", "cyan"
-        )
+        shown.append(f"  #{crossing.track_id} {_crossed(crossing)}", "cyan")
     return shown
+
+
+def _object(event: ObjectEvent) -> Text | None:
+    """`person #7 left door after 10.0 s, ended after 21.0 s (lost)`; None where nothing has happened."""
+    said = ["began"] if event.phase == "begin" else []
+    said += [_crossed(crossing) for crossing in event.crossings]
+    said += [_changed(change) for change in event.changes]
+    if event.phase == "end":
+        reason = event.reason.value if event.reason else "unknown"
+        said.append(f"ended after {event.object.seconds:.1f} s ({reason})")
+    if not said:
+        return None
+    label = plain(event.object.label, _LONGEST_NAME)
+    return Text(f"{label} #{event.object.track_id} {', '.join(said)}", style="cyan")
+
+
+def _changed(change: ZoneChange) -> str:
+    zone, seconds = plain(change.zone, _LONGEST_NAME), f"{change.seconds:.1f} s"
+    match change.change:
+        case "enter":
+            return f"entered {zone}"
+        case "leave":
+            return f"left {zone} after {seconds}"
+        case "dwell":
+            return f"has been in {zone} for {seconds}"
+        case "loiter":
+            return f"loiters in {zone} for {seconds}"
+
+
+def _crossed(crossing: Crossing) -> str:
+    return f"went {crossing.direction} over {plain(crossing.line, _LONGEST_NAME)}"
+
+
+def _alert(event: AlertEvent) -> Text:
+    """`alert person at the door raised: person in door for 10.0 s`."""
+    alert = event.alert
+    if alert.label is not None:
+        said = [plain(alert.label, _LONGEST_NAME)]
+    else:
+        said = [f"{alert.count} at once" if alert.count else "none"]
+    if alert.line is not None:
+        said.append(f"went {alert.direction} over {plain(alert.line, _LONGEST_NAME)}")
+    if alert.zone is not None:
+        said.append(f"in {plain(alert.zone, _LONGEST_NAME)}")
+    if alert.seconds > 0:
+        said.append(f"for {alert.seconds:.1f} s")
+    rule, style = plain(alert.rule, _LONGEST_NAME), "red" if event.phase == "raised" else "green"
+    return Text(f"alert {rule} {event.phase}: {' '.join(said)}", style=style)
 
 
 def _identity(found: Detection) -> str:

@@ -14,14 +14,28 @@ import time
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zmq
 from rich.console import Console
 
+from streamdet import wire
 from streamdet.cli.watch import Seen
 from streamdet.config import ReplayConfig, StreamConfig
 from streamdet.delivery.publisher import Publisher
-from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent
+from streamdet.types import (
+    Crossing,
+    Detection,
+    DetectionEvent,
+    EndReason,
+    FrameInfo,
+    Reason,
+    State,
+    StateEvent,
+    ZoneChange,
+)
+from support.occurring import alert_event, object_event
 from support.publishing import CAR, PERSON, frame_of, publisher_at, status_of
 from support.waiting import join, wait_until
 
@@ -94,6 +108,101 @@ def test_a_line_shows_tracks_zones_and_crossings() -> None:
     assert re.search(r"yard +#\d+ +\d+ ms  1 person 0\.90 #1@door\n", lines)
     assert re.search(r" ms  1 person 0\.90 #1@door  #1 went in over gate\n", lines)
     assert re.search(r" ms  1 person 0\.90 #1@door  #1 went out over gate\n", lines)
+
+
+def said_of(*items: wire.Event) -> list[str | None]:
+    """The lines of these events, without their time and stream."""
+    seen = Seen("tcp://127.0.0.1:1")
+    lines = [seen.add(item) for item in items]
+    return [None if line is None else line.plain.split("  ", 2)[-1].strip() for line in lines]
+
+
+def test_a_line_shows_what_has_happened_to_an_object() -> None:
+    changes = ZoneChange("leave", "path", 4.24), ZoneChange("enter", "door", 0.0)
+    assert said_of(
+        object_event(phase="begin"),
+        object_event(seq=2),
+        object_event(seq=3, crossings=(Crossing("gate", "in", 1, "person"),), changes=changes),
+        object_event(seq=4, changes=(ZoneChange("dwell", "door", 10.0), ZoneChange("loiter", "door", 10.0))),
+        object_event(seq=5, phase="end", changes=(ZoneChange("leave", "door", 12.0),), reason=EndReason.LOST),
+        object_event(seq=6, phase="end", reason=None, label="car", track_id=2, seconds=3.0),
+    ) == [
+        "person #1 began",
+        None,
+        "person #1 went in over gate, left path after 4.2 s, entered door",
+        "person #1 has been in door for 10.0 s, loiters in door for 10.0 s",
+        "person #1 left door after 12.0 s, ended after 2.0 s (lost)",
+        "car #2 ended after 3.0 s (unknown)",
+    ]
+
+
+def test_a_line_shows_an_alert() -> None:
+    several: dict[str, Any] = {"label": None, "box": None}
+    assert said_of(
+        alert_event(),
+        alert_event(seq=2, phase="cleared", seconds=12.34),
+        alert_event(seq=3, rule="gate", zone=None, line="gate", direction="out", seconds=0.0),
+        alert_event(seq=4, rule="crowd", count=3, seconds=0.0, **several),
+        alert_event(seq=5, rule="quiet", zone=None, count=0, seconds=600.0, object_ids=(), **several),
+    ) == [
+        "alert at the door raised: person in door for 10.0 s",
+        "alert at the door cleared: person in door for 12.3 s",
+        "alert gate raised: person went out over gate",
+        "alert crowd raised: 3 at once in door",
+        "alert quiet raised: none for 600.0 s",
+    ]
+
+
+def test_objects_and_alerts_are_counted_once() -> None:
+    seen = Seen("tcp://127.0.0.1:1")
+    found = Detection("person", 0.9, (1.0, 1.0, 2.0, 2.0), 1)
+    frame = FrameInfo(1, None, 1.0, "daemon", 640, 360)
+    before = object_event(seq=9, phase="end", track_id=77, reason=EndReason.RESTART)
+    for item in (
+        DetectionEvent("front-door", "e1", 1, 1.0, frame, (found,)), object_event(), object_event(seq=2),
+        object_event(seq=3, track_id=2, label="car"), before, alert_event(), alert_event(seq=2, phase="cleared"),
+    ):  # fmt: skip
+        seen.add(item)
+    console = Console(file=StringIO(), record=True, width=300)
+    console.print(seen.summary())
+    assert re.search(r"front-door +- +1 +.* 1 person, 1 car +1 person +1\n", console.export_text())
+
+
+def test_only_the_chosen_kinds_are_shown() -> None:
+    done = threading.Event()
+    with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
+        socket.linger = 0
+        socket.bind("tcp://127.0.0.1:0")
+        endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+        def publish() -> None:
+            seq = 0
+            while not done.wait(0.02):
+                seq += 1
+                frame = FrameInfo(seq, None, 1.0, "daemon", 640, 360)
+                for event in (
+                    DetectionEvent("front-door", "e1", seq, 1.0, frame, ()),
+                    object_event(seq=seq, phase="begin", label="person\u202e"),
+                    alert_event(seq=seq, rule="at\u202ethe door"),
+                ):
+                    socket.send_multipart(wire.to_message(event))
+
+        publishing = threading.Thread(target=publish, daemon=True)
+        publishing.start()
+        try:
+            lines = watch(endpoint, "--kind", "objects", "--kind", "alerts", "--count", "4").stdout
+            objects = watch(endpoint, "--kind", "objects", "--label", "person\u202e", "--json", "--count", "2").stdout
+        finally:
+            done.set()
+            join(publishing)
+    assert len(re.findall(r"front-door +person\\u202e #1 began\n", lines)) == 2
+    assert len(re.findall(r"front-door +alert at\\u202ethe door raised: person in door for 10\.0 s\n", lines)) == 2
+    assert " ms " not in lines
+    assert "\u202e" not in lines + objects
+    items = [json.loads(line) for line in objects.splitlines()]
+    assert [(item["type"], item["phase"], item["object"]["label"]) for item in items] == [
+        ("objects", "begin", "person\u202e")
+    ] * 2
 
 
 def test_a_repeated_state_is_reported_once(busy: Publisher) -> None:

@@ -11,6 +11,7 @@ from streamdet import (
     DetectionEvent,
     EndpointError,
     Gap,
+    ObjectEvent,
     Restart,
     StateEvent,
     Subscription,
@@ -22,8 +23,9 @@ from streamdet.client.recovery import OrderedRecovery
 from streamdet.config import ReplayConfig
 from streamdet.delivery.publisher import Publisher
 from streamdet.types import State
-from streamdet.wire.replay import Replayed, ReplayRequest, Snapshot, decode_request, encode_answer
+from streamdet.wire.replay import Replayed, ReplayRequest, Snapshot, SnapshotRequest, decode_request, encode_answer
 from support.losing import losing, losing_requests
+from support.occurring import object_event
 from support.publishing import CAR, PERSON, frame_of, publisher_at, status_of
 from support.waiting import wait_until
 
@@ -264,3 +266,33 @@ def test_topics_that_the_daemon_has_forgotten_are_forgotten() -> None:
     for _ in range(4):
         answer([], "f")
     assert list(recovery._topics) == [*names[40:], "state/new/"]
+
+
+def test_objects_are_recovered_over_a_gap_and_a_restart_whatever_their_label() -> None:
+    recovery, now = OrderedRecovery(["objects/"], ["car"], "tcp://127.0.0.1:1"), 0.0
+
+    def asked() -> SnapshotRequest | ReplayRequest:
+        (payload,) = recovery.requests(now)
+        return decode_request(payload)
+
+    def encoded(*events: ObjectEvent) -> list[bytes]:
+        return [wire.encode(event) for event in events]
+
+    topic, newest = "objects/a/", object_event("a", 4, label="car")
+    snapshot = Snapshot(asked().id, "e1", {topic: 5}, None, encoded(newest))
+    recovery.answer(encode_answer(snapshot), now)
+    recovery.message(wire.to_message(object_event("a", 7, label="car")), now)
+    request = asked()
+    assert isinstance(request, ReplayRequest)
+    assert (request.topic, request.from_seq, request.to_seq) == (topic, 5, 6)
+    missing = encoded(object_event("a", 5), object_event("a", 6, label="car"))
+    recovery.answer(encode_answer(Replayed(request.id, topic, "e1", 5, 7, events=missing, seqs=(5, 6))), now)
+    recovery.message(wire.to_message(object_event("a", 1, "e2", label="car")), now)
+    request = asked()
+    assert isinstance(request, ReplayRequest)
+    assert (request.epoch, request.from_seq) == ("e1", 8)
+    recovery.answer(encode_answer(Replayed(request.id, topic, "e1", 8, 8, next_epoch="e2")), now)
+    # The person's event is no gap.
+    assert [item if isinstance(item, Restart) else (item.epoch, item.seq) for item in recovery.ready] == [
+        ("e1", 4), ("e1", 6), ("e1", 7), Restart("a", topic, "e1", "e2", is_complete=True), ("e2", 1),
+    ]  # fmt: skip

@@ -13,9 +13,13 @@ import pytest
 import zmq
 
 from streamdet import (
+    AlertEvent,
     DetectionEvent,
     EndpointError,
+    EndReason,
     Gap,
+    ObjectEvent,
+    Restart,
     StateEvent,
     WireError,
     subscribe,
@@ -25,6 +29,7 @@ from streamdet import (
 from streamdet.client.gaps import GapDetector
 from streamdet.client.recovery import OrderedRecovery
 from streamdet.types import Detection, FrameInfo, State
+from support.occurring import alert_event, object_event
 from support.publishing import CAR, PERSON, frame_of, publisher_at, status_of
 from support.waiting import wait_until
 
@@ -48,8 +53,11 @@ class Sender:
 
     def send(self, *seqs: int, stream: str = "a", epoch: str = "e1") -> None:
         for seq in seqs:
-            event = DetectionEvent(stream, epoch, seq, 2.0, FRAME, (CAR, PERSON))
-            self.socket.send_multipart([wire.topic_of(event).encode(), wire.encode(event)])
+            self.send_events(DetectionEvent(stream, epoch, seq, 2.0, FRAME, (CAR, PERSON)))
+
+    def send_events(self, *events: wire.Event) -> None:
+        for event in events:
+            self.socket.send_multipart(wire.to_message(event))
 
 
 @pytest.fixture
@@ -136,6 +144,54 @@ def test_repeated_states_are_neither_gaps_nor_lost() -> None:
         received = [next(events) for _ in range(5)]
     seqs = [item.seq for item in received if isinstance(item, StateEvent)]
     assert seqs == [1] * 5
+
+
+def test_objects_and_alerts_come_typed_to_those_who_name_them(sender: Sender) -> None:
+    sent = [object_event("a", 1), alert_event("a", 1), object_event("a", 2, phase="end", reason=EndReason.LOST)]
+    with subscribe(sender.endpoint, kinds=["objects", "alerts"], timeout_seconds=PATIENCE_SECONDS) as events:
+        subscriptions = {sender.await_subscription() for _ in range(2)}
+        sender.send(1)
+        sender.send_events(*sent)
+        received = [next(events) for _ in sent]
+    assert subscriptions == {b"\x01objects/", b"\x01alerts/"}
+    assert received == sent
+
+
+def test_who_names_no_kinds_gets_what_there_was_before_objects(sender: Sender) -> None:
+    with subscribe(sender.endpoint, timeout_seconds=PATIENCE_SECONDS) as events:
+        subscriptions = {sender.await_subscription() for _ in range(2)}
+        sender.send_events(object_event("a"), alert_event("a"))
+        sender.send(1)
+        assert brief(next(events)) == ("a", 1)
+    assert subscriptions == {b"\x01detections/", b"\x01state/"}
+
+
+def test_objects_have_gaps_of_their_own(sender: Sender) -> None:
+    with subscribe(sender.endpoint, ["a"], ["objects", "alerts"], timeout_seconds=PATIENCE_SECONDS) as events:
+        sender.await_subscriber()
+        sender.await_subscriber()
+        sender.send_events(object_event("a", 3), alert_event("a", 1), object_event("a", 6), alert_event("a", 2))
+        received = [next(events) for _ in range(5)]
+    assert received[2] == Gap("a", "objects/a/", 4, 2)
+    assert [item.seq for item in received if not isinstance(item, Gap | Restart)] == [3, 1, 6, 2]
+
+
+def test_labels_choose_objects_and_alerts(sender: Sender) -> None:
+    with subscribe(
+        sender.endpoint, kinds=["objects", "alerts"], labels=["car"], timeout_seconds=PATIENCE_SECONDS
+    ) as events:
+        sender.await_subscriber()
+        sender.await_subscriber()
+        sender.send_events(
+            object_event("a", 1), alert_event("a", 1), object_event("a", 2, label="car"),
+            alert_event("a", 2, label="car"), alert_event("a", 3, label=None, box=None, count=3),
+            object_event("a", 3), object_event("a", 4, label="car"),
+        )  # fmt: skip
+        received = [next(events) for _ in range(4)]
+    # What is of another label is not lost: no gap stands for it. A count is about no single label.
+    assert [(type(item), getattr(item, "seq", 0)) for item in received] == [
+        (ObjectEvent, 2), (AlertEvent, 2), (AlertEvent, 3), (ObjectEvent, 4),
+    ]  # fmt: skip
 
 
 def test_a_slow_reader_learns_what_it_lost() -> None:

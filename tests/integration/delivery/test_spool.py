@@ -25,13 +25,14 @@ from typing import Any
 
 import pytest
 
-from streamdet import DetectionEvent, Restart, subscribe
+from streamdet import DetectionEvent, Restart, subscribe, wire
 from streamdet.config import ReplayConfig
 from streamdet.delivery.event_store import EventStore, Record
 from streamdet.delivery.publisher import Publisher
 from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.errors import SpoolError
 from streamdet.wire.replay import Refused, Replayed, ReplayRequest
+from support.occurring import alert_event, object_event
 from support.paths import TESTS
 from support.publishing import PERSON, frame_of, publisher_at
 from support.spools import TOPIC, Counted, kept_and_not_kept, payload_of
@@ -507,16 +508,15 @@ def test_a_program_that_reads_for_long_does_not_make_it_larger(
     assert "another program has been reading the database for too long" in caplog.text
 
 
-def documented_query() -> tuple[str, str]:
-    """The command that docs/replay.md gives, and the query in it."""
+def documented_queries() -> list[tuple[str, str]]:
+    """The commands that docs/replay.md gives, and the query in each."""
     documentation = (TESTS.parent / "docs" / "replay.md").read_text()
-    found = re.search(r"^(sqlite3 -readonly \S+ \"([^\"]+)\")$", documentation, re.MULTILINE)
-    assert found is not None
-    return found[1], found[2]
+    found = re.findall(r"^(sqlite3 -readonly \S+ \"([^\"]+)\")$", documentation, re.MULTILINE)
+    assert len(found) == 3
+    return found
 
 
 def test_a_user_can_query_it_while_the_daemon_writes(tmp_path: Path) -> None:
-    command, query = documented_query()
     path = tmp_path / "events.sqlite"
     with Counted(tmp_path, "e1") as spool:
         for seq in range(1, 201):
@@ -524,17 +524,26 @@ def test_a_user_can_query_it_while_the_daemon_writes(tmp_path: Path) -> None:
             spool.spool.keep(TOPIC, seq, json.dumps(event).encode())
             if seq % 20:
                 continue
-            wait_until(lambda kept=seq: spool.count("events_kept_total") == kept)
+            number = seq // 20
+            spool.spool.keep("objects/a/", number, wire.encode(object_event("a", number, phase="end")))
+            spool.spool.keep("alerts/a/", number, wire.encode(alert_event("a", number)))
+            wait_until(lambda kept=seq + 2 * number: spool.count("events_kept_total") == kept)
+            counts = [sum(number % 3 for number in range(1, seq + 1)), number, number]
             with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as reader:
-                rows = reader.execute(query).fetchall()
-                assert rows == [("person", sum(number % 3 for number in range(1, seq + 1)))]
+                rows = [reader.execute(query).fetchall() for _, query in documented_queries()]
+                names = ("person", "person", "at the door")
+                assert rows == [[(name, count)] for name, count in zip(names, counts, strict=True)]
                 newest = reader.execute("SELECT epoch, topic, seq, kept_at FROM events ORDER BY seq DESC").fetchone()
                 assert newest[:3] == ("e1", TOPIC, seq)
                 assert abs(newest[3] - time.time()) < PATIENCE_SECONDS
         if shutil.which("sqlite3"):
-            words = [str(path) if word.endswith("events.sqlite") else word for word in shlex.split(command)]
-            said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS).stdout
-            assert said == "person|201\n"
+            said = ""
+            for command, _ in documented_queries():
+                words = [str(path) if word.endswith("events.sqlite") else word for word in shlex.split(command)]
+                said += subprocess.run(
+                    words, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+                ).stdout
+            assert said == "person|201\nperson|10\nat the door|10\n"
 
 
 # ---- segments of an earlier version ----

@@ -36,6 +36,7 @@ from streamdet.types import (
     ZoneChange,
     ZoneVisit,
 )
+from support.occurring import object_event
 from support.paths import DATA
 
 GOLDEN = sorted((DATA / "golden").glob("*.json"))
@@ -373,20 +374,6 @@ def test_a_message_that_would_be_too_large_keeps_what_is_surest() -> None:
     assert isinstance(event, DetectionEvent)
     assert 100 < len(event.detections) < 1000
     assert [one.track_id for one in event.detections] == list(range(len(event.detections)))
-
-
-def object_event(**changes: Any) -> ObjectEvent:
-    tracked: dict[str, Any] = {
-        "object_id": "e1-1", "track_id": 1, "label": "person", "score": 0.5, "box": (1.0, 1.0, 5.0, 5.0),
-        "began_at": 1.5, "seconds": 2.0, "is_stationary": False, "path": (), "zones": (),
-        "best": Shot(1, 1.5, 0.5, (1.0, 1.0, 5.0, 5.0)),
-    }  # fmt: skip
-    event: dict[str, Any] = {
-        "phase": "update", "frame": FRAME, "changes": (), "crossings": (), "reason": None, "picture": None,
-    }  # fmt: skip
-    for key, value in changes.items():
-        (tracked if key in tracked else event)[key] = value
-    return ObjectEvent("front-door", "e1", 1, 1760000000.1, object=TrackedObject(**tracked), **event)
 
 
 def test_a_path_that_is_too_long_is_thinned_and_keeps_its_ends() -> None:
