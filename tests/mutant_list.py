@@ -214,22 +214,33 @@ MUTANTS: tuple[Mutant, ...] = (
     # ---- analytics ----
     *_of(
         "analytics/zones.py", "unit/analytics/test_zones.py",
-        ("zone without a margin", "if was is not None and was != now and self._distance",
-         "if was is not None and was == now and self._distance", "test_a_zone_is_entered_and_left_by_a_clear_step"),
-        ("line without a margin", "if distance(start, end, foot.point) < foot.margin:",
-         "if distance(start, end, foot.point) < 0.0:", "test_who_trembles_on_the_line_crosses_it_once"),
+        ("zone without a margin", "return self._distance(place.at(self._anchor)) >= margin",
+         "return self._distance(place.at(self._anchor)) >= 0.0", "test_a_zone_is_entered_and_left_by_a_clear_step"),
+        ("line without a margin", "if distance(self._start, self._end, point) < place.margin:",
+         "if distance(self._start, self._end, point) < 0.0:", "test_who_trembles_on_the_line_crosses_it_once"),
         ("mask hides nothing", "if hidden:", "if len(hidden) > 1:", "test_masks_hide_what_stands_in_them"),
         ("in is out", 'return "in" if was < 0 else "out"', 'return "in" if was > 0 else "out"',
          "test_in_is_from_left_to_right_of_the_line"),
     ),
     *_of(
         "analytics/tracker.py", "unit/analytics/test_tracker.py",
-        ("track kept for too long", "lost_seconds > max_lost_seconds or", "lost_seconds > 2 * max_lost_seconds or",
+        ("track kept for too long", "if lost_seconds > max_lost_seconds:", "if lost_seconds > 2 * max_lost_seconds:",
          "test_who_is_hidden_for_a_short_time_keeps_the_id"),
         ("any label continues a track", "rank -= _OTHER_LABEL_COSTS", "rank -= 0.0",
          "test_another_label_is_another_object_unless_it_lies_in_the_same_place"),
         ("unsure detection begins a track", "elif found.score >= self.start_score:", "elif found.score >= 0.0:",
          "test_an_unsure_detection_continues_a_track_and_begins_none"),
+        ("presentation times run ahead", "and not runs_ahead:", "or runs_ahead:",
+         "test_the_clock_does_not_jump_with_that_of_a_camera"),
+    ),
+    *_of(
+        "analytics/objects.py", "unit/analytics/test_objects.py",
+        ("hidden objects end", "or now - one.seen > self._max_lost_seconds", "or now > one.seen",
+         "test_who_is_hidden_or_not_shown_for_a_while_is_the_same_object_in_the_same_visit"),
+        ("cut boxes are the best ones", "rank = is_whole + found.score", "rank = found.score",
+         "test_the_best_view_is_large_sure_and_whole"),
+        ("a mistake is an object", "if self.is_confirmed or not is_confirmed(", "if self.is_confirmed or (",
+         "test_what_is_seen_once_or_for_a_moment_is_no_object"),
     ),
     # ---- events and their delivery ----
     *_of(

@@ -8,11 +8,12 @@ is still there until it is given up, and then it counts as gone since it was las
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from streamdet.analytics.tracker import is_confirmed
+from streamdet.analytics.tracker import Track, is_confirmed
+from streamdet.analytics.zones import Durations, Zones
 from streamdet.types import (
     Box,
     Crossing,
@@ -25,9 +26,7 @@ from streamdet.types import (
     ZoneChange,
     ZoneVisit,
 )
-
-MAX_PATH_POINTS = 64
-"""Points that are kept of an object's path."""
+from streamdet.wire import MAX_PATH_POINTS
 
 # How often an object is published while it changes, and while it stands still.
 _UPDATE_SECONDS = 1.0
@@ -37,8 +36,6 @@ _STATIONARY_UPDATE_SECONDS = 10.0
 _STILL_SECONDS = 3.0
 _STILL_OF_SIZE = 0.3
 _MOVED_SECONDS = 0.7
-# Another label must lead by this factor, so that two labels that are nearly equal do not take turns.
-_LABEL_LEAD = 1.2
 # A view must be better by this factor to be the new best one. Size counts as the fourth root of the area: a box of
 # twice the width and height is as good as one with 1.4 times the score.
 _BETTER = 1.05
@@ -54,8 +51,6 @@ _THINNED_POINTS = 40
 
 Phase = Literal["begin", "update", "end"]
 PathPoint = tuple[float, float, float]
-Durations = Mapping[str, tuple[tuple[float, Literal["dwell", "loiter"]], ...]]
-"""For each zone the durations of a visit that are reported, in seconds and rising, and as what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +101,8 @@ class LiveObject:
     Attributes:
         object_id: unique, also over restarts.
         track_id: of its detections.
-        label: voted over its life.
-        score: the best so far.
+        label: of its track: the one with the largest sum of scores.
+        score: of its track: the best so far.
         box: where it was last seen.
         frame: the one that last showed it.
         began: when it was first seen, in seconds of the stream.
@@ -131,7 +126,6 @@ class LiveObject:
         "_rest",
         "_rest_since",
         "_sights",
-        "_votes",
         "_zones",
         "began",
         "began_at",
@@ -148,16 +142,13 @@ class LiveObject:
         "visits",
     )
 
-    def __init__(self, object_id: str, track_id: int, found: Detection, frame: FrameInfo, now: float) -> None:
+    def __init__(self, object_id: str, track: Track, found: Detection, frame: FrameInfo, now: float) -> None:
         self.object_id = object_id
-        self.track_id = track_id
-        self.label = found.label
-        self.score = 0.0
+        self.track_id = track.track_id
         self.began = now
         self.began_at = frame.captured_at
         self.is_confirmed = self.is_stationary = False
         self.visits: dict[str, Visit] = {}
-        self._votes: dict[str, float] = {}
         self._best_rank = -1.0
         self._rest, self._rest_since = _anchor(found.box, frame), now
         self._away_since: float | None = None
@@ -169,29 +160,23 @@ class LiveObject:
         self._changes: list[ZoneChange] = []
         self._crossings: list[Crossing] = []
         self._sights = 0
-        self.see(found, frame, now)
+        self.see(track, found, frame, now)
 
-    def see(self, found: Detection, frame: FrameInfo, now: float) -> None:
+    def see(self, track: Track, found: Detection, frame: FrameInfo, now: float) -> None:
         """Takes what one frame shows of it, except for zones and lines."""
         self.box, self.frame, self.seen = found.box, frame, now
+        self.label, self.score = track.label, track.score
         self._sights += 1
-        self._vote(found)
         self._judge(found, frame)
         self._rest_or_move(now)
         self._walk(now)
 
-    def stand_in(self, zones: tuple[str, ...], durations: Durations, since: Callable[[str, int], float]) -> None:
-        """Takes the zones that it is in, and which durations its visits have reached.
-
-        Args:
-            zones: their names.
-            durations: of each zone, rising.
-            since: since when a track has been where it is, inside a zone or outside; a time of the stream.
-        """
-        if zones != self._zones:
-            self._enter_and_leave(zones, durations, since)
+    def stand_in(self, names: tuple[str, ...], zones: Zones) -> None:
+        """Takes the names of the zones that it is in, and which durations its visits have reached."""
+        if names != self._zones:
+            self._enter_and_leave(names, zones)
         if self.seen >= self._next_duration:
-            self._reach(durations)
+            self._reach(zones)
 
     def set_durations(self, durations: Durations) -> None:
         """Takes other durations of visits; what a visit has reached before is not reported again."""
@@ -245,13 +230,6 @@ class LiveObject:
             self.best,
         )
 
-    def _vote(self, found: Detection) -> None:
-        votes, label = self._votes, found.label
-        votes[label] = votes.get(label, 0.0) + found.score
-        if label != self.label and votes[label] > _LABEL_LEAD * votes[self.label]:
-            self.label = label
-        self.score = max(self.score, found.score)
-
     def _judge(self, found: Detection, frame: FrameInfo) -> None:
         """Whether this is the best view so far: a whole box rather than a cut one, then by score and size."""
         x1, y1, x2, y2 = found.box
@@ -294,33 +272,33 @@ class LiveObject:
         if len(path) > MAX_PATH_POINTS:
             self._path = thinned(path, _THINNED_POINTS)
 
-    def _enter_and_leave(
-        self, zones: tuple[str, ...], durations: Durations, since: Callable[[str, int], float]
-    ) -> None:
-        for zone in self._zones:
-            if zone not in zones:
-                visit = self.visits[zone]
-                seconds = visit.seconds(min(since(zone, self.track_id), self.seen))
+    def _enter_and_leave(self, names: tuple[str, ...], zones: Zones) -> None:
+        for name in self._zones:
+            if name not in names:
+                visit, left = self.visits[name], zones.since(name, self.track_id)
+                seconds = visit.seconds(self.seen if left is None else left)
                 visit.before_seconds += seconds
                 visit.is_inside = False
-                self._changes.append(ZoneChange("leave", zone, seconds))
-        for zone in zones:
-            if zone not in self._zones:
-                visit = self.visits.setdefault(zone, Visit())
-                visit.since = min(max(since(zone, self.track_id), self.began), self.seen)
+                self._changes.append(ZoneChange("leave", name, seconds))
+        for name in names:
+            if name not in self._zones:
+                visit, entered = self.visits.setdefault(name, Visit()), zones.since(name, self.track_id)
+                visit.since = self.seen if entered is None else max(entered, self.began)
                 visit.is_inside, visit.reached = True, 0
-                self._changes.append(ZoneChange("enter", zone, 0.0))
-        self._zones = zones
-        self._set_next_duration(durations)
+                self._changes.append(ZoneChange("enter", name, 0.0))
+        self._zones = names
+        self._set_next_duration(zones.durations)
 
-    def _reach(self, durations: Durations) -> None:
-        for zone in self._zones:
-            visit, of_zone = self.visits[zone], durations.get(zone, ())
-            while visit.reached < len(of_zone) and visit.seconds(self.seen) >= of_zone[visit.reached][0]:
-                seconds, change = of_zone[visit.reached]
+    def _reach(self, zones: Zones) -> None:
+        for name in self._zones:
+            visit, durations = self.visits[name], zones.durations.get(name, ())
+            left = zones.turned(name, self.track_id)
+            seconds = visit.seconds(self.seen if left is None else left)
+            while visit.reached < len(durations) and seconds >= durations[visit.reached][0]:
+                reached, change = durations[visit.reached]
                 visit.reached += 1
-                self._changes.append(ZoneChange(change, zone, seconds))
-        self._set_next_duration(durations)
+                self._changes.append(ZoneChange(change, name, reached))
+        self._set_next_duration(zones.durations)
 
     def _set_next_duration(self, durations: Durations) -> None:
         self._next_duration = math.inf
@@ -336,21 +314,18 @@ class Objects:
     Args:
         new_id: makes the id of an object.
         max_lost_seconds: for how long an object that is not seen is still there.
-        durations: of visits to each zone that are reported.
 
     Attributes:
         live: those that have not ended, by track id; also those that are not confirmed yet.
     """
 
-    def __init__(self, new_id: Callable[[], str], max_lost_seconds: float, durations: Durations) -> None:
+    def __init__(self, new_id: Callable[[], str], max_lost_seconds: float) -> None:
         self.live: dict[int, LiveObject] = {}
         self._new_id = new_id
         self._max_lost_seconds = max_lost_seconds
-        self._durations = durations
 
     def set_durations(self, durations: Durations) -> None:
-        """Reports other durations of visits from now on."""
-        self._durations = durations
+        """Reports other durations of visits to zones from now on."""
         for one in self.live.values():
             one.set_durations(durations)
 
@@ -360,8 +335,8 @@ class Objects:
         crossings: Iterable[Crossing],
         frame: FrameInfo,
         now: float,
-        alive: Collection[int],
-        since: Callable[[str, int], float],
+        tracks: Mapping[int, Track],
+        zones: Zones,
     ) -> tuple[ObjectChange, ...]:
         """Takes what the next frame shows.
 
@@ -370,8 +345,8 @@ class Objects:
             crossings: of lines in this frame.
             frame: the frame.
             now: seconds of the stream, later than at the frame before.
-            alive: tracks that may be seen again.
-            since: since when a track has been where it is, inside a zone or outside it; a time of the stream.
+            tracks: those that may be seen again, by track id.
+            zones: of the stream; they have seen these detections.
 
         Returns:
             What has changed: objects that end, then those that this frame shows, in the order of the detections.
@@ -379,7 +354,7 @@ class Objects:
         changes = [
             self._ended(one, EndReason.LOST)
             for one in list(self.live.values())
-            if one.track_id not in alive or now - one.seen > self._max_lost_seconds
+            if one.track_id not in tracks or now - one.seen > self._max_lost_seconds
         ]
         shown: list[LiveObject] = []
         for found in detections:
@@ -388,10 +363,10 @@ class Objects:
                 continue
             one = self.live.get(track_id)
             if one is None:
-                one = self.live[track_id] = LiveObject(self._new_id(), track_id, found, frame, now)
+                one = self.live[track_id] = LiveObject(self._new_id(), tracks[track_id], found, frame, now)
             else:
-                one.see(found, frame, now)
-            one.stand_in(found.zones, self._durations, since)
+                one.see(tracks[track_id], found, frame, now)
+            one.stand_in(found.zones, zones)
             shown.append(one)
         for crossing in crossings:
             self.live[crossing.track_id].cross(crossing)

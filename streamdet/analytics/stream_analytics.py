@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from streamdet.analytics.objects import LiveObject, ObjectChange, Objects
 from streamdet.analytics.rules import AlertChange
-from streamdet.analytics.tracker import StreamClock, Tracker
+from streamdet.analytics.tracker import StreamClock, Track, Tracker
 from streamdet.analytics.zones import Zones
 from streamdet.config import StreamConfig
 from streamdet.types import Crossing, Detection, EndReason, FrameInfo, Geometry
@@ -56,18 +56,19 @@ class StreamAnalytics:
         ended = Seen()
         if _tracking(config) != _tracking(before):
             ended = self.end(EndReason.RELOAD)
+        self._clock.is_paced = _is_paced(config)
         if (config.zones, config.lines, config.masks) != (before.zones, before.lines, before.masks):
-            self._zones = Zones(config)
+            self._zones.set_config(config)
             self._objects.set_durations(self._zones.durations)
         return ended
 
     def reset(self) -> None:
         """Forgets all objects without an end, and where each stood."""
-        self._clock = StreamClock()
+        self._clock = StreamClock(is_paced=_is_paced(self._config))
         self._now = 0.0
         self._tracker = Tracker(self._track_ids, *_tracking(self._config)[1:]) if self._config.track else None
         self._zones = Zones(self._config)
-        self._objects = Objects(self._new_object_id, self._config.track_max_lost_seconds, self._zones.durations)
+        self._objects = Objects(self._new_object_id, self._config.track_max_lost_seconds)
 
     @property
     def geometry(self) -> Geometry | None:
@@ -97,14 +98,14 @@ class StreamAnalytics:
         """
         size = frame.width, frame.height
         now = self._now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
-        alive = frozenset[int]()
+        tracks: dict[int, Track] = {}
         if self._tracker is not None:
             detections = self._tracker.update(detections, now, size)
-            alive = self._tracker.alive()
+            tracks = self._tracker.tracks()
         crossings: tuple[Crossing, ...] = ()
         if self._zones.geometry is not None:
-            detections, crossings = self._zones.see(detections, size, now, alive)
-        objects = self._objects.see(detections, crossings, frame, now, alive, self._zones.since)
+            detections, crossings = self._zones.see(detections, size, now, tracks)
+        objects = self._objects.see(detections, crossings, frame, now, tracks, self._zones)
         return Seen(tuple(detections), crossings, objects)
 
     def see_untracked(
@@ -112,7 +113,7 @@ class StreamAnalytics:
     ) -> Sequence[Detection]:
         """The detections with their zones and without those that a mask hides, each judged by this frame alone."""
         now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
-        return self._zones.see(detections, (frame.width, frame.height), now, ())[0]
+        return self._zones.see(detections, (frame.width, frame.height), now, {})[0]
 
     def silent(self, seconds: float, *, is_up: bool) -> Seen:
         """Ends the objects that would be lost by now; to be called from time to time while no frame comes.
@@ -141,3 +142,7 @@ class StreamAnalytics:
 
 def _tracking(config: StreamConfig) -> tuple[bool, float, float]:
     return config.track, config.track_max_lost_seconds, config.track_start_score
+
+
+def _is_paced(config: StreamConfig) -> bool:
+    return config.pace == "realtime"

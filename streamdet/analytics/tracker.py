@@ -41,8 +41,12 @@ _CONFIRMED_SECONDS = 0.5
 # Until then it may be a mistake: it is given up this soon after it is missed, or later by the time for which it was
 # seen.
 _FIRST_PATIENCE_SECONDS = 0.5
-# A presentation time that jumps by more is ignored.
+# Another label must lead by this factor, so that two labels that are nearly equal do not take turns.
+_LABEL_LEAD = 1.2
+# A presentation time that jumps by more is ignored, and so is one that runs ahead of our clock by this much more than
+# any before it did.
 _MAX_STEP_SECONDS = 10.0
+_LARGEST_LEAD_SECONDS = 0.5
 
 
 def is_confirmed(sights: int, seconds: float) -> bool:
@@ -56,44 +60,70 @@ def is_confirmed(sights: int, seconds: float) -> bool:
 
 
 class StreamClock:
-    """Seconds that only go forward, from presentation times where these are plausible."""
+    """Seconds that only go forward, from presentation times where these are plausible.
 
-    def __init__(self) -> None:
+    Args:
+        is_paced: whether frames come as fast as time goes by, so that presentation times cannot run ahead of it. They
+            may be late, and then come all at once.
+
+    Attributes:
+        is_paced: the same.
+    """
+
+    def __init__(self, *, is_paced: bool = True) -> None:
+        self.is_paced = is_paced
         self._seconds = 0.0
         self._pts: float | None = None
         self._captured = 0.0
+        self._lead = 0.0
 
     def at(self, pts_seconds: float | None, captured_monotonic_seconds: float) -> float:
         """The time of a frame.
 
-        Presentation times jump when a source is connected again or a file begins again; then the time between the
-        captures counts.
+        Presentation times jump when a source is connected again, a file begins again, or a camera sets its clock; then
+        the time between the captures counts.
 
         Args:
             pts_seconds: presentation time; None where the source gives none.
             captured_monotonic_seconds: monotonic time of the capture.
         """
         step = captured_monotonic_seconds - self._captured
-        if pts_seconds is not None and self._pts is not None and 0 < pts_seconds - self._pts < _MAX_STEP_SECONDS:
-            step = pts_seconds - self._pts
+        if pts_seconds is not None:
+            lead = pts_seconds - captured_monotonic_seconds
+            pts_step = 0.0 if self._pts is None else pts_seconds - self._pts
+            runs_ahead = self.is_paced and min(pts_step, lead - self._lead) > _LARGEST_LEAD_SECONDS
+            if 0 < pts_step < _MAX_STEP_SECONDS and not runs_ahead:
+                step, lead = pts_step, max(lead, self._lead)
+            self._lead = lead
         self._pts, self._captured = pts_seconds, captured_monotonic_seconds
         self._seconds += max(step, 1e-3)
         return self._seconds
 
 
-class _Track:
+class Track:
     """One object: where it is, how fast it moves, and how certain that is.
 
     Centre, size and speed are in pixels and pixels per second. The variances of position and speed, and their
     covariance, are those of the Kalman filter; they are the same for x and y.
+
+    Attributes:
+        track_id: never used twice in a stream.
+        label: the one with the largest sum of scores.
+        score: the best.
+        began: when it was detected first, in seconds of the stream.
+        seen: when it was detected last.
+        sights: how often it was detected.
     """
 
     __slots__ = (
+        "_votes",
         "began",
         "covariance",
         "height",
         "label",
+        "last_label",
         "position_variance",
+        "score",
         "seen",
         "sights",
         "speed_variance",
@@ -108,7 +138,9 @@ class _Track:
     def __init__(self, track_id: int, found: Detection, now: float) -> None:
         x1, y1, x2, y2 = found.box
         self.track_id = track_id
-        self.label = found.label
+        self.label = self.last_label = found.label
+        self.score = found.score
+        self._votes = {found.label: found.score}
         self.began = self.seen = now
         self.sights = 1
         self.x, self.y = (x1 + x2) / 2, (y1 + y2) / 2
@@ -143,20 +175,37 @@ class _Track:
         self.speed_variance -= speed_gain * self.covariance
         self.position_variance *= 1 - gain
         self.covariance *= 1 - gain
-        self.label, self.seen = found.label, now
+        self.seen = now
         self.sights += 1
+        self._vote(found)
+
+    def scale(self, x: float, y: float) -> None:
+        """Goes on in a picture of another size."""
+        self.x, self.vx, self.width = x * self.x, x * self.vx, x * self.width
+        self.y, self.vy, self.height = y * self.y, y * self.vy, y * self.height
+        self.position_variance *= x * y
+        self.covariance *= x * y
+        self.speed_variance *= x * y
 
     def is_lost(self, before: float, now: float, max_lost_seconds: float) -> bool:
         """Whether it was not seen for too long; `before` is the time of the frame before this one."""
         lost_seconds, seen_seconds = now - self.seen, self.seen - self.began
-        if lost_seconds > max_lost_seconds or is_confirmed(self.sights, seen_seconds):
-            return lost_seconds > max_lost_seconds
-        return self.seen < before and lost_seconds > _FIRST_PATIENCE_SECONDS + seen_seconds
+        if lost_seconds > max_lost_seconds:
+            return True
+        is_missed = self.seen < before and lost_seconds > _FIRST_PATIENCE_SECONDS + seen_seconds
+        return is_missed and not is_confirmed(self.sights, seen_seconds)
 
     def expected(self) -> Box:
         """The box in which it is expected."""
         dx, dy = self.width / 2, self.height / 2
         return self.x - dx, self.y - dy, self.x + dx, self.y + dy
+
+    def _vote(self, found: Detection) -> None:
+        label, votes = found.label, self._votes
+        votes[label] = votes.get(label, 0.0) + found.score
+        if label != self.label and votes[label] > _LABEL_LEAD * votes[self.label]:
+            self.label = label
+        self.last_label, self.score = label, max(self.score, found.score)
 
 
 class Tracker:
@@ -174,7 +223,7 @@ class Tracker:
         self._ids = ids
         self._now = 0.0
         self._size = (0, 0)
-        self._tracks: list[_Track] = []
+        self._tracks: list[Track] = []
 
     def update(self, detections: Sequence[Detection], now: float, size: tuple[int, int]) -> list[Detection]:
         """The same detections in the same order, with track ids.
@@ -182,11 +231,13 @@ class Tracker:
         Args:
             detections: of one frame.
             now: seconds of the stream, later than at the frame before.
-            size: width and height of the frame in pixels; when it changes, everything is forgotten.
+            size: width and height of the frame in pixels; when it changes, the same picture is taken to be smaller or
+                larger.
         """
         if size != self._size:
+            for track in self._tracks:
+                track.scale(size[0] / self._size[0], size[1] / self._size[1])
             self._size = size
-            self._tracks = []
         before, self._now = self._now, now
         # An object that was lost before this frame is gone, wherever it turns up.
         self._tracks = [track for track in self._tracks if not track.is_lost(before, now, self.max_lost_seconds)]
@@ -201,18 +252,18 @@ class Tracker:
                 track_id = track_of[index].track_id
             elif found.score >= self.start_score:
                 track_id = next(self._ids)
-                self._tracks.append(_Track(track_id, found, now))
+                self._tracks.append(Track(track_id, found, now))
             given.append(Detection(found.label, found.score, found.box, track_id, found.zones))
         return given
 
-    def alive(self) -> frozenset[int]:
-        """The ids of objects that may be seen again."""
-        return frozenset(track.track_id for track in self._tracks)
+    def tracks(self) -> dict[int, Track]:
+        """The objects that may be seen again, by track id."""
+        return {track.track_id: track for track in self._tracks}
 
-    def _assign(self, detections: Sequence[Detection]) -> dict[int, _Track]:
+    def _assign(self, detections: Sequence[Detection]) -> dict[int, Track]:
         """The track that each detection continues: high scores choose before others, the best pairs first."""
         sure, unsure = self._pairs(detections)
-        track_of: dict[int, _Track] = {}
+        track_of: dict[int, Track] = {}
         taken: set[int] = set()
         for pairs in (sure, unsure):
             pairs.sort(key=_rank_of, reverse=True)
@@ -230,7 +281,7 @@ class Tracker:
         for row, track in enumerate(self._tracks):
             box = track.expected()
             costs = (self._now - track.seen) * _LOST_COSTS_PER_SECOND
-            expected.append((row, track.label, costs, box, _with_margin(box)))
+            expected.append((row, track.last_label, costs, box, _with_margin(box)))
         for index, found in enumerate(detections):
             is_sure = found.score >= self.start_score
             pairs, lowest = (sure, _MIN_OVERLAP) if is_sure else (unsure, _GOOD_OVERLAP)

@@ -1,22 +1,29 @@
 """Zones, lines and masks: which areas objects are in, and which lines they cross. Pure geometry.
 
-The position of an object is the middle of the lower edge of its box: its feet or wheels. All points are fractions of
-the picture's width and height, so shapes stay valid when the size of the picture changes.
+What counts of an object is its anchor: the middle of the lower edge of its box (its feet or wheels), the middle of the
+box, or all of it. The points of shapes are fractions of the picture's width and height, so that shapes stay valid when
+the size of the picture changes.
 
 Boxes jitter, by a few hundredths of the object's height when nothing moves, and by most of it when two objects merge
 into one box for a moment. So a tracked object counts as inside an area, or on one side of a line, until it is on the
-other side by a margin in units of its own height. Small steps are smoothed, and a box whose height changes suddenly, or
-that jumps, is ignored until the change has lasted for a while.
+other side by a margin in units of its own height, or by half of that for a while. Then it has been there since it came
+to that side. Small steps are smoothed, and a box whose height changes suddenly, or that jumps, is ignored until the
+change has lasted for a while.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypeVar
 
-from streamdet.analytics.objects import Durations
-from streamdet.config.stream import LineConfig, PolygonConfig, StreamConfig, side_of
-from streamdet.types import Crossing, Detection, Direction, Geometry, Point, Shape
+from streamdet.analytics.tracker import Track
+from streamdet.config.stream import Anchor, LineConfig, MaskConfig, StreamConfig, ZoneConfig, side_of
+from streamdet.types import Box, Crossing, Detection, Direction, Geometry, Point, Shape
+
+Durations = Mapping[str, tuple[tuple[float, Literal["dwell", "loiter"]], ...]]
+"""For each zone the durations of a visit that are reported, in seconds and rising, and as what."""
+Size = tuple[int, int]
 
 # How far an object must be from a line to be clearly on one side: parts of its own height and of the picture's.
 # Measured on people who stand still in noise (20 s, 163 lines, all frames or every second or third): no crossing; 314
@@ -24,6 +31,9 @@ from streamdet.types import Crossing, Detection, Direction, Geometry, Point, Sha
 # crossings of a minute of the sample clip's source 148 are counted, in 1336 cases without a crossing 2 are.
 _CLEAR_OF_HEIGHT = 0.2
 _CLEAR_OF_PICTURE = 0.005
+# To be inside an area or outside it, this part of the margin is enough for an object that stays on that side this long.
+_STAYED_SECONDS = 1.0
+_STAYED_CLEAR = 0.5
 # A box whose height differs from before by more than this (natural logarithm; and by the second value more for each
 # second between, up to one) shows another part of the object, or two objects.
 _GROWTH = 0.2
@@ -41,11 +51,15 @@ _GROWN_SECONDS = 0.5
 # Steps shorter than this part of the height are averaged with the place before; longer ones are taken as they are.
 _SMALL_STEP = 0.1
 _SMALL_STEP_GAIN = 0.5
-_HEIGHT_GAIN = 0.3
+_SIZE_GAIN = 0.3
+# An object that was within the sizes of a shape stays so until it is out of them by this factor.
+_OTHER_SIZE = 1.1
 # A side of an area that is this close to the edge of the picture is meant to lie on it: no margin is needed there.
 _EDGE = 0.02
-# The margin is at most this part of the radius of the largest circle in the area, so that narrow areas can be entered.
+# The margin is at most this part of the radius of the largest circle in the area, so that narrow areas can be entered,
+# and of the width and height of a box that counts as a whole.
 _MOST_OF_RADIUS = 0.5
+_MOST_OF_BOX = 0.25
 _RADIUS_GRID = 16
 
 
@@ -54,23 +68,32 @@ class Zones:
 
     Args:
         config: of the stream.
+
+    Attributes:
+        geometry: the shapes, to be drawn; None where the stream has none.
+        durations: of visits to the zones, to be reported.
     """
 
     def __init__(self, config: StreamConfig) -> None:
-        self._zones = [_Area(zone) for zone in config.zones]
-        self._masks = [_Area(mask) for mask in config.masks]
-        self._lines = [_Line(line) for line in config.lines]
-        self._feet: dict[int, _Foot] = {}
-        self.geometry = _geometry(config)
+        self._places: dict[int, _Place] = {}
+        self._size: Size = (0, 0)
+        self._zones: dict[str, _Area] = {}
+        self._masks: dict[str, _Area] = {}
+        self._lines: dict[str, _Line] = {}
+        self.geometry: Geometry | None = None
         self.durations: Durations = {}
-        self._now = 0.0
+        self.set_config(config)
 
-    def since(self, zone: str, track_id: int) -> float:  # noqa: ARG002 - it will
-        """Since when a track has been where it is, inside a zone or outside it; a time of the stream."""
-        return self._now
+    def set_config(self, config: StreamConfig) -> None:
+        """Takes other shapes; those that stay as they are know where each object was."""
+        self._zones = {z.name: _kept(self._zones.get(z.name), z) or _Area(z, self._size) for z in config.zones}
+        self._masks = {m.name: _kept(self._masks.get(m.name), m) or _Area(m, self._size) for m in config.masks}
+        self._lines = {n.name: _kept(self._lines.get(n.name), n) or _Line(n, self._size) for n in config.lines}
+        self.geometry = _geometry(config)
+        self.durations = {zone.name: _durations(zone) for zone in config.zones}
 
     def see(
-        self, detections: Iterable[Detection], size: tuple[int, int], now: float, alive: Collection[int]
+        self, detections: Iterable[Detection], size: Size, now: float, tracks: Mapping[int, Track]
     ) -> tuple[list[Detection], tuple[Crossing, ...]]:
         """Takes the detections of the next frame.
 
@@ -78,185 +101,371 @@ class Zones:
             detections: of one frame; those without a track id are judged by this frame alone and cross no line.
             size: width and height of the frame in pixels.
             now: seconds of the stream, later than at the frame before.
-            alive: tracks that may be seen again; others are forgotten.
+            tracks: those that may be seen again, by track id; others are forgotten. Labels and scores are theirs.
 
         Returns:
             The detections that no mask hides, with the names of their zones; and the lines that objects have crossed
             since they were last clear of them.
         """
-        self._forget(alive)
-        self._now = now
+        if size != self._size:
+            self._fit(size)
+        self._forget(tracks)
         kept: list[Detection] = []
         crossed: list[Crossing] = []
+        zones, masks, lines = self._zones.values(), self._masks.values(), self._lines.values()
         for found in detections:
-            foot = self._step(found, size, now)
+            track = tracks.get(found.track_id) if found.track_id is not None else None
+            place = self._step(found, track, now)
             # Every area follows the object, also where a mask hides it.
-            hidden = [mask.name for mask in self._masks if mask.holds(found, foot, size)]
-            names = tuple(zone.name for zone in self._zones if zone.holds(found, foot, size))
+            names = [zone.name for zone in zones if zone.holds(found, track, place, now)]
+            hidden = [mask.name for mask in masks if mask.holds(found, track, place, now)]
             if hidden:
                 continue
-            kept.append(Detection(found.label, found.score, found.box, found.track_id, names) if names else found)
-            crossed += [c for line in self._lines if (c := line.crossed(found, foot, size)) is not None]
+            kept.append(
+                Detection(found.label, found.score, found.box, found.track_id, tuple(names)) if names else found
+            )
+            if track is not None:
+                crossed += [c for line in lines if (c := line.crossed(track, place)) is not None]
         return kept, tuple(crossed)
 
-    def _step(self, found: Detection, size: tuple[int, int], now: float) -> _Foot:
-        foot = self._feet.get(found.track_id) if found.track_id is not None else None
-        if foot is not None:
-            foot.step(found, size, now)
-            return foot
-        foot = _Foot(found, size, now)
-        if found.track_id is not None:
-            self._feet[found.track_id] = foot
-        return foot
+    def since(self, zone: str, track_id: int) -> float | None:
+        """Since when an object has been where it is, inside a zone or outside, in seconds of the stream.
 
-    def _forget(self, alive: Collection[int]) -> None:
-        for gone in self._feet.keys() - alive:
-            del self._feet[gone]
-            for area in (*self._zones, *self._masks):
-                area.inside.pop(gone, None)
-            for line in self._lines:
+        None where it has not been seen since there is such a zone.
+        """
+        area = self._zones.get(zone)
+        stay = area.stays.get(track_id) if area is not None else None
+        return None if stay is None else stay.changed
+
+    def turned(self, zone: str, track_id: int) -> float | None:
+        """Since when an object that counts as inside a zone has not quite been there; None where it is."""
+        area = self._zones.get(zone)
+        stay = area.stays.get(track_id) if area is not None else None
+        return None if stay is None else stay.turned
+
+    def _step(self, found: Detection, track: Track | None, now: float) -> _Place:
+        if track is None:
+            return _Place(found, self._size, now)
+        place = self._places.get(track.track_id)
+        if place is None:
+            place = self._places[track.track_id] = _Place(found, self._size, now)
+        else:
+            place.step(found, self._size, now)
+        return place
+
+    def _fit(self, size: Size) -> None:
+        if 0 not in self._size:
+            for place in self._places.values():
+                place.scale(size[0] / self._size[0], size[1] / self._size[1])
+        self._size = size
+        for area in (*self._zones.values(), *self._masks.values()):
+            area.fit(size)
+        for line in self._lines.values():
+            line.fit(size)
+
+    def _forget(self, tracks: Mapping[int, Track]) -> None:
+        for gone in self._places.keys() - tracks.keys():
+            del self._places[gone]
+            for area in (*self._zones.values(), *self._masks.values()):
+                area.stays.pop(gone, None)
+            for line in self._lines.values():
                 line.clear_points.pop(gone, None)
 
 
-class _Foot:
-    """The place where one object stands.
+class _Place:
+    """The place where one object stands, in pixels.
 
     Attributes:
-        point: pixels.
-        margin: pixels by which it must be beyond a side to count as beyond.
-        holds_still: the box was ignored this time; `point` is from before.
-        is_new: `point` does not continue those before: it is the first one, or that of a box of another height.
+        x, y: the middle of the lower edge of its box.
+        width: of its box.
+        height: of its box.
+        part: of the picture's height that its box takes.
+        margin: by which it must be beyond a side to count as beyond.
+        holds_still: the box was ignored this time; all else is from before.
+        is_new: the place does not continue those before: it is the first one, or that of a box of another height.
+        before: x, y and height at the step before, and when that was; None for a first place.
     """
 
-    def __init__(self, found: Detection, size: tuple[int, int], now: float) -> None:
+    __slots__ = (
+        "_odd_since",
+        "_seen",
+        "_steps",
+        "_vx",
+        "_vy",
+        "before",
+        "height",
+        "holds_still",
+        "is_new",
+        "margin",
+        "part",
+        "width",
+        "x",
+        "y",
+    )
+
+    def __init__(self, found: Detection, size: Size, now: float) -> None:
+        self.before: tuple[float, float, float, float] | None = None
         self._begin(found, size, now)
 
-    def _begin(self, found: Detection, size: tuple[int, int], now: float) -> None:
-        self.point = _foot_of(found)
-        self._height = _height_of(found)
-        self._velocity: Point = (0.0, 0.0)
+    def _begin(self, found: Detection, size: Size, now: float) -> None:
+        x1, y1, x2, y2 = found.box
+        self.x, self.y = (x1 + x2) / 2, y2
+        # A box that is clipped at the edge of the picture may have no height at all.
+        self.width, self.height = x2 - x1, max(y2 - y1, 1.0)
+        self._vx = self._vy = 0.0
         self._steps = 0
         self._seen = now
         self._odd_since: float | None = None
-        self.margin = self._margin(found, size)
+        self._measure(found, size)
         self.holds_still, self.is_new = False, True
 
-    def step(self, found: Detection, size: tuple[int, int], now: float) -> None:
+    def step(self, found: Detection, size: Size, now: float) -> None:
         """Moves to where the object is in the next frame that shows it."""
-        if self._is_odd(found, now):
+        x1, y1, x2, y2 = found.box
+        new_x, new_y, new_height = (x1 + x2) / 2, y2, max(y2 - y1, 1.0)
+        if self._is_odd(new_x, new_y, new_height, now):
             self._odd_since = now if self._odd_since is None else self._odd_since
             if now - self._odd_since >= _GROWN_SECONDS:
+                self.before = self.x, self.y, self.height, self._seen
                 self._begin(found, size, now)
             else:
                 self.holds_still, self.is_new = True, False
             return
-        (x, y), (new_x, new_y) = self.point, _foot_of(found)
-        is_small = math.hypot(new_x - x, new_y - y) < _SMALL_STEP * self._height
-        gain = _SMALL_STEP_GAIN if is_small else 1.0
-        self.point = x + gain * (new_x - x), y + gain * (new_y - y)
-        seconds = now - self._seen
+        x, y, seconds = self.x, self.y, now - self._seen
+        self.before = x, y, self.height, self._seen
+        dx, dy, limit = new_x - x, new_y - y, _SMALL_STEP * self.height
+        if dx * dx + dy * dy < limit * limit:
+            dx, dy = _SMALL_STEP_GAIN * dx, _SMALL_STEP_GAIN * dy
+        self.x, self.y = x + dx, y + dy
         follows = min(1.0, seconds / _VELOCITY_SECONDS)
-        vx, vy = self._velocity
-        moved_x, moved_y = (self.point[0] - x) / seconds, (self.point[1] - y) / seconds
-        self._velocity = vx + follows * (moved_x - vx), vy + follows * (moved_y - vy)
+        self._vx += follows * (dx / seconds - self._vx)
+        self._vy += follows * (dy / seconds - self._vy)
         self._steps += 1
-        self._height += _HEIGHT_GAIN * (_height_of(found) - self._height)
+        self.height += _SIZE_GAIN * (new_height - self.height)
+        self.width += _SIZE_GAIN * (x2 - x1 - self.width)
         self._seen, self._odd_since = now, None
-        self.margin = self._margin(found, size)
+        self._measure(found, size)
         self.holds_still = self.is_new = False
 
-    def _is_odd(self, found: Detection, now: float) -> bool:
+    def scale(self, x: float, y: float) -> None:
+        """Goes on in a picture of another size."""
+        self.x, self._vx, self.width = x * self.x, x * self._vx, x * self.width
+        self.y, self._vy, self.height = y * self.y, y * self._vy, y * self.height
+        self.before = None
+
+    def at(self, anchor: Anchor) -> Point:
+        """The point that counts."""
+        return (self.x, self.y - self.height / 2) if anchor == "center" else (self.x, self.y)
+
+    def was_at(self, anchor: Anchor) -> tuple[Point, float] | None:
+        """The point that counted at the step before, and when that was."""
+        if self.before is None:
+            return None
+        x, y, height, seen = self.before
+        return ((x, y - height / 2) if anchor == "center" else (x, y)), seen
+
+    def box(self, grown: float = 0.0) -> Box:
+        """The box, larger by this on every side; smaller below 0, but not by more than a part of it."""
+        half = self.width / 2
+        if grown < 0:
+            grown = -min(-grown, _MOST_OF_BOX * self.width, _MOST_OF_BOX * self.height)
+        return self.x - half - grown, self.y - self.height - grown, self.x + half + grown, self.y + grown
+
+    def _is_odd(self, new_x: float, new_y: float, new_height: float, now: float) -> bool:
         """Whether the box cannot be what the object looks like now: it has grown, shrunk or jumped too much."""
         seconds = now - self._seen
-        growth = abs(math.log(_height_of(found) / self._height))
+        growth = abs(math.log(new_height / self.height))
         if growth > _GROWTH + _GROWTH_PER_SECOND * min(seconds, _MOST_GROWTH_SECONDS):
             return True
-        (x, y), (vx, vy), (new_x, new_y) = self.point, self._velocity, _foot_of(found)
-        jump = math.hypot(new_x - x - vx * seconds, new_y - y - vy * seconds) / self._height
+        jump = math.hypot(new_x - self.x - self._vx * seconds, new_y - self.y - self._vy * seconds) / self.height
         return self._steps >= _STEPS_OF_VELOCITY and jump > _JUMP + _JUMP_PER_SECOND * seconds
 
-    def _margin(self, found: Detection, size: tuple[int, int]) -> float:
+    def _measure(self, found: Detection, size: Size) -> None:
         width, height = size
         x1, _, x2, y2 = found.box
+        self.part = self.height / height
         least = _CLEAR_OF_PICTURE * height
         # On its way out of the picture it may never get further from a line that is close to the edge.
         leaves = x1 < 1 or x2 > width - 1 or y2 > height - 1
-        return least if leaves else least + _CLEAR_OF_HEIGHT * self._height
+        self.margin = least if leaves else least + _CLEAR_OF_HEIGHT * self.height
+
+
+class _Filter:
+    """Which objects a shape counts."""
+
+    def __init__(self, config: ZoneConfig | MaskConfig | LineConfig) -> None:
+        self._labels = frozenset(config.labels)
+        self._min_score = 0.0 if isinstance(config, MaskConfig) else config.min_score
+        self._min_size, self._max_size = config.min_size, config.max_size
+
+    def wants(self, one: Detection | Track) -> bool:
+        """By label and score."""
+        return one.score >= self._min_score and (not self._labels or one.label in self._labels)
+
+    def fits(self, part: float, *, did: bool = False) -> bool:
+        """By size, with regard to whether it did before."""
+        factor = _OTHER_SIZE if did else 1.0
+        return self._min_size <= part * factor and part <= self._max_size * factor
+
+
+class _Stay:
+    """Where one object is, inside an area or outside.
+
+    Attributes:
+        is_inside: whether it is inside, whatever it is.
+        since: since when, in seconds of the stream.
+        turned: since when it is on the other side, not clearly yet; None where it is not.
+        fits: whether it has the size that counts.
+        fits_since: since when it has that size, or another.
+        counts: whether it is inside and counts.
+        changed: since when.
+    """
+
+    __slots__ = ("changed", "counts", "fits", "fits_since", "is_inside", "since", "turned")
+
+    def __init__(self, now: float, *, is_inside: bool, fits: bool) -> None:
+        self.is_inside, self.fits, self.counts = is_inside, fits, False
+        self.since = self.fits_since = self.changed = now
+        self.turned: float | None = None
 
 
 class _Area:
     """A zone or a mask, and which tracked objects are inside."""
 
-    def __init__(self, config: PolygonConfig) -> None:
+    def __init__(self, config: ZoneConfig | MaskConfig, size: Size) -> None:
+        self.config = config
         self.name = config.name
-        self.inside: dict[int, bool] = {}
-        self._polygon = config.polygon
-        self._labels = frozenset(config.labels)
-        ends = zip(config.polygon, config.polygon[1:] + config.polygon[:1], strict=True)
-        self._sides = [(start, end) for start, end in ends if not _lies_on_the_edge(start, end)]
-        self._radius: tuple[tuple[int, int], float] | None = None
+        self.stays: dict[int, _Stay] = {}
+        self._filter = _Filter(config)
+        self._anchor = config.anchor
+        self._is_mask = isinstance(config, MaskConfig)
+        self.fit(size)
 
-    def holds(self, found: Detection, foot: _Foot, size: tuple[int, int]) -> bool:
-        """Whether the object counts as inside, with regard to the margin and to where it was before."""
-        if not _counts(self._labels, found):
-            return False
-        was = None if found.track_id is None else self.inside.get(found.track_id)
-        if was is not None and foot.holds_still:
-            return was
-        width, height = size
-        now = contains(self._polygon, (foot.point[0] / width, foot.point[1] / height))
-        if was is not None and was != now and self._distance(foot.point, size) < self._margin(foot, size):
-            now = was
-        if found.track_id is not None:
-            self.inside[found.track_id] = now
-        return now
-
-    def _margin(self, foot: _Foot, size: tuple[int, int]) -> float:
-        if self._radius is None or self._radius[0] != size:
-            self._radius = size, self._radius_at(size)
-        return min(foot.margin, _MOST_OF_RADIUS * self._radius[1])
-
-    def _distance(self, point: Point, size: tuple[int, int]) -> float:
-        """Pixels from the nearest side that does not lie on the edge of the picture."""
-        sides = [(_pixels(start, size), _pixels(end, size)) for start, end in self._sides]
-        return min((distance(start, end, point) for start, end in sides), default=math.inf)
-
-    def _radius_at(self, size: tuple[int, int]) -> float:
-        """About the radius in pixels of the largest circle inside; what lies outside the picture counts as inside."""
+    def fit(self, size: Size) -> None:
+        """Goes on in a picture of this size."""
+        corners = self.config.polygon
+        self._polygon = [_pixels(corner, size) for corner in corners]
         xs, ys = zip(*self._polygon, strict=True)
+        self._bounds = min(xs), min(ys), max(xs), max(ys)
+        sides = zip(corners, corners[1:] + corners[:1], strict=True)
+        self._sides = [(_pixels(a, size), _pixels(b, size)) for a, b in sides if not _lies_on_the_edge(a, b)]
+        self._radius: float | None = None
+
+    def holds(self, found: Detection, track: Track | None, place: _Place, now: float) -> bool:
+        """Whether the object is inside and counts, with regard to where it was before."""
+        if track is None:
+            return self._filter.wants(found) and self._filter.fits(place.part) and self._has(place)
+        stay = self.stays.get(track.track_id)
+        if stay is None:
+            fits = self._filter.fits(place.part)
+            stay = self.stays[track.track_id] = _Stay(now, is_inside=self._has(place), fits=fits)
+        elif not place.holds_still:
+            self._follow(stay, place, now)
+        if self._is_mask:
+            # It hides what may not be seen: an object whose label is mistaken in one frame as well.
+            return stay.is_inside and stay.fits and (self._filter.wants(found) or self._filter.wants(track))
+        # Once an object counts it does so for all of its visit, whatever becomes of its label.
+        counts = stay.is_inside and stay.fits and (stay.counts or self._filter.wants(track))
+        if counts != stay.counts:
+            stay.counts, stay.changed = counts, max(stay.since, stay.fits_since)
+        return counts
+
+    def _follow(self, stay: _Stay, place: _Place, now: float) -> None:
+        fits = self._filter.fits(place.part, did=stay.fits)
+        if fits != stay.fits:
+            stay.fits, stay.fits_since = fits, now
+        is_inside = self._has(place)
+        if is_inside == stay.is_inside:
+            stay.turned = None
+            return
+        if stay.turned is None:
+            stay.turned = self._crossed_at(place, now)
+        if self._is_clear(place, is_inside, 1.0) or (
+            now - stay.turned >= _STAYED_SECONDS and self._is_clear(place, is_inside, _STAYED_CLEAR)
+        ):
+            stay.is_inside, stay.since, stay.turned = is_inside, stay.turned, None
+
+    def _has(self, place: _Place) -> bool:
+        left, top, right, bottom = self._bounds
+        if self._anchor == "any":
+            x1, y1, x2, y2 = box = place.box()
+            return x1 <= right and x2 >= left and y1 <= bottom and y2 >= top and touches(self._polygon, box)
+        x, y = point = place.at(self._anchor)
+        return left <= x <= right and top <= y <= bottom and contains(self._polygon, point)
+
+    def _is_clear(self, place: _Place, is_inside: bool, part: float) -> bool:
+        """Whether the object is on this side by a part of the margin."""
+        if self._radius is None:
+            self._radius = self._largest_radius()
+        margin = part * min(place.margin, _MOST_OF_RADIUS * self._radius)
+        if self._anchor == "any":
+            return touches(self._polygon, place.box(-margin if is_inside else margin)) == is_inside
+        return self._distance(place.at(self._anchor)) >= margin
+
+    def _crossed_at(self, place: _Place, now: float) -> float:
+        """When the object has come to the side where it is, between the step before and this one."""
+        was_at = place.was_at(self._anchor)
+        if was_at is None:
+            return now
+        point, seen = was_at
+        if self._anchor == "any":
+            return (seen + now) / 2
+        before, after = self._distance(point), self._distance(place.at(self._anchor))
+        part = before / (before + after) if 0 < before + after < math.inf else 0.5
+        return seen + part * (now - seen)
+
+    def _distance(self, point: Point) -> float:
+        """Pixels from the nearest side that does not lie on the edge of the picture."""
+        return min((distance(start, end, point) for start, end in self._sides), default=math.inf)
+
+    def _largest_radius(self) -> float:
+        """About the radius in pixels of the largest circle inside; what lies outside the picture counts as inside."""
+        left, top, right, bottom = self._bounds
         radius = 0.0
         for column in range(_RADIUS_GRID):
-            x = min(xs) + (max(xs) - min(xs)) * (column + 0.5) / _RADIUS_GRID
+            x = left + (right - left) * (column + 0.5) / _RADIUS_GRID
             for row in range(_RADIUS_GRID):
-                y = min(ys) + (max(ys) - min(ys)) * (row + 0.5) / _RADIUS_GRID
+                y = top + (bottom - top) * (row + 0.5) / _RADIUS_GRID
                 if contains(self._polygon, (x, y)):
-                    radius = max(radius, self._distance(_pixels((x, y), size), size))
+                    radius = max(radius, self._distance((x, y)))
         return radius
 
 
 class _Line:
     """A line, and where each tracked object was when it was last clear of it."""
 
-    def __init__(self, config: LineConfig) -> None:
+    def __init__(self, config: LineConfig, size: Size) -> None:
+        self.config = config
         self.clear_points: dict[int, Point] = {}
-        self._name = config.name
-        self._ends = config.points
-        self._labels = frozenset(config.labels)
+        self._filter = _Filter(config)
+        self._anchor = config.anchor
+        self._size = size
+        self.fit(size)
 
-    def crossed(self, found: Detection, foot: _Foot, size: tuple[int, int]) -> Crossing | None:
+    def fit(self, size: Size) -> None:
+        """Goes on in a picture of this size."""
+        if 0 not in self._size:
+            x, y = size[0] / self._size[0], size[1] / self._size[1]
+            self.clear_points = {track: (x * px, y * py) for track, (px, py) in self.clear_points.items()}
+        self._size = size
+        self._start, self._end = (_pixels(point, size) for point in self.config.points)
+
+    def crossed(self, track: Track, place: _Place) -> Crossing | None:
         """The crossing that the object has completed with this frame."""
-        if found.track_id is None or foot.holds_still or not _counts(self._labels, found):
+        if place.holds_still:
             return None
-        if foot.is_new:
+        if place.is_new:
             # The object did not move from the one box to the other.
-            self.clear_points.pop(found.track_id, None)
-        start, end = (_pixels(point, size) for point in self._ends)
-        if distance(start, end, foot.point) < foot.margin:
+            self.clear_points.pop(track.track_id, None)
+        point = place.at(self._anchor)
+        if distance(self._start, self._end, point) < place.margin:
             return None
-        before = self.clear_points.get(found.track_id)
-        self.clear_points[found.track_id] = foot.point
-        direction = None if before is None else crossing(start, end, before, foot.point)
-        return None if direction is None else Crossing(self._name, direction, found.track_id, found.label)
+        before = self.clear_points.get(track.track_id)
+        if before is not None and not (self._filter.wants(track) and self._filter.fits(place.part)):
+            return None
+        self.clear_points[track.track_id] = point
+        direction = None if before is None else crossing(self._start, self._end, before, point)
+        return None if direction is None else Crossing(self.config.name, direction, track.track_id, track.label)
 
 
 def contains(polygon: Sequence[Point], point: Point) -> bool:
@@ -295,21 +504,49 @@ def distance(start: Point, end: Point, point: Point) -> float:
     return float((x * x + y * y) ** 0.5)
 
 
-def _counts(labels: frozenset[str], found: Detection) -> bool:
-    return not labels or found.label in labels
+def touches(polygon: Sequence[Point], box: Box) -> bool:
+    """Whether a box and a polygon have a point in common."""
+    x1, y1, x2, y2 = box
+    if contains(polygon, ((x1 + x2) / 2, (y1 + y2) / 2)) or contains(polygon, (x1, y1)):
+        return True
+    start = polygon[-1]
+    for end in polygon:
+        if _passes(start, end, box):
+            return True
+        start = end
+    return False
 
 
-def _foot_of(found: Detection) -> Point:
-    x1, _, x2, y2 = found.box
-    return (x1 + x2) / 2, y2
+def _passes(start: Point, end: Point, box: Box) -> bool:
+    """Whether a segment has a point in a box: the part of it that is between left and right, above and below."""
+    first, last = 0.0, 1.0
+    for axis in (0, 1):
+        at, way, low, high = start[axis], end[axis] - start[axis], box[axis], box[axis + 2]
+        if way == 0:
+            if not low <= at <= high:
+                return False
+            continue
+        enters, leaves = sorted(((low - at) / way, (high - at) / way))
+        first, last = max(first, enters), min(last, leaves)
+    return first <= last
 
 
-def _height_of(found: Detection) -> float:
-    # A box that is clipped at the edge of the picture may have no height at all.
-    return max(found.box[3] - found.box[1], 1.0)
+_Part = TypeVar("_Part", _Area, _Line)
 
 
-def _pixels(point: Point, size: tuple[int, int]) -> Point:
+def _kept(before: _Part | None, config: ZoneConfig | MaskConfig | LineConfig) -> _Part | None:
+    """A shape of another configuration that is the same in this one."""
+    return before if before is not None and before.config == config else None
+
+
+def _durations(zone: ZoneConfig) -> tuple[tuple[float, Literal["dwell", "loiter"]], ...]:
+    durations: list[tuple[float, Literal["dwell", "loiter"]]] = [(seconds, "dwell") for seconds in zone.dwell_seconds]
+    if zone.loiter_seconds is not None:
+        durations.append((zone.loiter_seconds, "loiter"))
+    return tuple(sorted(durations))
+
+
+def _pixels(point: Point, size: Size) -> Point:
     return point[0] * size[0], point[1] * size[1]
 
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamdet.analytics.objects import MAX_PATH_POINTS, ObjectChange, PathPoint, thinned
+from streamdet.analytics.objects import ObjectChange, PathPoint, thinned
 from streamdet.analytics.stream_analytics import Seen, StreamAnalytics
 from streamdet.config import StreamConfig
 from streamdet.types import Box, Detection, EndReason, FrameInfo
+from streamdet.wire import MAX_PATH_POINTS
 
 WIDTH, HEIGHT = 1000, 500
 DOOR = {"name": "door", "polygon": [[0.4, 0.0], [0.6, 0.0], [0.6, 1.0], [0.4, 1.0]]}
@@ -147,7 +148,7 @@ def test_who_is_hidden_or_not_shown_for_a_while_is_the_same_object_in_the_same_v
         changes = [change for one in scene.published for change in one.changes]
         assert [change.change for change in changes] == ["enter", "leave"]
         assert {one.object.object_id for one in scene.published} == {"e-1"}
-        assert changes[1].seconds == pytest.approx(4.5, abs=0.8)
+        assert changes[1].seconds == pytest.approx(4.5, abs=0.15)
 
 
 def test_who_does_not_come_back_was_in_the_zone_until_last_seen() -> None:

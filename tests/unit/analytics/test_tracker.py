@@ -36,7 +36,7 @@ def test_an_object_keeps_its_id_and_two_have_two() -> None:
     for frame in range(50):
         found = tracker.update([person(100 + 5 * frame, 300), person(900 - 5 * frame, 800)], 1 + frame / 10, SIZE)
         assert ids_of(found) == [1, 2]
-    assert tracker.alive() == {1, 2}
+    assert tracker.tracks().keys() == {1, 2}
 
 
 def test_detections_come_back_as_they_were() -> None:
@@ -121,11 +121,13 @@ def test_another_label_is_another_object_unless_it_lies_in_the_same_place() -> N
     assert ids_of(tracker.update([person(330, 300, label="person")], 1.1, SIZE)) == [2]
 
 
-def test_another_size_of_the_picture_begins_again_with_new_ids() -> None:
+def test_an_object_keeps_its_id_where_the_picture_comes_in_another_size() -> None:
     tracker = tracker_of()
-    assert ids_of(tracker.update([person(300, 300)], 1.0, SIZE)) == [1]
-    assert ids_of(tracker.update([person(300, 300)], 1.1, (1280, 720))) == [2]
-    assert tracker.alive() == {2}
+    for frame in range(10):
+        tracker.update([person(300 + 15 * frame, 300)], 1 + frame / 10, SIZE)
+    smaller = person(300, 200, width=40)
+    assert ids_of(tracker.update([smaller], 2.0, (1280, 720))) == [1]
+    assert tracker.tracks().keys() == {1}
 
 
 boxes = st.builds(
@@ -145,7 +147,7 @@ def test_whatever_comes_ids_are_unique_rise_and_never_return(frames: list[tuple[
     tracker, now, given_up, highest = tracker_of(), 0.0, set[int](), 0
     for detections, pause in frames:
         now += pause
-        before = tracker.alive()
+        before = tracker.tracks().keys()
         found = tracker.update(detections, now, SIZE)
         ids = [one.track_id for one in found if one.track_id is not None]
         assert len(ids) == len(set(ids))
@@ -156,7 +158,17 @@ def test_whatever_comes_ids_are_unique_rise_and_never_return(frames: list[tuple[
         assert all(track_id > highest for track_id in new)
         highest = max([highest, *ids])
         assert not given_up & set(ids)
-        given_up |= before - tracker.alive()
+        given_up |= before - tracker.tracks().keys()
+
+
+def test_a_track_has_the_label_with_the_most_votes_and_the_best_score() -> None:
+    tracker = tracker_of()
+    for frame, (label, score) in enumerate(
+        [("car", 0.7), ("truck", 0.75), ("truck", 0.8), ("car", 0.99), ("car", 0.9)]
+    ):
+        tracker.update([person(300, 300, score, label)], 1 + frame / 10, SIZE)
+        assert tracker.tracks()[1].label == ("car", "car", "truck", "truck", "car")[frame]
+    assert tracker.tracks()[1].score == 0.99
 
 
 def test_the_clock_follows_the_presentation_times_and_survives_their_jumps() -> None:
@@ -167,6 +179,25 @@ def test_the_clock_follows_the_presentation_times_and_survives_their_jumps() -> 
     ]]  # fmt: skip
     steps = [after - before for before, after in itertools.pairwise(at)]
     assert steps == pytest.approx([0.1, 0.1, 0.2, 0.1, 0.2, 0.1, 0.1, 0.001, 0.2], abs=1e-3)
+
+
+def test_the_clock_does_not_jump_with_that_of_a_camera() -> None:
+    """Frames of 10 per second, 3 s late from the 50th on and soon on time again; the camera sets its clock at the 80th.
+
+    That the frames between are late changes nothing.
+    """
+    clock, at = StreamClock(), list[float]()
+    for frame in range(120):
+        late = max(0.0, 3 - (frame - 50) / 10) if frame >= 50 else 0.0
+        at.append(clock.at(frame / 10 + (4 if frame >= 80 else 0), 100 + frame / 10 + late))
+    assert at[-1] - at[0] == pytest.approx(11.9, abs=0.2)
+    assert max(after - before for before, after in itertools.pairwise(at)) < 0.3
+
+
+def test_the_clock_of_a_file_that_is_read_as_fast_as_possible_is_its_own() -> None:
+    clock = StreamClock(is_paced=False)
+    at = [clock.at(5.0 * frame, 100 + frame / 100) for frame in range(10)]
+    assert at[-1] - at[0] == pytest.approx(45)
 
 
 def test_a_crowd_of_people_keeps_its_ids() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from streamdet.analytics.tracker import Track
 from streamdet.analytics.zones import Zones, contains, crossing, distance
 from streamdet.config import StreamConfig
 from streamdet.types import Crossing, Detection, Point
@@ -97,13 +98,13 @@ def test_detections_name_their_zones() -> None:
         {"name": "middle", "polygon": [[0.25, 0], [0.75, 0], [0.75, 1], [0.25, 1]], "labels": ["person"]},
     ])  # fmt: skip
     found = [at(0.1, 0.5), at(0.3, 0.5), at(0.3, 0.5, label="car"), at(0.9, 0.5)]
-    marked, _ = zones.see(found, SIZE, 1.0, ())
+    marked, _ = zones.see(found, SIZE, 1.0, {})
     assert [found.zones for found in marked] == [("left",), ("left", "middle"), ("left",), ()]
 
 
 def test_masks_hide_what_stands_in_them() -> None:
     zones = zones_of(masks=[{"name": "street", "polygon": LEFT, "labels": ["car"]}])
-    kept, _ = zones.see([at(0.1, 0.5), at(0.1, 0.5, label="car"), at(0.9, 0.5, label="car")], SIZE, 1.0, ())
+    kept, _ = zones.see([at(0.1, 0.5), at(0.1, 0.5, label="car"), at(0.9, 0.5, label="car")], SIZE, 1.0, {})
     assert [(found.label, found.box[0]) for found in kept] == [("person", 18), ("car", 178)]
 
 
@@ -116,7 +117,8 @@ class Watch:
 
     def see(self, *found: Detection, size: tuple[int, int] = SIZE) -> tuple[list[Detection], list[Crossing]]:
         self.now += 0.1
-        kept, crossed = self.zones.see(found, size, self.now, {one.track_id for one in found} - {None})
+        tracks = {one.track_id: Track(one.track_id, one, self.now) for one in found if one.track_id is not None}
+        kept, crossed = self.zones.see(found, size, self.now, tracks)
         return kept, list(crossed)
 
     def walk(self, *heights: float, track_id: int = 7, x: float = 0.5) -> list[Crossing]:
@@ -193,7 +195,8 @@ def test_a_quick_walk_is_counted_at_any_rate(frames_apart: int) -> None:
     crossed: list[Crossing] = []
     for number in range(0, 30, frames_apart):
         foot = 200 + number * 9
-        crossed += zones.see([person(foot, foot / 2)], FRAME, 1 + number / 10, {7})[1]
+        found = person(foot, foot / 2)
+        crossed += zones.see([found], FRAME, 1 + number / 10, {7: Track(7, found, 1)})[1]
     assert [one.direction for one in crossed] == ["in"]
 
 
@@ -248,8 +251,9 @@ def test_tracks_that_ended_are_forgotten() -> None:
     for track_id in range(100):
         watch.see(at(0.5, 0.4, track_id), at(0.2, 0.4, 1000 + track_id, "car"))
     zones = watch.zones
-    assert len(zones._feet) == 2
-    kept = [*(area.inside for area in (*zones._zones, *zones._masks)), *(line.clear_points for line in zones._lines)]
+    assert len(zones._places) == 2
+    areas, lines = (*zones._zones.values(), *zones._masks.values()), zones._lines.values()
+    kept = [*(area.stays for area in areas), *(line.clear_points for line in lines)]
     assert all(len(each) <= 2 for each in kept)
 
 
