@@ -40,6 +40,8 @@ _FILE_KEYS = (
     ("metrics", "tls_key_file"),
     ("metrics", "password_file"),
 )
+# Tables with a directory that is for them alone.
+_WITH_DIRECTORY = ("spool", "pictures")
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
@@ -54,8 +56,9 @@ def resolve_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
     for table, key in _FILE_KEYS:
         if isinstance(resolved.get(table), dict):
             resolved[table] = _absolute(resolved[table], key, folder, bool)
-    if isinstance(tables.get("spool"), dict):
-        resolved["spool"] = _absolute(tables["spool"], "directory", folder, bool)
+    for table in _WITH_DIRECTORY:
+        if isinstance(tables.get(table), dict):
+            resolved[table] = _absolute(tables[table], "directory", folder, bool)
     if isinstance(tables.get("streams"), list):
         resolved["streams"] = [_resolve_stream(stream, folder) for stream in tables["streams"]]
     return resolved
@@ -99,7 +102,7 @@ def detector_problems(table: object) -> Iterator[tuple[KeyPath, str]]:
 
 
 def unknown_labels(config: Config) -> Iterator[tuple[KeyPath, str]]:
-    """Finds labels of zones, lines, masks and rules that no detection will ever have."""
+    """Finds labels of zones, lines, masks, rules and of `blur` that no detection will ever have."""
     known = _published_labels(config)
     if known is None:
         return
@@ -107,6 +110,8 @@ def unknown_labels(config: Config) -> Iterator[tuple[KeyPath, str]]:
         for problem in _unpublished(rule.labels, known):
             yield ("rules", number, "labels"), problem
     for number, stream in enumerate(config.streams):
+        for problem in _unpublished(stream.blur, known):
+            yield ("streams", number, "blur"), problem
         for key in SHAPES:
             for index, shape in enumerate(getattr(stream, key)):
                 for problem in _unpublished(shape.labels, known):
@@ -154,6 +159,24 @@ def _unpublished(labels: Iterable[str], known: Sequence[str]) -> Iterator[str]:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return ", ".join(names[:_MAX_NAMES]) + more
+
+
+def shared_directories(tables: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Finds directories that two tables name, too, also by another path.
+
+    Args:
+        tables: as they were written, their paths made absolute.
+    """
+    known: dict[str, Path] = {}
+    for table in _WITH_DIRECTORY:
+        value = tables[table].get("directory") if isinstance(tables.get(table), dict) else None
+        if not isinstance(value, str) or not value or "\0" in value:
+            continue
+        directory = Path(os.path.realpath(value))
+        for other, other_directory in known.items():
+            if directory == other_directory:
+                yield (table, "directory"), f"is that of [{other}] as well; give each a directory of its own"
+        known[table] = directory
 
 
 def weights_path(weights: str) -> Path | None:

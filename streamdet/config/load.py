@@ -11,7 +11,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from streamdet.config.addresses import UrlKind, doubt_of_url, kind_of_url
-from streamdet.config.checks import detector_problems, missing_files, resolve_paths, rule_problems, unknown_labels
+from streamdet.config.checks import (
+    detector_problems,
+    missing_files,
+    resolve_paths,
+    rule_problems,
+    shared_directories,
+    unknown_labels,
+)
 from streamdet.config.explain import MAX_PROBLEMS, explain
 from streamdet.config.listening import (
     HOW_TO_CLOSE_CONTROL,
@@ -176,6 +183,8 @@ class _Reading:
         self._check_names("rules", "rule")
         self._check_ports()
         for path, problem in missing_files(merged):
+            self._problems.setdefault(path, problem)
+        for path, problem in shared_directories(merged):
             self._problems.setdefault(path, problem)
         for path, problem in detector_problems(merged.get("detector", {})):
             self._problems.setdefault(path, problem)

@@ -285,6 +285,57 @@ class SpoolConfig(BaseModel):
     )
 
 
+class PicturesConfig(BaseModel):
+    """Pictures of objects, when they end, and of alerts whose rule has `picture = true`, kept on disk."""
+
+    model_config = table("at a restart")
+
+    directory: str | None = Field(
+        None,
+        min_length=1,
+        description="A directory for the pictures of this daemon alone, relative to this file; created if it is "
+        "missing. Without it there are no pictures.",
+        examples=["/var/lib/streamdet/pictures"],
+    )
+    max_bytes: Bytes = Field(
+        2**30,
+        ge=2**20,
+        le=2**43,
+        description="Size on disk at most; the oldest pictures are deleted, also beyond 200,000 of them.",
+        examples=["10 GiB"],
+    )
+    max_age_seconds: Seconds = Field(
+        604_800.0,
+        ge=60,
+        le=31_536_000,
+        description="Older pictures are deleted.",
+        examples=["168 h", "24 h"],
+    )
+    size: Literal["crop", "frame"] = Field(
+        "crop",
+        description='What a picture shows: "crop", the object with a margin around it; or "frame", all of the frame, '
+        "as always where an alert is of no single object.",
+        examples=["frame"],
+    )
+    margin: Number = Field(
+        0.25,
+        ge=0,
+        le=4,
+        description="The margin on each side of the object, as a part of the longer side of its box.",
+        examples=[0.5],
+    )
+    quality: WholeNumber = Field(85, ge=1, le=100, description="Quality of the JPEG pictures.", examples=[85])
+    boxes: Switch = Field(
+        default=False, description="Whether the boxes of the objects are drawn into the pictures.", examples=[True]
+    )
+    in_events: Switch = Field(
+        default=False,
+        description="Whether the event carries its picture as well, in a third part of the message. An alert waits "
+        "for it then, for half a second at most.",
+        examples=[True],
+    )
+
+
 class MetricsConfig(BaseModel):
     """The pages for Prometheus (/metrics) and for health checks (/healthz, /readyz)."""
 
@@ -476,6 +527,7 @@ class Config(BaseModel):
     publisher: PublisherConfig = Field(PublisherConfig(), description="Where events are published.")
     replay: ReplayConfig = Field(ReplayConfig(), description="What subscribers can request.")
     spool: SpoolConfig = Field(SpoolConfig(), description="Events on disk.")
+    pictures: PicturesConfig = Field(PicturesConfig(), description="Pictures of objects and alerts.")
     metrics: MetricsConfig = Field(MetricsConfig(), description="Where Prometheus reads.")
     log: LogConfig = Field(LogConfig(), description="What is logged.")
     control: ControlConfig = Field(ControlConfig(), description="Where the control API listens.")

@@ -326,7 +326,8 @@ class StreamConfig(BaseModel):
     )
     masks: tuple[MaskConfig, ...] = Field(
         (),
-        description="Areas; detections in them are left out.",
+        description="Areas; detections in them are left out. A mask for all objects, without labels and sizes, is "
+        "black in all pictures that leave the daemon.",
         examples=[[{"name": "street", "polygon": [[0.0, 0.0], [1.0, 0.0], [1.0, 0.2]], "labels": ["car"]}]],
         json_schema_extra=_KEEPS_CONNECTION,
     )
@@ -335,6 +336,13 @@ class StreamConfig(BaseModel):
         min_length=1,
         description="The time zone in which rules take the time of day, by its IANA name. Default: this machine's.",
         examples=["Europe/Berlin"],
+        json_schema_extra=_KEEPS_CONNECTION,
+    )
+    blur: tuple[str, ...] = Field(
+        (),
+        description="Labels of objects that are made unrecognisable in all pictures that leave the daemon; clips are "
+        "not made of such a stream. docs/objects.md says what this cannot promise.",
+        examples=[["person"]],
         json_schema_extra=_KEEPS_CONNECTION,
     )
     paused: Switch = Field(

@@ -13,19 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from streamdet import wire
 from streamdet.config import PublisherConfig
+from streamdet.delivery.jpeg import to_jpeg
+from streamdet.delivery.privacy import NOTHING, Hidden
 from streamdet.monitoring.log import LogThrottle
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import DetectionEvent, Picture
 from streamdet.worker import Wakeup, Worker
 
-# A picture that would be too large for one message is tried again with these qualities.
-_LOWER_QUALITIES = (50, 20)
 _PREFIX = b"preview/"
 # A client can send subscriptions without end, but does not watch this many streams one by one.
 _MAX_PREFIXES = 1000
@@ -81,7 +77,7 @@ class Previews(Worker):
         self._is_overfull = False
         self._due_seconds: dict[str, float] = {}
         self._changed = threading.Condition()
-        self._slots: dict[str, tuple[DetectionEvent, Picture]] = {}
+        self._slots: dict[str, tuple[DetectionEvent, Picture, Hidden]] = {}
         self._done: dict[str, Preview] = {}
 
     def subscription(self, message: bytes) -> None:
@@ -118,10 +114,16 @@ class Previews(Worker):
         self._due_seconds[stream] = max(due, now)
         return True
 
-    def offer(self, event: DetectionEvent, picture: Picture) -> None:
-        """Has the picture encoded, in place of one of the same stream that still waits; does not wait."""
+    def offer(self, event: DetectionEvent, picture: Picture, hidden: Hidden = NOTHING) -> None:
+        """Has the picture encoded, in place of one of the same stream that still waits; does not wait.
+
+        Args:
+            event: what is published of the frame.
+            picture: the frame.
+            hidden: what must not be seen in it.
+        """
         with self._changed:
-            self._slots[event.stream] = (event, picture)
+            self._slots[event.stream] = (event, picture, hidden)
             self._changed.notify()
 
     def take(self) -> list[Preview]:
@@ -153,18 +155,18 @@ class Previews(Worker):
                     return
                 # The stream that has waited longest: a slot keeps its place when a newer picture takes it.
                 stream = next(iter(self._slots))
-                event, picture = self._slots.pop(stream)
+                event, picture, hidden = self._slots.pop(stream)
             try:
-                self._encode(event, picture)
+                self._encode(event, picture, hidden)
             except Exception as error:  # noqa: BLE001 - whatever it is: other pictures are to be encoded
                 self._metrics.unexpected.report("preview", error, "a preview is left out", event.stream)
             self.beat()
 
-    def _encode(self, event: DetectionEvent, picture: Picture) -> None:
+    def _encode(self, event: DetectionEvent, picture: Picture, hidden: Hidden) -> None:
         if not self.is_watched(event.stream):
             return
         began = perf_counter()
-        jpeg = to_jpeg(picture.to_rgb(), self._max_side, self._quality)
+        jpeg = to_jpeg(hidden.cut(picture.to_rgb()), self._max_side, self._quality)
         if jpeg is None:
             text = "a preview is too large for one message"
             self._throttle.log(_log, logging.WARNING, text, stream=event.stream)
@@ -173,27 +175,3 @@ class Previews(Worker):
         with self._changed:
             self._done[event.stream] = Preview(event, jpeg)
         self._encoded.wake()
-
-
-def to_jpeg(rgb: NDArray[np.uint8], max_side: int, quality: int) -> bytes | None:
-    """Encodes a picture, made smaller where it is larger.
-
-    Args:
-        rgb: uint8 [height, width, 3].
-        max_side: pixels; neither width nor height is larger afterwards, their ratio stays.
-        quality: 1 to 100.
-
-    Returns:
-        The JPEG, with a lower quality where it would exceed `wire.MAX_MESSAGE_BYTES`; None where that is not enough.
-    """
-    height, width = rgb.shape[:2]
-    scale = min(1.0, max_side / max(width, height))
-    if scale < 1.0:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment] # of the same dtype
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    for tried in (quality, *(lower for lower in _LOWER_QUALITIES if lower < quality)):
-        _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, tried])
-        if jpeg.size <= wire.MAX_MESSAGE_BYTES:
-            return jpeg.tobytes()
-    return None

@@ -54,15 +54,14 @@ PICTURES_DROPPED = (
     "busy",
     "too_large",
     "privacy",
-    "not_decoded",
     "error",
     "slow_disk",
     "disk_full",
     "disk_error",
     "shutdown",
 )
-"""Why a picture was not kept: too many were due at once, it was too large, what it must hide could not be hidden, its
-frame could not be converted, an unexpected error, the disk was slow, full or failed, or the daemon stopped."""
+"""Why a picture was not kept: too many were due at once, it was too large, what it must hide was not
+known, an unexpected error, the disk was slow, full or failed, or the daemon stopped."""
 
 # A creation time beside every counter would double the page, and no dashboard reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types here
@@ -139,6 +138,9 @@ class Metrics:
             "preview_encode_seconds", "Time to encode one preview picture.", _SHORT_BUCKETS_SECONDS
         )
         self.delivery = DeliveryMetrics(registry)
+        self._picture_encode_seconds = declare.histogram(
+            "picture_encode_seconds", "Time to encode one picture of an object or alert.", _SHORT_BUCKETS_SECONDS
+        )
         self.pictures = FileStoreMetrics(registry, "pictures", PICTURES_DROPPED)
 
         # Of the daemon.
@@ -320,6 +322,10 @@ class Metrics:
         series = self._streams.get(stream)
         if series is not None:
             series.previews.inc()
+
+    def picture_encoded(self, seconds: float) -> None:
+        """A picture of an object or an alert was encoded, in this time."""
+        self._picture_encode_seconds.observe(seconds)
 
     def engine(self, facts: Mapping[str, str | int]) -> None:
         """Shows what detects; until then there is no such metric."""

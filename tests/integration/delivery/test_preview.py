@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from streamdet import DetectionEvent, PreviewEvent, subscribe, wire
 from streamdet.config import PublisherConfig
-from streamdet.delivery.preview import Preview, Previews, to_jpeg
+from streamdet.delivery.jpeg import to_jpeg
+from streamdet.delivery.preview import Preview, Previews
 from streamdet.delivery.sockets import Subscriptions
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Frame, FrameInfo, Picture

@@ -114,3 +114,33 @@ def test_weights_without_permission(tmp_path: Path) -> None:
         os.seteuid(before)
         for folder, mode in zip(folders, modes, strict=True):
             folder.chmod(mode)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[pictures]\ndirectory = "kept"\n[spool]\ndirectory = "kept"', "2: pictures.directory: is that of [spool] as well"),
+        ('[spool]\ndirectory = "./a/../kept"\n[pictures]\ndirectory = "kept"', "4: pictures.directory: is that of [spool]"),
+        ('[pictures]\nsize = "corp"', '2: pictures.size: is "corp"; must be one of "crop", "frame"'),
+        ('[pictures]\nmargin = 5', "2: pictures.margin: is 5; must be a number from 0 to 4"),
+        ('[pictures]\nmax_byte = 5', 'did you mean "max_bytes"?'),
+        ('[pictures]\nquality = 0', "2: pictures.quality: is 0; must be a whole number from 1 to 100"),
+        ('[stream_defaults]\nblur = ["persn"]', '"persn", which is not a published label; did you mean "person"?'),
+        ('[stream_defaults]\nblur = "person"', "2: stream_defaults.blur: "),
+    ],
+)  # fmt: skip
+def test_wrong_pictures_are_refused_with_the_line_and_what_was_meant(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "streamdet.toml"
+    file.write_text(f"{text}\n{STREAM}", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, {})
+    assert len(caught.value.problems) == 1
+    assert expected in caught.value.problems[0]
+
+
+def test_the_directory_of_pictures_begins_at_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "streamdet.toml"
+    file.write_text(f'[pictures]\ndirectory = "kept"\nmax_bytes = "2 GiB"\n{STREAM}', encoding="utf-8")
+    pictures = load_config(file, {}).pictures
+    assert pictures.directory == str(tmp_path / "kept")
+    assert pictures.max_bytes == 2 << 30

@@ -1,0 +1,193 @@
+"""What must not be seen in the pictures that leave the daemon: masks are black, and some labels are unrecognisable.
+
+A mask without labels and sizes hides an area, so it is black in every picture. One that is restricted to some objects
+only says which of them are left out, and stays visible. Objects with a label in `blur` are replaced by a few blotches
+of colour, where they are detected and, for `track_max_lost_seconds` more, where they were last.
+
+It fails closed: where it is not certain what must be hidden, or it cannot be hidden, there is no picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from streamdet.config import StreamConfig
+from streamdet.types import Box, Detection, Point
+
+Region = tuple[int, int, int, int]
+"""x1, y1, x2, y2 of a part of a frame, whole pixels."""
+
+# A hidden object is left with so many blotches along the shorter and the longer side of its box.
+_BLOTCHES = 3
+_MAX_BLOTCHES = 6
+# Boxes are not exact: the area around one, as a part of its sides, is hidden as well.
+_AROUND = 0.1
+# Detections without a track that overlap this much are taken for the same object.
+_SAME_PLACE = 0.3
+_MAX_PLACES = 1000
+# Corners of polygons are given to OpenCV in sixteenths of a pixel.
+_SHIFT = 4
+
+
+def hides_pixels(config: StreamConfig) -> bool:
+    """Whether something must be hidden in the pictures of a stream; where it cannot be, none may leave."""
+    return bool(config.blur or _black(config))
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What must not be seen in one frame.
+
+    Attributes:
+        polygons: areas that are black, as parts of the frame's width and height.
+        boxes: objects that are made unrecognisable, in pixels of the frame.
+    """
+
+    polygons: tuple[tuple[Point, ...], ...] = ()
+    boxes: tuple[Box, ...] = ()
+
+    def cut(self, rgb: NDArray[np.uint8], region: Region | None = None) -> NDArray[np.uint8]:
+        """The picture, or a part of it, without what must not be seen.
+
+        Args:
+            rgb: uint8 [height, width, 3] of the whole frame; is not changed.
+            region: within the frame; None for all of it.
+        """
+        height, width = rgb.shape[:2]
+        x1, y1, x2, y2 = region or (0, 0, width, height)
+        piece = rgb[y1:y2, x1:x2]
+        if not self.polygons and not self.boxes:
+            return np.ascontiguousarray(piece)
+        piece = piece.copy()
+        self._blacken(piece, (x1, y1), (width, height))
+        for box in self.boxes:
+            _make_unrecognisable(piece, box, (x1, y1))
+        if self.boxes:  # a blotch takes the colours around it
+            self._blacken(piece, (x1, y1), (width, height))
+        return piece
+
+    def _blacken(self, piece: NDArray[np.uint8], origin: tuple[int, int], size: tuple[int, int]) -> None:
+        for polygon in self.polygons:
+            # The centre of the first pixel is at half a pixel.
+            corners = np.array(polygon) * size - origin - 0.5
+            cv2.fillPoly(piece, [np.round(corners * (1 << _SHIFT)).astype(np.int32)], (0, 0, 0), shift=_SHIFT)
+
+
+NOTHING = Hidden()
+"""Nothing must be hidden."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What is hidden in the pictures of one stream.
+
+    Attributes:
+        blur: labels.
+        polygons: black areas.
+        max_lost_seconds: for how long an object that is not detected is hidden where it was last.
+        tracked: by track id, the place of an object and when that is forgotten, in monotonic seconds.
+        others: the same of detections without a track.
+    """
+
+    blur: frozenset[str]
+    polygons: tuple[tuple[Point, ...], ...]
+    max_lost_seconds: float
+    tracked: dict[int, tuple[Box, float]] = field(default_factory=dict)
+    others: list[tuple[Box, float]] = field(default_factory=list)
+
+
+class Privacy:
+    """Says what must not be seen in each frame of all streams; for one thread."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, _Stream] = {}
+
+    def set_stream(self, config: StreamConfig) -> None:
+        """Takes the masks and labels of a stream, which count from the next frame on."""
+        polygons = _black(config)
+        stream = _Stream(frozenset(config.blur), polygons, config.track_max_lost_seconds)
+        before = self._streams.get(config.name)
+        if before is not None:
+            stream.tracked, stream.others = before.tracked, before.others
+        if config.blur or polygons:
+            self._streams[config.name] = stream
+        else:
+            self._streams.pop(config.name, None)
+
+    def remove_stream(self, stream: str) -> None:
+        """Forgets a stream."""
+        self._streams.pop(stream, None)
+
+    def see(self, stream: str, detected: Sequence[Detection], published: Sequence[Detection], now: float) -> Hidden:
+        """What must not be seen in the next frame; to be called for each frame of a stream.
+
+        Args:
+            stream: name of the stream.
+            detected: all detections of the frame, also those that a mask leaves out.
+            published: those that are published, with their track ids.
+            now: monotonic seconds at which the frame was captured.
+        """
+        of = self._streams.get(stream)
+        if of is None:
+            return NOTHING
+        if not of.blur:
+            return Hidden(of.polygons)
+        tracked = {track_id: place for track_id, place in of.tracked.items() if place[1] > now}
+        others = [place for place in of.others if place[1] > now]
+        until = now + of.max_lost_seconds
+        known: set[Box] = set()
+        for found in published:
+            # The label of an object may change from one frame to the next; its track says that it is the same.
+            if found.track_id is not None and (found.label in of.blur or found.track_id in tracked):
+                tracked[found.track_id] = found.box, until
+                known.add(found.box)
+        boxes = [found.box for found in detected if found.label in of.blur and found.box not in known]
+        others = [place for place in others if not any(_overlap(place[0], box) > _SAME_PLACE for box in boxes)]
+        others += [(box, until) for box in boxes]
+        of.tracked, of.others = tracked, others[-_MAX_PLACES:]
+        return Hidden(of.polygons, (*(box for box, _ in tracked.values()), *(box for box, _ in of.others)))
+
+
+def _black(config: StreamConfig) -> tuple[tuple[Point, ...], ...]:
+    """The areas of a stream that are black in its pictures."""
+    return tuple(
+        mask.polygon for mask in config.masks if not mask.labels and mask.min_size == 0.0 and mask.max_size == 1.0
+    )
+
+
+def _make_unrecognisable(piece: NDArray[np.uint8], box: Box, origin: tuple[int, int]) -> None:
+    """Replaces a box, and a little around it, with a few blotches of its colours.
+
+    Args:
+        piece: uint8 [height, width, 3]; changed in place.
+        box: in pixels of the frame.
+        origin: of the piece in the frame.
+    """
+    height, width = piece.shape[:2]
+    x1, y1, x2, y2 = box
+    around_x, around_y = _AROUND * (x2 - x1), _AROUND * (y2 - y1)
+    left, top = int(x1 - around_x - origin[0]), int(y1 - around_y - origin[1])
+    right, bottom = int(x2 + around_x - origin[0]) + 1, int(y2 + around_y - origin[1]) + 1
+    area = piece[max(top, 0) : max(min(bottom, height), 0), max(left, 0) : max(min(right, width), 0)]
+    if area.size == 0:
+        return
+    # As many as for the whole box, also where the piece shows a part of it.
+    side = max(min(right - left, bottom - top) / _BLOTCHES, max(right - left, bottom - top) / _MAX_BLOTCHES)
+    columns, rows = max(round(area.shape[1] / side), 1), max(round(area.shape[0] / side), 1)
+    few = cv2.resize(area, (columns, rows), interpolation=cv2.INTER_AREA)
+    area[:] = cv2.resize(few, (area.shape[1], area.shape[0]), interpolation=cv2.INTER_NEAREST)
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return width * height / (areas - width * height)
