@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from streamdet.analytics.objects import LiveObject, ObjectChange, Objects
-from streamdet.analytics.rules import AlertChange
+from streamdet.analytics.rules import AlertChange, Rules
 from streamdet.analytics.tracker import StreamClock, Track, Tracker
 from streamdet.analytics.zones import Zones
-from streamdet.config import StreamConfig
+from streamdet.config import RuleConfig, StreamConfig
 from streamdet.types import Crossing, Detection, EndReason, FrameInfo, Geometry
 
 
@@ -23,12 +23,14 @@ class Seen:
         crossings: of lines in this frame.
         objects: those that have begun, changed or ended.
         alerts: those that are raised or cleared.
+        suppressed: names of rules that would have raised an alert, but too soon after another one.
     """
 
     detections: tuple[Detection, ...] = ()
     crossings: tuple[Crossing, ...] = ()
     objects: tuple[ObjectChange, ...] = ()
     alerts: tuple[AlertChange, ...] = ()
+    suppressed: tuple[str, ...] = ()
 
 
 class StreamAnalytics:
@@ -38,19 +40,28 @@ class StreamAnalytics:
         config: of the stream.
         track_ids: gives new track ids; never the same twice.
         new_object_id: makes the id of an object, unique over all streams and restarts.
+        new_alert_id: the same for alerts.
     """
 
-    def __init__(self, config: StreamConfig, track_ids: Iterator[int], new_object_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        config: StreamConfig,
+        track_ids: Iterator[int],
+        new_object_id: Callable[[], str],
+        new_alert_id: Callable[[], str],
+    ) -> None:
         self._config = config
         self._track_ids = track_ids
         self._new_object_id = new_object_id
+        self._rule_configs: tuple[RuleConfig, ...] = ()
+        self._rules = Rules(new_alert_id)
         self.reset()
 
     def set_config(self, config: StreamConfig) -> Seen:
-        """Goes on with other rules; objects go on where tracking is the same.
+        """Goes on with another configuration of the stream; objects go on where tracking is the same.
 
         Returns:
-            The objects that end with the reason `reload` where it is not.
+            The objects that end with the reason `reload` where it is not, and the alerts that are cleared.
         """
         before, self._config = self._config, config
         ended = Seen()
@@ -60,7 +71,23 @@ class StreamAnalytics:
         if (config.zones, config.lines, config.masks) != (before.zones, before.lines, before.masks):
             self._zones.set_config(config)
             self._objects.set_durations(self._zones.durations)
-        return ended
+        return replace(ended, alerts=ended.alerts + self._rules.set_config(self._rule_configs, config))
+
+    def set_rules(self, rules: Iterable[RuleConfig]) -> Seen:
+        """Goes on with other rules. Those whose name stays keep what they have raised, and do not raise it again.
+
+        Args:
+            rules: that apply to the stream.
+
+        Returns:
+            The alerts that are cleared: of rules that are gone, or are not met any more.
+        """
+        self._rule_configs = tuple(rules)
+        return Seen(alerts=self._rules.set_config(self._rule_configs, self._config))
+
+    def restore_alerts(self, raised_at: Mapping[str, float]) -> None:
+        """Takes over when each rule, by name, last raised an alert before a restart, in Unix time."""
+        self._rules.restore(raised_at)
 
     def reset(self) -> None:
         """Forgets all objects without an end, and where each stood."""
@@ -69,6 +96,7 @@ class StreamAnalytics:
         self._tracker = Tracker(self._track_ids, *_tracking(self._config)[1:]) if self._config.track else None
         self._zones = Zones(self._config)
         self._objects = Objects(self._new_object_id, self._config.track_max_lost_seconds)
+        self._rules.forget()
 
     @property
     def geometry(self) -> Geometry | None:
@@ -106,7 +134,8 @@ class StreamAnalytics:
         if self._zones.geometry is not None:
             detections, crossings = self._zones.see(detections, size, now, tracks)
         objects = self._objects.see(detections, crossings, frame, now, tracks, self._zones)
-        return Seen(tuple(detections), crossings, objects)
+        alerts = self._rules.see(objects, self._objects.live, detections, frame, now)
+        return Seen(tuple(detections), crossings, objects, alerts, self._rules.suppressed())
 
     def see_untracked(
         self, detections: Sequence[Detection], frame: FrameInfo, captured_monotonic_seconds: float
@@ -124,12 +153,14 @@ class StreamAnalytics:
         """
         seen_before = self._now + seconds - self._config.track_max_lost_seconds
         reason = EndReason.LOST if is_up else EndReason.STREAM_DOWN
-        return Seen(objects=self._objects.end(reason, seen_before))
+        objects = self._objects.end(reason, seen_before)
+        return Seen(objects=objects, alerts=self._rules.end(objects, everything=False) if objects else ())
 
     def end(self, reason: EndReason) -> Seen:
-        """Ends all objects; the next frame begins with none."""
+        """Ends all objects and clears all alerts; the next frame begins with none."""
         try:
-            return Seen(objects=self._objects.end(reason))
+            objects = self._objects.end(reason)
+            return Seen(objects=objects, alerts=self._rules.end(objects, everything=True))
         finally:
             self.reset()
 

@@ -118,7 +118,7 @@ class EventWriter:
         self._analytics: dict[str, StreamAnalytics] = {}
         # The numbers of removed streams are kept for a while, and so are their track ids.
         self._removed: dict[str, None] = {}
-        self._object_numbers = itertools.count(1)
+        self._object_numbers, self._alert_numbers = itertools.count(1), itertools.count(1)
         self._track_ids: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
 
     @property
@@ -133,7 +133,7 @@ class EventWriter:
         try:
             if analytics is None:
                 analytics = self._analytics[config.name] = StreamAnalytics(
-                    config, self._track_ids[config.name], self._new_object_id
+                    config, self._track_ids[config.name], self._new_object_id, self._new_alert_id
                 )
             else:
                 analytics.set_config(config)
@@ -251,6 +251,9 @@ class EventWriter:
 
     def _new_object_id(self) -> str:
         return f"{self._epoch}-{next(self._object_numbers)}"
+
+    def _new_alert_id(self) -> str:
+        return f"{self._epoch}-a{next(self._alert_numbers)}"
 
     def _analysed(self, result: FrameResult) -> tuple[tuple[Detection, ...], tuple[Crossing, ...]]:
         """What is published of a frame: tracked, with zones and crossings, without what a mask hides.

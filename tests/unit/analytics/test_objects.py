@@ -29,7 +29,9 @@ class Scene:
 
     def __init__(self, **keys: Any) -> None:
         numbers = itertools.count(1)
-        self.analytics = StreamAnalytics(config_of(**keys), itertools.count(1), lambda: f"e-{next(numbers)}")
+        self.analytics = StreamAnalytics(
+            config_of(**keys), itertools.count(1), lambda: f"e-{next(numbers)}", lambda: "e-a1"
+        )
         self.seq, self.seconds = 0, 0.0
         self.published: list[ObjectChange] = []
 
