@@ -14,8 +14,8 @@ With `replay=True` it begins with the newest event of every topic and asks the d
 `Gap` then reports only events that the daemon no longer keeps. A broken connection is made again, without a limit. The
 client needs neither torch nor a video library.
 
-`gaps.py` makes items of messages, with `replay` `recovery.py` does. Here are the sockets, and the two ways to wait for
-them: `Subscription` for threads and `AsyncSubscription` for asyncio.
+`gaps.py` makes items of messages, with `replay` `recovery.py` does, and `picture.py` asks for pictures. Here are the
+sockets, and the two ways to wait for them: `Subscription` for threads and `AsyncSubscription` for asyncio.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from streamdet import wire
 from streamdet.client.gaps import Gap, GapDetector, Item, Restart
+from streamdet.client.picture import Pictured, PictureFetch, picture_info
 from streamdet.client.recovery import OrderedRecovery
 from streamdet.security.curve import ClientKeys, client_keys
 from streamdet.security.endpoints import beside, parse_endpoint
@@ -111,12 +112,15 @@ class _Connection:
             warnings.warn("heal= is now replay=; heal= goes with the next version", DeprecationWarning, stacklevel=2)
             replay = replay or heal
         self._timeout_seconds = timeout_seconds
+        self._endpoint = endpoint
+        self._replay_endpoint = replay_endpoint
         self._heartbeat_milliseconds = max(1, round(heartbeat_seconds * 1000))
         self._kinds = _checked_kinds(kinds)
         self._topics = _topics(streams, self._kinds)
         self._is_connected = False
         self._order: GapDetector | OrderedRecovery = GapDetector(labels)
-        keys = client_keys(server_key, client_key_file)
+        self._keys = keys = client_keys(server_key, client_key_file)
+        self._pictures: zmq.Socket[bytes] | None = None  # made for the first picture
         if replay:
             replay_endpoint = replay_endpoint or beside(endpoint)
             self._order = OrderedRecovery(self._topics, labels, replay_endpoint)
@@ -202,6 +206,29 @@ class _Connection:
             self._note_connection()
         return bool(order.ready)
 
+    def _fetch(self, pictured: Pictured, timeout_seconds: float) -> PictureFetch:
+        """Begins to fetch a picture, over a socket of its own, so that events need not wait for it."""
+        if self._pictures is None:
+            self._pictures = self._context.socket(zmq.DEALER)
+            self._pictures.sndhwm = _MAX_WAITING_REQUESTS
+            self._connect(self._pictures, self._replay_endpoint or beside(self._endpoint), self._keys)
+        return PictureFetch(picture_info(pictured), time.monotonic(), timeout_seconds)
+
+    def _take_picture(self, fetch: PictureFetch) -> bool:
+        """Takes the answers that have come, without waiting, and sends what is due; whether the picture is fetched."""
+        socket = self._pictures
+        if socket is None:
+            return True
+        now = time.monotonic()
+        with suppress(zmq.Again):
+            while not fetch.is_done:
+                fetch.answer(socket.recv_multipart(zmq.NOBLOCK), now)
+        request = fetch.request(now)
+        if request is not None:
+            with suppress(zmq.Again):  # the daemon is away; it is sent again later
+                socket.send(request, zmq.NOBLOCK)
+        return fetch.is_done
+
     def _note_connection(self) -> None:
         with suppress(zmq.Again):
             while True:
@@ -251,6 +278,29 @@ class Subscription(_Connection):
             poller.poll(self._prepare(poller, deadline))
         return self._order.ready.popleft()
 
+    def picture(self, event: Pictured, timeout_seconds: float = 10.0) -> bytes | None:
+        """Fetches the picture that an event names, in JPEG.
+
+        Events that come meanwhile wait. The picture comes over the replay endpoint, with or without `replay`.
+
+        Args:
+            event: an `ObjectEvent` or `AlertEvent`, its `PictureInfo`, or the id of the picture.
+            timeout_seconds: longest time to wait, while the daemon is away or busy.
+
+        Returns:
+            The picture; None where the event names none, or it is not kept (any longer).
+
+        Raises:
+            TimeoutError: the daemon has not answered.
+            EndpointError: the daemon cannot answer, such as one of an earlier version.
+        """
+        fetch = self._fetch(event, timeout_seconds)
+        poller = zmq.Poller()
+        while not fetch.is_done and not self._take_picture(fetch):
+            poller.register(self._pictures, zmq.POLLIN)
+            poller.poll(fetch.wait_milliseconds(time.monotonic()))
+        return fetch.jpeg
+
     def __iter__(self) -> Self:
         return self
 
@@ -288,6 +338,15 @@ class AsyncSubscription(_Connection):
                 return None
             await poller.poll(self._prepare(poller, deadline))
         return self._order.ready.popleft()
+
+    async def picture(self, event: Pictured, timeout_seconds: float = 10.0) -> bytes | None:
+        """Fetches the picture that an event names, as `Subscription.picture` does."""
+        fetch = self._fetch(event, timeout_seconds)
+        poller = zmq.asyncio.Poller()
+        while not fetch.is_done and not self._take_picture(fetch):
+            poller.register(self._pictures, zmq.POLLIN)
+            await poller.poll(fetch.wait_milliseconds(time.monotonic()))
+        return fetch.jpeg
 
     def __aiter__(self) -> Self:
         return self

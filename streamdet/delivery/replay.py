@@ -15,15 +15,19 @@ from functools import partial
 from typing import Protocol
 
 from streamdet import wire
+from streamdet.delivery.file_store import FileStore, Missing
 from streamdet.delivery.sockets import Route
 from streamdet.errors import WireError
 from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.security.limits import Rate
+from streamdet.wire.limits import is_jpeg
 from streamdet.wire.replay import (
     MAX_ANSWER_BYTES,
     MAX_ANSWER_EVENTS,
     MAX_ANSWER_TOPICS,
     Answer,
+    FetchedPicture,
+    PictureRequest,
     Refused,
     Replayed,
     ReplayRequest,
@@ -120,7 +124,8 @@ class Replay:
         ring: keeps events in memory.
         metrics: counts requests.
         archive: keeps events for longer; None for nothing.
-        wakeup: rung when the archive has answered.
+        wakeup: rung when the archive or the store of pictures has answered.
+        pictures: keeps the pictures that events name; None for none.
     """
 
     def __init__(
@@ -130,12 +135,14 @@ class Replay:
         metrics: DeliveryMetrics,
         archive: Archive | None = None,
         wakeup: Wakeup | None = None,
+        pictures: FileStore | None = None,
     ) -> None:
         self._epoch = epoch
         self._ring = ring
         self._metrics = metrics
         metrics.follow_replay(lambda: ring.used_bytes)
         self._archive = archive
+        self._pictures = pictures
         self._wakeup = wakeup
         self._archived: deque[tuple[Route, Answer]] = deque()
         self._next_seqs: dict[str, int] = {}
@@ -177,7 +184,8 @@ class Replay:
             payload: the request.
 
         Returns:
-            The answer, or None where the archive is asked, whose answer comes out of `archived`.
+            The answer, or None where the archive or the store of pictures is asked, whose answer comes out of
+            `archived`.
         """
         client = route[0]
         if not self._rate_of(client).passes():
@@ -189,10 +197,12 @@ class Replay:
             return Refused(request_id(payload), "bad_request", str(error)[:500])
         if isinstance(request, SnapshotRequest):
             return self._snapshot(request)
+        if isinstance(request, PictureRequest):
+            return self._picture(route, request)
         return self._replay(route, request)
 
     def archived(self) -> Iterator[tuple[Route, Answer]]:
-        """The answers that have come from the archive, each with its route."""
+        """The answers that have come from the archive and the store of pictures, each with its route."""
         while self._archived:
             yield self._archived.popleft()
 
@@ -275,8 +285,26 @@ class Replay:
             end_is_known=False,
         )
 
+    def _picture(self, route: Route, request: PictureRequest) -> Answer | None:
+        if self._pictures is None:
+            return Refused(request.id, "not_found", "no pictures are kept; set directory in [pictures]")
+
+        def reply(content: bytes | Missing) -> None:
+            answer: Answer
+            if content == "busy":
+                answer = Refused(request.id, "busy", "the picture cannot be read now")
+            elif isinstance(content, bytes) and is_jpeg(content):
+                answer = FetchedPicture(request.id, request.picture_id, content)
+            else:
+                answer = Refused(request.id, "not_found", "no such picture is kept, or not any longer")
+            self._put_archived(route, None, answer)
+
+        if self._pictures.fetch(route[0], request.picture_id, reply):
+            return None
+        return Refused(request.id, "busy", "too many pictures are asked for; ask again in a second")
+
     def _put_archived(self, route: Route, last: int | None, answer: Answer) -> None:
-        """Takes an answer of the archive, in the archive's thread; where too many wait, it will be asked for again."""
+        """Takes an answer in the thread of the archive or store; where too many wait, it will be asked for again."""
         if len(self._archived) >= _MAX_ARCHIVED:
             self._metrics.replay_request("dropped")
             return

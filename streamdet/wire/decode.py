@@ -49,11 +49,10 @@ from streamdet.wire.limits import (
     SCHEMA,
     Event,
     Kind,
+    is_jpeg,
     topic_of,
 )
 
-_JPEG_BEGINS = b"\xff\xd8\xff"
-_JPEG_ENDS = b"\xff\xd9"
 _MAY_HAVE_PICTURES: tuple[Kind, ...] = ("objects", "alerts")
 _CLOCKS: tuple[Clock, ...] = ("source", "daemon")
 _DIRECTIONS: tuple[Direction, ...] = ("in", "out")
@@ -121,7 +120,7 @@ def _check_picture(jpeg: bytes | None, kind: Kind, fields: Fields) -> None:
         refuse(f"event of type {kind} came with a picture")
     if len(jpeg) > MAX_MESSAGE_BYTES:
         refuse(f"picture has {len(jpeg)} bytes; the limit is {MAX_MESSAGE_BYTES}")
-    if not jpeg.startswith(_JPEG_BEGINS) or not jpeg.endswith(_JPEG_ENDS):
+    if not is_jpeg(jpeg):
         refuse("picture is not a JPEG")
 
 

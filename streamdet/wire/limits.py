@@ -36,6 +36,8 @@ _KINDS_OF_TYPES: dict[type[Event], Kind] = {
     StateEvent: "state",
     PreviewEvent: "preview",
 }
+_JPEG_BEGINS = b"\xff\xd8\xff"
+_JPEG_ENDS = b"\xff\xd9"
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -52,3 +54,8 @@ def kind_of(event: Event) -> Kind:
 def topic_of(event: Event) -> str:
     """The topic on which an event is sent."""
     return topic(kind_of(event), event.stream)
+
+
+def is_jpeg(picture: bytes) -> bool:
+    """Whether a picture looks like a whole JPEG, of at most `MAX_MESSAGE_BYTES`."""
+    return len(picture) <= MAX_MESSAGE_BYTES and picture.startswith(_JPEG_BEGINS) and picture.endswith(_JPEG_ENDS)

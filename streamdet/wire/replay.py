@@ -1,7 +1,7 @@
 """Requests to the replay socket, and its answers; both bounded.
 
 `docs/replay.md` is the reference. A request is one JSON object. An answer is one JSON object, its header, followed by
-events as they were published, each in a part of its own.
+events as they were published, each in a part of its own, or by one picture.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from streamdet.wire.fields import Fields, parse, refuse
-from streamdet.wire.limits import CONTROL, MAX_INTEGER, MAX_NAME_CHARACTERS
+from streamdet.wire.limits import CONTROL, MAX_INTEGER, MAX_NAME_CHARACTERS, is_jpeg
 
 VERSION = 1
 MAX_REQUEST_BYTES = 16 * 1024
@@ -58,6 +58,22 @@ class ReplayRequest:
     from_seq: int
     to_seq: int | None = None
     epoch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRequest:
+    """Asks for a picture that an event names.
+
+    Attributes:
+        id: returned in the answer.
+        picture_id: of the picture.
+    """
+
+    id: int
+    picture_id: str
+
+
+Request = SnapshotRequest | ReplayRequest | PictureRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +126,28 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchedPicture:
+    """The answer to a `PictureRequest`.
+
+    Attributes:
+        id: of the request.
+        picture_id: of the request.
+        jpeg: the picture, at most `MAX_ANSWER_BYTES`.
+    """
+
+    id: int
+    picture_id: str
+    jpeg: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The answer to a request that was refused.
 
     Attributes:
         id: of the request; 0 where it could not be read.
-        code: `bad_request`, `too_many` (ask more slowly), `busy` (ask again later) or `failed` (see the daemon's log).
+        code: `bad_request`, `too_many` (ask more slowly), `busy` (ask again later), `not_found` (the picture is not
+            kept, or not any longer) or `failed` (see the daemon's log).
         message: one line for people.
     """
 
@@ -124,13 +156,15 @@ class Refused:
     message: str
 
 
-Answer = Snapshot | Replayed | Refused
+Answer = Snapshot | Replayed | FetchedPicture | Refused
 
 
-def encode_request(request: SnapshotRequest | ReplayRequest) -> bytes:
+def encode_request(request: Request) -> bytes:
     """The one part of a request."""
     fields: dict[str, object] = {"version": VERSION, "id": request.id}
-    if isinstance(request, SnapshotRequest):
+    if isinstance(request, PictureRequest):
+        fields |= {"request": "picture", "picture_id": request.picture_id}
+    elif isinstance(request, SnapshotRequest):
         fields |= {"request": "snapshot", "prefixes": request.prefixes, "after": request.after}
         fields["events"] = request.with_events
     else:
@@ -139,7 +173,7 @@ def encode_request(request: SnapshotRequest | ReplayRequest) -> bytes:
     return orjson.dumps(fields)
 
 
-def decode_request(payload: bytes) -> SnapshotRequest | ReplayRequest:
+def decode_request(payload: bytes) -> Request:
     """Reads a request.
 
     Raises:
@@ -149,7 +183,10 @@ def decode_request(payload: bytes) -> SnapshotRequest | ReplayRequest:
         refuse(f"request has {len(payload)} bytes; the limit is {MAX_REQUEST_BYTES}")
     fields = _fields(payload, "request")
     number = fields.integer("id", 0)
-    if fields.choice("request", ("snapshot", "replay")) == "snapshot":
+    kind = fields.choice("request", ("snapshot", "replay", "picture"))
+    if kind == "picture":
+        return PictureRequest(number, fields.name("picture_id"))
+    if kind == "snapshot":
         prefixes = fields.values("prefixes", MAX_PREFIXES) if "prefixes" in fields else []
         return SnapshotRequest(
             number,
@@ -180,10 +217,12 @@ def request_id(payload: bytes) -> int:
 
 
 def encode_answer(answer: Answer) -> list[bytes]:
-    """The parts of an answer: its header, and the events."""
+    """The parts of an answer: its header, and the events or the picture."""
     fields: dict[str, object] = {"version": VERSION, "id": answer.id, "ok": not isinstance(answer, Refused)}
     if isinstance(answer, Refused):
         return [orjson.dumps({**fields, "error": {"code": answer.code, "message": answer.message}})]
+    if isinstance(answer, FetchedPicture):
+        return [orjson.dumps(fields | {"answer": "picture", "picture_id": answer.picture_id}), answer.jpeg]
     fields["epoch"] = answer.epoch
     if isinstance(answer, Snapshot):
         fields |= {"answer": "snapshot", "next_seqs": answer.next_seqs, "more_after": answer.more_after}
@@ -207,8 +246,13 @@ def decode_answer(parts: Sequence[bytes]) -> Answer:
     if not fields.switch("ok"):
         error = Fields(fields.take("error"), "error.")
         return Refused(number, error.text("code", 1, MAX_NAME_CHARACTERS), error.text("message", 0, 500))
+    kind = fields.choice("answer", ("snapshot", "replay", "picture"))
+    if kind == "picture":
+        if len(events) != 1 or not is_jpeg(events[0]):
+            refuse("answer came without a JPEG picture of at most 1 MiB")
+        return FetchedPicture(number, fields.name("picture_id"), events[0])
     epoch = fields.name("epoch")
-    if fields.choice("answer", ("snapshot", "replay")) == "snapshot":
+    if kind == "snapshot":
         after = fields.take("more_after")
         more_after = None if after is None else fields.text("more_after", 1, _MAX_TOPIC_CHARACTERS)
         return Snapshot(number, epoch, _next_seqs(fields), more_after, events)

@@ -26,9 +26,12 @@ from streamdet.wire.replay import (
     MAX_ANSWER_BYTES,
     MAX_ANSWER_EVENTS,
     Answer,
+    FetchedPicture,
+    PictureRequest,
     Refused,
     Replayed,
     ReplayRequest,
+    Request,
     Snapshot,
     SnapshotRequest,
     decode_answer,
@@ -188,7 +191,8 @@ REQUESTS = st.one_of(
     st.fixed_dictionaries(
         {"version": st.sampled_from([1, 1, 1, 2, True]), "id": st.integers(-1, 2**54)},
         optional={
-            "request": st.sampled_from(["snapshot", "replay", "other"]),
+            "request": st.sampled_from(["snapshot", "replay", "picture", "other"]),
+            "picture_id": st.text(max_size=150) | st.integers(),
             "topic": st.sampled_from([TOPIC, "state/a/", "x", ""]) | st.text(max_size=300),
             "from_seq": st.integers(-1, 2**54) | st.none() | st.integers(1, 200),
             "to_seq": st.integers(-1, 2**54) | st.none() | st.integers(1, 200),
@@ -231,9 +235,10 @@ def test_whatever_is_answered_is_read_or_a_wire_error(parts: list[bytes], header
         SnapshotRequest(2, ("a", "b"), "c", with_events=False),
         ReplayRequest(3, TOPIC, 1),
         ReplayRequest(4, TOPIC, 1, 2, "e"),
+        PictureRequest(5, "20261129T140312.345Z-a-3f2a9c01b7de"),
     ],
 )
-def test_a_request_is_read_as_it_was_written(request_: SnapshotRequest | ReplayRequest) -> None:
+def test_a_request_is_read_as_it_was_written(request_: Request) -> None:
     assert decode_request(encode_request(request_)) == request_
     Draft202012Validator(replay_schema()).validate(json.loads(encode_request(request_)))
 
@@ -243,10 +248,11 @@ def test_a_request_is_read_as_it_was_written(request_: SnapshotRequest | ReplayR
     [
         Snapshot(1, "e", {TOPIC: 5}, "x", [b"one"]),
         Replayed(2, TOPIC, "e", 4, 9, more=True, next_epoch="f", end_is_known=False, events=[b"a", b"b"]),
-        Refused(3, "busy", "later"),
+        FetchedPicture(3, "p", b"\xff\xd8\xff picture \xff\xd9"),
+        Refused(4, "busy", "later"),
     ],
 )
-def test_an_answer_is_read_as_it_was_written(answer: Snapshot | Replayed | Refused) -> None:
+def test_an_answer_is_read_as_it_was_written(answer: Answer) -> None:
     assert decode_answer(encode_answer(answer)) == answer
 
 

@@ -1,0 +1,93 @@
+"""Fetches the picture that an event names: what to send when, and what the answers mean.
+
+`PictureFetch` neither sends nor receives, so it works for threads and for asyncio.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from streamdet.errors import EndpointError
+from streamdet.types import AlertEvent, ObjectEvent, PictureInfo
+from streamdet.wire.replay import FetchedPicture, PictureRequest, Refused, decode_answer, encode_request
+
+Pictured = ObjectEvent | AlertEvent | PictureInfo | str | None
+"""What may name a picture: an event, what it says about its picture, or the picture's id."""
+
+# An answer may be lost, and a picture may still have to be written.
+_ASK_AGAIN_SECONDS = 2.0
+_BUSY_SECONDS = 0.25
+
+_ids = itertools.count(1)
+
+
+def picture_info(pictured: Pictured) -> PictureInfo | None:
+    """What is said about the picture; None where there is none."""
+    if isinstance(pictured, ObjectEvent | AlertEvent):
+        return pictured.picture
+    return PictureInfo(pictured, 0, 0, 0, None) if isinstance(pictured, str) else pictured
+
+
+class PictureFetch:
+    """One picture on its way.
+
+    Args:
+        info: what the event says about the picture; None where there is none.
+        now: monotonic seconds.
+        timeout_seconds: from now on.
+
+    Attributes:
+        is_done: whether it is known what `jpeg` is.
+        jpeg: the picture; None where there is none.
+    """
+
+    def __init__(self, info: PictureInfo | None, now: float, timeout_seconds: float) -> None:
+        self.is_done = info is None or info.jpeg is not None
+        self.jpeg = None if info is None else info.jpeg
+        self._request = PictureRequest(next(_ids), "" if info is None else info.picture_id)
+        self._ask_at = now
+        self._until = now + timeout_seconds
+        self._timeout_seconds = timeout_seconds
+
+    def request(self, now: float) -> bytes | None:
+        """What is to be sent now, if anything.
+
+        Raises:
+            TimeoutError: the time is over.
+        """
+        if self.is_done:
+            return None
+        if now >= self._until:
+            message = f"no picture within {self._timeout_seconds:g} seconds"
+            raise TimeoutError(message)
+        if now < self._ask_at:
+            return None
+        self._ask_at = now + _ASK_AGAIN_SECONDS
+        return encode_request(self._request)
+
+    def answer(self, parts: Sequence[bytes], now: float) -> None:
+        """Takes an answer; one to an earlier request is ignored.
+
+        Raises:
+            WireError: it is not an answer.
+            EndpointError: the daemon cannot answer.
+        """
+        answer = decode_answer(parts)
+        if answer.id != self._request.id:
+            return
+        if isinstance(answer, FetchedPicture):
+            self.jpeg, self.is_done = answer.jpeg, True
+        elif isinstance(answer, Refused) and answer.code == "not_found":
+            self.is_done = True
+        elif isinstance(answer, Refused) and answer.code in ("busy", "too_many"):
+            self._ask_at = now + _BUSY_SECONDS
+        else:
+            why = answer.message if isinstance(answer, Refused) else "something else was answered"
+            message = f"the daemon does not hand out the picture: {why}"
+            raise EndpointError(message)
+
+    def wait_milliseconds(self, now: float) -> int:
+        """How long to wait for an answer, rounded up."""
+        return max(0, math.ceil((min(self._ask_at, self._until) - now) * 1000))
