@@ -12,12 +12,12 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import InvalidStateError
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from http import HTTPStatus
 from importlib import resources
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,6 +29,7 @@ from streamdet.config import MetricsConfig
 from streamdet.config.listening import HOW_TO_CLOSE_CONTROL, parse_host_port
 from streamdet.config.stream import NAME_PATTERN
 from streamdet.config.toml import is_nested_deeper
+from streamdet.delivery.file_store import FileStore, Missing
 from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
 from streamdet.http.access import Door, Guard, Refused
 from streamdet.http.server import (
@@ -49,6 +50,7 @@ from streamdet.security.redact import redact
 from streamdet.service.control.operations import Json, Operation
 from streamdet.service.control.unix_socket import PeerGuard, listen_at
 from streamdet.service.pages import HealthSnapshot, guard_for, tls_for
+from streamdet.wire.limits import is_jpeg
 from streamdet.worker import Worker
 
 LIMITS = Limits(connections=256, waiting_per_address=64, answering=256, connections_per_second=1000)
@@ -56,6 +58,8 @@ MAX_BODY_BYTES = 64 * 1024
 REQUESTS_PER_SECOND = 100
 # Requests of one client that may wait for their turn.
 MAX_WAITING_OF_ONE_CLIENT = 64
+# How long a picture may take: longer than the store itself waits for one.
+_PICTURE_SECONDS = 8.0
 # The deepest that means anything: a stream, a list of zones, a zone, its corners, a corner.
 _MAX_DEPTH = 12
 _MOST_DIGITS = 20
@@ -78,6 +82,7 @@ _CODES = {
 }
 
 _Handler = Callable[[Request], Awaitable[Response]]
+_Result = TypeVar("_Result")
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +105,7 @@ class ControlServer(HttpThread):
         on_answer: called for each answer, with whether the request was carried out.
         limits: what clients may use.
         rate: how many requests are answered.
+        pictures: keeps the pictures that events name; None for none.
 
     Attributes:
         urls: where the API is: the path of the Unix socket, and the URL of `endpoint` without a slash at its end.
@@ -124,8 +130,9 @@ class ControlServer(HttpThread):
         on_answer: Callable[[bool], None] | None = None,
         limits: Limits = LIMITS,
         rate: FairRate | None = None,
+        pictures: FileStore | None = None,
     ) -> None:
-        self._api = _Api(on_operation, about, health)
+        self._api = _Api(on_operation, about, health, pictures)
         rate = rate or FairRate(REQUESTS_PER_SECOND, MAX_WAITING_OF_ONE_CLIENT)
 
         def door(guard: Guard | PeerGuard) -> Door:
@@ -190,25 +197,28 @@ def _check_open(endpoint: str, host: str, missing: str) -> None:
 
 
 class _Api:
-    """The routes, and what they hand on."""
+    """The routes, and what they pass on."""
 
     def __init__(
         self,
         on_operation: Callable[[Operation], None],
         about: Callable[[], Json],
         health: Callable[[], HealthSnapshot],
+        pictures: FileStore | None = None,
     ) -> None:
         self._on_operation = on_operation
         self._about = about
         self._health = health
+        self._pictures = pictures
         self._openapi = resources.files(__package__).joinpath("openapi.json").read_bytes()
-        self._waiting: set[Operation] = set()
+        self._waiting: set[Future[Any]] = set()
         self._is_ending = False
         self.app = Starlette(
             routes=[
                 _resource("/v1/openapi.json", GET=self._get_openapi),
                 _resource("/v1/about", GET=self._get_about),
                 _resource("/v1/health", GET=self._get_health),
+                _resource("/v1/pictures/{id}", GET=self._get_picture),
                 _resource("/v1/config", GET=self._operation("config")),
                 _resource("/v1/reload", POST=self._reload),
                 _resource("/v1/streams", GET=self._operation("streams.list"), POST=self._add_stream),
@@ -234,11 +244,11 @@ class _Api:
         self.app.router.redirect_slashes = False
 
     def end(self) -> None:
-        """Refuses every operation that waits, and further ones."""
+        """Refuses everything that waits, and what comes from now on."""
         self._is_ending = True
-        for operation in list(self._waiting):
+        for result in list(self._waiting):
             with suppress(InvalidStateError):
-                operation.result.set_exception(ControlError(Refusal.UNAVAILABLE, "the daemon is stopping"))
+                result.set_exception(ControlError(Refusal.UNAVAILABLE, "the daemon is stopping"))
 
     async def _get_openapi(self, request: Request) -> Response:
         _query(request)
@@ -298,15 +308,45 @@ class _Api:
 
     async def _carried_out(self, operation: Operation) -> Json:
         """The result of an operation; it is carried out whether or not its client waits for it."""
-        operation.result.set_running_or_notify_cancel()
-        self._waiting.add(operation)
-        operation.result.add_done_callback(lambda _: self._waiting.discard(operation))
+        return await self._result(operation.result, lambda: self._on_operation(operation))
+
+    async def _get_picture(self, request: Request) -> Response:
+        _query(request)
+        picture_id = request.path_params["id"]
+        result: Future[bytes | Missing] = Future()
+
+        def put(content: bytes | Missing) -> None:
+            with suppress(InvalidStateError):
+                result.set_result(content)
+
+        def ask() -> None:
+            # All clients of the API together are one client of the store.
+            if self._pictures is None:
+                put("not_found")
+            elif not self._pictures.fetch(b"control", picture_id, put):
+                put("busy")
+
+        try:
+            content = await asyncio.wait_for(self._result(result, ask), _PICTURE_SECONDS)
+        except TimeoutError:
+            content = "busy"
+        if content == "busy":
+            raise ControlError(Refusal.UNAVAILABLE, "the picture cannot be read now")
+        if not isinstance(content, bytes) or not is_jpeg(content):
+            raise ControlError(Refusal.NOT_FOUND, f'no picture "{plain(picture_id, 130)}" is kept')
+        return Response(content, headers={"Cache-Control": "no-store"}, media_type="image/jpeg")
+
+    async def _result(self, result: Future[_Result], begin: Callable[[], None]) -> _Result:
+        """Waits for the result of what `begin` begins, or for the end of the daemon."""
+        result.set_running_or_notify_cancel()
+        self._waiting.add(result)
+        result.add_done_callback(self._waiting.discard)
         # It was added before: an end that comes now sees it.
         if self._is_ending:
             self.end()
         else:
-            self._on_operation(operation)
-        return await asyncio.wrap_future(operation.result)
+            begin()
+        return await asyncio.wrap_future(result)
 
 
 def _resource(path: str, **handlers: _Handler) -> Route:

@@ -34,6 +34,8 @@ from streamdet.service.control.operations import Json, Operation
 from streamdet.service.control.paths import changes_file_of_daemon, possible_sockets, socket_of_daemon
 from streamdet.service.pages import HealthSnapshot
 from support.certificates import make_certificate
+from support.stores import Counted
+from support.waiting import wait_until
 
 _PATIENCE_SECONDS = 30.0
 _WORDS = "correct horse battery staple"
@@ -156,6 +158,47 @@ def test_what_needs_no_main_thread_is_answered_without_it(path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/usr/bin/curl").exists(), reason="needs curl")
+def test_a_picture_is_handed_out_to_whoever_may_use_the_api(path: Path, tmp_path: Path) -> None:
+    jpeg = b"\xff\xd8\xff picture \xff\xd9"
+    with Counted(tmp_path / "pictures") as stored, server_at(path, pictures=stored.store) as server:
+        with closing(_UnixConnection(path, _PATIENCE_SECONDS)) as connection:
+
+            def get(picture_id: str) -> tuple[int, str | None, bytes]:
+                connection.request("GET", f"/v1/pictures/{picture_id}")
+                response = connection.getresponse()
+                return response.status, response.headers["Content-Type"], response.read()
+
+            coming = stored.store.promise("front-door")
+            connection.request("GET", f"/v1/pictures/{coming}")
+            stored.store.keep(coming, jpeg)
+            response = connection.getresponse()
+            assert (response.status, response.headers["Content-Type"]) == (200, "image/jpeg")
+            assert response.read() == jpeg
+            stored.wait_for_stored(1)
+            assert get(coming) == (200, "image/jpeg", jpeg)
+            damaged = stored.put(b"\xff\xd8\xff half")
+            for missing in (damaged, "other", "..%2F..%2Fetc%2Fpasswd", "%00", "x" * 500):
+                status, kind, body = get(missing)
+                assert (status, kind, json.loads(body)["code"]) == (404, "application/problem+json", "not_found")
+            assert get(f"{coming}?size=small")[0] == 400
+        assert server.error is None
+
+
+def test_without_pictures_none_is_found_and_one_that_is_waited_for_holds_up_no_end(
+    connection: http.client.HTTPConnection, path: Path, tmp_path: Path
+) -> None:
+    answer, problem = request(connection, "GET", "/v1/pictures/any")
+    assert (answer.status, problem["code"]) == (404, "not_found")
+    stored = Counted(tmp_path / "pictures")  # never started, so it answers nothing
+    other = path.with_name("d.sock")
+    with server_at(other, pictures=stored.store), closing(_UnixConnection(other, _PATIENCE_SECONDS)) as waiting:
+        waiting.request("GET", f"/v1/pictures/{stored.store.promise('a')}")
+        wait_until(lambda: stored.store._requests)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    stored.store.close()
+
+
 def test_curl_speaks_to_it(server: ControlServer, path: Path) -> None:
     command = ["curl", "-sS", "--fail", "--unix-socket", str(path), "http://localhost/v1/streams"]
     done = subprocess.run(command, capture_output=True, check=True, timeout=_PATIENCE_SECONDS)
