@@ -158,7 +158,7 @@ def test_what_needs_no_main_thread_is_answered_without_it(path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/usr/bin/curl").exists(), reason="needs curl")
-def test_a_picture_is_handed_out_to_whoever_may_use_the_api(path: Path, tmp_path: Path) -> None:
+def test_a_client_of_the_api_gets_pictures(path: Path, tmp_path: Path) -> None:
     jpeg = b"\xff\xd8\xff picture \xff\xd9"
     with Counted(tmp_path / "pictures") as stored, server_at(path, pictures=stored.store) as server:
         with closing(_UnixConnection(path, _PATIENCE_SECONDS)) as connection:
