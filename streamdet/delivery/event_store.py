@@ -69,11 +69,11 @@ PRAGMA application_id = APPLICATION;
 PRAGMA user_version = VERSION;
 COMMIT;
 """.replace("APPLICATION", str(_APPLICATION)).replace("VERSION", str(_VERSION))
-# Objects and alerts that have begun and not ended, each with its newest event. Earlier versions did not have it.
-_UNFINISHED = "CREATE TABLE IF NOT EXISTS unfinished (id TEXT PRIMARY KEY, record_id INTEGER NOT NULL) WITHOUT ROWID"
-_MAX_UNFINISHED = 10_000
-_WITH_PHASES = "objects/", "alerts/"
-_LAST_PHASES = "end", "cleared"
+# The newest event of each object and alert that has begun and not ended, by its id; and the newest event that raised an
+# alert of each rule on each stream, by topic and rule. Earlier versions did not have this table.
+_NEWEST = "CREATE TABLE newest (id TEXT PRIMARY KEY, record_id INTEGER NOT NULL) WITHOUT ROWID"
+_MAX_NEWEST = 10_000
+_OBJECTS, _ALERTS = "objects/", "alerts/"
 
 _log = logging.getLogger(__name__)
 _Arguments = ParamSpec("_Arguments")
@@ -98,11 +98,16 @@ class Record(NamedTuple):
     payload: bytes
 
 
-class _Phase(NamedTuple):
-    """What an event says about its object or alert: its id, and whether this is its last event."""
+class LeftBehind(NamedTuple):
+    """What earlier runs of the daemon left behind, as it was published, the oldest first.
 
-    of: str
-    is_last: bool
+    Attributes:
+        unfinished: the newest event of each object and alert that has begun and not ended.
+        raised: the newest event that raised an alert, of each rule on each stream.
+    """
+
+    unfinished: list[bytes]
+    raised: list[bytes]
 
 
 class _UnusableError(sqlite3.DatabaseError):
@@ -208,15 +213,16 @@ class EventStore:
         """
         return self._use(self._answer, request)
 
-    def unfinished(self) -> list[bytes]:
-        """The newest events of objects and alerts that began in earlier runs and have not ended, the oldest first.
+    def left_behind(self) -> LeftBehind:
+        """What earlier runs left behind.
 
-        The last event of an object or alert, also of a later epoch, takes it off this list when it is written.
+        The last event of an object or alert, also of a later epoch, takes it off the unfinished ones when it is
+        written.
 
         Raises:
             OSError, sqlite3.Error: they cannot be read.
         """
-        return self._use(self._unfinished)
+        return self._use(self._left_behind)
 
     def newest_before(self) -> float | None:
         """When the newest event of earlier runs was kept, in Unix time; None without one.
@@ -324,7 +330,7 @@ class EventStore:
 
     def _append(self, database: sqlite3.Connection, records: Sequence[Record], *, are_old: bool = False) -> None:
         values: list[object] = []
-        # By the id of an object or alert: the record of its newest event, None after the last one.
+        # What becomes of the table: None for what has ended.
         newest: dict[str, int | None] = dict.fromkeys(self._ended)
         # Each may change a page of the index of its own, and all of them a few that lead there.
         needed_bytes = (len(records) + 8) * _PAGE_BYTES
@@ -334,11 +340,12 @@ class EventStore:
             topic_id = self._topic_ids.get(topic) or self._new_topic(database, topic)
             values += (number, epoch_id, topic_id, seq, kept_at, payload)
             needed_bytes += len(payload)
-            if topic.startswith(_WITH_PHASES) and (phase := _phase_of(payload)) is not None:
-                newest[phase.of] = None if phase.is_last else number
-                needed_bytes += _PAGE_BYTES
-                if phase.is_last:
-                    self._ended.add(phase.of)
+            if topic.startswith((_OBJECTS, _ALERTS)):
+                for of, is_last in _noted(topic, payload):
+                    newest[of] = None if is_last else number
+                    needed_bytes += _PAGE_BYTES
+                    if is_last:
+                        self._ended.add(of)
         if self._room_bytes < needed_bytes:
             self._room_bytes = self._make_room(database, needed_bytes)
         self._room_bytes -= needed_bytes
@@ -357,20 +364,23 @@ class EventStore:
 
     @staticmethod
     def _note_newest(database: sqlite3.Connection, newest: Mapping[str, int | None]) -> None:
-        """Writes down which objects and alerts have not ended, in the transaction that writes their events."""
-        going_on = [(of, number) for of, number in newest.items() if number is not None]
-        database.executemany("INSERT OR REPLACE INTO unfinished VALUES (?, ?)", going_on)
+        """Writes down which events are the newest ones, in the transaction that writes these."""
+        noted = [(of, number) for of, number in newest.items() if number is not None]
+        database.executemany("INSERT OR REPLACE INTO newest VALUES (?, ?)", noted)
         ended = [(of,) for of, number in newest.items() if number is None]
-        database.executemany("DELETE FROM unfinished WHERE id = ?", ended)
+        database.executemany("DELETE FROM newest WHERE id = ?", ended)
 
-    def _unfinished(self, database: sqlite3.Connection) -> list[bytes]:
-        # Of some the events have been deleted, because of their age or for room.
-        database.execute("DELETE FROM unfinished WHERE NOT EXISTS (SELECT 1 FROM records WHERE id = record_id)")
-        newest = (
-            "SELECT payload FROM unfinished JOIN records ON records.id = record_id "
+    def _left_behind(self, database: sqlite3.Connection) -> LeftBehind:
+        # Some of the events have been deleted, because of their age or for room.
+        database.execute("DELETE FROM newest WHERE NOT EXISTS (SELECT 1 FROM records WHERE id = record_id)")
+        query = (
+            "SELECT newest.id, payload FROM newest JOIN records ON records.id = record_id "
             "WHERE record_id < ? ORDER BY record_id LIMIT ?"
         )
-        return [payload for (payload,) in database.execute(newest, (self._first_id, _MAX_UNFINISHED))]
+        found = LeftBehind([], [])
+        for of, payload in database.execute(query, (self._first_id, _MAX_NEWEST)):
+            (found.raised if of.startswith(_ALERTS) else found.unfinished).append(payload)
+        return found
 
     def _first_old_id(self, database: sqlite3.Connection) -> int:
         newest = database.execute("SELECT max(id) FROM records WHERE id < 0").fetchone()[0]
@@ -649,8 +659,8 @@ class EventStore:
             raise _UnusableError(message)
         if is_new:
             database.executescript(_SCHEMA)
-        if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'unfinished'").fetchone()[0]:
-            database.execute(_UNFINISHED)
+        if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'newest'").fetchone()[0]:
+            database.execute(_NEWEST)
         for setting in (
             "secure_delete = OFF",
             "synchronous = NORMAL",
@@ -660,7 +670,7 @@ class EventStore:
             database.execute(f"PRAGMA {setting}").fetchall()
         # It takes about a second per GiB, so of a large file only the small tables are looked at.
         is_large = self.path.stat().st_size > _MAX_CHECKED_BYTES
-        for which in ("epochs", "topics", "unfinished") if is_large else ("1",):
+        for which in ("epochs", "topics", "newest") if is_large else ("1",):
             result = database.execute(f"PRAGMA quick_check({which})").fetchone()[0]
             if result != "ok":
                 raise _UnusableError(result)
@@ -748,14 +758,21 @@ def _inode(path: Path) -> int:
         return 0
 
 
-def _phase_of(payload: bytes) -> _Phase | None:
-    """The phase of an object or alert that an event reports; None where it makes no sense."""
+def _noted(topic: str, payload: bytes) -> list[tuple[str, bool]]:
+    """What the table of newest events has about an event: ids, and whether this is the last event of each.
+
+    Nothing where the event makes no sense.
+    """
     try:
         event = orjson.loads(payload)
-        of = event["object"]["object_id"] if event["type"] == "objects" else event["alert"]["alert_id"]
-        return _Phase(of, event["phase"] in _LAST_PHASES)
+        if topic.startswith(_OBJECTS):
+            return [(event["object"]["object_id"], event["phase"] == "end")]
+        alert = event["alert"]
+        if event["phase"] == "cleared":
+            return [(alert["alert_id"], True)]
+        return [(alert["alert_id"], False), (topic + alert["rule"], False)]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None
+        return []
 
 
 def _last_seqs(text: bytes | str) -> dict[str, int] | None:

@@ -1,29 +1,41 @@
-"""Makes the events of a daemon: adds what the analytics of a stream know, numbers each event, and encodes it."""
+"""Makes the events of a daemon: adds what the analytics of a stream know, numbers each event, and encodes it.
+
+Whatever happens to a stream, each object that began ends once, and each alert that was raised is cleared once: `_Open`
+holds the newest event of each, from which the last one can be made when the analytics cannot.
+"""
 
 from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from streamdet import wire
-from streamdet.analytics.stream_analytics import StreamAnalytics
+from streamdet.analytics.objects import ObjectChange
+from streamdet.analytics.rules import AlertChange
+from streamdet.analytics.stream_analytics import Seen, StreamAnalytics
 from streamdet.config import StreamConfig
+from streamdet.delivery.event_store import LeftBehind
 from streamdet.delivery.preview import Preview
+from streamdet.errors import WireError
 from streamdet.monitoring.log import LogThrottle
 from streamdet.monitoring.metrics import Metrics
 from streamdet.security.redact import redact
 from streamdet.types import (
-    Crossing,
+    AlertEvent,
     Detection,
     DetectionEvent,
+    EndReason,
     FrameInfo,
+    ObjectEvent,
     Picture,
     PreviewEvent,
+    State,
     StateEvent,
     StreamStatus,
 )
@@ -39,8 +51,12 @@ _MAX_REPEATED_STATES_PER_SECOND = 1000
 _STATES = b"state/"
 # A stream that is removed and added again goes on counting, unless this many others were removed after it.
 _MAX_REMOVED_STREAMS = 1000
+# What is lost was not seen for longer than the limit.
+_LOST_AFTER_SECONDS = 0.01
+# While frames of a silent stream are still on their way, its silence is looked at again after this time.
+_ON_ITS_WAY_SECONDS = 0.5
 
-_Event = TypeVar("_Event", DetectionEvent, StateEvent, PreviewEvent)
+_Event = TypeVar("_Event", DetectionEvent, StateEvent, PreviewEvent, ObjectEvent, AlertEvent)
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +89,26 @@ class Message(Generic[_Event]):
     is_kept: bool
 
 
+Occurrence = Message[ObjectEvent] | Message[AlertEvent]
+
+
+@dataclass(slots=True)
+class _Open:
+    """What has begun on a stream and not ended.
+
+    Attributes:
+        objects: the newest event of each object, by its id.
+        alerts: the event that raised each alert, by its id.
+        seen_monotonic_seconds: when the newest frame was captured.
+        silent_monotonic_seconds: when objects are lost if no frame comes until then; infinity without objects.
+    """
+
+    objects: dict[str, ObjectEvent] = field(default_factory=dict)
+    alerts: dict[str, AlertEvent] = field(default_factory=dict)
+    seen_monotonic_seconds: float = 0.0
+    silent_monotonic_seconds: float = math.inf
+
+
 @dataclass(slots=True)
 class _LastState:
     """The newest state of a stream.
@@ -102,7 +138,7 @@ class EventWriter:
     Args:
         epoch: new at each start of the daemon.
         state_interval_seconds: how often the state of a stream is repeated.
-        metrics: counts the objects in zones and across lines.
+        metrics: counts objects, and what they do in zones and on lines; knows which frames are on their way.
 
     Attributes:
         seqs: the newest number of each topic.
@@ -116,6 +152,8 @@ class EventWriter:
         self.seqs: Counter[str] = Counter()
         self._states: dict[str, _LastState] = {}
         self._analytics: dict[str, StreamAnalytics] = {}
+        self._configs: dict[str, StreamConfig] = {}
+        self._open: dict[str, _Open] = {}
         # The numbers of removed streams are kept for a while, and so are their track ids.
         self._removed: dict[str, None] = {}
         self._object_numbers, self._alert_numbers = itertools.count(1), itertools.count(1)
@@ -126,33 +164,86 @@ class EventWriter:
         """The streams whose state is repeated."""
         return list(self._states)
 
-    def set_stream(self, config: StreamConfig) -> None:
-        """Tracks the objects of a stream, and applies its zones, lines and masks, from the next frame on."""
-        analytics = self._analytics.get(config.name)
-        before = analytics.geometry if analytics else None
+    def is_set(self, stream: str) -> bool:
+        """Whether a stream is configured."""
+        return stream in self._configs
+
+    def set_stream(self, config: StreamConfig) -> list[Occurrence]:
+        """Tracks the objects of a stream, and applies its zones, lines and masks, from the next frame on.
+
+        Returns:
+            The ends of objects that do not go on: the stream is paused, or tracked otherwise, or has another url.
+        """
+        stream = config.name
+        before, self._configs[stream] = self._configs.get(stream), config
+        analytics = self._analytics.get(stream)
+        geometry = analytics.geometry if analytics else None
+        ended: list[Occurrence] = []
+        if before is not None and (config.paused or config.url != before.url):
+            ended = self.end(stream, EndReason.REMOVED if config.paused else EndReason.RELOAD)
         try:
             if analytics is None:
-                analytics = self._analytics[config.name] = StreamAnalytics(
-                    config, self._track_ids[config.name], self._new_object_id, self._new_alert_id
+                analytics = self._analytics[stream] = StreamAnalytics(
+                    config, self._track_ids[stream], self._new_object_id, self._new_alert_id
                 )
             else:
-                analytics.set_config(config)
+                ended += self._occurrences(stream, analytics.set_config(config))
         except Exception as error:  # noqa: BLE001 - whatever it is: other streams are to be published
-            self._metrics.unexpected.report("analytics", error, "the stream's new rules are not applied", config.name)
-            return
-        last = self._states.get(config.name)
-        if last is not None and analytics.geometry != before:
+            self._metrics.unexpected.report("analytics", error, "the stream's new rules are not applied", stream)
+            return [*ended, *self._end_rest(stream, EndReason.INTERNAL_ERROR)]
+        last = self._states.get(stream)
+        if last is not None and analytics.geometry != geometry:
             last.due_monotonic_seconds = 0.0
+        return ended
+
+    def end(self, stream: str, reason: EndReason) -> list[Occurrence]:
+        """The ends of all objects of a stream, and its alerts cleared."""
+        analytics = self._analytics.get(stream)
+        ended: list[Occurrence] = []
+        try:
+            if analytics is not None:
+                ended = self._occurrences(stream, analytics.end(reason))
+        except Exception as error:  # noqa: BLE001 - whatever it is: each object is to end
+            self._metrics.unexpected.report("analytics", error, "objects end as they were last published", stream)
+        return [*ended, *self._end_rest(stream, reason)]
+
+    def end_all(self, reason: EndReason) -> Iterator[Occurrence]:
+        """The ends of the objects of all streams, and all alerts cleared."""
+        for stream in list(self._open):
+            yield from self.end(stream, reason)
+
+    def end_silent(self) -> Iterator[Occurrence]:
+        """The ends of objects that are lost because no frame has come for too long."""
+        now = time.monotonic()
+        for stream, opened in self._open.items():
+            if opened.silent_monotonic_seconds > now:
+                continue
+            if self._metrics.ledger.is_on_its_way(stream):
+                opened.silent_monotonic_seconds = now + _ON_ITS_WAY_SECONDS
+                continue
+            yield from self._ended_in_silence(stream, opened, now)
+
+    def take_over(self, left_behind: LeftBehind) -> Iterator[Occurrence]:
+        """The ends of objects, and the alerts cleared, that were open when an earlier epoch was cut off."""
+        for event in self._decoded(left_behind.unfinished):
+            message: Occurrence | None = None
+            if isinstance(event, ObjectEvent):
+                message = self._last_of_object(event, EndReason.RESTART)
+            elif isinstance(event, AlertEvent):
+                message = self._last_of_alert(event)
+            if message is not None:
+                yield message
 
     def remove_stream(self, stream: str) -> str | None:
         """Repeats the stream's state no more; its numbers are kept unless too many other streams are removed after it.
 
+        What has begun on it must have been ended by `end`.
+
         Returns:
             The stream whose numbers are forgotten now, or None.
         """
-        self._states.pop(stream, None)
-        self._analytics.pop(stream, None)
-        self._removed.pop(stream, None)
+        for of_streams in (self._states, self._analytics, self._configs, self._open, self._removed):
+            of_streams.pop(stream, None)
         self._removed[stream] = None
         if len(self._removed) <= _MAX_REMOVED_STREAMS:
             return None
@@ -163,15 +254,26 @@ class EventWriter:
             self.seqs.pop(wire.topic(kind, oldest), None)
         return oldest
 
-    def detections(self, result: FrameResult, trace_id: str | None = None) -> Message[DetectionEvent] | None:
-        """The event of one frame."""
-        stream = result.stream
-
-        def make(seq: int) -> DetectionEvent:
-            detections, crossings = self._analysed(result)
-            return DetectionEvent(stream, self._epoch, seq, time.time(), result.frame, detections, crossings, trace_id)
-
-        return self._write("detections", stream, make)
+    def detections(
+        self, result: FrameResult, trace_id: str | None = None
+    ) -> tuple[Message[DetectionEvent] | None, list[Occurrence]]:
+        """The event of one frame, and those of what has begun, changed or ended in it: objects, then alerts."""
+        stream, frame = result.stream, result.frame
+        seen, ended = self._analysed(result)
+        message = self._write(
+            "detections",
+            stream,
+            lambda seq: DetectionEvent(
+                stream, self._epoch, seq, time.time(), frame, seen.detections, seen.crossings, trace_id
+            ),
+        )
+        occurrences = [*ended, *self._occurrences(stream, seen)]
+        opened = self._open.get(stream)
+        if opened is not None and opened.objects:
+            captured, max_lost_seconds = result.captured_monotonic_seconds, self._configs[stream].track_max_lost_seconds
+            opened.seen_monotonic_seconds = captured
+            opened.silent_monotonic_seconds = captured + max_lost_seconds + _LOST_AFTER_SECONDS
+        return message, occurrences
 
     def preview(self, preview: Preview) -> Message[PreviewEvent] | None:
         """The event of a picture."""
@@ -208,8 +310,12 @@ class EventWriter:
         return message
 
     def due(self, latest: float) -> float:
-        """When a state is next to be repeated, in monotonic seconds, but not after `latest`."""
-        return min([latest, *(last.due_monotonic_seconds for last in self._states.values())])
+        """When a state is next to be repeated or a stream is silent, in monotonic seconds, but not after `latest`."""
+        return min(
+            latest,
+            min((last.due_monotonic_seconds for last in self._states.values()), default=math.inf),
+            min((opened.silent_monotonic_seconds for opened in self._open.values()), default=math.inf),
+        )
 
     def subscribed(self, prefix: bytes) -> None:
         """Makes the states due that a client has just subscribed to."""
@@ -252,13 +358,13 @@ class EventWriter:
     def _new_object_id(self) -> str:
         return f"{self._epoch}-{next(self._object_numbers)}"
 
-    def _new_alert_id(self) -> str:
-        return f"{self._epoch}-a{next(self._alert_numbers)}"
-
-    def _analysed(self, result: FrameResult) -> tuple[tuple[Detection, ...], tuple[Crossing, ...]]:
+    def _analysed(self, result: FrameResult) -> tuple[Seen, list[Occurrence]]:
         """What is published of a frame: tracked, with zones and crossings, without what a mask hides.
 
         Where that fails, this frame is published without tracks, and those of the stream begin again with the next.
+
+        Returns:
+            What was seen, and the ends of all objects of the stream where their tracks begin again.
         """
         stream, frame = result.stream, result.frame
         detections = wire.presentable(result.detections, frame.width, frame.height)
@@ -268,22 +374,125 @@ class EventWriter:
             self._throttle.log(_log, logging.WARNING, text, left_out, stream=stream)
         analytics = self._analytics.get(stream)
         if analytics is None:
-            return detections, ()
+            return Seen(detections), []
         try:
             seen = analytics.see(detections, frame, result.captured_monotonic_seconds)
             if analytics.geometry is not None:
                 self._metrics.shapes_seen(stream, analytics.zone_counts(seen.detections), seen.crossings)
         except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
             self._metrics.unexpected.report("analytics", error, "the stream's tracks begin again", stream)
-            analytics.reset()
+            ended = self.end(stream, EndReason.INTERNAL_ERROR)
         else:
-            return seen.detections, seen.crossings
+            return seen, []
         try:
-            return tuple(analytics.see_untracked(detections, frame, result.captured_monotonic_seconds)), ()
+            untracked = analytics.see_untracked(detections, frame, result.captured_monotonic_seconds)
+            return Seen(tuple(untracked)), ended
         except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
             self._metrics.unexpected.report("analytics", error, "no zone or mask is applied", stream)
             # A mask hides what must not be seen: where none can be applied, nothing is shown.
-            return () if analytics.has_masks else detections, ()
+            return Seen(() if analytics.has_masks else detections), ended
+
+    def _occurrences(self, stream: str, seen: Seen) -> list[Occurrence]:
+        """The events of objects and alerts that have begun, changed or ended."""
+        if not seen.objects and not seen.alerts:
+            return []
+        opened = self._open.setdefault(stream, _Open())
+        messages = [
+            *(self._of_object(stream, opened, change) for change in seen.objects),
+            *(self._of_alert(stream, opened, change) for change in seen.alerts),
+        ]
+        self._settle(stream, opened)
+        return [message for message in messages if message is not None]
+
+    def _of_object(self, stream: str, opened: _Open, change: ObjectChange) -> Message[ObjectEvent] | None:
+        """The event of an object; one whose begin could not be published has no others."""
+        object_id = change.object.object_id
+        before = opened.objects.get(object_id)
+        if before is None and change.phase != "begin":
+            return None
+        self._metrics.zones_changed(stream, change.changes)
+        message = self._write(
+            "objects",
+            stream,
+            lambda seq: ObjectEvent(
+                stream, self._epoch, seq, time.time(),
+                change.phase, change.frame, change.object, change.changes, change.crossings, change.reason,
+            ),
+        )  # fmt: skip
+        if change.phase == "end":
+            del opened.objects[object_id]
+            self._metrics.zones_visited(stream, change.object.zones)
+            if message is None and before is not None:
+                return self._last_of_object(before, change.reason or EndReason.LOST)
+        elif message is not None:
+            opened.objects[object_id] = message.event
+            if change.phase == "begin":
+                self._metrics.object_began(stream, change.object.label)
+        return message
+
+    def _of_alert(self, stream: str, opened: _Open, change: AlertChange) -> Message[AlertEvent] | None:
+        """The event of an alert; one that could not be published when it was raised is not cleared."""
+        alert_id = change.alert.alert_id
+        before = opened.alerts.pop(alert_id, None)
+        if before is None and change.phase != "raised":
+            return None
+        message = self._write(
+            "alerts",
+            stream,
+            lambda seq: AlertEvent(stream, self._epoch, seq, time.time(), change.phase, change.frame, change.alert),
+        )
+        if change.phase == "raised" and message is not None:
+            opened.alerts[alert_id] = message.event
+            self._metrics.alert_raised(change.alert.rule, stream)
+        if message is None and before is not None:
+            return self._last_of_alert(before)
+        return message
+
+    def _ended_in_silence(self, stream: str, opened: _Open, now: float) -> list[Occurrence]:
+        last = self._states.get(stream)
+        is_up = last is not None and last.status.state is State.UP
+        silence_seconds = now - opened.seen_monotonic_seconds
+        opened.silent_monotonic_seconds = math.inf
+        try:
+            return self._occurrences(stream, self._analytics[stream].silent(silence_seconds, is_up=is_up))
+        except Exception as error:  # noqa: BLE001 - whatever it is: each object is to end
+            self._metrics.unexpected.report("analytics", error, "the stream's tracks begin again", stream)
+            return self.end(stream, EndReason.INTERNAL_ERROR)
+
+    def _end_rest(self, stream: str, reason: EndReason) -> list[Occurrence]:
+        """The ends of what the analytics have not ended, as it was last published."""
+        opened = self._open.get(stream)
+        if opened is None:
+            return []
+        messages = [
+            *(self._last_of_object(event, reason) for event in opened.objects.values()),
+            *(self._last_of_alert(event) for event in opened.alerts.values()),
+        ]
+        opened.objects.clear()
+        opened.alerts.clear()
+        self._settle(stream, opened)
+        return [message for message in messages if message is not None]
+
+    def _last_of_object(self, event: ObjectEvent, reason: EndReason) -> Message[ObjectEvent] | None:
+        end = replace(event, epoch=self._epoch, phase="end", changes=(), crossings=(), reason=reason)
+        return self._write("objects", event.stream, lambda seq: replace(end, seq=seq, published_at=time.time()))
+
+    def _last_of_alert(self, event: AlertEvent) -> Message[AlertEvent] | None:
+        cleared = replace(event, epoch=self._epoch, phase="cleared")
+        return self._write("alerts", event.stream, lambda seq: replace(cleared, seq=seq, published_at=time.time()))
+
+    def _decoded(self, payloads: Iterable[bytes]) -> Iterator[wire.Event]:
+        for payload in payloads:
+            try:
+                yield wire.decode(payload)
+            except WireError as error:
+                self._metrics.unexpected.report("events", error, "an event of an earlier epoch is not read")
+
+    def _settle(self, stream: str, opened: _Open) -> None:
+        """Takes note that objects have begun or ended."""
+        self._metrics.objects_present(stream, len(opened.objects))
+        if not opened.objects:
+            opened.silent_monotonic_seconds = math.inf
 
     def _write(
         self, kind: wire.Kind, stream: str, make: Callable[[int], _Event], *, repeats_seq: int | None = None

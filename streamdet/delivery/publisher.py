@@ -10,18 +10,19 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from streamdet.config import PublisherConfig, ReplayConfig, StreamConfig
+from streamdet.delivery.event_store import LeftBehind
 from streamdet.delivery.events import EventWriter, FrameResult, Message
 from streamdet.delivery.preview import Previews
 from streamdet.delivery.replay import Archive, Replay, Ring
 from streamdet.delivery.sockets import OFF, SUBSCRIBE, Route, Sockets
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.opentelemetry import Tracer
-from streamdet.types import Detection, Drop, Frame, FrameInfo, StreamStatus
+from streamdet.types import Detection, Drop, EndReason, Frame, FrameInfo, StreamStatus
 from streamdet.wire.replay import Answer, Refused, encode_answer, request_id
 from streamdet.worker import Worker
 
@@ -37,13 +38,14 @@ class _Removal:
     stream: str
 
 
-_Item = FrameResult | StreamStatus | StreamConfig | _Removal
+_Item = FrameResult | StreamStatus | StreamConfig | _Removal | LeftBehind
 
 
 class Publisher(Worker):
     """Sends the events of a daemon, and repeats state events for subscribers that come late.
 
-    The endpoint is bound here, before anything else of the daemon starts. A stop first sends what is queued.
+    The endpoint is bound here, before anything else of the daemon starts. A stop first sends what is queued, then ends
+    every object.
 
     Args:
         config: where to bind, and how much may wait for a slow subscriber.
@@ -75,6 +77,7 @@ class Publisher(Worker):
         super().__init__("publisher", on_error)
         self._metrics = metrics
         self._tracer = tracer
+        self._archive = archive
         self._changed = threading.Condition()
         self._pending: deque[_Item] = deque()
         self._sending: deque[_Item] = deque()
@@ -127,14 +130,18 @@ class Publisher(Worker):
     def set_stream(self, config: StreamConfig) -> None:
         """Tracks a stream's objects, and applies its zones, lines and masks, from the next frame on; never blocks.
 
-        A stream without rules is published as it was detected.
+        Objects end where the stream is paused, or is tracked otherwise from now on. A stream that was never set is
+        published as it was detected.
         """
         with self._changed:
             if not self._closed:
                 self._append(config)
 
     def remove_stream(self, stream: str) -> None:
-        """Publishes what is queued for a stream, then nothing more until its next status; does not wait."""
+        """Publishes what is queued for a stream and the ends of its objects, then nothing until its next status.
+
+        Does not wait.
+        """
         with self._changed:
             self._removed.add(stream)
             if not self._closed:
@@ -144,6 +151,8 @@ class Publisher(Worker):
         """Sends until asked to stop and nothing is left."""
         try:
             with self._previews:
+                if self._archive is not None:
+                    self._archive.fetch_left_behind(self._put_left_behind)
                 while not self._drained():
                     self._wait()
                     self._take_subscriptions()
@@ -151,7 +160,9 @@ class Publisher(Worker):
                     self._send_pending()
                     self._send_previews()
                     self._repeat_states()
+                    self._send_all(self._writer.end_silent())
                     self.beat()
+                self._send_all(self._writer.end_all(EndReason.STOPPING))
         finally:
             self.close()
 
@@ -172,6 +183,12 @@ class Publisher(Worker):
             if isinstance(item, FrameResult):
                 self._metrics.frame_dropped(item.stream, Drop.SHUTDOWN)
         self._sockets.close()
+
+    def _put_left_behind(self, left_behind: LeftBehind) -> None:
+        """Takes what the archive has found, in the archive's thread."""
+        with self._changed:
+            if not self._closed:
+                self._append(left_behind)
 
     def _append(self, item: _Item) -> None:
         self._pending.append(item)
@@ -233,18 +250,22 @@ class Publisher(Worker):
             elif isinstance(item, StreamStatus):
                 self._send(self._writer.state(item))
             elif isinstance(item, StreamConfig):
-                self._writer.set_stream(item)
-            else:
+                self._send_all(self._writer.set_stream(item))
+            elif isinstance(item, _Removal):
                 self._remove(item.stream)
+            else:
+                self._take_over(item)
 
     def _send_detections(self, result: FrameResult) -> None:
         stream = result.stream
         trace = self._tracer.take(stream, result.frame.seq) if self._tracer else None
-        message = self._writer.detections(result, trace.trace_id if trace else None)
+        message, occurrences = self._writer.detections(result, trace.trace_id if trace else None)
         if message is None:
             self._metrics.frame_dropped(stream, Drop.INTERNAL_ERROR)
+            self._send_all(occurrences)
             return
         self._send(message)
+        self._send_all(occurrences)
         event = message.event
         latency_seconds = time.monotonic() - result.captured_monotonic_seconds
         self._metrics.frame_published(stream, latency_seconds, [found.label for found in event.detections])
@@ -259,7 +280,17 @@ class Publisher(Worker):
                 self._send(self._writer.preview(preview))
 
     def _repeat_states(self) -> None:
-        for message in self._writer.due_states():
+        self._send_all(self._writer.due_states())
+
+    def _take_over(self, left_behind: LeftBehind) -> None:
+        """Ends what an earlier epoch could not end."""
+        for message in self._writer.take_over(left_behind):
+            self._send(message)
+            if not self._writer.is_set(message.event.stream):
+                self._forget(message.event.stream)
+
+    def _send_all(self, messages: Iterable[Message[Any]]) -> None:
+        for message in messages:
             self._send(message)
 
     def _send(self, message: Message[Any] | None) -> None:
@@ -275,6 +306,10 @@ class Publisher(Worker):
         self._metrics.event_published(message.topic)
 
     def _remove(self, stream: str) -> None:
+        self._send_all(self._writer.end(stream, EndReason.REMOVED))
+        self._forget(stream)
+
+    def _forget(self, stream: str) -> None:
         forgotten = self._writer.remove_stream(stream)
         self._previews.remove_stream(stream)
         if self._replay is not None:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from streamdet import wire
+from streamdet.delivery.event_store import LeftBehind
 from streamdet.delivery.file_store import FileStore, Missing
 from streamdet.delivery.sockets import Route
 from streamdet.errors import WireError
@@ -57,6 +58,9 @@ class Archive(Protocol):
 
     def fetch(self, client: bytes, request: ReplayRequest, reply: Reply) -> bool:
         """Has a request answered later, in another thread; False when too many wait already."""
+
+    def fetch_left_behind(self, take: Callable[[LeftBehind], None]) -> None:
+        """Has what earlier epochs left behind handed over later, once, in another thread."""
 
 
 class Ring:

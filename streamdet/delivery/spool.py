@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from streamdet.config import SpoolConfig
-from streamdet.delivery.event_store import EventStore, Record
+from streamdet.delivery.event_store import EventStore, LeftBehind, Record
 from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.monitoring.log import FailureLog
 from streamdet.monitoring.metrics import DeliveryMetrics
@@ -84,12 +84,12 @@ class Spool(Worker):
         self._lock = threading.Lock()  # of the requests
         # By client, in the order of their turns; and by what is asked, in the order in which it came.
         self._fetches: dict[bytes, dict[_Question, _Fetch]] = {}
-        self._take_unfinished: Callable[[list[bytes]], None] | None = None
+        self._take_left_behind: Callable[[LeftBehind], None] | None = None
         self._fetching = Share(_SHARE_OF_READING, _BURST_OF_READING_SECONDS)
         self._last_seqs: dict[str, int] = {}
         self._try_again_at = 0.0
         self._reason = self._problem = ""  # why the newest write failed, as the metrics and the log say it
-        self._tidy_at = self._sync_at = self._forget_at = self._unfinished_at = 0.0
+        self._tidy_at = self._sync_at = self._forget_at = self._left_behind_at = 0.0
         self._is_stuck = False  # tidying up has failed
         self._max_age_seconds = config.max_age_seconds
         self._clock = clock or TrustedClock()
@@ -136,13 +136,9 @@ class Spool(Worker):
         self._queue.put(None)
         return True
 
-    def fetch_unfinished(self, take: Callable[[list[bytes]], None]) -> None:
-        """Has the newest events of objects and alerts of earlier epochs that have not ended handed over in this thread.
-
-        Args:
-            take: called once, with the oldest first; not before they can be read.
-        """
-        self._take_unfinished = take
+    def fetch_left_behind(self, take: Callable[[LeftBehind], None]) -> None:
+        """Has what earlier epochs left behind handed over in this thread, once, as soon as it can be read."""
+        self._take_left_behind = take
         self._queue.put(None)
 
     def wake(self) -> None:
@@ -166,7 +162,7 @@ class Spool(Worker):
 
     def _turn(self) -> bool:
         is_stopping = self.stopping
-        self._hand_over_unfinished()
+        self._hand_over_left_behind()
         events = self._take()
         if events:
             self._write(events)
@@ -214,18 +210,18 @@ class Spool(Worker):
                 self._fetches[client] = of_client  # behind all others
         return fetch
 
-    def _hand_over_unfinished(self) -> None:
-        take, now = self._take_unfinished, time.monotonic()
-        if take is None or now < self._unfinished_at:
+    def _hand_over_left_behind(self) -> None:
+        take, now = self._take_left_behind, time.monotonic()
+        if take is None or now < self._left_behind_at:
             return
-        self._unfinished_at = now + _TRY_AGAIN_SECONDS
+        self._left_behind_at = now + _TRY_AGAIN_SECONDS
         try:
-            unfinished = self._store.unfinished()
+            left_behind = self._store.left_behind()
         except (OSError, sqlite3.Error) as error:
             self._unreadable.failed(f"cannot read events in {self._store.directory}: {error}")
             return
-        self._take_unfinished = None
-        take(unfinished)
+        self._take_left_behind = None
+        take(left_behind)
 
     def _answer(self, request: ReplayRequest, reply: Callable[[Answer], None]) -> None:
         try:

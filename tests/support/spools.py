@@ -12,6 +12,7 @@ from typing import Any, Self
 from prometheus_client import CollectorRegistry
 
 from streamdet.config import SpoolConfig
+from streamdet.delivery.event_store import LeftBehind
 from streamdet.delivery.spool import Spool
 from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.monitoring.metrics import DeliveryMetrics
@@ -66,10 +67,12 @@ class Counted:
 
     def unfinished(self) -> list[tuple[str, int]]:
         """Type and number of the newest event of each object and alert of earlier epochs that has not ended."""
-        answers: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
-        self.spool.fetch_unfinished(answers.put)
-        events = map(json.loads, answers.get(timeout=PATIENCE_SECONDS))
-        return [(event["type"], event["seq"]) for event in events]
+        return [(event["type"], event["seq"]) for event in map(json.loads, self.left_behind().unfinished)]
+
+    def left_behind(self) -> LeftBehind:
+        answers: queue.SimpleQueue[LeftBehind] = queue.SimpleQueue()
+        self.spool.fetch_left_behind(answers.put)
+        return answers.get(timeout=PATIENCE_SECONDS)
 
     def all_of(self, epoch: str, from_seq: int = 1, topic: str = TOPIC) -> list[int]:
         """What is kept of an epoch, answer by answer."""

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from prometheus_client import CollectorRegistry
 
 from streamdet.config import PublisherConfig, ReplayConfig
+from streamdet.delivery.event_store import LeftBehind
 from streamdet.delivery.publisher import Publisher
 from streamdet.delivery.replay import Replay, Ring
 from streamdet.delivery.sockets import Sockets
@@ -137,6 +138,9 @@ class Echo:
     def fetch(self, client: bytes, request: ReplayRequest, reply: Callable[[Answer], None]) -> bool:
         reply(Replayed(request.id, request.topic, request.epoch or "", request.from_seq, request.from_seq + 1))
         return True
+
+    def fetch_left_behind(self, take: Callable[[LeftBehind], None]) -> None:
+        take(LeftBehind([], []))
 
 
 def test_answers_of_the_archive_wait_for_the_publisher_and_are_bounded() -> None:

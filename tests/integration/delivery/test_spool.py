@@ -104,7 +104,8 @@ def test_it_stays_within_its_bounds_and_keeps_the_newest(tmp_path: Path) -> None
 
 def phase_of(kind: str, number: int, phase: str, seq: int, size: int = 10) -> Record:
     """An event of an object, or of an alert."""
-    of = {"object": {"object_id": f"e-{number}"}} if kind == "objects" else {"alert": {"alert_id": f"e-a{number}"}}
+    object_ = {"object": {"object_id": f"e-{number}"}}
+    of = object_ if kind == "objects" else {"alert": {"alert_id": f"e-a{number}", "rule": "night"}}
     event = {"type": kind, "seq": seq, "phase": phase, **of, "fill": "x" * size}
     return Record("", f"{kind}/a/", seq, 0.0, json.dumps(event).encode())
 
@@ -131,9 +132,10 @@ def test_it_knows_what_has_begun_and_not_ended_over_restarts(tmp_path: Path) -> 
             phase_of("alerts", 2, "cleared", 3),
         )
         # Those of the present epoch are the publisher's own.
-        assert spool.unfinished() == []
+        assert spool.left_behind() == ([], [])
     with Counted(tmp_path, "e2") as spool:
         assert spool.unfinished() == [("alerts", 1), ("objects", 3)]
+        assert [json.loads(event)["seq"] for event in spool.left_behind().raised] == [2]
         keep_phases(spool, phase_of("objects", 1, "end", 1), phase_of("objects", 4, "begin", 2))
     # It ended before the last event of the alert could be published.
     with Counted(tmp_path, "e3") as spool:
@@ -141,6 +143,8 @@ def test_it_knows_what_has_begun_and_not_ended_over_restarts(tmp_path: Path) -> 
         keep_phases(spool, phase_of("alerts", 1, "cleared", 1), phase_of("objects", 4, "end", 1))
     with Counted(tmp_path, "e4") as spool:
         assert spool.unfinished() == []
+        # A rule counts its cooldown from when it last raised an alert, whether that was cleared or not.
+        assert [json.loads(event)["phase"] for event in spool.left_behind().raised] == ["raised"]
 
 
 def test_what_has_begun_is_forgotten_with_its_events(tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_a_database_of_an_earlier_version_gets_what_it_lacks(tmp_path: Path) -> 
     with Counted(tmp_path, "e1") as spool:
         spool.put(range(1, 11))
     with contextlib.closing(sqlite3.connect(tmp_path / "events.sqlite")) as database:
-        database.execute("DROP TABLE unfinished")
+        database.execute("DROP TABLE newest")
     with Counted(tmp_path, "e2") as spool:
         assert spool.unfinished() == []
         assert spool.all_of("e1") == list(range(1, 11))

@@ -1,0 +1,280 @@
+"""Objects on their way out: each that began ends once, whatever happens to its stream or to the daemon."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamdet import DetectionEvent, ObjectEvent, Subscription, subscribe
+from streamdet.analytics.objects import LiveObject, Objects
+from streamdet.analytics.zones import Zones
+from streamdet.config import ReplayConfig, SpoolConfig, StreamConfig
+from streamdet.delivery.publisher import Publisher
+from streamdet.delivery.spool import Spool
+from streamdet.monitoring.metrics import Metrics
+from streamdet.types import EndReason, Reason, State
+from streamdet.wire import Kind, from_message
+from support.publishing import CAR, PERSON, frame_of, metrics_of, publisher_at, status_of
+from support.spools import Counted
+from support.waiting import wait_until
+
+DOOR = {"name": "door", "polygon": [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]], "loiter_seconds": 0.05}
+
+
+KINDS: tuple[Kind, ...] = ("detections", "objects", "alerts", "state")
+
+
+def config_of(stream: str = "a", **keys: Any) -> StreamConfig:
+    return StreamConfig.model_validate({"name": stream, "url": "rtsp://192.0.2.5/x", **keys})
+
+
+class Followed:
+    """A publisher of one stream whose objects are followed."""
+
+    def __init__(self, publisher: Publisher, metrics: Metrics, events: Subscription) -> None:
+        self.publisher = publisher
+        self.metrics = metrics
+        self._events = events
+        self._seq = 0
+
+    def show(self, *found: Any, frames: int = 1) -> None:
+        for _ in range(frames):
+            self._seq += 1
+            self.metrics.frame_captured("a", time.time())
+            self.publisher.put_detections(frame_of("a", self._seq), found)
+
+    def next(self, phase: str) -> ObjectEvent:
+        """The next event of this phase; updates may come before it."""
+        for event in self._events:
+            if isinstance(event, ObjectEvent) and (event.phase == phase or event.phase != "update"):
+                assert event.phase == phase
+                return event
+        raise AssertionError
+
+    def begin(self) -> ObjectEvent:
+        self.show(PERSON, frames=3)
+        return self.next("begin")
+
+    def ends(self, begun: ObjectEvent, reason: EndReason) -> ObjectEvent:
+        end = self.next("end")
+        assert (end.object.object_id, end.reason) == (begun.object.object_id, reason)
+        return end
+
+    def count(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"streamdet_{name}", {"stream": "a", **labels})
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return metrics_of("a")
+
+
+@pytest.fixture
+def followed(metrics: Metrics) -> Iterator[Followed]:
+    with publisher_at(metrics=metrics) as publisher, subscribe(publisher.endpoint, kinds=KINDS) as events:
+        publisher.set_stream(config_of())
+        publisher.put_status(status_of("a"))
+        next(events)  # the state: the subscription has arrived
+        yield Followed(publisher, metrics, events)
+
+
+def test_a_frame_comes_before_its_objects_and_all_of_it_is_counted(metrics: Metrics) -> None:
+    metrics.set_stream("a", ["person", "car"], ["door"])
+    with publisher_at(metrics=metrics) as publisher, subscribe(publisher.endpoint, kinds=KINDS) as events:
+        publisher.set_stream(config_of(zones=[DOOR]))
+        publisher.put_status(status_of("a"))
+        next(events)
+        followed = Followed(publisher, metrics, events)
+        followed.show(PERSON, CAR, frames=3)
+        seen = [next(events) for _ in range(5)]
+        assert [type(event) for event in seen] == [DetectionEvent] * 3 + [ObjectEvent] * 2
+        begun = [event for event in seen if isinstance(event, ObjectEvent)]
+        assert [(event.seq, event.phase, event.object.label) for event in begun] == [
+            (1, "begin", "person"), (2, "begin", "car"),
+        ]  # fmt: skip
+        assert {event.frame.seq for event in begun} == {3}
+        assert [change.change for change in begun[0].changes] == ["enter"]
+        assert begun[0].object.object_id.startswith("epoch-1-")
+        assert followed.count("objects_present") == 2
+        assert followed.count("objects_total", label="car") == 1
+        assert followed.count("zone_entries_total", zone="door") == 2
+        publisher.set_stream(config_of(zones=[DOOR], track=False))
+        for _ in range(2):
+            assert followed.next("end").reason is EndReason.RELOAD
+        assert followed.count("objects_present") == 0
+        assert followed.count("zone_dwell_seconds_count", zone="door") == 2
+
+
+def test_a_stream_that_goes_or_is_paused_takes_its_objects_along(followed: Followed) -> None:
+    begun = followed.begin()
+    followed.publisher.remove_stream("a")
+    followed.ends(begun, EndReason.REMOVED)
+    followed.publisher.set_stream(config_of())
+    followed.publisher.put_status(status_of("a"))
+    begun = followed.begin()
+    # Numbers go on.
+    assert begun.seq == 3
+    followed.publisher.set_stream(config_of(paused=True))
+    followed.ends(begun, EndReason.REMOVED)
+
+
+def test_another_url_is_another_scene_and_other_zones_are_not(followed: Followed) -> None:
+    begun = followed.begin()
+    followed.publisher.set_stream(config_of(zones=[DOOR], max_fps=5))
+    followed.show(PERSON)
+    assert followed.next("update").object.object_id == begun.object.object_id
+    followed.publisher.set_stream(config_of(url="rtsp://192.0.2.6/x", zones=[DOOR]))
+    followed.ends(begun, EndReason.RELOAD)
+    # It begins again, even where it was.
+    assert followed.begin().object.object_id != begun.object.object_id
+
+
+def test_a_stop_ends_every_object(metrics: Metrics) -> None:
+    publisher = publisher_at(metrics=metrics)
+    with subscribe(publisher.endpoint, kinds=KINDS) as events:
+        with publisher:
+            publisher.set_stream(config_of())
+            publisher.put_status(status_of("a"))
+            next(events)
+            followed = Followed(publisher, metrics, events)
+            begun = followed.begin()
+            followed.show(PERSON)
+        end = followed.ends(begun, EndReason.STOPPING)
+        assert end.frame.seq == 4
+
+
+@pytest.mark.parametrize(("state", "reason"), [(State.UP, EndReason.LOST), (State.DOWN, EndReason.STREAM_DOWN)])
+def test_objects_of_a_silent_stream_are_lost(followed: Followed, state: State, reason: EndReason) -> None:
+    followed.publisher.set_stream(config_of(track_max_lost_seconds=0.2))
+    begun = followed.begin()
+    if state is State.DOWN:
+        followed.publisher.put_status(status_of("a", state, Reason.ENDED))
+    began = time.monotonic()
+    end = followed.ends(begun, reason)
+    assert time.monotonic() - began < 5
+    assert end.frame.seq == 3
+    assert end.object.seconds == pytest.approx(2 / 25)
+    # What comes after the silence is another object, and another after the next one.
+    again = followed.begin()
+    assert again.object.object_id != begun.object.object_id
+    followed.ends(again, reason)
+
+
+def test_a_stream_is_not_silent_while_frames_are_on_their_way(followed: Followed) -> None:
+    followed.publisher.set_stream(config_of(track_max_lost_seconds=0.2))
+    begun = followed.begin()
+    # Captured, and still being detected.
+    followed.metrics.frame_captured("a", time.time())
+    opened = followed.publisher._writer._open["a"]
+    due = opened.silent_monotonic_seconds
+    wait_until(lambda: opened.silent_monotonic_seconds > due)
+    assert "a" in followed.publisher._writer._open
+    assert opened.objects.keys() == {begun.object.object_id}
+    followed.metrics.ledger.published("a")
+    followed.ends(begun, EndReason.LOST)
+
+
+def test_an_error_of_the_analytics_ends_objects_and_they_begin_again(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = followed.begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "see", lambda *_: 1 / 0)
+        followed.show(PERSON)
+        end = followed.ends(begun, EndReason.INTERNAL_ERROR)
+    assert end.frame.seq == 3
+    begun = followed.begin()
+    with monkeypatch.context() as patch:
+        # Even where they cannot be asked what they know.
+        patch.setattr(Objects, "see", lambda *_: 1 / 0)
+        patch.setattr(Objects, "end", lambda *_: 1 / 0)
+        followed.show(PERSON)
+        followed.ends(begun, EndReason.INTERNAL_ERROR)
+    begun = followed.begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "end", lambda *_: 1 / 0)
+        followed.publisher.remove_stream("a")
+        followed.ends(begun, EndReason.REMOVED)
+    assert followed.publisher.error is None
+
+
+def test_rules_that_cannot_be_applied_end_objects(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = followed.begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(Zones, "__init__", lambda *_: 1 / 0)
+        followed.publisher.set_stream(config_of(zones=[DOOR]))
+        followed.ends(begun, EndReason.INTERNAL_ERROR)
+    # What was tracked before is not published without a begin.
+    followed.show(PERSON, frames=30)
+    followed.publisher.set_stream(config_of(track=False))
+    followed.publisher.set_stream(config_of())
+    assert followed.begin().object.object_id != begun.object.object_id
+
+
+def test_an_object_whose_begin_cannot_be_encoded_has_no_other_events(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["streamdet.wire.encode"], "_tracked", lambda _: 1 / 0)
+        followed.show(PERSON, frames=3)
+        wait_until(lambda: followed.publisher._writer.seqs["detections/a/"] == 3)
+    followed.show(PERSON, frames=30)
+    followed.publisher.set_stream(config_of(track=False))
+    followed.publisher.set_stream(config_of())
+    begun = followed.begin()
+    assert begun.seq == 1
+    # An end that cannot be encoded is made from what was published before.
+    monkeypatch.setattr(LiveObject, "snapshot", lambda one: replace(begun.object, label=one))
+    followed.publisher.remove_stream("a")
+    followed.ends(begun, EndReason.REMOVED)
+
+
+def spooled(folder: Path, epoch: str, metrics: Metrics) -> tuple[Spool, Publisher]:
+    spool = Spool(SpoolConfig.model_validate({"directory": str(folder)}), epoch, metrics.delivery)
+    replay = ReplayConfig(endpoint="tcp://127.0.0.1:0")
+    return spool, publisher_at(epoch=epoch, metrics=metrics, replay=replay, archive=spool)
+
+
+def test_what_an_earlier_epoch_could_not_end_ends_in_the_next_one_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = metrics_of("a")
+    spool, publisher = spooled(tmp_path, "e1", metrics)
+    with monkeypatch.context() as patch:
+        # As if it was killed.
+        patch.setattr("streamdet.delivery.events.EventWriter.end_all", lambda *_: iter(()))
+        with spool, publisher, subscribe(publisher.endpoint, kinds=KINDS) as events:
+            publisher.set_stream(config_of())
+            publisher.put_status(status_of("a"))
+            next(events)
+            followed = Followed(publisher, metrics, events)
+            begun = followed.begin()
+            kept = metrics.registry.get_sample_value
+            followed.show(PERSON, frames=30)
+            assert followed.next("update").object.object_id == begun.object.object_id
+            wait_until(lambda: (kept("streamdet_spool_events_kept_total") or 0) >= 35)
+    for epoch in ("e2", "e3"):
+        metrics = metrics_of()
+        spool, publisher = spooled(tmp_path, epoch, metrics)
+        with spool, publisher:
+            writer = publisher._writer
+            if epoch == "e2":
+                wait_until(lambda of=writer: of.seqs["objects/a/"] == 1)
+                # It is not configured any more: nothing is kept of it for longer than of others that are gone.
+                assert writer._removed == {"a": None}
+            else:
+                wait_until(lambda of=spool: of._take_left_behind is None)
+        assert publisher.error is None
+        assert writer.seqs == ({"objects/a/": 1} if epoch == "e2" else {})
+    with Counted(tmp_path, "e4") as kept:
+        (end,) = (from_message([b"objects/a/", event]) for event in kept.ask("e2", 1, topic="objects/a/").events)
+    assert isinstance(end, ObjectEvent)
+    assert (end.phase, end.reason, end.epoch) == ("end", EndReason.RESTART, "e2")
+    assert end.object.object_id == begun.object.object_id
+    assert end.object.seconds > begun.object.seconds
