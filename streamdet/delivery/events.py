@@ -19,7 +19,8 @@ from streamdet import wire
 from streamdet.analytics.objects import ObjectChange
 from streamdet.analytics.rules import AlertChange
 from streamdet.analytics.stream_analytics import Seen, StreamAnalytics
-from streamdet.config import StreamConfig
+from streamdet.config import RuleConfig, StreamConfig
+from streamdet.config.rules import rules_of
 from streamdet.delivery.event_store import LeftBehind
 from streamdet.delivery.preview import Preview
 from streamdet.errors import WireError
@@ -27,6 +28,7 @@ from streamdet.monitoring.log import LogThrottle
 from streamdet.monitoring.metrics import Metrics
 from streamdet.security.redact import redact
 from streamdet.types import (
+    Alert,
     AlertEvent,
     Detection,
     DetectionEvent,
@@ -154,6 +156,9 @@ class EventWriter:
         self._analytics: dict[str, StreamAnalytics] = {}
         self._configs: dict[str, StreamConfig] = {}
         self._open: dict[str, _Open] = {}
+        self._rules: tuple[RuleConfig, ...] = ()
+        # When each rule last raised an alert on each stream, in Unix time; also those of earlier epochs.
+        self._raised_at: defaultdict[str, dict[str, float]] = defaultdict(dict)
         # The numbers of removed streams are kept for a while, and so are their track ids.
         self._removed: dict[str, None] = {}
         self._object_numbers, self._alert_numbers = itertools.count(1), itertools.count(1)
@@ -183,9 +188,7 @@ class EventWriter:
             ended = self.end(stream, EndReason.REMOVED if config.paused else EndReason.RELOAD)
         try:
             if analytics is None:
-                analytics = self._analytics[stream] = StreamAnalytics(
-                    config, self._track_ids[stream], self._new_object_id, self._new_alert_id
-                )
+                analytics = self._new_analytics(config)
             else:
                 ended += self._occurrences(stream, analytics.set_config(config))
         except Exception as error:  # noqa: BLE001 - whatever it is: other streams are to be published
@@ -195,6 +198,24 @@ class EventWriter:
         if last is not None and analytics.geometry != geometry:
             last.due_monotonic_seconds = 0.0
         return ended
+
+    def set_rules(self, rules: Iterable[RuleConfig]) -> Iterator[Occurrence]:
+        """Raises alerts by these rules from the next frame on.
+
+        Returns:
+            The alerts cleared of rules that are gone, or are not met any more.
+        """
+        self._rules = tuple(rules)
+        names = {rule.name for rule in self._rules}
+        for raised_at in self._raised_at.values():
+            for gone in raised_at.keys() - names:
+                del raised_at[gone]
+        for stream, analytics in list(self._analytics.items()):
+            try:
+                yield from self._occurrences(stream, analytics.set_rules(rules_of(stream, self._rules)))
+            except Exception as error:  # noqa: BLE001 - whatever it is: other streams are to be published
+                self._metrics.unexpected.report("analytics", error, "the stream's new rules are not applied", stream)
+                yield from self.end(stream, EndReason.INTERNAL_ERROR)
 
     def end(self, stream: str, reason: EndReason) -> list[Occurrence]:
         """The ends of all objects of a stream, and its alerts cleared."""
@@ -224,7 +245,13 @@ class EventWriter:
             yield from self._ended_in_silence(stream, opened, now)
 
     def take_over(self, left_behind: LeftBehind) -> Iterator[Occurrence]:
-        """The ends of objects, and the alerts cleared, that were open when an earlier epoch was cut off."""
+        """The ends of objects, and the alerts cleared, that were open when an earlier epoch was cut off.
+
+        Rules take their pauses between alerts from there.
+        """
+        for event in self._decoded(left_behind.raised):
+            if isinstance(event, AlertEvent):
+                self._restore(event.stream, event.alert)
         for event in self._decoded(left_behind.unfinished):
             message: Occurrence | None = None
             if isinstance(event, ObjectEvent):
@@ -250,6 +277,7 @@ class EventWriter:
         oldest = next(iter(self._removed))
         del self._removed[oldest]
         self._track_ids.pop(oldest, None)
+        self._raised_at.pop(oldest, None)
         for kind in wire.KINDS:
             self.seqs.pop(wire.topic(kind, oldest), None)
         return oldest
@@ -355,8 +383,29 @@ class EventWriter:
             "state", event.stream, lambda _: replace(event, published_at=time.time()), repeats_seq=event.seq
         )
 
+    def _new_analytics(self, config: StreamConfig) -> StreamAnalytics:
+        stream = config.name
+        analytics = StreamAnalytics(config, self._track_ids[stream], self._new_object_id, self._new_alert_id)
+        analytics.set_rules(rules_of(stream, self._rules))
+        analytics.restore_alerts(self._raised_at[stream])
+        self._analytics[stream] = analytics
+        return analytics
+
+    def _restore(self, stream: str, alert: Alert) -> None:
+        """Takes over when a rule last raised an alert in an earlier epoch, unless it has raised one since."""
+        raised_at = self._raised_at[stream]
+        if alert.rule in raised_at:
+            return
+        raised_at[alert.rule] = alert.raised_at
+        analytics = self._analytics.get(stream)
+        if analytics is not None:
+            analytics.restore_alerts({alert.rule: alert.raised_at})
+
     def _new_object_id(self) -> str:
         return f"{self._epoch}-{next(self._object_numbers)}"
+
+    def _new_alert_id(self) -> str:
+        return f"{self._epoch}-a{next(self._alert_numbers)}"
 
     def _analysed(self, result: FrameResult) -> tuple[Seen, list[Occurrence]]:
         """What is published of a frame: tracked, with zones and crossings, without what a mask hides.
@@ -394,6 +443,8 @@ class EventWriter:
 
     def _occurrences(self, stream: str, seen: Seen) -> list[Occurrence]:
         """The events of objects and alerts that have begun, changed or ended."""
+        for rule in seen.suppressed:
+            self._metrics.alert_suppressed(rule, stream)
         if not seen.objects and not seen.alerts:
             return []
         opened = self._open.setdefault(stream, _Open())
@@ -443,6 +494,7 @@ class EventWriter:
         )
         if change.phase == "raised" and message is not None:
             opened.alerts[alert_id] = message.event
+            self._raised_at[stream][change.alert.rule] = change.alert.raised_at
             self._metrics.alert_raised(change.alert.rule, stream)
         if message is None and before is not None:
             return self._last_of_alert(before)

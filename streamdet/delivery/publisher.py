@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamdet.config import PublisherConfig, ReplayConfig, StreamConfig
+from streamdet.config import PublisherConfig, ReplayConfig, RuleConfig, StreamConfig
 from streamdet.delivery.event_store import LeftBehind
 from streamdet.delivery.events import EventWriter, FrameResult, Message
 from streamdet.delivery.preview import Previews
@@ -38,7 +38,12 @@ class _Removal:
     stream: str
 
 
-_Item = FrameResult | StreamStatus | StreamConfig | _Removal | LeftBehind
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    rules: tuple[RuleConfig, ...]
+
+
+_Item = FrameResult | StreamStatus | StreamConfig | _Rules | _Removal | LeftBehind
 
 
 class Publisher(Worker):
@@ -136,6 +141,15 @@ class Publisher(Worker):
         with self._changed:
             if not self._closed:
                 self._append(config)
+
+    def set_rules(self, rules: Iterable[RuleConfig]) -> None:
+        """Raises alerts by these rules, each on the streams that it applies to, from the next frame on; never blocks.
+
+        A rule whose name stays goes on: what it has raised is not raised again.
+        """
+        with self._changed:
+            if not self._closed:
+                self._append(_Rules(tuple(rules)))
 
     def remove_stream(self, stream: str) -> None:
         """Publishes what is queued for a stream and the ends of its objects, then nothing until its next status.
@@ -251,6 +265,8 @@ class Publisher(Worker):
                 self._send(self._writer.state(item))
             elif isinstance(item, StreamConfig):
                 self._send_all(self._writer.set_stream(item))
+            elif isinstance(item, _Rules):
+                self._send_all(self._writer.set_rules(item.rules))
             elif isinstance(item, _Removal):
                 self._remove(item.stream)
             else:

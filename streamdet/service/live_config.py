@@ -118,7 +118,7 @@ class LiveConfig:
         self._streams = streams
         for note in self._notes():
             _log.info("kept from an earlier run: %s", note)
-        streams.apply(self._config.streams)
+        streams.apply(self._config.streams, self._config.rules)
         # Where the last good configuration is used in place of the file, the file has not been loaded.
         self._metrics.reloaded(time.time() if self._keep() else None)
 
@@ -266,7 +266,7 @@ class LiveConfig:
         config = self._merged(file, changes)
         staged = self._changes_file.stage(kept) if kept != self._kept else None
         try:
-            applied = self._streams.apply(config.streams)
+            applied = self._streams.apply(config.streams, config.rules)
         except BaseException:
             # Raised again, whatever it is: nothing of a change that did not take effect may be kept.
             if staged is not None:

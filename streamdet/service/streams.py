@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from streamdet.capture.thread import Capture
-from streamdet.config import StreamConfig
+from streamdet.config import RuleConfig, StreamConfig
+from streamdet.config.rules import rules_of
 from streamdet.config.stream import keeps_connection
 from streamdet.delivery.publisher import Publisher
 from streamdet.errors import ApplyError, SourceError
@@ -76,11 +77,14 @@ class Streams:
         self._statuses = StreamStatuses(publisher.put_status)
         self._captures: dict[str, Capture] = {}
         self._configs: dict[str, StreamConfig] = {}
+        self._rules: tuple[RuleConfig, ...] = ()
         # Also of streams that are gone: subscribers must not see the number of a frame twice.
         self._last_seqs: dict[str, int] = {}
 
-    def apply(self, configs: Iterable[StreamConfig]) -> Applied:
+    def apply(self, configs: Iterable[StreamConfig], rules: Sequence[RuleConfig] = ()) -> Applied:
         """Makes the running streams those of `configs`; a stream that did not change keeps its connection.
+
+        The rules raise alerts on all of them.
 
         Everything that may fail is done first, while the streams run on as they were.
 
@@ -93,6 +97,7 @@ class Streams:
         self._stop_captures([*plan.removed, *plan.reconnected])
         for name in plan.removed:
             self._remove_stream(name)
+        self._set_rules(wanted, rules)
         changes = {name: _differences(self._configs[name], wanted[name]) for name in [*plan.reconnected, *plan.updated]}
         for name in [*plan.added, *plan.reconnected, *plan.updated]:
             self._set_stream(wanted[name])
@@ -101,7 +106,7 @@ class Streams:
         if plan != Applied():
             changed = [f"{name} ({what})" for name, what in changes.items()]
             named = {"added": plan.added, "changed": changed, "removed": plan.removed}
-            _log.info("streams: %s", "; ".join(f"{what}: {_some(names)}" for what, names in named.items() if names))
+            _log.info("streams: %s", _listed(named))
         return plan
 
     def take_down(self, frame: Frame, why: str) -> None:
@@ -183,6 +188,19 @@ class Streams:
         self._publisher.set_stream(config)
         self._make_room(config)
 
+    def _set_rules(self, streams: Iterable[str], rules: Sequence[RuleConfig]) -> None:
+        before, self._rules = self._rules, tuple(rules)
+        self._metrics.set_rules([(rule.name, stream) for stream in streams for rule in rules_of(stream, rules)])
+        if self._rules != before:
+            self._publisher.set_rules(self._rules)
+            old, new = ({rule.name: rule for rule in of} for of in (before, self._rules))
+            named = {
+                "added": [name for name in new if name not in old],
+                "changed": [name for name in new if name in old and old[name] != new[name]],
+                "removed": [name for name in old if name not in new],
+            }
+            _log.info("rules: %s", _listed(named) or "in another order")
+
     def _begin(self, name: str, capture: Capture | None) -> None:
         if capture is None:
             status = StreamStatus(name, State.DOWN, Reason.PAUSED, "until it is resumed", time.time())
@@ -236,6 +254,10 @@ def _shown(value: object) -> str:
         return str(value).lower()
     text = redact(f"{value:g}" if isinstance(value, float) else str(value))
     return text if isinstance(value, str | int | float) and len(text) <= _MAX_VALUE_CHARACTERS else ""
+
+
+def _listed(named: Mapping[str, list[str]]) -> str:
+    return "; ".join(f"{what}: {_some(names)}" for what, names in named.items() if names)
 
 
 def _some(names: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from streamdet import DetectionEvent, ObjectEvent, Subscription, subscribe
+from streamdet import AlertEvent, DetectionEvent, ObjectEvent, Subscription, subscribe
 from streamdet.analytics.objects import LiveObject, Objects
+from streamdet.analytics.rules import Rules
 from streamdet.analytics.zones import Zones
-from streamdet.config import ReplayConfig, SpoolConfig, StreamConfig
+from streamdet.config import ReplayConfig, RuleConfig, SpoolConfig, StreamConfig
 from streamdet.delivery.publisher import Publisher
 from streamdet.delivery.spool import Spool
 from streamdet.monitoring.metrics import Metrics
@@ -34,6 +36,10 @@ def config_of(stream: str = "a", **keys: Any) -> StreamConfig:
     return StreamConfig.model_validate({"name": stream, "url": "rtsp://192.0.2.5/x", **keys})
 
 
+def rule_of(name: str, **keys: Any) -> RuleConfig:
+    return RuleConfig.model_validate({"name": name, **keys})
+
+
 class Followed:
     """A publisher of one stream whose objects are followed."""
 
@@ -42,6 +48,10 @@ class Followed:
         self.metrics = metrics
         self._events = events
         self._seq = 0
+
+    def until_subscribed(self) -> None:
+        """Waits for a state: the subscription has arrived then."""
+        next(self._events)
 
     def show(self, *found: Any, frames: int = 1) -> None:
         for _ in range(frames):
@@ -56,6 +66,13 @@ class Followed:
                 assert event.phase == phase
                 return event
         raise AssertionError
+
+    def any(self) -> DetectionEvent | ObjectEvent | AlertEvent:
+        """The next event that is not a state."""
+        return next(event for event in self._events if isinstance(event, DetectionEvent | ObjectEvent | AlertEvent))
+
+    def next_alert(self) -> AlertEvent:
+        return next(event for event in self._events if isinstance(event, AlertEvent))
 
     def begin(self) -> ObjectEvent:
         self.show(PERSON, frames=3)
@@ -99,12 +116,13 @@ def test_a_frame_comes_before_its_objects_and_all_of_it_is_counted(metrics: Metr
             (1, "begin", "person"), (2, "begin", "car"),
         ]  # fmt: skip
         assert {event.frame.seq for event in begun} == {3}
-        assert [change.change for change in begun[0].changes] == ["enter"]
+        assert [change.change for change in begun[0].changes] == ["enter", "loiter"]
         assert begun[0].object.object_id.startswith("epoch-1-")
         assert followed.count("objects_present") == 2
         assert followed.count("objects_total", label="car") == 1
         assert followed.count("zone_entries_total", zone="door") == 2
-        publisher.set_stream(config_of(zones=[DOOR], track=False))
+        assert followed.count("zone_loitering_total", zone="door") == 2
+        publisher.set_stream(config_of(zones=[DOOR], track_start_score=0.3))
         for _ in range(2):
             assert followed.next("end").reason is EndReason.RELOAD
         assert followed.count("objects_present") == 0
@@ -207,7 +225,7 @@ def test_an_error_of_the_analytics_ends_objects_and_they_begin_again(
 def test_rules_that_cannot_be_applied_end_objects(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = followed.begin()
     with monkeypatch.context() as patch:
-        patch.setattr(Zones, "__init__", lambda *_: 1 / 0)
+        patch.setattr(Zones, "set_config", lambda *_: 1 / 0)
         followed.publisher.set_stream(config_of(zones=[DOOR]))
         followed.ends(begun, EndReason.INTERNAL_ERROR)
     # What was tracked before is not published without a begin.
@@ -235,46 +253,101 @@ def test_an_object_whose_begin_cannot_be_encoded_has_no_other_events(
     followed.ends(begun, EndReason.REMOVED)
 
 
-def spooled(folder: Path, epoch: str, metrics: Metrics) -> tuple[Spool, Publisher]:
+def test_rules_raise_alerts_after_their_objects_and_clear_them(followed: Followed) -> None:
+    followed.metrics.set_rules([("seen", "a"), ("night", "a"), ("elsewhere", "a")])
+    rules = [rule_of("seen", cooldown_seconds=60.0), rule_of("night"), rule_of("elsewhere", streams=["b"])]
+    followed.publisher.set_rules(rules)
+    followed.show(PERSON, frames=3)
+    events = [followed.any() for _ in range(6)]
+    assert [type(event) for event in events] == [*[DetectionEvent] * 3, ObjectEvent, AlertEvent, AlertEvent]
+    begun, raised = events[3], events[4]
+    assert isinstance(begun, ObjectEvent)
+    assert isinstance(raised, AlertEvent)
+    assert (raised.seq, raised.phase, raised.alert.rule) == (1, "raised", "seen")
+    assert raised.alert.object_ids == (begun.object.object_id,)
+    assert raised.alert.alert_id == "epoch-1-a1"
+    # One of the two is gone, and one goes on.
+    followed.publisher.set_rules([rules[0]])
+    cleared = followed.next_alert()
+    assert (cleared.phase, cleared.alert.rule) == ("cleared", "night")
+    followed.publisher.remove_stream("a")
+    cleared = followed.next_alert()
+    assert (cleared.phase, cleared.alert.alert_id) == ("cleared", raised.alert.alert_id)
+    # The pause of the rule goes on when the stream comes back.
+    followed.publisher.set_stream(config_of())
+    followed.publisher.put_status(status_of("a"))
+    followed.begin()
+    wait_until(lambda: followed.count("alerts_suppressed_total", rule="seen") == 1)
+    assert followed.count("alerts_total", rule="seen") == 1
+    assert followed.count("alerts_total", rule="elsewhere") == 0
+
+
+def test_rules_that_cannot_be_applied_clear_alerts(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    followed.publisher.set_rules([rule_of("seen")])
+    followed.show(PERSON, frames=3)
+    raised = followed.next_alert()
+    with monkeypatch.context() as patch:
+        patch.setattr(Rules, "set_config", lambda *_: 1 / 0)
+        followed.publisher.set_rules([])
+        cleared = followed.next_alert()
+    assert (cleared.phase, cleared.alert.alert_id) == ("cleared", raised.alert.alert_id)
+    assert followed.publisher.error is None
+
+
+RULE = rule_of("seen", cooldown_seconds=3600.0)
+
+
+@contextlib.contextmanager
+def run_of(epoch: str, folder: Path) -> Iterator[Followed]:
+    """A publisher with a spool; its stream is not there yet."""
+    metrics = metrics_of("a")
+    metrics.set_rules([(RULE.name, "a")])
     spool = Spool(SpoolConfig.model_validate({"directory": str(folder)}), epoch, metrics.delivery)
     replay = ReplayConfig(endpoint="tcp://127.0.0.1:0")
-    return spool, publisher_at(epoch=epoch, metrics=metrics, replay=replay, archive=spool)
+    publisher = publisher_at(epoch=epoch, metrics=metrics, replay=replay, archive=spool)
+    with spool, publisher, subscribe(publisher.endpoint, kinds=KINDS) as events:
+        yield Followed(publisher, metrics, events)
+    assert publisher.error is None
+
+
+def begin_with_rule(followed: Followed) -> ObjectEvent:
+    followed.publisher.set_rules([RULE])
+    followed.publisher.set_stream(config_of())
+    followed.publisher.put_status(status_of("a"))
+    followed.until_subscribed()
+    return followed.begin()
 
 
 def test_what_an_earlier_epoch_could_not_end_ends_in_the_next_one_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metrics = metrics_of("a")
-    spool, publisher = spooled(tmp_path, "e1", metrics)
     with monkeypatch.context() as patch:
         # As if it was killed.
         patch.setattr("streamdet.delivery.events.EventWriter.end_all", lambda *_: iter(()))
-        with spool, publisher, subscribe(publisher.endpoint, kinds=KINDS) as events:
-            publisher.set_stream(config_of())
-            publisher.put_status(status_of("a"))
-            next(events)
-            followed = Followed(publisher, metrics, events)
-            begun = followed.begin()
-            kept = metrics.registry.get_sample_value
+        with run_of("e1", tmp_path) as followed:
+            begun = begin_with_rule(followed)
+            raised = followed.next_alert()
             followed.show(PERSON, frames=30)
             assert followed.next("update").object.object_id == begun.object.object_id
-            wait_until(lambda: (kept("streamdet_spool_events_kept_total") or 0) >= 35)
-    for epoch in ("e2", "e3"):
-        metrics = metrics_of()
-        spool, publisher = spooled(tmp_path, epoch, metrics)
-        with spool, publisher:
-            writer = publisher._writer
-            if epoch == "e2":
-                wait_until(lambda of=writer: of.seqs["objects/a/"] == 1)
-                # It is not configured any more: nothing is kept of it for longer than of others that are gone.
-                assert writer._removed == {"a": None}
-            else:
-                wait_until(lambda of=spool: of._take_left_behind is None)
-        assert publisher.error is None
-        assert writer.seqs == ({"objects/a/": 1} if epoch == "e2" else {})
+    with run_of("e2", tmp_path) as followed:
+        writer = followed.publisher._writer
+        wait_until(lambda: writer.seqs["alerts/a/"] == 1)
+        # It is not configured any more: nothing is kept of it for longer than of others that are gone.
+        assert writer._removed == {"a": None}
+    with run_of("e3", tmp_path) as after:
+        wait_until(lambda: after.publisher._writer._raised_at)
+        # The pause between alerts goes on.
+        begin_with_rule(after)
+        wait_until(lambda: after.count("alerts_suppressed_total", rule=RULE.name) == 1)
     with Counted(tmp_path, "e4") as kept:
         (end,) = (from_message([b"objects/a/", event]) for event in kept.ask("e2", 1, topic="objects/a/").events)
+        (cleared,) = (from_message([b"alerts/a/", event]) for event in kept.ask("e2", 1, topic="alerts/a/").events)
+        assert len(kept.ask("e3", 1, topic="objects/a/").events) == 2
+        assert kept.ask("e3", 1, topic="alerts/a/").events == []
+        assert kept.unfinished() == []
     assert isinstance(end, ObjectEvent)
     assert (end.phase, end.reason, end.epoch) == ("end", EndReason.RESTART, "e2")
     assert end.object.object_id == begun.object.object_id
     assert end.object.seconds > begun.object.seconds
+    assert isinstance(cleared, AlertEvent)
+    assert (cleared.phase, cleared.alert.alert_id) == ("cleared", raised.alert.alert_id)
