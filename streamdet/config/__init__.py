@@ -8,6 +8,7 @@ it for editors and for the reference; `last_good` keeps the last configuration t
 
 from streamdet.config.load import load_config, load_config_and_warnings
 from streamdet.config.models import (
+    ClipsConfig,
     Config,
     ControlConfig,
     DetectorConfig,
@@ -23,6 +24,7 @@ from streamdet.config.rules import RuleConfig
 from streamdet.config.stream import StreamConfig
 
 __all__ = [
+    "ClipsConfig",
     "Config",
     "ControlConfig",
     "DetectorConfig",

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from streamdet.assets import embedded_weights
 from streamdet.config.addresses import UrlKind, kind_of_url
-from streamdet.config.models import Config, DetectorConfig
+from streamdet.config.models import ClipsConfig, Config, DetectorConfig
 from streamdet.config.rules import MAX_RULES, RuleConfig, misfits
 from streamdet.config.stream import SHAPES
 from streamdet.config.toml import KeyPath
@@ -41,7 +41,7 @@ _FILE_KEYS = (
     ("metrics", "password_file"),
 )
 # Tables with a directory that is for them alone.
-_WITH_DIRECTORY = ("spool", "pictures")
+_WITH_DIRECTORY = ("spool", "pictures", "clips")
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
@@ -131,6 +131,20 @@ def rule_problems(config: Config) -> Iterator[tuple[KeyPath, str]]:
                 yield ("rules", number, "streams", index), f'is "{glob[:40]}", which matches no stream; {meant}'
         for key, problem in _misfits(rule, config):
             yield ("rules", number, key), problem
+        if problem := _clip_problem(rule, config.clips):
+            yield ("rules", number, "clip_seconds"), problem
+
+
+def _clip_problem(rule: RuleConfig, clips: ClipsConfig) -> str:
+    """Why there can be no clip such as a rule asks for; empty where there can, or it asks for none."""
+    if rule.clip_seconds is None:
+        return ""
+    seconds = sum(rule.clip_seconds)
+    if seconds > clips.ring_seconds:
+        return f"is a clip of {seconds:g} s, longer than ring_seconds = {clips.ring_seconds:g} in [clips]; raise that"
+    if clips.directory is None:
+        return "needs a directory for clips; add [clips] and below it a directory, or delete this"
+    return ""
 
 
 def _misfits(rule: RuleConfig, config: Config) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from streamdet.config.listening import parse_host_port, parse_publisher_endpoint, refuse_others_without_keys
-from streamdet.config.rules import RuleConfig
+from streamdet.config.rules import MAX_CLIP_SECONDS, RuleConfig
 from streamdet.config.stream import StreamConfig
 from streamdet.config.values import (
     AS_NUMBER,
@@ -336,6 +336,50 @@ class PicturesConfig(BaseModel):
     )
 
 
+class ClipsConfig(BaseModel):
+    """Clips around alerts whose rule has `clip_seconds`, kept on disk as MP4, as they came from the camera."""
+
+    model_config = table("at a restart")
+
+    directory: str | None = Field(
+        None,
+        min_length=1,
+        description="A directory for the clips of this daemon alone, relative to this file; created if it is missing. "
+        "Without it there are no clips.",
+        examples=["/var/lib/streamdet/clips"],
+    )
+    ring_seconds: Seconds = Field(
+        30.0,
+        gt=0,
+        le=2 * MAX_CLIP_SECONDS,
+        description="The longest clip. So much of each stream that has a rule with clips is kept in memory, encoded, "
+        "and up to two seconds and the time between two key frames more.",
+        examples=["30 s", "1 min"],
+    )
+    max_ring_bytes: Bytes = Field(
+        64 * 2**20,
+        ge=2**20,
+        le=2**32,
+        description="Memory for each of these streams at most; where it does not suffice for `ring_seconds`, clips are "
+        "shorter.",
+        examples=["64 MiB"],
+    )
+    max_bytes: Bytes = Field(
+        10 * 2**30,
+        ge=2**24,
+        le=2**43,
+        description="Size on disk at most; the oldest clips are deleted.",
+        examples=["10 GiB"],
+    )
+    max_age_seconds: Seconds = Field(
+        604_800.0,
+        ge=60,
+        le=31_536_000,
+        description="Older clips are deleted.",
+        examples=["168 h", "24 h"],
+    )
+
+
 class MetricsConfig(BaseModel):
     """The pages for Prometheus (/metrics) and for health checks (/healthz, /readyz)."""
 
@@ -528,6 +572,7 @@ class Config(BaseModel):
     replay: ReplayConfig = Field(ReplayConfig(), description="What subscribers can request.")
     spool: SpoolConfig = Field(SpoolConfig(), description="Events on disk.")
     pictures: PicturesConfig = Field(PicturesConfig(), description="Pictures of objects and alerts.")
+    clips: ClipsConfig = Field(ClipsConfig(), description="Clips around alerts.")
     metrics: MetricsConfig = Field(MetricsConfig(), description="Where Prometheus reads.")
     log: LogConfig = Field(LogConfig(), description="What is logged.")
     control: ControlConfig = Field(ControlConfig(), description="Where the control API listens.")

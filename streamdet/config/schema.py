@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, create_model
 from pydantic.fields import FieldInfo
 
 from streamdet.config.models import (
+    ClipsConfig,
     Config,
     ControlConfig,
     DetectorConfig,
@@ -43,6 +44,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "[replay]": ReplayConfig,
     "[spool]": SpoolConfig,
     "[pictures]": PicturesConfig,
+    "[clips]": ClipsConfig,
     "[metrics]": MetricsConfig,
     "[log]": LogConfig,
     "[control]": ControlConfig,

@@ -35,7 +35,6 @@ MAX_FILES = 200_000
 """Files that are kept at most; each takes about 300 bytes of memory."""
 
 _MAX_WAITING_FILES = 256
-_MAX_WAITING_BYTES = 32 << 20
 _MAX_PROMISED = 4096
 # What was promised and neither came nor was lost by then is not waited for any longer.
 _PROMISE_SECONDS = 10.0
@@ -89,11 +88,13 @@ class Limits:
         max_bytes: of all files together, each rounded up to blocks of 4 KiB.
         max_age_seconds: older files are deleted.
         max_file_bytes: of one file; a larger one that is found in the directory is not the store's.
+        max_waiting_bytes: of the files that wait to be written, with the one that is being written.
     """
 
     max_bytes: int
     max_age_seconds: float
     max_file_bytes: int
+    max_waiting_bytes: int = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,15 +207,24 @@ class FileStore(Worker):
             self._promised.pop(file_id, None)
             self._waiting[file_id] = _Waiting(content, size)
             self._waiting_bytes += size
-            lost = 0
+            lost, limit = 0, self._limits.max_waiting_bytes
             for oldest in [other for other in self._waiting if other not in (self._writing, file_id)]:
-                if len(self._waiting) <= _MAX_WAITING_FILES and self._waiting_bytes <= _MAX_WAITING_BYTES:
+                if len(self._waiting) <= _MAX_WAITING_FILES and self._waiting_bytes <= limit:
                     break
                 self._waiting_bytes -= self._waiting.pop(oldest).size_bytes
                 lost += 1
             self._changed.notify_all()
         if lost:
             self._metrics.dropped("slow_disk", lost)
+
+    def path_of(self, file_id: str) -> Path | None:
+        """Where the file of an id is; None where it is not kept, or its id is not one."""
+        path = self._path(file_id)
+        try:
+            is_kept = is_id(file_id) and stat.S_ISREG(path.lstat().st_mode)
+        except OSError:
+            is_kept = False
+        return path if is_kept else None
 
     def read(self, file_id: str, wait_seconds: float = 0.0) -> bytes | None:
         """The content of a file; None where it is not kept, or its id is not one.

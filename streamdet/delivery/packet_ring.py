@@ -65,6 +65,7 @@ class _Group:
     """A key frame and the packets that build on it."""
 
     parameters: VideoParameters
+    connection: int
     packets: list[TimedPacket] = field(default_factory=list)
     size_bytes: int = 0
 
@@ -117,6 +118,7 @@ class PacketRing:
         self._missing_since_monotonic_seconds = 0.0
         self.refused_codec = ""
         self._newest = 0
+        self._connection = 0
         self._arrived_monotonic_seconds = 0.0
         self._wanted: list[_Wanted] = []
 
@@ -131,7 +133,8 @@ class PacketRing:
     def refuse(self, codec: str) -> None:
         """Notes that the stream has a codec of which no clips are made."""
         with self._lock:
-            self._codec = codec
+            self._clear(CODEC)
+            self.refused_codec = codec
 
     def want(
         self, new_id: Callable[[], str], packet_pts: int | None, captured: float, span: tuple[float, float]
@@ -204,16 +207,21 @@ class PacketRing:
             return
         self.is_open = is_open
         if not is_open:
-            self.expire(time.monotonic(), all_of_them=True)
-            with self._lock:
-                self._clear(NO_PACKETS)
+            self.clear()
+
+    def clear(self) -> None:
+        """Forgets all packets; what is wanted is cut from what is there."""
+        self.expire(time.monotonic(), all_of_them=True)
+        with self._lock:
+            self._clear(NO_PACKETS)
 
     def _add(self, packet: EncodedPacket) -> None:
         at, self._newest = self._timeline.place(packet)
         self._arrived_monotonic_seconds = packet.arrived_monotonic_seconds
         self.refused_codec = ""
+        self._connection += packet.begins
         if packet.is_key:
-            self._groups.append(_Group(packet.parameters))
+            self._groups.append(_Group(packet.parameters, self._connection))
             self._is_growing = True
         elif packet.begins or (self._missing == NO_PACKETS and not self._groups):
             self._is_growing, self._missing = False, NO_KEY_FRAME
@@ -246,14 +254,17 @@ class PacketRing:
         nearest: int | None = None
         if not self._is_growing and captured >= self._missing_since_monotonic_seconds:
             raise LookupError(self._missing)
+        connection: int | None = None
         for group in reversed(self._groups):
+            if connection not in (None, group.connection):
+                break  # its timestamps say nothing of this one's
             for timed in reversed(group.packets):
                 if timed.packet.arrived_monotonic_seconds > captured:
                     continue
                 if timed.packet.pts == packet_pts or packet_pts is None:
                     return timed.at
                 if nearest is None:
-                    nearest = timed.at
+                    nearest, connection = timed.at, group.connection
         if nearest is None:
             raise LookupError(NO_KEY_FRAME)
         return nearest

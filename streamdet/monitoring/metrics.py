@@ -63,6 +63,21 @@ PICTURES_DROPPED = (
 """Why a picture was not kept: too many were due at once, it was too large, what it must hide was not
 known, an unexpected error, the disk was slow, full or failed, or the daemon stopped."""
 
+CLIPS_DROPPED = (
+    "no_packets",
+    "no_key_frame",
+    "too_large",
+    "codec",
+    "error",
+    "slow_disk",
+    "disk_full",
+    "disk_error",
+    "shutdown",
+)
+"""Why a clip was not kept: nothing of the stream was in memory, or nothing that decoding can begin with; the time from
+one key frame to the next is larger than the ring; the stream is neither H.264 nor H.265; an unexpected error; the disk
+was slow, full or failed; or the daemon stopped."""
+
 # A creation time beside every counter would double the page, and no dashboard reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types here
 
@@ -86,6 +101,7 @@ class Metrics:
         config_last_reload_successful: 1 or 0.
         delivery: about subscribers, replay and the spool.
         pictures: about the pictures of objects and alerts.
+        clips: about the clips around alerts.
         healthy: 0 while frames are due and the detector yields none, or a part of the daemon has failed.
         out_of_memory_total: batches that had to be halved.
         unexpected: errors that cost a single frame, request or connection.
@@ -142,6 +158,7 @@ class Metrics:
             "picture_encode_seconds", "Time to encode one picture of an object or alert.", _SHORT_BUCKETS_SECONDS
         )
         self.pictures = FileStoreMetrics(registry, "pictures", PICTURES_DROPPED)
+        self.clips = ClipMetrics(registry)
 
         # Of the daemon.
         self.healthy = declare.gauge("healthy", "1 while frames that are due are detected, and no thread has failed.")
@@ -514,6 +531,34 @@ class FileStoreMetrics:
     def used(self, used_bytes: int) -> None:
         """The bytes that they take on disk."""
         self._used.set(used_bytes)
+
+
+class ClipMetrics(FileStoreMetrics):
+    """What is reported about clips, and the rings that they are cut from; from any thread.
+
+    Args:
+        registry: what the metrics page shows.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry, "clips", CLIPS_DROPPED)
+        declare = _Declarations(registry)
+        self._shortened = declare.counter(
+            "clips_shortened",
+            "Clips whose beginning or end is missing: the stream was not up, changed its format, or the ring is small.",
+            ["missing"],
+        )
+        for part in ("begin", "end"):
+            self._shortened.labels(part)
+        self._ring_bytes = declare.gauge("clip_ring_bytes", "Size of the encoded packets in memory, of all streams.")
+
+    def shortened(self, missing: str) -> None:
+        """The "begin" or the "end" of a clip is missing."""
+        self._shortened.labels(missing).inc()
+
+    def follow_rings(self, read_bytes: Callable[[], int]) -> None:
+        """Shows the bytes in the rings, read at each scrape."""
+        self._ring_bytes.set_function(read_bytes)
 
 
 class _ShapeMetrics:

@@ -11,6 +11,7 @@ from streamdet.capture.thread import Capture
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.rules import rules_of
 from streamdet.config.stream import keeps_connection
+from streamdet.delivery.clips import Clips
 from streamdet.delivery.publisher import Publisher
 from streamdet.errors import ApplyError, SourceError
 from streamdet.inference.batch_queue import BatchQueue
@@ -57,6 +58,7 @@ class Streams:
         ledger: says whether frames are on their way.
         labels: of the detections that a stream may yield.
         on_error: called when a capture has ended unexpectedly.
+        clips: gets the packets of all streams; None where no clips are kept.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class Streams:
         ledger: Ledger,
         labels: Iterable[str],
         on_error: Callable[[Worker], None],
+        clips: Clips | None = None,
     ) -> None:
+        self._clips = clips
         self._queue = queue
         self._publisher = publisher
         self._metrics = metrics
@@ -95,6 +99,9 @@ class Streams:
         plan = self._plan(wanted)
         captures = self._prepare(wanted, plan)
         self._stop_captures([*plan.removed, *plan.reconnected])
+        if self._clips is not None:
+            for name in plan.reconnected:
+                self._clips.clear(name)
         for name in plan.removed:
             self._remove_stream(name)
         self._set_rules(wanted, rules)
@@ -168,13 +175,22 @@ class Streams:
             for name in plan.added:
                 self._queue.remove_stream(name)
                 self._metrics.remove_stream(name)
+                if self._clips is not None:
+                    self._clips.remove_stream(name)
             message = f"the streams cannot be changed now, and run as before: {error or type(error).__name__}"
             raise ApplyError(message) from error
         return captures
 
     def _new_capture(self, config: StreamConfig) -> Capture:
-        put_status = self._statuses.put
-        return Capture(config, self._queue.put, put_status, self._metrics, on_error=self._on_error, waits=True)
+        return Capture(
+            config,
+            self._queue.put,
+            self._statuses.put,
+            self._metrics,
+            on_error=self._on_error,
+            waits=True,
+            packets=None if self._clips is None else self._clips.ring(config.name),
+        )
 
     def _make_room(self, config: StreamConfig) -> None:
         """Makes the slot and the series of a stream, or changes them."""
@@ -213,6 +229,8 @@ class Streams:
     def _remove_stream(self, name: str) -> None:
         self._queue.remove_stream(name)
         self._publisher.remove_stream(name)
+        if self._clips is not None:
+            self._clips.remove_stream(name)
         self._metrics.remove_stream(name)
         self._statuses.remove_stream(name)
         del self._configs[name]

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from streamdet.config import load_config
 from streamdet.config.models import (
+    ClipsConfig,
     Config,
     ControlConfig,
     DetectorConfig,
@@ -39,6 +40,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[replay]": ReplayConfig,
     "[spool]": SpoolConfig,
     "[pictures]": PicturesConfig,
+    "[clips]": ClipsConfig,
     "[metrics]": MetricsConfig,
     "[log]": LogConfig,
     "[control]": ControlConfig,

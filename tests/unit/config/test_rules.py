@@ -84,6 +84,8 @@ BAD = {
     "half a clip": (f"{YARD}; clip_seconds = 10", "rules[busy].clip_seconds: is 10; must be a list of two durations: before the alert and after it"),
     "long clip": (f"{YARD}; clip_seconds = [5, '10 min']", 'rules[busy].clip_seconds: holds "10 min"; each must be a number from 0 to 300 seconds'),
     "clip of nothing": (f"{YARD}; clip_seconds = [0, 0]", "is a clip of 0 seconds"),
+    "clip longer than the ring": (f"{YARD}; clip_seconds = [25, 10]", f"{LINE + 3}: rules[busy].clip_seconds: is a clip of 35 s, longer than ring_seconds = 30 in [clips]; raise that"),
+    "clip for nowhere": (f"{YARD}; clip_seconds = [5, 10]", f"{LINE + 3}: rules[busy].clip_seconds: needs a directory for clips; add [clips] and below it a directory"),
     "picture of a word": (f"{YARD}; picture = 'yes'", 'rules[busy].picture: is "yes"; must be true or false'),
     "zone of a number": (f"{YARD}; zone = 7", "rules[busy].zone: is 7; must be a text in quotes"),
 }  # fmt: skip
@@ -143,7 +145,9 @@ def test_there_is_a_bound_on_their_number(tmp_path: Path) -> None:
 
 
 def test_a_whole_rule(tmp_path: Path) -> None:
-    text = """[[rules]]
+    text = """[clips]
+directory = "clips"
+[[rules]]
 name = "Ladebucht nachts"
 streams = ["yard", "dock-1"]
 labels = ["person"]

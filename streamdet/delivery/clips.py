@@ -1,0 +1,173 @@
+"""Keeps a clip around each alert whose rule asks for one, without encoding anything again.
+
+The captures put the packets of their streams into rings (`packet_ring`). The publisher asks for a clip with the frame
+that raised the alert, and gets its id at once. When the last picture of the clip has come, it is cut out of the ring,
+and written in the thread of its store. No thread waits for another, nor for the disk: what cannot be kept is counted.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from streamdet.config import ClipsConfig, RuleConfig
+from streamdet.delivery.file_store import FileStore, Limits
+from streamdet.delivery.mp4 import size_of, write_mp4
+from streamdet.delivery.packet_ring import CODEC, TOO_LARGE, Cut, PacketRing
+from streamdet.monitoring.log import LogThrottle
+from streamdet.monitoring.metrics import Metrics
+from streamdet.worker import Worker
+
+# An index, and the parameters of the codec; packets need less in MP4 than in a ring.
+_SMALLEST_FILE_BYTES = 1 << 20
+_IDLE_SECONDS = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class Clips(Worker):
+    """The rings of all streams, and the store of their clips.
+
+    Args:
+        config: with a directory.
+        metrics: counts what is kept and what is lost.
+        on_error: called when this thread or that of the store ends with an error.
+
+    Raises:
+        StoreError: the directory cannot be used.
+    """
+
+    def __init__(self, config: ClipsConfig, metrics: Metrics, on_error: Callable[[Worker], None] | None = None) -> None:
+        super().__init__("clips", on_error)
+        self._config = config
+        self._metrics = metrics
+        largest = config.max_ring_bytes + _SMALLEST_FILE_BYTES
+        limits = Limits(config.max_bytes, config.max_age_seconds, largest, max_waiting_bytes=2 * largest)
+        self._store = FileStore(
+            "clips", Path(config.directory or ""), ".mp4", limits, metrics.clips, on_error, metrics.unexpected
+        )
+        self._throttle = LogThrottle()
+        self._changed = threading.Condition()
+        self._rings: dict[str, PacketRing] = {}
+        self._rules: tuple[RuleConfig, ...] = ()
+        self._codecs: dict[str, str] = {}
+        self._has_news = False
+        metrics.clips.follow_rings(self._ring_bytes)
+
+    def ring(self, stream: str) -> PacketRing:
+        """Where the capture of a stream puts its packets; the same over its connections."""
+        with self._changed:
+            ring = self._rings.get(stream)
+            if ring is None:
+                config = self._config
+                ring = PacketRing(stream, config.ring_seconds, config.max_ring_bytes, self._keep)
+                self._rings[stream] = ring
+                ring.open(is_open=self._is_wanted(stream))
+            return ring
+
+    def set_rules(self, rules: Iterable[RuleConfig]) -> None:
+        """Keeps packets of the streams that have a rule with clips, and of no others."""
+        with self._changed:
+            self._rules = tuple(rule for rule in rules if rule.clip_seconds is not None)
+            for stream, ring in self._rings.items():
+                ring.open(is_open=self._is_wanted(stream))
+
+    def clear(self, stream: str) -> None:
+        """Forgets the packets of a stream that is read in another way from now on; clips that are to come end there."""
+        with self._changed:
+            ring = self._rings.get(stream)
+        if ring is not None:
+            ring.clear()
+
+    def remove_stream(self, stream: str) -> None:
+        """Forgets the packets of a stream; clips that are still to come end with what there is."""
+        with self._changed:
+            ring = self._rings.pop(stream, None)
+            self._codecs.pop(stream, None)
+        if ring is not None:
+            ring.open(is_open=False)
+
+    def want(self, stream: str, packet_pts: int | None, captured: float, span: tuple[float, float]) -> str | None:
+        """Asks for a clip around a frame; clips of a stream that overlap are one, while the ring holds both.
+
+        Args:
+            stream: name of the stream.
+            packet_pts: of the frame.
+            captured: `time.monotonic()` of the frame.
+            span: seconds before and after the frame.
+
+        Returns:
+            The id of the clip; None where there is none, which is counted.
+        """
+        ring = self._rings.get(stream)
+        if ring is None or not ring.is_open:
+            return None
+        try:
+            clip_id = ring.want(functools.partial(self._store.promise, stream), packet_pts, captured, span)
+        except LookupError as missing:
+            reason = str(missing.args[0])
+            self._metrics.clips.dropped(reason)
+            self._report_missing(stream, reason, ring.refused_codec)
+            return None
+        self.wake()
+        return clip_id
+
+    def path_of(self, clip_id: str) -> Path | None:
+        """The file of a clip; None where it is not kept, any longer or not yet."""
+        return self._store.path_of(clip_id)
+
+    def wake(self) -> None:
+        """Ends the wait of `run`."""
+        with self._changed:
+            self._has_news = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Frees the directory where this was never started; else its end does."""
+        self._store.close()
+
+    def run(self) -> None:
+        """Cuts clips whose last pictures do not come; at the end, all that are still to come."""
+        with self._store:
+            while not self.stopping:
+                with self._changed:
+                    self._has_news = False
+                    rings = list(self._rings.values())
+                now = time.monotonic()
+                due = min((at for ring in rings if (at := ring.expire(now)) is not None), default=now + _IDLE_SECONDS)
+                self.beat()
+                with self._changed:
+                    self._changed.wait_for(lambda: self._has_news or self.stopping, max(due - now, 0.0))
+            for ring in list(self._rings.values()):
+                ring.open(is_open=False)
+
+    def _is_wanted(self, stream: str) -> bool:
+        return any(rule.applies_to(stream) for rule in self._rules)
+
+    def _keep(self, cut: Cut) -> None:
+        """Has a clip written that is complete; in whatever thread completed it."""
+        if not cut.packets:
+            self._store.lose(cut.clip_id, TOO_LARGE)
+            return
+        if cut.lacks_begin:
+            self._metrics.clips.shortened("begin")
+        if cut.lacks_end:
+            self._metrics.clips.shortened("end")
+        self._store.keep(cut.clip_id, functools.partial(write_mp4, cut.packets), size_of(cut.packets))
+
+    def _report_missing(self, stream: str, reason: str, codec: str) -> None:
+        if reason != CODEC:
+            why = reason.replace("_", " ")
+            self._throttle.log(_log, logging.WARNING, "no clip is kept of an alert: %s", why, stream=stream)
+        elif self._codecs.get(stream) != codec:
+            self._codecs[stream] = codec
+            text = "no clips are kept: the video is %s, and clips are made of H.264 and H.265 only"
+            _log.warning(text, codec, extra={"stream": stream})
+
+    def _ring_bytes(self) -> int:
+        with self._changed:
+            return sum(ring.size_bytes for ring in self._rings.values())
