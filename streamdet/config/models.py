@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from streamdet.config.listening import parse_host_port, parse_publisher_endpoint, refuse_others_without_keys
-from streamdet.config.rules import MAX_CLIP_SECONDS, RuleConfig
+from streamdet.config.rules import RuleConfig
 from streamdet.config.stream import StreamConfig
 from streamdet.config.values import (
     AS_NUMBER,
@@ -351,7 +351,7 @@ class ClipsConfig(BaseModel):
     ring_seconds: Seconds = Field(
         30.0,
         gt=0,
-        le=2 * MAX_CLIP_SECONDS,
+        le=600,
         description="The longest clip. So much of each stream that has a rule with clips is kept in memory, encoded, "
         "and up to two seconds and the time between two key frames more.",
         examples=["30 s", "1 min"],

@@ -186,7 +186,7 @@ def test_a_stream_that_goes_down_gives_what_there_is_and_one_that_comes_back_oth
             other = RtspServer({"/video": mount(films / "wide.mp4")}, shared=False)
             other._wanted["port"] = server.port
             with other:
-                frame = shown(recorder, 13)
+                frame = shown(recorder, 13, after=len(recorder.frames))
                 path = clips.wait_for(around(clips, frame, before=10))
     assert probe(path)["width"] == frame.picture.width == 192
     assert numbers_of(path)[0] == 0
