@@ -19,6 +19,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from streamdet.analytics.objects import LiveObject, ObjectChange
+from streamdet.analytics.zones import Zones
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.rules import DAYS, minutes_of
 from streamdet.types import Alert, Crossing, Detection, FrameInfo
@@ -111,6 +112,7 @@ class Rules:
         changes: Iterable[ObjectChange],
         live: Mapping[int, LiveObject],
         detections: Sequence[Detection],
+        zones: Zones,
         frame: FrameInfo,
         now: float,
     ) -> tuple[AlertChange, ...]:
@@ -119,11 +121,13 @@ class Rules:
         Args:
             changes: of the stream's objects.
             live: the objects that have not ended, by track id.
-            detections: in the frame, with zones.
+            detections: in the frame, with the names of zones.
+            zones: of the stream; they have seen these detections.
             frame: the frame.
             now: seconds of the stream, later than at the frame before.
         """
-        moment = self._moment = _Moment.after(self._moment, detections, frame, now, self._longest_pause_seconds)
+        moment = _Moment.after(self._moment, detections, zones, frame, now, self._longest_pause_seconds)
+        self._moment = moment
         if not self._watches and not changes:
             return ()
         for change in changes:
@@ -195,6 +199,7 @@ class _Moment:
 
     Attributes:
         detections: in the frame.
+        zones: of the stream.
         frame: the frame.
         now: seconds of the stream.
         watched: seconds of the stream, without the long pauses in which there was no frame.
@@ -203,6 +208,7 @@ class _Moment:
     """
 
     detections: Sequence[Detection]
+    zones: Zones
     frame: FrameInfo
     now: float
     watched: float
@@ -211,16 +217,22 @@ class _Moment:
 
     @classmethod
     def after(
-        cls, before: _Moment | None, detections: Sequence[Detection], frame: FrameInfo, now: float, longest_pause: float
+        cls,
+        before: _Moment | None,
+        detections: Sequence[Detection],
+        zones: Zones,
+        frame: FrameInfo,
+        now: float,
+        longest_pause_seconds: float,
     ) -> _Moment:
         """The moment of the next frame."""
         if before is None:
-            return cls(detections, frame, now, now, now, 0.0)
+            return cls(detections, zones, frame, now, now, now, 0.0)
         step = now - before.now
-        if step <= longest_pause:
+        if step <= longest_pause_seconds:
             watched = before.watched + step
-            return cls(detections, frame, now, watched, before.pause_end, before.watched_before)
-        return cls(detections, frame, now, before.watched, now, before.now - before.watched)
+            return cls(detections, zones, frame, now, watched, before.pause_end, before.watched_before)
+        return cls(detections, zones, frame, now, before.watched, now, before.now - before.watched)
 
     def watched_at(self, seconds: float) -> float:
         """What `watched` was at a time of the stream since the pause before the newest one."""
@@ -467,7 +479,7 @@ class _EachWatch(_Watch):
 class _ObjectWatch(_EachWatch):
     """Raises an alert for each object that stays for long enough; it is cleared when that object has left or ended.
 
-    An object that is hidden when its time has come is waited for: it may have left, and the alert is to show it.
+    An object that is hidden when its time has come, or is not quite in the zone, is waited for: it may have left.
     """
 
     def __init__(self, alerts: _Alerts) -> None:
@@ -508,10 +520,14 @@ class _ObjectWatch(_EachWatch):
             return
         for one in list(self._waiting.values()):
             since = self._there_since(one)
-            if one.seen == moment.now and moment.now >= since + self._wanted_seconds:
+            if one.seen == moment.now and self._was_there_until(one, moment) >= since + self._wanted_seconds:
                 del self._waiting[one.object_id]
                 self._raise(one, moment, since)
         self._set_due()
+
+    def _was_there_until(self, one: LiveObject, moment: _Moment) -> float:
+        turned = None if self.rule.zone is None else moment.zones.turned(self.rule.zone, one.track_id)
+        return moment.now if turned is None else turned
 
     def _set_due(self) -> None:
         if self._raised and not self.schedule.is_always:

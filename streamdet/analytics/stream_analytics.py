@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from streamdet.analytics.objects import LiveObject, ObjectChange, Objects
 from streamdet.analytics.rules import AlertChange, Rules
-from streamdet.analytics.tracker import StreamClock, Track, Tracker
+from streamdet.analytics.tracker import PublishedTracks, StreamClock, Track, Tracker
 from streamdet.analytics.zones import Zones
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.types import Crossing, Detection, EndReason, FrameInfo, Geometry
@@ -94,6 +94,7 @@ class StreamAnalytics:
         self._clock = StreamClock(is_paced=_is_paced(self._config))
         self._now = 0.0
         self._tracker = Tracker(self._track_ids, *_tracking(self._config)[1:]) if self._config.track else None
+        self._published = PublishedTracks(self._config.track_max_lost_seconds)
         self._zones = Zones(self._config)
         self._objects = Objects(self._new_object_id, self._config.track_max_lost_seconds)
         self._rules.forget()
@@ -124,17 +125,46 @@ class StreamAnalytics:
             frame: the frame.
             captured_monotonic_seconds: when it was captured.
         """
-        size = frame.width, frame.height
         now = self._now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
         tracks: dict[int, Track] = {}
         if self._tracker is not None:
-            detections = self._tracker.update(detections, now, size)
+            detections = self._tracker.update(detections, now, (frame.width, frame.height))
             tracks = self._tracker.tracks()
-        crossings: tuple[Crossing, ...] = ()
+        return self._analyse(detections, (), frame, now, tracks)
+
+    def see_published(
+        self,
+        detections: Sequence[Detection],
+        crossings: tuple[Crossing, ...],
+        frame: FrameInfo,
+        captured_monotonic_seconds: float,
+    ) -> Seen:
+        """Takes the next frame as it was published before: its detections have track ids.
+
+        Args:
+            detections: of the event; their zones count where this stream has no shapes of its own.
+            crossings: of the event; the same.
+            frame: the frame.
+            captured_monotonic_seconds: when it was captured.
+        """
+        now = self._now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
+        self._published.update(detections, now)
         if self._zones.geometry is not None:
-            detections, crossings = self._zones.see(detections, size, now, tracks)
+            detections = [replace(found, zones=()) for found in detections]
+        return self._analyse(detections, crossings, frame, now, self._published.tracks())
+
+    def _analyse(
+        self,
+        detections: Sequence[Detection],
+        crossings: tuple[Crossing, ...],
+        frame: FrameInfo,
+        now: float,
+        tracks: Mapping[int, Track],
+    ) -> Seen:
+        if self._zones.geometry is not None:
+            detections, crossings = self._zones.see(detections, (frame.width, frame.height), now, tracks)
         objects = self._objects.see(detections, crossings, frame, now, tracks, self._zones)
-        alerts = self._rules.see(objects, self._objects.live, detections, frame, now)
+        alerts = self._rules.see(objects, self._objects.live, detections, self._zones, frame, now)
         return Seen(tuple(detections), crossings, objects, alerts, self._rules.suppressed())
 
     def see_untracked(

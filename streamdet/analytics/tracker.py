@@ -10,7 +10,7 @@ frames are dropped. For the few objects of a picture plain numbers are faster th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from streamdet.types import Detection
 
@@ -47,6 +47,8 @@ _LABEL_LEAD = 1.2
 # any before it did.
 _MAX_STEP_SECONDS = 10.0
 _LARGEST_LEAD_SECONDS = 0.5
+# Of the clock of a stream. Floats hold these and their differences without rounding.
+_TICKS_PER_SECOND = 65536
 
 
 def is_confirmed(sights: int, seconds: float) -> bool:
@@ -62,6 +64,9 @@ def is_confirmed(sights: int, seconds: float) -> bool:
 class StreamClock:
     """Seconds that only go forward, from presentation times where these are plausible.
 
+    They begin near 0 and are multiples of 1/65536: events hold times rounded to microseconds, and where the analytics
+    run again on these, every duration is to be the same to the last bit.
+
     Args:
         is_paced: whether frames come as fast as time goes by, so that presentation times cannot run ahead of it. They
             may be late, and then come all at once.
@@ -74,7 +79,7 @@ class StreamClock:
         self.is_paced = is_paced
         self._seconds = 0.0
         self._pts: float | None = None
-        self._captured = 0.0
+        self._captured: float | None = None
         self._lead = 0.0
 
     def at(self, pts_seconds: float | None, captured_monotonic_seconds: float) -> float:
@@ -87,7 +92,7 @@ class StreamClock:
             pts_seconds: presentation time; None where the source gives none.
             captured_monotonic_seconds: monotonic time of the capture.
         """
-        step = captured_monotonic_seconds - self._captured
+        step = 0.0 if self._captured is None else captured_monotonic_seconds - self._captured
         if pts_seconds is not None:
             lead = pts_seconds - captured_monotonic_seconds
             pts_step = 0.0 if self._pts is None else pts_seconds - self._pts
@@ -97,7 +102,7 @@ class StreamClock:
             self._lead = lead
         self._pts, self._captured = pts_seconds, captured_monotonic_seconds
         self._seconds += max(step, 1e-3)
-        return self._seconds
+        return round(self._seconds * _TICKS_PER_SECOND) / _TICKS_PER_SECOND
 
 
 class Track:
@@ -298,6 +303,38 @@ class Tracker:
                 if rank > lowest:
                     pairs.append((rank - costs, row, index))
         return sure, unsure
+
+
+class PublishedTracks:
+    """The tracks of detections that were tracked before, as events hold them.
+
+    Args:
+        max_lost_seconds: for how long an object that is not detected is still there.
+    """
+
+    def __init__(self, max_lost_seconds: float) -> None:
+        self._max_lost_seconds = max_lost_seconds
+        self._now = 0.0
+        self._tracks: dict[int, Track] = {}
+
+    def update(self, detections: Iterable[Detection], now: float) -> None:
+        """Takes the detections of the next frame, at a later time of the stream."""
+        before, self._now = self._now, now
+        for track in list(self._tracks.values()):
+            if track.is_lost(before, now, self._max_lost_seconds):
+                del self._tracks[track.track_id]
+        for found in detections:
+            if found.track_id is None:
+                continue
+            track_of = self._tracks.get(found.track_id)
+            if track_of is None:
+                self._tracks[found.track_id] = Track(found.track_id, found, now)
+            else:
+                track_of.correct(found, now)
+
+    def tracks(self) -> dict[int, Track]:
+        """The objects that may be seen again, by track id."""
+        return self._tracks
 
 
 def _overlap(one: Box, other: Box) -> float:

@@ -30,6 +30,7 @@ _COMMANDS = {
     "check": "Check a configuration file, and with --probe its streams.",
     "reload": "Reload the configuration file of a running daemon.",
     "streams": "List, add, change, pause and remove the streams of a running daemon.",
+    "rules": "Try rules on events of the past.",
     "watch": "Show the events of a running daemon, live.",
     "web": "Serve a page that shows a running daemon's streams.",
     "keys": "Generate, list and revoke the keys of subscribers on other machines.",

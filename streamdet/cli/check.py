@@ -51,7 +51,7 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
         raise click.UsageError(message)
     file = file or config_path or _DEFAULT_FILE
     try:
-        config, warnings = load_config_and_warnings(file, _environ_for(file))
+        config, warnings = load_config_and_warnings(file, environ_for(file))
     except ConfigError as error:
         if not as_json:
             raise
@@ -71,7 +71,7 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
         sys.exit(EXIT_FAILURE)
 
 
-def _environ_for(file: Path) -> Mapping[str, str]:
+def environ_for(file: Path) -> Mapping[str, str]:
     """The environment in which the service reads a configuration of its own: with its secrets."""
     if "CREDENTIALS_DIRECTORY" in os.environ or file.absolute().parent != _FOLDER:
         return os.environ

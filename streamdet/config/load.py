@@ -78,6 +78,32 @@ def load_config_and_warnings(path: Path, environ: Mapping[str, str] = os.environ
     return config, reading.warnings(written)
 
 
+def load_rules(
+    path: Path, environ: Mapping[str, str] = os.environ
+) -> tuple[tuple[RuleConfig, ...], tuple[StreamConfig, ...] | None]:
+    """Reads the rules of a configuration file, or of a file that contains nothing but `[[rules]]`.
+
+    Args:
+        path: the file.
+        environ: as for `load_config`.
+
+    Returns:
+        The rules, and the streams of the configuration; None for a file without.
+
+    Raises:
+        ConfigError: with everything that is wrong, a line each, without secrets; also where there is no rule.
+    """
+    text = read_text(path)
+    written = parse(path, text)
+    if not written.get("rules"):
+        raise ConfigError([_one_line(f"{path}: has no [[rules]]; docs/objects.md shows what a rule looks like")])
+    reading = _Reading(path, lines_of_keys(text))
+    if written.keys() == {"rules"}:
+        return reading.read_rules(written, environ), None
+    config = reading.read(written, environ)
+    return config.rules, config.streams
+
+
 def read_stream(
     values: Mapping[str, Any],
     base: Mapping[str, Any],
@@ -193,6 +219,17 @@ class _Reading:
         if self._problems or config is None:
             raise ConfigError(self._report())
         return config
+
+    def read_rules(self, written: Tables, environ: Mapping[str, str]) -> tuple[RuleConfig, ...]:
+        """The rules of a file that contains nothing else."""
+        substitution = Substitution(environ)
+        self._tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out
+        self._problems = dict(substitution.problems)
+        config = self._validate(self._tables)
+        self._check_names("rules", "rule")
+        if self._problems or config is None:
+            raise ConfigError(self._report())
+        return config.rules
 
     def warnings(self, written: Tables) -> list[str]:
         """Addresses that are probably mistakes, passwords that are written into the file itself, and unused keys."""
