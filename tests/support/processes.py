@@ -46,6 +46,7 @@ class DaemonProcess:
         *streams: str,
         warm_up_seconds: float = 0.0,
         batch_seconds: float = 0.0,
+        comes_and_goes: bool = False,
         environ: Mapping[str, str] | None = None,
         real: bool = False,
         under: Sequence[str] = (),
@@ -57,7 +58,8 @@ class DaemonProcess:
         self.endpoint = f"tcp://127.0.0.1:{self.port}"
         program = ["-m", "streamdet", "run", "--config"] if real else [str(SLOW_DAEMON)]
         times = [] if real else [str(warm_up_seconds), str(batch_seconds)]
-        self._command: Sequence[str] = [*under, sys.executable, *program, str(self.path), *times]
+        detects = ["come-and-go"] if comes_and_goes else []
+        self._command: Sequence[str] = [*under, sys.executable, *program, str(self.path), *times, *detects]
         self._environ = {**os.environ, **(environ or {}), "NOTIFY_SOCKET": str(folder / "n")}
         self._systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._systemd.bind(str(folder / "n"))
