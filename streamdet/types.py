@@ -89,6 +89,27 @@ class Picture(Protocol):
         """uint8 [height, width, 3], contiguous; may be called from any thread, more than once."""
 
 
+@dataclass(frozen=True, slots=True)
+class DetectionSettings:
+    """What counts as a detection in a picture.
+
+    Attributes:
+        labels: that count; all that the weights know where this is empty.
+        score_threshold: 0 to 1; the score must be above it.
+        score_thresholds: label and threshold of each label that has a threshold of its own.
+        min_size: height of the box as a part of the picture's height, at least; 0 to 1.
+        max_size: likewise, at most.
+        max_detections: of one picture, at most; those with the highest scores count.
+    """
+
+    labels: tuple[str, ...] = ()
+    score_threshold: float = 0.5
+    score_thresholds: tuple[tuple[str, float], ...] = ()
+    min_size: float = 0.0
+    max_size: float = 1.0
+    max_detections: int = 100
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One captured frame.
@@ -104,6 +125,7 @@ class Frame:
         decode_seconds: what decoding took.
         packet_pts: the timestamp of the packet that it was decoded from (see `EncodedPacket`); None where there is
             none.
+        settings: what counts as a detection in it; those that its stream has when it leaves the batch queue.
     """
 
     stream: str
@@ -115,6 +137,7 @@ class Frame:
     picture: Picture
     decode_seconds: float = 0.0
     packet_pts: int | None = None
+    settings: DetectionSettings = field(default=DetectionSettings(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "detector/weights/thresholds.py", "unit/detector/test_pipeline.py",
-        ("threshold of a label", "config.score_thresholds.get(label, default)", "default",
+        ("threshold of a label", "own.get(label, settings.score_threshold)", "settings.score_threshold",
          "test_labels_and_thresholds_select"),
     ),
     *_of(

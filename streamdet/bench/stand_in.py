@@ -13,7 +13,7 @@ from streamdet.config import load_config
 from streamdet.detector.pool import DetectorPool
 from streamdet.monitoring.log import configure_logging
 from streamdet.service.daemon import Daemon
-from streamdet.types import Detection, Picture
+from streamdet.types import Detection, DetectionSettings, Picture
 
 
 class StandIn:
@@ -24,7 +24,7 @@ class StandIn:
     def warm_up(self) -> None:
         """Needs none."""
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], _settings: Sequence[DetectionSettings]) -> list[list[Detection]]:
         """One box each."""
         return [[Detection("person", 0.9, (1.0, 1.0, 20.0, 40.0))] for _ in pictures]
 

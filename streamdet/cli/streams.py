@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
+from collections.abc import Iterator
 from datetime import date, time
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ _EPILOG = """\b
 Examples:
   streamdet streams list
   streamdet streams add yard 'rtsp://${YARD_LOGIN}@192.0.2.7/stream1' --set max_fps=5 --persist
+  streamdet streams show yard
   streamdet streams pause yard
   streamdet streams change yard --set max_fps=10 --unset stall_seconds
   streamdet streams list --json | jq -r '.streams[] | select(.state != "up") | .name'
@@ -71,6 +73,18 @@ def list_(context: click.Context, *, as_json: bool) -> None:
         _print(result)
         if result.get("engine"):
             _print_engine(result["engine"])
+
+
+@command.command()
+@_name
+@_json
+@click.pass_context
+def show(context: click.Context, name: str, *, as_json: bool) -> None:
+    """Show one stream: its state, and what counts as a detection in its frames."""
+    stream = _ask(context, "GET", _path(name), as_json=as_json)
+    if not as_json:
+        for title, text in _facts(stream):
+            click.echo(f"{title:<18}{plain(text)}")
 
 
 @command.command()
@@ -245,6 +259,25 @@ def _print_engine(engine: dict[str, Any]) -> None:
     """The engine, in a line below the streams."""
     text = "{engine} in {precision} on {device}, up to {max_batch_size} frames a batch, {workers} batches at a time"
     click.echo(f"\ndetecting with {text.format_map(engine)}, weights {engine['weights']}")
+
+
+def _facts(stream: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is known of a stream: a title and a line each."""
+    why = f" ({stream['reason']}: {stream['detail']})" if stream["reason"] else ""
+    yield "state", f"{stream['state']}{why}"
+    yield "frames per second", f"{stream['fps_in']:.1f} in, {stream['fps_out']:.1f} out"
+    yield "url", stream["url"]
+    yield "from", "run time" if stream["origin"] == "run_time" else "file"
+    if stream["changed"]:
+        yield "changed", ", ".join(stream["changed"])
+    detection = stream.get("detection")  # an older daemon reports none
+    if detection is None:
+        return
+    single = [f"{label} {threshold:g}" for label, threshold in detection["score_thresholds"].items()]
+    yield "labels", ", ".join(detection["labels"])
+    yield "score threshold", ", ".join([f"{detection['score_threshold']:g}", *single])
+    yield "height", f"{detection['min_size']:g} to {detection['max_size']:g} of the picture's height"
+    yield "detections", f"{detection['max_detections']} per frame at most"
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from streamdet.assets import embedded_weights
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.config.models import ClipsConfig, Config, DetectorConfig
-from streamdet.config.rules import MAX_RULES, RuleConfig, misfits
-from streamdet.config.stream import SHAPES
+from streamdet.config.rules import MAX_RULES, RuleConfig, misfits, unpublished
+from streamdet.config.stream import SHAPES, StreamConfig
 from streamdet.config.toml import KeyPath
 from streamdet.security.curve import KeyFileError, public_files, read_pair
 from streamdet.security.passwords import PasswordError, read_password
@@ -101,21 +101,42 @@ def detector_problems(table: object) -> Iterator[tuple[KeyPath, str]]:
         yield from _unknown_labels(config, labels)
 
 
-def unknown_labels(config: Config) -> Iterator[tuple[KeyPath, str]]:
-    """Finds labels of zones, lines, masks, rules and of `blur` that no detection will ever have."""
-    known = _published_labels(config)
-    if known is None:
-        return
-    for number, rule in enumerate(config.rules):
-        for problem in _unpublished(rule.labels, known):
-            yield ("rules", number, "labels"), problem
+def unknown_labels(config: Config, weights_labels: Sequence[str] | None) -> Iterator[tuple[KeyPath, str]]:
+    """Finds labels that no detection will ever have: of streams, rules, zones, lines, masks, thresholds and `blur`.
+
+    Args:
+        config: the whole configuration.
+        weights_labels: that the weights know; None if only the detector itself knows them.
+    """
+    if weights_labels is not None:
+        yield from _unknown_labels(config.detector, weights_labels)
+    published = config.detector.labels or weights_labels or ()
+    for number, rule in enumerate(config.rules) if published else ():
+        yield from _unpublished(("rules", number, "labels"), rule.labels, published)
     for number, stream in enumerate(config.streams):
-        for problem in _unpublished(stream.blur, known):
-            yield ("streams", number, "blur"), problem
-        for key in SHAPES:
-            for index, shape in enumerate(getattr(stream, key)):
-                for problem in _unpublished(shape.labels, known):
-                    yield ("streams", number, key, index, "labels"), problem
+        for path, problem in unknown_labels_of_stream(stream, config.detector, weights_labels):
+            yield ("streams", number, *path), problem
+
+
+def unknown_labels_of_stream(
+    stream: StreamConfig, detector: DetectorConfig, weights_labels: Sequence[str] | None
+) -> Iterator[tuple[KeyPath, str]]:
+    """The same for one stream, with its defaults; paths begin with its key."""
+    published = detector.labels or weights_labels or ()
+    if published:
+        yield from _unpublished(("labels",), stream.labels, published)
+        yield from _unpublished(("blur",), stream.blur, published)
+    if weights_labels is not None:
+        for label in stream.score_thresholds:
+            if label not in weights_labels:
+                yield ("score_thresholds", label), _not_in_weights(label, weights_labels)
+    of_stream = stream.labels or published
+    for label in stream.blur if stream.labels else ():
+        if label not in stream.labels:
+            yield ("labels",), f'leave out "{label[:40]}", which `blur` names: what is not found cannot be blurred'
+    for key in SHAPES:
+        for index, shape in enumerate(getattr(stream, key)) if of_stream else ():
+            yield from _unpublished((key, index, "labels"), shape.labels, of_stream)
 
 
 def rule_problems(config: Config) -> Iterator[tuple[KeyPath, str]]:
@@ -151,7 +172,9 @@ def _misfits(rule: RuleConfig, config: Config) -> Iterator[tuple[str, str]]:
     """For each key of a rule the first stream that it does not fit, and how many others there are."""
     found: dict[str, dict[str, str]] = {}
     for stream in config.streams:
-        for key, problem in misfits(rule, stream) if rule.applies_to(stream.name) else ():
+        if not rule.applies_to(stream.name):
+            continue
+        for key, problem in (*misfits(rule, stream), *(("labels", problem) for problem in unpublished(rule, stream))):
             found.setdefault(key, {}).setdefault(stream.name, problem)
     for key, problems in found.items():
         first, *others = problems.values()
@@ -163,11 +186,11 @@ def _misfits(rule: RuleConfig, config: Config) -> Iterator[tuple[str, str]]:
         yield key, first + more
 
 
-def _unpublished(labels: Iterable[str], known: Sequence[str]) -> Iterator[str]:
-    for label in sorted({*labels} - {*known}):
-        near = difflib.get_close_matches(label, known, 1, cutoff=0.6)
-        meant = f'did you mean "{near[0]}"?' if near else f"published are {', '.join(known)}"
-        yield f'hold "{label[:40]}", which is not a published label; {meant}'
+def _unpublished(path: KeyPath, labels: Sequence[str], published: Sequence[str]) -> Iterator[tuple[KeyPath, str]]:
+    for label in sorted({*labels} - {*published}):
+        near = difflib.get_close_matches(label, published, 1, cutoff=0.6)
+        meant = f'did you mean "{near[0]}"?' if near else f"published are {', '.join(published)}"
+        yield path, f'hold "{label[:40]}", which is not a published label; {meant}'
 
 
 def _some(names: Sequence[str]) -> str:
@@ -251,21 +274,23 @@ def _contradictions(config: DetectorConfig) -> Iterator[tuple[KeyPath, str]]:
         yield ("detector", "model"), f"is missing; a .pth file does not say what it is of and needs a model, {example}"
 
 
-def _unknown_labels(config: DetectorConfig, known: list[str]) -> Iterator[tuple[KeyPath, str]]:
+def _unknown_labels(config: DetectorConfig, known: Sequence[str]) -> Iterator[tuple[KeyPath, str]]:
     named: list[tuple[KeyPath, str]] = [(("detector", "labels", n), label) for n, label in enumerate(config.labels)]
     named += [(("detector", "score_thresholds", label), label) for label in config.score_thresholds]
     for path, label in named:
         if label not in known:
-            near = difflib.get_close_matches(label, known, 1, cutoff=0.6)
-            meant = f'did you mean "{near[0]}"?' if near else f"they know {', '.join(known)}"
-            yield path, f'"{label[:40]}" is not a label of the weights; {meant}'
+            yield path, _not_in_weights(label, known)
 
 
-def _published_labels(config: Config) -> list[str] | None:
-    """The labels that are published; None if only the detector itself knows them."""
-    if config.detector.labels:
-        return list(config.detector.labels)
-    path = weights_path(config.detector.weights)
+def _not_in_weights(label: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(label, known, 1, cutoff=0.6)
+    meant = f'did you mean "{near[0]}"?' if near else f"they know {', '.join(known)}"
+    return f'"{label[:40]}" is not a label of the weights; {meant}'
+
+
+def labels_of_weights(weights: str) -> list[str] | None:
+    """The labels that the weights of a configuration know; None if only the detector itself knows them."""
+    path = weights_path(weights)
     try:
         return None if path is None else labels_of(path)
     except ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from pydantic import ValidationError
 from streamdet.config.addresses import UrlKind, doubt_of_url, kind_of_url
 from streamdet.config.checks import (
     detector_problems,
+    labels_of_weights,
     missing_files,
     resolve_paths,
     rule_problems,
     shared_directories,
     unknown_labels,
+    unknown_labels_of_stream,
 )
 from streamdet.config.explain import MAX_PROBLEMS, explain
 from streamdet.config.listening import (
@@ -28,7 +30,7 @@ from streamdet.config.listening import (
     same_port,
 )
 from streamdet.config.models import Config
-from streamdet.config.rules import RuleConfig, misfits, rules_of
+from streamdet.config.rules import RuleConfig, misfits, rules_of, unpublished
 from streamdet.config.stream import KEY_FITS, NAME_PATTERN, StreamConfig, StreamDefaults
 from streamdet.config.substitute import Substitution
 from streamdet.config.toml import KeyPath, Tables, lines_of_keys, parse, read_text
@@ -47,13 +49,20 @@ _LISTENING: dict[tuple[str, str], Callable[[str], ListenAddress | None]] = {
 }
 
 
-def load_config(path: Path, environ: Mapping[str, str] = os.environ, *, text: str | None = None) -> Config:
+def load_config(
+    path: Path,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    text: str | None = None,
+    running_labels: Sequence[str] | None = None,
+) -> Config:
     """Reads a configuration file.
 
     Args:
         path: the file, TOML in UTF-8.
         environ: where `${NAME}` is looked up, and CREDENTIALS_DIRECTORY with it.
         text: what to read instead, as if it were the file's content.
+        running_labels: that the weights know which run; labels must be among these, too.
 
     Raises:
         ConfigError: with everything that is wrong, a line each, without secrets.
@@ -61,7 +70,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ, *, text: st
     path = Path(path)
     text = read_text(path) if text is None else text
     written = parse(path, text)
-    return _Reading(path, lines_of_keys(text)).read(written, environ)
+    return _Reading(path, lines_of_keys(text)).read(written, environ, running_labels)
 
 
 def load_config_and_warnings(path: Path, environ: Mapping[str, str] = os.environ) -> tuple[Config, list[str]]:
@@ -110,7 +119,8 @@ def read_stream(
     folder: Path,
     environ: Mapping[str, str] = os.environ,
     *,
-    rules: Iterable[RuleConfig] = (),
+    config: Config | None = None,
+    weights_labels: Sequence[str] | None = None,
 ) -> StreamConfig:
     """Reads one stream that was not in the file, as the control API gets it.
 
@@ -119,7 +129,8 @@ def read_stream(
         base: values for keys that `values` leaves out: those of the stream so far, or the defaults for all streams.
         folder: that relative paths refer to.
         environ: where `${NAME}` is looked up, and CREDENTIALS_DIRECTORY with it.
-        rules: of the configuration; those that apply to the stream must fit it.
+        config: that the stream belongs to: its rules and labels must fit the stream.
+        weights_labels: that the weights know; None if only the detector itself knows them.
 
     Raises:
         ConfigError: with everything that is wrong, a line each, without secrets.
@@ -128,28 +139,47 @@ def read_stream(
     known = substitution.apply(dict(values))
     problems = {(*_STREAM, *path): problem for path, problem in substitution.problems.items()}
     tables = resolve_paths({"streams": [with_defaults(known, dict(base))]}, folder)
-    config: StreamConfig | None = None
+    stream: StreamConfig | None = None
     try:
-        config = StreamConfig.model_validate(tables["streams"][0])
+        stream = StreamConfig.model_validate(tables["streams"][0])
     except ValidationError as error:
         for path, problem in explain(error, _STREAM):
             problems.setdefault(path, problem)
     for path, problem in missing_files(tables):
         problems.setdefault(path, problem)
-    for where, problem in _unfit(config, rules) if config is not None else ():
-        problems.setdefault((*_STREAM, where), problem)
-    if problems or config is None:
+    for where, problem in _unfit(stream, config, weights_labels) if stream is not None and config is not None else ():
+        problems.setdefault((*_STREAM, *where), problem)
+    if problems or stream is None:
         raise ConfigError([_line(values.get("name", base.get("name")), *item) for item in problems.items()])
-    return config
+    return stream
 
 
-def _unfit(config: StreamConfig, rules: Iterable[RuleConfig]) -> Iterator[tuple[str, str]]:
-    """Why the rules that apply to a stream do not fit it: keys of the stream, and a sentence for each."""
-    for rule in rules_of(config.name, rules):
+def _unfit(stream: StreamConfig, config: Config, weights_labels: Sequence[str] | None) -> Iterator[tuple[KeyPath, str]]:
+    """Why a stream does not fit the labels and the rules of a configuration: its keys, and a sentence for each."""
+    yield from unknown_labels_of_stream(stream, config.detector, weights_labels)
+    for rule in rules_of(stream.name, config.rules):
+        for problem in unpublished(rule, stream):
+            yield ("labels",), f'the rule "{rule.name}" applies to this stream: its labels {problem}'
         shapes = "lines" if rule.zone is None else "zones"
-        for key, problem in misfits(rule, config):
+        for key, problem in misfits(rule, stream):
             where = "track" if key == "streams" else shapes
-            yield where, f'the rule "{rule.name}" applies to this stream: its {key} {problem}'
+            yield (where,), f'the rule "{rule.name}" applies to this stream: its {key} {problem}'
+
+
+def check_labels(config: Config, weights_labels: Sequence[str]) -> None:
+    """Refuses labels that the weights do not know, where these were not known before.
+
+    Raises:
+        ConfigError: with all of them, a line each.
+    """
+    problems = []
+    for (table, number, *keys), problem in unknown_labels(config, weights_labels):
+        where = f"{table}.{number}"
+        if isinstance(number, int):
+            where = f"{table}[{getattr(config, str(table))[number].name}]"
+        problems.append(_one_line(f"{''.join([where, *(f'.{key}' for key in keys)])}: {problem}"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def read_once(source: str) -> StreamConfig:
@@ -189,7 +219,7 @@ class _Reading:
         self._problems: dict[KeyPath, str] = {}
         self._tables: Tables = {}
 
-    def read(self, written: Tables, environ: Mapping[str, str]) -> Config:
+    def read(self, written: Tables, environ: Mapping[str, str], running_labels: Sequence[str] | None = None) -> Config:
         substitution = Substitution(environ)
         self._tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out
         self._problems = dict(substitution.problems)
@@ -214,8 +244,8 @@ class _Reading:
             self._problems.setdefault(path, problem)
         for path, problem in detector_problems(merged.get("detector", {})):
             self._problems.setdefault(path, problem)
-        for path, problem in (*unknown_labels(config), *rule_problems(config)) if config is not None else ():
-            self._problems.setdefault(path, problem)
+        for path, problem in self._misfits(config, running_labels) if config is not None else ():
+            self._problems.setdefault(self._as_written(path), problem)
         if self._problems or config is None:
             raise ConfigError(self._report())
         return config
@@ -248,6 +278,22 @@ class _Reading:
                     self._line_of(path, "contains a password; write ${NAME} instead, and keep the password elsewhere")
                 )
         return lines
+
+    @staticmethod
+    def _misfits(config: Config, running_labels: Sequence[str] | None) -> Iterator[tuple[KeyPath, str]]:
+        """What does not fit together in a configuration whose single tables are right."""
+        yield from unknown_labels(config, labels_of_weights(config.detector.weights))
+        for path, problem in unknown_labels(config, running_labels):
+            yield path, f"{problem}; other weights take effect only at a restart"
+        yield from rule_problems(config)
+
+    def _as_written(self, path: KeyPath) -> KeyPath:
+        """Where a value of a stream is written: in the stream, or in the defaults for all streams."""
+        match path:
+            case ("streams", int(number), str(key), *rest):
+                stream = self._tables["streams"][number]
+                return path if key in stream else ("stream_defaults", key, *rest)
+        return path
 
     def _validate(self, tables: Tables) -> Config | None:
         try:

@@ -17,6 +17,7 @@ from streamdet.config.stream import StreamConfig
 from streamdet.config.values import (
     AS_NUMBER,
     AS_WHOLE_NUMBER,
+    ON_RELOAD,
     Bytes,
     Number,
     Seconds,
@@ -27,6 +28,7 @@ from streamdet.config.values import (
     table,
 )
 from streamdet.security.endpoints import MAX_SOCKET_PATH_BYTES, is_loopback
+from streamdet.types import DetectionSettings
 
 Model = Literal[
     "fasterrcnn_mobilenet_v3_large_320_fpn",
@@ -48,6 +50,10 @@ AutoOrBatchSize = Annotated[
     Discriminator(_is_auto),
 ]
 _BATCH_SIZE = 8
+
+
+def _sorted(thresholds: dict[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(thresholds.items()))
 
 
 class DetectorConfig(BaseModel):
@@ -97,13 +103,22 @@ class DetectorConfig(BaseModel):
         examples=[4],
     )
     score_threshold: Threshold = Field(
-        0.5, description="Detections with a lower score are not published.", examples=[0.5, "${SCORE_THRESHOLD}"]
+        0.5,
+        description="Detections with a lower score are not published.",
+        examples=[0.5, "${SCORE_THRESHOLD}"],
+        json_schema_extra=ON_RELOAD,
     )
     score_thresholds: dict[str, Threshold] = Field(
-        {}, description="Thresholds for single labels, instead of `score_threshold`.", examples=[{"person": 0.4}]
+        {},
+        description="Thresholds for single labels, instead of `score_threshold`.",
+        examples=[{"person": 0.4}],
+        json_schema_extra=ON_RELOAD,
     )
     labels: tuple[str, ...] = Field(
-        (), description="Publish only these labels; empty for all that the weights know.", examples=[["person", "car"]]
+        (),
+        description="Publish only these labels; empty for all that the weights know.",
+        examples=[["person", "car"]],
+        json_schema_extra=ON_RELOAD,
     )
     max_detections: WholeNumber = Field(
         100,
@@ -111,6 +126,7 @@ class DetectorConfig(BaseModel):
         le=1000,
         description="Detections per frame at most; those with the highest scores are kept.",
         examples=[50],
+        json_schema_extra=ON_RELOAD,
     )
     max_batch_size: AutoOrBatchSize = Field(
         "auto",
@@ -131,6 +147,24 @@ class DetectorConfig(BaseModel):
     def largest_batch(self) -> int:
         """Frames of a batch at most; 8 for "auto" as long as no trial has found a better number."""
         return _BATCH_SIZE if self.max_batch_size == "auto" else self.max_batch_size
+
+    def settings_for(self, stream: StreamConfig | None = None) -> DetectionSettings:
+        """What counts as a detection: what the stream says, and this table for what the stream leaves open.
+
+        A `score_threshold` of the stream also replaces the `score_thresholds` of this table.
+        """
+        if stream is None:
+            own = _sorted(self.score_thresholds)
+            return DetectionSettings(self.labels, self.score_threshold, own, max_detections=self.max_detections)
+        by_label = {} if stream.score_threshold is not None else self.score_thresholds
+        return DetectionSettings(
+            labels=stream.labels or self.labels,
+            score_threshold=self.score_threshold if stream.score_threshold is None else stream.score_threshold,
+            score_thresholds=_sorted({**by_label, **stream.score_thresholds}),
+            min_size=stream.min_size,
+            max_size=stream.max_size,
+            max_detections=self.max_detections,
+        )
 
     @field_validator("model")
     @classmethod

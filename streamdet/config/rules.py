@@ -287,6 +287,13 @@ def misfits(rule: RuleConfig, stream: StreamConfig) -> Iterator[tuple[str, str]]
                     yield "labels", f'hold "{label[:40]}", but {key} "{name}" of {stream.name} counts only {counted}'
 
 
+def unpublished(rule: RuleConfig, stream: StreamConfig) -> Iterator[str]:
+    """Labels of a rule that a stream which it applies to does not publish: a sentence for each."""
+    for label in rule.labels if stream.labels else ():
+        if label not in stream.labels:
+            yield f'hold "{label[:40]}", but {stream.name} publishes only {", ".join(stream.labels)}'
+
+
 def _meant(name: str, shapes: Iterable[object]) -> str:
     known = [str(getattr(shape, "name", "")) for shape in shapes]
     near = difflib.get_close_matches(name, known, 1, cutoff=0.6)

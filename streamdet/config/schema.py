@@ -27,7 +27,7 @@ from streamdet.config.models import (
 )
 from streamdet.config.rules import ACCEPTS, RuleConfig
 from streamdet.config.stream import KEEPS_CONNECTION, POINTS, SHAPES, StreamConfig, StreamDefaults
-from streamdet.config.values import DURATION_UNITS, NUMBER_PATTERN, SIZE_UNITS
+from streamdet.config.values import DURATION_UNITS, NUMBER_PATTERN, SIZE_UNITS, TAKES_EFFECT, takes_effect
 
 Schema = dict[str, Any]
 
@@ -36,6 +36,7 @@ _REFERENCE: Schema = {
     "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_.-]*\}",
     "description": "A value from the environment variable NAME or the file $CREDENTIALS_DIRECTORY/NAME: ${NAME}.",
 }
+_ABOUT = ("description", "default", "examples", "title", KEEPS_CONNECTION, TAKES_EFFECT)
 _UNITS = {"seconds": tuple(DURATION_UNITS), "bytes": tuple(SIZE_UNITS)}
 
 _TABLES: dict[str, type[BaseModel]] = {
@@ -75,7 +76,7 @@ def config_schema() -> Schema:
     schema["required"] = ["streams"]
     for key in Config.model_fields.keys() - {"streams", "stream_defaults"}:
         schema["properties"][key].pop("default", None)
-    schema.pop("x-takes-effect", None)
+    schema.pop(TAKES_EFFECT, None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "streamdet configuration"}
 
 
@@ -134,7 +135,7 @@ def toml_value(value: object) -> str:
 
 def _as_written(key: str, value: Schema) -> Schema:
     """Adds the other spellings of a value: with a unit, or as `${NAME}`."""
-    about = {k: v for k, v in value.items() if k in ("description", "default", "examples", "title", KEEPS_CONNECTION)}
+    about = {k: v for k, v in value.items() if k in _ABOUT}
     constraints = _nullable_removed({k: v for k, v in value.items() if k not in about})
     if about.get("default", 0) is None:
         # TOML has no null: the key is left out.
@@ -169,25 +170,27 @@ def _nullable_removed(schema: Schema) -> Schema:
 
 
 def _section(header: str, table: type[BaseModel]) -> Iterator[str]:
-    extra = table.model_config.get("json_schema_extra")
-    takes_effect = extra["x-takes-effect"] if isinstance(extra, dict) else ""
+    moments = sorted({takes_effect(table, key) for key in table.model_fields})
+    either = "" if len(moments) == 1 else ", as the table says"
     yield f"## `{header}`\n"
-    yield f"{(table.__doc__ or '').strip()} A change takes effect {takes_effect}.\n"
+    yield f"{(table.__doc__ or '').strip()} A change takes effect {' or '.join(moments)}{either}.\n"
     yield "| Key | Accepts | Default | Takes effect | Meaning |"
     yield "|---|---|---|---|---|"
     for key, field in table.model_fields.items():
-        when = _takes_effect(table, field, str(takes_effect))
+        when = _takes_effect(table, key)
         yield f"| `{key}` | {accepts(table, key)} | {_default(field)} | {when} | {field.description} |"
     yield ""
 
 
-def _takes_effect(table: type[BaseModel], field: FieldInfo, of_table: str) -> str:
+def _takes_effect(table: type[BaseModel], key: str) -> str:
+    when = takes_effect(table, key)
     if table in SHAPES.values():
-        return f"{of_table}, keeps the connection"
+        return f"{when}, keeps the connection"
     if table is not StreamConfig:
-        return of_table
-    keeps = isinstance(field.json_schema_extra, dict) and KEEPS_CONNECTION in field.json_schema_extra
-    return f"{of_table}, {'keeps the connection' if keeps else 'reconnects'}"
+        return when
+    extra = table.model_fields[key].json_schema_extra
+    keeps = isinstance(extra, dict) and KEEPS_CONNECTION in extra
+    return f"{when}, {'keeps the connection' if keeps else 'reconnects'}"
 
 
 def _default(field: FieldInfo) -> str:

@@ -52,6 +52,12 @@ _VisitSeconds = Annotated[float, Field(gt=0, le=86_400), BeforeValidator(parse_s
 _Part = Annotated[float, Field(ge=0, le=1), AS_NUMBER]
 
 
+def _above_min_size(max_size: float, info: ValidationInfo) -> float:
+    if max_size <= info.data.get("min_size", 0.0):
+        refuse(f"is {max_size:g}; must be above min_size, {info.data.get('min_size', 0.0):g}")
+    return max_size
+
+
 class _Shape(BaseModel):
     model_config = table("on reload")
 
@@ -73,12 +79,7 @@ class _Shape(BaseModel):
         1.0, description="Only objects of at most this height count, as in `min_size`.", examples=[0.8]
     )
 
-    @field_validator("max_size")
-    @classmethod
-    def _is_above_min_size(cls, max_size: float, info: ValidationInfo) -> float:
-        if max_size <= info.data.get("min_size", 0.0):
-            refuse(f"is {max_size:g}; must be above min_size, {info.data.get('min_size', 0.0):g}")
-        return max_size
+    _is_above_min_size = field_validator("max_size")(_above_min_size)
 
 
 class PolygonConfig(_Shape):
@@ -290,6 +291,38 @@ class StreamConfig(BaseModel):
         examples=["10 s"],
     )
 
+    labels: tuple[str, ...] = Field(
+        (),
+        description="Publish only these labels of those that `[detector]` publishes; empty for all of them.",
+        examples=[["person"]],
+        json_schema_extra=_KEEPS_CONNECTION,
+    )
+    score_threshold: Threshold | None = Field(
+        None,
+        description="Detections with a lower score are not published. Default: the thresholds of `[detector]`, also "
+        "those for single labels, all of which this one replaces.",
+        examples=[0.3],
+        json_schema_extra=_KEEPS_CONNECTION,
+    )
+    score_thresholds: dict[str, Threshold] = Field(
+        {},
+        description="Thresholds for single labels, instead of all others.",
+        examples=[{"person": 0.4}],
+        json_schema_extra=_KEEPS_CONNECTION,
+    )
+    min_size: Threshold = Field(
+        0.0,
+        description="Only detections are published whose box is at least this high, as a part of the picture's height.",
+        examples=[0.05],
+        json_schema_extra=_KEEPS_CONNECTION,
+    )
+    max_size: Threshold = Field(
+        1.0,
+        description="Only detections are published whose box is at most this high, as a part of the picture's height.",
+        examples=[0.5],
+        json_schema_extra=_KEEPS_CONNECTION,
+    )
+
     track: Switch = Field(
         True,  # noqa: FBT003 - the default of the field
         description="Whether detections get track ids, the same for the same object in successive frames. Lines need "
@@ -378,6 +411,8 @@ class StreamConfig(BaseModel):
             _check_time_zone(name)
         return name
 
+    _is_above_min_size = field_validator("max_size")(_above_min_size)
+
     @field_validator("hwaccel")
     @classmethod
     def _is_known(cls, hwaccel: str) -> str:
@@ -424,7 +459,8 @@ def _stream_defaults() -> type[BaseModel]:
     keys: dict[str, Any] = {
         key: (field.annotation, field) for key, field in StreamConfig.model_fields.items() if key not in OF_ONE_STREAM
     }
-    model = create_model("StreamDefaults", __config__=table("on reload"), **keys)
+    checks: dict[str, Any] = {"_is_above_min_size": field_validator("max_size")(_above_min_size)}
+    model = create_model("StreamDefaults", __config__=table("on reload"), __validators__=checks, **keys)
     model.__doc__ = "Defaults for all streams; a stream's own values win."
     return model
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 SIZE_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -113,6 +113,11 @@ Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Threshold = Annotated[float, Field(ge=0, le=1), AS_NUMBER]
 
 
+TAKES_EFFECT = "x-takes-effect"
+ON_RELOAD: dict[str, Any] = {TAKES_EFFECT: "on reload"}
+"""Marks a key whose change takes effect on reload although the others of its table need a restart."""
+
+
 def table(takes_effect: Literal["on reload", "at a restart"]) -> ConfigDict:
     """The settings of a table and when its changes take effect; unknown keys and infinite numbers are errors."""
     return ConfigDict(
@@ -120,5 +125,12 @@ def table(takes_effect: Literal["on reload", "at a restart"]) -> ConfigDict:
         frozen=True,
         allow_inf_nan=False,
         hide_input_in_errors=True,
-        json_schema_extra={"x-takes-effect": takes_effect},
+        json_schema_extra={TAKES_EFFECT: takes_effect},
     )
+
+
+def takes_effect(model: type[BaseModel], key: str) -> str:
+    """When a change of this key takes effect: "on reload" or "at a restart"."""
+    of_table, of_key = model.model_config.get("json_schema_extra"), model.model_fields[key].json_schema_extra
+    own = of_key.get(TAKES_EFFECT) if isinstance(of_key, dict) else None
+    return str(own or (of_table.get(TAKES_EFFECT) if isinstance(of_table, dict) else "at a restart"))

@@ -28,9 +28,9 @@ from streamdet.detector.stages.proposals import Proposals, Propose
 from streamdet.detector.stages.roi_pool import RoiPool
 from streamdet.detector.trial import settle
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights, make_model
-from streamdet.detector.weights.thresholds import NEVER, thresholds_of
+from streamdet.detector.weights.thresholds import known_labels
 from streamdet.errors import DetectorError
-from streamdet.types import Detection, Picture
+from streamdet.types import Detection, DetectionSettings, Picture
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -60,17 +60,17 @@ class FasterRcnnDetector:
 
     Args:
         weights: what to run.
-        config: thresholds, wanted labels, device, batch size.
+        config: device, batch size, and the settings of pictures that have none of their own.
         on_stage: called with the time of each stage.
 
     Raises:
         DetectorError: the configuration names labels or a device that do not exist.
 
     Attributes:
-        labels: that a detection may carry.
+        labels: that the weights know.
+        settings: what counts as a detection according to the configuration.
         architecture: a key of `weights.architectures.ARCHITECTURES`.
         class_labels: name of each class of the classifier, [0] is the background.
-        thresholds: score that a detection of each class must exceed; above 1 for what is not wanted.
         device: where it runs.
         frame_sizes: to expect, and to warm up for.
         postprocess: the last stage, whose two halves can be called on their own.
@@ -83,17 +83,15 @@ class FasterRcnnDetector:
         self.device = choose_device(config.device)
         self.architecture = weights.architecture
         self.class_labels = weights.labels
-        self.thresholds = thresholds_of(weights.labels, config)
+        self.labels = known_labels(weights.labels, config)
+        self.settings = config.settings_for()
         model = prepare_model(weights, self.device)
         dense = make_dense(model, config, self.device, weights.exported)
-        limits = torch.tensor(self.thresholds, device=self.device)
         self._model = model
         _drop_dense(model)
         self._set_stages(dense)
-        self.postprocess = Postprocess(model.roi_heads, weights.labels, limits, config.max_detections)
+        self.postprocess = Postprocess(model.roi_heads, weights.labels, self.device)
         self._most_proposals: int = model.rpn.post_nms_top_n()
-        wanted = zip(weights.labels, self.thresholds, strict=True)
-        self.labels = tuple(label for label, threshold in wanted if threshold < NEVER)
 
     def _set_stages(self, dense: Dense) -> None:
         self._dense = dense
@@ -109,11 +107,15 @@ class FasterRcnnDetector:
         other._set_stages(self._dense.for_another_thread())  # noqa: SLF001 - of its own class
         return other
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], settings: Sequence[DetectionSettings] = ()) -> list[list[Detection]]:
         """Finds the objects in a batch of pictures, whose sizes may differ.
 
         On a CPU, pictures that need canvases of different sizes go one canvas after the other: larger batches gain
         little there, and none is computed where the largest picture of a batch would only have zeros beside others.
+
+        Args:
+            pictures: the batch.
+            settings: what counts as a detection in each picture; that of the configuration where there are none.
 
         Returns:
             for each picture its detections by falling score, boxes in its own pixels.
@@ -122,9 +124,10 @@ class FasterRcnnDetector:
             MemoryError: the device has not enough memory; a smaller batch may pass.
             DeviceLostError: the CUDA context is gone.
         """
+        settings = settings or [self.settings] * len(pictures)
         found: dict[int, list[Detection]] = {}
         for numbers in self._of_one_canvas(pictures):
-            detections = self.run([pictures[number] for number in numbers]).detections
+            detections = self.run([pictures[n] for n in numbers], [settings[n] for n in numbers]).detections
             found.update(zip(numbers, detections, strict=True))
         return [found[number] for number in range(len(pictures))]
 
@@ -141,8 +144,9 @@ class FasterRcnnDetector:
         return list(groups.values())
 
     @torch.inference_mode()
-    def run(self, pictures: Sequence[Picture]) -> StageOutputs:
+    def run(self, pictures: Sequence[Picture], settings: Sequence[DetectionSettings] = ()) -> StageOutputs:
         """Runs the seven stages and keeps what each yields; arguments and errors as `detect`, not empty."""
+        settings = settings or [self.settings] * len(pictures)
         with device_errors():
             images = self._timed("input", read_pictures, pictures, self.device)
             batch = self._timed("preprocess", self._preprocess, images)
@@ -150,7 +154,7 @@ class FasterRcnnDetector:
             proposals = self._timed("proposals", self._propose, batch, features)
             regions = self._timed("roi_pool", self._roi_pool, batch, features, proposals)
             classified = self._timed("classify", self._classify, regions)
-            detections = self._timed("postprocess", self.postprocess, batch, proposals, classified)
+            detections = self._timed("postprocess", self.postprocess, batch, proposals, classified, settings)
         return StageOutputs(images, batch, features, proposals, regions, classified, detections)
 
     def canvas_size(self, frame_size: Size) -> Size:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from streamdet.detector.memory import release_library_pages, trim_memory
 from streamdet.detector.stages.square_pixels import square_size
-from streamdet.types import Detection, Picture
+from streamdet.types import Detection, DetectionSettings, Picture
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -70,10 +70,15 @@ class Detector(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Every label that a detection may carry."""
+        """Every label that the weights know."""
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
-        """The detections of each picture, by falling score."""
+    def detect(self, pictures: Sequence[Picture], settings: Sequence[DetectionSettings], /) -> list[list[Detection]]:
+        """The detections of each picture, by falling score.
+
+        Args:
+            pictures: of any sizes.
+            settings: what counts as a detection in each of them.
+        """
 
     def warm_up(self) -> None:
         """Runs the largest batch once, so that memory errors happen at the start."""
@@ -117,7 +122,7 @@ class DetectorPool:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Every label that a detection may carry."""
+        """Every label that the weights know."""
         return self.detectors[0].labels
 
     def warm_up(self) -> None:

@@ -6,6 +6,8 @@ boxes) is what is left of the time, and counts as `postprocess`.
 
 from __future__ import annotations
 
+import copy
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -20,9 +22,9 @@ from streamdet.detector.device import choose_device, device_errors
 from streamdet.detector.stages.input import read_pictures
 from streamdet.detector.stages.preprocess import COMMON_SIZES, Size
 from streamdet.detector.weights import Weights, make_model
-from streamdet.detector.weights.thresholds import NEVER, thresholds_of
+from streamdet.detector.weights.thresholds import known_labels, thresholds_of
 from streamdet.errors import DetectorError
-from streamdet.types import Detection, Picture
+from streamdet.types import Detection, DetectionSettings, Picture
 
 
 def torchvision_model(weights: Weights, device: torch.device) -> FasterRCNN:
@@ -33,16 +35,18 @@ def torchvision_model(weights: Weights, device: torch.device) -> FasterRCNN:
 class ReferenceDetector:
     """torchvision's Faster R-CNN, untouched; only the choice of labels and thresholds is ours.
 
+    Pictures of different settings are different batches: torchvision has one threshold for all pictures of a batch.
+
     Args:
         weights: what to run.
-        config: thresholds, wanted labels, device, batch size.
+        config: device, batch size, and the settings of pictures that have none of their own.
         on_stage: called with the name of each stage and its seconds, for each batch.
 
     Raises:
         DetectorError: the configuration names labels, a device or a precision that do not exist.
 
     Attributes:
-        labels: that a detection may carry.
+        labels: that the weights know.
         device: where it runs.
         frame_sizes: to warm up for.
     """
@@ -60,17 +64,21 @@ class ReferenceDetector:
         self.device = choose_device(config.device)
         self._config = config
         self._class_labels = weights.labels
-        self._thresholds = thresholds_of(weights.labels, config)
-        wanted = zip(weights.labels, self._thresholds, strict=True)
-        self.labels = tuple(label for label, threshold in wanted if threshold < NEVER)
-        self._model = model = torchvision_model(weights, self.device)
-        # Suppression goes from the highest score down and by class, so what is below a label's own threshold changes
-        # nothing above it; but all labels count for `detections_per_img`, so that is applied here, after the choice.
-        model.roi_heads.score_thresh = min(self._thresholds)
-        model.roi_heads.detections_per_img = _most_detections(model.rpn.post_nms_top_n(), len(weights.labels))
+        self.labels = known_labels(weights.labels, config)
+        self._settings = config.settings_for()
         self._on_stage = on_stage
+        self._original = torchvision_model(weights, self.device)
+        self._set_model()
+
+    def _set_model(self) -> None:
+        """Makes a model for this detector alone; it has the parameters of the original, and a threshold of its own."""
+        original = self._original
+        parameters = itertools.chain(original.parameters(), original.buffers())
+        self._model = model = copy.deepcopy(original, {id(tensor): tensor for tensor in parameters})
+        # All labels count for `detections_per_img`, so that is applied here, after the choice.
+        model.roi_heads.detections_per_img = _most_detections(model.rpn.post_nms_top_n(), len(self._class_labels))
         self._stage_seconds: dict[str, float] = {}
-        if on_stage is not None:
+        if self._on_stage is not None:
             heads = model.roi_heads
             self._time("preprocess", model.transform, model.transform)
             self._time("features", model.backbone, model.backbone)
@@ -79,25 +87,40 @@ class ReferenceDetector:
             self._time("classify", heads.box_head, heads.box_predictor)
 
     @torch.inference_mode()
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], settings: Sequence[DetectionSettings] = ()) -> list[list[Detection]]:
         """See `FasterRcnnDetector.detect`."""
-        if not pictures:
-            return []
+        batches: dict[DetectionSettings, list[int]] = {}
+        for number, each in enumerate(settings or [self._settings] * len(pictures)):
+            batches.setdefault(each, []).append(number)
+        found: dict[int, list[Detection]] = {}
         with device_errors():
-            self._stage_seconds = {}
-            started = self._now()
-            images = [image.float() / 255 for image in read_pictures(pictures, self.device)]
-            self._stage_seconds["input"] = self._now() - started
-            found = [self._detections(result) for result in self._model(images)]
-            if self._on_stage is not None:
-                self._stage_seconds["postprocess"] = self._now() - started - sum(self._stage_seconds.values())
-                for stage, seconds in self._stage_seconds.items():
-                    self._on_stage(stage, seconds)
-            return found
+            for each, numbers in batches.items():
+                detections = self._detect([pictures[number] for number in numbers], each)
+                found.update(zip(numbers, detections, strict=True))
+        return [found[number] for number in range(len(pictures))]
+
+    def _detect(self, pictures: Sequence[Picture], settings: DetectionSettings) -> list[list[Detection]]:
+        self._stage_seconds = {}
+        started = self._now()
+        images = [image.float() / 255 for image in read_pictures(pictures, self.device)]
+        self._stage_seconds["input"] = self._now() - started
+        thresholds = thresholds_of(self._class_labels, settings)
+        # Suppression goes from the highest score down and by class, so what is below a label's own threshold changes
+        # nothing above it.
+        self._model.roi_heads.score_thresh = min(thresholds)
+        results = zip(self._model(images), pictures, strict=True)
+        found = [self._detections(result, thresholds, settings, picture.height) for result, picture in results]
+        if self._on_stage is not None:
+            self._stage_seconds["postprocess"] = self._now() - started - sum(self._stage_seconds.values())
+            for stage, seconds in self._stage_seconds.items():
+                self._on_stage(stage, seconds)
+        return found
 
     def for_another_thread(self) -> Self:
-        """Itself: modules of torch keep nothing between calls."""
-        return self
+        """One with the same parameters that can be used at the same time."""
+        other = copy.copy(self)
+        other._set_model()  # noqa: SLF001 - of its own class
+        return other
 
     def release(self, unused_seconds: float) -> None:
         """Does nothing."""
@@ -141,14 +164,17 @@ class ReferenceDetector:
         first.register_forward_pre_hook(begin)
         last.register_forward_hook(end)
 
-    def _detections(self, result: dict[str, Tensor]) -> list[Detection]:
+    def _detections(
+        self, result: dict[str, Tensor], thresholds: list[float], settings: DetectionSettings, height: int
+    ) -> list[Detection]:
         rows = zip(result["labels"].tolist(), result["scores"].tolist(), result["boxes"].tolist(), strict=True)
         found = [
             Detection(self._class_labels[class_], score, (x1, y1, x2, y2))
             for class_, score, (x1, y1, x2, y2) in rows
-            if score > self._thresholds[class_] and x1 < x2 and y1 < y2
+            if score > thresholds[class_] and x1 < x2 and y1 < y2
+            if settings.min_size <= (y2 - y1) / height <= settings.max_size
         ]
-        return found[: self._config.max_detections]
+        return found[: settings.max_detections]
 
 
 def _most_detections(proposals: int, classes: int) -> int:

@@ -11,10 +11,10 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from streamdet.types import Drop, Frame, Picture
+from streamdet.types import DetectionSettings, Drop, Frame, Picture
 
 # How far frames may be off the schedule of `max_fps`, in periods. An early frame passes, but does not move the
 # schedule, and a late one saves up one period at the most: so the average stays exact although frames jitter, and
@@ -25,6 +25,7 @@ _LATE_PERIODS = 1.0
 
 # A stream that is due while its next frame is still on its way keeps its place; a longer pause saves no more.
 _SAVED_VIRTUAL_TIME = 1.0
+_DEFAULT_SETTINGS = DetectionSettings()
 
 
 class StreamRules(Protocol):
@@ -57,6 +58,7 @@ class _Slot:
 
     Attributes:
         rules: of the stream.
+        settings: what counts as a detection in its frames.
         virtual_time: the slot with the lowest is emptied first; grows by 1 / weight with each frame that leaves.
         frame: the newest one.
         filled_at: when the slot was last filled while empty.
@@ -65,6 +67,7 @@ class _Slot:
     """
 
     rules: StreamRules
+    settings: DetectionSettings
     virtual_time: float
     frame: Frame | None = None
     filled_at: float = 0.0
@@ -137,16 +140,21 @@ class BatchQueue:
         self._virtual_time = 0.0
         self._closed = False
 
-    def set_stream(self, rules: StreamRules) -> None:
-        """Makes a slot for a stream, or applies other rules to it; its frame and its virtual time stay."""
+    def set_stream(self, rules: StreamRules, settings: DetectionSettings = _DEFAULT_SETTINGS) -> None:
+        """Makes a slot for a stream, or applies other rules to it; its frame and its virtual time stay.
+
+        Args:
+            rules: of the stream.
+            settings: that its frames carry which leave from now on.
+        """
         with self._changed:
             slot = self._slots.get(rules.name)
             if slot is None:
-                self._slots[rules.name] = _Slot(rules, self._virtual_time)
+                self._slots[rules.name] = _Slot(rules, settings, self._virtual_time)
                 return
             if rules.max_fps != slot.rules.max_fps:
                 slot.next_due_at = None
-            slot.rules = rules
+            slot.rules, slot.settings = rules, settings
             self._changed.notify_all()
 
     def remove_stream(self, name: str) -> None:
@@ -176,7 +184,8 @@ class BatchQueue:
             shares: among how many takers to divide what does not fill a batch; one gets this part of it, rounded up.
 
         Returns:
-            1 to `max_batch_size` frames, or none at the time-out or when the queue is closed and empty.
+            1 to `max_batch_size` frames, each with the settings that its stream has now; or none at the time-out or
+            when the queue is closed and empty.
         """
         deadline = self._clock() + timeout_seconds
         while True:
@@ -284,7 +293,7 @@ class BatchQueue:
             if not batch:
                 self._virtual_time = max(self._virtual_time, slot.virtual_time)
             slot.virtual_time += 1 / slot.rules.weight
-            batch.append(frame)
+            batch.append(replace(frame, settings=slot.settings))
         if any(slot.blocked_puts for slot in waiting):
             self._changed.notify_all()
         return batch, stale

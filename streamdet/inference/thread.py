@@ -26,7 +26,7 @@ from streamdet.inference.sequence import ResultSequencer
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.opentelemetry import Tracer
 from streamdet.monitoring.unexpected import describe
-from streamdet.types import Detection, Drop, Frame, Picture
+from streamdet.types import Detection, DetectionSettings, Drop, Frame, Picture
 from streamdet.worker import Worker
 
 OnUnusable = Callable[[Frame, str], None]
@@ -256,7 +256,8 @@ class Inference(Worker):
         taken_at = self.batch_began_at or time.monotonic()
         try:
             with self._tracer.batch(frames, taken_at) if self._tracer else nullcontext():
-                return detect_with_square_pixels(self._detector, [frame.picture for frame in frames])
+                pictures, settings = [frame.picture for frame in frames], [frame.settings for frame in frames]
+                return detect_with_square_pixels(self._detector, pictures, settings)
         except Exception as error:
             if is_out_of_memory(error):
                 if len(frames) == 1 and not self._detects_test_picture():
@@ -299,7 +300,7 @@ class Inference(Worker):
     def _detects_test_picture(self) -> bool:
         """Whether the detector still works on a picture that it detected before, so that the frame is at fault."""
         try:
-            detect_with_square_pixels(self._detector, [self._sound_picture])
+            detect_with_square_pixels(self._detector, [self._sound_picture], [DetectionSettings()])
         except Exception as error:
             if is_device_lost(error):
                 message = f"the accelerator is lost, only a new process can use it: {first_line(error)}"

@@ -192,7 +192,7 @@ class Metrics:
 
         Args:
             stream: its name.
-            labels: of the detections that it may yield.
+            labels: of the detections that it may yield from now on.
             zones: its zones; the series of others are removed.
             lines: its lines; the series of others are removed.
         """
@@ -203,13 +203,13 @@ class Metrics:
                     self._previews.labels(stream),
                     self._objects_present.labels(stream),
                 )
-                labels = tuple(labels)
-                series.detections = {label: self._detections.labels(stream, label) for label in labels}
-                series.objects = {label: self._objects.labels(stream, label) for label in labels}
                 series.reconnects = {reason: self._reconnects.labels(stream, reason.value) for reason in Reason}
                 series.events = {topic: self._events.labels(topic) for topic in _topics(stream)}
                 self.ledger.set_stream(stream)
                 self._streams[stream] = series
+            for label in labels:
+                self._streams[stream].detections.setdefault(label, self._detections.labels(stream, label))
+                self._streams[stream].objects.setdefault(label, self._objects.labels(stream, label))
             self._shapes.set(stream, zones, lines)
 
     def remove_stream(self, stream: str) -> None:

@@ -10,18 +10,21 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
 
 from streamdet.config import Config, StreamConfig, load_config
+from streamdet.config.checks import labels_of_weights
 from streamdet.config.last_good import last_good
-from streamdet.config.load import read_stream
+from streamdet.config.load import check_labels, read_stream
 from streamdet.config.toml import MAX_FILE_BYTES
+from streamdet.config.values import takes_effect
 from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
 from streamdet.monitoring import systemd
 from streamdet.monitoring.log import configure_logging
@@ -95,13 +98,19 @@ class LiveConfig:
         self._file = config
         self._changes_file = ChangesFile(changes_path)
         self._kept, problems = self._changes_file.read()
-        useful = self._useful(config, self._kept)
-        streams, self._left_out = _merge(config, useful, self._folder, self._where)
-        self._changes = {name: change for name, change in useful.items() if name not in self._left_out}
-        self._config = config.model_copy(update={"streams": streams})
+        # None where only the detector itself knows them.
+        self._weights_labels: Sequence[str] | None = labels_of_weights(config.detector.weights)
         self._streams: Streams | None = None
+        self._adopt_kept()
         for problem in [*problems, *(line for lines in self._left_out.values() for line in lines)]:
             _log.error("change of an earlier run not applied: %s", problem)
+
+    def _adopt_kept(self) -> None:
+        """Adopts what was kept of earlier runs, without what does not fit."""
+        useful = self._useful(self._file, self._kept)
+        streams, self._left_out = _merge(self._file, useful, self._folder, self._where, self._weights_labels)
+        self._changes = {name: change for name, change in useful.items() if name not in self._left_out}
+        self._config = self._file.model_copy(update={"streams": streams})
 
     @property
     def config(self) -> Config:
@@ -114,11 +123,20 @@ class LiveConfig:
         return self._changes_file.path
 
     def start(self, streams: Streams) -> None:
-        """Makes the streams run; from now on they follow this configuration."""
+        """Makes the streams run; from now on they follow this configuration.
+
+        Raises:
+            ConfigError: it names labels that the weights do not know, and only the detector itself knows which.
+        """
         self._streams = streams
+        if self._weights_labels is None:
+            self._weights_labels = streams.labels
+            check_labels(self._file, streams.labels)
+            self._adopt_kept()
+        self._weights_labels = streams.labels
         for note in self._notes():
             _log.info("kept from an earlier run: %s", note)
-        streams.apply(self._config.streams, self._config.rules)
+        streams.apply(self._config.streams, self._config.rules, self._config.detector)
         # Where the last good configuration is used in place of the file, the file has not been loaded.
         self._metrics.reloaded(time.time() if self._keep() else None)
 
@@ -134,7 +152,7 @@ class LiveConfig:
             raise ControlError(Refusal.CONFLICT, "this daemon has no configuration file to read again")
         systemd.reloading()
         try:
-            config = load_config(self.path)
+            config = load_config(self.path, running_labels=self._weights_labels)
             changes = self._useful(config, self._changes)
             applied = self._adopt(config, changes, self._useful(config, self._kept))
         except (ConfigError, ApplyError, ControlError) as error:
@@ -266,7 +284,7 @@ class LiveConfig:
         config = self._merged(file, changes)
         staged = self._changes_file.stage(kept) if kept != self._kept else None
         try:
-            applied = self._streams.apply(config.streams, config.rules)
+            applied = self._streams.apply(config.streams, config.rules, config.detector)
         except BaseException:
             # Raised again, whatever it is: nothing of a change that did not take effect may be kept.
             if staged is not None:
@@ -308,7 +326,7 @@ class LiveConfig:
         Raises:
             ConfigError: some changes do not fit; a line for each problem.
         """
-        streams, problems = _merge(file, changes, self._folder, self._where)
+        streams, problems = _merge(file, changes, self._folder, self._where, self._weights_labels)
         if problems:
             raise ConfigError([line for lines in problems.values() for line in lines])
         return file.model_copy(update={"streams": streams})
@@ -347,24 +365,19 @@ def _replaced(changes: Mapping[str, Change], name: str, change: Change | None) -
 
 
 def _differing_keys(one: Config, other: Config) -> list[str]:
-    """Keys that differ, of the tables whose changes take effect at a restart."""
+    """Keys that differ, of those whose changes take effect at a restart."""
     differing = []
     for name in Config.model_fields:
         before, after = getattr(one, name), getattr(other, name)
-        if not isinstance(before, BaseModel) or not _at_a_restart(before):
+        if not isinstance(before, BaseModel):
             continue
-        keys = type(before).model_fields
+        keys = [key for key in type(before).model_fields if takes_effect(type(before), key) == "at a restart"]
         differing += [f"{name}.{key}" for key in keys if getattr(before, key) != getattr(after, key)]
     return differing
 
 
-def _at_a_restart(table: BaseModel) -> bool:
-    extra = table.model_config.get("json_schema_extra")
-    return isinstance(extra, dict) and extra.get("x-takes-effect") == "at a restart"
-
-
 def _merge(
-    config: Config, changes: Changes, folder: Path, where: str
+    config: Config, changes: Changes, folder: Path, where: str, weights_labels: Sequence[str] | None
 ) -> tuple[tuple[StreamConfig, ...], dict[str, list[str]]]:
     """The streams of a file with what was changed at run time, without the changes that do not fit.
 
@@ -373,6 +386,7 @@ def _merge(
         changes: by the name of the stream; a change of a stream that is not in the file any more has no effect.
         folder: that relative paths are relative to.
         where: where the changes were made, for messages.
+        weights_labels: that the weights know; None where only the detector itself knows them.
 
     Returns:
         The streams, and for each stream whose change is left out the reasons, a line each.
@@ -380,6 +394,7 @@ def _merge(
     streams: list[StreamConfig] = []
     problems: dict[str, list[str]] = {}
     in_file = {stream.name: stream for stream in config.streams}
+    read = partial(read_stream, config=config, weights_labels=weights_labels)
     for name, stream in in_file.items():
         change = changes.get(name)
         if change is None:
@@ -392,7 +407,7 @@ def _merge(
         elif change.action == "change":
             values = {**change.values, "name": name}
             try:
-                streams.append(read_stream(values, stream.model_dump(exclude_unset=True), folder, rules=config.rules))
+                streams.append(read(values, stream.model_dump(exclude_unset=True), folder))
             except ConfigError as error:
                 streams.append(stream)
                 problems[name] = error.problems
@@ -400,7 +415,7 @@ def _merge(
         if change.action == "add" and name not in in_file:
             try:
                 values = {**change.values, "name": name}
-                streams.append(read_stream(values, config.stream_defaults, folder, rules=config.rules))
+                streams.append(read(values, config.stream_defaults, folder))
             except ConfigError as error:
                 problems[name] = error.problems
     return tuple(streams), problems

@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pydantic import BaseModel
+
 from streamdet.capture.thread import Capture
-from streamdet.config import RuleConfig, StreamConfig
+from streamdet.config import DetectorConfig, RuleConfig, StreamConfig
 from streamdet.config.rules import rules_of
 from streamdet.config.stream import keeps_connection
+from streamdet.config.values import takes_effect
 from streamdet.delivery.clips import Clips
 from streamdet.delivery.publisher import Publisher
 from streamdet.errors import ApplyError, SourceError
@@ -29,6 +32,7 @@ _MAX_NAMES = 20
 _MAX_VALUE_CHARACTERS = 40
 # A stream that comes back goes on counting its frames, unless this many others were removed after it.
 _MAX_GONE_STREAMS = 1000
+_DEFAULT_DETECTOR = DetectorConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Applied:
     Attributes:
         added: are new.
         reconnected: run on with another connection; also those that were paused or resumed.
-        updated: run on with the same connection and other rules.
+        updated: run on with the same connection and other rules, or other settings of the detector.
         removed: are gone.
     """
 
@@ -56,9 +60,12 @@ class Streams:
         publisher: where states go.
         metrics: has series for each stream.
         ledger: says whether frames are on their way.
-        labels: of the detections that a stream may yield.
+        labels: that the weights of the detector know.
         on_error: called when a capture has ended unexpectedly.
         clips: gets the packets of all streams; None where no clips are kept.
+
+    Attributes:
+        labels: as given.
     """
 
     def __init__(
@@ -76,28 +83,37 @@ class Streams:
         self._publisher = publisher
         self._metrics = metrics
         self._ledger = ledger
-        self._labels = tuple(labels)
+        self.labels = tuple(labels)
         self._on_error = on_error
         self._statuses = StreamStatuses(publisher.put_status)
         self._captures: dict[str, Capture] = {}
         self._configs: dict[str, StreamConfig] = {}
         self._rules: tuple[RuleConfig, ...] = ()
+        self._detector = DetectorConfig()
         # Also of streams that are gone: subscribers must not see the number of a frame twice.
         self._last_seqs: dict[str, int] = {}
 
-    def apply(self, configs: Iterable[StreamConfig], rules: Sequence[RuleConfig] = ()) -> Applied:
+    def apply(
+        self,
+        configs: Iterable[StreamConfig],
+        rules: Sequence[RuleConfig] = (),
+        detector: DetectorConfig = _DEFAULT_DETECTOR,
+    ) -> Applied:
         """Makes the running streams those of `configs`; a stream that did not change keeps its connection.
 
-        The rules raise alerts on all of them.
-
         Everything that may fail is done first, while the streams run on as they were.
+
+        Args:
+            configs: of all streams.
+            rules: of the configuration.
+            detector: what counts as a detection in the frames of streams that do not say so themselves.
 
         Raises:
             ApplyError: there is no thread, memory or file descriptor left; nothing has changed.
         """
         wanted = {config.name: config for config in configs}
-        plan = self._plan(wanted)
-        captures = self._prepare(wanted, plan)
+        plan = self._plan(wanted, detector)
+        captures = self._prepare(wanted, plan, detector)
         self._stop_captures([*plan.removed, *plan.reconnected])
         if self._clips is not None:
             for name in plan.reconnected:
@@ -106,12 +122,15 @@ class Streams:
             self._remove_stream(name)
         self._set_rules(wanted, rules)
         changes = {name: _differences(self._configs[name], wanted[name]) for name in [*plan.reconnected, *plan.updated]}
+        if of_detector := _differences(self._detector, detector, on_reload=True):
+            _log.info("detector: %s", of_detector)
+        self._detector = detector
         for name in [*plan.added, *plan.reconnected, *plan.updated]:
             self._set_stream(wanted[name])
         for name in [*plan.added, *plan.reconnected]:
             self._begin(name, captures.get(name))
         if plan != Applied():
-            changed = [f"{name} ({what})" for name, what in changes.items()]
+            changed = [f"{name} ({what or '[detector]'})" for name, what in changes.items()]
             named = {"added": plan.added, "changed": changed, "removed": plan.removed}
             _log.info("streams: %s", _listed(named))
         return plan
@@ -148,18 +167,21 @@ class Streams:
         in_flight = any(counts.in_flight for counts in self._ledger.snapshot().values())
         return ended == len(self._configs) and not in_flight
 
-    def _plan(self, wanted: dict[str, StreamConfig]) -> Applied:
+    def _plan(self, wanted: dict[str, StreamConfig], detector: DetectorConfig) -> Applied:
         plan = Applied(
             added=[name for name in wanted if name not in self._configs],
             removed=[name for name in self._configs if name not in wanted],
         )
         for name, config in wanted.items():
             before = self._configs.get(name)
-            if before is not None and before != config:
+            if before is None:
+                continue
+            is_other = before != config or self._detector.settings_for(before) != detector.settings_for(config)
+            if is_other:
                 (plan.updated if keeps_connection(before, config) else plan.reconnected).append(name)
         return plan
 
-    def _prepare(self, wanted: dict[str, StreamConfig], plan: Applied) -> dict[str, Capture]:
+    def _prepare(self, wanted: dict[str, StreamConfig], plan: Applied, detector: DetectorConfig) -> dict[str, Capture]:
         """Everything that may fail: captures whose threads wait, and the slots and series of new streams."""
         captures: dict[str, Capture] = {}
         try:
@@ -169,7 +191,7 @@ class Streams:
                     capture.start()
                     captures[name] = capture
             for name in plan.added:
-                self._make_room(wanted[name])
+                self._make_room(wanted[name], detector)
         except (RuntimeError, OSError, MemoryError) as error:
             self._join(list(captures.values()))
             for name in plan.added:
@@ -192,17 +214,18 @@ class Streams:
             packets=None if self._clips is None else self._clips.ring(config.name),
         )
 
-    def _make_room(self, config: StreamConfig) -> None:
+    def _make_room(self, config: StreamConfig, detector: DetectorConfig) -> None:
         """Makes the slot and the series of a stream, or changes them."""
         zones, lines = [zone.name for zone in config.zones], [line.name for line in config.lines]
-        self._metrics.set_stream(config.name, self._labels, zones, lines)
-        self._queue.set_stream(config)
+        settings = detector.settings_for(config)
+        self._metrics.set_stream(config.name, settings.labels or self.labels, zones, lines)
+        self._queue.set_stream(config, settings)
 
     def _set_stream(self, config: StreamConfig) -> None:
         self._configs[config.name] = config
         self._statuses.set_stream(config.name)
         self._publisher.set_stream(config)
-        self._make_room(config)
+        self._make_room(config, self._detector)
 
     def _set_rules(self, streams: Iterable[str], rules: Sequence[RuleConfig]) -> None:
         before, self._rules = self._rules, tuple(rules)
@@ -254,10 +277,18 @@ class Streams:
                 _log.error("the capture thread of %s has not ended", capture.name)
 
 
-def _differences(before: StreamConfig, after: StreamConfig) -> str:
-    """The changes of a stream, as in "max_fps 5 -> 10, zones"; without secrets."""
+def _differences(before: BaseModel, after: BaseModel, *, on_reload: bool = False) -> str:
+    """The changes of a table, as in "max_fps 5 -> 10, zones"; without secrets.
+
+    Args:
+        before: a table of the configuration.
+        after: the same, changed.
+        on_reload: only keys whose change takes effect on reload.
+    """
     differences = []
-    for key in StreamConfig.model_fields:
+    for key in type(before).model_fields:
+        if on_reload and takes_effect(type(before), key) != "on reload":
+            continue
         old, new = _shown(getattr(before, key)), _shown(getattr(after, key))
         if getattr(before, key) != getattr(after, key):
             differences.append(f"{key} {old} -> {new}" if old and new and old != new else key)

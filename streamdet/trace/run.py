@@ -64,8 +64,9 @@ def _stages(
 ) -> tuple[Stage, ...]:
     labels = detector.class_labels
     model = outline_model(detector.architecture, len(labels)).eval()
-    candidates = detector.postprocess.candidates(outputs.batch, outputs.proposals, outputs.classified)[0]
-    kept = detector.postprocess.suppress(candidates)
+    postprocess, settings = detector.postprocess, detector.settings
+    candidates = postprocess.candidates(outputs.batch, outputs.proposals, outputs.classified, [settings])[0]
+    kept = postprocess.select(candidates, settings, outputs.batch.input_sizes[0])
     words = explain(_facts(model, config, outputs, len(candidates.scores)))
     pictures = figures.of_stages(frame, outputs, candidates, kept, labels)
     data = _data(frame, outputs)

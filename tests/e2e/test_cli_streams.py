@@ -260,13 +260,13 @@ def test_reload_says_what_became_of_the_streams_and_what_waits_for_a_restart(ins
     wait_until(published(installed, "east"))
     since = installed.daemon.health().streams["east"].since
     assert installed.run("streams", "add", "extra", str(sample_clip()))[0] == 0
-    installed.write("east", "north", more="[detector]\nscore_threshold = 0.7\n")
+    installed.write("east", "north", more="[detector]\nscore_threshold = 0.7\nmax_batch_size = 4\n")
     loaded_at = time.time()
     code, output = installed.run("reload", "--config", str(installed.config))
     assert code == 0
     assert "added: north" in output
     assert "removed: west" in output
-    assert "only after a restart: detector.score_threshold" in output
+    assert "only after a restart: detector.max_batch_size\n" in output
     assert set(installed.streams()) == {"east", "north", "extra"}
     assert installed.daemon.health().streams["east"].since == since
     lines = dict(line.rsplit(" ", 1) for line in installed.page().splitlines() if not line.startswith("#"))
@@ -274,8 +274,21 @@ def test_reload_says_what_became_of_the_streams_and_what_waits_for_a_restart(ins
     assert float(lines["streamdet_config_last_reload_success_timestamp_seconds"]) >= loaded_at - 1
     # What waits for a restart waits until there is one.
     answer = json.loads(installed.run("reload", "--json")[1])
-    assert answer["needs_restart"] == ["detector.score_threshold"]
+    assert answer["needs_restart"] == ["detector.max_batch_size"]
     assert answer["streams"] == {"added": [], "reconnected": [], "updated": [], "removed": []}
+
+
+def test_show_says_what_counts_as_a_detection(installed: Installed) -> None:
+    assert installed.run("streams", "change", "east", "--set", "score_threshold=0.3", "--set", "max_size=0.5")[0] == 0
+    code, output = installed.run("streams", "show", "east")
+    assert code == 0
+    lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in output.splitlines() if "  " in line)
+    assert (lines["labels"], lines["score threshold"]) == ("person", "0.3")
+    assert lines["height"] == "0 to 0.5 of the picture's height"
+    assert lines["changed"] == "max_size, score_threshold"
+    assert json.loads(installed.run("streams", "show", "east", "--json")[1])["detection"]["max_size"] == 0.5
+    code, output = installed.run("streams", "show", "nowhere")
+    assert (code, "there is no stream nowhere" in output) == (1, True)
 
 
 def test_a_reload_of_a_bad_file_fails_in_sight_and_changes_nothing(installed: Installed) -> None:

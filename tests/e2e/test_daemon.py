@@ -312,7 +312,7 @@ from streamdet.service.daemon import Daemon
 class Stuck:
     labels = ("person",)
     def warm_up(self): pass
-    def detect(self, pictures):
+    def detect(self, pictures, *settings):
         systemd.status("detecting")
         threading.Event().wait()
 

@@ -353,7 +353,7 @@ class OneBox:
     def warm_up(self) -> None:
         pass
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], *settings: object) -> list[list[Detection]]:
         self._metrics.stage("features", 0.004)
         return [[Detection("person", 0.9, (8.0, 8.0, 40.0, 40.0))] for _ in pictures]
 

@@ -183,7 +183,7 @@ class Failing(StandIn):
     def for_another_thread(self) -> Failing:
         return Failing(self._chance)
 
-    def detect(self, pictures: Sequence[object]) -> list[list[Detection]]:  # type: ignore[override]
+    def detect(self, pictures: Sequence[object], *settings: object) -> list[list[Detection]]:  # type: ignore[override]
         kind = self._chance.random()
         if kind < 0.02:
             raise ValueError

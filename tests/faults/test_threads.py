@@ -283,11 +283,11 @@ class Choosy(StandIn):
 
     can_small = False
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], *settings: object) -> list[list[Detection]]:
         if not self.can_small and any(picture.width < 400 for picture in pictures):
             message = "no such kernel"
             raise ValueError(message)
-        return super().detect(pictures)
+        return super().detect(pictures, *settings)
 
 
 def test_a_stream_whose_pictures_the_detector_cannot_use_is_down_and_others_lose_nothing(tmp_path: Path) -> None:
@@ -316,10 +316,10 @@ class Hungry(StandIn):
     def __init__(self) -> None:
         self.most = 1
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], *settings: object) -> list[list[Detection]]:
         if len(pictures) > self.most:
             np.empty(2**62, np.uint8)
-        return super().detect(pictures)
+        return super().detect(pictures, *settings)
 
 
 def test_memory_that_runs_out_halves_batches_and_ends_the_daemon_only_for_a_single_frame(

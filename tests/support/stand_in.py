@@ -21,7 +21,7 @@ class OneBox:
     def warm_up(self) -> None:
         pass
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], *settings: object) -> list[list[Detection]]:
         self.free.wait()
         if self.error is not None:
             raise self.error

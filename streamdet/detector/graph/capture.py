@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from streamdet.detector.graph.finish import packed_size
 from streamdet.detector.graph.step import GraphStep
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class GraphedStep:
     Args:
         step: to be captured.
         frames: of each batch.
+        classes: that the model knows, the background included.
         device: of the step.
         pool: what `torch.cuda.graph_pool_handle` returned.
 
@@ -35,14 +37,16 @@ class GraphedStep:
 
     Attributes:
         pixels: uint8 [frames, frame_bytes]: what the next `replay` reads.
+        limits: float32 [frames, classes + 3]: with which limits.
     """
 
-    def __init__(self, step: GraphStep, frames: int, device: torch.device, pool: _POOL_HANDLE) -> None:
+    def __init__(self, step: GraphStep, frames: int, classes: int, device: torch.device, pool: _POOL_HANDLE) -> None:
         self._step = step
         self.pixels = torch.zeros(frames, step.pixel_format.frame_bytes, dtype=torch.uint8, device=device)
+        self.limits = torch.zeros(frames, packed_size(classes), device=device)
         # Libraries choose their algorithms and workspaces, and kernels are compiled, before the capture.
         for _ in range(_ROUNDS_BEFORE_CAPTURE):
-            step(self.pixels)
+            step(self.pixels, self.limits)
         self._output: Tensor | None = None
         self._graph = torch.cuda.CUDAGraph()
         try:
@@ -50,7 +54,7 @@ class GraphedStep:
             with torch.cuda.graph(
                 self._graph, pool=pool, stream=torch.cuda.current_stream(device), capture_error_mode="thread_local"
             ):
-                self._output = step(self.pixels)
+                self._output = step(self.pixels, self.limits)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -70,6 +74,6 @@ class GraphedStep:
             float32 [frames, D + 1, 6], as `FinishInGraph` says.
         """
         if self._output is None:
-            return self._step(self.pixels)
+            return self._step(self.pixels, self.limits)
         self._graph.replay()
         return self._output

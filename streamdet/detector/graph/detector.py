@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Self
 
 import numpy as np
@@ -18,7 +19,8 @@ from streamdet.detector.device import choose_devices, device_errors
 from streamdet.detector.engines import make_dense
 from streamdet.detector.graph.align import weigh
 from streamdet.detector.graph.choose import FastParts, fast_parts
-from streamdet.detector.graph.model import GraphModel
+from streamdet.detector.graph.finish import packed_limits
+from streamdet.detector.graph.model import GraphModel, capacity_for
 from streamdet.detector.graph.pixels import PixelFormat, read_bytes
 from streamdet.detector.graph.runner import EagerRunner, Runner
 from streamdet.detector.graph.step import Clock
@@ -26,13 +28,14 @@ from streamdet.detector.graph.suppress import suppress, suppress_until_settled
 from streamdet.detector.pipeline import OnStage, prepare_model
 from streamdet.detector.stages.preprocess import COMMON_SIZES, Size
 from streamdet.detector.weights import Weights, load_weights
-from streamdet.detector.weights.thresholds import NEVER, thresholds_of
+from streamdet.detector.weights.thresholds import known_labels
 from streamdet.errors import DetectorError
-from streamdet.types import Detection, Picture
+from streamdet.types import Detection, DetectionSettings, Picture
 
 _log = logging.getLogger(__name__)
 
 _STAGED_EVERY = 100
+_REMEMBERED_SETTINGS = 256
 _WORKERS_OF_DEVICE = 2
 
 
@@ -47,7 +50,7 @@ class GraphDetector:
 
     Args:
         weights: what to run.
-        config: thresholds, wanted labels, precision, batch size.
+        config: precision, batch size, and the settings of pictures that have none of their own.
         device: where.
         on_stage: called with the times of the stages; of one batch in a hundred where a graph fuses them.
         kernels: whether to use streamdet's own kernels on a CUDA device, if they work there; else plain torch.
@@ -56,7 +59,7 @@ class GraphDetector:
         DetectorError: the configuration names labels that do not exist.
 
     Attributes:
-        labels: that a detection may carry.
+        labels: that the weights know.
         device: where it runs.
         model: what the steps are made of.
         frame_sizes: to warm up for.
@@ -77,16 +80,16 @@ class GraphDetector:
         self._max_batch_size = config.largest_batch
         self._on_stage = on_stage
         self._batches = 0
-        limits = thresholds_of(weights.labels, config)
-        self.labels = tuple(label for label, limit in zip(weights.labels, limits, strict=True) if limit < NEVER)
+        self.labels = known_labels(weights.labels, config)
+        self._settings = config.settings_for()
+        # One line of `Limits` for each; several threads may ask.
+        self._limits = lru_cache(_REMEMBERED_SETTINGS)(partial(packed_limits, weights.labels))
         model = prepare_model(weights, device)
         parts = fast_parts(device) if kernels and device.type == "cuda" else FastParts(suppress, weigh, None)
         config = config.model_copy(update={"engine": "graph"})
         dense = make_dense(model, config, device, weights.exported, parts.epilogue)
-        limits_there = torch.tensor(limits, device=device)
-        self.model = GraphModel(
-            model, dense, limits_there, config.max_detections, suppress=parts.suppress, weigh=parts.weigh
-        )
+        classes = len(weights.labels)
+        self.model = GraphModel(model, dense, classes, device, suppress=parts.suppress, weigh=parts.weigh)
         # What plain torch has not settled is computed again, for as long as it takes.
         self._patient = EagerRunner(replace(self.model, suppress=suppress_until_settled))
         self._graphs = self._make_graphs() if device.type == "cuda" else None
@@ -98,8 +101,12 @@ class GraphDetector:
 
         return GraphRunner(self.model, self._max_batch_size)
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], settings: Sequence[DetectionSettings] = ()) -> list[list[Detection]]:
         """Finds the objects in a batch of pictures, whose sizes may differ.
+
+        Args:
+            pictures: the batch.
+            settings: what counts as a detection in each picture; that of the configuration where there are none.
 
         Returns:
             for each picture its detections by falling score, boxes in its own pixels.
@@ -108,15 +115,18 @@ class GraphDetector:
             MemoryError: the device has not enough memory; a smaller batch may pass.
             DeviceLostError: the CUDA context is gone.
         """
-        groups: dict[PixelFormat, list[tuple[int, NDArray[np.uint8]]]] = {}
-        for number, picture in enumerate(pictures):
-            pixel_format, pixels = read_bytes(picture)
-            groups.setdefault(pixel_format, []).append((number, pixels))
+        settings = settings or [self._settings] * len(pictures)
+        shown = [read_bytes(picture) for picture in pictures]
+        groups: dict[tuple[PixelFormat, int], list[int]] = {}
+        for number, (pixel_format, _) in enumerate(shown):
+            groups.setdefault((pixel_format, capacity_for(settings[number].max_detections)), []).append(number)
         found: dict[int, list[Detection]] = {}
         with device_errors():
-            for pixel_format, members in groups.items():
-                rows = self._run(pixel_format, [pixels for _, pixels in members])
-                found.update({number: self._detections(row) for (number, _), row in zip(members, rows, strict=True)})
+            for (pixel_format, capacity), numbers in groups.items():
+                frames = [shown[number][1] for number in numbers]
+                limits = np.array([self._limits(settings[number]) for number in numbers], np.float32)
+                rows = self._run(pixel_format, capacity, frames, limits)
+                found.update(zip(numbers, map(self._detections, rows), strict=True))
         return [found[number] for number in range(len(pictures))]
 
     def for_another_thread(self) -> Self:
@@ -149,22 +159,27 @@ class GraphDetector:
                 for frame_size in self.frame_sizes:
                     pixel_format = PixelFormat(*frame_size)
                     noise = np.random.default_rng(0).integers(0, 256, pixel_format.frame_bytes, dtype=np.uint8)
-                    runner.run(pixel_format, [noise] * self._max_batch_size)
+                    limits = np.array([self._limits(self._settings)] * self._max_batch_size, np.float32)
+                    capacity = capacity_for(self._settings.max_detections)
+                    runner.run(pixel_format, capacity, [noise] * self._max_batch_size, limits)
         except MemoryError as error:
             size = self._max_batch_size
             msg = f"not enough memory for batches of {size} on {self.device}; lower detector.max_batch_size"
             raise DetectorError(msg) from error
 
-    def _run(self, pixel_format: PixelFormat, frames: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def _run(
+        self, pixel_format: PixelFormat, capacity: int, frames: list[NDArray[np.uint8]], limits: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         self._batches += 1
         if self._graphs is None or (self._on_stage is not None and self._batches % _STAGED_EVERY == 0):
-            rows = self._eager.run(pixel_format, frames, self._clock())
+            rows = self._eager.run(pixel_format, capacity, frames, limits, self._clock())
         else:
-            rows = self._graphs.run(pixel_format, frames)
+            rows = self._graphs.run(pixel_format, capacity, frames, limits)
         uncertain = [number for number, row in enumerate(rows) if not row[-1, 0]]
         if uncertain:
             _log.debug("%d frames need more rounds of suppression", len(uncertain))
-            rows[uncertain] = self._patient.run(pixel_format, [frames[number] for number in uncertain])
+            again = [frames[number] for number in uncertain]
+            rows[uncertain] = self._patient.run(pixel_format, capacity, again, limits[uncertain])
         return rows
 
     def _clock(self) -> Clock:
@@ -181,10 +196,11 @@ class GraphDetector:
         return clock
 
     def _detections(self, rows: NDArray[np.float32]) -> list[Detection]:
+        count = np.count_nonzero(rows[:-1, 4] >= 0)
         return [
             Detection(self._class_labels[int(class_)], score, (x1, y1, x2, y2))
-            for x1, y1, x2, y2, score, class_ in rows[:-1].tolist()
-            if score >= 0 and x1 < x2 and y1 < y2  # in a tiny frame, rounding may leave nothing of a thin box
+            for x1, y1, x2, y2, score, class_ in rows[:count].tolist()
+            if x1 < x2 and y1 < y2  # in a tiny frame, rounding may leave nothing of a thin box
         ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -10,9 +12,47 @@ from streamdet.detector.graph.boxes import at_least, clip, decode, scale
 from streamdet.detector.graph.propose import EMPTY, Slots
 from streamdet.detector.graph.suppress import Suppress
 from streamdet.detector.stages.preprocess import Size
+from streamdet.detector.weights.thresholds import thresholds_of
+from streamdet.types import DetectionSettings
 
 _SMALLEST_SIDE_PIXELS = 0.01  # torchvision's
 _LEAST_CANDIDATES = 1024
+_BOUNDS = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What counts as a detection in each frame of a batch, in tensors whose shape does not depend on the settings.
+
+    Attributes:
+        thresholds: float32 [batch, classes]: a score must be above it; 1 or more for classes that are not wanted.
+        bounds: float32 [batch, 3]: height of a box as a part of the frame's height, at least and at most; detections
+            at most.
+    """
+
+    thresholds: Tensor
+    bounds: Tensor
+
+    @classmethod
+    def unpack(cls, packed: Tensor) -> Limits:
+        """Of one tensor, float32 [batch, classes + 3]: one copy to the device."""
+        return cls(packed[:, :-_BOUNDS], packed[:, -_BOUNDS:])
+
+
+def packed_size(classes: int) -> int:
+    """Numbers of one line of packed limits."""
+    return classes + _BOUNDS
+
+
+def packed_limits(classes: tuple[str, ...], settings: DetectionSettings) -> list[float]:
+    """The line of `Limits.unpack` for one frame: its thresholds and bounds.
+
+    Args:
+        classes: name of each class, [0] is the background.
+        settings: of the frame.
+    """
+    bounds = settings.min_size, settings.max_size, float(settings.max_detections)
+    return [*thresholds_of(classes, settings), *bounds]
 
 
 class FinishInGraph:
@@ -23,9 +63,10 @@ class FinishInGraph:
     detections are torchvision's, unless more than M boxes pass and fewer than D of the M best stay; then the detections
     with the lowest scores are missing.
 
+    Every frame has limits of its own, and neither the detections of another nor the time depend on them.
+
     Args:
         roi_heads: gives the box coder and the overlap above which two boxes of a class are one object.
-        thresholds: float32 [classes]: a score must be above it; 1 or more for classes that are not wanted.
         max_detections: D.
         input_size: height and width of the frames in the batch.
         frame_size: height and width of the original frames.
@@ -36,7 +77,6 @@ class FinishInGraph:
     def __init__(
         self,
         roi_heads: RoIHeads,
-        thresholds: Tensor,
         max_detections: int,
         input_size: Size,
         frame_size: Size,
@@ -45,19 +85,19 @@ class FinishInGraph:
     ) -> None:
         self._coder = roi_heads.box_coder
         self._overlap: float = roi_heads.nms_thresh
-        self._thresholds = thresholds
         self._max_detections = max_detections
         self._max_candidates = max_candidates or max(_LEAST_CANDIDATES, 2 * max_detections)
         self._input_size, self._frame_size = input_size, frame_size
         self._suppress = suppress
 
-    def __call__(self, slots: Slots, logits: Tensor, deltas: Tensor) -> Tensor:
+    def __call__(self, slots: Slots, logits: Tensor, deltas: Tensor, limits: Limits) -> Tensor:
         """Fills the slots.
 
         Args:
             slots: the proposals that were classified.
             logits: float32 [batch * P, classes]; class 0 is the background.
             deltas: float32 [batch * P, classes * 4].
+            limits: of each frame; at most D detections.
 
         Returns:
             float32 [batch, D + 1, 6]. Rows 0 to D - 1: box (xyxy in pixels of the frame), score, class, by falling
@@ -67,7 +107,7 @@ class FinishInGraph:
         frames, per_frame = slots.objectness.shape
         classes = logits.shape[1]
         scores = logits.softmax(-1).reshape(frames, per_frame, classes)
-        empty = (scores <= self._thresholds) | (slots.objectness < 0)[..., None]
+        empty = (scores <= limits.thresholds[:, None]) | (slots.objectness < 0)[..., None]
         # The background is left out.
         scores = scores.masked_fill(empty, EMPTY)[..., 1:].flatten(1)
         passed = (scores >= 0).sum(1)
@@ -78,11 +118,17 @@ class FinishInGraph:
         boxes = clip(decode(deltas, boxes, self._coder), self._input_size)
         valid = (scores >= 0) & at_least(boxes, _SMALLEST_SIDE_PIXELS)
         keep, settled = self._suppress(boxes, class_, valid, self._overlap)
-        return self._pack(boxes, scores.masked_fill(~keep, EMPTY), class_, settled & slots.settled, passed)
+        smallest, largest, most = limits.bounds[:, None].unbind(-1)
+        heights = (boxes[..., 3] - boxes[..., 1]) / self._input_size[0]
+        keep = keep & (heights >= smallest) & (heights <= largest)
+        return self._pack(boxes, scores.masked_fill(~keep, EMPTY), class_, most, settled & slots.settled, passed)
 
-    def _pack(self, boxes: Tensor, scores: Tensor, classes: Tensor, certain: Tensor, passed: Tensor) -> Tensor:
+    def _pack(
+        self, boxes: Tensor, scores: Tensor, classes: Tensor, most: Tensor, certain: Tensor, passed: Tensor
+    ) -> Tensor:
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         scores, order = scores[:, : self._max_detections], order[:, : self._max_detections]
+        scores = scores.masked_fill(torch.arange(scores.shape[1], device=scores.device) >= most, EMPTY)
         boxes = scale(boxes.gather(1, _four(order)), self._input_size, self._frame_size)
         rows = torch.cat((boxes, scores[..., None], classes.gather(1, order)[..., None].to(torch.float32)), -1)
         status = torch.stack((certain.to(torch.float32), passed.to(torch.float32)), -1)

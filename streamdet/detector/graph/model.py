@@ -1,4 +1,4 @@
-"""What the steps of one model share: its weights, thresholds and capacities."""
+"""What the steps of one model share: its weights and capacities."""
 
 from __future__ import annotations
 
@@ -18,16 +18,24 @@ from streamdet.detector.graph.propose import ProposeInGraph
 from streamdet.detector.graph.step import GraphStep
 from streamdet.detector.graph.suppress import Suppress, suppress
 
+CAPACITIES = (512, 1000)
+"""D, the slots for detections of a frame, that steps are made with: for what is usual, and for all that is allowed."""
+
+
+def capacity_for(max_detections: int) -> int:
+    """The smallest of `CAPACITIES` that holds this number of detections."""
+    return next(capacity for capacity in CAPACITIES if capacity >= max_detections)
+
 
 @dataclass(frozen=True)
 class GraphModel:
-    """Makes steps, one for each pixel format.
+    """Makes steps, one for each pixel format and capacity.
 
     Attributes:
         model: prepared by `pipeline.prepare_model`; used for everything except the dense arithmetic.
         dense: runs the convolutions and matrix products of `model`.
-        thresholds: float32 [classes]: a score must be above it.
-        max_detections: of each frame; D.
+        classes: that the model knows, the background included.
+        device: where it is.
         max_candidates: boxes of each frame that go into the last suppression; M; None for the default.
         suppress: non-maximum suppression; plain torch unless given.
         weigh: the sums of RoIAlign; plain torch unless given.
@@ -35,24 +43,23 @@ class GraphModel:
 
     model: FasterRCNN
     dense: Dense
-    thresholds: Tensor
-    max_detections: int
+    classes: int
+    device: torch.device
     max_candidates: int | None = None
     suppress: Suppress = suppress
     weigh: Weigh = weigh
 
     @torch.inference_mode()
-    def step(self, pixel_format: PixelFormat, suppress: Suppress | None = None) -> GraphStep:
+    def step(self, pixel_format: PixelFormat, capacity: int) -> GraphStep:
         """The whole way from pixels to detections, for frames of one format.
 
         Runs the model once, to learn the sizes of its maps.
 
         Args:
             pixel_format: of every frame.
-            suppress: another non-maximum suppression than the model's.
+            capacity: slots for detections of each frame.
         """
-        suppress = suppress or self.suppress
-        device = self.thresholds.device
+        device = self.device
         frame_size = (pixel_format.height, pixel_format.width)
         canvas = Canvas(self.model.transform, frame_size, device)
         levels = self.dense.features(torch.zeros(1, 3, *canvas.size, device=device))
@@ -64,17 +71,9 @@ class GraphModel:
             pixel_format=pixel_format,
             canvas=canvas,
             dense=self.dense,
-            propose=ProposeInGraph(self.model.rpn, anchors, canvas.input_size, suppress),
+            propose=ProposeInGraph(self.model.rpn, anchors, canvas.input_size, self.suppress),
             align=AlignInGraph(pool, level_sizes[: len(pool.featmap_names)], canvas.input_size, device, self.weigh),
-            finish=FinishInGraph(
-                heads,
-                self.thresholds,
-                self.max_detections,
-                canvas.input_size,
-                frame_size,
-                suppress,
-                self.max_candidates,
-            ),
+            finish=FinishInGraph(heads, capacity, canvas.input_size, frame_size, self.suppress, self.max_candidates),
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from streamdet.detector.engines import Dense
 from streamdet.detector.graph.align import AlignInGraph
 from streamdet.detector.graph.canvas import Canvas
-from streamdet.detector.graph.finish import FinishInGraph
+from streamdet.detector.graph.finish import FinishInGraph, Limits
 from streamdet.detector.graph.pixels import PixelFormat, to_rgb
 from streamdet.detector.graph.propose import ProposeInGraph
 
@@ -39,11 +39,12 @@ class GraphStep:
     align: AlignInGraph
     finish: FinishInGraph
 
-    def __call__(self, pixels: Tensor, clock: Clock = no_clock) -> Tensor:
+    def __call__(self, pixels: Tensor, limits: Tensor, clock: Clock = no_clock) -> Tensor:
         """Detects.
 
         Args:
             pixels: uint8 [batch, pixel_format.frame_bytes].
+            limits: float32 [batch, classes + 3]: what counts as a detection in each frame, as `Limits` unpacks it.
             clock: gets the stages, all but the first of `streamdet.monitoring.metrics.STAGES`.
 
         Returns:
@@ -60,4 +61,4 @@ class GraphStep:
         with clock("classify"):
             logits, deltas = self.dense.box_head(regions)
         with clock("postprocess"):
-            return self.finish(slots, logits, deltas)
+            return self.finish(slots, logits, deltas, Limits.unpack(limits))

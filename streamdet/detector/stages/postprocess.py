@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,9 +14,11 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 from streamdet.detector.stages.classify import Classified
 from streamdet.detector.stages.preprocess import Batch, Size
 from streamdet.detector.stages.proposals import Proposals
-from streamdet.types import Detection
+from streamdet.detector.weights.thresholds import thresholds_of
+from streamdet.types import Detection, DetectionSettings
 
 _SMALLEST_SIDE_PIXELS = 0.01  # torchvision's
+_REMEMBERED_SETTINGS = 256
 
 
 @dataclass(frozen=True)
@@ -39,46 +43,77 @@ class Postprocess:
     """Does what torchvision's `RoIHeads.postprocess_detections` and `GeneralizedRCNNTransform.postprocess` do.
 
     Only boxes whose score passes are decoded. Suppression goes from the highest score down and by class, so
-    thresholds and wanted labels may as well be applied before it.
+    thresholds and wanted labels may as well be applied before it. Each frame has settings of its own and is computed
+    alone, so those of one frame change neither the detections of another nor the time that these take.
 
     Args:
         roi_heads: gives the box coder and the overlap above which two boxes of a class are one object.
         labels: name of each class, [0] is the background.
-        thresholds: float32 [classes]: a score must be above it; 1 or more for what is not wanted.
-        max_detections: of each frame, at most.
+        device: of the scores.
     """
 
-    def __init__(self, roi_heads: RoIHeads, labels: tuple[str, ...], thresholds: Tensor, max_detections: int) -> None:
+    def __init__(self, roi_heads: RoIHeads, labels: tuple[str, ...], device: torch.device) -> None:
         self._box_coder = roi_heads.box_coder
         self._overlap: float = roi_heads.nms_thresh
         self._labels = labels
-        self._thresholds = thresholds
-        self._max_detections = max_detections
+        self._device = device
+        # float32 [classes]; several threads may ask.
+        self._thresholds = lru_cache(_REMEMBERED_SETTINGS)(self._make_thresholds)
 
-    def __call__(self, batch: Batch, proposals: Proposals, classified: Classified) -> list[list[Detection]]:
-        """Yields the detections of each frame, by falling score."""
-        found = [self.suppress(candidates) for candidates in self.candidates(batch, proposals, classified)]
+    def __call__(
+        self, batch: Batch, proposals: Proposals, classified: Classified, settings: Sequence[DetectionSettings]
+    ) -> list[list[Detection]]:
+        """Yields the detections of each frame, by falling score.
+
+        Args:
+            batch: the frames.
+            proposals: of each frame.
+            classified: the proposals of all frames.
+            settings: of each frame.
+        """
+        candidates = self.candidates(batch, proposals, classified, settings)
+        found = [self.select(*frame) for frame in zip(candidates, settings, batch.input_sizes, strict=True)]
         # float32 [n, 6]: box, score, class; one copy from the device for the whole batch.
         packed = torch.cat([torch.column_stack((c.boxes, c.scores, c.classes)) for c in found]).cpu()
         frames = torch.split(packed, [len(c.scores) for c in found])
         sizes = zip(batch.input_sizes, batch.frame_sizes, strict=True)
         return [self._detections(rows, *size) for rows, size in zip(frames, sizes, strict=True)]
 
-    def candidates(self, batch: Batch, proposals: Proposals, classified: Classified) -> list[Candidates]:
+    def candidates(
+        self, batch: Batch, proposals: Proposals, classified: Classified, settings: Sequence[DetectionSettings]
+    ) -> list[Candidates]:
         """Boxes of each frame whose score is above the threshold of their class, before suppression."""
         counts = [len(boxes) for boxes in proposals.boxes]
         scores = torch.split(classified.scores, counts)
         deltas = torch.split(classified.deltas, counts)
-        frames = zip(proposals.boxes, scores, deltas, batch.input_sizes, strict=True)
+        thresholds = map(self._thresholds, settings)
+        frames = zip(proposals.boxes, scores, deltas, thresholds, batch.input_sizes, strict=True)
         return [self._candidates_of_frame(*frame) for frame in frames]
 
-    def suppress(self, candidates: Candidates) -> Candidates:
-        """Non-maximum suppression: of boxes of one class that overlap much, keeps the one of highest score."""
-        keep = batched_nms(candidates.boxes, candidates.scores, candidates.classes, self._overlap)
-        return candidates[keep[: self._max_detections]]
+    def select(self, candidates: Candidates, settings: DetectionSettings, size: Size) -> Candidates:
+        """Non-maximum suppression: of boxes of one class that overlap much, keeps the one of highest score.
 
-    def _candidates_of_frame(self, proposals: Tensor, scores: Tensor, deltas: Tensor, size: Size) -> Candidates:
-        passes = scores > self._thresholds
+        Of these, the best that have the wanted size are kept.
+
+        Args:
+            candidates: of one frame.
+            settings: of this frame.
+            size: its height and width in the batch.
+        """
+        keep = batched_nms(candidates.boxes, candidates.scores, candidates.classes, self._overlap)
+        if settings.min_size > 0 or settings.max_size < 1:
+            boxes = candidates.boxes[keep]
+            heights = (boxes[:, 3] - boxes[:, 1]) / size[0]
+            keep = keep[(heights >= settings.min_size) & (heights <= settings.max_size)]
+        return candidates[keep[: settings.max_detections]]
+
+    def _make_thresholds(self, settings: DetectionSettings) -> Tensor:
+        return torch.tensor(thresholds_of(self._labels, settings), device=self._device)
+
+    def _candidates_of_frame(
+        self, proposals: Tensor, scores: Tensor, deltas: Tensor, thresholds: Tensor, size: Size
+    ) -> Candidates:
+        passes = scores > thresholds
         passes[:, 0] = False
         region, classes = passes.nonzero(as_tuple=True)
         boxes = self._box_coder.decode_single(deltas[region, classes], proposals[region])

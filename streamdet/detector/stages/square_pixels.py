@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from streamdet.types import Detection, Picture
+from streamdet.types import Detection, DetectionSettings, Picture
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class AnamorphicPicture(Protocol):
 
 
 class _Detector(Protocol):
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], settings: Sequence[DetectionSettings], /) -> list[list[Detection]]:
         """The detections of each picture."""
 
 
@@ -56,8 +56,15 @@ class SquarePicture:
         return Detection(found.label, found.score, (x1 * across, y1 * down, x2 * across, y2 * down))
 
 
-def detect_with_square_pixels(detector: _Detector, pictures: Sequence[Picture]) -> list[list[Detection]]:
+def detect_with_square_pixels(
+    detector: _Detector, pictures: Sequence[Picture], settings: Sequence[DetectionSettings]
+) -> list[list[Detection]]:
     """Detects in pictures whose pixels may have any shape.
+
+    Args:
+        detector: finds objects in square pixels.
+        pictures: of any sizes.
+        settings: what counts as a detection in each of them.
 
     Returns:
         for each picture its detections by falling score, boxes in its own pixels.
@@ -66,7 +73,8 @@ def detect_with_square_pixels(detector: _Detector, pictures: Sequence[Picture]) 
         MemoryError, DeviceLostError: as `FasterRcnnDetector.detect`.
     """
     squares = [_square(picture) for picture in pictures]
-    results = detector.detect([square or picture for square, picture in zip(squares, pictures, strict=True)])
+    shown = [square or picture for square, picture in zip(squares, pictures, strict=True)]
+    results = detector.detect(shown, settings)
     return [
         found if square is None else [square.to_source(one) for one in found]
         for square, found in zip(squares, results, strict=True)

@@ -190,7 +190,16 @@ class Operations:
             "origin": "run_time" if change is not None and change.action == "add" else "file",
             "changed": sorted(change.values) if change is not None and change.action == "change" else [],
             "persisted": same_after_restart,
+            "detection": self._detection(stream),
         }
+
+    def _detection(self, stream: StreamConfig) -> Json:
+        """What counts as a detection in a stream, whether the stream or `[detector]` says so."""
+        settings = self._in_force.config.detector.settings_for(stream)
+        labels = settings.labels or self._streams.labels
+        return {
+            **asdict(settings), "labels": list(labels), "score_thresholds": dict(settings.score_thresholds),
+        }  # fmt: skip
 
 
 def _redacted(value: Any) -> Any:  # noqa: ANN401 - JSON

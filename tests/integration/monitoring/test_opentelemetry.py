@@ -183,7 +183,7 @@ class StagedStandIn:
     def warm_up(self) -> None:
         """Needs none."""
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], *settings: object) -> list[list[Detection]]:
         self._metrics.stage("input", 0.001)
         self._metrics.stage("features", 0.001)
         return [[] for _ in pictures]

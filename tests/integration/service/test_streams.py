@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -15,11 +16,11 @@ from prometheus_client import generate_latest
 
 from streamdet.assets import sample_clip
 from streamdet.capture.thread import Capture
-from streamdet.config import StreamConfig
+from streamdet.config import DetectorConfig, StreamConfig
 from streamdet.errors import ApplyError
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.service.streams import Applied, Streams
-from streamdet.types import Reason, State
+from streamdet.types import DetectionSettings, Reason, State
 from streamdet.worker import Worker
 from support.publishing import metrics_of, publisher_at
 from support.waiting import wait_until
@@ -173,10 +174,10 @@ def test_without_memory_nothing_changes(running: Running, monkeypatch: pytest.Mo
     wait_until(lambda: running.captured("a") > 0)
     threads, set_stream = threading.active_count(), running.queue.set_stream
 
-    def fails_at_last(config: StreamConfig) -> None:
+    def fails_at_last(config: StreamConfig, *settings: DetectionSettings) -> None:
         if config.name == "z":
             raise MemoryError
-        set_stream(config)
+        set_stream(config, *settings)
 
     monkeypatch.setattr(running.queue, "set_stream", fails_at_last)
     with pytest.raises(ApplyError, match="run as before"):
@@ -185,6 +186,35 @@ def test_without_memory_nothing_changes(running: Running, monkeypatch: pytest.Mo
     assert threading.active_count() == threads
     monkeypatch.undo()
     assert running.streams.apply([clip("a"), clip("c")]) == Applied(added=["c"])
+
+
+def test_settings_of_the_detector_reach_the_streams_that_do_not_have_their_own(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = running.streams
+    configs = [clip("own", score_threshold=0.2, labels=["person"]), clip("a"), clip("b", max_fps=5)]
+    streams.apply(configs)
+    wait_until(lambda: all(running.captured(name) > 0 for name in ("own", "a", "b")))
+    captures = dict(streams._captures)
+    with caplog.at_level("INFO"):
+        applied = streams.apply(configs, (), DetectorConfig(score_threshold=0.7, workers=3))
+    assert applied == Applied(updated=["a", "b"])
+    assert "detector: score_threshold 0.5 -> 0.7" in caplog.messages
+    assert "streams: changed: a ([detector]), b ([detector])" in caplog.messages
+    assert streams._captures == captures
+    thresholds = {name: slot.settings.score_threshold for name, slot in running.queue._slots.items()}
+    assert thresholds == {"own": 0.2, "a": 0.7, "b": 0.7}
+    assert streams.apply(configs, (), DetectorConfig(score_threshold=0.7)) == Applied()
+
+
+def test_there_is_a_series_for_every_label_that_a_stream_publishes(running: Running) -> None:
+    def labels(stream: str) -> set[str]:
+        return set(re.findall(rf'streamdet_detections_total{{label="(.*)",stream="{stream}"}}', running.page()))
+
+    running.streams.apply([clip("a"), clip("b", labels=["car"])])
+    assert (labels("a"), labels("b")) == ({"person"}, {"car"})
+    running.streams.apply([clip("a"), clip("b", labels=["person", "bus"])])
+    assert labels("b") == {"car", "person", "bus"}
 
 
 def open_files() -> int:

@@ -27,10 +27,10 @@ class Slow(StandIn):
         while time.monotonic() < ends_at:
             time.sleep(0.01)
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], *settings: object) -> list[list[Detection]]:
         time.sleep(float(sys.argv[3]))
         if sys.argv[4:] != ["come-and-go"]:
-            return super().detect(pictures)
+            return super().detect(pictures, *settings)
         # Each is there for the first half of its 1.5 s.
         there = [place for place in range(6) if (time.monotonic() + place / 4) % 1.5 < 0.75]
         found = [Detection("person", 0.9, (60.0 * place, 20.0, 60.0 * place + 20, 80.0)) for place in there]

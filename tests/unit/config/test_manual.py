@@ -27,6 +27,7 @@ from streamdet.config.models import (
 from streamdet.config.rules import RuleConfig
 from streamdet.config.schema import accepts, markdown_tables, range_in_words, toml_value
 from streamdet.config.stream import KEEPS_CONNECTION, SHAPES, StreamConfig, StreamDefaults
+from streamdet.config.values import takes_effect
 from streamdet.errors import ConfigError
 from streamdet.security.curve import generate
 from streamdet.security.passwords import Password, write_password
@@ -126,6 +127,8 @@ def test_each_table_says_when_a_change_takes_effect(header: str) -> None:
     above = text[: text.replace("\n#[[rules]]\n", "\n[[rules]]\n").index(f"\n{header}\n")]
     heading = re.findall(r"^# -{10,} .*\((.+)\)$", above, re.MULTILINE)[-1]
     assert heading == extra["x-takes-effect"]
+    for _, key, _, comment in (row for row in explained() if row[0] == header):
+        assert ("akes effect on reload" in comment) == (takes_effect(TABLES[header], key) != heading)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,8 @@ def test_a_key_of_a_stream_says_whether_its_change_keeps_the_connection(header: 
     extra = StreamConfig.model_fields[key].json_schema_extra
     keeps = isinstance(extra, dict) and KEEPS_CONNECTION in extra
     assert ("keeps the connection" in " ".join(comment.lower().split())) == keeps
-    row = next(line for line in REFERENCE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{key}` |"))
+    streams = REFERENCE.read_text(encoding="utf-8").partition("## `[[streams]]`")[2]
+    row = next(line for line in streams.splitlines() if line.startswith(f"| `{key}` |"))
     assert f"| on reload, {'keeps the connection' if keeps else 'reconnects'} |" in row
 
 

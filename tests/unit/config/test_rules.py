@@ -211,9 +211,9 @@ def test_a_stream_of_run_time_must_fit_the_rules(tmp_path: Path, values: dict[st
     text = '[[rules]]\nname = "bay"\nstreams = ["yard"]\nzone = "bay"\nlabels = ["person"]\n[[rules]]\nname = "gate"\nstreams = ["yard"]\nline = "gate"\n'
     config = load(tmp_path, STREAMS + text)
     base = config.streams[0].model_dump(exclude_unset=True)
-    assert read_stream({"max_fps": 3}, base, tmp_path, {}, rules=config.rules).max_fps == 3
+    assert read_stream({"max_fps": 3}, base, tmp_path, {}, config=config).max_fps == 3
     with pytest.raises(ConfigError) as caught:
-        read_stream(values, base, tmp_path, {}, rules=config.rules)
+        read_stream(values, base, tmp_path, {}, config=config)
     assert expected in str(caught.value)
 
 

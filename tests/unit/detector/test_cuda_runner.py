@@ -12,17 +12,19 @@ import av
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from streamdet.assets import sample_clip
-from streamdet.bench.cases import calibrated_weights
+from streamdet.bench.cases import EMBEDDED_LABELS, calibrated_weights
 from streamdet.capture.sources.picture import AvPicture
 from streamdet.config import DetectorConfig
 from streamdet.detector.graph.detector import GraphDetector
+from streamdet.detector.graph.finish import packed_limits
 from streamdet.detector.graph.pixels import PixelFormat, read_bytes
 from streamdet.detector.graph.runner import EagerRunner
 from streamdet.detector.graph.step import GraphStep
 from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
-from streamdet.types import Detection
+from streamdet.types import Detection, DetectionSettings
 
 pytestmark = pytest.mark.gpu
 
@@ -37,6 +39,12 @@ def pictures(count: int) -> list[AvPicture]:
 @pytest.fixture
 def detector() -> GraphDetector:
     return GraphDetector(calibrated_weights(EMBEDDED_ARCHITECTURE), CONFIG, torch.device("cuda", 0))
+
+
+def limits_of(count: int) -> NDArray[np.float32]:
+    """Of frames with a threshold each, from 0.2 on."""
+    settings = [DetectionSettings(score_threshold=0.2 + 0.1 * number) for number in range(count)]
+    return np.array([packed_limits(EMBEDDED_LABELS, each) for each in settings], np.float32)
 
 
 @contextmanager
@@ -60,10 +68,12 @@ def test_graph_equals_eager_and_the_cpu(detector: GraphDetector) -> None:
     assert detector._graphs is not None
     pixel_format, _ = read_bytes(pictures(1)[0])
     frames = [read_bytes(picture)[1] for picture in pictures(5)]
-    eager = EagerRunner(detector.model).run(pixel_format, frames)
+    limits = limits_of(5)
+    eager = EagerRunner(detector.model).run(pixel_format, 512, frames, limits)
     # The fifth has a bucket of its own, with frames of the batch before in it.
     for count in (4, 1, 5, 3):
-        np.testing.assert_allclose(detector._graphs.run(pixel_format, frames[:count]), eager[:count], atol=0.05)
+        found = detector._graphs.run(pixel_format, 512, frames[:count], limits[:count])
+        np.testing.assert_allclose(found, eager[:count], atol=0.05)
     assert all(graph.captured for graph in detector._graphs._graphs.values())
     cpu = GraphDetector(calibrated_weights(EMBEDDED_ARCHITECTURE), CONFIG, torch.device("cpu"))
     assert_close(detector.detect(pictures(5)), cpu.detect(pictures(5)))
@@ -73,13 +83,13 @@ def test_nothing_waits_between_upload_and_download(detector: GraphDetector) -> N
     runner = detector._graphs
     assert runner is not None
     pixel_format, pixels = read_bytes(pictures(1)[0])
-    runner.run(pixel_format, [pixels])
+    runner.run(pixel_format, 512, [pixels], limits_of(1))
     (graph,) = runner._graphs.values()
     slot = runner._slots.get()
-    size_bytes = slot.fill([pixels])
+    size_bytes = slot.fill([pixels], limits_of(1))
     with no_waiting(), torch.inference_mode():
         runner.enqueue(slot, graph, size_bytes, 1)
-        graph._step(graph.pixels)  # not as a graph either
+        graph._step(graph.pixels, graph.limits)  # not as a graph either
     slot.downloaded.synchronize()
 
 
@@ -96,9 +106,9 @@ def test_what_cannot_be_captured_runs_without_a_graph(
 ) -> None:
     call = GraphStep.__call__
 
-    def waits(step: GraphStep, pixels: torch.Tensor) -> torch.Tensor:
+    def waits(step: GraphStep, pixels: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
         assert pixels.float().mean().item() >= 0
-        return call(step, pixels)
+        return call(step, pixels, limits)
 
     wanted = detector.detect(pictures(2))
     fresh = GraphDetector(calibrated_weights(EMBEDDED_ARCHITECTURE), CONFIG, torch.device("cuda", 0))
@@ -124,5 +134,5 @@ def test_one_batch_in_a_hundred_is_staged() -> None:
 def test_many_formats_are_forgotten(detector: GraphDetector) -> None:
     assert detector._graphs is not None
     for width in range(64, 64 + 2 * 34, 2):
-        detector._graphs.run(PixelFormat(64, width), [np.zeros(64 * width * 3, np.uint8)])
+        detector._graphs.run(PixelFormat(64, width), 512, [np.zeros(64 * width * 3, np.uint8)], limits_of(1))
     assert len(detector._graphs._graphs) == 32

@@ -22,6 +22,7 @@ from streamdet.bench.cases import EMBEDDED_LABELS, calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_device, choose_devices
 from streamdet.detector.graph.detector import GraphDetector, load_graph_detectors
+from streamdet.detector.graph.finish import packed_limits
 from streamdet.detector.graph.pixels import PixelFormat
 from streamdet.detector.graph.suppress import suppress
 from streamdet.detector.pipeline import ArrayPicture, FasterRcnnDetector, prepare_model
@@ -101,6 +102,10 @@ def pixels(frames: list[Rgb]) -> Tensor:
     return torch.from_numpy(np.stack(frames)).flatten(1)
 
 
+def limits(*configs: DetectorConfig) -> Tensor:
+    return torch.tensor([packed_limits(EMBEDDED_LABELS, config.settings_for()) for config in configs])
+
+
 def test_embedded_weights_equal_torchvision() -> None:
     assert load_weights(DetectorConfig()).labels == EMBEDDED_LABELS
     weights = load_weights(DetectorConfig())
@@ -144,7 +149,7 @@ def test_labels_and_thresholds_are_those_of_the_compact_path() -> None:
     config = EASY.model_copy(update={"labels": ("person", "car"), "score_thresholds": {"car": 0.3}})
     compact = FasterRcnnDetector(random_weights(), config)
     fixed = GraphDetector(random_weights(), config, CPU)
-    assert fixed.labels == compact.labels
+    assert fixed.labels == compact.labels == EMBEDDED_LABELS[1:]
     picture = [ArrayPicture(clip_frames()[0])]
     wanted, found = compact.detect(picture)[0], fixed.detect(picture)[0]
     assert [d.label for d in found] == [d.label for d in wanted]
@@ -172,8 +177,8 @@ def test_too_many_candidates_shorten_the_list_from_its_end() -> None:
     batch = pixels(clip_frames()[:1])
     whole = random_detector().model
     with torch.inference_mode():
-        (wanted,) = replace(whole, max_detections=1000, max_candidates=100_000).step(FORMAT)(batch)
-        (found,) = replace(whole, max_detections=1000, max_candidates=60).step(FORMAT)(batch)
+        (wanted,) = replace(whole, max_candidates=100_000).step(FORMAT, 1000)(batch, limits(EASY))
+        (found,) = replace(whole, max_candidates=60).step(FORMAT, 1000)(batch, limits(EASY))
     passed, kept = int(wanted[-1, 1]), int((found[:-1, 4] >= 0).sum())
     assert passed > 200
     assert found[-1, :2].tolist() == [1, passed]
@@ -186,7 +191,7 @@ def test_what_has_not_settled_is_computed_until_it_has(monkeypatch: pytest.Monke
     detector = GraphDetector(random_weights(), EASY, CPU)
     hasty = replace(detector.model, suppress=functools.partial(suppress, rounds=1))
     with torch.inference_mode():
-        rows = hasty.step(FORMAT)(pixels(clip_frames()))
+        rows = hasty.step(FORMAT, 512)(pixels(clip_frames()), limits(EASY, EASY))
     assert rows[:, -1, 0].tolist() == [0, 0]
     monkeypatch.setattr(detector._eager, "_model", hasty)
     for found, wanted in zip(rows_of(detector, clip_frames()), rows_of(random_detector(), clip_frames()), strict=True):
@@ -220,9 +225,10 @@ class Forbid(TorchDispatchMode):
 
 @pytest.mark.parametrize("pixel_format", [FORMAT, PixelFormat(576, 768, "nv12"), PixelFormat(576, 768, "yuv420p")])
 def test_nothing_in_a_step_waits(pixel_format: PixelFormat) -> None:
-    step = random_detector().model.step(pixel_format)
+    step = random_detector().model.step(pixel_format, 512)
+    several = limits(EASY, EASY)
     with torch.inference_mode(), Forbid():
-        step(torch.zeros(2, pixel_format.frame_bytes, dtype=torch.uint8))
+        step(torch.zeros(2, pixel_format.frame_bytes, dtype=torch.uint8), several)
 
 
 def shapes_alone(work: Callable[[], object]) -> object:
@@ -248,10 +254,11 @@ class PlainDense:
 
 
 def test_no_shape_depends_on_the_data() -> None:
-    step = replace(random_detector().model, dense=PlainDense()).step(FORMAT)
-    found = shapes_alone(lambda: step(torch.zeros(2, FORMAT.frame_bytes, dtype=torch.uint8)))
+    step = replace(random_detector().model, dense=PlainDense()).step(FORMAT, 512)
+    several = limits(EASY, EASY)
+    found = shapes_alone(lambda: step(torch.zeros(2, FORMAT.frame_bytes, dtype=torch.uint8), several))
     assert isinstance(found, Tensor)
-    assert found.shape == (2, EASY.max_detections + 1, 6)
+    assert found.shape == (2, 513, 6)
 
 
 def test_shapes_of_the_compact_path_do_depend_on_the_data() -> None:

@@ -15,7 +15,7 @@ from streamdet.capture.sources.picture import AvPicture, BgrPicture
 from streamdet.config import DetectorConfig
 from streamdet.detector.pipeline import ArrayPicture, load_detector
 from streamdet.detector.stages.square_pixels import SquarePicture, detect_with_square_pixels
-from streamdet.types import Detection
+from streamdet.types import Detection, DetectionSettings
 from support.capturing import stream_config
 from support.detecting import clip_frames
 from support.videos import make_video
@@ -68,7 +68,7 @@ class Fixed:
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
 
-    def detect(self, pictures: list[ArrayPicture]) -> list[list[Detection]]:
+    def detect(self, pictures: list[ArrayPicture], *settings: object) -> list[list[Detection]]:
         self.seen += [(one.width, one.height) for one in pictures]
         assert all(one.to_rgb().shape == (one.height, one.width, 3) for one in pictures)
         return [[Detection("x", 0.5, (p.width / 2, p.height / 2, p.width, p.height))] for p in pictures]
@@ -77,7 +77,10 @@ class Fixed:
 def test_boxes_come_back_in_pixels_of_the_source_frame() -> None:
     detector = Fixed()
     shown = [picture(None), picture(Fraction(2)), picture(Fraction(1, 2)), picture(Fraction(2), 1)]
-    boxes = [found[0].box for found in detect_with_square_pixels(detector, shown)]
+    boxes = [
+        found[0].box
+        for found in detect_with_square_pixels(detector, shown, [DetectionSettings(score_threshold=0.6)] * len(shown))
+    ]
     assert detector.seen == [(6, 8), (12, 8), (6, 16), (8, 12)]
     assert boxes == [(3, 4, 6, 8)] * 3 + [(4, 3, 8, 6)]
 
@@ -95,7 +98,7 @@ def test_half_of_the_width_finds_what_the_whole_finds() -> None:
     whole = detector.detect([ArrayPicture(frame) for frame in frames])
     halves = [cv2.resize(frame, (384, 576), interpolation=cv2.INTER_AREA) for frame in frames]
     shown = [AvPicture(av.VideoFrame.from_ndarray(half, format="rgb24"), 0, Fraction(2)) for half in halves]
-    found = detect_with_square_pixels(detector, shown)
+    found = detect_with_square_pixels(detector, shown, [DetectionSettings(score_threshold=0.6)] * len(shown))
     for expected, got in zip(whole, found, strict=True):
         boxes = [(2 * x1, y1, 2 * x2, y2) for x1, y1, x2, y2 in (one.box for one in got)]
         near = [one for one in expected if any(np.allclose(one.box, box, atol=12) for box in boxes)]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from streamdet.config import StreamConfig
 from streamdet.inference.batch_queue import BatchQueue
-from streamdet.types import Drop, Frame
+from streamdet.types import DetectionSettings, Drop, Frame
 from support.queueing import Flood, Rules, frame
 from support.waiting import join, wait_until
 
@@ -552,3 +552,13 @@ def test_the_configuration_of_a_stream_fits(clock: Clock, drops: Drops) -> None:
     queue.put(frame("door", 2, clock.now))
     assert take(queue) == [("door", 1)]
     assert drops.seen == [("door", Drop.RATE_LIMITED)]
+
+
+def test_a_frame_leaves_with_the_settings_that_its_stream_has_then(clock: Clock, drops: Drops) -> None:
+    before, after = DetectionSettings(score_threshold=0.5), DetectionSettings(score_threshold=0.1)
+    queue = make(clock, drops, Rules("b"))
+    queue.set_stream(Rules("a"), before)
+    for name in "ab":
+        queue.put(frame(name, captured=clock.now))
+    queue.set_stream(Rules("a"), after)
+    assert {each.stream: each.settings for each in queue.take(0)} == {"a": after, "b": DetectionSettings()}

@@ -62,7 +62,7 @@ class StandIn:
     def warm_up(self) -> None:
         pass
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], *settings: object) -> list[list[Detection]]:
         self.sizes.append(len(pictures))
         self._before(len(pictures))
         return [
@@ -280,7 +280,7 @@ class Odd:
     def warm_up(self) -> None:
         pass
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], *settings: object) -> list[list[Detection]]:
         self.calls.append(len(pictures))
         if any(isinstance(picture, Pixels) and picture.value % 3 == 0 for picture in pictures):
             raise self.error
@@ -322,7 +322,7 @@ def test_a_failure_that_does_not_happen_again_costs_no_frame() -> None:
 
 
 def test_a_detector_that_fails_on_what_it_got_through_before_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: object) -> None:
+    def broken(*_: object) -> None:
         message = "broken"
         raise ValueError(message)
 
@@ -359,8 +359,8 @@ def test_an_error_of_the_receiver_ends_the_thread_and_the_ledger_still_balances(
 
 def test_a_detector_that_forgets_a_picture_is_found_out() -> None:
     class Forgetful(StandIn):
-        def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
-            return super().detect(pictures)[1:]
+        def detect(self, pictures: Sequence[Picture], *settings: object) -> list[list[Detection]]:
+            return super().detect(pictures, *settings)[1:]
 
     assert isinstance(end(Line(Forgetful())), ValueError)
 
