@@ -200,10 +200,7 @@ def _tracked(tracked: TrackedObject) -> dict[str, Any]:
         "began_at": round(tracked.began_at, 6),
         "seconds": _seconds(tracked.seconds),
         "stationary": tracked.is_stationary,
-        "path": [
-            (_rounded(x, 1, 10000), _rounded(y, 1, 10000), _seconds(seconds))
-            for x, y, seconds in _thinned(tracked.path)
-        ],
+        "path": _path(tracked.path),
         "zones": [
             {"zone": visit.zone, "seconds": _seconds(visit.seconds), "inside": visit.inside}
             for visit in tracked.zones[-MAX_SHAPES:]
@@ -255,10 +252,18 @@ def _picture(picture: PictureInfo) -> dict[str, Any]:
     return fields
 
 
-def _thinned(path: tuple[tuple[float, float, float], ...]) -> tuple[tuple[float, float, float], ...]:
+def _path(path: tuple[tuple[float, float, float], ...]) -> list[tuple[float, float, float]]:
     """At most `MAX_PATH_POINTS` of a path, evenly, with the first and the last."""
     last, most = len(path) - 1, MAX_PATH_POINTS - 1
-    return path if last <= most else tuple(path[index * last // most] for index in range(MAX_PATH_POINTS))
+    if last > most:
+        path = tuple(path[index * last // most] for index in range(MAX_PATH_POINTS))
+    # As `_rounded` does, but here its calls would be most of what encoding an object costs.
+    return [
+        (int(x * 10000 + 0.5) / 10000, int(y * 10000 + 0.5) / 10000, int(seconds * 1000 + 0.5) / 1000)
+        if 0 <= x <= 1 and 0 <= y <= 1 and 0 <= seconds < _LARGEST
+        else (_rounded(x, 1, 10000), _rounded(y, 1, 10000), _seconds(seconds))
+        for x, y, seconds in path
+    ]
 
 
 def _box(box: Box) -> Box:

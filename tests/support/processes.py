@@ -26,6 +26,7 @@ from support.waiting import join
 
 PATIENCE_SECONDS = 60.0
 SLOW_DAEMON = Path(__file__).parent / "servers" / "slow_daemon.py"
+WALKER_DAEMON = Path(__file__).parent / "servers" / "walker_daemon.py"
 
 
 def stream(name: str, url: object = None, **values: object) -> str:
@@ -49,6 +50,7 @@ class DaemonProcess:
         comes_and_goes: bool = False,
         environ: Mapping[str, str] | None = None,
         real: bool = False,
+        stand_in: Path = SLOW_DAEMON,
         under: Sequence[str] = (),
     ) -> None:
         folder.mkdir(exist_ok=True)
@@ -56,7 +58,7 @@ class DaemonProcess:
         self.control_path = folder / "c"
         self.port, self.metrics_port = free_ports()
         self.endpoint = f"tcp://127.0.0.1:{self.port}"
-        program = ["-m", "streamdet", "run", "--config"] if real else [str(SLOW_DAEMON)]
+        program = ["-m", "streamdet", "run", "--config"] if real else [str(stand_in)]
         times = [] if real else [str(warm_up_seconds), str(batch_seconds)]
         detects = ["come-and-go"] if comes_and_goes else []
         self._command: Sequence[str] = [*under, sys.executable, *program, str(self.path), *times, *detects]

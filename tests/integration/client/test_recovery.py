@@ -3,11 +3,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from streamdet import (
+    AlertEvent,
     DetectionEvent,
     EndpointError,
     Gap,
@@ -20,9 +22,9 @@ from streamdet import (
     wire,
 )
 from streamdet.client.recovery import OrderedRecovery
-from streamdet.config import ReplayConfig
+from streamdet.config import ReplayConfig, RuleConfig, StreamConfig
 from streamdet.delivery.publisher import Publisher
-from streamdet.types import State
+from streamdet.types import Detection, State
 from streamdet.wire.replay import Replayed, ReplayRequest, Snapshot, SnapshotRequest, decode_request, encode_answer
 from support.losing import losing, losing_requests
 from support.occurring import object_event
@@ -266,6 +268,43 @@ def test_topics_that_the_daemon_has_forgotten_are_forgotten() -> None:
     for _ in range(4):
         answer([], "f")
     assert list(recovery._topics) == [*names[40:], "state/new/"]
+
+
+def test_lost_events_of_objects_and_alerts_come_in_order_and_once(publisher: Publisher) -> None:
+    chance = random.Random(3)  # noqa: S311 - to be repeatable
+    door = {"name": "door", "polygon": [[0.5, 0], [1, 0], [1, 1], [0.5, 1]]}
+    config = {"name": "a", "url": "rtsp://192.0.2.5/x", "zones": [door]}
+    publisher.set_stream(StreamConfig.model_validate(config))
+    publisher.set_rules([RuleConfig.model_validate({"name": "at the door", "zone": "door", "for_seconds": 0.3})])
+    with (
+        losing(publisher.endpoint, lambda _: chance.random() < 0.4) as proxy,
+        subscribe(
+            proxy.endpoint, kinds=["objects", "alerts", "state"], replay=True, replay_endpoint=publisher.replay_endpoint
+        ) as events,
+    ):
+        publisher.put_status(status_of("a"))
+        assert isinstance(events.receive(PATIENCE_SECONDS), StateEvent)  # from here on all of it is to come
+        for seq in range(1, 301):  # half a minute: ten times to the door and back
+            box = (40.0 + 400 * abs(seq % 30 - 15) / 15, 100.0, 140.0 + 400 * abs(seq % 30 - 15) / 15, 300.0)
+            frame = replace(frame_of("a", seq), pts_seconds=seq / 10, captured_monotonic_seconds=1000 + seq / 10)
+            publisher.put_detections(frame, [Detection("person", 0.9, box)])
+        publisher.remove_stream("a")
+        received: list[ObjectEvent | AlertEvent] = []
+        while len({type(item) for item in received if item.phase in ("end", "cleared")}) < 2:
+            item = events.receive(PATIENCE_SECONDS)
+            assert isinstance(item, ObjectEvent | AlertEvent | StateEvent)
+            if not isinstance(item, StateEvent):
+                received.append(item)
+    objects = [item for item in received if isinstance(item, ObjectEvent)]
+    alerts = [item for item in received if isinstance(item, AlertEvent)]
+    for some in (objects, alerts):
+        assert [item.seq for item in some] == list(range(1, len(some) + 1))
+    assert [item.phase for item in objects] == ["begin", *["update"] * (len(objects) - 2), "end"]
+    assert {item.object.object_id for item in objects} == {"epoch-1-1"}
+    changes = [change.change for item in objects for change in item.changes if change.zone == "door"]
+    assert changes == ["enter", "leave"] * (len(changes) // 2)
+    assert len(changes) >= 18
+    assert proxy.lost > 5
 
 
 def test_objects_are_recovered_over_a_gap_and_a_restart_whatever_their_label() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -9,11 +10,13 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from streamdet import wire
+from streamdet.config import RuleConfig, StreamConfig
 from streamdet.delivery.publisher import Publisher
 from streamdet.types import EndReason, Reason, State
 from support.knocking import Keys
@@ -24,7 +27,7 @@ from support.waiting import join
 PAGE = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 NODE = re.findall(r"```javascript\n(.*?)```", PAGE, re.DOTALL)
-PREVIEW, WHOLE, ASYNCIO, PYZMQ = range(4)
+PREVIEW, WHOLE, OBJECTS, ASYNCIO, PYZMQ = range(5)
 
 
 def publish_until(publisher: Publisher, done: threading.Event) -> None:
@@ -38,13 +41,32 @@ def publish_until(publisher: Publisher, done: threading.Event) -> None:
             publisher._writer.seqs["detections/front-door/"] += 3
 
 
-def lines_of(command: list[str], *expected: str, folder: Path | None = None, keys: Keys | None = None) -> list[str]:
+def publish_objects_until(publisher: Publisher, done: threading.Event) -> None:
+    """A person is at the door for half a second, and gone for half a second, over and over."""
+    door = {"name": "door", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]]}
+    config = {"name": "front-door", "url": "rtsp://192.0.2.5/x", "zones": [door], "track_max_lost_seconds": 0.2}
+    publisher.set_stream(StreamConfig.model_validate(config))
+    publisher.set_rules([RuleConfig.model_validate({"name": "at the door", "zone": "door", "for_seconds": 0.2})])
+    publisher.put_status(status_of("front-door"))
+    for seq in itertools.count(1):
+        if done.wait(0.02):
+            return
+        publisher.put_detections(frame_of("front-door", seq), [PERSON] if seq % 50 < 25 else [])
+
+
+def lines_of(
+    command: list[str],
+    *expected: str,
+    folder: Path | None = None,
+    keys: Keys | None = None,
+    publish: Callable[[Publisher, threading.Event], None] = publish_until,
+) -> list[str]:
     """Starts a subscriber, publishes, and returns its lines once all the expected ones have come."""
     done = threading.Event()
     made = publisher_at() if keys is None else Publisher(keys.config(), "epoch-1", metrics_of())
     files = [] if keys is None else [str(keys.server_key), str(keys.make("alice"))]
     with made as publisher:
-        sending = threading.Thread(target=publish_until, args=(publisher, done), daemon=True)
+        sending = threading.Thread(target=publish, args=(publisher, done), daemon=True)
         sending.start()
         with subprocess.Popen(
             [*command, publisher.endpoint, *files],
@@ -85,6 +107,18 @@ def test_a_python_example_reads_events(example: int, expected: tuple[str, ...], 
     program = tmp_path / "subscriber.py"
     program.write_text(PYTHON[example], encoding="utf-8")
     lines_of([sys.executable, str(program)], *expected)
+
+
+def test_the_python_example_reads_objects_and_alerts(tmp_path: Path) -> None:
+    program = tmp_path / "subscriber.py"
+    program.write_text(PYTHON[OBJECTS], encoding="utf-8")
+    lines_of(
+        [sys.executable, str(program)],
+        "front-door person enter door",
+        r"front-door person 0\.\d s \['door for 0\.\d s'\]",
+        r"front-door at the door \('epoch-1-\d+',\)",
+        publish=publish_objects_until,
+    )
 
 
 def test_the_python_example_saves_a_preview(tmp_path: Path) -> None:
