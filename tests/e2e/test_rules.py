@@ -78,7 +78,7 @@ class Walkers:
     def warm_up(self) -> None:
         pass
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], *settings: object) -> list[list[Detection]]:
         return [self._next() for _ in pictures]
 
     def _next(self) -> list[Detection]:
