@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -22,7 +22,9 @@ from streamdet.analytics.stream_analytics import Seen, StreamAnalytics
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.rules import rules_of
 from streamdet.delivery.event_store import LeftBehind
+from streamdet.delivery.pictures import Pictures
 from streamdet.delivery.preview import Preview
+from streamdet.delivery.privacy import Hidden, Privacy
 from streamdet.errors import WireError
 from streamdet.monitoring.log import LogThrottle
 from streamdet.monitoring.metrics import Metrics
@@ -36,6 +38,7 @@ from streamdet.types import (
     FrameInfo,
     ObjectEvent,
     Picture,
+    PictureInfo,
     PreviewEvent,
     State,
     StateEvent,
@@ -65,13 +68,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FrameResult:
-    """One frame's result on its way out; `picture` only where a preview is to be made of it."""
+    """One frame's result on its way out.
+
+    Attributes:
+        stream: name of the stream.
+        frame: the frame.
+        captured_monotonic_seconds: when it was captured.
+        detections: what was found in it.
+        picture: its pixels, where they may be needed; else None.
+        is_preview_due: whether a preview is to be made of it.
+    """
 
     stream: str
     frame: FrameInfo
     captured_monotonic_seconds: float
     detections: tuple[Detection, ...]
     picture: Picture | None
+    is_preview_due: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,21 @@ class Message(Generic[_Event]):
 
 
 Occurrence = Message[ObjectEvent] | Message[AlertEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameEvents:
+    """What is published of one frame.
+
+    Attributes:
+        message: its event; None where it could not be encoded.
+        occurrences: the events of what has begun, changed or ended in it: objects, then alerts.
+        hidden: what must not be seen in its picture; None where that is not known, so no picture may leave.
+    """
+
+    message: Message[DetectionEvent] | None
+    occurrences: list[Occurrence]
+    hidden: Hidden | None
 
 
 @dataclass(slots=True)
@@ -141,15 +169,21 @@ class EventWriter:
         epoch: new at each start of the daemon.
         state_interval_seconds: how often the state of a stream is repeated.
         metrics: counts objects, and what they do in zones and on lines; knows which frames are on their way.
+        pictures: makes pictures of objects and alerts; None for none.
 
     Attributes:
         seqs: the newest number of each topic.
     """
 
-    def __init__(self, epoch: str, state_interval_seconds: float, metrics: Metrics) -> None:
+    def __init__(
+        self, epoch: str, state_interval_seconds: float, metrics: Metrics, pictures: Pictures | None = None
+    ) -> None:
         self._epoch = epoch
         self._state_interval_seconds = state_interval_seconds
         self._metrics = metrics
+        self._pictures = pictures
+        self._privacy = Privacy()
+        self._shown: tuple[FrameResult, Hidden | None] | None = None  # the frame that is being looked at
         self._throttle = LogThrottle()
         self.seqs: Counter[str] = Counter()
         self._states: dict[str, _LastState] = {}
@@ -181,6 +215,7 @@ class EventWriter:
         """
         stream = config.name
         before, self._configs[stream] = self._configs.get(stream), config
+        self._privacy.set_stream(config)
         analytics = self._analytics.get(stream)
         geometry = analytics.geometry if analytics else None
         ended: list[Occurrence] = []
@@ -271,6 +306,9 @@ class EventWriter:
         """
         for of_streams in (self._states, self._analytics, self._configs, self._open, self._removed):
             of_streams.pop(stream, None)
+        self._privacy.remove_stream(stream)
+        if self._pictures is not None:
+            self._pictures.forget_stream(stream)
         self._removed[stream] = None
         if len(self._removed) <= _MAX_REMOVED_STREAMS:
             return None
@@ -282,12 +320,15 @@ class EventWriter:
             self.seqs.pop(wire.topic(kind, oldest), None)
         return oldest
 
-    def detections(
-        self, result: FrameResult, trace_id: str | None = None
-    ) -> tuple[Message[DetectionEvent] | None, list[Occurrence]]:
-        """The event of one frame, and those of what has begun, changed or ended in it: objects, then alerts."""
+    def detections(self, result: FrameResult, trace_id: str | None = None) -> FrameEvents:
+        """The event of one frame, and those of what has begun, changed or ended in it."""
         stream, frame = result.stream, result.frame
-        seen, ended = self._analysed(result)
+        detected = wire.presentable(result.detections, frame.width, frame.height)
+        if len(detected) < len(result.detections):
+            left_out = len(result.detections) - len(detected)
+            text = "left out %d detections without a usable box"
+            self._throttle.log(_log, logging.WARNING, text, left_out, stream=stream)
+        seen, ended = self._analysed(result, detected)
         message = self._write(
             "detections",
             stream,
@@ -295,13 +336,16 @@ class EventWriter:
                 stream, self._epoch, seq, time.time(), frame, seen.detections, seen.crossings, trace_id
             ),
         )
+        hidden = self._hidden(result, detected, seen.detections)
+        self._show(result, hidden)
         occurrences = [*ended, *self._occurrences(stream, seen)]
+        self._shown = None
         opened = self._open.get(stream)
         if opened is not None and opened.objects:
             captured, max_lost_seconds = result.captured_monotonic_seconds, self._configs[stream].track_max_lost_seconds
             opened.seen_monotonic_seconds = captured
             opened.silent_monotonic_seconds = captured + max_lost_seconds + _LOST_AFTER_SECONDS
-        return message, occurrences
+        return FrameEvents(message, occurrences, hidden)
 
     def preview(self, preview: Preview) -> Message[PreviewEvent] | None:
         """The event of a picture."""
@@ -407,7 +451,57 @@ class EventWriter:
     def _new_alert_id(self) -> str:
         return f"{self._epoch}-a{next(self._alert_numbers)}"
 
-    def _analysed(self, result: FrameResult) -> tuple[Seen, list[Occurrence]]:
+    def _hidden(
+        self, result: FrameResult, detected: Sequence[Detection], published: Sequence[Detection]
+    ) -> Hidden | None:
+        """What must not be seen in the picture of a frame; None where that is not known."""
+        try:
+            return self._privacy.see(result.stream, detected, published, result.captured_monotonic_seconds)
+        except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published, without a picture
+            self._metrics.unexpected.report("pictures", error, "no picture of the frame leaves", result.stream)
+            return None
+
+    def _show(self, result: FrameResult, hidden: Hidden | None) -> None:
+        """Takes the views of objects in a frame, and keeps the frame for the alerts that it raises."""
+        if self._pictures is None:
+            return
+        self._shown = result, hidden
+        analytics = self._analytics.get(result.stream)
+        if result.picture is None or hidden is None or analytics is None:
+            return
+        try:
+            self._pictures.offer(result.stream, result.frame, result.picture, hidden, analytics.objects)
+        except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
+            self._metrics.unexpected.report("pictures", error, "a frame is not looked at", result.stream)
+
+    def _picture_of_object(self, stream: str, object_id: str) -> PictureInfo | None:
+        """What the end of an object says about its picture."""
+        if self._pictures is None:
+            return None
+        try:
+            return self._pictures.of_ended(stream, object_id)
+        except Exception as error:  # noqa: BLE001 - whatever it is: the end is to be published
+            self._metrics.unexpected.report("pictures", error, "an object has no picture", stream)
+            return None
+
+    def _picture_of_alert(self, stream: str, change: AlertChange) -> PictureInfo | None:
+        """What an alert that is raised says about its picture."""
+        if self._pictures is None or not change.rule.picture:
+            return None
+        if self._shown is None or self._shown[0].frame != change.frame:
+            self._metrics.pictures.dropped("no_frame")
+            return None
+        result, hidden = self._shown
+        alert, analytics = change.alert, self._analytics[stream]
+        ids = set(alert.object_ids)
+        boxes = [one.box for one in analytics.objects if one.object_id in ids and one.frame.seq == change.frame.seq]
+        try:
+            return self._pictures.of_frame(stream, change.frame, result.picture, hidden, alert.box, boxes)
+        except Exception as error:  # noqa: BLE001 - whatever it is: the alert is to be published
+            self._metrics.unexpected.report("pictures", error, "an alert has no picture", stream)
+            return None
+
+    def _analysed(self, result: FrameResult, detections: tuple[Detection, ...]) -> tuple[Seen, list[Occurrence]]:
         """What is published of a frame: tracked, with zones and crossings, without what a mask hides.
 
         Where that fails, this frame is published without tracks, and those of the stream begin again with the next.
@@ -416,11 +510,6 @@ class EventWriter:
             What was seen, and the ends of all objects of the stream where their tracks begin again.
         """
         stream, frame = result.stream, result.frame
-        detections = wire.presentable(result.detections, frame.width, frame.height)
-        if len(detections) < len(result.detections):
-            left_out = len(result.detections) - len(detections)
-            text = "left out %d detections without a usable box"
-            self._throttle.log(_log, logging.WARNING, text, left_out, stream=stream)
         analytics = self._analytics.get(stream)
         if analytics is None:
             return Seen(detections), []
@@ -462,12 +551,13 @@ class EventWriter:
         if before is None and change.phase != "begin":
             return None
         self._metrics.zones_changed(stream, change.changes)
+        picture = self._picture_of_object(stream, object_id) if change.phase == "end" else None
         message = self._write(
             "objects",
             stream,
             lambda seq: ObjectEvent(
                 stream, self._epoch, seq, time.time(),
-                change.phase, change.frame, change.object, change.changes, change.crossings, change.reason,
+                change.phase, change.frame, change.object, change.changes, change.crossings, change.reason, picture,
             ),
         )  # fmt: skip
         if change.phase == "end":
@@ -487,10 +577,13 @@ class EventWriter:
         before = opened.alerts.pop(alert_id, None)
         if before is None and change.phase != "raised":
             return None
+        picture = self._picture_of_alert(stream, change) if before is None else before.picture
         message = self._write(
             "alerts",
             stream,
-            lambda seq: AlertEvent(stream, self._epoch, seq, time.time(), change.phase, change.frame, change.alert),
+            lambda seq: AlertEvent(
+                stream, self._epoch, seq, time.time(), change.phase, change.frame, change.alert, picture
+            ),
         )
         if change.phase == "raised" and message is not None:
             opened.alerts[alert_id] = message.event
@@ -526,7 +619,10 @@ class EventWriter:
         return [message for message in messages if message is not None]
 
     def _last_of_object(self, event: ObjectEvent, reason: EndReason) -> Message[ObjectEvent] | None:
-        end = replace(event, epoch=self._epoch, phase="end", changes=(), crossings=(), reason=reason)
+        picture = event.picture
+        if reason is not EndReason.RESTART:  # what was kept of it in memory is gone then
+            picture = self._picture_of_object(event.stream, event.object.object_id)
+        end = replace(event, epoch=self._epoch, phase="end", changes=(), crossings=(), reason=reason, picture=picture)
         return self._write("objects", event.stream, lambda seq: replace(end, seq=seq, published_at=time.time()))
 
     def _last_of_alert(self, event: AlertEvent) -> Message[AlertEvent] | None:

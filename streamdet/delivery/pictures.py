@@ -120,6 +120,7 @@ class Pictures(Worker):
 
     Attributes:
         store: the same.
+        in_events: whether events carry their pictures.
     """
 
     join_timeout_seconds = 2.0
@@ -134,6 +135,7 @@ class Pictures(Worker):
     ) -> None:
         super().__init__("pictures", on_error)
         self.store = store
+        self.in_events = config.in_events
         self._config = config
         self._metrics = metrics
         self._encoded = encoded
@@ -197,7 +199,7 @@ class Pictures(Worker):
         if best is not None:
             picture_id = self.store.promise(stream)
             self.store.keep(picture_id, best.jpeg)
-            return replace(best.info, picture_id=picture_id, jpeg=best.jpeg if self._config.in_events else None)
+            return replace(best.info, picture_id=picture_id, jpeg=best.jpeg if self.in_events else None)
         self._metrics.pictures.dropped("busy")
         return None
 
@@ -325,7 +327,7 @@ class Pictures(Worker):
             self._put_done(picture_id, None)
 
     def _put_done(self, picture_id: str, jpeg: bytes | None) -> None:
-        if not self._config.in_events:
+        if not self.in_events:
             return
         with self._changed:
             self._done[picture_id] = jpeg

@@ -105,26 +105,30 @@ class Privacy:
     """Says what must not be seen in each frame of all streams; for one thread."""
 
     def __init__(self) -> None:
-        self._streams: dict[str, _Stream] = {}
+        # None for a stream of which it is not certain what must be hidden.
+        self._streams: dict[str, _Stream | None] = {}
 
     def set_stream(self, config: StreamConfig) -> None:
         """Takes the masks and labels of a stream, which count from the next frame on."""
+        before = self._streams.get(config.name)
+        self._streams[config.name] = None
         polygons = _black(config)
         stream = _Stream(frozenset(config.blur), polygons, config.track_max_lost_seconds)
-        before = self._streams.get(config.name)
         if before is not None:
             stream.tracked, stream.others = before.tracked, before.others
         if config.blur or polygons:
             self._streams[config.name] = stream
         else:
-            self._streams.pop(config.name, None)
+            del self._streams[config.name]
 
     def remove_stream(self, stream: str) -> None:
         """Forgets a stream."""
         self._streams.pop(stream, None)
 
-    def see(self, stream: str, detected: Sequence[Detection], published: Sequence[Detection], now: float) -> Hidden:
-        """What must not be seen in the next frame; to be called for each frame of a stream.
+    def see(
+        self, stream: str, detected: Sequence[Detection], published: Sequence[Detection], now: float
+    ) -> Hidden | None:
+        """What must not be seen in the next frame, to be called for each frame of a stream; None where it is not known.
 
         Args:
             stream: name of the stream.
@@ -132,9 +136,11 @@ class Privacy:
             published: those that are published, with their track ids.
             now: monotonic seconds at which the frame was captured.
         """
-        of = self._streams.get(stream)
-        if of is None:
+        if stream not in self._streams:
             return NOTHING
+        of = self._streams[stream]
+        if of is None:
+            return None
         if not of.blur:
             return Hidden(of.polygons)
         tracked = {track_id: place for track_id, place in of.tracked.items() if place[1] > now}

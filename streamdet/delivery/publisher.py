@@ -7,28 +7,36 @@ another; both ring the `Wakeup` of this thread when there is something to send.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from streamdet.config import PublisherConfig, ReplayConfig, RuleConfig, StreamConfig
+from streamdet.config import PicturesConfig, PublisherConfig, ReplayConfig, RuleConfig, StreamConfig
 from streamdet.delivery.event_store import LeftBehind
 from streamdet.delivery.events import EventWriter, FrameResult, Message
+from streamdet.delivery.file_store import FileStore
+from streamdet.delivery.pictures import Pictures
 from streamdet.delivery.preview import Previews
 from streamdet.delivery.replay import Archive, Replay, Ring
 from streamdet.delivery.sockets import OFF, SUBSCRIBE, Route, Sockets
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.opentelemetry import Tracer
-from streamdet.types import Detection, Drop, EndReason, Frame, FrameInfo, StreamStatus
+from streamdet.types import AlertEvent, Detection, Drop, EndReason, Frame, FrameInfo, StreamStatus
 from streamdet.wire.replay import Answer, Refused, encode_answer, request_id
 from streamdet.worker import Worker
 
 MAX_PENDING = 256
 """Results that may wait to be published; then `put_detections` blocks."""
 
+# Only so many of them keep their pixels for pictures of objects and alerts: a frame takes some megabytes.
+_MAX_PENDING_PICTURES = 64
+# An alert waits for the picture that it carries for this long.
+_MAX_HELD_SECONDS = 0.5
 _MAX_WAIT_SECONDS = 1.0
 _BATCH_PAUSE_SECONDS = 0.001
 
@@ -46,6 +54,21 @@ class _Rules:
 _Item = FrameResult | StreamStatus | StreamConfig | _Rules | _Removal | LeftBehind
 
 
+@dataclass(slots=True)
+class _Held:
+    """A message that is sent later, because it or one before it on its topic waits for its picture.
+
+    Attributes:
+        message: the message.
+        picture_id: of the picture that it carries; None where it waits for no picture.
+        until_monotonic_seconds: when it is sent without.
+    """
+
+    message: Message[Any]
+    picture_id: str | None
+    until_monotonic_seconds: float
+
+
 class Publisher(Worker):
     """Sends the events of a daemon, and repeats state events for subscribers that come late.
 
@@ -60,6 +83,8 @@ class Publisher(Worker):
         tracer: follows some of the frames.
         replay: where requests for replay come in, and how much is kept in memory; None for nowhere and nothing.
         archive: keeps events for longer than memory does.
+        pictures: how pictures of objects and alerts are made.
+        picture_store: keeps them; None where none are made.
 
     Attributes:
         endpoint: the bound endpoint; with the real port where port 0 was configured.
@@ -78,6 +103,9 @@ class Publisher(Worker):
         tracer: Tracer | None = None,
         replay: ReplayConfig | None = None,
         archive: Archive | None = None,
+        *,
+        pictures: PicturesConfig | None = None,
+        picture_store: FileStore | None = None,
     ) -> None:
         super().__init__("publisher", on_error)
         self._metrics = metrics
@@ -92,24 +120,31 @@ class Publisher(Worker):
         self.endpoint, self.replay_endpoint = self._sockets.endpoint, self._sockets.replay_endpoint
         self._wakeup = self._sockets.wakeup
         self._previews = Previews(config, self._wakeup, metrics, on_error)
-        self._writer = EventWriter(epoch, config.state_interval_seconds, metrics)
+        self._pictures: Pictures | None = None
+        if picture_store is not None:
+            self._pictures = Pictures(pictures or PicturesConfig(), picture_store, metrics, on_error, self._wakeup.wake)
+        self._held: dict[str, deque[_Held]] = {}  # by topic
+        self._writer = EventWriter(epoch, config.state_interval_seconds, metrics, self._pictures)
         self._replay: Replay | None = None
         if replay is not None and (replay.endpoint != OFF or archive is not None):
             ring = Ring(replay.max_events, replay.max_bytes)
-            self._replay = Replay(epoch, ring, metrics.delivery, archive, self._wakeup)
+            self._replay = Replay(epoch, ring, metrics.delivery, archive, self._wakeup, picture_store)
 
     def put_detections(self, frame: Frame, detections: Sequence[Detection]) -> None:
         """Queues one frame's result; blocks while `MAX_PENDING` wait.
 
         Args:
-            frame: its pixels are kept only where a preview is due, until that is made.
+            frame: its pixels are kept only where a picture of it may be made, until it is certain that none is.
             detections: what was found in it; may be empty.
         """
         picture = frame.picture
         info = FrameInfo(frame.seq, frame.pts_seconds, frame.captured_at, frame.clock, picture.width, picture.height)
         captured = frame.captured_monotonic_seconds
-        kept = picture if self._previews.is_due(frame.stream, captured) else None
-        result = FrameResult(frame.stream, info, captured, tuple(detections), kept)
+        is_preview_due = self._previews.is_due(frame.stream, captured)
+        # An object may look better in this frame than before, or an alert be raised; that is known later.
+        is_kept = is_preview_due or (self._pictures is not None and len(self._pending) < _MAX_PENDING_PICTURES)
+        kept = picture if is_kept else None
+        result = FrameResult(frame.stream, info, captured, tuple(detections), kept, is_preview_due)
         with self._changed:
             while len(self._pending) >= MAX_PENDING and not self._closed:
                 self._changed.wait()
@@ -164,7 +199,7 @@ class Publisher(Worker):
     def run(self) -> None:
         """Sends until asked to stop and nothing is left."""
         try:
-            with self._previews:
+            with self._previews, self._pictures or nullcontext():
                 if self._archive is not None:
                     self._archive.fetch_left_behind(self._put_left_behind)
                 while not self._drained():
@@ -173,10 +208,12 @@ class Publisher(Worker):
                     self._answer_requests()
                     self._send_pending()
                     self._send_previews()
+                    self._send_held()
                     self._repeat_states()
                     self._send_all(self._writer.end_silent())
                     self.beat()
                 self._send_all(self._writer.end_all(EndReason.STOPPING))
+                self._send_held(at_once=True)
         finally:
             self.close()
 
@@ -217,7 +254,8 @@ class Publisher(Worker):
 
     def _wait(self) -> None:
         now = time.monotonic()
-        seconds = max(self._writer.due(now + _MAX_WAIT_SECONDS) - now, 0.0)
+        held_until = min((held[0].until_monotonic_seconds for held in self._held.values()), default=math.inf)
+        seconds = max(min(self._writer.due(now + _MAX_WAIT_SECONDS), held_until) - now, 0.0)
         self._sockets.wait(0 if self.stopping or self._pending else seconds)
 
     def _take_subscriptions(self) -> None:
@@ -275,20 +313,21 @@ class Publisher(Worker):
     def _send_detections(self, result: FrameResult) -> None:
         stream = result.stream
         trace = self._tracer.take(stream, result.frame.seq) if self._tracer else None
-        message, occurrences = self._writer.detections(result, trace.trace_id if trace else None)
+        events = self._writer.detections(result, trace.trace_id if trace else None)
+        message = events.message
         if message is None:
             self._metrics.frame_dropped(stream, Drop.INTERNAL_ERROR)
-            self._send_all(occurrences)
+            self._send_all(events.occurrences)
             return
         self._send(message)
-        self._send_all(occurrences)
+        self._send_all(events.occurrences)
         event = message.event
         latency_seconds = time.monotonic() - result.captured_monotonic_seconds
         self._metrics.frame_published(stream, latency_seconds, [found.label for found in event.detections])
         if trace is not None and self._tracer is not None:
             self._tracer.published(trace, event.seq, len(event.detections))
-        if result.picture is not None:
-            self._previews.offer(event, result.picture)
+        if result.is_preview_due and result.picture is not None and events.hidden is not None:
+            self._previews.offer(event, result.picture, events.hidden)
 
     def _send_previews(self) -> None:
         for preview in self._previews.take():
@@ -318,8 +357,41 @@ class Publisher(Worker):
                 self._replay.add(message.topic, message.event.seq, message.parts[1])
             except Exception as error:  # noqa: BLE001 - whatever it is: the event is to be sent
                 self._metrics.unexpected.report("replay", error, f"an event of {message.topic} is not kept")
+        picture_id = self._picture_to_come(message.event)
+        held = self._held.get(message.topic)
+        if held is not None or picture_id is not None:
+            until = time.monotonic() + _MAX_HELD_SECONDS
+            self._held.setdefault(message.topic, deque()).append(_Held(message, picture_id, until))
+        else:
+            self._send_now(message)
+
+    def _send_now(self, message: Message[Any]) -> None:
         self._sockets.send(message.parts)
         self._metrics.event_published(message.topic)
+
+    def _picture_to_come(self, event: object) -> str | None:
+        """The id of the picture that an alert carries and that is still being encoded."""
+        if self._pictures is None or not self._pictures.in_events:
+            return None
+        if not isinstance(event, AlertEvent) or event.phase != "raised" or event.picture is None:
+            return None
+        return event.picture.picture_id
+
+    def _send_held(self, *, at_once: bool = False) -> None:
+        """Sends the messages whose pictures have come, or have taken too long."""
+        if self._pictures is None:
+            return
+        done, now = self._pictures.take(), time.monotonic()
+        for topic, held in list(self._held.items()):
+            for one in held:
+                if one.picture_id in done:
+                    jpeg = done[one.picture_id]
+                    one.message.parts.extend([] if jpeg is None else [jpeg])
+                    one.picture_id = None
+            while held and (held[0].picture_id is None or held[0].until_monotonic_seconds <= now or at_once):
+                self._send_now(held.popleft().message)
+            if not held:
+                del self._held[topic]
 
     def _remove(self, stream: str) -> None:
         self._send_all(self._writer.end(stream, EndReason.REMOVED))

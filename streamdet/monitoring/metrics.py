@@ -52,6 +52,7 @@ NOT_KEPT_REASONS = ("queue_full", "disk_full", "error")
 
 PICTURES_DROPPED = (
     "busy",
+    "no_frame",
     "too_large",
     "privacy",
     "error",
@@ -60,7 +61,7 @@ PICTURES_DROPPED = (
     "disk_error",
     "shutdown",
 )
-"""Why a picture was not kept: too many were due at once, it was too large, what it must hide was not
+"""Why a picture was not kept: too many were due at once, its frame was no longer there, it was too large, what it must hide was not
 known, an unexpected error, the disk was slow, full or failed, or the daemon stopped."""
 
 CLIPS_DROPPED = (
