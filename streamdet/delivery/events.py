@@ -549,6 +549,8 @@ class EventWriter:
         object_id = change.object.object_id
         before = opened.objects.get(object_id)
         if before is None and change.phase != "begin":
+            if self._pictures is not None:
+                self._pictures.forget(object_id)
             return None
         self._metrics.zones_changed(stream, change.changes)
         picture = self._picture_of_object(stream, object_id) if change.phase == "end" else None

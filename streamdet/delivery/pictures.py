@@ -230,6 +230,11 @@ class Pictures(Worker):
         self._append(_Due(picture_id, view))
         return view.info(picture_id)
 
+    def forget(self, object_id: str) -> None:
+        """Drops what is kept of an object that ends without an event."""
+        with self._changed:
+            self._pop(object_id)
+
     def forget_stream(self, stream: str) -> None:
         """Drops what is kept of the objects of a stream, which end without an event."""
         for object_id in [object_id for object_id, of in self._known.items() if of == stream]:

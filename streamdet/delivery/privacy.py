@@ -128,7 +128,7 @@ class Privacy:
     def see(
         self, stream: str, detected: Sequence[Detection], published: Sequence[Detection], now: float
     ) -> Hidden | None:
-        """What must not be seen in the next frame, to be called for each frame of a stream; None where it is not known.
+        """What must not be seen in the next frame, to be called for each frame; None where it is not known.
 
         Args:
             stream: name of the stream.

@@ -61,8 +61,8 @@ PICTURES_DROPPED = (
     "disk_error",
     "shutdown",
 )
-"""Why a picture was not kept: too many were due at once, its frame was no longer there, it was too large, what it must hide was not
-known, an unexpected error, the disk was slow, full or failed, or the daemon stopped."""
+"""Why a picture was not kept: too many were due at once, its frame was no longer there, it was too large, what it must
+hide was not known, an unexpected error, the disk was slow, full or failed, or the daemon stopped."""
 
 CLIPS_DROPPED = (
     "no_packets",

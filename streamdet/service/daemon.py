@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from streamdet import __version__
 from streamdet.config import Config
+from streamdet.delivery.file_store import FileStore, Limits
 from streamdet.delivery.publisher import Publisher
 from streamdet.delivery.spool import Spool
 from streamdet.detector.load import load_real_detector
@@ -43,6 +44,7 @@ from streamdet.service.housekeeping import Housekeeping, stuck_after_seconds
 from streamdet.service.live_config import LiveConfig
 from streamdet.service.pages import HealthServer, HealthSnapshot
 from streamdet.service.streams import Streams
+from streamdet.wire import MAX_MESSAGE_BYTES
 from streamdet.worker import Wakeup, Worker
 
 _log = logging.getLogger(__name__)
@@ -125,11 +127,13 @@ class Daemon:
             stack.callback(health.close)
             tracer = self._tracer(stack)
             spool = self._spool(stack)
+            picture_store = self._picture_store(stack)
             publisher = Publisher(
-                self.config.publisher, self.epoch, self.metrics, self._on_error, tracer, self.config.replay, spool
-            )
+                self.config.publisher, self.epoch, self.metrics, self._on_error, tracer, self.config.replay, spool,
+                pictures=self.config.pictures, picture_store=picture_store,
+            )  # fmt: skip
             stack.callback(publisher.close)
-            control = self._control_server()
+            control = self._control_server(picture_store)
             # From here on both answer whether the daemon is ready; what else is asked for waits until it is.
             stack.enter_context(health)
             if control is not None:
@@ -144,6 +148,8 @@ class Daemon:
             # Downstream first: leaving the block stops captures, then inference, then the publisher.
             if spool is not None:
                 stack.enter_context(spool)
+            if picture_store is not None:
+                stack.enter_context(picture_store)
             stack.enter_context(publisher)
             queue = BatchQueue(
                 self.config.detector.largest_batch if running is None else running.max_batch_size,
@@ -259,7 +265,20 @@ class Daemon:
         stack.callback(spool.close)
         return spool
 
-    def _control_server(self) -> ControlServer | None:
+    def _picture_store(self, stack: ExitStack) -> FileStore | None:
+        """What keeps pictures of objects and alerts; None where that is not configured."""
+        config = self.config.pictures
+        if config.directory is None:
+            return None
+        limits = Limits(config.max_bytes, config.max_age_seconds, MAX_MESSAGE_BYTES)
+        store = FileStore(
+            "pictures", Path(config.directory), ".jpg", limits, self.metrics.pictures, self._on_error,
+            self.metrics.unexpected,
+        )  # fmt: skip
+        stack.callback(store.close)
+        return store
+
+    def _control_server(self, pictures: FileStore | None) -> ControlServer | None:
         """The control API; None where it is off, or "auto" finds no place for its socket."""
         control = self.config.control
         path = socket_of_daemon(control.path, self._in_force.path)
@@ -276,6 +295,7 @@ class Daemon:
             on_error=self._on_error,
             unexpected=self.metrics.unexpected,
             on_answer=self.metrics.control_request,
+            pictures=pictures,
         )
         try:
             return serve(path)
