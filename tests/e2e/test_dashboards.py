@@ -72,6 +72,7 @@ def test_promtool_finds_the_rules_right_and_they_fire_when_they_should() -> None
 @pytest.mark.package("prometheus")
 def test_streams_of_two_daemons_with_the_same_name_are_two(tmp_path: Path) -> None:
     streams = [text for place, text in expressions().items() if place.startswith("panel") and "by (instance" in text]
+    streams = [text for text in streams if re.search("stream_state|frames_(captured|published)", text)]
     assert len(streams) >= 3
     states = ("up", "connecting", "stalled", "down")
     of = {"a": "up", "b": "down"}
@@ -222,7 +223,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     config.write_text(
         f'[metrics]\nendpoint = "{target}"\n[publisher]\nendpoint = "ipc://{folder}/events"\n'
         f'[[streams]]\nname = "clip"\nurl = "{sample_clip()}"\nloop = true\n'
+        "track_max_lost_seconds = 0.5\n"
+        'zones = [{name = "all", polygon = [[0, 0], [1, 0], [1, 1], [0, 1]], loiter_seconds = 0.5}]\n'
         f'[[streams]]\nname = "dead"\nurl = "rtsp://{refused}/video"\n'
+        '[[rules]]\nname = "seen"\nstreams = ["clip"]\n'
     )
     command = [sys.executable, "-m", "streamdet", "run", "--config", str(config)]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as daemon:
