@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from streamdet.assets import embedded_weights
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.config.models import ClipsConfig, Config, DetectorConfig
-from streamdet.config.rules import MAX_RULES, RuleConfig, misfits, unpublished
+from streamdet.config.rules import MAX_RULES, RuleConfig, misfits
 from streamdet.config.stream import SHAPES, StreamConfig
 from streamdet.config.toml import KeyPath
 from streamdet.security.curve import KeyFileError, public_files, read_pair
@@ -154,6 +154,9 @@ def rule_problems(config: Config) -> Iterator[tuple[KeyPath, str]]:
             yield ("rules", number, key), problem
         if problem := _clip_problem(rule, config.clips):
             yield ("rules", number, "clip_seconds"), problem
+        if rule.picture and config.pictures.directory is None:
+            problem = "needs a directory for pictures; add [pictures] and below it a directory, or delete this"
+            yield ("rules", number, "picture"), problem
 
 
 def _clip_problem(rule: RuleConfig, clips: ClipsConfig) -> str:
@@ -172,9 +175,7 @@ def _misfits(rule: RuleConfig, config: Config) -> Iterator[tuple[str, str]]:
     """For each key of a rule the first stream that it does not fit, and how many others there are."""
     found: dict[str, dict[str, str]] = {}
     for stream in config.streams:
-        if not rule.applies_to(stream.name):
-            continue
-        for key, problem in (*misfits(rule, stream), *(("labels", problem) for problem in unpublished(rule, stream))):
+        for key, _, problem in misfits(rule, stream) if rule.applies_to(stream.name) else ():
             found.setdefault(key, {}).setdefault(stream.name, problem)
     for key, problems in found.items():
         first, *others = problems.values()

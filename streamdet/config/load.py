@@ -30,7 +30,7 @@ from streamdet.config.listening import (
     same_port,
 )
 from streamdet.config.models import Config
-from streamdet.config.rules import RuleConfig, misfits, rules_of, unpublished
+from streamdet.config.rules import RuleConfig, misfits, rules_of
 from streamdet.config.stream import KEY_FITS, NAME_PATTERN, StreamConfig, StreamDefaults
 from streamdet.config.substitute import Substitution
 from streamdet.config.toml import KeyPath, Tables, lines_of_keys, parse, read_text
@@ -158,11 +158,7 @@ def _unfit(stream: StreamConfig, config: Config, weights_labels: Sequence[str] |
     """Why a stream does not fit the labels and the rules of a configuration: its keys, and a sentence for each."""
     yield from unknown_labels_of_stream(stream, config.detector, weights_labels)
     for rule in rules_of(stream.name, config.rules):
-        for problem in unpublished(rule, stream):
-            yield ("labels",), f'the rule "{rule.name}" applies to this stream: its labels {problem}'
-        shapes = "lines" if rule.zone is None else "zones"
-        for key, problem in misfits(rule, stream):
-            where = "track" if key == "streams" else shapes
+        for key, where, problem in misfits(rule, stream):
             yield (where,), f'the rule "{rule.name}" applies to this stream: its {key} {problem}'
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
-from streamdet.config.stream import StreamConfig
+from streamdet.config.stream import LineConfig, StreamConfig, ZoneConfig
 from streamdet.config.values import AS_WHOLE_NUMBER, Seconds, Switch, parse_seconds, refuse, table
 from streamdet.types import Direction
 
@@ -267,35 +267,60 @@ def rules_of(stream: str, rules: Iterable[RuleConfig]) -> tuple[RuleConfig, ...]
     return tuple(rule for rule in rules if rule.applies_to(stream))
 
 
-def misfits(rule: RuleConfig, stream: StreamConfig) -> Iterator[tuple[str, str]]:
-    """Why a stream that a rule applies to can never meet its condition: keys of the rule, and a sentence for each."""
+class Misfit(NamedTuple):
+    """Why a stream that a rule applies to can never meet its condition.
+
+    Attributes:
+        rule_key: the key of the rule that would have to change.
+        stream_key: or that of the stream.
+        problem: a sentence that goes on behind the key of the rule.
+    """
+
+    rule_key: str
+    stream_key: str
+    problem: str
+
+
+def misfits(rule: RuleConfig, stream: StreamConfig) -> Iterator[Misfit]:
+    """What does not fit together of a rule and a stream that it applies to."""
+    name, lost_seconds = stream.name, stream.track_max_lost_seconds
     if not stream.track:
-        yield (
-            "streams",
-            f"apply to {stream.name}, which has track = false; set track = true there, or leave it out here",
-        )
-    for key, name, shapes in (("zone", rule.zone, stream.zones), ("line", rule.line, stream.lines)):
-        if name is None:
-            continue
-        shape = next((shape for shape in shapes if shape.name == name), None)
-        if shape is None:
-            yield key, f'is "{name[:40]}", and stream {stream.name} has no {key} of this name; {_meant(name, shapes)}'
-        elif shape.labels:
-            for label in rule.labels:
-                if label not in shape.labels:
-                    counted = ", ".join(shape.labels)
-                    yield "labels", f'hold "{label[:40]}", but {key} "{name}" of {stream.name} counts only {counted}'
-
-
-def unpublished(rule: RuleConfig, stream: StreamConfig) -> Iterator[str]:
-    """Labels of a rule that a stream which it applies to does not publish: a sentence for each."""
+        problem = f"apply to {name}, which has track = false; set track = true there, or leave it out here"
+        yield Misfit("streams", "track", problem)
+    elif lost_seconds == 0:
+        problem = f"apply to {name}, where track_max_lost_seconds = 0 ends an object that one frame misses; raise that"
+        yield Misfit("streams", "track_max_lost_seconds", problem)
+    elif stream.max_fps is not None and 1 / stream.max_fps > lost_seconds:
+        times = f"max_fps = {stream.max_fps:g} and track_max_lost_seconds = {lost_seconds:g}"
+        problem = f"apply to {name}, where {times} end each object before the next frame; raise one of them"
+        yield Misfit("streams", "max_fps", problem)
     for label in rule.labels if stream.labels else ():
         if label not in stream.labels:
-            yield f'hold "{label[:40]}", but {stream.name} publishes only {", ".join(stream.labels)}'
+            problem = f'hold "{label[:40]}", but {name} publishes only {", ".join(stream.labels)}'
+            yield Misfit("labels", "labels", problem)
+    yield from _misfits_of_shape("zone", rule.zone, rule, stream, stream.zones)
+    yield from _misfits_of_shape("line", rule.line, rule, stream, stream.lines)
 
 
-def _meant(name: str, shapes: Iterable[object]) -> str:
-    known = [str(getattr(shape, "name", "")) for shape in shapes]
+def _misfits_of_shape(
+    noun: str, wanted: str | None, rule: RuleConfig, stream: StreamConfig, shapes: Sequence[ZoneConfig | LineConfig]
+) -> Iterator[Misfit]:
+    if wanted is None:
+        return
+    shape = next((shape for shape in shapes if shape.name == wanted), None)
+    if shape is None:
+        meant = _meant(wanted, [shape.name for shape in shapes])
+        problem = f'is "{wanted[:40]}", and stream {stream.name} has no {noun} of this name; {meant}'
+        yield Misfit(noun, f"{noun}s", problem)
+        return
+    for label in rule.labels:
+        if shape.labels and label not in shape.labels:
+            counted = ", ".join(shape.labels)
+            problem = f'hold "{label[:40]}", but {noun} "{wanted}" of {stream.name} counts only {counted}'
+            yield Misfit("labels", f"{noun}s", problem)
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, 1, cutoff=0.6)
     if near:
         return f'did you mean "{near[0]}"?'

@@ -29,6 +29,16 @@ name = "dock-2"
 url = "rtsp://192.0.2.7/x"
 track = false
 """
+SLOW = """[[streams]]
+name = "lobby"
+url = "rtsp://192.0.2.8/x"
+track_max_lost_seconds = 0
+[[streams]]
+name = "roof"
+url = "rtsp://192.0.2.9/x"
+max_fps = 0.2
+labels = ["person"]
+"""
 LINE = STREAMS.count("\n") + 1
 RULE = 'name = "busy"'
 YARD = f'{RULE}; streams = ["yard"]'
@@ -86,6 +96,7 @@ BAD = {
     "clip of nothing": (f"{YARD}; clip_seconds = [0, 0]", "is a clip of 0 seconds"),
     "clip longer than the ring": (f"{YARD}; clip_seconds = [25, 10]", f"{LINE + 3}: rules[busy].clip_seconds: is a clip of 35 s, longer than ring_seconds = 30 in [clips]; raise that"),
     "clip for nowhere": (f"{YARD}; clip_seconds = [5, 10]", f"{LINE + 3}: rules[busy].clip_seconds: needs a directory for clips; add [clips] and below it a directory"),
+    "picture without a directory": (f"{YARD}; picture = true", "rules[busy].picture: needs a directory for pictures; add [pictures] and below it a directory"),
     "picture of a word": (f"{YARD}; picture = 'yes'", 'rules[busy].picture: is "yes"; must be true or false'),
     "zone of a number": (f"{YARD}; zone = 7", "rules[busy].zone: is 7; must be a text in quotes"),
 }  # fmt: skip
@@ -101,6 +112,23 @@ def problems(folder: Path, text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(folder, text)
     return [line.removeprefix(f"{folder / 'streamdet.toml'}:") for line in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        ("lobby", "streams: apply to lobby, where track_max_lost_seconds = 0 ends an object that one frame misses; raise that"),
+        ("roof", "streams: apply to roof, where max_fps = 0.2 and track_max_lost_seconds = 2 end each object before the next frame"),
+    ],
+)  # fmt: skip
+def test_a_rule_is_refused_on_a_stream_that_cannot_have_objects(tmp_path: Path, stream: str, expected: str) -> None:
+    (line,) = problems(tmp_path, f'{STREAMS}{SLOW}[[rules]]\n{RULE}\nstreams = ["{stream}"]\nlabels = ["person"]\n')
+    assert expected in line
+
+
+def test_a_label_must_be_one_that_the_stream_publishes(tmp_path: Path) -> None:
+    lines = problems(tmp_path, f'{STREAMS}{SLOW}[[rules]]\n{RULE}\nstreams = ["roof"]\nlabels = ["car"]\n')
+    assert 'rules[busy].labels: hold "car", but roof publishes only person' in lines[1]
 
 
 @pytest.mark.parametrize(("text", "expected"), BAD.values(), ids=BAD.keys())
@@ -145,7 +173,9 @@ def test_there_is_a_bound_on_their_number(tmp_path: Path) -> None:
 
 
 def test_a_whole_rule(tmp_path: Path) -> None:
-    text = """[clips]
+    text = """[pictures]
+directory = "pictures"
+[clips]
 directory = "clips"
 [[rules]]
 name = "Ladebucht nachts"
