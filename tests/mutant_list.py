@@ -191,6 +191,13 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_a_batch_is_taken_where_it_gains_much_and_no_larger_than_that"),
     ),
     *_of(
+        "detector/canvases.py", "integration/detector/test_canvases.py",
+        ("canvas is used that is not proven", "if self._proven is None or canvas in self._proven:\n            return",
+         "if True:\n            return", "test_a_canvas_is_used_where_it_is_proven_and_the_smallest_larger_one_else"),
+        ("size is admitted before its trial", "if self._canvases.fit(canvas) is not None:\n                return True",
+         "return True", "test_a_size_that_fits_nowhere_waits_for_its_trial"),
+    ),
+    *_of(
         "detector/state.py", "integration/detector/test_trial.py",
         ("file of others is believed", "and not about.st_mode & 0o022", "",
          "test_a_file_that_others_can_write_a_link_or_a_fifo_is_not_read"),
@@ -200,8 +207,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ("weights not in the key of the trial", '        "weights": weights,\n', "",
          "test_every_fact_that_matters_is_in_the_key"),
         ("trial goes on after a stop",
-         "            if self._stopping():\n                raise Interrupted\n            if time",
-         "            if time", "test_a_stop_ends_the_trial_at_once_and_all_its_processes"),
+         "            if stopping():\n                raise Interrupted\n            ready",
+         "            ready", "test_a_stop_ends_the_trial_at_once_and_all_its_processes"),
     ),
     *_of(
         "detector/weights/state_dict.py", "integration/detector/test_weights.py",

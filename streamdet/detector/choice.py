@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -34,6 +34,7 @@ Pixels = Annotated[int, Field(ge=1, le=1 << 14)]
 Size = tuple[Pixels, Pixels]
 """Height and width of a frame in pixels."""
 Sizes = Annotated[tuple[Size, ...], Field(max_length=16)]
+TriedSizes = Annotated[tuple[Size, ...], Field(max_length=256)]
 Positive = Annotated[float, Field(gt=0, lt=1e9)]
 
 USUAL_SIZES: tuple[Size, ...] = ((576, 768), (1080, 1920), (1920, 1080), (576, 640), (640, 416), (448, 608))
@@ -103,6 +104,10 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+_LASTING = frozenset({Outcome.CRASHED, Outcome.WRONG, Outcome.FAILED, Outcome.NOT_SUPPORTED})
+_MOST_SIZES = 256
+
+
 class Timing(Value):
     """How fast a candidate was at one point.
 
@@ -130,6 +135,8 @@ class Result(Value):
         reason: in a line; empty for one that agrees.
         difference: from torch in fp32, in a line; empty where there was nothing to compare.
         timings: empty unless it agrees.
+        proven_sizes: of frames that it has detected, each on a canvas of its own; empty unless it agrees.
+        failed_sizes: of frames with which it failed later.
     """
 
     candidate: Candidate
@@ -137,6 +144,8 @@ class Result(Value):
     reason: Text = ""
     difference: Text = ""
     timings: Annotated[tuple[Timing, ...], Field(max_length=64)] = ()
+    proven_sizes: TriedSizes = ()
+    failed_sizes: TriedSizes = ()
 
     def fps(self, most_batch: int, most_workers: int) -> float:
         """The highest frames per second within these bounds; 0 where it was not measured."""
@@ -145,6 +154,18 @@ class Result(Value):
     def within(self, most_batch: int, most_workers: int) -> list[Timing]:
         """Timings of batches and workers that may be used."""
         return [t for t in self.timings if t.batch <= most_batch and t.workers <= most_workers]
+
+    def in_words(self) -> str:
+        """Outcome and reason."""
+        return f"{self.outcome.value}{f': {self.reason}' if self.reason else ''}"
+
+    def with_size(self, size: Size, found: Result) -> Result:
+        """The same with what was found later about one more size; what may pass with time is not kept."""
+        if found.outcome is Outcome.AGREES:
+            return self.model_copy(update={"proven_sizes": (*self.proven_sizes, size)[-_MOST_SIZES:]})
+        if found.outcome in _LASTING:
+            return self.model_copy(update={"failed_sizes": (*self.failed_sizes, size)[-_MOST_SIZES:]})
+        return self
 
 
 class Report(Value):
@@ -170,6 +191,11 @@ class Report(Value):
         """Of this candidate; None where it was not tried."""
         return next((result for result in self.results if result.candidate == candidate), None)
 
+    def with_size(self, size: Size, found: Result) -> Report:
+        """The same with what was found later about a candidate and one more size."""
+        results = (r.with_size(size, found) if r.candidate == found.candidate else r for r in self.results)
+        return self.model_copy(update={"results": tuple(results)})
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -181,6 +207,8 @@ class Choice:
         workers: batches at the same time on a CPU; None where nothing was measured.
         left_out: name of each other candidate, and why it does not run.
         is_proven: whether a trial here found that it works.
+        proven_sizes: of frames that it has detected in its trial.
+        failed_sizes: of frames with which it has failed.
     """
 
     candidate: Candidate
@@ -188,6 +216,8 @@ class Choice:
     workers: int | None
     left_out: tuple[tuple[str, str], ...]
     is_proven: bool = True
+    proven_sizes: tuple[Size, ...] = ()
+    failed_sizes: tuple[Size, ...] = ()
 
 
 def candidates_of(config: DetectorConfig, results: Sequence[Result], engines: Sequence[str]) -> list[Result]:
@@ -220,25 +250,31 @@ def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str]
     best = max((fps for fps, _ in rated), default=0.0)
     good = [result for fps, result in rated if fps >= _WORTH_IT * best]
     if report is None or not good:
-        left_out = tuple((r.candidate.name, _why_not(r)) for r in results if r.candidate != REFERENCE)
+        left_out = tuple((r.candidate.name, r.in_words()) for r in results if r.candidate != REFERENCE)
         return Choice(_fallback(config, engines), config.largest_batch, None, left_out, is_proven=False)
     taken = min(good, key=lambda r: (_EXACT_FIRST.index(r.candidate.precision), -r.fps(most_batch, most_workers)))
     left_out = tuple(
-        (r.candidate.name, _slower(r.fps(most_batch, most_workers), taken, most_batch, most_workers) or _why_not(r))
+        (r.candidate.name, _slower(r.fps(most_batch, most_workers), taken, most_batch, most_workers) or r.in_words())
         for r in results
         if r is not taken
     )
-    if report.device != "cpu":
-        return Choice(taken.candidate, config.largest_batch, None, left_out)
+    whole = Choice(
+        taken.candidate,
+        config.largest_batch,
+        None,
+        left_out,
+        proven_sizes=taken.proven_sizes,
+        failed_sizes=taken.failed_sizes,
+    )
     timings = taken.within(most_batch, most_workers)
     fps = taken.fps(most_batch, most_workers)
-    if not timings:
-        return Choice(taken.candidate, config.largest_batch, None, left_out)
+    if report.device != "cpu" or not timings:
+        return whole
     batch = min(t.batch for t in timings if t.frames_per_second >= _BATCH_WORTH_IT * fps)
     of_batch = [t for t in timings if t.batch == batch]
     fps = max(t.frames_per_second for t in of_batch)
     frugal = min((t for t in of_batch if t.frames_per_second >= _WORTH_IT * fps), key=lambda t: t.workers)
-    return Choice(taken.candidate, frugal.batch, frugal.workers, left_out)
+    return replace(whole, max_batch_size=frugal.batch, workers=frugal.workers)
 
 
 def verdict(result: Result, choice: Choice) -> str:
@@ -255,10 +291,6 @@ def _slower(fps: float, taken: Result, most_batch: int, most_workers: int) -> st
     if fps >= _WORTH_IT * best:
         return f"about as fast ({fps:.0f} frames/s), less exact or no better"
     return f"slower: {fps:.0f} frames/s, not {best:.0f}"
-
-
-def _why_not(result: Result) -> str:
-    return f"{result.outcome.value}{f': {result.reason}' if result.reason else ''}"
 
 
 def _fallback(config: DetectorConfig, engines: Sequence[str]) -> Candidate:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdet.config import Config, DetectorConfig
-from streamdet.detector.choice import Choice
+from streamdet.detector.canvases import CanvasTrials
+from streamdet.detector.choice import REFERENCE, Choice
 from streamdet.detector.memory import import_torchvision, keep_memory
 from streamdet.detector.pool import DetectorPool, Running
 from streamdet.detector.state import FrameSizes, Store, state_folder
-from streamdet.detector.trial import settle, usable_cores
+from streamdet.detector.trial import settle, try_size, usable_cores
 from streamdet.monitoring.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -93,7 +94,13 @@ def _on_one_device(settings: DetectorConfig, weights: Weights, metrics: Metrics,
     cores = usable_cores()
     measured = choice.workers if choice is not None else None
     workers = settings.workers or measured or choose_workers(None, cores)
-    sizes = FrameSizes(Store(state_folder()), detector)
+    trials = None
+    tried = choice if choice is not None and choice.is_proven and choice.candidate != REFERENCE else None
+    if tried is not None and isinstance(detector, FasterRcnnDetector):
+        detector.use_canvases_of(tried.proven_sizes)
+        try_this = functools.partial(try_size, settings, tried.candidate)
+        trials = CanvasTrials(detector.canvases, detector.canvas_size, try_this, tried.failed_sizes)
+    sizes = FrameSizes(Store(state_folder()), detector, admit=trials.admit if trials is not None else None)
     return DetectorPool(
         [detector, *(detector.for_another_thread() for _ in range(workers - 1))],
         cores if settings.workers is None else None,
@@ -101,6 +108,7 @@ def _on_one_device(settings: DetectorConfig, weights: Weights, metrics: Metrics,
         running=_running(settings, weights, str(device), workers, choice),
         prepare=sizes.prepare,
         release=detector.release,
+        worker=trials,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, Self, TypeVar
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
 from streamdet.config import DetectorConfig
+from streamdet.detector.canvases import Canvases
 from streamdet.detector.device import choose_device, device_errors, use_threads
 from streamdet.detector.engines import Dense, make_dense
 from streamdet.detector.engines.packing import fold_batch_norm
@@ -73,6 +74,7 @@ class FasterRcnnDetector:
         class_labels: name of each class of the classifier, [0] is the background.
         device: where it runs.
         frame_sizes: to expect, and to warm up for.
+        canvases: that may be used; shared by all that were made `for_another_thread`.
         postprocess: the last stage, whose two halves can be called on their own.
     """
 
@@ -80,6 +82,7 @@ class FasterRcnnDetector:
         self._config = config
         self._on_stage = on_stage
         self.frame_sizes: tuple[Size, ...] = COMMON_SIZES
+        self.canvases = Canvases()
         self.device = choose_device(config.device)
         self.architecture = weights.architecture
         self.class_labels = weights.labels
@@ -95,7 +98,7 @@ class FasterRcnnDetector:
 
     def _set_stages(self, dense: Dense) -> None:
         self._dense = dense
-        self._preprocess = Preprocess(self._model.transform, self.device)
+        self._preprocess = Preprocess(self._model.transform, self.device, self.canvases)
         self._features = Features(dense)
         self._propose = Propose(self._model.rpn, dense)
         self._roi_pool = RoiPool(self._model.roi_heads.box_roi_pool)
@@ -158,8 +161,16 @@ class FasterRcnnDetector:
         return StageOutputs(images, batch, features, proposals, regions, classified, detections)
 
     def canvas_size(self, frame_size: Size) -> Size:
-        """Height and width of the canvas that frames of a size stand on; those with the same one need the same."""
+        """Height and width of the canvas that frames of a size stand on; those with the same one need the same.
+
+        Where it may not be used, a larger one is used in its place.
+        """
         return self._preprocess.canvas_size(frame_size)
+
+    def use_canvases_of(self, frame_sizes: Iterable[Size]) -> None:
+        """Restricts the canvases to those of frames of these sizes; to be called before `for_another_thread`."""
+        self.canvases = Canvases(map(self.canvas_size, frame_sizes))
+        self._set_stages(self._dense)
 
     def prepare(self, frame_size: Size) -> None:
         """Lays out what frames of a size need, so that the first of them holds up no other; from any thread.
@@ -168,7 +179,7 @@ class FasterRcnnDetector:
             frame_size: height and width in pixels.
         """
         if self.device.type == "cpu":
-            self._dense.prepare(self.canvas_size(frame_size))
+            self._dense.prepare(self._preprocess.fit(self.canvas_size(frame_size)))
 
     def release(self, unused_seconds: float) -> None:
         """Gives back what was laid out for sizes that did not occur for so long; from any thread."""
@@ -184,7 +195,7 @@ class FasterRcnnDetector:
             DetectorError: there is not enough memory for `max_batch_size`, or the weights are of no use.
         """
         count = self._config.largest_batch
-        sizes = {self._preprocess.canvas_size(size): size for size in self.frame_sizes}
+        sizes = {self._preprocess.fit(self.canvas_size(size)): size for size in self.frame_sizes}
         on_stage, self._on_stage = self._on_stage, None
         try:
             self.check_weights()

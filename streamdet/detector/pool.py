@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from streamdet.detector.memory import release_library_pages, trim_memory
 from streamdet.detector.stages.square_pixels import square_size
 from streamdet.types import Detection, DetectionSettings, Picture
+from streamdet.worker import Worker
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -87,6 +88,8 @@ class Detector(Protocol):
 class DetectorPool:
     """One detector for each inference worker; they may share their weights.
 
+    While it is entered, it tries sizes of frames that are new to the engine.
+
     Args:
         detectors: each is used by one thread at a time; at least one.
         cores: that they share with captures, so that not all may detect at all times; None if they use none.
@@ -94,6 +97,7 @@ class DetectorPool:
         running: describes them; None for a stand-in.
         prepare: compiles what frames of a height and width need; called from threads of captures.
         release: frees what has not been used for this number of seconds.
+        worker: runs while the pool is entered.
 
     Attributes:
         detectors: as given.
@@ -111,6 +115,7 @@ class DetectorPool:
         running: Running | None = None,
         prepare: Callable[[Size], None] = lambda _size: None,
         release: Callable[[float], None] = lambda _unused_seconds: None,
+        worker: Worker | None = None,
     ) -> None:
         self.detectors = tuple(detectors)
         self.cores = cores
@@ -118,7 +123,18 @@ class DetectorPool:
         self.running = running
         self._prepare = prepare
         self._release = release
+        self._worker = worker
         self._is_trimmed = False
+
+    def __enter__(self) -> Self:
+        if self._worker is not None:
+            self._worker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker.join()
 
     @property
     def labels(self) -> tuple[str, ...]:

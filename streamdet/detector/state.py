@@ -184,10 +184,13 @@ class FrameSizes:
     Args:
         store: where sizes are kept from one start to the next.
         detectors: that share what frames of a size need.
+        admit: whether frames of a height and width can be detected now; asked before anything is laid out for them.
+            None if all can.
     """
 
-    def __init__(self, store: Store, *detectors: _Sized) -> None:
+    def __init__(self, store: Store, *detectors: _Sized, admit: Callable[[Size], bool] | None = None) -> None:
         self._store = store
+        self._admit = admit
         self._detector = detectors[0]
         self._lock = threading.Lock()
         self._seen: set[Size] = set()
@@ -199,6 +202,8 @@ class FrameSizes:
 
     def prepare(self, size: Size) -> None:
         """Lays out what frames of this height and width need; from any thread."""
+        if self._admit is not None and not self._admit(size):
+            return
         self._detector.prepare(size)
         canvas = self._detector.canvas_size(size)
         with self._lock:

@@ -27,14 +27,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import Any, Self
 
 from streamdet import __version__
 from streamdet.assets import embedded_int8_weights, embedded_weights
 from streamdet.config import DetectorConfig
-from streamdet.detector.choice import ALL_ENGINES, USUAL_SIZES, Choice, Outcome, Report, Result, choose, settled
+from streamdet.detector.choice import (
+    ALL_ENGINES,
+    Candidate,
+    Choice,
+    Outcome,
+    Report,
+    Result,
+    Size,
+    choose,
+    settled,
+)
 from streamdet.detector.state import Interrupted, Store, state_folder
 from streamdet.monitoring import systemd
 
@@ -47,6 +57,8 @@ BUDGET_SECONDS = {"cpu": 18.0, "cuda": 60.0}
 
 _WAIT_SECONDS = 0.2
 _EXTEND_SECONDS = 60.0
+# Of a trial of one size: nothing is chosen by its speed.
+_SHORT_SECONDS = 1.0
 # What narrows or widens the instructions that the libraries use, or the devices that they see.
 _ENVIRONMENT = (
     "ATEN_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "MKL_CBWR",
@@ -119,36 +131,24 @@ class Trial:
         self._known = None if again else self._store.read(self._key)
         self._again = again
         self._stack = contextlib.ExitStack()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._errors: IO[bytes] | None = None
+        self._tester: _Tester | None = None
+        self._extended_at = 0.0
 
     def __enter__(self) -> Self:
-        if self._known is not None:
-            self._note_untried(self._known)
-        elif self._key is not None:
+        if self._known is None and self._key is not None:
             self._stack.enter_context(self._store.locked(self._stopping))
             # Another process may have found out meanwhile.
             self._known = None if self._again else self._store.read(self._key)
             if self._known is None:
+                job = _job(self._config, self._sizes, self._budget_seconds)
                 try:
-                    self._start()
+                    self._tester = self._stack.enter_context(_Tester(self._command, job))
                 except OSError as error:
                     _log.warning("engines cannot be tried: %s", error)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.kill()  # what it has forked ends with it
-            self._process.wait()
-            if self._process.stdout is not None:
-                self._process.stdout.close()
         self._stack.close()
-
-    def _note_untried(self, report: Report) -> None:
-        untried = set(self._sizes) - {*USUAL_SIZES, *report.frame_sizes}
-        if untried:
-            sizes = ", ".join(f"{width}x{height}" for height, width in sorted(untried))
-            _log.info("the engines were tried without frames of %s: `streamdet engines --again` adds them", sizes)
 
     @property
     def is_known(self) -> bool:
@@ -161,12 +161,12 @@ class Trial:
         Raises:
             Interrupted: `stopping` said so.
         """
-        if self._known is not None or self._process is None or self._key is None:
+        if self._known is not None or self._tester is None or self._key is None:
             return self._known
         began = time.monotonic()
-        device, results = self._results()
+        device, results = self._results(self._tester)
         if not results:
-            _log.warning("engines cannot be tried: %s", self._last_words())
+            _log.warning("engines cannot be tried: %s", self._tester.last_words())
             return None
         report = Report(
             key=self._key,
@@ -181,54 +181,146 @@ class Trial:
         self._known = report
         return report
 
-    def _start(self) -> None:
-        # What a tester says in its last moment; nothing can block on a file.
-        self._errors = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
-        self._process = subprocess.Popen(  # noqa: S603 - ours
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=_tester_environment()
-        )
-        budget = self._budget_seconds
-        job = {
-            "weights": self._config.weights,
-            "model": self._config.model,
-            "device": _device(self._config),
-            "frame_sizes": self._sizes,
-            "budget_seconds": BUDGET_SECONDS if budget is None else dict.fromkeys(BUDGET_SECONDS, budget),
-            "parent": os.getpid(),
-        }
-        with contextlib.suppress(BrokenPipeError), self._process.stdin or contextlib.nullcontext() as pipe:
-            if pipe is not None:
-                pipe.write(json.dumps(job).encode())
-
-    def _results(self) -> tuple[str, list[Result]]:
-        """What the tester reports, line by line."""
+    def _results(self, tester: _Tester) -> tuple[str, list[Result]]:
+        """What the tester reports."""
         device, results = "cpu", []
         with _Progress() as progress:
-            for line in self._lines():
-                try:
-                    message = json.loads(line)
-                    if "result" in message:
-                        results.append(Result.model_validate(message["result"]))
-                    elif "device" in message:
-                        device = str(message["device"])
-                    elif "trying" in message:
-                        progress.say(str(message["trying"]), int(message["number"]), int(message["of"]))
-                except (ValueError, KeyError, TypeError):  # ValidationError is a ValueError
-                    _log.warning("the trial of the engines printed output that cannot be read")
+            for message in tester.messages(self._is_stopping):
+                if isinstance(message, Result):
+                    results.append(message)
+                elif "device" in message:
+                    device = str(message["device"])
+                else:
+                    progress.say(str(message["trying"]), int(message["number"]), int(message["of"]))
         return device, results
 
-    def _lines(self) -> Iterator[bytes]:
-        """Lines of the tester until it ends, asking meanwhile whether to stop."""
-        assert self._process is not None and self._process.stdout is not None  # noqa: S101, PT018 - for mypy
+    def _is_stopping(self) -> bool:
+        if time.monotonic() - self._extended_at > _EXTEND_SECONDS / 4:
+            systemd.extend_start(_EXTEND_SECONDS)
+            self._extended_at = time.monotonic()
+        return self._stopping()
+
+
+def try_size(
+    config: DetectorConfig,
+    candidate: Candidate,
+    size: Size,
+    stopping: Callable[[], bool],
+    store: Store | None = None,
+    command: Sequence[str] = TESTER,
+) -> Result | None:
+    """Tries one engine with one more size of frames, in a process of its own, and keeps the answer.
+
+    Args:
+        config: `weights`, `model` and `device` are used.
+        candidate: the engine.
+        size: height and width.
+        stopping: asked a few times a second; true ends the trial.
+        store: where the answer is kept.
+        command: runs the tester; another one in tests.
+
+    Returns:
+        the result; None where there is none, which a warning has said unless `stopping` said so.
+    """
+    store = Store(state_folder()) if store is None else store
+    key = key_of(config)
+    job = _job(config, [size], _SHORT_SECONDS, only=candidate)
+    result = None
+    try:
+        with store.locked(stopping), _Tester(command, job) as tester:
+            for message in tester.messages(stopping):
+                if isinstance(message, Result) and message.candidate == candidate:
+                    result = message
+            if result is None:
+                _log.warning("%s cannot be tried: %s", candidate.name, tester.last_words())
+    except OSError as error:
+        _log.warning("%s cannot be tried: %s", candidate.name, error)
+    except Interrupted:
+        return None
+    report = store.read(key)
+    if result is not None and report is not None:
+        store.write(report.with_size(size, result))
+    return result
+
+
+def _job(
+    config: DetectorConfig, sizes: Sequence[Size], budget_seconds: float | None, only: Candidate | None = None
+) -> dict[str, object]:
+    """What the tester is to do; `only` restricts it to one candidate, the reference, and these sizes."""
+    budget = BUDGET_SECONDS if budget_seconds is None else dict.fromkeys(BUDGET_SECONDS, budget_seconds)
+    return {
+        "weights": config.weights,
+        "model": config.model,
+        "device": _device(config),
+        "frame_sizes": sizes,
+        "budget_seconds": budget,
+        "only": None if only is None else only.model_dump(),
+        "parent": os.getpid(),
+    }
+
+
+class _Tester:
+    """The tester process; a context manager that starts and ends it.
+
+    Args:
+        command: runs it.
+        job: that it is to do.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str], job: Mapping[str, object]) -> None:
+        self._command = command
+        self._job = job
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            # What a tester says in its last moment; nothing can block on a file.
+            self._errors = stack.enter_context(tempfile.TemporaryFile())
+            self._process = stack.enter_context(
+                subprocess.Popen(  # noqa: S603 - ours
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    env=_tester_environment(),
+                )
+            )
+            stack.callback(self._process.kill)  # what it has forked ends with it
+            with contextlib.suppress(BrokenPipeError), self._process.stdin or contextlib.nullcontext() as pipe:
+                if pipe is not None:
+                    pipe.write(json.dumps(self._job).encode())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def messages(self, stopping: Callable[[], bool]) -> Iterator[Result | dict[str, Any]]:
+        """Its results, and what else it reports, until it ends.
+
+        Raises:
+            Interrupted: `stopping`, which is asked a few times a second, said so.
+        """
+        for line in self._lines(stopping):
+            try:
+                message = json.loads(line)
+                if "result" in message:
+                    yield Result.model_validate(message["result"])
+                elif "device" in message or message.keys() >= {"trying", "number", "of"}:
+                    yield message
+            except (ValueError, AttributeError, TypeError):  # ValidationError is a ValueError
+                _log.warning("the trial of the engines printed output that cannot be read")
+
+    def _lines(self, stopping: Callable[[], bool]) -> Iterator[bytes]:
+        assert self._process.stdout is not None  # noqa: S101 - for mypy
         pipe = self._process.stdout.fileno()
         rest = b""
-        extended_at = 0.0
         while True:
-            if self._stopping():
+            if stopping():
                 raise Interrupted
-            if time.monotonic() - extended_at > _EXTEND_SECONDS / 4:
-                systemd.extend_start(_EXTEND_SECONDS)
-                extended_at = time.monotonic()
             ready, _, _ = select.select([pipe], [], [], _WAIT_SECONDS)
             if not ready:
                 continue
@@ -238,8 +330,8 @@ class Trial:
             *lines, rest = (rest + chunk).split(b"\n")
             yield from lines
 
-    def _last_words(self) -> str:
-        assert self._errors is not None  # noqa: S101 - for mypy
+    def last_words(self) -> str:
+        """The last line that it has written to its standard error."""
         self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(self._errors.tell() - 2000, 0))
         lines = self._errors.read().decode(errors="replace").split("\n")

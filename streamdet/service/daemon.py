@@ -172,6 +172,7 @@ class Daemon:
             stack.enter_context(inference)
             stack.callback(self._drain, queue)
             stack.callback(self._streams.stop)
+            stack.enter_context(detectors)
             # A capture that waits to put a frame of a file must not delay the end.
             stack.callback(queue.close)
             self._in_force.start(self._streams)

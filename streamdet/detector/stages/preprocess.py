@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from streamdet.detector.canvases import Canvases
+
 # From this factor on, the two rows that a row of the result lies between are less than 4/5 of the frame.
 _FACTOR_OF_GATHERING = 2.5
 # Rows of the result that are made at once: what these take of the frame, in float32, stays in the cache of a core.
@@ -50,9 +52,17 @@ class Preprocess:
 
     torchvision normalises at full size and resizes then; both are linear, so the other order gives the
     same numbers for a fraction of the work.
+
+    Args:
+        transform: torchvision's.
+        device: where the batch is made.
+        canvases: that may be used.
     """
 
-    def __init__(self, transform: GeneralizedRCNNTransform, device: torch.device) -> None:
+    def __init__(
+        self, transform: GeneralizedRCNNTransform, device: torch.device, canvases: Canvases | None = None
+    ) -> None:
+        self._canvases = canvases or Canvases()
         self._min_size: int = transform.min_size[-1]
         self._max_size: int = transform.max_size
         self._divisor: int = transform.size_divisible
@@ -68,7 +78,8 @@ class Preprocess:
         """
         frame_sizes = [(image.shape[1], image.shape[2]) for image in images]
         input_sizes = [self.input_size(size) for size in frame_sizes]
-        height, width = (self._round_up(max(side)) for side in zip(*input_sizes, strict=True))
+        canvas = tuple(self._round_up(max(side)) for side in zip(*input_sizes, strict=True))
+        height, width = self.fit((canvas[0], canvas[1]))
         # The three colours of a pixel lie side by side, so that a row of pixels is a row of numbers.
         rows = torch.empty(len(images), height, width * 3, device=self._gain.device)
         for slot, image, (shown_height, shown_width) in zip(rows, images, input_sizes, strict=True):
@@ -87,9 +98,13 @@ class Preprocess:
         return height, width
 
     def canvas_size(self, frame_size: Size) -> Size:
-        """Size of a batch in which only frames of this size stand."""
+        """Size of a batch in which only frames of this size stand, if that canvas may be used."""
         height, width = map(self._round_up, self.input_size(frame_size))
         return height, width
+
+    def fit(self, canvas: Size) -> Size:
+        """The canvas that is used in its place; itself where no other has room for it."""
+        return self._canvases.fit(canvas) or canvas
 
     def _round_up(self, pixels: int) -> int:
         return math.ceil(pixels / self._divisor) * self._divisor

@@ -30,7 +30,7 @@ from streamdet.detector.choice import (
 )
 from streamdet.detector.state import Interrupted, Store, state_folder
 from streamdet.detector.tester import samples
-from streamdet.detector.trial import Trial, key_of, needs_trial
+from streamdet.detector.trial import Trial, key_of, needs_trial, try_size
 from streamdet.types import Detection
 from support.paths import SUPPORT
 from support.waiting import join, wait_until
@@ -160,22 +160,54 @@ def test_the_answer_is_kept_and_asks_for_no_child_again(tmp_path: Path, monkeypa
     assert tried(tmp_path, "all=good:1", again=True).results != other.results
 
 
-def test_frames_of_the_last_run_are_tried_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_frames_of_the_last_run_are_tried_too(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_frame_sizes([(300, 400), (1080, 1920)])
     report = tried(tmp_path, SLOW, f"sizes={tmp_path / 'sizes'}")
     assert report.frame_sizes == ((300, 400), (1080, 1920))
     assert json.loads((tmp_path / "sizes").read_text()) == [[300, 400], [1080, 1920]]
-    shown = [(picture.height, picture.width) for (picture,) in samples(report.frame_sizes).batches[2:]]
-    assert shown[-2:] == [(448, 608), (300, 400)]
-    # What comes later changes no answer; it is said how to try it.
-    store.write_frame_sizes([(100, 300), (1080, 1920)])
+    tried_with = samples([(100, 200), *report.frame_sizes])
+    assert tried_with.sizes(4) == ((100, 200),)
+    assert tried_with.sizes(5) == ((100, 200), (300, 400))
+    assert tried_with.sizes(100) == ((100, 200), (300, 400), (1080, 1920))
+    assert {(picture.height, picture.width) for picture in tried_with.timed} == {(100, 200)}
+
+
+def test_one_more_size_is_tried_later_and_its_answer_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = tried(tmp_path, SLOW, "openvino int8=good:1")
+    assert result_of(report, INT8).proven_sizes == ((480, 640),)
+    store = Store(tmp_path)
+
+    def found(size: tuple[int, int], *behaviour: str) -> Result | None:
+        return try_size(DetectorConfig(), INT8, size, lambda: False, store, command(SLOW, *behaviour))
+
+    good = found((100, 300), "openvino int8=good:1")
+    bad = found((400, 400), "openvino int8=segfault@400x400")
+    passing = found((500, 400), "openvino int8=killed@400x500")
+    assert good is not None
+    assert bad is not None
+    assert passing is not None
+    assert [each.outcome for each in (good, bad, passing)] == [Outcome.AGREES, Outcome.CRASHED, Outcome.OUT_OF_MEMORY]
     monkeypatch.setattr(Store, "_memory", {})
-    with caplog.at_level(logging.INFO), Trial(DetectorConfig(), store, ["/nonexistent"]) as trial:
-        assert trial.report() == report
-    assert "without frames of 300x100" in caplog.text
+    with Trial(DetectorConfig(), store, ["/nonexistent"]) as trial:
+        kept = trial.report()
+    assert kept is not None
+    choice = choose(DetectorConfig(), kept)
+    assert choice.candidate == INT8
+    assert choice.proven_sizes == ((480, 640), (100, 300))
+    # Memory may be there at the next start.
+    assert choice.failed_sizes == ((400, 400),)
+    assert result_of(kept, REFERENCE) == result_of(report, REFERENCE)
+
+
+def test_a_size_that_cannot_be_tried_has_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    code = "import sys; sys.exit('no memory here')"
+    for broken in (["/nonexistent"], [sys.executable, "-c", code]):
+        assert try_size(DetectorConfig(), INT8, (1, 2), lambda: False, Store(tmp_path), broken) is None
+    assert "openvino int8 cannot be tried: [Errno 2]" in caplog.text
+    assert "openvino int8 cannot be tried: no memory here" in caplog.text
+    hangs = command("all=hang")
+    assert try_size(DetectorConfig(), INT8, (1, 2), lambda: True, Store(tmp_path), hangs) is None
 
 
 def test_every_fact_that_matters_is_in_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

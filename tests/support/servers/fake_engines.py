@@ -1,4 +1,7 @@
-"""The process that tries engines, with engines that cost nothing and misbehave as the arguments say: NAME=HOW."""
+"""The process that tries engines, with engines that cost nothing and misbehave as the arguments say: NAME=HOW.
+
+HOW may end with @WIDTHxHEIGHT: then only frames of this size are treated so.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import os
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from streamdet.detector.choice import CANDIDATES, Candidate
+from streamdet.detector.choice import CANDIDATES, REFERENCE, Candidate
 from streamdet.detector.tester import Samples, Tester, die_with, reserve_output
 from streamdet.errors import DetectorError
 from streamdet.types import Detection
@@ -20,8 +24,29 @@ from streamdet.types import Detection
 BOXES = [(10.0 * i, 20.0, 10.0 * i + 8.0, 60.0) for i in range(25)]
 
 
+@dataclass
 class Frame:
-    width, height = 640, 480
+    width: int = 640
+    height: int = 480
+
+
+def misbehave(how: str) -> None:
+    match how.partition(":")[0]:
+        case "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "hang":
+            time.sleep(600)
+        case "memory":
+            np.ones(1 << 45, np.uint8)
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(3)
+        case "raise":
+            msg = "the kernel does not like this shape"
+            raise RuntimeError(msg)
+        case "shout":
+            print('{"result": "printed by a library"}', flush=True)  # noqa: T201 - as libraries do
 
 
 class Fake:
@@ -32,33 +57,21 @@ class Fake:
         return self
 
     def detect(self, pictures: list[Any]) -> list[list[Detection]]:
-        match self.how.partition(":")[0]:
-            case "segfault":
-                os.kill(os.getpid(), signal.SIGSEGV)
-            case "hang":
-                time.sleep(600)
-            case "memory":
-                np.ones(1 << 45, np.uint8)
-            case "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "exit":
-                os._exit(3)
-            case "raise":
-                msg = "the kernel does not like this shape"
-                raise RuntimeError(msg)
-            case "shout":
-                print('{"result": "printed by a library"}', flush=True)  # noqa: T201 - as libraries do
-        milliseconds = float(self.how.partition(":")[2] or 2)
+        how, _, size = self.how.partition("@")
+        if size and size not in {f"{picture.width}x{picture.height}" for picture in pictures}:
+            how = "good"
+        misbehave(how)
+        milliseconds = float(how.partition(":")[2] or 2)
         # Work, not sleep: CPU time counts where the machine is busy.
         ends_at = time.thread_time() + milliseconds / 1000 * len(pictures)
         while time.thread_time() < ends_at:
             pass
-        shift, score = (500.0, 0.9) if self.how.startswith("wrong") else (0.0, 0.9)
-        shift = 0.3 if self.how.startswith("near") else shift
-        if self.how.startswith("batch") and len(pictures) > 3:
+        shift, score = (500.0, 0.9) if how.startswith("wrong") else (0.0, 0.9)
+        shift = 0.3 if how.startswith("near") else shift
+        if how.startswith("batch") and len(pictures) > 3:
             shift = 500.0
         found = [Detection("person", score, (x1 + shift, y1, x2 + shift, y2 + shift)) for x1, y1, x2, y2 in BOXES]
-        return [found[: 0 if self.how.startswith("blind") else None] for _ in pictures]
+        return [found[: 0 if how.startswith("blind") else None] for _ in pictures]
 
 
 def make(candidate: Candidate) -> Fake:
@@ -82,10 +95,16 @@ if __name__ == "__main__":
     say({"device": "cpu"})
     if "pidfile" in behaviour:
         Path(behaviour["pidfile"]).write_text(str(os.getpid()), encoding="ascii")
+    candidates = CANDIDATES["cpu"]
     frames: list[Any] = [Frame()] * 4
+    if job["only"] is not None:
+        only = Candidate.model_validate(job["only"])
+        candidates = tuple(candidate for candidate in candidates if candidate in {REFERENCE, only})
+        ((height, width),) = job["frame_sizes"]
+        frames = [Frame(width, height)] * 4
     samples = Samples([frames[:1], frames[1:], frames[:1]], frames)
     tester = Tester(
         make, samples, say,
         budget_seconds=job["budget_seconds"]["cpu"], step_seconds=float(behaviour.get("silence", 20)), cores=2,
     )  # fmt: skip
-    tester.run(CANDIDATES["cpu"])
+    tester.run(candidates)
