@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -120,7 +121,7 @@ def test(
         if spool is not None and events is None:
             source = _from_spool(spool, wanted, on_progress)
         elif events is not None and spool is None:
-            source = _from_lines(events, wanted)
+            source = _from_lines(events, wanted, on_progress)
         else:
             message = "give either --spool or --events"
             raise click.UsageError(message)
@@ -184,16 +185,21 @@ def _rows(database: sqlite3.Connection, path: Path, wanted: _Wanted, on_progress
         on_progress(at - first, last - first)
 
 
-def _from_lines(file: IO[bytes], wanted: _Wanted) -> Iterator[_Event]:
+def _from_lines(file: IO[bytes], wanted: _Wanted, on_progress: OnProgress) -> Iterator[_Event]:
     """The events of a file with one JSON object in each line.
 
     Raises:
         DataError: a line is something else.
     """
-    name = getattr(file, "name", "-")
+    name, read_bytes, size_bytes = getattr(file, "name", "-"), 0, 0
+    with suppress(OSError):
+        size_bytes = os.fstat(file.fileno()).st_size  # 0 of a pipe
     for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
             return  # it is still being written
+        read_bytes += len(line)
+        if size_bytes and number % _ROWS_AT_ONCE == 0:
+            on_progress(read_bytes, size_bytes)
         if line.strip():
             event = _decoded(line, f"{name}:{number}")
             if event is not None and wanted.has(event):
