@@ -239,6 +239,34 @@ def test_a_reload_of_a_bad_file_names_line_and_key(api: Api) -> None:
     assert re.search(r":\d+: streams\[east\]\.loop:", problem["problems"][0])
 
 
+def test_a_change_at_run_time_must_fit_the_rules(api: Api) -> None:
+    zone = {"name": "door", "polygon": [[0, 0], [1, 0], [1, 1]]}
+    text = api.config.read_text()
+    rule = '[[rules]]\nname = "person at the door"\nzone = "door"\n'
+    api.config.write_text(text + rule)
+    status, answer = api.request("POST", "/v1/reload")
+    assert status == 422
+    assert 'rules[person at the door].zone: is "door", and stream east has no zone' in answer["problems"][0]
+    api.config.write_text(
+        text.replace("loop = true", "loop = true\nzones = [{name = 'door', polygon = [[0,0], [1,0], [1,1]]}]") + rule
+    )
+    assert api.request("POST", "/v1/reload")[0] == 200
+    assert api.request("GET", "/v1/config")[1]["rules"][0]["zone"] == "door"
+    needs = 'the rule "person at the door" applies to this stream: its '
+    for method, path, body in (
+        ("PATCH", "/v1/streams/east", {"zones": []}),
+        ("POST", "/v1/streams", {"name": "new", "url": str(sample_clip())}),
+    ):
+        status, answer = api.request(method, path, body)
+        assert status == 422
+        assert needs + 'zone is "door", and stream' in answer["problems"][0]
+    status, answer = api.request("PATCH", "/v1/streams/east", {"track": False})
+    assert (status, needs + "streams apply to east, which has track = false" in answer["problems"][0]) == (422, True)
+    assert api.request("PATCH", "/v1/streams/east", {"max_fps": 5})[0] == 200
+    body = {"name": "new", "url": str(sample_clip()), "loop": True, "zones": [zone]}
+    assert api.request("POST", "/v1/streams", body)[0] == 201
+
+
 def test_each_change_is_logged_with_who_asked_for_it(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     api.request(
