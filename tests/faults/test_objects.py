@@ -51,6 +51,8 @@ def check_each_has_one_end(events: list[dict[str, Any]]) -> None:
         numbers[event["epoch"], event["type"], event["stream"]].append(event["seq"])
     for topic, seqs in numbers.items():
         assert seqs == list(range(1, len(seqs) + 1)), topic
+    raised = [event["alert"] for event in events if event["phase"] == "raised"]
+    assert max(Counter((alert["rule"], *alert["object_ids"]) for alert in raised).values(), default=1) == 1
 
 
 def of_objects(events: Subscription) -> Iterator[ObjectEvent]:
