@@ -30,18 +30,12 @@ from streamdet.wire.replay import (
 )
 
 _MAX_HELD_EVENTS = 10_000
-# A request is given up when events have come for this long and no answer to any request. Pauses longer than the second
-# value do not count: nothing comes while the daemon is away, and waiting loses no time.
-_GIVE_UP_SECONDS = 10.0
+# Pauses longer than this do not count as waiting for an answer: nothing comes while the daemon is away.
 _AWAY_SECONDS = 5.0
 # In any case a request is given up after this long.
 _GIVE_UP_ANYWAY_SECONDS = 60.0
 # Once the daemon has not answered, later events are held up for this long only, until it answers again.
 _GIVE_UP_SOON_SECONDS = 0.5
-# How often the daemon is asked for its newest numbers: no later event shows that the last one of a topic was lost.
-_CHECK_SECONDS = 5.0
-# How long a published event may be on its way.
-_ON_ITS_WAY_SECONDS = 1.0
 _PAST_EPOCHS = 16
 _UNLISTED_TO_FORGET = 3
 _MAX_ASKED = 8
@@ -49,6 +43,22 @@ _ASK_AGAIN_SECONDS = 2.0
 # A daemon that has much to read answers late: asking more often would only add to it.
 _MAX_ASK_AGAIN_SECONDS = 8.0
 _REFUSED_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryTimes:
+    """How long to wait for what may be lost.
+
+    Attributes:
+        give_up_seconds: a request is given up when events have come for this long and no answer to any request.
+        check_seconds: how often the daemon is asked for its newest numbers: no later event shows that the last one of a
+            topic was lost.
+        on_its_way_seconds: how long a published event may be on its way.
+    """
+
+    give_up_seconds: float = 10.0
+    check_seconds: float = 5.0
+    on_its_way_seconds: float = 1.0
 
 
 class OrderedRecovery:
@@ -60,17 +70,25 @@ class OrderedRecovery:
         topics: prefixes of the topics that are subscribed to.
         labels: labels of the detections, objects and alerts to keep; None for all.
         replay_endpoint: where the answers come from, for the error message.
+        times: how long to wait.
 
     Attributes:
         ready: items to hand out, in order.
     """
 
-    def __init__(self, topics: Sequence[str], labels: Iterable[str] | None, replay_endpoint: str) -> None:
+    def __init__(
+        self,
+        topics: Sequence[str],
+        labels: Iterable[str] | None,
+        replay_endpoint: str,
+        times: RecoveryTimes | None = None,
+    ) -> None:
         self.ready: deque[Item] = deque()
         self._labels = Labels(labels)
         self._previews = GapDetector(labels)
         self._prefixes = tuple(topics)
         self._replay_endpoint = replay_endpoint
+        self._times = times or RecoveryTimes()
         self._topics: dict[str, _Topic] = {}
         self._listed: set[str] = set()
         self._early: list[Event] = []
@@ -136,7 +154,7 @@ class OrderedRecovery:
         Raises:
             EndpointError: events come, but no answer.
         """
-        if not self._started and not self._is_reachable and now - self._early_since > _GIVE_UP_SECONDS:
+        if not self._started and not self._is_reachable and now - self._early_since > self._times.give_up_seconds:
             message = (
                 f"events come, but nothing answers at {self._replay_endpoint}; is replay switched on in the daemon?"
             )
@@ -258,7 +276,7 @@ class OrderedRecovery:
         if self._started:
             self._forget_unlisted(answer.epoch)
         # Soon for the first time: the subscription may have reached the daemon after the request.
-        self._check_at = now + _ON_ITS_WAY_SECONDS
+        self._check_at = now + self._times.on_its_way_seconds
         if not self._started:
             self._started = True
             early, self._early = self._early, []
@@ -270,7 +288,7 @@ class OrderedRecovery:
         """Asks from time to time for the newest number of each topic, and then for events that have not come."""
         if now < self._check_at:
             return
-        self._check_at = now + _CHECK_SECONDS
+        self._check_at = now + self._times.check_seconds
         expected = [topic for topic in self._topics.values() if topic.expected is not None]
         for topic in expected:
             epoch, next_seq, _ = topic.expected or ("", 0, 0.0)
@@ -302,10 +320,10 @@ class OrderedRecovery:
             return now - topic.blocked_since >= _GIVE_UP_SOON_SECONDS
         waited_seconds = now - pending.waits_since
         unanswered_seconds = self._heard_seconds - self._answered_at_seconds
-        if min(waited_seconds, unanswered_seconds) >= _GIVE_UP_SECONDS:
+        if min(waited_seconds, unanswered_seconds) >= self._times.give_up_seconds:
             self._is_reachable = False
             return True
-        return waited_seconds >= (_GIVE_UP_SECONDS if pending.is_fruitless else _GIVE_UP_ANYWAY_SECONDS)
+        return waited_seconds >= (self._times.give_up_seconds if pending.is_fruitless else _GIVE_UP_ANYWAY_SECONDS)
 
     def _ask_for(self, topic: _Topic, to_seq: int | None, now: float) -> None:
         topic.blocked_since = min(topic.blocked_since, now)

@@ -37,7 +37,7 @@ from zmq.utils.monitor import recv_monitor_message
 from streamdet import wire
 from streamdet.client.gaps import Gap, GapDetector, Item, Restart
 from streamdet.client.picture import Pictured, PictureFetch, picture_info
-from streamdet.client.recovery import OrderedRecovery
+from streamdet.client.recovery import OrderedRecovery, RecoveryTimes
 from streamdet.security.curve import ClientKeys, client_keys
 from streamdet.security.endpoints import beside, parse_endpoint
 from streamdet.wire import KINDS, Kind
@@ -84,6 +84,7 @@ class _Connection:
             lost, and reported as a `Gap` or replayed.
         heartbeat_seconds: how often a silent connection is tested. A daemon that hangs, or a dead line, is noticed
             after four times as long, and the connection is made again.
+        recovery_times: with `replay`, how long to wait for what may be lost.
         heal: the former name of `replay`; goes with the next version.
 
     Raises:
@@ -106,6 +107,7 @@ class _Connection:
         timeout_seconds: float | None = None,
         high_water_mark_events: int = 1000,
         heartbeat_seconds: float = 5.0,
+        recovery_times: RecoveryTimes | None = None,
         heal: bool | None = None,
     ) -> None:
         if heal is not None:
@@ -123,7 +125,7 @@ class _Connection:
         self._pictures: zmq.Socket[bytes] | None = None  # made for the first picture
         if replay:
             replay_endpoint = replay_endpoint or beside(endpoint)
-            self._order = OrderedRecovery(self._topics, labels, replay_endpoint)
+            self._order = OrderedRecovery(self._topics, labels, replay_endpoint, recovery_times)
         self._context: zmq.Context[Any] = zmq.Context()
         try:
             self._events = self._context.socket(zmq.SUB)

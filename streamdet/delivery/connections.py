@@ -35,20 +35,8 @@ from streamdet.security.curve import AllowedClients, KeyPair, read_pair
 from streamdet.security.endpoints import bind, parse_endpoint
 from streamdet.worker import Wakeup, Worker
 
-MAX_CONNECTIONS = 1000
-MAX_BYTES_AT_ONCE = 1 << 20
-"""What a connection may send at first: ten thousand subscriptions. A subscriber of all streams needs some hundred."""
-MAX_BYTES_PER_SECOND = 16 << 10
-"""What it may send on average from then on."""
-MAX_UNREAD_BYTES = 4 << 20
-"""The most that all connections together may have sent without it making a whole message."""
-_HEARTBEAT_BYTES_PER_SECOND = 128
-"""Bytes of heartbeats make no message either; a client that sends one each second over CURVE needs about 70."""
-# A connection that is made, and subscribes, needs no more; after it, it has to make room for others.
-_MAY_BE_SILENT_SECONDS = 2.0
 _TURN_MILLISECONDS = 50
 _IDLE_TURN_MILLISECONDS = 500
-_HANDSHAKE_MILLISECONDS = 5000
 # Bytes that the kernel keeps of a connection while this process is busy.
 _RECEIVE_BUFFER_BYTES = 64 << 10
 _MAX_EVENTS_PER_TURN = 1000
@@ -78,6 +66,32 @@ _TCP_INFO_RECEIVED_OFFSET = 128
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What clients of the sockets may use.
+
+    Attributes:
+        connections: open at the same time.
+        bytes_at_once: what a connection may send at first: ten thousand subscriptions. A subscriber of all streams
+            needs some hundred.
+        bytes_per_second: what it may send on average from then on.
+        unread_bytes: the most that all connections together may have sent without it making a whole message.
+        heartbeat_bytes_per_second: not counted among these. Heartbeats make no message either; a client that sends one
+            each second over CURVE needs about 70.
+        silent_seconds: until a connection that has sent nothing has to make room for others; one that is made and
+            subscribes needs less.
+        handshake_seconds: for the encryption to begin.
+    """
+
+    connections: int = 1000
+    bytes_at_once: int = 1 << 20
+    bytes_per_second: int = 16 << 10
+    unread_bytes: int = 4 << 20
+    heartbeat_bytes_per_second: int = 128
+    silent_seconds: float = 2.0
+    handshake_seconds: float = 5.0
+
+
 class ConnectionGuard(Worker):
     """Guards all bound sockets of one ZeroMQ context.
 
@@ -88,6 +102,10 @@ class ConnectionGuard(Worker):
         context: of the sockets.
         metrics: counts connections and refusals.
         on_error: called when the thread ends with an error.
+        limits: for clients.
+
+    Attributes:
+        limits: as given.
 
     Raises:
         KeyFileError: the daemon's key cannot be used.
@@ -99,15 +117,17 @@ class ConnectionGuard(Worker):
         context: zmq.Context[Any],
         metrics: DeliveryMetrics,
         on_error: Callable[[Worker], None] | None = None,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         super().__init__("connections", on_error)
+        self.limits = limits or ConnectionLimits()
         self._group = config.group
         self._metrics = metrics
         self._sockets: list[_GuardedSocket] = []
         self._bound: set[int | str] = set()
         # Descriptors over which whole messages have come since the last turn; a set that is replaced as a whole.
         self._heard: set[int] = set()
-        self._max_connections = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        self._max_connections = min(self.limits.connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._counted_at = time.monotonic()
         self._throttle = LogThrottle(quiet_seconds=1.0)
         self._poller = zmq.Poller()
@@ -134,7 +154,7 @@ class ConnectionGuard(Worker):
         Raises:
             EndpointError: it cannot be bound, or other machines could reach it and no keys are configured.
         """
-        guarded.handshake_ivl = _HANDSHAKE_MILLISECONDS
+        guarded.handshake_ivl = round(1000 * self.limits.handshake_seconds)
         guarded.rcvbuf = _RECEIVE_BUFFER_BYTES
         if self._authenticator is not None:
             self._authenticator.protect(guarded)
@@ -248,7 +268,7 @@ class ConnectionGuard(Worker):
             crowd, why = of_host, f"its address has {len(of_host) - 1} connections already"
         else:
             return
-        old = accepted.accepted_monotonic_seconds - _MAY_BE_SILENT_SECONDS
+        old = accepted.accepted_monotonic_seconds - self.limits.silent_seconds
         silent = [one for one in crowd if not one[2].is_heard and one[2].accepted_monotonic_seconds < old]
         if silent:
             oldest, number, _ = min(silent, key=lambda one: one[2].accepted_monotonic_seconds)
@@ -276,7 +296,7 @@ class ConnectionGuard(Worker):
         """Counts what each connection has sent since its last whole message, without its heartbeats."""
         heard, self._heard = self._heard, set()
         now = time.monotonic()
-        heartbeat_bytes = (now - self._counted_at) * _HEARTBEAT_BYTES_PER_SECOND
+        heartbeat_bytes = (now - self._counted_at) * self.limits.heartbeat_bytes_per_second
         self._counted_at = now
         for _, descriptor, connection in self._open_ones():
             before, connection.received_bytes = connection.received_bytes, self._received_bytes(descriptor)
@@ -290,12 +310,12 @@ class ConnectionGuard(Worker):
         now = time.monotonic()
         for guarded, descriptor, connection in self._open_ones():
             received, seconds = connection.received_bytes, now - connection.accepted_monotonic_seconds
-            if received > MAX_BYTES_AT_ONCE + seconds * MAX_BYTES_PER_SECOND:
+            if received > self.limits.bytes_at_once + seconds * self.limits.bytes_per_second:
                 self._cut(guarded, descriptor, "flood", f"it has sent {received} bytes, and subscribers need few")
         left = sorted(self._open_ones(), key=lambda one: one[2].unread_bytes, reverse=True)
         total = sum(connection.unread_bytes for _, _, connection in left)
         for guarded, descriptor, connection in left:
-            if total <= MAX_UNREAD_BYTES:
+            if total <= self.limits.unread_bytes:
                 return
             why = f"it has sent {connection.unread_bytes:.0f} bytes that make no message"
             self._cut(guarded, descriptor, "flood", why)

@@ -32,13 +32,10 @@ _MAX_REQUESTS = 512
 _MAX_REQUESTS_OF_A_CLIENT = 8
 # Reading on request takes a twentieth of a core at most, after a burst that fills the gaps of one subscriber.
 _SHARE_OF_READING = 0.05
-_BURST_OF_READING_SECONDS = 0.5
 # Events of this time are written together: to wake up for each would cost more than to write it.
 _GATHER_SECONDS = 0.02
 _SYNC_SECONDS = 1.0
 _FORGET_SECONDS = 600.0
-# A disk that has failed is tried again after so long.
-_TRY_AGAIN_SECONDS = 1.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _log = logging.getLogger(__name__)
@@ -60,6 +57,8 @@ class Spool(Worker):
         on_error: called when the thread ends with an error.
         unexpected: counts errors that cost the answer to a single request.
         clock: gives the age of events, and whether it can be trusted.
+        try_again_seconds: after which a disk that has failed is used again.
+        burst_of_reading_seconds: how much CPU time requests may take at once.
 
     Raises:
         SpoolError: the directory cannot be used.
@@ -73,8 +72,12 @@ class Spool(Worker):
         on_error: Callable[[Worker], None] | None = None,
         unexpected: UnexpectedErrors | None = None,
         clock: TrustedClock | None = None,
+        *,
+        try_again_seconds: float = 1.0,
+        burst_of_reading_seconds: float = 0.5,
     ) -> None:
         super().__init__("spool", on_error)
+        self._try_again_seconds = try_again_seconds
         self._unexpected = unexpected or UnexpectedErrors()
         self._epoch = epoch
         self._metrics = metrics
@@ -85,7 +88,7 @@ class Spool(Worker):
         # By client, in the order of their turns; and by what is asked, in the order in which it came.
         self._fetches: dict[bytes, dict[_Question, _Fetch]] = {}
         self._take_left_behind: Callable[[LeftBehind], None] | None = None
-        self._fetching = Share(_SHARE_OF_READING, _BURST_OF_READING_SECONDS)
+        self._fetching = Share(_SHARE_OF_READING, burst_of_reading_seconds)
         self._last_seqs: dict[str, int] = {}
         self._try_again_at = 0.0
         self._reason = self._problem = ""  # why the newest write failed, as the metrics and the log say it
@@ -214,7 +217,7 @@ class Spool(Worker):
         take, now = self._take_left_behind, time.monotonic()
         if take is None or now < self._left_behind_at:
             return
-        self._left_behind_at = now + _TRY_AGAIN_SECONDS
+        self._left_behind_at = now + self._try_again_seconds
         try:
             left_behind = self._store.left_behind()
         except (OSError, sqlite3.Error) as error:
@@ -253,7 +256,7 @@ class Spool(Worker):
         self._reason = "disk_full" if is_full else "error"
         self._problem = f"cannot keep events in {self._store.directory}: {cause}; they are published all the same"
         self._not_kept(count)
-        self._try_again_at = time.monotonic() + _TRY_AGAIN_SECONDS
+        self._try_again_at = time.monotonic() + self._try_again_seconds
 
     def _not_kept(self, count: int) -> None:
         self._metrics.not_kept(self._reason, count)

@@ -38,7 +38,6 @@ from streamdet.worker import Worker
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 _BACKLOG = 512
-_ACCEPT_RETRY_SECONDS = 0.5
 # A client that was answered before all of its request was read may still be sending; unread bytes would turn the
 # answer into a reset connection.
 _LINGER_SECONDS = 0.2
@@ -66,6 +65,7 @@ class Limits:
         idle_seconds: until a connection that was answered is closed.
         answer_seconds: for a client to take what was sent.
         head_bytes: of a request line and its headers.
+        accept_retry_seconds: until the next connection is accepted after one could not be.
     """
 
     connections: int = 512
@@ -76,6 +76,7 @@ class Limits:
     idle_seconds: int = 15
     answer_seconds: float = 10.0
     head_bytes: int = 16384
+    accept_retry_seconds: float = 0.5
 
 
 class Peer(NamedTuple):
@@ -309,7 +310,7 @@ class HttpServer(uvicorn.Server):
                 if not accept_may_work_later(error):
                     raise
                 self._accept_failures.failed(f"{url_of(self._listener, self._tls)}: {error.strerror}")
-                await asyncio.sleep(_ACCEPT_RETRY_SECONDS)
+                await asyncio.sleep(self.limits.accept_retry_seconds)
                 continue
             self._accept_failures.works(f"{url_of(self._listener, self._tls)}: connections are accepted again")
             try:

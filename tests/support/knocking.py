@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ import zmq
 from prometheus_client import CollectorRegistry
 
 from streamdet.config import PublisherConfig
-from streamdet.delivery.connections import ConnectionGuard
+from streamdet.delivery.connections import ConnectionGuard, ConnectionLimits
 from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.security.curve import allow, client_keys, generate
 from streamdet.security.endpoints import parse_endpoint
@@ -58,13 +59,15 @@ class Keys:
 class Door:
     """A guarded XPUB socket that says "tick" all the time, as the publisher does with events."""
 
-    def __init__(self, config: PublisherConfig) -> None:
+    def __init__(self, config: PublisherConfig, **limits: int) -> None:
+        # Clients that are refused try again only after the time for a handshake.
+        chosen = replace(ConnectionLimits(handshake_seconds=1.0), **limits)
         self.registry = CollectorRegistry()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.XPUB)
         self._socket.xpub_verbose = 1
         self._socket.maxmsgsize = 4096
-        self.gate = ConnectionGuard(config, self._context, DeliveryMetrics(self.registry))
+        self.gate = ConnectionGuard(config, self._context, DeliveryMetrics(self.registry), limits=chosen)
         self.endpoint = self.gate.bind(self._socket, "events", config.endpoint)
         self.longest_pause_seconds = 0.0
         self._ended = threading.Event()

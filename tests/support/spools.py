@@ -36,12 +36,13 @@ class Counted:
         max_bytes: int = 2**30,
         max_age_seconds: float = 1e6,
         clock: TrustedClock | None = None,
+        **seconds: float,
     ) -> None:
         self.registry = CollectorRegistry()
         config = SpoolConfig.model_construct(
             directory=str(directory), max_bytes=max_bytes, max_age_seconds=max_age_seconds
         )
-        self.spool = Spool(config, epoch, DeliveryMetrics(self.registry), clock=clock)
+        self.spool = Spool(config, epoch, DeliveryMetrics(self.registry), clock=clock, **seconds)
 
     def __enter__(self) -> Self:
         self.spool.start()

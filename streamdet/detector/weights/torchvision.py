@@ -30,7 +30,6 @@ PUBLISHED = (
 
 _log = logging.getLogger(__name__)
 
-_TIMEOUT_SECONDS = 20.0
 # torchvision trained these before its frozen batch normalisation added an epsilon, and resets it to 0.
 _WITHOUT_EPSILON = "fasterrcnn_resnet50_fpn"
 
@@ -80,10 +79,15 @@ def hash_matches(path: Path, name: str) -> bool:
     return digest.startswith(_hash_prefix(name))
 
 
-def download(url: str, target: Path) -> None:
+def download(url: str, target: Path, timeout_seconds: float = 20.0) -> None:
     """Downloads a file whose name carries the beginning of its SHA-256; it appears whole or not at all.
 
     Standard error shows the progress where it is a terminal, else the log has a line.
+
+    Args:
+        url: of the file.
+        target: where it goes.
+        timeout_seconds: for each answer of the server.
 
     Raises:
         DetectorError: the network or the disk fails, or what came has another hash.
@@ -97,7 +101,7 @@ def download(url: str, target: Path) -> None:
     if not is_terminal:
         _log.info("downloading %s", target.name)
     try:
-        with _socket_timeout(_TIMEOUT_SECONDS):
+        with _socket_timeout(timeout_seconds):
             torch.hub.download_url_to_file(url, str(target), _hash_prefix(target.name), progress=is_terminal)
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: another hash
         if isinstance(error, HTTPError):

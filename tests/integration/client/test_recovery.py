@@ -21,7 +21,7 @@ from streamdet import (
     subscribe_async,
     wire,
 )
-from streamdet.client.recovery import OrderedRecovery
+from streamdet.client.recovery import OrderedRecovery, RecoveryTimes
 from streamdet.config import ReplayConfig, RuleConfig, StreamConfig
 from streamdet.delivery.publisher import Publisher
 from streamdet.types import Detection, State
@@ -33,12 +33,7 @@ from support.waiting import wait_until
 
 PATIENCE_SECONDS = 30.0
 REPLAY = ReplayConfig(endpoint="tcp://127.0.0.1:0")
-
-
-@pytest.fixture(autouse=True)
-def _checks_come_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.client.recovery._CHECK_SECONDS", 0.3)
-    monkeypatch.setattr("streamdet.client.recovery._ON_ITS_WAY_SECONDS", 0.2)
+SOON = RecoveryTimes(check_seconds=0.3, on_its_way_seconds=0.2)
 
 
 def detections_until(events: Subscription, last: dict[str, int]) -> dict[str, list[object]]:
@@ -71,7 +66,9 @@ def publisher() -> Iterator[Publisher]:
 def test_whatever_is_lost_comes_in_order_and_once(publisher: Publisher, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - to be repeatable
     with losing(publisher.endpoint, lambda _: chance.random() < 0.3) as proxy:
-        subscription = subscribe(proxy.endpoint, replay=True, replay_endpoint=publisher.replay_endpoint)
+        subscription = subscribe(
+            proxy.endpoint, replay=True, recovery_times=SOON, replay_endpoint=publisher.replay_endpoint
+        )
         with subscription as events:
             put(publisher, "a", range(1, 3))
             put(publisher, "b", range(1, 2))
@@ -96,7 +93,9 @@ def test_a_late_joiner_starts_with_the_newest_event_of_everything(publisher: Pub
     publisher.remove_stream("c")
     # Until all of it has been published, it comes as it happens.
     wait_until(lambda: min(publisher._writer.seqs[f"detections/{s}/"] for s in "abc") == 7, "all published")
-    with subscribe(publisher.endpoint, ["a", "b"], replay=True, replay_endpoint=publisher.replay_endpoint) as events:
+    with subscribe(
+        publisher.endpoint, ["a", "b"], replay=True, recovery_times=SOON, replay_endpoint=publisher.replay_endpoint
+    ) as events:
         seen = {}
         while len(seen) < 4:
             item = events.receive(PATIENCE_SECONDS)
@@ -111,7 +110,9 @@ def test_a_late_joiner_starts_with_the_newest_event_of_everything(publisher: Pub
 
 def test_the_last_event_is_healed_though_none_follows(publisher: Publisher) -> None:
     with losing(publisher.endpoint, lambda topic: topic == b"detections/a/") as proxy:
-        subscription = subscribe(proxy.endpoint, replay=True, replay_endpoint=publisher.replay_endpoint)
+        subscription = subscribe(
+            proxy.endpoint, replay=True, recovery_times=SOON, replay_endpoint=publisher.replay_endpoint
+        )
         with subscription as events:
             publisher.put_status(status_of("a"))
             assert isinstance(events.receive(PATIENCE_SECONDS), StateEvent)
@@ -125,7 +126,11 @@ def test_what_the_daemon_no_longer_keeps_is_one_gap() -> None:
     few = ReplayConfig(endpoint="tcp://127.0.0.1:0", max_events=10)
     with publisher_at(replay=few) as publisher, losing(publisher.endpoint, lambda _: False) as proxy:
         subscription = subscribe(
-            proxy.endpoint, kinds=["detections"], replay=True, replay_endpoint=publisher.replay_endpoint
+            proxy.endpoint,
+            kinds=["detections"],
+            replay=True,
+            recovery_times=SOON,
+            replay_endpoint=publisher.replay_endpoint,
         )
         with subscription as events:
             put(publisher, "a", range(1, 2))
@@ -139,7 +144,7 @@ def test_what_the_daemon_no_longer_keeps_is_one_gap() -> None:
 def test_a_restart_is_reported_and_the_new_epoch_is_complete(tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/events"
     replay = ReplayConfig(endpoint="auto")
-    with subscribe(endpoint, kinds=["detections"], replay=True) as events:
+    with subscribe(endpoint, kinds=["detections"], replay=True, recovery_times=SOON) as events:
         with publisher_at(endpoint, "e1", replay=replay) as publisher:
             put(publisher, "a", range(1, 4))
             first = detections_until(events, {"a": 3})["a"]
@@ -154,21 +159,27 @@ def test_a_restart_is_reported_and_the_new_epoch_is_complete(tmp_path: Path) -> 
     assert second == [Restart("a", "detections/a/", "e1", "e2", is_complete=False), 1, 2, 3, 4, 5]
 
 
-def test_an_endpoint_that_does_not_answer_is_an_error(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.client.recovery._GIVE_UP_SECONDS", 0.5)
-    nowhere = subscribe(publisher.endpoint, replay=True, replay_endpoint="tcp://127.0.0.1:1")
+def test_an_endpoint_that_does_not_answer_is_an_error(publisher: Publisher) -> None:
+    times = RecoveryTimes(give_up_seconds=0.5)
+    nowhere = subscribe(publisher.endpoint, replay=True, recovery_times=times, replay_endpoint="tcp://127.0.0.1:1")
     with nowhere as events:
         publisher.put_status(status_of("a"))
         with pytest.raises(EndpointError, match=r"nothing answers at tcp://127\.0\.0\.1:1"):
             events.receive(PATIENCE_SECONDS)
 
 
-def test_when_replay_goes_away_events_go_on_with_gaps(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.client.recovery._GIVE_UP_SECONDS", 1.0)
+def test_when_replay_goes_away_events_go_on_with_gaps(publisher: Publisher) -> None:
+    times = replace(SOON, give_up_seconds=1.0)
     with (
         losing(publisher.endpoint, lambda _: False) as proxy,
         losing_requests(publisher.replay_endpoint) as (replay_endpoint, cut),
-        subscribe(proxy.endpoint, kinds=["detections"], replay=True, replay_endpoint=replay_endpoint) as events,
+        subscribe(
+            proxy.endpoint,
+            kinds=["detections"],
+            replay=True,
+            recovery_times=times,
+            replay_endpoint=replay_endpoint,
+        ) as events,
     ):
         put(publisher, "a", range(1, 2))
         assert detections_until(events, {"a": 1})["a"] == [1]
@@ -186,7 +197,7 @@ def test_when_replay_goes_away_events_go_on_with_gaps(publisher: Publisher, monk
 
 
 def test_while_the_daemon_is_away_nothing_is_given_up() -> None:
-    recovery, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1"), 0.0
+    recovery, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1", SOON), 0.0
 
     def state(seq: int, epoch: str) -> None:
         recovery.message(wire.to_message(StateEvent("a", epoch, seq, 1.0, State.UP, None, "", 1.0)), now)
@@ -223,6 +234,7 @@ def test_asyncio(publisher: Publisher) -> None:
                 kinds=["detections"],
                 labels=["car"],
                 replay=True,
+                recovery_times=SOON,
                 replay_endpoint=publisher.replay_endpoint,
                 timeout_seconds=PATIENCE_SECONDS,
             )
@@ -241,7 +253,7 @@ def test_asyncio(publisher: Publisher) -> None:
 
 
 def test_topics_that_the_daemon_has_forgotten_are_forgotten() -> None:
-    recovery, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1"), 0.0
+    recovery, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1", SOON), 0.0
 
     def answer(topics: list[str], epoch: str = "e") -> None:
         nonlocal now
@@ -279,7 +291,11 @@ def test_lost_events_of_objects_and_alerts_come_in_order_and_once(publisher: Pub
     with (
         losing(publisher.endpoint, lambda _: chance.random() < 0.4) as proxy,
         subscribe(
-            proxy.endpoint, kinds=["objects", "alerts", "state"], replay=True, replay_endpoint=publisher.replay_endpoint
+            proxy.endpoint,
+            kinds=["objects", "alerts", "state"],
+            replay=True,
+            recovery_times=SOON,
+            replay_endpoint=publisher.replay_endpoint,
         ) as events,
     ):
         publisher.put_status(status_of("a"))
@@ -308,7 +324,7 @@ def test_lost_events_of_objects_and_alerts_come_in_order_and_once(publisher: Pub
 
 
 def test_objects_are_recovered_over_a_gap_and_a_restart_whatever_their_label() -> None:
-    recovery, now = OrderedRecovery(["objects/"], ["car"], "tcp://127.0.0.1:1"), 0.0
+    recovery, now = OrderedRecovery(["objects/"], ["car"], "tcp://127.0.0.1:1", SOON), 0.0
 
     def asked() -> SnapshotRequest | ReplayRequest:
         (payload,) = recovery.requests(now)

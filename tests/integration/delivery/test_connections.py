@@ -6,13 +6,14 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zmq
 
 from streamdet.config import PublisherConfig, ReplayConfig
-from streamdet.delivery import connections as module
+from streamdet.delivery.connections import ConnectionLimits
 from streamdet.delivery.publisher import Publisher
 from streamdet.security.curve import client_keys
 from streamdet.security.endpoints import parse_endpoint
@@ -20,12 +21,6 @@ from streamdet.wire.replay import SnapshotRequest, encode_request
 from support.knocking import Door, Keys, RawSubscriber, hears, subscriber
 from support.publishing import frame_of, metrics_of, publisher_at
 from support.waiting import join, wait_until
-
-
-@pytest.fixture(autouse=True)
-def _short_handshakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is refused tries again only after this time."""
-    monkeypatch.setattr(module, "_HANDSHAKE_MILLISECONDS", 1000)
 
 
 @pytest.fixture
@@ -154,8 +149,7 @@ def test_nothing_is_answered_with_a_revoked_key(keys: Keys) -> None:
         assert not asker.poll(300)
 
 
-def test_a_request_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_UNREAD_BYTES", 300 << 10)
+def test_a_request_without_end_is_not_read() -> None:
     metrics = metrics_of("a")
 
     def cut() -> float:
@@ -168,6 +162,7 @@ def test_a_request_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> N
         context.socket(zmq.SUB) as sub,
         context.socket(zmq.DEALER) as asker,
     ):
+        publisher._sockets._guard.limits = ConnectionLimits(unread_bytes=300 << 10)
         sub.linger = asker.linger = 0
         sub.subscribe("detections/")
         sub.connect(publisher.endpoint)
@@ -265,11 +260,11 @@ def test_a_million_topics_are_not_listened_to() -> None:
         wait_until(lambda: len(publisher._sockets._subscriptions) == 1)
 
 
-def test_heartbeats_are_not_taken_for_a_message_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_UNREAD_BYTES", 2000)
-    monkeypatch.setattr(module, "_HEARTBEAT_BYTES_PER_SECOND", 1 << 30)
+def test_heartbeats_are_not_taken_for_a_message_that_does_not_end() -> None:
     with (
-        Door(PublisherConfig(endpoint="tcp://127.0.0.1:0")) as door,
+        Door(
+            PublisherConfig(endpoint="tcp://127.0.0.1:0"), unread_bytes=2000, heartbeat_bytes_per_second=1 << 30
+        ) as door,
         contextlib.closing(RawSubscriber(door.endpoint)) as silent,
     ):
         connections = door.gate._sockets[0].connections
@@ -278,14 +273,13 @@ def test_heartbeats_are_not_taken_for_a_message_that_does_not_end(monkeypatch: p
         turn = door.gate._counted_at
         wait_until(lambda: door.gate._counted_at > turn)
         assert door.cut("flood") == 0
-        monkeypatch.setattr(module, "_HEARTBEAT_BYTES_PER_SECOND", 0)
+        door.gate.limits = replace(door.gate.limits, heartbeat_bytes_per_second=0)
         assert silent.send(b"\4\7\4PING\0\0" * 1000)
         wait_until(lambda: door.cut("flood") == 1)
 
 
-def test_there_are_only_so_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CONNECTIONS", 3)
-    with Door(PublisherConfig(endpoint="tcp://127.0.0.1:0")) as door:
+def test_the_number_of_connections_is_bounded() -> None:
+    with Door(PublisherConfig(endpoint="tcp://127.0.0.1:0"), connections=3) as door:
         address = parse_endpoint(door.endpoint)
         sockets = [socket.create_connection((address.host, address.port), timeout=30) for _ in range(4)]
         wait_until(lambda: door.cut("too_many") >= 1)
@@ -295,11 +289,9 @@ def test_there_are_only_so_many_connections(monkeypatch: pytest.MonkeyPatch) -> 
             assert hears(sub)
 
 
-def test_silent_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CONNECTIONS", 8)
-    monkeypatch.setattr(module, "_MAY_BE_SILENT_SECONDS", 0.0)
+def test_silent_connections_make_room_for_others() -> None:
     with ExitStack() as stack:
-        door = stack.enter_context(Door(PublisherConfig(endpoint="tcp://127.0.0.1:0")))
+        door = stack.enter_context(Door(PublisherConfig(endpoint="tcp://127.0.0.1:0"), connections=8, silent_seconds=0))
         talks = stack.enter_context(subscriber(door.endpoint))
         assert hears(talks)
         wait_until(lambda: [one.is_heard for one in door.gate._sockets[0].connections.values()] == [True])
@@ -313,9 +305,8 @@ def test_silent_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch
             one.close()
 
 
-def test_one_address_cannot_take_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CONNECTIONS", 8)
-    with Door(PublisherConfig(endpoint="tcp://127.0.0.1:0")) as door:
+def test_one_address_cannot_take_all_connections() -> None:
+    with Door(PublisherConfig(endpoint="tcp://127.0.0.1:0"), connections=8) as door:
         subscribed = [RawSubscriber(door.endpoint, source="127.0.0.2") for _ in range(6)]
         for one in subscribed:
             one.subscribe(100, topic_bytes=10)

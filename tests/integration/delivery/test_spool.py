@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 from streamdet import DetectionEvent, Restart, subscribe, wire
+from streamdet.client.recovery import RecoveryTimes
 from streamdet.config import ReplayConfig
 from streamdet.delivery.event_store import EventStore, Record
 from streamdet.delivery.publisher import Publisher
@@ -43,12 +44,6 @@ PATIENCE_SECONDS = 30.0
 
 def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
-
-
-@pytest.fixture(autouse=True)
-def _checks_come_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.client.recovery._CHECK_SECONDS", 0.3)
-    monkeypatch.setattr("streamdet.client.recovery._ON_ITS_WAY_SECONDS", 0.2)
 
 
 def test_what_was_kept_is_there_after_restarts_epoch_by_epoch(tmp_path: Path) -> None:
@@ -727,8 +722,6 @@ def test_a_disk_that_hovers_at_full_fills_no_log_and_loses_no_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("streamdet.delivery.spool._TRY_AGAIN_SECONDS", 0.0)
-    monkeypatch.setattr("streamdet.monitoring.log.QUIET_SECONDS", 1e9)
     append, is_full = EventStore.append, itertools.cycle([False, True])
 
     def hover(store: EventStore, records: Sequence[Record]) -> None:
@@ -737,7 +730,7 @@ def test_a_disk_that_hovers_at_full_fills_no_log_and_loses_no_count(
         append(store, records)
 
     monkeypatch.setattr(EventStore, "append", hover)
-    with Counted(tmp_path) as spool:
+    with Counted(tmp_path, try_again_seconds=0.0) as spool:
         for seq in range(1, 101):
             spool.put(range(seq, seq + 1))
             wait_until(lambda put=seq: kept_and_not_kept(spool) == put)
@@ -845,8 +838,7 @@ def test_a_request_repeated_with_another_end_is_answered_once_and_as_it_was_aske
 
 
 def test_reading_for_those_who_ask_takes_little_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.delivery.spool._BURST_OF_READING_SECONDS", 0.001)
-    with Counted(tmp_path) as spool:
+    with Counted(tmp_path, burst_of_reading_seconds=0.001) as spool:
         spool.put(range(1, 6))
         wait_until(lambda: spool.count("events_kept_total") == 5)
         answer = spool.spool._store.answer
@@ -870,7 +862,6 @@ def test_reading_for_those_who_ask_takes_little_of_the_time(tmp_path: Path, monk
 
 def test_a_hundred_topics_are_healed_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamdet.delivery.spool.Spool._end_epoch", lambda _: None)
-    monkeypatch.setattr("streamdet.client.recovery._GIVE_UP_SECONDS", 3.0)
     endpoint = f"ipc://{tmp_path}/events"
     streams = [f"s{number}" for number in range(100)]
 
@@ -894,7 +885,8 @@ def test_a_hundred_topics_are_healed_after_a_crash(tmp_path: Path, monkeypatch: 
         assert isinstance(item, DetectionEvent | Restart), item
         seen[item.stream].append((item.epoch, item.seq) if isinstance(item, DetectionEvent) else item)
 
-    with subscribe(endpoint, kinds=["detections"], replay=True) as events:
+    times = RecoveryTimes(give_up_seconds=3.0, check_seconds=0.3, on_its_way_seconds=0.2)
+    with subscribe(endpoint, kinds=["detections"], replay=True, recovery_times=times) as events:
         with publishing("e1") as publisher:
             put(publisher, 1)
             while not all(seen.values()):
@@ -934,7 +926,8 @@ def test_a_subscriber_gets_what_it_missed_over_a_restart(tmp_path: Path) -> None
             for seq in range(1, last + 1):
                 publisher.put_detections(frame_of("a", seq), [PERSON])
 
-    with subscribe(endpoint, kinds=["detections"], replay=True) as events:
+    times = RecoveryTimes(check_seconds=0.3, on_its_way_seconds=0.2)
+    with subscribe(endpoint, kinds=["detections"], replay=True, recovery_times=times) as events:
         with (
             Counted(tmp_path / "spool", "e1") as spool,
             publisher_at(endpoint, "e1", replay=replay, archive=spool.spool) as publisher,

@@ -558,10 +558,10 @@ def test_a_download_is_logged_and_leaves_the_file_alone(
     assert capsys.readouterr().err == ""  # a bar is for terminals
 
 
-def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published, "_TIMEOUT_SECONDS", 0.2)
+def test_a_server_that_says_nothing_is_given_up(tmp_path: Path) -> None:
+    name = f"w-{SHA[:8]}.pth"
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DetectorError, match="timed out"):
-        download(f"http://127.0.0.1:{silent.getsockname()[1]}/w-{SHA[:8]}.pth", tmp_path / f"w-{SHA[:8]}.pth")
+        download(f"http://127.0.0.1:{silent.getsockname()[1]}/{name}", tmp_path / name, timeout_seconds=0.2)
     assert socket.getdefaulttimeout() is None
     assert list(tmp_path.iterdir()) == []
 

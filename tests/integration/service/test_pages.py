@@ -23,7 +23,6 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from streamdet.config import MetricsConfig, StreamConfig
 from streamdet.errors import EXIT_UNAVAILABLE, EndpointError
-from streamdet.http import server
 from streamdet.http.server import Limits
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.monitoring.ledger import Ledger
@@ -478,8 +477,9 @@ def test_who_sends_no_host_is_no_browser(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPROTO])
 def test_a_connection_that_cannot_be_accepted_is_tried_again(
-    daemon: Daemon, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    daemon = Daemon(replace(LIMITS, accept_retry_seconds=0.01))
     failing = [number] * 2
     accept = socket.socket.accept
 
@@ -488,10 +488,10 @@ def test_a_connection_that_cannot_be_accepted_is_tried_again(
             raise OSError(failing.pop(), os.strerror(number))
         return accept(listener)
 
-    monkeypatch.setattr(server, "_ACCEPT_RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(socket.socket, "accept", sometimes)
-    # The one that the server waits for already, and one that meets the failures.
-    assert [daemon.get("/healthz")[0].status for _ in range(2)] == [200, 200]
+    with daemon.server:
+        monkeypatch.setattr(socket.socket, "accept", sometimes)
+        # The one that the server waits for already, and one that meets the failures.
+        assert [daemon.get("/healthz")[0].status for _ in range(2)] == [200, 200]
     assert failing == []
     assert os.strerror(number) in caplog.text
 
