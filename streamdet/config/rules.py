@@ -294,6 +294,10 @@ def misfits(rule: RuleConfig, stream: StreamConfig) -> Iterator[Misfit]:
         times = f"max_fps = {stream.max_fps:g} and track_max_lost_seconds = {lost_seconds:g}"
         problem = f"apply to {name}, where {times} end each object before the next frame; raise one of them"
         yield Misfit("streams", "max_fps", problem)
+    if rule.clip_seconds is not None and stream.blur:
+        why = "clips show objects between the frames that are detected, too"
+        problem = f"does not go with blur of stream {name}: {why}; leave that stream out here"
+        yield Misfit("clip_seconds", "blur", problem)
     for label in rule.labels if stream.labels else ():
         if label not in stream.labels:
             problem = f'hold "{label[:40]}", but {name} publishes only {", ".join(stream.labels)}'

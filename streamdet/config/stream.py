@@ -373,8 +373,8 @@ class StreamConfig(BaseModel):
     )
     blur: tuple[str, ...] = Field(
         (),
-        description="Labels of objects that are made unrecognisable in all pictures that leave the daemon; clips are "
-        "not made of such a stream. docs/objects.md says what this cannot promise.",
+        description="Labels of objects that are made unrecognisable in all pictures that leave the daemon; rules for "
+        "such a stream cannot have clips. docs/objects.md says what this cannot promise.",
         examples=[["person"]],
         json_schema_extra=_KEEPS_CONNECTION,
     )

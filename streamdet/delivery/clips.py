@@ -1,23 +1,31 @@
-"""Keeps a clip around each alert whose rule asks for one, without encoding anything again.
+"""Keeps a clip around each alert whose rule asks for one.
 
 The captures put the packets of their streams into rings (`packet_ring`). The publisher asks for a clip with the frame
 that raised the alert, and gets its id at once. When the last picture of the clip has come, it is cut out of the ring,
 and written in the thread of its store. No thread waits for another, nor for the disk: what cannot be kept is counted.
+
+Nothing is encoded again, but for clips of streams with masks that hide an area: these are encoded in the thread of
+`Clips`, at the lowest priority, one after the other. Of a stream with `blur` there are no clips: between the frames
+that are detected nothing says where its objects are.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from streamdet.config import ClipsConfig, RuleConfig
+from streamdet.config import ClipsConfig, RuleConfig, StreamConfig
 from streamdet.delivery.file_store import FileStore, Limits
+from streamdet.delivery.masked_mp4 import has_encoder, masked_mp4
 from streamdet.delivery.mp4 import size_of, write_mp4
 from streamdet.delivery.packet_ring import CODEC, TOO_LARGE, Cut, PacketRing
+from streamdet.delivery.privacy import Hidden, black_areas
 from streamdet.monitoring.log import LogThrottle
 from streamdet.monitoring.metrics import Metrics
 from streamdet.worker import Worker
@@ -25,6 +33,8 @@ from streamdet.worker import Worker
 # An index, and the parameters of the codec; packets need less in MP4 than in a ring.
 _SMALLEST_FILE_BYTES = 1 << 20
 _IDLE_SECONDS = 60.0
+_PRIVACY, _BUSY, _SHUTDOWN = "privacy", "busy", "shutdown"
+_LOWEST_PRIORITY = 19
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +65,10 @@ class Clips(Worker):
         self._rings: dict[str, PacketRing] = {}
         self._rules: tuple[RuleConfig, ...] = ()
         self._codecs: dict[str, str] = {}
+        self._blurred: set[str] = set()
+        self._hidden: dict[str, Hidden] = {}
+        self._max_waiting_bytes = 2 * largest
+        self._to_encode: deque[tuple[Cut, Hidden]] = deque()
         self._has_news = False
         metrics.clips.follow_rings(self._ring_bytes)
 
@@ -68,6 +82,21 @@ class Clips(Worker):
                 self._rings[stream] = ring
                 ring.open(is_open=self._is_wanted(stream))
             return ring
+
+    def set_stream(self, config: StreamConfig) -> None:
+        """Hides the masks of a stream in its clips; where they change, packets from before are in no clip any more."""
+        stream, areas = config.name, black_areas(config)
+        with self._changed:
+            ring = self._rings.get(stream)
+            before, hidden = self._hidden.get(stream), Hidden(areas) if areas else None
+            if ring is not None and before != hidden:
+                ring.clear()
+            self._hidden.pop(stream, None)
+            if hidden is not None:
+                self._hidden[stream] = hidden
+            (self._blurred.add if config.blur else self._blurred.discard)(stream)
+            if ring is not None:
+                ring.open(is_open=self._is_wanted(stream))
 
     def set_rules(self, rules: Iterable[RuleConfig]) -> None:
         """Keeps packets of the streams that have a rule with clips, and of no others."""
@@ -88,8 +117,10 @@ class Clips(Worker):
         with self._changed:
             ring = self._rings.pop(stream, None)
             self._codecs.pop(stream, None)
-        if ring is not None:
-            ring.open(is_open=False)
+            if ring is not None:
+                ring.open(is_open=False)
+            self._hidden.pop(stream, None)
+            self._blurred.discard(stream)
 
     def want(self, stream: str, packet_pts: int | None, captured: float, span: tuple[float, float]) -> str | None:
         """Asks for a clip around a frame; clips of a stream that overlap are one, while the ring holds both.
@@ -104,6 +135,9 @@ class Clips(Worker):
             The id of the clip; None where there is none, which is counted.
         """
         ring = self._rings.get(stream)
+        if stream in self._blurred:
+            self._metrics.clips.dropped(_PRIVACY)
+            return None
         if ring is None or not ring.is_open:
             return None
         try:
@@ -131,7 +165,8 @@ class Clips(Worker):
         self._store.close()
 
     def run(self) -> None:
-        """Cuts clips whose last pictures do not come; at the end, all that are still to come."""
+        """Cuts clips whose last pictures do not come, and encodes those with masks; at the end, cuts all others."""
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
         with self._store:
             while not self.stopping:
                 with self._changed:
@@ -139,14 +174,18 @@ class Clips(Worker):
                     rings = list(self._rings.values())
                 now = time.monotonic()
                 due = min((at for ring in rings if (at := ring.expire(now)) is not None), default=now + _IDLE_SECONDS)
+                self._encode_next()
                 self.beat()
                 with self._changed:
-                    self._changed.wait_for(lambda: self._has_news or self.stopping, max(due - now, 0.0))
+                    waits = max(due - now, 0.0) if not self._to_encode else 0.0
+                    self._changed.wait_for(lambda: self._has_news or self.stopping, waits)
             for ring in list(self._rings.values()):
                 ring.open(is_open=False)
+            for cut, _ in self._to_encode:
+                self._store.lose(cut.clip_id, _SHUTDOWN)
 
     def _is_wanted(self, stream: str) -> bool:
-        return any(rule.applies_to(stream) for rule in self._rules)
+        return stream not in self._blurred and any(rule.applies_to(stream) for rule in self._rules)
 
     def _keep(self, cut: Cut) -> None:
         """Has a clip written that is complete; in whatever thread completed it."""
@@ -157,7 +196,44 @@ class Clips(Worker):
             self._metrics.clips.shortened("begin")
         if cut.lacks_end:
             self._metrics.clips.shortened("end")
-        self._store.keep(cut.clip_id, functools.partial(write_mp4, cut.packets), size_of(cut.packets))
+        hidden = self._hidden.get(cut.stream)
+        if hidden is not None:
+            self._encode_later(cut, hidden)
+        else:
+            self._store.keep(cut.clip_id, functools.partial(write_mp4, cut.packets), size_of(cut.packets))
+
+    def _encode_later(self, cut: Cut, hidden: Hidden) -> None:
+        """Has a clip encoded after those that wait already; where they are too many, the first of them is lost."""
+        lost: list[Cut] = []
+        with self._changed:
+            self._to_encode.append((cut, hidden))
+            while (
+                len(self._to_encode) > 1
+                and sum(size_of(c.packets) for c, _ in self._to_encode) > self._max_waiting_bytes
+            ):
+                lost.append(self._to_encode.popleft()[0])
+        for each in lost:
+            self._store.lose(each.clip_id, _BUSY)
+        self.wake()
+
+    def _encode_next(self) -> None:
+        with self._changed:
+            if not self._to_encode:
+                return
+            cut, hidden = self._to_encode.popleft()
+        if not has_encoder():
+            self._store.lose(cut.clip_id, _PRIVACY)
+            return
+        try:
+            content = masked_mp4(cut.packets, cut.begin, hidden, lambda: self.stopping)
+        except Exception as error:  # noqa: BLE001 - whatever it is: other clips are to be encoded
+            self._metrics.unexpected.report("clips", error, "a clip is not kept", cut.stream)
+            self._store.lose(cut.clip_id, "error")
+            return
+        if content is None:
+            self._store.lose(cut.clip_id, _SHUTDOWN)
+        else:
+            self._store.keep(cut.clip_id, content)
 
     def _report_missing(self, stream: str, reason: str, codec: str) -> None:
         if reason != CODEC:

@@ -21,6 +21,7 @@ from streamdet.analytics.rules import AlertChange
 from streamdet.analytics.stream_analytics import Seen, StreamAnalytics
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.rules import rules_of
+from streamdet.delivery.clips import Clips
 from streamdet.delivery.event_store import LeftBehind
 from streamdet.delivery.pictures import Pictures
 from streamdet.delivery.preview import Preview
@@ -85,6 +86,7 @@ class FrameResult:
     detections: tuple[Detection, ...]
     picture: Picture | None
     is_preview_due: bool = False
+    packet_pts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,20 +172,28 @@ class EventWriter:
         state_interval_seconds: how often the state of a stream is repeated.
         metrics: counts objects, and what they do in zones and on lines; knows which frames are on their way.
         pictures: makes pictures of objects and alerts; None for none.
+        clips: keeps clips around alerts; None where no clips are kept.
 
     Attributes:
         seqs: the newest number of each topic.
     """
 
     def __init__(
-        self, epoch: str, state_interval_seconds: float, metrics: Metrics, pictures: Pictures | None = None
+        self,
+        epoch: str,
+        state_interval_seconds: float,
+        metrics: Metrics,
+        pictures: Pictures | None = None,
+        clips: Clips | None = None,
     ) -> None:
         self._epoch = epoch
         self._state_interval_seconds = state_interval_seconds
         self._metrics = metrics
         self._pictures = pictures
+        self._clips = clips
         self._privacy = Privacy()
         self._shown: tuple[FrameResult, Hidden | None] | None = None  # the frame that is being looked at
+        self._result: FrameResult | None = None  # the same, also where there are no pictures
         self._throttle = LogThrottle()
         self.seqs: Counter[str] = Counter()
         self._states: dict[str, _LastState] = {}
@@ -338,8 +348,9 @@ class EventWriter:
         )
         hidden = self._hidden(result, detected, seen.detections)
         self._show(result, hidden)
+        self._result = result
         occurrences = [*ended, *self._occurrences(stream, seen)]
-        self._shown = None
+        self._shown = self._result = None
         opened = self._open.get(stream)
         if opened is not None and opened.objects:
             captured, max_lost_seconds = result.captured_monotonic_seconds, self._configs[stream].track_max_lost_seconds
@@ -580,11 +591,12 @@ class EventWriter:
         if before is None and change.phase != "raised":
             return None
         picture = self._picture_of_alert(stream, change) if before is None else before.picture
+        clip_id = self._clip_of(stream, change) if before is None else before.clip_id
         message = self._write(
             "alerts",
             stream,
             lambda seq: AlertEvent(
-                stream, self._epoch, seq, time.time(), change.phase, change.frame, change.alert, picture
+                stream, self._epoch, seq, time.time(), change.phase, change.frame, change.alert, picture, clip_id
             ),
         )
         if change.phase == "raised" and message is not None:
@@ -594,6 +606,17 @@ class EventWriter:
         if message is None and before is not None:
             return self._last_of_alert(before)
         return message
+
+    def _clip_of(self, stream: str, change: AlertChange) -> str | None:
+        """The id of the clip around an alert that is raised; None where there is none."""
+        span, result = change.rule.clip_seconds, self._result
+        if self._clips is None or span is None or result is None:
+            return None
+        try:
+            return self._clips.want(stream, result.packet_pts, result.captured_monotonic_seconds, span)
+        except Exception as error:  # noqa: BLE001 - whatever it is: the alert is to be published
+            self._metrics.unexpected.report("clips", error, "an alert has no clip", stream)
+            return None
 
     def _ended_in_silence(self, stream: str, opened: _Open, now: float) -> list[Occurrence]:
         last = self._states.get(stream)

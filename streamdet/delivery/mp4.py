@@ -62,10 +62,9 @@ def write_mp4(packets: Sequence[TimedPacket], file: BinaryIO) -> None:
     parameters = first.packet.parameters
     # Those that are shown before the key frame, but come after it, need packets from before it.
     shown = [first, *(timed for timed in packets[1:] if timed.at > first.at)]
-    reserved = _INDEX_BYTES + 2 * len(parameters.parameter_sets) + _INDEX_BYTES_PER_PACKET * len(shown)
     with (
         av.open(io.BytesIO(_begin_of(parameters, first.packet)), "r", parameters.codec) as sample,
-        av.open(file, "w", "mp4", options={"moov_size": str(reserved)}) as output,
+        av.open(file, "w", "mp4", options=head_of_file(len(shown), len(parameters.parameter_sets))) as output,
     ):
         stream = output.add_stream_from_template(sample.streams.video[0])
         stream.time_base = _TIME_BASE
@@ -80,6 +79,16 @@ def write_mp4(packets: Sequence[TimedPacket], file: BinaryIO) -> None:
             packet.pts, packet.dts = timed.at - first.at, decoded_at - first.at
             packet.time_base, packet.is_keyframe, packet.stream = _TIME_BASE, timed.packet.is_key, stream
             output.mux(packet)
+
+
+def head_of_file(packets: int, parameters_bytes: int = 0) -> dict[str, str]:
+    """Options of FFmpeg that leave room for the index at the beginning of a file.
+
+    Args:
+        packets: that the file will hold.
+        parameters_bytes: of the parameters of its codec.
+    """
+    return {"moov_size": str(_INDEX_BYTES + 2 * parameters_bytes + _INDEX_BYTES_PER_PACKET * packets)}
 
 
 def with_start_codes(data: bytes, length_bytes: int) -> bytes:

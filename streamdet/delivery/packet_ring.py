@@ -133,7 +133,7 @@ class PacketRing:
     def refuse(self, codec: str) -> None:
         """Notes that the stream has a codec of which no clips are made."""
         with self._lock:
-            self._clear(CODEC)
+            self._clear(CODEC, time.monotonic())
             self.refused_codec = codec
 
     def want(
@@ -213,7 +213,7 @@ class PacketRing:
         """Forgets all packets; what is wanted is cut from what is there."""
         self.expire(time.monotonic(), all_of_them=True)
         with self._lock:
-            self._clear(NO_PACKETS)
+            self._clear(NO_PACKETS, time.monotonic())
 
     def _add(self, packet: EncodedPacket) -> None:
         at, self._newest = self._timeline.place(packet)
@@ -237,13 +237,13 @@ class PacketRing:
         while len(self._groups) > 1 and (self.size_bytes > self._max_bytes or self._groups[1].begin <= keep_from):
             self.size_bytes -= self._groups.popleft().size_bytes
         if self.size_bytes > self._max_bytes:
-            self._clear(TOO_LARGE)
+            self._clear(TOO_LARGE, packet.arrived_monotonic_seconds)
 
-    def _clear(self, missing: str) -> None:
+    def _clear(self, missing: str, since: float) -> None:
         self._groups.clear()
         self.size_bytes = 0
         self._is_growing, self._missing = False, missing
-        self._missing_since_monotonic_seconds = time.monotonic()
+        self._missing_since_monotonic_seconds = since
 
     def _find(self, packet_pts: int | None, captured: float) -> int:
         """The position of a frame, in ticks.

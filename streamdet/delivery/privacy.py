@@ -36,7 +36,7 @@ _SHIFT = 4
 
 def hides_pixels(config: StreamConfig) -> bool:
     """Whether something must be hidden in the pictures of a stream; where it cannot be, none may leave."""
-    return bool(config.blur or _black(config))
+    return bool(config.blur or black_areas(config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Privacy:
         """Takes the masks and labels of a stream, which count from the next frame on."""
         before = self._streams.get(config.name)
         self._streams[config.name] = None
-        polygons = _black(config)
+        polygons = black_areas(config)
         stream = _Stream(frozenset(config.blur), polygons, config.track_max_lost_seconds)
         if before is not None:
             stream.tracked, stream.others = before.tracked, before.others
@@ -159,7 +159,7 @@ class Privacy:
         return Hidden(of.polygons, (*(box for box, _ in tracked.values()), *(box for box, _ in of.others)))
 
 
-def _black(config: StreamConfig) -> tuple[tuple[Point, ...], ...]:
+def black_areas(config: StreamConfig) -> tuple[tuple[Point, ...], ...]:
     """The areas of a stream that are black in its pictures."""
     return tuple(
         mask.polygon for mask in config.masks if not mask.labels and mask.min_size == 0.0 and mask.max_size == 1.0

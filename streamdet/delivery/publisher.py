@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamdet.config import PicturesConfig, PublisherConfig, ReplayConfig, RuleConfig, StreamConfig
+from streamdet.delivery.clips import Clips
 from streamdet.delivery.event_store import LeftBehind
 from streamdet.delivery.events import EventWriter, FrameResult, Message
 from streamdet.delivery.file_store import FileStore
@@ -85,6 +86,7 @@ class Publisher(Worker):
         archive: keeps events for longer than memory does.
         pictures: how pictures of objects and alerts are made.
         picture_store: keeps them; None where none are made.
+        clips: keeps clips around alerts; None where no clips are kept.
 
     Attributes:
         endpoint: the bound endpoint; with the real port where port 0 was configured.
@@ -106,6 +108,7 @@ class Publisher(Worker):
         *,
         pictures: PicturesConfig | None = None,
         picture_store: FileStore | None = None,
+        clips: Clips | None = None,
     ) -> None:
         super().__init__("publisher", on_error)
         self._metrics = metrics
@@ -124,7 +127,7 @@ class Publisher(Worker):
         if picture_store is not None:
             self._pictures = Pictures(pictures or PicturesConfig(), picture_store, metrics, on_error, self._wakeup.wake)
         self._held: dict[str, deque[_Held]] = {}  # by topic
-        self._writer = EventWriter(epoch, config.state_interval_seconds, metrics, self._pictures)
+        self._writer = EventWriter(epoch, config.state_interval_seconds, metrics, self._pictures, clips)
         self._replay: Replay | None = None
         if replay is not None and (replay.endpoint != OFF or archive is not None):
             ring = Ring(replay.max_events, replay.max_bytes)
@@ -144,7 +147,7 @@ class Publisher(Worker):
         # An object may look better in this frame than before, or an alert be raised; that is known later.
         is_kept = is_preview_due or (self._pictures is not None and len(self._pending) < _MAX_PENDING_PICTURES)
         kept = picture if is_kept else None
-        result = FrameResult(frame.stream, info, captured, tuple(detections), kept, is_preview_due)
+        result = FrameResult(frame.stream, info, captured, tuple(detections), kept, is_preview_due, frame.packet_pts)
         with self._changed:
             while len(self._pending) >= MAX_PENDING and not self._closed:
                 self._changed.wait()

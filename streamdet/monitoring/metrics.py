@@ -69,6 +69,8 @@ CLIPS_DROPPED = (
     "no_key_frame",
     "too_large",
     "codec",
+    "privacy",
+    "busy",
     "error",
     "slow_disk",
     "disk_full",
@@ -76,8 +78,9 @@ CLIPS_DROPPED = (
     "shutdown",
 )
 """Why a clip was not kept: nothing of the stream was in memory, or nothing that decoding can begin with; the time from
-one key frame to the next is larger than the ring; the stream is neither H.264 nor H.265; an unexpected error; the disk
-was slow, full or failed; or the daemon stopped."""
+one key frame to the next is larger than the ring; the stream is neither H.264 nor H.265; what it must hide cannot be
+hidden; too many were to be encoded again; an unexpected error; the disk was slow, full or failed; or the daemon
+stopped."""
 
 # A creation time beside every counter would double the page, and no dashboard reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types here

@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from streamdet import __version__
 from streamdet.config import Config
+from streamdet.delivery.clips import Clips
 from streamdet.delivery.file_store import FileStore, Limits
 from streamdet.delivery.publisher import Publisher
 from streamdet.delivery.spool import Spool
@@ -127,13 +128,13 @@ class Daemon:
             stack.callback(health.close)
             tracer = self._tracer(stack)
             spool = self._spool(stack)
-            picture_store = self._picture_store(stack)
+            picture_store, clips = self._picture_store(stack), self._clips(stack)
             publisher = Publisher(
                 self.config.publisher, self.epoch, self.metrics, self._on_error, tracer, self.config.replay, spool,
-                pictures=self.config.pictures, picture_store=picture_store,
+                pictures=self.config.pictures, picture_store=picture_store, clips=clips,
             )  # fmt: skip
             stack.callback(publisher.close)
-            control = self._control_server(picture_store)
+            control = self._control_server(picture_store, clips)
             # From here on both answer whether the daemon is ready; what else is asked for waits until it is.
             stack.enter_context(health)
             if control is not None:
@@ -150,6 +151,8 @@ class Daemon:
                 stack.enter_context(spool)
             if picture_store is not None:
                 stack.enter_context(picture_store)
+            if clips is not None:
+                stack.enter_context(clips)
             stack.enter_context(publisher)
             queue = BatchQueue(
                 self.config.detector.largest_batch if running is None else running.max_batch_size,
@@ -157,7 +160,9 @@ class Daemon:
                 self.metrics.frame_dropped,
                 prepare=detectors.prepare,
             )
-            self._streams = Streams(queue, publisher, self.metrics, self.ledger, detectors.labels, self._on_error)
+            self._streams = Streams(
+                queue, publisher, self.metrics, self.ledger, detectors.labels, self._on_error, clips
+            )
             inference = InferenceGroup(
                 queue,
                 detectors,
@@ -279,7 +284,14 @@ class Daemon:
         stack.callback(store.close)
         return store
 
-    def _control_server(self, pictures: FileStore | None) -> ControlServer | None:
+    def _clips(self, stack: ExitStack) -> Clips | None:
+        if self.config.clips.directory is None:
+            return None
+        clips = Clips(self.config.clips, self.metrics, self._on_error)
+        stack.callback(clips.close)
+        return clips
+
+    def _control_server(self, pictures: FileStore | None, clips: Clips | None) -> ControlServer | None:
         """The control API; None where it is off, or "auto" finds no place for its socket."""
         control = self.config.control
         path = socket_of_daemon(control.path, self._in_force.path)
@@ -297,6 +309,7 @@ class Daemon:
             unexpected=self.metrics.unexpected,
             on_answer=self.metrics.control_request,
             pictures=pictures,
+            clips=clips,
         )
         try:
             return serve(path)

@@ -225,6 +225,8 @@ class Streams:
         self._configs[config.name] = config
         self._statuses.set_stream(config.name)
         self._publisher.set_stream(config)
+        if self._clips is not None:
+            self._clips.set_stream(config)
         self._make_room(config, self._detector)
 
     def _set_rules(self, streams: Iterable[str], rules: Sequence[RuleConfig]) -> None:
@@ -232,6 +234,8 @@ class Streams:
         self._metrics.set_rules([(rule.name, stream) for stream in streams for rule in rules_of(stream, rules)])
         if self._rules != before:
             self._publisher.set_rules(self._rules)
+            if self._clips is not None:
+                self._clips.set_rules(self._rules)
             old, new = ({rule.name: rule for rule in of} for of in (before, self._rules))
             named = {
                 "added": [name for name in new if name not in old],

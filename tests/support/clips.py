@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import pytest
 
 from streamdet.capture.sources import open_source
 from streamdet.delivery.mp4 import write_mp4
@@ -16,7 +17,7 @@ from streamdet.delivery.packet_ring import Cut, PacketRing
 from streamdet.errors import HeldError, SourceError
 from streamdet.types import EncodedPacket
 from support.capturing import stream_config
-from support.films import number_in
+from support.films import number_in, numbers_of
 
 
 class Packets:
@@ -86,3 +87,33 @@ def times_of(path: Path) -> list[float]:
         frames = list(container.decode(video=0))
     assert frames[0].key_frame
     return [float(frame.pts * frame.time_base) for frame in frames if frame.pts is not None and frame.time_base]
+
+
+def check_clip(
+    path: Path,
+    number: int,
+    *,
+    before: float = 1.5,
+    after: float = 1.5,
+    fps: int = 10,
+    is_cut_exactly: bool = False,
+) -> list[int]:
+    """Checks what every whole clip must be; returns the numbers that it shows.
+
+    Args:
+        path: the clip.
+        number: that the frame of the alert shows.
+        before: seconds that were asked for before it.
+        after: and after it.
+        fps: of the film, which has a key frame each second.
+        is_cut_exactly: whether the clip begins where it was asked to, and not at the key frame before.
+    """
+    numbers, times = numbers_of(path), times_of(path)
+    assert number in numbers
+    assert numbers == [*range(numbers[0], numbers[-1] + 1)]
+    assert is_cut_exactly or numbers[0] % fps == 0
+    at = times[numbers.index(number)]
+    assert before - 0.15 <= at <= before + (0.15 if is_cut_exactly else 1.15)
+    assert after - 0.15 <= times[-1] - at <= after + 0.15
+    assert probe(path)["length"] == pytest.approx(times[-1] + 1 / fps, abs=0.15)
+    return numbers

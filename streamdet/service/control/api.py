@@ -22,13 +22,14 @@ from typing import Any, NoReturn, TypeVar
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from streamdet.config import MetricsConfig
 from streamdet.config.listening import HOW_TO_CLOSE_CONTROL, parse_host_port
 from streamdet.config.stream import NAME_PATTERN
 from streamdet.config.toml import is_nested_deeper
+from streamdet.delivery.clips import Clips
 from streamdet.delivery.file_store import FileStore, Missing
 from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
 from streamdet.http.access import Door, Guard, Refused
@@ -106,6 +107,7 @@ class ControlServer(HttpThread):
         limits: what clients may use.
         rate: how many requests are answered.
         pictures: keeps the pictures that events name; None for none.
+        clips: keeps the clips that events name; None for none.
 
     Attributes:
         urls: where the API is: the path of the Unix socket, and the URL of `endpoint` without a slash at its end.
@@ -131,8 +133,9 @@ class ControlServer(HttpThread):
         limits: Limits = LIMITS,
         rate: FairRate | None = None,
         pictures: FileStore | None = None,
+        clips: Clips | None = None,
     ) -> None:
-        self._api = _Api(on_operation, about, health, pictures)
+        self._api = _Api(on_operation, about, health, pictures, clips)
         rate = rate or FairRate(REQUESTS_PER_SECOND, MAX_WAITING_OF_ONE_CLIENT)
 
         def door(guard: Guard | PeerGuard) -> Door:
@@ -205,7 +208,9 @@ class _Api:
         about: Callable[[], Json],
         health: Callable[[], HealthSnapshot],
         pictures: FileStore | None = None,
+        clips: Clips | None = None,
     ) -> None:
+        self._clips = clips
         self._on_operation = on_operation
         self._about = about
         self._health = health
@@ -219,6 +224,7 @@ class _Api:
                 _resource("/v1/about", GET=self._get_about),
                 _resource("/v1/health", GET=self._get_health),
                 _resource("/v1/pictures/{id}", GET=self._get_picture),
+                _resource("/v1/clips/{id}", GET=self._get_clip),
                 _resource("/v1/config", GET=self._operation("config")),
                 _resource("/v1/reload", POST=self._reload),
                 _resource("/v1/streams", GET=self._operation("streams.list"), POST=self._add_stream),
@@ -335,6 +341,15 @@ class _Api:
         if not isinstance(content, bytes) or not is_jpeg(content):
             raise ControlError(Refusal.NOT_FOUND, f'no picture "{plain(picture_id, 130)}" is kept')
         return Response(content, headers={"Cache-Control": "no-store"}, media_type="image/jpeg")
+
+    async def _get_clip(self, request: Request) -> Response:
+        _query(request)
+        clip_id = request.path_params["id"]
+        path = None if self._clips is None else self._clips.path_of(clip_id)
+        if path is None:
+            why = f'no clip "{plain(clip_id, 130)}" is kept; a clip is there some seconds after it ends'
+            raise ControlError(Refusal.NOT_FOUND, why)
+        return FileResponse(path, headers={"Cache-Control": "no-store"}, media_type="video/mp4")
 
     async def _result(self, result: Future[_Result], begin: Callable[[], None]) -> _Result:
         """Waits for the result of what `begin` begins, or for the end of the daemon."""

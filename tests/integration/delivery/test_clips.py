@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from streamdet.config import ClipsConfig, RuleConfig
@@ -22,7 +24,7 @@ from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Frame, State
 from support import rtsp
 from support.capturing import Recorder, stream_config
-from support.clips import Packets, probe, read_into, times_of
+from support.clips import Packets, check_clip, probe, read_into
 from support.films import make_film, number_in, numbers_of
 from support.hls import FPS, LiveHls
 from support.paths import TESTS
@@ -79,19 +81,6 @@ def shown(recorder: Recorder, number: int, after: int = 0) -> Frame:
 
     wait_until(has_come, f"frame {number}")
     return found[0]
-
-
-def check_clip(path: Path, number: int, *, before: float = 1.5, after: float = 1.5, fps: int = 10) -> list[int]:
-    """Checks what every whole clip must be, with a key frame each second; returns the numbers that it shows."""
-    numbers, times = numbers_of(path), times_of(path)
-    assert number in numbers
-    assert numbers == [*range(numbers[0], numbers[-1] + 1)]
-    assert numbers[0] % fps == 0
-    at = times[numbers.index(number)]
-    assert before - 0.15 <= at <= before + 1.15
-    assert after - 0.15 <= times[-1] - at <= after + 0.15
-    assert probe(path)["length"] == pytest.approx(times[-1] + 1 / fps, abs=0.15)
-    return numbers
 
 
 def mount(film: Path, codec: str = "h264") -> str:
@@ -205,6 +194,89 @@ def test_a_stream_of_jpegs_has_no_clips_which_is_counted_and_said_once(
                 assert around(clips, frame) is None
     assert clips.dropped("codec") == 2
     assert caplog.text.count("no clips are kept: the video is mjpeg") == 1
+
+
+LEFT = {"name": "left", "polygon": [[0, 0.5], [0.5, 0.5], [0.5, 1], [0, 1]]}
+
+
+@pytest.mark.parametrize("turns", [0, 3])
+def test_what_a_mask_hides_is_black_in_every_picture_of_a_clip(tmp_path: Path, turns: int) -> None:
+    film = make_film(
+        tmp_path / "a.mp4", seconds=8, width=96, height=64, sample_aspect=Fraction(4, 3), quarter_turns=turns
+    )
+    with kept(tmp_path / "clips") as clips:
+        config = stream_config(film, pace="fastest", masks=[LEFT])
+        clips.set_stream(config)
+        asked: list[str | None] = []
+
+        def put(frame: Frame) -> None:
+            if frame.seq == 41:
+                asked.append(around(clips, frame))
+
+        recorder = Recorder(config, packets=clips.ring("yard"))
+        recorder.capture._put = put
+        with recorder:
+            recorder.wait_for(State.DOWN)
+            path = clips.wait_for(asked[0])
+    found = probe(path)
+    assert (found["codec_name"], found["width"], found["height"]) == ("vp9", *((64, 96) if turns else (96, 64)))
+    assert found["sample_aspect_ratio"] == ("3:4" if turns else "4:3")
+    with av.open(str(path)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert 29 <= len(pictures) <= 32
+    height, width = pictures[0].shape[:2]
+    for picture in pictures:
+        assert picture[height // 2 + 4 :, : width // 2 - 4].max() < 24
+        assert picture[: height // 2 - 4].max() > 150
+    if not turns:
+        check_clip(path, 40, is_cut_exactly=True)
+
+
+def test_packets_from_before_a_mask_changes_are_in_no_clip(films: Path, tmp_path: Path) -> None:
+    with kept(tmp_path) as clips:
+        ring = clips.ring("yard")
+        sink = Packets()
+        read_into(sink, films / "wide.mp4", pace="fastest")
+        for packet in sink.packets[:100]:
+            ring.put(packet)
+        config = stream_config(films / "wide.mp4", masks=[LEFT])
+        clips.set_stream(config)
+        assert clips.count("_ring_bytes") == 0
+        assert clips.want("yard", sink.packets[90].pts, time.monotonic(), (5, 0)) is None
+        assert clips.dropped("no_packets") == 1
+        for packet in sink.packets[100:140]:
+            ring.put(packet)
+        clips.set_stream(config)  # nothing has changed
+        assert clips.count("_ring_bytes") > 0
+
+
+def test_a_stream_with_blur_has_no_clips(films: Path, tmp_path: Path) -> None:
+    with kept(tmp_path) as clips:
+        config = stream_config(films / "wide.mp4", pace="fastest", blur=["person"])
+        clips.set_stream(config)
+        with Recorder(config, packets=clips.ring("yard")) as recorder:
+            recorder.wait_for_frames(10)
+            assert around(clips, recorder.frames[-1]) is None
+        assert clips.count("_ring_bytes") == 0
+        assert clips.dropped("privacy") == 1
+        # Its rules go on, and have clips again without it.
+        clips.set_stream(config.model_copy(update={"blur": ()}))
+        assert clips.ring("yard").is_open
+
+
+def test_without_an_encoder_nothing_that_is_masked_leaves(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamdet.delivery.masked_mp4.ENCODER", "libmissing")
+    with kept(tmp_path) as clips:
+        clips.set_stream(stream_config(films / "wide.mp4", masks=[LEFT]))
+        sink = Packets()
+        read_into(sink, films / "wide.mp4", pace="fastest")
+        for packet in sink.packets:
+            clips.ring("yard").put(packet)
+        assert clips.want("yard", sink.packets[-30].pts, time.monotonic(), (1, 1)) is not None
+        wait_until(lambda: clips.dropped("privacy") == 1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_streams_without_a_rule_cost_nothing(films: Path, tmp_path: Path) -> None:

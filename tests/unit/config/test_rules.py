@@ -144,6 +144,19 @@ def test_a_rule_of_many_streams_names_the_first_that_does_not_fit_and_counts_the
     assert line.endswith('for the others alone write streams = ["yard"]')
 
 
+def test_a_clip_does_not_go_with_blur(tmp_path: Path) -> None:
+    streams = STREAMS.replace('name = "yard"', 'name = "yard"\nblur = ["person"]')
+    rule = '[[rules]]\nname = "busy"\nstreams = ["yard", "dock-1"]\nclip_seconds = [5, 10]\n'
+    (line,) = problems(tmp_path, f'[clips]\ndirectory = "clips"\n{streams}{rule}')
+    assert "rules[busy].clip_seconds: does not go with blur of stream yard" in line
+    assert line.endswith('leave that stream out here; for the others alone write streams = ["dock-1"]')
+    config = load(tmp_path, f'[clips]\ndirectory = "clips"\n{STREAMS}{rule}')
+    base = config.streams[0].model_dump(exclude_unset=True)
+    with pytest.raises(ConfigError) as caught:
+        read_stream({"blur": ["person"]}, base, tmp_path, {}, config=config)
+    assert 'blur: the rule "busy" applies to this stream: its clip_seconds does not go with blur' in str(caught.value)
+
+
 def test_two_rules_need_two_names(tmp_path: Path) -> None:
     rule = f'[[rules]]\n{RULE}\nstreams = ["yard"]\n'
     (line,) = problems(tmp_path, STREAMS + rule + rule)
