@@ -16,7 +16,7 @@ from streamdet.config import load_config
 from streamdet.detector.pool import DetectorPool
 from streamdet.service.control.client import _UnixConnection
 from streamdet.service.daemon import Daemon
-from streamdet.types import Detection, Picture
+from streamdet.types import Detection, DetectionSettings, Picture
 from support.clips import check_clip
 from support.films import make_film, number_in
 from support.ports import free_ports
@@ -34,7 +34,7 @@ class Visitor:
     def warm_up(self) -> None:
         pass
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], settings: Sequence[DetectionSettings]) -> list[list[Detection]]:
         person = Detection("person", 0.9, (10.0, 10.0, 40.0, 60.0))
         return [[person] * (_APPEARS <= number_in(picture.to_rgb()) < _LEAVES) for picture in pictures]
 
