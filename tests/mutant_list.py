@@ -282,6 +282,10 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_boxes_are_clipped_and_rounded_and_never_nan"),
         ("the surest are left out", "key=lambda found: found.score, reverse=True)", "key=lambda found: found.score)",
          "test_the_surest_detections_come_first_and_stay"),
+        ("the oldest changes stay", "in event.changes[-MAX_CHANGES:]", "in event.changes[:MAX_CHANGES]",
+         "test_the_largest_object_and_alert_fit_into_a_message"),
+        ("path loses its end", "path[index * last // most]", "path[index]",
+         "test_a_path_that_is_too_long_is_thinned_and_keeps_its_ends"),
     ),
     *_of(
         "wire/decode.py", "unit/wire/test_wire.py",
@@ -359,6 +363,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "client/gaps.py", "integration/client/test_subscription.py",
         ("gap is one too large", "missing = event.seq - last_seq - 1", "missing = event.seq - last_seq",
          "test_a_late_joiner_has_no_gap_and_lost_events_are_one"),
+        ("object of another label", "return (event,) if event.object.label in self._labels else ()", "return (event,)",
+         "test_labels_choose_objects_and_alerts"),
     ),
     # ---- who may read ----
     *_of(

@@ -63,16 +63,16 @@ _SUMMARY_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("detections", "left"),
     ("alerts", "right"),
 )
-# Pictures are nothing for a terminal.
+# Previews are pictures, which are not shown.
 _KINDS = [kind for kind in wire.KINDS if kind != "preview"]
-# The newest objects of a stream that are remembered as counted.
+# So many objects of a stream are remembered, so that each is counted once.
 _MOST_KNOWN_OBJECTS = 10_000
 
 _REFRESH_SECONDS = 0.25
 
 _LINE_CHARACTERS = 160
 _FILE = click.Path(path_type=Path, dir_okay=False)
-# `--replay` without an endpoint: beside that of the events.
+# `--replay` without an endpoint: the daemon's default, next to that of the events.
 _BESIDE = "auto"
 _EXAMPLES = """\b
 Examples:
@@ -188,7 +188,7 @@ def _follow(
 
 
 def _is_about_labels(item: wire.Event) -> bool:
-    """Whether an event of a subscription to labels is about them: states never are, and frames may hold none."""
+    """Whether an event is about the chosen labels: a state never is, and a frame may have no detection left."""
     return isinstance(item, ObjectEvent | AlertEvent) or (isinstance(item, DetectionEvent) and bool(item.detections))
 
 
@@ -272,11 +272,11 @@ class Seen:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self._began
 
     def add(self, item: wire.Event | Gap | Restart) -> Text | None:
-        """Adds an event; returns the line that shows it, None where nothing has happened since the last one."""
+        """Adds an event; returns the line that shows it, None if nothing has changed since the last one."""
         name = plain(item.stream, _LONGEST_NAME)
         stream = self._streams.setdefault(name, _Stream())
         if len(self._streams) > _MOST_STREAMS:
@@ -310,7 +310,7 @@ class Seen:
         return _line(name, Text.assemble((number, "dim"), stream.found))
 
     def live(self) -> RenderableType:
-        """The streams as they are now, and below them what happened last."""
+        """The present state of the streams, and below it the newest lines."""
         now = time.monotonic()
         table = Table(box=None, pad_edge=False)
         for title, justify in _LIVE_COLUMNS:
@@ -380,7 +380,7 @@ class _Stream:
     recent: RecentEvents = field(default_factory=RecentEvents)
 
     def add(self, event: StateEvent | ObjectEvent | AlertEvent | PreviewEvent) -> Text | None:
-        """Adds an event; returns what has happened, None for nothing."""
+        """Adds an event; returns the text that reports it, None if nothing has changed."""
         match event:
             case StateEvent():
                 old, self.state = self.state, event
@@ -388,7 +388,7 @@ class _Stream:
                     return None
                 return _state(event, with_detail=True)
             case ObjectEvent():
-                if event.reason is not EndReason.RESTART:  # that one lived before
+                if event.reason is not EndReason.RESTART:  # an object of the previous run
                     self._count_track(event.epoch, event.object.track_id, event.object.label)
                 return _object(event)
             case AlertEvent():
@@ -445,7 +445,7 @@ def _found(event: DetectionEvent) -> Text:
 
 
 def _object(event: ObjectEvent) -> Text | None:
-    """`person #7 left door after 10.0 s, ended after 21.0 s (lost)`; None where nothing has happened."""
+    """Such as `person #7 left door after 10.0 s, ended after 21.0 s (lost)`; None if nothing has changed."""
     said = ["began"] if event.phase == "begin" else []
     said += [_crossed(crossing) for crossing in event.crossings]
     said += [_changed(change) for change in event.changes]
@@ -476,7 +476,7 @@ def _crossed(crossing: Crossing) -> str:
 
 
 def _alert(event: AlertEvent) -> Text:
-    """`alert person at the door raised: person in door for 10.0 s`."""
+    """Such as `alert at the door raised: person in door for 10.0 s`."""
     alert = event.alert
     if alert.label is not None:
         said = [plain(alert.label, _LONGEST_NAME)]

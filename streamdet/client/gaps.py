@@ -1,4 +1,4 @@
-"""Finds gaps in the numbers of each topic: what `subscribe` does without `replay`, and what comes out of it."""
+"""Finds gaps in the `seq` of each topic, for `subscribe` without `replay`; and the items that `subscribe` yields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamdet.types import AlertEvent, ObjectEvent, StateEvent
 from streamdet.wire import Event
 
 MAX_TOPICS = 10_000
-"""Topics whose newest number is remembered; where there are more, those that have been silent longest are forgotten."""
+"""How many topics are remembered with their newest `seq`; beyond that, the ones silent for longest are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,15 @@ Item = Event | Gap | Restart
 
 
 class Labels:
-    """Leaves out what is about other labels than these; None keeps all."""
+    """Filters events by label; None keeps all."""
 
     def __init__(self, labels: Iterable[str] | None) -> None:
         self._labels = None if labels is None else frozenset(labels)
 
     def apply(self, event: Event) -> Sequence[Event]:
-        """The event without the detections of other labels; nothing where it is of an object of another label.
+        """The event without the detections of other labels; nothing if it is about an object of another label.
 
-        An alert that is about several objects, or none, has no label and is kept.
+        An alert about several objects or none has no label and is kept.
         """
         if self._labels is None or isinstance(event, StateEvent):
             return (event,)
@@ -76,7 +76,7 @@ class Labels:
 
 
 class GapDetector:
-    """Makes events and gaps of messages.
+    """Turns messages into events and gaps.
 
     Counting begins at the first event of each topic, and at the first of each new epoch.
 
@@ -116,7 +116,7 @@ class GapDetector:
         self.ready.extend(self._labels.apply(event))
 
     def answer(self, parts: Sequence[bytes], now: float) -> None:
-        """Takes an answer of the replay socket; nothing is asked here."""
+        """Ignores an answer of the replay socket: nothing is requested here."""
 
     def requests(self, now: float) -> list[bytes]:  # noqa: ARG002 - `OrderedRecovery` needs it
         """Requests to send now: none."""

@@ -32,15 +32,15 @@ from streamdet.wire.replay import (
 _MAX_HELD_EVENTS = 10_000
 # Pauses longer than this do not count as waiting for an answer: nothing comes while the daemon is away.
 _AWAY_SECONDS = 5.0
-# In any case a request is given up after this long.
+# A request is always given up after this long.
 _GIVE_UP_ANYWAY_SECONDS = 60.0
-# Once the daemon has not answered, later events are held up for this long only, until it answers again.
+# Once the daemon has failed to answer, events are held back only this long, until it answers again.
 _GIVE_UP_SOON_SECONDS = 0.5
 _PAST_EPOCHS = 16
 _UNLISTED_TO_FORGET = 3
 _MAX_ASKED = 8
 _ASK_AGAIN_SECONDS = 2.0
-# A daemon that has much to read answers late: asking more often would only add to it.
+# A busy daemon answers late; asking more often would add to its load.
 _MAX_ASK_AGAIN_SECONDS = 8.0
 _REFUSED_SECONDS = 0.25
 
@@ -50,10 +50,10 @@ class RecoveryTimes:
     """How long to wait for what may be lost.
 
     Attributes:
-        give_up_seconds: a request is given up when events have come for this long and no answer to any request.
-        check_seconds: how often the daemon is asked for its newest numbers: no later event shows that the last one of a
-            topic was lost.
-        on_its_way_seconds: how long a published event may be on its way.
+        give_up_seconds: a request is given up when events have come for this long without an answer to any request.
+        check_seconds: how often the daemon is asked for its newest numbers: if the last event of a topic is lost, no
+            later one shows it.
+        on_its_way_seconds: how long a published event may take to arrive.
     """
 
     give_up_seconds: float = 10.0
@@ -62,7 +62,7 @@ class RecoveryTimes:
 
 
 class OrderedRecovery:
-    """Makes events of messages and answers: in order, each once, and a `Gap` only for what the daemon no longer keeps.
+    """Turns messages and answers into events: in order, each once; a `Gap` stands for what the daemon no longer keeps.
 
     Begins with the newest event of each topic. The daemon does not keep previews: their gaps are only reported.
 
@@ -109,7 +109,7 @@ class OrderedRecovery:
         return self._held >= _MAX_HELD_EVENTS
 
     def message(self, parts: Sequence[bytes], now: float) -> None:
-        """Takes a message that was published; it came at this monotonic second.
+        """Takes a message that was published; `now` is its arrival in monotonic seconds.
 
         Raises:
             WireError: it is not an event.
@@ -285,7 +285,7 @@ class OrderedRecovery:
                 self._take(event, now)
 
     def _check(self, now: float) -> None:
-        """Asks from time to time for the newest number of each topic, and then for events that have not come."""
+        """Asks from time to time for the newest number of each topic, and then for the events that are missing."""
         if now < self._check_at:
             return
         self._check_at = now + self._times.check_seconds
@@ -315,7 +315,7 @@ class OrderedRecovery:
             self._advance(topic, now)
 
     def _is_hopeless(self, pending: PendingRequest, topic: _Topic, now: float) -> bool:
-        """Whether to wait no longer for an answer; a request that was not sent yet has not waited."""
+        """Whether to stop waiting for an answer; the wait begins when the request is first sent."""
         if not self._is_reachable:
             return now - topic.blocked_since >= _GIVE_UP_SOON_SECONDS
         waited_seconds = now - pending.waits_since
@@ -330,7 +330,7 @@ class OrderedRecovery:
         topic.asked = self._pending.ask(topic, ReplayRequest(0, topic.name, topic.next_seq, to_seq, topic.epoch), now)
 
     def _prefixes_to_ask(self) -> tuple[str, ...]:
-        """The prefixes to ask for; none, for all topics, where they are too long for a request."""
+        """The prefixes to ask for; empty, which means all topics, if they do not fit into a request."""
         is_short = sum(len(prefix.encode()) + 3 for prefix in self._prefixes) < MAX_REQUEST_BYTES // 2
         return self._prefixes if is_short and len(self._prefixes) <= MAX_PREFIXES else ()
 
@@ -425,7 +425,7 @@ class PendingRequests:
         del self._by_id[number]
 
     def refused(self, pending: PendingRequest, now: float) -> None:
-        """Puts a request off that the daemon has refused, and all others with it."""
+        """Postpones a request that the daemon has refused, and all others with it."""
         self.not_before = now + _REFUSED_SECONDS
         pending.is_sent, pending.send_at, pending.tries = False, self.not_before, 0
 

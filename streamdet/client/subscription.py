@@ -45,20 +45,20 @@ from streamdet.wire import KINDS, Kind
 __all__ = ["DEFAULT_KINDS", "AsyncSubscription", "Gap", "Restart", "Subscription", "subscribe", "subscribe_async"]
 
 DEFAULT_KINDS: tuple[Kind, ...] = ("detections", "state")
-"""The kinds that come unless others are named."""
+"""The kinds that `subscribe` yields by default."""
 
 _RECONNECT_MILLISECONDS = 100
 _MAX_RECONNECT_MILLISECONDS = 2000
 _CONNECT_TIMEOUT_MILLISECONDS = 5000
 _HEARTBEATS_UNTIL_TIMEOUT = 4
-# Requests that wait here while the daemon is away; more are not sent, and are due again later.
+# Requests that are queued while the daemon is away; others are sent later.
 _MAX_WAITING_REQUESTS = 16
 _MAX_ANSWERS_PER_TURN = 16
 _MAX_EVENTS_PER_TURN = 100
 
 
 class _Connection:
-    """The sockets of a subscription and what has come over them; its two subclasses wait for more.
+    """The sockets of a subscription and the items received over them; its two subclasses wait for more.
 
     A message that cannot be read raises `WireError`; the subscription can be used after that.
 
@@ -132,7 +132,7 @@ class _Connection:
             self._events.rcvhwm = high_water_mark_events
             for topic in self._topics:
                 self._events.subscribe(topic)
-            # Before it connects: on the same machine the connection may be there at once.
+            # Before connecting: on the same machine the handshake may be over at once.
             self._monitor = self._events.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
             self._connect(self._events, endpoint, keys)
             self._requests: zmq.Socket[bytes] | None = None
@@ -141,20 +141,20 @@ class _Connection:
                 self._requests.sndhwm = _MAX_WAITING_REQUESTS
                 self._connect(self._requests, replay_endpoint, keys)
         except BaseException:
-            # Raised again, whatever it is: only this context, which no caller can end, is ended here.
+            # Whatever it is, it is raised again: this only closes the context, which no caller can reach.
             self._context.destroy(linger=0)
             raise
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection to the daemon's events stands; false after `close`."""
+        """Whether the connection to the daemon's events is open; false after `close`."""
         if self._context.closed:
             return False
         self._note_connection()
         return self._is_connected
 
     def set_streams(self, streams: Iterable[str]) -> None:
-        """Subscribes to these streams from now on, in place of those before; only without `replay`.
+        """Changes the streams that are subscribed to, over the same connection; only without `replay`.
 
         Raises:
             ValueError: there are no streams, or the subscription was made with `replay`.
@@ -186,7 +186,7 @@ class _Connection:
         socket.connect(text)
 
     def _take(self) -> bool:
-        """Takes what has come, without waiting, and sends what is to be asked; whether there is an item to hand out."""
+        """Reads what has arrived and sends the requests that are due, without waiting; whether an item is ready."""
         order, now = self._order, time.monotonic()
         if order.ready:
             return True
@@ -196,7 +196,7 @@ class _Connection:
                     order.answer(self._requests.recv_multipart(zmq.NOBLOCK), now)
         with suppress(zmq.Again):
             for _ in range(_MAX_EVENTS_PER_TURN):
-                # One at a time: a message that cannot be read is reported in its place.
+                # One at a time, so that a message that cannot be read is reported in its place.
                 if order.ready or order.is_full:
                     break
                 order.message(self._events.recv_multipart(zmq.NOBLOCK), now)
@@ -243,7 +243,7 @@ class _Connection:
         if self._requests is not None:
             poller.register(self._requests, zmq.POLLIN)
         seconds = min(deadline, self._order.due()) - time.monotonic()
-        # Rounded up, so that it does not wake before the time.
+        # Rounded up, so that it does not wake too early.
         return None if seconds == math.inf else max(0, math.ceil(seconds * 1000))
 
     def _timed_out(self) -> TimeoutError:
@@ -333,7 +333,7 @@ class AsyncSubscription(_Connection):
         """Waits for the next event, as `Subscription.receive` does."""
         deadline = _deadline(timeout_seconds)
         poller = zmq.asyncio.Poller()
-        # Other tasks get their turn, also where there is always an event to read.
+        # Other tasks run as well, even if there is always an event to read.
         await asyncio.sleep(0)
         while not self._take():
             if time.monotonic() >= deadline:

@@ -1,9 +1,9 @@
-"""What travels over ZeroMQ: a topic, one event as UTF-8 JSON, and with some events a picture.
+"""The messages that the daemon sends over ZeroMQ: a topic, one event as UTF-8 JSON, and with some events a picture.
 
 `docs/events.md` is the reference. `limits.py` names topics and bounds, `encode.py` makes messages, `decode.py` reads
-them, `replay.py` does both for requests to the replay socket and their answers. `encode` never makes what `decode`
-refuses. `decode` reads what anyone may have sent: it is strict about the fields that it needs, bounded in size, depth
-and count, ignores fields that it does not know, and raises `WireError` and nothing else.
+them, `replay.py` does both for requests to the replay socket and their answers. `decode` reads everything that `encode`
+makes. Its input may come from anyone: it is strict about the fields that it needs, bounds size, depth and counts,
+ignores fields that it does not know, and raises `WireError` and nothing else.
 """
 
 from __future__ import annotations

@@ -297,7 +297,7 @@ def _state_event(fields: Fields) -> StateEvent:
     detail = fields.text("detail", 0, MAX_DETAIL_CHARACTERS)
     reason = Reason(word) if word in set(Reason) else None
     if word is not None and reason is None:
-        # A newer daemon may know more reasons; people are to read them as well.
+        # A newer daemon may have more reasons: show the word in the detail.
         detail = f"{word}: {detail}"
     since = fields.number("since", 0)
     geometry = _geometry(Fields(fields.take("geometry"), "geometry.")) if "geometry" in fields else None

@@ -46,7 +46,7 @@ _LARGEST = 10**12
 
 
 def presentable(detections: Iterable[Detection], width: int, height: int) -> tuple[Detection, ...]:
-    """Detections as they stand in an event.
+    """Detections as an event holds them.
 
     Boxes are clipped to the frame and rounded to 0.01 pixel, scores to four digits. Detections that have no area then,
     or a number that is not finite, are left out, and so are those beyond `MAX_DETECTIONS`.
@@ -73,8 +73,8 @@ def presentable(detections: Iterable[Detection], width: int, height: int) -> tup
 def to_dict(event: Event) -> dict[str, Any]:
     """An event as the JSON object that is sent; the detections must be `presentable`.
 
-    Of what exceeds a bound, an object keeps every so many points of its path, always the first and the last, and its
-    latest zones, changes and crossings; an alert keeps the first ids.
+    What exceeds a bound is cut: the path of an object is thinned out evenly, its latest zones, changes and crossings
+    stay; of an alert the first ids stay.
 
     Raises:
         ValueError: a number of an object or an alert is NaN.
@@ -120,7 +120,7 @@ def encode(event: Event) -> bytes:
     payload = orjson.dumps(to_dict(event))
     if len(payload) > MAX_MESSAGE_BYTES and isinstance(event, DetectionEvent | PreviewEvent) and event.detections:
         return encode(replace(event, detections=event.detections[: len(event.detections) // 2]))
-    # A copy: what orjson returns takes 4 KiB however short it is, and ten thousand events are kept for replay.
+    # Copied, because what orjson returns takes 4 KiB however short it is, and replay keeps ten thousand events.
     return bytes(memoryview(payload))
 
 
@@ -143,7 +143,7 @@ def to_message(event: Event) -> list[bytes]:
 
 
 def _rounded(value: float, highest: int, steps: int) -> float:
-    """The value within 0 and `highest`, rounded to 1 / `steps`; `round` takes ten times as long."""
+    """Clips the value to 0 and `highest` and rounds it to 1 / `steps`; `round` takes ten times as long."""
     if value <= 0:
         return 0.0
     return float(highest) if value >= highest else int(value * steps + 0.5) / steps
@@ -257,7 +257,7 @@ def _path(path: tuple[tuple[float, float, float], ...]) -> list[tuple[float, flo
     last, most = len(path) - 1, MAX_PATH_POINTS - 1
     if last > most:
         path = tuple(path[index * last // most] for index in range(MAX_PATH_POINTS))
-    # As `_rounded` does, but here its calls would be most of what encoding an object costs.
+    # `_rounded`, inlined: its calls would be most of the cost of encoding an object.
     return [
         (int(x * 10000 + 0.5) / 10000, int(y * 10000 + 0.5) / 10000, int(seconds * 1000 + 0.5) / 1000)
         if 0 <= x <= 1 and 0 <= y <= 1 and 0 <= seconds < _LARGEST
@@ -267,13 +267,13 @@ def _path(path: tuple[tuple[float, float, float], ...]) -> list[tuple[float, flo
 
 
 def _box(box: Box) -> Box:
-    """A box to 0.01 pixel that has an area, however small; it may be one of another frame, of another size."""
+    """Rounds a box to 0.01 pixel and keeps its area above 0. Not clipped: it may belong to a frame of another size."""
     x1, y1, x2, y2 = (_rounded(side, _LARGEST, 100) for side in box)
     return x1, y1, max(x2, round(x1 + 0.01, 2)), max(y2, round(y1 + 0.01, 2))
 
 
 def _seconds(seconds: float) -> float:
-    """To a millisecond, never less than 0."""
+    """Rounds to a millisecond; below 0 is 0."""
     return _rounded(seconds, _LARGEST, 1000)
 
 

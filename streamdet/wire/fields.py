@@ -1,4 +1,4 @@
-"""Reads JSON from anyone: within bounds, and one field at a time, each with its type."""
+"""Reads untrusted JSON, bounded in size and depth, one typed field at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Self, TypeVar
 from streamdet.errors import WireError
 from streamdet.wire.limits import CONTROL, MAX_DEPTH, MAX_INTEGER, MAX_MESSAGE_BYTES, MAX_NAME_CHARACTERS
 
-# The end of a string is optional, so that an open one is skipped once and not searched again from each quote.
+# The closing quote is optional: an unterminated string is skipped once, and not searched again from each quote in it.
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _Word = TypeVar("_Word", bound=str)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -80,13 +80,13 @@ class Fields:
         return list(self._value)
 
     def refuse(self, key: str, expected: str) -> NoReturn:
-        """Raises `WireError` that says what the field is and what it should be."""
+        """Raises a `WireError` that says what the field is and what was expected."""
         refuse(f"{self._where}{key} is {repr(self._value.get(key))[:60]}; expected {expected}")
 
     def number(self, key: str, low: float, high: float = math.inf) -> float:
         """A number within bounds."""
         value = self.take(key)
-        # An integer may be too large for a float: compared first, converted after.
+        # Compared before it is converted: an integer may be too large for a float.
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             self.refuse(key, f"a number from {low:g} to {high:g}")
         if abs(value) > MAX_INTEGER:

@@ -13,7 +13,7 @@ Kind = Literal["detections", "objects", "alerts", "state", "preview"]
 SCHEMA = 1
 KINDS: tuple[Kind, ...] = ("detections", "objects", "alerts", "state", "preview")
 MAX_MESSAGE_BYTES = 1 << 20
-"""The size of one part of a message; a picture is a part of its own."""
+"""Limit for each part of a message; a picture is a separate part."""
 MAX_DETECTIONS = 1000
 MAX_CROSSINGS = 1000
 MAX_SHAPES = 16
@@ -21,7 +21,7 @@ MAX_SHAPES = 16
 MAX_POINTS = 64
 MAX_PATH_POINTS = 64
 MAX_CHANGES = 100
-"""What one event of an object lists: changes of zone, and crossings. An event is made at each of them, so few come."""
+"""Zone changes in one event of an object, and likewise crossings. Each makes an event, so there are few."""
 MAX_OBJECT_IDS = 100
 MAX_RULE_CHARACTERS = 64
 MAX_DEPTH = 16

@@ -20,7 +20,7 @@ MAX_PREFIXES = 200
 MAX_ANSWER_EVENTS = 256
 MAX_ANSWER_TOPICS = 1000
 MAX_ANSWER_BYTES = 1 << 20
-"""The size of all events of one answer together; a single event may have this size as well."""
+"""Limit for all events of one answer together; a single event may be this large, too."""
 _MAX_TOPIC_CHARACTERS = 2 * MAX_NAME_CHARACTERS
 
 
