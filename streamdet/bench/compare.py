@@ -13,6 +13,7 @@ import numpy as np
 
 from streamdet.bench.cases import Case
 from streamdet.bench.contenders import Contender, Sample
+from streamdet.types import DetectionSettings
 
 MIN_ROUNDS = 3
 
@@ -119,6 +120,31 @@ def compare(
             measured[case].samples.append(sample)
             measured[case].reference.append(samples[first])
         rounds += 1
+
+
+def low_threshold_ratio(
+    contender: Contender, frames: Sequence[av.VideoFrame], batch: int, seconds: float
+) -> tuple[float, float]:
+    """How much longer a batch takes in which one frame has a threshold of 0.05 and the others have 0.5.
+
+    Args:
+        contender: detects.
+        frames: real ones.
+        batch: frames of a batch, 2 at least.
+        seconds: how long to go on; the fewest rounds are done anyway.
+
+    Returns:
+        the time of the batch as a part of that of one in which all have 0.5, the median over rounds of both; and the
+        seconds of a frame in the latter.
+    """
+    high = [DetectionSettings(score_threshold=0.5)] * batch
+    mixed = [DetectionSettings(score_threshold=0.05), *high[1:]]
+    ends_at = time.monotonic() + seconds
+    contender.round(frames, batch, high)
+    pairs: list[list[float]] = []
+    while len(pairs) < MIN_ROUNDS or time.monotonic() < ends_at:
+        pairs.append([contender.round(frames, batch, settings).seconds for settings in (mixed, high)])
+    return speedup(*zip(*pairs, strict=True)), statistics.median(seconds for _, seconds in pairs)
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:

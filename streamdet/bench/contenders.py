@@ -20,7 +20,7 @@ from streamdet.detector.device import use_threads
 from streamdet.detector.pipeline import FasterRcnnDetector
 from streamdet.detector.reference import ReferenceDetector
 from streamdet.detector.weights import Weights
-from streamdet.types import Picture
+from streamdet.types import DetectionSettings, Picture
 
 # torchvision's own default, so that both look at as many boxes.
 SCORE_THRESHOLD = 0.05
@@ -44,7 +44,7 @@ class Sample:
 class Detects(Protocol):
     """The interface of the measured detectors."""
 
-    def detect(self, pictures: Sequence[Picture]) -> object:
+    def detect(self, pictures: Sequence[Picture], settings: Sequence[DetectionSettings] = ()) -> object:
         """Detects a batch."""
 
 
@@ -72,18 +72,19 @@ class Contender:
         self._detectors = [first, *(_sibling(first) or make(self._on_stage) for _ in range(workers - 1))]
         self._pool = ThreadPoolExecutor(workers, "bench") if workers > 1 else None
 
-    def round(self, frames: Sequence[av.VideoFrame], batch: int) -> Sample:
+    def round(self, frames: Sequence[av.VideoFrame], batch: int, settings: Sequence[DetectionSettings] = ()) -> Sample:
         """Detects one batch in each worker.
 
         Args:
             frames: to take the batches from.
             batch: frames in each.
+            settings: what counts as a detection in each frame of a batch; a low threshold for all where there are none.
         """
         use_threads(self._threads)
         batches = [pictures(frames[number % len(frames) :], batch) for number in range(self.workers)]
         self._stage_seconds = {}
         started, cpu = time.perf_counter(), cpu_seconds()
-        self._detect(batches)
+        self._detect(batches, settings)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         count = batch * self.workers
@@ -104,11 +105,12 @@ class Contender:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _detect(self, batches: Sequence[Sequence[Picture]]) -> None:
+    def _detect(self, batches: Sequence[Sequence[Picture]], settings: Sequence[DetectionSettings]) -> None:
         if self._pool is None:
-            self._detectors[0].detect(batches[0])
+            self._detectors[0].detect(batches[0], settings)
             return
-        waiting = [self._pool.submit(d.detect, batch) for d, batch in zip(self._detectors, batches, strict=True)]
+        pairs = zip(self._detectors, batches, strict=True)
+        waiting = [self._pool.submit(detector.detect, batch, settings) for detector, batch in pairs]
         for future in waiting:
             future.result()
 

@@ -38,6 +38,8 @@ def to_dict(results: Results) -> dict[str, Any]:
         "plain_loop": results.plain_loop,
         "daemon": results.daemon or None,
         "capacity": results.capacity,
+        "low_threshold": results.low_threshold,
+        "analytics": results.analytics,
         "notes": results.notes,
         "interrupted": results.interrupted,
         "error": None if results.error is None else str(results.error),
@@ -107,7 +109,8 @@ def tables(report: Mapping[str, Any], baseline: Mapping[Key, float] | None = Non
 
 def sentences(report: Mapping[str, Any]) -> list[str]:
     """Conclusions from the figures, and caveats, one line each."""
-    lines = [*_capacity_lines(report), *_end_to_end_lines(report), *_machine_lines(report)]
+    lines = [*_capacity_lines(report), *_end_to_end_lines(report)]
+    lines += [*_low_threshold_lines(report), *_analytics_lines(report), *_machine_lines(report)]
     lines += [f"Note: {note}" for note in report["notes"]]
     return lines + (["Broken off: this is what had been measured so far."] if report["interrupted"] else [])
 
@@ -140,6 +143,30 @@ def _end_to_end_lines(report: Mapping[str, Any]) -> list[str]:
     if full:
         line += f", the daemon {full['fps_published']:.1f}: {full['speedup_over_plain_loop']:.1f} times"
     return [line + "."]
+
+
+def _low_threshold_lines(report: Mapping[str, Any]) -> list[str]:
+    found = report.get("low_threshold")
+    if not found:
+        return []
+    line = (
+        f"Thresholds: with one stream at 0.05 and the others at 0.5, a batch of {found['batch']} takes "
+        f"{found['ratio']:.2f} times as long as with all at 0.5 ({found['engine']} {found['precision']})."
+    )
+    return [line]
+
+
+def _analytics_lines(report: Mapping[str, Any]) -> list[str]:
+    found = report.get("analytics")
+    if not found:
+        return []
+    parts = ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in found["core_share"].items())
+    line = (
+        f"Analytics: {found['streams']} streams of {found['fps']} fps, {found['objects']} objects in each frame, "
+        f"{found['zones']} zones, {found['lines']} lines and {found['rules']} rules take "
+        f"{found['total_core_share']:.0%} of one core: {parts}."
+    )
+    return [line]
 
 
 def _machine_lines(report: Mapping[str, Any]) -> list[str]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from streamdet.assets import sample_clip
+from streamdet.bench.analytics import measure_analytics
 from streamdet.bench.cases import PRECISIONS, REFERENCE, Case, Model, load_exported, load_model, ways, with_int8
-from streamdet.bench.compare import MIN_ROUNDS, Measured, compare
+from streamdet.bench.compare import MIN_ROUNDS, Measured, compare, low_threshold_ratio
 from streamdet.bench.contenders import Contender, make_contender
 from streamdet.bench.end_to_end import EndToEnd, Step
 from streamdet.bench.floor import floor_seconds, flops_of, measure_peak
@@ -35,7 +36,9 @@ _USUAL_SHARE = 0.5
 # Of the time; what is not here is loading.
 _SHARES = {
     "peak": 0.02,
-    "compare": 0.6,
+    "compare": 0.54,
+    "low_threshold": 0.02,
+    "analytics": 0.04,
     "plain": 0.06,
     "decode": 0.02,
     "stand_in": 0.06,
@@ -45,6 +48,10 @@ _SHARES = {
 _LARGEST_DAEMON_BATCH = 8
 _MAX_STREAMS = 64
 _DAEMON_RUNS = 3
+_MIXED_BATCH = 8
+# Seconds of video that the analytics take in a second, roughly, in all steps.
+_VIDEO_PER_SECOND = 0.4
+_LEAST_VIDEO_SECONDS = 0.2
 _DAEMON_START_SECONDS = 6.0  # torch takes its time to load
 
 
@@ -96,6 +103,8 @@ class Results:
         plain_loop: of OpenCV and torchvision; None before it was measured, as all that follow.
         daemon: "saturated" and "paced".
         capacity: streams, and what that was computed from.
+        low_threshold: what a low threshold of one stream costs the others.
+        analytics: what tracking, zones, objects, rules and events take of a core.
         disturbance: what else went on.
         notes: what people should know, a line each.
         interrupted: broken off by Ctrl-C.
@@ -110,6 +119,8 @@ class Results:
     plain_loop: dict[str, Any] | None = None
     daemon: dict[str, Any] = field(default_factory=dict)
     capacity: dict[str, Any] | None = None
+    low_threshold: dict[str, Any] | None = None
+    analytics: dict[str, Any] | None = None
     disturbance: Disturbance | None = None
     notes: list[str] = field(default_factory=list)
     interrupted: bool = False
@@ -189,15 +200,17 @@ class Bench:
         groups, left_out = plan_groups(frame_seconds, counts, self._options.batches, seconds)
         self.results.notes += left_out
         compare_seconds = sum(group.seconds for group in groups)
-        rest = 0.0
         if self._options.daemon:
             rest = self._options.seconds * (1 - _SHARES["compare"]) + _DAEMON_RUNS * _DAEMON_START_SECONDS
+        else:
+            rest = self._options.seconds * _SHARES["low_threshold"]
         self._step.total_seconds = compare_seconds + rest
         self._on_plan(self._step.total_seconds)
         watch = DisturbanceWatch()
         try:
             for group in groups:
                 self._compare_group(group, contenders[group.model])
+            self._measure_low_threshold(contenders[self._models[0].name])
         finally:
             self.results.disturbance = watch.result()
 
@@ -250,7 +263,29 @@ class Bench:
         compare(of_batch, self._frames, measured, group.seconds, self._step.share)
         self._step.end()
 
+    def _measure_low_threshold(self, contenders: dict[Case, Contender]) -> None:
+        """With the fastest engine, if a batch may hold frames of several streams."""
+        rows = [row for row in self.results.detector if row.model == self._models[0].name and row.samples]
+        ours = [row for row in rows if row.case.engine != REFERENCE]
+        batch = min(_MIXED_BATCH, max(self._options.batches or BATCHES))
+        if batch == 1 or not ours:
+            return
+        best = min(ours, key=lambda row: row.seconds).case
+        found = next(case for case in contenders if replace(case, batch=best.batch) == best)
+        seconds = self._options.seconds * _SHARES["low_threshold"]
+        self._step.begin("lowering the threshold of one stream", seconds)
+        ratio, frame_seconds = low_threshold_ratio(contenders[found], self._frames, batch, seconds)
+        self._step.end()
+        self.results.low_threshold = {
+            "engine": found.engine, "precision": found.precision, "batch": batch,
+            "ms_per_frame": round(1000 * frame_seconds, 3), "ratio": round(ratio, 4),
+        }  # fmt: skip
+
     def _measure_daemon(self, folder: Path) -> None:
+        seconds = self._options.seconds * _SHARES["analytics"]
+        self._step.begin("analysing objects without a detector", seconds)
+        self.results.analytics = measure_analytics(max(seconds * _VIDEO_PER_SECOND, _LEAST_VIDEO_SECONDS))
+        self._step.end()
         model = self._models[0]
         self._step.begin("making a clip for the daemon", 0.0)
         clip = make_clip(self._source, self._size, self._fps, folder)

@@ -14,7 +14,12 @@ import torch
 from click.testing import CliRunner, Result
 from jsonschema import validate
 
-from streamdet.bench.report import sentences, tables, to_dict
+from streamdet.assets import sample_clip
+from streamdet.bench.cases import Case, load_model
+from streamdet.bench.compare import low_threshold_ratio
+from streamdet.bench.contenders import make_contender
+from streamdet.bench.frames import read_frames
+from streamdet.bench.report import _low_threshold_lines, sentences, tables, to_dict
 from streamdet.bench.run import Bench, Options
 from streamdet.cli.bench import command
 from streamdet.monitoring.metrics import STAGES
@@ -101,6 +106,31 @@ def test_the_daemon_runs_end_to_end(everything: dict[str, Any]) -> None:
     total = costs["decode_ms"] + costs["overhead_ms"] + costs["detector_ms"]
     assert capacity["fps_of_all_streams"] == pytest.approx(0.85 * 1000 * capacity["cores"] / total, rel=0.01, abs=0.1)
     assert capacity["streams"] == int(capacity["fps_of_all_streams"] / 5 + 1e-6)
+
+
+def test_the_cost_of_objects_and_rules_is_measured(everything: dict[str, Any]) -> None:
+    found = everything["analytics"]
+    assert (found["streams"], found["fps"], found["objects"], found["rules"]) == (30, 25, 20, 20)
+    assert found["core_share"].keys() == {"tracking", "zones_and_objects", "rules", "events"}
+    assert 0.02 < found["core_share"]["tracking"] < found["total_core_share"] < 20
+    assert any(line.startswith("Analytics: 30 streams of 25 fps") for line in sentences(everything))
+    assert everything["low_threshold"] is None  # a batch of one has no neighbours
+
+
+def test_what_a_low_threshold_of_one_stream_costs_the_others_is_measured() -> None:
+    case = Case("torch", "fp32", 4, 1)
+    frames = read_frames(sample_clip(), (320, 240))
+    threads = torch.get_num_threads()
+    try:
+        with make_contender(load_model("embedded").weights, case, torch.device("cpu")) as contender:
+            ratio, seconds = low_threshold_ratio(contender, frames, case.batch, 0.5)
+    finally:
+        torch.set_num_threads(threads)
+    assert ratio > 0  # how much, only a quiet machine says
+    assert seconds > 0
+    report = {"low_threshold": {"engine": "torch", "precision": "fp32", "batch": 4, "ratio": 1.004}}
+    (line,) = _low_threshold_lines(report)
+    assert "a batch of 4 takes 1.00 times as long as with all at 0.5 (torch fp32)" in line
 
 
 def test_people_see_tables_and_what_changed(everything: dict[str, Any], tmp_path: Path) -> None:
