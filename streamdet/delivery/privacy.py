@@ -75,7 +75,10 @@ class Hidden:
         for polygon in self.polygons:
             # The centre of the first pixel is at half a pixel.
             corners = np.array(polygon) * size - origin - 0.5
-            cv2.fillPoly(piece, [np.round(corners * (1 << _SHIFT)).astype(np.int32)], (0, 0, 0), shift=_SHIFT)
+            points = [np.round(corners * (1 << _SHIFT)).astype(np.int32)]
+            cv2.fillPoly(piece, points, (0, 0, 0), shift=_SHIFT)
+            # OpenCV leaves out pixels along flat sides that are inside by up to a third of a pixel.
+            cv2.polylines(piece, points, isClosed=True, color=(0, 0, 0), thickness=2, shift=_SHIFT)
 
 
 NOTHING = Hidden()

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamdet.analytics.zones import contains
-from streamdet.config.stream import MaskConfig, StreamConfig
+from streamdet.config.stream import MaskConfig, StreamConfig, crossing_sides
 from streamdet.delivery.privacy import NOTHING, Hidden, Privacy, hides_pixels
 from streamdet.types import Box, Detection
 
@@ -54,39 +54,25 @@ def test_a_mask_for_all_objects_is_black_and_a_restricted_one_stays_visible() ->
     rgb = noise()
     shown = privacy.see("cam", [], [], 0.0).cut(rgb)
     assert not shown[:, :80].any()
-    assert np.array_equal(shown[:, 81:], rgb[:, 81:])
+    assert np.array_equal(shown[:, 83:], rgb[:, 83:])
     assert rgb.all(), "the frame itself is not changed"
 
 
 @given(
-    polygon=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=8),
+    polygon=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=8, unique=True),
     region=st.tuples(st.integers(0, 99), st.integers(0, 69), st.integers(1, 60), st.integers(1, 50)),
 )
 def test_every_pixel_whose_centre_a_mask_holds_is_black_in_every_part(
     polygon: list[tuple[float, float]], region: tuple[int, int, int, int]
 ) -> None:
+    assume(not crossing_sides(tuple(polygon)))  # refused in a configuration
     left, top, width, height = region
-    part = left, top, left + width, top + height
-    piece = Hidden((tuple(polygon),)).cut(noise(), part)
+    piece = Hidden((tuple(polygon),)).cut(noise(), (left, top, left + width, top + height))
     assert piece.shape == (height, width, 3)
     for y in range(0, height, 7):
         for x in range(0, width, 7):
-            if contains(polygon, ((left + x + 0.5) / 160, (top + y + 0.5) / 120)) and not _is_close(
-                polygon, (left + x + 0.5, top + y + 0.5)
-            ):
+            if contains(polygon, ((left + x + 0.5) / 160, (top + y + 0.5) / 120)):
                 assert not piece[y, x].any()
-
-
-def _is_close(polygon: list[tuple[float, float]], point: tuple[float, float]) -> bool:
-    """Whether a point is within the accuracy of a sixteenth of a pixel from a side, or the polygon crosses itself."""
-    corners = np.array(polygon) * (160, 120)
-    for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        along = end - start
-        length = float(along @ along) or 1.0
-        nearest = start + along * min(max(float((point - start) @ along) / length, 0.0), 1.0)
-        if np.hypot(*(point - nearest)) < 0.2:
-            return True
-    return False
 
 
 def test_a_box_is_left_with_few_colours_also_where_a_part_of_it_is_shown() -> None:
