@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from streamdet import AlertEvent, DetectionEvent, ObjectEvent, Subscription, subscribe
 from streamdet.assets import sample_clip
 from streamdet.capture.sources.picture import AvPicture
+from streamdet.service.control.client import _UnixConnection
 from streamdet.types import Box, PictureInfo
 from streamdet.wire import Kind
 from support.processes import PATIENCE_SECONDS, DaemonProcess, stream
@@ -130,3 +133,49 @@ def test_a_picture_shows_its_object_in_the_very_frame_that_the_event_names(tmp_p
         if isinstance(event, AlertEvent):
             assert info.frame_seq == event.frame.seq
             assert event.alert.box in seen.boxes[event.frame.seq]
+
+
+def fetched(daemon: DaemonProcess, picture_id: str) -> tuple[int, bytes]:
+    """Status and body of the answer of the control API."""
+    with closing(_UnixConnection(daemon.control_path, PATIENCE_SECONDS)) as connection:
+        connection.request("GET", f"/v1/pictures/{picture_id}")
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+def test_a_kill_costs_no_picture_that_was_kept_and_both_ways_lead_to_it(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    with daemon_at(tmp_path, f'[pictures]\ndirectory = "{kept}"\n', real=False) as daemon:
+        daemon.write_config(stream("cam", max_fps=10), more=f'[pictures]\ndirectory = "{kept}"\n')
+        daemon.start()
+        with subscribe(daemon.endpoint, kinds=["objects"], timeout_seconds=PATIENCE_SECONDS) as events:
+            assert isinstance(next(events), ObjectEvent)
+            wait_until(lambda: daemon.count("picture_encode_seconds_count") > 0)
+            daemon.ask("PATCH", "/v1/streams/cam", {"paused": True})
+            end = next(event for event in events if isinstance(event, ObjectEvent) and event.phase == "end")
+            assert end.picture is not None
+            assert end.picture.picture_id.split("Z-")[1].startswith("cam-")
+            jpeg = events.picture(end)
+        assert jpeg is not None
+        assert fetched(daemon, end.picture.picture_id) == (200, jpeg)
+        wait_until(lambda: daemon.count("pictures_stored_total") == 1)
+        daemon.end(signal.SIGKILL)
+        (kept / f".{end.picture.picture_id}.jpg.0123abcd.part").write_bytes(jpeg[:100])
+        daemon.ready()
+        with subscribe(daemon.endpoint, kinds=["objects"]) as events:
+            assert events.picture(end, PATIENCE_SECONDS) == jpeg
+        assert fetched(daemon, end.picture.picture_id) == (200, jpeg)
+        assert fetched(daemon, "other")[0] == 404
+        wait_until(lambda: not list(kept.glob(".*")))
+        assert (kept / f"{end.picture.picture_id}.jpg").read_bytes() == jpeg
+        assert daemon.end() == 0
+
+
+def test_a_directory_that_cannot_be_used_ends_the_start_with_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with daemon_at(tmp_path, f'[pictures]\ndirectory = "{tmp_path}/file"\n') as daemon:
+        daemon.start()
+        _, errors = daemon.process.communicate(timeout=PATIENCE_SECONDS)
+        assert daemon.process.returncode == 69
+        assert errors.count("\n") == 1
+        assert f"cannot keep pictures in {tmp_path}/file: File exists" in errors
