@@ -330,7 +330,7 @@ def test_a_daemon_that_does_not_answer_or_does_not_know_the_request_is_an_error(
     why = 'request has "request": expected one of snapshot, replay'
     with (
         gallery_at(tmp_path) as gallery,
-        subscribe(gallery.publisher.endpoint, replay_endpoint=f"ipc://{tmp_path}/nobody") as alone,
+        subscribe(gallery.publisher.endpoint, replay_endpoint=f"ipc://{tmp_path}/absent") as alone,
         gallery.subscribe() as events,
     ):
         with pytest.raises(TimeoutError, match=r"no picture within 0\.1 seconds"):
