@@ -43,13 +43,20 @@ _KINDS: tuple[wire.Kind, ...] = ("detections", "objects", "state")
 # Gaps and restarts, which `watch` prints between events, have types of their own.
 _OTHER_TYPES = {"alerts", "preview", "gap", "restart"}
 _MAX_NAMES = 10
+_EXAMPLES = """\b
+Examples:
+  streamdet rules test streamdet.toml --spool /var/lib/streamdet/spool
+  streamdet rules test rules.toml --spool /var/lib/streamdet/spool --since '12 h ago' --stream yard
+  streamdet watch --json > events.jsonl
+  streamdet rules test rules.toml --events events.jsonl --json | jq '.alerts[].rule'
+"""
 
 _Event = DetectionEvent | ObjectEvent | StateEvent
 OnProgress = Callable[[int, int], None]
 """Takes how much is done, and how much there is."""
 
 
-@click.group("rules", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("rules", epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """Try rules on events of the past."""
 
@@ -75,13 +82,7 @@ class _Time(click.ParamType):  # type: ignore[type-arg] # generic in newer versi
 
 
 @command.command(
-    epilog="""\b
-Examples:
-  streamdet rules test streamdet.toml --spool /var/lib/streamdet/spool
-  streamdet rules test rules.toml --spool /var/lib/streamdet/spool --since '12 h ago' --stream yard
-  streamdet watch --json > events.jsonl
-  streamdet rules test rules.toml --events events.jsonl --json | jq '.alerts[].rule'
-
+    epilog=f"""{_EXAMPLES}
 \b
 Exit codes: 0 done, 2 FILE or an option is wrong, 65 an event cannot be read, 69 the spool cannot be read."""
 )
