@@ -237,6 +237,8 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_another_label_is_another_object_unless_it_lies_in_the_same_place"),
         ("unsure detection begins a track", "elif found.score >= self.start_score:", "elif found.score >= 0.0:",
          "test_an_unsure_detection_continues_a_track_and_begins_none"),
+        ("stops while frames are dropped", "return aside / sizes if aside <= sizes else None", "return None",
+         "test_who_turns_between_two_frames_that_are_far_apart_keeps_the_id"),
         ("presentation times run ahead", "and not runs_ahead:", "or runs_ahead:",
          "test_the_clock_does_not_jump_with_that_of_a_camera"),
     ),
@@ -246,7 +248,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_who_is_hidden_or_not_shown_for_a_while_is_the_same_object_in_the_same_visit"),
         ("cut boxes are the best ones", "rank = is_whole + found.score", "rank = found.score",
          "test_the_best_view_is_large_sure_and_whole"),
-        ("a mistake is an object", "if self.is_confirmed or not is_confirmed(", "if self.is_confirmed or (",
+        ("a mistake is an object", "if self.is_confirmed or not track.is_confirmed():", "if self.is_confirmed:",
          "test_what_is_seen_once_or_for_a_moment_is_no_object"),
     ),
     # ---- events and their delivery ----

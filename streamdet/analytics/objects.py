@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from streamdet.analytics.tracker import Track, is_confirmed
+from streamdet.analytics.tracker import Track
 from streamdet.analytics.zones import Durations, Zones
 from streamdet.types import (
     Box,
@@ -125,7 +125,6 @@ class LiveObject:
         "_published_stationary",
         "_rest",
         "_rest_since",
-        "_sights",
         "_zones",
         "began",
         "began_at",
@@ -159,14 +158,12 @@ class LiveObject:
         self._published_stationary = False
         self._changes: list[ZoneChange] = []
         self._crossings: list[Crossing] = []
-        self._sights = 0
         self.see(track, found, frame, now)
 
     def see(self, track: Track, found: Detection, frame: FrameInfo, now: float) -> None:
         """Takes what one frame shows of it, except for zones and lines."""
         self.box, self.frame, self.seen = found.box, frame, now
         self.label, self.score = track.label, track.score
-        self._sights += 1
         self._judge(found, frame)
         self._rest_or_move(now)
         self._walk(now)
@@ -188,9 +185,9 @@ class LiveObject:
         """Notes that it has crossed a line."""
         self._crossings.append(crossing)
 
-    def confirm(self) -> bool:
+    def confirm(self, track: Track) -> bool:
         """Whether it has been confirmed just now."""
-        if self.is_confirmed or not is_confirmed(self._sights, self.seen - self.began):
+        if self.is_confirmed or not track.is_confirmed():
             return False
         self.is_confirmed = True
         return True
@@ -371,7 +368,7 @@ class Objects:
         for crossing in crossings:
             self.live[crossing.track_id].cross(crossing)
         for one in shown:
-            if one.confirm():
+            if one.confirm(tracks[one.track_id]):
                 changes.append(one.publish("begin"))
             elif one.is_confirmed and one.is_due():
                 changes.append(one.publish("update"))

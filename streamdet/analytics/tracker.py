@@ -10,6 +10,7 @@ frames are dropped. For the few objects of a picture plain numbers are faster th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from streamdet.types import Detection
@@ -28,6 +29,17 @@ _MIN_OVERLAP = 0.3
 _LOST_COSTS_PER_SECOND = 0.1
 # A car that is labelled a truck in one frame is still the same where the boxes overlap by more than half.
 _OTHER_LABEL_COSTS = 1.25
+# An object that starts, stops or turns between two frames that are far apart overlaps nothing. So a detection that is
+# left over is taken for a track that is left over where it is off its way by no more than this, in sizes, and by so
+# much more for each second between the frames, up to one; and where its height differs by no more than this factor.
+# Closer where frames between did not show the object: others come out from behind what hides it.
+_REUNITED_SIZES = 0.5
+_REUNITED_SIZES_PER_SECOND = 1.0
+_REUNITED_GROWTH = 1.4
+_REUNITED_MISSED_SIZES = 0.35
+_REUNITED_MISSED_GROWTH = 1.2
+# A label with this part of the votes for the first one is an object's own as well.
+_KNOWN_SHARE = 0.1
 # Noise of the filter, in units of the box's size (the root of its area): a detected box is off by a twentieth, and
 # an object changes its speed by about one size per second within a second.
 _MEASURED_VARIANCE = 0.05**2
@@ -35,30 +47,20 @@ _ACCELERATION_DENSITY = 1.0
 _FIRST_SPEED_VARIANCE = 2.0**2
 # The weight of a measured width and height, against those before.
 _SIZE_GAIN = 0.5
-# A track is certain to be an object when it was seen this often, or twice with this time between.
+# A track is certain to be an object when it was seen this often, or twice with this time between and hardly missed.
 _CONFIRMED_SIGHTS = 3
 _CONFIRMED_SECONDS = 0.5
 # Until then it may be a mistake: it is given up this soon after it is missed, or later by the time for which it was
 # seen.
 _FIRST_PATIENCE_SECONDS = 0.5
 # Another label must lead by this factor, so that two labels that are nearly equal do not take turns.
-_LABEL_LEAD = 1.2
+_LABEL_LEAD = 1.1
 # A presentation time that jumps by more is ignored, and so is one that runs ahead of our clock by this much more than
 # any before it did.
 _MAX_STEP_SECONDS = 10.0
 _LARGEST_LEAD_SECONDS = 0.5
 # Of the clock of a stream. Floats hold these and their differences without rounding.
 _TICKS_PER_SECOND = 65536
-
-
-def is_confirmed(sights: int, seconds: float) -> bool:
-    """Whether a track is certain to be an object.
-
-    Args:
-        sights: frames in which it was detected.
-        seconds: from the first of them to the last.
-    """
-    return sights >= _CONFIRMED_SIGHTS or (sights > 1 and seconds >= _CONFIRMED_SECONDS)
 
 
 class StreamClock:
@@ -117,13 +119,15 @@ class Track:
         score: the best.
         began: when it was detected first, in seconds of the stream.
         seen: when it was detected last.
-        sights: how often it was detected.
+        sights: frames that have shown it.
+        frames: all frames since it was detected first.
     """
 
     __slots__ = (
         "_votes",
         "began",
         "covariance",
+        "frames",
         "height",
         "label",
         "last_label",
@@ -147,7 +151,7 @@ class Track:
         self.score = found.score
         self._votes = {found.label: found.score}
         self.began = self.seen = now
-        self.sights = 1
+        self.sights = self.frames = 1
         self.x, self.y = (x1 + x2) / 2, (y1 + y2) / 2
         self.width, self.height = x2 - x1, y2 - y1
         self.vx = self.vy = 0.0
@@ -156,7 +160,8 @@ class Track:
         self.speed_variance = _FIRST_SPEED_VARIANCE * area
 
     def predict(self, seconds: float) -> None:
-        """Moves on in time; acceleration is modelled as white noise."""
+        """Moves on to the next frame; acceleration is modelled as white noise."""
+        self.frames += 1
         self.x += self.vx * seconds
         self.y += self.vy * seconds
         noise = _ACCELERATION_DENSITY * self.width * self.height * seconds
@@ -184,6 +189,13 @@ class Track:
         self.sights += 1
         self._vote(found)
 
+    def is_confirmed(self) -> bool:
+        """Whether it is certain that there is an object."""
+        if self.sights >= _CONFIRMED_SIGHTS:
+            return True
+        is_missed_often = self.frames > self.sights + 1
+        return self.sights > 1 and self.seen - self.began >= _CONFIRMED_SECONDS and not is_missed_often
+
     def scale(self, x: float, y: float) -> None:
         """Goes on in a picture of another size."""
         self.x, self.vx, self.width = x * self.x, x * self.vx, x * self.width
@@ -198,12 +210,43 @@ class Track:
         if lost_seconds > max_lost_seconds:
             return True
         is_missed = self.seen < before and lost_seconds > _FIRST_PATIENCE_SECONDS + seen_seconds
-        return is_missed and not is_confirmed(self.sights, seen_seconds)
+        return is_missed and not self.is_confirmed()
 
     def expected(self) -> Box:
         """The box in which it is expected."""
         dx, dy = self.width / 2, self.height / 2
         return self.x - dx, self.y - dy, self.x + dx, self.y + dy
+
+    def detour_to(self, found: Detection, now: float, *, is_missed: bool) -> float | None:
+        """How far a detection is from the way between where the object was last and where it is expected now.
+
+        It may have stopped on the way.
+
+        Args:
+            found: the detection.
+            now: seconds of the stream.
+            is_missed: whether there were frames between that do not show the object.
+
+        Returns:
+            The distance as a part of the largest one that is believed, 0 to 1; None where it cannot be this object.
+        """
+        x1, y1, x2, y2 = found.box
+        lost_seconds = now - self.seen
+        growth, sizes = _REUNITED_GROWTH, _REUNITED_SIZES + _REUNITED_SIZES_PER_SECOND * min(lost_seconds, 1.0)
+        if is_missed:
+            growth, sizes = _REUNITED_MISSED_GROWTH, _REUNITED_MISSED_SIZES
+        if found.label != self.last_label or not 1 / growth < (y2 - y1) / self.height < growth:
+            return None
+        dx, dy = (x1 + x2) / 2 - self.x, (y1 + y2) / 2 - self.y
+        back_x, back_y = -self.vx * lost_seconds, -self.vy * lost_seconds
+        length = back_x * back_x + back_y * back_y
+        part = min(max((dx * back_x + dy * back_y) / length, 0.0), 1.0) if length > 0 else 0.0
+        aside = math.hypot(dx - part * back_x, dy - part * back_y) / math.sqrt(self.width * self.height)
+        return aside / sizes if aside <= sizes else None
+
+    def is_known_as(self, label: str) -> bool:
+        """Whether the object has had this label often."""
+        return self._votes.get(label, 0.0) >= _KNOWN_SHARE * self._votes[self.label]
 
     def _vote(self, found: Detection) -> None:
         label, votes = found.label, self._votes
@@ -226,7 +269,7 @@ class Tracker:
         self.max_lost_seconds = max_lost_seconds
         self.start_score = start_score
         self._ids = ids
-        self._now = 0.0
+        self._before = self._now = 0.0
         self._size = (0, 0)
         self._tracks: list[Track] = []
 
@@ -243,7 +286,8 @@ class Tracker:
             for track in self._tracks:
                 track.scale(size[0] / self._size[0], size[1] / self._size[1])
             self._size = size
-        before, self._now = self._now, now
+        before = self._before = self._now
+        self._now = now
         # An object that was lost before this frame is gone, wherever it turns up.
         self._tracks = [track for track in self._tracks if not track.is_lost(before, now, self.max_lost_seconds)]
         for track in self._tracks:
@@ -276,29 +320,51 @@ class Tracker:
                 if row not in taken and index not in track_of:
                     taken.add(row)
                     track_of[index] = self._tracks[row]
+        if len(track_of) < len(detections) and len(taken) < len(self._tracks):
+            self._reunite(detections, track_of, taken)
         return track_of
+
+    def _reunite(self, detections: Sequence[Detection], track_of: dict[int, Track], taken: set[int]) -> None:
+        """Gives sure detections that nothing explains to tracks that nothing continues, the nearest first."""
+        pairs: list[_Pair] = []
+        left = [(row, track) for row, track in enumerate(self._tracks) if row not in taken]
+        for index, found in enumerate(detections):
+            if index in track_of or found.score < self.start_score:
+                continue
+            for row, track in left:
+                is_missed = track.seen < self._before
+                if is_missed and not track.is_confirmed():
+                    continue
+                detour = track.detour_to(found, self._now, is_missed=is_missed)
+                if detour is not None:
+                    pairs.append((detour, row, index))
+        pairs.sort()
+        for _, row, index in pairs:
+            if row not in taken and index not in track_of:
+                taken.add(row)
+                track_of[index] = self._tracks[row]
 
     def _pairs(self, detections: Sequence[Detection]) -> tuple[list[_Pair], list[_Pair]]:
         """Tracks and detections that may be the same object: those with a high score, and the others."""
         sure: list[_Pair] = []
         unsure: list[_Pair] = []
-        expected: list[tuple[int, str, float, Box, Box]] = []
+        expected: list[tuple[int, Track, float, Box, Box]] = []
         for row, track in enumerate(self._tracks):
             box = track.expected()
             costs = (self._now - track.seen) * _LOST_COSTS_PER_SECOND
-            expected.append((row, track.last_label, costs, box, _with_margin(box)))
+            expected.append((row, track, costs, box, _with_margin(box)))
         for index, found in enumerate(detections):
             is_sure = found.score >= self.start_score
             pairs, lowest = (sure, _MIN_OVERLAP) if is_sure else (unsure, _GOOD_OVERLAP)
             around = left, top, right, bottom = _with_margin(found.box)
-            for row, label, costs, box, (x1, y1, x2, y2) in expected:
+            for row, track, costs, box, (x1, y1, x2, y2) in expected:
                 # Most pairs are far apart.
                 if x1 >= right or x2 <= left or y1 >= bottom or y2 <= top:
                     continue
                 rank = 1 + _overlap(box, found.box)
                 if rank <= 1 + _GOOD_OVERLAP:
                     rank = _overlap((x1, y1, x2, y2), around)
-                if label != found.label:
+                if found.label != track.last_label and not track.is_known_as(found.label):
                     rank -= _OTHER_LABEL_COSTS
                 if rank > lowest:
                     pairs.append((rank - costs, row, index))

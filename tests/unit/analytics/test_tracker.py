@@ -161,6 +161,42 @@ def test_whatever_comes_ids_are_unique_rise_and_never_return(frames: list[tuple[
         given_up |= before - tracker.tracks().keys()
 
 
+def test_who_turns_between_two_frames_that_are_far_apart_keeps_the_id() -> None:
+    tracker = tracker_of()
+    for frame in range(10):
+        tracker.update([person(300 + 15 * frame, 300)], 1 + frame / 10, SIZE)
+    assert ids_of(tracker.update([person(420, 300)], 2.6, SIZE)) == [1]
+
+
+def test_who_stops_behind_something_keeps_the_id_and_others_who_come_out_there_do_not_get_it() -> None:
+    for found, same in ((person(445, 300), True), (person(445, 345), False), (person(445, 300, width=80), False)):
+        tracker = tracker_of()
+        for frame in range(10):
+            tracker.update([person(300 + 15 * frame, 300)], 1 + frame / 10, SIZE)
+        for frame in range(10, 20):
+            tracker.update([], 1 + frame / 10, SIZE)
+        assert ids_of(tracker.update([found], 3.0, SIZE)) == [1 if same else 2]
+
+
+def test_an_object_with_two_labels_keeps_its_id_where_they_take_turns() -> None:
+    tracker = tracker_of()
+    for frame in range(30):
+        label = "truck" if frame % 3 == 1 else "car"
+        # The first time both boxes overlap well; later they need not.
+        x = 300 + (0 if frame < 4 else 30 * (frame % 2))
+        assert ids_of(tracker.update([person(x, 300, label=label)], 1 + frame / 10, SIZE)) == [1]
+
+
+def test_a_mistake_that_comes_again_after_a_while_is_no_certain_object() -> None:
+    tracker = tracker_of()
+    for frame in range(7):
+        tracker.update([person(300, 300)] if frame in (0, 6) else [], 1 + frame / 12, SIZE)
+    assert not tracker.tracks()[1].is_confirmed()
+    for frame in range(2):
+        tracker.update([person(700, 300)], 3 + frame / 2, SIZE)
+    assert tracker.tracks()[2].is_confirmed()
+
+
 def test_a_track_has_the_label_with_the_most_votes_and_the_best_score() -> None:
     tracker = tracker_of()
     for frame, (label, score) in enumerate(
