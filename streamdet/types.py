@@ -320,7 +320,7 @@ class ZoneChange:
         change: "enter"; "leave"; "dwell", when a visit reaches one of the zone's `dwell_seconds`; "loiter", when it
             reaches `loiter_seconds`.
         zone: its name.
-        seconds: of this visit so far; 0 for "enter".
+        seconds: of this visit; 0 for "enter", and for "dwell" and "loiter" the duration that it has reached.
     """
 
     change: Literal["enter", "leave", "dwell", "loiter"]

@@ -389,6 +389,7 @@ class PublishedTracks:
         for track in list(self._tracks.values()):
             if track.is_lost(before, now, self._max_lost_seconds):
                 del self._tracks[track.track_id]
+            track.frames += 1
         for found in detections:
             if found.track_id is None:
                 continue
