@@ -142,6 +142,10 @@ class _Wanted(NamedTuple):
     since: float | None
     until: float | None
 
+    def has_topic(self, topic: str) -> bool:
+        kind, _, rest = topic.partition("/")
+        return kind in _KINDS and (not self.streams or rest.rstrip("/") in self.streams)
+
     def has(self, event: _Event) -> bool:
         if self.streams and event.stream not in self.streams:
             return False
@@ -172,12 +176,13 @@ def _rows(database: sqlite3.Connection, path: Path, wanted: _Wanted, on_progress
     first, last = database.execute("SELECT min(id), max(id) FROM records").fetchone()
     if first is None:
         return
+    topics = [number for number, topic in database.execute("SELECT id, topic FROM topics") if wanted.has_topic(topic)]
     select = (
-        "SELECT id, payload FROM records WHERE id > ? AND id <= ? AND kept_at >= ? AND topic_id IN "
-        "(SELECT id FROM topics WHERE substr(topic, 1, instr(topic, '/') - 1) IN (?, ?, ?)) ORDER BY id LIMIT ?"
+        "SELECT id, payload FROM records WHERE id > ? AND id <= ? AND kept_at >= ? "
+        "AND topic_id IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?"
     )
-    at = first - 1
-    while rows := database.execute(select, (at, last, wanted.since or 0.0, *_KINDS, _ROWS_AT_ONCE)).fetchall():
+    at, rest = first - 1, (last, wanted.since or 0.0, json.dumps(topics), _ROWS_AT_ONCE)
+    while rows := database.execute(select, (at, *rest)).fetchall():
         for number, payload in rows:
             event = _decoded(payload, f"{path}: event {number}")
             if event is not None and wanted.has(event):
