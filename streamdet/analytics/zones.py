@@ -266,10 +266,9 @@ class _Place:
 
     def box(self, grown: float = 0.0) -> Box:
         """The box, larger by this on every side; smaller below 0, but not by more than a part of it."""
-        half = self.width / 2
-        if grown < 0:
-            grown = -min(-grown, _MOST_OF_BOX * self.width, _MOST_OF_BOX * self.height)
-        return self.x - half - grown, self.y - self.height - grown, self.x + half + grown, self.y + grown
+        dx, dy = max(grown, -_MOST_OF_BOX * self.width), max(grown, -_MOST_OF_BOX * self.height)
+        half = self.width / 2 + dx
+        return self.x - half, self.y - self.height - dy, self.x + half, self.y + dy
 
     def _is_odd(self, new_x: float, new_y: float, new_height: float, now: float) -> bool:
         """Whether the box cannot be what the object looks like now: it has grown, shrunk or jumped too much."""

@@ -264,3 +264,163 @@ def test_the_geometry_is_that_of_the_configuration() -> None:
     assert geometry.zones == ()
     assert geometry.lines[0].points == ((0.0, 0.5), (1.0, 0.5))
     assert [mask.name for mask in geometry.masks] == ["m"]
+
+
+LOW = {"name": "low", "polygon": [[0, 0.5], [1, 0.5], [1, 1], [0, 1]]}
+EDGE = 288  # of LOW, in pixels of FRAME
+
+
+@pytest.mark.parametrize(("anchor", "enters_at"), [("bottom", EDGE), ("center", EDGE + 60), ("any", EDGE)])
+def test_the_anchor_is_what_must_be_inside(anchor: str, enters_at: float) -> None:
+    watch = Watch(zones=[LOW | {"anchor": anchor}])
+    for foot in range(200, 420, 10):
+        (kept,), _ = watch.see(person(foot), size=FRAME)
+        if kept.zones:
+            break
+    # By a fifth of the height, 24 pixels, and a little of the picture's.
+    assert enters_at + 24 < foot <= enters_at + 24 + 20
+    for back in range(foot, 100, -10):
+        (kept,), _ = watch.see(person(back), size=FRAME)
+        if not kept.zones:
+            break
+    assert enters_at - 24 - 20 <= back < enters_at - 24
+
+
+def test_a_box_touches_an_area_that_no_corner_of_it_is_in() -> None:
+    watch = Watch(zones=[{"name": "pole", "polygon": [[0.39, 0], [0.41, 0], [0.41, 1], [0.39, 1]], "anchor": "any"}])
+    steps = [person(300, x=x) for x in (200, 260, 290, 300, 310, 330, 400)]
+    assert watch.zones_on(*steps, size=FRAME) == "--IIII-"
+
+
+@given(
+    st.lists(st.floats(-0.09, 0.09), min_size=5, max_size=60),
+    st.floats(20, 200),
+    st.sampled_from(["bottom", "center", "any"]),
+)
+def test_jitter_makes_nothing_come_and_go_whatever_counts(noise: list[float], height: float, anchor: str) -> None:
+    watch = Watch(zones=[LOW | {"anchor": anchor}])
+    middle = EDGE + (height / 2 if anchor == "center" else 0)
+    steps = [person(middle + height * part, height) for part in noise]
+    assert len(set(watch.zones_on(*steps, size=FRAME))) == 1
+
+
+def test_who_stays_just_inside_or_outside_counts_after_a_second() -> None:
+    """By 15 pixels, where a margin of 24 is asked for at once; within 9, it may be jitter for ever."""
+    watch = Watch(zones=[LOW])
+    steps = [person(foot) for foot in [250] * 5 + [EDGE + 18] * 15 + [EDGE - 18] * 15 + [EDGE + 9] * 30]
+    seen = watch.zones_on(*steps, size=FRAME)
+    assert seen.count("I") == pytest.approx(15, abs=2)
+    assert 14 <= seen.index("I") <= 17
+    assert seen[-30:] == "-" * 30
+
+
+def test_only_objects_of_the_right_size_are_in_a_zone_and_jitter_of_their_size_changes_nothing() -> None:
+    zone = LOW | {"min_size": 0.2, "max_size": 0.4}
+    for height, inside in ((100, "-"), (130, "I"), (220, "I"), (250, "-")):
+        watch = Watch(zones=[zone])
+        assert watch.zones_on(*[person(400, height)] * 3, size=FRAME) == inside * 3
+    watch = Watch(zones=[zone])
+    grows = [person(400, 100 + step) for step in (0, 5, 10, 15, 20, 25, 18, 12, 20, 11, 14, 20, 10)]
+    assert watch.zones_on(*grows, size=FRAME) in ("-" * at + "I" * (13 - at) for at in range(3, 9))
+    single, _ = watch.see(person(400, 100), person(400, 130, track_id=8), size=FRAME)
+    untracked, _ = watch.zones.see([at(0.5, 0.7)], SIZE, 100.0, {})
+    assert [bool(found.zones) for found in (*single, *untracked)] == [True, True, True]
+
+
+def test_an_object_counts_from_when_it_is_sure_and_was_in_the_zone_before() -> None:
+    zones = zones_of(zones=[LOW | {"min_score": 0.8}])
+    seen, track = [], None
+    for step, score in enumerate((0.7, 0.75, 0.85, 0.6, 0.5)):
+        found = Detection("person", score, person(400).box, 7)
+        track = track or Track(7, found, 1.0)
+        track.correct(found, 1 + step / 10)
+        seen.append(bool(zones.see([found], FRAME, 1 + step / 10, {7: track})[0][0].zones))
+    assert seen == [False, False, True, True, True]
+    assert zones.since("low", 7) == 1.0
+
+
+def test_labels_that_flip_neither_enter_nor_leave_nor_cross() -> None:
+    zones = zones_of(zones=[LOW | {"labels": ["car"]}], lines=[GATE[0] | {"labels": ["car"]}])
+    seen, crossed, track = [], [], None
+    for step in range(30):
+        found = Detection(("truck", "car")[step % 3 > 0], 0.9, person(200 + 8 * step).box, 7)
+        track = track or Track(7, found, 1.0)
+        track.correct(found, 1 + step / 10)
+        kept, crossings = zones.see([found], FRAME, 1 + step / 10, {7: track})
+        seen.append("I" if kept[0].zones else "-")
+        crossed += crossings
+    assert "".join(seen).strip("-") == "I" * seen.count("I")
+    assert crossed == [Crossing("gate", "in", 7, "car")]
+
+
+def test_a_mask_hides_a_person_whose_label_is_mistaken_for_once() -> None:
+    zones = zones_of(masks=[LOW | {"labels": ["person"]}])
+    track = Track(7, person(400), 1.0)
+    for label in ("person", "dog"):
+        found = Detection(label, 0.9, person(400).box, 7)
+        track.correct(found, 1.1)
+        assert zones.see([found], FRAME, 1.1 + (label == "dog"), {7: track})[0] == []
+
+
+def test_a_mask_hides_all_that_touches_it_where_it_is_to() -> None:
+    for anchor, hidden in (("bottom", False), ("any", True)):
+        watch = Watch(masks=[{"name": "window", "polygon": [[0.2, 0.1], [0.6, 0.1], [0.6, 0.8]], "anchor": anchor}])
+        assert (not watch.see(person(300), size=FRAME)[0]) == hidden
+
+
+def test_a_line_is_crossed_by_the_anchor_of_objects_of_the_right_size_and_score() -> None:
+    line = GATE[0] | {"anchor": "center", "min_size": 0.15, "min_score": 0.9}
+    watch = Watch(lines=[line])
+    feet = range(250, 420, 10)
+    at_foot = {foot: watch.see(person(foot), size=FRAME)[1] for foot in feet}
+    assert [EDGE + 60 + 24 < foot < EDGE + 60 + 45 for foot, crossed in at_foot.items() if crossed] == [True]
+    watch = Watch(lines=[line])
+    assert [one for foot in feet for one in watch.see(person(foot, height=60), size=FRAME)[1]] == []
+    watch = Watch(lines=[line | {"min_score": 0.95}])
+    assert [one for foot in feet for one in watch.see(person(foot), size=FRAME)[1]] == []
+
+
+@pytest.mark.parametrize("frames_apart", [1, 4, 10])
+def test_a_visit_begins_and_ends_where_the_edge_was_crossed(frames_apart: int) -> None:
+    """One pixel each hundredth of a second, there and back; the feet cross the edge after 0.88 s, and after 3.12 s."""
+    zones = zones_of(zones=[LOW])
+    since = {}
+    for number in range(0, 400, 5 * frames_apart):
+        found = person(200 + (number if number < 200 else 400 - number))
+        kept, _ = zones.see([found], FRAME, 1 + number / 100, {7: Track(7, found, 1.0)})
+        since[bool(kept[0].zones)] = zones.since("low", 7)
+    assert since[True] == pytest.approx(1.88, abs=0.1)
+    assert since[False] == pytest.approx(4.12, abs=0.1)
+
+
+def test_shapes_that_stay_know_where_objects_are_and_new_ones_do_not() -> None:
+    zones = zones_of(zones=[LOW], lines=GATE)
+
+    def see(foot: float, now: float) -> tuple[list[Detection], tuple[Crossing, ...]]:
+        found = person(foot)
+        return zones.see([found], FRAME, now, {7: Track(7, found, 1.0)})
+
+    for step in range(8):
+        see(200 + 14 * step, 1 + step / 10)
+    assert zones.turned("low", 7) is not None
+    other = {"name": "other", "polygon": LOW["polygon"]}
+    zones.set_config(StreamConfig.model_validate({"name": "a", "url": "x", "zones": [LOW, other], "lines": GATE}))
+    kept, _ = see(EDGE + 8, 2.1)
+    assert kept[0].zones == ("other",)
+    assert zones.since("other", 7) == 2.1
+    assert zones.since("gone", 7) is None
+    assert [one.line for foot in (310, 330) for one in see(foot, 2 + foot / 1000)[1]] == ["gate"]
+
+
+def test_everything_goes_on_where_the_picture_comes_in_another_size() -> None:
+    zones = zones_of(zones=[LOW], lines=GATE)
+    seen: list[tuple[bool, int]] = []
+    for step in range(30):
+        factor = 1 if step % 8 < 4 else 2
+        x1, y1, x2, y2 = person(200 + 6 * step).box
+        found = Detection("person", 0.9, (factor * x1, factor * y1, factor * x2, factor * y2), 7)
+        size = factor * FRAME[0], factor * FRAME[1]
+        kept, crossed = zones.see([found], size, 1 + step / 10, {7: Track(7, found, 1.0)})
+        seen.append((bool(kept[0].zones), len(crossed)))
+    assert [inside for inside, _ in seen] == sorted(inside for inside, _ in seen)
+    assert sum(crossed for _, crossed in seen) == 1
