@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamdet.config import load_config_and_warnings
+from streamdet.config import Config, load_config_and_warnings
 from streamdet.detector.missing import missing_parts
 from streamdet.errors import EXIT_FAILURE, ConfigError
 from streamdet.security.plain_text import plain_json
@@ -66,7 +66,7 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
     if as_json:
         _print_json(_as_json([stream.name for stream in config.streams], warnings, probes))
     else:
-        _print(file, len(config.streams), warnings, probes)
+        _print(file, config, warnings, probes)
     if probes and any(result.reason for result in probes):
         sys.exit(EXIT_FAILURE)
 
@@ -106,10 +106,11 @@ def _print_json(value: dict[str, Any]) -> None:
     click.echo(plain_json(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
-def _print(file: Path, streams: int, warnings: list[str], probes: list[Probe] | None) -> None:
+def _print(file: Path, config: Config, warnings: list[str], probes: list[Probe] | None) -> None:
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    click.echo(f"{file} is valid: {streams} stream{'' if streams == 1 else 's'}")
+    counts = [_count(len(config.streams), "stream"), *([_count(len(config.rules), "rule")] if config.rules else [])]
+    click.echo(f"{file} is valid: {', '.join(counts)}")
     if probes is None:
         return
     from rich.console import Console
@@ -122,6 +123,10 @@ def _print(file: Path, streams: int, warnings: list[str], probes: list[Probe] | 
     Console(width=None if sys.stdout.isatty() else _LINE_CHARACTERS, highlight=False).print(table)
     good = sum(probe.reason is None for probe in probes)
     click.echo(f"{good} of {len(probes)} streams can be read")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _row(probe: Probe) -> tuple[str, ...]:

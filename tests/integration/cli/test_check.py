@@ -64,6 +64,8 @@ def test_valid_file(tmp_path: Path, clip: Path, check: Check) -> None:
     assert result.returncode == 0
     assert result.stdout.strip() == f"{config} is valid: 1 stream"
     assert json.loads(check(config, "--json").stdout)["streams"] == [{"name": "yard"}]
+    config.write_text(config.read_text() + '[[rules]]\nname = "seen"\n')
+    assert check(config).stdout.strip() == f"{config} is valid: 1 stream, 1 rule"
 
 
 def test_the_file_may_be_named_as_for_other_commands(tmp_path: Path, clip: Path, check: Check) -> None:
