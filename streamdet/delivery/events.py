@@ -226,6 +226,9 @@ class EventWriter:
         stream = config.name
         before, self._configs[stream] = self._configs.get(stream), config
         self._privacy.set_stream(config)
+        hides_others = before is not None and (before.blur, before.masks) != (config.blur, config.masks)
+        if self._pictures is not None and hides_others:
+            self._pictures.forget_stream(stream)  # views from before may show what must be hidden now
         analytics = self._analytics.get(stream)
         geometry = analytics.geometry if analytics else None
         ended: list[Occurrence] = []

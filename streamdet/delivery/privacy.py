@@ -34,11 +34,6 @@ _MAX_PLACES = 1000
 _SHIFT = 4
 
 
-def hides_pixels(config: StreamConfig) -> bool:
-    """Whether something must be hidden in the pictures of a stream; where it cannot be, none may leave."""
-    return bool(config.blur or black_areas(config))
-
-
 @dataclass(frozen=True, slots=True)
 class Hidden:
     """What must not be seen in one frame.

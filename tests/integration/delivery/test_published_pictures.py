@@ -32,6 +32,7 @@ from support.waiting import PATIENCE_SECONDS, wait_until
 KINDS: tuple[Kind, ...] = ("detections", "objects", "alerts", "state")
 SIZE = (640, 360)
 ON_SIGHT = {"name": "on sight", "labels": ["person"], "for_seconds": 0.05, "picture": True}
+TOP = {"name": "top", "polygon": [[0.0, 0.0], [1.0, 0.0], [1.0, 0.05], [0.0, 0.05]]}
 LEFT = {"name": "left", "polygon": [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]}
 
 
@@ -365,3 +366,20 @@ def test_objects_that_end_at_the_stop_have_their_pictures(tmp_path: Path) -> Non
         gallery.publisher.join()
     assert event.picture is not None
     assert shows((tmp_path / f"{event.picture.picture_id}.jpg").read_bytes(), event.picture)
+
+
+def test_after_a_change_of_what_is_hidden_no_view_from_before_leaves(tmp_path: Path) -> None:
+    with gallery_at(tmp_path, size="frame") as gallery, gallery.subscribe() as events:
+        gallery.set(events)
+        gallery.show(CAR, frames=6)
+        pictures = gallery.publisher._pictures
+        assert isinstance(pictures, Pictures)
+        wait_until(lambda: pictures._best)
+        rules = {"name": "a", "url": "rtsp://192.0.2.5/x", "masks": [TOP]}
+        gallery.publisher.set_stream(StreamConfig.model_validate(rules))
+        gallery.show(CAR)
+        gallery.publisher.remove_stream("a")
+        event = ended(events)
+        assert event.picture is not None
+        assert event.picture.frame_seq == 7
+        assert pixels_of(events.picture(event))[:15].max() < 30

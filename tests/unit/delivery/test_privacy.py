@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamdet.analytics.zones import contains
 from streamdet.config.stream import MaskConfig, StreamConfig, crossing_sides
-from streamdet.delivery.privacy import NOTHING, Hidden, Privacy, hides_pixels
+from streamdet.delivery.privacy import NOTHING, Hidden, Privacy
 from streamdet.types import Box, Detection
 
 LEFT = {"name": "left", "polygon": [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]}
@@ -47,10 +46,8 @@ def test_a_mask_for_all_objects_is_black_and_a_restricted_one_stays_visible() ->
         config = config_of(masks=[LEFT | restricted])
         privacy.set_stream(config)
         assert privacy.see("cam", [], [], 0.0) is NOTHING
-        assert not hides_pixels(config)
     config = config_of(masks=[LEFT, {"name": "right", "polygon": [[0.9, 0], [1, 0], [1, 0.1]], "labels": ["car"]}])
     privacy.set_stream(config)
-    assert hides_pixels(config)
     rgb = noise()
     shown = privacy.see("cam", [], [], 0.0).cut(rgb)
     assert not shown[:, :80].any()
@@ -145,9 +142,3 @@ def test_a_change_of_the_rules_counts_at_once_and_keeps_what_is_known() -> None:
     assert (len(hidden.polygons), hidden.boxes) == (1, (PLACE,))
     privacy.remove_stream("cam")
     assert privacy.see("cam", [person()], [person()], 0.2) is NOTHING
-
-
-@pytest.mark.parametrize("keys", [{"blur": ["person"]}, {"masks": [LEFT]}])
-def test_a_stream_that_hides_something_says_so(keys: dict[str, Any]) -> None:
-    assert hides_pixels(config_of(**keys))
-    assert not hides_pixels(config_of())
