@@ -30,6 +30,8 @@ from streamdet.config import Config, load_config
 from streamdet.delivery.connections import ConnectionGuard
 from streamdet.delivery.event_store import EventStore
 from streamdet.delivery.events import EventWriter
+from streamdet.delivery.file_store import FileStore
+from streamdet.delivery.pictures import Pictures
 from streamdet.delivery.preview import Previews
 from streamdet.delivery.replay import Replay
 from streamdet.delivery.spool import Spool
@@ -65,7 +67,8 @@ class Running:
         path.write_text(
             f'[publisher]\nendpoint = "tcp://127.0.0.1:{port}"\n'
             f'[metrics]\nendpoint = "127.0.0.1:{metrics_port}"\n'
-            f'[spool]\ndirectory = "{folder / "spool"}"\n[control]\npath = "{self.control_path}"\n' + "".join(streams)
+            f'[spool]\ndirectory = "{folder / "spool"}"\n[pictures]\ndirectory = "{folder / "pictures"}"\n'
+            f'[control]\npath = "{self.control_path}"\n' + "".join(streams)
         )
         self.config: Config = load_config(path)
         self.daemon = Daemon(self.config, path, load=lambda *_: DetectorPool([detector or StandIn()]))
@@ -148,12 +151,19 @@ def ask_for_a_reload(running: Running) -> None:
     assert running.daemon.metrics.registry.get_sample_value("streamdet_config_last_reload_successful") == 0
 
 
+def show_another_object(running: Running) -> None:
+    for paused in (True, False):
+        ask(running.control_path, "PATCH", "/v1/streams/clip", {"paused": paused}, timeout_seconds=5)
+
+
 # Where each thread is hit, and what makes it come there.
 _THREADS: dict[str, tuple[type, str, Callable[[Running], None]]] = {
     "inference": (Inference, "_detect_some", provoke_nothing),
     "publisher": (EventWriter, "due_states", provoke_nothing),
     "previews": (Previews, "beat", look),
     "spool": (Spool, "_tidy", provoke_nothing),
+    "pictures": (Pictures, "_turn", show_another_object),
+    "pictures store": (FileStore, "_tidy", provoke_nothing),
     "control": (_Connections, "add", ask_for_control),
     "connections": (ConnectionGuard, "_cut_floods", provoke_nothing),
     "metrics": (_Connections, "add", ask_for_a_page),
