@@ -73,7 +73,7 @@ COMMIT;
 # alert of each rule on each stream, by topic and rule. Earlier versions did not have this table.
 _NEWEST = "CREATE TABLE newest (id TEXT PRIMARY KEY, record_id INTEGER NOT NULL) WITHOUT ROWID"
 _MAX_NEWEST = 10_000
-_OBJECTS, _ALERTS = "objects/", "alerts/"
+OCCURRENCES = _OBJECTS, _ALERTS = "objects/", "alerts/"
 
 _log = logging.getLogger(__name__)
 _Arguments = ParamSpec("_Arguments")
@@ -340,7 +340,7 @@ class EventStore:
             topic_id = self._topic_ids.get(topic) or self._new_topic(database, topic)
             values += (number, epoch_id, topic_id, seq, kept_at, payload)
             needed_bytes += len(payload)
-            if topic.startswith((_OBJECTS, _ALERTS)):
+            if topic.startswith(OCCURRENCES):
                 for of, is_last in _noted(topic, payload):
                     newest[of] = None if is_last else number
                     needed_bytes += _PAGE_BYTES

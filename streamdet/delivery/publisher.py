@@ -27,7 +27,7 @@ from streamdet.delivery.replay import Archive, Replay, Ring
 from streamdet.delivery.sockets import OFF, SUBSCRIBE, Route, Sockets
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.opentelemetry import Tracer
-from streamdet.types import AlertEvent, Detection, Drop, EndReason, Frame, FrameInfo, StreamStatus
+from streamdet.types import AlertEvent, Detection, Drop, EndReason, Frame, FrameInfo, ObjectEvent, StreamStatus
 from streamdet.wire.replay import Answer, Refused, encode_answer, request_id
 from streamdet.worker import Worker
 
@@ -38,6 +38,8 @@ MAX_PENDING = 256
 _MAX_PENDING_PICTURES = 64
 # An alert waits for the picture that it carries for this long.
 _MAX_HELD_SECONDS = 0.5
+# The event of an object or alert waits for the disk for this long. Mostly it takes 20 ms.
+_MAX_UNSETTLED_SECONDS = 0.25
 _MAX_WAIT_SECONDS = 1.0
 _BATCH_PAUSE_SECONDS = 0.001
 
@@ -45,6 +47,21 @@ _BATCH_PAUSE_SECONDS = 0.001
 @dataclass(frozen=True, slots=True)
 class _Removal:
     stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsettled:
+    """An event of an object or alert that is sent once it is on disk.
+
+    Attributes:
+        message: it.
+        settled: how far the archive must have settled.
+        until_monotonic_seconds: when it is sent in any case.
+    """
+
+    message: Message[Any]
+    settled: int
+    until_monotonic_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +144,7 @@ class Publisher(Worker):
         if picture_store is not None:
             self._pictures = Pictures(pictures or PicturesConfig(), picture_store, metrics, on_error, self._wakeup.wake)
         self._held: dict[str, deque[_Held]] = {}  # by topic
+        self._unsettled: deque[_Unsettled] = deque()
         self._writer = EventWriter(epoch, config.state_interval_seconds, metrics, self._pictures, clips)
         self._replay: Replay | None = None
         if replay is not None and (replay.endpoint != OFF or archive is not None):
@@ -204,6 +222,7 @@ class Publisher(Worker):
         try:
             with self._previews, self._pictures or nullcontext():
                 if self._archive is not None:
+                    self._archive.follow(self._wakeup.wake)
                     self._archive.fetch_left_behind(self._put_left_behind)
                 while not self._drained():
                     self._wait()
@@ -214,8 +233,12 @@ class Publisher(Worker):
                     self._send_held()
                     self._repeat_states()
                     self._send_all(self._writer.end_silent())
+                    self._send_settled()
                     self.beat()
                 self._send_all(self._writer.end_all(EndReason.STOPPING))
+                while self._unsettled:
+                    self._sockets.wait(max(self._unsettled[0].until_monotonic_seconds - time.monotonic(), 0.0))
+                    self._send_settled()
                 self._send_held(at_once=True)
         finally:
             self.close()
@@ -258,8 +281,10 @@ class Publisher(Worker):
     def _wait(self) -> None:
         now = time.monotonic()
         held_until = min((held[0].until_monotonic_seconds for held in self._held.values()), default=math.inf)
-        seconds = max(min(self._writer.due(now + _MAX_WAIT_SECONDS), held_until) - now, 0.0)
-        self._sockets.wait(0 if self.stopping or self._pending else seconds)
+        unsettled_until = self._unsettled[0].until_monotonic_seconds if self._unsettled else math.inf
+        seconds = max(min(self._writer.due(now + _MAX_WAIT_SECONDS), held_until, unsettled_until) - now, 0.0)
+        is_over = self.stopping and not self._unsettled
+        self._sockets.wait(0 if is_over or self._pending else seconds)
 
     def _take_subscriptions(self) -> None:
         for message in self._sockets.subscriptions():
@@ -355,11 +380,33 @@ class Publisher(Worker):
         if message is None:
             return
         # Kept first: a client that gets an event can ask for those before it.
+        settled = 0
         if self._replay is not None and message.is_kept:
             try:
-                self._replay.add(message.topic, message.event.seq, message.parts[1])
+                settled = self._replay.add(message.topic, message.event.seq, message.parts[1])
             except Exception as error:  # noqa: BLE001 - whatever it is: the event is to be sent
                 self._metrics.unexpected.report("replay", error, f"an event of {message.topic} is not kept")
+        if self._archive is not None and isinstance(message.event, ObjectEvent | AlertEvent):
+            self._unsettled.append(_Unsettled(message, settled, time.monotonic() + _MAX_UNSETTLED_SECONDS))
+        else:
+            self._send_or_hold(message)
+
+    def _send_settled(self) -> None:
+        """Sends the events of objects and alerts that are on disk.
+
+        A subscriber must not get the end of an object that a kill takes back: the next start would end it again.
+        """
+        if self._archive is None:
+            return
+        settled, now = self._archive.settled, time.monotonic()
+        while self._unsettled:
+            first = self._unsettled[0]
+            if first.settled > settled and first.until_monotonic_seconds > now:
+                return
+            self._unsettled.popleft()
+            self._send_or_hold(first.message)
+
+    def _send_or_hold(self, message: Message[Any]) -> None:
         picture_id = self._picture_to_come(message.event)
         held = self._held.get(message.topic)
         if held is not None or picture_id is not None:

@@ -50,8 +50,19 @@ Reply = Callable[[Answer], None]
 class Archive(Protocol):
     """Keeps events for longer than memory does."""
 
-    def keep(self, topic: str, seq: int, payload: bytes) -> None:
-        """Keeps an event of the present epoch; does not wait."""
+    @property
+    def settled(self) -> int:
+        """How many of the events that were put in have been written, or could not be."""
+
+    def follow(self, on_settled: Callable[[], None]) -> None:
+        """Calls this, in another thread, whenever events of objects or alerts have settled."""
+
+    def keep(self, topic: str, seq: int, payload: bytes) -> int:
+        """Keeps an event of the present epoch; does not wait.
+
+        Returns:
+            What `settled` is at least when the event is on disk, or will not be.
+        """
 
     def forget(self, topic: str) -> None:
         """Forgets how far a topic came, but not its events."""
@@ -154,15 +165,18 @@ class Replay:
         self._topics: list[str] = []
         self._rates: dict[bytes, Rate] = {}
 
-    def add(self, topic: str, seq: int, payload: bytes) -> None:
-        """Keeps an event that is being published."""
+    def add(self, topic: str, seq: int, payload: bytes) -> int:
+        """Keeps an event that is being published.
+
+        Returns:
+            How far the archive must have settled for this event to be on disk; 0 without one.
+        """
         if topic not in self._next_seqs:
             self._topics = sorted([*self._topics, topic])
         self._next_seqs[topic] = seq + 1
         self._newest[topic] = payload
         self._ring.add(topic, seq, payload)
-        if self._archive is not None:
-            self._archive.keep(topic, seq, payload)
+        return 0 if self._archive is None else self._archive.keep(topic, seq, payload)
 
     def remove_stream(self, stream: str) -> None:
         """A snapshot no longer shows the stream's newest events; replay still has what is kept."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from streamdet.config import SpoolConfig
-from streamdet.delivery.event_store import EventStore, LeftBehind, Record
+from streamdet.delivery.event_store import OCCURRENCES, EventStore, LeftBehind, Record
 from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.monitoring.log import FailureLog
 from streamdet.monitoring.metrics import DeliveryMetrics
@@ -84,6 +84,8 @@ class Spool(Worker):
         # None among the events wakes the thread. The publisher counts what it puts in, the thread what it takes out.
         self._queue: SimpleQueue[Record | None] = SimpleQueue()
         self._put_bytes = self._taken_bytes = 0
+        self._put_events = self._settled_events = 0
+        self._on_settled: Callable[[], None] | None = None
         self._lock = threading.Lock()  # of the requests
         # By client, in the order of their turns; and by what is asked, in the order in which it came.
         self._fetches: dict[bytes, dict[_Question, _Fetch]] = {}
@@ -103,10 +105,22 @@ class Spool(Worker):
         self._unreadable = FailureLog(_log, "{} requests were not answered")
         self._untidy = FailureLog(_log, "{} failures")
 
-    def keep(self, topic: str, seq: int, payload: bytes) -> None:
+    @property
+    def settled(self) -> int:
+        """How many of the events that were put in have been written, or could not be."""
+        return self._settled_events
+
+    def follow(self, on_settled: Callable[[], None]) -> None:
+        """Calls this in its thread whenever events of objects or alerts have settled."""
+        self._on_settled = on_settled
+
+    def keep(self, topic: str, seq: int, payload: bytes) -> int:
         """Keeps an event of the present epoch; does not wait: where too many wait already, it is not kept.
 
         Only one thread may call it.
+
+        Returns:
+            What `settled` is at least when the event is on disk, or will not be.
         """
         self._last_seqs[topic] = seq
         if (
@@ -114,9 +128,11 @@ class Spool(Worker):
             or self._put_bytes - self._taken_bytes + len(payload) > _MAX_QUEUED_BYTES
         ):
             self._metrics.not_kept("queue_full", 1)
-            return
+            return 0
         self._put_bytes += len(payload)
+        self._put_events += 1
         self._queue.put(Record(self._epoch, topic, seq, self._clock.wall(), payload))
+        return self._put_events
 
     def forget(self, topic: str) -> None:
         """Forgets how far a topic of the present epoch came, but not its events."""
@@ -248,6 +264,9 @@ class Spool(Worker):
             else:
                 self._failure.works(f"events are kept in {self._store.directory} again")
                 self._metrics.kept(len(batch))
+        self._settled_events += len(events)
+        if self._on_settled is not None and any(event.topic.startswith(OCCURRENCES) for event in events):
+            self._on_settled()
 
     def _failed(self, error: OSError | sqlite3.Error, count: int) -> None:
         """Counts what could not be written."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from streamdet.analytics.objects import LiveObject, Objects
 from streamdet.analytics.rules import Rules
 from streamdet.analytics.zones import Zones
 from streamdet.config import ReplayConfig, RuleConfig, SpoolConfig, StreamConfig
+from streamdet.delivery.event_store import EventStore, Record
 from streamdet.delivery.publisher import Publisher
 from streamdet.delivery.spool import Spool
 from streamdet.monitoring.metrics import Metrics
@@ -70,6 +72,9 @@ class Followed:
     def any(self) -> DetectionEvent | ObjectEvent | AlertEvent:
         """The next event that is not a state."""
         return next(event for event in self._events if isinstance(event, DetectionEvent | ObjectEvent | AlertEvent))
+
+    def receive(self, seconds: float) -> object:
+        return self._events.receive(seconds)
 
     def next_alert(self) -> AlertEvent:
         return next(event for event in self._events if isinstance(event, AlertEvent))
@@ -316,6 +321,43 @@ def begin_with_rule(followed: Followed) -> ObjectEvent:
     followed.publisher.put_status(status_of("a"))
     followed.until_subscribed()
     return followed.begin()
+
+
+def test_a_subscriber_gets_of_objects_and_alerts_only_what_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    append = EventStore.append
+
+    def slow(store: EventStore, records: Sequence[Record]) -> None:
+        if any(record.topic.startswith("objects/") for record in records):
+            assert free.wait(30)
+        append(store, records)
+
+    monkeypatch.setattr(EventStore, "append", slow)
+    monkeypatch.setattr("streamdet.delivery.publisher._MAX_UNSETTLED_SECONDS", 60.0)
+    with run_of("e1", tmp_path) as followed:
+        followed.publisher.set_rules([RULE])
+        followed.publisher.set_stream(config_of())
+        followed.publisher.put_status(status_of("a"))
+        followed.until_subscribed()
+        followed.show(PERSON, frames=4)
+        assert [type(followed.any()) for _ in range(4)] == [DetectionEvent] * 4
+        wait_until(lambda: len(followed.publisher._unsettled) == 2)
+        assert followed.receive(0.05) is None
+        free.set()
+        assert [type(followed.any()) for _ in range(2)] == [ObjectEvent, AlertEvent]
+        free.clear()
+        # A disk that hangs delays them for a moment only, also at the stop.
+        monkeypatch.setattr("streamdet.delivery.publisher._MAX_UNSETTLED_SECONDS", 0.1)
+        followed.publisher.set_rules([])
+        assert followed.next_alert().phase == "cleared"
+        began = time.monotonic()
+        followed.publisher.stop()
+        assert followed.next("end").reason is EndReason.STOPPING
+        assert followed.publisher.join()
+        assert time.monotonic() - began < 3
+        free.set()
 
 
 def test_what_an_earlier_epoch_could_not_end_ends_in_the_next_one_once(

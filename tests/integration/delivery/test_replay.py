@@ -129,8 +129,13 @@ def test_the_one_event_that_is_left_is_announced() -> None:
 class Echo:
     """An archive that answers at once, from the thread that asks."""
 
-    def keep(self, topic: str, seq: int, payload: bytes) -> None:
+    settled = 0
+
+    def follow(self, on_settled: Callable[[], None]) -> None:
         pass
+
+    def keep(self, topic: str, seq: int, payload: bytes) -> int:
+        return 0
 
     def forget(self, topic: str) -> None:
         pass
