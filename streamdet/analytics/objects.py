@@ -165,8 +165,9 @@ class LiveObject:
         self.box, self.frame, self.seen = found.box, frame, now
         self.label, self.score = track.label, track.score
         self._judge(found, frame)
-        self._rest_or_move(now)
-        self._walk(now)
+        x, y = _anchor(found.box, frame)
+        self._rest_or_move(x, y, now)
+        self._walk(x, y, now)
 
     def stand_in(self, names: tuple[str, ...], zones: Zones) -> None:
         """Takes the names of the zones that it is in, and which durations its visits have reached."""
@@ -239,9 +240,8 @@ class LiveObject:
             self._best_rank = rank
             self.best = Shot(frame.seq, frame.captured_at, found.score, found.box)
 
-    def _rest_or_move(self, now: float) -> None:
+    def _rest_or_move(self, x: float, y: float, now: float) -> None:
         (x1, y1, x2, y2), frame = self.box, self.frame
-        x, y = _anchor(self.box, frame)
         dx, dy = (x - self._rest[0]) * frame.width, (y - self._rest[1]) * frame.height
         if dx * dx + dy * dy <= _STILL_OF_SIZE**2 * (x2 - x1) * (y2 - y1):
             self._away_since = None
@@ -254,14 +254,13 @@ class LiveObject:
             self._rest, self._rest_since, self._away_since = (x, y), now, None
             self.is_stationary = False
 
-    def _walk(self, now: float) -> None:
-        path, (x, y) = self._path, _anchor(self.box, self.frame)
+    def _walk(self, x: float, y: float, now: float) -> None:
+        path = self._path
         if len(path) >= 2:
             step = max(_PATH_STEP, _PATH_STEP_OF_HEIGHT * (self.box[3] - self.box[1]) / self.frame.height)
-            before_x, before_y, _ = path[-2]
-            last_x, last_y, _ = path[-1]
-            is_near = (x - before_x) ** 2 + (y - before_y) ** 2 < step * step
-            if is_near and (last_x - before_x) ** 2 + (last_y - before_y) ** 2 < step * step:
+            (before_x, before_y, _), (last_x, last_y, _) = path[-2:]
+            is_near = abs(x - before_x) < step and abs(y - before_y) < step
+            if is_near and abs(last_x - before_x) < step and abs(last_y - before_y) < step:
                 # It has not gone anywhere since the last point that is kept.
                 path[-1] = (x, y, now - self.began)
                 return

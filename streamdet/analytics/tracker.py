@@ -11,11 +11,11 @@ frames are dropped. For the few objects of a picture plain numbers are faster th
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 from streamdet.types import Detection
 
-Box = tuple[float, float, float, float]
 # Rank (1 plus a good overlap, or the overlap with margins), number of the track, number of the detection.
 _Pair = tuple[float, int, int]
 
@@ -25,6 +25,10 @@ _Pair = tuple[float, int, int]
 _GOOD_OVERLAP = 0.4
 _MARGIN = 0.7
 _MIN_OVERLAP = 0.3
+# By the margins, boxes grow by this factor. Those whose centers are further apart than this part of both widths, or
+# heights, overlap too little even so: of the wider one, less than the lowest overlap.
+_GROWN = 1 + 2 * _MARGIN
+_REACH = _GROWN * (1 - _MIN_OVERLAP) / 2
 # Of two tracks, the one that was seen later is preferred.
 _LOST_COSTS_PER_SECOND = 0.1
 # A car that is labelled a truck in one frame is still the same where the boxes overlap by more than half.
@@ -212,11 +216,6 @@ class Track:
         is_missed = self.seen < before and lost_seconds > _FIRST_PATIENCE_SECONDS + seen_seconds
         return is_missed and not self.is_confirmed()
 
-    def expected(self) -> Box:
-        """The box in which it is expected."""
-        dx, dy = self.width / 2, self.height / 2
-        return self.x - dx, self.y - dy, self.x + dx, self.y + dy
-
     def detour_to(self, found: Detection, now: float, *, is_missed: bool) -> float | None:
         """How far a detection is from the way between where the object was last and where it is expected now.
 
@@ -289,7 +288,12 @@ class Tracker:
         before = self._before = self._now
         self._now = now
         # An object that was lost before this frame is gone, wherever it turns up.
-        self._tracks = [track for track in self._tracks if not track.is_lost(before, now, self.max_lost_seconds)]
+        self._tracks = [
+            track
+            for track in self._tracks
+            if track.seen == before >= now - self.max_lost_seconds
+            or not track.is_lost(before, now, self.max_lost_seconds)
+        ]
         for track in self._tracks:
             track.predict(now - before)
         track_of = self._assign(detections)
@@ -348,26 +352,26 @@ class Tracker:
         """Tracks and detections that may be the same object: those with a high score, and the others."""
         sure: list[_Pair] = []
         unsure: list[_Pair] = []
-        expected: list[tuple[int, Track, float, Box, Box]] = []
-        for row, track in enumerate(self._tracks):
-            box = track.expected()
-            costs = (self._now - track.seen) * _LOST_COSTS_PER_SECOND
-            expected.append((row, track, costs, box, _with_margin(box)))
+        # From left to right, so that only those are compared that are not too far to the left or to the right.
+        expected = sorted([(track.x, row, track) for row, track in enumerate(self._tracks)])
+        centers = [x for x, _, _ in expected]
+        widest = max([track.width for track in self._tracks], default=0.0)
         for index, found in enumerate(detections):
-            is_sure = found.score >= self.start_score
-            pairs, lowest = (sure, _MIN_OVERLAP) if is_sure else (unsure, _GOOD_OVERLAP)
-            around = left, top, right, bottom = _with_margin(found.box)
-            for row, track, costs, box, (x1, y1, x2, y2) in expected:
-                # Most pairs are far apart.
-                if x1 >= right or x2 <= left or y1 >= bottom or y2 <= top:
+            label, (x1, y1, x2, y2) = found.label, found.box
+            pairs, lowest = (sure, _MIN_OVERLAP) if found.score >= self.start_score else (unsure, _GOOD_OVERLAP)
+            x, y, width, height = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+            reach = _REACH * (width + widest)
+            for _, row, track in expected[bisect_left(centers, x - reach) : bisect_right(centers, x + reach)]:
+                dx, dy = abs(track.x - x), abs(track.y - y)
+                if dx >= _REACH * (width + track.width) or dy >= _REACH * (height + track.height):
                     continue
-                rank = 1 + _overlap(box, found.box)
+                rank = 1 + _overlap(dx, dy, width, height, track.width, track.height)
                 if rank <= 1 + _GOOD_OVERLAP:
-                    rank = _overlap((x1, y1, x2, y2), around)
-                if found.label != track.last_label and not track.is_known_as(found.label):
+                    rank = _overlap(dx / _GROWN, dy / _GROWN, width, height, track.width, track.height)
+                if label != track.last_label and not track.is_known_as(label):
                     rank -= _OTHER_LABEL_COSTS
                 if rank > lowest:
-                    pairs.append((rank - costs, row, index))
+                    pairs.append((rank - (self._now - track.seen) * _LOST_COSTS_PER_SECOND, row, index))
         return sure, unsure
 
 
@@ -404,21 +408,14 @@ class PublishedTracks:
         return self._tracks
 
 
-def _overlap(one: Box, other: Box) -> float:
-    """Intersection over union."""
-    x1, y1, x2, y2 = one
-    left, top, right, bottom = other
-    width, height = min(x2, right) - max(x1, left), min(y2, bottom) - max(y1, top)
-    if width <= 0 or height <= 0:
+def _overlap(dx: float, dy: float, width: float, height: float, other_width: float, other_height: float) -> float:
+    """Intersection over union of two boxes whose centers are this far apart."""
+    shared_width = min(width, other_width, (width + other_width) / 2 - dx)
+    shared_height = min(height, other_height, (height + other_height) / 2 - dy)
+    if shared_width <= 0 or shared_height <= 0:
         return 0.0
-    shared = width * height
-    return shared / ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - shared)
-
-
-def _with_margin(box: Box) -> Box:
-    x1, y1, x2, y2 = box
-    dx, dy = (x2 - x1) * _MARGIN, (y2 - y1) * _MARGIN
-    return x1 - dx, y1 - dy, x2 + dx, y2 + dy
+    shared = shared_width * shared_height
+    return shared / (width * height + other_width * other_height - shared)
 
 
 def _rank_of(pair: _Pair) -> float:

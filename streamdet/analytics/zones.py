@@ -38,6 +38,7 @@ _STAYED_CLEAR = 0.5
 # second between, up to one) shows another part of the object, or two objects.
 _GROWTH = 0.2
 _GROWTH_PER_SECOND = 0.3
+_NO_GROWTH = math.exp(-_GROWTH), math.exp(_GROWTH)
 _MOST_GROWTH_SECONDS = 1.0
 # So does a box whose feet are further than this from where they were going, in parts of the height, and by the second
 # value more for each second between.
@@ -89,6 +90,8 @@ class Zones:
         self._zones = {z.name: _kept(self._zones.get(z.name), z) or _Area(z, self._size) for z in config.zones}
         self._masks = {m.name: _kept(self._masks.get(m.name), m) or _Area(m, self._size) for m in config.masks}
         self._lines = {n.name: _kept(self._lines.get(n.name), n) or _Line(n, self._size) for n in config.lines}
+        for place in self._places.values():
+            place.unsettle()
         self.geometry = _geometry(config)
         self.durations = {zone.name: _durations(zone) for zone in config.zones}
 
@@ -112,20 +115,14 @@ class Zones:
         self._forget(tracks)
         kept: list[Detection] = []
         crossed: list[Crossing] = []
-        zones, masks, lines = self._zones.values(), self._masks.values(), self._lines.values()
         for found in detections:
             track = tracks.get(found.track_id) if found.track_id is not None else None
             place = self._step(found, track, now)
-            # Every area follows the object, also where a mask hides it.
-            names = [zone.name for zone in zones if zone.holds(found, track, place, now)]
-            hidden = [mask.name for mask in masks if mask.holds(found, track, place, now)]
-            if hidden:
-                continue
-            kept.append(
-                Detection(found.label, found.score, found.box, found.track_id, tuple(names)) if names else found
-            )
-            if track is not None:
-                crossed += [c for line in lines if (c := line.crossed(track, place)) is not None]
+            if track is None or not place.is_settled(found, track):
+                self._judge(found, track, place, now, crossed)
+            if not place.is_hidden:
+                names = place.zones
+                kept.append(Detection(found.label, found.score, found.box, found.track_id, names) if names else found)
         return kept, tuple(crossed)
 
     def since(self, zone: str, track_id: int) -> float | None:
@@ -142,6 +139,23 @@ class Zones:
         area = self._zones.get(zone)
         stay = area.stays.get(track_id) if area is not None else None
         return None if stay is None else stay.turned
+
+    def _judge(self, found: Detection, track: Track | None, place: _Place, now: float, crossed: list[Crossing]) -> None:
+        """Compares the place with every shape."""
+        zones, masks, lines = self._zones.values(), self._masks.values(), self._lines.values()
+        # Every area follows the object, also where a mask hides it.
+        place.zones = tuple([zone.name for zone in zones if zone.holds(found, track, place, now)])
+        place.is_hidden = any([mask.holds(found, track, place, now) for mask in masks])  # noqa: C419 - every one
+        if track is None:
+            return
+        for line in lines if not place.is_hidden else ():
+            crossing = line.crossed(track, place)
+            if crossing is not None:
+                crossed.append(crossing)
+        track_id = track.track_id
+        rooms = [area.room(track_id, place) for area in (*zones, *masks)]
+        rooms += [line.room(track_id, place) for line in lines]
+        place.settle(found, track, min(rooms))
 
     def _step(self, found: Detection, track: Track | None, now: float) -> _Place:
         if track is None:
@@ -179,32 +193,41 @@ class _Place:
         x, y: the middle of the lower edge of its box.
         width: of its box.
         height: of its box.
-        part: of the picture's height that its box takes.
-        margin: by which it must be beyond a side to count as beyond.
         holds_still: the box was ignored this time; all else is from before.
         is_new: the place does not continue those before: it is the first one, or that of a box of another height.
         before: x, y and height at the step before, and when that was; None for a first place.
+        zones: names of those that it is in.
+        is_hidden: whether a mask hides it.
     """
 
     __slots__ = (
+        "_found",
+        "_label",
+        "_label_of_track",
         "_odd_since",
+        "_room",
+        "_score",
         "_seen",
+        "_settled",
+        "_size",
         "_steps",
         "_vx",
         "_vy",
         "before",
         "height",
         "holds_still",
+        "is_hidden",
         "is_new",
-        "margin",
-        "part",
         "width",
         "x",
         "y",
+        "zones",
     )
 
     def __init__(self, found: Detection, size: Size, now: float) -> None:
         self.before: tuple[float, float, float, float] | None = None
+        self.zones: tuple[str, ...] = ()
+        self.is_hidden = False
         self._begin(found, size, now)
 
     def _begin(self, found: Detection, size: Size, now: float) -> None:
@@ -216,53 +239,105 @@ class _Place:
         self._steps = 0
         self._seen = now
         self._odd_since: float | None = None
-        self._measure(found, size)
+        self._found, self._size = found, size
         self.holds_still, self.is_new = False, True
+        self.unsettle()
 
     def step(self, found: Detection, size: Size, now: float) -> None:
         """Moves to where the object is in the next frame that shows it."""
         x1, y1, x2, y2 = found.box
-        new_x, new_y, new_height = (x1 + x2) / 2, y2, max(y2 - y1, 1.0)
-        if self._is_odd(new_x, new_y, new_height, now):
+        x, y, height, seconds = self.x, self.y, self.height, now - self._seen
+        dx, dy, growth = (x1 + x2) / 2 - x, y2 - y, max(y2 - y1, 1.0) / height
+        jump_x, jump_y = dx - self._vx * seconds, dy - self._vy * seconds
+        # Most boxes are like those before: comparing squares is faster than what `_is_odd` does.
+        looks_odd = (
+            jump_x * jump_x + jump_y * jump_y > (_JUMP * height) ** 2 or not _NO_GROWTH[0] < growth < _NO_GROWTH[1]
+        )
+        if looks_odd and self._is_odd(jump_x, jump_y, growth, seconds):
             self._odd_since = now if self._odd_since is None else self._odd_since
             if now - self._odd_since >= _GROWN_SECONDS:
-                self.before = self.x, self.y, self.height, self._seen
+                self.before = x, y, height, self._seen
                 self._begin(found, size, now)
             else:
                 self.holds_still, self.is_new = True, False
             return
-        x, y, seconds = self.x, self.y, now - self._seen
-        self.before = x, y, self.height, self._seen
-        dx, dy, limit = new_x - x, new_y - y, _SMALL_STEP * self.height
-        if dx * dx + dy * dy < limit * limit:
+        self.before = x, y, height, self._seen
+        if dx * dx + dy * dy < (_SMALL_STEP * height) ** 2:
             dx, dy = _SMALL_STEP_GAIN * dx, _SMALL_STEP_GAIN * dy
         self.x, self.y = x + dx, y + dy
-        follows = min(1.0, seconds / _VELOCITY_SECONDS)
+        follows = seconds / _VELOCITY_SECONDS if seconds < _VELOCITY_SECONDS else 1.0
         self._vx += follows * (dx / seconds - self._vx)
         self._vy += follows * (dy / seconds - self._vy)
         self._steps += 1
-        self.height += _SIZE_GAIN * (new_height - self.height)
+        self.height = height + _SIZE_GAIN * (growth - 1) * height
         self.width += _SIZE_GAIN * (x2 - x1 - self.width)
         self._seen, self._odd_since = now, None
-        self._measure(found, size)
+        self._found, self._size = found, size
         self.holds_still = self.is_new = False
+
+    @property
+    def part(self) -> float:
+        """The part of the picture's height that its box takes."""
+        return self.height / self._size[1]
+
+    @property
+    def margin(self) -> float:
+        """The pixels by which it must be beyond a side to count as beyond."""
+        width, height = self._size
+        x1, _, x2, y2 = self._found.box
+        least = _CLEAR_OF_PICTURE * height
+        # On its way out of the picture it may never get further from a line that is close to the edge.
+        leaves = x1 < 1 or x2 > width - 1 or y2 > height - 1
+        return least if leaves else least + _CLEAR_OF_HEIGHT * self.height
 
     def scale(self, x: float, y: float) -> None:
         """Goes on in a picture of another size."""
         self.x, self._vx, self.width = x * self.x, x * self._vx, x * self.width
         self.y, self._vy, self.height = y * self.y, y * self._vy, y * self.height
         self.before = None
+        self.unsettle()
+
+    def settle(self, found: Detection, track: Track, room: float) -> None:
+        """Notes that all shapes have been compared with this place.
+
+        Args:
+            found: the detection.
+            track: its track.
+            room: in pixels; while nothing of the object is further from here, it is in the same zones, hidden or not
+                as it is, and crosses nothing.
+        """
+        self._room, self._settled = room, (self.x, self.y, self.width, self.height)
+        self._label, self._label_of_track, self._score = found.label, track.label, track.score
+
+    def unsettle(self) -> None:
+        """The shapes are to be compared with the next place."""
+        self._room, self._settled = 0.0, (self.x, self.y, self.width, self.height)
+        self._label = self._label_of_track = ""
+        self._score = 0.0
+
+    def is_settled(self, found: Detection, track: Track) -> bool:
+        """Whether nothing can be different from when all shapes were compared."""
+        if found.label != self._label or track.label != self._label_of_track or track.score != self._score:
+            return False
+        x, y, width, height = self._settled
+        moved = abs(self.x - x) + abs(self.y - y) + abs(self.width - width) + abs(self.height - height)
+        return moved < self._room
+
+    def settled_at(self, anchor: Anchor) -> Point:
+        """The point that counted when all shapes were compared."""
+        x, y, _, height = self._settled
+        return _point(x, y, height, anchor)
 
     def at(self, anchor: Anchor) -> Point:
         """The point that counts."""
-        return (self.x, self.y - self.height / 2) if anchor == "center" else (self.x, self.y)
+        return _point(self.x, self.y, self.height, anchor)
 
     def was_at(self, anchor: Anchor) -> tuple[Point, float] | None:
         """The point that counted at the step before, and when that was."""
         if self.before is None:
             return None
         x, y, height, seen = self.before
-        return ((x, y - height / 2) if anchor == "center" else (x, y)), seen
+        return _point(x, y, height, anchor), seen
 
     def box(self, grown: float = 0.0) -> Box:
         """The box, larger by this on every side; smaller below 0, but not by more than a part of it."""
@@ -270,23 +345,16 @@ class _Place:
         half = self.width / 2 + dx
         return self.x - half, self.y - self.height - dy, self.x + half, self.y + dy
 
-    def _is_odd(self, new_x: float, new_y: float, new_height: float, now: float) -> bool:
+    def _is_odd(self, dx: float, dy: float, growth: float, seconds: float) -> bool:
         """Whether the box cannot be what the object looks like now: it has grown, shrunk or jumped too much."""
-        seconds = now - self._seen
-        growth = abs(math.log(new_height / self.height))
-        if growth > _GROWTH + _GROWTH_PER_SECOND * min(seconds, _MOST_GROWTH_SECONDS):
+        if abs(math.log(growth)) > _GROWTH + _GROWTH_PER_SECOND * min(seconds, _MOST_GROWTH_SECONDS):
             return True
-        jump = math.hypot(new_x - self.x - self._vx * seconds, new_y - self.y - self._vy * seconds) / self.height
+        jump = math.hypot(dx, dy) / self.height
         return self._steps >= _STEPS_OF_VELOCITY and jump > _JUMP + _JUMP_PER_SECOND * seconds
 
-    def _measure(self, found: Detection, size: Size) -> None:
-        width, height = size
-        x1, _, x2, y2 = found.box
-        self.part = self.height / height
-        least = _CLEAR_OF_PICTURE * height
-        # On its way out of the picture it may never get further from a line that is close to the edge.
-        leaves = x1 < 1 or x2 > width - 1 or y2 > height - 1
-        self.margin = least if leaves else least + _CLEAR_OF_HEIGHT * self.height
+
+def _point(x: float, y: float, height: float, anchor: Anchor) -> Point:
+    return (x, y - height / 2) if anchor == "center" else (x, y)
 
 
 class _Filter:
@@ -296,6 +364,7 @@ class _Filter:
         self._labels = frozenset(config.labels)
         self._min_score = 0.0 if isinstance(config, MaskConfig) else config.min_score
         self._min_size, self._max_size = config.min_size, config.max_size
+        self._fits_all = config.min_size == 0.0 and config.max_size == 1.0
 
     def wants(self, one: Detection | Track) -> bool:
         """By label and score."""
@@ -305,6 +374,14 @@ class _Filter:
         """By size, with regard to whether it did before."""
         factor = _OTHER_SIZE if did else 1.0
         return self._min_size <= part * factor and part <= self._max_size * factor
+
+    def room(self, place: _Place) -> float:
+        """By how many pixels the height may change until it may fit or not."""
+        if self._fits_all:
+            return math.inf
+        limits = (self._min_size, self._min_size / _OTHER_SIZE, self._max_size, self._max_size * _OTHER_SIZE)
+        part, height = place.part, place.height
+        return min(abs(part - limit) for limit in limits) * height / part
 
 
 class _Stay:
@@ -345,9 +422,9 @@ class _Area:
         corners = self.config.polygon
         self._polygon = [_pixels(corner, size) for corner in corners]
         xs, ys = zip(*self._polygon, strict=True)
-        self._bounds = min(xs), min(ys), max(xs), max(ys)
-        sides = zip(corners, corners[1:] + corners[:1], strict=True)
-        self._sides = [(_pixels(a, size), _pixels(b, size)) for a, b in sides if not _lies_on_the_edge(a, b)]
+        self._bounds: Box = min(xs), min(ys), max(xs), max(ys)
+        ends = zip(corners, corners[1:] + corners[:1], strict=True)
+        self._sides = [(_pixels(start, size), _pixels(end, size), _lies_on_the_edge(start, end)) for start, end in ends]
         self._radius: float | None = None
 
     def holds(self, found: Detection, track: Track | None, place: _Place, now: float) -> bool:
@@ -368,6 +445,29 @@ class _Area:
         if counts != stay.counts:
             stay.counts, stay.changed = counts, max(stay.since, stay.fits_since)
         return counts
+
+    def room(self, track_id: int, place: _Place) -> float:
+        """By how many pixels the object may move or change until something may change here."""
+        if self.stays[track_id].turned is not None:
+            return 0.0
+        return min(self._filter.room(place), self._room_of_box(place) if self._anchor == "any" else self._room(place))
+
+    def _room(self, place: _Place) -> float:
+        left, top, right, bottom = self._bounds
+        x, y = point = place.at(self._anchor)
+        outside = max(left - x, x - right, top - y, y - bottom)
+        return outside if outside > 0 else min(distance(start, end, point) for start, end, _ in self._sides)
+
+    def _room_of_box(self, place: _Place) -> float:
+        left, top, right, bottom = self._bounds
+        x1, y1, x2, y2 = place.box()
+        outside = max(left - x2, x1 - right, top - y2, y1 - bottom)
+        if outside > 0:
+            return outside
+        middle = (x1 + x2) / 2, (y1 + y2) / 2
+        if not contains(self._polygon, middle):
+            return 0.0
+        return min(distance(start, end, middle) for start, end, _ in self._sides)
 
     def _follow(self, stay: _Stay, place: _Place, now: float) -> None:
         fits = self._filter.fits(place.part, did=stay.fits)
@@ -415,7 +515,9 @@ class _Area:
 
     def _distance(self, point: Point) -> float:
         """Pixels from the nearest side that does not lie on the edge of the picture."""
-        return min((distance(start, end, point) for start, end in self._sides), default=math.inf)
+        return min(
+            (distance(start, end, point) for start, end, on_edge in self._sides if not on_edge), default=math.inf
+        )
 
     def _largest_radius(self) -> float:
         """About the radius in pixels of the largest circle inside; what lies outside the picture counts as inside."""
@@ -460,11 +562,22 @@ class _Line:
         if distance(self._start, self._end, point) < place.margin:
             return None
         before = self.clear_points.get(track.track_id)
+        if before is not None and before == place.settled_at(self._anchor):
+            # It has been clear of the line until the step before.
+            was_at = place.was_at(self._anchor)
+            before = before if was_at is None else was_at[0]
         if before is not None and not (self._filter.wants(track) and self._filter.fits(place.part)):
             return None
         self.clear_points[track.track_id] = point
         direction = None if before is None else crossing(self._start, self._end, before, point)
         return None if direction is None else Crossing(self.config.name, direction, track.track_id, track.label)
+
+    def room(self, track_id: int, place: _Place) -> float:
+        """By how many pixels the object may move or change until something may change here."""
+        point = place.at(self._anchor)
+        if self.clear_points.get(track_id) is None:
+            return 0.0
+        return min(self._filter.room(place), distance(self._start, self._end, point) - place.margin)
 
 
 def contains(polygon: Sequence[Point], point: Point) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamdet.analytics.tracker import StreamClock, Tracker, _overlap
-from streamdet.types import Detection
+from streamdet.types import Box, Detection
 from support.paths import DATA
 
 SIZE = (1920, 1080)
@@ -25,6 +25,12 @@ def person(x: float, y: float, score: float = 0.9, label: str = "person", width:
     """A detection with this centre."""
     height = width * 2.5
     return Detection(label, score, (x - width / 2, y - height / 2, x + width / 2, y + height / 2))
+
+
+def overlap(one: Box, other: Box) -> float:
+    (x1, y1, x2, y2), (left, top, right, bottom) = one, other
+    dx, dy = abs(x1 + x2 - left - right) / 2, abs(y1 + y2 - top - bottom) / 2
+    return _overlap(dx, dy, x2 - x1, y2 - y1, right - left, bottom - top)
 
 
 def ids_of(found: Sequence[Detection]) -> list[int | None]:
@@ -250,7 +256,7 @@ def test_a_crowd_of_people_keeps_its_ids() -> None:
         frames.append(tracker.update(found, 1 + index / 10, (768, 576)))
     same, switched = 0, 0
     for before, after in itertools.pairwise(frames):
-        overlaps = np.array([[_overlap(one.box, other.box) for other in after] for one in before])
+        overlaps = np.array([[overlap(one.box, other.box) for other in after] for one in before])
         for row, one in enumerate(before):
             column = int(overlaps[row].argmax())
             other = after[column]

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from streamdet.analytics.tracker import Track
@@ -424,3 +425,42 @@ def test_everything_goes_on_where_the_picture_comes_in_another_size() -> None:
         seen.append((bool(kept[0].zones), len(crossed)))
     assert [inside for inside, _ in seen] == sorted(inside for inside, _ in seen)
     assert sum(crossed for _, crossed in seen) == 1
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_shapes_that_are_compared_now_and_then_give_the_same_as_in_every_frame(seed: int) -> None:
+    """Places from which nothing can be reached are not compared; here, beside zones that compare each one."""
+    dice = random.Random(seed)  # noqa: S311 - the same each time
+    shapes = {
+        "zones": [
+            {"name": "a", "polygon": [[0.1, 0.5], [0.4, 0.4], [0.45, 0.99], [0.1, 0.9]], "min_size": 0.2},
+            {"name": "b", "polygon": [[0.5, 0.1], [0.9, 0.2], [0.8, 0.7]], "anchor": "any", "labels": ["car"]},
+            {"name": "c", "polygon": [[0.3, 0.2], [0.7, 0.2], [0.7, 0.8]], "anchor": "center", "min_score": 0.9},
+        ],
+        "lines": [{"name": "g", "points": [[0.2, 0.6], [0.8, 0.7]], "labels": ["person"]}],
+        "masks": [{"name": "m", "polygon": [[0.8, 0.5], [1, 0.5], [1, 1], [0.8, 1]], "labels": ["person"]}],
+    }
+    lazy, eager = zones_of(**shapes), zones_of(**shapes)
+    x, foot, height, now, track = 300.0, 300.0, 120.0, 1.0, None
+    vx, vy = dice.uniform(-150, 150), dice.uniform(-60, 60)
+    for _ in range(120):
+        step = dice.choice([0.04, 0.1, 0.1, 0.5])
+        now += step
+        vx, vy = vx + dice.gauss(0, 30), vy + dice.gauss(0, 15)
+        x, foot = (x + vx * step) % FRAME[0], 150 + (foot - 150 + vy * step) % (FRAME[1] - 150)
+        height = min(max(height * math.exp(dice.gauss(0, 0.03)), 40), 250)
+        jump = 90 if dice.random() < 0.03 else 0
+        label, score = dice.choice(["person", "person", "car"]), dice.uniform(0.4, 0.99)
+        box = (x - height / 5, foot - height, x + height / 5, foot + jump)
+        found = Detection(label, score, box, 7)
+        if track is None:
+            track = Track(7, found, now)
+        else:
+            track.correct(found, now)
+        for place in eager._places.values():
+            place.unsettle()
+        assert lazy.see([found], FRAME, now, {7: track}) == eager.see([found], FRAME, now, {7: track})
+        for zone in "abc":
+            assert lazy.since(zone, 7) == pytest.approx(eager.since(zone, 7))
+            assert lazy.turned(zone, 7) == pytest.approx(eager.turned(zone, 7))
