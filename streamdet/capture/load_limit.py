@@ -11,7 +11,7 @@ from streamdet.types import Reason
 # Twice what fast cameras send; and as much more at once as comes after a short break of the network.
 MOST_FRAMES_PER_SECOND = 240.0
 BURST_SECONDS = 5.0
-# A stream that takes nearly a whole core for so long cannot be kept up with.
+# If a stream takes nearly a whole core for this long, the daemon cannot keep up with it.
 MOST_CORES = 0.95
 CPU_WINDOW_SECONDS = 20.0
 

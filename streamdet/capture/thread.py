@@ -7,7 +7,7 @@ for `stall_seconds`, whatever the library does meanwhile, and `down`, with a rea
 joined between two key frames stays `connecting` until the next one comes. A file that is played once ends `down` with
 the reason `ended`, for good.
 
-An error here concerns one stream, and ends at most its connection: one that no source expects has the reason
+An error here concerns one stream, and ends at most its connection: an unexpected one has the reason
 `internal_error`, and a picture that the detector cannot use takes its stream down from outside.
 """
 

@@ -123,7 +123,9 @@ class ZoneConfig(PolygonConfig):
         examples=[[10, 60]],
     )
     loiter_seconds: _VisitSeconds | None = Field(
-        None, description="A visit that lasts this long is reported as loitering. Default: none is.", examples=["5 min"]
+        None,
+        description="A visit that lasts this long is reported as loitering. Default: no visit is.",
+        examples=["5 min"],
     )
 
     @field_validator("dwell_seconds")

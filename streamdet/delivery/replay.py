@@ -115,7 +115,7 @@ class Ring:
             self.used_bytes -= len(self._payloads.pop(key))
 
     def first_seq(self, topic: str) -> int | None:
-        """Number of the topic's oldest kept event, or of its next one where none is kept; None for an unknown topic."""
+        """Number of the topic's oldest kept event, or of the next one if none is kept; None for an unknown topic."""
         return self._first.get(topic)
 
     def take(self, topic: str, from_seq: int, to_seq: int) -> list[tuple[int, bytes]]:

@@ -273,7 +273,7 @@ class Spool(Worker):
         cause = self._store.cause_of(error)
         is_full = isinstance(cause, OSError) and cause.errno in _FULL
         self._reason = "disk_full" if is_full else "error"
-        self._problem = f"cannot keep events in {self._store.directory}: {cause}; they are published all the same"
+        self._problem = f"cannot keep events in {self._store.directory}: {cause}; they are still published"
         self._not_kept(count)
         self._try_again_at = time.monotonic() + self._try_again_seconds
 

@@ -36,7 +36,7 @@ class Canvases:
         return self._proven is None or canvas in self._proven
 
     def fit(self, canvas: Size) -> Size | None:
-        """The canvas itself, else the smallest in which it has room; None if there is none."""
+        """The canvas itself, else the smallest in which it has room; None if no canvas is large enough."""
         if self._proven is None or canvas in self._proven:
             return canvas
         larger = [(h * w, h, w) for h, w in self._proven if h >= canvas[0] and w >= canvas[1]]

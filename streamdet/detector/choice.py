@@ -235,8 +235,8 @@ def candidates_of(config: DetectorConfig, results: Sequence[Result], engines: Se
 def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str] = ALL_ENGINES) -> Choice:
     """The fastest that agrees; of those that are about as fast, the one whose numbers are the most exact.
 
-    On a CPU the batch is the smallest that reaches three quarters of the best throughput, because events are early
-    then; the workers are the fewest that come within 5 % of the best with that batch.
+    On a CPU the batch is the smallest that reaches three quarters of the best throughput, so that events are
+    published early; the workers are the fewest that come within 5 % of the best with that batch.
 
     Args:
         config: restricts the candidates; `max_batch_size` is an upper bound.

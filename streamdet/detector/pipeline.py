@@ -114,7 +114,7 @@ class FasterRcnnDetector:
         """Finds the objects in a batch of pictures, whose sizes may differ.
 
         On a CPU, pictures that need canvases of different sizes go one canvas after the other: larger batches gain
-        little there, and none is computed where the largest picture of a batch would only have zeros beside others.
+        little there, and no time is spent on the zeros beside smaller pictures.
 
         Args:
             pictures: the batch.
@@ -192,7 +192,7 @@ class FasterRcnnDetector:
         On a CPU only the largest size runs a whole batch, and the others, which need less memory, one frame each.
 
         Raises:
-            DetectorError: there is not enough memory for `max_batch_size`, or the weights are of no use.
+            DetectorError: there is not enough memory for `max_batch_size`, or the weights are useless.
         """
         count = self._config.largest_batch
         sizes = {self._preprocess.fit(self.canvas_size(size)): size for size in self.frame_sizes}
@@ -219,7 +219,7 @@ class FasterRcnnDetector:
         """Looks at two pictures of noise, to find weights that yield no numbers or see nothing in any picture.
 
         Raises:
-            DetectorError: the weights are of no use.
+            DetectorError: the weights are useless.
         """
         random = np.random.default_rng(0)
         # Of a canvas that is laid out anyway.

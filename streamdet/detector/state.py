@@ -57,7 +57,7 @@ class _Kept(Value):
 class Store:
     """Keeps the newest answers, and the sizes of the streams' frames, in a file; without a place for it, in memory.
 
-    A file that is broken, too large, or someone else's is as good as none.
+    A file that is broken, too large, or belongs to another user is ignored.
 
     Args:
         folder: made when first needed; None to keep answers in memory alone.

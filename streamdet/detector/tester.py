@@ -47,7 +47,7 @@ _POINT_SECONDS = (0.08, 0.25)
 _TOO_SLOW = 2.0
 _TOO_SLOW_GRACE_SECONDS = 1.5
 _REFERENCE_SHARE = 0.3
-# Of CPU time; the embedded weights need one for all sizes, so none is left out on any machine they are fit for.
+# Of CPU time. The embedded weights need one second for all sizes, so no machine that is fit for them skips a size.
 _FAIR_SECONDS = 4.0
 _DISTURBED_SHARE = 0.1
 _PATIENCE = 2.5

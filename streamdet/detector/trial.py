@@ -220,7 +220,7 @@ def try_size(
         command: runs the tester; another one in tests.
 
     Returns:
-        the result; None where there is none, which a warning has said unless `stopping` said so.
+        the result; None if there is no answer: a warning says why, unless `stopping` ended the trial.
     """
     store = Store(state_folder()) if store is None else store
     key = key_of(config)

@@ -25,7 +25,7 @@ from streamdet.security.limits import FairRate, LoginAttempts
 from streamdet.security.passwords import Password
 
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
-# A name or an address, perhaps with a port, and nothing else.
+# Only a name or an address, optionally with a port.
 _HOST = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::[0-9]*)?")
 _MAX_LOGIN_CHARACTERS = 2000
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}

@@ -137,7 +137,7 @@ class TextFormatter(logging.Formatter):
 def _message(record: logging.LogRecord) -> str:
     try:
         return redact(record.getMessage())
-    except Exception as error:  # noqa: BLE001 - str() of any object may raise anything; the line is written all the same
+    except Exception as error:  # noqa: BLE001 - str() of any object may raise anything; the line is still written
         return redact(f"{record.msg} (its values cannot be shown: {type(error).__name__})")
 
 

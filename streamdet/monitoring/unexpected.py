@@ -89,7 +89,7 @@ def describe(error: BaseException) -> str:
     """The error's type and the first line of its text."""
     try:
         text = next(iter(str(error).splitlines()), "")
-    except Exception:  # noqa: BLE001 - str() of an error may raise anything; its type is known all the same
+    except Exception:  # noqa: BLE001 - str() of an error may raise anything; its type is still known
         text = ""
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 

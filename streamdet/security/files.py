@@ -71,7 +71,7 @@ def stage(
         OSError: it cannot be written; nothing is left behind.
     """
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    # A new file: one that another user has put there is neither followed nor written to.
+    # A new file: a link or file of another user at this name is not used.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(staged, flags, 0o666 if mode is None else 0o600)
     try:
@@ -170,7 +170,7 @@ def is_credential(path: Path) -> bool:
 
 
 def why_foreign(status: os.stat_result) -> str | None:
-    """Why a file cannot be one that this process has made for itself alone; None where it can.
+    """Why a file may not have been made by this process for itself alone; None if it may.
 
     Args:
         status: of the file, from `lstat`, so that a link is seen as one.

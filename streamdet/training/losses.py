@@ -224,7 +224,7 @@ def _sample_proposals(
         targets: of B pictures.
 
     Returns:
-        Proposals [B, S, 4], labels [B, S] (`NOTHING` where there is none), the box that each stands for [B, S, 4],
+        Proposals [B, S, 4], labels [B, S] (`NOTHING` for background), the box that each stands for [B, S, 4],
         labelled classes [B, S, C + 1].
     """
     heads = model.roi_heads

@@ -20,9 +20,9 @@ from streamdet.web.journal import Filter, Journal
 HISTORY_SAMPLES = 90
 _WINDOW_SECONDS = 5.0
 _MAX_MARKS = 16
-# A second of a very fast stream; the median of so many is as good as that of all.
+# A second of a very fast stream; the median of these is as good as that of all.
 _MAX_LATENCIES = 120
-# Silence of so many times the usual distance between two events means that nothing comes any more.
+# After a silence of this many times the usual distance between two events, the stream counts as silent.
 _SILENCE_INTERVALS = 3.0
 _SHORTEST_QUIET_SECONDS = 2.0
 

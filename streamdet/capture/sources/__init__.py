@@ -58,7 +58,7 @@ class SourceFrame:
         captured_at: Unix time in seconds.
         clock: whose clock `captured_at` is.
         decode_seconds: what decoding took, without any waiting.
-        packet_pts: the timestamp of the packet that it was decoded from; None where there is none.
+        packet_pts: the timestamp of the packet that it was decoded from; None if it has no timestamp.
     """
 
     picture: Picture
@@ -81,7 +81,7 @@ class Source(Protocol):
 
         Raises:
             HeldError: data arrive, but no sound picture yet: read again.
-            SourceError: no frame comes any more: close the source.
+            SourceError: no more frames come: close the source.
         """
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ def read_sound(source: Source) -> SourceFrame:
     """Waits for the next sound frame, for as long as data arrive.
 
     Raises:
-        SourceError: no frame comes any more: close the source.
+        SourceError: no more frames come: close the source.
     """
     while True:
         try:

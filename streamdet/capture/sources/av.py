@@ -168,7 +168,7 @@ class AvSource:
         self._soundness = Soundness(self._stream.codec_context, tap=self._tap)
 
     def _lacks_index(self) -> SourceError | None:
-        """What it means where FFmpeg has found no index of a film; None where it looked for none."""
+        """The error if FFmpeg found no index in an MP4; None otherwise."""
         if not take_losses().index or self._hls is not None:
             return None
         if isinstance(self._fetched, HttpFile) and not self._fetched.has_parts:
@@ -216,7 +216,7 @@ class AvSource:
         try:
             return self._open_with(self._rtsp_options())
         except av.HTTPOtherClientError:
-            # What an RTSP server says when nothing of what it has is asked for: ask for everything, to see.
+            # An RTSP server answers this if it has no video: ask for all kinds, to report what it has.
             return self._open_with(self._rtsp_options() | {"allowed_media_types": "video+audio+data+subtitle"})
         except OSError as error:
             if error.errno != errno.EPROTONOSUPPORT:
@@ -283,20 +283,20 @@ class AvSource:
         codec.thread_count = 1
         codec.options = {"max_pixels": str(MAX_PIXELS)}
         if self._hls is not None:
-            # Else FFmpeg fetches all variants, of which one is shown.
+            # Otherwise FFmpeg fetches all variants, of which only one is shown.
             for other in container.streams:
                 if other is not stream:
                     other.discard = Discard.all
         return stream
 
     def _best_stream(self, container: av.container.InputContainer) -> av.VideoStream:
-        """The video that is configured, else the one that FFmpeg thinks the best."""
+        """The configured video, otherwise the one that FFmpeg ranks best."""
         streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
         if not streams:
             raise SourceError(Reason.NO_VIDEO, "there is no video in it")
         number = self._config.video_track
         if number is None:
-            # Some covers are not marked as such, and come first, marked as what is to be shown.
+            # Some covers are not marked as such, but come first and are marked as default.
             films = [s for s in streams if s.frames != 1] or streams
             best = container.streams.best("video")
             return next((s for s in films if best is not None and s.index == best.index), films[0])
@@ -373,7 +373,7 @@ class AvSource:
             if self._changes_format:
                 return None
             if self._is_file and not current_interrupt().is_set():
-                # What is behind the damage cannot be read; playing it again would not help.
+                # Data after the damage cannot be read; reading the file again would not help.
                 return None
             if current_interrupt().is_set() or time.monotonic() >= give_up_at:
                 raise self._nothing_decodes(packets, 0) from None
@@ -402,7 +402,7 @@ class AvSource:
 
     @property
     def _problem(self) -> SourceError | None:
-        """Why what is FFmpeg asks for cannot be fetched; None if it can, and where the format has changed."""
+        """Why the file that FFmpeg needs cannot be fetched; None if it can, or if the format has changed."""
         return None if self._fetched is None or self._changes_format else self._fetched.problem
 
     def _decode(self, packet: av.Packet[av.VideoStream]) -> None:

@@ -10,7 +10,7 @@ from streamdet.types import Clock
 # Timestamps that repeat, or go back by no more, are badly rounded; what goes back further begins another timeline.
 _JITTER_SECONDS = 0.5
 
-# A camera's clock that is further off than this says nothing.
+# A camera's clock that is further off than this is ignored.
 _LARGEST_ERROR_SECONDS = 86_400.0
 # Frames may be late, and then come all at once; what changes by more is a jump of the camera's clock or timestamps.
 _LARGEST_STEP_SECONDS = 10.0
@@ -36,9 +36,9 @@ _LONGEST_STEP_SECONDS = 10.0
 
 
 class CameraClock:
-    """When frames were captured: by the wall clock of the camera where that can be believed, else by ours.
+    """When frames were captured: by the camera's wall clock if it is plausible, otherwise by this machine's.
 
-    For one connection. After a jump the camera's clock is not believed any more: what it counts from is not known.
+    For one connection. After a jump the camera's clock is no longer used, because its origin is not known.
     """
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ class Pacer:
 
     Args:
         longest_gap_seconds: longer waits between two frames are cut to it.
-        is_live: whether to run after the schedule when late, up to 30 s: what is late is there already.
+        is_live: whether to catch up with the schedule when late, up to 30 s: late frames have already arrived.
     """
 
     def __init__(self, longest_gap_seconds: float = _LONGEST_GAP_SECONDS, *, is_live: bool = False) -> None:

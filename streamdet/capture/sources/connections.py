@@ -141,5 +141,5 @@ class _WaitingTls(_Waiting, ssl.SSLSocket):
 
 
 def timed_out(seconds: float, waited_for: str) -> SourceError:
-    """The error of a wait that was in vain."""
+    """The error of a wait that was too long."""
     return SourceError(Reason.TIMEOUT, f"no {waited_for} within {seconds:g} s")

@@ -116,7 +116,7 @@ def address_of_url(url: str) -> tuple[str, int]:
 
 
 def ca_file_of(config: StreamConfig) -> str | None:
-    """The certificates to trust: the configured ones, else the system's; None where the system has none."""
+    """The certificates to trust: the configured ones, otherwise the system's; None if the system has no such file."""
     paths = ssl.get_default_verify_paths()
     system = paths.cafile or (paths.openssl_cafile if os.path.isfile(paths.openssl_cafile) else None)  # noqa: PTH113
     return config.tls_ca_file or system

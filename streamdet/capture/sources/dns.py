@@ -22,7 +22,7 @@ _MAX_LOOK_UPS = 256
 
 
 class _LookUp:
-    """One question, which all who ask the same while it is open share."""
+    """One look-up, shared by all callers that ask for the same name meanwhile."""
 
     def __init__(self, host: str, port: int) -> None:
         self.done = threading.Event()

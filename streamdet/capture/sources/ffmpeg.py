@@ -17,7 +17,7 @@ from streamdet.monitoring.log import LogThrottle
 
 _log = logging.getLogger(__name__)
 
-# Four bytes for every pixel of the largest picture (see `picture`): more is no picture that could be used.
+# Four bytes for every pixel of the largest picture (see `picture`); larger pictures are refused.
 MAX_ALLOCATION_BYTES = 256 * 1024 * 1024
 
 # These lead FFmpeg to further addresses, or read something of this machine.

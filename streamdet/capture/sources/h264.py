@@ -102,7 +102,7 @@ class PictureNumbers:
                 number = bits.code()
                 self._set_of_pps[number & 255] = bits.code() & 31
         except ValueError:
-            pass  # the decoder will say what is wrong with it
+            pass  # the decoder reports what is wrong with it
 
     def _read(self, unit: bytes) -> _Slice | None:
         """The header of a slice (7.3.3); None where it cannot be read."""
@@ -185,7 +185,7 @@ class PictureParts:
         return before + (self._given() if self._parts[start.is_idr] == 1 else [])
 
     def rest(self) -> list[tuple[av.Packet[av.VideoStream], PictureStart, bool]]:
-        """What has been held back: no more of it comes."""
+        """The packets held back; they are complete, because no more of the picture comes."""
         return [] if self._is_given else self._given()
 
     def drop(self) -> None:

@@ -35,7 +35,7 @@ _THIS_MACHINE = "http://file.invalid"
 _READ_BYTES = 1 << 16
 _LONGEST_SKIP_BYTES = 1 << 20
 _SYNC_OF_MPEG_TS = b"G"
-# What urllib's parsers raise where an answer makes no sense.
+# What urllib's parsers raise for malformed answers.
 SENSELESS = (http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError)
 # One for each method that is known, and one where a nonce is out of date.
 _MOST_TRIES = 4
@@ -72,7 +72,7 @@ class HttpClient:
         self.wait_at_most(config.connect_timeout_seconds)
 
     def wait_at_most(self, seconds: float) -> None:
-        """Limits the wait for everything from now on."""
+        """Limits the time of all waits from now on."""
         self._wait_seconds = seconds
         self.budget.give_up_at = time.monotonic() + seconds
 
@@ -159,7 +159,7 @@ class HttpFile:
         self._at = self._answer_at = 0
 
     def wait_at_most(self, seconds: float) -> None:
-        """Limits the wait for everything from now on."""
+        """Limits the time of all waits from now on."""
         self._client.wait_at_most(seconds)
 
     def seekable(self) -> bool:
@@ -186,7 +186,7 @@ class HttpFile:
         return at
 
     def read(self, size: int) -> bytes:
-        """Returns what there is, at most `size` bytes; none at the end."""
+        """Returns the available bytes, at most `size`; b"" at the end."""
         if self._at != self._answer_at and not self._go_on_from(self._at):
             return b""
         data = self._next(size)

@@ -43,7 +43,7 @@ class Challenge:
 
     @property
     def method(self) -> str:
-        """Such as "SHA-256" or "BASIC"; "" for one that is not known here."""
+        """Such as "SHA-256" or "BASIC"; "" for an unknown one."""
         if self.scheme == "basic":
             return "BASIC"
         qop = self.parameters.get("qop")
@@ -110,7 +110,7 @@ class Login:
         return parameters.get("algorithm", "").upper().endswith(_SESSION)
 
     def choose(self, challenges: Sequence[Challenge]) -> bool:
-        """Takes the best of the ways that a server offers; false where none is known here, or each was refused."""
+        """Takes the best method that a server offers; false if it offers no known one, or each was refused."""
         known = [challenge for challenge in challenges if challenge.method and challenge.method not in self._refused]
         if not known:
             return False
@@ -122,7 +122,7 @@ class Login:
         """The server asks again, although it has just got what it asked for: from now on another way is tried.
 
         Args:
-            challenges: of its answer; one that says "stale" refuses nothing, but wants the same with its new nonce.
+            challenges: of its answer; one that says "stale" is no refusal, but asks for the same with a new nonce.
         """
         if not any(challenge.parameters.get("stale", "").lower() == "true" for challenge in challenges):
             self._refused.add(self.method)
@@ -184,7 +184,7 @@ def _quoted(text: str) -> str:
 
 
 def with_password(url: str) -> str:
-    """The same address, in which a user without a password has an empty one: else FFmpeg would not log in at all."""
+    """The same address, with an empty password for a user without one: otherwise FFmpeg would not log in."""
     parts = urlsplit(url)
     login, at, server = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{login}:@{server}").geturl() if at and ":" not in login else url

@@ -32,7 +32,7 @@ _SNIFFED_BYTES = 4096
 
 
 class JpegFinder:
-    """Cuts whole JPEGs out of a stream of bytes; what is between them is left out."""
+    """Cuts whole JPEGs out of a stream of bytes; bytes between them are skipped."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()

@@ -39,7 +39,7 @@ _READ_BYTES = 1 << 16
 _STATUS = re.compile(rb"RTSP/\d\.\d (\d{3})")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _TICK_SECONDS = 0.5
-# FFmpeg that does not read for so long has been given up by its own time-outs.
+# After this time without a read, FFmpeg has given up by its own time-outs.
 _WRITE_SECONDS = 30.0
 _MOST_PENDING = 64
 _FRAME_HEAD_BYTES = 4
@@ -78,7 +78,7 @@ def find_way(config: StreamConfig, *, refused_ffmpeg: bool) -> Way | None:
     for _ in range(_MOST_REDIRECTIONS + 1):
         login = Login.of_url(url)
         where = ":".join(map(str, address_of_url(url)))
-        # A login that FFmpeg could give, and that was refused, is not given again: cameras lock who is wrong too often.
+        # A login that was refused is not sent again: cameras lock out clients after several wrong logins.
         gave_it = refused_ffmpeg and url == config.url and len(_userinfo(url)) <= _LONGEST_LOGIN_OF_FFMPEG
         try:
             with closing(connect(config, url, budget)) as connection:

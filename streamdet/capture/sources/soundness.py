@@ -43,12 +43,12 @@ _TIMES_OF_MPEG_TS = 1 << 33
 _LARGEST_STEP_SECONDS = 10.0
 _BUILD_ON_OTHERS = frozenset({"h263", "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1"})
 
-# What FFmpeg says nowhere but in its log: lost RTP packets, a missing index of MP4, and gaps in MPEG-TS.
+# What FFmpeg reports in its log only: lost RTP packets, a missing index of MP4, gaps in MPEG-TS.
 _RTP = ("RTP: missed", "RTP: PT=")
 _NO_INDEX = "moov atom not found"
-# FFmpeg marks also the packet that its parser makes next; the message names the one that is meant.
+# FFmpeg also marks the next packet of its parser; only the message names the right one.
 _CORRUPT = re.compile(r"Packet corrupt \(stream = [0-9]+, dts = (-?[0-9]+|NOPTS)\)")
-# What its demuxer of segments has said already, but of the wrong packet.
+# The HLS demuxer repeats the message for the wrong packet.
 _OF_HLS = "libav.hls"
 _MOST_REMEMBERED = 64
 
@@ -82,7 +82,7 @@ class Soundness:
         self._decoder = decoder
         self._key_frame_seconds = key_frame_seconds
         self._tap = tap
-        # Else pictures that are not sound would be left out where they should be counted.
+        # Otherwise damaged pictures would be missing instead of counted.
         decoder.flags |= Flags.output_corrupt
         self._holds_since: float | None = time.monotonic()
         self._shows_all = self._lost = self._has_keys = False
@@ -106,7 +106,7 @@ class Soundness:
         if packet.size:
             losses = take_losses()
             self._lost_times |= {dts % _TIMES_OF_MPEG_TS: at_join for dts, at_join in losses.times.items()}
-            # What RTP has lost belongs to this packet, or to the one that has just begun behind it.
+            # RTP packets were lost from this packet, or from the one that has just begun after it.
             was_lost, self._lost = self._lost, losses.rtp
             if self._lost or (was_lost and packet.is_keyframe):
                 return judged + self._drop()
@@ -153,7 +153,7 @@ class Soundness:
             frames = packet.decode()
         except av.FFmpegError:
             self.broken_packets += 1
-            # What is left may hold the broken picture itself.
+            # One of the remaining pictures may be the broken one.
             left = self._begin_again()
             return [(frame, ok and frame.pts not in (None, packet.pts)) for frame, ok in left]
         if packet.is_keyframe and packet.is_discard:
@@ -168,7 +168,7 @@ class Soundness:
             return None
         dts = packet.dts % _TIMES_OF_MPEG_TS
         at_join = self._lost_times.get(dts)
-        # Those of other streams and of long ago are of no use.
+        # Entries of other streams, and old ones, are not needed.
         left = {} if at_join is not None else {t: joins for t, joins in self._lost_times.items() if t >= dts}
         self._lost_times = left
         return None if at_join is None else _DoubtfulPacket(packet, at_join)
@@ -183,7 +183,7 @@ class Soundness:
         if frame.key_frame or self._holds_since is None:
             self._holds_since = None
             return True
-        # Those that are shown before a key frame but come after it depend on pictures from before it.
+        # Pictures shown before a key frame but decoded after it depend on pictures from before it.
         recovered = self._marks_until_recovered and frame.pict_type != PictureType.B
         if recovered or self._is_after_unshown_key(frame) or self.has_waited_too_long:
             self._shows_all = not recovered and not self._is_after_unshown_key(frame)
@@ -192,28 +192,28 @@ class Soundness:
         return False
 
     def _is_after_unshown_key(self, frame: av.VideoFrame) -> bool:
-        """Whether its key frame was decoded, but not given out: a film that is cut without being encoded again."""
+        """Whether its key frame was decoded but not returned, as in a film that was cut without being encoded again."""
         return self._unshown_key is not None and frame.pts is not None and frame.pts > self._unshown_key
 
     def _begins_without_key(self, frame: av.VideoFrame) -> bool:
-        """Whether it is the first whole picture of a stream that marks none as a point to begin at."""
+        """Whether it is the first whole picture of a stream that marks no picture as a key frame."""
         is_whole = frame.pict_type == PictureType.I and not self._has_keys
         return is_whole and self._marks_until_recovered and self._holds_since is not None
 
     def _after_damage(self, frame: av.VideoFrame) -> list[tuple[av.VideoFrame, bool]]:
-        """What a picture that is not sound means for the next ones."""
+        """Reacts to a damaged picture: the next ones may depend on it."""
         if not self._builds_on_others:
             return []
         if self.has_waited_too_long:
             self._shows_all = True
             return []
         if frame.key_frame or self._holds_since is None:
-            # What is left was decoded before it, and comes out after it.
+            # The remaining pictures were decoded before it, and are returned after it.
             return [(left, False) for left, _ in self._begin_again()]
         return []
 
     def _begin_again(self) -> list[tuple[av.VideoFrame, bool]]:
-        """Has the decoder forget everything; what it has not given yet was sound if what came before was."""
+        """Flushes the decoder, and judges the pictures that it had not returned yet."""
         try:
             left = [(frame, self._is_sound(frame)) for frame in self._decoder.decode(None)]
         except av.FFmpegError:
@@ -246,7 +246,7 @@ class _DoubtfulPacket(NamedTuple):
 
 @dataclass(slots=True)
 class Losses:
-    """What was lost of what one thread has tried to read.
+    """What was lost while one thread read.
 
     Attributes:
         rtp: whether RTP packets were lost.
@@ -289,13 +289,13 @@ def _of_this_thread() -> Losses:
 _logger = logging.getLogger("libav")
 _logger.addHandler(_Listener())
 _logger.propagate = False
-# For FFmpeg a message is a repeated one also when another thread has written it.
+# For FFmpeg a message is also repeated if another thread wrote it before.
 av.logging.set_skip_repeated(False)
 av.logging.set_level(av.logging.WARNING)
 
 
 def take_losses() -> Losses:
-    """What was lost since the last call of what this thread has tried to read."""
+    """What was lost while this thread read, since the last call."""
     losses, _threads.losses = _of_this_thread(), Losses()
     return losses
 

@@ -106,7 +106,7 @@ def _contents(model: openvino.Model) -> tuple[bytes, bytes]:
 def _bars_on_stderr() -> Iterator[None]:
     """NNCF draws its progress on standard output, which belongs to results; it goes to a person at a terminal.
 
-    What it logs is of no use to users, and what torch logs when NNCF imports a part of it neither.
+    What it logs does not help users, nor does what torch logs when NNCF imports a part of it.
     """
     loggers = [logging.getLogger(name) for name in ("nncf", "torch.utils.cpp_extension")]
     levels = [log.level for log in loggers]

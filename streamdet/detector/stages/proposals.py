@@ -15,7 +15,7 @@ from streamdet.detector.stages.features import FeatureMaps
 from streamdet.detector.stages.preprocess import Batch, Size
 
 _ANCHOR_CACHE_SIZES = 8
-# So many of the likeliest proposals are tried for each one that is wanted, before all are.
+# How many of the likeliest proposals are tried first for each one that is wanted.
 _TRIED_PER_WANTED = 3
 
 

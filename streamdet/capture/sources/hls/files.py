@@ -77,7 +77,7 @@ class HlsFiles:
         self.problem: SourceError | None = None
 
     def wait_at_most(self, seconds: float) -> None:
-        """Limits the wait for everything from now on."""
+        """Limits the time of all waits from now on."""
         self._client.wait_at_most(seconds)
 
     def __call__(self, url: str, _flags: int, options: dict[str, str]) -> _File:
@@ -192,7 +192,7 @@ class _HlsFile:
         files.opened.add(self)
 
     def read(self, size: int) -> bytes:
-        """Returns what there is, at most `size` bytes; none at the end."""
+        """Returns the available bytes, at most `size`; b"" at the end."""
         if self._first:
             data, self._first = self._first[:size], self._first[size:]
             return data

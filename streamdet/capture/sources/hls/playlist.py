@@ -117,7 +117,7 @@ class Position:
     def cut(self, asked: str, found: str, body: bytes) -> bytes:
         """Reads a playlist, and returns it as FFmpeg is to see it.
 
-        That is without what was read before the format changed, and with numbers that do not start again.
+        Segments read before the format changed are removed, and numbers do not start again.
 
         Args:
             asked: its address, by which it is known.
