@@ -56,12 +56,15 @@ def example(name: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
             join(killer)
 
 
-def test_people_are_counted_per_zone(daemon: DaemonProcess) -> None:
+def test_people_are_counted_per_zone_also_over_a_crash(daemon: DaemonProcess) -> None:
     with example("people_per_zone.py", daemon.endpoint) as program:
         assert program.stdout is not None
-        lines = [program.stdout.readline() for _ in range(4)]
+        lines = [program.stdout.readline() for _ in range(3)]
+        daemon.end(signal.SIGKILL)
+        daemon.ready()
+        lines += [program.stdout.readline() for _ in range(5)]
     assert sorted(set(lines)) == ["yard  door  0\n", "yard  door  1\n"]
-    assert lines[:2] == lines[2:]
+    assert lines == [*lines[:2] * 4]
 
 
 def test_the_objects_of_a_day_are_the_rows_of_a_file(daemon: DaemonProcess, tmp_path: Path) -> None:

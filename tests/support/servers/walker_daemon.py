@@ -1,6 +1,6 @@
 """The daemon with a detector that sees a person walk through every stream, again and again: walker_daemon.py CONFIG.
 
-For 20 frames the person walks from the left to the right, then no one is there for 20 frames.
+For 16 frames the person walks from the left to the right, then no one is there for 12 frames.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from streamdet.monitoring.log import configure_logging
 from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, Picture
 
-SEEN_FRAMES = HIDDEN_FRAMES = 20
+SEEN_FRAMES, HIDDEN_FRAMES = 16, 12
 
 
 class Walker(StandIn):
     def __init__(self) -> None:
         self._frames = 0
 
-    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+    def detect(self, pictures: Sequence[Picture], *_settings: object) -> list[list[Detection]]:
         return [self._next(picture) for picture in pictures]
 
     def _next(self, picture: Picture) -> list[Detection]:
