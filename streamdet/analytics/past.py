@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from streamdet.analytics.stream_analytics import Seen, StreamAnalytics
+from streamdet.analytics.stream_analytics import LOST_AFTER_SECONDS, Seen, StreamAnalytics
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.rules import rules_of
 from streamdet.types import Alert, DetectionEvent, EndReason, ObjectEvent, Reason, StateEvent
@@ -78,9 +78,10 @@ class Past:
             return
         if event.epoch != stream.epoch:
             self._keep(stream, stream.analytics.end(EndReason.RESTART))
-            stream.epoch, stream.began_at = event.epoch, None
+            stream.epoch, stream.began_at, stream.newest = event.epoch, None, None
         if isinstance(event, DetectionEvent):
             self.events += 1
+            self._keep(stream, stream.silent_before(event))
             self._keep(stream, stream.see(event))
         elif event.reason is Reason.PAUSED:
             self._keep(stream, stream.analytics.end(EndReason.REMOVED))
@@ -98,7 +99,8 @@ class Past:
             return None
         analytics = StreamAnalytics(config, itertools.count(1), self._new_id, self._new_id)
         analytics.set_rules(rules_of(event.stream, self._rules))
-        stream = self._streams[event.stream] = _PastStream(event.stream, event.epoch, analytics)
+        stream = _PastStream(event.stream, event.epoch, analytics, config.track_max_lost_seconds)
+        self._streams[event.stream] = stream
         return stream
 
     def _new_id(self) -> str:
@@ -133,14 +135,30 @@ class _PastStream:
     Attributes:
         epoch: of the newest event.
         began_at: when the first frame of the epoch was captured, in Unix time; None before it.
+        newest: the frame before, in the same epoch.
     """
 
-    def __init__(self, name: str, epoch: str, analytics: StreamAnalytics) -> None:
+    def __init__(self, name: str, epoch: str, analytics: StreamAnalytics, max_lost_seconds: float) -> None:
         self.name = name
         self.epoch = epoch
         self.analytics = analytics
         self.began_at: float | None = None
+        self.newest: DetectionEvent | None = None
+        self._max_lost_seconds = max_lost_seconds
         self.track_ids: dict[str, int] = {}
+
+    def silent_before(self, event: DetectionEvent) -> Seen:
+        """What has ended because this frame, the next one, came late."""
+        before, self.newest = self.newest, event
+        if before is None or not any(one.is_confirmed for one in self.analytics.objects):
+            return Seen()
+        # The time of a camera does not say when its frames came.
+        is_ours = before.frame.clock == event.frame.clock == "daemon"
+        came_at = [e.frame.captured_at if is_ours else e.published_at for e in (before, event)]
+        seconds = came_at[1] - came_at[0]
+        if seconds <= self._max_lost_seconds + LOST_AFTER_SECONDS:
+            return Seen()
+        return self.analytics.silent(seconds, is_up=True)
 
     def see(self, event: DetectionEvent) -> Seen:
         """Takes the detections of the next frame."""

@@ -13,6 +13,9 @@ from streamdet.analytics.zones import Zones
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.types import Crossing, Detection, EndReason, FrameInfo, Geometry
 
+LOST_AFTER_SECONDS = 0.01
+"""A stream is silent, so that its objects are lost, when no frame has come for this longer than the limit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -182,6 +185,10 @@ class StreamAnalytics:
             is_up: whether the stream is up; the reason is `lost` then, else `stream_down`.
         """
         seen_before = self._now + seconds - self._config.track_max_lost_seconds
+        # What comes late, as after a break of the network, would go on with the track of an object that has ended.
+        self._published.forget(seen_before)
+        if self._tracker is not None:
+            self._tracker.forget(seen_before)
         reason = EndReason.LOST if is_up else EndReason.STREAM_DOWN
         objects = self._objects.end(reason, seen_before)
         return Seen(objects=objects, alerts=self._rules.end(objects, everything=False) if objects else ())

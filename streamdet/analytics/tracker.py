@@ -70,8 +70,8 @@ _TICKS_PER_SECOND = 65536
 class StreamClock:
     """Seconds that only go forward, from presentation times where these are plausible.
 
-    They begin near 0 and are multiples of 1/65536: events hold times rounded to microseconds, and where the analytics
-    run again on these, every duration is to be the same to the last bit.
+    They begin near 0 and are multiples of 1/65536. Events hold times rounded to microseconds; where the analytics run
+    again on these, every duration is to be the same to the last bit, so presentation times are rounded here as well.
 
     Args:
         is_paced: whether frames come as fast as time goes by, so that presentation times cannot run ahead of it. They
@@ -100,6 +100,7 @@ class StreamClock:
         """
         step = 0.0 if self._captured is None else captured_monotonic_seconds - self._captured
         if pts_seconds is not None:
+            pts_seconds = round(pts_seconds, 6)
             lead = pts_seconds - captured_monotonic_seconds
             pts_step = 0.0 if self._pts is None else pts_seconds - self._pts
             runs_ahead = self.is_paced and min(pts_step, lead - self._lead) > _LARGEST_LEAD_SECONDS
@@ -309,6 +310,10 @@ class Tracker:
             given.append(Detection(found.label, found.score, found.box, track_id, found.zones))
         return given
 
+    def forget(self, seen_before: float) -> None:
+        """Gives up the tracks that were last seen before a time of the stream."""
+        self._tracks = [track for track in self._tracks if track.seen >= seen_before]
+
     def tracks(self) -> dict[int, Track]:
         """The objects that may be seen again, by track id."""
         return {track.track_id: track for track in self._tracks}
@@ -402,6 +407,10 @@ class PublishedTracks:
                 self._tracks[found.track_id] = Track(found.track_id, found, now)
             else:
                 track_of.correct(found, now)
+
+    def forget(self, seen_before: float) -> None:
+        """Gives up the tracks that were last seen before a time of the stream."""
+        self._tracks = {number: track for number, track in self._tracks.items() if track.seen >= seen_before}
 
     def tracks(self) -> dict[int, Track]:
         """The objects that may be seen again, by track id."""

@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 from streamdet import wire
 from streamdet.analytics.objects import ObjectChange
 from streamdet.analytics.rules import AlertChange
-from streamdet.analytics.stream_analytics import Seen, StreamAnalytics
+from streamdet.analytics.stream_analytics import LOST_AFTER_SECONDS, Seen, StreamAnalytics
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.rules import rules_of
 from streamdet.delivery.clips import Clips
@@ -57,8 +57,6 @@ _MAX_REPEATED_STATES_PER_SECOND = 1000
 _STATES = b"state/"
 # A stream that is removed and added again goes on counting, unless this many others were removed after it.
 _MAX_REMOVED_STREAMS = 1000
-# What is lost was not seen for longer than the limit.
-_LOST_AFTER_SECONDS = 0.01
 # While frames of a silent stream are still on their way, its silence is looked at again after this time.
 _ON_ITS_WAY_SECONDS = 0.5
 
@@ -358,7 +356,7 @@ class EventWriter:
         if opened is not None and opened.objects:
             captured, max_lost_seconds = result.captured_monotonic_seconds, self._configs[stream].track_max_lost_seconds
             opened.seen_monotonic_seconds = captured
-            opened.silent_monotonic_seconds = captured + max_lost_seconds + _LOST_AFTER_SECONDS
+            opened.silent_monotonic_seconds = captured + max_lost_seconds + LOST_AFTER_SECONDS
         return FrameEvents(message, occurrences, hidden)
 
     def preview(self, preview: Preview) -> Message[PreviewEvent] | None:

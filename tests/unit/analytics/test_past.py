@@ -58,7 +58,7 @@ class Live:
         )
         self.analytics.set_rules(rules)
         self.epoch, self.began = epoch, began
-        self.seq, self.seconds = 0, 0.0
+        self.seq, self.seconds, self.late_seconds = 0, 0.0, 0.0
         self.events: list[wire.Event] = []
         self.raised: list[tuple[str, int, tuple[str, ...], float]] = []
         self.cleared: list[tuple[str, float]] = []
@@ -66,9 +66,10 @@ class Live:
     def show(self, detections: list[Detection], after: float) -> None:
         self.seq += 1
         self.seconds += after
-        frame = FrameInfo(self.seq, 7.0 + self.seconds, self.began + self.seconds, "daemon", *SIZE)
+        came = self.seconds + self.late_seconds
+        frame = FrameInfo(self.seq, 7.0 + self.seconds, self.began + came, "daemon", *SIZE)
         found = wire.presentable(detections, *SIZE)
-        seen = self.analytics.see(found, frame, 3600.123 + self.seconds)
+        seen = self.analytics.see(found, frame, 3600.123 + came)
         self.events.append(
             DetectionEvent("yard", self.epoch, self.seq, NOON, frame, tuple(seen.detections), seen.crossings)
         )
@@ -210,3 +211,22 @@ def test_whatever_is_seen_the_past_is_as_live(seed: int) -> None:
     crowd(live, seed, 80)
     live.keep(live.analytics.end(EndReason.STOPPING))
     assert raised_by(tried(live.events, RULES, [config_of()])) == live.raised
+
+
+def test_frames_that_come_late_find_that_their_objects_have_ended_as_live() -> None:
+    rules = [RuleConfig(name="each"), RuleConfig(name="one", at_least=1)]
+    live = Live(config_of(pace="realtime"), rules)
+    person = [Detection("person", 0.9, (100.0, 100.0, 140.0, 200.0))]
+    for late_seconds in (0.0, 3.0, 1.5):
+        if late_seconds == 3.0:
+            # The network breaks down for longer than objects may be lost, then delivers all that was sent meanwhile.
+            live.keep(live.analytics.silent(2.02, is_up=True))
+        live.late_seconds = late_seconds
+        for _ in range(15):
+            live.show(person, 0.1)
+    assert [(rule, ids) for rule, _, ids, _ in live.raised] == [
+        ("each", ("e1-1",)), ("one", ("e1-1",)), ("each", ("e1-2",)), ("one", ("e1-2",)),
+    ]  # fmt: skip
+    track_ids = {event.object.track_id for event in live.events if isinstance(event, ObjectEvent)}
+    assert len(track_ids) == 2  # that of an object is used no more
+    assert raised_by(tried(live.events, rules, [config_of(pace="realtime")])) == live.raised

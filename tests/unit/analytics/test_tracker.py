@@ -236,6 +236,14 @@ def test_the_clock_does_not_jump_with_that_of_a_camera() -> None:
     assert max(after - before for before, after in itertools.pairwise(at)) < 0.3
 
 
+@given(st.lists(st.floats(0.001, 0.9), min_size=1, max_size=300))
+@settings(max_examples=50, deadline=None)
+def test_the_clock_is_the_same_for_times_as_events_round_them(steps: list[float]) -> None:
+    live, past = StreamClock(is_paced=False), StreamClock(is_paced=False)
+    for pts_seconds in itertools.accumulate(steps):
+        assert live.at(pts_seconds, 0.0) == past.at(round(pts_seconds, 6), 0.0)
+
+
 def test_the_clock_of_a_file_that_is_read_as_fast_as_possible_is_its_own() -> None:
     clock = StreamClock(is_paced=False)
     at = [clock.at(5.0 * frame, 100 + frame / 100) for frame in range(10)]
