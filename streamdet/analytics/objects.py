@@ -176,10 +176,11 @@ class LiveObject:
         if self.seen >= self._next_duration:
             self._reach(zones)
 
-    def set_durations(self, durations: Durations) -> None:
-        """Takes other durations of visits; what a visit has reached before is not reported again."""
+    def set_durations(self, before: Durations, durations: Durations) -> None:
+        """Takes other durations of visits; one that a visit is past already is not reported."""
         for zone, visit in self.visits.items():
-            visit.reached = sum(seconds <= visit.seconds(self.seen) for seconds, _ in durations.get(zone, ()))
+            if durations.get(zone) != before.get(zone):
+                visit.reached = sum(seconds <= visit.seconds(self.seen) for seconds, _ in durations.get(zone, ()))
         self._set_next_duration(durations)
 
     def cross(self, crossing: Crossing) -> None:
@@ -320,10 +321,10 @@ class Objects:
         self._new_id = new_id
         self._max_lost_seconds = max_lost_seconds
 
-    def set_durations(self, durations: Durations) -> None:
-        """Reports other durations of visits to zones from now on."""
+    def set_durations(self, before: Durations, durations: Durations) -> None:
+        """Reports other durations of visits to zones than before."""
         for one in self.live.values():
-            one.set_durations(durations)
+            one.set_durations(before, durations)
 
     def see(
         self,

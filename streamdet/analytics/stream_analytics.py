@@ -72,8 +72,9 @@ class StreamAnalytics:
             ended = self.end(EndReason.RELOAD)
         self._clock.is_paced = _is_paced(config)
         if (config.zones, config.lines, config.masks) != (before.zones, before.lines, before.masks):
+            durations = self._zones.durations
             self._zones.set_config(config)
-            self._objects.set_durations(self._zones.durations)
+            self._objects.set_durations(durations, self._zones.durations)
         return replace(ended, alerts=ended.alerts + self._rules.set_config(self._rule_configs, config))
 
     def set_rules(self, rules: Iterable[RuleConfig]) -> Seen:

@@ -241,3 +241,70 @@ def test_a_long_path_keeps_its_shape_and_its_times() -> None:
         (x1, y1, t1), (x2, y2, t2) = path[max(after - 1, 0)], path[after]
         part = (second - t1) / (t2 - t1) if t2 > t1 else 0.0
         assert math.dist((x, y), (x1 + part * (x2 - x1), y1 + part * (y2 - y1))) < 0.05
+
+
+def dwells_of(scene: Scene) -> list[tuple[float, str, float]]:
+    return [
+        (round(change.frame.captured_at - 5000, 1), one.change, one.seconds)
+        for change in scene.published
+        for one in change.changes
+        if one.change != "enter"
+    ]
+
+
+def test_a_visit_reports_each_of_its_durations_once_and_the_next_visit_again() -> None:
+    scene = Scene(zones=[DOOR | {"dwell_seconds": [1, 2], "loiter_seconds": 2}])
+    for _ in range(2):
+        for _ in range(25):
+            scene.show(person(500))
+        for step in range(20):
+            scene.show(person(500 + 15 * step))
+        for step in range(20):
+            scene.show(person(785 - 15 * step))
+    once = [("dwell", 1.0), ("dwell", 2.0), ("loiter", 2.0), ("leave", pytest.approx(3.1, abs=0.2))]
+    again = [*once[:3], ("leave", pytest.approx(3.8, abs=0.2))]
+    assert [(change, seconds) for _, change, seconds in dwells_of(scene)] == [*once, *again]
+    assert [at for at, _, _ in dwells_of(scene)][:3] == [1.1, 2.1, 2.1]
+
+
+def test_a_duration_that_ends_while_the_object_is_hidden_is_reported_when_it_is_seen_again_or_never() -> None:
+    for comes_back in (True, False):
+        scene = Scene(zones=[DOOR | {"dwell_seconds": [2]}])
+        for _ in range(15):
+            scene.show(person(500))
+        for _ in range(15):
+            scene.show()
+        for _ in range(30):
+            scene.show(*[person(500)] * comes_back)
+        assert dwells_of(scene) == ([(3.1, "dwell", 2.0)] if comes_back else [])
+
+
+@pytest.mark.parametrize("pts_after", [0.0, 9.0, 5000.0, None])
+def test_a_short_reconnect_neither_ends_an_object_nor_resets_its_visit(pts_after: float | None) -> None:
+    """Frames come again after 1.5 s, and their presentation times begin anywhere."""
+    scene = Scene(zones=[DOOR | {"dwell_seconds": [5]}])
+    for frame in range(30):
+        scene.show(person(500), pts=5 + frame / 10)
+    assert scene.analytics.silent(1.4, is_up=False) == Seen()
+    scene.seconds += 1.4
+    for frame in range(30):
+        scene.show(person(500), pts=None if pts_after is None else pts_after + frame / 10)
+    assert {change.object.object_id for change in scene.published} == {"e-1"}
+    ((at, change, _),) = dwells_of(scene)
+    assert (at, change) == (pytest.approx(5.1, abs=0.5), "dwell")
+
+
+def test_durations_change_on_reload_and_none_is_lost_or_reported_twice() -> None:
+    scene = Scene(zones=[DOOR | {"dwell_seconds": [1, 3]}])
+    for _ in range(25):
+        scene.show(person(500))
+    scene.analytics.set_config(config_of(zones=[DOOR | {"dwell_seconds": [1, 2, 4]}]))
+    for _ in range(12):
+        scene.show(person(500))
+    # One that is due, but hidden, is not lost where something else changes.
+    for _ in range(5):
+        scene.show()
+    scene.analytics.set_config(config_of(zones=[DOOR | {"dwell_seconds": [1, 2, 4]}], masks=[DOOR | {"labels": ["x"]}]))
+    for _ in range(5):
+        scene.show(person(500))
+    assert dwells_of(scene) == [(1.1, "dwell", 1.0), (4.3, "dwell", 4.0)]
