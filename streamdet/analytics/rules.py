@@ -23,9 +23,7 @@ from streamdet.analytics.zones import Zones
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.rules import DAYS, minutes_of
 from streamdet.types import Alert, Crossing, Detection, FrameInfo
-
-MAX_OBJECT_IDS = 100
-"""Objects that an alert names."""
+from streamdet.wire import MAX_OBJECT_IDS
 
 # Objects at once are counted when they were seen this recently: one that is hidden may have left.
 _COUNTED_SECONDS = 0.5

@@ -14,10 +14,10 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, WithJson
 from streamdet.config.stream import LineConfig, StreamConfig, ZoneConfig
 from streamdet.config.values import AS_WHOLE_NUMBER, Seconds, Switch, parse_seconds, refuse, table
 from streamdet.types import Direction
+from streamdet.wire import MAX_RULE_CHARACTERS
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MAX_RULES = 256
-MAX_NAME_CHARACTERS = 64
 MAX_CLIP_SECONDS = 300.0
 _MAX_SECONDS = 7 * 24 * 3600
 _DAY_MINUTES = 24 * 60
@@ -127,7 +127,7 @@ class RuleConfig(BaseModel):
         description="Its name in alerts and metrics: a text of 1 to 64 characters; no two rules may share one. A rule "
         "whose name stays goes on over a reload: what it has raised is not raised again.",
         examples=["loading bay at night"],
-        json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_CHARACTERS},
+        json_schema_extra={"minLength": 1, "maxLength": MAX_RULE_CHARACTERS},
     )
     streams: tuple[str, ...] = Field(
         (),
@@ -226,8 +226,8 @@ class RuleConfig(BaseModel):
     @field_validator("name")
     @classmethod
     def _is_a_name(cls, name: str) -> str:
-        if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable() or name != name.strip():
-            refuse(f"must be a text of 1 to {MAX_NAME_CHARACTERS} characters without blanks around it or line breaks")
+        if not 1 <= len(name) <= MAX_RULE_CHARACTERS or not name.isprintable() or name != name.strip():
+            refuse(f"must be a text of 1 to {MAX_RULE_CHARACTERS} characters without blanks around it or line breaks")
         return name
 
     @field_validator("line")
