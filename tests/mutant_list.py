@@ -371,6 +371,38 @@ MUTANTS: tuple[Mutant, ...] = (
         ("object of another label", "return (event,) if event.object.label in self._labels else ()", "return (event,)",
          "test_labels_choose_objects_and_alerts"),
     ),
+    # ---- pictures ----
+    *_of(
+        "delivery/file_store.py", "integration/delivery/test_file_store.py",
+        ("store above its size", "self._used_bytes + needed_bytes > self._limits.max_bytes", "False",
+         "test_ten_thousand_files_stay_within_the_limit_and_the_newest_are_kept"),
+        ("wrong clock deletes pictures", "if old and not is_trusted:", "if False:",
+         "test_a_clock_that_jumped_deletes_nothing_for_its_age"),
+        ("any path is an id", "return _ID.fullmatch(text) is not None", "return bool(text)",
+         "test_ids_sort_by_time_hold_the_stream_and_lead_nowhere_else"),
+        ("foreign pictures are taken", "or why_foreign(status) is not None", "",
+         "test_what_is_not_its_own_is_left_alone_and_reported_once"),
+    ),
+    *_of(
+        "delivery/privacy.py", "unit/delivery/test_privacy.py",
+        ("hidden object is shown", "until = now + of.max_lost_seconds", "until = now",
+         "test_an_object_is_hidden_where_it_was_last_until_its_track_is_given_up"),
+        ("flat side of a mask is shown", "thickness=2", "thickness=1",
+         "test_every_pixel_whose_centre_a_mask_holds_is_black_in_every_part"),
+    ),
+    *_of(
+        "delivery/events.py", "integration/delivery/test_published_pictures.py",
+        ("view from before a mask", "hides_others = before is not None", "hides_others = before is None",
+         "test_after_a_change_of_what_is_hidden_no_view_from_before_leaves"),
+    ),
+    *_of(
+        "delivery/pictures.py", "integration/delivery/test_pictures.py",
+        ("event names another frame", 'self._best[object_id] = _Encoded(view.info(""), jpeg)',
+         'self._best[object_id] = _Encoded((before.info if before else view.info("")), jpeg)',
+         "test_views_that_are_no_better_cost_nothing_and_better_ones_at_most_two_a_second"),
+        ("frames wait without limit", "while self._waiting_bytes() > _MAX_WAITING_BYTES", "while False",
+         "test_while_encoding_is_slow_nothing_waits_and_the_newest_pictures_win"),
+    ),
     # ---- who may read ----
     *_of(
         "delivery/connections.py", "integration/delivery/test_connections.py",
