@@ -20,7 +20,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 def test_the_configurations_load(tmp_path: Path) -> None:
     (whole,) = blocks("toml")
-    (shapes,) = blocks("toml", (ROOT / "docs" / "zones.md").read_text())
+    shapes, counted = blocks("toml", (ROOT / "docs" / "zones.md").read_text())
     path = tmp_path / "streamdet.toml"
     path.write_text(whole)
     config = load_config(path, {"FRONT_DOOR_LOGIN": "ann:secret"})
@@ -28,6 +28,9 @@ def test_the_configurations_load(tmp_path: Path) -> None:
     path.write_text(shapes)
     (stream,) = load_config(path, {}).streams
     assert [len(of) for of in (stream.zones, stream.lines, stream.masks)] == [1, 1, 1]
+    path.write_text(counted)
+    (stream,) = load_config(path, {}).streams
+    assert stream.zones[0].loiter_seconds == 300
 
 
 def test_the_python_example_compiles_and_its_names_exist() -> None:
