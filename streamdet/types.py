@@ -5,6 +5,7 @@ Every value is frozen; to change one, make another.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
@@ -146,17 +147,41 @@ class VideoParameters:
 
     Attributes:
         codec: "h264" or "hevc".
-        parameter_sets: VPS, SPS and PPS, each after a start code (Annex B).
+        parameter_sets: VPS, SPS and PPS, in this order, without start codes.
         length_bytes: bytes of the length before each unit of a packet, as in MP4; 0 where start codes separate them.
         sample_aspect: width of a pixel as a part of its height, where the container contradicts the codec; else None.
         quarter_turns: counter-clockwise turns that show the picture upright, 0 to 3.
     """
 
     codec: Literal["h264", "hevc"]
-    parameter_sets: bytes = field(repr=False)
+    parameter_sets: tuple[bytes, ...] = field(repr=False)
     length_bytes: int = 0
     sample_aspect: Fraction | None = None
     quarter_turns: int = 0
+
+
+def units_of(data: bytes, length_bytes: int) -> Iterator[bytes]:
+    """The NAL units of a packet of H.264 or H.265, none of them empty.
+
+    Args:
+        data: the packet.
+        length_bytes: of the length before each unit; 0 where start codes separate them.
+    """
+    if not length_bytes:
+        begin = data.find(b"\0\0\1") + 3
+        while begin >= 3:
+            end = data.find(b"\0\0\1", begin)
+            # The next start code may have a zero more; a unit never ends with one.
+            if unit := data[begin : end if end >= 0 else len(data)].rstrip(b"\0"):
+                yield unit
+            begin = end + 3 if end >= 0 else 0
+        return
+    at = 0
+    while at + length_bytes < len(data):
+        begin = at + length_bytes
+        at = begin + int.from_bytes(data[at:begin])
+        if unit := data[begin:at]:
+            yield unit
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ from typing import cast
 import av
 import numpy as np
 
-from streamdet.delivery.mp4 import TICKS_PER_SECOND, TimedPacket, head_of_file, with_start_codes
+from streamdet.delivery.mp4 import TICKS_PER_SECOND, TimedPacket, decodable, head_of_file, with_start_codes
 from streamdet.delivery.privacy import Hidden
 from streamdet.types import VideoParameters
 
@@ -55,12 +55,13 @@ def masked_mp4(packets: list[TimedPacket], begin: int, hidden: Hidden, stopping:
     file = io.BytesIO()
     with av.open(file, "w", "mp4", options=head_of_file(len(packets))) as output:
         stream: av.VideoStream | None = None
-        first = 0
+        first, last = 0, begin - 1
         for frame, sample_aspect in _frames(packets, parameters):
             if stopping():
                 return None
-            if frame.pts is None or frame.pts < begin:
+            if frame.pts is None or frame.pts <= last:
                 continue
+            last = frame.pts
             upright = np.rot90(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False), parameters.quarter_turns)
             rgb = hidden.cut(upright)
             if stream is None:
@@ -88,15 +89,13 @@ def _frames(packets: list[TimedPacket], parameters: VideoParameters) -> Iterator
     With each comes the width of a pixel as a part of its height, of the upright picture.
     """
     decoder = av.VideoCodecContext.create(parameters.codec, "r")
-    decoder.extradata = parameters.parameter_sets
+    decoder.extradata = with_start_codes(parameters.parameter_sets)
     decoder.thread_count = 1
     decoder.options = {"max_pixels": str(_MAX_PIXELS)}
     for timed in [*packets, None]:
         packet: av.Packet[av.VideoStream] | None = None
         if timed is not None:
-            packet = cast(
-                "av.Packet[av.VideoStream]", av.Packet(with_start_codes(timed.packet.data, parameters.length_bytes))
-            )
+            packet = cast("av.Packet[av.VideoStream]", av.Packet(decodable(timed.packet)))
             packet.pts, packet.time_base = timed.at, _TIME_BASE
         try:
             frames = decoder.decode(packet)

@@ -15,11 +15,10 @@ from typing import Literal
 
 import av
 
-from streamdet.types import EncodedPacket, PacketSink, VideoParameters
+from streamdet.types import EncodedPacket, PacketSink, VideoParameters, units_of
 
 _Codec = Literal["h264", "hevc"]
 _CODECS: dict[str, _Codec] = {"h264": "h264", "hevc": "hevc"}
-_START = b"\0\0\0\1"
 # More than a decoder holds back before its first picture.
 _MAX_WAITING = 64
 _NO_TIME_BASE = Fraction(1, 90_000)
@@ -86,7 +85,7 @@ class PacketTap:
         if packet.has_sidedata("new_extradata"):
             self._learn_extradata(bytes(packet.get_sidedata("new_extradata")))
         if packet.is_keyframe:
-            self._learn(_units(data, self._length_bytes))
+            self._learn(units_of(data, self._length_bytes))
         if self._parameters is None:
             return  # nothing can decode it
         self._held = EncodedPacket(
@@ -143,7 +142,7 @@ class PacketTap:
             self._length_bytes = (extradata[4 if is_h264 else min(21, len(extradata) - 1)] & 3) + 1
             self._learn(_of_avcc(extradata) if is_h264 else _of_hvcc(extradata))
         else:
-            self._learn(_units(extradata, 0))
+            self._learn(units_of(extradata, 0))
 
     def _learn(self, units: Iterator[bytes]) -> None:
         """Takes the parameter sets that stand before the first slice; sets that are known already change nothing."""
@@ -158,7 +157,7 @@ class PacketTap:
         if news:
             self._sets |= news
         if news and all(kind in self._sets for kind in self._kinds):
-            sets = b"".join(_START + unit for kind in self._kinds for unit in dict.fromkeys(self._sets[kind]))
+            sets = tuple(unit for kind in self._kinds for unit in dict.fromkeys(self._sets[kind]))
             turns = self._quarter_turns or 0
             self._parameters = VideoParameters(self._codec, sets, self._length_bytes, self._sample_aspect, turns)
 
@@ -172,30 +171,6 @@ class PacketTap:
 
     def _is_slice(self, kind: int) -> bool:
         return 1 <= kind <= 5 if self._codec == "h264" else kind < 32
-
-
-def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
-    """The units of a packet, none of them empty."""
-    return _by_length(data, length_bytes) if length_bytes else _between_start_codes(data)
-
-
-def _between_start_codes(data: bytes) -> Iterator[bytes]:
-    begin = data.find(b"\0\0\1") + 3
-    while begin >= 3:
-        end = data.find(b"\0\0\1", begin)
-        # The next start code may have a zero more; a unit never ends with one.
-        if unit := data[begin : end if end >= 0 else len(data)].rstrip(b"\0"):
-            yield unit
-        begin = end + 3 if end >= 0 else 0
-
-
-def _by_length(data: bytes, length_bytes: int) -> Iterator[bytes]:
-    at = 0
-    while at + length_bytes < len(data):
-        begin = at + length_bytes
-        at = begin + int.from_bytes(data[at:begin])
-        if unit := data[begin:at]:
-            yield unit
 
 
 def _of_avcc(extradata: bytes) -> Iterator[bytes]:

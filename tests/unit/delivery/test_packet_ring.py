@@ -13,7 +13,7 @@ from streamdet.types import EncodedPacket, VideoParameters
 
 FPS = 10
 SECOND = 90_000
-ONE, OTHER = VideoParameters("h264", b"one"), VideoParameters("h264", b"other")
+ONE, OTHER = VideoParameters("h264", (b"one",)), VideoParameters("h264", (b"other",))
 
 
 def packet(
