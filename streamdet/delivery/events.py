@@ -468,7 +468,8 @@ class EventWriter:
     ) -> Hidden | None:
         """What must not be seen in the picture of a frame; None where that is not known."""
         try:
-            return self._privacy.see(result.stream, detected, published, result.captured_monotonic_seconds)
+            size = result.frame.width, result.frame.height
+            return self._privacy.see(result.stream, detected, published, result.captured_monotonic_seconds, size)
         except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published, without a picture
             self._metrics.unexpected.report("pictures", error, "no picture of the frame leaves", result.stream)
             return None
@@ -479,7 +480,12 @@ class EventWriter:
             return
         self._shown = result, hidden
         analytics = self._analytics.get(result.stream)
-        if result.picture is None or hidden is None or analytics is None:
+        if hidden is None or analytics is None:
+            return
+        for one in analytics.objects if hidden.new_tracks else ():
+            if one.track_id in hidden.new_tracks:
+                self._pictures.forget(one.object_id)  # it was taken for something else, and its view shows it
+        if result.picture is None:
             return
         try:
             self._pictures.offer(result.stream, result.frame, result.picture, hidden, analytics.objects)

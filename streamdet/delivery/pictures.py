@@ -231,15 +231,16 @@ class Pictures(Worker):
         return view.info(picture_id)
 
     def forget(self, object_id: str) -> None:
-        """Drops what is kept of an object that ends without an event."""
+        """Drops the views of an object: it ends without an event, or they show what must be hidden now."""
         with self._changed:
             self._pop(object_id)
+            if self._improving is not None and self._improving[0] == object_id:
+                self._improving = None
 
     def forget_stream(self, stream: str) -> None:
-        """Drops what is kept of the objects of a stream, which end without an event."""
+        """Drops the views of all objects of a stream."""
         for object_id in [object_id for object_id, of in self._known.items() if of == stream]:
-            with self._changed:
-                self._pop(object_id)
+            self.forget(object_id)
 
     def take(self) -> dict[str, bytes | None]:
         """Pictures of frames that were encoded since the last call, by their ids, where events carry them.

@@ -41,10 +41,12 @@ class Hidden:
     Attributes:
         polygons: areas that are black, as parts of the frame's width and height.
         boxes: objects that are made unrecognisable, in pixels of the frame.
+        new_tracks: track ids of objects that are hidden from this frame on: frames before may show them.
     """
 
     polygons: tuple[tuple[Point, ...], ...] = ()
     boxes: tuple[Box, ...] = ()
+    new_tracks: frozenset[int] = frozenset()
 
     def cut(self, rgb: NDArray[np.uint8], region: Region | None = None) -> NDArray[np.uint8]:
         """The picture, or a part of it, without what must not be seen.
@@ -90,6 +92,7 @@ class _Stream:
         max_lost_seconds: for how long an object that is not detected is hidden where it was last.
         tracked: by track id, the place of an object and when that is forgotten, in monotonic seconds.
         others: the same of detections without a track.
+        size: width and height in pixels of the newest frame.
     """
 
     blur: frozenset[str]
@@ -97,6 +100,15 @@ class _Stream:
     max_lost_seconds: float
     tracked: dict[int, tuple[Box, float]] = field(default_factory=dict)
     others: list[tuple[Box, float]] = field(default_factory=list)
+    size: tuple[int, int] = (0, 0)
+
+    def fit(self, size: tuple[int, int]) -> None:
+        """Goes on in frames of another size, which show the same."""
+        if size != self.size and 0 not in self.size:
+            x, y = size[0] / self.size[0], size[1] / self.size[1]
+            self.tracked = {number: (_scaled(box, x, y), until) for number, (box, until) in self.tracked.items()}
+            self.others = [(_scaled(box, x, y), until) for box, until in self.others]
+        self.size = size
 
 
 class Privacy:
@@ -113,7 +125,7 @@ class Privacy:
         polygons = black_areas(config)
         stream = _Stream(frozenset(config.blur), polygons, config.track_max_lost_seconds)
         if before is not None:
-            stream.tracked, stream.others = before.tracked, before.others
+            stream.tracked, stream.others, stream.size = before.tracked, before.others, before.size
         if config.blur or polygons:
             self._streams[config.name] = stream
         else:
@@ -124,7 +136,12 @@ class Privacy:
         self._streams.pop(stream, None)
 
     def see(
-        self, stream: str, detected: Sequence[Detection], published: Sequence[Detection], now: float
+        self,
+        stream: str,
+        detected: Sequence[Detection],
+        published: Sequence[Detection],
+        now: float,
+        size: tuple[int, int],
     ) -> Hidden | None:
         """What must not be seen in the next frame, to be called for each frame; None where it is not known.
 
@@ -133,6 +150,7 @@ class Privacy:
             detected: all detections of the frame, also those that a mask leaves out.
             published: those that are published, with their track ids.
             now: monotonic seconds at which the frame was captured.
+            size: width and height of the frame in pixels.
         """
         if stream not in self._streams:
             return NOTHING
@@ -141,9 +159,10 @@ class Privacy:
             return None
         if not of.blur:
             return Hidden(of.polygons)
+        of.fit(size)
         tracked = {track_id: place for track_id, place in of.tracked.items() if place[1] > now}
         others = [place for place in of.others if place[1] > now]
-        until = now + of.max_lost_seconds
+        until, before = now + of.max_lost_seconds, frozenset(tracked)
         known: set[Box] = set()
         for found in published:
             # The label of an object may change from one frame to the next; its track says that it is the same.
@@ -154,7 +173,8 @@ class Privacy:
         others = [place for place in others if not any(_overlap(place[0], box) > _SAME_PLACE for box in boxes)]
         others += [(box, until) for box in boxes]
         of.tracked, of.others = tracked, others[-_MAX_PLACES:]
-        return Hidden(of.polygons, (*(box for box, _ in tracked.values()), *(box for box, _ in of.others)))
+        hidden = (*(box for box, _ in tracked.values()), *(box for box, _ in of.others))
+        return Hidden(of.polygons, hidden, frozenset(tracked) - before)
 
 
 def black_areas(config: StreamConfig) -> tuple[tuple[Point, ...], ...]:
@@ -185,6 +205,10 @@ def _make_unrecognisable(piece: NDArray[np.uint8], box: Box, origin: tuple[int, 
     columns, rows = max(round(area.shape[1] / side), 1), max(round(area.shape[0] / side), 1)
     few = cv2.resize(area, (columns, rows), interpolation=cv2.INTER_AREA)
     area[:] = cv2.resize(few, (area.shape[1], area.shape[0]), interpolation=cv2.INTER_NEAREST)
+
+
+def _scaled(box: Box, x: float, y: float) -> Box:
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
 
 
 def _overlap(one: Box, other: Box) -> float:

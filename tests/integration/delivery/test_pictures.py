@@ -215,6 +215,17 @@ def test_an_object_that_ends_while_its_view_is_encoded_has_its_picture(tmp_path:
         assert studio.pictures._best == {}
 
 
+def test_a_view_that_is_forgotten_while_it_is_encoded_is_used_no_more(tmp_path: Path) -> None:
+    slow = Scene(waits=True)
+    with studio_at(tmp_path) as studio:
+        studio.see(1, live("o1", 1), scene=slow)
+        wait_until(lambda: studio.pictures._improving)
+        studio.pictures.forget_stream("cam")
+        info = studio.pictures.of_ended("cam", "o1")
+        slow.may_go_on.set()
+        assert info is None
+
+
 def test_no_frame_is_kept_for_a_view_that_is_encoded(tmp_path: Path) -> None:
     with studio_at(tmp_path) as studio:
         for number in range(20):

@@ -383,3 +383,21 @@ def test_after_a_change_of_what_is_hidden_no_view_from_before_leaves(tmp_path: P
         assert event.picture is not None
         assert event.picture.frame_seq == 7
         assert pixels_of(events.picture(event))[:15].max() < 30
+
+
+def test_no_view_leaves_of_a_person_that_was_taken_for_something_else_before(tmp_path: Path) -> None:
+    box = (400.0, 100.0, 480.0, 260.0)
+    dog, person = Detection("dog", 0.9, box), Detection("person", 0.6, box)  # by its score the worse view
+    with gallery_at(tmp_path, size="frame", quality=95) as gallery, gallery.subscribe() as events:
+        gallery.set(events, blur=["person"])
+        gallery.show(dog, frames=6)
+        pictures = gallery.publisher._pictures
+        assert isinstance(pictures, Pictures)
+        wait_until(lambda: pictures._best)
+        gallery.show(person)
+        gallery.publisher.remove_stream("a")
+        event = ended(events)
+        assert event.picture is not None
+        assert event.picture.frame_seq == 7
+        pixels = pixels_of(events.picture(event))
+        assert pixels[100:260, 400:480].std() < Noisy(7).to_rgb()[100:260, 400:480].std() / 3

@@ -32,7 +32,7 @@ def noise(width: int = 160, height: int = 120) -> NDArray[np.uint8]:
 
 
 def seen(privacy: Privacy, *published: Detection, now: float = 0.0, hidden: tuple[Detection, ...] = ()) -> list[Box]:
-    return list(privacy.see("cam", (*published, *hidden), published, now).boxes)
+    return list(privacy.see("cam", (*published, *hidden), published, now, (160, 120)).boxes)
 
 
 def details(area: NDArray[np.uint8]) -> int:
@@ -45,11 +45,11 @@ def test_a_mask_for_all_objects_is_black_and_a_restricted_one_stays_visible() ->
     for restricted in ({"labels": ["car"]}, {"min_size": 0.2}, {"max_size": 0.9}):
         config = config_of(masks=[LEFT | restricted])
         privacy.set_stream(config)
-        assert privacy.see("cam", [], [], 0.0) is NOTHING
+        assert privacy.see("cam", [], [], 0.0, (160, 120)) is NOTHING
     config = config_of(masks=[LEFT, {"name": "right", "polygon": [[0.9, 0], [1, 0], [1, 0.1]], "labels": ["car"]}])
     privacy.set_stream(config)
     rgb = noise()
-    shown = privacy.see("cam", [], [], 0.0).cut(rgb)
+    shown = privacy.see("cam", [], [], 0.0, (160, 120)).cut(rgb)
     assert not shown[:, :80].any()
     assert np.array_equal(shown[:, 83:], rgb[:, 83:])
     assert rgb.all(), "the frame itself is not changed"
@@ -138,7 +138,26 @@ def test_a_change_of_the_rules_counts_at_once_and_keeps_what_is_known() -> None:
     privacy.set_stream(config_of(blur=["person"]))
     seen(privacy, person())
     privacy.set_stream(config_of(blur=["person"], masks=[LEFT]))
-    hidden = privacy.see("cam", [], [], 0.1)
+    hidden = privacy.see("cam", [], [], 0.1, (160, 120))
     assert (len(hidden.polygons), hidden.boxes) == (1, (PLACE,))
     privacy.remove_stream("cam")
-    assert privacy.see("cam", [person()], [person()], 0.2) is NOTHING
+    assert privacy.see("cam", [person()], [person()], 0.2, (160, 120)) is NOTHING
+
+
+def test_what_is_hidden_stays_so_in_frames_of_another_size() -> None:
+    privacy = Privacy()
+    privacy.set_stream(config_of(blur=["person"]))
+    untracked = (100.0, 20.0, 140.0, 100.0)
+    seen(privacy, person(), hidden=(person(untracked, None),))
+    hidden = privacy.see("cam", [], [], 0.1, (80, 60))
+    assert hidden.boxes == ((20.0, 10.0, 40.0, 50.0), (50.0, 10.0, 70.0, 50.0))
+
+
+def test_tracks_are_new_in_the_frame_that_hides_them_first() -> None:
+    privacy = Privacy()
+    privacy.set_stream(config_of(blur=["person"]))
+    new = [
+        set(privacy.see("cam", [found], [found], now, (160, 120)).new_tracks)
+        for now, found in enumerate([person(label="dog"), person(), person(label="dog"), person(track_id=2)])
+    ]
+    assert new == [set(), {1}, set(), {2}]
