@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -30,6 +30,9 @@ from support.waiting import wait_until
 
 DOOR = {"name": "door", "polygon": [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]], "loiter_seconds": 0.05}
 
+
+PATIENCE_SECONDS = 20.0
+_Kind = TypeVar("_Kind", DetectionEvent, ObjectEvent, AlertEvent)
 
 KINDS: tuple[Kind, ...] = ("detections", "objects", "alerts", "state")
 
@@ -63,21 +66,28 @@ class Followed:
 
     def next(self, phase: str) -> ObjectEvent:
         """The next event of this phase; updates may come before it."""
-        for event in self._events:
-            if isinstance(event, ObjectEvent) and (event.phase == phase or event.phase != "update"):
+        while True:
+            event = self._take(ObjectEvent)
+            if event.phase == phase or event.phase != "update":
                 assert event.phase == phase
                 return event
-        raise AssertionError
 
     def any(self) -> DetectionEvent | ObjectEvent | AlertEvent:
         """The next event that is not a state."""
-        return next(event for event in self._events if isinstance(event, DetectionEvent | ObjectEvent | AlertEvent))
+        return self._take(DetectionEvent, ObjectEvent, AlertEvent)
 
     def receive(self, seconds: float) -> object:
         return self._events.receive(seconds)
 
     def next_alert(self) -> AlertEvent:
-        return next(event for event in self._events if isinstance(event, AlertEvent))
+        return self._take(AlertEvent)
+
+    def _take(self, *kinds: type[_Kind]) -> _Kind:
+        while True:
+            event = self._events.receive(PATIENCE_SECONDS)
+            assert event is not None, "nothing came"
+            if isinstance(event, kinds):
+                return event
 
     def begin(self) -> ObjectEvent:
         self.show(PERSON, frames=3)
