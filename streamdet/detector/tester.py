@@ -568,6 +568,8 @@ def main() -> None:
     job = json.loads(sys.stdin.buffer.read())
     die_with(job["parent"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent ends us
+    if job["only"] is not None:
+        os.nice(_NICENESS)
     output = reserve_output()
     keep_memory()
     import_torchvision()
@@ -582,7 +584,6 @@ def main() -> None:
         first, *others = USUAL_SIZES
         sizes = [first, *largest, *sizes, *others]
     else:
-        os.nice(_NICENESS)
         only = Candidate.model_validate(job["only"])
         candidates = [candidate for candidate in candidates if candidate in {REFERENCE, only}]
     budget = float(job["budget_seconds"][device.partition(":")[0]])
