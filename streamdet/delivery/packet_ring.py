@@ -83,6 +83,7 @@ class _Wanted:
     moment: int
     end: int
     until_monotonic_seconds: float
+    parameters: VideoParameters
 
 
 class PacketRing:
@@ -156,14 +157,15 @@ class PacketRing:
         before, after = (round(seconds * TICKS_PER_SECOND) for seconds in span)
         until = captured + span[1] + _LATE_SECONDS
         with self._lock:
-            moment = self._find(packet_pts, captured)
+            moment, parameters = self._find(packet_pts, captured)
             begin, end = moment - before, moment + after
             for wanted in self._wanted:
-                if max(end, wanted.end) - min(begin, wanted.begin) <= self._longest_ticks:
+                ticks = max(end, wanted.end) - min(begin, wanted.begin)
+                if wanted.parameters == parameters and ticks <= self._longest_ticks:
                     wanted.begin, wanted.end = min(begin, wanted.begin), max(end, wanted.end)
                     wanted.until_monotonic_seconds = max(until, wanted.until_monotonic_seconds)
                     return wanted.clip_id
-            clip = _Wanted(new_id(), begin, moment, end, until)
+            clip = _Wanted(new_id(), begin, moment, end, until, parameters)
             self._wanted.append(clip)
             cuts = self._taken([clip] if self._newest > end else [])
         self._pass_on(cuts)
@@ -187,19 +189,6 @@ class PacketRing:
             due = min((wanted.until_monotonic_seconds for wanted in self._wanted), default=None)
         self._pass_on(cuts)
         return None if due is None else max(due, now + _LATE_SECONDS / 4)
-
-    def locate(self, packet_pts: int | None, captured: float) -> int | None:
-        """Where a frame is in the time of the stream, in ticks; None where its packet is not here.
-
-        Args:
-            packet_pts: of the frame.
-            captured: `time.monotonic()` of the frame.
-        """
-        with self._lock:
-            try:
-                return self._find(packet_pts, captured)
-            except LookupError:
-                return None
 
     def open(self, *, is_open: bool) -> None:
         """Begins or ceases to keep packets; what is wanted is cut from what is there."""
@@ -245,13 +234,13 @@ class PacketRing:
         self._is_growing, self._missing = False, missing
         self._missing_since_monotonic_seconds = since
 
-    def _find(self, packet_pts: int | None, captured: float) -> int:
-        """The position of a frame, in ticks.
+    def _find(self, packet_pts: int | None, captured: float) -> tuple[int, VideoParameters]:
+        """The position of a frame, in ticks, and its parameters.
 
         Raises:
             LookupError: its packet is not here.
         """
-        nearest: int | None = None
+        nearest: tuple[int, VideoParameters] | None = None
         if not self._is_growing and captured >= self._missing_since_monotonic_seconds:
             raise LookupError(self._missing)
         connection: int | None = None
@@ -262,9 +251,9 @@ class PacketRing:
                 if timed.packet.arrived_monotonic_seconds > captured:
                     continue
                 if timed.packet.pts == packet_pts or packet_pts is None:
-                    return timed.at
+                    return timed.at, group.parameters
                 if nearest is None:
-                    nearest, connection = timed.at, group.connection
+                    nearest, connection = (timed.at, group.parameters), group.connection
         if nearest is None:
             raise LookupError(NO_KEY_FRAME)
         return nearest
@@ -278,13 +267,11 @@ class PacketRing:
     def _cut_out(self, wanted: _Wanted) -> Cut:
         """The packets of a clip: of its span, those that have the parameters of its moment."""
         groups = list(self._groups)
-        middle = max((n for n, group in enumerate(groups) if group.begin <= wanted.moment), default=0)
-        first = last = middle
-        while first > 0 and groups[first].begin > wanted.begin and _fit(groups[first - 1], groups[middle]):
+        fits = [group.parameters == wanted.parameters for group in groups]
+        first = last = max((n for n, group in enumerate(groups) if group.begin <= wanted.moment), default=0)
+        while first > 0 and fits[first - 1] and groups[first].begin > wanted.begin:
             first -= 1
-        while (
-            last + 1 < len(groups) and groups[last + 1].begin <= wanted.end and _fit(groups[last + 1], groups[middle])
-        ):
+        while last + 1 < len(groups) and fits[last + 1] and groups[last + 1].begin <= wanted.end:
             last += 1
         packets = [timed for group in groups[first : last + 1] for timed in group.packets]
         while packets and packets[-1].at > wanted.end:
@@ -333,10 +320,6 @@ class _Timeline:
         newest = decoded if self._last is None else max(decoded, self._last[0])
         self._last = newest, arrived
         return (decoded if pts is None else pts + self._offset), newest
-
-
-def _fit(one: _Group, other: _Group) -> bool:
-    return one.parameters == other.parameters
 
 
 def _ticks(time_stamp: int | None, time_base: Fraction) -> int | None:

@@ -90,13 +90,21 @@ def test_what_has_come_already_is_cut_at_once() -> None:
     assert numbers(ring.cuts[0]) == [*range(20, 45)]
 
 
-@given(st.integers(1, 40), st.integers(1, 30), st.integers(2000, 60_000))
-def test_a_ring_is_bounded_in_seconds_and_bytes(group: int, seconds: int, max_bytes: int) -> None:
-    ring = Ring(seconds, max_bytes)
-    for number in range(400):
+@given(st.integers(1, 40), st.integers(1, 30))
+def test_a_ring_is_bounded_in_seconds(group: int, seconds: int) -> None:
+    ring = Ring(seconds)
+    for number in range(FPS * (seconds + 10)):
+        ring.put(packet(number, group=group))
+        assert ring.size_bytes <= (FPS * (seconds + 2) + group + 1) * 1500
+
+
+@given(st.integers(1, 10), st.integers(20_000, 60_000))
+def test_a_ring_is_bounded_in_bytes_and_full_up_to_a_group(group: int, max_bytes: int) -> None:
+    ring = Ring(1000, max_bytes)
+    for number in range(200):
         ring.put(packet(number, group=group))
         assert ring.size_bytes <= max_bytes
-        assert ring.size_bytes <= (FPS * (seconds + 2) + group + 1) * 1500
+    assert ring.size_bytes > max_bytes - (group + 1) * 1500
 
 
 def test_a_group_that_is_larger_than_the_ring_is_given_up_until_the_next() -> None:
@@ -166,6 +174,18 @@ def test_clips_that_overlap_are_one_as_long_as_the_ring_holds_both() -> None:
     ring.put_all(*map(packet, range(34, 70)))
     assert [cut.clip_id for cut in ring.cuts] == [first, other]
     assert {*range(15, 43)} <= {*numbers(ring.cuts[0])}
+
+
+def test_alerts_in_two_formats_have_a_clip_each() -> None:
+    ring = Ring()
+    ring.put_all(*map(packet, range(20)))
+    first = ring.ask(15, 1.55, before=1, after=3)
+    ring.put_all(*(packet(number, parameters=OTHER) for number in range(20, 30)))
+    other = ring.ask(25, 2.55, before=1, after=1)
+    assert other != first
+    ring.put_all(*(packet(number, parameters=OTHER) for number in range(30, 60)))
+    found = {cut.clip_id: numbers(cut) for cut in ring.cuts}
+    assert found == {first: [*range(20)], other: [*range(20, 36)]}
 
 
 def test_what_does_not_come_is_not_waited_for_for_ever() -> None:
