@@ -430,7 +430,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # ---- clips ----
     *_of(
         "capture/sources/packets.py", "integration/capture/test_packets.py",
-        ("packets copied for nobody", "if not self._sink.is_open:", "if self._sink is None:",
+        ("packets copied for a closed sink", "if not self._sink.is_open:", "if self._sink is None:",
          "test_nothing_is_copied_for_a_sink_that_is_closed"),
         ("parts of a picture are pictures", "if rest_at is not None and self._held is not None:", "if False:",
          "test_pictures_in_parts_are_joined"),
