@@ -38,6 +38,7 @@ _MAX_WAITING_BYTES = 256 << 20
 _BYTES_OF_A_PIXEL = 4.5
 _MAX_JPEG_BYTES = 64 << 20
 _MAX_DUE = 256
+_MAX_DONE = 64
 # At a stop, pictures that wait are encoded for this long.
 _LAST_SECONDS = 1.0
 _BOX_COLOUR = (255, 176, 0)
@@ -242,16 +243,16 @@ class Pictures(Worker):
         for object_id in [object_id for object_id, of in self._known.items() if of == stream]:
             self.forget(object_id)
 
-    def take(self) -> dict[str, bytes | None]:
-        """Pictures of frames that were encoded since the last call, by their ids, where events carry them.
+    def take(self, picture_id: str) -> list[bytes] | None:
+        """What the message of an event with this picture carries: the picture, or nothing where it is lost.
 
-        The picture is None where it is lost.
+        None while it is still being encoded.
         """
-        if not self._done:
-            return {}
         with self._changed:
-            done, self._done = self._done, {}
-        return done
+            if picture_id not in self._done:
+                return None
+            jpeg = self._done.pop(picture_id)
+        return [] if jpeg is None else [jpeg]
 
     def wake(self) -> None:
         """Ends the wait of `run`."""
@@ -337,6 +338,8 @@ class Pictures(Worker):
             return
         with self._changed:
             self._done[picture_id] = jpeg
+            if len(self._done) > _MAX_DONE:  # objects that have ended do not wait for theirs
+                del self._done[next(iter(self._done))]
         if self._encoded is not None:
             self._encoded()
 

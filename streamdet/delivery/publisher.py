@@ -230,10 +230,10 @@ class Publisher(Worker):
                     self._answer_requests()
                     self._send_pending()
                     self._send_previews()
-                    self._send_held()
                     self._repeat_states()
                     self._send_all(self._writer.end_silent())
                     self._send_settled()
+                    self._send_held()
                     self.beat()
                 self._send_all(self._writer.end_all(EndReason.STOPPING))
                 while self._unsettled:
@@ -431,12 +431,12 @@ class Publisher(Worker):
         """Sends the messages whose pictures have come, or have taken too long."""
         if self._pictures is None:
             return
-        done, now = self._pictures.take(), time.monotonic()
+        now = time.monotonic()
         for topic, held in list(self._held.items()):
             for one in held:
-                if one.picture_id in done:
-                    jpeg = done[one.picture_id]
-                    one.message.parts.extend([] if jpeg is None else [jpeg])
+                parts = None if one.picture_id is None else self._pictures.take(one.picture_id)
+                if parts is not None:
+                    one.message.parts.extend(parts)
                     one.picture_id = None
             while held and (held[0].picture_id is None or held[0].until_monotonic_seconds <= now or at_once):
                 self._send_now(held.popleft().message)

@@ -31,8 +31,9 @@ from streamdet.delivery.connections import ConnectionGuard
 from streamdet.delivery.event_store import EventStore
 from streamdet.delivery.events import EventWriter
 from streamdet.delivery.file_store import FileStore
-from streamdet.delivery.pictures import Pictures
+from streamdet.delivery.pictures import Pictures, View
 from streamdet.delivery.preview import Previews
+from streamdet.delivery.privacy import Privacy
 from streamdet.delivery.replay import Replay
 from streamdet.delivery.spool import Spool
 from streamdet.detector.pool import DetectorPool
@@ -124,7 +125,8 @@ def look(running: Running) -> None:
 
 def reconnect(running: Running) -> None:
     for paused in (True, False):
-        ask(running.control_path, "PATCH", "/v1/streams/clip", {"paused": paused}, 5)
+        with suppress(ControlError):  # it has ended already
+            ask(running.control_path, "PATCH", "/v1/streams/clip", {"paused": paused}, 5)
 
 
 def asked(running: Running, question: SnapshotRequest | ReplayRequest) -> object:
@@ -151,18 +153,13 @@ def ask_for_a_reload(running: Running) -> None:
     assert running.daemon.metrics.registry.get_sample_value("streamdet_config_last_reload_successful") == 0
 
 
-def show_another_object(running: Running) -> None:
-    for paused in (True, False):
-        ask(running.control_path, "PATCH", "/v1/streams/clip", {"paused": paused}, timeout_seconds=5)
-
-
 # Where each thread is hit, and what makes it come there.
 _THREADS: dict[str, tuple[type, str, Callable[[Running], None]]] = {
     "inference": (Inference, "_detect_some", provoke_nothing),
     "publisher": (EventWriter, "due_states", provoke_nothing),
     "previews": (Previews, "beat", look),
     "spool": (Spool, "_tidy", provoke_nothing),
-    "pictures": (Pictures, "_turn", show_another_object),
+    "pictures": (Pictures, "_turn", reconnect),
     "pictures store": (FileStore, "_tidy", provoke_nothing),
     "control": (_Connections, "add", ask_for_control),
     "connections": (ConnectionGuard, "_cut_floods", provoke_nothing),
@@ -198,6 +195,8 @@ _DATA: list[tuple[str, type, str, Callable[[Running], None]]] = [
     ("analytics", Tracker, "update", provoke_nothing),
     ("analytics", Zones, "see", provoke_nothing),
     ("preview", Previews, "_encode", look),
+    ("pictures", View, "jpeg", reconnect),
+    ("pictures", Privacy, "see", provoke_nothing),
     ("subscription", EventWriter, "subscribed", look),
     ("replay", Replay, "answer", ask_for_events),
     ("control", Operations, "_list", ask_for_control),

@@ -293,9 +293,10 @@ def test_a_picture_that_fails_costs_no_other_and_is_not_waited_for(
         assert studio.store.read(large.picture_id, PATIENCE_SECONDS) is None
         counts = [studio.count("s_dropped_total", reason=reason) for reason in ("error", "too_large")]
         assert counts == [1, 1]
-        done = studio.pictures.take()
-        assert done[lost.picture_id] is done[large.picture_id] is None
-        assert (done[kept.picture_id] or b"").startswith(b"\xff\xd8\xff")
+        assert studio.pictures.take(lost.picture_id) == studio.pictures.take(large.picture_id) == []
+        (jpeg,) = studio.pictures.take(kept.picture_id) or [b""]
+        assert jpeg.startswith(b"\xff\xd8\xff")
+        assert studio.pictures.take(kept.picture_id) is None
 
 
 def test_while_encoding_is_slow_nothing_waits_and_the_newest_pictures_win(

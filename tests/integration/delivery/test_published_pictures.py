@@ -22,11 +22,13 @@ from streamdet.delivery.file_store import FileStore, Limits
 from streamdet.delivery.pictures import Pictures
 from streamdet.delivery.privacy import Privacy
 from streamdet.delivery.publisher import Publisher
+from streamdet.delivery.spool import Spool
 from streamdet.errors import EndpointError
 from streamdet.types import Detection, Frame, PictureInfo
 from streamdet.wire import Kind
 from streamdet.wire.replay import Refused, request_id
 from support.publishing import CAR, PERSON, metrics_of, status_of
+from support.spools import Counted
 from support.waiting import PATIENCE_SECONDS, wait_until
 
 KINDS: tuple[Kind, ...] = ("detections", "objects", "alerts", "state")
@@ -52,7 +54,7 @@ class Noisy:
 class Gallery:
     """A publisher of one stream, with pictures."""
 
-    def __init__(self, directory: Path, **settings: Any) -> None:
+    def __init__(self, directory: Path, spool: Spool | None = None, **settings: Any) -> None:
         self.metrics = metrics_of("a")
         self.store = FileStore("pictures", directory, ".jpg", Limits(2**30, 1e6, 2**20), self.metrics.pictures)
         self.publisher = Publisher(
@@ -60,6 +62,7 @@ class Gallery:
             "epoch-1",
             self.metrics,
             replay=ReplayConfig(endpoint="tcp://127.0.0.1:0"),
+            archive=spool,
             pictures=PicturesConfig(**settings),
             picture_store=self.store,
         )
@@ -95,8 +98,8 @@ class Gallery:
 
 
 @contextmanager
-def gallery_at(directory: Path, **settings: Any) -> Iterator[Gallery]:
-    gallery = Gallery(directory, **settings)
+def gallery_at(directory: Path, spool: Spool | None = None, **settings: Any) -> Iterator[Gallery]:
+    gallery = Gallery(directory, spool, **settings)
     with gallery.store, gallery.publisher:
         yield gallery
     assert gallery.publisher.error is None
@@ -180,8 +183,13 @@ def test_an_alert_that_no_frame_raises_has_no_picture_and_is_counted(tmp_path: P
         assert (event.picture is None) == (gallery.dropped("no_frame") == 1)
 
 
-def test_where_wanted_the_message_carries_the_picture(tmp_path: Path) -> None:
-    with gallery_at(tmp_path, in_events=True) as gallery, gallery.subscribe() as events:
+@pytest.mark.parametrize("with_spool", [False, True])
+def test_where_wanted_the_message_carries_the_picture(tmp_path: Path, with_spool: bool) -> None:
+    with (
+        Counted(tmp_path / "spool") as counted,
+        gallery_at(tmp_path / "kept", counted.spool if with_spool else None, in_events=True) as gallery,
+        gallery.subscribe() as events,
+    ):
         gallery.set(events, ON_SIGHT, track_max_lost_seconds=0.1)
         gallery.show(PERSON, frames=6)
         raised = alert(events, "raised")
