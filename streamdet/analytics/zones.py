@@ -141,21 +141,28 @@ class Zones:
         return None if stay is None else stay.turned
 
     def _judge(self, found: Detection, track: Track | None, place: _Place, now: float, crossed: list[Crossing]) -> None:
-        """Compares the place with every shape."""
-        zones, masks, lines = self._zones.values(), self._masks.values(), self._lines.values()
-        # Every area follows the object, also where a mask hides it.
-        place.zones = tuple([zone.name for zone in zones if zone.holds(found, track, place, now)])
-        place.is_hidden = any([mask.holds(found, track, place, now) for mask in masks])  # noqa: C419 - every one
+        """Compares the place with every shape that it may have reached."""
+        zones, masks = self._zones.values(), self._masks.values()
         if track is None:
+            place.zones = tuple([zone.name for zone in zones if zone.holds_alone(found, place)])
+            place.is_hidden = any(mask.holds_alone(found, place) for mask in masks)
             return
-        for line in lines if not place.is_hidden else ():
-            crossing = line.crossed(track, place)
+        changed = not place.is_same(found, track)
+        # Every area follows the object, also where a mask hides it.
+        stays = [zone.stay_of(found, track, place, now, anyway=changed) for zone in zones]
+        place.zones = tuple([zone.name for zone, stay in zip(zones, stays, strict=True) if stay.counts])
+        hides = [mask.stay_of(found, track, place, now, anyway=changed) for mask in masks]
+        place.is_hidden = any(stay.counts for stay in hides)
+        due = min([stay.due for stay in (*stays, *hides)], default=math.inf)
+        for line in self._lines.values():
+            if place.is_hidden:
+                line.leave_out(track, place)
+                continue
+            crossing, line_due = line.crossed(track, place, anyway=changed)
+            due = min(due, line_due)
             if crossing is not None:
                 crossed.append(crossing)
-        track_id = track.track_id
-        rooms = [area.room(track_id, place) for area in (*zones, *masks)]
-        rooms += [line.room(track_id, place) for line in lines]
-        place.settle(found, track, min(rooms))
+        place.settle(found, track, due)
 
     def _step(self, found: Detection, track: Track | None, now: float) -> _Place:
         if track is None:
@@ -183,7 +190,7 @@ class Zones:
             for area in (*self._zones.values(), *self._masks.values()):
                 area.stays.pop(gone, None)
             for line in self._lines.values():
-                line.clear_points.pop(gone, None)
+                line.clears.pop(gone, None)
 
 
 class _Place:
@@ -198,17 +205,17 @@ class _Place:
         before: x, y and height at the step before, and when that was; None for a first place.
         zones: names of those that it is in.
         is_hidden: whether a mask hides it.
+        travelled: pixels by which any point of the box can have moved in all, at most.
     """
 
     __slots__ = (
+        "_due",
         "_found",
         "_label",
         "_label_of_track",
         "_odd_since",
-        "_room",
         "_score",
         "_seen",
-        "_settled",
         "_size",
         "_steps",
         "_vx",
@@ -218,6 +225,7 @@ class _Place:
         "holds_still",
         "is_hidden",
         "is_new",
+        "travelled",
         "width",
         "x",
         "y",
@@ -228,6 +236,9 @@ class _Place:
         self.before: tuple[float, float, float, float] | None = None
         self.zones: tuple[str, ...] = ()
         self.is_hidden = False
+        self.travelled = 0.0
+        self._label = self._label_of_track = ""
+        self._score = 0.0
         self._begin(found, size, now)
 
     def _begin(self, found: Detection, size: Size, now: float) -> None:
@@ -269,8 +280,9 @@ class _Place:
         self._vx += follows * (dx / seconds - self._vx)
         self._vy += follows * (dy / seconds - self._vy)
         self._steps += 1
-        self.height = height + _SIZE_GAIN * (growth - 1) * height
-        self.width += _SIZE_GAIN * (x2 - x1 - self.width)
+        taller, wider = _SIZE_GAIN * (growth - 1) * height, _SIZE_GAIN * (x2 - x1 - self.width)
+        self.height, self.width = height + taller, self.width + wider
+        self.travelled += abs(dx) + abs(dy) + abs(taller) + abs(wider)
         self._seen, self._odd_since = now, None
         self._found, self._size = found, size
         self.holds_still = self.is_new = False
@@ -297,36 +309,22 @@ class _Place:
         self.before = None
         self.unsettle()
 
-    def settle(self, found: Detection, track: Track, room: float) -> None:
-        """Notes that all shapes have been compared with this place.
-
-        Args:
-            found: the detection.
-            track: its track.
-            room: in pixels; while nothing of the object is further from here, it is in the same zones, hidden or not
-                as it is, and crosses nothing.
-        """
-        self._room, self._settled = room, (self.x, self.y, self.width, self.height)
+    def settle(self, found: Detection, track: Track, due: float) -> None:
+        """Notes that it has been compared with all shapes, and at which `travelled` it may have reached one."""
+        self._due = due
         self._label, self._label_of_track, self._score = found.label, track.label, track.score
 
     def unsettle(self) -> None:
-        """The shapes are to be compared with the next place."""
-        self._room, self._settled = 0.0, (self.x, self.y, self.width, self.height)
-        self._label = self._label_of_track = ""
-        self._score = 0.0
+        """It is to be compared with all shapes again."""
+        self._due, self._label = 0.0, ""
+
+    def is_same(self, found: Detection, track: Track) -> bool:
+        """Whether label and score are those with which it was compared."""
+        return found.label == self._label and track.label == self._label_of_track and track.score == self._score
 
     def is_settled(self, found: Detection, track: Track) -> bool:
-        """Whether nothing can be different from when all shapes were compared."""
-        if found.label != self._label or track.label != self._label_of_track or track.score != self._score:
-            return False
-        x, y, width, height = self._settled
-        moved = abs(self.x - x) + abs(self.y - y) + abs(self.width - width) + abs(self.height - height)
-        return moved < self._room
-
-    def settled_at(self, anchor: Anchor) -> Point:
-        """The point that counted when all shapes were compared."""
-        x, y, _, height = self._settled
-        return _point(x, y, height, anchor)
+        """Whether nothing can be different from when it was compared with all shapes."""
+        return self.travelled < self._due and self.is_same(found, track)
 
     def at(self, anchor: Anchor) -> Point:
         """The point that counts."""
@@ -395,14 +393,16 @@ class _Stay:
         fits_since: since when it has that size, or another.
         counts: whether it is inside and counts.
         changed: since when.
+        due: at which `travelled` the object may have reached another side.
     """
 
-    __slots__ = ("changed", "counts", "fits", "fits_since", "is_inside", "since", "turned")
+    __slots__ = ("changed", "counts", "due", "fits", "fits_since", "is_inside", "since", "turned")
 
     def __init__(self, now: float, *, is_inside: bool, fits: bool) -> None:
         self.is_inside, self.fits, self.counts = is_inside, fits, False
         self.since = self.fits_since = self.changed = now
         self.turned: float | None = None
+        self.due = 0.0
 
 
 class _Area:
@@ -427,47 +427,54 @@ class _Area:
         self._sides = [(_pixels(start, size), _pixels(end, size), _lies_on_the_edge(start, end)) for start, end in ends]
         self._radius: float | None = None
 
-    def holds(self, found: Detection, track: Track | None, place: _Place, now: float) -> bool:
-        """Whether the object is inside and counts, with regard to where it was before."""
-        if track is None:
-            return self._filter.wants(found) and self._filter.fits(place.part) and self._has(place)
+    def holds_alone(self, found: Detection, place: _Place) -> bool:
+        """Whether a detection without a track is inside and counts."""
+        return self._filter.wants(found) and self._filter.fits(place.part) and self._has(place)
+
+    def stay_of(self, found: Detection, track: Track, place: _Place, now: float, *, anyway: bool) -> _Stay:
+        """Where the object is, with regard to the margin and to where it was before.
+
+        Args:
+            found: the detection.
+            track: its track.
+            place: where it is.
+            now: seconds of the stream.
+            anyway: whether something else has changed, so that the place is compared however far away it is.
+        """
         stay = self.stays.get(track.track_id)
+        if stay is not None and not anyway and place.travelled < stay.due:
+            return stay
         if stay is None:
             fits = self._filter.fits(place.part)
             stay = self.stays[track.track_id] = _Stay(now, is_inside=self._has(place), fits=fits)
         elif not place.holds_still:
             self._follow(stay, place, now)
+        is_there = stay.is_inside and stay.fits
         if self._is_mask:
             # It hides what may not be seen: an object whose label is mistaken in one frame as well.
-            return stay.is_inside and stay.fits and (self._filter.wants(found) or self._filter.wants(track))
-        # Once an object counts it does so for all of its visit, whatever becomes of its label.
-        counts = stay.is_inside and stay.fits and (stay.counts or self._filter.wants(track))
-        if counts != stay.counts:
-            stay.counts, stay.changed = counts, max(stay.since, stay.fits_since)
-        return counts
-
-    def room(self, track_id: int, place: _Place) -> float:
-        """By how many pixels the object may move or change until something may change here."""
-        if self.stays[track_id].turned is not None:
-            return 0.0
-        return min(self._filter.room(place), self._room_of_box(place) if self._anchor == "any" else self._room(place))
+            stay.counts = is_there and (self._filter.wants(found) or self._filter.wants(track))
+        elif is_there != stay.counts:
+            # Once an object counts it does so for all of its visit, whatever becomes of its label.
+            counts = is_there and self._filter.wants(track)
+            if counts != stay.counts:
+                stay.counts, stay.changed = counts, max(stay.since, stay.fits_since)
+        stay.due = place.travelled + (0.0 if stay.turned is not None else self._room(place))
+        return stay
 
     def _room(self, place: _Place) -> float:
+        """By how many pixels the object may move or grow until something may change here."""
         left, top, right, bottom = self._bounds
-        x, y = point = place.at(self._anchor)
-        outside = max(left - x, x - right, top - y, y - bottom)
-        return outside if outside > 0 else min(distance(start, end, point) for start, end, _ in self._sides)
-
-    def _room_of_box(self, place: _Place) -> float:
-        left, top, right, bottom = self._bounds
-        x1, y1, x2, y2 = place.box()
-        outside = max(left - x2, x1 - right, top - y2, y1 - bottom)
-        if outside > 0:
-            return outside
-        middle = (x1 + x2) / 2, (y1 + y2) / 2
-        if not contains(self._polygon, middle):
-            return 0.0
-        return min(distance(start, end, middle) for start, end, _ in self._sides)
+        if self._anchor == "any":
+            x1, y1, x2, y2 = place.box()
+            point = (x1 + x2) / 2, (y1 + y2) / 2
+        else:
+            x1, y1 = x2, y2 = point = place.at(self._anchor)
+        room = max(left - x2, x1 - right, top - y2, y1 - bottom)
+        if room <= 0:
+            # With its middle inside, a box touches the area; with its middle outside, it may or may not.
+            is_sure = self._anchor != "any" or contains(self._polygon, point)
+            room = min(distance(start, end, point) for start, end, _ in self._sides) if is_sure else 0.0
+        return min(room, self._filter.room(place))
 
     def _follow(self, stay: _Stay, place: _Place, now: float) -> None:
         fits = self._filter.fits(place.part, did=stay.fits)
@@ -532,12 +539,35 @@ class _Area:
         return radius
 
 
+class _Clear:
+    """Where an object was when it was last clear of a line.
+
+    Attributes:
+        point: the point that counted.
+        is_latest: whether it has been clear of the line, and counted, at every step since then.
+        due: at which `travelled` it may have reached the line.
+    """
+
+    __slots__ = ("due", "is_latest", "point")
+
+    def __init__(self, point: Point, due: float) -> None:
+        self.point = point
+        self.is_latest = True
+        self.due = due
+
+    def stop(self, was_at: tuple[Point, float] | None) -> None:
+        """From this step on it is not known to be clear; at the step before it was, if it was known to be."""
+        if self.is_latest and was_at is not None:
+            self.point = was_at[0]
+        self.is_latest, self.due = False, 0.0
+
+
 class _Line:
     """A line, and where each tracked object was when it was last clear of it."""
 
     def __init__(self, config: LineConfig, size: Size) -> None:
         self.config = config
-        self.clear_points: dict[int, Point] = {}
+        self.clears: dict[int, _Clear] = {}
         self._filter = _Filter(config)
         self._anchor = config.anchor
         self._size = size
@@ -547,37 +577,54 @@ class _Line:
         """Goes on in a picture of this size."""
         if 0 not in self._size:
             x, y = size[0] / self._size[0], size[1] / self._size[1]
-            self.clear_points = {track: (x * px, y * py) for track, (px, py) in self.clear_points.items()}
+            for clear in self.clears.values():
+                clear.point = x * clear.point[0], y * clear.point[1]
         self._size = size
         self._start, self._end = (_pixels(point, size) for point in self.config.points)
 
-    def crossed(self, track: Track, place: _Place) -> Crossing | None:
-        """The crossing that the object has completed with this frame."""
+    def leave_out(self, track: Track, place: _Place) -> None:
+        """Does not look at an object, until it is asked again."""
+        clear = self.clears.get(track.track_id)
+        if clear is not None:
+            clear.stop((place.at(self._anchor), 0.0) if place.holds_still else place.was_at(self._anchor))
+
+    def crossed(self, track: Track, place: _Place, *, anyway: bool) -> tuple[Crossing | None, float]:
+        """The crossing that the object has completed with this frame, and at which `travelled` there may be another.
+
+        Args:
+            track: of the object.
+            place: where it is.
+            anyway: as for areas.
+        """
+        clear = self.clears.get(track.track_id)
+        if clear is not None and not anyway and place.travelled < clear.due:
+            return None, clear.due
         if place.holds_still:
-            return None
+            if clear is not None:
+                clear.due = 0.0
+            return None, 0.0
         if place.is_new:
             # The object did not move from the one box to the other.
-            self.clear_points.pop(track.track_id, None)
+            clear = self.clears.pop(track.track_id, None) and None
         point = place.at(self._anchor)
-        if distance(self._start, self._end, point) < place.margin:
-            return None
-        before = self.clear_points.get(track.track_id)
-        if before is not None and before == place.settled_at(self._anchor):
-            # It has been clear of the line until the step before.
-            was_at = place.was_at(self._anchor)
-            before = before if was_at is None else was_at[0]
-        if before is not None and not (self._filter.wants(track) and self._filter.fits(place.part)):
-            return None
-        self.clear_points[track.track_id] = point
-        direction = None if before is None else crossing(self._start, self._end, before, point)
-        return None if direction is None else Crossing(self.config.name, direction, track.track_id, track.label)
-
-    def room(self, track_id: int, place: _Place) -> float:
-        """By how many pixels the object may move or change until something may change here."""
-        point = place.at(self._anchor)
-        if self.clear_points.get(track_id) is None:
-            return 0.0
-        return min(self._filter.room(place), distance(self._start, self._end, point) - place.margin)
+        room = distance(self._start, self._end, point) - place.margin
+        if room < 0:
+            if clear is not None:
+                clear.stop(place.was_at(self._anchor))
+            return None, 0.0
+        due = place.travelled + min(room, self._filter.room(place))
+        if clear is None:
+            self.clears[track.track_id] = _Clear(point, due)
+            return None, due
+        clear.stop(place.was_at(self._anchor))
+        clear.due = due
+        if not (self._filter.wants(track) and self._filter.fits(place.part)):
+            return None, due
+        before = clear.point
+        clear.point, clear.is_latest = point, True
+        direction = crossing(self._start, self._end, before, point)
+        found = None if direction is None else Crossing(self.config.name, direction, track.track_id, track.label)
+        return found, due
 
 
 def contains(polygon: Sequence[Point], point: Point) -> bool:

@@ -254,7 +254,7 @@ def test_tracks_that_ended_are_forgotten() -> None:
     zones = watch.zones
     assert len(zones._places) == 2
     areas, lines = (*zones._zones.values(), *zones._masks.values()), zones._lines.values()
-    kept = [*(area.stays for area in areas), *(line.clear_points for line in lines)]
+    kept = [*(area.stays for area in areas), *(line.clears for line in lines)]
     assert all(len(each) <= 2 for each in kept)
 
 
