@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 
 from streamdet.detector.choice import Outcome, Result, Size
 from streamdet.errors import DetectorError
+from streamdet.monitoring.unexpected import UnexpectedErrors
 from streamdet.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class CanvasTrials(Worker):
         try_size: tries the engine with frames of a height and width in another process; asks now and then whether to
             stop; None if there was no answer.
         failed: heights and widths of frames with which the engine has failed before.
+        unexpected: counts errors that cost the trial of a size.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class CanvasTrials(Worker):
         canvas_of: Callable[[Size], Size],
         try_size: Callable[[Size, Callable[[], bool]], Result | None],
         failed: Iterable[Size] = (),
+        unexpected: UnexpectedErrors | None = None,
     ) -> None:
         super().__init__("canvas-trials")
+        self._unexpected = unexpected or UnexpectedErrors()
         self._canvases = canvases
         self._canvas_of = canvas_of
         self._try_size = try_size
@@ -106,7 +110,11 @@ class CanvasTrials(Worker):
     def run(self) -> None:
         """Tries sizes until a stop."""
         while (size := self._next()) is not None:
-            result = self._try_size(size, lambda: self.stopping)
+            result = None
+            try:
+                result = self._try_size(size, lambda: self.stopping)
+            except Exception as error:  # noqa: BLE001 - whatever it is: captures may wait for the answer
+                self._unexpected.report("detection", error, f"frames of {_text(size)} are not tried")
             if result is not None or not self.stopping:
                 self._note(size, result)
 

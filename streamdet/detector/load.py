@@ -99,7 +99,7 @@ def _on_one_device(settings: DetectorConfig, weights: Weights, metrics: Metrics,
     if tried is not None and isinstance(detector, FasterRcnnDetector):
         detector.use_canvases_of(tried.proven_sizes)
         try_this = functools.partial(try_size, settings, tried.candidate)
-        trials = CanvasTrials(detector.canvases, detector.canvas_size, try_this, tried.failed_sizes)
+        trials = CanvasTrials(detector.canvases, detector.canvas_size, try_this, tried.failed_sizes, metrics.unexpected)
     sizes = FrameSizes(Store(state_folder()), detector, admit=trials.admit if trials is not None else None)
     return DetectorPool(
         [detector, *(detector.for_another_thread() for _ in range(workers - 1))],

@@ -68,6 +68,8 @@ class Store:
     """
 
     _memory: dict[str, Report] = {}  # noqa: RUF012 - of the process: a second detector need not try again
+    # Of the process, too: the file is read, and written with a change.
+    _changing = threading.Lock()
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -87,9 +89,10 @@ class Store:
         if self._folder is None or self.path is None:
             _log.info("there is no state directory: the trial of the engines is repeated at the next start")
             return
-        kept = self._read_all()
-        others = [each for each in kept.reports if each.key != report.key]
-        self._write(kept.model_copy(update={"reports": (report, *others)[:_MOST_KEPT]}))
+        with self._changing:
+            kept = self._read_all()
+            others = [each for each in kept.reports if each.key != report.key]
+            self._write(kept.model_copy(update={"reports": (report, *others)[:_MOST_KEPT]}))
 
     def frame_sizes(self) -> tuple[Size, ...]:
         """Sizes of the streams' frames in the last run; empty before the first."""
@@ -97,9 +100,10 @@ class Store:
 
     def write_frame_sizes(self, sizes: Sequence[Size]) -> None:
         """Keeps the sizes of the streams' frames for the next start, of more than 16 the last ones."""
-        kept = self._read_all()
-        if self._folder is not None and set(kept.frame_sizes) != set(sizes[-_MOST_KEPT:]):
-            self._write(kept.model_copy(update={"frame_sizes": tuple(sizes[-_MOST_KEPT:])}))
+        with self._changing:
+            kept = self._read_all()
+            if self._folder is not None and set(kept.frame_sizes) != set(sizes[-_MOST_KEPT:]):
+                self._write(kept.model_copy(update={"frame_sizes": tuple(sizes[-_MOST_KEPT:])}))
 
     def _write(self, kept: _Kept) -> None:
         if self._folder is None or self.path is None:

@@ -79,6 +79,20 @@ def test_a_size_that_fits_nowhere_waits_for_its_trial() -> None:
     assert sorted(asked) == [(50, 50), (200, 200), (400, 400)]
 
 
+def test_an_unexpected_error_is_the_verdict_on_one_size(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(size: tuple[int, int], _stopping: object) -> Result:
+        if size == (200, 200):
+            message = "broken on purpose"
+            raise RuntimeError(message)
+        return GOOD
+
+    with CanvasTrials(Canvases([]), lambda size: size, fail) as trials:
+        with pytest.raises(DetectorError, match="200x200 cannot be detected: the engine could not be tried"):
+            trials.admit((200, 200))
+        assert trials.admit((300, 300))
+    assert "RuntimeError: broken on purpose" in caplog.text
+
+
 def test_a_stop_ends_the_wait_and_the_trial() -> None:
     begun, stopped = threading.Event(), threading.Event()
 

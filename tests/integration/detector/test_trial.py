@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +284,18 @@ def test_the_newest_sixteen_are_kept(tmp_path: Path) -> None:
     assert store.is_written
     kept = json.loads((tmp_path / "engines.json").read_text())["reports"]
     assert [report["key"]["n"] for report in kept] == [str(n) for n in range(19, 3, -1)]
+
+
+def test_no_change_of_the_file_is_lost_where_threads_make_them_at_once(tmp_path: Path) -> None:
+    reports = [example(key={"n": str(number)}) for number in range(8)]
+    changes: list[Callable[[Store], None]] = [lambda store, each=each: store.write(each) for each in reports]  # type: ignore[misc]
+    changes.append(lambda store: store.write_frame_sizes([(1, 2)]))
+    with ThreadPoolExecutor(len(changes)) as threads:
+        for change in changes:
+            threads.submit(change, Store(tmp_path))
+    kept = json.loads((tmp_path / "engines.json").read_text())
+    assert {report["key"]["n"] for report in kept["reports"]} == {str(number) for number in range(8)}
+    assert kept["frame_sizes"] == [[1, 2]]
 
 
 def test_where_the_answer_is_kept() -> None:
