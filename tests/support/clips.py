@@ -73,7 +73,18 @@ def write(cut: Cut, path: Path) -> Path:
 
 def probe(path: Path) -> dict[str, Any]:
     """What ffprobe says of the video of a file; it must have nothing to complain about."""
-    command = ["ffprobe", "-v", "warning", "-show_streams", "-show_format", "-of", "json", str(path)]
+    command = [
+        "ffprobe",
+        "-v",
+        "warning",
+        "-show_streams",
+        "-show_format",
+        "-show_data_hash",
+        "crc32",
+        "-of",
+        "json",
+        str(path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == ""
     found: dict[str, Any] = json.loads(done.stdout)
