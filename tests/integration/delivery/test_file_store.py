@@ -233,6 +233,25 @@ def test_what_waits_at_a_stop_is_written_but_not_for_long(tmp_path: Path) -> Non
     assert stored.dropped("shutdown") > 10
 
 
+def test_a_disk_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    hangs, begun = threading.Event(), threading.Event()
+
+    def slowly(_: object) -> None:
+        begun.set()
+        hangs.wait(PATIENCE_SECONDS)
+
+    stored = Counted(tmp_path)
+    stored.store.start()
+    stored.store.keep(new_id("cam", time.time()), slowly)
+    assert begun.wait(PATIENCE_SECONDS)
+    began = time.monotonic()
+    stored.store.stop()
+    assert not stored.store.join()
+    assert time.monotonic() - began < 4
+    hangs.set()
+    assert stored.store.join()
+
+
 def test_a_file_that_fails_costs_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def fails(_: object) -> None:
         message = "no such codec"
