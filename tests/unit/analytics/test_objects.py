@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamdet.analytics.objects import ObjectChange, PathPoint, thinned
@@ -308,3 +308,81 @@ def test_durations_change_on_reload_and_none_is_lost_or_reported_twice() -> None
     for _ in range(5):
         scene.show(person(500))
     assert dwells_of(scene) == [(1.1, "dwell", 1.0), (4.3, "dwell", 4.0)]
+
+
+anything = st.builds(
+    lambda x, y, w, h, score, label: Detection(label, score, (x, y, min(x + w, WIDTH), min(y + h, HEIGHT))),
+    st.floats(0, WIDTH - 1),
+    st.floats(0, HEIGHT - 1),
+    st.one_of(st.floats(1e-3, 200), st.just(80.0)),
+    st.one_of(st.floats(1e-3, 200), st.just(150.0)),
+    st.floats(0, 1),
+    st.sampled_from(["person", "car"]),
+)
+CONFIGS = [
+    {},
+    {"zones": [DOOR | {"dwell_seconds": [0.5, 1], "loiter_seconds": 0.7, "labels": ["person"]}]},
+    {"zones": [DOOR | {"anchor": "any", "min_size": 0.1}, DOOR | {"name": "other", "anchor": "center"}]},
+    {"masks": [DOOR | {"anchor": "any", "max_size": 0.3}], "lines": [{"name": "gate", "points": [[0.5, 0], [0.5, 1]]}]},
+    {"zones": [DOOR | {"min_score": 0.8}], "track_max_lost_seconds": 0.5},
+]
+steps = st.one_of(
+    st.tuples(st.just("show"), st.lists(anything, max_size=5), st.floats(0.001, 1), st.none() | st.floats(-20, 20)),
+    st.tuples(st.just("stay"), anything, st.integers(3, 12)),
+    st.tuples(st.just("silent"), st.floats(0, 4)),
+    st.tuples(st.just("config"), st.sampled_from(CONFIGS)),
+    st.tuples(st.just("end")),
+)
+
+
+def act(scene: Scene, kind: str, *rest: Any) -> None:
+    analytics = scene.analytics
+    if kind == "show":
+        found, after, pts = rest
+        scene.show(*found, after=after, pts=pts)
+    elif kind == "stay":
+        for _ in range(rest[1]):
+            scene.show(rest[0])
+    elif kind == "silent":
+        scene.published += analytics.silent(rest[0], is_up=False).objects
+    elif kind == "config":
+        scene.published += analytics.set_config(config_of(**rest[0])).objects
+    else:
+        scene.published += analytics.end(EndReason.REMOVED).objects
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(steps, max_size=25))
+def test_whatever_comes_each_object_lives_in_order(steps: list[Any]) -> None:
+    scene = Scene(**CONFIGS[1])
+    for step in [*steps, ("end",)]:
+        act(scene, *step)
+    lives: dict[str, list[ObjectChange]] = {}
+    for change in scene.published:
+        lives.setdefault(change.object.object_id, []).append(change)
+    for life in lives.values():
+        assert [change.phase for change in life] == ["begin", *["update"] * (len(life) - 2), "end"]
+        assert [change.reason is None for change in life] == [True] * (len(life) - 1) + [False]
+        seconds = [change.object.seconds for change in life]
+        assert seconds == sorted(seconds)
+        inside: dict[str, set[float]] = {}
+        for change in life:
+            one = change.object
+            assert 2 <= len(one.path) <= MAX_PATH_POINTS
+            assert one.path[-1][2] == pytest.approx(one.seconds)
+            assert all(0 <= visit.seconds <= one.seconds + 1e-6 for visit in one.zones)
+            follow(change, inside)
+
+
+def follow(change: ObjectChange, inside: dict[str, set[float]]) -> None:
+    """Keeps the zones that an object is in, with the durations that each visit has reached, and checks them."""
+    for each in change.changes:
+        assert (each.zone in inside) == (each.change != "enter")
+        if each.change == "enter":
+            inside[each.zone] = set()
+        elif each.change == "leave":
+            del inside[each.zone]
+        elif each.change == "dwell":
+            assert each.seconds not in inside[each.zone]
+            inside[each.zone].add(each.seconds)
+    assert {visit.zone for visit in change.object.zones if visit.inside} == inside.keys()
