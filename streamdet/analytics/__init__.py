@@ -1,1 +1,1 @@
-"""Follows the detections of a stream from frame to frame: tracks, zones, lines. Pure: no sockets, no clocks."""
+"""Follows the detections of a stream over time: tracks, zones, objects, rules. Pure: no sockets, no clocks."""
