@@ -413,6 +413,14 @@ class ClipsConfig(BaseModel):
         examples=["168 h", "24 h"],
     )
 
+    @field_validator("max_bytes")
+    @classmethod
+    def _holds_a_clip(cls, max_bytes: int, info: ValidationInfo) -> int:
+        largest = info.data.get("max_ring_bytes", 0)
+        if max_bytes < largest:
+            refuse(f"is less than max_ring_bytes = {largest}: the largest clip would not fit; raise it")
+        return max_bytes
+
 
 class MetricsConfig(BaseModel):
     """The pages for Prometheus (/metrics) and for health checks (/healthz, /readyz)."""

@@ -56,7 +56,8 @@ class Clips(Worker):
         self._config = config
         self._metrics = metrics
         largest = config.max_ring_bytes + _SMALLEST_FILE_BYTES
-        limits = Limits(config.max_bytes, config.max_age_seconds, largest, max_waiting_bytes=2 * largest)
+        # What is encoded again may become larger than it was.
+        limits = Limits(config.max_bytes, config.max_age_seconds, 2 * largest, max_waiting_bytes=2 * largest)
         self._store = FileStore(
             "clips", Path(config.directory or ""), ".mp4", limits, metrics.clips, on_error, metrics.unexpected
         )

@@ -144,6 +144,11 @@ def test_a_rule_of_many_streams_names_the_first_that_does_not_fit_and_counts_the
     assert line.endswith('for the others alone write streams = ["yard"]')
 
 
+def test_the_largest_clip_must_fit_on_the_disk(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, f'[clips]\ndirectory = "clips"\nmax_bytes = "32 MiB"\n{STREAMS}')
+    assert line.startswith("3: clips.max_bytes: is less than max_ring_bytes = 67108864")
+
+
 def test_a_clip_does_not_go_with_blur(tmp_path: Path) -> None:
     streams = STREAMS.replace('name = "yard"', 'name = "yard"\nblur = ["person"]')
     rule = '[[rules]]\nname = "busy"\nstreams = ["yard", "dock-1"]\nclip_seconds = [5, 10]\n'
