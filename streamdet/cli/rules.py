@@ -45,8 +45,8 @@ _OTHER_TYPES = {"alerts", "preview", "gap", "restart"}
 _MAX_NAMES = 10
 _EXAMPLES = """\b
 Examples:
-  streamdet rules test streamdet.toml --spool /var/lib/streamdet/spool
-  streamdet rules test rules.toml --spool /var/lib/streamdet/spool --since '12 h ago' --stream yard
+  streamdet rules test streamdet.toml --spool /var/lib/streamdet/streamdet/spool
+  streamdet rules test rules.toml --spool /var/lib/streamdet/streamdet/spool --since '12 h ago' --stream yard
   streamdet watch --json > events.jsonl
   streamdet rules test rules.toml --events events.jsonl --json | jq '.alerts[].rule'
 """

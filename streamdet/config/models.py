@@ -301,7 +301,7 @@ class SpoolConfig(BaseModel):
         min_length=1,
         description="A directory for this daemon alone, relative to this file; created if it is missing. Without it "
         "no events are kept on disk.",
-        examples=["/var/lib/streamdet/spool"],
+        examples=["/var/lib/streamdet/streamdet/spool"],
     )
     max_bytes: Bytes = Field(
         2**30,
@@ -329,7 +329,7 @@ class PicturesConfig(BaseModel):
         min_length=1,
         description="A directory for the pictures of this daemon alone, relative to this file; created if it is "
         "missing. Without it there are no pictures.",
-        examples=["/var/lib/streamdet/pictures"],
+        examples=["/var/lib/streamdet/streamdet/pictures"],
     )
     max_bytes: Bytes = Field(
         2**30,
@@ -380,7 +380,7 @@ class ClipsConfig(BaseModel):
         min_length=1,
         description="A directory for the clips of this daemon alone, relative to this file; created if it is missing. "
         "Without it there are no clips.",
-        examples=["/var/lib/streamdet/clips"],
+        examples=["/var/lib/streamdet/streamdet/clips"],
     )
     ring_seconds: Seconds = Field(
         30.0,
@@ -554,7 +554,7 @@ class ControlConfig(BaseModel):
         description="The file that keeps what `streamdet streams ... --persist` changes, written by the daemon alone: "
         'a path, relative to this file, or "auto": $STATE_DIRECTORY/streams.json, as systemd sets it, else beside '
         "this file, with .streams.json for its ending.",
-        examples=["auto", "/var/lib/streamdet/streams.json"],
+        examples=["auto", "/var/lib/streamdet/streamdet/streams.json"],
     )
 
     @field_validator("path")

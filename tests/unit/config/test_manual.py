@@ -186,3 +186,17 @@ def test_every_key_stands_in_the_reference(header: str, key: str) -> None:
     text = REFERENCE.read_text(encoding="utf-8")
     part = text[text.index(f"## `{header.replace('[stream_defaults]', '[[streams]]')}`") :]
     assert f"\n| `{key}` | " in part
+
+
+def test_examples_of_what_the_service_writes_lie_where_it_may_write() -> None:
+    unit = (ROOT / "systemd" / "streamdet.service").read_text()
+    state = re.search(r"^StateDirectory=(\S+)$", unit, re.MULTILINE)
+    assert state is not None
+    written = [
+        example
+        for table in (SpoolConfig, PicturesConfig, ClipsConfig)
+        for example in table.model_fields["directory"].examples or []
+    ]
+    written += re.findall(r'(?<=^#directory = ")[^"]*', MANUAL.read_text(), re.MULTILINE)
+    assert len(written) >= 6
+    assert [path for path in written if not path.startswith(f"/var/lib/{state[1]}/")] == []
