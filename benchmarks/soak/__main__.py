@@ -7,8 +7,8 @@ Cameras (real RTSP servers) are killed, frozen and damaged, streams added, pause
 good and bad; subscribers stall, flood and vanish. A healthy subscriber reads all the time. Every second is sampled.
 The faults rest twice, after the warm-up and at the end: there threads and descriptors are compared.
 
-Exit code 1, with the reasons: the ledger is not exact, a healthy subscriber lost events, memory grows by more than
-1 % an hour after the warm-up, or threads or descriptors have become more.
+Exit code 1, with the reasons: the ledger is not exact, a healthy subscriber lost events, an object or alert did not
+begin and end once, memory grows by more than 1 % an hour after the warm-up, or threads or descriptors have become more.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ def run(folder: Path, seconds: float, seed: int) -> tuple[dict[str, Any], Soak]:
     result = summary(soak, before, after)
     result.update(exit_code=code, stop_seconds=round(stop_seconds, 2), ledger=ledger, faults=dict(soak.chaos.happened))
     result.update(witness={"events": witness.events, "lost": witness.lost, "restarts": witness.restarts})
+    result.update(occurrences={"ended": witness.ended, "unended": len(witness.unended), "confused": witness.confused})
     return result, soak
 
 
@@ -152,6 +153,8 @@ def problems(result: dict[str, Any]) -> list[str]:
         found.append(f"{result['inexact_samples']} samples of the metrics page do not add up")
     if result["witness"]["lost"] or result["witness"]["restarts"]:
         found.append(f"a healthy subscriber noticed: {result['witness']}")
+    if result["occurrences"]["unended"] or result["occurrences"]["confused"] or not result["occurrences"]["ended"]:
+        found.append(f"objects or alerts did not begin and end once each: {result['occurrences']}")
     if result["exit_code"]:
         found.append(f"the daemon ended with {result['exit_code']}")
     if result["resident_percent_per_hour"]["grows"]:

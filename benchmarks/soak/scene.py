@@ -90,7 +90,8 @@ class Scene:
             f'[control]\npath = "{self.control_path}"\n'
             # Full before memory is measured: what fills up to its bound is no leak.
             "[replay]\nmax_events = 1000\n"
-            f'[spool]\ndirectory = "{self.folder / "spool"}"\nmax_bytes = "32 MiB"\n{tables}{more}',
+            f'[spool]\ndirectory = "{self.folder / "spool"}"\nmax_bytes = "32 MiB"\n{tables}{more}'
+            '[[rules]]\nname = "seen"\n',
             encoding="utf-8",
         )
 

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from streamdet import DetectionEvent, Gap, subscribe
+from streamdet import AlertEvent, DetectionEvent, Gap, ObjectEvent, subscribe
 from streamdet.client.subscription import Restart
 from streamdet.types import StateEvent
 
@@ -24,6 +24,8 @@ class Witness:
         lost: events that no one has any more.
         restarts: changes of epoch.
         states: what each stream does.
+        unended: objects and alerts that have begun and not ended.
+        confused: events of objects and alerts that have ended already, or begin twice.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -31,12 +33,20 @@ class Witness:
         self.lost = 0
         self.restarts = 0
         self.states: dict[str, str] = {}
+        self.unended: set[str] = set()
+        self.confused = 0
+        self._ended: set[str] = set()
         self._latencies: list[float] = []
         self._lock = threading.Lock()
-        self._subscription = subscribe(endpoint, replay=True)
+        self._subscription = subscribe(endpoint, kinds=["detections", "objects", "alerts", "state"], replay=True)
         self._ends_at = 0.0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="witness")
+
+    @property
+    def ended(self) -> int:
+        """How many objects and alerts have ended."""
+        return len(self._ended)
 
     def take_latencies(self) -> list[float]:
         """Seconds from capture to publication of the events since the last call."""
@@ -54,12 +64,25 @@ class Witness:
                         self.events[event.stream] = self.events.get(event.stream, 0) + 1
                         with self._lock:
                             self._latencies.append(event.published_at - event.frame.captured_at)
+                    case ObjectEvent():
+                        self._follow(event.object.object_id, event.phase)
+                    case AlertEvent():
+                        self._follow(event.alert.alert_id, event.phase)
                     case Gap():
                         self.lost += event.count
                     case Restart():
                         self.restarts += 1
                     case StateEvent():
                         self.states[event.stream] = event.state
+
+    def _follow(self, of: str, phase: str) -> None:
+        if of in self._ended or (of in self.unended and phase in ("begin", "raised")):
+            self.confused += 1
+        if phase in ("end", "cleared"):
+            self.unended.discard(of)
+            self._ended.add(of)
+        else:
+            self.unended.add(of)
 
     def __enter__(self) -> Self:
         self._thread.start()
