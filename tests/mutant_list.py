@@ -410,7 +410,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "delivery/privacy.py", "unit/delivery/test_privacy.py",
-        ("hidden object is shown", "until = now + of.max_lost_seconds", "until = now",
+        ("hidden object is shown", "until, before = now + of.max_lost_seconds,", "until, before = now,",
          "test_an_object_is_hidden_where_it_was_last_until_its_track_is_given_up"),
         ("flat side of a mask is shown", "thickness=2", "thickness=1",
          "test_every_pixel_whose_centre_a_mask_holds_is_black_in_every_part"),
