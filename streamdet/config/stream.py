@@ -58,6 +58,28 @@ def _above_min_size(max_size: float, info: ValidationInfo) -> float:
     return max_size
 
 
+def _time_zone(name: str | None) -> str | None:
+    if name is None:
+        return None
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        known = zoneinfo.available_timezones()
+        if not known:
+            refuse("cannot be used, because this machine has no list of time zones; install tzdata")
+        same = {zone.lower(): zone for zone in known}
+        near = difflib.get_close_matches(name.lower().replace(" ", "_"), same, 1, cutoff=0.6)
+        meant = f'did you mean "{same[near[0]]}"?' if near else 'write one such as "Europe/Berlin"'
+        refuse(f'is "{name[:40]}", which is not a time zone that this machine knows; {meant}')
+    return name
+
+
+def _hwaccel(name: str) -> str:
+    if name not in HWACCELS:
+        refuse(f"must be one of {', '.join(HWACCELS)}")
+    return name
+
+
 class _Shape(BaseModel):
     model_config = table("on reload")
 
@@ -406,21 +428,9 @@ class StreamConfig(BaseModel):
                 refuse(f'hold durations for "{shape.name}", which need track ids; set track = true, or delete them')
         return shapes
 
-    @field_validator("time_zone")
-    @classmethod
-    def _is_a_time_zone(cls, name: str | None) -> str | None:
-        if name is not None:
-            _check_time_zone(name)
-        return name
-
     _is_above_min_size = field_validator("max_size")(_above_min_size)
-
-    @field_validator("hwaccel")
-    @classmethod
-    def _is_known(cls, hwaccel: str) -> str:
-        if hwaccel not in HWACCELS:
-            refuse(f"must be one of {', '.join(HWACCELS)}")
-        return hwaccel
+    _is_a_time_zone = field_validator("time_zone")(_time_zone)
+    _is_known = field_validator("hwaccel")(_hwaccel)
 
     @field_validator("transport", "tls_verify", "tls_ca_file", "pace", "loop", "video_track")
     @classmethod
@@ -433,19 +443,6 @@ class StreamConfig(BaseModel):
             urls = " and ".join("files" if kind is UrlKind.FILE else f"{kind}://" for kind in sorted(fits))
             refuse(f"applies to {urls} only; delete it here")
         return value
-
-
-def _check_time_zone(name: str) -> None:
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        known = zoneinfo.available_timezones()
-        if not known:
-            refuse("cannot be used, because this machine has no list of time zones; install tzdata")
-        same = {zone.lower(): zone for zone in known}
-        near = difflib.get_close_matches(name.lower().replace(" ", "_"), same, 1, cutoff=0.6)
-        meant = f'did you mean "{same[near[0]]}"?' if near else 'write one such as "Europe/Berlin"'
-        refuse(f'is "{name[:40]}", which is not a time zone that this machine knows; {meant}')
 
 
 def keeps_connection(before: StreamConfig, after: StreamConfig) -> bool:
@@ -461,7 +458,11 @@ def _stream_defaults() -> type[BaseModel]:
     keys: dict[str, Any] = {
         key: (field.annotation, field) for key, field in StreamConfig.model_fields.items() if key not in OF_ONE_STREAM
     }
-    checks: dict[str, Any] = {"_is_above_min_size": field_validator("max_size")(_above_min_size)}
+    checks: dict[str, Any] = {
+        "_is_above_min_size": field_validator("max_size")(_above_min_size),
+        "_is_a_time_zone": field_validator("time_zone")(_time_zone),
+        "_is_known": field_validator("hwaccel")(_hwaccel),
+    }
     model = create_model("StreamDefaults", __config__=table("on reload"), __validators__=checks, **keys)
     model.__doc__ = "Defaults for all streams; a stream's own values win."
     return model
