@@ -31,7 +31,7 @@ from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.unexpected import describe
 from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
-from streamdet.types import Drop, Frame, PacketSink, Reason, State, StreamStatus
+from streamdet.types import Drop, EncodedPacket, Frame, PacketSink, Reason, State, StreamStatus
 from streamdet.worker import Worker
 
 _HEALTHY_SECONDS = 60.0
@@ -116,7 +116,8 @@ class Capture(Worker):
         self._put = put
         self._on_status = on_status
         self._metrics = metrics
-        self._open_source = open_source or functools.partial(sources.open_source, packets=packets)
+        own_packets = None if packets is None else _OwnPackets(self, packets)
+        self._open_source = open_source or functools.partial(sources.open_source, packets=own_packets)
         self._backoff = backoff or Backoff()
         self._may_begin = threading.Event()
         if not waits:
@@ -319,3 +320,26 @@ class Capture(Worker):
         self.status = StreamStatus(self._config.name, state, reason, plain(redact(detail)), time.time())
         self._metrics.status(self.status)
         self._on_status(self.status)
+
+
+class _OwnPackets:
+    """Passes on the packets of a capture until it is asked to stop.
+
+    A capture that is left behind may still read a packet, when the next one of its stream has begun.
+    """
+
+    def __init__(self, capture: Capture, packets: PacketSink) -> None:
+        self._capture = capture
+        self._packets = packets
+
+    @property
+    def is_open(self) -> bool:
+        return self._packets.is_open and not self._capture.stopping
+
+    def put(self, packet: EncodedPacket) -> None:
+        if not self._capture.stopping:
+            self._packets.put(packet)
+
+    def refuse(self, codec: str) -> None:
+        if not self._capture.stopping:
+            self._packets.refuse(codec)

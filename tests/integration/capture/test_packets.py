@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ from typing import Any
 import av
 import pytest
 
+from streamdet.capture.sources.av import AvSource
+from streamdet.capture.thread import _OwnPackets
+from streamdet.errors import SourceError
 from support import rtsp
+from support.capturing import Recorder, stream_config
 from support.clips import Packets, probe, read_into, times_of, whole_film
 from support.films import make_film, numbers_of
 from support.hls import make_hls
@@ -187,6 +192,22 @@ def test_nothing_is_copied_for_a_sink_that_is_closed(tmp_path: Path) -> None:
     sink = Packets(is_open=False)
     assert len(read_into(sink, film, pace="fastest")) == 20
     assert not sink.packets
+
+
+def test_a_capture_that_is_left_behind_passes_nothing_on(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "a.mp4", seconds=2)
+    sink = Packets()
+    with Recorder(stream_config(film, loop=True), packets=sink) as recorder:
+        recorder.wait_for_frames(5)
+        source = AvSource(stream_config(film, pace="fastest"), _OwnPackets(recorder.capture, sink))
+        source.read()
+    count = len(sink.packets)
+    assert count
+    with suppress(SourceError):
+        while True:
+            source.read()
+    source.close()
+    assert len(sink.packets) == count
 
 
 def test_an_open_sink_holds_the_encoded_bytes_and_nothing_else(tmp_path: Path) -> None:
