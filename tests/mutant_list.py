@@ -88,7 +88,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "capture/load_limit.py", "integration/capture/test_load_limit.py",
         ("decoder takes more than a core", "if cores > MOST_CORES:", "if cores > 2 * MOST_CORES:",
          "test_a_stream_that_takes_a_whole_core"),
-        ("flood of frames", "if self._left < 0:", "if self._left < -1e9:",
+        ("flood of frames", "if not self._rate.passes():", "if self._rate.passes() is None:",
          "test_a_burst_passes_and_a_flood_does_not"),
     ),
     *_of(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from streamdet.errors import SourceError
+from streamdet.security.limits import Rate
 from streamdet.types import Reason
 
 # Twice what fast cameras send; and as much more at once as comes after a short break of the network.
@@ -29,8 +30,7 @@ class LoadLimit:
     ) -> None:
         self._clock = clock
         self._cpu_clock = cpu_clock
-        self._left = MOST_FRAMES_PER_SECOND * BURST_SECONDS
-        self._counted_at = clock()
+        self._rate = Rate(MOST_FRAMES_PER_SECOND, clock, burst=MOST_FRAMES_PER_SECOND * BURST_SECONDS)
         self._window_at = self._window_cpu = 0.0
 
     def begin(self) -> None:
@@ -43,13 +43,9 @@ class LoadLimit:
         Raises:
             SourceError: overload.
         """
-        now = self._clock()
-        self._left += (now - self._counted_at) * MOST_FRAMES_PER_SECOND
-        self._left = min(self._left, MOST_FRAMES_PER_SECOND * BURST_SECONDS) - 1
-        self._counted_at = now
-        if self._left < 0:
+        if not self._rate.passes():
             raise SourceError(Reason.OVERLOAD, f"it sends more than {MOST_FRAMES_PER_SECOND:g} frames a second")
-        seconds = now - self._window_at
+        seconds = self._clock() - self._window_at
         if seconds >= CPU_WINDOW_SECONDS:
             cores = (self._cpu_clock() - self._window_cpu) / seconds
             self.begin()

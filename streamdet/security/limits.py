@@ -15,23 +15,26 @@ _MAX_CLIENTS = 1000
 
 
 class Rate:
-    """Allows `per_second` uses per second, and after a pause as many at once; for one thread.
+    """Allows `per_second` uses per second, and after a pause a burst; for one thread.
 
     Args:
         per_second: uses per second.
         clock: monotonic seconds.
+        burst: uses at once after a pause; those of a second unless given.
     """
 
-    def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, per_second: float, clock: Callable[[], float] = time.monotonic, burst: float | None = None
+    ) -> None:
         self.per_second = per_second
         self._clock = clock
-        self._left = float(per_second)
+        self._left = self._burst = float(per_second if burst is None else burst)
         self._at = clock()
 
     def passes(self) -> bool:
         """Whether one more is allowed now; if so, it is counted."""
         now = self._clock()
-        self._left = min(self._left + (now - self._at) * self.per_second, float(self.per_second))
+        self._left = min(self._left + (now - self._at) * self.per_second, self._burst)
         self._at = now
         if self._left < 1:
             return False

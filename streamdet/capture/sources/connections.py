@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from streamdet.capture.sources.dns import resolve
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.errors import SourceError
+from streamdet.security.limits import Rate
 from streamdet.types import Reason
 
 _STEP_SECONDS = 0.1
@@ -36,10 +37,7 @@ class ConnectionBudget:
 
     def __init__(self, give_up_at: float, burst: int, per_second: float) -> None:
         self.give_up_at = give_up_at
-        self._burst = burst
-        self._per_second = per_second
-        self._left = float(burst)
-        self._counted_at = time.monotonic()
+        self._rate = Rate(per_second, burst=burst)
 
     def check(self) -> None:
         """Raises TimeoutError when there is no more time."""
@@ -48,15 +46,10 @@ class ConnectionBudget:
 
     def take_turn(self) -> None:
         """Waits until another connection may begin; TimeoutError when that is too late."""
-        while True:
-            self.check()
-            now = time.monotonic()
-            self._left = min(self._burst, self._left + (now - self._counted_at) * self._per_second)
-            self._counted_at = now
-            if self._left >= 1:
-                self._left -= 1
-                return
+        self.check()
+        while not self._rate.passes():
             current_interrupt().wait(_STEP_SECONDS)
+            self.check()
 
     def connect(self, address: tuple[str, int]) -> socket.socket:
         """A connection with whichever of the addresses of a name answers first, one after the other.

@@ -126,10 +126,10 @@ class HlsFiles:
                 self._begin_segment()
                 return DecryptedFile(file, bytes.fromhex(options["key"]), bytes.fromhex(options["iv"]))
         file = self._file(url, options)
-        beginning = file.read_all(len(BEGINNING))
+        beginning = _read_all(file, len(BEGINNING))
         if beginning == BEGINNING:
             with closing(file):
-                body = beginning + file.read_all(MAX_BYTES + 1 - len(beginning))
+                body = beginning + _read_all(file, MAX_BYTES + 1 - len(beginning))
                 return self._playlist(without_login(url), file.url, body)
         if not self._has_begun and self.problem is None:
             self._end(SourceError(Reason.DECODE_ERROR, f"{host_of(url) or 'it'} sends no playlist"))
@@ -208,13 +208,6 @@ class _HlsFile:
             self._files.was_cut()
         return data
 
-    def read_all(self, size: int) -> bytes:
-        """Returns `size` bytes, fewer only at the end."""
-        data = bytearray()
-        while len(data) < size and (more := self.read(min(_READ_BYTES, size - len(data)))):
-            data += more
-        return bytes(data)
-
     def put_back(self, data: bytes) -> None:
         """Makes `read` begin with it."""
         self._first = data + self._first
@@ -227,6 +220,7 @@ class _HlsFile:
 
 
 def _read_all(file: _File, most: int) -> bytes:
+    """Reads this number of bytes, fewer only at the end."""
     data = bytearray()
     while len(data) < most and (more := file.read(min(_READ_BYTES, most - len(data)))):
         data += more
