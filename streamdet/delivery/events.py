@@ -522,7 +522,8 @@ class EventWriter:
     def _analysed(self, result: FrameResult, detections: tuple[Detection, ...]) -> tuple[Seen, list[Occurrence]]:
         """What is published of a frame: tracked, with zones and crossings, without what a mask hides.
 
-        Where that fails, this frame is published without tracks, and those of the stream begin again with the next.
+        Where that fails, this frame is published without tracks, and those of the stream begin again with the next. So
+        are the frames that were on their way when a stream was paused.
 
         Returns:
             What was seen, and the ends of all objects of the stream where their tracks begin again.
@@ -531,15 +532,17 @@ class EventWriter:
         analytics = self._analytics.get(stream)
         if analytics is None:
             return Seen(detections), []
-        try:
-            seen = analytics.see(detections, frame, result.captured_monotonic_seconds)
-            if analytics.geometry is not None:
-                self._metrics.shapes_seen(stream, analytics.zone_counts(seen.detections), seen.crossings)
-        except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
-            self._metrics.unexpected.report("analytics", error, "the stream's tracks begin again", stream)
-            ended = self.end(stream, EndReason.INTERNAL_ERROR)
-        else:
-            return seen, []
+        ended: list[Occurrence] = []
+        if not self._configs[stream].paused:
+            try:
+                seen = analytics.see(detections, frame, result.captured_monotonic_seconds)
+                if analytics.geometry is not None:
+                    self._metrics.shapes_seen(stream, analytics.zone_counts(seen.detections), seen.crossings)
+            except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
+                self._metrics.unexpected.report("analytics", error, "the stream's tracks begin again", stream)
+                ended = self.end(stream, EndReason.INTERNAL_ERROR)
+            else:
+                return seen, ended
         try:
             untracked = analytics.see_untracked(detections, frame, result.captured_monotonic_seconds)
             return Seen(tuple(untracked)), ended

@@ -165,6 +165,12 @@ def test_a_stream_that_goes_or_is_paused_takes_its_objects_along(followed: Follo
     assert begun.seq == 3
     followed.publisher.set_stream(config_of(paused=True))
     followed.ends(begun, EndReason.REMOVED)
+    # Frames that were on their way begin no other.
+    followed.show(PERSON, frames=5)
+    late = [followed.any() for _ in range(5)]
+    assert [event.detections[0].track_id for event in late if isinstance(event, DetectionEvent)] == [None] * 5
+    followed.publisher.set_stream(config_of())
+    assert followed.begin().seq == 5
 
 
 def test_another_url_is_another_scene_and_other_zones_are_not(followed: Followed) -> None:
@@ -528,7 +534,7 @@ def test_whatever_happens_in_whatever_order_each_begins_once_and_ends_once(
         of = event.object.object_id if isinstance(event, ObjectEvent) else event.alert.alert_id
         phases.setdefault(of, []).append(event.phase)
         numbers.setdefault((type(event), event.stream), []).append(event.seq)
-    assert len(phases) > 10
+    assert len(phases) >= 5
     for of, in_order in phases.items():
         begin, *updates, end = in_order
         assert (begin, end, set(updates) - {"update"}) in (("begin", "end", set()), ("raised", "cleared", set())), of
