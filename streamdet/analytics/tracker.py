@@ -36,12 +36,14 @@ _OTHER_LABEL_COSTS = 1.25
 # An object that starts, stops or turns between two frames that are far apart overlaps nothing. So a detection that is
 # left over is taken for a track that is left over where it is off its way by no more than this, in sizes, and by so
 # much more for each second between the frames, up to one; and where its height differs by no more than this factor.
-# Closer where frames between did not show the object: others come out from behind what hides it.
+# Closer where frames between did not show the object, others come out from behind what hides it: unless nothing else is
+# missing and nothing else is unexplained, and it does not come in from the left or right edge of the picture.
 _REUNITED_SIZES = 0.5
 _REUNITED_SIZES_PER_SECOND = 1.0
 _REUNITED_GROWTH = 1.4
 _REUNITED_MISSED_SIZES = 0.35
 _REUNITED_MISSED_GROWTH = 1.2
+_EDGE = 0.03
 # A label with this part of the votes for the first one is an object's own as well.
 _KNOWN_SHARE = 0.1
 # Noise of the filter, in units of the box's size (the root of its area): a detected box is off by a twentieth, and
@@ -217,7 +219,7 @@ class Track:
         is_missed = self.seen < before and lost_seconds > _FIRST_PATIENCE_SECONDS + seen_seconds
         return is_missed and not self.is_confirmed()
 
-    def detour_to(self, found: Detection, now: float, *, is_missed: bool) -> float | None:
+    def detour_to(self, found: Detection, now: float, sizes: float, growth: float) -> float | None:
         """How far a detection is from the way between where the object was last and where it is expected now.
 
         It may have stopped on the way.
@@ -225,24 +227,22 @@ class Track:
         Args:
             found: the detection.
             now: seconds of the stream.
-            is_missed: whether there were frames between that do not show the object.
+            sizes: the largest distance that is believed, in sizes of the object (the root of its area).
+            growth: the largest factor between both heights that is believed.
 
         Returns:
-            The distance as a part of the largest one that is believed, 0 to 1; None where it cannot be this object.
+            The distance in sizes; None where it cannot be this object.
         """
         x1, y1, x2, y2 = found.box
-        lost_seconds = now - self.seen
-        growth, sizes = _REUNITED_GROWTH, _REUNITED_SIZES + _REUNITED_SIZES_PER_SECOND * min(lost_seconds, 1.0)
-        if is_missed:
-            growth, sizes = _REUNITED_MISSED_GROWTH, _REUNITED_MISSED_SIZES
         if found.label != self.last_label or not 1 / growth < (y2 - y1) / self.height < growth:
             return None
         dx, dy = (x1 + x2) / 2 - self.x, (y1 + y2) / 2 - self.y
+        lost_seconds = now - self.seen
         back_x, back_y = -self.vx * lost_seconds, -self.vy * lost_seconds
         length = back_x * back_x + back_y * back_y
         part = min(max((dx * back_x + dy * back_y) / length, 0.0), 1.0) if length > 0 else 0.0
         aside = math.hypot(dx - part * back_x, dy - part * back_y) / math.sqrt(self.width * self.height)
-        return aside / sizes if aside <= sizes else None
+        return aside if aside <= sizes else None
 
     def is_known_as(self, label: str) -> bool:
         """Whether the object has had this label often."""
@@ -335,23 +335,48 @@ class Tracker:
 
     def _reunite(self, detections: Sequence[Detection], track_of: dict[int, Track], taken: set[int]) -> None:
         """Gives sure detections that nothing explains to tracks that nothing continues, the nearest first."""
-        pairs: list[_Pair] = []
+        unexplained = [
+            (index, found)
+            for index, found in enumerate(detections)
+            if index not in track_of and found.score >= self.start_score
+        ]
         left = [(row, track) for row, track in enumerate(self._tracks) if row not in taken]
-        for index, found in enumerate(detections):
-            if index in track_of or found.score < self.start_score:
-                continue
-            for row, track in left:
-                is_missed = track.seen < self._before
-                if is_missed and not track.is_confirmed():
-                    continue
-                detour = track.detour_to(found, self._now, is_missed=is_missed)
+        pairs: list[_Pair] = []
+        for row, track in left if unexplained else ():
+            sizes, growth = self._reach_of(track), _REUNITED_GROWTH
+            if track.seen < self._before:
+                sizes, growth = _REUNITED_MISSED_SIZES if track.is_confirmed() else 0.0, _REUNITED_MISSED_GROWTH
+            for index, found in unexplained:
+                detour = track.detour_to(found, self._now, sizes, growth)
                 if detour is not None:
-                    pairs.append((detour, row, index))
+                    pairs.append((detour / sizes if sizes else 0.0, row, index))
         pairs.sort()
         for _, row, index in pairs:
             if row not in taken and index not in track_of:
                 taken.add(row)
                 track_of[index] = self._tracks[row]
+        self._reunite_last(
+            [(index, found) for index, found in unexplained if index not in track_of],
+            [track for row, track in left if row not in taken and track.is_confirmed()],
+            track_of,
+        )
+
+    def _reunite_last(
+        self, unexplained: list[tuple[int, Detection]], left: list[Track], track_of: dict[int, Track]
+    ) -> None:
+        """Gives the only detection that is still unexplained to the only object that is still missing."""
+        if len(unexplained) != 1 or len(left) != 1:
+            return
+        ((index, found),), (track,) = unexplained, left
+        edge = _EDGE * self._size[0]
+        comes_in = found.box[0] < edge or found.box[2] > self._size[0] - edge
+        detour = track.detour_to(found, self._now, self._reach_of(track), _REUNITED_MISSED_GROWTH)
+        if detour is not None and not comes_in:
+            track_of[index] = track
+
+    def _reach_of(self, track: Track) -> float:
+        """How far an object can have gone aside since it was seen, in sizes."""
+        return _REUNITED_SIZES + _REUNITED_SIZES_PER_SECOND * min(self._now - track.seen, 1.0)
 
     def _pairs(self, detections: Sequence[Detection]) -> tuple[list[_Pair], list[_Pair]]:
         """Tracks and detections that may be the same object: those with a high score, and the others."""

@@ -174,14 +174,35 @@ def test_who_turns_between_two_frames_that_are_far_apart_keeps_the_id() -> None:
     assert ids_of(tracker.update([person(420, 300)], 2.6, SIZE)) == [1]
 
 
-def test_who_stops_behind_something_keeps_the_id_and_others_who_come_out_there_do_not_get_it() -> None:
-    for found, same in ((person(445, 300), True), (person(445, 345), False), (person(445, 300, width=80), False)):
-        tracker = tracker_of()
-        for frame in range(10):
-            tracker.update([person(300 + 15 * frame, 300)], 1 + frame / 10, SIZE)
-        for frame in range(10, 20):
-            tracker.update([], 1 + frame / 10, SIZE)
-        assert ids_of(tracker.update([found], 3.0, SIZE)) == [1 if same else 2]
+@pytest.mark.parametrize(
+    ("comes_out", "ids"),
+    [
+        ([person(445, 300)], [1]),  # it has stopped
+        ([person(445, 345)], [1]),  # it has turned; nothing else is missing, and nothing else is there
+        ([person(445, 345), person(1500, 300)], [2, 3]),
+        ([person(445, 300), person(1500, 300)], [1, 2]),
+        ([person(445, 300, width=80)], [2]),
+        ([person(445, 480)], [2]),
+    ],
+)
+def test_who_stops_behind_something_keeps_the_id_and_others_who_come_out_there_do_not_get_it(
+    comes_out: list[Detection], ids: list[int]
+) -> None:
+    tracker = tracker_of()
+    for frame in range(10):
+        tracker.update([person(300 + 15 * frame, 300)], 1 + frame / 10, SIZE)
+    for frame in range(10, 20):
+        tracker.update([], 1 + frame / 10, SIZE)
+    assert ids_of(tracker.update(comes_out, 3.0, SIZE)) == ids
+
+
+def test_who_comes_in_at_the_edge_does_not_get_the_id_of_one_who_has_left_there() -> None:
+    tracker = tracker_of()
+    for frame in range(10):
+        tracker.update([person(165 - 15 * frame, 300)], 1 + frame / 10, SIZE)
+    for frame in range(10, 20):
+        tracker.update([], 1 + frame / 10, SIZE)
+    assert ids_of(tracker.update([person(32, 345)], 3.0, SIZE)) == [2]
 
 
 def test_an_object_with_two_labels_keeps_its_id_where_they_take_turns() -> None:
