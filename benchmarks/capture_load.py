@@ -44,7 +44,7 @@ def measure_capture(url: str, streams: int, seconds: float) -> dict[str, Any]:
         started = time.monotonic()
         for number in range(streams):
             config = StreamConfig(name=f"s{number}", url=url)
-            metrics.add_stream(config.name, ())
+            metrics.set_stream(config.name, ())
             stack.enter_context(Capture(config, put, on_status, metrics))
         while len(up) < streams and time.monotonic() - started < 120:
             time.sleep(0.05)

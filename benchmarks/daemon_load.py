@@ -17,6 +17,7 @@ from typing import Any
 from streamdet.bench.machine import cpu_seconds, resident_bytes
 from streamdet.bench.stand_in import StandIn
 from streamdet.config import Config, DetectorConfig, LogConfig, MetricsConfig, PublisherConfig, StreamConfig
+from streamdet.detector.pool import DetectorPool
 from streamdet.monitoring.log import configure_logging
 from streamdet.service.daemon import Daemon
 
@@ -64,7 +65,7 @@ def main() -> None:
     )
     configure_logging(config.log)
     result: dict[str, Any] = {"streams": arguments.streams}
-    daemon = Daemon(config, load=lambda *_: StandIn())
+    daemon = Daemon(config, load=lambda *_: DetectorPool([StandIn()]))
     watcher = threading.Thread(target=watch, args=(daemon, arguments.seconds, result))
     with daemon.signals():
         daemon.run(watcher.start)

@@ -44,7 +44,7 @@ class Relay:
                 if key.fileobj is self._listener:
                     self._accept()
                 elif key.fileobj in self._others:
-                    self._hand_on(key.fileobj)  # type: ignore[arg-type]
+                    self._hand_on(key.fileobj)
         for end in list(self._others):
             end.close()
         self._selector.close()

@@ -157,20 +157,6 @@ class StreamAnalytics:
             detections = [replace(found, zones=()) for found in detections]
         return self._analyse(detections, crossings, frame, now, self._published.tracks())
 
-    def _analyse(
-        self,
-        detections: Sequence[Detection],
-        crossings: tuple[Crossing, ...],
-        frame: FrameInfo,
-        now: float,
-        tracks: Mapping[int, Track],
-    ) -> Seen:
-        if self._zones.geometry is not None:
-            detections, crossings = self._zones.see(detections, (frame.width, frame.height), now, tracks)
-        objects = self._objects.see(detections, crossings, frame, now, tracks, self._zones)
-        alerts = self._rules.see(objects, self._objects.live, detections, self._zones, frame, now)
-        return Seen(tuple(detections), crossings, objects, alerts, self._rules.suppressed())
-
     def see_untracked(
         self, detections: Sequence[Detection], frame: FrameInfo, captured_monotonic_seconds: float
     ) -> Sequence[Detection]:
@@ -207,6 +193,20 @@ class StreamAnalytics:
         counts = Counter({zone.name: 0 for zone in self._config.zones})
         counts.update(name for found in detections for name in found.zones)
         return counts
+
+    def _analyse(
+        self,
+        detections: Sequence[Detection],
+        crossings: tuple[Crossing, ...],
+        frame: FrameInfo,
+        now: float,
+        tracks: Mapping[int, Track],
+    ) -> Seen:
+        if self._zones.geometry is not None:
+            detections, crossings = self._zones.see(detections, (frame.width, frame.height), now, tracks)
+        objects = self._objects.see(detections, crossings, frame, now, tracks, self._zones)
+        alerts = self._rules.see(objects, self._objects.live, detections, self._zones, frame, now)
+        return Seen(tuple(detections), crossings, objects, alerts, self._rules.suppressed())
 
 
 def _tracking(config: StreamConfig) -> tuple[bool, float, float]:

@@ -76,6 +76,7 @@ class FrameResult:
         detections: what was found in it.
         picture: its pixels, where they may be needed; else None.
         is_preview_due: whether a preview is to be made of it.
+        packet_pts: timestamp of the packet that it was decoded from; None where that is not known.
     """
 
     stream: str
@@ -190,8 +191,8 @@ class EventWriter:
         self._pictures = pictures
         self._clips = clips
         self._privacy = Privacy()
-        self._shown: tuple[FrameResult, Hidden | None] | None = None  # the frame that is being looked at
-        self._result: FrameResult | None = None  # the same, also where there are no pictures
+        # The frame whose events are being made, and what must not be seen in it; None where that is not known.
+        self._current: tuple[FrameResult, Hidden | None] | None = None
         self._throttle = LogThrottle()
         self.seqs: Counter[str] = Counter()
         self._states: dict[str, _LastState] = {}
@@ -219,7 +220,7 @@ class EventWriter:
         """Tracks the objects of a stream, and applies its zones, lines and masks, from the next frame on.
 
         Returns:
-            The ends of objects that do not go on: the stream is paused, or tracked otherwise, or has another url.
+            The ends of objects that do not go on: the stream is paused, or its tracking or url has changed.
         """
         stream = config.name
         before, self._configs[stream] = self._configs.get(stream), config
@@ -348,10 +349,10 @@ class EventWriter:
             ),
         )
         hidden = self._hidden(result, detected, seen.detections)
-        self._show(result, hidden)
-        self._result = result
+        self._offer_views(result, hidden)
+        self._current = result, hidden
         occurrences = [*ended, *self._occurrences(stream, seen)]
-        self._shown = self._result = None
+        self._current = None
         opened = self._open.get(stream)
         if opened is not None and opened.objects:
             captured, max_lost_seconds = result.captured_monotonic_seconds, self._configs[stream].track_max_lost_seconds
@@ -474,13 +475,10 @@ class EventWriter:
             self._metrics.unexpected.report("pictures", error, "no picture of the frame leaves", result.stream)
             return None
 
-    def _show(self, result: FrameResult, hidden: Hidden | None) -> None:
-        """Takes the views of objects in a frame, and keeps the frame for the alerts that it raises."""
-        if self._pictures is None:
-            return
-        self._shown = result, hidden
+    def _offer_views(self, result: FrameResult, hidden: Hidden | None) -> None:
+        """Takes the views of objects in a frame."""
         analytics = self._analytics.get(result.stream)
-        if hidden is None or analytics is None:
+        if self._pictures is None or hidden is None or analytics is None:
             return
         for one in analytics.objects if hidden.new_tracks else ():
             if one.track_id in hidden.new_tracks:
@@ -506,10 +504,10 @@ class EventWriter:
         """What an alert that is raised says about its picture."""
         if self._pictures is None or not change.rule.picture:
             return None
-        if self._shown is None or self._shown[0].frame != change.frame:
+        if self._current is None or self._current[0].frame != change.frame:
             self._metrics.pictures.dropped("no_frame")
             return None
-        result, hidden = self._shown
+        result, hidden = self._current
         alert, analytics = change.alert, self._analytics[stream]
         ids = set(alert.object_ids)
         boxes = [one.box for one in analytics.objects if one.object_id in ids and one.frame.seq == change.frame.seq]
@@ -619,9 +617,10 @@ class EventWriter:
 
     def _clip_of(self, stream: str, change: AlertChange) -> str | None:
         """The id of the clip around an alert that is raised; None where there is none."""
-        span, result = change.rule.clip_seconds, self._result
-        if self._clips is None or span is None or result is None:
+        span = change.rule.clip_seconds
+        if self._clips is None or span is None or self._current is None:
             return None
+        result, _ = self._current
         try:
             return self._clips.want(stream, result.packet_pts, result.captured_monotonic_seconds, span)
         except Exception as error:  # noqa: BLE001 - whatever it is: the alert is to be published
@@ -672,7 +671,7 @@ class EventWriter:
                 self._metrics.unexpected.report("events", error, "an event of an earlier epoch is not read")
 
     def _settle(self, stream: str, opened: _Open) -> None:
-        """Takes note that objects have begun or ended."""
+        """Updates the number of objects, and stops waiting for silence where there are no objects."""
         self._metrics.objects_present(stream, len(opened.objects))
         if not opened.objects:
             opened.silent_monotonic_seconds = math.inf
@@ -680,7 +679,7 @@ class EventWriter:
     def _write(
         self, kind: wire.Kind, stream: str, make: Callable[[int], _Event], *, repeats_seq: int | None = None
     ) -> Message[_Event] | None:
-        """Numbers and encodes an event, or again one that has a number."""
+        """Numbers and encodes an event, or encodes again one that has a number."""
         topic = wire.topic(kind, stream)
         is_new = repeats_seq is None
         seq = self.seqs[topic] + 1 if repeats_seq is None else repeats_seq
