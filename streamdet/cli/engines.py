@@ -135,7 +135,9 @@ def _print(report: Report, choice: Choice, config: DetectorConfig, *, was_known:
     console.print(table)
     console.print("ms: per frame, by batch size (b), all workers busy; fps: frames per second, by workers (w)")
     for result in report.results:
-        text = "; ".join(dict.fromkeys(filter(None, [result.reason, result.difference])))
+        failed = ", ".join(f"{width}x{height}" for height, width in result.failed_sizes)
+        later = f"failed later with frames of {failed}" if failed else ""
+        text = "; ".join(dict.fromkeys(filter(None, [result.reason, result.difference, later])))
         if text:
             console.print(f"{result.candidate.name}: {text}", markup=False, highlight=False, soft_wrap=True)
     count = config.workers or choice.workers or choose_workers(None, usable_cores())
