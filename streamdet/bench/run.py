@@ -50,7 +50,7 @@ _MAX_STREAMS = 64
 _DAEMON_RUNS = 3
 _MIXED_BATCH = 8
 # Seconds of video that the analytics take in a second, roughly, in all steps.
-_VIDEO_PER_SECOND = 0.4
+_VIDEO_PER_SECOND = 0.5
 _LEAST_VIDEO_SECONDS = 0.2
 _DAEMON_START_SECONDS = 6.0  # torch takes its time to load
 
