@@ -610,7 +610,8 @@ class _CountWatch(_Watch):
     def clear_all(self, moment: _Moment) -> None:
         if self._alert is not None and self._since is not None:
             until = moment.now if self._fewer_since is None else self._fewer_since
-            self._alerts.cleared(self.rule, moment.frame, self._alert, until - self._since)
+            # Objects that take turns being missed may never have been in one frame.
+            self._alerts.cleared(self.rule, moment.frame, self._alert, max(until - self._since, 0.0))
             self._alert = None
 
     def _count(self, at: float) -> None:

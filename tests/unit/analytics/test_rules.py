@@ -267,6 +267,16 @@ def test_an_object_that_has_left_is_not_at_once_with_the_next_one() -> None:
     assert scene.alerts == []
 
 
+def test_objects_at_once_that_are_never_in_one_frame_last_no_time() -> None:
+    scene = Scene(rule_of(at_least=2), track_max_lost_seconds=0.5)
+    scene.stay(0.4, person(200))
+    scene.show()
+    scene.stay(0.3, person(800))
+    scene.stay(3.0)
+    assert scene.phases() == ["raised", "cleared"]
+    assert scene.alerts[1].alert.seconds == 0.0
+
+
 def test_enough_objects_must_be_there_for_as_long_as_the_rule_wants() -> None:
     scene = Scene(rule_of(at_least=2, for_seconds=5))
     scene.stay(4.0, *crowd(2))
