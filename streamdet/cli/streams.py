@@ -99,7 +99,7 @@ def add(
     context: click.Context, name: str, url: str | None, settings: tuple[str, ...],
     *, url_from_stdin: bool, persist: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Add a stream, with the keys and rules of [[streams]] in the configuration.
+    """Add a stream, with the keys of [[streams]] in the configuration.
 
     A password in URL can be seen by all users who may list processes, and is kept in the shell's history. Write
     ${NAME}, which the daemon replaces from its own environment or credentials, or use --url-from-stdin.

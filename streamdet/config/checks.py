@@ -5,7 +5,6 @@ None of them loads torch; of weights only the header is read.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from streamdet.config.models import ClipsConfig, Config, DetectorConfig
 from streamdet.config.rules import MAX_RULES, RuleConfig, misfits
 from streamdet.config.stream import SHAPES, StreamConfig
 from streamdet.config.toml import KeyPath
+from streamdet.config.values import nearest_or
 from streamdet.security.curve import KeyFileError, public_files, read_pair
 from streamdet.security.passwords import PasswordError, read_password
 
@@ -147,8 +147,7 @@ def rule_problems(config: Config) -> Iterator[tuple[KeyPath, str]]:
     for number, rule in enumerate(config.rules):
         for index, glob in enumerate(rule.streams):
             if not any(fnmatchcase(name, glob) for name in names):
-                near = difflib.get_close_matches(glob, names, 1, cutoff=0.6)
-                meant = f'did you mean "{near[0]}"?' if near else f"the streams are {_some(names)}"
+                meant = nearest_or(glob, names, f"the streams are {_some(names)}")
                 yield ("rules", number, "streams", index), f'is "{glob[:40]}", which matches no stream; {meant}'
         for key, problem in _misfits(rule, config):
             yield ("rules", number, key), problem
@@ -189,8 +188,7 @@ def _misfits(rule: RuleConfig, config: Config) -> Iterator[tuple[str, str]]:
 
 def _unpublished(path: KeyPath, labels: Sequence[str], published: Sequence[str]) -> Iterator[tuple[KeyPath, str]]:
     for label in sorted({*labels} - {*published}):
-        near = difflib.get_close_matches(label, published, 1, cutoff=0.6)
-        meant = f'did you mean "{near[0]}"?' if near else f"published are {', '.join(published)}"
+        meant = nearest_or(label, published, f"published are {', '.join(published)}")
         yield path, f'hold "{label[:40]}", which is not a published label; {meant}'
 
 
@@ -284,8 +282,7 @@ def _unknown_labels(config: DetectorConfig, known: Sequence[str]) -> Iterator[tu
 
 
 def _not_in_weights(label: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(label, known, 1, cutoff=0.6)
-    meant = f'did you mean "{near[0]}"?' if near else f"they know {', '.join(known)}"
+    meant = nearest_or(label, known, f"they know {', '.join(known)}")
     return f'"{label[:40]}" is not a label of the weights; {meant}'
 
 
@@ -328,8 +325,7 @@ def _weights_problem(path: Path) -> str:
         return ""
     if path.suffix in _WEIGHTS_SUFFIXES:
         return f'there is no file {path}; give the path of one, or "embedded"'
-    near = difflib.get_close_matches(path.name, BUILT_IN_WEIGHTS, 1)
-    meant = f'did you mean "{near[0]}"?' if near else 'must be "embedded", "coco", or a .safetensors or .pth file'
+    meant = nearest_or(path.name, BUILT_IN_WEIGHTS, 'must be "embedded", "coco", or a .safetensors or .pth file')
     return f'is "{path.name}", which is not a file; {meant}'
 
 

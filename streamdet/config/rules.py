@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -12,7 +11,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from streamdet.config.stream import LineConfig, StreamConfig, ZoneConfig
-from streamdet.config.values import AS_WHOLE_NUMBER, Seconds, Switch, parse_seconds, refuse, table
+from streamdet.config.values import AS_WHOLE_NUMBER, Seconds, Switch, nearest_or, parse_seconds, refuse, table
 from streamdet.types import Direction
 from streamdet.wire import MAX_RULE_CHARACTERS
 
@@ -88,9 +87,8 @@ def _days(value: object) -> tuple[str, ...]:
     for day in value:
         if day not in DAYS:
             known = ", ".join(f'"{each}"' for each in DAYS)
-            near = difflib.get_close_matches(day.lower()[:3], DAYS, 1) if isinstance(day, str) else []
-            meant = f'did you mean "{near[0]}"?' if near else f"must be some of {known}"
-            refuse(f"hold {_shown(day)}, which is not a day; {meant}")
+            begin = day.lower()[:3] if isinstance(day, str) else ""
+            refuse(f"hold {_shown(day)}, which is not a day; {nearest_or(begin, DAYS, f'must be some of {known}')}")
     if len(set(value)) < len(value):
         refuse("hold a day twice; write it once")
     return tuple(value)
@@ -313,7 +311,8 @@ def _misfits_of_shape(
         return
     shape = next((shape for shape in shapes if shape.name == wanted), None)
     if shape is None:
-        meant = _meant(wanted, [shape.name for shape in shapes])
+        known = [shape.name for shape in shapes]
+        meant = nearest_or(wanted, known, f"it has {', '.join(known)}" if known else "it has none; draw one")
         problem = f'is "{wanted[:40]}", and stream {stream.name} has no {noun} of this name; {meant}'
         yield Misfit(noun, f"{noun}s", problem)
         return
@@ -322,10 +321,3 @@ def _misfits_of_shape(
             counted = ", ".join(shape.labels)
             problem = f'hold "{label[:40]}", but {noun} "{wanted}" of {stream.name} counts only {counted}'
             yield Misfit("labels", f"{noun}s", problem)
-
-
-def _meant(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1, cutoff=0.6)
-    if near:
-        return f'did you mean "{near[0]}"?'
-    return f"it has {', '.join(known)}" if known else "it has none; draw one"

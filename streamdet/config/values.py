@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -38,6 +40,12 @@ class Substituted(str):
         text = super().__new__(cls, value)
         text.written = written
         return text
+
+
+def nearest_or(name: str, known: Sequence[str], otherwise: str) -> str:
+    """The end of a message about an unknown name: the known one that is most like it, else `otherwise`."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f'did you mean "{near[0]}"?' if near else otherwise
 
 
 def _number(value: object) -> object:

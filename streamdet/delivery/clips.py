@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from streamdet.config import ClipsConfig, RuleConfig, StreamConfig
-from streamdet.delivery.file_store import FileStore, Limits
+from streamdet.delivery.file_store import FileStore, StoreLimits
 from streamdet.delivery.masked_mp4 import has_encoder, masked_mp4
 from streamdet.delivery.mp4 import size_of, write_mp4
 from streamdet.delivery.packet_ring import CODEC, TOO_LARGE, Cut, PacketRing
@@ -57,7 +57,8 @@ class Clips(Worker):
         self._metrics = metrics
         largest = config.max_ring_bytes + _SMALLEST_FILE_BYTES
         # What is encoded again may become larger than it was.
-        limits = Limits(config.max_bytes, config.max_age_seconds, 2 * largest, max_waiting_bytes=2 * largest)
+        self._max_waiting_bytes = 2 * largest
+        limits = StoreLimits(config.max_bytes, config.max_age_seconds, 2 * largest, self._max_waiting_bytes)
         self._store = FileStore(
             "clips", Path(config.directory or ""), ".mp4", limits, metrics.clips, on_error, metrics.unexpected
         )
@@ -68,7 +69,6 @@ class Clips(Worker):
         self._codecs: dict[str, str] = {}
         self._blurred: set[str] = set()
         self._hidden: dict[str, Hidden] = {}
-        self._max_waiting_bytes = 2 * largest
         self._to_encode: deque[tuple[Cut, Hidden]] = deque()
         self._has_news = False
         metrics.clips.follow_rings(self._ring_bytes)
@@ -123,13 +123,15 @@ class Clips(Worker):
             self._hidden.pop(stream, None)
             self._blurred.discard(stream)
 
-    def want(self, stream: str, packet_pts: int | None, captured: float, span: tuple[float, float]) -> str | None:
+    def want(
+        self, stream: str, packet_pts: int | None, captured_monotonic_seconds: float, span: tuple[float, float]
+    ) -> str | None:
         """Asks for a clip around a frame; clips of a stream that overlap are one, while the ring holds both.
 
         Args:
             stream: name of the stream.
             packet_pts: of the frame.
-            captured: `time.monotonic()` of the frame.
+            captured_monotonic_seconds: `time.monotonic()` of the frame.
             span: seconds before and after the frame.
 
         Returns:
@@ -142,7 +144,9 @@ class Clips(Worker):
         if ring is None or not ring.is_open:
             return None
         try:
-            clip_id = ring.want(functools.partial(self._store.promise, stream), packet_pts, captured, span)
+            clip_id = ring.want(
+                functools.partial(self._store.promise, stream), packet_pts, captured_monotonic_seconds, span
+            )
         except LookupError as missing:
             reason = str(missing.args[0])
             self._metrics.clips.dropped(reason)

@@ -239,7 +239,7 @@ class EventWriter:
             else:
                 ended += self._occurrences(stream, analytics.set_config(config))
         except Exception as error:  # noqa: BLE001 - whatever it is: other streams are to be published
-            self._metrics.unexpected.report("analytics", error, "the stream's new rules are not applied", stream)
+            self._metrics.unexpected.report("analytics", error, "the stream's new configuration is not applied", stream)
             return [*ended, *self._end_rest(stream, EndReason.INTERNAL_ERROR)]
         last = self._states.get(stream)
         if last is not None and analytics.geometry != geometry:

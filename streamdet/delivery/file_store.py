@@ -81,7 +81,7 @@ def is_id(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StoreLimits:
     """What a store may hold.
 
     Attributes:
@@ -138,7 +138,7 @@ class FileStore(Worker):
         what: str,
         directory: Path,
         suffix: str,
-        limits: Limits,
+        limits: StoreLimits,
         metrics: FileStoreMetrics,
         on_error: Callable[[Worker], None] | None = None,
         unexpected: UnexpectedErrors | None = None,

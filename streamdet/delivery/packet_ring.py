@@ -138,14 +138,18 @@ class PacketRing:
             self.refused_codec = codec
 
     def want(
-        self, new_id: Callable[[], str], packet_pts: int | None, captured: float, span: tuple[float, float]
+        self,
+        new_id: Callable[[], str],
+        packet_pts: int | None,
+        captured_monotonic_seconds: float,
+        span: tuple[float, float],
     ) -> str:
         """Asks for a clip around a frame; a clip that is still to be cut may become longer, and do for both.
 
         Args:
             new_id: makes the id of a clip.
             packet_pts: of the frame.
-            captured: `time.monotonic()` of the frame.
+            captured_monotonic_seconds: `time.monotonic()` of the frame.
             span: seconds before and after the frame.
 
         Returns:
@@ -155,9 +159,9 @@ class PacketRing:
             LookupError: there are no packets to cut it from; the text is one of the reasons of this module.
         """
         before, after = (round(seconds * TICKS_PER_SECOND) for seconds in span)
-        until = captured + span[1] + _LATE_SECONDS
+        until = captured_monotonic_seconds + span[1] + _LATE_SECONDS
         with self._lock:
-            moment, parameters = self._find(packet_pts, captured)
+            moment, parameters = self._find(packet_pts, captured_monotonic_seconds)
             begin, end = moment - before, moment + after
             for wanted in self._wanted:
                 ticks = max(end, wanted.end) - min(begin, wanted.begin)
@@ -234,21 +238,21 @@ class PacketRing:
         self._is_growing, self._missing = False, missing
         self._missing_since_monotonic_seconds = since
 
-    def _find(self, packet_pts: int | None, captured: float) -> tuple[int, VideoParameters]:
+    def _find(self, packet_pts: int | None, captured_monotonic_seconds: float) -> tuple[int, VideoParameters]:
         """The position of a frame, in ticks, and its parameters.
 
         Raises:
             LookupError: its packet is not here.
         """
         nearest: tuple[int, VideoParameters] | None = None
-        if not self._is_growing and captured >= self._missing_since_monotonic_seconds:
+        if not self._is_growing and captured_monotonic_seconds >= self._missing_since_monotonic_seconds:
             raise LookupError(self._missing)
         connection: int | None = None
         for group in reversed(self._groups):
             if connection not in (None, group.connection):
                 break  # its timestamps say nothing of this one's
             for timed in reversed(group.packets):
-                if timed.packet.arrived_monotonic_seconds > captured:
+                if timed.packet.arrived_monotonic_seconds > captured_monotonic_seconds:
                     continue
                 if timed.packet.pts == packet_pts or packet_pts is None:
                     return timed.at, group.parameters

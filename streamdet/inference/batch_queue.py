@@ -28,7 +28,7 @@ _SAVED_VIRTUAL_TIME = 1.0
 _DEFAULT_SETTINGS = DetectionSettings()
 
 
-class StreamRules(Protocol):
+class QueuedStream(Protocol):
     """What the queue must know about a stream; a `StreamConfig` has it."""
 
     @property
@@ -57,8 +57,8 @@ class _Slot:
     """The place of one stream; times are monotonic seconds.
 
     Attributes:
-        rules: of the stream.
-        settings: what counts as a detection in its frames.
+        stream: whose frames it holds.
+        settings: what counts as a detection in them.
         virtual_time: the slot with the lowest is emptied first; grows by 1 / weight with each frame that leaves.
         frame: the newest one.
         filled_at: when the slot was last filled while empty.
@@ -66,7 +66,7 @@ class _Slot:
         blocked_puts: frames that wait in `put`.
     """
 
-    rules: StreamRules
+    stream: QueuedStream
     settings: DetectionSettings
     virtual_time: float
     frame: Frame | None = None
@@ -76,13 +76,13 @@ class _Slot:
 
     @property
     def loses_nothing(self) -> bool:
-        return self.rules.pace == "fastest"
+        return self.stream.pace == "fastest"
 
     def pass_schedule(self, at_seconds: float) -> bool:
         """Whether `max_fps` lets a frame of this moment pass; if so, the schedule moves on by one period."""
-        if self.rules.max_fps is None or self.loses_nothing:
+        if self.stream.max_fps is None or self.loses_nothing:
             return True
-        period_seconds = 1 / self.rules.max_fps
+        period_seconds = 1 / self.stream.max_fps
         due_at = at_seconds if self.next_due_at is None else self.next_due_at
         if at_seconds < due_at - _EARLY_PERIODS * period_seconds:
             return False
@@ -91,7 +91,7 @@ class _Slot:
 
     def is_stale(self, frame: Frame, now: float) -> bool:
         age_seconds = now - frame.captured_monotonic_seconds
-        return age_seconds > self.rules.max_frame_age_seconds and not self.loses_nothing
+        return age_seconds > self.stream.max_frame_age_seconds and not self.loses_nothing
 
 
 class BatchQueue:
@@ -140,21 +140,21 @@ class BatchQueue:
         self._virtual_time = 0.0
         self._closed = False
 
-    def set_stream(self, rules: StreamRules, settings: DetectionSettings = _DEFAULT_SETTINGS) -> None:
-        """Makes a slot for a stream, or applies other rules to it; its frame and its virtual time stay.
+    def set_stream(self, stream: QueuedStream, settings: DetectionSettings = _DEFAULT_SETTINGS) -> None:
+        """Makes a slot for a stream, or changes its configuration; its frame and its virtual time stay.
 
         Args:
-            rules: of the stream.
+            stream: its configuration.
             settings: that its frames carry which leave from now on.
         """
         with self._changed:
-            slot = self._slots.get(rules.name)
+            slot = self._slots.get(stream.name)
             if slot is None:
-                self._slots[rules.name] = _Slot(rules, settings, self._virtual_time)
+                self._slots[stream.name] = _Slot(stream, settings, self._virtual_time)
                 return
-            if rules.max_fps != slot.rules.max_fps:
+            if stream.max_fps != slot.stream.max_fps:
                 slot.next_due_at = None
-            slot.rules, slot.settings = rules, settings
+            slot.stream, slot.settings = stream, settings
             self._changed.notify_all()
 
     def remove_stream(self, name: str) -> None:
@@ -256,7 +256,7 @@ class BatchQueue:
                 slot.loses_nothing
                 and slot.frame is not None
                 and not self._closed
-                and self._slots.get(slot.rules.name) is slot
+                and self._slots.get(slot.stream.name) is slot
             ):
                 self._changed.wait()
         finally:
@@ -292,7 +292,7 @@ class BatchQueue:
                 continue
             if not batch:
                 self._virtual_time = max(self._virtual_time, slot.virtual_time)
-            slot.virtual_time += 1 / slot.rules.weight
+            slot.virtual_time += 1 / slot.stream.weight
             batch.append(replace(frame, settings=slot.settings))
         if any(slot.blocked_puts for slot in waiting):
             self._changed.notify_all()

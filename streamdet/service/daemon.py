@@ -23,7 +23,7 @@ from typing import NoReturn
 from streamdet import __version__
 from streamdet.config import Config
 from streamdet.delivery.clips import Clips
-from streamdet.delivery.file_store import FileStore, Limits
+from streamdet.delivery.file_store import FileStore, StoreLimits
 from streamdet.delivery.publisher import Publisher
 from streamdet.delivery.spool import Spool
 from streamdet.detector.load import load_real_detector
@@ -276,7 +276,7 @@ class Daemon:
         config = self.config.pictures
         if config.directory is None:
             return None
-        limits = Limits(config.max_bytes, config.max_age_seconds, MAX_MESSAGE_BYTES)
+        limits = StoreLimits(config.max_bytes, config.max_age_seconds, MAX_MESSAGE_BYTES)
         store = FileStore(
             "pictures", Path(config.directory), ".jpg", limits, self.metrics.pictures, self._on_error,
             self.metrics.unexpected,

@@ -42,7 +42,7 @@ class Applied:
     Attributes:
         added: are new.
         reconnected: run on with another connection; also those that were paused or resumed.
-        updated: run on with the same connection and other rules, or other settings of the detector.
+        updated: run on with the same connection and another configuration, or other settings of the detector.
         removed: are gone.
     """
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry
 
-from streamdet.delivery.file_store import FileStore, Limits
+from streamdet.delivery.file_store import FileStore, StoreLimits
 from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.monitoring.metrics import PICTURES_DROPPED, FileStoreMetrics
 from support.waiting import PATIENCE_SECONDS, wait_until
@@ -29,7 +29,7 @@ class Counted:
     ) -> None:
         self.registry = CollectorRegistry()
         metrics = FileStoreMetrics(self.registry, "pictures", PICTURES_DROPPED)
-        limits = Limits(max_bytes, max_age_seconds, max_file_bytes)
+        limits = StoreLimits(max_bytes, max_age_seconds, max_file_bytes)
         self.store = FileStore("pictures", directory, ".jpg", limits, metrics, clock=clock)
 
     def __enter__(self) -> Self:

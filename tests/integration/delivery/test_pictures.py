@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from streamdet.analytics.objects import LiveObject
 from streamdet.config import PicturesConfig
 from streamdet.delivery import pictures as module
-from streamdet.delivery.file_store import FileStore, Limits
+from streamdet.delivery.file_store import FileStore, StoreLimits
 from streamdet.delivery.pictures import Pictures
 from streamdet.delivery.privacy import NOTHING, Hidden
 from streamdet.monitoring.ledger import Ledger
@@ -82,7 +82,7 @@ class Studio:
     def __init__(self, directory: Path, **settings: Any) -> None:
         self.metrics = Metrics(Ledger())
         self.encoded = threading.Event()
-        self.store = FileStore("pictures", directory, ".jpg", Limits(2**30, 1e6, 2**20), self.metrics.pictures)
+        self.store = FileStore("pictures", directory, ".jpg", StoreLimits(2**30, 1e6, 2**20), self.metrics.pictures)
         self.pictures = Pictures(PicturesConfig(**settings), self.store, self.metrics, None, self.encoded.set)
 
     def count(self, name: str, **labels: str) -> float:

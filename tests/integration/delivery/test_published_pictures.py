@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from streamdet import AlertEvent, DetectionEvent, ObjectEvent, PreviewEvent, Subscription, subscribe, subscribe_async
 from streamdet.config import PicturesConfig, PublisherConfig, ReplayConfig, RuleConfig, StreamConfig
-from streamdet.delivery.file_store import FileStore, Limits
+from streamdet.delivery.file_store import FileStore, StoreLimits
 from streamdet.delivery.pictures import Pictures
 from streamdet.delivery.privacy import Privacy
 from streamdet.delivery.publisher import Publisher
@@ -56,7 +56,7 @@ class Gallery:
 
     def __init__(self, directory: Path, spool: Spool | None = None, **settings: Any) -> None:
         self.metrics = metrics_of("a")
-        self.store = FileStore("pictures", directory, ".jpg", Limits(2**30, 1e6, 2**20), self.metrics.pictures)
+        self.store = FileStore("pictures", directory, ".jpg", StoreLimits(2**30, 1e6, 2**20), self.metrics.pictures)
         self.publisher = Publisher(
             PublisherConfig(endpoint="tcp://127.0.0.1:0", state_interval_seconds=60, preview_max_fps=60),
             "epoch-1",

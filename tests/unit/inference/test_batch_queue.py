@@ -327,7 +327,7 @@ def test_removing_a_stream_drops_its_frame(clock: Clock, drops: Drops) -> None:
     assert queue.pending_since() is None
 
 
-def test_new_rules_hold_at_once_and_keep_the_frame(clock: Clock, drops: Drops) -> None:
+def test_another_configuration_holds_at_once_and_keeps_the_frame(clock: Clock, drops: Drops) -> None:
     queue = make(clock, drops, Rules("a"))
     queue.put(frame("a", 1, clock.now))
     queue.set_stream(Rules("a", max_fps=1))
