@@ -55,7 +55,7 @@ _FIRST_SPEED_VARIANCE = 2.0**2
 _SIZE_GAIN = 0.5
 # A track is certain to be an object when it was seen this often, or twice with this time between and hardly missed.
 _CONFIRMED_SIGHTS = 3
-_CONFIRMED_SECONDS = 0.5
+_CONFIRMED_SECONDS = 0.45  # two frames a second, with jitter
 # Until then it may be a mistake: it is given up this soon after it is missed, or later by the time for which it was
 # seen.
 _FIRST_PATIENCE_SECONDS = 0.5

@@ -76,6 +76,14 @@ def test_an_object_begins_is_updated_once_a_second_and_ends_once() -> None:
     assert last.object.path[-1] == pytest.approx((0.44, 0.6, 3.4), abs=1e-4)
 
 
+@pytest.mark.parametrize(("pause", "is_object"), [(0.47, True), (0.4, False)])
+def test_two_frames_a_second_that_jitter_show_an_object_as_soon_as_even_ones(pause: float, *, is_object: bool) -> None:
+    scene = Scene()
+    for found in ([person(100)], [person(100)], []):
+        scene.show(*found, after=pause)
+    assert scene.phases() == ["begin"] * is_object
+
+
 @pytest.mark.parametrize(("fps", "shown", "is_object"), [
     (10, 2, False), (10, 3, True), (5, 2, False), (5, 3, True), (2, 2, True), (1, 2, True), (1, 1, False),
 ])  # fmt: skip
