@@ -70,7 +70,7 @@ def test_only_what_changed_is_reconnected(running: Running) -> None:
     applied = streams.apply([clip("a"), clip("b", max_fps=5, weight=2), clip("c", stall_seconds=7), clip("e")])
     assert applied == Applied(added=["e"], reconnected=["c"], updated=["b"], removed=["d"])
     assert [streams._captures[name] is captures[name] for name in "abc"] == [True, True, False]
-    assert running.queue._slots["b"].rules.max_fps == 5
+    assert running.queue._slots["b"].stream.max_fps == 5
     assert not captures["d"].is_alive()
     assert 'stream="d"' not in running.page()
     assert 'streamdet_frames_captured_total{stream="e"}' in running.page()
