@@ -115,6 +115,10 @@ class GapDetector:
             self.ready.append(Gap(event.stream, topic, last_seq + 1, missing))
         self.ready.extend(self._labels.apply(event))
 
+    def take(self) -> Item:
+        """Hands out the next item of `ready`."""
+        return self.ready.popleft()
+
     def answer(self, parts: Sequence[bytes], now: float) -> None:
         """Ignores an answer of the replay socket: nothing is requested here."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from streamdet import wire
@@ -45,6 +45,10 @@ _MAX_ASK_AGAIN_SECONDS = 8.0
 _REFUSED_SECONDS = 0.25
 
 
+Position = Mapping[str, tuple[str, int]]
+"""How far a subscriber has come: by topic, epoch and `seq` of the last event that it was given; 0 for none yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class RecoveryTimes:
     """How long to wait for what may be lost.
@@ -64,16 +68,18 @@ class RecoveryTimes:
 class OrderedRecovery:
     """Turns messages and answers into events: in order, each once; a `Gap` stands for what the daemon no longer keeps.
 
-    Begins with the newest event of each topic. The daemon does not keep previews: their gaps are only reported.
+    Begins with the newest event of each topic, or where an earlier subscription has stopped. The daemon does not keep
+    previews: their gaps are only reported.
 
     Args:
         topics: prefixes of the topics that are subscribed to.
         labels: labels of the detections, objects and alerts to keep; None for all.
         replay_endpoint: where the answers come from, for the error message.
         times: how long to wait.
+        resume: `position` of an earlier subscription, after which to go on; None to begin with the newest events.
 
     Attributes:
-        ready: items to hand out, in order.
+        ready: items to hand out, in order, with `take`.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class OrderedRecovery:
         labels: Iterable[str] | None,
         replay_endpoint: str,
         times: RecoveryTimes | None = None,
+        resume: Position | None = None,
     ) -> None:
         self.ready: deque[Item] = deque()
         self._labels = Labels(labels)
@@ -101,7 +108,30 @@ class OrderedRecovery:
         self._held = 0
         self._pending = PendingRequests()
         self._check_at = math.inf
-        self._pending.ask(None, SnapshotRequest(0, self._prefixes_to_ask()), 0.0)
+        self._position: dict[str, tuple[str, int]] = {}
+        for name, (epoch, seq) in (resume or {}).items():
+            if name.startswith(self._prefixes):
+                self._begin(name, epoch, seq + 1)
+        # Topics that are not in the position have begun since, in this epoch at the earliest.
+        self._resumed_epoch = next(reversed(self._position.values()))[0] if self._position else None
+        with_events = self._resumed_epoch is None
+        self._pending.ask(None, SnapshotRequest(0, self._prefixes_to_ask(), with_events=with_events), 0.0)
+
+    def take(self) -> Item:
+        """Hands out the next item of `ready`, and counts it as handed out."""
+        item = self.ready.popleft()
+        if isinstance(item, Gap | Restart):
+            name = item.topic
+            epoch = self._position[name][0] if name in self._position else ""
+            place = (item.epoch, 0) if isinstance(item, Restart) else (epoch, item.first + item.count - 1)
+        else:
+            name, place = wire.topic_of(item), (item.epoch, item.seq)
+        self._reached(name, place)
+        return item
+
+    def position(self) -> dict[str, tuple[str, int]]:
+        """How far the items that were handed out reach: who resumes there misses nothing and gets nothing twice."""
+        return dict(self._position)
 
     @property
     def is_full(self) -> bool:
@@ -171,12 +201,17 @@ class OrderedRecovery:
             due = min([due, *(since + _GIVE_UP_SOON_SECONDS for since in blocked)])
         return min(max(due, self._pending.not_before), self._check_at)
 
+    def _reached(self, name: str, place: tuple[str, int]) -> None:
+        """Notes how far a topic has come, unless it has been forgotten meanwhile; the newest stands last."""
+        if self._position.pop(name, None) is not None:
+            self._position[name] = place
+
     def _take(self, event: Event, now: float) -> None:
         name = wire.topic_of(event)
         topic = self._topics.get(name)
         if topic is None:
             # The snapshot did not list it, so it began later.
-            topic = self._topics[name] = _Topic(name, event.epoch, 1)
+            topic = self._begin(name, event.epoch, 1)
         if not topic.held and not topic.asked and event.epoch == topic.epoch and event.seq == topic.next_seq:
             self._hand_out(topic, event)
             return
@@ -214,11 +249,15 @@ class OrderedRecovery:
                 of_past += 1
             if topic.unlisted >= _UNLISTED_TO_FORGET or of_past > MAX_TOPICS:
                 del self._topics[topic.name]
+                self._position.pop(topic.name, None)
 
     def _hand_out(self, topic: _Topic, event: Event) -> None:
         topic.next_seq = event.seq + 1
         topic.blocked_since = math.inf
-        self.ready.extend(self._labels.apply(event))
+        kept = self._labels.apply(event)
+        if not kept and not self.ready:
+            self._reached(topic.name, (event.epoch, event.seq))
+        self.ready.extend(kept)
 
     def _report_gap(self, topic: _Topic, next_seq: int) -> None:
         if next_seq > topic.next_seq:
@@ -253,6 +292,8 @@ class OrderedRecovery:
             return
         if answer.next_epoch is not None and answer.next_epoch != topic.epoch:
             self._report_restart(topic, answer.next_epoch, is_complete=answer.end_is_known)
+            if not topic.held:
+                self._ask_for(topic, None, now)
         self._advance(topic, now)
 
     def _take_snapshot(self, answer: Snapshot, request: SnapshotRequest, now: float) -> None:
@@ -260,16 +301,12 @@ class OrderedRecovery:
         self._listed = numbers.keys() | (self._listed if request.after else set())
         if self._started:
             for name, next_seq in numbers.items():
-                topic = self._topics.setdefault(name, _Topic(name, answer.epoch, 1))
+                topic = self._topics.get(name) or self._begin(name, answer.epoch, 1)
                 topic.expected = (answer.epoch, next_seq, now)
+        elif self._resumed_epoch is not None:
+            self._resume_listed(numbers, self._resumed_epoch, answer.epoch, now)
         else:
-            for name, next_seq in numbers.items():
-                self._topics[name] = _Topic(name, answer.epoch, next_seq)
-            for payload in answer.events:
-                event = wire.decode(payload)
-                topic = self._topics.get(wire.topic_of(event), _Topic("", "", 0))
-                if topic.name and topic.epoch == event.epoch and event.seq == topic.next_seq - 1:
-                    self.ready.extend(self._labels.apply(event))
+            self._begin_with_newest(numbers, answer)
         if answer.more_after is not None:
             self._pending.ask(None, replace(request, after=answer.more_after), now)
             return
@@ -278,11 +315,51 @@ class OrderedRecovery:
         # Soon for the first time: the subscription may have reached the daemon after the request.
         self._check_at = now + self._times.on_its_way_seconds
         if not self._started:
+            if self._resumed_epoch is not None:
+                self._resume_unlisted(self._resumed_epoch, answer.epoch, now)
             self._started = True
             early, self._early = self._early, []
             self._held -= len(early)
             for event in early:
                 self._take(event, now)
+
+    def _begin_with_newest(self, numbers: Mapping[str, int], answer: Snapshot) -> None:
+        for name, next_seq in numbers.items():
+            self._begin(name, answer.epoch, next_seq)
+        for payload in answer.events:
+            event = wire.decode(payload)
+            topic = self._topics.get(wire.topic_of(event))
+            if topic is not None and topic.epoch == event.epoch and event.seq == topic.next_seq - 1:
+                self._position[topic.name] = (event.epoch, event.seq - 1)
+                self.ready.extend(self._labels.apply(event))
+
+    def _resume_listed(self, numbers: Mapping[str, int], resumed_epoch: str, epoch: str, now: float) -> None:
+        """Asks for what has come since on the topics that the daemon lists."""
+        for name, next_seq in numbers.items():
+            topic = self._topics.get(name) or self._begin(name, resumed_epoch, 1)
+            if topic.epoch == epoch and topic.next_seq > next_seq:
+                # The stream was removed and added again, and its events are numbered from 1 again.
+                topic = self._begin(name, epoch, 1)
+            if (topic.epoch, topic.next_seq) != (epoch, next_seq):
+                self._ask_for(topic, None, now)
+
+    def _resume_unlisted(self, resumed_epoch: str, epoch: str, now: float) -> None:
+        """Asks for topics without an event in the present epoch: they may have had some in those before it."""
+        if resumed_epoch != epoch:
+            streams = {_stream_of(name) for name in self._topics}
+            of_streams = (wire.topic(kind, stream) for stream in sorted(streams) for kind in wire.KINDS)
+            for name in of_streams:
+                if name not in self._topics and name.startswith(self._prefixes) and not name.startswith("preview/"):
+                    self._begin(name, resumed_epoch, 1)
+        for topic in self._topics.values():
+            if topic.name not in self._listed and topic.epoch != epoch:
+                self._ask_for(topic, None, now)
+
+    def _begin(self, name: str, epoch: str, next_seq: int) -> _Topic:
+        """Begins a topic with the event of this number."""
+        topic = self._topics[name] = _Topic(name, epoch, next_seq)
+        self._position[name] = (epoch, next_seq - 1)
+        return topic
 
     def _check(self, now: float) -> None:
         """Asks from time to time for the newest number of each topic, and then for the events that are missing."""

@@ -37,7 +37,7 @@ from zmq.utils.monitor import recv_monitor_message
 from streamdet import wire
 from streamdet.client.gaps import Gap, GapDetector, Item, Restart
 from streamdet.client.picture import Pictured, PictureFetch, picture_info
-from streamdet.client.recovery import OrderedRecovery, RecoveryTimes
+from streamdet.client.recovery import OrderedRecovery, Position, RecoveryTimes
 from streamdet.security.curve import ClientKeys, client_keys
 from streamdet.security.endpoints import beside, parse_endpoint
 from streamdet.wire import KINDS, Kind
@@ -74,6 +74,9 @@ class _Connection:
         replay: begin with the newest event of each topic, and ask the daemon for events that are lost later: events
             come in order and exactly once per topic, a `Gap` stands only for what the daemon no longer keeps, and a
             `Restart` for a new epoch. An event may have to wait for those before it. Previews are not replayed.
+        resume: with `replay`, the `position` of an earlier subscription: go on after exactly the last item that it
+            yielded, in the same epoch and those after it, from the daemon's memory or its spool. A `Gap` stands for
+            what is no longer kept, a `Restart` for each new epoch. None to begin with the newest events.
         replay_endpoint: where to ask, as in the daemon's `[replay]` table; by default the port after that of
             `endpoint`, or its path with `-replay` appended, as in the daemon.
         server_key: the file with the daemon's public key, where the daemon asks for keys (`[publisher] curve_...`).
@@ -90,7 +93,7 @@ class _Connection:
     Raises:
         EndpointError: an endpoint is malformed. A daemon that does not answer is not an error.
         KeyFileError: a key file cannot be used.
-        ValueError: `streams` or `kinds` is empty.
+        ValueError: `streams` or `kinds` is empty, or `resume` is given without `replay`.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class _Connection:
         labels: Iterable[str] | None = None,
         *,
         replay: bool = False,
+        resume: Position | None = None,
         replay_endpoint: str | None = None,
         server_key: Path | str | None = None,
         client_key_file: Path | str | None = None,
@@ -113,6 +117,9 @@ class _Connection:
         if heal is not None:
             warnings.warn("heal= is now replay=; heal= goes with the next version", DeprecationWarning, stacklevel=2)
             replay = replay or heal
+        if resume is not None and not replay:
+            message = "resume= needs replay=True: what has come since is asked for"
+            raise ValueError(message)
         self._timeout_seconds = timeout_seconds
         self._endpoint = endpoint
         self._replay_endpoint = replay_endpoint
@@ -125,7 +132,7 @@ class _Connection:
         self._pictures: zmq.Socket[bytes] | None = None  # made for the first picture
         if replay:
             replay_endpoint = replay_endpoint or beside(endpoint)
-            self._order = OrderedRecovery(self._topics, labels, replay_endpoint, recovery_times)
+            self._order = OrderedRecovery(self._topics, labels, replay_endpoint, recovery_times, resume)
         self._context: zmq.Context[Any] = zmq.Context()
         try:
             self._events = self._context.socket(zmq.SUB)
@@ -152,6 +159,20 @@ class _Connection:
             return False
         self._note_connection()
         return self._is_connected
+
+    def position(self) -> dict[str, tuple[str, int]]:
+        """How far the items that were yielded reach, by topic: what a later subscription takes as `resume`.
+
+        Read and kept after an item has been handled, and before the next one is received, it says what was handled.
+        JSON can hold it. A removed stream leaves it as soon as the daemon no longer knows its numbers.
+
+        Raises:
+            ValueError: the subscription was made without `replay`.
+        """
+        if not isinstance(self._order, OrderedRecovery):
+            message = "a subscription without replay has no position"
+            raise ValueError(message)  # noqa: TRY004 - the type is right, the subscription is not
+        return self._order.position()
 
     def set_streams(self, streams: Iterable[str]) -> None:
         """Changes the streams that are subscribed to, over the same connection; only without `replay`.
@@ -278,7 +299,7 @@ class Subscription(_Connection):
             if time.monotonic() >= deadline:
                 return None
             poller.poll(self._prepare(poller, deadline))
-        return self._order.ready.popleft()
+        return self._order.take()
 
     def picture(self, event: Pictured, timeout_seconds: float = 10.0) -> bytes | None:
         """Fetches the picture that an event names, in JPEG.
@@ -339,7 +360,7 @@ class AsyncSubscription(_Connection):
             if time.monotonic() >= deadline:
                 return None
             await poller.poll(self._prepare(poller, deadline))
-        return self._order.ready.popleft()
+        return self._order.take()
 
     async def picture(self, event: Pictured, timeout_seconds: float = 10.0) -> bytes | None:
         """Fetches the picture that an event names, as `Subscription.picture` does."""
