@@ -347,8 +347,8 @@ class PicturesConfig(BaseModel):
     )
     size: Literal["crop", "frame"] = Field(
         "crop",
-        description='What a picture shows: "crop", the object with a margin around it; or "frame", all of the frame, '
-        "as always where an alert is of no single object.",
+        description='What a picture shows: "crop", the object with a margin around it; or "frame", the whole frame. '
+        "Alerts about several objects or none always show the whole frame.",
         examples=["frame"],
     )
     margin: Number = Field(
@@ -364,14 +364,14 @@ class PicturesConfig(BaseModel):
     )
     in_events: Switch = Field(
         default=False,
-        description="Whether the event carries its picture as well, in a third part of the message. An alert waits "
-        "for it then, for half a second at most.",
+        description="Whether the event carries its picture as well, in a third part of the message. An alert then "
+        "waits for its picture, for half a second at most.",
         examples=[True],
     )
 
 
 class ClipsConfig(BaseModel):
-    """Clips around alerts whose rule has `clip_seconds`, kept on disk as MP4, as they came from the camera."""
+    """Clips around alerts whose rule has `clip_seconds`, kept on disk as MP4, in the encoding of the camera."""
 
     model_config = table("at a restart")
 
@@ -386,15 +386,15 @@ class ClipsConfig(BaseModel):
         30.0,
         gt=0,
         le=600,
-        description="The longest clip. So much of each stream that has a rule with clips is kept in memory, encoded, "
-        "and up to two seconds and the time between two key frames more.",
+        description="The longest clip. Each stream that has a rule with clips keeps this much encoded video in memory, "
+        "plus two seconds and the time between two key frames.",
         examples=["30 s", "1 min"],
     )
     max_ring_bytes: Bytes = Field(
         64 * 2**20,
         ge=2**20,
         le=2**32,
-        description="Memory for each of these streams at most; where it does not suffice for `ring_seconds`, clips are "
+        description="Memory for each of these streams at most; if it is too small for `ring_seconds`, clips are "
         "shorter.",
         examples=["64 MiB"],
     )

@@ -25,7 +25,7 @@ _TIME_SCHEMA = {"type": "string", "pattern": f"^(?:{_TIME.pattern})$"}
 _SPAN_SCHEMA = {"type": "array", "items": _TIME_SCHEMA, "minItems": 2, "maxItems": 2}
 
 Span = tuple[str, str]
-"""The beginning and the end of a part of the day, "HH:MM"; it goes over midnight where it does not end later."""
+"""The beginning and the end of a part of the day, "HH:MM"; it crosses midnight if the end is not later."""
 
 ACCEPTS = {
     "between": 'a list of two times of day, such as `["22:00", "06:00"]`, or a list of such lists',
@@ -117,20 +117,20 @@ _Duration = Annotated[float, Field(gt=0, le=_MAX_SECONDS), BeforeValidator(parse
 
 
 class RuleConfig(BaseModel):
-    """A rule: a condition on the objects of some streams, which raises an alert."""
+    """A rule: a condition on the objects of some streams, which raises an alert when it becomes true."""
 
     model_config = table("on reload")
 
     name: str = Field(
-        description="Its name in alerts and metrics: a text of 1 to 64 characters; no two rules may share one. A rule "
-        "whose name stays goes on over a reload: what it has raised is not raised again.",
+        description="Its name in alerts and metrics: a text of 1 to 64 characters; no two rules may share one. The "
+        "name identifies the rule across reloads: an alert that it has raised is not raised again.",
         examples=["loading bay at night"],
         json_schema_extra={"minLength": 1, "maxLength": MAX_RULE_CHARACTERS},
     )
     streams: tuple[str, ...] = Field(
         (),
-        description="The streams that it applies to, by name or with `*`, `?` and `[...]` as in file names; empty for "
-        "all.",
+        description="The streams that it applies to: names, which may contain `*`, `?` and `[...]` as in file names; "
+        "empty for all.",
         examples=[["yard", "dock-*"]],
     )
     labels: tuple[str, ...] = Field(
@@ -145,7 +145,7 @@ class RuleConfig(BaseModel):
     line: str | None = Field(
         None,
         min_length=1,
-        description="The condition is met when an object crosses the line of this name.",
+        description="The condition is true when an object crosses the line of this name.",
         examples=["gate"],
     )
     direction: Direction | None = Field(
@@ -153,18 +153,19 @@ class RuleConfig(BaseModel):
     )
     for_seconds: _Duration | None = Field(
         None,
-        description="The condition must last this long: an object stays in the zone, or in the picture; or, with "
-        "`at_least`, so many are there at once. Default: it is met at once.",
+        description="How long the condition must be true: how long an object stays in the zone or the picture; with "
+        "`at_least`, how long that many are present. Default: an alert is raised at once.",
         examples=["10 s"],
     )
     at_least: Annotated[int, Field(ge=1, le=100), AS_WHOLE_NUMBER] | None = Field(
         None,
-        description="The condition is met while at least this many objects are there at once. Default: by each object.",
+        description="The condition is true while at least this many objects are present. Default: an alert is raised "
+        "for each object.",
         examples=[3],
     )
     none_for_seconds: _Duration | None = Field(
         None,
-        description="The condition is met when no object has been there for this long. Time without frames does not "
+        description="The condition is true when no object has been present for this long. Time without frames does not "
         "count.",
         examples=["10 min"],
     )
@@ -174,8 +175,8 @@ class RuleConfig(BaseModel):
         WithJsonSchema({"type": "array", "items": {"anyOf": [_TIME_SCHEMA, _SPAN_SCHEMA]}}),
     ] = Field(
         (),
-        description="The condition holds only between these times of day, in the stream's `time_zone`; the second one "
-        "does not belong to it. A span that does not end later than it begins goes over midnight. Default: all day.",
+        description="The condition is true only between these times of day, in the stream's `time_zone`, the second "
+        "one excluded. A span whose second time is not later crosses midnight. Default: all day.",
         examples=[["22:00", "06:00"], [["06:00", "08:00"], ["17:00", "19:30"]]],
     )
     days: Annotated[
@@ -184,7 +185,7 @@ class RuleConfig(BaseModel):
         WithJsonSchema({"type": "array", "items": {"enum": list(DAYS)}, "uniqueItems": True}),
     ] = Field(
         (),
-        description="The condition holds only on these days of the week; a span of `between` that goes over midnight "
+        description="The condition is true only on these days of the week; a span of `between` that crosses midnight "
         "belongs to the day on which it begins. Empty for all.",
         examples=[["sat", "sun"]],
     )
@@ -192,13 +193,14 @@ class RuleConfig(BaseModel):
         0.0,
         ge=0,
         le=_MAX_SECONDS,
-        description="For this long after an alert the rule raises no other on the same stream; those are counted, and "
-        "are not raised later.",
+        description="For this long after an alert, the rule raises no other alert on the same stream; suppressed "
+        "alerts are counted, and are not raised later.",
         examples=["60 s"],
     )
     picture: Switch = Field(
         False,  # noqa: FBT003 - the default of the field
-        description="Whether a picture of the frame that met the condition is kept with the alert.",
+        description="Whether a picture of the frame that raised the alert is stored. Needs a directory in "
+        "`[pictures]`.",
         examples=[True],
     )
     clip_seconds: (
@@ -217,7 +219,8 @@ class RuleConfig(BaseModel):
         | None
     ) = Field(
         None,
-        description="How much is kept as a clip with the alert: before it and after it. Default: no clip.",
+        description="How many seconds before and after the alert are stored as a clip. Default: no clip. Needs a "
+        "directory in `[clips]`.",
         examples=[[5, 10]],
     )
 
@@ -280,7 +283,7 @@ class Misfit(NamedTuple):
 
 
 def misfits(rule: RuleConfig, stream: StreamConfig) -> Iterator[Misfit]:
-    """What does not fit together of a rule and a stream that it applies to."""
+    """Finds what does not fit together in a rule and a stream that it applies to."""
     name, lost_seconds = stream.name, stream.track_max_lost_seconds
     if not stream.track:
         problem = f"apply to {name}, which has track = false; set track = true there, or leave it out here"
@@ -293,7 +296,7 @@ def misfits(rule: RuleConfig, stream: StreamConfig) -> Iterator[Misfit]:
         problem = f"apply to {name}, where {times} end each object before the next frame; raise one of them"
         yield Misfit("streams", "max_fps", problem)
     if rule.clip_seconds is not None and stream.blur:
-        why = "clips show objects between the frames that are detected, too"
+        why = "clips also contain frames that are not detected, in which nothing can be blurred"
         problem = f"does not go with blur of stream {name}: {why}; leave that stream out here"
         yield Misfit("clip_seconds", "blur", problem)
     for label in rule.labels if stream.labels else ():
