@@ -1,8 +1,8 @@
-"""Objects: what the tracks of a stream are seen to do, from the first frame that shows an object to the last.
+"""Objects: tracks with a beginning and an end, and what they do in between.
 
-An object is one track, as far as it can be seen: what a mask hides is not seen. All times are seconds of the stream
-(`StreamClock`), so that dropped frames and pauses between frames change nothing: an object that is not seen for a while
-is still there until it is given up, and then it counts as gone since it was last seen.
+An object is one track, without the detections that a mask removes. All times are seconds of the stream (`StreamClock`),
+so dropped frames and pauses between frames do not change them. An object that is not seen remains live until its track
+is given up; its end is then the time at which it was last seen.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from streamdet.types import (
 )
 from streamdet.wire import MAX_PATH_POINTS
 
-# How often an object is published while it changes, and while it stands still.
+# How often an object is published while it moves, and while it is stationary.
 _UPDATE_SECONDS = 1.0
 _STATIONARY_UPDATE_SECONDS = 10.0
-# An object stands still when its anchor has stayed this long within this part of its size (the root of its area), and
-# moves again when it has been further away for a while: two objects merge into one box for a moment.
+# An object is stationary when its anchor has stayed this long within this fraction of its size (the root of its area),
+# and moves again when it has been further away for a while: two boxes may merge into one for a moment.
 _STILL_SECONDS = 3.0
 _STILL_OF_SIZE = 0.3
 _MOVED_SECONDS = 0.7
@@ -40,10 +40,10 @@ _MOVED_SECONDS = 0.7
 # twice the width and height is as good as one with 1.4 times the score.
 _BETTER = 1.05
 _SIZE_POWER = 0.25
-# A box this close to the edge of the picture, in pixels, may show only a part of the object.
+# A box this close to the edge of the picture, in pixels, may contain only a part of the object.
 _CUT_PIXELS = 1.5
-# A point is added to the path when the anchor is this far from the one before: parts of the picture, and of the
-# object's own height.
+# A point is added to the path when the anchor is this far from the previous point: fractions of the picture, and of
+# the object's own height.
 _PATH_STEP = 0.01
 _PATH_STEP_OF_HEIGHT = 0.1
 # When the path is full, it keeps this many points.
@@ -58,11 +58,11 @@ class ObjectChange:
     """An object begins, changes or ends.
 
     Attributes:
-        phase: "begin" once, when it is certain that there is an object; then "update"s; "end" once.
-        frame: the frame that makes the change; at the end, the last one that shows the object.
-        object: what is known of it.
-        changes: what it has done in zones since the change before.
-        crossings: the lines that it has crossed since the change before.
+        phase: "begin" once, when the object is confirmed; then "update"s; "end" once.
+        frame: the frame that causes the change; at the end, the last one that shows the object.
+        object: its state.
+        changes: what it has done in zones since its previous change.
+        crossings: the lines that it has crossed since its previous change.
         reason: why it ends; None before.
     """
 
@@ -79,9 +79,9 @@ class Visit:
     """The visits of one object to one zone.
 
     Attributes:
-        before_seconds: of the visits before this one.
+        before_seconds: duration of the earlier visits together.
         since: when this visit began, in seconds of the stream.
-        is_inside: whether the object is there, or was when it was last seen.
+        is_inside: whether the object is inside, or was when it was last seen.
         reached: how many of the zone's durations this visit has reached.
     """
 
@@ -91,7 +91,7 @@ class Visit:
     reached: int = 0
 
     def seconds(self, now: float) -> float:
-        """Of this visit until `now`, a time of the stream; 0 outside."""
+        """Duration of this visit until `now`, a time of the stream; 0 outside."""
         return max(now - self.since, 0.0) if self.is_inside else 0.0
 
 
@@ -108,8 +108,8 @@ class LiveObject:
         began: when it was first seen, in seconds of the stream.
         began_at: the same in Unix time.
         seen: when it was last seen, in seconds of the stream.
-        is_confirmed: whether its "begin" is out: it was seen often enough.
-        is_stationary: whether it stands still.
+        is_confirmed: whether it was seen often enough, so that its "begin" has been published.
+        is_stationary: whether it does not move.
         best: its best view.
         visits: for each zone that it has been in, in the order of the first visits.
     """
@@ -161,7 +161,7 @@ class LiveObject:
         self.see(track, found, frame, now)
 
     def see(self, track: Track, found: Detection, frame: FrameInfo, now: float) -> None:
-        """Takes what one frame shows of it, except for zones and lines."""
+        """Updates it from a frame that shows it, except for zones and lines."""
         self.box, self.frame, self.seen = found.box, frame, now
         self.label, self.score = track.label, track.score
         self._judge(found, frame)
@@ -170,39 +170,39 @@ class LiveObject:
         self._walk(x, y, now)
 
     def stand_in(self, names: tuple[str, ...], zones: Zones) -> None:
-        """Takes the names of the zones that it is in, and which durations its visits have reached."""
+        """Updates its visits: the zones that it is in, and the durations that its visits have reached."""
         if names != self._zones:
             self._enter_and_leave(names, zones)
         if self.seen >= self._next_duration:
             self._reach(zones)
 
     def set_durations(self, before: Durations, durations: Durations) -> None:
-        """Takes other durations of visits; one that a visit is past already is not reported."""
+        """Replaces the durations to be reported; one that a visit has already exceeded is not reported."""
         for zone, visit in self.visits.items():
             if durations.get(zone) != before.get(zone):
                 visit.reached = sum(seconds <= visit.seconds(self.seen) for seconds, _ in durations.get(zone, ()))
         self._set_next_duration(durations)
 
     def cross(self, crossing: Crossing) -> None:
-        """Notes that it has crossed a line."""
+        """Records that it has crossed a line."""
         self._crossings.append(crossing)
 
     def confirm(self, track: Track) -> bool:
-        """Whether it has been confirmed just now."""
+        """Confirms it if its track is; true only the first time."""
         if self.is_confirmed or not track.is_confirmed():
             return False
         self.is_confirmed = True
         return True
 
     def is_due(self) -> bool:
-        """Whether an update is to be published of it now that it was seen."""
+        """Whether an update must be published, after a frame that shows it."""
         if self._changes or self._crossings:
             return True
         stays = self.is_stationary and self._published_stationary
         return self.seen - self._published >= (_STATIONARY_UPDATE_SECONDS if stays else _UPDATE_SECONDS)
 
     def publish(self, phase: Phase, reason: EndReason | None = None) -> ObjectChange:
-        """What is published of it."""
+        """The change to be published, with everything since the previous one."""
         changes, crossings = tuple(self._changes), tuple(self._crossings)
         self._changes.clear()
         self._crossings.clear()
@@ -210,7 +210,7 @@ class LiveObject:
         return ObjectChange(phase, self.frame, self.snapshot(), changes, crossings, reason)
 
     def snapshot(self) -> TrackedObject:
-        """What is known of it, as of when it was last seen."""
+        """Its state at the time at which it was last seen."""
         visits = tuple(
             ZoneVisit(zone, visit.before_seconds + visit.seconds(self.seen), visit.is_inside)
             for zone, visit in self.visits.items()
@@ -230,7 +230,7 @@ class LiveObject:
         )
 
     def _judge(self, found: Detection, frame: FrameInfo) -> None:
-        """Whether this is the best view so far: a whole box rather than a cut one, then by score and size."""
+        """Keeps the frame if it is the best view so far: an uncut box is better than a cut one, then score and size."""
         x1, y1, x2, y2 = found.box
         right, bottom = frame.width - _CUT_PIXELS, frame.height - _CUT_PIXELS
         is_whole = x1 > _CUT_PIXELS and y1 > _CUT_PIXELS and x2 < right and y2 < bottom
@@ -262,7 +262,7 @@ class LiveObject:
             (before_x, before_y, _), (last_x, last_y, _) = path[-2:]
             is_near = abs(x - before_x) < step and abs(y - before_y) < step
             if is_near and abs(last_x - before_x) < step and abs(last_y - before_y) < step:
-                # It has not gone anywhere since the last point that is kept.
+                # It has not moved since the last point that is kept.
                 path[-1] = (x, y, now - self.began)
                 return
         path.append((x, y, now - self.began))
@@ -310,10 +310,10 @@ class Objects:
 
     Args:
         new_id: makes the id of an object.
-        max_lost_seconds: for how long an object that is not seen is still there.
+        max_lost_seconds: how long an object that is not seen remains live.
 
     Attributes:
-        live: those that have not ended, by track id; also those that are not confirmed yet.
+        live: objects that have not ended, by track id, including those that are not confirmed yet.
     """
 
     def __init__(self, new_id: Callable[[], str], max_lost_seconds: float) -> None:
@@ -322,7 +322,7 @@ class Objects:
         self._max_lost_seconds = max_lost_seconds
 
     def set_durations(self, before: Durations, durations: Durations) -> None:
-        """Reports other durations of visits to zones than before."""
+        """Replaces the durations of visits that are reported."""
         for one in self.live.values():
             one.set_durations(before, durations)
 
@@ -335,7 +335,7 @@ class Objects:
         tracks: Mapping[int, Track],
         zones: Zones,
     ) -> tuple[ObjectChange, ...]:
-        """Takes what the next frame shows.
+        """Updates the objects from the next frame.
 
         Args:
             detections: with track ids and zones; those without a track id belong to no object.
@@ -346,7 +346,7 @@ class Objects:
             zones: of the stream; they have seen these detections.
 
         Returns:
-            What has changed: objects that end, then those that this frame shows, in the order of the detections.
+            The changes: objects that end, then those that this frame shows, in the order of the detections.
         """
         changes = [
             self._ended(one, EndReason.LOST)
@@ -379,26 +379,26 @@ class Objects:
 
         Args:
             reason: why.
-            unseen_since: only those that were last seen before; a time of the stream.
+            unseen_since: only objects that were last seen before this time of the stream.
         """
         changes = [self._ended(one, reason) for one in list(self.live.values()) if one.seen < unseen_since]
         return tuple(change for change in changes if change is not None)
 
     def _ended(self, one: LiveObject, reason: EndReason) -> ObjectChange | None:
-        """The end of an object; None where it was never certain that there was one."""
+        """Ends an object; None if it was never confirmed."""
         del self.live[one.track_id]
         return one.publish("end", reason) if one.is_confirmed else None
 
 
 def thinned(path: Sequence[PathPoint], points: int) -> list[PathPoint]:
-    """A path of fewer points, both ends among them, that keeps its shape and when it was where.
+    """Simplifies a path in space and time; keeps both ends.
 
-    The points are left out, one after the other, that are closest to where the object would have been at that time if
-    it had gone straight from the point before to the one after.
+    Removes, one after the other, the point that is closest to where the object would have been at that time if it had
+    moved straight from the previous point to the next one.
 
     Args:
-        path: x, y and seconds, which rise.
-        points: to be left, at least 2.
+        path: x, y and seconds, in the order of time.
+        points: number of points that remain, at least 2.
     """
     kept = list(path)
     costs = [math.inf, *(_detour(kept, at) for at in range(1, len(kept) - 1)), math.inf]
@@ -412,12 +412,12 @@ def thinned(path: Sequence[PathPoint], points: int) -> list[PathPoint]:
 
 
 def _detour(path: Sequence[PathPoint], at: int) -> float:
-    """The square of the distance of a point from the straight way between its neighbours, at its time."""
+    """The squared distance of a point from the straight way between its neighbours, at its time."""
     (x1, y1, t1), (x, y, t), (x2, y2, t2) = path[at - 1 : at + 2]
     part = (t - t1) / (t2 - t1) if t2 > t1 else 0.5
     return float((x - x1 - part * (x2 - x1)) ** 2 + (y - y1 - part * (y2 - y1)) ** 2)
 
 
 def _anchor(box: Box, frame: FrameInfo) -> Point:
-    """The middle of the lower edge, as parts of the picture."""
+    """The middle of the lower edge, as fractions of the picture."""
     return (box[0] + box[2]) / (2 * frame.width), box[3] / frame.height

@@ -1,4 +1,4 @@
-"""Tries rules on the past: runs the analytics again on events that were published."""
+"""Tries rules on the past: runs the analytics again on published events."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.rules import rules_of
 from streamdet.types import Alert, DetectionEvent, EndReason, ObjectEvent, Reason, StateEvent
 
-# Where there is no configuration of a stream, presentation times are believed: a file may have been read faster than
-# it plays.
+# Without a configuration of the stream, presentation times are trusted: a file may have been read faster than it
+# plays.
 _UNKNOWN_URL, _UNKNOWN_PACE = "unknown", "fastest"
 
 
@@ -24,11 +24,11 @@ class PastAlert:
     Attributes:
         stream: name of the stream.
         epoch: of the events.
-        frame_seq: number of the frame in which the condition was met.
-        alert: as it would have been raised; its objects have their published ids where these are known.
+        frame_seq: number of the frame that raised it.
+        alert: as it would have been raised; its objects have their published ids if these are known.
         track_ids: of its objects.
-        cleared_at: Unix time in seconds of the frame that cleared it; None where the events end before.
-        cleared_seconds: how long the condition lasted in all; None likewise.
+        cleared_at: Unix time in seconds of the frame that cleared it; None if the events end before.
+        cleared_seconds: how long the condition lasted in total; None likewise.
     """
 
     stream: str
@@ -45,12 +45,12 @@ class Past:
 
     Args:
         rules: to be tried.
-        streams: their configuration; None to take zones and lines as they were published. Events of other streams have
-            no effect.
+        streams: their configuration; None to use zones and crossings as they were published. Events of other streams
+            have no effect.
 
     Attributes:
-        events: events of detections that were taken.
-        suppressed: by rule, how often it was met too soon after an alert.
+        events: number of detection events so far.
+        suppressed: by rule, the number of alerts that its cooldown suppressed.
     """
 
     def __init__(self, rules: Sequence[RuleConfig], streams: Iterable[StreamConfig] | None) -> None:
@@ -65,7 +65,7 @@ class Past:
 
     @property
     def streams(self) -> list[str]:
-        """Names of the streams whose events were taken."""
+        """Names of the streams that had events."""
         return list(self._streams)
 
     def see(self, event: DetectionEvent | ObjectEvent | StateEvent) -> None:
@@ -87,7 +87,7 @@ class Past:
             self._keep(stream, stream.analytics.end(EndReason.REMOVED))
 
     def alerts(self) -> list[PastAlert]:
-        """What would have been raised so far, in the order of time."""
+        """The alerts that would have been raised so far, in the order of time."""
         return [self._with_object_ids(alert) for alert in self._raised.values()]
 
     def _new_stream(self, event: DetectionEvent | StateEvent) -> _PastStream | None:
@@ -130,12 +130,13 @@ class Past:
 
 
 class _PastStream:
-    """One stream, and which of its objects has which track id.
+    """One stream, and the track ids of its objects.
 
     Attributes:
         epoch: of the newest event.
         began_at: when the first frame of the epoch was captured, in Unix time; None before it.
-        newest: the frame before, in the same epoch.
+        newest: the previous frame of the same epoch.
+        track_ids: by object id.
     """
 
     def __init__(self, name: str, epoch: str, analytics: StreamAnalytics, max_lost_seconds: float) -> None:
@@ -148,11 +149,11 @@ class _PastStream:
         self.track_ids: dict[str, int] = {}
 
     def silent_before(self, event: DetectionEvent) -> Seen:
-        """What has ended because this frame, the next one, came late."""
+        """The objects that ended in the pause before this frame."""
         before, self.newest = self.newest, event
         if before is None or not any(one.is_confirmed for one in self.analytics.objects):
             return Seen()
-        # The time of a camera does not say when its frames came.
+        # A camera's timestamps do not show when its frames arrived.
         is_ours = before.frame.clock == event.frame.clock == "daemon"
         came_at = [e.frame.captured_at if is_ours else e.published_at for e in (before, event)]
         seconds = came_at[1] - came_at[0]
@@ -169,9 +170,10 @@ class _PastStream:
 
 
 def relaxed(rule: RuleConfig) -> Mapping[str, RuleConfig]:
-    """The same rule with one of its conditions left out or made easier, by what was done, to find which one it fails.
+    """Variants of a rule with one condition removed or relaxed, to find the condition that prevents an alert.
 
-    The names of the rules are words that no rule may have.
+    Returns:
+        The variants, by what was changed. Their names contain a line break, which names of rules cannot.
     """
     changes: dict[str, dict[str, object]] = {}
     if rule.between or rule.days:

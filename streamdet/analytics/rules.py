@@ -1,11 +1,11 @@
 """Rules: conditions on the objects of a stream, which raise alerts and clear them.
 
-Each rule is watched by one `_Watch`, of one of four kinds: by each object, by each crossing of a line, by a number of
-objects at once, by none at all. A watch is informed when an object begins, ends, or changes its zones or its label, and
-otherwise looks at a frame only when a duration may have passed: most frames cost it nothing.
+Each rule has one `_Watch`, of one of four kinds: presence of an object, crossing of a line, number of objects, absence
+of objects. A watch is called when an object begins, ends, or changes its zones or its label, and otherwise only for
+frames at which a duration may have been reached: most frames cost nothing.
 
-All durations are seconds of the stream (`StreamClock`). The time of day is that of the frame's `captured_at`, and so
-are the pauses between alerts, which go on over a restart.
+All durations are seconds of the stream (`StreamClock`). The time of day and the cooldown, which continues over a
+restart, are taken from the frames' `captured_at`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from streamdet.config.rules import DAYS, minutes_of
 from streamdet.types import Alert, Crossing, Detection, FrameInfo
 from streamdet.wire import MAX_OBJECT_IDS
 
-# Objects at once are counted when they were seen this recently: one that is hidden may have left.
+# `at_least` counts objects that were seen this recently: one that is occluded may have left.
 _COUNTED_SECONDS = 0.5
-# Fewer objects than the rule wants must stay fewer for this long: what is missed for a moment does not end it.
+# There must be fewer objects than `at_least` for this long: one that is not detected for a moment clears no alert.
 _SETTLED_SECONDS = 1.0
-# What lasts exactly as long as a rule wants is long enough, although times of frames are rounded, in events more than
-# before.
+# A duration that is exactly that of the rule is long enough, although the times of frames are rounded, in events more
+# coarsely than live.
 _ROUNDING_SECONDS = 0.001
-# A pause between two frames counts as time in which nothing was there if it is not longer than this, or than the time
-# after which an object counts as lost.
+# A pause between two frames counts as time without objects if it is not longer than this, or than the time after which
+# an object is lost.
 _WATCHED_PAUSE_SECONDS = 1.0
 
 
@@ -43,9 +43,9 @@ class AlertChange:
 
     Attributes:
         phase: "raised" once, "cleared" once later.
-        frame: the frame that makes the difference; when its object ends, the last one that shows it.
-        alert: what is known of it.
-        rule: what raised it.
+        frame: the frame that raises or clears it; when its object ends, the last one that shows it.
+        alert: its state.
+        rule: the rule that raised it.
     """
 
     phase: Literal["raised", "cleared"]
@@ -72,14 +72,14 @@ class Rules:
         self._moment: _Moment | None = None
 
     def set_config(self, rules: Iterable[RuleConfig], config: StreamConfig) -> tuple[AlertChange, ...]:
-        """Goes on with other rules. Those whose name stays keep what they have raised, and do not raise it again.
+        """Replaces the rules. A rule of the same name keeps its alerts, and does not raise them again.
 
         Args:
             rules: that apply to the stream.
             config: of the stream.
 
         Returns:
-            The alerts that are cleared: of rules that are gone, or are not met any more.
+            The alerts that are cleared: their rule is removed, or its condition is no longer true.
         """
         before, self._watches = self._watches, {}
         is_elsewhere, self._time_zone = config.time_zone != self._time_zone, config.time_zone
@@ -102,7 +102,7 @@ class Rules:
         return self._alerts.take()
 
     def restore(self, raised_at: Mapping[str, float]) -> None:
-        """Takes over when each rule, by name, last raised an alert before a restart, in Unix time."""
+        """Restores when each rule, by name, last raised an alert before a restart, in Unix time."""
         self._alerts.raised_at.update(raised_at)
 
     def see(
@@ -114,7 +114,7 @@ class Rules:
         frame: FrameInfo,
         now: float,
     ) -> tuple[AlertChange, ...]:
-        """Takes what has changed with the next frame.
+        """Checks the rules after the next frame.
 
         Args:
             changes: of the stream's objects.
@@ -143,11 +143,11 @@ class Rules:
         return self._alerts.take()
 
     def end(self, changes: Iterable[ObjectChange], *, everything: bool) -> tuple[AlertChange, ...]:
-        """Takes the end of objects between two frames.
+        """Checks the rules after objects have ended between two frames.
 
         Args:
             changes: their ends.
-            everything: whether the stream ends with them, or begins again: no alert is left then.
+            everything: whether the stream ends or begins again, so that every alert is cleared.
         """
         moment = self._moment
         if moment is None:
@@ -165,7 +165,7 @@ class Rules:
         return cleared
 
     def forget(self) -> None:
-        """Forgets all objects and what is raised; the pauses between alerts go on."""
+        """Forgets all objects and alerts; cooldowns continue."""
         self._objects, self._labels, self._moment = {}, {}, None
         self._alerts.forget()
         for name, watch in self._watches.items():
@@ -173,7 +173,7 @@ class Rules:
             self._watches[name].set_rule(watch.rule, watch.schedule)
 
     def suppressed(self) -> tuple[str, ...]:
-        """The rules that would have raised an alert since the last call, but for their `cooldown_seconds`."""
+        """The rules whose alerts were suppressed by their cooldown since the last call."""
         names, self._alerts.suppressed = tuple(self._alerts.suppressed), []
         return names
 
@@ -200,8 +200,8 @@ class _Moment:
         zones: of the stream.
         frame: the frame.
         now: seconds of the stream.
-        watched: seconds of the stream, without the long pauses in which there was no frame.
-        pause_end: when the newest long pause ended, a time of the stream.
+        watched: seconds of the stream, without long pauses between frames.
+        pause_end: when the latest long pause ended, a time of the stream.
         watched_before: what `now - watched` was before that pause.
     """
 
@@ -240,11 +240,11 @@ class _Moment:
 
 
 class _Alerts:
-    """Raises and clears alerts: gives them ids, raises none twice or too soon, and collects what has changed.
+    """Raises and clears alerts: makes ids, suppresses repeated alerts and those within the cooldown, collects changes.
 
     Attributes:
         raised_at: when each rule last raised an alert, in Unix time.
-        suppressed: rules that would have raised an alert within the pause, in their order.
+        suppressed: rules whose alerts the cooldown has suppressed, in their order.
     """
 
     def __init__(self, new_alert_id: Callable[[], str]) -> None:
@@ -255,7 +255,7 @@ class _Alerts:
         self.suppressed: list[str] = []
 
     def is_done(self, rule: RuleConfig, one: LiveObject) -> bool:
-        """Whether a rule of this name has raised an alert about an object before, or has suppressed it."""
+        """Whether a rule of this name has already raised or suppressed an alert about an object."""
         return one.object_id in self._done[rule.name]
 
     def gone(self, one: LiveObject) -> None:
@@ -264,12 +264,12 @@ class _Alerts:
             done.discard(one.object_id)
 
     def forget(self) -> None:
-        """Forgets all objects, and what was not taken."""
+        """Forgets all objects, and changes that were not taken."""
         self._done.clear()
         self._changes = []
 
     def take(self) -> tuple[AlertChange, ...]:
-        """What has changed since the last call."""
+        """The changes since the last call."""
         if not self._changes:
             return ()
         changes, self._changes = tuple(self._changes), []
@@ -283,17 +283,17 @@ class _Alerts:
         objects: Sequence[LiveObject],
         crossing: Crossing | None = None,
     ) -> Alert | None:
-        """Raises an alert, unless the rule has raised another one too short a time ago.
+        """Raises an alert, unless the rule is in its cooldown.
 
         Args:
-            rule: whose condition is met.
-            frame: in which it is met.
-            seconds: how long it has been met.
-            objects: that meet it; only one, and only once, where the rule does not count.
-            crossing: of the line, where the rule has one.
+            rule: whose condition is true.
+            frame: in which it became true.
+            seconds: how long it has been true.
+            objects: that meet it; a single one, once, unless the rule counts objects.
+            crossing: of the line, if the rule has one.
 
         Returns:
-            The alert, or None within the pause; a clock that was set back ends the pause.
+            The alert, or None in the cooldown; a clock that was set back ends the cooldown.
         """
         one = objects[0] if rule.at_least is None and objects else None
         if one is not None:
@@ -326,10 +326,10 @@ class _Alerts:
 
         Args:
             rule: that raised it.
-            frame: the frame in which the condition is not met any more.
+            frame: the frame in which the condition is no longer true.
             alert: as it was raised.
-            seconds: how long the condition has lasted in all.
-            one: the object that met it, where there is only one.
+            seconds: how long the condition was true in total.
+            one: the object that met it, if it was a single one.
         """
         if one is not None:
             alert = replace(alert, label=one.label, box=one.box)
@@ -339,8 +339,8 @@ class _Alerts:
 class _Schedule:
     """The times of day and the days on which a rule holds, in the time zone of a stream.
 
-    A span over midnight belongs to the day on which it begins. Clocks are read as they show the time: what lies within
-    the hour that is left out in spring never comes, and within the hour that is repeated in autumn, comes twice.
+    A span that crosses midnight belongs to the day on which it begins. Times are local: those in the hour that is
+    skipped in spring do not occur, and those in the hour that is repeated in autumn occur twice.
     """
 
     def __init__(self, rule: RuleConfig, time_zone: str | None) -> None:
@@ -378,12 +378,12 @@ class _Schedule:
 
 
 class _Watch:
-    """Watches for the condition of one rule; each kind uses what it needs of what it is given.
+    """Checks the condition of one rule; the base of the four kinds.
 
     Attributes:
         rule: the rule.
-        schedule: when it holds.
-        due: when `step` is to be called next, in seconds of the stream; infinite while nothing may happen.
+        schedule: the times at which it holds.
+        due: when `step` must be called next, in seconds of the stream; infinite if no duration is running.
     """
 
     rule: RuleConfig
@@ -394,12 +394,12 @@ class _Watch:
         self._alerts = alerts
 
     def set_rule(self, rule: RuleConfig, schedule: _Schedule) -> None:
-        """Watches for a condition, in the place of another one of the same kind and name; what is raised stays so."""
+        """Replaces the rule by one of the same kind and name; alerts stay raised."""
         self.rule, self.schedule = rule, schedule
         self._labels = frozenset(rule.labels)
 
     def begin(self, objects: Iterable[LiveObject], moment: _Moment) -> None:
-        """Takes the objects that are there already."""
+        """Takes the objects that are already present."""
         for one in objects:
             self.update(one, None, moment)
 
@@ -475,9 +475,9 @@ class _EachWatch(_Watch):
 
 
 class _ObjectWatch(_EachWatch):
-    """Raises an alert for each object that stays for long enough; it is cleared when that object has left or ended.
+    """Raises an alert for each object that stays for `for_seconds`; clears it when that object has left or ended.
 
-    An object that is hidden when its time has come, or is not quite in the zone, is waited for: it may have left.
+    If an object is occluded when `for_seconds` are over, or not clearly in the zone, the alert waits until it is.
     """
 
     def __init__(self, alerts: _Alerts) -> None:
@@ -537,7 +537,7 @@ class _ObjectWatch(_EachWatch):
 
 
 class _LineWatch(_EachWatch):
-    """Raises an alert for each object that crosses the line; it is cleared when that object has ended."""
+    """Raises an alert for each object that crosses the line; clears it when that object has ended."""
 
     def update(self, one: LiveObject, change: ObjectChange | None, moment: _Moment) -> None:
         if change is None or not change.crossings or self._alerts.is_done(self.rule, one) or not self._counts(one):
@@ -550,9 +550,9 @@ class _LineWatch(_EachWatch):
 
 
 class _CountWatch(_Watch):
-    """Raises an alert when enough objects are there at once; it is cleared when there have been fewer for a while.
+    """Raises an alert when `at_least` objects are present; clears it when there have been fewer for a while.
 
-    Objects that are hidden keep the condition up while they may come back, but do not make it begin.
+    Occluded objects keep an alert raised while they may reappear, but do not count towards raising one.
     """
 
     def __init__(self, alerts: _Alerts) -> None:
@@ -624,7 +624,7 @@ class _CountWatch(_Watch):
         self.due = -math.inf if is_enough or self._since is not None else math.inf
 
     def _seen(self, moment: _Moment) -> list[LiveObject]:
-        """The objects that are certain to be there: they were seen a short time ago."""
+        """The objects that are certainly present: they were seen a short time ago."""
         return [one for one in self._there.values() if moment.now - one.seen <= _COUNTED_SECONDS]
 
     def _finish(self, moment: _Moment) -> None:
@@ -635,9 +635,9 @@ class _CountWatch(_Watch):
 
 
 class _NoneWatch(_Watch):
-    """Raises an alert when no object was there for long enough; it is cleared when one is.
+    """Raises an alert when no object was present for `none_for_seconds`; clears it when one is.
 
-    Counts time in which there were frames. An object that may just be about to begin is waited for.
+    Only time with frames counts. While a detection may be the beginning of an object, the alert waits.
     """
 
     def __init__(self, alerts: _Alerts) -> None:

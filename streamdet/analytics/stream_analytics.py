@@ -1,4 +1,4 @@
-"""The analytics of one stream, frame by frame: its objects, the zones that they are in, the lines that they cross."""
+"""The analytics of one stream, frame by frame: tracks, zones and lines, objects, rules."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LOST_AFTER_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the analytics have made of one frame, or of the end of a stream.
+    """The results of the analytics for one frame, or at the end of a stream.
 
     Attributes:
-        detections: with track ids and zones, without those that a mask hides.
+        detections: with track ids and zones, without those that a mask removes.
         crossings: of lines in this frame.
-        objects: those that have begun, changed or ended.
-        alerts: those that are raised or cleared.
-        suppressed: names of rules that would have raised an alert, but too soon after another one.
+        objects: objects that have begun, changed or ended.
+        alerts: alerts that are raised or cleared.
+        suppressed: names of rules whose alert was suppressed by their cooldown.
     """
 
     detections: tuple[Detection, ...] = ()
@@ -37,7 +37,7 @@ class Seen:
 
 
 class StreamAnalytics:
-    """Tracks the objects of one stream, then applies its zones, lines and masks.
+    """Tracks the objects of one stream, applies its zones, lines and masks, and checks its rules.
 
     Args:
         config: of the stream.
@@ -61,10 +61,10 @@ class StreamAnalytics:
         self.reset()
 
     def set_config(self, config: StreamConfig) -> Seen:
-        """Goes on with another configuration of the stream; objects go on where tracking is the same.
+        """Replaces the configuration of the stream; objects continue unless their tracking changes.
 
         Returns:
-            The objects that end with the reason `reload` where it is not, and the alerts that are cleared.
+            The objects that end, with the reason `reload`, and the alerts that are cleared.
         """
         before, self._config = self._config, config
         ended = Seen()
@@ -78,23 +78,23 @@ class StreamAnalytics:
         return replace(ended, alerts=ended.alerts + self._rules.set_config(self._rule_configs, config))
 
     def set_rules(self, rules: Iterable[RuleConfig]) -> Seen:
-        """Goes on with other rules. Those whose name stays keep what they have raised, and do not raise it again.
+        """Replaces the rules. A rule of the same name keeps its alerts, and does not raise them again.
 
         Args:
             rules: that apply to the stream.
 
         Returns:
-            The alerts that are cleared: of rules that are gone, or are not met any more.
+            The alerts that are cleared: their rule is removed, or its condition is no longer true.
         """
         self._rule_configs = tuple(rules)
         return Seen(alerts=self._rules.set_config(self._rule_configs, self._config))
 
     def restore_alerts(self, raised_at: Mapping[str, float]) -> None:
-        """Takes over when each rule, by name, last raised an alert before a restart, in Unix time."""
+        """Restores when each rule, by name, last raised an alert before a restart, in Unix time."""
         self._rules.restore(raised_at)
 
     def reset(self) -> None:
-        """Forgets all objects without an end, and where each stood."""
+        """Forgets all objects without ending them, and where each was."""
         self._clock = StreamClock(is_paced=_is_paced(self._config))
         self._now = 0.0
         self._tracker = Tracker(self._track_ids, *_tracking(self._config)[1:]) if self._config.track else None
@@ -105,24 +105,24 @@ class StreamAnalytics:
 
     @property
     def geometry(self) -> Geometry | None:
-        """The zones, lines and masks, to be drawn; None where the stream has none."""
+        """The zones, lines and masks, to be drawn; None if the stream has none."""
         return self._zones.geometry
 
     @property
     def has_masks(self) -> bool:
-        """Whether something may be hidden."""
+        """Whether detections may be removed by a mask."""
         return bool(self._config.masks)
 
     @property
     def objects(self) -> Collection[LiveObject]:
-        """The objects that have not ended, also those that are not confirmed yet.
+        """The objects that have not ended, including those that are not confirmed yet.
 
-        One that the newest frame shows best has the number of that frame in `best`.
+        If the newest frame is the best view of an object, its `best` has the number of that frame.
         """
         return self._objects.live.values()
 
     def see(self, detections: Sequence[Detection], frame: FrameInfo, captured_monotonic_seconds: float) -> Seen:
-        """Takes the detections of the next frame.
+        """Analyses the next frame.
 
         Args:
             detections: within the frame.
@@ -143,11 +143,11 @@ class StreamAnalytics:
         frame: FrameInfo,
         captured_monotonic_seconds: float,
     ) -> Seen:
-        """Takes the next frame as it was published before: its detections have track ids.
+        """Analyses the next frame of events that were published: its detections have track ids.
 
         Args:
-            detections: of the event; their zones count where this stream has no shapes of its own.
-            crossings: of the event; the same.
+            detections: of the event; their zones are used if this stream has no shapes of its own.
+            crossings: of the event; likewise.
             frame: the frame.
             captured_monotonic_seconds: when it was captured.
         """
@@ -160,19 +160,19 @@ class StreamAnalytics:
     def see_untracked(
         self, detections: Sequence[Detection], frame: FrameInfo, captured_monotonic_seconds: float
     ) -> Sequence[Detection]:
-        """The detections with their zones and without those that a mask hides, each judged by this frame alone."""
+        """The detections with their zones, without those that a mask removes, judged by this frame alone."""
         now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
         return self._zones.see(detections, (frame.width, frame.height), now, {})[0]
 
     def silent(self, seconds: float, *, is_up: bool) -> Seen:
-        """Ends the objects that would be lost by now; to be called from time to time while no frame comes.
+        """Ends the objects that are lost by now; to be called from time to time while no frame comes.
 
         Args:
             seconds: since the newest frame.
             is_up: whether the stream is up; the reason is `lost` then, else `stream_down`.
         """
         seen_before = self._now + seconds - self._config.track_max_lost_seconds
-        # What comes late, as after a break of the network, would go on with the track of an object that has ended.
+        # A late frame, as after a network failure, would continue the track of an object that has ended.
         self._published.forget(seen_before)
         if self._tracker is not None:
             self._tracker.forget(seen_before)
@@ -189,7 +189,7 @@ class StreamAnalytics:
             self.reset()
 
     def zone_counts(self, detections: Sequence[Detection]) -> Counter[str]:
-        """How many of the detections stand in each zone, zero included."""
+        """The number of detections in each zone, zero included."""
         counts = Counter({zone.name: 0 for zone in self._config.zones})
         counts.update(name for found in detections for name in found.zones)
         return counts
