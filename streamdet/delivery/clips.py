@@ -1,12 +1,13 @@
-"""Keeps a clip around each alert whose rule asks for one.
+"""Stores a clip around each alert whose rule has `clip_seconds`.
 
-The captures put the packets of their streams into rings (`packet_ring`). The publisher asks for a clip with the frame
-that raised the alert, and gets its id at once. When the last picture of the clip has come, it is cut out of the ring,
-and written in the thread of its store. No thread waits for another, nor for the disk: what cannot be kept is counted.
+The captures put the packets of their streams into rings (`packet_ring`). The publisher requests a clip with the frame
+that raised the alert, and gets its id at once. When the last picture of the clip has come, the clip is cut from the
+ring, and the thread of the store writes it. No thread waits for another or for the disk; clips that cannot be stored
+are counted.
 
-Nothing is encoded again, but for clips of streams with masks that hide an area: these are encoded in the thread of
-`Clips`, at the lowest priority, one after the other. Of a stream with `blur` there are no clips: between the frames
-that are detected nothing says where its objects are.
+Only clips of streams with masks that hide an area are encoded again, in the thread of `Clips`, at the lowest priority,
+one after the other. A stream with `blur` has no clips: between the frames that are detected, the positions of its
+objects are not known.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Clips(Worker):
 
     Args:
         config: with a directory.
-        metrics: counts what is kept and what is lost.
+        metrics: counts clips that are stored and dropped.
         on_error: called when this thread or that of the store ends with an error.
 
     Raises:
@@ -74,7 +75,7 @@ class Clips(Worker):
         metrics.clips.follow_rings(self._ring_bytes)
 
     def ring(self, stream: str) -> PacketRing:
-        """Where the capture of a stream puts its packets; the same over its connections."""
+        """The ring for the packets of a stream; the same for all of its connections."""
         with self._changed:
             ring = self._rings.get(stream)
             if ring is None:
@@ -85,7 +86,7 @@ class Clips(Worker):
             return ring
 
     def set_stream(self, config: StreamConfig) -> None:
-        """Hides the masks of a stream in its clips; where they change, packets from before are in no clip any more."""
+        """Applies the masks and `blur` of a stream to its clips; a change of masks drops earlier packets."""
         stream, areas = config.name, black_areas(config)
         with self._changed:
             ring = self._rings.get(stream)
@@ -100,21 +101,21 @@ class Clips(Worker):
                 ring.open(is_open=self._is_wanted(stream))
 
     def set_rules(self, rules: Iterable[RuleConfig]) -> None:
-        """Keeps packets of the streams that have a rule with clips, and of no others."""
+        """Keeps packets only of streams that have a rule with clips."""
         with self._changed:
             self._rules = tuple(rule for rule in rules if rule.clip_seconds is not None)
             for stream, ring in self._rings.items():
                 ring.open(is_open=self._is_wanted(stream))
 
     def clear(self, stream: str) -> None:
-        """Forgets the packets of a stream that is read in another way from now on; clips that are to come end there."""
+        """Drops the packets of a stream that is reconnected with other settings; pending clips end there."""
         with self._changed:
             ring = self._rings.get(stream)
         if ring is not None:
             ring.clear()
 
     def remove_stream(self, stream: str) -> None:
-        """Forgets the packets of a stream; clips that are still to come end with what there is."""
+        """Drops the packets of a stream; pending clips are cut from what was received."""
         with self._changed:
             ring = self._rings.pop(stream, None)
             self._codecs.pop(stream, None)
@@ -126,7 +127,7 @@ class Clips(Worker):
     def want(
         self, stream: str, packet_pts: int | None, captured_monotonic_seconds: float, span: tuple[float, float]
     ) -> str | None:
-        """Asks for a clip around a frame; clips of a stream that overlap are one, while the ring holds both.
+        """Requests a clip around a frame; overlapping clips of a stream become one, if the ring can hold it.
 
         Args:
             stream: name of the stream.
@@ -135,7 +136,7 @@ class Clips(Worker):
             span: seconds before and after the frame.
 
         Returns:
-            The id of the clip; None where there is none, which is counted.
+            The id of the clip; None if there is none, which is counted.
         """
         ring = self._rings.get(stream)
         if stream in self._blurred:
@@ -156,7 +157,7 @@ class Clips(Worker):
         return clip_id
 
     def path_of(self, clip_id: str) -> Path | None:
-        """The file of a clip; None where it is not kept, any longer or not yet."""
+        """The file of a clip; None if it is not kept, any longer or not yet."""
         return self._store.path_of(clip_id)
 
     def wake(self) -> None:
@@ -166,11 +167,11 @@ class Clips(Worker):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Frees the directory where this was never started; else its end does."""
+        """Unlocks the directory if this was never started; otherwise the end of `run` does."""
         self._store.close()
 
     def run(self) -> None:
-        """Cuts clips whose last pictures do not come, and encodes those with masks; at the end, cuts all others."""
+        """Cuts clips whose last pictures do not come, and encodes those with masks; a stop cuts all pending ones."""
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
         with self._store:
             while not self.stopping:
@@ -193,7 +194,7 @@ class Clips(Worker):
         return stream not in self._blurred and any(rule.applies_to(stream) for rule in self._rules)
 
     def _keep(self, cut: Cut) -> None:
-        """Has a clip written that is complete; in whatever thread completed it."""
+        """Passes a complete clip to the store; called by the thread that completed it."""
         if not cut.packets:
             self._store.lose(cut.clip_id, TOO_LARGE)
             return
@@ -208,7 +209,7 @@ class Clips(Worker):
             self._store.keep(cut.clip_id, functools.partial(write_mp4, cut.packets), size_of(cut.packets))
 
     def _encode_later(self, cut: Cut, hidden: Hidden) -> None:
-        """Has a clip encoded after those that wait already; where they are too many, the first of them is lost."""
+        """Queues a clip to be encoded; if too many wait, the first of them is dropped."""
         lost: list[Cut] = []
         with self._changed:
             self._to_encode.append((cut, hidden))
@@ -243,10 +244,10 @@ class Clips(Worker):
     def _report_missing(self, stream: str, reason: str, codec: str) -> None:
         if reason != CODEC:
             why = reason.replace("_", " ")
-            self._throttle.log(_log, logging.WARNING, "no clip is kept of an alert: %s", why, stream=stream)
+            self._throttle.log(_log, logging.WARNING, "an alert has no clip: %s", why, stream=stream)
         elif self._codecs.get(stream) != codec:
             self._codecs[stream] = codec
-            text = "no clips are kept: the video is %s, and clips are made of H.264 and H.265 only"
+            text = "the stream has no clips: its video is %s, but clips need H.264 or H.265"
             _log.warning(text, codec, extra={"stream": stream})
 
     def _ring_bytes(self) -> int:

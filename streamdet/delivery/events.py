@@ -1,7 +1,7 @@
-"""Makes the events of a daemon: adds what the analytics of a stream know, numbers each event, and encodes it.
+"""Makes the events of a daemon: runs the analytics of each stream, numbers each event, and encodes it.
 
-Whatever happens to a stream, each object that began ends once, and each alert that was raised is cleared once: `_Open`
-holds the newest event of each, from which the last one can be made when the analytics cannot.
+Each object that begins ends exactly once, and each alert that is raised is cleared exactly once: `_Open` holds the
+newest event of each, from which the last one is made if the analytics fail.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Message(Generic[_Event]):
         event: the event.
         topic: its topic.
         parts: the parts of the ZeroMQ message.
-        is_kept: whether replay keeps it: pictures are too large, and a repeated state is kept already.
+        is_kept: whether replay keeps it: previews are too large, and a repeated state is kept already.
     """
 
     event: _Event
@@ -114,8 +114,8 @@ class FrameEvents:
 
     Attributes:
         message: its event; None where it could not be encoded.
-        occurrences: the events of what has begun, changed or ended in it: objects, then alerts.
-        hidden: what must not be seen in its picture; None where that is not known, so no picture may leave.
+        occurrences: the events of objects, then of alerts, that it has changed.
+        hidden: what must not be seen in its picture; None if that is not known, so no picture may leave.
     """
 
     message: Message[DetectionEvent] | None
@@ -125,13 +125,13 @@ class FrameEvents:
 
 @dataclass(slots=True)
 class _Open:
-    """What has begun on a stream and not ended.
+    """The objects and alerts of a stream that have begun and not ended.
 
     Attributes:
         objects: the newest event of each object, by its id.
         alerts: the event that raised each alert, by its id.
         seen_monotonic_seconds: when the newest frame was captured.
-        silent_monotonic_seconds: when objects are lost if no frame comes until then; infinity without objects.
+        silent_monotonic_seconds: when objects are lost unless a frame comes before; infinite without objects.
     """
 
     objects: dict[str, ObjectEvent] = field(default_factory=dict)
@@ -169,9 +169,9 @@ class EventWriter:
     Args:
         epoch: new at each start of the daemon.
         state_interval_seconds: how often the state of a stream is repeated.
-        metrics: counts objects, and what they do in zones and on lines; knows which frames are on their way.
+        metrics: counts objects, visits to zones and crossings; its ledger knows which frames are in flight.
         pictures: makes pictures of objects and alerts; None for none.
-        clips: keeps clips around alerts; None where no clips are kept.
+        clips: keeps clips around alerts; None for none.
 
     Attributes:
         seqs: the newest number of each topic.
@@ -200,7 +200,7 @@ class EventWriter:
         self._configs: dict[str, StreamConfig] = {}
         self._open: dict[str, _Open] = {}
         self._rules: tuple[RuleConfig, ...] = ()
-        # When each rule last raised an alert on each stream, in Unix time; also those of earlier epochs.
+        # When each rule last raised an alert on each stream, in Unix time, including earlier epochs.
         self._raised_at: defaultdict[str, dict[str, float]] = defaultdict(dict)
         # The numbers of removed streams are kept for a while, and so are their track ids.
         self._removed: dict[str, None] = {}
@@ -220,14 +220,14 @@ class EventWriter:
         """Tracks the objects of a stream, and applies its zones, lines and masks, from the next frame on.
 
         Returns:
-            The ends of objects that do not go on: the stream is paused, or its tracking or url has changed.
+            The ends of objects that do not continue: the stream is paused, or its tracking or url has changed.
         """
         stream = config.name
         before, self._configs[stream] = self._configs.get(stream), config
         self._privacy.set_stream(config)
         hides_others = before is not None and (before.blur, before.masks) != (config.blur, config.masks)
         if self._pictures is not None and hides_others:
-            self._pictures.forget_stream(stream)  # views from before may show what must be hidden now
+            self._pictures.forget_stream(stream)  # earlier views may show what must be hidden now
         analytics = self._analytics.get(stream)
         geometry = analytics.geometry if analytics else None
         ended: list[Occurrence] = []
@@ -247,10 +247,10 @@ class EventWriter:
         return ended
 
     def set_rules(self, rules: Iterable[RuleConfig]) -> Iterator[Occurrence]:
-        """Raises alerts by these rules from the next frame on.
+        """Replaces the rules from the next frame on.
 
         Returns:
-            The alerts cleared of rules that are gone, or are not met any more.
+            The alerts that are cleared: their rule is removed, or its condition is no longer true.
         """
         self._rules = tuple(rules)
         names = {rule.name for rule in self._rules}
@@ -265,7 +265,7 @@ class EventWriter:
                 yield from self.end(stream, EndReason.INTERNAL_ERROR)
 
     def end(self, stream: str, reason: EndReason) -> list[Occurrence]:
-        """The ends of all objects of a stream, and its alerts cleared."""
+        """Ends all objects of a stream, and clears its alerts."""
         analytics = self._analytics.get(stream)
         ended: list[Occurrence] = []
         try:
@@ -276,12 +276,12 @@ class EventWriter:
         return [*ended, *self._end_rest(stream, reason)]
 
     def end_all(self, reason: EndReason) -> Iterator[Occurrence]:
-        """The ends of the objects of all streams, and all alerts cleared."""
+        """Ends the objects of all streams, and clears all alerts."""
         for stream in list(self._open):
             yield from self.end(stream, reason)
 
     def end_silent(self) -> Iterator[Occurrence]:
-        """The ends of objects that are lost because no frame has come for too long."""
+        """Ends the objects that are lost because no frame has come for too long."""
         now = time.monotonic()
         for stream, opened in self._open.items():
             if opened.silent_monotonic_seconds > now:
@@ -292,9 +292,9 @@ class EventWriter:
             yield from self._ended_in_silence(stream, opened, now)
 
     def take_over(self, left_behind: LeftBehind) -> Iterator[Occurrence]:
-        """The ends of objects, and the alerts cleared, that were open when an earlier epoch was cut off.
+        """Ends the objects and clears the alerts that were open when an earlier epoch was cut off.
 
-        Rules take their pauses between alerts from there.
+        Cooldowns of rules continue from there.
         """
         for event in self._decoded(left_behind.raised):
             if isinstance(event, AlertEvent):
@@ -309,9 +309,9 @@ class EventWriter:
                 yield message
 
     def remove_stream(self, stream: str) -> str | None:
-        """Repeats the stream's state no more; its numbers are kept unless too many other streams are removed after it.
+        """Stops repeating the stream's state; keeps its numbers unless too many other streams are removed after it.
 
-        What has begun on it must have been ended by `end`.
+        Its objects and alerts must have been ended by `end`.
 
         Returns:
             The stream whose numbers are forgotten now, or None.
@@ -333,7 +333,7 @@ class EventWriter:
         return oldest
 
     def detections(self, result: FrameResult, trace_id: str | None = None) -> FrameEvents:
-        """The event of one frame, and those of what has begun, changed or ended in it."""
+        """The event of one frame, and those of the objects and alerts that it changes."""
         stream, frame = result.stream, result.frame
         detected = wire.presentable(result.detections, frame.width, frame.height)
         if len(detected) < len(result.detections):
@@ -449,7 +449,7 @@ class EventWriter:
         return analytics
 
     def _restore(self, stream: str, alert: Alert) -> None:
-        """Takes over when a rule last raised an alert in an earlier epoch, unless it has raised one since."""
+        """Restores when a rule last raised an alert in an earlier epoch, unless it has raised one since."""
         raised_at = self._raised_at[stream]
         if alert.rule in raised_at:
             return
@@ -467,7 +467,7 @@ class EventWriter:
     def _hidden(
         self, result: FrameResult, detected: Sequence[Detection], published: Sequence[Detection]
     ) -> Hidden | None:
-        """What must not be seen in the picture of a frame; None where that is not known."""
+        """What must not be seen in the picture of a frame; None if that is not known."""
         try:
             size = result.frame.width, result.frame.height
             return self._privacy.see(result.stream, detected, published, result.captured_monotonic_seconds, size)
@@ -482,16 +482,16 @@ class EventWriter:
             return
         for one in analytics.objects if hidden.new_tracks else ():
             if one.track_id in hidden.new_tracks:
-                self._pictures.forget(one.object_id)  # it was taken for something else, and its view shows it
+                self._pictures.forget(one.object_id)  # its view is from before it had a label of `blur`
         if result.picture is None:
             return
         try:
             self._pictures.offer(result.stream, result.frame, result.picture, hidden, analytics.objects)
         except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
-            self._metrics.unexpected.report("pictures", error, "a frame is not looked at", result.stream)
+            self._metrics.unexpected.report("pictures", error, "no view of a frame is kept", result.stream)
 
     def _picture_of_object(self, stream: str, object_id: str) -> PictureInfo | None:
-        """What the end of an object says about its picture."""
+        """Describes the picture of an object that ends."""
         if self._pictures is None:
             return None
         try:
@@ -501,7 +501,7 @@ class EventWriter:
             return None
 
     def _picture_of_alert(self, stream: str, change: AlertChange) -> PictureInfo | None:
-        """What an alert that is raised says about its picture."""
+        """Describes the picture of an alert that is raised."""
         if self._pictures is None or not change.rule.picture:
             return None
         if self._current is None or self._current[0].frame != change.frame:
@@ -546,11 +546,11 @@ class EventWriter:
             return Seen(tuple(untracked)), ended
         except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
             self._metrics.unexpected.report("analytics", error, "no zone or mask is applied", stream)
-            # A mask hides what must not be seen: where none can be applied, nothing is shown.
+            # A mask hides what must not be seen: if it cannot be applied, no detection is published.
             return Seen(() if analytics.has_masks else detections), ended
 
     def _occurrences(self, stream: str, seen: Seen) -> list[Occurrence]:
-        """The events of objects and alerts that have begun, changed or ended."""
+        """The events of the objects and alerts that have changed."""
         for rule in seen.suppressed:
             self._metrics.alert_suppressed(rule, stream)
         if not seen.objects and not seen.alerts:
@@ -564,7 +564,7 @@ class EventWriter:
         return [message for message in messages if message is not None]
 
     def _of_object(self, stream: str, opened: _Open, change: ObjectChange) -> Message[ObjectEvent] | None:
-        """The event of an object; one whose begin could not be published has no others."""
+        """The event of an object; None if its begin could not be published."""
         object_id = change.object.object_id
         before = opened.objects.get(object_id)
         if before is None and change.phase != "begin":
@@ -593,7 +593,7 @@ class EventWriter:
         return message
 
     def _of_alert(self, stream: str, opened: _Open, change: AlertChange) -> Message[AlertEvent] | None:
-        """The event of an alert; one that could not be published when it was raised is not cleared."""
+        """The event of an alert; None for the clearing of one whose raising could not be published."""
         alert_id = change.alert.alert_id
         before = opened.alerts.pop(alert_id, None)
         if before is None and change.phase != "raised":
@@ -616,7 +616,7 @@ class EventWriter:
         return message
 
     def _clip_of(self, stream: str, change: AlertChange) -> str | None:
-        """The id of the clip around an alert that is raised; None where there is none."""
+        """The id of the clip around an alert that is raised; None if there is no clip."""
         span = change.rule.clip_seconds
         if self._clips is None or span is None or self._current is None:
             return None
@@ -639,7 +639,7 @@ class EventWriter:
             return self.end(stream, EndReason.INTERNAL_ERROR)
 
     def _end_rest(self, stream: str, reason: EndReason) -> list[Occurrence]:
-        """The ends of what the analytics have not ended, as it was last published."""
+        """Ends what the analytics have not ended, as it was last published."""
         opened = self._open.get(stream)
         if opened is None:
             return []
@@ -654,7 +654,7 @@ class EventWriter:
 
     def _last_of_object(self, event: ObjectEvent, reason: EndReason) -> Message[ObjectEvent] | None:
         picture = event.picture
-        if reason is not EndReason.RESTART:  # what was kept of it in memory is gone then
+        if reason is not EndReason.RESTART:  # after a restart, no view of it is in memory
             picture = self._picture_of_object(event.stream, event.object.object_id)
         end = replace(event, epoch=self._epoch, phase="end", changes=(), crossings=(), reason=reason, picture=picture)
         return self._write("objects", event.stream, lambda seq: replace(end, seq=seq, published_at=time.time()))

@@ -1,9 +1,9 @@
 """Keeps pictures, or clips, as files in a directory of limited size, and reads them on request.
 
-A file is called after its id: the time at which the id was given, the stream, and a random part, so names sort by time.
-One thread writes, deletes and answers requests. A file is written under another name and then renamed, so a kill leaves
-whole files and leftovers, which the next start deletes. While the disk is full, slow or broken, files are lost and
-counted; nothing waits for them.
+A file is named after its id: the time at which the id was made, the stream, and a random part, so names sort by time.
+One thread writes, deletes and answers requests. A file is written under a temporary name and then renamed, so a kill
+leaves only complete files and temporary ones, which the next start deletes. While the disk is full, slow or broken,
+files are dropped and counted; nothing waits for them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_FILES = 200_000
 
 _MAX_WAITING_FILES = 256
 _MAX_PROMISED = 4096
-# What was promised and neither came nor was lost by then is not waited for any longer.
+# Requests stop waiting for a promised file that has neither come nor been lost after this time.
 _PROMISE_SECONDS = 10.0
 _MAX_REQUESTS = 128
 _MAX_REQUESTS_OF_A_CLIENT = 16
@@ -44,7 +44,7 @@ _REQUEST_SECONDS = 5.0
 # Reading on request takes a twentieth of a core at most, after a burst.
 _SHARE_OF_READING = 0.05
 _BURST_OF_READING_SECONDS = 0.5
-# A disk that has failed is tried again after so long.
+# A disk that has failed is tried again after this time.
 _TRY_AGAIN_SECONDS = 1.0
 _TIDY_SECONDS = 1.0
 _DELETED_AT_ONCE = 200
@@ -61,7 +61,7 @@ _ID = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{3})Z-[a-z0-9][a-z0-9._-]{0,63}-[0-9
 _log = logging.getLogger(__name__)
 
 Missing = Literal["not_found", "busy"]
-"""Why a file is not handed out: it is not kept (any longer, or not yet), or it cannot be read now."""
+"""Why a request gets no file: it is not kept (any longer, or not yet), or it cannot be read now."""
 Reply = Callable[[bytes | Missing], None]
 
 
@@ -87,8 +87,8 @@ class StoreLimits:
     Attributes:
         max_bytes: of all files together, each rounded up to blocks of 4 KiB.
         max_age_seconds: older files are deleted.
-        max_file_bytes: of one file; a larger one that is found in the directory is not the store's.
-        max_waiting_bytes: of the files that wait to be written, with the one that is being written.
+        max_file_bytes: of one file; a larger one in the directory does not belong to the store.
+        max_waiting_bytes: of the files that wait to be written, including the one that is being written.
     """
 
     max_bytes: int
@@ -119,7 +119,7 @@ class FileStore(Worker):
         directory: of this store alone; made if it is missing.
         suffix: of the files, such as ".jpg".
         limits: what it may hold.
-        metrics: counts what is kept and what is lost.
+        metrics: counts files that are stored and dropped.
         on_error: called when the thread ends with an error.
         unexpected: counts errors that cost a single file.
         clock: gives the time of ids and the age of files, and whether it can be trusted.
@@ -179,7 +179,7 @@ class FileStore(Worker):
             )
 
     def promise(self, stream: str) -> str:
-        """A new id, whose file is about to come: until then, or until it is lost, readers wait for it."""
+        """A new id for a file that will come; readers wait until it comes or is lost."""
         file_id = new_id(stream, self._clock.wall())
         with self._changed:
             self._promised[file_id] = time.monotonic() + _PROMISE_SECONDS
@@ -195,7 +195,7 @@ class FileStore(Worker):
             self._changed.notify_all()
 
     def keep(self, file_id: str, content: Content, size_bytes: int | None = None) -> None:
-        """Has a file written; where too many wait for a slow disk, the one that has waited longest is lost.
+        """Queues a file to be written; if too many wait for a slow disk, the one that has waited longest is dropped.
 
         Args:
             file_id: from `promise` or `new_id`.
@@ -218,7 +218,7 @@ class FileStore(Worker):
             self._metrics.dropped("slow_disk", lost)
 
     def path_of(self, file_id: str) -> Path | None:
-        """Where the file of an id is; None where it is not kept, or its id is not one."""
+        """The path of a file; None if it is not kept, or its id is not valid."""
         path = self._path(file_id)
         try:
             is_kept = is_id(file_id) and stat.S_ISREG(path.lstat().st_mode)
@@ -227,7 +227,7 @@ class FileStore(Worker):
         return path if is_kept else None
 
     def read(self, file_id: str, wait_seconds: float = 0.0) -> bytes | None:
-        """The content of a file; None where it is not kept, or its id is not one.
+        """The content of a file; None if it is not kept, or its id is not valid.
 
         Args:
             file_id: of the file.
@@ -246,7 +246,7 @@ class FileStore(Worker):
         return self._read(file_id)
 
     def fetch(self, client: bytes, file_id: str, reply: Reply) -> bool:
-        """Has a file read in the store's thread, once it has come; False when too many requests wait.
+        """Queues a request for a file, which is answered once the file has come; False if too many requests wait.
 
         A request that is repeated while it waits keeps its place.
 
@@ -271,13 +271,13 @@ class FileStore(Worker):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Frees the directory of a store that was never started; a running one does it itself at its end."""
+        """Unlocks the directory of a store that was never started; a running one does so at its end."""
         if self._lock >= 0 and (not self.is_alive() or threading.current_thread() is self._thread):
             os.close(self._lock)
             self._lock = -1
 
     def run(self) -> None:
-        """Writes, deletes and answers until asked to stop; then writes what waits, for a second at most."""
+        """Writes, deletes and answers until asked to stop; then writes waiting files, for a second at most."""
         try:
             self._find()
             while not self.stopping:
@@ -343,7 +343,7 @@ class FileStore(Worker):
         self._failure.failed(self._problem)
 
     def _write_file(self, file_id: str, waiting: _Waiting) -> int:
-        """Writes a file, with room made for it first.
+        """Makes room for a file and writes it.
 
         Returns:
             The bytes that it takes on disk.
@@ -356,7 +356,7 @@ class FileStore(Worker):
         try:
             staged = stage(path, waiting.content, sync=False)
         except FileNotFoundError:
-            # Someone has deleted the whole directory.
+            # The whole directory has been deleted.
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             staged = stage(path, waiting.content, sync=False)
         try:
@@ -376,12 +376,12 @@ class FileStore(Worker):
             self._delete(next(iter(self._sizes)))
 
     def _delete(self, file_id: str) -> None:
-        """Deletes a file; one that is gone already counts no longer, too."""
+        """Deletes a file; one that is already gone is only no longer counted."""
         self._path(file_id).unlink(missing_ok=True)
         self._used_bytes -= self._sizes.pop(file_id)
 
     def _pause_of_requests(self, now: float) -> float:
-        """How long no request is due, in seconds."""
+        """Seconds until a request may be due."""
         if not any(self._is_due(file_id, request, now) for (_, file_id), request in self._requests.items()):
             return min(request.until for request in self._requests.values()) - now
         return self._reading.wait_seconds()
@@ -390,7 +390,7 @@ class FileStore(Worker):
         return now >= request.until or not self._is_to_come(file_id)
 
     def _is_to_come(self, file_id: str) -> bool:
-        """Whether a file is promised, or is still to be written by a function."""
+        """Whether a file is promised, or a function that writes it has not run yet."""
         until = self._promised.get(file_id)
         if until is not None:
             return time.monotonic() < until
@@ -436,7 +436,7 @@ class FileStore(Worker):
             return file.read(self._limits.max_file_bytes)
 
     def _tidy(self) -> None:
-        """Once a second: deletes some of the files that are too old, or above the limit."""
+        """Once a second, deletes some of the files that are too old or exceed the limit."""
         now = time.monotonic()
         if now < self._tidy_at:
             return
@@ -455,7 +455,7 @@ class FileStore(Worker):
         self._metrics.used(self._used_bytes)
 
     def _delete_older(self) -> bool:
-        """Deletes some files that are too old, but not where the clock may be wrong; whether there may be more."""
+        """Deletes some files that are too old, unless the clock may be wrong; whether there may be more."""
         is_trusted = self._clock.now() is not None
         wall = self._clock.wall()
         future, limit = _stamp(wall + _FUTURE_SECONDS), _stamp(wall - self._limits.max_age_seconds)
@@ -476,14 +476,14 @@ class FileStore(Worker):
     def _report_doubt(self) -> None:
         if self._clock.doubt != self._reported_doubt:
             self._reported_doubt = self._clock.doubt
-            # Not a warning: there may well have been nothing to keep for hours.
+            # Not a warning: there may have been no file to keep for hours.
             _log.info(
                 "%s: %s; %s that look older than max_age_seconds are not deleted for that within the next hour",
                 *(self.directory, self._clock.doubt, self._what),
             )
 
     def _find(self) -> None:
-        """Finds the files of earlier runs, and deletes what a kill left behind; other files are left alone."""
+        """Finds the files of earlier runs, and deletes temporary ones; other files are left alone."""
         found: dict[str, int] = {}
         foreign: list[str] = []
         leftover = re.compile(rf"\.{_ID.pattern}{re.escape(self._suffix)}\.[0-9a-f]{{8}}\.part", re.ASCII)
@@ -494,7 +494,7 @@ class FileStore(Worker):
         except OSError as error:
             _log.warning("cannot read %s: %s; its files are not found", self.directory, error.strerror or error)
         if foreign:
-            text = "%s: %d files in it are not of streamdet's %s, such as %s; they are left alone"
+            text = "%s: %d files in it are not streamdet's %s, such as %s; they are left alone"
             _log.warning(text, self.directory, len(foreign), self._what, min(foreign))
         future = _stamp(self._clock.wall() + _FUTURE_SECONDS)
         # Times ahead of the clock are wrong, so those files are the first to make room.

@@ -1,6 +1,6 @@
-"""Writes a clip in which areas are black: the only one whose pictures are encoded again.
+"""Encodes a clip again with its masks: the areas that they hide are black.
 
-The encoder is libvpx, which PyAV's FFmpeg has under a permissive licence. Browsers play VP9 in MP4.
+The encoder is libvpx, which PyAV's FFmpeg contains under a permissive licence. Browsers play VP9 in MP4.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from streamdet.types import VideoParameters
 ENCODER = "libvpx-vp9"
 
 _TIME_BASE = Fraction(1, TICKS_PER_SECOND)
-# As fast as it can, in one thread, and without looking ahead.
+# As fast as possible, in one thread, and without lookahead.
 _OPTIONS = {"deadline": "realtime", "cpu-used": "8", "row-mt": "0", "lag-in-frames": "0", "g": "100"}
 _SMALLEST_BIT_RATE = 500_000
 _LARGEST_BIT_RATE = 8_000_000
@@ -28,7 +28,7 @@ _MAX_PIXELS = 64 * 1024 * 1024
 
 
 def has_encoder() -> bool:
-    """Whether this FFmpeg can encode such clips."""
+    """Whether this FFmpeg has the encoder."""
     try:
         av.Codec(ENCODER, "w")
     except ValueError:
@@ -37,12 +37,12 @@ def has_encoder() -> bool:
 
 
 def masked_mp4(packets: list[TimedPacket], begin: int, hidden: Hidden, stopping: Callable[[], bool]) -> bytes | None:
-    """Makes a film of packets, with what must not be seen hidden in every picture; None where it was given up.
+    """Encodes a video of packets with the hidden areas black in every picture; None if it was given up.
 
     Args:
         packets: in the order of decoding, all with the same parameters, from a key frame on.
-        begin: where the film begins, in ticks; its pictures from before are left out.
-        hidden: in all pictures, which are upright.
+        begin: beginning of the video, in ticks; earlier pictures are left out.
+        hidden: what must not be seen in the upright pictures.
         stopping: whether to give up.
 
     Raises:
@@ -84,9 +84,9 @@ def masked_mp4(packets: list[TimedPacket], begin: int, hidden: Hidden, stopping:
 
 
 def _frames(packets: list[TimedPacket], parameters: VideoParameters) -> Iterator[tuple[av.VideoFrame, Fraction | None]]:
-    """The pictures of packets that can be decoded, in the order in which they are shown.
+    """Decodes packets; yields the pictures in the order in which they are shown.
 
-    With each comes the width of a pixel as a part of its height, of the upright picture.
+    With each comes the sample aspect ratio (width by height of a pixel) of the upright picture.
     """
     decoder = av.VideoCodecContext.create(parameters.codec, "r")
     decoder.extradata = with_start_codes(parameters.parameter_sets)

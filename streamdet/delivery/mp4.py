@@ -1,10 +1,9 @@
-"""Writes packets into an MP4 as they came from the camera, without encoding them again.
+"""Writes packets of a camera into an MP4, without encoding them again.
 
-What the head of the file says of the video is what a decoder finds in its parameter sets and its first picture. The
-index stands at the beginning, so that a browser can play the file while it arrives.
+The header of the file is made from what a decoder finds in the parameter sets and the first picture. The index is at
+the beginning, so that a browser can play the file while it downloads.
 
-What describes the codec (avcC, hvcC) is made here, with nothing in it but the parameter sets: FFmpeg would read them
-for it without end where they are damaged.
+The codec's configuration (avcC, hvcC) is built here from the parameter sets alone: FFmpeg would hang on damaged ones.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import av
 from streamdet.types import EncodedPacket, VideoParameters, units_of
 
 TICKS_PER_SECOND = 90_000
-"""Positions of packets in a stream count in these; as RTP counts for video."""
+"""The unit of positions of packets in a stream, as in RTP for video."""
 
 _TIME_BASE = Fraction(1, TICKS_PER_SECOND)
 # Of the index: for the file, and for each packet its size, place, duration, order, and whether it is a key frame.
@@ -44,7 +43,7 @@ class TimedPacket:
 
     Attributes:
         packet: the packet.
-        at: when it is shown, in ticks that go on over reconnects and rounds of a file.
+        at: when it is shown, in ticks that continue over reconnects and repetitions of a file.
     """
 
     packet: EncodedPacket
@@ -52,20 +51,20 @@ class TimedPacket:
 
 
 def size_of(packets: Sequence[TimedPacket]) -> int:
-    """About how many bytes `write_mp4` makes of packets."""
+    """Estimates the size of the file that `write_mp4` makes from packets, in bytes."""
     index_bytes = _INDEX_BYTES + _INDEX_BYTES_PER_PACKET * len(packets)
     return index_bytes + sum(len(timed.packet.data) for timed in packets)
 
 
 def write_mp4(packets: Sequence[TimedPacket], file: BinaryIO) -> None:
-    """Writes a film of packets, from time 0 and from their first key frame that can be decoded.
+    """Writes a video of packets, from their first key frame that can be decoded, which is shown at time 0.
 
     Args:
         packets: in the order of decoding, all with the same parameters; the first one is a key frame.
         file: open for writing, from its beginning on.
 
     Raises:
-        ValueError: they make no film.
+        ValueError: no video can be made from them.
         OSError: the file cannot be written.
     """
     try:
@@ -74,14 +73,14 @@ def write_mp4(packets: Sequence[TimedPacket], file: BinaryIO) -> None:
                 return
     except av.FFmpegError as error:
         # Some of them are errors of the system by their type; those of the file itself are no errors of FFmpeg.
-        message = f"FFmpeg makes no film of it: {error}"
+        message = f"FFmpeg cannot write it as MP4: {error}"
         raise ValueError(message) from None
     message = "none of its key frames can be decoded"
     raise ValueError(message)
 
 
 def _write_from(packets: Sequence[TimedPacket], file: BinaryIO) -> bool:
-    """Writes a film that begins with the first packet; false where that cannot be decoded, and nothing is written."""
+    """Writes a video that begins with the first packet; false if it cannot be decoded, and nothing is written."""
     first = packets[0]
     parameters = first.packet.parameters
     begin = with_start_codes(parameters.parameter_sets) + with_start_codes(_units(first.packet))
@@ -89,7 +88,7 @@ def _write_from(packets: Sequence[TimedPacket], file: BinaryIO) -> bool:
         pictures = _format_of(sample)
         if pictures is None:
             return False
-        # Those that are shown before the key frame, but come after it, need packets from before it.
+        # Pictures that come after the key frame but are shown before it need earlier packets.
         shown = [first, *(timed for timed in packets[1:] if timed.at > first.at)]
         with av.open(file, "w", "mp4", options=head_of_file(len(shown), len(begin))) as output:
             stream = output.add_stream_from_template(sample.streams.video[0])
@@ -111,7 +110,7 @@ def _write_from(packets: Sequence[TimedPacket], file: BinaryIO) -> bool:
 
 
 def _format_of(sample: av.container.InputContainer) -> av.VideoFormat | None:
-    """The format of the first picture; None where there is none that can be decoded."""
+    """The format of the first picture; None if no picture can be decoded."""
     if not sample.streams.video:
         return None
     sample.streams.video[0].codec_context.thread_count = 1
@@ -126,19 +125,19 @@ def head_of_file(packets: int, parameters_bytes: int = 0) -> dict[str, str]:
     """Options of FFmpeg that leave room for the index at the beginning of a file.
 
     Args:
-        packets: that the file will hold.
-        parameters_bytes: of the parameters of its codec, at most.
+        packets: number of packets in the file.
+        parameters_bytes: size of the codec's parameters, at most.
     """
     return {"moov_size": str(_INDEX_BYTES + parameters_bytes + _INDEX_BYTES_PER_PACKET * packets)}
 
 
 def with_start_codes(units: Iterable[bytes]) -> bytes:
-    """Units, each after a start code, as decoders take them (Annex B)."""
+    """Units in the format of decoders: each after a start code (Annex B)."""
     return b"".join(part for unit in units for part in (_START, unit))
 
 
 def decodable(packet: EncodedPacket) -> bytes:
-    """The bytes of a packet as decoders take them."""
+    """The bytes of a packet in the format of decoders (Annex B)."""
     return with_start_codes(_units(packet)) if packet.parameters.length_bytes else packet.data
 
 
@@ -147,7 +146,7 @@ def _units(packet: EncodedPacket) -> Iterable[bytes]:
 
 
 def _with_lengths(packet: EncodedPacket) -> bytes:
-    """The units of a packet as MP4 has them, without the parameter sets that its head has already."""
+    """The units of a packet in the format of MP4, without the parameter sets that are in its header."""
     if packet.parameters.length_bytes == _LENGTH_BYTES:
         return packet.data
     known = packet.parameters.parameter_sets
@@ -156,11 +155,11 @@ def _with_lengths(packet: EncodedPacket) -> bytes:
 
 
 def _configuration(parameters: VideoParameters, pictures: av.VideoFormat) -> bytes:
-    """What MP4 says of a codec: avcC (ISO/IEC 14496-15 5.3.3.1) or hvcC (8.3.3.1).
+    """The codec's configuration in MP4: avcC (ISO/IEC 14496-15 5.3.3.1) or hvcC (8.3.3.1).
 
     Args:
         parameters: of the stream.
-        pictures: of which its first picture is.
+        pictures: format of its first picture.
 
     Raises:
         ValueError: the parameter sets do not fit into it.
@@ -173,7 +172,7 @@ def _configuration(parameters: VideoParameters, pictures: av.VideoFormat) -> byt
         if len(units) > _MAX_SETS.get(kind, 0) or not all(
             _MIN_SET_BYTES <= len(unit) <= _MAX_SET_BYTES for unit in units
         ):
-            message = "the parameters of a stream fit no MP4"
+            message = "the parameter sets of the stream do not fit into an MP4"
             raise ValueError(message)
     depth = pictures.components[0].bits - 8 & 7
     colours = bytes([0xFC | _chroma(pictures), 0xF8 | depth, 0xF8 | depth])
@@ -197,7 +196,7 @@ def _listed(units: list[bytes]) -> bytes:
 
 
 def _chroma(pictures: av.VideoFormat) -> int:
-    """How coarse colours are: 0 for none, 1 for 4:2:0, 2 for 4:2:2, 3 for 4:4:4."""
+    """The chroma format: 0 for monochrome, 1 for 4:2:0, 2 for 4:2:2, 3 for 4:4:4."""
     if len(pictures.components) == 1:
         return 0
     if pictures.chroma_width(64) == 64:
@@ -206,9 +205,9 @@ def _chroma(pictures: av.VideoFormat) -> int:
 
 
 def _decoding_times(shown_at: list[int]) -> list[int]:
-    """When each picture is decoded, in an order that MP4 can hold: growing, and before it is shown.
+    """Computes decoding times that MP4 allows: increasing, and not after the picture is shown.
 
-    Cameras that reorder pictures often say only when they are shown, and some say wrong times of decoding.
+    Cameras that reorder pictures often send only presentation times, and some send wrong decoding times.
 
     Args:
         shown_at: ticks, in the order of decoding.

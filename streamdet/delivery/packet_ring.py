@@ -1,10 +1,10 @@
-"""Keeps the newest seconds of a stream, encoded as they came, and cuts clips out of them.
+"""Keeps the newest seconds of a stream as encoded packets, and cuts clips from them.
 
-A ring costs the bytes of its packets. It holds whole groups of pictures, each from a key frame to before the next one:
-the oldest group is dropped when the next one alone reaches back far enough, or when the bytes exceed their limit.
+A ring takes the memory of its packets. It holds whole groups of pictures, each from a key frame up to the next one:
+the oldest group is dropped when the next one reaches back far enough, or when the ring exceeds its limit of bytes.
 
-Time is that of the stream: it goes on over reconnects, rounds of a file, and encoders that start again. A clip is cut
-in the moment in which its last picture has come, so that nothing has to be kept for longer than the ring does.
+Time is that of the stream: it continues over reconnects, repetitions of a file, and encoders that start again. A clip
+is cut as soon as its last picture has come, so no packet has to be kept longer than in the ring.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from streamdet.types import EncodedPacket, VideoParameters
 
 # A clip begins before the frame that raised its alert, which had to be detected first.
 _DETECTION_TICKS = 2 * TICKS_PER_SECOND
-# What goes back further, or forward, is another timeline.
+# A step further back or forward is another timeline.
 _MOST_BACK_TICKS = TICKS_PER_SECOND // 2
 _MOST_BACK_WITHOUT_DTS_TICKS = 2 * TICKS_PER_SECOND
 _MOST_FORWARD_TICKS = 10 * TICKS_PER_SECOND
@@ -33,8 +33,8 @@ _LATE_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 600.0
 
 NO_PACKETS, NO_KEY_FRAME, TOO_LARGE, CODEC = "no_packets", "no_key_frame", "too_large", "codec"
-"""Why there is nothing to cut a clip from: nothing has come; nothing that decoding can begin with; one group of
-pictures is larger than the ring; clips are made of H.264 and H.265 only."""
+"""Why a clip cannot be cut: no packets have come; none that decoding can begin with; one group of pictures is larger
+than the ring; the codec is neither H.264 nor H.265."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,8 +45,8 @@ class Cut:
         stream: name of the stream.
         clip_id: of the clip.
         packets: in the order of decoding, from a key frame on, all with the same parameters.
-        begin: where the clip was to begin, in ticks; its key frame is mostly before it.
-        end: where it was to end, in ticks.
+        begin: requested beginning, in ticks; the key frame is usually before it.
+        end: requested end, in ticks.
         lacks_begin: whether packets from its beginning are missing.
         lacks_end: whether packets from its end are missing.
     """
@@ -62,7 +62,7 @@ class Cut:
 
 @dataclass(slots=True)
 class _Group:
-    """A key frame and the packets that build on it."""
+    """A key frame and the packets up to the next one."""
 
     parameters: VideoParameters
     connection: int
@@ -89,18 +89,18 @@ class _Wanted:
 class PacketRing:
     """The newest packets of one stream; a `PacketSink`.
 
-    The capture puts packets in, the publisher asks for clips; `cut` is called in either thread, or in that of `expire`.
+    The capture puts packets in, the publisher requests clips; `cut` is called in either thread, or in that of `expire`.
 
     Args:
         stream: name of the stream.
         seconds: the longest clip.
-        max_bytes: of the packets together.
+        max_bytes: of all packets together.
         cut: gets each clip when its last picture has come; must not block.
 
     Attributes:
         is_open: whether packets are kept.
-        size_bytes: of what is kept.
-        refused_codec: the codec of the stream, where no clips are made of it; else empty.
+        size_bytes: of the packets that are kept.
+        refused_codec: the codec of the stream if clips cannot be made from it; else empty.
     """
 
     def __init__(self, stream: str, seconds: float, max_bytes: int, cut: Callable[[Cut], None]) -> None:
@@ -113,7 +113,7 @@ class PacketRing:
         self._lock = threading.Lock()
         self._timeline = _Timeline()
         self._groups: deque[_Group] = deque()
-        # Whether the newest group goes on: not before a key frame, nor after a connection has ended.
+        # Whether packets belong to the newest group: not before a key frame, nor after a connection has ended.
         self._is_growing = False
         self._missing = NO_PACKETS
         self._missing_since_monotonic_seconds = 0.0
@@ -132,7 +132,7 @@ class PacketRing:
         self._pass_on(cuts)
 
     def refuse(self, codec: str) -> None:
-        """Notes that the stream has a codec of which no clips are made."""
+        """Records that clips cannot be made from the codec of the stream."""
         with self._lock:
             self._clear(CODEC, time.monotonic())
             self.refused_codec = codec
@@ -144,7 +144,7 @@ class PacketRing:
         captured_monotonic_seconds: float,
         span: tuple[float, float],
     ) -> str:
-        """Asks for a clip around a frame; a clip that is still to be cut may become longer, and do for both.
+        """Requests a clip around a frame; a pending clip may be extended to cover both requests.
 
         Args:
             new_id: makes the id of a clip.
@@ -176,7 +176,7 @@ class PacketRing:
         return clip.clip_id
 
     def expire(self, now: float, *, all_of_them: bool = False) -> float | None:
-        """Cuts clips whose last pictures do not come; returns when this is to be called next, None for never.
+        """Cuts clips whose last pictures do not come; returns when to call this again, None for never.
 
         Args:
             now: `time.monotonic()`.
@@ -195,7 +195,7 @@ class PacketRing:
         return None if due is None else max(due, now + _LATE_SECONDS / 4)
 
     def open(self, *, is_open: bool) -> None:
-        """Begins or ceases to keep packets; what is wanted is cut from what is there."""
+        """Starts or stops keeping packets; at a stop, pending clips are cut from what is there."""
         if is_open == self.is_open:
             return
         self.is_open = is_open
@@ -203,7 +203,7 @@ class PacketRing:
             self.clear()
 
     def clear(self) -> None:
-        """Forgets all packets; what is wanted is cut from what is there."""
+        """Drops all packets; pending clips are cut from what is there."""
         self.expire(time.monotonic(), all_of_them=True)
         with self._lock:
             self._clear(NO_PACKETS, time.monotonic())
@@ -250,7 +250,7 @@ class PacketRing:
         connection: int | None = None
         for group in reversed(self._groups):
             if connection not in (None, group.connection):
-                break  # its timestamps say nothing of this one's
+                break  # timestamps of another connection cannot be compared
             for timed in reversed(group.packets):
                 if timed.packet.arrived_monotonic_seconds > captured_monotonic_seconds:
                     continue
@@ -269,7 +269,7 @@ class PacketRing:
         return [self._cut_out(wanted) for wanted in done]
 
     def _cut_out(self, wanted: _Wanted) -> Cut:
-        """The packets of a clip: of its span, those that have the parameters of its moment."""
+        """The packets of a clip: those of its span that have the parameters of the requested frame."""
         groups = list(self._groups)
         fits = [group.parameters == wanted.parameters for group in groups]
         first = last = max((n for n, group in enumerate(groups) if group.begin <= wanted.moment), default=0)
@@ -290,7 +290,7 @@ class PacketRing:
 
 
 class _Timeline:
-    """Places packets in one time that never begins again."""
+    """Places packets on one timeline that never starts again."""
 
     def __init__(self) -> None:
         self._offset = 0
@@ -315,7 +315,7 @@ class _Timeline:
             most_back = _MOST_BACK_TICKS if dts is not None else _MOST_BACK_WITHOUT_DTS_TICKS
             step = decoded - last
             if raw is not None and (packet.begins or not -most_back <= step <= waited + _MOST_FORWARD_TICKS):
-                # Another timeline goes on after the time that has passed here.
+                # Another timeline continues after the time that has passed here.
                 step = max(waited, self._step)
                 decoded = last + step
                 self._offset = decoded - raw

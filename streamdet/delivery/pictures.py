@@ -1,9 +1,9 @@
-"""Pictures of objects and alerts: the JPEG of the very frame that the boxes belong to, encoded in a thread of its own.
+"""Pictures of objects and alerts: the JPEG of exactly the frame that the boxes belong to, encoded in a separate thread.
 
-The publisher's thread shows each frame here, and asks for a picture when an object ends or an alert is raised. It gets
-what the event says about the picture at once; the JPEG is encoded and written to disk afterwards, by this thread and
-that of the store. While an object lives, the JPEG of its best view so far is kept in memory, and replaced by a better
-one at most twice a second, so no frame has to be kept until the end.
+The publisher's thread offers each frame, and requests a picture when an object ends or an alert is raised. It gets the
+description for the event at once; the JPEG is encoded and written to disk afterwards, by this thread and that of the
+store. While an object is live, the JPEG of its best view is kept in memory, and replaced by a better one at most twice
+a second, so no frame has to be kept until the end.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class View:
         picture: the frame.
         hidden: what must not be seen in it.
         region: the part of the frame that is shown.
-        box: of the object, in pixels of the frame; None where it is of no single object.
+        box: of the object, in pixels of the frame; None if it is not of a single object.
         boxes: to be drawn, in pixels of the frame.
     """
 
@@ -66,11 +66,11 @@ class View:
 
     @property
     def waiting_bytes(self) -> int:
-        """What it keeps in memory while it waits."""
+        """The memory that it takes while it waits, in bytes."""
         return int(self.picture.width * self.picture.height * _BYTES_OF_A_PIXEL)
 
     def info(self, picture_id: str) -> PictureInfo:
-        """What an event says about the picture."""
+        """The description of the picture for an event."""
         x1, y1, x2, y2 = self.region
         width, height = fitted(x2 - x1, y2 - y1, _MAX_SIDE)
         box = None
@@ -86,7 +86,7 @@ class View:
         return PictureInfo(picture_id, self.frame_seq, width, height, box)
 
     def jpeg(self, quality: int) -> bytes | None:
-        """The picture; None where it would be too large for one message."""
+        """The picture; None if it would be too large for one message."""
         piece = self.hidden.cut(self.picture.to_rgb(), self.region)
         if self.boxes:
             piece = _drawn(piece, self.boxes, self.region)
@@ -108,16 +108,16 @@ class _Due:
 
 
 class Pictures(Worker):
-    """Makes pictures, and hands them to the store.
+    """Makes pictures, and passes them to the store.
 
-    Its methods belong to the publisher's thread; none of them waits.
+    Its methods are called by the publisher's thread; none of them waits.
 
     Args:
         config: size, margin, quality, and whether boxes are drawn.
         store: keeps the pictures.
-        metrics: counts those that are lost, and errors.
+        metrics: counts dropped pictures and errors.
         on_error: called when the thread ends with an error.
-        encoded: called when there is something to `take`.
+        encoded: called when a picture can be taken with `take`.
 
     Attributes:
         store: the same.
@@ -141,7 +141,7 @@ class Pictures(Worker):
         self._metrics = metrics
         self._encoded = encoded
         self._changed = threading.Condition()
-        # Only for the publisher's thread: the objects of which a view was taken, and their streams.
+        # Only for the publisher's thread: the objects that have a view, and their streams.
         self._known: dict[str, str] = {}
         self._due: dict[str, _Due] = {}  # by picture id, in the order in which they are encoded
         self._done: dict[str, bytes | None] = {}  # by picture id, where events carry them
@@ -155,14 +155,14 @@ class Pictures(Worker):
     def offer(
         self, stream: str, frame: FrameInfo, picture: Picture, hidden: Hidden, objects: Iterable[LiveObject]
     ) -> None:
-        """Takes the objects that this frame shows better than any frame before, or of which there is no view yet.
+        """Queues a view of each object whose best view this frame is, or that has no view yet.
 
         Args:
             stream: name of the stream.
             frame: the frame.
             picture: its pixels.
             hidden: what must not be seen in it.
-            objects: of the stream, also those that the frame does not show.
+            objects: of the stream, including those that the frame does not show.
         """
         shown = [
             one
@@ -183,7 +183,7 @@ class Pictures(Worker):
         self._lose(lost)
 
     def of_ended(self, stream: str, object_id: str) -> PictureInfo | None:
-        """Has the picture of an object kept, which has ended; None where there is none.
+        """Stores the picture of an object that has ended; None if there is none.
 
         Args:
             stream: name of the stream.
@@ -213,15 +213,15 @@ class Pictures(Worker):
         box: Box | None,
         boxes: Sequence[Box] = (),
     ) -> PictureInfo | None:
-        """Has a picture made of the present frame; None where that cannot be.
+        """Queues a picture of the current frame; None if there can be none.
 
         Args:
             stream: name of the stream.
             frame: the frame.
-            picture: its pixels; None where they were not kept, because too many frames waited.
-            hidden: what must not be seen in it; None where that is not known.
-            box: of the one object that it is about; None for several or none.
-            boxes: of all objects that it is about.
+            picture: its pixels; None if they were not kept, because too many frames waited.
+            hidden: what must not be seen in it; None if that is not known.
+            box: of the object of the alert; None for several or none.
+            boxes: of all objects of the alert.
         """
         if picture is None or hidden is None:
             self._metrics.pictures.dropped("busy" if picture is None else "privacy")
@@ -232,7 +232,7 @@ class Pictures(Worker):
         return view.info(picture_id)
 
     def forget(self, object_id: str) -> None:
-        """Drops the views of an object: it ends without an event, or they show what must be hidden now."""
+        """Drops the views of an object that ends without an event, or whose views show what must be hidden now."""
         with self._changed:
             self._pop(object_id)
             if self._improving is not None and self._improving[0] == object_id:
@@ -244,7 +244,7 @@ class Pictures(Worker):
             self.forget(object_id)
 
     def take(self, picture_id: str) -> list[bytes] | None:
-        """What the message of an event with this picture carries: the picture, or nothing where it is lost.
+        """The third part of the message of an event with this picture: the JPEG, or nothing if it is lost.
 
         None while it is still being encoded.
         """
@@ -260,7 +260,7 @@ class Pictures(Worker):
             self._changed.notify()
 
     def run(self) -> None:
-        """Encodes until asked to stop; then what events name, for a second at most."""
+        """Encodes until asked to stop; then only pictures that events name, for a second at most."""
         while not self.stopping:
             self._turn()
             self.beat()
@@ -308,7 +308,7 @@ class Pictures(Worker):
         with self._changed:
             self._improving = None
             if isinstance(jpeg, str):
-                return  # the view before is as good as there is
+                return  # the previous view stays
             if object_id not in self._next_at:
                 return  # it has ended
             before = self._best.pop(object_id, None)
@@ -319,7 +319,7 @@ class Pictures(Worker):
                 self._best_bytes -= len(self._best.pop(oldest).jpeg)
 
     def _make(self, due: _Due) -> None:
-        """Encodes a picture that an event names, and has it written."""
+        """Encodes a picture that an event names, and passes it to the store."""
         jpeg = self._encode(due.view)
         if isinstance(jpeg, str):
             self._lose({due.picture_id: jpeg})
@@ -328,7 +328,7 @@ class Pictures(Worker):
             self._put_done(due.picture_id, jpeg)
 
     def _lose(self, lost: dict[str, str]) -> None:
-        """Counts pictures that events name and that will not come, by their ids, each with the reason."""
+        """Counts pictures that events name and that are dropped, by their ids, each with the reason."""
         for picture_id, reason in lost.items():
             self.store.lose(picture_id, reason)
             self._put_done(picture_id, None)
@@ -344,12 +344,12 @@ class Pictures(Worker):
             self._encoded()
 
     def _encode(self, view: View) -> bytes | str:
-        """The JPEG, or why there is none."""
+        """The JPEG, or the reason why it is dropped."""
         began = time.perf_counter()
         try:
             jpeg = view.jpeg(self._config.quality)
         except Exception as error:  # noqa: BLE001 - whatever it is: other pictures are to be made
-            self._metrics.unexpected.report("pictures", error, "a picture is left out")
+            self._metrics.unexpected.report("pictures", error, "a picture is dropped")
             return "error"
         if jpeg is None:
             return "too_large"
@@ -364,7 +364,7 @@ class Pictures(Worker):
         return View(frame.seq, picture, hidden, region, box, tuple(boxes) if self._config.boxes else ())
 
     def _pop(self, object_id: str) -> tuple[_Encoded | None, View | None]:
-        """What is kept of an object: the best view that is encoded, and a better one that waits."""
+        """Removes the views of an object: the best one that is encoded, and a better one that waits."""
         self._known.pop(object_id, None)
         self._next_at.pop(object_id, None)
         best, better = self._best.pop(object_id, None), self._better.pop(object_id, None)
@@ -380,10 +380,10 @@ class Pictures(Worker):
         self._lose(lost)
 
     def _bound(self) -> dict[str, str]:
-        """Drops what waits beyond the limit, best views before pictures that events name, the oldest first.
+        """Drops views that wait beyond the limit: best views before pictures that events name, the oldest first.
 
         Returns:
-            The pictures among them that events name, by their ids, each with the reason.
+            The dropped pictures that events name, by their ids, each with the reason.
         """
         lost: dict[str, str] = {}
         while self._waiting_bytes() > _MAX_WAITING_BYTES or len(self._due) > _MAX_DUE:

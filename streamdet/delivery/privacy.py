@@ -1,10 +1,10 @@
-"""What must not be seen in the pictures that leave the daemon: masks are black, and some labels are unrecognisable.
+"""Hides what must not be seen in the pictures that leave the daemon: masks are black, objects of `blur` blurred.
 
 A mask without labels and sizes hides an area, so it is black in every picture. One that is restricted to some objects
-only says which of them are left out, and stays visible. Objects with a label in `blur` are replaced by a few blotches
-of colour, where they are detected and, for `track_max_lost_seconds` more, where they were last.
+only removes their detections, and its area stays visible. Objects with a label in `blur` are replaced by a few blotches
+of colour where they are detected and, for `track_max_lost_seconds` more, where they were last seen.
 
-It fails closed: where it is not certain what must be hidden, or it cannot be hidden, there is no picture.
+It fails closed: if it is not known what must be hidden, or it cannot be hidden, there is no picture.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from streamdet.types import Box, Detection, Point
 Region = tuple[int, int, int, int]
 """x1, y1, x2, y2 of a part of a frame, whole pixels."""
 
-# A hidden object is left with so many blotches along the shorter and the longer side of its box.
+# The number of blotches along the shorter and, at most, the longer side of a blurred box.
 _BLOTCHES = 3
 _MAX_BLOTCHES = 6
 # Boxes are not exact: the area around one, as a part of its sides, is hidden as well.
 _AROUND = 0.1
-# Detections without a track that overlap this much are taken for the same object.
+# Detections without a track that overlap this much count as the same object.
 _SAME_PLACE = 0.3
 _MAX_PLACES = 1000
 # Corners of polygons are given to OpenCV in sixteenths of a pixel.
@@ -39,9 +39,9 @@ class Hidden:
     """What must not be seen in one frame.
 
     Attributes:
-        polygons: areas that are black, as parts of the frame's width and height.
-        boxes: objects that are made unrecognisable, in pixels of the frame.
-        new_tracks: track ids of objects that are hidden from this frame on: frames before may show them.
+        polygons: areas that are black, as fractions of the frame's width and height.
+        boxes: objects that are blurred, in pixels of the frame.
+        new_tracks: track ids of objects that are blurred from this frame on: earlier frames may show them.
     """
 
     polygons: tuple[tuple[Point, ...], ...] = ()
@@ -52,8 +52,8 @@ class Hidden:
         """The picture, or a part of it, without what must not be seen.
 
         Args:
-            rgb: uint8 [height, width, 3] of the whole frame; is not changed.
-            region: within the frame; None for all of it.
+            rgb: uint8 [height, width, 3] of the whole frame; not changed.
+            region: part of the frame; None for the whole frame.
         """
         height, width = rgb.shape[:2]
         x1, y1, x2, y2 = region or (0, 0, width, height)
@@ -79,7 +79,7 @@ class Hidden:
 
 
 NOTHING = Hidden()
-"""Nothing must be hidden."""
+"""Hides nothing."""
 
 
 @dataclass(slots=True)
@@ -89,9 +89,9 @@ class _Stream:
     Attributes:
         blur: labels.
         polygons: black areas.
-        max_lost_seconds: for how long an object that is not detected is hidden where it was last.
-        tracked: by track id, the place of an object and when that is forgotten, in monotonic seconds.
-        others: the same of detections without a track.
+        max_lost_seconds: how long an object that is not detected stays blurred where it was last seen.
+        tracked: by track id, the box of an object and when it is forgotten, in monotonic seconds.
+        others: the same for detections without a track.
         size: width and height in pixels of the newest frame.
     """
 
@@ -103,7 +103,7 @@ class _Stream:
     size: tuple[int, int] = (0, 0)
 
     def fit(self, size: tuple[int, int]) -> None:
-        """Goes on in frames of another size, which show the same."""
+        """Scales the boxes to frames of another size, which show the same."""
         if size != self.size and 0 not in self.size:
             x, y = size[0] / self.size[0], size[1] / self.size[1]
             self.tracked = {number: (_scaled(box, x, y), until) for number, (box, until) in self.tracked.items()}
@@ -112,14 +112,14 @@ class _Stream:
 
 
 class Privacy:
-    """Says what must not be seen in each frame of all streams; for one thread."""
+    """Determines what must not be seen in each frame of all streams; for one thread."""
 
     def __init__(self) -> None:
-        # None for a stream of which it is not certain what must be hidden.
+        # None for a stream for which it is not known what must be hidden.
         self._streams: dict[str, _Stream | None] = {}
 
     def set_stream(self, config: StreamConfig) -> None:
-        """Takes the masks and labels of a stream, which count from the next frame on."""
+        """Applies the masks and `blur` of a stream from the next frame on."""
         before = self._streams.get(config.name)
         self._streams[config.name] = None
         polygons = black_areas(config)
@@ -143,11 +143,11 @@ class Privacy:
         now: float,
         size: tuple[int, int],
     ) -> Hidden | None:
-        """What must not be seen in the next frame, to be called for each frame; None where it is not known.
+        """What must not be seen in the next frame; None if that is not known. To be called for each frame.
 
         Args:
             stream: name of the stream.
-            detected: all detections of the frame, also those that a mask leaves out.
+            detected: all detections of the frame, including those that a mask removes.
             published: those that are published, with their track ids.
             now: monotonic seconds at which the frame was captured.
             size: width and height of the frame in pixels.
@@ -185,7 +185,7 @@ def black_areas(config: StreamConfig) -> tuple[tuple[Point, ...], ...]:
 
 
 def _make_unrecognisable(piece: NDArray[np.uint8], box: Box, origin: tuple[int, int]) -> None:
-    """Replaces a box, and a little around it, with a few blotches of its colours.
+    """Replaces a box, with a margin, by a few blotches of its colours.
 
     Args:
         piece: uint8 [height, width, 3]; changed in place.
@@ -200,7 +200,7 @@ def _make_unrecognisable(piece: NDArray[np.uint8], box: Box, origin: tuple[int, 
     area = piece[max(top, 0) : max(min(bottom, height), 0), max(left, 0) : max(min(right, width), 0)]
     if area.size == 0:
         return
-    # As many as for the whole box, also where the piece shows a part of it.
+    # Of the same size as for the whole box, even if the piece contains only a part of it.
     side = max(min(right - left, bottom - top) / _BLOTCHES, max(right - left, bottom - top) / _MAX_BLOTCHES)
     columns, rows = max(round(area.shape[1] / side), 1), max(round(area.shape[0] / side), 1)
     few = cv2.resize(area, (columns, rows), interpolation=cv2.INTER_AREA)

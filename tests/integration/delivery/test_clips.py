@@ -200,7 +200,7 @@ def test_a_stream_of_jpegs_has_no_clips_which_is_counted_and_said_once(
             for frame in recorder.frames[:2]:
                 assert around(clips, frame) is None
     assert clips.dropped("codec") == 2
-    assert caplog.text.count("no clips are kept: the video is mjpeg") == 1
+    assert caplog.text.count("the stream has no clips: its video is mjpeg") == 1
 
 
 LEFT = {"name": "left", "polygon": [[0, 0.5], [0.5, 0.5], [0.5, 1], [0, 1]]}

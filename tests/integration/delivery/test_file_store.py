@@ -148,7 +148,7 @@ def test_what_is_not_its_own_is_left_alone_and_reported_once(tmp_path: Path, cap
     assert len(left) == 8
     assert target.read_bytes() == b"of another"
     lines = [record.getMessage() for record in caplog.records]
-    assert len([line for line in lines if "7 files in it are not of streamdet's pictures" in line]) == 1
+    assert len([line for line in lines if "7 files in it are not streamdet's pictures" in line]) == 1
     assert len(lines) == 1
 
 
