@@ -1,14 +1,14 @@
 """Zones, lines and masks: which areas objects are in, and which lines they cross. Pure geometry.
 
-What counts of an object is its anchor: the middle of the lower edge of its box (its feet or wheels), the middle of the
-box, or all of it. The points of shapes are fractions of the picture's width and height, so that shapes stay valid when
+The position of an object is its anchor: the middle of the lower edge of its box (its feet or wheels), the centre of the
+box, or the whole box. The points of shapes are fractions of the picture's width and height, so shapes stay valid when
 the size of the picture changes.
 
 Boxes jitter, by a few hundredths of the object's height when nothing moves, and by most of it when two objects merge
-into one box for a moment. So a tracked object counts as inside an area, or on one side of a line, until it is on the
-other side by a margin in units of its own height, or by half of that for a while. Then it has been there since it came
-to that side. Small steps are smoothed, and a box whose height changes suddenly, or that jumps, is ignored until the
-change has lasted for a while.
+into one box for a moment. So a tracked object stays inside an area, or on one side of a line, until it is on the other
+side by a margin in units of its own height, or by half of that for a while; the change is then dated back to when it
+came to that side. Small steps are smoothed, and a box whose height changes suddenly, or that jumps, is ignored until
+the change has lasted for a while.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Zones:
         self.set_config(config)
 
     def set_config(self, config: StreamConfig) -> None:
-        """Takes other shapes; those that stay as they are know where each object was."""
+        """Replaces the shapes; those that do not change keep the positions of objects."""
         self._zones = {z.name: _kept(self._zones.get(z.name), z) or _Area(z, self._size) for z in config.zones}
         self._masks = {m.name: _kept(self._masks.get(m.name), m) or _Area(m, self._size) for m in config.masks}
         self._lines = {n.name: _kept(self._lines.get(n.name), n) or _Line(n, self._size) for n in config.lines}
@@ -102,7 +102,7 @@ class Zones:
     def see(
         self, detections: Iterable[Detection], size: Size, now: float, tracks: Mapping[int, Track]
     ) -> tuple[list[Detection], tuple[Crossing, ...]]:
-        """Takes the detections of the next frame.
+        """Applies the shapes to the detections of the next frame.
 
         Args:
             detections: of one frame; those without a track id are judged by this frame alone and cross no line.
@@ -111,7 +111,7 @@ class Zones:
             tracks: those that may be seen again, by track id; others are forgotten. Labels and scores are theirs.
 
         Returns:
-            The detections that no mask hides, with the names of their zones; and the lines that objects have crossed
+            The detections that no mask removes, with the names of their zones; and the crossings of lines by objects
             since they were last clear of them.
         """
         if size != self._size:
@@ -132,14 +132,14 @@ class Zones:
     def since(self, zone: str, track_id: int) -> float | None:
         """Since when an object has been where it is, inside a zone or outside, in seconds of the stream.
 
-        None where it has not been seen since there is such a zone.
+        None if it has not been seen since the zone exists.
         """
         area = self._zones.get(zone)
         stay = area.stays.get(track_id) if area is not None else None
         return None if stay is None else stay.changed
 
     def turned(self, zone: str, track_id: int) -> float | None:
-        """Since when an object that counts as inside a zone has not quite been there; None where it is."""
+        """Since when an object that counts as inside a zone has been outside, but not clearly; None if it is inside."""
         area = self._zones.get(zone)
         stay = area.stays.get(track_id) if area is not None else None
         return None if stay is None else stay.turned
@@ -307,7 +307,7 @@ class _Place:
         return least if leaves else least + _CLEAR_OF_HEIGHT * self.height
 
     def scale(self, x: float, y: float) -> None:
-        """Goes on in a picture of another size."""
+        """Scales to a picture of another size."""
         self.x, self._vx, self.width = x * self.x, x * self._vx, x * self.width
         self.y, self._vy, self.height = y * self.y, y * self._vy, y * self.height
         self.before = None
@@ -327,7 +327,7 @@ class _Place:
         return found.label == self._label and track.label == self._label_of_track and track.score == self._score
 
     def is_settled(self, found: Detection, track: Track) -> bool:
-        """Whether nothing can be different from when it was compared with all shapes."""
+        """Whether the result of the last comparison with all shapes still holds."""
         return self.travelled < self._due and self.is_same(found, track)
 
     def at(self, anchor: Anchor) -> Point:

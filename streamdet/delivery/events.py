@@ -518,13 +518,13 @@ class EventWriter:
             return None
 
     def _analysed(self, result: FrameResult, detections: tuple[Detection, ...]) -> tuple[Seen, list[Occurrence]]:
-        """What is published of a frame: tracked, with zones and crossings, without what a mask hides.
+        """Runs the analytics on a frame.
 
-        Where that fails, this frame is published without tracks, and those of the stream begin again with the next. So
-        are the frames that were on their way when a stream was paused.
+        If they fail, the frame is published without tracks, and those of the stream begin again with the next frame.
+        Frames that were in flight when their stream was paused are published without tracks, too.
 
         Returns:
-            What was seen, and the ends of all objects of the stream where their tracks begin again.
+            The results, and the ends of all objects of the stream if its tracks begin again.
         """
         stream, frame = result.stream, result.frame
         analytics = self._analytics.get(stream)

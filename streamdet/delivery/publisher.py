@@ -1,8 +1,8 @@
 """Publishes events, and answers requests for replay: the only thread that uses the bound sockets.
 
-Results and states come in by `put_detections` and `put_status`. `EventWriter` makes events of them, `Replay` keeps
-them, `Sockets` sends them. `Previews` encodes pictures in a thread of its own, and an archive reads old events in
-another; both ring the `Wakeup` of this thread when there is something to send.
+Results and states come in by `put_detections` and `put_status`. `EventWriter` makes events from them, `Replay` keeps
+them, `Sockets` sends them. `Previews` and `Pictures` encode in threads of their own, and an archive reads old events in
+another; they ring the `Wakeup` of this thread when there is something to send.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from streamdet.worker import Worker
 MAX_PENDING = 256
 """Results that may wait to be published; then `put_detections` blocks."""
 
-# Only so many of them keep their pixels for pictures of objects and alerts: a frame takes some megabytes.
+# At most this many of them keep their pixels for pictures of objects and alerts: a frame takes some megabytes.
 _MAX_PENDING_PICTURES = 64
-# An alert waits for the picture that it carries for this long.
+# An alert waits for the picture that it carries for at most this long.
 _MAX_HELD_SECONDS = 0.5
-# The event of an object or alert waits for the disk for this long. Mostly it takes 20 ms.
+# The event of an object or alert waits for the disk for at most this long; usually it takes 20 ms.
 _MAX_UNSETTLED_SECONDS = 0.25
 _MAX_WAIT_SECONDS = 1.0
 _BATCH_PAUSE_SECONDS = 0.001
@@ -54,8 +54,8 @@ class _Unsettled:
     """An event of an object or alert that is sent once it is on disk.
 
     Attributes:
-        message: it.
-        settled: how far the archive must have settled.
+        message: the message.
+        settled: `Archive.settled` from which on it is on disk.
         until_monotonic_seconds: when it is sent in any case.
     """
 
@@ -78,8 +78,8 @@ class _Held:
 
     Attributes:
         message: the message.
-        picture_id: of the picture that it carries; None where it waits for no picture.
-        until_monotonic_seconds: when it is sent without.
+        picture_id: of the picture that it carries; None if it waits for no picture.
+        until_monotonic_seconds: when it is sent without its picture.
     """
 
     message: Message[Any]
@@ -102,8 +102,8 @@ class Publisher(Worker):
         replay: where requests for replay come in, and how much is kept in memory; None for nowhere and nothing.
         archive: keeps events for longer than memory does.
         pictures: how pictures of objects and alerts are made.
-        picture_store: keeps them; None where none are made.
-        clips: keeps clips around alerts; None where no clips are kept.
+        picture_store: keeps these pictures; None for no pictures.
+        clips: keeps clips around alerts; None for no clips.
 
     Attributes:
         endpoint: the bound endpoint; with the real port where port 0 was configured.
@@ -162,7 +162,7 @@ class Publisher(Worker):
         info = FrameInfo(frame.seq, frame.pts_seconds, frame.captured_at, frame.clock, picture.width, picture.height)
         captured = frame.captured_monotonic_seconds
         is_preview_due = self._previews.is_due(frame.stream, captured)
-        # An object may look better in this frame than before, or an alert be raised; that is known later.
+        # Whether this frame is the best view of an object, or raises an alert, is known only later.
         is_kept = is_preview_due or (self._pictures is not None and len(self._pending) < _MAX_PENDING_PICTURES)
         kept = picture if is_kept else None
         result = FrameResult(frame.stream, info, captured, tuple(detections), kept, is_preview_due, frame.packet_pts)
@@ -191,7 +191,7 @@ class Publisher(Worker):
     def set_stream(self, config: StreamConfig) -> None:
         """Tracks a stream's objects, and applies its zones, lines and masks, from the next frame on; never blocks.
 
-        Objects end where the stream is paused, or is tracked otherwise from now on. A stream that was never set is
+        Objects end if the stream is paused or its tracking changes. A stream that was never set is
         published as it was detected.
         """
         with self._changed:
@@ -199,9 +199,9 @@ class Publisher(Worker):
                 self._append(config)
 
     def set_rules(self, rules: Iterable[RuleConfig]) -> None:
-        """Raises alerts by these rules, each on the streams that it applies to, from the next frame on; never blocks.
+        """Replaces the rules from the next frame on; never blocks.
 
-        A rule whose name stays goes on: what it has raised is not raised again.
+        A rule of the same name keeps its alerts, and does not raise them again.
         """
         with self._changed:
             if not self._closed:
@@ -262,7 +262,7 @@ class Publisher(Worker):
         self._sockets.close()
 
     def _put_left_behind(self, left_behind: LeftBehind) -> None:
-        """Takes what the archive has found, in the archive's thread."""
+        """Queues what the archive has found; called in the archive's thread."""
         with self._changed:
             if not self._closed:
                 self._append(left_behind)
@@ -366,7 +366,7 @@ class Publisher(Worker):
         self._send_all(self._writer.due_states())
 
     def _take_over(self, left_behind: LeftBehind) -> None:
-        """Ends what an earlier epoch could not end."""
+        """Ends the objects and alerts that an earlier epoch could not end."""
         for message in self._writer.take_over(left_behind):
             self._send(message)
             if not self._writer.is_set(message.event.stream):
@@ -394,7 +394,7 @@ class Publisher(Worker):
     def _send_settled(self) -> None:
         """Sends the events of objects and alerts that are on disk.
 
-        A subscriber must not get the end of an object that a kill takes back: the next start would end it again.
+        A subscriber must not get an end that is lost at a kill: the next start would end the object again.
         """
         if self._archive is None:
             return

@@ -1,7 +1,7 @@
-"""Passes on a stream's packets as they came, encoded, beside the frames that are decoded from them.
+"""Passes on the encoded packets of a stream, beside the frames that are decoded from them.
 
 Only H.264 and H.265, the codecs of cameras that browsers play. Each packet that is passed on is one whole picture, with
-the parameters that its decoder needs: from the container, or from the stream itself, where they may change at any key
+the parameters that its decoder needs: from the container, or from the stream itself, which may change them at any key
 frame.
 """
 
@@ -25,7 +25,7 @@ _NO_TIME_BASE = Fraction(1, 90_000)
 
 
 def tap(stream: av.VideoStream, sink: PacketSink, *, is_timed: bool) -> PacketTap | None:
-    """What passes on the packets of a stream; None where its codec is another, which the sink is informed of."""
+    """Makes the tap of a stream; None if its codec is another one, which the sink is informed of."""
     name = stream.codec_context.codec.canonical_name
     codec = _CODECS.get(name)
     if codec is not None:
@@ -37,14 +37,14 @@ def tap(stream: av.VideoStream, sink: PacketSink, *, is_timed: bool) -> PacketTa
 class PacketTap:
     """Passes on the packets of one connection, from the thread that reads it.
 
-    The newest packet is held back until the next one begins, because parts of its picture may follow; and the first
-    ones until a picture shows how it is turned.
+    The newest packet is held back until the next one begins, because parts of its picture may follow; the first ones
+    are held back until a decoded picture shows its rotation.
 
     Args:
         stream: that is read.
         codec: of the stream.
         sink: gets the packets.
-        is_timed: whether its timestamps say when pictures were taken, and are no count of them.
+        is_timed: whether its timestamps are times, not a count of pictures.
     """
 
     def __init__(self, stream: av.VideoStream, codec: _Codec, sink: PacketSink, *, is_timed: bool) -> None:
@@ -102,7 +102,7 @@ class PacketTap:
         self._begins = False
 
     def show(self, quarter_turns: int) -> None:
-        """Notes how the pictures are turned.
+        """Takes the rotation of the pictures.
 
         Args:
             quarter_turns: counter-clockwise turns that show them upright, 0 to 3.
@@ -128,7 +128,7 @@ class PacketTap:
             self._waiting.append(packet)
             if len(self._waiting) > _MAX_WAITING:
                 del self._waiting[0]
-                # The first one says where timestamps begin.
+                # The first one marks where timestamps begin.
                 self._waiting[0] = replace(self._waiting[0], begins=True)
             return
         if packet.parameters.quarter_turns != self._quarter_turns:
