@@ -241,7 +241,7 @@ class _Tried:
 
     Args:
         rules: those of the file.
-        easier: by the name of each, the same rule with a condition less.
+        easier: by the name of each, its variants with one condition fewer.
         past: which has seen all events, with both.
     """
 
@@ -299,15 +299,15 @@ class _Tried:
             return None
         streams = self._past.streams
         if not streams:
-            return "there are no events of its streams; look at --spool, --events, --stream and --since"
+            return "there are no events of its streams; check --spool, --events, --stream and --since"
         if not any(map(rule.applies_to, streams)):
             shown = [*map(plain, streams[:_MAX_NAMES]), *(["..."] if len(streams) > _MAX_NAMES else [])]
-            return f"raises nothing; it applies to none of these streams: {', '.join(shown)}"
+            return f"raises no alert: it applies to none of these streams: {', '.join(shown)}"
         found = {words: self._counts[other.name] for words, other in self._easier[rule.name].items()}
         alerts = [f"{count} {words}" for words, count in found.items() if count]
         if alerts:
-            return f"raises nothing; alerts with one condition less: {', '.join(alerts)}"
-        return "raises nothing, also with any one condition less"
+            return f"raises no alert; alerts with one condition fewer: {', '.join(alerts)}"
+        return "raises no alert, not even with any one condition fewer"
 
 
 def _as_json(found: PastAlert) -> dict[str, Any]:

@@ -84,8 +84,8 @@ class PictureFetch:
         elif isinstance(answer, Refused) and answer.code in ("busy", "too_many"):
             self._ask_at = now + _BUSY_SECONDS
         else:
-            why = answer.message if isinstance(answer, Refused) else "something else was answered"
-            message = f"the daemon does not hand out the picture: {why}"
+            why = answer.message if isinstance(answer, Refused) else "it sent another answer"
+            message = f"the daemon refuses the picture: {why}"
             raise EndpointError(message)
 
     def wait_milliseconds(self, now: float) -> int:

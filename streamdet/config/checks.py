@@ -178,11 +178,11 @@ def _misfits(rule: RuleConfig, config: Config) -> Iterator[tuple[str, str]]:
             found.setdefault(key, {}).setdefault(stream.name, problem)
     for key, problems in found.items():
         first, *others = problems.values()
-        more = f"; {len(others)} other streams are like it" if others else ""
+        more = f"; {len(others)} other streams have the same problem" if others else ""
         fitting = [stream.name for stream in config.streams if rule.applies_to(stream.name)]
         fitting = [name for name in fitting if name not in problems]
         if key != "labels" and fitting:
-            more += f"; for the others alone write streams = {json.dumps(fitting[:_MAX_NAMES])}"
+            more += f"; to apply the rule to the others only, write streams = {json.dumps(fitting[:_MAX_NAMES])}"
         yield key, first + more
 
 

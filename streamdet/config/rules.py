@@ -57,12 +57,12 @@ def _spans(value: object) -> tuple[Span, ...]:
 
 def _span(value: list[object] | tuple[object, ...]) -> Span:
     if len(value) != 2:
-        refuse(f'has {len(value)} times where two are wanted: the beginning and the end, such as ["22:00", "06:00"]')
+        refuse(f'has {len(value)} times instead of two: the beginning and the end, such as ["22:00", "06:00"]')
     begin, end = (_time(time) for time in value)
     if begin == "24:00":
         refuse('begins at "24:00"; write "00:00"')
     if begin == end:
-        refuse("ends when it begins; leave it out for the whole day")
+        refuse("ends when it begins; for the whole day, leave it out")
     return begin, end
 
 
@@ -235,14 +235,14 @@ class RuleConfig(BaseModel):
     @classmethod
     def _is_not_a_zone(cls, line: str | None, info: ValidationInfo) -> str | None:
         if line is not None and info.data.get("zone") is not None:
-            refuse("does not go with zone; a rule watches a zone or a line, so make two rules of it")
+            refuse("does not go with zone; a rule watches a zone or a line, so write two rules")
         return line
 
     @field_validator("direction")
     @classmethod
     def _has_a_line(cls, direction: Direction | None, info: ValidationInfo) -> Direction | None:
         if direction is not None and "line" in info.data and info.data["line"] is None:
-            refuse('needs a line to be crossed; add line = "gate", with the name of one, or delete it')
+            refuse('needs a line; add line with the name of one, such as line = "gate", or delete it')
         return direction
 
     @field_validator("for_seconds", "at_least", "none_for_seconds")
@@ -251,11 +251,11 @@ class RuleConfig(BaseModel):
         if value is None:
             return None
         if info.data.get("line") is not None:
-            refuse("does not go with line, which is crossed in a moment and by one object; delete one of them")
+            refuse("does not go with line: a single object crosses it at one moment; delete one of them")
         if info.field_name == "none_for_seconds":
             for key in ("for_seconds", "at_least"):
                 if info.data.get(key) is not None:
-                    refuse(f"does not go with {key}; none there and some there are two rules")
+                    refuse(f"does not go with {key}; use two rules, one for absence and one for presence")
         return value
 
     def applies_to(self, stream: str) -> bool:
@@ -315,7 +315,7 @@ def _misfits_of_shape(
     shape = next((shape for shape in shapes if shape.name == wanted), None)
     if shape is None:
         known = [shape.name for shape in shapes]
-        meant = nearest_or(wanted, known, f"it has {', '.join(known)}" if known else "it has none; draw one")
+        meant = nearest_or(wanted, known, f"it has {', '.join(known)}" if known else "it has none; add one")
         problem = f'is "{wanted[:40]}", and stream {stream.name} has no {noun} of this name; {meant}'
         yield Misfit(noun, f"{noun}s", problem)
         return

@@ -67,7 +67,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FrameResult:
-    """One frame's result on its way out.
+    """The result of one frame, to be published.
 
     Attributes:
         stream: name of the stream.

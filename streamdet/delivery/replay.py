@@ -275,7 +275,7 @@ class Replay:
             return self._of_unknown_epoch(request)
         if self._archive.fetch(route[0], request, partial(self._put_archived, route, last)):
             return None
-        return Refused(request.id, "busy", "too many older events are asked for; ask again in a second")
+        return Refused(request.id, "busy", "too many older events are requested; send the request again in a second")
 
     def _from_memory(self, request: ReplayRequest, first: int, last: int) -> Replayed:
         begin = max(request.from_seq, first)
@@ -314,12 +314,12 @@ class Replay:
             elif isinstance(content, bytes) and is_jpeg(content):
                 answer = FetchedPicture(request.id, request.picture_id, content)
             else:
-                answer = Refused(request.id, "not_found", "no such picture is kept, or not any longer")
+                answer = Refused(request.id, "not_found", "there is no such picture, or it has been deleted")
             self._put_archived(route, None, answer)
 
         if self._pictures.fetch(route[0], request.picture_id, reply):
             return None
-        return Refused(request.id, "busy", "too many pictures are asked for; ask again in a second")
+        return Refused(request.id, "busy", "too many pictures are requested; send the request again in a second")
 
     def _put_archived(self, route: Route, last: int | None, answer: Answer) -> None:
         """Takes an answer in the thread of the archive or store; where too many wait, it will be asked for again."""

@@ -136,7 +136,7 @@ def test_a_rule_tried_on_the_past_raises_what_it_has_raised_live(tmp_path: Path,
     assert {event["alert"]["rule"] for event in live} >= ({"stays", "crosses"} if pace == "fastest" else {"crowd"})
     assert found["events"] == len(kept(tmp_path, "detections/yard/"))
     never = found["rules"][-1]
-    assert (never["alerts"], never["hint"]) == (0, "raises nothing, also with any one condition less")
+    assert (never["alerts"], never["hint"]) == (0, "raises no alert, not even with any one condition fewer")
     # The same events as `watch` prints them, and the rules alone: zones and crossings are those that were published.
     events = kept(tmp_path, "detections/yard/")
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))

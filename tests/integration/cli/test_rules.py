@@ -82,7 +82,7 @@ def test_a_table_of_alerts_and_a_hint_for_a_rule_that_raises_none(rules: Path, r
     text = " ".join(result.stdout.split())
     assert "person in the bay yard person #7 2.0 s -" in text
     assert "person in the bay 1 0 many 0 0 50 frames of 1 stream" in text
-    assert "many: raises nothing; alerts with one condition less: 1 with at_least = 2" in text
+    assert "many: raises no alert; alerts with one condition fewer: 1 with at_least = 2" in text
 
 
 def test_json_for_programs(rules: Path, recorded: Path) -> None:
@@ -160,7 +160,7 @@ def test_an_empty_spool_has_no_events(rules: Path, tmp_path: Path) -> None:
         wait_until(lambda: spool.count("events_kept_total") == 1)
         found = as_json(rules, "--spool", tmp_path / "spool")
     assert found["rules"][0]["hint"] == (
-        "there are no events of its streams; look at --spool, --events, --stream and --since"
+        "there are no events of its streams; check --spool, --events, --stream and --since"
     )
 
 

@@ -54,28 +54,28 @@ BAD = {
     "unknown stream": (f'{RULE}; streams = ["yard", "yarrd"]', f'{LINE + 2}: rules[busy].streams[#2]: is "yarrd", which matches no stream; did you mean "yard"?'),
     "glob without a stream": (f'{RULE}; streams = ["hall-*"]', 'rules[busy].streams[#1]: is "hall-*", which matches no stream; the streams are yard, dock-1, dock-2'),
     "streams not a list": (f'{RULE}; streams = "yard"', 'rules[busy].streams: is "yard"; must be a list of names, such as streams = ["yard", "dock-*"]'),
-    "stream without tracks": (f'{RULE}; streams = ["yard", "dock-2"]', 'rules[busy].streams: apply to dock-2, which has track = false; set track = true there, or leave it out here; for the others alone write streams = ["yard"]'),
+    "stream without tracks": (f'{RULE}; streams = ["yard", "dock-2"]', 'rules[busy].streams: apply to dock-2, which has track = false; set track = true there, or leave it out here; to apply the rule to the others only, write streams = ["yard"]'),
     "all streams, one of them without tracks": (RULE, f"{LINE}: rules[busy].streams: apply to dock-2, which has track = false"),
     "unknown label": (f'{YARD}; labels = ["persn"]', f'{LINE + 3}: rules[busy].labels: hold "persn", which is not a published label; did you mean "person"?'),
     "label that the zone does not count": (f'{YARD}; labels = ["person"]; zone = "parking"', 'rules[busy].labels: hold "person", but zone "parking" of yard counts only car'),
     "unknown zone": (f'{YARD}; zone = "bays"', f'{LINE + 3}: rules[busy].zone: is "bays", and stream yard has no zone of this name; did you mean "bay"?'),
-    "zone of another stream": (f'{RULE}; streams = ["yard", "dock-1"]; zone = "parking"', 'rules[busy].zone: is "parking", and stream dock-1 has no zone of this name; it has bay; for the others alone write streams = ["yard"]'),
-    "zone where none is": (f'{RULE}; streams = ["dock-1"]; line = "gate"', 'rules[busy].line: is "gate", and stream dock-1 has no line of this name; it has none; draw one'),
+    "zone of another stream": (f'{RULE}; streams = ["yard", "dock-1"]; zone = "parking"', 'rules[busy].zone: is "parking", and stream dock-1 has no zone of this name; it has bay; to apply the rule to the others only, write streams = ["yard"]'),
+    "zone where none is": (f'{RULE}; streams = ["dock-1"]; line = "gate"', 'rules[busy].line: is "gate", and stream dock-1 has no line of this name; it has none; add one'),
     "zone like no other": (f'{YARD}; zone = "roof"', 'is "roof", and stream yard has no zone of this name; it has bay, parking'),
     "line that is a zone": (f'{YARD}; line = "bay"', 'rules[busy].line: is "bay", and stream yard has no line of this name; it has gate'),
     "zone and line": (f'{YARD}; zone = "bay"; line = "gate"', f"{LINE + 4}: rules[busy].line: does not go with zone; a rule watches a zone or a line"),
-    "direction without a line": (f'{YARD}; direction = "in"', f"{LINE + 3}: rules[busy].direction: needs a line to be crossed; add line"),
+    "direction without a line": (f'{YARD}; direction = "in"', f"{LINE + 3}: rules[busy].direction: needs a line; add line"),
     "unknown direction": (f'{YARD}; line = "gate"; direction = "inwards"', 'rules[busy].direction: is "inwards"; must be one of "in", "out"'),
-    "line for some time": (f'{YARD}; line = "gate"; for_seconds = 3', "rules[busy].for_seconds: does not go with line, which is crossed in a moment"),
+    "line for some time": (f'{YARD}; line = "gate"; for_seconds = 3', "rules[busy].for_seconds: does not go with line: a single object crosses it at one moment"),
     "line by several": (f'{YARD}; line = "gate"; at_least = 3', "rules[busy].at_least: does not go with line"),
     "line by none": (f'{YARD}; line = "gate"; none_for_seconds = 3', "rules[busy].none_for_seconds: does not go with line"),
-    "some and none": (f"{YARD}; at_least = 3; none_for_seconds = 3", "rules[busy].none_for_seconds: does not go with at_least; none there and some there are two rules"),
+    "some and none": (f"{YARD}; at_least = 3; none_for_seconds = 3", "rules[busy].none_for_seconds: does not go with at_least; use two rules, one for absence and one for presence"),
     "none and for": (f"{YARD}; for_seconds = 3; none_for_seconds = 3", "rules[busy].none_for_seconds: does not go with for_seconds"),
     "at least none": (f"{YARD}; at_least = 0", "rules[busy].at_least: is 0; must be a whole number from 1 to 100"),
     "for no time": (f"{YARD}; for_seconds = 0", "rules[busy].for_seconds: is 0; must be a number above 0 and at most 604,800 seconds"),
     "for days": (f"{YARD}; for_seconds = '3 days'", 'rules[busy].for_seconds: is "3 days"; must be a number, or one with a unit'),
     "negative cooldown": (f"{YARD}; cooldown_seconds = -1", "rules[busy].cooldown_seconds: is -1; must be a number from 0 to 604,800 seconds"),
-    "between one time": (f'{YARD}; between = ["22:00"]', f"{LINE + 3}: rules[busy].between: has 1 times where two are wanted"),
+    "between one time": (f'{YARD}; between = ["22:00"]', f"{LINE + 3}: rules[busy].between: has 1 times instead of two"),
     "between words": (f'{YARD}; between = "22:00-06:00"', 'rules[busy].between: is "22:00-06:00"; must be a list of two times of day'),
     "between wrong times": (f'{YARD}; between = ["22:00", "6:00"]', 'rules[busy].between: holds "6:00", which is not a time of day; write it as "06:00"'),
     "after the last hour": (f'{YARD}; between = ["22:00", "25:00"]', 'holds "25:00", which is not a time of day'),
@@ -83,7 +83,7 @@ BAD = {
     "between seconds": (f"{YARD}; between = [22:00:30, 06:00:00]", "holds 22:00:30, which is not a time of day"),
     "pairs and times": (f'{YARD}; between = [["22:00", "06:00"], "07:00"]', "which is not a time of day"),
     "from the end of the day": (f'{YARD}; between = ["24:00", "06:00"]', 'begins at "24:00"; write "00:00"'),
-    "empty span": (f'{YARD}; between = ["06:00", "06:00"]', "ends when it begins; leave it out for the whole day"),
+    "empty span": (f'{YARD}; between = ["06:00", "06:00"]', "ends when it begins; for the whole day, leave it out"),
     "spans that overlap": (f'{YARD}; between = [["06:00", "09:00"], ["08:00", "10:00"]]', "hold times that overlap: 06:00 to 09:00 and 08:00 to 10:00; write them as one"),
     "spans that overlap over midnight": (f'{YARD}; between = [["05:00", "07:00"], ["22:00", "06:00"]]', "hold times that overlap: 05:00 to 07:00 and 22:00 to 06:00"),
     "the same span twice": (f'{YARD}; between = [["05:00", "07:00"], ["05:00", "07:00"]]', "hold times that overlap"),
@@ -140,8 +140,8 @@ def test_a_wrong_rule_is_refused_in_one_line(tmp_path: Path, text: str, expected
 def test_a_rule_of_many_streams_names_the_first_that_does_not_fit_and_counts_the_others(tmp_path: Path) -> None:
     more = "".join(f'[[streams]]\nname = "hall-{number}"\nurl = "rtsp://192.0.2.8/x"\n' for number in range(3))
     (line,) = problems(tmp_path, f'{STREAMS}{more}[[rules]]\n{RULE}\nstreams = ["hall-*", "yard"]\nzone = "bay"\n')
-    assert "stream hall-0 has no zone of this name; it has none; draw one; 2 other streams are like it" in line
-    assert line.endswith('for the others alone write streams = ["yard"]')
+    assert "stream hall-0 has no zone of this name; it has none; add one; 2 other streams have the same problem" in line
+    assert line.endswith('to apply the rule to the others only, write streams = ["yard"]')
 
 
 def test_the_largest_clip_must_fit_on_the_disk(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_clip_does_not_go_with_blur(tmp_path: Path) -> None:
     rule = '[[rules]]\nname = "busy"\nstreams = ["yard", "dock-1"]\nclip_seconds = [5, 10]\n'
     (line,) = problems(tmp_path, f'[clips]\ndirectory = "clips"\n{streams}{rule}')
     assert "rules[busy].clip_seconds: does not go with blur of stream yard" in line
-    assert line.endswith('leave that stream out here; for the others alone write streams = ["dock-1"]')
+    assert line.endswith('leave that stream out here; to apply the rule to the others only, write streams = ["dock-1"]')
     config = load(tmp_path, f'[clips]\ndirectory = "clips"\n{STREAMS}{rule}')
     base = config.streams[0].model_dump(exclude_unset=True)
     with pytest.raises(ConfigError) as caught:
