@@ -95,12 +95,12 @@ class DetectionSettings:
     """What counts as a detection in a picture.
 
     Attributes:
-        labels: that count; all that the weights know where this is empty.
+        labels: the labels that count; if empty, all that the weights know.
         score_threshold: 0 to 1; the score must be above it.
         score_thresholds: label and threshold of each label that has a threshold of its own.
-        min_size: height of the box as a part of the picture's height, at least; 0 to 1.
-        max_size: likewise, at most.
-        max_detections: of one picture, at most; those with the highest scores count.
+        min_size: least height of the box, as a fraction of the picture's height; 0 to 1.
+        max_size: greatest height, likewise.
+        max_detections: most detections in one picture; those with the highest scores count.
     """
 
     labels: tuple[str, ...] = ()
@@ -124,8 +124,7 @@ class Frame:
         captured_monotonic_seconds: `time.monotonic()` at the moment of capture; latencies count from here.
         picture: the pixels.
         decode_seconds: what decoding took.
-        packet_pts: the timestamp of the packet that it was decoded from (see `EncodedPacket`); None where there is
-            none.
+        packet_pts: the timestamp of the packet that it was decoded from (see `EncodedPacket`); None if it has none.
         settings: what counts as a detection in it; those that its stream has when it leaves the batch queue.
     """
 
@@ -143,13 +142,13 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class VideoParameters:
-    """What a decoder must know before a stream's packets.
+    """What a decoder needs to decode the packets of a stream.
 
     Attributes:
         codec: "h264" or "hevc".
         parameter_sets: VPS, SPS and PPS, in this order, without start codes.
         length_bytes: bytes of the length before each unit of a packet, as in MP4; 0 where start codes separate them.
-        sample_aspect: width of a pixel as a part of its height, where the container contradicts the codec; else None.
+        sample_aspect: width of a pixel divided by its height, if the container contradicts the codec; else None.
         quarter_turns: counter-clockwise turns that show the picture upright, 0 to 3.
     """
 
@@ -186,17 +185,17 @@ def units_of(data: bytes, length_bytes: int) -> Iterator[bytes]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedPacket:
-    """One picture as it came from the camera, encoded.
+    """One encoded picture of a camera.
 
     Attributes:
         data: the bytes.
-        pts: when it is shown, in units of `time_base`; None where the source does not say.
+        pts: when it is shown, in units of `time_base`; None if the source sends no timestamp.
         dts: when it is decoded, likewise.
-        duration: for how long it is shown, likewise.
+        duration: how long it is shown, likewise.
         time_base: seconds.
         is_key: whether decoding can begin with it.
-        begins: whether it is the first of its connection, or of a round of a file: timestamps begin again.
-        parameters: what its decoder must know.
+        begins: whether it is the first of a connection, or of a repetition of a file: timestamps begin again.
+        parameters: what its decoder needs.
         arrived_monotonic_seconds: `time.monotonic()` when it was read.
     """
 
@@ -222,7 +221,7 @@ class PacketSink(Protocol):
         """Takes the next packet, in the order of decoding."""
 
     def refuse(self, codec: str) -> None:
-        """Notes that the stream has a codec whose packets are not passed on."""
+        """Reports that the codec of the stream is one whose packets are not passed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,7 +411,7 @@ class PictureInfo:
         width: of the picture, in pixels.
         height: of the picture, in pixels.
         box: of the object in pixels of the picture; None where it shows no single object.
-        jpeg: the picture itself, where it came with the event; None where it is to be fetched.
+        jpeg: the picture itself, if it came with the event; None if it must be fetched.
     """
 
     picture_id: str
@@ -438,7 +437,7 @@ class ObjectEvent:
         object: what is known of it.
         changes: what it has done in zones since the event before.
         crossings: the lines that it has crossed since the event before.
-        reason: why it ended; None before, and where it is a word of a newer daemon.
+        reason: why it ended; None before, and if a newer daemon sent an unknown reason.
         picture: its best shot, at the end; None where no pictures are kept.
     """
 

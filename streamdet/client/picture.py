@@ -1,4 +1,4 @@
-"""Fetches the picture that an event names: what to send when, and what the answers mean.
+"""Fetches the picture that an event names: when to send which request, and what the answers mean.
 
 `PictureFetch` neither sends nor receives, so it works for threads and for asyncio.
 """
@@ -14,7 +14,7 @@ from streamdet.types import AlertEvent, ObjectEvent, PictureInfo
 from streamdet.wire.replay import FetchedPicture, PictureRequest, Refused, decode_answer, encode_request
 
 Pictured = ObjectEvent | AlertEvent | PictureInfo | str | None
-"""What may name a picture: an event, what it says about its picture, or the picture's id."""
+"""What may name a picture: an event, its `PictureInfo`, or the id of the picture."""
 
 # An answer may be lost, and a picture may still have to be written.
 _ASK_AGAIN_SECONDS = 2.0
@@ -24,23 +24,23 @@ _ids = itertools.count(1)
 
 
 def picture_info(pictured: Pictured) -> PictureInfo | None:
-    """What is said about the picture; None where there is none."""
+    """The description of the picture; None if there is no picture."""
     if isinstance(pictured, ObjectEvent | AlertEvent):
         return pictured.picture
     return PictureInfo(pictured, 0, 0, 0, None) if isinstance(pictured, str) else pictured
 
 
 class PictureFetch:
-    """One picture on its way.
+    """The fetching of one picture.
 
     Args:
-        info: what the event says about the picture; None where there is none.
+        info: describes the picture; None if there is no picture.
         now: monotonic seconds.
         timeout_seconds: from now on.
 
     Attributes:
-        is_done: whether it is known what `jpeg` is.
-        jpeg: the picture; None where there is none.
+        is_done: whether `jpeg` is final.
+        jpeg: the picture; None if there is no picture.
     """
 
     def __init__(self, info: PictureInfo | None, now: float, timeout_seconds: float) -> None:
@@ -52,10 +52,10 @@ class PictureFetch:
         self._timeout_seconds = timeout_seconds
 
     def request(self, now: float) -> bytes | None:
-        """What is to be sent now, if anything.
+        """The request to send now; None if nothing is to be sent.
 
         Raises:
-            TimeoutError: the time is over.
+            TimeoutError: `timeout_seconds` are over.
         """
         if self.is_done:
             return None
@@ -68,7 +68,7 @@ class PictureFetch:
         return encode_request(self._request)
 
     def answer(self, parts: Sequence[bytes], now: float) -> None:
-        """Takes an answer; one to an earlier request is ignored.
+        """Handles an answer; answers to earlier requests are ignored.
 
         Raises:
             WireError: it is not an answer.
