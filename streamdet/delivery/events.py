@@ -77,6 +77,7 @@ class FrameResult:
         picture: its pixels, where they may be needed; else None.
         is_preview_due: whether a preview is to be made of it.
         packet_pts: timestamp of the packet that it was decoded from; None where that is not known.
+        is_asked_for: whether clients of the control API wait for a picture of it.
     """
 
     stream: str
@@ -86,6 +87,7 @@ class FrameResult:
     picture: Picture | None
     is_preview_due: bool = False
     packet_pts: int | None = None
+    is_asked_for: bool = False
 
 
 @dataclass(frozen=True, slots=True)

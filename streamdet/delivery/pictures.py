@@ -89,7 +89,7 @@ class View:
         """The picture; None if it would be too large for one message."""
         piece = self.hidden.cut(self.picture.to_rgb(), self.region)
         if self.boxes:
-            piece = _drawn(piece, self.boxes, self.region)
+            piece = drawn(piece, self.boxes, self.region)
         return to_jpeg(piece, _MAX_SIDE, quality)
 
 
@@ -422,8 +422,14 @@ def _within(value: float, highest: int) -> float:
     return min(max(round(value, 2), 0.0), float(highest))
 
 
-def _drawn(piece: NDArray[np.uint8], boxes: Iterable[Box], region: Region) -> NDArray[np.uint8]:
-    """The piece with boxes drawn into it."""
+def drawn(piece: NDArray[np.uint8], boxes: Iterable[Box], region: Region) -> NDArray[np.uint8]:
+    """The part of a frame with boxes drawn into it.
+
+    Args:
+        piece: uint8 [height, width, 3]; is not changed.
+        boxes: in pixels of the frame.
+        region: where the piece is in the frame.
+    """
     piece = piece.copy()
     thickness = max(2, min(piece.shape[:2]) // 200)
     for x1, y1, x2, y2 in boxes:

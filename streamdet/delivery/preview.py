@@ -1,5 +1,7 @@
 """Small JPEG pictures of the streams whose previews are subscribed to, encoded in a thread of their own.
 
+The same thread makes the pictures that are asked for one by one (`snapshots.py`).
+
 A stream without subscribers to previews costs one lookup in a set per frame. With subscribers, the publisher only keeps
 the newest picture: there is one slot per stream before the encoder and one after it, and a newer picture replaces one
 that still waits there.
@@ -17,6 +19,7 @@ from streamdet import wire
 from streamdet.config import PublisherConfig
 from streamdet.delivery.jpeg import to_jpeg
 from streamdet.delivery.privacy import NOTHING, Hidden
+from streamdet.delivery.snapshots import Snapshots
 from streamdet.monitoring.log import LogThrottle
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import DetectionEvent, Picture
@@ -56,6 +59,7 @@ class Previews(Worker):
         encoded: rung when there is a picture to take.
         metrics: counts what was encoded.
         on_error: called when the thread ends with an error.
+        snapshots: requests for single pictures.
     """
 
     def __init__(
@@ -64,8 +68,10 @@ class Previews(Worker):
         encoded: Wakeup,
         metrics: Metrics,
         on_error: Callable[[Worker], None] | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         super().__init__("previews", on_error)
+        self._snapshots = snapshots
         self._max_side = config.preview_width
         self._quality = config.preview_quality
         self._interval_seconds = 1 / config.preview_max_fps
@@ -78,6 +84,7 @@ class Previews(Worker):
         self._due_seconds: dict[str, float] = {}
         self._changed = threading.Condition()
         self._slots: dict[str, tuple[DetectionEvent, Picture, Hidden]] = {}
+        self._asked_for: dict[str, tuple[DetectionEvent, Picture, Hidden]] = {}
         self._done: dict[str, Preview] = {}
 
     def subscription(self, message: bytes) -> None:
@@ -126,6 +133,12 @@ class Previews(Worker):
             self._slots[event.stream] = (event, picture, hidden)
             self._changed.notify()
 
+    def offer_asked_for(self, event: DetectionEvent, picture: Picture, hidden: Hidden) -> None:
+        """Has the picture encoded for those who asked for one of the stream; arguments as of `offer`, does not wait."""
+        with self._changed:
+            self._asked_for[event.stream] = (event, picture, hidden)
+            self._changed.notify()
+
     def take(self) -> list[Preview]:
         """The pictures that were encoded since the last call; does not wait."""
         if not self._done:
@@ -139,6 +152,7 @@ class Previews(Worker):
         self._due_seconds.pop(stream, None)
         with self._changed:
             self._slots.pop(stream, None)
+            self._asked_for.pop(stream, None)
             self._done.pop(stream, None)
 
     def wake(self) -> None:
@@ -150,17 +164,24 @@ class Previews(Worker):
         """Encodes until asked to stop; what waits then is left."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._slots or self.stopping)
+                self._changed.wait_for(lambda: self._slots or self._asked_for or self.stopping)
                 if self.stopping:
                     return
                 # The stream that has waited longest: a slot keeps its place when a newer picture takes it.
-                stream = next(iter(self._slots))
-                event, picture, hidden = self._slots.pop(stream)
-            try:
-                self._encode(event, picture, hidden)
-            except Exception as error:  # noqa: BLE001 - whatever it is: other pictures are to be encoded
-                self._metrics.unexpected.report("preview", error, "a preview is left out", event.stream)
+                due = self._slots.pop(next(iter(self._slots))) if self._slots else None
+                asked_for = self._asked_for.pop(next(iter(self._asked_for))) if self._asked_for else None
+            for frame, encode in ((due, self._encode), (asked_for, self._make)):
+                if frame is None:
+                    continue
+                try:
+                    encode(*frame)
+                except Exception as error:  # noqa: BLE001 - whatever it is: other pictures are to be encoded
+                    self._metrics.unexpected.report("preview", error, "a preview is left out", frame[0].stream)
             self.beat()
+
+    def _make(self, event: DetectionEvent, picture: Picture, hidden: Hidden) -> None:
+        if self._snapshots is not None:
+            self._snapshots.make(event.stream, picture, hidden, [found.box for found in event.detections])
 
     def _encode(self, event: DetectionEvent, picture: Picture, hidden: Hidden) -> None:
         if not self.is_watched(event.stream):

@@ -24,6 +24,7 @@ from streamdet.delivery.file_store import FileStore
 from streamdet.delivery.pictures import Pictures
 from streamdet.delivery.preview import Previews
 from streamdet.delivery.replay import Archive, Replay, Ring
+from streamdet.delivery.snapshots import Snapshots
 from streamdet.delivery.sockets import OFF, SUBSCRIBE, Route, Sockets
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.opentelemetry import Tracer
@@ -108,6 +109,7 @@ class Publisher(Worker):
     Attributes:
         endpoint: the bound endpoint; with the real port where port 0 was configured.
         replay_endpoint: the same for requests; empty where they are not answered.
+        snapshots: takes requests for pictures of the newest frames.
 
     Raises:
         EndpointError: the endpoint cannot be bound.
@@ -139,10 +141,12 @@ class Publisher(Worker):
         self._sockets = Sockets(config, replay.endpoint if replay else OFF, metrics.delivery, on_error)
         self.endpoint, self.replay_endpoint = self._sockets.endpoint, self._sockets.replay_endpoint
         self._wakeup = self._sockets.wakeup
-        self._previews = Previews(config, self._wakeup, metrics, on_error)
+        pictures = pictures or PicturesConfig()
+        self.snapshots = Snapshots(pictures.quality)
+        self._previews = Previews(config, self._wakeup, metrics, on_error, self.snapshots)
         self._pictures: Pictures | None = None
         if picture_store is not None:
-            self._pictures = Pictures(pictures or PicturesConfig(), picture_store, metrics, on_error, self._wakeup.wake)
+            self._pictures = Pictures(pictures, picture_store, metrics, on_error, self._wakeup.wake)
         self._held: dict[str, deque[_Held]] = {}  # by topic
         self._unsettled: deque[_Unsettled] = deque()
         self._writer = EventWriter(epoch, config.state_interval_seconds, metrics, self._pictures, clips)
@@ -162,10 +166,14 @@ class Publisher(Worker):
         info = FrameInfo(frame.seq, frame.pts_seconds, frame.captured_at, frame.clock, picture.width, picture.height)
         captured = frame.captured_monotonic_seconds
         is_preview_due = self._previews.is_due(frame.stream, captured)
+        is_asked_for = self.snapshots.is_due(frame.stream, captured)
         # Whether this frame is the best view of an object, or raises an alert, is known only later.
-        is_kept = is_preview_due or (self._pictures is not None and len(self._pending) < _MAX_PENDING_PICTURES)
+        may_be_kept = self._pictures is not None and len(self._pending) < _MAX_PENDING_PICTURES
+        is_kept = is_preview_due or is_asked_for or may_be_kept
         kept = picture if is_kept else None
-        result = FrameResult(frame.stream, info, captured, tuple(detections), kept, is_preview_due, frame.packet_pts)
+        result = FrameResult(
+            frame.stream, info, captured, tuple(detections), kept, is_preview_due, frame.packet_pts, is_asked_for
+        )
         with self._changed:
             while len(self._pending) >= MAX_PENDING and not self._closed:
                 self._changed.wait()
@@ -356,6 +364,8 @@ class Publisher(Worker):
             self._tracer.published(trace, event.seq, len(event.detections))
         if result.is_preview_due and result.picture is not None and events.hidden is not None:
             self._previews.offer(event, result.picture, events.hidden)
+        if result.is_asked_for and result.picture is not None and events.hidden is not None:
+            self._previews.offer_asked_for(event, result.picture, events.hidden)
 
     def _send_previews(self) -> None:
         for preview in self._previews.take():
@@ -450,6 +460,7 @@ class Publisher(Worker):
     def _forget(self, stream: str) -> None:
         forgotten = self._writer.remove_stream(stream)
         self._previews.remove_stream(stream)
+        self.snapshots.remove_stream(stream)
         if self._replay is not None:
             self._replay.remove_stream(stream)
         if forgotten is None:

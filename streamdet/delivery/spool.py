@@ -106,6 +106,11 @@ class Spool(Worker):
         self._untidy = FailureLog(_log, "{} failures")
 
     @property
+    def path(self) -> Path:
+        """Of the database."""
+        return self._store.path
+
+    @property
     def settled(self) -> int:
         """How many of the events that were put in have been written, or could not be."""
         return self._settled_events

@@ -24,7 +24,9 @@ from streamdet import __version__
 from streamdet.config import Config
 from streamdet.delivery.clips import Clips
 from streamdet.delivery.file_store import FileStore, StoreLimits
+from streamdet.delivery.history import History
 from streamdet.delivery.publisher import Publisher
+from streamdet.delivery.snapshots import Snapshots
 from streamdet.delivery.spool import Spool
 from streamdet.detector.load import load_real_detector
 from streamdet.detector.pool import DetectorPool, Running
@@ -134,9 +136,12 @@ class Daemon:
                 pictures=self.config.pictures, picture_store=picture_store, clips=clips,
             )  # fmt: skip
             stack.callback(publisher.close)
-            control = self._control_server(picture_store, clips)
+            history = None if spool is None else History(spool.path, self._on_error, self.metrics.unexpected)
+            control = self._control_server(picture_store, clips, history, publisher.snapshots)
             # From here on both answer whether the daemon is ready; what else is asked for waits until it is.
             stack.enter_context(health)
+            if history is not None:
+                stack.enter_context(history)
             if control is not None:
                 stack.enter_context(control)
             detectors = self._load_detectors()
@@ -291,7 +296,9 @@ class Daemon:
         stack.callback(clips.close)
         return clips
 
-    def _control_server(self, pictures: FileStore | None, clips: Clips | None) -> ControlServer | None:
+    def _control_server(
+        self, pictures: FileStore | None, clips: Clips | None, history: History | None, snapshots: Snapshots
+    ) -> ControlServer | None:
         """The control API; None where it is off, or "auto" finds no place for its socket."""
         control = self.config.control
         path = socket_of_daemon(control.path, self._in_force.path)
@@ -310,6 +317,8 @@ class Daemon:
             on_answer=self.metrics.control_request,
             pictures=pictures,
             clips=clips,
+            history=history,
+            snapshots=snapshots,
         )
         try:
             return serve(path)

@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.request import urlopen
 
+import cv2
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
+from streamdet import subscribe
 from streamdet.assets import sample_clip
 from streamdet.bench.stand_in import StandIn
 from streamdet.config import load_config
@@ -43,14 +46,14 @@ Json = dict[str, Any]
 class Api:
     """A daemon in a thread, with two streams in its file."""
 
-    def __init__(self, folder: Path, control: str = "") -> None:
+    def __init__(self, folder: Path, control: str = "", more: str = "") -> None:
         self.config, self.socket = folder / "streamdet.toml", folder / "c.sock"
         control = control or f'path = "{self.socket}"'
         port, _ = free_ports()
         stream = f'url = "{sample_clip()}"\nloop = true\n'
         self.config.write_text(
             f'[publisher]\nendpoint = "tcp://127.0.0.1:{port}"\n[metrics]\nendpoint = "127.0.0.1:0"\n'
-            f"[control]\n{control}\n"
+            f"[control]\n{control}\n{more}"
             f'[[streams]]\nname = "east"\n{stream}[[streams]]\nname = "west"\n{stream}'
         )
         self.daemon = Daemon(load_config(self.config), self.config, load=lambda *_: DetectorPool([StandIn()]))
@@ -82,6 +85,14 @@ class Api:
             answer = json.loads(response.read())
         check_answer(method, path.partition("?")[0], response, answer)
         return response.status, answer
+
+    def picture(self, stream: str, query: str = "") -> tuple[int, bytes]:
+        with closing(_UnixConnection(self.socket, 30)) as connection:
+            connection.request("GET", f"/v1/streams/{stream}/picture{query}")
+            response = connection.getresponse()
+            described = OPENAPI["paths"]["/v1/streams/{name}/picture"]["get"]["responses"]
+            assert str(response.status) in described
+            return response.status, response.read()
 
     def streams(self) -> dict[str, Json]:
         return {stream["name"]: stream for stream in self.request("GET", "/v1/streams")[1]["streams"]}
@@ -311,22 +322,59 @@ def test_requests_are_counted(api: Api) -> None:
 
 
 @pytest.mark.skipif(not Path("/usr/bin/curl").exists(), reason="needs curl")
-def test_the_examples_of_the_documentation_work(api: Api) -> None:
+def test_the_examples_of_the_documentation_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    with Api(tmp_path, more=f'[spool]\ndirectory = "{tmp_path / "spool"}"\n') as api:
+        run_examples(api, tmp_path)
+
+
+def run_examples(api: Api, folder: Path) -> None:
     text = (ROOT / "docs" / "control.md").read_text()
     (example,) = [block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "--unix-socket" in block]
     script = re.sub("^SOCKET=.*$", f"SOCKET={api.socket}", example, flags=re.MULTILINE)
-    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(["bash", "-euc", script], cwd=folder, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     decoder, answers, rest = json.JSONDecoder(), [], done.stdout
     while rest := rest.lstrip():
         answer, end = decoder.raw_decode(rest)
         answers.append(answer)
         rest = rest[end:]
-    assert len(answers) == len(re.findall(r"^ask ", example, re.MULTILINE))
+    assert len(answers) == len(re.findall(r"^ask (?!-o)", example, re.MULTILINE))
+    assert (folder / "east.jpg").read_bytes().startswith(b"\xff\xd8\xff")
     assert answers[0]["streams"][0]["name"] == "east"
     assert answers[2]["name"] == "yard"
     assert answers[4]["stream"]["reason"] == "paused"
     assert answers[-1]["ready"] is True
+
+
+def test_alerts_objects_and_the_newest_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    more = f'[spool]\ndirectory = "{tmp_path / "spool"}"\n[[rules]]\nname = "anyone"\nstreams = ["east"]\n'
+    with Api(tmp_path, more=more) as api:
+        assert api.request("PATCH", "/v1/streams/west", {"paused": True})[0] == 200
+        wait_until(lambda: api.request("GET", "/v1/alerts?rule=anyone&phase=raised")[1]["events"], "an alert")
+        (alert,) = api.request("GET", "/v1/alerts?stream=east&limit=1")[1]["events"]
+        assert (alert["type"], alert["alert"]["rule"]) == ("alerts", "anyone")
+        objects = api.request("GET", "/v1/objects?stream=east&label=person&phase=begin")[1]
+        assert objects["events"][0]["object"]["label"] == "person"
+        subscriber = api.daemon.config.publisher.endpoint
+        with subscribe(subscriber, kinds=["objects"], timeout_seconds=30) as events:
+            event = next(events)
+        query = f"since={event.published_at}&until={time.time() + 60}&stream={event.stream}"
+        wait_until(
+            lambda: event.seq in [found["seq"] for found in api.request("GET", f"/v1/objects?{query}")[1]["events"]],
+            "the very event that a subscriber got",
+        )
+        for query, width in (("", 768), ("?width=160&boxes=1", 160)):
+            status, picture = api.picture("east", query)
+            assert status == 200
+            image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+            assert image is not None
+            assert image.shape[1] == width
+        status, problem = api.picture("west")
+        assert (status, json.loads(problem)["detail"]) == (503, "west has no frame: it is down: paused")
+        status, problem = api.picture("nothing")
+        assert (status, json.loads(problem)["code"]) == (404, "not_found")
 
 
 def test_it_answers_at_once_while_a_camera_hangs(api: Api) -> None:

@@ -14,10 +14,11 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from datetime import datetime
 from http import HTTPStatus
 from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,6 +32,8 @@ from streamdet.config.stream import NAME_PATTERN
 from streamdet.config.toml import is_nested_deeper
 from streamdet.delivery.clips import Clips
 from streamdet.delivery.file_store import FileStore, Missing
+from streamdet.delivery.history import MAX_EVENTS, History, Page, Query
+from streamdet.delivery.snapshots import MAX_WIDTH, MIN_WIDTH, Look, Snapshots
 from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
 from streamdet.http.access import Door, Guard, Refused
 from streamdet.http.server import (
@@ -51,6 +54,7 @@ from streamdet.security.redact import redact
 from streamdet.service.control.operations import Json, Operation
 from streamdet.service.control.unix_socket import PeerGuard, listen_at
 from streamdet.service.pages import HealthSnapshot, guard_for, tls_for
+from streamdet.types import State
 from streamdet.wire.limits import is_jpeg
 from streamdet.worker import Worker
 
@@ -61,6 +65,12 @@ REQUESTS_PER_SECOND = 100
 MAX_WAITING_OF_ONE_CLIENT = 64
 # How long a picture may take: longer than the store itself waits for one.
 _PICTURE_SECONDS = 8.0
+# How long a picture of the newest frame waits for that.
+_FRAME_SECONDS = 10.0
+# How long a page of events may take, with those that are read before it.
+_EVENTS_SECONDS = 20.0
+_EVENTS_OF_A_PAGE = 100
+_MAX_TIME = 253_402_300_799.0  # the end of the year 9999
 # The deepest that means anything: a stream, a list of zones, a zone, its corners, a corner.
 _MAX_DEPTH = 12
 _MOST_DIGITS = 20
@@ -108,6 +118,8 @@ class ControlServer(HttpThread):
         rate: how many requests are answered.
         pictures: keeps the pictures that events name; None for none.
         clips: keeps the clips that events name; None for none.
+        history: reads events of objects and alerts back; None where none are kept on disk.
+        snapshots: makes pictures of the newest frames; None for none.
 
     Attributes:
         urls: where the API is: the path of the Unix socket, and the URL of `endpoint` without a slash at its end.
@@ -134,8 +146,10 @@ class ControlServer(HttpThread):
         rate: FairRate | None = None,
         pictures: FileStore | None = None,
         clips: Clips | None = None,
+        history: History | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
-        self._api = _Api(on_operation, about, health, pictures, clips)
+        self._api = _Api(on_operation, about, health, pictures, clips, history, snapshots)
         rate = rate or FairRate(REQUESTS_PER_SECOND, MAX_WAITING_OF_ONE_CLIENT)
 
         def door(guard: Guard | PeerGuard) -> Door:
@@ -209,8 +223,12 @@ class _Api:
         health: Callable[[], HealthSnapshot],
         pictures: FileStore | None = None,
         clips: Clips | None = None,
+        history: History | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self._clips = clips
+        self._snapshots = snapshots
+        self._history = history
         self._on_operation = on_operation
         self._about = about
         self._health = health
@@ -225,6 +243,8 @@ class _Api:
                 _resource("/v1/health", GET=self._get_health),
                 _resource("/v1/pictures/{id}", GET=self._get_picture),
                 _resource("/v1/clips/{id}", GET=self._get_clip),
+                _resource("/v1/alerts", GET=self._events("alerts", "rule", ("raised", "cleared"))),
+                _resource("/v1/objects", GET=self._events("objects", "label", ("begin", "update", "end"))),
                 _resource("/v1/config", GET=self._operation("config")),
                 _resource("/v1/reload", POST=self._reload),
                 _resource("/v1/streams", GET=self._operation("streams.list"), POST=self._add_stream),
@@ -235,6 +255,7 @@ class _Api:
                     PATCH=self._change_stream,
                     DELETE=self._operation("streams.remove", changes=True),
                 ),
+                _resource("/v1/streams/{name}/picture", GET=self._get_snapshot),
                 _resource("/v1/streams/{name}/reset", POST=self._operation("streams.reset", changes=True)),
             ],
             exception_handlers={
@@ -342,6 +363,38 @@ class _Api:
             raise ControlError(Refusal.NOT_FOUND, f'no picture "{plain(picture_id, 130)}" is kept')
         return Response(content, headers={"Cache-Control": "no-store"}, media_type="image/jpeg")
 
+    async def _get_snapshot(self, request: Request) -> Response:
+        given, name = _query(request, "width", "boxes"), _name(request)
+        width = _whole(given, "width", MIN_WIDTH, MAX_WIDTH, 0) or None
+        boxes = given.get("boxes", "0")
+        if boxes not in ("0", "1"):
+            _refuse('the query parameter "boxes" must be 0 or 1')
+        stream = await self._carried_out(Operation("streams.get", _who(request), name))
+        if self._snapshots is None or stream.get("state") != State.UP:
+            reason = f": {stream['reason']}" if stream.get("reason") else ""
+            raise ControlError(Refusal.UNAVAILABLE, f"{name} has no frame: it is {stream.get('state')}{reason}")
+        snapshots, look, result = self._snapshots, Look(width, boxes=boxes == "1"), Future[bytes | None]()
+
+        def put(jpeg: bytes | None) -> None:
+            with suppress(InvalidStateError):
+                result.set_result(jpeg)
+
+        def ask() -> None:
+            if not snapshots.fetch(name, look, put):
+                result.set_exception(ControlError(Refusal.UNAVAILABLE, "too many pictures are asked for; try again"))
+
+        try:
+            jpeg = await asyncio.wait_for(self._result(result, ask), _FRAME_SECONDS)
+        except TimeoutError:
+            why = f"{name} had no frame that may be shown within {_FRAME_SECONDS:g} s"
+            raise ControlError(Refusal.UNAVAILABLE, why) from None
+        finally:
+            snapshots.give_up(name, look, put)
+            put(None)
+        if jpeg is None:
+            raise ControlError(Refusal.UNAVAILABLE, f"no picture of {name} can be made now")
+        return Response(jpeg, headers={"Cache-Control": "no-store"}, media_type="image/jpeg")
+
     async def _get_clip(self, request: Request) -> Response:
         _query(request)
         clip_id = request.path_params["id"]
@@ -350,6 +403,47 @@ class _Api:
             why = f'no clip "{plain(clip_id, 130)}" is kept; a clip is there some seconds after it ends'
             raise ControlError(Refusal.NOT_FOUND, why)
         return FileResponse(path, headers={"Cache-Control": "no-store"}, media_type="video/mp4")
+
+    def _events(self, kind: Literal["alerts", "objects"], by: str, phases: tuple[str, ...]) -> _Handler:
+        """Handles a query for events, which may also be restricted `by` their rule or label, and to one of `phases`."""
+
+        async def handle(request: Request) -> Response:
+            given = _query(request, "since", "until", "stream", by, "phase", "limit", "after")
+            phase = given.get("phase")
+            if phase is not None and phase not in phases:
+                _refuse(f'the query parameter "phase" must be one of {", ".join(phases)}')
+            query = Query(
+                kind, _time(given, "since"), _time(given, "until"), _stream(given), phase,
+                label=given.get("label"), rule=given.get("rule"),
+                limit=_whole(given, "limit", 1, MAX_EVENTS, _EVENTS_OF_A_PAGE), after=_cursor(given),
+            )  # fmt: skip
+            page = await self._page(query)
+            # The events are not decoded: these are the bytes that were published.
+            cursor = "null" if page.next is None else f'"{page.next}"'
+            body = b'{"events": [' + b",".join(b"\n" + event for event in page.events) + b"\n"
+            return Response(body + f'], "next": {cursor}}}\n'.encode(), media_type="application/json")
+
+        return handle
+
+    async def _page(self, query: Query) -> Page:
+        if self._history is None:
+            raise ControlError(Refusal.CONFLICT, "this daemon keeps no events on disk: set directory in [spool]")
+        history, result = self._history, Future[Page | None]()
+
+        def put(page: Page | None) -> None:
+            with suppress(InvalidStateError):
+                result.set_result(page)
+
+        def ask() -> None:
+            if not history.fetch(query, put):
+                put(None)
+
+        page = None
+        with suppress(TimeoutError):
+            page = await asyncio.wait_for(self._result(result, ask), _EVENTS_SECONDS)
+        if page is None:
+            raise ControlError(Refusal.UNAVAILABLE, "the events on disk cannot be read now")
+        return page
 
     async def _result(self, result: Future[_Result], begin: Callable[[], None]) -> _Result:
         """Waits for the result of what `begin` begins, or for the end of the daemon."""
@@ -451,6 +545,51 @@ def _query(request: Request, *known: str) -> Mapping[str, str]:
     if len(given) > len(dict(given)):
         _refuse("a query parameter is given twice")
     return dict(given)
+
+
+def _time(given: Mapping[str, str], key: str) -> float | None:
+    """A Unix time in seconds, or a date and time with its zone, as Unix time; None where it is not given."""
+    text = given.get(key)
+    if text is None:
+        return None
+    try:
+        at = float(text)
+    except ValueError:
+        try:
+            # In a query, "+" is a blank.
+            moment = datetime.fromisoformat(re.sub(r" (?=\d\d:?\d\d$)", "+", text))
+            at = math.nan if moment.tzinfo is None else moment.timestamp()
+        except (ValueError, OverflowError):
+            at = math.nan
+    if not 0 <= at <= _MAX_TIME:
+        why = f'"{key}" must be a time, in seconds since 1970 or such as 2026-11-29T14:00:00Z, with its zone'
+        _refuse(f"the query parameter {why}")
+    return at
+
+
+def _stream(given: Mapping[str, str]) -> str | None:
+    stream = given.get("stream")
+    if stream is not None and re.fullmatch(NAME_PATTERN, stream) is None:
+        _refuse('the query parameter "stream" is no name of a stream')
+    return stream
+
+
+def _cursor(given: Mapping[str, str]) -> int | None:
+    after = given.get("after")
+    if after is None:
+        return None
+    if re.fullmatch(r"-?[0-9]{1,19}", after, re.ASCII) is None or abs(int(after)) >= 1 << 63:
+        _refuse('the query parameter "after" must be "next" of an answer')
+    return int(after)
+
+
+def _whole(given: Mapping[str, str], key: str, least: int, most: int, default: int) -> int:
+    text = given.get(key)
+    if text is None:
+        return default
+    if re.fullmatch("[0-9]{1,9}", text, re.ASCII) is None or not least <= int(text) <= most:
+        _refuse(f'the query parameter "{key}" must be a whole number from {least} to {most}')
+    return int(text)
 
 
 def _persist(request: Request) -> bool:

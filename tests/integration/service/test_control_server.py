@@ -24,6 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamdet.config import MetricsConfig
+from streamdet.delivery.event_store import EventStore, Record
+from streamdet.delivery.history import History, Query
 from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
 from streamdet.security.endpoints import gid_of
 from streamdet.security.limits import FairRate, Rate
@@ -33,7 +35,9 @@ from streamdet.service.control.client import _UnixConnection, ask, decode_answer
 from streamdet.service.control.operations import Json, Operation
 from streamdet.service.control.paths import changes_file_of_daemon, possible_sockets, socket_of_daemon
 from streamdet.service.pages import HealthSnapshot
+from streamdet.wire import to_message
 from support.certificates import make_certificate
+from support.occurring import alert_event
 from support.stores import Counted
 from support.waiting import wait_until
 
@@ -197,6 +201,93 @@ def test_without_pictures_none_is_found_and_one_that_is_waited_for_holds_up_no_e
         began = time.monotonic()
     assert time.monotonic() - began < 5
     stored.store.close()
+
+
+def test_events_of_the_past_are_handed_out_as_they_were_published(path: Path, tmp_path: Path) -> None:
+    seqs = {"alerts/front-door/": 3}
+    with closing(EventStore(tmp_path / "spool", 2**30, "e1", seqs)) as store:
+        events = [to_message(alert_event(seq=seq, published_at=1760000000.0 + seq))[1] for seq in (1, 2, 3)]
+        store.append(
+            [Record("e1", "alerts/front-door/", seq, 1760000000.0 + seq, events[seq - 1]) for seq in (1, 2, 3)]
+        )
+        with (
+            History(store.path) as history,
+            server_at(path, history=history),
+            closing(_UnixConnection(path, _PATIENCE_SECONDS)) as connection,
+        ):
+            response, answer = request(connection, "GET", "/v1/alerts?limit=2&rule=at+the+door&phase=raised")
+            assert (response.status, response.headers["Content-Type"]) == (200, "application/json")
+            assert answer["events"] == [json.loads(events[2]), json.loads(events[1])]
+            rest = request(connection, "GET", f"/v1/alerts?after={answer['next']}")[1]
+            assert rest == {"events": [json.loads(events[0])], "next": None}
+            for since in ("1760000003", "2025-10-09T08:53:23Z", "2025-10-09T10:53:23%2B02:00",
+                          "2025-10-09T10:53:23+02:00"):  # fmt: skip
+                answer = request(connection, "GET", f"/v1/alerts?since={since}&stream=front-door")[1]
+                assert [event["seq"] for event in answer["events"]] == [3], since
+            assert request(connection, "GET", "/v1/alerts?until=1760000002")[1]["events"][0]["seq"] == 1
+            assert request(connection, "GET", "/v1/objects")[1] == {"events": [], "next": None}
+        assert history.error is None
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "words"),
+    [
+        ("/v1/alerts", 409, "this daemon keeps no events on disk: set directory in [spool]"),
+        ("/v1/objects?label=person", 409, "keeps no events"),
+        ("/v1/alerts?label=person", 400, "known are since, until, stream, rule"),
+        ("/v1/objects?rule=x", 400, "known are since, until, stream, label"),
+        ("/v1/alerts?phase=end", 400, "must be one of raised, cleared"),
+        ("/v1/objects?phase=raised", 400, "must be one of begin, update, end"),
+        *((f"/v1/alerts?since={text}", 400, '"since" must be a time')
+          for text in ("yesterday", "nan", "inf", "-1", "1e300", "2026-11-29T14:00:00", "", "0001-01-01T00:00:00Z")),
+        *((f"/v1/alerts?limit={text}", 400, "a whole number from 1 to 1000")
+          for text in ("0", "1001", "1.5", "-1", "")),
+        *((f"/v1/alerts?after={text}", 400, 'must be "next" of an answer')
+          for text in ("", "x", "9223372036854775808", "1_0", "%D9%A3")),
+        ("/v1/alerts?stream=*", 400, "is no name of a stream"),
+        ("/v1/alerts?limit=1&limit=2", 400, "given twice"),
+        ("/v1/streams/a/picture?width=1", 400, "a whole number from 16 to 3840"),
+        ("/v1/streams/a/picture?boxes=yes", 400, '"boxes" must be 0 or 1'),
+        ("/v1/streams/A%0a/picture", 404, "there is no stream"),
+        ("/v1/streams/a/picture", 503, "a has no frame"),
+    ],
+)  # fmt: skip
+def test_what_a_query_may_ask_for(connection: http.client.HTTPConnection, target: str, status: int, words: str) -> None:
+    response, problem = request(connection, "GET", target)
+    assert (response.status, words in problem["detail"]) == (status, True), problem
+
+
+def test_queries_that_wait_hold_up_no_end_and_too_many_are_refused(path: Path, tmp_path: Path) -> None:
+    history = History(tmp_path / "events.sqlite")  # never started, so it answers nothing
+    with server_at(path, history=history), closing(_UnixConnection(path, _PATIENCE_SECONDS)) as waiting:
+        waiting.request("GET", "/v1/alerts")
+        wait_until(history._queue.qsize)
+        while history.fetch(Query("alerts"), lambda _: None):
+            pass
+        with pytest.raises(ControlError, match="cannot be read now"):
+            ask(path, "GET", "/v1/objects")
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "target", ["/v1/alerts", "/v1/objects", "/v1/streams", "/v1/streams/a/picture", "/v1/pictures/x"]
+)
+def test_no_other_site_may_read_anything(path: Path, target: str) -> None:
+    with server_at(path, endpoint="127.0.0.1:0") as server:
+        address = urlsplit(server.urls[1]).netloc
+        for over_tcp in (True, False):
+            kind = http.client.HTTPConnection(address, timeout=_PATIENCE_SECONDS)
+            with closing(kind if over_tcp else _UnixConnection(path, _PATIENCE_SECONDS)) as connection:
+                headers = {"Origin": "https://site.example"}
+                preflight = {**headers, "Access_Control_Request_Method": "GET"}
+                for method, sent, refused in (
+                    ("OPTIONS", preflight, 403 if over_tcp else 405), ("GET", headers, 403), ("GET", {}, None),
+                ):  # fmt: skip
+                    response, _ = request(connection, method, target, **sent)
+                    assert not [name for name in response.headers if name.lower().startswith("access-control-")]
+                    if refused is not None and (over_tcp or method == "OPTIONS"):
+                        assert response.status == refused
 
 
 def test_curl_speaks_to_it(server: ControlServer, path: Path) -> None:
