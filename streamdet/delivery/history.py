@@ -201,22 +201,30 @@ def _page(database: sqlite3.Connection, query: Query, until: float) -> Page:
             events.append(payload)
             left_bytes -= len(payload)
         last = number
-    return Page(events, candidates[-1] if len(candidates) == _MAX_CANDIDATES else None)
+    return Page(events, candidates[-1] if len(candidates) == _most_candidates(query) else None)
 
 
 def _candidates(database: sqlite3.Connection, query: Query) -> list[int]:
     """The newest ids of events of the kind and stream, about from `since` to `until`, and after the page before."""
     first = _FIRST if query.since is None else _first_kept(database, query.since)
     end = _LAST if query.until is None else _first_kept(database, query.until + _KEPT_LATER_SECONDS)
-    # In the index are the topics and ids; the table also has all the detections that lie between.
+    # In the index are the topics and ids; the table also has all the detections that lie between. All ids in one row: a
+    # thread that takes the lock of the interpreter for each of them delays the others.
     newest = (
-        "SELECT id FROM records INDEXED BY records_by_seq "
+        "SELECT json_group_array(id) FROM (SELECT id FROM records INDEXED BY records_by_seq "
         "WHERE topic_id IN (SELECT id FROM topics WHERE topic GLOB ?) AND id >= ? AND id < ? "
-        "ORDER BY id DESC LIMIT ?"
+        "ORDER BY id DESC LIMIT ?)"
     )
     after = end if query.after is None else min(end, query.after)
     topics = f"{query.kind}/{query.stream or '*'}/"
-    return [number for (number,) in database.execute(newest, (topics, first, after, _MAX_CANDIDATES))]
+    ids = database.execute(newest, (topics, first, after, _most_candidates(query))).fetchone()[0]
+    return sorted(orjson.loads(ids), reverse=True)
+
+
+def _most_candidates(query: Query) -> int:
+    """How many events one page looks at; one more than it holds, where nearly all of them are wanted."""
+    is_picky = (query.phase, query.label, query.rule) != (None, None, None)
+    return _MAX_CANDIDATES if is_picky else min(query.limit + 1, _MAX_CANDIDATES)
 
 
 def _payloads(database: sqlite3.Connection, ids: list[int]) -> Iterator[tuple[int, bytes]]:
