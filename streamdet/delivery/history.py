@@ -160,7 +160,7 @@ class History(Worker):
         except sqlite3.Error as error:
             self._unreadable.failed(f"cannot read events in {self._path}: {error}")
         except Exception as error:  # noqa: BLE001 - whatever it is: other queries wait
-            self._unexpected.report("history", error, "a query for events is not answered")
+            self._unexpected.report("control", error, "a query for events is not answered")
         else:
             self._unreadable.works(f"events in {self._path} can be read again")
         reply(page)

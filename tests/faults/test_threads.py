@@ -31,6 +31,7 @@ from streamdet.delivery.connections import ConnectionGuard
 from streamdet.delivery.event_store import EventStore
 from streamdet.delivery.events import EventWriter
 from streamdet.delivery.file_store import FileStore
+from streamdet.delivery.history import History
 from streamdet.delivery.pictures import Pictures, View
 from streamdet.delivery.preview import Previews
 from streamdet.delivery.privacy import Privacy
@@ -153,12 +154,18 @@ def ask_for_a_reload(running: Running) -> None:
     assert running.daemon.metrics.registry.get_sample_value("streamdet_config_last_reload_successful") == 0
 
 
+def ask_for_the_past(running: Running) -> None:
+    with pytest.raises(ControlError):
+        ask(running.control_path, "GET", "/v1/alerts", timeout_seconds=5)
+
+
 # Where each thread is hit, and what makes it come there.
 _THREADS: dict[str, tuple[type, str, Callable[[Running], None]]] = {
     "inference": (Inference, "_detect_some", provoke_nothing),
     "publisher": (EventWriter, "due_states", provoke_nothing),
     "previews": (Previews, "beat", look),
     "spool": (Spool, "_tidy", provoke_nothing),
+    "history": (History, "_answer", ask_for_the_past),
     "pictures": (Pictures, "_turn", reconnect),
     "pictures store": (FileStore, "_tidy", provoke_nothing),
     "control": (_Connections, "add", ask_for_control),
@@ -200,6 +207,7 @@ _DATA: list[tuple[str, type, str, Callable[[Running], None]]] = [
     ("subscription", EventWriter, "subscribed", look),
     ("replay", Replay, "answer", ask_for_events),
     ("control", Operations, "_list", ask_for_control),
+    ("control", History, "_read", ask_for_the_past),
     ("http", _Api, "_carried_out", ask_for_control),
     ("http", PeerGuard, "refusal", ask_for_control),
     ("replay", EventStore, "answer", ask_for_old_events),

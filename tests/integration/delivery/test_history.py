@@ -173,7 +173,7 @@ def test_it_cannot_write_and_holds_up_no_writer(kept: Kept, history: History) ->
         while not stop.is_set():
             page_of(history, Query("objects", limit=1000))
 
-    reader = threading.Thread(target=read)
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
         took = []
