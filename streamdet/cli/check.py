@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamdet.config import Config, load_config_and_warnings
+from streamdet.config import Config, load_bridges, load_config_and_warnings
 from streamdet.detector.missing import missing_parts
 from streamdet.errors import EXIT_FAILURE, ConfigError
 from streamdet.security.plain_text import plain_json
@@ -51,7 +51,7 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
         raise click.UsageError(message)
     file = file or config_path or _DEFAULT_FILE
     try:
-        config, warnings = load_config_and_warnings(file, environ_for(file))
+        config, warnings = _load(file)
     except ConfigError as error:
         if not as_json:
             raise
@@ -71,10 +71,32 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
         sys.exit(EXIT_FAILURE)
 
 
-def environ_for(file: Path) -> Mapping[str, str]:
-    """The environment in which the service reads a configuration of its own: with its secrets."""
+def _load(file: Path) -> tuple[Config, list[str]]:
+    """The configuration as the daemon and the bridges read it, with its warnings.
+
+    Raises:
+        ConfigError: with what is wrong for either, a line each.
+    """
+    problems: list[str] = []
+    try:
+        load_bridges(file, environ_for(file, of_bridges=True))
+    except ConfigError as error:
+        problems = error.problems
+    try:
+        config, warnings = load_config_and_warnings(file, environ_for(file))
+    except ConfigError as error:
+        raise ConfigError(list(dict.fromkeys([*error.problems, *problems]))) from None
+    if problems:
+        raise ConfigError(problems)
+    return config, warnings
+
+
+def environ_for(file: Path, *, of_bridges: bool = False) -> Mapping[str, str]:
+    """The environment in which the service, or a bridge, reads a configuration of its own: with its secrets."""
     if "CREDENTIALS_DIRECTORY" in os.environ or file.absolute().parent != _FOLDER:
         return os.environ
+    if of_bridges:
+        return {**os.environ, "CREDENTIALS_DIRECTORY": str(_FOLDER / "bridges.secrets")}
     folder = _FOLDER / ("secrets" if file.name == _DEFAULT_FILE.name else f"{file.stem}.secrets")
     return {**os.environ, "CREDENTIALS_DIRECTORY": str(folder)}
 

@@ -86,9 +86,11 @@ class GapDetector:
     Attributes:
         ready: items to hand out, in order.
         is_full: whether no more messages should be read; never here.
+        held: how many events wait for those before them; none here.
     """
 
     is_full = False
+    held = 0
 
     def __init__(self, labels: Iterable[str] | None) -> None:
         self.ready: deque[Item] = deque()

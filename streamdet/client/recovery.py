@@ -134,6 +134,11 @@ class OrderedRecovery:
         return dict(self._position)
 
     @property
+    def held(self) -> int:
+        """How many events wait for those before them."""
+        return self._held
+
+    @property
     def is_full(self) -> bool:
         """Whether too many events are held back to read more messages."""
         return self._held >= _MAX_HELD_EVENTS

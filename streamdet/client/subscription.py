@@ -160,6 +160,11 @@ class _Connection:
         self._note_connection()
         return self._is_connected
 
+    @property
+    def waiting_items(self) -> int:
+        """How many items have been received, and wait to be handed out or for those before them."""
+        return len(self._order.ready) + self._order.held
+
     def position(self) -> dict[str, tuple[str, int]]:
         """How far the items that were yielded reach, by topic: what a later subscription takes as `resume`.
 

@@ -6,7 +6,8 @@ what does not fit together, `explain` puts errors into words, and `load` brings 
 it for editors and for the reference; `last_good` keeps the last configuration that worked.
 """
 
-from streamdet.config.load import load_config, load_config_and_warnings
+from streamdet.config.bridges import BridgesConfig, WebhookConfig
+from streamdet.config.load import load_bridges, load_config, load_config_and_warnings
 from streamdet.config.models import (
     ClipsConfig,
     Config,
@@ -24,6 +25,7 @@ from streamdet.config.rules import RuleConfig
 from streamdet.config.stream import StreamConfig
 
 __all__ = [
+    "BridgesConfig",
     "ClipsConfig",
     "Config",
     "ControlConfig",
@@ -37,6 +39,8 @@ __all__ = [
     "SpoolConfig",
     "StreamConfig",
     "TracingConfig",
+    "WebhookConfig",
+    "load_bridges",
     "load_config",
     "load_config_and_warnings",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from streamdet.config.addresses import UrlKind, doubt_of_url, kind_of_url
+from streamdet.config.bridges import BRIDGE_TABLES, of_bridges
 from streamdet.config.checks import (
     detector_problems,
     labels_of_weights,
@@ -40,7 +41,7 @@ from streamdet.security.redact import redact
 
 _STREAM: KeyPath = ("streams", 0)
 # A message shows names that are not longer, and do not look like the end of a key.
-_NAMES = {"streams": NAME_PATTERN, "rules": r"^[^\[\]]{1,64}$"}
+_NAMES = {"streams": NAME_PATTERN, "webhooks": NAME_PATTERN, "rules": r"^[^\[\]]{1,64}$"}
 
 _LISTENING: dict[tuple[str, str], Callable[[str], ListenAddress | None]] = {
     ("publisher", "endpoint"): parse_publisher_endpoint,
@@ -108,9 +109,23 @@ def load_rules(
         raise ConfigError([_one_line(f"{path}: has no [[rules]]; docs/objects.md shows what a rule looks like")])
     reading = _Reading(path, lines_of_keys(text))
     if written.keys() == {"rules"}:
-        return reading.read_rules(written, environ), None
+        return reading.read_tables(written, environ).rules, None
     config = reading.read(written, environ)
     return config.rules, config.streams
+
+
+def load_bridges(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Reads what bridges use of a configuration file, and nothing else: not its streams, nor their secrets.
+
+    Args:
+        path: the file.
+        environ: as for `load_config`.
+
+    Raises:
+        ConfigError: with everything that is wrong, a line each, without secrets.
+    """
+    text = read_text(path)
+    return _Reading(path, lines_of_keys(text)).read_tables(of_bridges(parse(path, text)), environ)
 
 
 def read_stream(
@@ -217,6 +232,8 @@ class _Reading:
 
     def read(self, written: Tables, environ: Mapping[str, str], running_labels: Sequence[str] | None = None) -> Config:
         substitution = Substitution(environ)
+        # Bridges read theirs themselves: their secrets are none of the daemon's.
+        written = {key: value for key, value in written.items() if key not in BRIDGE_TABLES}
         self._tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out
         self._problems = dict(substitution.problems)
         defaults = self._checked_defaults()
@@ -246,16 +263,20 @@ class _Reading:
             raise ConfigError(self._report())
         return config
 
-    def read_rules(self, written: Tables, environ: Mapping[str, str]) -> tuple[RuleConfig, ...]:
-        """The rules of a file that contains nothing else."""
+    def read_tables(self, written: Tables, environ: Mapping[str, str]) -> Config:
+        """Some tables without the streams: the rules of a file that contains nothing else, or what bridges read."""
         substitution = Substitution(environ)
         self._tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out
         self._problems = dict(substitution.problems)
-        config = self._validate(self._tables)
+        tables = resolve_paths(self._tables, self._path.absolute().parent)
+        config = self._validate(tables)
         self._check_names("rules", "rule")
+        self._check_names("webhooks", "webhook")
+        for path, problem in missing_files(tables) if "webhooks" in tables else ():
+            self._problems.setdefault(path, problem)
         if self._problems or config is None:
             raise ConfigError(self._report())
-        return config.rules
+        return config
 
     def warnings(self, written: Tables) -> list[str]:
         """Addresses that are probably mistakes, passwords that are written into the file itself, and unused keys."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
+from streamdet.config.bridges import MAX_WEBHOOKS, BridgesConfig, WebhookConfig
 from streamdet.config.listening import parse_host_port, parse_publisher_endpoint, refuse_others_without_keys
 from streamdet.config.rules import RuleConfig
 from streamdet.config.stream import StreamConfig
@@ -624,3 +625,9 @@ class Config(BaseModel):
     )
     streams: tuple[StreamConfig, ...] = Field((), description="The streams, one table [[streams]] each.")
     rules: tuple[RuleConfig, ...] = Field((), description="What raises alerts, one table [[rules]] each.")
+    bridges: BridgesConfig = Field(BridgesConfig(), description="What all bridges share; not read by the daemon.")
+    webhooks: tuple[WebhookConfig, ...] = Field(
+        (),
+        max_length=MAX_WEBHOOKS,
+        description="Receivers over HTTP, one table [[webhooks]] each; not read by the daemon.",
+    )

@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, Field, create_model
 from pydantic.fields import FieldInfo
 
+from streamdet.config.bridges import ACCEPTS as ACCEPTS_OF_BRIDGES
+from streamdet.config.bridges import BridgesConfig, WebhookConfig
 from streamdet.config.models import (
     ClipsConfig,
     Config,
@@ -52,6 +54,8 @@ _TABLES: dict[str, type[BaseModel]] = {
     "[tracing]": TracingConfig,
     "[[streams]]": StreamConfig,
     "[[rules]]": RuleConfig,
+    "[bridges]": BridgesConfig,
+    "[[webhooks]]": WebhookConfig,
 }
 
 
@@ -88,6 +92,9 @@ def markdown_tables() -> str:
 
 def accepts(table: type[BaseModel], key: str) -> str:
     """What a key accepts, in words."""
+    in_words = ACCEPTS_OF_BRIDGES if table is WebhookConfig else ACCEPTS
+    if key in in_words:
+        return in_words[key]
     annotation = table.model_fields[key].annotation
     options = [annotation, *get_args(annotation)]
     literal = next((option for option in options if get_origin(option) is Literal), None)
@@ -95,8 +102,6 @@ def accepts(table: type[BaseModel], key: str) -> str:
         return ", ".join(f'`"{choice}"`' for choice in get_args(literal))
     if key in SHAPES:
         return f"a list of tables, see [{key}](#{key})"
-    if key in ACCEPTS:
-        return ACCEPTS[key]
     words = range_in_words(table, key)
     if key.endswith("_seconds"):
         words += f", or a text with a unit ({', '.join(DURATION_UNITS)})"

@@ -35,7 +35,9 @@ def in_container(test: Callable[..., None]) -> Callable[..., None]:
     return test
 
 
-@pytest.fixture(params=["streamdet.service", "streamdet@.service", "gpu", "streamdet-web.service"])
+@pytest.fixture(
+    params=["streamdet.service", "streamdet@.service", "gpu", "streamdet-web.service", "streamdet-bridge@.service"]
+)
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A unit file, alone or with the drop-in for GPUs."""
     name = "streamdet.service" if request.param == "gpu" else request.param

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import random
 import signal
-import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from streamdet import AlertEvent, ObjectEvent, Subscription, subscribe
 from streamdet.types import EndReason
 from support.processes import DaemonProcess, stream
 from support.rtsp import RtspServer
+from support.spools import kept_events
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -28,9 +27,7 @@ RULE = '[[rules]]\nname = "seen"\n'
 
 def kept(daemon: DaemonProcess) -> list[dict[str, Any]]:
     """The events of objects and alerts in the spool, over all epochs, in their order."""
-    query = "SELECT event FROM events WHERE topic LIKE 'objects/%' OR topic LIKE 'alerts/%'"
-    with closing(sqlite3.connect(f"file:{daemon.folder}/spool/events.sqlite?mode=ro", uri=True)) as database:
-        return [json.loads(event) for (event,) in database.execute(query)]
+    return kept_events(daemon.folder / "spool")
 
 
 def phases_of(events: list[dict[str, Any]]) -> dict[str, list[str]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import queue
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,3 +109,10 @@ def full_disk(spool: Counted, free: Callable[[], None]) -> None:
     spool.put(range(seq + 1, seq + 11))
     wait_until(lambda: spool.count("events_kept_total") == kept + 10)
     assert spool.all_of("e1") == [*range(1, kept + 1), *range(seq + 1, seq + 11)]
+
+
+def kept_events(spool: Path) -> list[dict[str, Any]]:
+    """The events of objects and alerts on disk, over all epochs, in their order."""
+    query = "SELECT event FROM events WHERE topic LIKE 'objects/%' OR topic LIKE 'alerts/%'"
+    with closing(sqlite3.connect(f"file:{spool}/events.sqlite?mode=ro", uri=True)) as database:
+        return [json.loads(event) for (event,) in database.execute(query)]

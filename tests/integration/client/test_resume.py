@@ -186,6 +186,7 @@ def test_kills_on_both_sides_lose_and_double_nothing(tmp_path: Path) -> None:
             wait_for_more(20)
             assert daemon.end() == 0
             kept = events_of(daemon.folder / "spool")
+            daemon.ready()  # the last ones may be asked for only now
             with suppress(AssertionError):
                 wait_until(lambda: not lost(lines(), kept))
             handled = [tuple(line["event"]) for line in lines() if "event" in line]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from streamdet.config import load_config
+from streamdet.config import load_bridges, load_config
+from streamdet.config.bridges import BridgesConfig, WebhookConfig
 from streamdet.config.models import (
     ClipsConfig,
     Config,
@@ -49,6 +50,8 @@ TABLES: dict[str, type[BaseModel]] = {
     "[stream_defaults]": StreamDefaults,
     "[[streams]]": StreamConfig,
     "[[rules]]": RuleConfig,
+    "[bridges]": BridgesConfig,
+    "[[webhooks]]": WebhookConfig,
 }
 # A commented key has no blank behind the "#"; prose has one.
 KEY = re.compile(r"#?([a-z_]+) = (.+)")
@@ -124,7 +127,8 @@ def test_each_table_says_when_a_change_takes_effect(header: str) -> None:
     extra = TABLES[header].model_config["json_schema_extra"]
     assert isinstance(extra, dict)
     text = MANUAL.read_text(encoding="utf-8")
-    above = text[: text.replace("\n#[[rules]]\n", "\n[[rules]]\n").index(f"\n{header}\n")]
+    text = re.sub(r"(?m)^#(?=\[\[)", "", text)
+    above = text[: text.index(f"\n{header}\n")]
     heading = re.findall(r"^# -{10,} .*\((.+)\)$", above, re.MULTILINE)[-1]
     assert heading == extra["x-takes-effect"]
     for _, key, _, comment in (row for row in explained() if row[0] == header):
@@ -162,6 +166,16 @@ def test_the_manual_loads_with_all_comments_removed(tmp_path: Path) -> None:
     assert config.streams[1].stall_seconds == 30
     written = tomllib.loads(file.read_text(encoding="utf-8"))
     assert set(written["detector"]) == set(DetectorConfig.model_fields)
+
+
+def test_the_bridges_of_the_manual_load_with_all_comments_removed(tmp_path: Path) -> None:
+    text = MANUAL.read_text(encoding="utf-8")
+    file = tmp_path / "all.toml"
+    (tmp_path / "receiver-ca.pem").touch()
+    file.write_text(re.sub(r"(?m)^#(?=[a-z_]+ = |\[)", "", text[text.index("\n[bridges]\n") :]), encoding="utf-8")
+    config = load_bridges(file, {"WEBHOOK_SECRET": "a-long-secret"})
+    assert [(webhook.name, webhook.secret) for webhook in config.webhooks] == [("pager", "a-long-secret")]
+    assert config.bridges.client_key_file == str(tmp_path / "bridge.key_secret")
 
 
 def test_the_manual_points_at_the_line_of_a_mistake(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ BAD = {
     "unknown table": (f"{STREAM}[detektor]\n", '4: detektor: is not a known key; did you mean "detector"?'),
     "unknown key": (f"{STREAM}max_fsp = 3", '4: streams[yard].max_fsp: is not a known key; did you mean "max_fps"?'),
     "key of another table": (f"[detector]\nmax_fps = 3\n{STREAM}", "2: detector.max_fps: is not a key of this table; it belongs to [stream_defaults] or [[streams]]"),
-    "key without a table": (f"endpoint = 'x'\n{STREAM}", "1: endpoint: is not a key of this table; it belongs to [publisher], [replay], [metrics] or [tracing]"),
+    "key without a table": (f"endpoint = 'x'\n{STREAM}", "1: endpoint: is not a key of this table; it belongs to [publisher], [replay], [metrics], [tracing] or [bridges]"),
     "key like no other": (f"{STREAM}[log]\nzzz = 1", "5: log.zzz: is not a known key; known keys: level, format"),
     "no name": ('[[streams]]\nurl = "0"', '1: streams[#1].name: is missing; add a line such as name = "front-door"'),
     "no url": ('[[streams]]\nname = "a"', "1: streams[a].url: is missing; add a line such as url = "),

@@ -1,0 +1,381 @@
+"""What every bridge needs: a thread that hands on each event once and keeps its position, metrics, and the process.
+
+The daemon's spool is the queue of a bridge: what is kept is only the position in it, after each event that was handed
+on. An event that waits for its receiver is asked of the daemon again after a restart, and those behind it as well.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from streamdet.client import Gap, Restart, Subscription, subscribe
+from streamdet.client.recovery import Position
+from streamdet.config import Config
+from streamdet.config.listening import parse_host_port
+from streamdet.errors import EXIT_UNAVAILABLE, ConfigError, StreamdetError, WireError
+from streamdet.http.access import Door, Guard
+from streamdet.http.server import HttpServer, HttpThread, Limits, listen, url_of
+from streamdet.monitoring import systemd
+from streamdet.monitoring.log import LogThrottle
+from streamdet.security.endpoints import parse_endpoint
+from streamdet.security.files import lock_directory, remove_leftovers, stage
+from streamdet.security.limits import FairRate
+from streamdet.wire import Event, Kind
+from streamdet.worker import Wakeup, Worker
+
+_TURN_SECONDS = 0.5
+_SAVE_SECONDS = 1.0
+_LIMITS = Limits(connections=32, waiting_per_address=16, answering=8, connections_per_second=50)
+_REQUESTS_PER_SECOND = 20
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened at
+
+_log = logging.getLogger(__name__)
+_throttle = LogThrottle()
+
+
+class BridgeError(StreamdetError):
+    """A bridge cannot keep or read its position."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a bridge gets its events.
+
+    Attributes:
+        endpoint: of the daemon.
+        replay_endpoint: where it answers requests; None for the one beside it.
+        server_key_file: the daemon's public key; None where it asks for none.
+        client_key_file: the bridge's own keys.
+    """
+
+    endpoint: str
+    replay_endpoint: str | None = None
+    server_key_file: str | None = None
+    client_key_file: str | None = None
+
+    @classmethod
+    def of(cls, config: Config) -> Source:
+        """As the configuration says.
+
+        Raises:
+            ConfigError: the daemon keeps nothing that could be asked for.
+        """
+        keys = config.bridges.server_key_file, config.bridges.client_key_file
+        if config.bridges.endpoint != "auto":
+            return cls(config.bridges.endpoint, None, *keys)
+        if config.replay.endpoint == "off":
+            raise ConfigError(['replay.endpoint: is "off", but bridges ask for what they have missed; delete it'])
+        replay = None if config.replay.endpoint == "auto" else _to_connect(config.replay.endpoint)
+        return cls(_to_connect(config.publisher.endpoint), replay, *keys)
+
+    def subscribe(self, kinds: Sequence[Kind], resume: Position | None) -> Subscription:
+        """Subscribes, and goes on where an earlier subscription has stopped."""
+        return subscribe(
+            self.endpoint,
+            kinds=kinds,
+            replay=True,
+            resume=resume,
+            replay_endpoint=self.replay_endpoint,
+            server_key=self.server_key_file,
+            client_key_file=self.client_key_file,
+        )
+
+
+def _to_connect(endpoint: str) -> str:
+    """The endpoint by which this machine reaches what listens at one."""
+    parse_endpoint(endpoint)
+    for every, loopback in _EVERY_ADDRESS.items():
+        endpoint = endpoint.replace(f"//{every}:", f"//{loopback}:")
+    return endpoint
+
+
+class BridgeMetrics:
+    """The metrics of all bridges of this process; labels `bridge` and `target`, the receiver.
+
+    Args:
+        bridge: name of the bridge.
+    """
+
+    def __init__(self, bridge: str) -> None:
+        self.registry = CollectorRegistry()
+        self._bridge = bridge
+        labels = ["bridge", "target"]
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"streamdet_bridge_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"streamdet_bridge_{name}", text, labels, registry=self.registry)
+
+        self._events = counter("events", "Events that were handed on.")
+        self._lost = counter("lost_events", "Events that the daemon no longer kept when the bridge asked for them.")
+        self._dead = counter(
+            "dead_letters", "Events that were given up: the receiver refuses them, or they are too old."
+        )
+        self._retries = counter("retries", "Tries to hand on an event that failed and were repeated.")
+        self._lag = gauge("lag_seconds", "Age of the event that waits for its receiver; 0 while none does.")
+        self._queue = gauge("queue_events", "Events that were received and wait to be handed on.")
+
+    def of(self, target: str) -> TargetMetrics:
+        """The metrics of one receiver, which begin at 0."""
+        names = (self._bridge, target)
+        return TargetMetrics(
+            events=self._events.labels(*names),
+            lost=self._lost.labels(*names),
+            dead_letters=self._dead.labels(*names),
+            retries=self._retries.labels(*names),
+            lag_seconds=self._lag.labels(*names),
+            queue_events=self._queue.labels(*names),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TargetMetrics:
+    """The metrics of one receiver: see `BridgeMetrics`."""
+
+    events: Counter
+    lost: Counter
+    dead_letters: Counter
+    retries: Counter
+    lag_seconds: Gauge
+    queue_events: Gauge
+
+
+class PositionFile:
+    """Keeps a position in a file, as a whole or not at all.
+
+    Args:
+        path: the file; its folder exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._saved: dict[str, tuple[str, int]] | None = None
+
+    def load(self) -> Position | None:
+        """The position; None where none was ever kept.
+
+        Raises:
+            BridgeError: the file cannot be read, or is none of ours.
+        """
+        try:
+            content: Any = json.loads(self._path.read_bytes())
+            return {str(topic): (str(epoch), int(seq)) for topic, (epoch, seq) in content["position"].items()}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            message = f"{self._path} holds no position ({error}); delete it to begin with what is published from now on"
+            raise BridgeError(message) from None
+
+    def save(self, position: dict[str, tuple[str, int]], *, sync: bool) -> None:
+        """Keeps a position, unless it is kept already.
+
+        Args:
+            position: how far all has been handed on.
+            sync: whether it must survive a power failure.
+
+        Raises:
+            BridgeError: it cannot be written.
+        """
+        if position == self._saved:
+            return
+        try:
+            content = json.dumps({"version": 1, "position": position}).encode()
+            stage(self._path, content, sync=sync).commit()
+        except OSError as error:
+            message = f"{self._path} cannot be written: {error.strerror}"
+            raise BridgeError(message) from error
+        self._saved = position
+
+
+class Forwarder(Worker):
+    """Hands on events to one receiver, one after the other, in a thread of its own.
+
+    A new one begins with what is published from then on; one with a position goes on there.
+
+    Args:
+        target: name of the receiver, and of the file of its position.
+        source: where events come from.
+        kinds: that are needed.
+        directory: of the position.
+        metrics: of this receiver.
+        on_error: called when the thread ends with an error.
+    """
+
+    join_timeout_seconds = 15.0
+
+    def __init__(
+        self,
+        target: str,
+        source: Source,
+        kinds: Sequence[Kind],
+        directory: Path,
+        metrics: TargetMetrics,
+        on_error: Callable[[Worker], None] | None = None,
+    ) -> None:
+        super().__init__(f"to {target}", on_error)
+        self.metrics = metrics
+        self._target = target
+        self._source = source
+        # States list every stream: so its first alert is found even if it came while the bridge was down.
+        self._kinds: Sequence[Kind] = sorted({*kinds, "state"})
+        self._file = PositionFile(directory / f"{target}.json")
+        self._saved_at = 0.0
+
+    @abstractmethod
+    def is_wanted(self, event: Event) -> bool:
+        """Whether the receiver gets this event."""
+
+    @abstractmethod
+    def deliver(self, event: Event, events: Subscription) -> bool:
+        """Hands on one event, or gives it up for good; repeats while that fails.
+
+        Args:
+            event: one that is wanted.
+            events: where its picture can be fetched.
+
+        Returns:
+            False if a stop was asked for before; it is delivered again after the next start.
+        """
+
+    def run(self) -> None:
+        """Hands on events until asked to stop."""
+        position = self._file.load()
+        new_from = 0.0 if position else time.time()
+        with self._source.subscribe(self._kinds, position) as events:
+            while not self.stopping:
+                self.beat()
+                if not self._next(events, new_from):
+                    return  # an event is left to do: the position stays before it
+            self._file.save(events.position(), sync=True)
+
+    def _next(self, events: Subscription, new_from: float) -> bool:
+        try:
+            item = events.receive(_TURN_SECONDS)
+        except WireError as error:
+            _throttle.log(_log, logging.WARNING, "%s: dropped a message that is not an event: %s", self._target, error)
+            return True
+        if isinstance(item, Gap):
+            self._note_gap(item)
+        elif isinstance(item, Restart):
+            if not item.is_complete and not item.topic.startswith("state/"):
+                _log.warning("%s: events of %s may be lost: the daemon has crashed", self._target, item.topic)
+        elif item is not None and item.published_at >= new_from and self.is_wanted(item):
+            waiting = 1 + events.waiting_items
+            self.metrics.queue_events.set(waiting)
+            self.metrics.lag_seconds.set_function(lambda: max(0.0, time.time() - item.published_at))
+            is_done = self.deliver(item, events)
+            self.metrics.lag_seconds.set_function(lambda: 0.0)
+            self.metrics.queue_events.set(waiting - is_done)
+            if is_done:
+                self._file.save(events.position(), sync=True)
+            return is_done
+        if time.monotonic() - self._saved_at >= _SAVE_SECONDS:
+            self._saved_at = time.monotonic()
+            self._file.save(events.position(), sync=False)
+        return True
+
+    def _note_gap(self, gap: Gap) -> None:
+        if gap.topic.startswith("state/"):
+            return
+        self.metrics.lost.inc(gap.count)
+        _log.warning(
+            "%s: %d events of %s are lost: the daemon no longer keeps them", self._target, gap.count, gap.topic
+        )
+
+
+def run_bridge(
+    metrics: BridgeMetrics,
+    metrics_endpoint: str,
+    directory: Path,
+    forwarders: Callable[[Callable[[Worker], None]], Sequence[Forwarder]],
+) -> None:
+    """Runs until SIGTERM or SIGINT; main thread only.
+
+    Args:
+        metrics: that the page shows.
+        metrics_endpoint: HOST:PORT of the page.
+        directory: of the positions; used by this process alone.
+        forwarders: makes them, given what to call when one ends by an error.
+
+    Raises:
+        BridgeError: the directory cannot be used.
+        EndpointError: the port of the metrics is taken, or the daemon answers no requests for replay.
+    """
+    wakeup = Wakeup()
+    stopping: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        stopping.append(number)
+        wakeup.wake()
+
+    with ExitStack() as stack:
+        stack.callback(wakeup.close)
+        stack.callback(os.close, _locked(directory))
+        remove_leftovers(directory)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            stack.callback(signal.signal, number, signal.signal(number, stop))
+        page = stack.enter_context(_page(metrics, metrics_endpoint, lambda _worker: wakeup.wake()))
+        workers: list[Worker] = [page, *forwarders(lambda _worker: wakeup.wake())]
+        for worker in workers[1:]:
+            stack.enter_context(worker)
+        systemd.ready()
+        pause_seconds = (systemd.watchdog_interval_seconds() or 20.0) / 2
+        while not stopping and not any(worker.error for worker in workers):
+            systemd.watchdog()
+            wakeup.wait(pause_seconds)
+        systemd.stopping()
+        for worker in workers[1:]:
+            worker.stop()  # all at once, before the first is waited for
+    for worker in workers:
+        if worker.error is not None:
+            raise worker.error
+
+
+def _locked(directory: Path) -> int:
+    try:
+        return lock_directory(directory)
+    except OSError as error:
+        message = f"{directory} cannot be used: {error.strerror}"
+        raise BridgeError(message) from error
+
+
+def _page(metrics: BridgeMetrics, endpoint: str, on_error: Callable[[Worker], None]) -> HttpThread:
+    """Serves /metrics and /healthz on loopback."""
+    host, port = parse_host_port(endpoint)
+    guard, rate = Guard(frozenset({host}), None), FairRate(_REQUESTS_PER_SECOND, _LIMITS.connections)
+
+    async def refusal(request: Request) -> Response | None:
+        refused = await guard.refusal(request, rate)
+        return refused and PlainTextResponse(f"{refused.why}\n", refused.status, refused.headers)
+
+    async def show(_request: Request) -> Response:
+        # Not as `media_type`, to which the framework would add a second character set.
+        content_type = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        return Response(generate_latest(metrics.registry), headers=content_type)
+
+    async def healthz(_request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    app = Starlette(routes=[Route("/metrics", show), Route("/healthz", healthz)])
+    listener = listen("metrics:", host, port, "endpoint")
+    _log.info("metrics are at %s/metrics", url_of(listener, None))
+    return HttpThread("metrics", [HttpServer(Door(app, refusal), listener, _LIMITS)], on_error)

@@ -1,0 +1,349 @@
+"""Posts alerts and ended objects to receivers over HTTP: `streamdet bridge webhook`.
+
+Each receiver has a thread and a position in the daemon's spool of its own, so that one that is down holds up no other.
+A request is repeated until the receiver takes the event, or it is given up as a dead letter. It has the same
+Idempotency-Key each time, by which a receiver finds out that it has the event already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import random
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import orjson
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
+from urllib3.connection import HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError, SSLError
+from urllib3.filepost import encode_multipart_formdata
+from urllib3.util.connection import create_connection
+
+from streamdet import wire
+from streamdet.bridges.process import BridgeMetrics, Forwarder, Source, TargetMetrics, run_bridge
+from streamdet.client import Subscription
+from streamdet.config import Config, WebhookConfig
+from streamdet.errors import ConfigError, EndpointError
+from streamdet.monitoring.log import FailureLog
+from streamdet.types import AlertEvent, ObjectEvent
+from streamdet.wire import Event, Kind
+from streamdet.worker import Worker
+
+_MAX_PAUSE_SECONDS = 300.0
+# A receiver that answers this refuses the event, and would again; all else may be fixed without changing the event.
+_REFUSES_THE_EVENT = frozenset({400, 406, 411, 413, 414, 415, 422, 431})
+# Alertmanager takes an alert that is not repeated for resolved after some minutes, unless its end is known.
+_FIRING_SECONDS = 86_400.0
+# IPv4 addresses as IPv6 reaches them through a translator.
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+_log = logging.getLogger(__name__)
+
+
+def run_webhooks(config: Config, config_path: Path) -> None:
+    """Posts events until a signal ends it; main thread only.
+
+    Raises:
+        ConfigError: there is no receiver.
+        StreamdetError: the daemon's replay, the port of the metrics or the state directory cannot be used.
+    """
+    if not config.webhooks:
+        raise ConfigError([f"{config_path}: has no [[webhooks]]; docs/bridges.md shows what one looks like"])
+    source = Source.of(config)
+    directory = config.bridges.directory_of("webhook", config_path)
+    metrics = BridgeMetrics("webhook")
+    for webhook in config.webhooks:
+        webhook.remember_secrets()
+
+    def forwarders(on_error: Callable[[Worker], None]) -> Sequence[Forwarder]:
+        return [Webhook(each, source, directory, metrics.of(each.name), on_error) for each in config.webhooks]
+
+    run_bridge(metrics, config.bridges.webhook_metrics_endpoint, directory, forwarders)
+
+
+class Webhook(Forwarder):
+    """Posts events to one receiver.
+
+    Args:
+        config: what to post, and where.
+        source: where events come from.
+        directory: of the position.
+        metrics: of this receiver.
+        on_error: called when the thread ends with an error.
+    """
+
+    def __init__(
+        self,
+        config: WebhookConfig,
+        source: Source,
+        directory: Path,
+        metrics: TargetMetrics,
+        on_error: Callable[[Worker], None] | None = None,
+    ) -> None:
+        kinds: list[Kind] = ["objects"] if "ended" in config.events else []
+        if {"raised", "cleared"}.intersection(config.events):
+            kinds.append("alerts")
+        super().__init__(config.name, source, kinds, directory, metrics, on_error)
+        self.join_timeout_seconds = 2 * config.timeout_seconds + 5
+        self._config = config
+        self._client = _Client(config)
+        self._failures = FailureLog(_log, "{} tries failed")
+        self._dead_letters = FailureLog(_log, "{} dead letters")
+
+    def is_wanted(self, event: Event) -> bool:
+        """Whether the receiver gets this event."""
+        config = self._config
+        if isinstance(event, AlertEvent):
+            label, fits = event.alert.label, not config.rules or event.alert.rule in config.rules
+            kind: str = event.phase
+        elif isinstance(event, ObjectEvent) and event.phase == "end":
+            label, fits, kind = event.object.label, True, "ended"
+        else:
+            return False
+        fits = fits and (not config.streams or event.stream in config.streams)
+        return fits and kind in config.events and (not config.labels or label in config.labels)
+
+    def deliver(self, event: Event, events: Subscription) -> bool:
+        """Posts one event until it is taken or given up; False if a stop was asked for before."""
+        if not isinstance(event, AlertEvent | ObjectEvent):
+            return True
+        key = f"{event.epoch}:{wire.topic_of(event)}{event.seq}"
+        body, content_type = self._body(event, events)
+        pause_seconds = self._config.retry_seconds
+        while True:
+            answer = self._client.post(body, content_type, key)
+            if answer.is_taken:
+                self.metrics.events.inc()
+                self._failures.works(f"webhook {self._config.name}: events are taken again")
+                return True
+            is_old = time.time() - event.published_at > self._config.give_up_seconds
+            if answer.refuses_event or is_old:
+                self.metrics.dead_letters.inc()
+                self._dead_letters.failed(f"webhook {self._config.name}: gave up event {key}: {answer.problem}")
+                return True
+            self.metrics.retries.inc()
+            self._failures.failed(f"webhook {self._config.name}: {answer.problem}; it is tried again")
+            wait_seconds = max(pause_seconds * random.uniform(0.75, 1.25), answer.retry_after_seconds)  # noqa: S311
+            if self.sleep(wait_seconds):
+                return False
+            pause_seconds = min(2 * pause_seconds, _MAX_PAUSE_SECONDS)
+
+    def _body(self, event: AlertEvent | ObjectEvent, events: Subscription) -> tuple[bytes, str]:
+        """What is posted, and its content type."""
+        body = orjson.dumps(shape_of(event, self._config))
+        picture = self._picture(event, events) if self._config.picture else None
+        if picture is None:
+            return body, "application/json"
+        return encode_multipart_formdata(
+            {"event": ("event.json", body, "application/json"), "picture": ("picture.jpg", picture, "image/jpeg")}
+        )
+
+    def _picture(self, event: AlertEvent | ObjectEvent, events: Subscription) -> bytes | None:
+        """The picture; None where there is none, or it cannot be had: the event is worth more."""
+        try:
+            return events.picture(event, self._config.timeout_seconds)
+        except (TimeoutError, EndpointError) as error:
+            self._failures.failed(f"webhook {self._config.name}: an event goes without its picture: {error}")
+            return None
+
+
+class Answer(NamedTuple):
+    """What became of one request.
+
+    Attributes:
+        status: of the answer; None where none came.
+        problem: why it failed, without secrets.
+        retry_after_seconds: not to be asked again earlier.
+    """
+
+    status: int | None
+    problem: str
+    retry_after_seconds: float = 0.0
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the receiver has the event."""
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def refuses_event(self) -> bool:
+        """Whether the receiver would refuse it again."""
+        return self.status in _REFUSES_THE_EVENT
+
+
+class _Client:
+    """Sends requests to one receiver: a connection each, no redirects, no proxy, only addresses that are allowed."""
+
+    def __init__(self, config: WebhookConfig) -> None:
+        self._config = config
+        parts = urlsplit(config.url)
+        path = parts.path or "/"
+        if config.shape == "ntfy":
+            path = path.rpartition("/")[0] + "/"  # the topic stands in the message
+        self._target = path + (f"?{parts.query}" if parts.query else "")
+        timeout = Timeout(connect=config.timeout_seconds, read=config.timeout_seconds)
+        self._pool: HTTPConnectionPool
+        if parts.scheme == "http":
+            self._pool = HTTPConnectionPool(str(parts.hostname), parts.port, timeout=timeout, maxsize=1)
+        else:
+            context = ssl.create_default_context(cafile=config.ca_file)
+            self._pool = HTTPSConnectionPool(
+                str(parts.hostname), parts.port, timeout=timeout, maxsize=1, ssl_context=context
+            )
+            if not config.allow_private:
+                self._pool.ConnectionCls = _PublicConnection
+
+    def post(self, body: bytes, content_type: str, key: str) -> Answer:
+        """Posts once; whatever happens on the way is an answer."""
+        headers = {
+            "User-Agent": "streamdet",
+            **self._config.headers,
+            "Content-Type": content_type,
+            "Idempotency-Key": key,
+            "Connection": "close",
+        }
+        if self._config.secret is not None:
+            headers["Streamdet-Signature"] = signature(self._config.secret, body, int(time.time()))
+        try:
+            response = self._pool.urlopen(
+                "POST", self._target, body, headers, retries=False, redirect=False, preload_content=False
+            )
+        except (HTTPError, OSError) as error:
+            return Answer(None, _problem(error, self._config.timeout_seconds))
+        # What else it says is not read: it could take for ever.
+        response.close()
+        problem = f"the receiver answered {response.status}"
+        if 300 <= response.status < 400:
+            problem += ", a redirect, which is not followed"
+        return Answer(response.status, problem, _retry_after(response.headers.get("Retry-After", "")))
+
+
+class _PublicConnection(HTTPSConnection):
+    """A connection to a public address alone: the one that is connected to is the one that was checked."""
+
+    def _new_conn(self) -> socket.socket:
+        try:
+            found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise NewConnectionError(self, f"the name of the receiver is not known ({error})") from error
+        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+        allowed = [address for address in addresses if is_public(address)]
+        if not allowed:
+            refused = ", ".join(addresses)
+            raise NewConnectionError(self, f"the receiver has no public address ({refused}); see allow_private")
+        problem: OSError | None = None
+        for address in allowed:
+            try:
+                return create_connection((address, self.port), self.timeout, socket_options=self.socket_options)
+            except OSError as error:
+                problem = error
+        raise NewConnectionError(self, f"cannot connect: {problem}") from problem
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the public internet: not to this machine, its networks or their services."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        inner = parsed.ipv4_mapped or parsed.sixtofour
+        if inner is None and parsed in _NAT64:
+            inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return parsed.is_global and not parsed.is_multicast
+
+
+def signature(secret: str, body: bytes, at: int) -> str:
+    """The header Streamdet-Signature: when it was signed, and the HMAC-SHA256 of that, a dot and the body.
+
+    Args:
+        secret: that the receiver knows, too.
+        body: as it is sent.
+        at: Unix time in seconds.
+    """
+    digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={at},v1={digest}"
+
+
+def shape_of(event: AlertEvent | ObjectEvent, config: WebhookConfig) -> Any:  # noqa: ANN401 - any JSON
+    """What is posted of an event, as JSON."""
+    if config.shape == "slack":
+        return {"text": _escaped_for_slack(_sentence(event))}
+    if config.shape == "ntfy":
+        topic = urlsplit(config.url).path.rpartition("/")[2]
+        is_urgent = isinstance(event, AlertEvent) and event.phase == "raised"
+        title = event.alert.rule if isinstance(event, AlertEvent) else event.object.label
+        return {"topic": topic, "title": title, "message": _sentence(event), "priority": 4 if is_urgent else 2}
+    if config.shape == "alertmanager" and isinstance(event, AlertEvent):
+        return [_for_alertmanager(event)]
+    whole: dict[str, Any] = wire.to_dict(event)
+    if not config.fields:
+        return whole
+    return {name: _field(whole, path) for name, path in config.fields.items()}
+
+
+def _field(value: Any, path: str) -> Any:  # noqa: ANN401 - any JSON
+    """The field of an event at a path such as "alert.rule"; None where it has none."""
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _sentence(event: AlertEvent | ObjectEvent) -> str:
+    """One line for people."""
+    if isinstance(event, ObjectEvent):
+        return f"{event.object.label} on {event.stream}, seen for {event.object.seconds:.0f} s"
+    alert = event.alert
+    what = alert.label or (f"{alert.count} objects" if alert.count is not None else "")
+    where = " ".join(f"{noun} {name}" for noun, name in (("in", alert.zone), ("over", alert.line)) if name)
+    about = " ".join(part for part in (what, where) if part)
+    over = f", over after {alert.seconds:.0f} s" if event.phase == "cleared" else ""
+    return f"{alert.rule} on {event.stream}{f': {about}' if about else ''}{over}"
+
+
+def _escaped_for_slack(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _for_alertmanager(event: AlertEvent) -> dict[str, Any]:
+    alert = event.alert
+    labels = {"alertname": alert.rule, "stream": event.stream, "alert_id": alert.alert_id}
+    further = {"label": alert.label, "zone": alert.zone, "line": alert.line}
+    ends_at = alert.raised_at + (alert.seconds if event.phase == "cleared" else _FIRING_SECONDS)
+    if event.phase == "cleared":
+        ends_at = min(max(ends_at, alert.raised_at), event.published_at)
+    return {
+        "labels": {**labels, **{name: value for name, value in further.items() if value}},
+        "annotations": {"summary": _sentence(event)},
+        "startsAt": _timestamp(alert.raised_at),
+        "endsAt": _timestamp(ends_at),
+    }
+
+
+def _timestamp(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def _problem(error: Exception, timeout_seconds: float) -> str:
+    """Why no answer came, without the address, which may hold a secret."""
+    if isinstance(error, NewConnectionError):
+        return str(error).partition("): ")[2]
+    if isinstance(error, ReadTimeoutError | ConnectTimeoutError | TimeoutError):
+        return f"the receiver did not answer within {timeout_seconds:g} s"
+    if isinstance(error, SSLError):
+        cause = error.args[0] if error.args else error
+        return f"TLS failed: {getattr(cause, 'verify_message', '') or getattr(cause, 'reason', '') or 'no handshake'}"
+    return f"the connection broke ({type(error).__name__})"
+
+
+def _retry_after(text: str) -> float:
+    """Seconds that a receiver asks to wait, five minutes at most; 0 where it asks for none, or gives a date."""
+    return min(float(text), _MAX_PAUSE_SECONDS) if text.isdecimal() and len(text) < 10 else 0.0

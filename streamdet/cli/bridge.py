@@ -1,0 +1,37 @@
+"""`streamdet bridge`: carries events elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from streamdet.cli.check import environ_for
+from streamdet.config import load_bridges
+from streamdet.monitoring.log import configure_logging
+
+
+@click.command(
+    "bridge",
+    epilog="""\b
+Examples:
+  streamdet bridge webhook --config /etc/streamdet/streamdet.toml
+
+\b
+Exit codes: 0 stopped by a signal, 2 the configuration is wrong, 69 no replay, port taken, state not writable.""",
+)
+@click.argument("name", type=click.Choice(["webhook"]), metavar="webhook")
+@click.option(
+    "--config", "config_path", type=click.Path(path_type=Path, readable=False),
+    default=Path("/etc/streamdet/streamdet.toml"), show_default=True, help="Read this configuration file (TOML).",
+)  # fmt: skip
+def command(*, name: str, config_path: Path) -> None:  # noqa: ARG001 - there is only one so far
+    """Carry events elsewhere: post alerts to the receivers in [[webhooks]] until stopped by a signal.
+
+    A process of its own beside the daemon: it may be stopped and started at any time, and goes on where it has stopped.
+    """
+    config = load_bridges(config_path, environ_for(config_path, of_bridges=True))
+    configure_logging(config.log)
+    from streamdet.bridges.webhook import run_webhooks
+
+    run_webhooks(config, config_path)

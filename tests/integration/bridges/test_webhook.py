@@ -1,0 +1,226 @@
+"""Web hooks against a real HTTP server, by themselves: what is posted, what is tried again, and who is not asked."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Iterator
+from email.parser import BytesParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from streamdet import Subscription, subscribe
+from streamdet.bridges.process import BridgeMetrics, Source
+from streamdet.bridges.webhook import Webhook, is_public, shape_of
+from streamdet.config import WebhookConfig
+from streamdet.types import AlertEvent, EndReason, ObjectEvent, PictureInfo
+from support.certificates import make_certificate
+from support.occurring import alert_event, object_event
+from support.receiver import Receiver
+
+KEY = "e1:alerts/front-door/1"
+JPEG = b"\xff\xd8" + b"x" * 100 + b"\xff\xd9"
+
+
+@pytest.fixture
+def events() -> Iterator[Subscription]:
+    """Of a daemon that is not there: an event whose picture it carries needs none."""
+    with subscribe("tcp://127.0.0.1:1", kinds=["alerts"]) as subscription:
+        yield subscription
+
+
+class Hook:
+    """A web hook to a receiver, whose events are handed to it directly."""
+
+    def __init__(self, folder: Path, url: str, **keys: Any) -> None:
+        keys = {"allow_private": True, "retry_seconds": 0.05, "timeout_seconds": 5.0, **keys}
+        self.config = WebhookConfig(name="pager", url=url, **keys)
+        metrics = BridgeMetrics("webhook")
+        self.registry: CollectorRegistry = metrics.registry
+        self.webhook = Webhook(self.config, Source("tcp://127.0.0.1:1"), folder, metrics.of("pager"))
+
+    def count(self, name: str) -> float | None:
+        return self.registry.get_sample_value(
+            f"streamdet_bridge_{name}_total", {"bridge": "webhook", "target": "pager"}
+        )
+
+
+def new(**changes: Any) -> AlertEvent:
+    return alert_event(published_at=time.time(), **changes)
+
+
+def test_the_event_is_posted_with_a_key_and_a_signature(tmp_path: Path, events: Subscription) -> None:
+    secret = "a-secret-that-both-know"  # noqa: S105 - of this test
+    with Receiver() as receiver:
+        hook = Hook(tmp_path, receiver.url, secret=secret, headers={"Authorization": "Bearer abc"})
+        assert hook.webhook.deliver(new(), events)
+        (got,) = receiver.received
+    assert got.headers["Idempotency-Key"] == KEY
+    assert got.headers["Authorization"] == "Bearer abc"
+    assert json.loads(got.body)["alert"]["rule"] == "at the door"
+    at, _, digest = got.headers["Streamdet-Signature"].removeprefix("t=").partition(",v1=")
+    assert abs(int(at) - time.time()) < 60
+    assert digest == hmac.new(secret.encode(), at.encode() + b"." + got.body, hashlib.sha256).hexdigest()
+    assert hook.count("events") == 1
+
+
+@pytest.mark.parametrize("failure", [500, 503, 429, 408, 401, 404, 302, "cut"])
+def test_what_may_work_later_is_tried_again_with_the_same_key(
+    tmp_path: Path, events: Subscription, failure: int | str
+) -> None:
+    with Receiver(answers=[failure, failure], headers={"Location": "/elsewhere"}) as receiver:
+        hook = Hook(tmp_path, receiver.url)
+        assert hook.webhook.deliver(new(), events)
+        assert [each.headers["Idempotency-Key"] for each in receiver.received] == [KEY] * 3
+        assert {each.path for each in receiver.received} == {"/hook/secret-token-4711"}
+    assert (hook.count("events"), hook.count("retries"), hook.count("dead_letters")) == (1, 2, 0)
+
+
+def test_a_receiver_that_hangs_is_left_and_one_that_ends_no_answer_is_not_waited_for(
+    tmp_path: Path, events: Subscription
+) -> None:
+    with Receiver(answers=["hang", "slow"]) as receiver:
+        hook = Hook(tmp_path, receiver.url, timeout_seconds=0.3)
+        assert hook.webhook.deliver(new(), events)
+        assert len(receiver.received) == 2
+    assert hook.count("events") == 1
+
+
+def test_an_event_that_is_refused_is_a_dead_letter(
+    tmp_path: Path, events: Subscription, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Receiver(then=422) as receiver:
+        hook = Hook(tmp_path, receiver.url)
+        assert hook.webhook.deliver(new(), events)
+        assert len(receiver.received) == 1
+    assert (hook.count("events"), hook.count("dead_letters")) == (0, 1)
+    assert f"gave up event {KEY}: the receiver answered 422" in caplog.text
+    assert "secret-token" not in caplog.text
+
+
+def test_an_event_that_is_too_old_is_given_up_after_one_try(tmp_path: Path, events: Subscription) -> None:
+    with Receiver(then=500) as receiver:
+        hook = Hook(tmp_path, receiver.url, give_up_seconds=60)
+        assert hook.webhook.deliver(alert_event(published_at=time.time() - 61), events)
+        assert len(receiver.received) == 1
+    assert hook.count("dead_letters") == 1
+
+
+def test_a_stop_ends_the_wait_and_leaves_the_event(tmp_path: Path, events: Subscription) -> None:
+    with Receiver(then=500) as receiver:
+        hook = Hook(tmp_path, receiver.url, retry_seconds=300)
+        stop = threading.Timer(0.3, hook.webhook.stop)
+        stop.start()
+        assert not hook.webhook.deliver(new(), events)
+        stop.join()
+        assert len(receiver.received) == 1
+    assert hook.count("dead_letters") == 0
+
+
+def test_a_receiver_without_a_trusted_certificate_gets_nothing(
+    tmp_path: Path, events: Subscription, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate, key = make_certificate(tmp_path)
+    with Receiver(tls=(certificate, key)) as receiver:
+        hook = Hook(tmp_path, receiver.url, give_up_seconds=0)
+        assert hook.webhook.deliver(new(), events)
+        assert "TLS failed: self-signed certificate" in caplog.text
+        assert not receiver.received
+        trusting = Hook(tmp_path, receiver.url, ca_file=str(certificate))
+        assert trusting.webhook.deliver(new(), events)
+        assert receiver.keys == [KEY]
+
+
+def test_a_private_address_is_not_connected_to(
+    tmp_path: Path, events: Subscription, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate, key = make_certificate(tmp_path)
+    with Receiver(tls=(certificate, key)) as receiver:
+        hook = Hook(tmp_path, receiver.url, allow_private=False, ca_file=str(certificate), give_up_seconds=0)
+        assert hook.webhook.deliver(new(), events)
+        assert not receiver.received
+    assert "the receiver has no public address" in caplog.text
+    assert hook.count("dead_letters") == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",  # noqa: S104
+        "224.0.0.1", "::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"])
+def test_addresses_that_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+def test_a_picture_goes_with_the_event(tmp_path: Path, events: Subscription) -> None:
+    picture = PictureInfo("20261129T140312.345Z-front-door-3f2a9c01b7de", 9, 64, 64, None, JPEG)
+    with Receiver() as receiver:
+        hook = Hook(tmp_path, receiver.url, picture=True)
+        assert hook.webhook.deliver(new(picture=picture), events)
+        assert hook.webhook.deliver(new(seq=2), events)  # it has none
+        first, second = receiver.received
+    head = f"Content-Type: {first.headers['Content-Type']}\r\n\r\n".encode()
+    parts: Any = BytesParser().parsebytes(head + first.body).get_payload()
+    assert json.loads(parts[0].get_payload(decode=True))["alert"]["rule"] == "at the door"
+    assert parts[1].get_payload(decode=True) == JPEG
+    assert second.headers["Content-Type"] == "application/json"
+
+
+def test_which_events_are_wanted(tmp_path: Path) -> None:
+    def wants(event: AlertEvent | ObjectEvent, **keys: Any) -> bool:
+        return Hook(tmp_path, "https://example.org/", **keys).webhook.is_wanted(event)
+
+    ended = object_event(phase="end", reason=EndReason.LOST)
+    assert wants(alert_event())
+    assert not wants(alert_event(phase="cleared"))
+    assert wants(alert_event(phase="cleared"), events=("raised", "cleared"))
+    assert not wants(ended)
+    assert wants(ended, events=("ended",))
+    assert not wants(object_event(phase="update"), events=("ended",))
+    assert not wants(ended, events=("ended",), labels=("car",))
+    assert wants(alert_event(), streams=("front-door",), rules=("at the door",), labels=("person",))
+    assert not wants(alert_event(), streams=("yard",))
+    assert not wants(alert_event(), rules=("other",))
+    assert not wants(alert_event(label=None), labels=("person",))
+
+
+def test_the_shapes() -> None:
+    def shaped(event: AlertEvent | ObjectEvent, **keys: Any) -> Any:
+        return shape_of(event, WebhookConfig(name="a", url="https://example.org/push/topic", **keys))
+
+    sentence = "at the door on front-door: person in door"
+    assert shaped(alert_event(), shape="slack") == {"text": sentence}
+    assert shaped(alert_event(rule="<!channel> & co"), shape="slack")["text"].startswith("&lt;!channel&gt; &amp; co")
+    ntfy = {"topic": "topic", "title": "at the door", "message": sentence, "priority": 4}
+    assert shaped(alert_event(), shape="ntfy") == ntfy
+    assert shaped(object_event(phase="end"), shape="ntfy")["message"] == "person on front-door, seen for 2 s"
+    fields = {"camera": "stream", "what": "alert.rule", "none": "alert.what.ever"}
+    assert shaped(alert_event(), fields=fields) == {"camera": "front-door", "what": "at the door", "none": None}
+    (raised,) = shaped(alert_event(), shape="alertmanager")
+    (cleared,) = shaped(alert_event(phase="cleared"), shape="alertmanager")
+    assert raised["labels"] == cleared["labels"]
+    assert raised["labels"]["alertname"] == "at the door"
+    assert (cleared["startsAt"], cleared["endsAt"]) == (
+        "1970-01-01T00:00:01.500000+00:00", "1970-01-01T00:00:11.500000+00:00",
+    )  # fmt: skip
+    assert raised["endsAt"] > cleared["endsAt"]
+
+
+def test_ntfy_gets_its_events_at_its_root(tmp_path: Path, events: Subscription) -> None:
+    with Receiver() as receiver:
+        hook = Hook(tmp_path, receiver.url, shape="ntfy")
+        assert hook.webhook.deliver(new(), events)
+        assert receiver.received[0].path == "/hook/"
