@@ -98,6 +98,12 @@ class Source:
             client_key_file=self.client_key_file,
         )
 
+    def follow_states(self) -> Subscription:
+        """Subscribes to states alone, without replay: it yields also those that are repeated."""
+        return subscribe(
+            self.endpoint, kinds=["state"], server_key=self.server_key_file, client_key_file=self.client_key_file
+        )
+
 
 def _to_connect(endpoint: str) -> str:
     """The endpoint by which this machine reaches what listens at one."""
@@ -306,7 +312,7 @@ def run_bridge(
     metrics: BridgeMetrics,
     metrics_endpoint: str,
     directory: Path,
-    forwarders: Callable[[Callable[[Worker], None]], Sequence[Forwarder]],
+    forwarders: Callable[[Callable[[Worker], None]], Sequence[Worker]],
 ) -> None:
     """Runs until SIGTERM or SIGINT; main thread only.
 

@@ -16,22 +16,31 @@ from streamdet.monitoring.log import configure_logging
     epilog="""\b
 Examples:
   streamdet bridge webhook --config /etc/streamdet/streamdet.toml
+  streamdet bridge mqtt
 
 \b
 Exit codes: 0 stopped by a signal, 2 the configuration is wrong, 69 no replay, port taken, state not writable.""",
 )
-@click.argument("name", type=click.Choice(["webhook"]), metavar="webhook")
+@click.argument("name", type=click.Choice(["webhook", "mqtt"]), metavar="NAME")
 @click.option(
     "--config", "config_path", type=click.Path(path_type=Path, readable=False),
     default=Path("/etc/streamdet/streamdet.toml"), show_default=True, help="Read this configuration file (TOML).",
 )  # fmt: skip
-def command(*, name: str, config_path: Path) -> None:  # noqa: ARG001 - there is only one so far
-    """Carry events elsewhere: post alerts to the receivers in [[webhooks]] until stopped by a signal.
+def command(*, name: str, config_path: Path) -> None:
+    """Carry events elsewhere until stopped by a signal.
+
+    NAME is webhook, which posts alerts to the receivers in [[webhooks]], or mqtt, which publishes to the broker of
+    [mqtt].
 
     A process of its own beside the daemon: it may be stopped and started at any time, and goes on where it has stopped.
     """
     config = load_bridges(config_path, environ_for(config_path, of_bridges=True))
     configure_logging(config.log)
+    if name == "mqtt":
+        from streamdet.bridges.mqtt import run_mqtt
+
+        run_mqtt(config, config_path)
+        return
     from streamdet.bridges.webhook import run_webhooks
 
     run_webhooks(config, config_path)

@@ -248,5 +248,5 @@ def of_bridges(tables: dict[str, Any]) -> dict[str, Any]:
     return {name: tables[name] for name in wanted if name in tables}
 
 
-BRIDGE_TABLES = ("bridges", "webhooks")
+BRIDGE_TABLES = ("bridges", "webhooks", "mqtt")
 """The tables that only bridges read."""

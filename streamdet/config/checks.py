@@ -42,6 +42,7 @@ _FILE_KEYS = (
 )
 # Tables with a directory that is for them alone.
 _WITH_DIRECTORY = ("spool", "pictures", "clips")
+_FILES_OF_MQTT = ("ca_file", "certificate_file", "key_file")
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
@@ -71,6 +72,9 @@ def _resolve_bridges(tables: dict[str, Any], folder: Path) -> None:
         for key in ("server_key_file", "client_key_file"):
             bridges = _absolute(bridges, key, folder, bool)
         tables["bridges"] = bridges
+    if isinstance(tables.get("mqtt"), dict):
+        for key in _FILES_OF_MQTT:
+            tables["mqtt"] = _absolute(tables["mqtt"], key, folder, bool)
     if isinstance(tables.get("webhooks"), list):
         tables["webhooks"] = [
             _absolute(webhook, "ca_file", folder, bool) if isinstance(webhook, dict) else webhook
@@ -90,6 +94,11 @@ def missing_files(tables: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
         ca_file = webhook.get("ca_file") if isinstance(webhook, dict) else None
         if isinstance(ca_file, str) and ca_file and not _is_file(Path(ca_file)):
             yield ("webhooks", number, "ca_file"), f"there is no file {ca_file}; give the path of a PEM file"
+    mqtt = tables.get("mqtt")
+    for key in _FILES_OF_MQTT:
+        path = mqtt.get(key) if isinstance(mqtt, dict) else None
+        if isinstance(path, str) and path and not _is_file(Path(path)):
+            yield ("mqtt", key), f"there is no file {path}; give the path of a PEM file"
     streams = tables.get("streams")
     for number, stream in enumerate(streams if isinstance(streams, list) else []):
         ca_file = stream.get("tls_ca_file") if isinstance(stream, dict) else None

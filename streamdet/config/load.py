@@ -272,7 +272,7 @@ class _Reading:
         config = self._validate(tables)
         self._check_names("rules", "rule")
         self._check_names("webhooks", "webhook")
-        for path, problem in missing_files(tables) if "webhooks" in tables else ():
+        for path, problem in missing_files(tables) if tables.keys() & set(BRIDGE_TABLES) else ():
             self._problems.setdefault(path, problem)
         if self._problems or config is None:
             raise ConfigError(self._report())

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field
 
 from streamdet.config.bridges import MAX_WEBHOOKS, BridgesConfig, WebhookConfig
 from streamdet.config.listening import parse_host_port, parse_publisher_endpoint, refuse_others_without_keys
+from streamdet.config.mqtt import MqttConfig
 from streamdet.config.rules import RuleConfig
 from streamdet.config.stream import StreamConfig
 from streamdet.config.values import (
@@ -631,3 +632,4 @@ class Config(BaseModel):
         max_length=MAX_WEBHOOKS,
         description="Receivers over HTTP, one table [[webhooks]] each; not read by the daemon.",
     )
+    mqtt: MqttConfig = Field(MqttConfig(), description="The broker of the MQTT bridge; not read by the daemon.")

@@ -27,6 +27,7 @@ from streamdet.config.models import (
     SpoolConfig,
     TracingConfig,
 )
+from streamdet.config.mqtt import MqttConfig
 from streamdet.config.rules import ACCEPTS, RuleConfig
 from streamdet.config.stream import KEEPS_CONNECTION, POINTS, SHAPES, StreamConfig, StreamDefaults
 from streamdet.config.values import DURATION_UNITS, NUMBER_PATTERN, SIZE_UNITS, TAKES_EFFECT, takes_effect
@@ -56,6 +57,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "[[rules]]": RuleConfig,
     "[bridges]": BridgesConfig,
     "[[webhooks]]": WebhookConfig,
+    "[mqtt]": MqttConfig,
 }
 
 

@@ -25,6 +25,7 @@ from streamdet.config.models import (
     SpoolConfig,
     TracingConfig,
 )
+from streamdet.config.mqtt import MqttConfig
 from streamdet.config.rules import RuleConfig
 from streamdet.config.schema import accepts, markdown_tables, range_in_words, toml_value
 from streamdet.config.stream import KEEPS_CONNECTION, SHAPES, StreamConfig, StreamDefaults
@@ -52,6 +53,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[[rules]]": RuleConfig,
     "[bridges]": BridgesConfig,
     "[[webhooks]]": WebhookConfig,
+    "[mqtt]": MqttConfig,
 }
 # A commented key has no blank behind the "#"; prose has one.
 KEY = re.compile(r"#?([a-z_]+) = (.+)")
@@ -171,10 +173,12 @@ def test_the_manual_loads_with_all_comments_removed(tmp_path: Path) -> None:
 def test_the_bridges_of_the_manual_load_with_all_comments_removed(tmp_path: Path) -> None:
     text = MANUAL.read_text(encoding="utf-8")
     file = tmp_path / "all.toml"
-    (tmp_path / "receiver-ca.pem").touch()
+    for name in ("receiver-ca.pem", "broker-ca.pem", "bridge.pem", "bridge.key"):
+        (tmp_path / name).touch()
     file.write_text(re.sub(r"(?m)^#(?=[a-z_]+ = |\[)", "", text[text.index("\n[bridges]\n") :]), encoding="utf-8")
-    config = load_bridges(file, {"WEBHOOK_SECRET": "a-long-secret"})
+    config = load_bridges(file, {"WEBHOOK_SECRET": "a-long-secret", "MQTT_PASSWORD": "a-long-word"})
     assert [(webhook.name, webhook.secret) for webhook in config.webhooks] == [("pager", "a-long-secret")]
+    assert (config.mqtt.password, config.mqtt.key_file) == ("a-long-word", str(tmp_path / "bridge.key"))
     assert config.bridges.client_key_file == str(tmp_path / "bridge.key_secret")
 
 
