@@ -195,7 +195,7 @@ class _Client:
         if parts.scheme == "http":
             self._pool = HTTPConnectionPool(str(parts.hostname), parts.port, timeout=timeout, maxsize=1)
         else:
-            context = ssl.create_default_context(cafile=config.ca_file)
+            context = _tls_context(config)
             self._pool = HTTPSConnectionPool(
                 str(parts.hostname), parts.port, timeout=timeout, maxsize=1, ssl_context=context
             )
@@ -225,6 +225,20 @@ class _Client:
         if 300 <= response.status < 400:
             problem += ", a redirect, which is not followed"
         return Answer(response.status, problem, _retry_after(response.headers.get("Retry-After", "")))
+
+
+def _tls_context(config: WebhookConfig) -> ssl.SSLContext:
+    """How to speak TLS with a receiver.
+
+    Raises:
+        ConfigError: the file of its authority cannot be used.
+    """
+    try:
+        return ssl.create_default_context(cafile=config.ca_file)
+    except OSError as error:
+        reason = "it holds no certificate (PEM)" if isinstance(error, ssl.SSLError) else error.strerror
+        problem = f"webhooks[{config.name}].ca_file: {config.ca_file} cannot be used: {reason}"
+        raise ConfigError([problem]) from error
 
 
 class _PublicConnection(HTTPSConnection):

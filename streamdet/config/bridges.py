@@ -124,7 +124,6 @@ class WebhookConfig(BaseModel):
     )
     events: tuple[WebhookEvent, ...] = Field(
         ("raised",),
-        min_length=1,
         description='Which events are posted: alerts that are "raised", or "cleared", and objects that have "ended".',
         examples=[["raised", "cleared"]],
     )
@@ -193,6 +192,13 @@ class WebhookConfig(BaseModel):
         description="An event that is older than this when a request fails is a dead letter: it is not posted again.",
         examples=["24 h", "10 min"],
     )
+
+    @field_validator("events")
+    @classmethod
+    def _are_some(cls, events: tuple[WebhookEvent, ...]) -> tuple[WebhookEvent, ...]:
+        if not events:
+            refuse('is empty; must be a list such as ["raised", "cleared"]')
+        return events
 
     @field_validator("headers")
     @classmethod

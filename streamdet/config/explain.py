@@ -10,6 +10,7 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from streamdet.config.bridges import WebhookConfig
 from streamdet.config.models import Config
 from streamdet.config.rules import RuleConfig
 from streamdet.config.schema import range_in_words
@@ -25,9 +26,10 @@ TABLES: dict[str, type[BaseModel]] = {
     "streams": StreamConfig,
     **{key: type(field.default) for key, field in Config.model_fields.items() if isinstance(field.default, BaseModel)},
     "rules": RuleConfig,
+    "webhooks": WebhookConfig,
 }
 # The tables of which there may be several, and what each of them needs.
-_LISTS = {"streams": "name and url", "rules": "name and a condition"}
+_LISTS = {"streams": "name and url", "rules": "name and a condition", "webhooks": "name and url"}
 _SHAPE = {
     "zones": '{ name = "door", polygon = [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0]] }',
     "lines": '{ name = "gate", points = [[0.0, 0.75], [1.0, 0.75]] }',
@@ -36,8 +38,13 @@ _SHAPE = {
 # What would be right, by the type of the error and, where it matters, the key.
 _WORDS = {
     ("string_type", ""): "must be a text in quotes",
+    ("string_too_short", "secret"): "is too short; must be a text of 8 characters or more",
+    ("string_too_long", ""): "is too long",
+    ("too_long", "webhooks"): "are more than 64; leave some out",
+    ("too_long", ""): "has too many values",
     ("string_too_short", ""): "is empty; must be a text, or leave the line out",
     ("tuple_type", "streams"): "must be written with two brackets, [[streams]], once for every stream",
+    ("tuple_type", "webhooks"): "must be written with two brackets, [[webhooks]], once for every receiver",
     ("tuple_type", "rules"): "must be written with two brackets, [[rules]], once for every rule",
     **{
         ("tuple_type", key): f"must be a list of tables, such as {key} = [{example}]" for key, example in _SHAPE.items()
@@ -83,7 +90,8 @@ def _sentence(path: KeyPath, detail: ErrorDetails) -> str:
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return _wants_table(path, value)
     expectation = _expectation(path, detail)
-    shows_value = key != "url" and expectation.startswith("must")
+    is_secret = key in ("url", "secret") or "headers" in path
+    shows_value = not is_secret and expectation.startswith("must")
     return f"{_shown(value) if shows_value else ''}{expectation}"
 
 
@@ -156,8 +164,8 @@ def _field(path: KeyPath) -> str:
 
 
 def _choices(path: KeyPath) -> list[str]:
-    annotation = _table(path).model_fields[str(path[-1])].annotation
-    options = [option for option in get_args(annotation) if option is not type(None)]
+    annotation = _table(path).model_fields[_field(path)].annotation
+    options = [option for option in get_args(annotation) if option not in (type(None), ...)]
     # `Literal[...] | None` wraps the literal.
     flat = [inner for option in options for inner in (get_args(option) or (option,))]
     return [f'"{option}"' for option in flat]

@@ -19,6 +19,7 @@ from streamdet import Subscription, subscribe
 from streamdet.bridges.process import BridgeMetrics, Source
 from streamdet.bridges.webhook import Webhook, is_public, shape_of
 from streamdet.config import WebhookConfig
+from streamdet.errors import ConfigError
 from streamdet.types import AlertEvent, EndReason, ObjectEvent, PictureInfo
 from support.certificates import make_certificate
 from support.occurring import alert_event, object_event
@@ -135,6 +136,12 @@ def test_a_receiver_without_a_trusted_certificate_gets_nothing(
         trusting = Hook(tmp_path, receiver.url, ca_file=str(certificate))
         assert trusting.webhook.deliver(new(), events)
         assert receiver.keys == [KEY]
+
+
+def test_an_authority_that_cannot_be_used_is_a_problem_of_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    with pytest.raises(ConfigError, match="holds no certificate"):
+        Hook(tmp_path, "https://example.org/", ca_file=str(tmp_path / "ca.pem"))
 
 
 def test_a_private_address_is_not_connected_to(
