@@ -270,6 +270,29 @@ def test_the_page_comes_back_at_boot_and_asks_for_a_password_where_strangers_can
     assert container.show("streamdet-web", "Result") == "success"
 
 
+def _commands_of_the_bridges() -> list[str]:
+    """What docs/bridges.md says to type, from the folder of the source."""
+    manual = (ROOT / "docs/bridges.md").read_text().partition("## As a service")[2]
+    return [line.replace("sudo ", "") for line in manual.split("```")[1].strip().splitlines()]
+
+
+@in_container
+def test_a_bridge_runs_as_the_manual_says(container: Container) -> None:
+    container.run(_STREAMDET, "install-service")
+    hook = '[[webhooks]]\nname = "phone"\nurl = "https://ntfy.sh/${NTFY_TOPIC}"\nshape = "ntfy"\n'
+    _write_config(container, "streamdet", "a", extra=hook)
+    for command in _commands_of_the_bridges():
+        container.run("bash", "-c", f"cd {ROOT} && {command}")
+    unit = "streamdet-bridge@webhook"
+    assert container.show(unit, "ActiveState") == "active"
+    code = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9097/metrics').read().decode())"
+    page = container.run(sys.executable, "-c", code).stdout
+    assert 'streamdet_bridge_events_total{bridge="webhook",target="phone"} 0.0' in page
+    assert "my-secret-topic" not in container.journal("--unit", unit)
+    container.run("systemctl", "stop", unit)
+    assert container.show(unit, "Result") == "success"
+
+
 def _drop_in_of_the_manual() -> str:
     manual = (ROOT / "docs/page.md").read_text()
     (drop_in,) = re.findall(r"```ini\n(.*?)```", manual, re.DOTALL)
