@@ -39,9 +39,14 @@ def put(publisher: Publisher, stream: str, seqs: range) -> None:
 
 
 def items(
-    publisher: Publisher, resume: Position | None, last: int, stream: str = "a", labels: list[str] | None = None
+    publisher: Publisher,
+    resume: Position | None,
+    last: int,
+    stream: str = "a",
+    labels: list[str] | None = None,
+    epoch: str | None = None,
 ) -> tuple[list[Any], Position]:
-    """What comes about a stream's detections until its event `last` of the present epoch, and the position then."""
+    """What comes about a stream's detections until its event `last`, of the present epoch or another; the position."""
     found: list[Any] = []
     with subscribe(
         publisher.endpoint, kinds=["detections", "state"], labels=labels, replay=True, resume=resume,
@@ -52,7 +57,7 @@ def items(
             assert item is not None, found
             if isinstance(item, DetectionEvent) and item.stream == stream:
                 found.append((item.epoch, item.seq))
-                if found[-1] == (publisher._writer._epoch, last):
+                if found[-1] == (epoch or publisher._writer._epoch, last):
                     return found, json.loads(json.dumps(events.position()))
             elif isinstance(item, Gap | Restart) and item.topic == f"detections/{stream}/":
                 found.append(item)
@@ -116,6 +121,8 @@ def test_it_goes_on_in_the_epochs_that_have_ended_since(tmp_path: Path) -> None:
                     *(("e2", seq) for seq in range(1, 6)), Restart("a", "detections/a/", "e2", "e3", True),  # noqa: FBT003
                     ("e3", 1),
                 ]  # fmt: skip
+                found, _ = items(publisher, position, 2, "b", epoch="e2")
+                assert [item for item in found if not isinstance(item, Restart)] == [("e2", 1), ("e2", 2)]
                 put(publisher, "b", range(1, 2))
                 found, _ = items(publisher, position, 1, "b")
                 assert [item for item in found if not isinstance(item, Restart)] == [("e2", 1), ("e2", 2), ("e3", 1)]
