@@ -10,6 +10,7 @@ import socket
 import ssl
 import stat
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -536,21 +537,21 @@ def test_only_its_user_may_use_the_file_and_it_is_gone_at_the_end(path: Path) ->
 
 @pytest.mark.root
 def test_others_are_refused_whatever_the_mode_says_and_members_of_the_group_are_not(
-    path: Path, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    path.parent.chmod(0o755)
-    for folder in path.parents:
-        if folder.name.startswith(("pytest", "popen")):
-            folder.chmod(0o755)
     gid = gid_of("nogroup", "[control]")
-    with server_at(path, group="nogroup"):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o660
-        path.chmod(0o666)
-        assert status_as(path, uid=12345, gid=gid, groups=[]) == 200
-        assert status_as(path, uid=12345, gid=12345, groups=[gid]) == 200
-        assert status_as(path, uid=0, gid=0, groups=[]) == 200
-        assert "refused" not in caplog.text
-        assert status_as(path, uid=12345, gid=12345, groups=[]) == 403
+    # Not below pytest's own directory, which every run of pytest closes to other users.
+    with tempfile.TemporaryDirectory(prefix="control-") as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "c.sock"
+        with server_at(path, group="nogroup"):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o660
+            path.chmod(0o666)
+            assert status_as(path, uid=12345, gid=gid, groups=[]) == 200
+            assert status_as(path, uid=12345, gid=12345, groups=[gid]) == 200
+            assert status_as(path, uid=0, gid=0, groups=[]) == 200
+            assert "refused" not in caplog.text
+            assert status_as(path, uid=12345, gid=12345, groups=[]) == 403
     refused = [text for text in caplog.messages if "refused" in text]
     assert refused == ["refused a process of user 12345 at the control socket"]
 
