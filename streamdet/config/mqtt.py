@@ -27,7 +27,9 @@ class MqttConfig(BaseModel):
         description="Where to connect: mqtt://HOST or, with TLS, mqtts://HOST; :PORT where it is not 1883 or 8883.",
         examples=["mqtt://127.0.0.1", "mqtts://broker.example.org:8883"],
     )
-    protocol: Literal["5", "3.1.1"] = Field("5", description="The version of MQTT.", examples=["3.1.1"])
+    protocol: Literal["5", "3.1.1"] = Field(
+        "5", description="The version of MQTT that the broker speaks.", examples=["3.1.1"]
+    )
     client_id: str | None = Field(
         None,
         min_length=1,
@@ -36,7 +38,9 @@ class MqttConfig(BaseModel):
         "and the `prefix`.",
         examples=["streamdet-garage"],
     )
-    username: str | None = Field(None, min_length=1, max_length=256, description="The login.", examples=["streamdet"])
+    username: str | None = Field(
+        None, min_length=1, max_length=256, description="The user name of the login.", examples=["streamdet"]
+    )
     password: str | None = Field(
         None,
         min_length=1,
