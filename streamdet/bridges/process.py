@@ -41,6 +41,7 @@ from streamdet.worker import Wakeup, Worker
 
 _TURN_SECONDS = 0.5
 _SAVE_SECONDS = 1.0
+_STOP_SECONDS = 5.0
 _LIMITS = Limits(connections=32, waiting_per_address=16, answering=8, connections_per_second=50)
 _REQUESTS_PER_SECOND = 20
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened at
@@ -187,7 +188,7 @@ class PositionFile:
             return {str(topic): (str(epoch), int(seq)) for topic, (epoch, seq) in content["position"].items()}
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             message = f"{self._path} holds no position ({error}); delete it to begin with what is published from now on"
             raise BridgeError(message) from None
 
@@ -226,7 +227,7 @@ class Forwarder(Worker):
         on_error: called when the thread ends with an error.
     """
 
-    join_timeout_seconds = 15.0
+    join_timeout_seconds = _STOP_SECONDS
 
     def __init__(
         self,
@@ -266,6 +267,8 @@ class Forwarder(Worker):
         """Hands on events until asked to stop."""
         position = self._file.load()
         new_from = 0.0 if position else time.time()
+        # Where it cannot be written, such as on a full disk, nothing is handed on: it would be again at each start.
+        self._file.save(dict(position or {}), sync=True)
         with self._source.subscribe(self._kinds, position) as events:
             while not self.stopping:
                 self.beat()
@@ -351,6 +354,13 @@ def run_bridge(
         systemd.stopping()
         for worker in workers[1:]:
             worker.stop()  # all at once, before the first is waited for
+        # What has not ended then, such as a wait for a name server, ends with the process; as after a kill, the event
+        # that was under way comes again.
+        deadline = time.monotonic() + _STOP_SECONDS
+        for worker in workers[1:]:
+            worker.join_timeout_seconds = max(0.0, deadline - time.monotonic())
+            worker.join()
+            worker.join_timeout_seconds = 0.0
     for worker in workers:
         if worker.error is not None:
             raise worker.error

@@ -7,6 +7,7 @@ Idempotency-Key each time, by which a receiver finds out that it has the event a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -14,6 +15,7 @@ import logging
 import random
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -23,7 +25,7 @@ from urllib.parse import urlsplit
 
 import orjson
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
-from urllib3.connection import HTTPSConnection
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError, SSLError
 from urllib3.filepost import encode_multipart_formdata
 from urllib3.util.connection import create_connection
@@ -43,8 +45,11 @@ _MAX_PAUSE_SECONDS = 300.0
 _REFUSES_THE_EVENT = frozenset({400, 406, 411, 413, 414, 415, 422, 431})
 # Alertmanager takes an alert that is not repeated for resolved after some minutes, unless its end is known.
 _FIRING_SECONDS = 86_400.0
+_PICTURE_TIMEOUT_SECONDS = 5.0
 # IPv4 addresses as IPv6 reaches them through a translator.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# All that is assigned for the public internet; what is private, of a site or reserved lies outside of it.
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +98,6 @@ class Webhook(Forwarder):
         if {"raised", "cleared"}.intersection(config.events):
             kinds.append("alerts")
         super().__init__(config.name, source, kinds, directory, metrics, on_error)
-        self.join_timeout_seconds = 2 * config.timeout_seconds + 5
         self._config = config
         self._client = _Client(config)
         self._failures = FailureLog(_log, "{} tries failed")
@@ -119,7 +123,7 @@ class Webhook(Forwarder):
         key = f"{event.epoch}:{wire.topic_of(event)}{event.seq}"
         body, content_type = self._body(event, events)
         pause_seconds = self._config.retry_seconds
-        while True:
+        while not self.stopping:
             answer = self._client.post(body, content_type, key)
             if answer.is_taken:
                 self.metrics.events.inc()
@@ -133,9 +137,9 @@ class Webhook(Forwarder):
             self.metrics.retries.inc()
             self._failures.failed(f"webhook {self._config.name}: {answer.problem}; it is tried again")
             wait_seconds = max(pause_seconds * random.uniform(0.75, 1.25), answer.retry_after_seconds)  # noqa: S311
-            if self.sleep(wait_seconds):
-                return False
+            self.sleep(wait_seconds)
             pause_seconds = min(2 * pause_seconds, _MAX_PAUSE_SECONDS)
+        return False
 
     def _body(self, event: AlertEvent | ObjectEvent, events: Subscription) -> tuple[bytes, str]:
         """What is posted, and its content type."""
@@ -150,7 +154,7 @@ class Webhook(Forwarder):
     def _picture(self, event: AlertEvent | ObjectEvent, events: Subscription) -> bytes | None:
         """The picture; None where there is none, or it cannot be had: the event is worth more."""
         try:
-            return events.picture(event, self._config.timeout_seconds)
+            return events.picture(event, min(self._config.timeout_seconds, _PICTURE_TIMEOUT_SECONDS))
         except (TimeoutError, EndpointError) as error:
             self._failures.failed(f"webhook {self._config.name}: an event goes without its picture: {error}")
             return None
@@ -191,16 +195,19 @@ class _Client:
             path = path.rpartition("/")[0] + "/"  # the topic stands in the message
         self._target = path + (f"?{parts.query}" if parts.query else "")
         timeout = Timeout(connect=config.timeout_seconds, read=config.timeout_seconds)
+        self._line = _Line()
         self._pool: HTTPConnectionPool
         if parts.scheme == "http":
-            self._pool = HTTPConnectionPool(str(parts.hostname), parts.port, timeout=timeout, maxsize=1)
+            self._pool = HTTPConnectionPool(
+                str(parts.hostname), parts.port, timeout=timeout, maxsize=1, line=self._line
+            )
+            self._pool.ConnectionCls = _PlainConnection
         else:
             context = _tls_context(config)
             self._pool = HTTPSConnectionPool(
-                str(parts.hostname), parts.port, timeout=timeout, maxsize=1, ssl_context=context
+                str(parts.hostname), parts.port, timeout=timeout, maxsize=1, ssl_context=context, line=self._line
             )
-            if not config.allow_private:
-                self._pool.ConnectionCls = _PublicConnection
+            self._pool.ConnectionCls = _TlsConnection if config.allow_private else _PublicConnection
 
     def post(self, body: bytes, content_type: str, key: str) -> Answer:
         """Posts once; whatever happens on the way is an answer."""
@@ -213,12 +220,20 @@ class _Client:
         }
         if self._config.secret is not None:
             headers["Streamdet-Signature"] = signature(self._config.secret, body, int(time.time()))
+        # Timeouts of sockets begin again with each byte; this one does not.
+        limit = threading.Timer(2 * self._config.timeout_seconds, self._line.cut)
+        limit.start()
         try:
             response = self._pool.urlopen(
                 "POST", self._target, body, headers, retries=False, redirect=False, preload_content=False
             )
         except (HTTPError, OSError) as error:
-            return Answer(None, _problem(error, self._config.timeout_seconds))
+            problem = _problem(TimeoutError() if self._line.is_cut else error, self._config.timeout_seconds)
+            return Answer(None, problem)
+        finally:
+            limit.cancel()
+            limit.join()
+            self._line.end()
         # What else it says is not read: it could take for ever.
         response.close()
         problem = f"the receiver answered {response.status}"
@@ -241,10 +256,70 @@ def _tls_context(config: WebhookConfig) -> ssl.SSLContext:
         raise ConfigError([problem]) from error
 
 
-class _PublicConnection(HTTPSConnection):
-    """A connection to a public address alone: the one that is connected to is the one that was checked."""
+class _Line:
+    """The connection of the request that is under way, which another thread can cut, also in its TLS handshake.
+
+    Attributes:
+        is_cut: whether it was cut.
+    """
+
+    def __init__(self) -> None:
+        self.is_cut = False
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def begin(self, connected: socket.socket) -> None:
+        """Takes a connection; the limit may be over already."""
+        with self._lock:
+            self._socket = connected.dup()
+            if self.is_cut:
+                self._shut(self._socket)
+
+    def cut(self) -> None:
+        """Ends the connection: whatever waits for it fails."""
+        with self._lock:
+            self.is_cut = True
+            if self._socket is not None:
+                self._shut(self._socket)
+
+    def end(self) -> None:
+        """Prepares for the next request."""
+        with self._lock:
+            self.is_cut = False
+            if self._socket is not None:
+                self._socket.close()
+            self._socket = None
+
+    @staticmethod
+    def _shut(connected: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            connected.shutdown(socket.SHUT_RDWR)
+
+
+class _PlainConnection(HTTPConnection):
+    """A connection that can be cut."""
+
+    def __init__(self, *args: Any, line: _Line, **keys: Any) -> None:  # noqa: ANN401 - those of urllib3
+        super().__init__(*args, **keys)
+        self._line = line
 
     def _new_conn(self) -> socket.socket:
+        connected = self._connect()
+        self._line.begin(connected)
+        return connected
+
+    def _connect(self) -> socket.socket:
+        return super()._new_conn()
+
+
+class _TlsConnection(_PlainConnection, HTTPSConnection):
+    """The same, with TLS."""
+
+
+class _PublicConnection(_TlsConnection):
+    """A connection to a public address alone: the one that is connected to is the one that was checked."""
+
+    def _connect(self) -> socket.socket:
         try:
             found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
@@ -272,6 +347,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
+        if parsed not in _GLOBAL_UNICAST:
+            return False
     return parsed.is_global and not parsed.is_multicast
 
 

@@ -370,7 +370,7 @@ class _MqttThread(Worker):
         on_error: called when the thread ends with an error.
     """
 
-    join_timeout_seconds = 25.0  # a broker that does not answer a login is waited for
+    join_timeout_seconds = 5.0
 
     def __init__(
         self,

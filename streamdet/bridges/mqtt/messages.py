@@ -11,7 +11,11 @@ from streamdet import wire
 from streamdet.client import Gap
 from streamdet.types import AlertEvent, ObjectEvent
 
-_NOT_IN_A_LEVEL = re.compile(r"[%/+#\x00-\x1f\x7f-\x9f]")
+# Wildcards, and what brokers end a connection for: control characters, and code points that are no characters.
+_NO_CHARACTERS = "\ufdd0-\ufdef" + "".join(
+    f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0, 0x110000, 0x10000)
+)
+_NOT_IN_A_LEVEL = re.compile(rf"[%/+#\x00-\x1f\x7f-\x9f{_NO_CHARACTERS}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Topics:
 
 
 def level_of(name: str) -> str:
-    """A name as one level of a topic: `%`, `/`, `+`, `#` and control characters become `%` and two digits of UTF-8."""
+    """A name as one level of a topic: what must not stand in one becomes `%` and two digits for each byte of UTF-8."""
     return _NOT_IN_A_LEVEL.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), name)
 
 

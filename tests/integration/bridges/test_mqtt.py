@@ -235,6 +235,16 @@ def test_a_bridge_that_is_killed_is_shown_as_unavailable_and_the_next_goes_on(tm
             listener.wait_for("s/availability", b"offline")
 
 
+def test_names_that_a_broker_would_end_the_connection_for_are_escaped(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path) as broker, bridge_to(broker.address()) as running:
+        wait_until(lambda: running.bridge.is_connected, "the session")
+        retries = running.count("retries_total")
+        for seq, rule in enumerate(["\x01", "\x9f", "\ufdd0", "\ufffe", "\U0010ffff", "#", "a/+", ""], 1):
+            running.events.put(alert(seq, rule=rule))
+        wait_until(lambda: running.positions[-1:] == [8], "all acknowledged")
+        assert running.count("retries_total") == retries
+
+
 def refusal(connect: Callable[[], object]) -> str:
     with pytest.raises(MqttError) as caught:
         connect()

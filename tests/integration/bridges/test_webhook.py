@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import select
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from streamdet import Subscription, subscribe
-from streamdet.bridges.process import BridgeMetrics, Source
+from streamdet.bridges.process import BridgeError, BridgeMetrics, PositionFile, Source
 from streamdet.bridges.webhook import Webhook, is_public, shape_of
 from streamdet.config import WebhookConfig
 from streamdet.errors import ConfigError
@@ -24,6 +27,7 @@ from streamdet.types import AlertEvent, EndReason, ObjectEvent, PictureInfo
 from support.certificates import make_certificate
 from support.occurring import alert_event, object_event
 from support.receiver import Receiver
+from support.waiting import join
 
 KEY = "e1:alerts/front-door/1"
 JPEG = b"\xff\xd8" + b"x" * 100 + b"\xff\xd9"
@@ -91,6 +95,55 @@ def test_a_receiver_that_hangs_is_left_and_one_that_ends_no_answer_is_not_waited
         assert hook.webhook.deliver(new(), events)
         assert len(receiver.received) == 2
     assert hook.count("events") == 1
+
+
+@pytest.mark.parametrize(
+    ("scheme", "begin", "drop"),
+    [
+        ("http", b"", b"H"),
+        ("http", b"HTTP/1.1 500 No\r\n", b"X-A: b\r\n" * 2),
+        ("http", b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        ("https", b"\x16\x03\x03\x40\x00", b"\x02"),
+    ],
+    ids=["status line", "headers", "1xx", "TLS handshake"],
+)
+def test_a_receiver_that_answers_for_ever_is_left(
+    tmp_path: Path, events: Subscription, caplog: pytest.LogCaptureFixture, scheme: str, begin: bytes, drop: bytes
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connected, _ = server.accept()
+            with connected, suppress(OSError):
+                connected.sendall(begin)
+                while select.select([connected], [], [], 0.05)[0] == [] or connected.recv(65536):
+                    connected.sendall(drop)
+
+        thread = threading.Thread(target=drip, name="dripping receiver", daemon=True)
+        thread.start()
+        hook = Hook(
+            tmp_path, f"{scheme}://127.0.0.1:{server.getsockname()[1]}/", timeout_seconds=0.3, give_up_seconds=0
+        )
+        posting = threading.Thread(target=hook.webhook.deliver, args=(new(), events), name="posting", daemon=True)
+        posting.start()
+        join(posting)
+        join(thread)
+    assert hook.count("dead_letters") == 1
+    if begin != b"HTTP/1.1 500 No\r\n":  # its status came
+        assert "did not answer within 0.3 s" in caplog.text
+
+
+def test_nothing_is_posted_where_the_position_cannot_be_kept(tmp_path: Path) -> None:
+    hook = Hook(tmp_path / "missing", "http://127.0.0.1:9/")
+    with pytest.raises(BridgeError, match="cannot be written"):
+        hook.webhook.run()
+
+
+@pytest.mark.parametrize("content", ['{"position": {"a": ["e", 1e999]}}', "[" * 100_000])
+def test_a_position_that_makes_no_sense_is_an_error_of_the_bridge(tmp_path: Path, content: str) -> None:
+    (tmp_path / "pager.json").write_text(content)
+    with pytest.raises(BridgeError, match="holds no position"):
+        PositionFile(tmp_path / "pager.json").load()
 
 
 def test_an_event_that_is_refused_is_a_dead_letter(
@@ -161,6 +214,7 @@ def test_a_private_address_is_not_connected_to(
     [
         "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",  # noqa: S104
         "224.0.0.1", "::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
+        "fec0::1", "::127.0.0.1", "::ffff:0:127.0.0.1", "64:ff9b:1::7f00:1", "5f00::1",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
