@@ -389,6 +389,8 @@ class _MqttThread(Worker):
         """Publishes until asked to stop."""
         position = self._position.load()
         new_from = 0.0 if position else time.time()
+        # Where it cannot be written, such as on a full disk, nothing is published: it would be again at each start.
+        self._position.save(dict(position or {}), sync=True)
         with (
             self._source.subscribe(("objects", "alerts", "state"), position) as events,
             self._source.follow_states() as states,

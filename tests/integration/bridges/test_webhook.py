@@ -19,6 +19,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from streamdet import Subscription, subscribe
+from streamdet.bridges.mqtt import MqttSettings, _MqttThread
+from streamdet.bridges.mqtt.session import BrokerAddress
 from streamdet.bridges.process import BridgeError, BridgeMetrics, PositionFile, Source
 from streamdet.bridges.webhook import Webhook, is_public, shape_of
 from streamdet.config import WebhookConfig
@@ -133,10 +135,23 @@ def test_a_receiver_that_answers_for_ever_is_left(
         assert "did not answer within 0.3 s" in caplog.text
 
 
-def test_nothing_is_posted_where_the_position_cannot_be_kept(tmp_path: Path) -> None:
-    hook = Hook(tmp_path / "missing", "http://127.0.0.1:9/")
-    with pytest.raises(BridgeError, match="cannot be written"):
-        hook.webhook.run()
+class NotAsked(Source):
+    """A daemon that no bridge may ask."""
+
+    def subscribe(self, *_: object) -> Subscription:
+        raise AssertionError
+
+
+def test_nothing_is_handed_on_where_the_position_cannot_be_kept(tmp_path: Path) -> None:
+    config = WebhookConfig(name="pager", url="https://example.org/")
+    daemon, missing = NotAsked("tcp://127.0.0.1:1"), tmp_path / "missing"
+    address = BrokerAddress("127.0.0.1", 1, "c")
+    for bridge in (
+        Webhook(config, daemon, missing, BridgeMetrics("webhook").of("pager")),
+        _MqttThread(MqttSettings(address), daemon, missing, BridgeMetrics("mqtt").of("broker")),
+    ):
+        with pytest.raises(BridgeError, match="cannot be written"):
+            bridge.run()
 
 
 @pytest.mark.parametrize("content", ['{"position": {"a": ["e", 1e999]}}', "[" * 100_000])
