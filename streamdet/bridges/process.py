@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from streamdet import wire
 from streamdet.client import Gap, Restart, Subscription, subscribe
 from streamdet.client.recovery import Position
 from streamdet.config import Config
@@ -166,6 +167,16 @@ class TargetMetrics:
     queue_events: Gauge
 
 
+def position_before(event: Event, position: Position) -> dict[str, tuple[str, int]]:
+    """The position from which an event comes again.
+
+    Args:
+        event: the newest that was handed out.
+        position: of its subscription.
+    """
+    return {**position, wire.topic_of(event): (event.epoch, event.seq - 1)}
+
+
 class PositionFile:
     """Keeps a position in a file, as a whole or not at all.
 
@@ -176,6 +187,11 @@ class PositionFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._saved: dict[str, tuple[str, int]] | None = None
+
+    @property
+    def holds_one(self) -> bool:
+        """Whether it was given a position that a subscription can go on from."""
+        return bool(self._saved)
 
     def load(self) -> Position | None:
         """The position; None where none was ever kept.
@@ -291,6 +307,9 @@ class Forwarder(Worker):
             waiting = 1 + events.waiting_items
             self.metrics.queue_events.set(waiting)
             self.metrics.lag_seconds.set_function(lambda: max(0.0, time.time() - item.published_at))
+            if not self._file.holds_one:
+                # It may wait for long, and must come again even if it is the first one ever.
+                self._file.save(position_before(item, events.position()), sync=True)
             is_done = self.deliver(item, events)
             self.metrics.lag_seconds.set_function(lambda: 0.0)
             self.metrics.queue_events.set(waiting - is_done)
