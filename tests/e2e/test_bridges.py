@@ -123,7 +123,10 @@ def test_sigterm_ends_it_while_an_event_waits_and_secrets_stay_secret(tmp_path: 
             assert state["position"]
 
 
-def test_it_starts_without_torch_and_needs_webhooks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("bridge", "missing"), [("webhook", "has no [[webhooks]]"), ("mqtt", "has no broker in [mqtt]")]
+)
+def test_it_starts_without_torch_and_needs_somewhere_to_send(tmp_path: Path, bridge: str, missing: str) -> None:
     path = tmp_path / "streamdet.toml"
     path.write_text('[[streams]]\nname = "a"\nurl = "rtsp://${NOT_KNOWN_HERE}@192.0.2.5/x"\n')
     code = (
@@ -131,6 +134,6 @@ def test_it_starts_without_torch_and_needs_webhooks(tmp_path: Path) -> None:
         "try: main()\n"
         "finally: assert not {'torch', 'cv2', 'av'} & set(sys.modules), 'too much is imported'"
     )
-    command = [sys.executable, "-c", code, "bridge", "webhook", "--config", str(path)]
+    command = [sys.executable, "-c", code, "bridge", bridge, "--config", str(path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
-    assert (result.returncode, "has no [[webhooks]]" in result.stderr) == (2, True), result.stderr
+    assert (result.returncode, missing in result.stderr) == (2, True), result.stderr

@@ -81,7 +81,7 @@ class _Pending:
     Attributes:
         item: as the daemon sent it.
         position: to go on from once it has arrived.
-        is_sent: whether all of its messages were sent, in this session.
+        is_sent: whether all of its messages were sent on the present connection.
         numbers: of its messages that are not acknowledged.
         attempts: how often it was published.
     """
@@ -125,10 +125,10 @@ class MqttBridge:
             self._retained.from_dict(dict(saved or {}))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             log.warning("what the process before has saved cannot be read, and is not used: %r", error)
-        self._pending: deque[_Pending] = deque()  # published in this session, oldest first
+        self._pending: deque[_Pending] = deque()  # published on the present connection, oldest first
         self._again: deque[_Pending] = deque()  # to be published again
         self._session: Session | None = None
-        self._is_online: bool | None = None  # as published in this session
+        self._is_online: bool | None = None  # as published on the present connection
         self._daemon_since: float | None = None
         self._daemon_seen = -math.inf
         self._retry_at, self._retry_seconds = 0.0, _MIN_RETRY_SECONDS

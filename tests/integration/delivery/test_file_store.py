@@ -18,6 +18,7 @@ from streamdet.delivery import file_store
 from streamdet.delivery.file_store import is_id, new_id
 from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.errors import StoreError
+from support.disks import run_on_small_disk
 from support.paths import TESTS
 from support.stores import Counted
 from support.waiting import PATIENCE_SECONDS, wait_until
@@ -191,14 +192,7 @@ def test_a_full_disk_costs_files_and_nothing_else(tmp_path: Path) -> None:
         "stored = Counted(folder / 'pictures').__enter__(); full_disk(stored, (folder / 'ballast').unlink);"
         "stored.__exit__(); print('well')"
     )
-    mount = 'mount -t tmpfs -o size=2m none "$1" && exec "$2" -c "$3" "$1"'
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", mount, "sh", str(tmp_path), sys.executable, code],
-        capture_output=True, text=True, check=False, cwd=TESTS, timeout=100,
-    )  # fmt: skip
-    if "mount:" in done.stderr and not os.environ.get("STREAMDET_REQUIRE_PACKAGES"):
-        pytest.skip("nothing can be mounted here")
-    assert done.stdout.strip() == "well", done.stderr
+    run_on_small_disk(tmp_path, code)
 
 
 def test_a_slow_disk_delays_no_one_and_the_newest_files_win(tmp_path: Path) -> None:

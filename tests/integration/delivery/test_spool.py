@@ -33,6 +33,7 @@ from streamdet.delivery.publisher import Publisher
 from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.errors import SpoolError
 from streamdet.wire.replay import Refused, Replayed, ReplayRequest
+from support.disks import run_on_small_disk
 from support.occurring import alert_event, object_event
 from support.paths import TESTS
 from support.publishing import PERSON, frame_of, publisher_at
@@ -753,14 +754,7 @@ def test_a_full_disk_costs_events_of_the_log_and_nothing_else(tmp_path: Path) ->
         "spool = Counted(folder / 'spool').__enter__(); full_disk(spool, (folder / 'ballast').unlink);"
         "spool.__exit__(); print('well')"
     )
-    mount = 'mount -t tmpfs -o size=2m none "$1" && exec "$2" -c "$3" "$1"'
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", mount, "sh", str(tmp_path), sys.executable, code],
-        capture_output=True, text=True, check=False, cwd=TESTS, timeout=100,
-    )  # fmt: skip
-    if "mount:" in done.stderr and not os.environ.get("STREAMDET_REQUIRE_PACKAGES"):
-        pytest.skip("nothing can be mounted here")
-    assert done.stdout.strip() == "well", done.stderr
+    run_on_small_disk(tmp_path, code)
 
 
 def test_a_limit_on_files_counts_as_a_full_disk(tmp_path: Path) -> None:
