@@ -9,6 +9,7 @@ import pytest
 from streamdet.config import load_bridges, load_config
 from streamdet.config.bridges import MAX_WEBHOOKS
 from streamdet.errors import ConfigError
+from streamdet.security.redact import forget_secrets
 
 STREAM = '[[streams]]\nname = "a"\nurl = "rtsp://${NO_BRIDGE_KNOWS_IT}@192.0.2.5/x"\n'
 HOOK = '[[webhooks]]\nname = "a"\nurl = "https://example.org/x"\n'
@@ -20,6 +21,12 @@ def problems(tmp_path: Path, text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load_bridges(file, {"SHORT": "topsecr"})
     return [problem.removeprefix(f"{file}:") for problem in caught.value.problems]
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_known() -> None:
+    """A login of another test, such as "secret", would be masked in the messages here."""
+    forget_secrets()
 
 
 @pytest.mark.parametrize(
