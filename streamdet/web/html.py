@@ -1,4 +1,8 @@
-"""The HTML of the page and of the login: each is one file that loads no others, assembled once at the start."""
+"""The HTML of the page and of the login: each is one document that loads no files, assembled once at the start.
+
+The page consists of a shell, the HTML of each view, styles and scripts. All are plain files, joined in the order below.
+A new view is a name in `_VIEWS` with its HTML, its script and, where it needs one, its style.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,13 @@ from dataclasses import dataclass
 from importlib import resources
 
 HTML = "text/html; charset=utf-8"
+_VIEWS = ("wall", "stream")
 # In the order in which they build on each other.
-_SCRIPTS = ("dom", "words", "draw", "wire", "tiles", "journal", "detail", "app")
+_STYLES = ("tokens", "base", "shell", "picture", "wall", "stream", "journal")
+_SCRIPTS = ("dom", "words", "draw", "wire", "rows", "views", "picture", "wall", "journal", "stream", "app")
 _STYLE_MARK = "/* style */"
 _SCRIPT_MARK = "/* script */"
+_VIEWS_MARK = "<!-- views -->"
 _MESSAGE_MARK = "<!-- message -->"
 _ACCOUNT_MARK = "<!-- account -->"
 _LOG_OUT = '<form method="post" action="/logout"><button class="button" type="submit">Log out</button></form>'
@@ -23,28 +30,31 @@ class Pages:
     """What is served.
 
     Attributes:
-        wall: the page itself.
+        page: with all its views.
         content_security_policy: allows exactly the style and the script that stand in the pages, and connections
             to where they came from; nothing else, from nowhere.
     """
 
-    wall: bytes
+    page: bytes
     content_security_policy: str
     _login: str
 
     @classmethod
     def load(cls, *, with_log_out: bool) -> Pages:
         """Reads the files of the package."""
-        style = _read("style.css")
+        style = "".join(_read(f"{name}.css") for name in _STYLES)
         body = "\n".join(_read(f"{name}.js") for name in _SCRIPTS)
         script = f'"use strict";\n(() => {{\n{body}\n}})();\n'
-        wall = _read("wall.html").replace(_STYLE_MARK, style).replace(_SCRIPT_MARK, script)
+        views = "".join(_read(f"{name}.html") for name in _VIEWS)
+        page = _read("shell.html").replace(_VIEWS_MARK, views)
+        page = page.replace(_ACCOUNT_MARK, _LOG_OUT if with_log_out else "")
+        page = page.replace(_STYLE_MARK, style).replace(_SCRIPT_MARK, script)
         policy = (
             f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; connect-src 'self'; "
             "img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
         )
         return cls(
-            wall=wall.replace(_ACCOUNT_MARK, _LOG_OUT if with_log_out else "").encode(),
+            page=page.encode(),
             content_security_policy=policy,
             _login=_read("login.html").replace(_STYLE_MARK, style),
         )

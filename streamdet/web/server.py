@@ -60,8 +60,8 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
         ring_with(app.state.updates)
         yield
 
-    async def wall(_request: Request) -> Response:
-        return Response(pages.wall, media_type=HTML)
+    async def page(_request: Request) -> Response:
+        return Response(pages.page, media_type=HTML)
 
     async def updates(request: Request) -> Response:
         if request.headers.get("content-type") != "application/json":
@@ -77,7 +77,7 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
         return PlainTextResponse("ok\n")
 
     routes = [
-        Route("/", wall),
+        Route("/", page),
         Route("/api/updates", updates, methods=["POST"]),
         Route("/healthz", healthz),
     ]

@@ -1,42 +1,48 @@
-/* Puts it all together: which view is open, what the top line says, and what each answer changes. */
+/* Puts it all together: what the top line says, and what each answer changes. */
 
-const choice = { show: "all", find: "" };
 const reduced = matchMedia("(prefers-reduced-motion: reduce)");
 let paused = false;
-/** Server's clock minus ours, in seconds: states begin at times of the server. */
-let clockDifference = 0;
-
-/** Unix time in seconds by the server's clock. */
-function serverNow() {
-  return Date.now() / 1000 + clockDifference;
-}
 
 function wants() {
-  const pictures = paused ? [] : openStream ? [openStream] : visibleStreams();
-  return { pictures, filter, detail: openStream, calm: reduced.matches };
-}
-
-async function show(head, bytes) {
-  clockDifference = head.now - Date.now() / 1000;
-  heard.at = performance.now();
-  if (head.overview) showOverview(head.overview, head.instance, head.now - head.overview.made_at);
-  if (head.events) updateJournal(head.events);
-  if (openStream && head.overview) updateDetail(head.detail);
-  await showPictures(head.pictures, bytes);
+  const pictures = paused ? [] : openView().pictures?.() ?? [];
+  return { pictures, filter, detail: openStream || null, calm: reduced.matches };
 }
 
 let shownInstance = "";
 
-function showOverview(overview, instance, ageSeconds) {
-  heard.daemon = overview.disconnected_seconds === null;
-  // Another server has sent all that it knows: nothing of the one before stays.
-  updateRows(overview.streams, instance !== shownInstance, ageSeconds);
-  shownInstance = instance;
-  const shown = updateWall(choice);
-  showTotals();
-  offerLabels(rows.values());
-  showEmpty(overview, shown);
-  tellConnection(overview);
+async function show(head, bytes) {
+  clockDifference = head.now - Date.now() / 1000;
+  heard.at = performance.now();
+  if (head.overview) {
+    heard.daemon = head.overview.disconnected_seconds === null;
+    // Another server has sent all that it knows: nothing of the one before stays.
+    updateRows(head.overview.streams, head.instance !== shownInstance, head.now - head.overview.made_at);
+    shownInstance = head.instance;
+    offerLabels(rows.values());
+    openView().update?.(head);
+    showTotals();
+    tellConnection(head.overview);
+  }
+  if (head.events) updateJournal(head.events);
+  await showPictures(head.pictures, bytes);
+}
+
+async function showPictures(pictures, bytes) {
+  let begin = 0;
+  const slices = pictures.map((shot) => ({ shot, jpeg: bytes.subarray(begin, (begin += shot.bytes)) }));
+  await Promise.all(slices.map(({ shot, jpeg }) => showPicture(shot, jpeg)));
+}
+
+async function showPicture(shot, jpeg) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(new Blob([jpeg], { type: "image/jpeg" }));
+  } catch {
+    return; // a damaged picture; the next one comes soon
+  }
+  const { pictures, draw } = openView();
+  if (draw && pictures?.().includes(shot.stream)) draw(bitmap, shot);
+  else bitmap.close();
 }
 
 function showTotals() {
@@ -54,38 +60,7 @@ function showTotals() {
   setText(byId("count-all"), String(all.length));
   setText(byId("count-up"), String(up.length));
   setText(byId("count-problem"), String(problems));
-  document.title = `${problems ? `(${problems}) ` : ""}${openStream ?? "streamdet"}`;
-}
-
-function showEmpty(overview, shown) {
-  const empty = byId("wall-empty");
-  empty.hidden = shown > 0;
-  const none = overview.disconnected_seconds === null ? "The daemon has not reported any stream yet." : `Waiting for a daemon at ${overview.endpoint}.`;
-  setText(empty, rows.size ? "No stream matches." : none);
-}
-
-async function showPictures(pictures, bytes) {
-  let begin = 0;
-  const slices = pictures.map((shot) => ({ shot, jpeg: bytes.subarray(begin, (begin += shot.bytes)) }));
-  await Promise.all(slices.map(({ shot, jpeg }) => showPicture(shot, jpeg)));
-}
-
-async function showPicture(shot, jpeg) {
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(new Blob([jpeg], { type: "image/jpeg" }));
-  } catch {
-    return; // a damaged picture; the next one comes soon
-  }
-  if (shot.stream === openStream) showDetailPicture(bitmap, shot);
-  else {
-    const tile = tiles.get(shot.stream);
-    if (!openStream && tile?.visible) {
-      tile.draw(bitmap, shot);
-      tile.veil.hidden = rows.get(shot.stream)?.state === "up";
-    }
-    bitmap.close();
-  }
+  document.title = `${problems ? `(${problems}) ` : ""}${openView().title()}`;
 }
 
 let serverProblem = "";
@@ -105,72 +80,19 @@ function tellServer(problem) {
   showNotice();
 }
 
-/** Updates the ages that are shown, also when no more events come. */
-function showFreshness() {
-  if (document.hidden) return;
-  const silence = secondsSince(heard.at);
-  if (silence >= SERVER_SILENCE_SECONDS) tellServer(`The server of this page has not answered for ${duration(silence)}. Trying again …`);
-  for (const tile of tiles.values()) {
-    tile.showFreshness();
-    tile.element.hidden = !isChosen(rows.get(tile.name), choice);
-  }
-  showDetailFreshness();
-  showTotals();
-}
-
 function showNotice() {
   const text = serverProblem || daemonProblem;
   setText(byId("notice"), text);
   byId("notice").hidden = !text;
 }
 
-/** Opens what the address says. @param {boolean} byPerson whether someone followed a link */
-function route(byPerson) {
-  const match = /^#\/stream\/(.+)$/.exec(location.hash);
-  const before = openStream;
-  let stream = null;
-  try {
-    stream = match ? decodeURIComponent(match[1]) : null;
-  } catch {
-    stream = null; // not an address that we made
-  }
-  byId("wall-view").hidden = stream !== null;
-  byId("detail-view").hidden = stream === null;
-  if (stream === null) closeDetail();
-  else openDetail(stream);
-  listOnly(stream ?? "");
-  if (byPerson) moveFocus(stream, before);
-  have.revision = 0;
-  askAgain();
-}
-
-/** The focus goes where the eyes go: to the title, and back to the tile that one came from. */
-function moveFocus(stream, before) {
-  scrollTo(0, 0);
-  if (stream !== null) byId("detail-title").focus({ preventScroll: true });
-  else tiles.get(before ?? "")?.link.focus();
-}
-
-function initToolbar() {
-  byId("find").addEventListener("input", () => choose({ find: byId("find").value.trim().toLowerCase() }));
-  for (const button of document.querySelectorAll("[data-show]")) {
-    button.addEventListener("click", () => choose({ show: button.dataset.show }));
-  }
-  byId("wall").addEventListener("keydown", walkWall);
-  const size = byId("size");
-  size.value = kept.get("size", size.value);
-  const resize = () => byId("wall").style.setProperty("--tile", `${size.value}px`);
-  size.addEventListener("input", () => (kept.set("size", size.value), resize()));
-  resize();
-}
-
-function choose(change) {
-  Object.assign(choice, change);
-  for (const button of document.querySelectorAll("[data-show]")) {
-    setAttribute(button, "aria-pressed", String(button.dataset.show === choice.show));
-  }
-  byId("wall-empty").hidden = updateWall(choice) > 0;
-  setText(byId("wall-empty"), "No stream matches.");
+/** Updates the ages that are shown, also when no more events come. */
+function showFreshness() {
+  if (document.hidden) return;
+  const silence = secondsSince(heard.at);
+  if (silence >= SERVER_SILENCE_SECONDS) tellServer(`The server of this page has not answered for ${duration(silence)}. Trying again …`);
+  openView().refresh?.();
+  showTotals();
 }
 
 function initHeader() {
@@ -196,8 +118,8 @@ initFilters();
 initDetail();
 addEventListener("hashchange", () => route(true));
 addEventListener("keydown", (event) => {
-  const typing = /** @type {Element} */ (event.target).closest?.("input, select");
-  if (event.key === "Escape" && openStream && !typing) location.hash = "#/";
+  const typing = /** @type {Element} */ (event.target).closest?.("input, select, textarea");
+  if (event.key === "Escape" && address.name !== "wall" && !typing) location.hash = "#/";
 });
 addEventListener("visibilitychange", showFreshness);
 setInterval(showFreshness, 500);

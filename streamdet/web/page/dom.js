@@ -40,9 +40,6 @@ function setAttribute(element, name, value) {
   if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
-/** Where a stream's own page is. @param {string} stream */
-const detailAddress = (stream) => `#/stream/${encodeURIComponent(stream)}`;
-
 /** @param {number} milliseconds */
 const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 

@@ -80,7 +80,7 @@ function stateSentence(entry) {
 function makeEntry(entry) {
   const item = make("li", { class: weight(entry), "data-kind": entry.kind });
   item.append(make("time", { datetime: new Date(entry.at * 1000).toISOString(), text: clock(entry.at) }));
-  item.append(entry.stream ? make("a", { href: detailAddress(entry.stream), text: entry.stream }) : make("span", { text: "Daemon" }));
+  item.append(entry.stream ? make("a", { href: addressOf("stream", entry.stream), text: entry.stream }) : make("span", { text: "Daemon" }));
   item.append(entry.kind === "seen" ? makeChips(entry.objects) : make("p", { text: sentence(entry) }));
   return item;
 }

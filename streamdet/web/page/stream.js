@@ -3,8 +3,8 @@
 const CHART_SAMPLES = 90;
 const MAX_OBJECTS = 50;
 
-/** The stream whose page is open. @type {string | null} */
-let openStream = null;
+/** The stream whose page is open. */
+let openStream = "";
 let geometry = null;
 /** The newest picture, kept to draw it again when a switch is changed. @type {{bitmap: ImageBitmap, shot: any} | null} */
 let newest = null;
@@ -43,7 +43,6 @@ function makeChart(id, series) {
 /** @param {string} stream */
 function openDetail(stream) {
   if (openStream !== stream) {
-    if (openStream) havePictures.delete(openStream);
     openStream = stream;
     geometry = null;
     newest?.bitmap.close();
@@ -59,8 +58,9 @@ function openDetail(stream) {
 }
 
 function closeDetail() {
-  if (openStream) havePictures.delete(openStream);
-  openStream = null;
+  havePictures.delete(openStream);
+  leftStream = openStream;
+  openStream = "";
 }
 
 /** @param {{known: any, metrics: any} | null | undefined} detail */
@@ -185,7 +185,7 @@ function showSteps() {
   for (const [id, name] of [["previous", names[at - 1]], ["next", names[at + 1]]]) {
     const link = byId(id);
     if (name) {
-      link.href = detailAddress(name);
+      link.href = addressOf("stream", name);
       link.removeAttribute("aria-disabled");
     } else {
       link.removeAttribute("href");
@@ -216,3 +216,16 @@ function drawDetail() {
   setText(byId("detail-caption"), `Frame ${frame.seq}, captured ${clock(frame.captured_at)}: ${found}`);
   setAttribute(view.canvas, "aria-label", `Picture of ${openStream}: ${found}`);
 }
+
+addView("stream", {
+  open(stream) {
+    openDetail(stream);
+    listOnly(stream);
+  },
+  close: closeDetail,
+  title: () => openStream,
+  pictures: () => [openStream],
+  draw: showDetailPicture,
+  update: ({ detail }) => updateDetail(detail),
+  refresh: showDetailFreshness,
+});

@@ -3,45 +3,10 @@
 const SPARK_SAMPLES = 60;
 const MAX_PICTURES = 64;
 
-/** All streams as the server last sent them, by name. @type {Map<string, any>} */
-const rows = new Map();
-/** Samples of each stream: [fps in, fps out, latency in ms], the newest last. @type {Map<string, any[]>} */
-const histories = new Map();
+/** Which streams are shown. */
+const choice = { show: "all", find: "" };
 /** @type {Map<string, Tile>} */
 const tiles = new Map();
-
-/** What is shown as live is not older than this; what is older is visibly so. */
-const LIVE_SECONDS = 2;
-/** So long the server may be silent; it answers at least once a second. */
-const SERVER_SILENCE_SECONDS = 3;
-/** When the server answered last, and whether it hears the daemon. */
-const heard = { at: performance.now(), daemon: false };
-
-/** @param {number} at by the clock of this page, in milliseconds */
-const secondsSince = (at) => (performance.now() - at) / 1000;
-
-/** Whether what we know of the daemon is of now. */
-const isHeard = () => heard.daemon && secondsSince(heard.at) < SERVER_SILENCE_SECONDS;
-
-/** Whether the state of a stream is of now: the daemon is heard, and a stream that is up sends at its usual pace. */
-function isLive(row) {
-  if (!isHeard()) return false;
-  if (row.state !== "up" || row.takenAt === null) return true;
-  const pace = row.fps_out > 0 ? 3 / row.fps_out : 0;
-  return secondsSince(row.takenAt) <= Math.max(LIVE_SECONDS, pace);
-}
-
-const isUp = (row) => row.state === "up" && isLive(row);
-const isProblem = (row) => !isUp(row) && !(isResting(row) && isHeard());
-
-/** Shows how old a picture is, when it is not live. @param {{picture: Element, age: Element, takenAt: number | null}} shown */
-function showAge({ picture, age, takenAt }) {
-  const seconds = takenAt === null ? 0 : secondsSince(takenAt);
-  const old = seconds > LIVE_SECONDS;
-  picture.classList.toggle("old", old);
-  age.hidden = !old;
-  if (old) setText(age, lastSeen(seconds));
-}
 
 class Tile {
   /** @param {string} name */
@@ -65,7 +30,7 @@ class Tile {
     this.latencySpark = makeSpark();
     this.link = make(
       "a",
-      { href: detailAddress(name) },
+      { href: addressOf("stream", name) },
       this.picture,
       make("div", { class: "tile-head" }, make("span", { class: "dot" }), this.title, this.state, this.seen),
       make(
@@ -132,18 +97,6 @@ function showNumbers(paragraph, what, value) {
   setText(paragraph.firstChild, value);
 }
 
-/** Covers the picture of a stream that is not up with words about why. */
-function showVeil(picture, veil, title, text, row) {
-  const up = row.state === "up";
-  veil.hidden = up && havePictures.has(row.name);
-  picture.classList.toggle("stale", !up);
-  setAttribute(picture, "data-state", isResting(row) ? "resting" : row.state);
-  if (veil.hidden) return;
-  if (up) setText(title, "Waiting for a picture");
-  else setText(title, isLive(row) ? notUpFor(row) : `${whatNow(row)} when last heard of`);
-  setText(text, up ? "" : whyNot(row));
-}
-
 /** Tiles that come into sight are drawn, those that go out of it are not. */
 const sight = new IntersectionObserver(
   (entries) => {
@@ -157,24 +110,8 @@ const sight = new IntersectionObserver(
   { rootMargin: "80px" },
 );
 
-/**
- * @param {any[]} streams the rows of an overview, by name
- * @param {boolean} fresh whether histories begin again
- * @param {number} ageSeconds of the overview
- */
-function updateRows(streams, fresh, ageSeconds) {
-  rows.clear();
-  for (const row of streams) {
-    row.takenAt = row.age_seconds === null ? null : performance.now() - (row.age_seconds + ageSeconds) * 1000;
-    const before = fresh ? [] : histories.get(row.name) ?? [];
-    histories.set(row.name, [...before, ...row.samples].slice(-90));
-    rows.set(row.name, row);
-  }
-  for (const name of histories.keys()) if (!rows.has(name)) histories.delete(name);
-}
-
-/** Adds, removes and updates tiles. @param {{show: string, find: string}} choice */
-function updateWall(choice) {
+/** Adds, removes and updates tiles. @returns {number} how many are shown */
+function updateTiles() {
   const wall = byId("wall");
   for (const [name, tile] of tiles) {
     if (!rows.has(name)) {
@@ -195,7 +132,7 @@ function updateWall(choice) {
       sight.observe(tile.element);
     }
     before = tile.element;
-    tile.element.hidden = !isChosen(row, choice);
+    tile.element.hidden = !isChosen(row);
     shown += Number(!tile.element.hidden);
     tile.update();
   }
@@ -203,7 +140,8 @@ function updateWall(choice) {
   return shown;
 }
 
-function isChosen(row, { show, find }) {
+function isChosen(row) {
+  const { show, find } = choice;
   const right = show === "all" || (show === "up" ? isUp(row) : isProblem(row));
   return right && row.name.toLowerCase().includes(find);
 }
@@ -234,3 +172,62 @@ function walkWall(event) {
     target.querySelector("a").focus();
   }
 }
+
+function initToolbar() {
+  byId("find").addEventListener("input", () => choose({ find: byId("find").value.trim().toLowerCase() }));
+  for (const button of document.querySelectorAll("[data-show]")) {
+    button.addEventListener("click", () => choose({ show: button.dataset.show }));
+  }
+  byId("wall").addEventListener("keydown", walkWall);
+  const size = byId("size");
+  size.value = kept.get("size", size.value);
+  const resize = () => byId("wall").style.setProperty("--tile", `${size.value}px`);
+  size.addEventListener("input", () => (kept.set("size", size.value), resize()));
+  resize();
+}
+
+function choose(change) {
+  Object.assign(choice, change);
+  for (const button of document.querySelectorAll("[data-show]")) {
+    setAttribute(button, "aria-pressed", String(button.dataset.show === choice.show));
+  }
+  byId("wall-empty").hidden = updateTiles() > 0;
+  setText(byId("wall-empty"), "No stream matches.");
+}
+
+function showEmpty(overview, shown) {
+  const empty = byId("wall-empty");
+  empty.hidden = shown > 0;
+  const none = overview.disconnected_seconds === null ? "The daemon has not reported any stream yet." : `Waiting for a daemon at ${overview.endpoint}.`;
+  setText(empty, rows.size ? "No stream matches." : none);
+}
+
+/** The stream whose page was open before; the focus comes back to its tile. */
+let leftStream = "";
+
+addView("wall", {
+  open() {
+    listOnly("");
+    updateTiles();
+  },
+  title: () => "streamdet",
+  pictures: visibleStreams,
+  draw(bitmap, shot) {
+    const tile = tiles.get(shot.stream);
+    if (tile?.visible) {
+      tile.draw(bitmap, shot);
+      tile.veil.hidden = rows.get(shot.stream)?.state === "up";
+    }
+    bitmap.close();
+  },
+  update({ overview }) {
+    showEmpty(overview, updateTiles());
+  },
+  refresh() {
+    for (const tile of tiles.values()) {
+      tile.showFreshness();
+      tile.element.hidden = !isChosen(rows.get(tile.name));
+    }
+  },
+  focus: () => tiles.get(leftStream)?.link,
+});

@@ -1,0 +1,22 @@
+/* What stands over a picture, on the wall and on a stream's own page: how old it is, and why there is none. */
+
+/** Shows how old a picture is, when it is not live. @param {{picture: Element, age: Element, takenAt: number | null}} shown */
+function showAge({ picture, age, takenAt }) {
+  const seconds = takenAt === null ? 0 : secondsSince(takenAt);
+  const old = seconds > LIVE_SECONDS;
+  picture.classList.toggle("old", old);
+  age.hidden = !old;
+  if (old) setText(age, lastSeen(seconds));
+}
+
+/** Covers the picture of a stream that is not up with words about why. */
+function showVeil(picture, veil, title, text, row) {
+  const up = row.state === "up";
+  veil.hidden = up && havePictures.has(row.name);
+  picture.classList.toggle("stale", !up);
+  setAttribute(picture, "data-state", isResting(row) ? "resting" : row.state);
+  if (veil.hidden) return;
+  if (up) setText(title, "Waiting for a picture");
+  else setText(title, isLive(row) ? notUpFor(row) : `${whatNow(row)} when last heard of`);
+  setText(text, up ? "" : whyNot(row));
+}

@@ -1,0 +1,54 @@
+/* What is known of the streams, and whether it is of now. */
+
+const SAMPLES = 90;
+
+/** All streams as the server last sent them, by name. @type {Map<string, any>} */
+const rows = new Map();
+/** Samples of each stream: [fps in, fps out, latency in ms], the newest last. @type {Map<string, any[]>} */
+const histories = new Map();
+
+/** What is shown as live is not older than this; what is older is visibly so. */
+const LIVE_SECONDS = 2;
+/** So long the server may be silent; it answers at least once a second. */
+const SERVER_SILENCE_SECONDS = 3;
+/** When the server answered last, and whether it hears the daemon. */
+const heard = { at: performance.now(), daemon: false };
+/** Server's clock minus ours, in seconds: states begin at times of the server. */
+let clockDifference = 0;
+
+/** Unix time in seconds by the server's clock. */
+const serverNow = () => Date.now() / 1000 + clockDifference;
+
+/** @param {number} at by the clock of this page, in milliseconds */
+const secondsSince = (at) => (performance.now() - at) / 1000;
+
+/** Whether what we know of the daemon is of now. */
+const isHeard = () => heard.daemon && secondsSince(heard.at) < SERVER_SILENCE_SECONDS;
+
+/** Whether the state of a stream is of now: the daemon is heard, and a stream that is up sends at its usual pace. */
+function isLive(row) {
+  if (!isHeard()) return false;
+  if (row.state !== "up" || row.takenAt === null) return true;
+  const pace = row.fps_out > 0 ? 3 / row.fps_out : 0;
+  return secondsSince(row.takenAt) <= Math.max(LIVE_SECONDS, pace);
+}
+
+const isUp = (row) => row.state === "up" && isLive(row);
+const isProblem = (row) => !isUp(row) && !(isResting(row) && isHeard());
+
+/**
+ * Takes the rows of an overview.
+ * @param {any[]} streams sorted by name
+ * @param {boolean} fresh whether histories begin again
+ * @param {number} ageSeconds of the overview
+ */
+function updateRows(streams, fresh, ageSeconds) {
+  rows.clear();
+  for (const row of streams) {
+    row.takenAt = row.age_seconds === null ? null : performance.now() - (row.age_seconds + ageSeconds) * 1000;
+    const before = fresh ? [] : histories.get(row.name) ?? [];
+    histories.set(row.name, [...before, ...row.samples].slice(-SAMPLES));
+    rows.set(row.name, row);
+  }
+  for (const name of histories.keys()) if (!rows.has(name)) histories.delete(name);
+}
