@@ -8,6 +8,7 @@ import click
 
 from streamdet.cli.check import environ_for
 from streamdet.config import load_bridges
+from streamdet.config.bridges import BRIDGES
 from streamdet.monitoring.log import configure_logging
 
 
@@ -21,7 +22,7 @@ Examples:
 \b
 Exit codes: 0 stopped by a signal, 2 the configuration is wrong, 69 no replay, port taken, state not writable.""",
 )
-@click.argument("name", type=click.Choice(["webhook", "mqtt"]), metavar="NAME")
+@click.argument("name", type=click.Choice(BRIDGES), metavar="NAME")
 @click.option(
     "--config", "config_path", type=click.Path(path_type=Path, readable=False),
     default=Path("/etc/streamdet/streamdet.toml"), show_default=True, help="Read this configuration file (TOML).",

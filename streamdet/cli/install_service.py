@@ -1,4 +1,4 @@
-"""`streamdet install-service`: the daemon and its page as systemd services."""
+"""`streamdet install-service`: the daemon, its page and its bridges as systemd services."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from streamdet.config.bridges import BRIDGES
+from streamdet.service.install.bridges import Bridges
 from streamdet.service.install.environment import Environment, this_environment
 from streamdet.service.install.service import Service, perform
 
@@ -17,7 +19,9 @@ Examples:
   sudo streamdet install-service --dry-run
   sudo streamdet install-service
   sudo streamdet install-service --page --enable
+  sudo streamdet install-service --bridge mqtt --bridge webhook
   sudo streamdet install-service --instance yard --enable
+  sudo streamdet install-service --uninstall --bridge mqtt
   sudo streamdet install-service --uninstall
 
 \b
@@ -29,7 +33,11 @@ Exit codes: 0 installed, 1 cannot be installed here."""
     "--instance", metavar="NAME", default="", help="Install one of several services: streamdet@NAME with NAME.toml."
 )
 @click.option("--page", is_flag=True, help="Install the page in the browser, too: streamdet-web.")
-@click.option("--enable", is_flag=True, help="Start the service now and at every boot.")
+@click.option(
+    "--bridge", "bridges", type=click.Choice(BRIDGES), multiple=True,
+    help="Install this bridge, too: streamdet-bridge@NAME. May be repeated. With --uninstall: remove it alone.",
+)  # fmt: skip
+@click.option("--enable", is_flag=True, help="Start the services now and at every boot.")
 @click.option(
     "--gpu/--no-gpu", default=None, help="Allow it to use GPUs. Default: if the NVIDIA driver is loaded."
 )  # fmt: skip
@@ -41,9 +49,17 @@ Exit codes: 0 installed, 1 cannot be installed here."""
     "--uninstall", is_flag=True, help="Stop and remove the service; configuration, secrets and state are kept."
 )
 def command(
-    *, dry_run: bool, instance: str, page: bool, enable: bool, gpu: bool | None, root: Path, uninstall: bool
+    *,
+    dry_run: bool,
+    instance: str,
+    page: bool,
+    bridges: tuple[str, ...],
+    enable: bool,
+    gpu: bool | None,
+    root: Path,
+    uninstall: bool,
 ) -> None:
-    """Install the daemon as a systemd service, and print each step.
+    """Install the daemon as a systemd service, with its page and bridges if wanted, and print each step.
 
     It creates the user `streamdet`, /etc/streamdet with a configuration that explains every key, and the unit.
     """
@@ -52,17 +68,23 @@ def command(
             "--page belongs to the service without a name; STREAMDET_WEB_OPTIONS of streamdet-web leads it elsewhere"
         )
         raise click.UsageError(message)
+    if bridges and instance:
+        message = "--bridge belongs to the service without a name; docs/bridges.md says how to lead one elsewhere"
+        raise click.UsageError(message)
     service = Service(root.resolve(), instance)
-    # What is there is kept up to date.
-    service = replace(service, page=page or (not instance and service.has_page()))
     if not dry_run:
         service.check_system()
+    named = Bridges(service.root, bridges)
     if uninstall:
-        perform(service.uninstall_steps(), click.echo, dry_run=dry_run)
+        perform(named.uninstall_steps() if bridges else service.uninstall_steps(), click.echo, dry_run=dry_run)
         click.echo("kept: /etc/streamdet, /var/lib/streamdet*, /var/cache/streamdet, users")
         return
+    if not instance:  # what is there is kept up to date
+        names = tuple(name for name in BRIDGES if name in {*bridges, *named.enabled()})
+        service = replace(service, page=page or service.has_page(), bridges=names)
     environment = this_environment()
     environment.check()
+    named.check()
     use_gpu = _has_nvidia() if gpu is None else gpu
     changed = perform(service.install_steps(environment, gpu=use_gpu, enable=enable), click.echo, dry_run=dry_run)
     for folder in environment.hidden():
@@ -84,6 +106,8 @@ def _print_next(service: Service, environment: Environment, *, enabled: bool, ch
     # There may be no link: another program may have the name, or the folder is read-only.
     program = "streamdet" if service.has_link(environment) else environment.scripts / "streamdet"
     click.echo("Next:")
+    if service.bridges:
+        click.echo(f"  write the secrets of bridges into {Bridges(service.root).secrets}, one file for each ${{NAME}}")
     if not enabled:
         click.echo(f"  edit {service.config}, then: {program} check {service.config}")
         click.echo(f"  systemctl enable --now {units}")

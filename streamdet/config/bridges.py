@@ -17,6 +17,9 @@ from streamdet.errors import EndpointError
 from streamdet.security.endpoints import is_loopback, parse_endpoint
 from streamdet.security.redact import remember_secret
 
+BRIDGES = ("webhook", "mqtt")
+"""Every bridge, as `streamdet bridge` and `streamdet install-service --bridge` name it."""
+
 MAX_WEBHOOKS = 64
 WebhookEvent = Literal["raised", "cleared", "ended"]
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")

@@ -35,18 +35,29 @@ def in_container(test: Callable[..., None]) -> Callable[..., None]:
     return test
 
 
+_WITH_DROP_IN = {
+    "streamdet.service with GPUs": ("streamdet.service", "streamdet.service.d/gpu.conf"),
+    "the bridge to files": ("streamdet-bridge@.service", "streamdet-bridge@files.service.d/10-files.conf"),
+}
+
+
 @pytest.fixture(
-    params=["streamdet.service", "streamdet@.service", "gpu", "streamdet-web.service", "streamdet-bridge@.service"]
+    params=[
+        "streamdet.service",
+        "streamdet@.service",
+        "streamdet-web.service",
+        "streamdet-bridge@.service",
+        *_WITH_DROP_IN,
+    ]
 )
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A unit file, alone or with the drop-in for GPUs."""
-    name = "streamdet.service" if request.param == "gpu" else request.param
+    """A unit file, alone or with a drop-in that we ship."""
+    name, drop_in = _WITH_DROP_IN.get(request.param, (request.param, ""))
     path = tmp_path / name
     path.write_text((UNITS / name).read_text())
-    if request.param == "gpu":
-        drop_in = tmp_path / f"{name}.d/gpu.conf"
-        drop_in.parent.mkdir()
-        drop_in.write_text((UNITS / "streamdet.service.d/gpu.conf").read_text())
+    if drop_in:
+        (tmp_path / f"{name}.d").mkdir()
+        (tmp_path / f"{name}.d" / Path(drop_in).name).write_text((UNITS / drop_in).read_text())
     return path
 
 
@@ -278,11 +289,11 @@ def _commands_of_the_bridges() -> list[str]:
 
 @in_container
 def test_a_bridge_runs_as_the_manual_says(container: Container) -> None:
-    container.run(_STREAMDET, "install-service")
     hook = '[[webhooks]]\nname = "phone"\nurl = "https://ntfy.sh/${NTFY_TOPIC}"\nshape = "ntfy"\n'
+    (container.root / "etc/streamdet").mkdir()
     _write_config(container, "streamdet", "a", extra=hook)
     for command in _commands_of_the_bridges():
-        container.run("bash", "-c", f"cd {ROOT} && {command}")
+        container.run("bash", "-c", f"PATH=$PATH:{Path(_STREAMDET).parent} && {command}")
     unit = "streamdet-bridge@webhook"
     assert container.show(unit, "ActiveState") == "active"
     code = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9097/metrics').read().decode())"
@@ -291,6 +302,74 @@ def test_a_bridge_runs_as_the_manual_says(container: Container) -> None:
     assert "my-secret-topic" not in container.journal("--unit", unit)
     container.run("systemctl", "stop", unit)
     assert container.show(unit, "Result") == "success"
+    reported = container.run(_STREAMDET, "install-service", "--uninstall", "--bridge", "webhook").stdout
+    assert "remove          /etc/systemd/system/streamdet-bridge@.service\n" in reported
+    assert container.show(unit, "LoadState") == "not-found"
+    assert container.show("streamdet", "LoadState") == "loaded"
+
+
+_RECEIVER = """
+import http.server, pathlib, sys
+class Receiver(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        pathlib.Path(sys.argv[1]).write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(204)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", 8000), Receiver).serve_forever()
+"""
+_BRIDGES = """
+[[rules]]
+name = "seen"
+[[webhooks]]
+name = "phone"
+url = "http://127.0.0.1:8000/"
+headers = { Authorization = "Bearer ${TOKEN}" }
+allow_private = true
+[mqtt]
+broker = "mqtt://127.0.0.1"
+"""
+
+
+@pytest.mark.package("mosquitto")
+@in_container
+def test_alerts_of_a_real_daemon_go_through_bridges_that_see_nothing_else_of_it(container: Container) -> None:
+    bridges = ("--bridge", "webhook", "--bridge", "mqtt")
+    container.run(_STREAMDET, "install-service", *bridges)
+    _write_config(container, "streamdet", "east", extra=_BRIDGES)
+    (container.root / "etc/streamdet/secrets/LOGIN").write_text("user:password")
+    (container.root / "etc/streamdet/bridges.secrets/TOKEN").write_text("a-token-of-the-hook")
+    (container.root / "etc/mosquitto.conf").write_text("listener 1883 127.0.0.1\nallow_anonymous true\nuser root\n")
+    posted = container.root / "srv/posted.json"
+    container.run("systemd-run", "/usr/sbin/mosquitto", "-c", "/etc/mosquitto.conf")
+    (container.root / "srv/receiver.py").write_text(_RECEIVER)
+    container.run("systemd-run", sys.executable, "/srv/receiver.py", "/srv/posted.json")
+    container.run(_STREAMDET, "install-service", *bridges, "--enable")
+    seen = ("mosquitto_sub", "-h", "127.0.0.1", "-C", "1", "-W", "90", "-t", "streamdet/east/alerts/seen")
+    assert json.loads(container.run(*seen).stdout)["alert"]["rule"] == "seen"
+    container.wait_until(posted.exists, "an alert at the receiver")
+    assert json.loads(posted.read_bytes())["alert"]["rule"] == "seen"
+    assert "a-token-of-the-hook" not in container.journal()
+
+    container.run("mknod", "--mode=0666", "/dev/video7", "c", "1", "5")
+    container.run("mkdir", "--mode=0777", "/opt/open")
+    checks = (
+        "! head -c 3 /dev/video7 >/dev/null || exit 11; "
+        "! cat /etc/streamdet/streamdet.toml || exit 12; "
+        "! cat /etc/streamdet/secrets/LOGIN || exit 13; "
+        "! cat /etc/streamdet/bridges.secrets/TOKEN || exit 14; "
+        '[ "$$(ls $$CREDENTIALS_DIRECTORY | tr "\\n" ,)" = secret_TOKEN,streamdet.toml, ] || exit 15; '
+        "! ls /var/lib/streamdet/streamdet || exit 16; "
+        "! touch /opt/open/x || exit 17; "
+        "touch $$STATE_DIRECTORY/x || exit 18; "
+        "! unshare --user true || exit 19"
+    )
+    drop_in = container.root / "etc/systemd/system/streamdet-bridge@mqtt.service.d/test.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text(f"[Service]\nType=oneshot\nRestart=no\nExecStart=\nExecStart=/bin/sh -c '{checks}'\n")
+    container.run("systemctl", "daemon-reload")
+    container.run("systemctl", "restart", "streamdet-bridge@mqtt", check=False)
+    status = container.show("streamdet-bridge@mqtt", "ExecMainStatus")
+    assert status == "0", container.journal("--unit=streamdet-bridge@mqtt")
 
 
 def _drop_in_of_the_manual() -> str:

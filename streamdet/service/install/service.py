@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from streamdet.config.bridges import BRIDGES
 from streamdet.errors import InstallError
+from streamdet.service.install.bridges import Bridges
 from streamdet.service.install.environment import Environment
 from streamdet.service.install.steps import SETTLED, Command, File, Folder, Link, Remove, Step
 
@@ -31,11 +33,13 @@ class Service:
         root: the system's root folder; other than / for a system that does not run (an image).
         instance: the name of one of several services; empty for the only one.
         page: whether the page belongs to it, as a service of its own.
+        bridges: names of the bridges that belong to it, each as a service of its own.
     """
 
     root: Path = Path("/")
     instance: str = ""
     page: bool = False
+    bridges: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.instance and not _INSTANCE.fullmatch(self.instance):
@@ -53,7 +57,7 @@ class Service:
     @property
     def units(self) -> tuple[str, ...]:
         """The names of all its units."""
-        return (self.unit, _PAGE) if self.page else (self.unit,)
+        return (self.unit, *([_PAGE] if self.page else []), *Bridges(self.root, self.bridges).units)
 
     @property
     def config(self) -> Path:
@@ -113,6 +117,8 @@ class Service:
         if self.page:
             yield lambda: File(units / _PAGE, text(f"systemd/{_PAGE}"))
             yield lambda: File(units / f"{_PAGE}.d/10-environment.conf", environment.drop_in())
+        if not self.instance:
+            yield from Bridges(self.root, self.bridges).install_steps(environment)
         yield lambda: Link(self.root / _LINK, environment.scripts / "streamdet")
         if self.is_running_system:
             yield lambda: Command(("systemctl", "daemon-reload"))
@@ -143,6 +149,8 @@ class Service:
                 yield lambda: Command(("systemctl", "disable", "--now", _PAGE))
             yield lambda: Remove(units / _PAGE)
             yield lambda: Remove(units / f"{_PAGE}.d/10-environment.conf", with_folder=True)
+        if not self.instance and Bridges(self.root).are_there:
+            yield from Bridges(self.root, BRIDGES).uninstall_steps()
         if not any((units / name).exists() for name in {"streamdet.service", "streamdet@.service"} - {template}):
             link = self.root / _LINK
             if link.is_symlink() and not self._others():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import stat
@@ -107,6 +108,46 @@ def test_the_page_is_a_service_of_its_own_which_stays_up_to_date_and_goes_with_t
     assert not Path(f"{page}.d").exists()
 
 
+BRIDGE = "etc/systemd/system/streamdet-bridge@.service"
+
+
+def test_bridges_are_services_of_their_own_which_stay_up_to_date_and_go_with_the_daemons(root: Path) -> None:
+    assert "streamdet-bridge@" not in install(root).output
+    reported = install(root, "--bridge", "webhook", "--bridge", "mqtt").output
+    assert f"create          {root / BRIDGE}\n" in reported
+    assert "systemctl enable --now streamdet streamdet-bridge@webhook streamdet-bridge@mqtt\n" in reported
+    assert (root / BRIDGE).read_text() == (ROOT / "systemd/streamdet-bridge@.service").read_text()
+    assert "PATH=" in (root / f"{BRIDGE}.d/10-environment.conf").read_text()
+    assert stat.S_IMODE((root / "etc/streamdet/bridges.secrets").stat().st_mode) == 0o700
+    (root / BRIDGE).write_text("# of an older version\n")
+    assert f"replace         {root / BRIDGE}\n" in install(root).output
+    install(root, "--uninstall")
+    assert not (root / BRIDGE).exists()
+    assert not (root / f"{BRIDGE}.d").exists()
+    assert (root / "etc/streamdet/bridges.secrets").is_dir()
+
+
+def test_a_bridge_is_removed_alone_and_the_template_with_the_last_one(root: Path) -> None:
+    install(root, "--bridge", "webhook")
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir()
+    (wants / "streamdet-bridge@mqtt.service").symlink_to(root / BRIDGE)
+    assert f"would create    {wants}" not in install(root, "--bridge", "webhook", "--dry-run").output
+    assert "streamdet-bridge@mqtt" in install(root).output
+    install(root, "--uninstall", "--bridge", "webhook")
+    assert (root / BRIDGE).exists()
+    install(root, "--uninstall", "--bridge", "mqtt")
+    assert not (root / BRIDGE).exists()
+    assert (root / UNIT).exists()
+
+
+def test_a_bridge_that_lacks_its_package_is_not_installed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InstallError, match=r"the bridge mqtt needs .*: pip install 'streamdet\[mqtt\]'"):
+        install(root, "--bridge", "mqtt")
+    assert list(root.iterdir()) == []
+
+
 def test_what_comes_next_can_be_typed(root: Path) -> None:
     own = root / "usr/local/bin/streamdet"
     own.parent.mkdir(parents=True)
@@ -141,10 +182,11 @@ def test_a_name_that_no_instance_can_have_is_one_line(name: str) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_a_page_of_an_instance_is_refused_in_words() -> None:
-    result = run("--dry-run", "--instance=yard", "--page")
+@pytest.mark.parametrize(("option", "hint"), [("--page", "STREAMDET_WEB_OPTIONS"), ("--bridge=mqtt", "bridges.md")])
+def test_a_page_or_bridge_of_an_instance_is_refused_in_words(option: str, hint: str) -> None:
+    result = run("--dry-run", "--instance=yard", option)
     assert result.returncode == 2
-    assert "STREAMDET_WEB_OPTIONS" in result.stderr
+    assert hint in result.stderr
 
 
 def test_only_root_installs(monkeypatch: pytest.MonkeyPatch) -> None:
