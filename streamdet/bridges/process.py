@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -33,6 +33,7 @@ from streamdet.errors import EXIT_UNAVAILABLE, ConfigError, StreamdetError, Wire
 from streamdet.http.access import Door, Guard
 from streamdet.http.server import HttpServer, HttpThread, Limits, listen, url_of
 from streamdet.monitoring import systemd
+from streamdet.monitoring.bridge_metrics import BridgeMetrics, TargetMetrics
 from streamdet.monitoring.log import LogThrottle
 from streamdet.security.endpoints import parse_endpoint
 from streamdet.security.files import lock_directory, remove_leftovers, stage
@@ -113,58 +114,6 @@ def _to_connect(endpoint: str) -> str:
     for every, loopback in _EVERY_ADDRESS.items():
         endpoint = endpoint.replace(f"//{every}:", f"//{loopback}:")
     return endpoint
-
-
-class BridgeMetrics:
-    """The metrics of all bridges of this process; labels `bridge` and `target`, the receiver.
-
-    Args:
-        bridge: name of the bridge.
-    """
-
-    def __init__(self, bridge: str) -> None:
-        self.registry = CollectorRegistry()
-        self._bridge = bridge
-        labels = ["bridge", "target"]
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"streamdet_bridge_{name}", text, labels, registry=self.registry)
-
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"streamdet_bridge_{name}", text, labels, registry=self.registry)
-
-        self._events = counter("events", "Events that were handed on.")
-        self._lost = counter("lost_events", "Events that the daemon no longer kept when the bridge asked for them.")
-        self._dead = counter(
-            "dead_letters", "Events that were given up: the receiver refuses them, or they are too old."
-        )
-        self._retries = counter("retries", "Tries to hand on an event that failed and were repeated.")
-        self._lag = gauge("lag_seconds", "Age of the event that waits for its receiver; 0 while none does.")
-        self._queue = gauge("queue_events", "Events that were received and wait to be handed on.")
-
-    def of(self, target: str) -> TargetMetrics:
-        """The metrics of one receiver, which begin at 0."""
-        names = (self._bridge, target)
-        return TargetMetrics(
-            events=self._events.labels(*names),
-            lost=self._lost.labels(*names),
-            dead_letters=self._dead.labels(*names),
-            retries=self._retries.labels(*names),
-            lag_seconds=self._lag.labels(*names),
-            queue_events=self._queue.labels(*names),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class TargetMetrics:
-    """The metrics of one receiver: see `BridgeMetrics`."""
-
-    events: Counter
-    lost: Counter
-    dead_letters: Counter
-    retries: Counter
-    lag_seconds: Gauge
-    queue_events: Gauge
 
 
 def position_before(event: Event, position: Position) -> dict[str, tuple[str, int]]:
@@ -288,6 +237,7 @@ class Forwarder(Worker):
         with self._source.subscribe(self._kinds, position) as events:
             while not self.stopping:
                 self.beat()
+                self.metrics.daemon_connected.set(events.is_connected)
                 if not self._next(events, new_from):
                     return  # an event is left to do: the position stays before it
             self._file.save(events.position(), sync=True)

@@ -31,10 +31,11 @@ from urllib3.filepost import encode_multipart_formdata
 from urllib3.util.connection import create_connection
 
 from streamdet import wire
-from streamdet.bridges.process import BridgeMetrics, Forwarder, Source, TargetMetrics, run_bridge
+from streamdet.bridges.process import Forwarder, Source, run_bridge
 from streamdet.client import Subscription
 from streamdet.config import Config, WebhookConfig
 from streamdet.errors import ConfigError, EndpointError
+from streamdet.monitoring.bridge_metrics import BridgeMetrics, TargetMetrics
 from streamdet.monitoring.log import FailureLog
 from streamdet.types import AlertEvent, ObjectEvent
 from streamdet.wire import Event, Kind
@@ -126,7 +127,7 @@ class Webhook(Forwarder):
         while not self.stopping:
             answer = self._client.post(body, content_type, key)
             if answer.is_taken:
-                self.metrics.events.inc()
+                self.metrics.handed_on()
                 self._failures.works(f"webhook {self._config.name}: events are taken again")
                 return True
             is_old = time.time() - event.published_at > self._config.give_up_seconds
@@ -134,7 +135,7 @@ class Webhook(Forwarder):
                 self.metrics.dead_letters.inc()
                 self._dead_letters.failed(f"webhook {self._config.name}: gave up event {key}: {answer.problem}")
                 return True
-            self.metrics.retries.inc()
+            self.metrics.failed()
             self._failures.failed(f"webhook {self._config.name}: {answer.problem}; it is tried again")
             wait_seconds = max(pause_seconds * random.uniform(0.75, 1.25), answer.retry_after_seconds)  # noqa: S311
             self.sleep(wait_seconds)

@@ -17,7 +17,10 @@ from streamdet.errors import EndpointError
 from streamdet.security.endpoints import is_loopback, parse_endpoint
 from streamdet.security.redact import remember_secret
 
-BRIDGES = ("webhook", "mqtt")
+METRICS_KEYS = {"webhook": ("bridges", "webhook_metrics_endpoint"), "mqtt": ("mqtt", "metrics_endpoint")}
+"""Table and key of each bridge's metrics page."""
+
+BRIDGES = tuple(METRICS_KEYS)
 """Every bridge, as `streamdet bridge` and `streamdet install-service --bridge` name it."""
 
 MAX_WEBHOOKS = 64

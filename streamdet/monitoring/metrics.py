@@ -1,4 +1,4 @@
-"""Every metric, declared here and nowhere else; all names begin with `streamdet_`.
+"""Every metric of the daemon, declared here and nowhere else; all names begin with `streamdet_`.
 
 `Metrics` has the methods by which the rest of the daemon reports; `DeliveryMetrics` those about subscribers. Metrics of
 the process itself (`process_`, `python_`) are prometheus-client's.

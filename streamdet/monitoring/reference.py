@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
+from streamdet.monitoring.bridge_metrics import BridgeMetrics
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Reason, State, StreamStatus
@@ -13,7 +16,7 @@ _ENDINGS = {"counter": "_total", "info": "_info"}
 
 
 def metrics_reference() -> list[dict[str, Any]]:
-    """Name, kind, labels and meaning of each metric that streamdet has, by name."""
+    """Name, kind, labels and meaning of each metric that the daemon and the bridges have, by name."""
     metrics = Metrics(Ledger())
     # Series exist from their first stream, device or reason on.
     metrics.set_stream("front-door", ["person"], ["door"], ["gate"])
@@ -22,7 +25,9 @@ def metrics_reference() -> list[dict[str, Any]]:
     metrics.delivery.add_socket("events")
     metrics.engine(dict.fromkeys(("device", "engine", "precision", "max_batch_size", "workers", "weights"), ""))
     metrics.add_device("cuda:0", lambda: (0, 0), lambda: 0.0)
-    return sorted(_described(metrics), key=lambda entry: str(entry["name"]))
+    bridge = BridgeMetrics("webhook")
+    bridge.of("pager")
+    return sorted((*_described(metrics.registry), *_described(bridge.registry)), key=lambda entry: str(entry["name"]))
 
 
 def markdown_table() -> str:
@@ -34,8 +39,8 @@ def markdown_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _described(metrics: Metrics) -> Iterator[dict[str, Any]]:
-    for family in metrics.registry.collect():
+def _described(registry: CollectorRegistry) -> Iterator[dict[str, Any]]:
+    for family in registry.collect():
         if family.name.startswith("streamdet_"):
             labels = sorted({label for sample in family.samples for label in sample.labels if label != "le"})
             name = family.name + _ENDINGS.get(family.type, "")

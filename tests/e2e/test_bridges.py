@@ -92,7 +92,9 @@ def test_kills_on_all_sides_lose_no_alert_and_double_none(tmp_path: Path) -> Non
             bridge.kill()
             bridge.start()
             receiver.wait_for(len(receiver.taken) + 5)
+            assert bridge.count("daemon_connected") == 1
             assert daemon.end() == 0
+            wait_until(lambda: bridge.count("daemon_connected") == 0, "the bridge notices that the daemon has gone")
             published = wanted(daemon)
             # The first ones may have been published before the bridge was there.
             published = published[published.index(receiver.keys[0]) :]

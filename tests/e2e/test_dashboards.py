@@ -6,23 +6,26 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import yaml
 from prometheus_client import generate_latest
 
 from streamdet.assets import sample_clip
+from streamdet.config import Config
+from streamdet.config.bridges import METRICS_KEYS
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.reference import markdown_table
 from support.paths import DATA, ROOT
+from support.ports import free_port
 from support.prometheus_server import Prometheus, prometheus_of
 
 CONFIGS = ROOT / "configs"
@@ -107,6 +110,16 @@ def test_streams_of_two_daemons_with_the_same_name_are_two(tmp_path: Path) -> No
     run("promtool", "test", "rules", "test.yml", folder=tmp_path)
 
 
+def test_each_bridge_has_its_line_in_the_scrapes() -> None:
+    text = (CONFIGS / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+    jobs = yaml.safe_load(re.sub(r"#(- targets: .*) # \w+$", r"\1", text, flags=re.MULTILINE))["scrape_configs"]
+    (of_bridges,) = (job for job in jobs if job["job_name"] == "streamdet-bridge")
+    config = Config.model_validate({"streams": [{"name": "one", "url": "rtsp://192.0.2.5/"}]})
+    ports = [getattr(getattr(config, table), key) for table, key in METRICS_KEYS.values()]
+    assert of_bridges["static_configs"] == [{"targets": [port]} for port in ports]
+    assert [text.split(f'"{port}"] # ')[1].split()[0] for port in ports] == list(METRICS_KEYS)
+
+
 def test_every_alert_has_a_test_in_which_it_fires() -> None:
     tests = yaml.safe_load((CONFIGS / "prometheus" / "streamdet-alerts-test.yml").read_text(encoding="utf-8"))["tests"]
     fired = {case["alertname"] for test in tests for case in test["alert_rule_test"] if case["exp_alerts"]}
@@ -132,9 +145,12 @@ def test_alerts_that_follow_from_another_are_kept_back() -> None:
         assert not sources & targets
         pairs |= {(source, target) for source in sources for target in targets}
     assert ("StreamdetStreamDown", "StreamdetStreamFlapping") in pairs
-    assert {target for source, target in pairs if source == "StreamdetUnreachable"} == rules.keys() - {
-        "StreamdetUnreachable"
-    }
+    of_bridges = {name for name in rules if name.startswith("StreamdetBridge")}
+    for source, others in (
+        ("StreamdetUnreachable", rules.keys() - of_bridges),
+        ("StreamdetBridgeUnreachable", of_bridges),
+    ):
+        assert {target for cause, target in pairs if cause == source} == others - {source}
     # None is kept back by one that it keeps back itself.
     assert not {(target, source) for source, target in pairs} & pairs
 
@@ -214,11 +230,9 @@ def test_panels_do_not_overlap_and_have_words() -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus beside a real daemon: one stream of the sample clip, and one whose server refuses."""
+    """A Prometheus beside a real daemon and a bridge: one stream of the sample clip, and one whose server refuses."""
     folder = tmp_path_factory.mktemp("dashboards")
-    with socket.create_server(("127.0.0.1", 0)) as metrics, socket.create_server(("127.0.0.1", 0)) as unreachable:
-        target = f"127.0.0.1:{metrics.getsockname()[1]}"
-        refused = f"127.0.0.1:{unreachable.getsockname()[1]}"
+    target, bridge, refused = (f"127.0.0.1:{free_port()}" for _ in range(3))
     config = folder / "streamdet.toml"
     config.write_text(
         f'[metrics]\nendpoint = "{target}"\n[publisher]\nendpoint = "ipc://{folder}/events"\n'
@@ -227,18 +241,30 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         'zones = [{name = "all", polygon = [[0, 0], [1, 0], [1, 1], [0, 1]], loiter_seconds = 0.5}]\n'
         f'[[streams]]\nname = "dead"\nurl = "rtsp://{refused}/video"\n'
         '[[rules]]\nname = "seen"\nstreams = ["clip"]\n'
+        f'[bridges]\nwebhook_metrics_endpoint = "{bridge}"\n'
+        f'[[webhooks]]\nname = "pager"\nurl = "http://{refused}/"\nallow_private = true\n'
     )
-    command = [sys.executable, "-m", "streamdet", "run", "--config", str(config)]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as daemon:
+    with (
+        (folder / "log").open("wb") as log,
+        process(["run", "--config", str(config)], log),
+        process(["bridge", "webhook", "--config", str(config)], log),
+        prometheus_of(target, folder, "1s", bridge=bridge) as running,
+    ):
+        yield running
+
+
+@contextmanager
+def process(arguments: list[str], log: IO[bytes]) -> Iterator[None]:
+    """Runs streamdet until the block ends."""
+    with subprocess.Popen([sys.executable, "-m", "streamdet", *arguments], stdout=log, stderr=log) as running:
         try:
-            with prometheus_of(target, folder, "1s") as running:
-                yield running
+            yield
         finally:
-            daemon.terminate()
+            running.terminate()
             try:
-                daemon.wait(60)
+                running.wait(60)
             except subprocess.TimeoutExpired:
-                daemon.kill()
+                running.kill()
 
 
 @pytest.mark.package("prometheus")

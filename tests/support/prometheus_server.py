@@ -54,13 +54,24 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus_of(target: str, folder: Path, interval: str = "200ms", options: str = "") -> Iterator[Prometheus]:
-    """Scrapes `target` (HOST:PORT) as job streamdet, with further options of the job, until the block ends."""
+def prometheus_of(
+    target: str, folder: Path, interval: str = "200ms", options: str = "", *, bridge: str = ""
+) -> Iterator[Prometheus]:
+    """Scrapes `target` (HOST:PORT) as job streamdet, with further options of the job, until the block ends.
+
+    Args:
+        target: of the daemon.
+        folder: for its files.
+        interval: between two scrapes.
+        options: of the daemon's job.
+        bridge: HOST:PORT of a bridge, scraped as job streamdet-bridge.
+    """
     port = free_port()
     config = folder / "prometheus.yml"
+    of_bridge = f", {{job_name: streamdet-bridge, static_configs: [{{targets: ['{bridge}']}}]}}" if bridge else ""
     config.write_text(
         f"global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}\n"
-        f"scrape_configs: [{{job_name: streamdet, static_configs: [{{targets: ['{target}']}}]{options}}}]\n"
+        f"scrape_configs: [{{job_name: streamdet, static_configs: [{{targets: ['{target}']}}]{options}}}{of_bridge}]\n"
     )
     command = [
         "prometheus",

@@ -24,12 +24,13 @@ from streamdet import __version__
 from streamdet.bridges.mqtt.messages import Message, Topics, alert_message, gap_message, object_message
 from streamdet.bridges.mqtt.retained import RetainedTopics
 from streamdet.bridges.mqtt.session import BrokerAddress, MqttError, Session
-from streamdet.bridges.process import BridgeError, BridgeMetrics, PositionFile, Source, TargetMetrics, run_bridge
+from streamdet.bridges.process import BridgeError, PositionFile, Source, run_bridge
 from streamdet.client import Gap, Restart, Subscription
 from streamdet.client.gaps import Item
 from streamdet.config import Config
 from streamdet.config.mqtt import MqttConfig
 from streamdet.errors import ConfigError, StreamdetError, WireError
+from streamdet.monitoring.bridge_metrics import BridgeMetrics, TargetMetrics
 from streamdet.monitoring.log import LogThrottle
 from streamdet.security.files import stage
 from streamdet.types import AlertEvent, ObjectEvent, StateEvent
@@ -198,6 +199,7 @@ class MqttBridge:
         last_will = Message(self._topics.availability, b"offline", retain=True)
         self._session = Session(self._settings.broker, last_will)
         self._is_online = None
+        self._metrics.receiver_up.set(1)
         self._retained.republish()
         self._retry_seconds, self._last_problem = _MIN_RETRY_SECONDS, None
         log.info("connected to the broker %s:%d", self._settings.broker.host, self._settings.broker.port)
@@ -212,7 +214,7 @@ class MqttBridge:
             self._session = None
         self._again.extendleft(reversed(self._pending))
         self._pending.clear()
-        self._metrics.retries.inc()
+        self._metrics.failed()
         self._retry_at = time.monotonic() + self._retry_seconds * random.uniform(0.5, 1.0)  # noqa: S311 - only a delay
         self._retry_seconds = min(2 * self._retry_seconds, _MAX_RETRY_SECONDS)
 
@@ -233,7 +235,7 @@ class MqttBridge:
                 pending.numbers.discard(number)
         while self._pending and self._pending[0].is_sent and not self._pending[0].numbers:
             arrived = self._pending.popleft()
-            self._metrics.events.inc()
+            self._metrics.handed_on()
             self._unsaved = arrived.position
             is_alert = is_alert or isinstance(arrived.item, AlertEvent)
         if is_ended or is_alert or time.monotonic() >= self._save_at:
@@ -353,6 +355,7 @@ class MqttBridge:
             self._retained.daemon_connected(now)
         if self._daemon_since is not None:
             self._daemon_seen = now
+        self._metrics.daemon_connected.set(self._daemon_since is not None)
         is_online = now - self._daemon_seen < _DAEMON_AWAY_SECONDS
         if is_online is not self._is_online:
             self._publish(Message(self._topics.availability, b"online" if is_online else b"offline", retain=True))

@@ -20,8 +20,8 @@ import pytest
 from streamdet.bridges.mqtt import MqttBridge, MqttSettings
 from streamdet.bridges.mqtt.messages import Message
 from streamdet.bridges.mqtt.session import BrokerAddress, MqttError, Session
-from streamdet.bridges.process import BridgeMetrics
 from streamdet.client import Gap
+from streamdet.monitoring.bridge_metrics import BridgeMetrics
 from streamdet.types import PictureInfo, State, StateEvent
 from support.certificates import make_certificate
 from support.mosquitto import Mosquitto, listener_of

@@ -21,10 +21,11 @@ from prometheus_client import CollectorRegistry
 from streamdet import Subscription, subscribe
 from streamdet.bridges.mqtt import MqttSettings, _MqttThread
 from streamdet.bridges.mqtt.session import BrokerAddress
-from streamdet.bridges.process import BridgeError, BridgeMetrics, PositionFile, Source
+from streamdet.bridges.process import BridgeError, PositionFile, Source
 from streamdet.bridges.webhook import Webhook, is_public, shape_of
 from streamdet.config import WebhookConfig
 from streamdet.errors import ConfigError
+from streamdet.monitoring.bridge_metrics import BridgeMetrics
 from streamdet.types import AlertEvent, EndReason, ObjectEvent, PictureInfo
 from support.certificates import make_certificate
 from support.occurring import alert_event, object_event
@@ -53,9 +54,10 @@ class Hook:
         self.webhook = Webhook(self.config, Source("tcp://127.0.0.1:1"), folder, metrics.of("pager"))
 
     def count(self, name: str) -> float | None:
-        return self.registry.get_sample_value(
-            f"streamdet_bridge_{name}_total", {"bridge": "webhook", "target": "pager"}
-        )
+        return self.value(f"{name}_total")
+
+    def value(self, name: str) -> float | None:
+        return self.registry.get_sample_value(f"streamdet_bridge_{name}", {"bridge": "webhook", "target": "pager"})
 
 
 def new(**changes: Any) -> AlertEvent:
@@ -87,6 +89,8 @@ def test_what_may_work_later_is_tried_again_with_the_same_key(
         assert [each.headers["Idempotency-Key"] for each in receiver.received] == [KEY] * 3
         assert {each.path for each in receiver.received} == {"/hook/secret-token-4711"}
     assert (hook.count("events"), hook.count("retries"), hook.count("dead_letters")) == (1, 2, 0)
+    assert hook.value("receiver_up") == 1
+    assert time.time() - 60 < (hook.value("last_success_timestamp_seconds") or 0) <= time.time()
 
 
 def test_a_receiver_that_hangs_is_left_and_one_that_ends_no_answer_is_not_waited_for(
@@ -214,6 +218,7 @@ def test_a_stop_ends_the_wait_and_leaves_the_event(tmp_path: Path, events: Subsc
         stop.join()
         assert len(receiver.received) == 1
     assert hook.count("dead_letters") == 0
+    assert (hook.value("receiver_up"), hook.value("last_success_timestamp_seconds")) == (0, 0)
 
 
 def test_a_receiver_without_a_trusted_certificate_gets_nothing(
