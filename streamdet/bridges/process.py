@@ -116,16 +116,6 @@ def _to_connect(endpoint: str) -> str:
     return endpoint
 
 
-def position_before(event: Event, position: Position) -> dict[str, tuple[str, int]]:
-    """The position from which an event comes again.
-
-    Args:
-        event: the newest that was handed out.
-        position: of its subscription.
-    """
-    return {**position, wire.topic_of(event): (event.epoch, event.seq - 1)}
-
-
 class PositionFile:
     """Keeps a position in a file, as a whole or not at all.
 
@@ -137,13 +127,8 @@ class PositionFile:
         self._path = path
         self._saved: dict[str, tuple[str, int]] | None = None
 
-    @property
-    def holds_one(self) -> bool:
-        """Whether it was given a position that a subscription can go on from."""
-        return bool(self._saved)
-
-    def load(self) -> Position | None:
-        """The position; None where none was ever kept.
+    def load(self) -> Position:
+        """The position; empty where none was ever kept.
 
         Raises:
             BridgeError: the file cannot be read, or is none of ours.
@@ -152,7 +137,7 @@ class PositionFile:
             content: Any = json.loads(self._path.read_bytes())
             return {str(topic): (str(epoch), int(seq)) for topic, (epoch, seq) in content["position"].items()}
         except FileNotFoundError:
-            return None
+            return {}
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             message = f"{self._path} holds no position ({error}); delete it to begin with what is published from now on"
             raise BridgeError(message) from None
@@ -178,10 +163,54 @@ class PositionFile:
         self._saved = position
 
 
+def begin(
+    file: PositionFile, source: Source, kinds: Sequence[Kind], is_stopping: Callable[[], bool]
+) -> Position | None:
+    """Where a bridge goes on; a new one begins with what is published once the daemon has answered, and keeps that.
+
+    The newest state of each stream lies behind the first position, so that a receiver need not wait for the next one.
+
+    Args:
+        file: of the position.
+        source: where events come from.
+        kinds: that the bridge needs.
+        is_stopping: asked again and again while the daemon does not answer.
+
+    Returns:
+        The position, which is kept; None if a stop was asked for before there was one.
+
+    Raises:
+        BridgeError: the position cannot be read or written. Nothing must be handed on then: it would be again at each
+            start.
+    """
+    position = file.load()
+    file.save(dict(position), sync=True)
+    if position:
+        return position
+    _log.info("this is the first start: it begins with what is published once the daemon has answered")
+    with source.subscribe(kinds, {}) as events:
+        while not is_stopping():
+            try:
+                item = events.receive(_TURN_SECONDS)
+            except WireError:
+                continue  # the next subscription reports it
+            reached = events.position()
+            if item is not None and not isinstance(item, Gap | Restart):
+                reached[wire.topic_of(item)] = (item.epoch, item.seq - 1)
+            if reached:
+                position = {
+                    topic: (epoch, max(0, seq - 1) if topic.startswith("state/") else seq)
+                    for topic, (epoch, seq) in reached.items()
+                }
+                file.save(position, sync=True)
+                return position
+    return None
+
+
 class Forwarder(Worker):
     """Hands on events to one receiver, one after the other, in a thread of its own.
 
-    A new one begins with what is published from then on; one with a position goes on there.
+    A new one begins with what is published once the daemon has answered; one with a position goes on there.
 
     Args:
         target: name of the receiver, and of the file of its position.
@@ -230,19 +259,21 @@ class Forwarder(Worker):
 
     def run(self) -> None:
         """Hands on events until asked to stop."""
-        position = self._file.load()
-        new_from = 0.0 if position else time.time()
-        # Where it cannot be written, such as on a full disk, nothing is handed on: it would be again at each start.
-        self._file.save(dict(position or {}), sync=True)
+        position = begin(self._file, self._source, self._kinds, self._is_stopping)
+        if position is None:
+            return
         with self._source.subscribe(self._kinds, position) as events:
-            while not self.stopping:
-                self.beat()
+            while not self._is_stopping():
                 self.metrics.daemon_connected.set(events.is_connected)
-                if not self._next(events, new_from):
+                if not self._next(events):
                     return  # an event is left to do: the position stays before it
             self._file.save(events.position(), sync=True)
 
-    def _next(self, events: Subscription, new_from: float) -> bool:
+    def _is_stopping(self) -> bool:
+        self.beat()
+        return self.stopping
+
+    def _next(self, events: Subscription) -> bool:
         try:
             item = events.receive(_TURN_SECONDS)
         except WireError as error:
@@ -253,13 +284,10 @@ class Forwarder(Worker):
         elif isinstance(item, Restart):
             if not item.is_complete and not item.topic.startswith("state/"):
                 _log.warning("%s: events of %s may be lost: the daemon has crashed", self._target, item.topic)
-        elif item is not None and item.published_at >= new_from and self.is_wanted(item):
+        elif item is not None and self.is_wanted(item):
             waiting = 1 + events.waiting_items
             self.metrics.queue_events.set(waiting)
             self.metrics.lag_seconds.set_function(lambda: max(0.0, time.time() - item.published_at))
-            if not self._file.holds_one:
-                # It may wait for long, and must come again even if it is the first one ever.
-                self._file.save(position_before(item, events.position()), sync=True)
             is_done = self.deliver(item, events)
             self.metrics.lag_seconds.set_function(lambda: 0.0)
             self.metrics.queue_events.set(waiting - is_done)

@@ -68,15 +68,16 @@ class RecoveryTimes:
 class OrderedRecovery:
     """Turns messages and answers into events: in order, each once; a `Gap` stands for what the daemon no longer keeps.
 
-    Begins with the newest event of each topic, or where an earlier subscription has stopped. The daemon does not keep
-    previews: their gaps are only reported.
+    Begins with the newest event of each topic, where an earlier subscription has stopped, or with what is published
+    from now on. The daemon does not keep previews: their gaps are only reported.
 
     Args:
         topics: prefixes of the topics that are subscribed to.
         labels: labels of the detections, objects and alerts to keep; None for all.
         replay_endpoint: where the answers come from, for the error message.
         times: how long to wait.
-        resume: `position` of an earlier subscription, after which to go on; None to begin with the newest events.
+        resume: `position` of an earlier subscription, after which to go on; None to begin with the newest events, an
+            empty one with what is published from now on.
 
     Attributes:
         ready: items to hand out, in order, with `take`.
@@ -114,8 +115,8 @@ class OrderedRecovery:
                 self._begin(name, epoch, seq + 1)
         # Topics that are not in the position have begun since, in this epoch at the earliest.
         self._resumed_epoch = next(reversed(self._position.values()))[0] if self._position else None
-        with_events = self._resumed_epoch is None
-        self._pending.ask(None, SnapshotRequest(0, self._prefixes_to_ask(), with_events=with_events), 0.0)
+        self._begins_now = resume is not None and not self._position
+        self._pending.ask(None, SnapshotRequest(0, self._prefixes_to_ask(), with_events=resume is None), 0.0)
 
     def take(self) -> Item:
         """Hands out the next item of `ready`, and counts it as handed out."""
@@ -130,8 +131,12 @@ class OrderedRecovery:
         return item
 
     def position(self) -> dict[str, tuple[str, int]]:
-        """How far the items that were handed out reach: who resumes there misses nothing and gets nothing twice."""
-        return dict(self._position)
+        """How far the items that were handed out reach: who resumes there misses nothing and gets nothing twice.
+
+        Of what is published from now on it is empty until the daemon has listed all topics: those that are missing
+        would be taken for new ones.
+        """
+        return {} if self._begins_now and not self._started else dict(self._position)
 
     @property
     def held(self) -> int:

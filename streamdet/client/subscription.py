@@ -76,7 +76,8 @@ class _Connection:
             `Restart` for a new epoch. An event may have to wait for those before it. Previews are not replayed.
         resume: with `replay`, the `position` of an earlier subscription: go on after exactly the last item that it
             yielded, in the same epoch and those after it, from the daemon's memory or its spool. A `Gap` stands for
-            what is no longer kept, a `Restart` for each new epoch. None to begin with the newest events.
+            what is no longer kept, a `Restart` for each new epoch. None to begin with the newest events, an empty one
+            to begin with what is published once the daemon has answered.
         replay_endpoint: where to ask, as in the daemon's `[replay]` table; by default the port after that of
             `endpoint`, or its path with `-replay` appended, as in the daemon.
         server_key: the file with the daemon's public key, where the daemon asks for keys (`[publisher] curve_...`).
@@ -169,7 +170,8 @@ class _Connection:
         """How far the items that were yielded reach, by topic: what a later subscription takes as `resume`.
 
         Read and kept after an item has been handled, and before the next one is received, it says what was handled.
-        JSON can hold it. A removed stream leaves it as soon as the daemon no longer knows its numbers.
+        JSON can hold it. A removed stream leaves it as soon as the daemon no longer knows its numbers. After an empty
+        `resume` it is empty until the daemon has answered.
 
         Raises:
             ValueError: the subscription was made without `replay`.

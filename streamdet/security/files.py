@@ -125,7 +125,7 @@ def lock_directory(directory: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        raise OSError(errno.EBUSY, "another daemon uses it; give each its own", str(directory)) from None
+        raise OSError(errno.EBUSY, "another process uses it; give each its own", str(directory)) from None
     if not os.access(directory, os.W_OK | os.X_OK):
         os.close(lock)
         raise OSError(errno.EACCES, "it cannot be written", str(directory))

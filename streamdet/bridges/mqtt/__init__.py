@@ -24,7 +24,7 @@ from streamdet import __version__
 from streamdet.bridges.mqtt.messages import Message, Topics, alert_message, gap_message, object_message
 from streamdet.bridges.mqtt.retained import RetainedTopics
 from streamdet.bridges.mqtt.session import BrokerAddress, MqttError, Session
-from streamdet.bridges.process import BridgeError, PositionFile, Source, run_bridge
+from streamdet.bridges.process import BridgeError, PositionFile, Source, begin, run_bridge
 from streamdet.client import Gap, Restart, Subscription
 from streamdet.client.gaps import Item
 from streamdet.config import Config
@@ -34,11 +34,13 @@ from streamdet.monitoring.bridge_metrics import BridgeMetrics, TargetMetrics
 from streamdet.monitoring.log import LogThrottle
 from streamdet.security.files import stage
 from streamdet.types import AlertEvent, ObjectEvent, StateEvent
+from streamdet.wire import Kind
 from streamdet.worker import Worker
 
 log = logging.getLogger(__name__)
 _throttle = LogThrottle()
 
+_KINDS: tuple[Kind, ...] = ("objects", "alerts", "state")
 _MAX_UNACKNOWLEDGED = 100
 _WAIT_SECONDS = 0.25
 _MIN_RETRY_SECONDS = 1.0
@@ -104,7 +106,6 @@ class MqttBridge:
         saved: what the process before has given to `save`; None for the first one.
         save: keeps the position, and what else the next process must know.
         metrics: what has arrived, and what was given up.
-        new_from: objects and alerts from before, in Unix time, are not published.
     """
 
     def __init__(
@@ -115,11 +116,10 @@ class MqttBridge:
         saved: Mapping[str, Any] | None,
         save: Callable[[dict[str, tuple[str, int]], Mapping[str, Any]], None],
         metrics: TargetMetrics,
-        new_from: float = 0.0,
     ) -> None:
         self._settings = settings
         self._events, self._states = events, states
-        self._save, self._metrics, self._new_from = save, metrics, new_from
+        self._save, self._metrics = save, metrics
         self._topics = Topics(settings.prefix)
         self._retained = RetainedTopics(self._topics, settings.discovery_prefix, __version__, settings.labels)
         try:
@@ -281,7 +281,7 @@ class MqttBridge:
 
     def _is_wanted(self, event: ObjectEvent | AlertEvent) -> bool:
         is_update = isinstance(event, ObjectEvent) and event.phase == "update"
-        return event.published_at >= self._new_from and (self._settings.object_updates or not is_update)
+        return self._settings.object_updates or not is_update
 
     def _note_lost(self, item: Gap | Restart) -> None:
         if item.topic.startswith("objects/"):
@@ -390,15 +390,14 @@ class _MqttThread(Worker):
 
     def run(self) -> None:
         """Publishes until asked to stop."""
-        position = self._position.load()
-        new_from = 0.0 if position else time.time()
-        # Where it cannot be written, such as on a full disk, nothing is published: it would be again at each start.
-        self._position.save(dict(position or {}), sync=True)
+        position = begin(self._position, self._source, _KINDS, self._is_stopping)
+        if position is None:
+            return
         with (
-            self._source.subscribe(("objects", "alerts", "state"), position) as events,
+            self._source.subscribe(_KINDS, position) as events,
             self._source.follow_states() as states,
         ):
-            bridge = MqttBridge(self._settings, events, states, self._load(), self._save, self._metrics, new_from)
+            bridge = MqttBridge(self._settings, events, states, self._load(), self._save, self._metrics)
             self._metrics.lag_seconds.set_function(lambda: bridge.lag_seconds)
             self._metrics.queue_events.set_function(lambda: bridge.waiting + events.waiting_items)
             bridge.run(self._is_stopping)

@@ -30,7 +30,7 @@ from streamdet.types import AlertEvent, EndReason, ObjectEvent, PictureInfo
 from support.certificates import make_certificate
 from support.occurring import alert_event, object_event
 from support.receiver import Receiver
-from support.waiting import join, wait_until
+from support.waiting import join
 
 KEY = "e1:alerts/front-door/1"
 JPEG = b"\xff\xd8" + b"x" * 100 + b"\xff\xd9"
@@ -183,30 +183,6 @@ def test_an_event_that_is_too_old_is_given_up_after_one_try(tmp_path: Path, even
         assert hook.webhook.deliver(alert_event(published_at=time.time() - 61), events)
         assert len(receiver.received) == 1
     assert hook.count("dead_letters") == 1
-
-
-class First:
-    """A subscription whose first item ever is an alert."""
-
-    waiting_items = 0
-
-    def receive(self, _: float) -> AlertEvent:
-        return new(seq=7)
-
-    def position(self) -> dict[str, tuple[str, int]]:
-        return {"state/front-door/": ("e1", 2), "alerts/front-door/": ("e1", 7)}
-
-
-def test_the_first_event_ever_comes_again_if_a_stop_finds_it_waiting(tmp_path: Path) -> None:
-    with Receiver(then=500) as receiver:
-        hook = Hook(tmp_path, receiver.url, retry_seconds=300)
-        waiting = threading.Thread(target=hook.webhook._next, args=(First(), 0.0), name="waiting", daemon=True)
-        waiting.start()
-        wait_until(lambda: receiver.received, "it waits")
-        hook.webhook.stop()
-        join(waiting)
-    position = PositionFile(tmp_path / "pager.json").load()
-    assert position == {"state/front-door/": ("e1", 2), "alerts/front-door/": ("e1", 6)}
 
 
 def test_a_stop_ends_the_wait_and_leaves_the_event(tmp_path: Path, events: Subscription) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from streamdet import DetectionEvent, Gap, Restart, StateEvent, subscribe
+from streamdet import DetectionEvent, Gap, Restart, subscribe
 from streamdet.client.recovery import Position, RecoveryTimes
 from streamdet.config import ReplayConfig, SpoolConfig
 from streamdet.delivery.publisher import Publisher
@@ -130,6 +130,7 @@ def test_it_goes_on_in_the_epochs_that_have_ended_since(tmp_path: Path) -> None:
             put(publisher, "a", range(1, 3 if epoch == "e1" else 6))
             if epoch == "e1":
                 publisher.put_status(status_of("b"))
+                wait_until(lambda writer=publisher._writer: writer.seqs.get("state/b/"), "the state is published")  # type: ignore[misc]
                 _, position = items(publisher, None, 2)
                 put(publisher, "a", range(3, 5))
             else:
@@ -150,11 +151,21 @@ def test_without_replay_there_is_no_position() -> None:
         events.position()
 
 
-def test_a_new_subscription_takes_an_empty_position_for_none() -> None:
+def test_an_empty_position_begins_with_what_is_published_from_now_on() -> None:
     with publisher_at(replay=REPLAY) as publisher:
-        publisher.put_status(status_of("a"))
-        with subscribe(publisher.endpoint, replay=True, resume={}, replay_endpoint=publisher.replay_endpoint) as events:
-            assert isinstance(events.receive(PATIENCE_SECONDS), StateEvent)
+        put(publisher, "a", range(1, 4))
+        with subscribe(
+            publisher.endpoint, kinds=["detections"], replay=True, resume={}, replay_endpoint=publisher.replay_endpoint
+        ) as events:
+            assert events.position() == {}
+            wait_until(lambda: events.receive(0.05) is None and events.position(), "the daemon's answer")
+            assert events.position() == {"detections/a/": ("epoch-1", 3)}
+            put(publisher, "a", range(4, 5))
+            put(publisher, "b", range(1, 2))
+            found = [events.receive(PATIENCE_SECONDS) for _ in range(2)]
+            assert [(item.stream, item.seq) for item in found if isinstance(item, DetectionEvent)] == [
+                ("a", 4), ("b", 1),
+            ]  # fmt: skip
 
 
 @pytest.mark.slow

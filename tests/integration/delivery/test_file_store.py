@@ -304,7 +304,7 @@ def test_a_directory_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path) 
         Counted(tmp_path / "file" / "pictures")
     with (
         Counted(tmp_path / "pictures"),
-        pytest.raises(StoreError, match="another daemon uses it; give each its own"),
+        pytest.raises(StoreError, match="another process uses it; give each its own"),
     ):
         Counted(tmp_path / "pictures")
     Counted(tmp_path / "pictures").store.close()

@@ -707,7 +707,7 @@ def test_nothing_is_touched_that_others_have_put_there(tmp_path: Path, caplog: p
         spool.put(range(1, 11))
         assert spool.all_of("e2") == list(range(1, 11))
         assert spool.all_of("e1") == [1, 2, 3]
-        with pytest.raises(SpoolError, match="another daemon uses it"):
+        with pytest.raises(SpoolError, match="another process uses it"):
             Counted(folder)
     assert {path.name for path in folder.iterdir()} == names - {"0000000001.log"} | {"events.sqlite"}
     assert elsewhere.read_bytes() == before
@@ -783,7 +783,7 @@ def test_more_than_can_be_written_is_counted(tmp_path: Path) -> None:
 
 
 def test_one_directory_is_for_one_daemon(tmp_path: Path) -> None:
-    with Counted(tmp_path), pytest.raises(SpoolError, match="another daemon uses it; give each its own"):
+    with Counted(tmp_path), pytest.raises(SpoolError, match="another process uses it; give each its own"):
         Counted(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(SpoolError, match=r"cannot keep events in .*: Not a directory"):
