@@ -1,6 +1,6 @@
 """Real-time object detection on many live video streams.
 
-What a subscriber needs is here: `subscribe`, `subscribe_async`, and the events. It is imported when it is first
+What a subscriber needs is here: `subscribe`, `subscribe_async`, `Past`, and the events. It is imported when it is first
 used, so that neither `import streamdet` nor a subscriber waits for torch or a video library.
 """
 
@@ -14,8 +14,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from streamdet.client.past import AsyncPast, Past
     from streamdet.client.subscription import AsyncSubscription, Gap, Restart, Subscription, subscribe, subscribe_async
-    from streamdet.errors import EndpointError, StreamdetError, WireError
+    from streamdet.errors import EndpointError, NotKeptError, StreamdetError, WireError
     from streamdet.types import (
         Alert,
         AlertEvent,
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Alert",
     "AlertEvent",
+    "AsyncPast",
     "AsyncSubscription",
     "Crossing",
     "Detection",
@@ -52,7 +54,9 @@ __all__ = [
     "FrameInfo",
     "Gap",
     "Geometry",
+    "NotKeptError",
     "ObjectEvent",
+    "Past",
     "PictureInfo",
     "PreviewEvent",
     "Reason",
@@ -73,8 +77,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "client": ("AsyncSubscription", "Gap", "Restart", "Subscription", "subscribe", "subscribe_async"),
-    "errors": ("EndpointError", "StreamdetError", "WireError"),
+    "client": (
+        "AsyncPast",
+        "AsyncSubscription",
+        "Gap",
+        "Past",
+        "Restart",
+        "Subscription",
+        "subscribe",
+        "subscribe_async",
+    ),
+    "errors": ("EndpointError", "NotKeptError", "StreamdetError", "WireError"),
     "types": (
         "Alert",
         "AlertEvent",

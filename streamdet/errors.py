@@ -9,6 +9,7 @@
     ├── StoreError          pictures or clips cannot be kept in the directory that was given (exit 69)
     ├── SpoolError          events cannot be kept in the directory that was given (exit 69)
     ├── EndpointError       an endpoint cannot be bound or connected (exit 69)
+    │   └── NotKeptError    the daemon keeps no events on disk to ask for
     ├── ControlError        a running daemon cannot be reached, or refuses (exit 1 or 69)
     ├── ApplyError          streams cannot be changed now: no thread, no memory (exit 69)
     ├── WireError           a message is not an event that this version can read (exit 65)
@@ -111,6 +112,10 @@ class EndpointError(StreamdetError):
     """An endpoint, of events or of pages, is malformed, in use, or out of bounds."""
 
     exit_code = EXIT_UNAVAILABLE
+
+
+class NotKeptError(EndpointError):
+    """The daemon keeps no events on disk, so that there are none to ask for."""
 
 
 class Refusal(StrEnum):

@@ -138,6 +138,9 @@ def _replay_request() -> Target:
         replay_wire.encode_request(replay_wire.SnapshotRequest(7, ("detections/", "state/a/"), "detections/a/")),
         replay_wire.encode_request(replay_wire.ReplayRequest(7, _TOPIC, 3, 40, "epoch-1")),
         replay_wire.encode_request(replay_wire.ReplayRequest(7, _TOPIC, 3)),
+        replay_wire.encode_request(replay_wire.ClipRequest(7, "clip", 3)),
+        replay_wire.encode_request(replay_wire.HistoryRequest(7, since=5.0, stream="a", zone="door", after="-7")),
+        replay_wire.encode_request(replay_wire.TimelineRequest(7, 5.0, 9.5, 100, "a")),
     ]
     clients = (number.to_bytes(8, "big") for number in itertools.count())
     replay = Replay("epoch-1", Ring(50, 2**20), DeliveryMetrics(CollectorRegistry()))
@@ -159,6 +162,9 @@ def _replay_answer() -> Target:
         replay_wire.Snapshot(7, "e1", {_TOPIC: 9, "state/a/": 2}, None, [b"{}"]),
         replay_wire.Replayed(7, _TOPIC, "e1", 3, 9, more=True, next_epoch="e2", events=[b"{}"], seqs=(8,)),
         replay_wire.Refused(7, "too_many", "ask more slowly"),
+        replay_wire.HistoryPage(7, "-7", [b"{}"]),
+        replay_wire.TimelinePage(7, 5.5, ((6.5, 7.5),), "a", [b"{}"]),
+        replay_wire.ClipPart(7, "clip", 3, 9, b"{}"),
     ]
 
     def read(data: bytes) -> Outcome:

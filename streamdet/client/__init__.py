@@ -1,7 +1,8 @@
-"""Subscribes to the events of a running daemon: typed, in order, and with every loss reported."""
+"""Subscribes to the events of a running daemon: typed, in order, with every loss reported; or asks for the past."""
 
 from __future__ import annotations
 
+from streamdet.client.past import AsyncPast, Past
 from streamdet.client.subscription import (
     AsyncSubscription,
     Gap,
@@ -11,4 +12,13 @@ from streamdet.client.subscription import (
     subscribe_async,
 )
 
-__all__ = ["AsyncSubscription", "Gap", "Restart", "Subscription", "subscribe", "subscribe_async"]
+__all__ = [
+    "AsyncPast",
+    "AsyncSubscription",
+    "Gap",
+    "Past",
+    "Restart",
+    "Subscription",
+    "subscribe",
+    "subscribe_async",
+]

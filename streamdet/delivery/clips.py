@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from streamdet.config import ClipsConfig, RuleConfig, StreamConfig
-from streamdet.delivery.file_store import FileStore, StoreLimits
+from streamdet.delivery.file_store import FileStore, PartReply, StoreLimits
 from streamdet.delivery.masked_mp4 import has_encoder, masked_mp4
 from streamdet.delivery.mp4 import size_of, write_mp4
 from streamdet.delivery.packet_ring import CODEC, TOO_LARGE, Cut, PacketRing
@@ -159,6 +159,10 @@ class Clips(Worker):
     def path_of(self, clip_id: str) -> Path | None:
         """The file of a clip; None if it is not kept, any longer or not yet."""
         return self._store.path_of(clip_id)
+
+    def fetch_part(self, client: bytes, clip_id: str, span: tuple[int, int], reply: PartReply) -> bool:
+        """Has a part of a clip read in the thread of the store; the arguments are as in `FileStore.fetch_part`."""
+        return self._store.fetch_part(client, clip_id, span, reply)
 
     def wake(self) -> None:
         """Ends the wait of `run`."""

@@ -24,6 +24,7 @@ from streamdet.delivery.segments import SegmentRecord, read_segment, segment_fil
 from streamdet.errors import SpoolError
 from streamdet.security.files import lock_directory, others_can_delete, why_foreign
 from streamdet.wire.limits import MAX_INTEGER
+from streamdet.wire.occurrence import Occurrence, occurrence_of
 from streamdet.wire.replay import MAX_ANSWER_BYTES, MAX_ANSWER_EVENTS, Replayed, ReplayRequest
 
 _NAME = "events.sqlite"
@@ -74,6 +75,34 @@ COMMIT;
 _NEWEST = "CREATE TABLE newest (id TEXT PRIMARY KEY, record_id INTEGER NOT NULL) WITHOUT ROWID"
 _MAX_NEWEST = 10_000
 OCCURRENCES = _OBJECTS, _ALERTS = "objects/", "alerts/"
+_NOTED = (*OCCURRENCES, "state/")
+RESTING = ("paused", "ended")
+"""Reasons why a stream is not up that are no problem."""
+# What the past is looked up by. Each object that has ended, and each alert that was raised, with the ids of the record
+# that did so and of the newest record about it; and the times at which streams were not up, with the id of the record
+# that says so first. Times are Unix times. Earlier versions did not have these tables, and wrote nothing into them.
+_INDEX = """
+BEGIN;
+CREATE TABLE IF NOT EXISTS occurrences (
+    id INTEGER PRIMARY KEY,
+    newest_id INTEGER NOT NULL,
+    topic_id INTEGER NOT NULL,
+    began_at REAL NOT NULL,
+    ended_at REAL,
+    label TEXT,
+    rule TEXT,
+    zones TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS outages (
+    id INTEGER PRIMARY KEY,
+    topic_id INTEGER NOT NULL,
+    began_at REAL NOT NULL,
+    ended_at REAL,
+    reason TEXT
+);
+CREATE INDEX IF NOT EXISTS open_outages ON outages (topic_id) WHERE ended_at IS NULL;
+COMMIT;
+"""
 
 _log = logging.getLogger(__name__)
 _Arguments = ParamSpec("_Arguments")
@@ -330,8 +359,7 @@ class EventStore:
 
     def _append(self, database: sqlite3.Connection, records: Sequence[Record], *, are_old: bool = False) -> None:
         values: list[object] = []
-        # What becomes of the table: None for what has ended.
-        newest: dict[str, int | None] = dict.fromkeys(self._ended)
+        notes: list[_Note] = []
         # Each may change a page of the index of its own, and all of them a few that lead there.
         needed_bytes = (len(records) + 8) * _PAGE_BYTES
         first = self._first_old_id(database) if are_old else self._next_id
@@ -340,35 +368,31 @@ class EventStore:
             topic_id = self._topic_ids.get(topic) or self._new_topic(database, topic)
             values += (number, epoch_id, topic_id, seq, kept_at, payload)
             needed_bytes += len(payload)
-            if topic.startswith(OCCURRENCES):
-                for of, is_last in _noted(topic, payload):
-                    newest[of] = None if is_last else number
-                    needed_bytes += _PAGE_BYTES
-                    if is_last:
-                        self._ended.add(of)
+            if topic.startswith(_NOTED) and (noted := _noted(topic, payload, kept_at)) is not None:
+                notes.append(_Note(number, topic_id, topic, noted))
+        needed_bytes += 2 * _PAGE_BYTES * len(notes)
+        self._ended.update(note.of.id for note in notes if isinstance(note.of, Occurrence) and note.of.is_over)
         if self._room_bytes < needed_bytes:
             self._room_bytes = self._make_room(database, needed_bytes)
         self._room_bytes -= needed_bytes
         parts = [values[start : start + _VALUES_AT_ONCE] for start in range(0, len(values), _VALUES_AT_ONCE)]
-        if len(parts) == 1 and not newest:
+        if len(parts) == 1 and not (notes or self._ended):
             _insert(database, values)  # a transaction of its own, which costs least
         else:
             database.execute("BEGIN IMMEDIATE")
             with database:
                 for part in parts:
                     _insert(database, part)
-                self._note_newest(database, newest)
+                for note in notes:
+                    _write_note(database, note)
+                self._forget_ended(database)
             self._ended.clear()
         if not are_old:
             self._next_id += len(records)
 
-    @staticmethod
-    def _note_newest(database: sqlite3.Connection, newest: Mapping[str, int | None]) -> None:
-        """Writes down which events are the newest ones, in the transaction that writes these."""
-        noted = [(of, number) for of, number in newest.items() if number is not None]
-        database.executemany("INSERT OR REPLACE INTO newest VALUES (?, ?)", noted)
-        ended = [(of,) for of, number in newest.items() if number is None]
-        database.executemany("DELETE FROM newest WHERE id = ?", ended)
+    def _forget_ended(self, database: sqlite3.Connection) -> None:
+        """Takes what has ended off the newest events, in the transaction that writes the ends."""
+        database.executemany("DELETE FROM newest WHERE id = ?", [(of,) for of in self._ended])
 
     def _left_behind(self, database: sqlite3.Connection) -> LeftBehind:
         # Some of the events have been deleted, because of their age or for room.
@@ -407,7 +431,7 @@ class EventStore:
         with database:
             number = self._epoch_ids.get(epoch) or self._new_epoch(database, epoch, is_old=is_old)
             database.execute("UPDATE epochs SET last_seqs = ? WHERE id = ?", (last_seqs.decode(), number))
-            self._note_newest(database, dict.fromkeys(self._ended))
+            self._forget_ended(database)
 
     def _convert(self, database: sqlite3.Connection, records: Sequence[SegmentRecord], written_at: float) -> None:
         events = [
@@ -518,7 +542,11 @@ class EventStore:
         if last is None:
             return False
         self._count_log_room(database, self._batch_bytes)
-        database.execute("DELETE FROM records WHERE id <= ?", (last,))
+        database.execute("BEGIN IMMEDIATE")
+        with database:
+            database.execute("DELETE FROM records WHERE id <= ?", (last,))
+            database.execute("DELETE FROM occurrences WHERE id <= ?", (last,))
+            database.execute("DELETE FROM outages WHERE id <= ? AND ended_at IS NOT NULL", (last,))
         return True
 
     def _delete_older(self, database: sqlite3.Connection, limit: float, now: float) -> bool:
@@ -535,7 +563,15 @@ class EventStore:
         if last is None:
             return False
         self._count_log_room(database, self._batch_bytes)
-        database.execute("DELETE FROM records WHERE id BETWEEN ? AND ? AND kept_at < ?", (first, last, limit))
+        database.execute("BEGIN IMMEDIATE")
+        with database:
+            database.execute("DELETE FROM records WHERE id BETWEEN ? AND ? AND kept_at < ?", (first, last, limit))
+            database.execute(
+                "DELETE FROM occurrences WHERE id <= ? AND NOT EXISTS "
+                "(SELECT 1 FROM records WHERE records.id = occurrences.id)",
+                (last,),
+            )
+            database.execute("DELETE FROM outages WHERE id <= ? AND ended_at < ?", (last, limit))
         return True
 
     def _delete_set_aside(self) -> bool:
@@ -661,6 +697,7 @@ class EventStore:
             database.executescript(_SCHEMA)
         if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'newest'").fetchone()[0]:
             database.execute(_NEWEST)
+        database.executescript(_INDEX)
         for setting in (
             "secure_delete = OFF",
             "synchronous = NORMAL",
@@ -670,7 +707,7 @@ class EventStore:
             database.execute(f"PRAGMA {setting}").fetchall()
         # It takes about a second per GiB, so of a large file only the small tables are looked at.
         is_large = self.path.stat().st_size > _MAX_CHECKED_BYTES
-        for which in ("epochs", "topics", "newest") if is_large else ("1",):
+        for which in ("epochs", "topics", "newest", "outages") if is_large else ("1",):
             result = database.execute(f"PRAGMA quick_check({which})").fetchone()[0]
             if result != "ok":
                 raise _UnusableError(result)
@@ -758,21 +795,87 @@ def _inode(path: Path) -> int:
         return 0
 
 
-def _noted(topic: str, payload: bytes) -> list[tuple[str, bool]]:
-    """What the table of newest events has about an event: ids, and whether this is the last event of each.
+class _Standing(NamedTuple):
+    """What a state event says of its stream.
 
-    Nothing where the event makes no sense.
+    Attributes:
+        at: Unix time in seconds from which on it is so.
+        is_up: whether frames come.
+        reason: why not; None where it is not known.
     """
+
+    at: float
+    is_up: bool
+    reason: str | None
+
+
+class _Note(NamedTuple):
+    """What the small tables get from a record.
+
+    Attributes:
+        number: its id.
+        topic_id: of its topic.
+        topic: the topic.
+        of: what the event is about.
+    """
+
+    number: int
+    topic_id: int
+    topic: str
+    of: Occurrence | _Standing
+
+
+def _noted(topic: str, payload: bytes, kept_at: float) -> Occurrence | _Standing | None:
+    """What an event is about; None where it makes no sense."""
     try:
         event = orjson.loads(payload)
-        if topic.startswith(_OBJECTS):
-            return [(event["object"]["object_id"], event["phase"] == "end")]
-        alert = event["alert"]
-        if event["phase"] == "cleared":
-            return [(alert["alert_id"], True)]
-        return [(alert["alert_id"], False), (topic + alert["rule"], False)]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return []
+        if topic.startswith(OCCURRENCES):
+            return occurrence_of(event)
+        since, reason = event["since"], event["reason"]
+        # The clock may have been set meanwhile: never of the future.
+        return _Standing(min(float(since), kept_at), event["state"] == "up", None if reason is None else str(reason))
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _write_note(database: sqlite3.Connection, note: _Note) -> None:
+    """Writes a note, in the transaction that writes its record."""
+    number, topic_id, occurrence = note.number, note.topic_id, note.of
+    if isinstance(occurrence, _Standing):
+        _write_standing(database, number, topic_id, occurrence)
+        return
+    if occurrence.is_listed:
+        _, _, began_at, ended_at, label, rule, zones = occurrence
+        row = (number, number, topic_id, began_at, ended_at, label, rule, orjson.dumps(zones).decode())
+        database.execute("INSERT OR REPLACE INTO occurrences VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    elif occurrence.is_over:
+        # An alert is cleared: the table of newest events leads to the one that raised it.
+        database.execute(
+            "UPDATE occurrences SET newest_id = ?, ended_at = ? WHERE id = (SELECT record_id FROM newest WHERE id = ?)",
+            (number, occurrence.ended_at, occurrence.id),
+        )
+    if not occurrence.is_over:
+        database.execute("INSERT OR REPLACE INTO newest VALUES (?, ?)", (occurrence.id, number))
+    if occurrence.rule is not None and occurrence.phase == "raised":
+        database.execute("INSERT OR REPLACE INTO newest VALUES (?, ?)", (note.topic + occurrence.rule, number))
+
+
+def _write_standing(database: sqlite3.Connection, number: int, topic_id: int, standing: _Standing) -> None:
+    """Begins, goes on with, or ends the time at which a stream is not up."""
+    found = "SELECT id, reason FROM outages WHERE topic_id = ? AND ended_at IS NULL"
+    outage_id, reason = database.execute(found, (topic_id,)).fetchone() or (None, None)
+    # Whether it rests or fails is a difference to see; an attempt to connect again says nothing new.
+    is_other = standing.reason != reason and (standing.reason in RESTING or reason in RESTING)
+    if outage_id is not None and (standing.is_up or is_other):
+        database.execute("UPDATE outages SET ended_at = max(?, began_at) WHERE id = ?", (standing.at, outage_id))
+        outage_id = None
+    if standing.is_up:
+        return
+    if outage_id is None:
+        row = (number, topic_id, standing.at, None, standing.reason)
+        database.execute("INSERT OR REPLACE INTO outages VALUES (?, ?, ?, ?, ?)", row)
+    elif standing.reason is not None:
+        database.execute("UPDATE outages SET reason = ? WHERE id = ?", (standing.reason, outage_id))
 
 
 def _last_seqs(text: bytes | str) -> dict[str, int] | None:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.errors import StoreError
@@ -65,6 +65,23 @@ Missing = Literal["not_found", "busy"]
 Reply = Callable[[bytes | Missing], None]
 
 
+class Part(NamedTuple):
+    """A part of a file.
+
+    Attributes:
+        content: its bytes; fewer than were asked for only at the end of the file.
+        size_bytes: of the whole file.
+    """
+
+    content: bytes
+    size_bytes: int
+
+
+PartReply = Callable[[Part | Missing], None]
+_Span = tuple[int, int]
+"""The first byte of a part, and how many bytes it has at most."""
+
+
 def new_id(stream: str, at: float) -> str:
     """A new id, such as `20261129T140312.345Z-front-door-3f2a9c01b7de`.
 
@@ -105,7 +122,7 @@ class _Waiting:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    reply: Reply
+    reply: PartReply
     until: float
 
 
@@ -158,7 +175,7 @@ class FileStore(Worker):
         self._waiting: dict[str, _Waiting] = {}
         self._waiting_bytes = 0
         self._writing = ""
-        self._requests: dict[tuple[bytes, str], _Request] = {}
+        self._requests: dict[tuple[bytes, str, _Span | None], _Request] = {}
         self._reading = Share(_SHARE_OF_READING, _BURST_OF_READING_SECONDS)
         # Only for the thread: size by id, in the order in which they are deleted.
         self._sizes: dict[str, int] = {}
@@ -243,7 +260,8 @@ class FileStore(Worker):
             waiting = self._waiting.get(file_id)
         if waiting is not None and isinstance(waiting.content, bytes):
             return waiting.content
-        return self._read(file_id)
+        part = self._read(file_id, (0, self._limits.max_file_bytes))
+        return None if part is None else part.content
 
     def fetch(self, client: bytes, file_id: str, reply: Reply) -> bool:
         """Queues a request for a file, which is answered once the file has come; False if too many requests wait.
@@ -255,9 +273,26 @@ class FileStore(Worker):
             file_id: of the file.
             reply: called in the store's thread.
         """
-        key = client, file_id
+
+        def reply_whole(part: Part | Missing) -> None:
+            reply(part if isinstance(part, str) else part.content)
+
+        return self._put_request((client, file_id, None), reply_whole)
+
+    def fetch_part(self, client: bytes, file_id: str, span: tuple[int, int], reply: PartReply) -> bool:
+        """The same for a part of a file.
+
+        Args:
+            client: id of the connection that asks.
+            file_id: of the file.
+            span: the first byte, from 0, and the most bytes.
+            reply: called in the store's thread.
+        """
+        return self._put_request((client, file_id, span), reply)
+
+    def _put_request(self, key: tuple[bytes, str, _Span | None], reply: PartReply) -> bool:
         with self._changed:
-            of_client = sum(other == client for other, _ in self._requests)
+            of_client = sum(other == key[0] for other, _, _ in self._requests)
             is_full = of_client >= _MAX_REQUESTS_OF_A_CLIENT or len(self._requests) >= _MAX_REQUESTS
             if key not in self._requests and is_full:
                 return False
@@ -382,7 +417,7 @@ class FileStore(Worker):
 
     def _pause_of_requests(self, now: float) -> float:
         """Seconds until a request may be due."""
-        if not any(self._is_due(file_id, request, now) for (_, file_id), request in self._requests.items()):
+        if not any(self._is_due(file_id, request, now) for (_, file_id, _), request in self._requests.items()):
             return min(request.until for request in self._requests.values()) - now
         return self._reading.wait_seconds()
 
@@ -408,9 +443,9 @@ class FileStore(Worker):
                 return
             request = self._requests.pop(key)
         began = time.thread_time()
-        content: bytes | Missing
+        content: Part | Missing
         try:
-            content = self.read(key[1]) or "not_found"
+            content = self._read_requested(key[1], key[2]) or "not_found"
         except OSError as error:
             self._unreadable.failed(f"cannot read {self._what} in {self.directory}: {error.strerror or error}")
             content = "busy"
@@ -420,7 +455,13 @@ class FileStore(Worker):
             self._unexpected.report(self._what, error, "a request is not answered")
         self._reading.worked(time.thread_time() - began)
 
-    def _read(self, file_id: str) -> bytes | None:
+    def _read_requested(self, file_id: str, span: _Span | None) -> Part | None:
+        if span is None:
+            content = self.read(file_id)
+            return Part(content, len(content)) if content else None
+        return self._read(file_id, span) if is_id(file_id) else None
+
+    def _read(self, file_id: str, span: _Span) -> Part | None:
         try:
             descriptor = os.open(self._path(file_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -429,11 +470,11 @@ class FileStore(Worker):
             if error.errno == errno.ELOOP:  # a symbolic link
                 return None
             raise
-        with os.fdopen(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb"):
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > self._limits.max_file_bytes:
                 return None
-            return file.read(self._limits.max_file_bytes)
+            return Part(os.pread(descriptor, span[1], span[0]), status.st_size)
 
     def _tidy(self) -> None:
         """Once a second, deletes some of the files that are too old or exceed the limit."""

@@ -21,6 +21,7 @@ from streamdet.delivery.clips import Clips
 from streamdet.delivery.event_store import LeftBehind
 from streamdet.delivery.events import EventWriter, FrameResult, Message
 from streamdet.delivery.file_store import FileStore
+from streamdet.delivery.history import History
 from streamdet.delivery.pictures import Pictures
 from streamdet.delivery.preview import Previews
 from streamdet.delivery.replay import Archive, Replay, Ring
@@ -105,6 +106,7 @@ class Publisher(Worker):
         pictures: how pictures of objects and alerts are made.
         picture_store: keeps these pictures; None for no pictures.
         clips: keeps clips around alerts; None for no clips.
+        history: reads events of objects and alerts back on request; None where none are kept on disk.
 
     Attributes:
         endpoint: the bound endpoint; with the real port where port 0 was configured.
@@ -128,6 +130,7 @@ class Publisher(Worker):
         pictures: PicturesConfig | None = None,
         picture_store: FileStore | None = None,
         clips: Clips | None = None,
+        history: History | None = None,
     ) -> None:
         super().__init__("publisher", on_error)
         self._metrics = metrics
@@ -153,7 +156,7 @@ class Publisher(Worker):
         self._replay: Replay | None = None
         if replay is not None and (replay.endpoint != OFF or archive is not None):
             ring = Ring(replay.max_events, replay.max_bytes)
-            self._replay = Replay(epoch, ring, metrics.delivery, archive, self._wakeup, picture_store)
+            self._replay = Replay(epoch, ring, metrics.delivery, archive, self._wakeup, picture_store, clips, history)
 
     def put_detections(self, frame: Frame, detections: Sequence[Detection]) -> None:
         """Queues one frame's result; blocks while `MAX_PENDING` wait.

@@ -1,8 +1,8 @@
 """Answers subscribers that come late or have lost events: the newest event of each topic, and those before it.
 
 `Replay` keeps the last events in memory and answers from there at once. Older ones are asked of an archive, such as the
-spool, which answers later. All of it belongs to one thread, the publisher's, except that the archive hands in its
-answers from its own.
+spool, which answers later; so do the history, and the stores of pictures and clips. All of it belongs to one thread,
+the publisher's, except that those hand in their answers from their own.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from functools import partial
 from typing import Protocol
 
 from streamdet import wire
+from streamdet.delivery.clips import Clips
 from streamdet.delivery.event_store import LeftBehind
-from streamdet.delivery.file_store import FileStore, Missing
+from streamdet.delivery.file_store import FileStore, Missing, Part
+from streamdet.delivery.history import History, Page, Query
 from streamdet.delivery.sockets import Route
+from streamdet.delivery.timeline import Timeline, TimelineQuery
 from streamdet.errors import WireError
 from streamdet.monitoring.metrics import DeliveryMetrics
 from streamdet.security.limits import Rate
@@ -27,13 +30,19 @@ from streamdet.wire.replay import (
     MAX_ANSWER_EVENTS,
     MAX_ANSWER_TOPICS,
     Answer,
+    ClipPart,
+    ClipRequest,
     FetchedPicture,
+    HistoryPage,
+    HistoryRequest,
     PictureRequest,
     Refused,
     Replayed,
     ReplayRequest,
     Snapshot,
     SnapshotRequest,
+    TimelinePage,
+    TimelineRequest,
     decode_request,
     request_id,
 )
@@ -43,6 +52,8 @@ _REQUESTS_PER_SECOND_OF_A_CLIENT = 100
 # A client that connects again for every request gets a new allowance each time, and takes the place of the oldest.
 _MAX_CLIENTS = 1000
 _MAX_ARCHIVED = 128
+
+_NO_SPOOL = "no events are kept on disk; set directory in [spool]"
 
 Reply = Callable[[Answer], None]
 
@@ -139,8 +150,10 @@ class Replay:
         ring: keeps events in memory.
         metrics: counts requests.
         archive: keeps events for longer; None for nothing.
-        wakeup: rung when the archive or the store of pictures has answered.
+        wakeup: rung when the archive, the history or a store has answered.
         pictures: keeps the pictures that events name; None for none.
+        clips: keeps the clips that alerts name; None for none.
+        history: reads events of objects and alerts back; None where none are kept on disk.
     """
 
     def __init__(
@@ -151,6 +164,8 @@ class Replay:
         archive: Archive | None = None,
         wakeup: Wakeup | None = None,
         pictures: FileStore | None = None,
+        clips: Clips | None = None,
+        history: History | None = None,
     ) -> None:
         self._epoch = epoch
         self._ring = ring
@@ -158,6 +173,8 @@ class Replay:
         metrics.follow_replay(lambda: ring.used_bytes)
         self._archive = archive
         self._pictures = pictures
+        self._clips = clips
+        self._history = history
         self._wakeup = wakeup
         self._archived: deque[tuple[Route, Answer]] = deque()
         self._next_seqs: dict[str, int] = {}
@@ -202,7 +219,7 @@ class Replay:
             payload: the request.
 
         Returns:
-            The answer, or None where the archive or the store of pictures is asked, whose answer comes out of
+            The answer, or None where the archive, the history or a store is asked, whose answer comes out of
             `archived`.
         """
         client = route[0]
@@ -215,12 +232,27 @@ class Replay:
             return Refused(request_id(payload), "bad_request", str(error)[:500])
         if isinstance(request, SnapshotRequest):
             return self._snapshot(request)
-        if isinstance(request, PictureRequest):
-            return self._picture(route, request)
-        return self._replay(route, request)
+        return self._ask(route, request)
+
+    def _ask(
+        self,
+        route: Route,
+        request: ReplayRequest | PictureRequest | ClipRequest | HistoryRequest | TimelineRequest,
+    ) -> Answer | None:
+        match request:
+            case ReplayRequest():
+                return self._replay(route, request)
+            case PictureRequest():
+                return self._picture(route, request)
+            case ClipRequest():
+                return self._clip(route, request)
+            case HistoryRequest():
+                return self._past(route, request)
+            case TimelineRequest():
+                return self._timeline(route, request)
 
     def archived(self) -> Iterator[tuple[Route, Answer]]:
-        """The answers that have come from the archive and the store of pictures, each with its route."""
+        """The answers that have come from the archive, the history and the stores, each with its route."""
         while self._archived:
             yield self._archived.popleft()
 
@@ -321,6 +353,57 @@ class Replay:
             return None
         return Refused(request.id, "busy", "too many pictures are requested; send the request again in a second")
 
+    def _clip(self, route: Route, request: ClipRequest) -> Answer | None:
+        if self._clips is None:
+            return Refused(request.id, "not_found", "no clips are kept; set directory in [clips]")
+
+        def reply(part: Part | Missing) -> None:
+            answer: Answer
+            if isinstance(part, Part):
+                answer = ClipPart(request.id, request.clip_id, request.first_byte, part.size_bytes, part.content)
+            elif part == "busy":
+                answer = Refused(request.id, "busy", "the clip cannot be read now")
+            else:
+                answer = Refused(request.id, "not_found", "there is no such clip, or not yet, or it has been deleted")
+            self._put_archived(route, None, answer)
+
+        span = request.first_byte, request.max_bytes
+        if self._clips.fetch_part(route[0], request.clip_id, span, reply):
+            return None
+        return Refused(request.id, "busy", "too many clips are requested; send the request again in a second")
+
+    def _past(self, route: Route, request: HistoryRequest) -> Answer | None:
+        if self._history is None:
+            return Refused(request.id, "off", _NO_SPOOL)
+
+        def reply(page: Page | None) -> None:
+            answer: Answer = _unreadable(request)
+            if page is not None:
+                cursor = None if page.next is None else str(page.next)
+                answer = HistoryPage(request.id, cursor, page.events)
+            self._put_archived(route, None, answer)
+
+        query = Query(
+            request.kind, request.since, request.until, request.stream, request.phase, request.label, request.rule,
+            request.zone, request.limit, MAX_ANSWER_BYTES, None if request.after is None else int(request.after),
+        )  # fmt: skip
+        is_taken = self._history.fetch(query, reply, route[0], request)
+        return None if is_taken else _too_many(request)
+
+    def _timeline(self, route: Route, request: TimelineRequest) -> Answer | None:
+        if self._history is None:
+            return Refused(request.id, "off", _NO_SPOOL)
+
+        def reply(sums: Timeline | None) -> None:
+            answer: Answer = _unreadable(request)
+            if sums is not None:
+                answer = TimelinePage(request.id, sums.kept_since, tuple(sums.gaps), sums.more_after, sums.streams)
+            self._put_archived(route, None, answer)
+
+        query = TimelineQuery(request.since, request.until, request.steps, request.after)
+        is_taken = self._history.fetch_timeline(query, reply, route[0], request)
+        return None if is_taken else _too_many(request)
+
     def _put_archived(self, route: Route, last: int | None, answer: Answer) -> None:
         """Takes an answer in the thread of the archive or store; where too many wait, it will be asked for again."""
         if len(self._archived) >= _MAX_ARCHIVED:
@@ -331,3 +414,11 @@ class Replay:
         self._archived.append((route, answer))
         if self._wakeup is not None:
             self._wakeup.wake()
+
+
+def _unreadable(request: HistoryRequest | TimelineRequest) -> Refused:
+    return Refused(request.id, "busy", "the events on disk cannot be read now")
+
+
+def _too_many(request: HistoryRequest | TimelineRequest) -> Refused:
+    return Refused(request.id, "busy", "too many queries wait; send the request again in a second")

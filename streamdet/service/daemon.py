@@ -131,12 +131,12 @@ class Daemon:
             tracer = self._tracer(stack)
             spool = self._spool(stack)
             picture_store, clips = self._picture_store(stack), self._clips(stack)
+            history = None if spool is None else History(spool.path, self._on_error, self.metrics.unexpected)
             publisher = Publisher(
                 self.config.publisher, self.epoch, self.metrics, self._on_error, tracer, self.config.replay, spool,
-                pictures=self.config.pictures, picture_store=picture_store, clips=clips,
+                pictures=self.config.pictures, picture_store=picture_store, clips=clips, history=history,
             )  # fmt: skip
             stack.callback(publisher.close)
-            history = None if spool is None else History(spool.path, self._on_error, self.metrics.unexpected)
             control = self._control_server(picture_store, clips, history, publisher.snapshots)
             # From here on both answer whether the daemon is ready; what else is asked for waits until it is.
             stack.enter_context(health)

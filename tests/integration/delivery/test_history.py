@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,7 +18,9 @@ from streamdet import wire
 from streamdet.delivery import history as module
 from streamdet.delivery.event_store import EventStore, Record
 from streamdet.delivery.history import History, Page, Query
+from streamdet.types import ZoneVisit
 from support.occurring import alert_event, object_event
+from support.waiting import wait_until
 
 _AT = 1760000000.0
 
@@ -201,3 +205,107 @@ def test_queries_wait_in_a_queue_of_limited_length_that_holds_up_no_end(kept: Ke
     with history:
         pass
     assert time.monotonic() - began < 5
+
+
+def happened(history: History, **query: Any) -> list[tuple[str, str]]:
+    """Id and phase of what happened, on all pages."""
+    found: list[tuple[str, str]] = []
+    after = None
+    while True:
+        page = page_of(history, Query("occurrences", after=after, **query))
+        assert page is not None
+        for event in map(orjson.loads, page.events):
+            of = event.get("object") or event["alert"]
+            found.append((of.get("object_id") or of["alert_id"], event["phase"]))
+        if page.next is None:
+            return found
+        after = page.next
+
+
+def visits(*zones: str) -> tuple[ZoneVisit, ...]:
+    return tuple(ZoneVisit(zone, 1.0, inside=False) for zone in zones)
+
+
+def test_what_happened_has_each_object_and_alert_once_with_its_newest_event(kept: Kept, history: History) -> None:
+    kept.put(*(object_event(object_id="o1", phase=phase) for phase in ("begin", "update", "update")))
+    kept.put(alert_event(alert_id="a1"), object_event(object_id="o2", phase="begin"), alert_event(alert_id="a2"))
+    kept.put(object_event(object_id="o1", phase="end"), alert_event(alert_id="a1", phase="cleared"))
+    kept.put_other(20)
+    kept.put(object_event(object_id="o3", phase="end"), epoch="e2")
+    expected = [("o3", "end"), ("o1", "end"), ("a2", "raised"), ("a1", "cleared")]
+    for limit in (1, 2, 3, 100):
+        assert happened(history, limit=limit) == expected
+    assert happened(history, since=_AT + 4) == expected[:3]
+    assert happened(history, until=_AT + 6) == expected[2:]
+
+
+def test_an_alert_that_is_cleared_at_once_is_still_one(kept: Kept, history: History) -> None:
+    kept.put(alert_event(alert_id="a1"), alert_event(alert_id="a1", phase="cleared"), object_event(phase="end"))
+    assert happened(history) == [("e1-1", "end"), ("a1", "cleared")]
+    assert [json.loads(event)["phase"] for event in kept.store.left_behind().unfinished] == []
+
+
+def test_what_happened_is_chosen_by_stream_label_rule_and_zone(kept: Kept, history: History) -> None:
+    kept.put(
+        object_event("a", object_id="o1", phase="end", zones=visits("bay", "door")),
+        object_event("b", object_id="o2", phase="end", label="car", zones=visits('the "bay"')),
+        alert_event("a", alert_id="a1", zone="bay"),
+        alert_event("b", alert_id="a2", rule="at night", zone=None, label=None),
+    )
+    for query, ids in (
+        ({"stream": "a"}, ["a1", "o1"]),
+        ({"stream": "a*"}, []),
+        ({"label": "person"}, ["a1", "o1"]),
+        ({"label": "car", "stream": "b"}, ["o2"]),
+        ({"rule": "at night"}, ["a2"]),
+        ({"zone": "bay"}, ["a1", "o1"]),
+        ({"zone": "door"}, ["o1"]),
+        ({"zone": 'the "bay"'}, ["o2"]),
+        ({"zone": "y"}, []),
+        ({"zone": "bay", "rule": "at the door"}, ["a1"]),
+    ):
+        assert [of for of, _ in happened(history, **query)] == ids, query
+    assert [at for _, at in ask(history, "objects", zone="door")] == [0.0]
+    assert [at for _, at in ask(history, "alerts", label="person")] == [2.0]
+
+
+def test_what_an_earlier_version_kept_happened_too(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    kept.put(object_event(object_id="o1", phase="begin"), object_event(object_id="o1", phase="end"))
+    kept.put(alert_event(alert_id="a1"), alert_event(alert_id="a1", phase="cleared"))
+    with closing(sqlite3.connect(kept.store.path)) as database:
+        database.executescript("DROP TABLE occurrences; DROP TABLE outages")
+    with History(kept.store.path) as history:
+        assert happened(history) == [("a1", "raised"), ("o1", "end")]
+        kept.store.close()
+        kept = Kept(tmp_path)
+        kept.put(object_event(object_id="o2", phase="end"), epoch="e2")
+        for limit in (1, 100):
+            assert happened(history, limit=limit) == [("o2", "end"), ("a1", "raised"), ("o1", "end")]
+    kept.store.close()
+
+
+def test_what_is_deleted_did_not_happen(kept: Kept, history: History) -> None:
+    kept.put(*(object_event(object_id=f"o{number}", phase="end") for number in range(6)))
+    assert kept.store.delete_older(_AT + 3, _AT + 100)
+    assert [of for of, _ in happened(history)] == ["o5", "o4", "o3"]
+    with closing(sqlite3.connect(kept.store.path)) as database:
+        assert database.execute("SELECT count(*) FROM occurrences").fetchone()[0] == 3
+
+
+def test_clients_take_turns_and_some_places_are_for_the_control_api(kept: Kept) -> None:
+    history = History(kept.store.path)  # not started
+    order: list[str] = []
+    for number in range(3):
+        assert history.fetch(Query("objects"), lambda _, n=number: order.append(f"many {n}"), b"many", number)
+    assert history.fetch(Query("objects"), lambda _: order.append("one"), b"one", 1)
+    # The same again keeps its place, and is answered once.
+    assert history.fetch(Query("objects"), lambda _: order.append("many 0 again"), b"many", 0)
+    taken = [history.fetch(Query("objects"), lambda _: None, str(client).encode()) for client in range(100)]
+    assert not taken[-1]
+    assert history.fetch(Query("objects"), lambda _: order.append("control"))
+    with history:
+        wait_until(lambda: "control" in order)
+    assert order.index("one") < order.index("many 1")
+    assert "many 0" not in order
+    assert "many 0 again" in order

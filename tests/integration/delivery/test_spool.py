@@ -100,9 +100,11 @@ def test_it_stays_within_its_bounds_and_keeps_the_newest(tmp_path: Path) -> None
 
 def phase_of(kind: str, number: int, phase: str, seq: int, size: int = 10) -> Record:
     """An event of an object, or of an alert."""
-    object_ = {"object": {"object_id": f"e-{number}"}}
-    of = object_ if kind == "objects" else {"alert": {"alert_id": f"e-a{number}", "rule": "night"}}
-    event = {"type": kind, "seq": seq, "phase": phase, **of, "fill": "x" * size}
+    object_ = {"object": {"object_id": f"e-{number}", "label": "person", "seconds": 1.0, "zones": []}}
+    alert = {"alert": {"alert_id": f"e-a{number}", "rule": "night", "raised_at": 1.0, "seconds": 1.0}}
+    frame = {"captured_at": 1.0, "clock": "daemon"}
+    of = {"frame": frame, **(object_ if kind == "objects" else alert)}
+    event = {"type": kind, "seq": seq, "phase": phase, "published_at": 1.0, **of, "fill": "x" * size}
     return Record("", f"{kind}/a/", seq, 0.0, json.dumps(event).encode())
 
 
