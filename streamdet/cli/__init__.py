@@ -28,6 +28,7 @@ _COMMANDS = {
     "run": "Detect objects in the streams of a configuration file.",
     "demo": "Run a demonstration on this machine: two streams of real video, events, metrics.",
     "check": "Check a configuration file, and with --probe its streams.",
+    "discover": "Find the cameras of the local network and their streams (ONVIF).",
     "reload": "Reload the configuration file of a running daemon.",
     "streams": "List, add, change, pause and remove the streams of a running daemon.",
     "rules": "Try rules on events of the past.",
