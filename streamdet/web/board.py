@@ -180,6 +180,7 @@ class Board:
         self._epoch_at = 0.0
         # Monotonic seconds since when there is no connection; None while there is one.
         self._disconnected_at: float | None = time.monotonic()
+        self._connected_at = time.monotonic()
         self._heard_at = 0.0
         self._overviews: dict[int, bytes] = {}
 
@@ -188,6 +189,7 @@ class Board:
         with self._lock:
             if yes != (self._disconnected_at is None):
                 self._disconnected_at = None if yes else time.monotonic()
+                self._connected_at = time.monotonic()
                 if self._epoch:
                     self._journal.note("connected" if yes else "disconnected", "", time.time())
                 self._revise()
@@ -322,12 +324,20 @@ class Board:
         self.revision += 1
         self._overviews.clear()
 
+    def _longest_silence(self) -> float:
+        """For how many seconds a daemon may send nothing: all its streams repeat their states."""
+        intervals = [stream.state_interval_seconds or 0.0 for stream in self._streams.values()]
+        return max(_MISSED_STATES * min(intervals, default=0.0), _SHORTEST_SILENCE_SECONDS)
+
     def _overview(self, behind: int) -> dict[str, Any]:
         now = time.monotonic()
+        quiet_seconds = now - max(self._heard_at, self._connected_at)
         return {
             "endpoint": self.endpoint,
-            "made_at": time.time(),
+            "clock": now,
             "disconnected_seconds": None if self._disconnected_at is None else round(now - self._disconnected_at, 1),
+            "quiet_seconds": round(quiet_seconds, 1),
+            "is_silent": bool(self._streams) and quiet_seconds > self._longest_silence(),
             "epoch": self._epoch,
             "sample": self._ticks,
             "streams": [_row(name, stream, behind, now) for name, stream in sorted(self._streams.items())],

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
+_DROPPED = "streamdet_frames_dropped_total"
 _NAMES = (
     "streamdet_stage_seconds_sum",
     "streamdet_stage_seconds_count",
@@ -21,13 +22,15 @@ _NAMES = (
     "streamdet_batch_size_count",
     "streamdet_queue_wait_seconds_sum",
     "streamdet_queue_wait_seconds_count",
-    "streamdet_frames_dropped_total",
+    _DROPPED,
 )
 _ENGINE = "streamdet_engine_info"
 _TIMEOUT_SECONDS = 2.0
 _MAX_PAGE_BYTES = 8 << 20
 # Means and rates are those of about the last ten seconds.
 _WINDOW_READINGS = 6
+# Less is shown as nothing.
+_LEAST_FPS = 0.05
 
 
 class _Reading(NamedTuple):
@@ -51,16 +54,24 @@ class Stages:
         self._tried_at = 0.0
         self._engine = ""
         self._problem = "the page was started without --metrics" if endpoint is None else ""
-        self._lock = asyncio.Lock()
 
-    async def read(self, stream: str) -> dict[str, Any]:
-        """Stage times, batch size, queueing and this stream's drops, over the last seconds; reads if it is time."""
-        if self._url is not None and not self._lock.locked():
-            async with self._lock:
-                if time.monotonic() - self._tried_at >= self._min_interval_seconds:
-                    await self._read_page(self._url)
-                    self._tried_at = time.monotonic()
-        return {"problem": self._problem, "engine": self._engine, **self._summary(stream)}
+    async def read(self) -> None:
+        """Reads the page, if it is time."""
+        if self._url is not None and time.monotonic() - self._tried_at >= self._min_interval_seconds:
+            await self._read_page(self._url)
+            self._tried_at = time.monotonic()
+
+    def dropped(self) -> dict[str, dict[str, float]]:
+        """Frames per second that were dropped over the last seconds, by stream and reason."""
+        by_stream: dict[str, dict[str, float]] = {}
+        for (name, reason, stream), per_second in self._per_second().items():
+            if name == _DROPPED and per_second >= _LEAST_FPS:
+                by_stream.setdefault(stream, {})[reason] = round(per_second, 2)
+        return by_stream
+
+    def summary(self, stream: str) -> dict[str, Any]:
+        """Stage times, batch size, queueing and this stream's drops, over the last seconds."""
+        return {"problem": self._problem, "engine": self._engine, **self._means(stream)}
 
     async def _read_page(self, url: str) -> None:
         try:
@@ -78,13 +89,17 @@ class Stages:
             self._readings.clear()
         self._readings = [*self._readings, reading][-_WINDOW_READINGS:]
 
-    def _summary(self, stream: str) -> dict[str, Any]:
+    def _per_second(self) -> dict[tuple[str, str, str], float]:
+        if len(self._readings) < 2:
+            return {}
+        first, last = self._readings[0], self._readings[-1]
+        seconds = last.at - first.at
+        return {key: (value - first.values.get(key, 0.0)) / seconds for key, value in last.values.items()}
+
+    def _means(self, stream: str) -> dict[str, Any]:
         if len(self._readings) < 2:
             return {"stages": [], "batch_size": None, "queue_wait_ms": None, "dropped_fps": {}}
-        first, last = self._readings[0], self._readings[-1]
-        changed = Counter(last.values)
-        changed.subtract(first.values)
-        seconds = last.at - first.at
+        last, changed = self._readings[-1], Counter(self._per_second())
         stages = [label for name, label, _ in last.values if name == "streamdet_stage_seconds_sum"]
         return {
             "stages": [
@@ -92,11 +107,7 @@ class Stages:
             ],
             "batch_size": _mean(changed, "streamdet_batch_size", "", 1),
             "queue_wait_ms": _mean(changed, "streamdet_queue_wait_seconds", "", 1000),
-            "dropped_fps": {
-                reason: round(count / seconds, 2)
-                for (name, reason, of), count in changed.items()
-                if name == "streamdet_frames_dropped_total" and of == stream
-            },
+            "dropped_fps": self.dropped().get(stream, {}),
         }
 
 

@@ -16,7 +16,7 @@ HTML = "text/html; charset=utf-8"
 _VIEWS = ("wall", "stream")
 # In the order in which they build on each other.
 _STYLES = ("tokens", "base", "shell", "picture", "wall", "stream", "journal")
-_SCRIPTS = ("dom", "words", "draw", "wire", "rows", "views", "picture", "wall", "journal", "stream", "app")
+_SCRIPTS = ("dom", "words", "draw", "clock", "wire", "rows", "views", "picture", "wall", "journal", "stream", "app")
 _STYLE_MARK = "/* style */"
 _SCRIPT_MARK = "/* script */"
 _VIEWS_MARK = "<!-- views -->"

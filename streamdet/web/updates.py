@@ -21,8 +21,8 @@ from streamdet.web.daemon_metrics import Stages
 from streamdet.web.journal import Filter
 from streamdet.web.pictures import Pictures, Shot
 
-MAX_REQUEST_BYTES = 32 << 10
-MAX_PICTURES = 64
+MAX_REQUEST_BYTES = 64 << 10
+MAX_PICTURES = 128
 MAX_EVENTS = 150
 _MAX_NAME_CHARACTERS = 128
 _MAX_WAIT_SECONDS = 1.0
@@ -41,6 +41,7 @@ class Request:
         pictures: streams that it looks at, and the newest picture of each that it has.
         filter: of the list.
         detail: the stream whose own page is open; None for the wall.
+        drops: whether it shows what is dropped of each stream.
     """
 
     instance: str
@@ -50,6 +51,7 @@ class Request:
     pictures: dict[str, int]
     filter: Filter
     detail: str | None
+    drops: bool
 
     @classmethod
     def read(cls, body: bytes, instance: str) -> Request:
@@ -76,6 +78,7 @@ class Request:
             pictures={_name(stream): _integer(pictures, stream) if known else 0 for stream in pictures},
             filter=_filter(fields.get("filter")),
             detail=None if detail is None else _name(detail),
+            drops=fields.get("drops") is True,
         )
 
 
@@ -95,6 +98,7 @@ class Updates:
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._rung = False
+        self._reading: asyncio.Task[None] | None = None
 
     def ring(self) -> None:
         """Reports that there is something new; from any thread."""
@@ -107,14 +111,15 @@ class Updates:
 
     async def answer(self, request: Request) -> bytes:
         """The answer, as soon as there is something new."""
-        deadline = time.monotonic() + _MAX_WAIT_SECONDS
+        began = time.monotonic()
+        deadline = began + _MAX_WAIT_SECONDS
         while True:
             news = self._news
             now = time.monotonic()
             self._pictures.want(request.pictures, now)
             shots = self._pictures.newer(request.pictures)
             if shots or self._board.revision != request.revision or now >= deadline:
-                return await self._compose(request, shots)
+                return self._compose(request, shots, began)
             try:
                 await asyncio.wait_for(news.wait(), deadline - now)
             except TimeoutError:
@@ -125,16 +130,32 @@ class Updates:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def _compose(self, request: Request, shots: list[tuple[str, Shot]]) -> bytes:
+    def _read_metrics(self) -> None:
+        """Reads the metrics page if it is time, for later answers: none waits for it."""
+        if self._reading is None or self._reading.done():
+            self._reading = self._loop.create_task(self._stages.read())
+
+    def _compose(self, request: Request, shots: list[tuple[str, Shot]], began: float) -> bytes:
         revision, now = self._board.revision, time.monotonic()
-        head: dict[str, Any] = {"instance": self._board.instance, "now": time.time(), "revision": revision}
+        # `clock` is what ages count from: it never jumps.
+        head: dict[str, Any] = {
+            "instance": self._board.instance,
+            "now": time.time(),
+            "clock": now,
+            "waited_seconds": now - began,
+            "revision": revision,
+        }
         overview = b"null"
         if revision != request.revision:
             overview = self._board.overview(request.sample)
             head["event"], head["events"] = self._board.events(request.event, request.filter, MAX_EVENTS)
             if request.detail is not None:
-                stages = await self._stages.read(request.detail)
+                stages = self._stages.summary(request.detail)
                 head["detail"] = {"known": self._board.detail(request.detail), "metrics": stages}
+            if request.drops:
+                head["dropped"] = self._stages.dropped()
+            if request.drops or request.detail is not None:
+                self._read_metrics()
         pictures = b",".join(
             b'{"stream":%b,"id":%d,"bytes":%d,"age_seconds":%.3f,%b}'
             % (orjson.dumps(stream), shot.id, len(shot.jpeg), max(now - shot.taken_at, 0.0), shot.head)

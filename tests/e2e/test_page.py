@@ -170,7 +170,9 @@ def test_a_stream_that_fails_says_why_and_comes_back(
     expect(page.locator(".tile:visible")).to_have_count(1)
     published.states["gate"] = (State.UP, None, "")
     expect(page.locator("#total-up")).to_have_text("3 of 3")
-    expect(page.locator("#wall-empty")).to_have_text("No stream matches.")
+    expect(page.locator("#wall-empty")).to_contain_text("No stream matches.")
+    page.get_by_role("button", name="Show all streams").click()
+    expect(page.locator(".tile:visible")).to_have_count(3)
 
 
 def test_every_change_of_state_is_announced_however_close_they_are(
@@ -272,28 +274,51 @@ def test_detail_page_shows_zones_objects_and_only_its_own_events(
     assert page.locator("#journal li", has_text="yard").count() == 0
 
 
-_LABELS_OF_A_CROWD = """(count) => {
-  const labels = [];
-  const fillRect = (x, y, width, height) => labels.push({ x, y, width, height });
-  const context = { measureText: () => ({ width: 92 }), fillRect, fillText: () => undefined };
-  const people = Array.from({ length: count }, (_, at) => ({
-    label: "person", score: 0.9, track_id: at, box: [300 + 7 * at, 150, 325 + 7 * at, 220],
-  }));
-  drawLabels(context, people, 1, 1, { width: 640, height: 360 }, false);
-  const hidden = labels.some((one, at) => labels.slice(at + 1).some((other) => overlap(one, other)));
-  return { count: labels.length, hidden };
+_LABELS_OF_A_CROWD = """({ count, width, height, boxHeight }) => {
+  const drawn = [];
+  const context = {
+    measureText: (text) => ({ width: 6 * text.length }),
+    fillRect: (x, y, width, height) => drawn.push({ x, y, width, height }),
+    fillText: (text) => (drawn.at(-1).text = text),
+  };
+  const people = Array.from({ length: count }, (_, at) => {
+    const left = 0.45 * width + 9 * at;
+    return { label: "person", score: 0.9, track_id: at, box: [left, 100, left + 22, 100 + boxHeight] };
+  });
+  const obstacles = people.map(({ box }) => box);
+  drawLabels({ context, width, height, unit: 1, obstacles }, people, []);
+  const covers = (label) => people.some(({ box: [x1, y1, x2, y2] }) =>
+    overlap(label, { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }));
+  return {
+    texts: drawn.map(({ text }) => text),
+    wrong: drawn.filter((label, at) =>
+      covers(label) || drawn.slice(at + 1).some((other) => overlap(label, other)) ||
+      label.x < 0 || label.y < 0 || label.x + label.width > width || label.y + label.height > height,
+    ),
+  };
 }"""
 
 
-def test_no_label_hides_another(server: PageProcess, open_page: Callable[..., Page]) -> None:
-    page = open_page(server.url)
+def labels_of(page: Page, count: int, width: int, box_height: int = 70) -> list[str]:
+    """Labels that are drawn; none of them covers an object or another label, or leaves the picture."""
     # The page's own script shares no name with others: the functions are taken from its files.
     drawing = "\n".join((SCRIPTS / name).read_text() for name in ("words.js", "draw.js"))
-    labels_of = f"(count) => {{ {drawing}\n return ({_LABELS_OF_A_CROWD})(count); }}"
-    assert page.evaluate(labels_of, 2) == {"count": 2, "hidden": False}
-    of_many = page.evaluate(labels_of, 12)
-    assert not of_many["hidden"]
-    assert of_many["count"] >= 4
+    crowd = {"count": count, "width": width, "height": width * 9 // 16, "boxHeight": box_height}
+    drawn = page.evaluate(f"(crowd) => {{ {drawing}\n return ({_LABELS_OF_A_CROWD})(crowd); }}", crowd)
+    assert drawn["wrong"] == []
+    texts: list[str] = drawn["texts"]
+    return texts
+
+
+def test_labels_cover_no_object_and_no_other_label(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url)
+    assert labels_of(page, 2, 640) == ["person 90 % #0", "person 90 % #1"]
+    assert len(labels_of(page, 12, 640)) >= 3
+    # The smaller the picture, the shorter: a tile of 250 pixels has names, one of 180 just boxes.
+    assert labels_of(page, 1, 400) == ["person 90 %"]
+    assert labels_of(page, 1, 250, 30) == ["person"]
+    assert labels_of(page, 1, 180, 30) == []
+    assert labels_of(page, 3, 640, 10) == []
 
 
 def test_the_bar_of_a_phone_is_two_lines(published: Published, tmp_path: Path, open_page: Callable[..., Page]) -> None:

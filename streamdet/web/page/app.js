@@ -5,7 +5,7 @@ let paused = false;
 
 function wants() {
   const pictures = paused ? [] : openView().pictures?.() ?? [];
-  return { pictures, filter, detail: openStream || null, calm: reduced.matches };
+  return { pictures, filter, detail: openStream || null, drops: openView().drops === true, calm: reduced.matches };
 }
 
 let shownInstance = "";
@@ -14,9 +14,11 @@ async function show(head, bytes) {
   clockDifference = head.now - Date.now() / 1000;
   heard.at = performance.now();
   if (head.overview) {
-    heard.daemon = head.overview.disconnected_seconds === null;
+    const { disconnected_seconds: gone, quiet_seconds: quietSeconds, endpoint } = head.overview;
+    Object.assign(heard, { daemon: gone === null, endpoint, quietSeconds });
+    if (head.dropped) updateDrops(head.dropped);
     // Another server has sent all that it knows: nothing of the one before stays.
-    updateRows(head.overview.streams, head.instance !== shownInstance, head.now - head.overview.made_at);
+    updateRows(head.overview.streams, head.instance !== shownInstance, head.overview.clock);
     shownInstance = head.instance;
     offerLabels(rows.values());
     openView().update?.(head);
@@ -52,10 +54,10 @@ function showTotals() {
   const awake = up.length + problems;
   const sum = (key) => up.reduce((total, row) => total + row[key], 0);
   const latencies = up.map((row) => row.latency_ms).filter((value) => value !== null).sort((a, b) => a - b);
-  setText(byId("total-up"), `${up.length} of ${awake}`);
+  setText(byId("total-up"), all.length ? `${up.length} of ${awake}` : "–");
   byId("total-up").classList.toggle("bad", problems > 0);
-  setText(byId("total-in"), perSecond(sum("fps_in")));
-  setText(byId("total-out"), perSecond(sum("fps_out")));
+  setText(byId("total-in"), perSecond(all.length ? sum("fps_in") : null));
+  setText(byId("total-out"), perSecond(all.length ? sum("fps_out") : null));
   setText(byId("total-latency"), milliseconds(latencies[Math.floor(latencies.length / 2)]));
   setText(byId("count-all"), String(all.length));
   setText(byId("count-up"), String(up.length));
@@ -69,9 +71,19 @@ let daemonProblem = "";
 /** A moment without a connection, as at the start, is not worth a word. */
 const QUIET_DISCONNECTION_SECONDS = 1.5;
 
-function tellConnection({ disconnected_seconds: seconds, endpoint }) {
-  const gone = seconds !== null && seconds >= QUIET_DISCONNECTION_SECONDS;
-  daemonProblem = gone ? `No connection to the daemon at ${endpoint}. Is it running? Trying again …` : "";
+/** So long no stream may send anything, where one is up, before that is worth a word. */
+const QUIET_DAEMON_SECONDS = 5;
+
+function tellConnection({ disconnected_seconds: seconds, quiet_seconds: quiet, is_silent: silent, endpoint }) {
+  daemonProblem = "";
+  if (seconds !== null) {
+    if (seconds >= QUIET_DISCONNECTION_SECONDS) daemonProblem = `No connection to the daemon at ${endpoint}. Is it running? Trying again …`;
+  } else {
+    const up = [...rows.values()].filter((row) => row.state === "up");
+    if (silent || (up.length && quiet >= QUIET_DAEMON_SECONDS && !up.some(isLive))) {
+      daemonProblem = `The daemon at ${endpoint} is connected, but has sent nothing for ${duration(quiet)}.`;
+    }
+  }
   showNotice();
 }
 
@@ -122,6 +134,7 @@ addEventListener("keydown", (event) => {
   if (event.key === "Escape" && address.name !== "wall" && !typing) location.hash = "#/";
 });
 addEventListener("visibilitychange", showFreshness);
+addEventListener("online", askAgain);
 setInterval(showFreshness, 500);
 route(false);
 askForEver(wants, show, tellServer);

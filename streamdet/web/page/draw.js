@@ -5,7 +5,7 @@ const PALETTE = ["#4ade80", "#60a5fa", "#fbbf24", "#f472b6", "#a78bfa", "#22d3ee
 const KNOWN_LABELS = ["person", "bicycle", "car", "motorcycle", "bus", "truck"];
 const ZONE_COLOUR = "#ffd84d";
 const LINE_COLOUR = "#ff7ad9";
-const INK = "#07110b";
+const LABEL_BACK = "rgb(5 7 10 / .78)";
 const MAX_CANVAS_PIXELS = 1920;
 
 /** The same colour for a label everywhere. @param {string} label */
@@ -17,12 +17,33 @@ function colourOf(label) {
   return PALETTE[sum % PALETTE.length];
 }
 
+/** How wide a picture must be on the screen for these texts on its objects, in CSS pixels; a smaller one has none. */
+const LABEL_TEXTS = [
+  { from: 560, texts: [longText, mediumText, shortText] },
+  { from: 300, texts: [mediumText, shortText] },
+  { from: 200, texts: [shortText] },
+];
+/** An object that is less high on the screen has a box and no label, in CSS pixels. */
+const MIN_LABELLED_HEIGHT = 14;
+/** An object that takes more of the picture than this may be covered by labels, also its own; others never. */
+const LARGE_PART = 0.15;
+
+function shortText({ label }) {
+  return label;
+}
+function mediumText({ label, score }) {
+  return `${label} ${percent(score)}`;
+}
+function longText(found) {
+  return found.track_id === null ? mediumText(found) : `${mediumText(found)} #${found.track_id}`;
+}
+
 /**
  * Draws a picture and what was found in that very picture.
  * @param {HTMLCanvasElement} canvas as wide as it is shown afterwards
  * @param {ImageBitmap} bitmap
  * @param {{frame: {seq: number, width: number, height: number}, detections: any[]}} shot boxes in pixels of the frame
- * @param {{boxes: boolean, labels: boolean, crowd: boolean, geometry: any}} options crowd: smaller labels
+ * @param {{boxes: boolean, labels: boolean, geometry: any}} options
  */
 function drawShot(canvas, bitmap, shot, options) {
   const shown = canvas.clientWidth * Math.min(devicePixelRatio, 2);
@@ -32,58 +53,86 @@ function drawShot(canvas, bitmap, shot, options) {
   const context = canvas.getContext("2d", { alpha: false });
   context.drawImage(bitmap, 0, 0, width, height);
   const unit = Math.max(1, width / Math.max(canvas.clientWidth, 1));
-  if (options.geometry) drawGeometry(context, options.geometry, width, height, unit);
   const scale = width / shot.frame.width;
-  if (options.boxes) for (const found of shot.detections) drawBox(context, found, scale, unit);
-  if (options.labels) drawLabels(context, shot.detections, scale, unit, { width, height }, options.crowd);
+  const found = shot.detections.map((one) => ({ ...one, box: one.box.map((side) => side * scale) }));
+  const area = { context, width, height, unit, obstacles: found.map(({ box }) => box).filter((box) => !isLarge(box, width, height)) };
+  if (options.geometry) drawGeometry(area, options.geometry);
+  if (options.boxes) for (const one of found) drawBox(area, one);
+  const taken = options.geometry ? drawNames(area, options.geometry) : [];
+  if (options.labels) drawLabels(area, found, taken);
   canvas.dataset.frame = String(shot.frame.seq);
 }
 
-function drawBox(context, found, scale, unit) {
-  const [x1, y1, x2, y2] = found.box.map((side) => side * scale);
+const isLarge = ([x1, y1, x2, y2], width, height) => (x2 - x1) * (y2 - y1) > LARGE_PART * width * height;
+
+function drawBox({ context, width, unit }, { label, box: [x1, y1, x2, y2] }) {
+  const line = width / unit < 400 ? 1.5 : 2;
   context.lineJoin = "round";
-  for (const [style, width] of [["rgb(0 0 0 / .55)", 4], [colourOf(found.label), 2]]) {
+  for (const [style, stroke] of [["rgb(0 0 0 / .5)", line + 2], [colourOf(label), line]]) {
     context.strokeStyle = style;
-    context.lineWidth = Number(width) * unit;
+    context.lineWidth = Number(stroke) * unit;
     context.strokeRect(x1, y1, x2 - x1, y2 - y1);
   }
 }
 
-/** The most certain first; one that would hide another moves, or stays away when there is no room around its box. */
-function drawLabels(context, detections, scale, unit, canvas, crowd) {
-  const size = (crowd ? 10 : 11) * unit;
+/**
+ * Names objects, the nearest first. A label covers no object and no other label, and stays within the picture; where
+ * there is no room around its box for a long text there may be for a shorter one, and else there is none.
+ */
+function drawLabels(area, found, taken) {
+  const { context, width, height, unit } = area;
+  const texts = LABEL_TEXTS.find(({ from }) => width / unit >= from)?.texts ?? [];
+  const size = 11 * unit;
   context.font = `600 ${size}px system-ui, sans-serif`;
   context.textBaseline = "middle";
-  const taken = [];
-  for (const found of detections) {
-    const track = found.track_id === null ? "" : ` #${found.track_id}`;
-    const text = `${found.label} ${percent(found.score)}${track}`;
-    const label = { width: context.measureText(text).width + 8 * unit, height: size + 5 * unit };
-    const places = placesFor(found.box.map((side) => side * scale), label, canvas);
-    const place = places.find((candidate) => !taken.some((other) => overlap(candidate, other)));
-    if (!place) continue;
-    taken.push(place);
-    context.fillStyle = colourOf(found.label);
-    context.fillRect(place.x, place.y, place.width, place.height);
-    context.fillStyle = INK;
-    context.fillText(text, place.x + 4 * unit, place.y + place.height / 2 + unit * 0.5);
+  const tall = ({ box: [, y1, , y2] }) => y2 - y1;
+  for (const one of found.filter((one) => tall(one) >= MIN_LABELLED_HEIGHT * unit).sort((a, b) => tall(b) - tall(a))) {
+    for (const textOf of texts) {
+      const text = textOf(one);
+      const label = { width: context.measureText(text).width + 8 * unit, height: size + 4 * unit };
+      const places = placesAround(one.box, label, 2 * unit);
+      if (isLarge(one.box, width, height)) places.push({ x: one.box[0], y: one.box[1] });
+      const place = firstFree(area, places, label, taken);
+      if (!place) continue;
+      taken.push(place);
+      drawText(context, text, place, colourOf(one.label), unit);
+      break;
+    }
   }
 }
 
-/** Above a box, below it, beside it, at its upper edge within: whatever lies in the picture, the best first. */
-function placesFor([x1, y1, x2, y2], { width, height }, canvas) {
-  const lefts = [x1, x2 - width].map((x) => Math.max(0, Math.min(x, canvas.width - width)));
-  const places = [
-    [lefts[0], y1 - height], [lefts[1], y1 - height], [lefts[0], y2], [lefts[1], y2], [x2, y1], [x1 - width, y1], [lefts[0], y1],
-  ];
+function drawText(context, text, place, colour, unit) {
+  context.fillStyle = LABEL_BACK;
+  context.fillRect(place.x, place.y, place.width, place.height);
+  context.fillStyle = colour;
+  context.fillText(text, place.x + 4 * unit, place.y + place.height / 2 + unit * 0.5);
+}
+
+/** Where a label may lie around a box, the best first: above, below, beside. */
+function placesAround([x1, y1, x2, y2], { width, height }, gap) {
+  const [above, below, left, right] = [y1 - height - gap, y2 + gap, x1 - width - gap, x2 + gap];
+  const middle = (x1 + x2 - width) / 2;
+  return [
+    [x1, above], [x2 - width, above], [middle, above], [x1, below], [x2 - width, below], [middle, below],
+    [right, y1], [left, y1], [right, y2 - height], [left, y2 - height],
+  ].map(([x, y]) => ({ x, y }));
+}
+
+/** The first place within the picture where a label covers no object and nothing that is taken. */
+function firstFree({ width, height, obstacles }, places, label, taken) {
   return places
-    .map(([x, y]) => ({ x, y, width, height }))
-    .filter(({ x, y }) => x >= 0 && x + width <= canvas.width && y >= 0 && y + height <= canvas.height);
+    .map(({ x, y }) => ({ x, y, width: label.width, height: label.height }))
+    .find(
+      (place) =>
+        place.x >= 0 && place.y >= 0 && place.x + place.width <= width && place.y + place.height <= height &&
+        !taken.some((other) => overlap(place, other)) &&
+        !obstacles.some(([x1, y1, x2, y2]) => overlap(place, { x: x1, y: y1, width: x2 - x1, height: y2 - y1 })),
+    );
 }
 
 const overlap = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
 
-function drawGeometry(context, geometry, width, height, unit) {
+function drawGeometry({ context, width, height, unit }, geometry) {
   const place = ([x, y]) => [x * width, y * height];
   context.save();
   for (const mask of geometry.masks) {
@@ -92,22 +141,43 @@ function drawGeometry(context, geometry, width, height, unit) {
     context.fill();
   }
   for (const zone of geometry.zones) {
-    const points = zone.points.map(place);
-    trace(context, points, true);
+    trace(context, zone.points.map(place), true);
     context.fillStyle = "rgb(255 216 77 / .12)";
     context.fill();
     strokeShape(context, ZONE_COLOUR, unit, [8 * unit, 5 * unit]);
-    nameShape(context, zone.name, points[0], ZONE_COLOUR, unit, width);
   }
   for (const line of geometry.lines) {
     const points = line.points.map(place);
     trace(context, points, false);
     strokeShape(context, LINE_COLOUR, unit, []);
     drawInside(context, points, unit);
-    nameShape(context, line.name, points[0], LINE_COLOUR, unit, width);
   }
   context.restore();
 }
+
+/** Writes the names of zones and lines at their corners, where they cover no object if that is possible. @returns what is taken */
+function drawNames(area, geometry) {
+  const { context, width, height, unit } = area;
+  const size = 12 * unit;
+  context.font = `600 ${size}px system-ui, sans-serif`;
+  context.textBaseline = "middle";
+  const taken = [];
+  for (const [shapes, colour] of [[geometry.zones, ZONE_COLOUR], [geometry.lines, LINE_COLOUR]]) {
+    for (const { name, points } of shapes) {
+      const label = { width: context.measureText(name).width + 8 * unit, height: size + 4 * unit };
+      const places = points.flatMap(([x, y]) => placesAround([x * width, y * height, x * width, y * height], label, 3 * unit));
+      const place = firstFree(area, places, label, taken) ?? { ...within(places[0], label, width, height), ...label };
+      taken.push(place);
+      drawText(context, name, place, colour, unit);
+    }
+  }
+  return taken;
+}
+
+const within = ({ x, y }, label, width, height) => ({
+  x: Math.max(0, Math.min(x, width - label.width)),
+  y: Math.max(0, Math.min(y, height - label.height)),
+});
 
 function trace(context, points, closed) {
   context.beginPath();
@@ -136,19 +206,6 @@ function drawInside(context, [[x1, y1], [x2, y2]], unit) {
   ], true);
   context.fillStyle = LINE_COLOUR;
   context.fill();
-}
-
-function nameShape(context, name, [x, y], colour, unit, canvasWidth) {
-  const size = 12 * unit;
-  context.font = `600 ${size}px system-ui, sans-serif`;
-  const left = Math.min(x + 4 * unit, canvasWidth - context.measureText(name).width - 4 * unit);
-  const top = Math.max(y - 6 * unit, size);
-  context.textBaseline = "alphabetic";
-  context.lineWidth = 3 * unit;
-  context.strokeStyle = "rgb(0 0 0 / .8)";
-  context.strokeText(name, left, top);
-  context.fillStyle = colour;
-  context.fillText(name, left, top);
 }
 
 /**

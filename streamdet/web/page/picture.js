@@ -1,4 +1,4 @@
-/* What stands over a picture, on the wall and on a stream's own page: how old it is, and why there is none. */
+/* What belongs to a picture, on the wall and on a stream's own page: how old it is, why there is none, and the last seconds. */
 
 /** Shows how old a picture is, when it is not live. @param {{picture: Element, age: Element, takenAt: number | null}} shown */
 function showAge({ picture, age, takenAt }) {
@@ -20,3 +20,9 @@ function showVeil(picture, veil, title, text, row) {
   else setText(title, isLive(row) ? notUpFor(row) : `${whatNow(row)} when last heard of`);
   setText(text, up ? "" : whyNot(row));
 }
+
+const fpsSeries = (history) => [
+  { kind: "in", values: history.map(([fpsIn]) => fpsIn) },
+  { kind: "out", values: history.map(([, fpsOut]) => fpsOut) },
+];
+const latencySeries = (history) => [{ kind: "latency", values: history.map(([, , latency]) => latency) }];

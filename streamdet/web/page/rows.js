@@ -11,8 +11,10 @@ const histories = new Map();
 const LIVE_SECONDS = 2;
 /** So long the server may be silent; it answers at least once a second. */
 const SERVER_SILENCE_SECONDS = 3;
-/** When the server answered last, and whether it hears the daemon. */
-const heard = { at: performance.now(), daemon: false };
+/** When the server answered last, whether it hears the daemon and where, and for how long the daemon has sent nothing. */
+const heard = { at: performance.now(), daemon: false, endpoint: "", quietSeconds: 0 };
+/** Frames per second that are dropped of each stream, by reason, as far as known. @type {Map<string, Record<string, number>>} */
+const drops = new Map();
 /** Server's clock minus ours, in seconds: states begin at times of the server. */
 let clockDifference = 0;
 
@@ -40,15 +42,21 @@ const isProblem = (row) => !isUp(row) && !(isResting(row) && isHeard());
  * Takes the rows of an overview.
  * @param {any[]} streams sorted by name
  * @param {boolean} fresh whether histories begin again
- * @param {number} ageSeconds of the overview
+ * @param {number} at when they were made, by the clock of the server
  */
-function updateRows(streams, fresh, ageSeconds) {
+function updateRows(streams, fresh, at) {
   rows.clear();
   for (const row of streams) {
-    row.takenAt = row.age_seconds === null ? null : performance.now() - (row.age_seconds + ageSeconds) * 1000;
+    row.takenAt = row.age_seconds === null ? null : oursOf(at - row.age_seconds);
     const before = fresh ? [] : histories.get(row.name) ?? [];
     histories.set(row.name, [...before, ...row.samples].slice(-SAMPLES));
     rows.set(row.name, row);
   }
   for (const name of histories.keys()) if (!rows.has(name)) histories.delete(name);
+}
+
+/** @param {Record<string, Record<string, number>>} fresh by stream and reason */
+function updateDrops(fresh) {
+  drops.clear();
+  for (const [name, reasons] of Object.entries(fresh)) drops.set(name, reasons);
 }

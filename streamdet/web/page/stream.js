@@ -66,18 +66,18 @@ function closeDetail() {
 /** @param {{known: any, metrics: any} | null | undefined} detail */
 function updateDetail(detail) {
   const row = rows.get(openStream);
-  const state = byId("detail-state");
+  byId("detail").hidden = !row;
+  byId("detail-empty").hidden = Boolean(row);
+  byId("detail-state").hidden = !row;
+  showSteps();
   if (!row) {
-    setText(state, "unknown");
-    setAttribute(state, "data-state", "");
-    setText(byId("detail-why"), have.revision ? "The daemon has no stream of this name." : "");
+    setText(byId("detail-empty"), whyUnknown());
     return;
   }
   showDetailFreshness();
   setText(byId("detail-why"), row.state === "up" ? "" : `${whyNot(row)}${row.detail ? ` The daemon says: ${row.detail}` : ""}`);
   if (row.size) byId("detail-picture").style.setProperty("--ratio", `${row.size[0]} / ${row.size[1]}`);
   showCharts();
-  showSteps();
   if (detail?.known) {
     geometry = detail.known.geometry;
     showObjects(detail.known);
@@ -86,12 +86,19 @@ function updateDetail(detail) {
   showFacts(row, detail);
 }
 
+function whyUnknown() {
+  if (!heard.endpoint) return "Loading the stream …";
+  if (!heard.daemon) return `Waiting for a daemon at ${heard.endpoint}.`;
+  return heard.quietSeconds < FIRST_STATES_SECONDS && !rows.size ? "Loading the stream …" : "The daemon has no stream of this name.";
+}
+
 /** Shows whether what is shown is of now; called now and then, whatever comes or does not come. */
 function showDetailFreshness() {
   const row = rows.get(openStream);
   if (!row) return;
   const state = byId("detail-state");
   const live = isLive(row);
+  byId("detail").classList.toggle("past", !live);
   setAttribute(state, "data-state", live ? (isResting(row) ? "resting" : row.state) : "unknown");
   if (live) setText(state, whatNow(row));
   else setText(state, row.takenAt === null ? "Not heard of" : lastSeen(secondsSince(row.takenAt)));
@@ -114,8 +121,8 @@ function showFacts(row, detail) {
   const facts = [
     ["Captured", `${perSecond(row.fps_in)} fps`],
     ["Published", `${perSecond(row.fps_out)} fps`],
-    ["Latency, median", milliseconds(row.latency_ms)],
-    ["Latency, 95 of 100", milliseconds(row.latency_p95_ms)],
+    ["Latency p50", milliseconds(row.latency_ms)],
+    ["Latency p95", milliseconds(row.latency_p95_ms)],
     ["Frame size", row.size ? `${row.size[0]} × ${row.size[1]}` : "–"],
     ["Time stamps by", row.clock === "source" ? "the camera" : "the daemon"],
     [row.state === "up" ? "Up for" : isResting(row) ? `${whatNow(row)} for` : "Not up for", row.since === null ? "–" : duration(serverNow() - row.since)],
@@ -198,7 +205,7 @@ function showSteps() {
 function showDetailPicture(bitmap, shot) {
   newest?.bitmap.close();
   newest = { bitmap, shot };
-  view.takenAt = performance.now() - shot.age_seconds * 1000;
+  view.takenAt = shot.takenAt;
   showAge(view);
   drawDetail();
 }
@@ -208,7 +215,6 @@ function drawDetail() {
   drawShot(view.canvas, newest.bitmap, newest.shot, {
     boxes: byId("show-boxes").checked,
     labels: byId("show-labels").checked,
-    crowd: view.canvas.clientWidth < 520,
     geometry: byId("show-zones").checked ? geometry : null,
   });
   const { frame, detections } = newest.shot;

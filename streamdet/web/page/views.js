@@ -12,6 +12,7 @@
  * @property {(head: any) => void} [update] after each answer that has an overview
  * @property {() => void} [refresh] twice a second, whatever comes or does not come: ages go on
  * @property {() => Element | null | undefined} [focus] where the focus goes when someone opens it; else to its h1
+ * @property {boolean} [drops] whether it shows what is dropped of each stream (`drops` in rows.js)
  * @property {boolean} [alone] whether the list of events does not stand beside it
  */
 
@@ -53,7 +54,7 @@ function route(byPerson) {
   const view = openView();
   for (const section of document.querySelectorAll(".view")) section.hidden = section.id !== `${name}-view`;
   for (const link of document.querySelectorAll("[data-view]")) {
-    if (link.dataset.view === name) setAttribute(link, "aria-current", "page");
+    if (link.dataset.view.split(" ").includes(name)) setAttribute(link, "aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   byId("layout").classList.toggle("alone", view.alone === true);

@@ -1,7 +1,7 @@
 /* The wall: one tile per stream. Only tiles that can be seen are drawn, and only their pictures are asked for. */
 
 const SPARK_SAMPLES = 60;
-const MAX_PICTURES = 64;
+const MAX_PICTURES = 128;
 
 /** Which streams are shown. */
 const choice = { show: "all", find: "" };
@@ -21,24 +21,19 @@ class Tile {
     /** When the picture that is shown was taken, by the clock of this page. @type {number | null} */
     this.takenAt = null;
     this.picture = make("div", { class: "picture" }, this.canvas, this.veil, this.age);
-    this.title = make("span", { class: "tile-name", text: name, title: name });
-    this.seen = make("span", { class: "tile-seen" });
     this.state = make("span", { class: "visually-hidden" });
-    this.fps = make("p");
-    this.latency = make("p");
-    this.fpsSpark = makeSpark();
-    this.latencySpark = makeSpark();
+    this.seen = make("span", { class: "tile-seen" });
+    this.fps = makeFigure("fps");
+    this.latency = makeFigure("latency");
+    this.latency.text.classList.add("tile-latency");
+    this.why = make("p", { class: "tile-why" });
     this.link = make(
       "a",
       { href: addressOf("stream", name) },
       this.picture,
-      make("div", { class: "tile-head" }, make("span", { class: "dot" }), this.title, this.state, this.seen),
-      make(
-        "div",
-        { class: "tile-numbers" },
-        make("div", {}, this.fps, this.fpsSpark),
-        make("div", {}, this.latency, this.latencySpark),
-      ),
+      make("div", { class: "tile-head" }, make("span", { class: "dot" }), make("span", { class: "tile-name", text: name, title: name }), this.state, this.seen),
+      make("div", { class: "tile-figures" }, this.fps.text, this.fps.spark, this.latency.text, this.latency.spark),
+      this.why,
     );
     this.element = make("li", { class: "tile" }, this.link);
     this.element.tile = this;
@@ -50,12 +45,18 @@ class Tile {
     setAttribute(this.element, "data-state", isResting(row) ? "resting" : row.state);
     this.showFreshness();
     if (!this.visible) return;
-    setText(this.seen, row.state === "up" ? counted(row.labels) || "nothing found" : "");
-    showNumbers(this.fps, "fps", `${perSecond(row.fps_in)} in, ${perSecond(row.fps_out)} out`);
-    showNumbers(this.latency, "latency", milliseconds(row.latency_ms));
+    const up = row.state === "up";
+    setText(this.seen, up ? counted(row.labels) || "nothing found" : "");
+    this.seen.title = this.seen.textContent;
+    setText(this.fps.value, up ? `${perSecond(row.fps_in)} in, ${perSecond(row.fps_out)} out` : "–");
+    setText(this.latency.value, milliseconds(row.latency_ms));
+    const { text, isLoss } = whyFewer(drops.get(this.name) ?? {});
+    setText(this.why, up ? text : "");
+    this.why.title = text;
+    this.why.classList.toggle("loss", isLoss);
     const history = (histories.get(this.name) ?? []).slice(-SPARK_SAMPLES);
-    drawLines(this.fpsSpark, fpsSeries(history), SPARK_SAMPLES);
-    drawLines(this.latencySpark, latencySeries(history), SPARK_SAMPLES);
+    drawLines(this.fps.spark, fpsSeries(history), SPARK_SAMPLES);
+    drawLines(this.latency.spark, latencySeries(history), SPARK_SAMPLES);
   }
 
   /** Shows whether what is shown is of now; called now and then, whatever comes or does not come. */
@@ -71,9 +72,10 @@ class Tile {
 
   /** @param {ImageBitmap} bitmap @param {any} shot */
   draw(bitmap, shot) {
-    this.takenAt = performance.now() - shot.age_seconds * 1000;
+    this.takenAt = shot.takenAt;
+    this.veil.hidden = rows.get(this.name)?.state === "up";
     showAge(this);
-    drawShot(this.canvas, bitmap, shot, { boxes: true, labels: true, crowd: this.canvas.clientWidth < 520, geometry: null });
+    drawShot(this.canvas, bitmap, shot, { boxes: true, labels: true, geometry: null });
     setAttribute(this.canvas, "aria-label", `Picture of ${this.name}: ${counted(countLabels(shot.detections)) || "nothing found"}`);
   }
 
@@ -86,15 +88,10 @@ class Tile {
   }
 }
 
-const fpsSeries = (history) => [
-  { kind: "in", values: history.map(([fpsIn]) => fpsIn) },
-  { kind: "out", values: history.map(([, fpsOut]) => fpsOut) },
-];
-const latencySeries = (history) => [{ kind: "latency", values: history.map(([, , latency]) => latency) }];
-
-function showNumbers(paragraph, what, value) {
-  if (!paragraph.firstChild) paragraph.append(make("b"), ` ${what}`);
-  setText(paragraph.firstChild, value);
+/** A number with its unit, and its last minute beside it. @param {string} unit */
+function makeFigure(unit) {
+  const value = make("b", { text: "–" });
+  return { value, text: make("p", {}, value, make("span", { text: ` ${unit}` })), spark: makeSpark() };
 }
 
 /** Tiles that come into sight are drawn, those that go out of it are not. */
@@ -110,6 +107,9 @@ const sight = new IntersectionObserver(
   { rootMargin: "80px" },
 );
 
+/** Where one column is all there is room for: what is live comes first, and what is not is small. */
+const narrow = matchMedia("(max-width: 640px)");
+
 /** Adds, removes and updates tiles. @returns {number} how many are shown */
 function updateTiles() {
   const wall = byId("wall");
@@ -122,22 +122,30 @@ function updateTiles() {
   }
   let shown = 0;
   let before = null;
-  for (const [name, row] of rows) {
-    let tile = tiles.get(name);
-    if (!tile) {
-      tile = new Tile(name);
-      tiles.set(name, tile);
-      if (before) before.after(tile.element);
-      else wall.prepend(tile.element);
-      sight.observe(tile.element);
-    }
+  for (const row of inOrder([...rows.values()])) {
+    let tile = tiles.get(row.name);
+    const isNew = !tile;
+    if (isNew) tiles.set(row.name, (tile = new Tile(row.name)));
+    placeAfter(wall, before, tile.element);
+    if (isNew) sight.observe(tile.element);
     before = tile.element;
     tile.element.hidden = !isChosen(row);
     shown += Number(!tile.element.hidden);
     tile.update();
   }
-  setRatio(wall);
+  fitTiles(wall, shown);
   return shown;
+}
+
+const inOrder = (all) => (narrow.matches ? all.sort((a, b) => Number(b.state === "up") - Number(a.state === "up")) : all);
+
+/** Puts an element after another, where it does not stand there already; it keeps the focus. */
+function placeAfter(wall, before, element) {
+  const next = before ? before.nextSibling : wall.firstChild;
+  if (next === element) return;
+  const focused = element.contains(document.activeElement) ? document.activeElement : null;
+  wall.insertBefore(element, next);
+  focused?.focus({ preventScroll: true });
 }
 
 function isChosen(row) {
@@ -146,11 +154,36 @@ function isChosen(row) {
   return right && row.name.toLowerCase().includes(find);
 }
 
-/** Gives all pictures the shape that most of them have, so that the wall is even. */
-function setRatio(wall) {
+/** Widths of tiles that can be chosen, in pixels. */
+const SIZES = { small: 170, medium: 300, large: 480 };
+/** What stands below a picture, and between tiles, in pixels. */
+const FOOT = 86;
+const GAP = 12;
+
+/** Gives all pictures the shape that most of them have, and tiles the chosen width, or one with which all can be seen at once. */
+function fitTiles(wall, count) {
   const shapes = countLabels([...rows.values()].filter((row) => row.size).map(({ size: [w, h] }) => ({ label: `${w} / ${h}` })));
   const [most] = Object.entries(shapes).sort((a, b) => b[1] - a[1])[0] ?? ["16 / 9"];
   wall.style.setProperty("--ratio", most);
+  const [w, h] = most.split(" / ").map(Number);
+  const size = byId("size").value;
+  const fitting = size === "auto" && !narrow.matches ? widestThatFits(wall, count, w / h) : 0;
+  wall.classList.toggle("fitted", fitting > 0);
+  wall.style.setProperty("--tile", `${fitting || (SIZES[size] ?? SIZES.medium)}px`);
+}
+
+/** The width with which so many tiles are as large as they can be without scrolling; 0 where they would be too small. */
+function widestThatFits(wall, count, ratio) {
+  const width = wall.clientWidth;
+  const height = innerHeight - (wall.getBoundingClientRect().top + scrollY) - GAP;
+  let best = 0;
+  for (let columns = 1; columns <= count; columns++) {
+    const lines = Math.ceil(count / columns);
+    const across = (width - GAP * (columns - 1)) / columns;
+    const down = ((height - GAP * (lines - 1)) / lines - FOOT) * ratio;
+    best = Math.max(best, Math.min(across, down));
+  }
+  return best >= 0.85 * SIZES.medium ? Math.floor(best) : 0;
 }
 
 /** Names of the streams whose pictures can be seen on the wall. */
@@ -179,11 +212,15 @@ function initToolbar() {
     button.addEventListener("click", () => choose({ show: button.dataset.show }));
   }
   byId("wall").addEventListener("keydown", walkWall);
+  byId("wall-all").addEventListener("click", () => {
+    byId("find").value = "";
+    choose({ show: "all", find: "" });
+  });
   const size = byId("size");
-  size.value = kept.get("size", size.value);
-  const resize = () => byId("wall").style.setProperty("--tile", `${size.value}px`);
-  size.addEventListener("input", () => (kept.set("size", size.value), resize()));
-  resize();
+  size.value = kept.get("size", "auto");
+  if (!size.value) size.value = "auto";
+  size.addEventListener("change", () => (kept.set("size", size.value), updateTiles()));
+  addEventListener("resize", updateTiles);
 }
 
 function choose(change) {
@@ -191,15 +228,20 @@ function choose(change) {
   for (const button of document.querySelectorAll("[data-show]")) {
     setAttribute(button, "aria-pressed", String(button.dataset.show === choice.show));
   }
-  byId("wall-empty").hidden = updateTiles() > 0;
-  setText(byId("wall-empty"), "No stream matches.");
+  showEmpty(updateTiles());
 }
 
-function showEmpty(overview, shown) {
-  const empty = byId("wall-empty");
-  empty.hidden = shown > 0;
-  const none = overview.disconnected_seconds === null ? "The daemon has not reported any stream yet." : `Waiting for a daemon at ${overview.endpoint}.`;
-  setText(empty, rows.size ? "No stream matches." : none);
+/** States are repeated every ten seconds by default: when none has come for so long, there are no streams, most likely. */
+const FIRST_STATES_SECONDS = 12;
+
+/** Says why the wall is empty, and what to do. @param {number} shown */
+function showEmpty(shown) {
+  let why = "";
+  if (!shown && rows.size) why = "filtered";
+  else if (!shown && heard.daemon) why = heard.quietSeconds < FIRST_STATES_SECONDS ? "loading" : "first";
+  else if (!shown) why = heard.endpoint ? "waiting" : "loading";
+  for (const part of document.querySelectorAll("[data-empty]")) part.hidden = part.dataset.empty !== why;
+  setText(byId("wall-endpoint"), heard.endpoint);
 }
 
 /** The stream whose page was open before; the focus comes back to its tile. */
@@ -208,20 +250,18 @@ let leftStream = "";
 addView("wall", {
   open() {
     listOnly("");
-    updateTiles();
+    showEmpty(updateTiles());
   },
   title: () => "streamdet",
   pictures: visibleStreams,
   draw(bitmap, shot) {
     const tile = tiles.get(shot.stream);
-    if (tile?.visible) {
-      tile.draw(bitmap, shot);
-      tile.veil.hidden = rows.get(shot.stream)?.state === "up";
-    }
+    if (tile?.visible) tile.draw(bitmap, shot);
     bitmap.close();
   },
-  update({ overview }) {
-    showEmpty(overview, updateTiles());
+  drops: true,
+  update() {
+    showEmpty(updateTiles());
   },
   refresh() {
     for (const tile of tiles.values()) {

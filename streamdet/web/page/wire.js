@@ -25,7 +25,7 @@ function forgetEvents() {
 
 /**
  * Repeats its request while the page is visible.
- * @param {() => {pictures: string[], filter: object, detail: string | null, calm: boolean}} wants
+ * @param {() => {pictures: string[], filter: object, detail: string | null, drops: boolean, calm: boolean}} wants
  * @param {(answer: any, bytes: Uint8Array) => Promise<void>} show
  * @param {(problem: string) => void} tell
  */
@@ -37,7 +37,7 @@ async function askForEver(wants, show, tell) {
     try {
       const buffer = await ask(wanted);
       const { head, bytes } = unpack(buffer);
-      note(head);
+      note(head, began);
       await show(head, bytes);
       tell("");
     } catch (error) {
@@ -57,7 +57,7 @@ async function ask(wanted) {
   const answer = await fetch("/api/updates", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ...have, pictures, filter: wanted.filter, detail: wanted.detail }),
+    body: JSON.stringify({ ...have, pictures, filter: wanted.filter, detail: wanted.detail, drops: wanted.drops }),
     signal: AbortSignal.any([question.signal, AbortSignal.timeout(ANSWER_TIMEOUT_MILLISECONDS)]),
   });
   if (answer.status === 401) location.assign("/login");
@@ -72,12 +72,15 @@ function unpack(buffer) {
   return { head, bytes: new Uint8Array(buffer, 4 + length) };
 }
 
-/** Remembers what we have now. */
-function note(head) {
+/** Remembers what we have now. @param {any} head @param {number} sentAt when it was asked for, by the clock of this page */
+function note(head, sentAt) {
   if (head.instance !== have.instance) {
     Object.assign(have, { instance: head.instance, sample: 0, event: 0 });
     havePictures.clear();
+    forgetCrossings();
   }
+  noteCrossing(head, sentAt);
+  for (const shot of head.pictures) shot.takenAt = oursOf(head.clock - shot.age_seconds);
   have.revision = head.revision;
   if (head.overview) have.sample = head.overview.sample;
   if (head.event !== undefined) have.event = head.event;

@@ -38,6 +38,28 @@ const STAGES = {
   postprocess: "Postprocess",
 };
 
+/** As configured, and no loss that anyone should mind. */
+const WANTED_DROPS = new Set(["rate_limited", "shutdown"]);
+const SHORT_DROPS = { superseded: "overload", stale: "overload", rate_limited: "max_fps", decode_error: "decode errors", damaged: "damage on the way", internal_error: "errors" };
+
+/**
+ * Why fewer frames go out than come in, the largest reason first; empty where nothing is dropped.
+ * @param {Record<string, number>} drops frames per second by reason
+ * @returns {{text: string, isLoss: boolean}}
+ */
+function whyFewer(drops) {
+  /** @type {Record<string, number>} */
+  const sums = {};
+  let isLoss = false;
+  for (const [reason, fps] of Object.entries(drops)) {
+    const why = SHORT_DROPS[reason] ?? reason;
+    sums[why] = (sums[why] ?? 0) + fps;
+    isLoss ||= !WANTED_DROPS.has(reason);
+  }
+  const parts = Object.entries(sums).sort((a, b) => b[1] - a[1]);
+  return { text: parts.map(([why, fps]) => `${perSecond(fps)} fps left out by ${why}`).join(", "), isLoss };
+}
+
 /** @param {string} state */
 const stateWord = (state) => STATES[state] ?? state;
 

@@ -28,7 +28,8 @@ def test_stage_times_batches_and_drops_of_the_last_seconds() -> None:
         metrics_age_seconds=(0.0, 0.0),
     ) as server:
         stages = Stages(server.url.removeprefix("http://"), min_interval_seconds=0)
-        first = asyncio.run(stages.read("gate"))
+        asyncio.run(stages.read())
+        first = stages.summary("gate")
         assert first["stages"] == []
         for _ in range(4):
             metrics.stage("features", 0.020)
@@ -37,8 +38,9 @@ def test_stage_times_batches_and_drops_of_the_last_seconds() -> None:
             metrics.queue_wait_seconds.observe(0.010)
             metrics.frame_captured("gate", 1.0)
             metrics.frame_dropped("gate", Drop.SUPERSEDED)
-        read = asyncio.run(stages.read("gate"))
-        other = asyncio.run(stages.read("yard"))
+        asyncio.run(stages.read())
+        read, other = stages.summary("gate"), stages.summary("yard")
+        dropped = stages.dropped()
     times = {stage["stage"]: stage["ms"] for stage in read["stages"]}
     assert times["features"] == pytest.approx(20)
     assert times["classify"] == pytest.approx(5)
@@ -47,11 +49,15 @@ def test_stage_times_batches_and_drops_of_the_last_seconds() -> None:
     assert read["queue_wait_ms"] == pytest.approx(10)
     assert read["dropped_fps"]["superseded"] > 0
     assert read["problem"] == ""
-    assert other["dropped_fps"]["superseded"] == 0
+    assert other["dropped_fps"] == {}
+    assert dropped == {"gate": read["dropped_fps"]}
 
 
 def test_a_page_that_is_not_there_is_a_line_and_no_error() -> None:
-    read = asyncio.run(Stages("127.0.0.1:1").read("gate"))
+    stages = Stages("127.0.0.1:1")
+    asyncio.run(stages.read())
+    read = stages.summary("gate")
     assert "cannot be read" in read["problem"]
     assert read["stages"] == []
-    assert "without --metrics" in asyncio.run(Stages(None).read("gate"))["problem"]
+    assert stages.dropped() == {}
+    assert "without --metrics" in Stages(None).summary("gate")["problem"]

@@ -105,7 +105,7 @@ def test_numbers_of_another_server_count_as_nothing(server: PageProcess) -> None
     "body",
     [
         b"", b"[]", b"{}", b"null", b"[" * 20_000, b'{"pictures":{"a/b":0},"filter":{}}',
-        json.dumps({**_ASK, "pictures": {f"s{n}": 0 for n in range(65)}}).encode(),
+        json.dumps({**_ASK, "pictures": {f"s{n}": 0 for n in range(129)}}).encode(),
         json.dumps({**_ASK, "pictures": {"": 0}}).encode(),
         json.dumps({**_ASK, "filter": {"min_score": 2}}).encode(),
         json.dumps({**_ASK, "filter": {"stream": "x" * 200}}).encode(),
