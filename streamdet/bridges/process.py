@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
@@ -89,11 +89,19 @@ class Source:
         replay = None if config.replay.endpoint == "auto" else _to_connect(config.replay.endpoint)
         return cls(_to_connect(config.publisher.endpoint), replay, *keys)
 
-    def subscribe(self, kinds: Sequence[Kind], resume: Position | None) -> Subscription:
+    def subscribe(
+        self,
+        kinds: Sequence[Kind],
+        resume: Position | None,
+        streams: Sequence[str] | None = None,
+        high_water_mark_events: int = 1000,
+    ) -> Subscription:
         """Subscribes, and goes on where an earlier subscription has stopped."""
         return subscribe(
             self.endpoint,
-            kinds=kinds,
+            streams,
+            kinds,
+            high_water_mark_events=high_water_mark_events,
             replay=True,
             resume=resume,
             replay_endpoint=self.replay_endpoint,
@@ -163,15 +171,25 @@ class PositionFile:
         self._saved = position
 
 
+class KeepsPosition(Protocol):
+    """Keeps the position of a bridge: a `PositionFile`, or what a bridge writes."""
+
+    def load(self) -> Position:
+        """The position; empty where none was ever kept."""
+
+    def save(self, position: dict[str, tuple[str, int]], *, sync: bool) -> None:
+        """Keeps a position, on the disk if `sync`."""
+
+
 def begin(
-    file: PositionFile, source: Source, kinds: Sequence[Kind], is_stopping: Callable[[], bool]
+    file: KeepsPosition, source: Source, kinds: Sequence[Kind], is_stopping: Callable[[], bool]
 ) -> Position | None:
     """Where a bridge goes on; a new one begins with what is published once the daemon has answered, and keeps that.
 
     The newest state of each stream lies behind the first position, so that a receiver need not wait for the next one.
 
     Args:
-        file: of the position.
+        file: keeps the position.
         source: where events come from.
         kinds: that the bridge needs.
         is_stopping: asked again and again while the daemon does not answer.
@@ -311,7 +329,7 @@ class Forwarder(Worker):
 def run_bridge(
     metrics: BridgeMetrics,
     metrics_endpoint: str,
-    directory: Path,
+    directory: Path | None,
     forwarders: Callable[[Callable[[Worker], None]], Sequence[Worker]],
 ) -> None:
     """Runs until SIGTERM or SIGINT; main thread only.
@@ -319,7 +337,7 @@ def run_bridge(
     Args:
         metrics: that the page shows.
         metrics_endpoint: HOST:PORT of the page.
-        directory: of the positions; used by this process alone.
+        directory: of the positions; used by this process alone. None for a bridge that keeps its position elsewhere.
         forwarders: makes them, given what to call when one ends by an error.
 
     Raises:
@@ -335,8 +353,9 @@ def run_bridge(
 
     with ExitStack() as stack:
         stack.callback(wakeup.close)
-        stack.callback(os.close, _locked(directory))
-        remove_leftovers(directory)
+        if directory is not None:
+            stack.callback(os.close, _locked(directory))
+            remove_leftovers(directory)
         for number in (signal.SIGTERM, signal.SIGINT):
             stack.callback(signal.signal, number, signal.signal(number, stop))
         page = stack.enter_context(_page(metrics, metrics_endpoint, lambda _worker: wakeup.wake()))

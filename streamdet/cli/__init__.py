@@ -34,7 +34,7 @@ _COMMANDS = {
     "rules": "Try rules on events of the past.",
     "watch": "Show the events of a running daemon, live.",
     "web": "Serve a page that shows a running daemon's streams.",
-    "bridge": "Carry events elsewhere: web hooks, MQTT.",
+    "bridge": "Carry events elsewhere: web hooks, MQTT, files.",
     "keys": "Generate, list and revoke the keys of subscribers on other machines.",
     "install-service": "Install the daemon as a systemd service.",
     "train": "Train or fine-tune a detector on pictures in COCO format.",

@@ -18,6 +18,7 @@ from streamdet.monitoring.log import configure_logging
 Examples:
   streamdet bridge webhook --config /etc/streamdet/streamdet.toml
   streamdet bridge mqtt
+  streamdet bridge files --config streamdet.toml
 
 \b
 Exit codes: 0 stopped by a signal, 2 the configuration is wrong, 69 no replay, port taken, state not writable.""",
@@ -30,8 +31,8 @@ Exit codes: 0 stopped by a signal, 2 the configuration is wrong, 69 no replay, p
 def command(*, name: str, config_path: Path) -> None:
     """Carry events elsewhere until stopped by a signal.
 
-    NAME is webhook, which posts alerts to the receivers in [[webhooks]], or mqtt, which publishes to the broker of
-    [mqtt].
+    NAME is webhook, which posts alerts to the receivers in [[webhooks]]; mqtt, which publishes to the broker of [mqtt];
+    or files, which records events as Parquet or JSONL files in the directory of [files].
 
     A process of its own beside the daemon: it may be stopped and started at any time, and goes on where it has stopped.
     """
@@ -41,6 +42,11 @@ def command(*, name: str, config_path: Path) -> None:
         from streamdet.bridges.mqtt import run_mqtt
 
         run_mqtt(config, config_path)
+        return
+    if name == "files":
+        from streamdet.bridges.files import run_files
+
+        run_files(config, config_path)
         return
     from streamdet.bridges.webhook import run_webhooks
 

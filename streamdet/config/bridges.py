@@ -17,7 +17,11 @@ from streamdet.errors import EndpointError
 from streamdet.security.endpoints import is_loopback, parse_endpoint
 from streamdet.security.redact import remember_secret
 
-METRICS_KEYS = {"webhook": ("bridges", "webhook_metrics_endpoint"), "mqtt": ("mqtt", "metrics_endpoint")}
+METRICS_KEYS = {
+    "webhook": ("bridges", "webhook_metrics_endpoint"),
+    "mqtt": ("mqtt", "metrics_endpoint"),
+    "files": ("files", "metrics_endpoint"),
+}
 """Table and key of each bridge's metrics page."""
 
 BRIDGES = tuple(METRICS_KEYS)
@@ -260,5 +264,5 @@ def of_bridges(tables: dict[str, Any]) -> dict[str, Any]:
     return {name: tables[name] for name in wanted if name in tables}
 
 
-BRIDGE_TABLES = ("bridges", "webhooks", "mqtt")
+BRIDGE_TABLES = ("bridges", "webhooks", "mqtt", "files")
 """The tables that only bridges read."""

@@ -41,7 +41,7 @@ _FILE_KEYS = (
     ("metrics", "password_file"),
 )
 # Tables with a directory that is for them alone.
-_WITH_DIRECTORY = ("spool", "pictures", "clips")
+_WITH_DIRECTORY = ("spool", "pictures", "clips", "files")
 _FILES_OF_MQTT = ("ca_file", "certificate_file", "key_file")
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 

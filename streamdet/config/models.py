@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from streamdet.config.bridges import MAX_WEBHOOKS, BridgesConfig, WebhookConfig
+from streamdet.config.files import FilesConfig
 from streamdet.config.listening import parse_host_port, parse_publisher_endpoint, refuse_others_without_keys
 from streamdet.config.mqtt import MqttConfig
 from streamdet.config.rules import RuleConfig
@@ -633,3 +634,4 @@ class Config(BaseModel):
         description="Receivers over HTTP, one table [[webhooks]] each; not read by the daemon.",
     )
     mqtt: MqttConfig = Field(MqttConfig(), description="The broker of the MQTT bridge; not read by the daemon.")
+    files: FilesConfig = Field(FilesConfig(), description="The recording of the files bridge; not read by the daemon.")

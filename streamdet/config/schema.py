@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from streamdet.config.bridges import ACCEPTS as ACCEPTS_OF_BRIDGES
 from streamdet.config.bridges import BridgesConfig, WebhookConfig
+from streamdet.config.files import ACCEPTS_OF_FILES, FilesConfig
 from streamdet.config.models import (
     ClipsConfig,
     Config,
@@ -58,7 +59,9 @@ _TABLES: dict[str, type[BaseModel]] = {
     "[bridges]": BridgesConfig,
     "[[webhooks]]": WebhookConfig,
     "[mqtt]": MqttConfig,
+    "[files]": FilesConfig,
 }
+_ACCEPTS: dict[type[BaseModel], dict[str, str]] = {WebhookConfig: ACCEPTS_OF_BRIDGES, FilesConfig: ACCEPTS_OF_FILES}
 
 
 def config_schema() -> Schema:
@@ -94,7 +97,7 @@ def markdown_tables() -> str:
 
 def accepts(table: type[BaseModel], key: str) -> str:
     """What a key accepts, in words."""
-    in_words = ACCEPTS_OF_BRIDGES if table is WebhookConfig else ACCEPTS
+    in_words = _ACCEPTS.get(table, ACCEPTS)
     if key in in_words:
         return in_words[key]
     annotation = table.model_fields[key].annotation

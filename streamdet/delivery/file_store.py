@@ -22,10 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.errors import StoreError
 from streamdet.monitoring.log import FailureLog
 from streamdet.monitoring.metrics import FileStoreMetrics
+from streamdet.monitoring.trusted_clock import TrustedClock
 from streamdet.monitoring.unexpected import UnexpectedErrors
 from streamdet.security.files import Content, lock_directory, others_can_delete, stage, why_foreign
 from streamdet.security.limits import Share

@@ -18,9 +18,9 @@ from queue import Empty, SimpleQueue
 
 from streamdet.config import SpoolConfig
 from streamdet.delivery.event_store import OCCURRENCES, EventStore, LeftBehind, Record
-from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.monitoring.log import FailureLog
 from streamdet.monitoring.metrics import DeliveryMetrics
+from streamdet.monitoring.trusted_clock import TrustedClock
 from streamdet.monitoring.unexpected import UnexpectedErrors
 from streamdet.security.limits import Share
 from streamdet.wire.replay import Answer, Refused, ReplayRequest

@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry
 from streamdet.config import SpoolConfig
 from streamdet.delivery.event_store import LeftBehind
 from streamdet.delivery.spool import Spool
-from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.monitoring.metrics import DeliveryMetrics
+from streamdet.monitoring.trusted_clock import TrustedClock
 from streamdet.wire.replay import Replayed, ReplayRequest
 from support.waiting import PATIENCE_SECONDS, wait_until
 

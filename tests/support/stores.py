@@ -11,8 +11,8 @@ from typing import Self
 from prometheus_client import CollectorRegistry
 
 from streamdet.delivery.file_store import FileStore, StoreLimits
-from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.monitoring.metrics import PICTURES_DROPPED, FileStoreMetrics
+from streamdet.monitoring.trusted_clock import TrustedClock
 from support.waiting import PATIENCE_SECONDS, wait_until
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from streamdet.delivery import file_store
 from streamdet.delivery.file_store import is_id, new_id
-from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.errors import StoreError
+from streamdet.monitoring.trusted_clock import TrustedClock
 from support.disks import run_on_small_disk
 from support.paths import TESTS
 from support.stores import Counted

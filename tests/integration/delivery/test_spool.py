@@ -30,8 +30,8 @@ from streamdet.client.recovery import RecoveryTimes
 from streamdet.config import ReplayConfig
 from streamdet.delivery.event_store import EventStore, Record
 from streamdet.delivery.publisher import Publisher
-from streamdet.delivery.trusted_clock import TrustedClock
 from streamdet.errors import SpoolError
+from streamdet.monitoring.trusted_clock import TrustedClock
 from streamdet.wire.replay import Refused, Replayed, ReplayRequest
 from support.disks import run_on_small_disk
 from support.occurring import alert_event, object_event

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from streamdet.config import load_bridges, load_config
 from streamdet.config.bridges import BridgesConfig, WebhookConfig
+from streamdet.config.files import FilesConfig
 from streamdet.config.models import (
     ClipsConfig,
     Config,
@@ -54,6 +55,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[bridges]": BridgesConfig,
     "[[webhooks]]": WebhookConfig,
     "[mqtt]": MqttConfig,
+    "[files]": FilesConfig,
 }
 # A commented key has no blank behind the "#"; prose has one.
 KEY = re.compile(r"#?([a-z_]+) = (.+)")
@@ -215,6 +217,10 @@ def test_examples_of_what_the_service_writes_lie_where_it_may_write() -> None:
         for table in (SpoolConfig, PicturesConfig, ClipsConfig)
         for example in table.model_fields["directory"].examples or []
     ]
-    written += re.findall(r'(?<=^#directory = ")[^"]*', MANUAL.read_text(), re.MULTILINE)
+    of_daemon, _, of_files = MANUAL.read_text().partition("\n[files]\n")
+    written += re.findall(r'(?<=^#directory = ")[^"]*', of_daemon, re.MULTILINE)
     assert len(written) >= 6
     assert [path for path in written if not path.startswith(f"/var/lib/{state[1]}/")] == []
+    of_bridge = (ROOT / "systemd" / "streamdet-bridge@files.service.d" / "10-files.conf").read_text()
+    (directory,) = re.findall(r'(?<=^#directory = "/var/lib/)[^"]*', of_files, re.MULTILINE)
+    assert directory in re.findall(r"^StateDirectory=(.+)$", of_bridge, re.MULTILINE)[0].split()
