@@ -26,7 +26,7 @@ from urllib.request import urlopen
 
 from streamdet.assets import sample_clip
 from streamdet.bench.machine import cpu_seconds, resident_bytes
-from streamdet.cli.demo import free_endpoint
+from streamdet.cli.beside import free_endpoint
 
 _STREAMS = [f"s{number}" for number in range(5)]
 _INTERVAL_SECONDS = 0.09  # MIN_INTERVAL_MILLISECONDS of streamdet/web/page/wire.js

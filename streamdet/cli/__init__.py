@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import os
 import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 from streamdet import __version__
+from streamdet.cli.group import Group
 from streamdet.cli.standard_streams import ending_in_time, open_standard_streams
 from streamdet.errors import (
     EXIT_BAD_DATA,
@@ -22,14 +23,18 @@ from streamdet.errors import (
     ConfigError,
     StreamdetError,
 )
+from streamdet.security.command_line import hide_secrets
 from streamdet.security.plain_text import plain_lines
+from streamdet.security.redact import redact
 
 _COMMANDS = {
-    "run": "Detect objects in the streams of a configuration file.",
+    "run": "Detect objects in streams: urls, files, or those of a configuration file.",
+    "init": "Write a configuration file for cameras, and try each of them.",
     "demo": "Run a demonstration on this machine: two streams of real video, events, metrics.",
     "check": "Check a configuration file, and with --probe its streams.",
     "discover": "Find the cameras of the local network and their streams (ONVIF).",
     "reload": "Reload the configuration file of a running daemon.",
+    "status": "Show whether a running daemon and its streams are well.",
     "streams": "List, add, change, pause and remove the streams of a running daemon.",
     "rules": "Try rules on events of the past.",
     "watch": "Show the events of a running daemon, live.",
@@ -44,28 +49,41 @@ _COMMANDS = {
     "export": "Export a detector for OpenVINO, in fp32 or int8.",
     "trace": "Explain the seven stages of the detector on one picture.",
     "schema": "Print the JSON Schema of the configuration or of the events.",
+    "completion": "Print the completion script of a shell.",
+    "version": "Show the versions of streamdet, its libraries and this machine.",
+    "help": "Show the help of a command.",
 }
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(Group):
     """Imports `streamdet.cli.<command>` when the command is called, so that `watch` never waits for torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            near = difflib.get_close_matches(cmd_name, _COMMANDS, 1)
-            ctx.fail(f"no such command {cmd_name!r}.{f' Did you mean {near[0]!r}?' if near else ''}")
-        command: click.Command = importlib.import_module(f"streamdet.cli.{cmd_name.replace('-', '_')}").command
+    def load_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"streamdet.cli.{name.replace('-', '_')}").command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands, without importing them: a shell that completes a line waits."""
+        items = [CompletionItem(name, help=text) for name, text in _COMMANDS.items() if name.startswith(incomplete)]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-_EXIT_CODES = f"""\b
+_EPILOG = f"""\b
+Examples:
+  streamdet run rtsp://192.0.2.5/stream1
+  streamdet init rtsp://192.0.2.5/stream1 && streamdet run streamdet.toml --page
+  streamdet help streams add
+
+\b
 Exit codes, of all commands:
   0    done, or stopped by a signal
   {EXIT_FAILURE}    failed; the last line says why
@@ -76,7 +94,10 @@ Exit codes, of all commands:
   {EXIT_INTERRUPTED}  interrupted by Ctrl-C"""
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(cls=_LazyGroup, context_settings=_CONTEXT, epilog=_EPILOG)
 @click.version_option(__version__, prog_name="streamdet")
 def cli() -> None:
     """Real-time object detection on many live video streams."""
@@ -85,6 +106,7 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line; a `StreamdetError` becomes one line and an exit code."""
     open_standard_streams()
+    hide_secrets()
     try:
         # click gives the code of `ctx.exit(code)` back, and None when a command just returns.
         sys.exit(cli.main(prog_name="streamdet", standalone_mode=False))
@@ -118,7 +140,9 @@ def _print_usage_error(error: click.ClickException) -> None:
         return
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = "streamdet" if context is None else context.command_path
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = redact(" ".join(error.format_message().split()).rstrip("."))
+    if isinstance(error, click.NoSuchOption) and context is not None and isinstance(context.command, click.Group):
+        message += "; options come after the command"
     if message[1:2].islower():
         message = message[:1].lower() + message[1:]
     click.echo(f"{path}: {message} (see {path} --help)", err=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from streamdet.cli.check import environ_for
 from streamdet.config import load_bridges
 from streamdet.config.bridges import BRIDGES
+from streamdet.config.secrets import environ_for
 from streamdet.monitoring.log import configure_logging
 
 
@@ -25,10 +25,11 @@ Exit codes: 0 stopped by a signal, 2 the configuration is wrong, 69 no replay, p
 )
 @click.argument("name", type=click.Choice(BRIDGES), metavar="NAME")
 @click.option(
-    "--config", "config_path", type=click.Path(path_type=Path, readable=False),
+    "--config", "-c", "config_path", type=click.Path(path_type=Path, readable=False),
     default=Path("/etc/streamdet/streamdet.toml"), show_default=True, help="Read this configuration file (TOML).",
 )  # fmt: skip
-def command(*, name: str, config_path: Path) -> None:
+@click.option("--verbose", "-v", is_flag=True, help="Log more, for finding faults.")
+def command(*, name: str, config_path: Path, verbose: bool) -> None:
     """Carry events elsewhere until stopped by a signal.
 
     NAME is webhook, which posts alerts to the receivers in [[webhooks]]; mqtt, which publishes to the broker of [mqtt];
@@ -37,7 +38,7 @@ def command(*, name: str, config_path: Path) -> None:
     A process of its own beside the daemon: it may be stopped and started at any time, and goes on where it has stopped.
     """
     config = load_bridges(config_path, environ_for(config_path, of_bridges=True))
-    configure_logging(config.log)
+    configure_logging(config.log.model_copy(update={"level": "debug"}) if verbose else config.log)
     if name == "mqtt":
         from streamdet.bridges.mqtt import run_mqtt
 

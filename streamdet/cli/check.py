@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamdet.cli.probes import print_probes, probe_as_json
 from streamdet.config import Config, load_bridges, load_config_and_warnings
+from streamdet.config.secrets import SERVICE_FOLDER, environ_for
 from streamdet.detector.missing import missing_parts
 from streamdet.errors import EXIT_FAILURE, ConfigError
 from streamdet.security.plain_text import plain_json
@@ -19,9 +19,7 @@ from streamdet.security.plain_text import plain_json
 if TYPE_CHECKING:
     from streamdet.capture.probe import Probe
 
-_LINE_CHARACTERS = 160
-_FOLDER = Path("/etc/streamdet")
-_DEFAULT_FILE = _FOLDER / "streamdet.toml"
+_DEFAULT_FILE = SERVICE_FOLDER / "streamdet.toml"
 # Reading it finds out whether it may be read, and reports that like every other problem of a configuration.
 _FILE = click.Path(path_type=Path, readable=False)
 
@@ -37,14 +35,14 @@ Examples:
 Exit codes: 0 valid, 1 a stream cannot be read, 2 the configuration is wrong."""
 )
 @click.argument("file", type=_FILE, required=False)
-@click.option("--config", "config_path", type=_FILE, help="Name the file by an option, as in other commands.")
+@click.option("--config", "-c", "config_path", type=_FILE, help="Name the file by an option, as in other commands.")
 @click.option("--probe", is_flag=True, help="Connect to all streams at once and show what each one sends.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json: bool) -> None:
     """Check a configuration file, and with --probe its streams.
 
-    FILE is /etc/streamdet/streamdet.toml if left out. In files of /etc/streamdet, ${NAME} may also name a file in
-    /etc/streamdet/secrets (for NAME.toml: NAME.secrets), as in the service.
+    FILE is /etc/streamdet/streamdet.toml if left out. ${NAME} in it is an environment variable or, as for the daemon, a
+    file in the folder FILE.secrets (without .toml) beside it; for /etc/streamdet/streamdet.toml in secrets.
     """
     if file is not None and config_path is not None:
         message = "FILE and --config name the same thing; give one of them"
@@ -91,37 +89,9 @@ def _load(file: Path) -> tuple[Config, list[str]]:
     return config, warnings
 
 
-def environ_for(file: Path, *, of_bridges: bool = False) -> Mapping[str, str]:
-    """The environment in which the service, or a bridge, reads a configuration of its own: with its secrets."""
-    if "CREDENTIALS_DIRECTORY" in os.environ or file.absolute().parent != _FOLDER:
-        return os.environ
-    if of_bridges:
-        return {**os.environ, "CREDENTIALS_DIRECTORY": str(_FOLDER / "bridges.secrets")}
-    folder = _FOLDER / ("secrets" if file.name == _DEFAULT_FILE.name else f"{file.stem}.secrets")
-    return {**os.environ, "CREDENTIALS_DIRECTORY": str(folder)}
-
-
 def _as_json(names: list[str], warnings: list[str], probes: list[Probe] | None) -> dict[str, Any]:
-    streams = [{"name": name} for name in names] if probes is None else [_probe_as_json(p) for p in probes]
+    streams = [{"name": name} for name in names] if probes is None else [probe_as_json(p) for p in probes]
     return {"valid": True, "problems": [], "warnings": warnings, "streams": streams}
-
-
-def _probe_as_json(probe: Probe) -> dict[str, Any]:
-    if probe.info is None:
-        return {"name": probe.stream, "reason": probe.reason, "detail": probe.detail}
-    return {
-        "name": probe.stream,
-        "reason": None,
-        "codec": probe.info.codec,
-        "width": probe.info.width,
-        "height": probe.info.height,
-        "fps": probe.fps,
-        "first_frame_seconds": round(probe.first_frame_seconds or 0.0, 3),
-        "backend": probe.info.backend,
-        "transport": probe.info.transport,
-        "hwaccel": probe.info.hwaccel,
-        "live": probe.info.live,
-    }
 
 
 def _print_json(value: dict[str, Any]) -> None:
@@ -135,27 +105,8 @@ def _print(file: Path, config: Config, warnings: list[str], probes: list[Probe] 
     click.echo(f"{file} is valid: {', '.join(counts)}")
     if probes is None:
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("stream", "codec", "size", "fps", "first frame", "read by", "problem", box=None, pad_edge=False)
-    for probe in probes:
-        table.add_row(*map(Text, _row(probe)), style="red" if probe.reason else "green")
-    Console(width=None if sys.stdout.isatty() else _LINE_CHARACTERS, highlight=False).print(table)
-    good = sum(probe.reason is None for probe in probes)
-    click.echo(f"{good} of {len(probes)} streams can be read")
+    print_probes(probes)
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _row(probe: Probe) -> tuple[str, ...]:
-    info = probe.info
-    if info is None:
-        return (probe.stream, "", "", "", "", "", f"{probe.reason}: {probe.detail}")
-    fps = f"{probe.fps:.4g}" if probe.fps else "?"
-    way = [part for part in (info.backend, info.transport, info.hwaccel) if part]
-    size = f"{info.width}x{info.height}"
-    return (probe.stream, info.codec, size, fps, f"{probe.first_frame_seconds:.2f} s", " ".join(way), "")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -22,14 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from streamdet.assets import sample_clip
+from streamdet.cli.beside import WebChild, free_endpoint
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.subscription import Gap, subscribe
 from streamdet.config import Config, DetectorConfig, LogConfig, MetricsConfig, PublisherConfig, StreamConfig
-from streamdet.config.listening import parse_host_port
-from streamdet.errors import EndpointError
 from streamdet.monitoring.log import configure_logging
 from streamdet.monitoring.rates import RecentEvents
-from streamdet.security.endpoints import is_loopback
 from streamdet.types import DetectionEvent, Drop, State
 from streamdet.worker import Worker
 
@@ -46,9 +41,6 @@ _WIDE_ONLY = {"p50", "p99", "in the picture"}
 _WIDE_CHARACTERS = 75
 _WHY_DROPPED = {Drop.RATE_LIMITED: "by max_fps", Drop.SUPERSEDED: "by overload", Drop.STALE: "by overload"}
 _COLOURS = {State.UP: "green", State.CONNECTING: "yellow", State.STALLED: "yellow", State.DOWN: "red"}
-
-# How long the page may take to end.
-_END_SECONDS = 5.0
 
 
 @click.command(
@@ -126,71 +118,6 @@ def demo_config(endpoint: str, metrics_endpoint: str) -> Config:
         log=LogConfig(level="warning"),
         streams=tuple(StreamConfig(name=name, url=str(sample_clip()), loop=True) for name in _STREAMS),
     )
-
-
-def free_endpoint(endpoint: str, prefix: str = "") -> str:
-    """The endpoint, or the same with a free port if its port is taken, so that the demonstration always starts.
-
-    Raises:
-        EndpointError: it is no address that only this machine can reach.
-    """
-    text = endpoint.removeprefix(prefix)
-    try:
-        host, port = parse_host_port(text)
-    except ValueError:
-        host, port = "", 0
-    if not endpoint.startswith(prefix) or not is_loopback(host):
-        message = f"{endpoint[:200]!r}: the demonstration stays on this machine; write it like {prefix}127.0.0.1:5555"
-        raise EndpointError(message) from None
-    for candidate in (port, 0):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, candidate))
-            except OSError:
-                continue
-            return f"{prefix}{text.rpartition(':')[0]}:{probe.getsockname()[1]}"
-    return endpoint
-
-
-class WebChild:
-    """Runs `streamdet web` while it is entered as a context manager.
-
-    Args:
-        endpoint: where the daemon publishes.
-        metrics: HOST:PORT of the daemon's metrics page.
-        listen: HOST:PORT for browsers.
-
-    Attributes:
-        address: of the page.
-    """
-
-    def __init__(self, endpoint: str, metrics: str, listen: str) -> None:
-        self.address = f"http://{listen}/"
-        options = ["--metrics", metrics, "--listen", listen, "--end-with-stdin"]
-        self._command = [sys.executable, "-P", "-m", "streamdet", "web", endpoint, *options]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        # The pipe closes when this process ends, even by SIGKILL; that is how the child learns of it.
-        self._process = subprocess.Popen(  # noqa: S603 - this very program
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        process = self._process
-        if process is None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 class DemoView(Worker):

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from streamdet.cli.check import environ_for
+from streamdet.config.secrets import environ_for
 from streamdet.config.substitute import Substitution
 from streamdet.discovery.camera import Camera, Profile
 from streamdet.discovery.cameras import ask_cameras

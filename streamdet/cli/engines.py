@@ -33,7 +33,7 @@ The daemon does this at its first start, and keeps the result in $STATE_DIRECTOR
 Exit codes: 0 an engine passed the trial, 1 none did, 2 the configuration is wrong, 69 weights or device missing."""
 )
 @click.option(
-    "--config", "config_path", type=click.Path(path_type=Path, readable=False),
+    "--config", "-c", "config_path", type=click.Path(path_type=Path, readable=False),
     help="Take weights, device and engine from [detector] of this file.",
 )  # fmt: skip
 @click.option("--weights", help="Use these weights instead: embedded, coco, .safetensors or .pth.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from streamdet.cli.group import Group
 from streamdet.security.curve import (
     PUBLIC_SUFFIX,
     KeyFileError,
@@ -29,7 +30,7 @@ Examples:
   streamdet keys revoke /etc/streamdet/clients alice"""
 
 
-@click.group("keys", epilog=_EXAMPLES)
+@click.group("keys", cls=Group, epilog=_EXAMPLES)
 def command() -> None:
     """Generate, list and revoke the keys of the daemon and its subscribers.
 

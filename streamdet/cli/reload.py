@@ -26,6 +26,7 @@ Exit codes: 0 the file is in force, 1 the daemon could not apply it, 2 the file 
 )
 @click.option(
     "--config",
+    "-c",
     "config_path",
     type=click.Path(path_type=Path),
     help="Use the daemon that runs this configuration file.",

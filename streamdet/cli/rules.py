@@ -26,9 +26,10 @@ from rich.text import Text
 
 from streamdet import wire
 from streamdet.analytics.past import Past, PastAlert, relaxed
-from streamdet.cli.check import environ_for
+from streamdet.cli.group import Group
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.load import load_rules
+from streamdet.config.secrets import environ_for
 from streamdet.config.values import parse_seconds
 from streamdet.errors import DataError, SpoolError, WireError
 from streamdet.security.plain_text import plain, plain_json
@@ -56,7 +57,7 @@ OnProgress = Callable[[int, int], None]
 """Takes how much is done, and how much there is."""
 
 
-@click.group("rules", epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("rules", cls=Group, epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """Try rules on events of the past."""
 

@@ -8,25 +8,25 @@ import tomllib
 from collections.abc import Iterator
 from datetime import date, time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.cli.completion import offer_streams
+from streamdet.cli.group import Group
+from streamdet.cli.refresh import console, print_until_interrupted, show_until_interrupted
 from streamdet.errors import ConfigError, StreamdetError
 from streamdet.security.plain_text import plain, plain_json
-from streamdet.service.control.client import ask, find_socket
 
-_LINE_CHARACTERS = 160
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 _NOTABLE_FPS = 0.05
 _COLOURS = {"up": "green", "connecting": "yellow", "stalled": "yellow", "down": "red"}
 _EPILOG = """\b
 Examples:
-  streamdet streams list
+  streamdet streams list --watch
   streamdet streams add yard 'rtsp://${YARD_LOGIN}@192.0.2.7/stream1' --set max_fps=5 --persist
   streamdet streams show yard
   streamdet streams pause yard
@@ -35,9 +35,10 @@ Examples:
 """
 
 
-@click.group("streams", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("streams", cls=Group, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
+    "-c",
     "config_path",
     type=click.Path(path_type=Path),
     help="Use the daemon that runs this configuration file.",
@@ -60,19 +61,41 @@ _persist = click.option("--persist", is_flag=True, help="Keep the change over re
 _set = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key of [[streams]]; may be repeated."
 )
-_name = click.argument("name")
+_name = click.argument("name", shell_complete=offer_streams)
 
 
 @command.command("list")
+@click.option("--watch", "-w", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
 @_json
 @click.pass_context
-def list_(context: click.Context, *, as_json: bool) -> None:
+def list_(context: click.Context, *, watch: bool, as_json: bool) -> None:
     """Show every stream: its state, frames per second in and out, and its url."""
-    result = _ask(context, "GET", "/v1/streams", as_json=as_json)
-    if not as_json:
-        _print(result)
-        if result.get("engine"):
-            _print_engine(result["engine"])
+    if watch and as_json:
+        print_until_interrupted(lambda: _listed_as_json(context))
+    elif watch:
+        show_until_interrupted(lambda: _listed(context))
+    else:
+        result = _ask(context, "GET", "/v1/streams", as_json=as_json)
+        if not as_json:
+            console().print(_drawn(result))
+
+
+def _listed(context: click.Context) -> RenderableType:
+    """The list as it is now, or why there is none: the daemon may come back."""
+    from rich.text import Text
+
+    try:
+        return _drawn(_asked(context, "GET", "/v1/streams"))
+    except StreamdetError as error:
+        return Text(plain(str(error)), style="red")
+
+
+def _listed_as_json(context: click.Context) -> str:
+    try:
+        result = {"ok": True, **_asked(context, "GET", "/v1/streams")}
+    except StreamdetError as error:
+        result = {"ok": False, "problems": [str(error)]}
+    return plain_json(json.dumps(result, ensure_ascii=False))
 
 
 @command.command()
@@ -88,7 +111,7 @@ def show(context: click.Context, name: str, *, as_json: bool) -> None:
 
 
 @command.command()
-@_name
+@click.argument("name")
 @click.argument("url", required=False)
 @click.option("--url-from-stdin", is_flag=True, help="Read the url from standard input, hidden from other users.")
 @_set
@@ -108,7 +131,7 @@ def add(
         problem = "give either URL or --url-from-stdin"
         raise click.UsageError(problem)
     given = sys.stdin.readline(8192).strip() if url is None else url
-    values = _values(settings)
+    values = values_of(settings)
     if "name" in values:
         problem = "NAME is the name of the stream; leave --set name out"
         raise click.UsageError(problem)
@@ -138,7 +161,7 @@ def change(
     as_json: bool,
 ) -> None:
     """Change keys of a stream; it reconnects only if they affect how it is read."""
-    values = _values(settings)
+    values = values_of(settings)
     if not values and not unset and not persist:
         problem = "there is nothing to change; give --set or --unset, or --persist to keep what was changed before"
         raise click.UsageError(problem)
@@ -196,7 +219,7 @@ def _ask(
     context: click.Context, method: str, path: str, body: dict[str, Any] | None = None, *, as_json: bool
 ) -> dict[str, Any]:
     try:
-        result = ask(find_socket(*context.obj), method, path, body)
+        result = _asked(context, method, path, body)
     except StreamdetError as error:
         if not as_json:
             raise
@@ -206,6 +229,12 @@ def _ask(
     if as_json:
         click.echo(plain_json(json.dumps({"ok": True, **result}, ensure_ascii=False, indent=2)))
     return result
+
+
+def _asked(context: click.Context, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    from streamdet.service.control.client import ask, find_socket
+
+    return ask(find_socket(*context.obj), method, path, body)
 
 
 def _change(
@@ -218,7 +247,12 @@ def _change(
         click.echo(f"{name} {done}, {kept}")
 
 
-def _values(settings: tuple[str, ...]) -> dict[str, Any]:
+def values_of(settings: tuple[str, ...]) -> dict[str, Any]:
+    """The keys of a stream that `--set` gives.
+
+    Raises:
+        click.UsageError: one has no value.
+    """
     values = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -242,6 +276,8 @@ def _value(text: str) -> object:
 
 def _absolute(url: str) -> str:
     """A relative path of a file as seen from this folder, not from the daemon's."""
+    from streamdet.config.addresses import UrlKind, kind_of_url
+
     try:
         is_path = kind_of_url(url) is UrlKind.FILE and "://" not in url and "${" not in url
     except ValueError:
@@ -255,10 +291,10 @@ def _left_out(stream: dict[str, Any], key: str) -> str:
     return f"-{fps:.1f}" if fps >= _NOTABLE_FPS else ""
 
 
-def _print_engine(engine: dict[str, Any]) -> None:
-    """The engine, in a line below the streams."""
+def engine_in_words(engine: dict[str, Any]) -> str:
+    """What detects, in a line."""
     text = "{engine} in {precision} on {device}, up to {max_batch_size} frames a batch, {workers} batches at a time"
-    click.echo(f"\ndetecting with {text.format_map(engine)}, weights {engine['weights']}")
+    return f"{text.format_map(engine)}, weights {engine['weights']}"
 
 
 def _facts(stream: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -280,7 +316,11 @@ def _facts(stream: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "detections", f"{detection['max_detections']} per frame at most"
 
 
-def _print(result: dict[str, Any]) -> None:
+def _drawn(result: dict[str, Any]) -> RenderableType:
+    from rich.console import Group as Lines
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(
         "stream",
         "state",
@@ -305,6 +345,12 @@ def _print(result: dict[str, Any]) -> None:
             _left_out(stream, "fps_rate_limited"), _left_out(stream, "fps_overload"), Text(origin + changed),
             "yes" if stream["persisted"] else "no", Text(plain(stream["url"])), Text(plain(why)),
         )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else _LINE_CHARACTERS, highlight=False).print(table)
-    for name in result["removed"]:
-        click.echo(f"{name} is in the file and was removed; streamdet streams reset {name} restores it")
+    lines = [
+        f"{name} is in the file and was removed; streamdet streams reset {name} restores it"
+        for name in result["removed"]
+    ]
+    if not result["streams"]:
+        lines.append("there are no streams; streamdet streams add NAME URL --persist adds one")
+    if result.get("engine"):
+        lines += ["", f"detecting with {engine_in_words(result['engine'])}"]
+    return Lines(*([table] if result["streams"] else []), *map(Text, lines))

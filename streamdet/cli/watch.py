@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamdet import wire
+from streamdet.cli.completion import offer_streams
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.subscription import DEFAULT_KINDS, Gap, Restart, Subscription, subscribe
 from streamdet.errors import EXIT_INTERRUPTED, StreamdetError
@@ -92,7 +93,14 @@ Exit codes: 0 events came, 1 no event came, 2 wrong options or keys, 69 not an e
 
 @click.command("watch", epilog=_EXAMPLES)
 @click.argument("endpoint", default="tcp://127.0.0.1:5555")
-@click.option("--stream", "streams", multiple=True, metavar="NAME", help="Show only this stream; may be repeated.")
+@click.option(
+    "--stream",
+    "streams",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=offer_streams,
+    help="Show only this stream; may be repeated.",
+)
 @click.option(
     "--kind",
     "kinds",

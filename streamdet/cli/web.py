@@ -52,6 +52,7 @@ Exit codes: 0 stopped by a signal, 2 unsafe or wrong options, 69 address not ava
     "--set-password", "new_password_file", type=click.Path(path_type=Path), metavar="FILE",
     help="Prompt for a password (or read a line of standard input), store its hash in FILE, and exit.",
 )  # fmt: skip
+@click.option("--verbose", "-v", is_flag=True, help="Log more, for finding faults.")
 @click.option("--end-with-stdin", is_flag=True, hidden=True, help="End when standard input ends.")
 def command(
     *,
@@ -66,6 +67,7 @@ def command(
     behind_proxy: bool,
     host_names: tuple[str, ...],
     new_password_file: Path | None,
+    verbose: bool,
     end_with_stdin: bool,
 ) -> None:
     """Serve a page that shows a running daemon's streams: live pictures, rates, states, events.
@@ -82,7 +84,7 @@ def command(
     host, port = _address("--listen", listen_at)
     if metrics:
         _address("--metrics", metrics)
-    configure_logging(LogConfig())
+    configure_logging(LogConfig(level="debug" if verbose else "info"))
     settings = Settings(
         endpoint=endpoint,
         metrics=metrics or None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from typing import get_args
 
@@ -12,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from streamdet.config.bridges import WebhookConfig
 from streamdet.config.models import Config
+from streamdet.config.naming import slug
 from streamdet.config.rules import RuleConfig
 from streamdet.config.schema import range_in_words
 from streamdet.config.stream import SHAPES, StreamConfig, StreamDefaults
@@ -117,7 +117,7 @@ def _pattern_in_words(key: str, value: str) -> str:
     """What a text that does not fit its pattern must be."""
     if key == "device":
         return 'must be "auto", "cpu", "cuda" or "cuda:1"'
-    near = "" if isinstance(value, Substituted) else _slug(value)
+    near = "" if isinstance(value, Substituted) else slug(value)
     meant = f'; for example "{near}"' if near else ""
     return f"must be 1 to 64 small letters, digits, - _ . and begin with a letter or digit{meant}"
 
@@ -185,8 +185,3 @@ def _shown(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return "is a very large number; "
     return f"is {value}; "
-
-
-def _slug(name: str) -> str:
-    """The nearest valid name of a stream; empty if no character is left."""
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64]

@@ -43,6 +43,9 @@ _STREAM: KeyPath = ("streams", 0)
 # A message shows names that are not longer, and do not look like the end of a key.
 _NAMES = {"streams": NAME_PATTERN, "webhooks": NAME_PATTERN, "rules": r"^[^\[\]]{1,64}$"}
 
+HOW_TO_ADD_A_STREAM = "streamdet streams add NAME URL --persist"
+"""What a daemon without streams waits for."""
+
 _LISTENING: dict[tuple[str, str], Callable[[str], ListenAddress | None]] = {
     ("publisher", "endpoint"): parse_publisher_endpoint,
     ("metrics", "endpoint"): parse_host_port,
@@ -234,6 +237,8 @@ class _Reading:
         substitution = Substitution(environ)
         # Bridges read theirs themselves: their secrets are none of the daemon's.
         written = {key: value for key, value in written.items() if key not in BRIDGE_TABLES}
+        if written.get("streams") == [{}]:
+            written["streams"] = []  # a table without keys is a place for the first one
         self._tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out
         self._problems = dict(substitution.problems)
         defaults = self._checked_defaults()
@@ -244,9 +249,10 @@ class _Reading:
         merged["stream_defaults"] = defaults
         merged = resolve_paths(merged, self._path.absolute().parent)
         config = self._validate(merged)
-        if not streams and ("streams",) not in self._problems:
+        if not written:
             self._problems["streams",] = (
-                'are missing; add [[streams]] and below it name = "front-door" and url = "rtsp://192.0.2.5/stream1"'
+                'are missing; add [[streams]] and below it name = "front-door" and url = "rtsp://192.0.2.5/stream1"; '
+                "or streams = [], to begin without"
             )
         self._check_names("streams", "stream")
         self._check_names("rules", "rule")
@@ -284,7 +290,10 @@ class _Reading:
         lines = []
         if "backend" in written.get("stream_defaults", {}):
             lines.append(self._line_of(("stream_defaults", "backend"), unused))
-        for number, stream in enumerate(written.get("streams", [])):
+        streams = [*filter(None, written.get("streams", []))]
+        if not streams:
+            lines.append(self._line_of(("streams",), f"are none; the daemon waits for {HOW_TO_ADD_A_STREAM}"))
+        for number, stream in enumerate(streams):
             path, url = ("streams", number, "url"), stream["url"]
             if doubt := doubt_of_url(url):
                 lines.append(self._line_of(path, doubt))

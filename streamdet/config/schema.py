@@ -80,9 +80,8 @@ def config_schema() -> Schema:
     for table in definitions.values():
         for key, value in table["properties"].items():
             table["properties"][key] = _as_written(key, value)
-    # A file must have a stream; the model also allows none, for tests.
-    schema["properties"]["streams"]["minItems"] = 1
-    schema["required"] = ["streams"]
+    # An empty file is a mistake, not a daemon without streams.
+    schema["minProperties"] = 1
     for key in Config.model_fields.keys() - {"streams", "stream_defaults"}:
         schema["properties"][key].pop("default", None)
     schema.pop(TAKES_EFFECT, None)

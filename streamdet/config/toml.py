@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 import os
 import re
 import tomllib
@@ -52,7 +53,9 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        _refuse(f"{path}: there is no such file; give the path of a configuration file")
+        near = near_file(path)
+        meant = f"did you mean {near}?" if near else "give the path of a configuration file"
+        _refuse(f"{path}: there is no such file; {meant}")
     except PermissionError:
         _refuse(f"{path}: may not be read by this user; change its owner or mode")
     except (OSError, ValueError) as error:
@@ -67,6 +70,16 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         _refuse(f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8")
+
+
+def near_file(path: Path) -> str:
+    """The file beside a path that has the most similar name; empty if there is none."""
+    try:
+        names = [each.name for each in path.parent.iterdir() if each.is_file()]
+    except (OSError, ValueError):
+        return ""
+    near = difflib.get_close_matches(path.name, names, 1)
+    return str(path.with_name(near[0])) if near else ""
 
 
 def parse(path: Path, text: str) -> Tables:

@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 from streamdet import wire
 from streamdet.monitoring.ledger import Ledger, StreamLedger
 from streamdet.monitoring.log import lost_lines
+from streamdet.monitoring.rates import Recent
 from streamdet.monitoring.unexpected import PARTS, UnexpectedErrors
 from streamdet.types import Crossing, Direction, Drop, Reason, State, StreamStatus, ZoneChange, ZoneVisit
 
@@ -232,6 +233,17 @@ class Metrics:
                 self._events.remove(topic)
             self._shapes.remove(stream)
 
+    def objects_of(self, stream: str) -> dict[str, int]:
+        """How many objects of a stream began, by label; without labels that had none."""
+        samples = [sample for family in self._objects.collect() for sample in family.samples]
+        counts = {s.labels["label"]: int(s.value) for s in samples if s.labels["stream"] == stream}
+        return {label: count for label, count in counts.items() if count}
+
+    def recent(self, stream: str) -> Recent:
+        """What happened in a stream lately, for people."""
+        series = self._streams.get(stream)
+        return Recent() if series is None else series.recent
+
     def reloaded(self, at: float | None) -> None:
         """A configuration was loaded at this Unix time in seconds; None when it was refused and nothing changed."""
         self.config_last_reload_successful.set(at is not None)
@@ -287,6 +299,7 @@ class Metrics:
         if series is None:
             return
         series.event_latency.observe(latency_seconds)
+        series.recent.published(latency_seconds)
         for label in labels:
             self._count(stream, series.detections, label, self._detections, (stream, label))
 
@@ -332,6 +345,9 @@ class Metrics:
     def alert_raised(self, rule: str, stream: str) -> None:
         """A rule raised an alert."""
         self._rules.raised(rule, stream)
+        series = self._streams.get(stream)
+        if series is not None:
+            series.recent.alert_raised()
 
     def alert_suppressed(self, rule: str, stream: str) -> None:
         """A rule raised no alert though its condition was met, because of its cooldown."""
@@ -708,6 +724,7 @@ class _StreamSeries:
         reason: why it is not up; None while it is.
         connects: how often it came up after it had not been connected.
         nominal_fps: frames per second at the beginning of the connection; 0 until they are measured.
+        recent: latencies and alerts, for people.
     """
 
     __slots__ = (
@@ -721,6 +738,7 @@ class _StreamSeries:
         "objects_present",
         "previews",
         "reason",
+        "recent",
         "reconnects",
         "state",
     )
@@ -738,6 +756,7 @@ class _StreamSeries:
         self.objects: dict[str, Counter] = {}
         self.reconnects: dict[Reason, Counter] = {}
         self.events: dict[str, Counter] = {}
+        self.recent = Recent()
 
 
 class _Collector(Collector):

@@ -1,6 +1,7 @@
 """Rates over the last seconds, for people; Prometheus computes its own from the counters.
 
-`Rates` compares the counts of the ledger, `RecentEvents` counts what a subscriber sees.
+`Rates` compares the counts of the ledger, `Recent` keeps what happened in a stream, `RecentEvents` counts what a
+subscriber sees.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from streamdet.types import Drop
 
 _WINDOW_SECONDS = 5.0
 _SAMPLE_SECONDS = 0.9
+_HOUR_SECONDS = 3600.0
+_MAX_ALERTS = 10_000
+# Of a fast stream, those of the newest seconds are enough.
+_MAX_LATENCIES = 250
 
 _Counts = tuple[int, int, int, int]
 
@@ -80,6 +85,40 @@ def _counts_of(stream: StreamLedger) -> _Counts:
     dropped = stream.dropped
     overload = dropped[Drop.SUPERSEDED] + dropped[Drop.STALE]
     return stream.captured, stream.published, dropped[Drop.RATE_LIMITED], overload
+
+
+class Recent:
+    """The latencies of one stream's newest events, and its alerts of the last hour. Thread-safe.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._latencies: deque[tuple[float, float]] = deque(maxlen=_MAX_LATENCIES)
+        self._alerts: deque[float] = deque(maxlen=_MAX_ALERTS)
+
+    def published(self, latency_seconds: float) -> None:
+        """A frame's event was published, this long after capture."""
+        self._latencies.append((self._clock(), latency_seconds))
+
+    def alert_raised(self) -> None:
+        """A rule raised an alert."""
+        self._alerts.append(self._clock())
+
+    def latency_seconds(self) -> tuple[float, float] | None:
+        """Median and 95th percentile over the last five seconds; None without events."""
+        since = self._clock() - _WINDOW_SECONDS
+        values = sorted(latency for at, latency in self._latencies.copy() if at >= since)
+        if not values:
+            return None
+        return round(values[len(values) // 2], 4), round(values[int(len(values) * 0.95)], 4)
+
+    def alerts_last_hour(self) -> int:
+        """Alerts that were raised in the last hour, 10,000 at most."""
+        since = self._clock() - _HOUR_SECONDS
+        return sum(at >= since for at in self._alerts.copy())
 
 
 class RecentEvents:

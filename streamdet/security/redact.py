@@ -11,6 +11,7 @@ import base64
 import functools
 import re
 import threading
+from collections.abc import Callable
 from urllib.parse import unquote
 
 MASK = "***"
@@ -113,6 +114,28 @@ def remember_url(url: str) -> None:
         remember_secret(raw)
     for match in _QUERY.finditer(rest):
         remember_secret(match[0].removeprefix(match[1]))
+
+
+def replace_secrets(url: str, replacement: Callable[[str, str], str]) -> str:
+    """A url with something else in place of its login, and of the passwords and tokens in its query.
+
+    Args:
+        url: a valid one.
+        replacement: takes what a secret is (LOGIN, or the name of the query value in capitals) and the secret, and
+            returns what replaces it.
+    """
+    scheme, separator, rest = url.partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    login, at, host = authority.rpartition("@")
+    if login:
+        rest = f"{replacement('LOGIN', login)}{at}{host}{rest[len(authority) :]}"
+
+    def in_query(match: re.Match[str]) -> str:
+        value = match[0].removeprefix(match[1])
+        what = re.sub(r"[^A-Z0-9]+", "_", match[1].strip("?&;=").upper())
+        return f"{match[1]}{replacement(what, value)}" if value else match[0]
+
+    return f"{scheme}{separator}{_QUERY.sub(in_query, rest)}" if separator else url
 
 
 def forget_secrets() -> None:

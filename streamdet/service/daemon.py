@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
@@ -60,6 +61,25 @@ _LOADER_JOIN_SECONDS = 0.5
 LoadDetector = Callable[[Config, Metrics], DetectorPool]
 
 
+@dataclass(slots=True)
+class Addresses:
+    """Where a daemon can be reached.
+
+    Attributes:
+        events: the ZeroMQ endpoint of the publisher, with the real port.
+        replay: the same for requests; None where they are not answered.
+        metrics: the URL of the metrics page.
+        control: of the control API: the path of the Unix socket, and the URL.
+        page: the URL of the page in the browser; None where the daemon's own command does not serve it.
+    """
+
+    events: str
+    replay: str | None
+    metrics: str
+    control: list[str]
+    page: str | None = None
+
+
 class Daemon:
     """Everything that runs in one process.
 
@@ -74,6 +94,7 @@ class Daemon:
         ledger: what became of every frame.
         metrics: what the metrics page shows.
         running: what detects; None until it is loaded, and for a stand-in.
+        addresses: where it can be reached; None before it listens.
     """
 
     def __init__(
@@ -86,6 +107,8 @@ class Daemon:
     ) -> None:
         self.epoch = secrets.token_hex(8)
         self.running: Running | None = None
+        self.addresses: Addresses | None = None
+        self._started_at = time.time()
         self._stopped_while_loading = False
         self.ledger = Ledger()
         self.metrics = Metrics(self.ledger)
@@ -138,6 +161,10 @@ class Daemon:
             )  # fmt: skip
             stack.callback(publisher.close)
             control = self._control_server(picture_store, clips, history, publisher.snapshots)
+            self.addresses = Addresses(
+                publisher.endpoint, publisher.replay_endpoint or None, f"{health.url}/metrics",
+                [] if control is None else control.urls,
+            )  # fmt: skip
             # From here on both answer whether the daemon is ready; what else is asked for waits until it is.
             stack.enter_context(health)
             if history is not None:
@@ -186,7 +213,7 @@ class Daemon:
             # A capture that waits to put a frame of a file must not delay the end.
             stack.callback(queue.close)
             self._in_force.start(self._streams)
-            self._operations = Operations(self._in_force, self._streams, self._rates, self.metrics.unexpected, running)
+            self._operations = Operations(self._in_force, self._streams, self._rates, self.metrics, running)
             self._ready = True
             systemd.ready()
             count = len(self.config.streams)
@@ -212,7 +239,8 @@ class Daemon:
     def signals(self) -> Iterator[None]:
         """SIGTERM and SIGINT stop (the second one at once), SIGHUP reloads; main thread only.
 
-        A SIGHUP that was held back until now is handled, too.
+        A SIGHUP that was held back until now is handled, too. Without a file to read again, it means what it means to
+        any program: its terminal is gone, and it stops.
         """
 
         def stop(number: int, _frame: FrameType | None) -> None:
@@ -222,7 +250,10 @@ class Daemon:
             self.stop()
 
         def reload(_number: int, _frame: FrameType | None) -> None:
-            self.reload()
+            if self._in_force.path is None:
+                self.stop()
+            else:
+                self.reload()
 
         handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -337,9 +368,11 @@ class Daemon:
             "version": __version__,
             "epoch": self.epoch,
             "pid": os.getpid(),
+            "started_at": self._started_at,
             "config": None if path is None else str(path.resolve()),
             "changes_file": None if changes_path is None else str(changes_path),
             "engine": None if self.running is None else self.running.to_dict(),
+            "addresses": None if self.addresses is None else asdict(self.addresses),
         }
 
     def _load_detectors(self) -> DetectorPool | None:

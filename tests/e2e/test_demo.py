@@ -10,7 +10,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from streamdet.cli.demo import free_endpoint, summary_table
+from streamdet.cli.beside import free_endpoint
+from streamdet.cli.demo import summary_table
 from streamdet.errors import EndpointError
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from streamdet.assets import sample_clip
 from streamdet.bench.daemon import DaemonUnderTest, Load
 from streamdet.bench.frames import describe
-from streamdet.cli.demo import WebChild, free_endpoint
+from streamdet.cli.beside import WebChild, free_endpoint
 from streamdet.errors import EXIT_USAGE
 from support.paths import ROOT
 

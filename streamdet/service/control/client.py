@@ -31,6 +31,8 @@ def ask(
     path: str,
     body: Mapping[str, Any] | None = None,
     timeout_seconds: float = ANSWER_TIMEOUT_SECONDS,
+    *,
+    refused: bool = True,
 ) -> dict[str, Any]:
     """Sends one request to the control API and waits for its result.
 
@@ -40,6 +42,7 @@ def ask(
         path: such as "/v1/streams", with a query if wanted.
         body: sent as JSON; None for no body.
         timeout_seconds: for all of it.
+        refused: whether a status of 400 or more is an error; /v1/health answers 503 with its result.
 
     Raises:
         ConfigError: the daemon found mistakes in a configuration or in a stream.
@@ -70,7 +73,7 @@ def ask(
         raise ControlError(Refusal.BAD_ANSWER, problem) from None
     finally:
         connection.close()
-    return decode_answer(response.status, answer)
+    return decode_answer(response.status if refused else http.HTTPStatus.OK, answer)
 
 
 def decode_answer(status: int, body: bytes) -> dict[str, Any]:
@@ -211,7 +214,8 @@ def _listens(path: Path) -> bool:
 def _config_of(path: Path) -> str:
     """The file that the daemon at a socket runs, or why that is not known."""
     try:
-        return str(ask(path, "GET", "/v1/about")["config"])
+        config = ask(path, "GET", "/v1/about")["config"]
+        return "without a file" if config is None else str(config)
     except (ControlError, ConfigError, KeyError) as error:
         return f"does not say which file it runs: {error}"
 

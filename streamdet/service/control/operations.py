@@ -14,8 +14,9 @@ from streamdet.config import StreamConfig
 from streamdet.config.stream import StreamDefaults
 from streamdet.detector.pool import Running
 from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
+from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.rates import Fps, Rates
-from streamdet.monitoring.unexpected import UnexpectedErrors, describe
+from streamdet.monitoring.unexpected import describe
 from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
 from streamdet.service.live_config import LiveConfig
@@ -62,7 +63,7 @@ class Operations:
         in_force: the configuration; changed by most operations.
         streams: what runs.
         rates: frames per second, for the list.
-        unexpected: counts and logs errors that no code foresaw.
+        metrics: have what else the list shows, and count and log errors that no code foresaw.
         running: what detects; None for a stand-in.
     """
 
@@ -71,13 +72,13 @@ class Operations:
         in_force: LiveConfig,
         streams: Streams,
         rates: Rates,
-        unexpected: UnexpectedErrors,
+        metrics: Metrics,
         running: Running | None = None,
     ) -> None:
         self._in_force = in_force
         self._streams = streams
         self._rates = rates
-        self._unexpected = unexpected
+        self._metrics = metrics
         self._engine = None if running is None else running.to_dict()
 
     def carry_out(self, operation: Operation) -> None:
@@ -92,7 +93,7 @@ class Operations:
             outcome = f"{'failed' if isinstance(error, ApplyError) else 'refused'}: {error}"
             operation.result.set_exception(error)
         except Exception as error:  # noqa: BLE001 - whatever it is: the streams run on, and others may ask
-            self._unexpected.report("control", error, "a request is refused")
+            self._metrics.unexpected.report("control", error, "a request is refused")
             failure = ControlError(Refusal.FAILED, f"unexpected error: {describe(error)}; see the daemon's log")
             outcome = f"failed: {failure}"
             operation.result.set_exception(failure)
@@ -176,6 +177,9 @@ class Operations:
 
     def _described(self, stream: StreamConfig, status: StreamStatus | None, fps: Fps | None) -> Json:
         change, same_after_restart = self._in_force.change_of(stream.name)
+        recent, counts = self._metrics.recent(stream.name), self._metrics.ledger.snapshot().get(stream.name)
+        p50, p95 = recent.latency_seconds() or (None, None)
+        dropped = {} if counts is None else {reason.value: count for reason, count in counts.dropped.items() if count}
         return {
             "name": stream.name,
             "state": status.state.value if status else "connecting",
@@ -186,6 +190,10 @@ class Operations:
             "fps_out": round(fps.published, 2) if fps else 0.0,
             "fps_rate_limited": round(fps.rate_limited, 2) if fps else 0.0,
             "fps_overload": round(fps.overload, 2) if fps else 0.0,
+            "latency_seconds": {"p50": p50, "p95": p95},
+            "published": counts.published if counts else 0,
+            "dropped": dropped,
+            "alerts_last_hour": recent.alerts_last_hour(),
             "url": redact(stream.url),
             "origin": "run_time" if change is not None and change.action == "add" else "file",
             "changed": sorted(change.values) if change is not None and change.action == "change" else [],

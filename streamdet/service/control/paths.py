@@ -40,6 +40,13 @@ def socket_of_daemon(setting: str, config_path: Path | None, environ: Mapping[st
     return path if fits else None
 
 
+def socket_without_file(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Where a daemon without a configuration file listens, so that clients find it; None where there is no folder."""
+    folder = _user_folder(environ)
+    path = None if folder is None else folder / f"run-{os.getpid()}.sock"
+    return path if path is not None and len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES else None
+
+
 def possible_sockets(environ: Mapping[str, str] = os.environ) -> Iterator[Path]:
     """Every socket file at which a daemon with `path = "auto"` may listen, also those that dead daemons left."""
     folders = [_service_folder(environ), _user_folder(environ), _SYSTEM_FOLDER]

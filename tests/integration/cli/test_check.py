@@ -174,15 +174,17 @@ def test_a_file_of_the_service_finds_the_secrets_of_the_service(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, elsewhere = tmp_path / "etc", tmp_path / "elsewhere"
+    monkeypatch.setattr("streamdet.config.secrets.SERVICE_FOLDER", folder)
     for each in (folder, elsewhere):
         (each / "a.secrets").mkdir(parents=True)
         (each / "a.secrets/LOGIN").write_text(f"user:{SECRET}")
         (each / "a.toml").write_text('[[streams]]\nname = "a"\nurl = "rtsp://${LOGIN}@192.0.2.5/stream1"\n')
-    monkeypatch.setattr("streamdet.cli.check._FOLDER", folder)
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     assert check(folder / "a.toml").returncode == 0
-    # Any other file is read as `streamdet run` would read it.
-    assert "LOGIN" in check(elsewhere / "a.toml").stderr
+    # Any other file is read as `streamdet run` would read it: with the secrets beside it.
+    assert check(elsewhere / "a.toml").returncode == 0
+    (elsewhere / "b.toml").write_text((elsewhere / "a.toml").read_text())
+    assert f"there is no file {elsewhere}/b.secrets/LOGIN" in check(elsewhere / "b.toml").stderr
     # What is said of a missing one names the file to make.
     (folder / "a.secrets/LOGIN").unlink()
     assert f"there is no file {folder}/a.secrets/LOGIN" in check(folder / "a.toml").stderr

@@ -83,7 +83,7 @@ def test_options_begin_at_the_defaults_of_what_they_set() -> None:
     [
         (["walk"], "streamdet: no such command 'walk' (see streamdet --help)"),
         (["rn"], "streamdet: no such command 'rn'. Did you mean 'run'? (see streamdet --help)"),
-        (["run", "a.toml"], "streamdet run: got unexpected extra argument (a.toml)"),
+        (["run", "a.toml", "b.toml"], "streamdet run: a configuration file runs alone"),
         (["schema"], "streamdet schema: missing argument"),
         (["streams", "ad"], "streamdet streams: no such command 'ad'"),
         (["check", "--cnfig", "a.toml"], "streamdet check: no such option '--cnfig'"),

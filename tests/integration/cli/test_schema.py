@@ -35,6 +35,8 @@ def complaints(file: dict[str, Any]) -> list[str]:
     "file",
     [
         {"streams": [STREAM]},
+        {"streams": []},
+        {"metrics": {}},
         {"streams": [{**STREAM, "max_fps": 5, "stall_seconds": "10 s", "max_frame_age_seconds": "500ms"}]},
         {"streams": [{**STREAM, "max_fps": "${FPS}", "loop": "${LOOP}", "name": "${NAME}-1", "hwaccel": "${HW}"}]},
         {"stream_defaults": {"max_fps": 5, "stall_seconds": 1.5, "transport": "udp"}, "streams": [STREAM]},
@@ -51,7 +53,6 @@ def test_the_schema_takes_what_is_right(file: dict[str, Any]) -> None:
     "file",
     [
         {},
-        {"streams": []},
         {"streams": [{"name": "a"}]},
         {"streams": [{**STREAM, "name": "A b"}]},
         {"streams": [{**STREAM, "max_fsp": 1}]},

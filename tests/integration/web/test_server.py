@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from streamdet.cli.demo import WebChild
+from streamdet.cli.beside import WebChild
 from streamdet.errors import StreamdetError
 from streamdet.http.server import Connection, Limits, _Connections, network_of
 from streamdet.security.limits import MAX_TRIES, MAX_TRIES_OF_ALL, LoginAttempts

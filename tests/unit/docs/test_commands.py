@@ -35,7 +35,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
 def unknown_to(command: click.Command, words: list[str]) -> str:
     """The first word that the command line does not have; empty if there is none."""
-    context = click.Context(cli, info_name="streamdet")
+    context = click.Context(cli, info_name="streamdet", resilient_parsing=True)
     while isinstance(command, click.Group) and words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
         inner = command.get_command(context, words[0])
         if inner is None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamdet.monitoring.rates import RecentEvents
+from streamdet.monitoring.rates import Recent, RecentEvents
 
 
 def test_events_per_second_are_those_of_the_last_seconds() -> None:
@@ -17,3 +17,21 @@ def test_events_per_second_are_those_of_the_last_seconds() -> None:
     assert recent.per_second(14.0) == pytest.approx(10 / 5)
     assert recent.per_second(30.0) == 0.0
     assert recent.values() == []
+
+
+def test_what_happened_in_a_stream_lately() -> None:
+    now = 0.0
+    recent = Recent(lambda: now)
+    assert recent.latency_seconds() is None
+    for number in range(100):
+        recent.published(number / 1000)
+    recent.alert_raised()
+    assert recent.latency_seconds() == (0.05, 0.095)
+    now = 5.5
+    recent.published(0.2)
+    assert recent.latency_seconds() == (0.2, 0.2)
+    recent.alert_raised()
+    assert recent.alerts_last_hour() == 2
+    now = 3602.0
+    assert recent.alerts_last_hour() == 1
+    assert recent.latency_seconds() is None
