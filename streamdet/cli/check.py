@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamdet.cli.probes import print_probes, probe_as_json
-from streamdet.config import Config, load_bridges, load_config_and_warnings
+from streamdet.config import Config, load_all
 from streamdet.config.secrets import SERVICE_FOLDER, environ_for
 from streamdet.detector.missing import missing_parts
 from streamdet.errors import EXIT_FAILURE, ConfigError
@@ -49,7 +49,10 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
         raise click.UsageError(message)
     file = file or config_path or _DEFAULT_FILE
     try:
-        config, warnings = _load(file)
+        is_of_service = file.absolute().parent == SERVICE_FOLDER
+        config, warnings = load_all(
+            file, environ_for(file), environ_for(file, of_bridges=True), for_service=is_of_service
+        )
     except ConfigError as error:
         if not as_json:
             raise
@@ -67,26 +70,6 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
         _print(file, config, warnings, probes)
     if probes and any(result.reason for result in probes):
         sys.exit(EXIT_FAILURE)
-
-
-def _load(file: Path) -> tuple[Config, list[str]]:
-    """The configuration as the daemon and the bridges read it, with its warnings.
-
-    Raises:
-        ConfigError: with what is wrong for either, a line each.
-    """
-    problems: list[str] = []
-    try:
-        load_bridges(file, environ_for(file, of_bridges=True))
-    except ConfigError as error:
-        problems = error.problems
-    try:
-        config, warnings = load_config_and_warnings(file, environ_for(file))
-    except ConfigError as error:
-        raise ConfigError(list(dict.fromkeys([*error.problems, *problems]))) from None
-    if problems:
-        raise ConfigError(problems)
-    return config, warnings
 
 
 def _as_json(names: list[str], warnings: list[str], probes: list[Probe] | None) -> dict[str, Any]:

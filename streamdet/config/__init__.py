@@ -1,9 +1,9 @@
 """The configuration: what the file may contain, and what it means.
 
 In the order of the data: `toml` reads the file and finds the line of every key, `substitute` inserts the values of
-`${NAME}`, `models`, `stream` and `rules` define what is allowed, `checks` looks at the files that are named and at
-what does not fit together, `explain` puts errors into words, and `load` brings all of this together. `schema` describes
-it for editors and for the reference; `last_good` keeps the last configuration that worked.
+`${NAME}`, `models`, `stream` and `rules` define what is allowed, `checks` and `bridge_checks` look at the files that
+are named and at what does not fit together, `explain` puts errors into words, and `load` brings all of this together.
+`schema` describes it for editors and for the reference; `last_good` keeps the last configuration that worked.
 
 The names below are imported when they are first used: a command that only looks for a daemon does not wait for
 the models.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from streamdet.config.bridges import BridgesConfig, WebhookConfig
-    from streamdet.config.load import load_bridges, load_config, load_config_and_warnings
+    from streamdet.config.load import load_all, load_bridges, load_config
     from streamdet.config.models import (
         ClipsConfig,
         Config,
@@ -49,14 +49,14 @@ __all__ = [
     "StreamConfig",
     "TracingConfig",
     "WebhookConfig",
+    "load_all",
     "load_bridges",
     "load_config",
-    "load_config_and_warnings",
 ]
 
 _HOMES = {
     "bridges": ("BridgesConfig", "WebhookConfig"),
-    "load": ("load_bridges", "load_config", "load_config_and_warnings"),
+    "load": ("load_all", "load_bridges", "load_config"),
     "models": (
         "ClipsConfig",
         "Config",

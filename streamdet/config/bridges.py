@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -12,10 +13,11 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from streamdet.config.listening import parse_host_port
 from streamdet.config.stream import NAME_PATTERN
-from streamdet.config.values import Seconds, Switch, refuse, table
+from streamdet.config.values import Seconds, Switch, nearest_or, refuse, table
 from streamdet.errors import EndpointError
 from streamdet.security.endpoints import is_loopback, parse_endpoint
 from streamdet.security.redact import remember_secret
+from streamdet.wire import events_schema
 
 METRICS_KEYS = {
     "webhook": ("bridges", "webhook_metrics_endpoint"),
@@ -31,7 +33,6 @@ MAX_WEBHOOKS = 64
 WebhookEvent = Literal["raised", "cleared", "ended"]
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _OUR_HEADERS = ("content-type", "content-length", "host", "idempotency-key", "streamdet-signature", "transfer-encoding")
-_PATH = re.compile(r"[a-z_]+(?:\.[a-z_]+)*")
 
 ACCEPTS = {
     "events": 'a list of `"raised"`, `"cleared"`, `"ended"`',
@@ -39,6 +40,26 @@ ACCEPTS = {
     "headers": "a table of names, each with a text",
 }
 """What the keys accept that are neither numbers nor words."""
+
+
+@functools.cache
+def event_fields() -> tuple[str, ...]:
+    """The fields of alerts and objects, as paths such as "alert.rule"."""
+    shapes = events_schema()["$defs"]
+    found: dict[str, None] = {}
+
+    def add(shape: dict[str, Any], prefix: str) -> None:
+        for part in (shape, *shape.get("allOf", ())):
+            named = shapes[part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+            if named is not shape:
+                add(named, prefix)
+        for name, field in shape.get("properties", {}).items():
+            found[prefix + name] = None
+            add(field, f"{prefix}{name}.")
+
+    for kind in ("alerts", "objects"):
+        add(shapes[kind], "")
+    return tuple(found)
 
 
 class BridgesConfig(BaseModel):
@@ -99,7 +120,8 @@ class BridgesConfig(BaseModel):
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
         if (self.server_key_file is None) != (self.client_key_file is None):
-            refuse("server_key_file and client_key_file go together; set both or neither")
+            here, there = ("server", "client") if self.client_key_file is None else ("client", "server")
+            refuse(f"needs {there}_key_file as well; set both or neither", key=f"{here}_key_file")
         return self
 
     def directory_of(self, bridge: str, config_path: Path) -> Path:
@@ -224,8 +246,9 @@ class WebhookConfig(BaseModel):
     @classmethod
     def _are_paths(cls, fields: dict[str, str]) -> dict[str, str]:
         for path in fields.values():
-            if not _PATH.fullmatch(path):
-                refuse(f'hold "{path[:40]}", which is no path of a field, such as "alert.rule" or "stream"')
+            if path not in event_fields():
+                meant = nearest_or(path, event_fields(), 'such as "alert.rule" or "stream"; docs/events.md has all')
+                refuse(f'hold "{path[:40]}", which is not a field of an alert or an object; {meant}')
         return fields
 
     @model_validator(mode="after")
@@ -236,17 +259,19 @@ class WebhookConfig(BaseModel):
         except ValueError:
             good = False
         if not good or not self.url.isascii() or not self.url.isprintable() or " " in self.url:
-            refuse("url must be the address of a receiver, such as https://example.org/hook")
+            refuse("must be the address of a receiver, such as https://example.org/hook", key="url")
         if parts.username or parts.password:
-            refuse("url must not hold a login; put it into headers, such as Authorization")
+            refuse("must not hold a login; put it into headers, such as Authorization", key="url")
         if parts.scheme == "http" and not self.allow_private:
-            refuse("url would send events without encryption; use https://, or set allow_private for a receiver nearby")
-        if (self.fields or self.picture) and self.shape != "event":
-            refuse(f'fields and picture do not go with shape = "{self.shape}"')
+            problem = "would send events without encryption; use https://, or set allow_private for a receiver nearby"
+            refuse(problem, key="url")
+        for key in ("fields", "picture"):
+            if getattr(self, key) and self.shape != "event":
+                refuse(f'goes with shape = "event" alone, not with "{self.shape}"', key=key)
         if self.shape == "alertmanager" and "ended" in self.events:
-            refuse('shape = "alertmanager" takes alerts alone; leave "ended" out of events')
+            refuse('hold "ended", but shape = "alertmanager" takes alerts alone; leave it out', key="events")
         if self.shape == "ntfy" and not parts.path.rpartition("/")[2]:
-            refuse("url must end in the topic, such as https://ntfy.sh/my-topic")
+            refuse("must end in the topic, such as https://ntfy.sh/my-topic", key="url")
         return self
 
     def remember_secrets(self) -> None:

@@ -42,7 +42,6 @@ _FILE_KEYS = (
 )
 # Tables with a directory that is for them alone.
 _WITH_DIRECTORY = ("spool", "pictures", "clips", "files")
-_FILES_OF_MQTT = ("ca_file", "certificate_file", "key_file")
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
@@ -60,26 +59,11 @@ def resolve_paths(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
     for table in _WITH_DIRECTORY:
         if isinstance(tables.get(table), dict):
             resolved[table] = _absolute(tables[table], "directory", folder, bool)
-    _resolve_bridges(resolved, folder)
+    if isinstance(tables.get("bridges"), dict):
+        resolved["bridges"] = _absolute(tables["bridges"], "state_directory", folder, lambda path: path != "auto")
     if isinstance(tables.get("streams"), list):
         resolved["streams"] = [_resolve_stream(stream, folder) for stream in tables["streams"]]
     return resolved
-
-
-def _resolve_bridges(tables: dict[str, Any], folder: Path) -> None:
-    if isinstance(tables.get("bridges"), dict):
-        bridges = _absolute(tables["bridges"], "state_directory", folder, lambda path: path != "auto")
-        for key in ("server_key_file", "client_key_file"):
-            bridges = _absolute(bridges, key, folder, bool)
-        tables["bridges"] = bridges
-    if isinstance(tables.get("mqtt"), dict):
-        for key in _FILES_OF_MQTT:
-            tables["mqtt"] = _absolute(tables["mqtt"], key, folder, bool)
-    if isinstance(tables.get("webhooks"), list):
-        tables["webhooks"] = [
-            _absolute(webhook, "ca_file", folder, bool) if isinstance(webhook, dict) else webhook
-            for webhook in tables["webhooks"]
-        ]
 
 
 def missing_files(tables: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
@@ -89,16 +73,6 @@ def missing_files(tables: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     if isinstance(weights, str) and _is_weights_file(weights) and (problem := _weights_problem(Path(weights))):
         yield ("detector", "weights"), problem
     yield from _unusable_keys(tables)
-    webhooks = tables.get("webhooks")
-    for number, webhook in enumerate(webhooks if isinstance(webhooks, list) else []):
-        ca_file = webhook.get("ca_file") if isinstance(webhook, dict) else None
-        if isinstance(ca_file, str) and ca_file and not _is_file(Path(ca_file)):
-            yield ("webhooks", number, "ca_file"), f"there is no file {ca_file}; give the path of a PEM file"
-    mqtt = tables.get("mqtt")
-    for key in _FILES_OF_MQTT:
-        path = mqtt.get(key) if isinstance(mqtt, dict) else None
-        if isinstance(path, str) and path and not _is_file(Path(path)):
-            yield ("mqtt", key), f"there is no file {path}; give the path of a PEM file"
     streams = tables.get("streams")
     for number, stream in enumerate(streams if isinstance(streams, list) else []):
         ca_file = stream.get("tls_ca_file") if isinstance(stream, dict) else None

@@ -16,7 +16,7 @@ from streamdet.config.rules import RuleConfig
 from streamdet.config.schema import range_in_words
 from streamdet.config.stream import SHAPES, StreamConfig, StreamDefaults
 from streamdet.config.toml import KeyPath
-from streamdet.config.values import Substituted
+from streamdet.config.values import KeyProblemError, Substituted
 
 _LONGEST_SHOWN = 40
 MAX_PROBLEMS = 100
@@ -35,6 +35,11 @@ _SHAPE = {
     "lines": '{ name = "gate", points = [[0.0, 0.75], [1.0, 0.75]] }',
     "masks": '{ name = "street", polygon = [[0.0, 0.0], [1.0, 0.0], [1.0, 0.2]] }',
 }
+_TABLE = {
+    **_SHAPE,
+    "headers": '{ Priority = "high" }',
+    "fields": '{ camera = "stream", what = "alert.rule" }',
+}
 # What would be right, by the type of the error and, where it matters, the key.
 _WORDS = {
     ("string_type", ""): "must be a text in quotes",
@@ -52,6 +57,9 @@ _WORDS = {
     ("tuple_type", "polygon"): "must be a list of points, such as [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0]]",
     ("tuple_type", "points"): "must be a list of two points, such as [[0.0, 0.75], [1.0, 0.75]]",
     ("tuple_type", "rules.streams"): 'must be a list of names, such as streams = ["yard", "dock-*"]',
+    ("tuple_type", "events"): 'must be a list of words, such as events = ["raised", "cleared"]',
+    ("tuple_type", "webhooks.streams"): 'must be a list of names, such as streams = ["yard", "gate"]',
+    ("tuple_type", "webhooks.rules"): 'must be a list of names, such as rules = ["person at the door"]',
     ("tuple_type", "dwell_seconds"): "must be a list of durations, such as [10, 60]",
     ("tuple_type", ""): 'must be a list of words, such as labels = ["person", "car"]',
 }
@@ -66,7 +74,9 @@ def explain(error: ValidationError, prefix: KeyPath = ()) -> list[tuple[KeyPath,
     details = error.errors(include_url=False)
     for detail in details[:MAX_PROBLEMS]:
         path = (*prefix, *_path(detail["loc"]))
-        problems[path, _sentence(path, detail)] = None
+        sentence = _sentence(path, detail)
+        cause = detail.get("ctx", {}).get("error")
+        problems[(*path, cause.key) if isinstance(cause, KeyProblemError) else path, sentence] = None
     if len(details) > MAX_PROBLEMS:
         path = (*prefix, *_path(details[MAX_PROBLEMS]["loc"]))
         problems[path, f"is wrong as well, and so are {len(details) - MAX_PROBLEMS - 1} more values"] = None
@@ -108,9 +118,9 @@ def _expectation(path: KeyPath, detail: ErrorDetails) -> str:
         return f'is missing; add a line such as {key} = "{example}"'
     if kind == "string_pattern_mismatch":
         return _pattern_in_words(key, detail["input"])
-    if len(path) > 1 and path[0] == "rules":
-        key = f"rules.{key}"
-    return _WORDS.get((kind, key)) or _WORDS.get((kind, "")) or f"must be {range_in_words(_table(path), _field(path))}"
+    of_table = f"{path[0]}.{key}"
+    words = next((_WORDS[kind, name] for name in (of_table, key, "") if (kind, name) in _WORDS), "")
+    return words or f"must be {range_in_words(_table(path), _field(path))}"
 
 
 def _pattern_in_words(key: str, value: str) -> str:
@@ -146,7 +156,7 @@ def _wants_table(path: KeyPath, value: object) -> str:
         return f"{_shown(value)}must be a table; write [[{path[0]}]], and {_LISTS[str(path[0])]} below it"
     if len(path) == 1:
         return f"{_shown(value)}must be a table; write [{path[0]}], and its keys below it"
-    example = next((_SHAPE[str(part)] for part in path if part in _SHAPE), "{ person = 0.4 }")
+    example = next((_TABLE[str(part)] for part in path if part in _TABLE), "{ person = 0.4 }")
     return (
         f"{_shown(value)}must be a table, such as {example if isinstance(path[-1], int) else f'{path[-1]} = {example}'}"
     )

@@ -48,8 +48,9 @@ def refuse_others_without_keys(endpoint: str) -> None:
     """
     if not parse_endpoint(endpoint).is_local:
         refuse(
-            f"endpoint would be open to other machines without any check: {HOW_TO_LET_OTHERS_IN}; "
-            "or use tcp://127.0.0.1:5555, tcp://[::1]:5555 or ipc://"
+            f"would be open to other machines without any check: {HOW_TO_LET_OTHERS_IN}; "
+            "or use tcp://127.0.0.1:5555, tcp://[::1]:5555 or ipc://",
+            key="endpoint",
         )
 
 
@@ -70,5 +71,5 @@ def parse_host_port(endpoint: str) -> ListenAddress:
 
 def same_port(one: ListenAddress, other: ListenAddress) -> bool:
     """Whether two addresses cannot both be bound; port 0 is any free one."""
-    same_host = one.host == other.host or "localhost" in (one.host, other.host)
+    same_host = one.host == other.host or bool({"localhost", "0.0.0.0", "::"} & {one.host, other.host})  # noqa: S104
     return one.port == other.port != 0 and same_host

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from streamdet.config.addresses import UrlKind, doubt_of_url, kind_of_url
+from streamdet.config.bridge_checks import (
+    bridge_problems,
+    bridge_warnings,
+    closed_to_service,
+    resolve_files,
+    unusable_files,
+)
 from streamdet.config.bridges import BRIDGE_TABLES, of_bridges
 from streamdet.config.checks import (
     detector_problems,
@@ -77,18 +84,49 @@ def load_config(
     return _Reading(path, lines_of_keys(text)).read(written, environ, running_labels)
 
 
-def load_config_and_warnings(path: Path, environ: Mapping[str, str] = os.environ) -> tuple[Config, list[str]]:
-    """Reads a configuration file; the second value lists what is allowed but unwise, a line each.
+def load_all(
+    path: Path,
+    environ: Mapping[str, str] = os.environ,
+    environ_of_bridges: Mapping[str, str] = os.environ,
+    *,
+    for_service: bool = False,
+) -> tuple[Config, list[str]]:
+    """Reads a configuration file as the daemon and as bridges read it, and checks that both fit together.
+
+    Args:
+        path: the file.
+        environ: as for `load_config`.
+        environ_of_bridges: the same for bridges.
+        for_service: whether bridges are services, which cannot read every file.
+
+    Returns:
+        What the daemon reads, and what is allowed but unwise, a line each.
 
     Raises:
-        ConfigError: with everything that is wrong, a line each, without secrets.
+        ConfigError: with everything that is wrong for either, a line each, without secrets.
     """
     path = Path(path)
     text = read_text(path)
-    written = parse(path, text)
-    reading = _Reading(path, lines_of_keys(text))
-    config = reading.read(written, environ)
-    return config, reading.warnings(written)
+    written, lines = parse(path, text), lines_of_keys(text)
+    of_daemon, of_bridge = _Reading(path, lines), _Reading(path, lines)
+    problems: list[str] = []
+    try:
+        bridges = of_bridge.read_tables(of_bridges(written), environ_of_bridges)
+    except ConfigError as error:
+        problems = error.problems
+    try:
+        config = of_daemon.read(written, environ)
+    except ConfigError as error:
+        raise ConfigError(list(dict.fromkeys([*error.problems, *problems]))) from None
+    if problems:
+        raise ConfigError(problems)
+    reading, tables = _Reading(path, lines), {**of_daemon.tables, **of_bridge.tables}
+    reading.tables = tables
+    labels = labels_of_weights(config.detector.weights)
+    shared = shared_directories(resolve_paths(tables, path.absolute().parent))
+    reading.refuse([*bridge_problems(config, bridges, tables, labels), *shared])
+    doubts = [*bridge_warnings(config, bridges, tables), *(closed_to_service(tables) if for_service else ())]
+    return config, [*of_daemon.warnings(written), *(reading.line_of(*doubt) for doubt in doubts)]
 
 
 def load_rules(
@@ -225,13 +263,23 @@ def with_defaults(stream: object, defaults: Tables) -> object:
 
 
 class _Reading:
-    """One reading of one file: collects problems by the paths of their values."""
+    """One reading of one file: collects problems by the paths of their values.
+
+    Attributes:
+        tables: as they were written, with the values of `${NAME}`; names of tables in problems come from them.
+    """
 
     def __init__(self, path: Path, lines: dict[KeyPath, int]) -> None:
         self._path = path
         self._lines = lines
         self._problems: dict[KeyPath, str] = {}
-        self._tables: Tables = {}
+        self.tables: Tables = {}
+
+    def refuse(self, problems: Iterable[tuple[KeyPath, str]]) -> None:
+        """Raises ConfigError with these problems, if there are any."""
+        self._problems = dict(problems)
+        if self._problems:
+            raise ConfigError(self._report())
 
     def read(self, written: Tables, environ: Mapping[str, str], running_labels: Sequence[str] | None = None) -> Config:
         substitution = Substitution(environ)
@@ -239,11 +287,11 @@ class _Reading:
         written = {key: value for key, value in written.items() if key not in BRIDGE_TABLES}
         if written.get("streams") == [{}]:
             written["streams"] = []  # a table without keys is a place for the first one
-        self._tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out
+        self.tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out
         self._problems = dict(substitution.problems)
         defaults = self._checked_defaults()
-        streams = self._tables.get("streams")
-        merged = {key: value for key, value in self._tables.items() if key != "stream_defaults"}
+        streams = self.tables.get("streams")
+        merged = {key: value for key, value in self.tables.items() if key != "stream_defaults"}
         if isinstance(streams, list):
             merged["streams"] = [with_defaults(stream, defaults) for stream in streams]
         merged["stream_defaults"] = defaults
@@ -272,13 +320,15 @@ class _Reading:
     def read_tables(self, written: Tables, environ: Mapping[str, str]) -> Config:
         """Some tables without the streams: the rules of a file that contains nothing else, or what bridges read."""
         substitution = Substitution(environ)
-        self._tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out
+        self.tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out
         self._problems = dict(substitution.problems)
-        tables = resolve_paths(self._tables, self._path.absolute().parent)
+        folder, credentials = self._path.absolute().parent, environ.get("CREDENTIALS_DIRECTORY")
+        tables = resolve_files(self.tables, folder, Path(credentials) if credentials else None)
+        self.tables = tables = resolve_paths(tables, folder)
         config = self._validate(tables)
         self._check_names("rules", "rule")
         self._check_names("webhooks", "webhook")
-        for path, problem in missing_files(tables) if tables.keys() & set(BRIDGE_TABLES) else ():
+        for path, problem in unusable_files(tables):
             self._problems.setdefault(path, problem)
         if self._problems or config is None:
             raise ConfigError(self._report())
@@ -289,19 +339,19 @@ class _Reading:
         unused = "is no longer used: PyAV reads network streams and files, OpenCV reads devices; delete it"
         lines = []
         if "backend" in written.get("stream_defaults", {}):
-            lines.append(self._line_of(("stream_defaults", "backend"), unused))
+            lines.append(self.line_of(("stream_defaults", "backend"), unused))
         streams = [*filter(None, written.get("streams", []))]
         if not streams:
-            lines.append(self._line_of(("streams",), f"are none; the daemon waits for {HOW_TO_ADD_A_STREAM}"))
+            lines.append(self.line_of(("streams",), f"are none; the daemon waits for {HOW_TO_ADD_A_STREAM}"))
         for number, stream in enumerate(streams):
             path, url = ("streams", number, "url"), stream["url"]
             if doubt := doubt_of_url(url):
-                lines.append(self._line_of(path, doubt))
+                lines.append(self.line_of(path, doubt))
             if "backend" in stream:
-                lines.append(self._line_of(("streams", number, "backend"), unused))
+                lines.append(self.line_of(("streams", number, "backend"), unused))
             if re.match(r"[^/]*://[^/?#@]*:(?!\$\{)[^/?#@]+@", re.sub(r"\$\{[^}]*\}", "${", url)):
                 lines.append(
-                    self._line_of(path, "contains a password; write ${NAME} instead, and keep the password elsewhere")
+                    self.line_of(path, "contains a password; write ${NAME} instead, and keep the password elsewhere")
                 )
         return lines
 
@@ -317,7 +367,7 @@ class _Reading:
         """Where a value of a stream is written: in the stream, or in the defaults for all streams."""
         match path:
             case ("streams", int(number), str(key), *rest):
-                stream = self._tables["streams"][number]
+                stream = self.tables["streams"][number]
                 return path if key in stream else ("stream_defaults", key, *rest)
         return path
 
@@ -335,7 +385,7 @@ class _Reading:
 
     def _checked_defaults(self) -> Tables:
         """The defaults for all streams, without wrong ones, which are reported once and not for every stream."""
-        defaults = self._tables.get("stream_defaults", {})
+        defaults = self.tables.get("stream_defaults", {})
         try:
             StreamDefaults.model_validate(defaults)
         except ValidationError as error:
@@ -347,7 +397,7 @@ class _Reading:
     def _check_names(self, table: str, noun: str) -> None:
         """Reports names that two tables of a list share."""
         first: dict[str, int] = {}
-        tables = self._tables.get(table)
+        tables = self.tables.get(table)
         for number, each in enumerate(tables if isinstance(tables, list) else []):
             name = each.get("name") if isinstance(each, dict) else None
             if not isinstance(name, str):
@@ -362,7 +412,7 @@ class _Reading:
         """Reports ports that are used twice, and a control API that others could reach without encryption."""
         known: dict[tuple[str, str], ListenAddress] = {}
         for path, socket_of in _LISTENING.items():
-            keys = self._tables.get(path[0], {})
+            keys = self.tables.get(path[0], {})
             default = getattr(Config.model_fields[path[0]].default, path[1])
             try:
                 found = socket_of(keys.get(path[1], default) if isinstance(keys, dict) else default)
@@ -376,14 +426,14 @@ class _Reading:
                     self._problems.setdefault(where, problem)
             if found is not None:
                 known[path] = found
-        control, metrics = known.get(("control", "listen")), self._tables.get("metrics")
+        control, metrics = known.get(("control", "listen")), self.tables.get("metrics")
         closed = isinstance(metrics, dict) and "tls_key_file" in metrics and "password_file" in metrics
         if control is not None and not is_loopback(control.host) and not closed:
             self._problems.setdefault(("control", "listen"), f"would be open to other machines: {HOW_TO_CLOSE_CONTROL}")
 
     def _report(self) -> list[str]:
         ordered = sorted(self._problems.items(), key=lambda item: self._line(item[0]))
-        lines = [self._line_of(path, problem) for path, problem in ordered[: 2 * MAX_PROBLEMS]]
+        lines = [self.line_of(path, problem) for path, problem in ordered[: 2 * MAX_PROBLEMS]]
         left = len(ordered) - len(lines)
         return [*lines, f"{self._path}: and {left} more problems"] if left else lines
 
@@ -391,7 +441,8 @@ class _Reading:
         """The line of a value, or of the nearest table around it; 1 for a key that is missing from the file."""
         return next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), 1)
 
-    def _line_of(self, path: KeyPath, problem: str) -> str:
+    def line_of(self, path: KeyPath, problem: str) -> str:
+        """One line about a value, or a key that is missing."""
         return _one_line(f"{self._path}:{self._line(path)}: {self._key(path)}: {problem}")
 
     def _key(self, path: KeyPath) -> str:
@@ -407,7 +458,7 @@ class _Reading:
 
     def _name_of(self, table: str, number: int) -> str:
         """The name of one table of a list, or its number."""
-        tables = self._tables[table]
+        tables = self.tables[table]
         each = tables[number] if isinstance(tables, list) else None
         name = each.get("name") if isinstance(each, dict) else None
         is_name = isinstance(name, str) and re.match(_NAMES.get(table, NAME_PATTERN), name)

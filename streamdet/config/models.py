@@ -253,7 +253,9 @@ class PublisherConfig(BaseModel):
     @model_validator(mode="after")
     def _is_closed(self) -> Self:
         if (self.curve_server_key_file is None) != (self.curve_allowed_clients_directory is None):
-            refuse("curve_server_key_file and curve_allowed_clients_directory go together; set both or neither")
+            here, there = "curve_server_key_file", "curve_allowed_clients_directory"
+            here, there = (there, here) if self.curve_server_key_file is None else (here, there)
+            refuse(f"needs {there} as well; set both or neither", key=here)
         if self.curve_server_key_file is None:
             refuse_others_without_keys(self.endpoint)
         return self
@@ -498,12 +500,14 @@ class MetricsConfig(BaseModel):
     @model_validator(mode="after")
     def _is_closed(self) -> Self:
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
-            refuse("tls_certificate_file and tls_key_file go together; set both or neither")
+            here, there = ("certificate", "key") if self.tls_key_file is None else ("key", "certificate")
+            refuse(f"needs tls_{there}_file as well; set both or neither", key=f"tls_{here}_file")
         closed = self.tls_key_file is not None and self.password_file is not None
         if not closed and not self.insecure and not is_loopback(parse_host_port(self.endpoint).host):
             refuse(
-                "endpoint would be open to other machines without any check: set tls_certificate_file, tls_key_file "
-                "and password_file (streamdet web --set-password FILE makes one), or use 127.0.0.1:9095 or [::1]:9095"
+                "would be open to other machines without any check: set tls_certificate_file, tls_key_file and "
+                "password_file (streamdet web --set-password FILE makes one), or use 127.0.0.1:9095 or [::1]:9095",
+                key="endpoint",
             )
         return self
 

@@ -144,9 +144,10 @@ class MqttConfig(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if (self.certificate_file is None) != (self.key_file is None):
-            refuse("certificate_file and key_file go together; set both or neither")
+            here, there = ("certificate", "key") if self.key_file is None else ("key", "certificate")
+            refuse(f"needs {there}_file as well; set both or neither", key=f"{here}_file")
         if self.password is not None and self.username is None:
-            refuse("password needs a username")
+            refuse("needs a username", key="password")
         if self.broker is None:
             return self
         try:
@@ -155,13 +156,14 @@ class MqttConfig(BaseModel):
         except ValueError:
             good = False
         if not good or parts.path.strip("/") or parts.query or parts.fragment or not self.broker.isprintable():
-            refuse("broker must be mqtt://HOST:PORT or mqtts://HOST:PORT")
+            refuse("must be mqtt://HOST:PORT or mqtts://HOST:PORT", key="broker")
         if parts.username or parts.password:
-            refuse("broker must not hold a login; put it into username and password")
-        if not self.is_tls and (self.ca_file or self.certificate_file):
-            refuse("ca_file, certificate_file and key_file go with mqtts:// alone")
+            refuse("must not hold a login; put it into username and password", key="broker")
+        for key in ("ca_file", "certificate_file"):
+            if getattr(self, key) and not self.is_tls:
+                refuse("goes with a broker of mqtts:// alone", key=key)
         if not self.is_tls and self.password is not None and not self.insecure and not is_loopback(self.address[0]):
-            refuse("the password would travel in the clear: use mqtts://, or set insecure = true")
+            refuse("would travel in the clear: use mqtts:// in broker, or set insecure = true", key="password")
         return self
 
     @property

@@ -16,8 +16,10 @@ from streamdet.security.redact import remember_secret, remember_url
 # A credential is a password or a token.
 MAX_CREDENTIAL_BYTES = 64 * 1024
 
-# LoadCredential=secret:FOLDER in our unit adds this before the name of each file of the folder.
-_FOLDER_PREFIX = "secret_"
+FOLDER_PREFIX = "secret_"
+"""LoadCredential=secret:FOLDER in our units adds this before the name of each file of the folder."""
+_CREDENTIALS = Path("/run/credentials")
+_UNIT = re.compile(r"streamdet(?:@(?P<instance>.+)|(?P<bridge>-bridge@.+))?\.service")
 
 # No slash, and no dot at the beginning: a name cannot leave the folder of the credentials.
 _NAME = r"[A-Za-z_][A-Za-z0-9_.-]*"
@@ -89,7 +91,7 @@ class Substitution:
             return self._environ[name]
         folder = self._environ.get("CREDENTIALS_DIRECTORY")
         if folder:
-            for path in (Path(folder, name), Path(folder, _FOLDER_PREFIX + name)):
+            for path in (Path(folder, name), Path(folder, FOLDER_PREFIX + name)):
                 try:
                     return _read_credential(path)
                 except FileNotFoundError:
@@ -98,9 +100,21 @@ class Substitution:
                     reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
                     problem = f"credential file {path} cannot be read: {reason}"
                     raise ValueError(problem) from None
-        where = f"there is no file {Path(folder, name)}" if folder else "$CREDENTIALS_DIRECTORY is not set either"
+        where = "$CREDENTIALS_DIRECTORY is not set either"
+        if folder:
+            where = f"there is no file {_source_of(folder) / name}"
         problem = f"${{{name}}} is not set: no environment variable {name} is set, and {where}; provide one of the two"
         raise ValueError(problem)
+
+
+def _source_of(folder: str) -> Path:
+    """Where the user keeps the files that our units hand over in this folder; itself for any other folder."""
+    path = Path(folder)
+    unit = _UNIT.fullmatch(path.name) if path.parent == _CREDENTIALS else None
+    if unit is None:
+        return path
+    instance = "bridges" if unit["bridge"] else unit["instance"]
+    return Path("/etc/streamdet", f"{instance}.secrets" if instance else "secrets")
 
 
 def _read_credential(path: Path) -> str:

@@ -18,9 +18,26 @@ _WITH_UNIT = re.compile(rf"\s*({NUMBER_PATTERN})\s*([A-Za-z]+)\s*")
 _NUMBER = re.compile(rf"\s*([+-]?{NUMBER_PATTERN}(?:[eE][+-]?[0-9]{{1,3}})?)\s*")
 
 
-def refuse(problem: str) -> NoReturn:
-    """Raises ValueError without a cause, which could quote a secret."""
-    raise ValueError(problem) from None
+class KeyProblemError(ValueError):
+    """A problem that a check of a whole table found.
+
+    Attributes:
+        key: of the table, which the problem is about.
+    """
+
+    def __init__(self, problem: str, key: str) -> None:
+        super().__init__(problem)
+        self.key = key
+
+
+def refuse(problem: str, *, key: str | None = None) -> NoReturn:
+    """Raises ValueError without a cause, which could quote a secret.
+
+    Args:
+        problem: what is wrong, and what would be right.
+        key: where the check of a whole table found it.
+    """
+    raise (ValueError(problem) if key is None else KeyProblemError(problem, key)) from None
 
 
 class Substituted(str):

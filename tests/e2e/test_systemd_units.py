@@ -325,6 +325,7 @@ name = "phone"
 url = "http://127.0.0.1:8000/"
 headers = { Authorization = "Bearer ${TOKEN}" }
 allow_private = true
+ca_file = "ca.pem"
 [mqtt]
 broker = "mqtt://127.0.0.1"
 """
@@ -332,12 +333,17 @@ broker = "mqtt://127.0.0.1"
 
 @pytest.mark.package("mosquitto")
 @in_container
-def test_alerts_of_a_real_daemon_go_through_bridges_that_see_nothing_else_of_it(container: Container) -> None:
+def test_alerts_of_a_real_daemon_go_through_bridges_that_see_nothing_else_of_it(
+    container: Container, tmp_path: Path
+) -> None:
     bridges = ("--bridge", "webhook", "--bridge", "mqtt")
     container.run(_STREAMDET, "install-service", *bridges)
     _write_config(container, "streamdet", "east", extra=_BRIDGES)
     (container.root / "etc/streamdet/secrets/LOGIN").write_text("user:password")
-    (container.root / "etc/streamdet/bridges.secrets/TOKEN").write_text("a-token-of-the-hook")
+    secrets = container.root / "etc/streamdet/bridges.secrets"
+    (secrets / "TOKEN").write_text("a-token-of-the-hook")
+    make_certificate(tmp_path)[0].rename(secrets / "ca.pem")
+    assert "is valid" in container.run(_STREAMDET, "check").stdout
     (container.root / "etc/mosquitto.conf").write_text("listener 1883 127.0.0.1\nallow_anonymous true\nuser root\n")
     posted = container.root / "srv/posted.json"
     container.run("systemd-run", "/usr/sbin/mosquitto", "-c", "/etc/mosquitto.conf")
@@ -357,7 +363,7 @@ def test_alerts_of_a_real_daemon_go_through_bridges_that_see_nothing_else_of_it(
         "! cat /etc/streamdet/streamdet.toml || exit 12; "
         "! cat /etc/streamdet/secrets/LOGIN || exit 13; "
         "! cat /etc/streamdet/bridges.secrets/TOKEN || exit 14; "
-        '[ "$$(ls $$CREDENTIALS_DIRECTORY | tr "\\n" ,)" = secret_TOKEN,streamdet.toml, ] || exit 15; '
+        'ls $$CREDENTIALS_DIRECTORY | tr "\\n" , | grep -qx secret_TOKEN,secret_ca.pem,streamdet.toml, || exit 15; '
         "! ls /var/lib/streamdet/streamdet || exit 16; "
         "! touch /opt/open/x || exit 17; "
         "touch $$STATE_DIRECTORY/x || exit 18; "

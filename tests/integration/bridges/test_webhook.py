@@ -288,7 +288,7 @@ def test_the_shapes() -> None:
     ntfy = {"topic": "topic", "title": "at the door", "message": sentence, "priority": 4}
     assert shaped(alert_event(), shape="ntfy") == ntfy
     assert shaped(object_event(phase="end"), shape="ntfy")["message"] == "person on front-door, seen for 2 s"
-    fields = {"camera": "stream", "what": "alert.rule", "none": "alert.what.ever"}
+    fields = {"camera": "stream", "what": "alert.rule", "none": "object.label"}
     assert shaped(alert_event(), fields=fields) == {"camera": "front-door", "what": "at the door", "none": None}
     (raised,) = shaped(alert_event(), shape="alertmanager")
     (cleared,) = shaped(alert_event(phase="cleared"), shape="alertmanager")

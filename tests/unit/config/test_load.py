@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from streamdet.assets import embedded_weights
-from streamdet.config import Config, PublisherConfig, StreamConfig, load_config, load_config_and_warnings
+from streamdet.config import Config, PublisherConfig, StreamConfig, load_all, load_config
 from streamdet.config.values import Bytes
 from streamdet.security.redact import forget_secrets, redact
 
@@ -159,7 +159,7 @@ def test_literal_passwords_are_remembered_and_warned_of(file: Path) -> None:
     file.write_text(
         f'{STREAM.replace("rtsp://", f"rtsp://user:{PLANTED}@")}[[streams]]\nname="b"\nurl="rtsp://${{A}}@h/"\n'
     )
-    config, warnings = load_config_and_warnings(file, {"A": "a:b"})
+    config, warnings = load_all(file, {"A": "a:b"})
     assert warnings == [
         f"{file}:3: streams[yard].url: contains a password; write ${{NAME}} instead, and keep the password elsewhere"
     ]
@@ -169,7 +169,7 @@ def test_literal_passwords_are_remembered_and_warned_of(file: Path) -> None:
 
 def test_a_key_that_is_no_longer_used_is_warned_of(file: Path) -> None:
     file.write_text(f'[stream_defaults]\nbackend = "opencv"\n{STREAM}\nbackend = "av"\n')
-    _, warnings = load_config_and_warnings(file, {})
+    _, warnings = load_all(file, {})
     assert [line.rpartition(": is no longer used")[0] for line in warnings] == [
         f"{file}:2: stream_defaults.backend",
         f"{file}:{len(file.read_text().splitlines())}: streams[yard].backend",

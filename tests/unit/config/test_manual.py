@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from streamdet.config.values import takes_effect
 from streamdet.errors import ConfigError
 from streamdet.security.curve import generate
 from streamdet.security.passwords import Password, write_password
+from support.certificates import make_certificate
 from support.paths import ROOT
 
 MANUAL = ROOT / "configs" / "streamdet.toml"
@@ -175,8 +177,11 @@ def test_the_manual_loads_with_all_comments_removed(tmp_path: Path) -> None:
 def test_the_bridges_of_the_manual_load_with_all_comments_removed(tmp_path: Path) -> None:
     text = MANUAL.read_text(encoding="utf-8")
     file = tmp_path / "all.toml"
-    for name in ("receiver-ca.pem", "broker-ca.pem", "bridge.pem", "bridge.key"):
-        (tmp_path / name).touch()
+    certificate, _ = make_certificate(tmp_path)
+    for name in ("receiver-ca.pem", "broker-ca.pem", "bridge.pem"):
+        shutil.copy(certificate, tmp_path / name)
+    generate(tmp_path, "server", "server")
+    generate(tmp_path, "bridge", "client")
     file.write_text(re.sub(r"(?m)^#(?=[a-z_]+ = |\[)", "", text[text.index("\n[bridges]\n") :]), encoding="utf-8")
     config = load_bridges(file, {"WEBHOOK_SECRET": "a-long-secret", "MQTT_PASSWORD": "a-long-word"})
     assert [(webhook.name, webhook.secret) for webhook in config.webhooks] == [("pager", "a-long-secret")]

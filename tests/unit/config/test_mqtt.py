@@ -9,6 +9,7 @@ import pytest
 from streamdet.config import load_bridges
 from streamdet.config.mqtt import MqttConfig
 from streamdet.errors import ConfigError
+from support.certificates import make_certificate
 
 
 def load(folder: Path, *lines: str) -> MqttConfig:
@@ -31,11 +32,15 @@ def test_the_address_of_the_broker(tmp_path: Path, broker: str, address: tuple[s
 
 
 def test_files_are_relative_to_the_configuration_and_secrets_stay_secret(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").touch()
+    make_certificate(tmp_path)
     found = load(
-        tmp_path, 'broker = "mqtts://b"', 'username = "u"', 'password = "${MQTT_PASSWORD}"', 'ca_file = "ca.pem"'
+        tmp_path,
+        'broker = "mqtts://b"',
+        'username = "u"',
+        'password = "${MQTT_PASSWORD}"',
+        'ca_file = "certificate.pem"',
     )
-    assert (found.ca_file, found.password) == (str(tmp_path / "ca.pem"), "right-word-4711")
+    assert (found.ca_file, found.password) == (str(tmp_path / "certificate.pem"), "right-word-4711")
     assert "right-word-4711" not in repr(found)
 
 
@@ -45,14 +50,14 @@ LOGIN = 'username = "u"\npassword = "${MQTT_PASSWORD}"'
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        ('broker = "http://b"', "must be mqtt://HOST:PORT or mqtts://HOST:PORT"),
-        ('broker = "mqtt://b:99999"', "must be mqtt://HOST:PORT or mqtts://HOST:PORT"),
-        ('broker = "mqtt://b/path"', "must be mqtt://HOST:PORT or mqtts://HOST:PORT"),
-        ('broker = "mqtt://u:p@b"', "must not hold a login"),
-        (f'broker = "mqtt://192.0.2.5"\n{LOGIN}', "the password would travel in the clear"),
-        ('broker = "mqtt://b"\npassword = "${MQTT_PASSWORD}"', "password needs a username"),
-        ('broker = "mqtts://b"\ncertificate_file = "streamdet.toml"', "certificate_file and key_file go together"),
-        ('broker = "mqtt://b"\nca_file = "streamdet.toml"', "go with mqtts:// alone"),
+        ('broker = "http://b"', "mqtt.broker: must be mqtt://HOST:PORT or mqtts://HOST:PORT"),
+        ('broker = "mqtt://b:99999"', "mqtt.broker: must be mqtt://HOST:PORT or mqtts://HOST:PORT"),
+        ('broker = "mqtt://b/path"', "mqtt.broker: must be mqtt://HOST:PORT or mqtts://HOST:PORT"),
+        ('broker = "mqtt://u:p@b"', "mqtt.broker: must not hold a login"),
+        (f'broker = "mqtt://192.0.2.5"\n{LOGIN}', "mqtt.password: would travel in the clear"),
+        ('broker = "mqtt://b"\npassword = "${MQTT_PASSWORD}"', "mqtt.password: needs a username"),
+        ('broker = "mqtts://b"\ncertificate_file = "streamdet.toml"', "mqtt.certificate_file: needs key_file as well"),
+        ('broker = "mqtt://b"\nca_file = "streamdet.toml"', "mqtt.ca_file: goes with a broker of mqtts:// alone"),
         ('broker = "mqtts://b"\nca_file = "none.pem"', "none.pem; give the path of a PEM file"),
         ('prefix = "a//b"', "must be levels of a topic"),
         ('prefix = "a/+"', "must be levels of a topic"),
