@@ -140,7 +140,9 @@ def _print_usage_error(error: click.ClickException) -> None:
         return
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = "streamdet" if context is None else context.command_path
-    message = redact(" ".join(error.format_message().split()).rstrip("."))
+    message = " ".join(error.format_message().split()).rstrip(".")
+    if "://" in message:
+        message = redact(message)
     if isinstance(error, click.NoSuchOption) and context is not None and isinstance(context.command, click.Group):
         message += "; options come after the command"
     if message[1:2].islower():

@@ -21,7 +21,8 @@ Examples:
   streamdet bridge files --config streamdet.toml
 
 \b
-Exit codes: 0 stopped by a signal, 2 the configuration is wrong, 69 no replay, port taken, state not writable.""",
+Exit codes: 0 stopped by a signal, 2 the configuration is wrong, 69 no replay, port taken, state
+not writable.""",
 )
 @click.argument("name", type=click.Choice(BRIDGES), metavar="NAME")
 @click.option(

@@ -24,9 +24,9 @@ Examples:
 \b
 `streamdet install-service` installs all three for all users."""
 )
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
 def command(shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print the completion script of SHELL: bash, zsh or fish.
 
     It completes commands, options, files, and the names of the streams of the daemon that runs.
     """

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from streamdet.service.daemon import Daemon
 
 _STREAMS = ("campus-east", "campus-west")
+_NEXT = """next: streamdet run rtsp://192.0.2.5/stream1 shows a camera of yours (a video file will do, too);
+      streamdet init rtsp://192.0.2.5/stream1 writes a configuration for it"""
 _REFRESH_SECONDS = 0.25
 _MAX_LATENCIES = 100_000
 _LAST_EVENTS = 8
@@ -105,6 +107,7 @@ def command(
             click.echo(json.dumps(summary, indent=2))
         else:
             console.print(summary_table(summary, console.width))
+            click.echo(_NEXT)
         sys.stdout.flush()
     daemon.exit(code)
 

@@ -29,8 +29,10 @@ Examples:
   ONEDNN_MAX_CPU_ISA=AVX2 streamdet engines
 
 \b
-The daemon does this at its first start, and keeps the result in $STATE_DIRECTORY or $XDG_STATE_HOME/streamdet.
-Exit codes: 0 an engine passed the trial, 1 none did, 2 the configuration is wrong, 69 weights or device missing."""
+The daemon does this at its first start, and keeps the result in $STATE_DIRECTORY or
+$XDG_STATE_HOME/streamdet.
+Exit codes: 0 an engine passed the trial, 1 none did, 2 the configuration is wrong, 69 weights or
+device missing."""
 )
 @click.option(
     "--config", "-c", "config_path", type=click.Path(path_type=Path, readable=False),

@@ -36,14 +36,17 @@ _MEANING = {
     epilog="""\b
 Examples:
   streamdet evaluate --data val.json --images pictures
-  streamdet evaluate --weights runs/yard/best.safetensors --data val.json --images pictures --out report
+  streamdet evaluate --weights best.safetensors --data val.json --images pictures --out report
   streamdet evaluate --data val.json --images pictures --categories person,car --json
   streamdet evaluate --weights yard-int8.safetensors --data val.json --images pictures"""
 )
 @click.option(
     "--weights", default="embedded", show_default=True, help="Evaluate embedded, coco, a .safetensors or a .pth file."
 )
-@click.option("--model", type=click.Choice(get_args(Model)), help="Name the architecture of coco or .pth weights.")
+@click.option(
+    "--model", type=click.Choice(get_args(Model)), metavar="NAME",
+    help=f"Name the architecture of coco or .pth weights: {', '.join(get_args(Model))}.",
+)  # fmt: skip
 @click.option("--data", type=_FILE, required=True, help="Read annotations (COCO format) from this file.")
 @click.option("--images", type=_FOLDER, required=True, help="Look for pictures in this folder.")
 @click.option("--categories", metavar="A,B,C", help="Evaluate only these. Default: all that the weights know.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   streamdet export --int8 --frames pictures/ --out yard-int8.safetensors
-  streamdet export --int8 --frames rtsp://camera/1 --weights yard.safetensors --out yard-int8.safetensors
+  streamdet export --int8 --frames rtsp://camera/1 --weights yard.safetensors --out y8.safetensors
   streamdet export --weights coco --model fasterrcnn_resnet50_fpn --out r50.safetensors
 
 \b
@@ -34,7 +34,10 @@ Then, in the configuration:
 @click.option(
     "--weights", default="embedded", show_default=True, help="Export embedded, coco, a .safetensors or a .pth file."
 )
-@click.option("--model", type=click.Choice(get_args(Model)), help="Name the architecture of coco or .pth weights.")
+@click.option(
+    "--model", type=click.Choice(get_args(Model)), metavar="NAME",
+    help=f"Name the architecture of coco or .pth weights: {', '.join(get_args(Model))}.",
+)  # fmt: skip
 @click.option("--int8", is_flag=True, help="Quantise to 8 bits; needs --frames.")
 @click.option("--frames", metavar="DIR|VIDEO|URL", help="Calibrate with frames like those of later use: a folder of "
               "pictures, a video or a stream. A fifth of them is kept back for the comparison.")  # fmt: skip

@@ -48,8 +48,9 @@ class Group(click.Group):
             # It is not repeated: it may hold a password.
             return "run SOURCE"
         names = self.list_commands(ctx)
-        known = (
-            _MEANT if ctx.parent is None else {wrong: right for wrong, right in _MEANT_BELOW.items() if right in names}
-        )
-        near = difflib.get_close_matches(word, names, 1)
-        return known.get(word) or (near[0] if near else "")
+        if ctx.parent is None:
+            meant = _MEANT
+        else:
+            meant = {wrong: right for wrong, right in _MEANT_BELOW.items() if right in names}
+        near = next(iter(difflib.get_close_matches(word, [*names, *meant], 1)), "")
+        return meant.get(word) or meant.get(near, near)

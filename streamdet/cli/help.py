@@ -19,7 +19,7 @@ def command(context: click.Context, words: tuple[str, ...]) -> None:
     shown = context.find_root()
     for word in words:
         if not isinstance(shown.command, click.Group):
-            shown.fail(f"{shown.command_path} has no commands of its own, such as {word[:40]!r}")
+            shown.fail(f"there is no {word[:40]!r} of this command")
         inner = shown.command.get_command(shown, word)
         if inner is not None:  # of a word that is none, it has reported that
             shown = click.Context(inner, parent=shown, info_name=word)

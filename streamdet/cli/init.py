@@ -204,7 +204,7 @@ def _write(path: Path, streams: Sequence[_Stream], max_fps: float | None, *, for
         write_atomically(path, text.encode(), mode=0o640, group=group, replace=force)
     except OSError as error:
         sudo = "; use sudo" if isinstance(error, PermissionError) else ""
-        message = f"{error.filename or path} cannot be written: {error.strerror}{sudo}"
+        message = f"{path} or its secrets cannot be written: {error.strerror}{sudo}"
         raise StreamdetError(message) from None
     return written
 

@@ -21,8 +21,8 @@ Examples:
   streamdet reload --socket /run/streamdet/control.sock --json
 
 \b
-Exit codes: 0 the file is in force, 1 the daemon could not apply it, 2 the file is wrong (nothing changed),
-69 no daemon answers."""
+Exit codes: 0 the file is in force, 1 the daemon could not apply it, 2 the file is wrong (nothing
+changed), 69 no daemon answers."""
 )
 @click.option(
     "--config",

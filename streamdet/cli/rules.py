@@ -47,7 +47,7 @@ _MAX_NAMES = 10
 _EXAMPLES = """\b
 Examples:
   streamdet rules test streamdet.toml --spool /var/lib/streamdet/streamdet/spool
-  streamdet rules test rules.toml --spool /var/lib/streamdet/streamdet/spool --since '12 h ago' --stream yard
+  streamdet rules test rules.toml --spool spool --since '12 h ago' --stream yard
   streamdet watch --json > events.jsonl
   streamdet rules test rules.toml --events events.jsonl --json | jq '.alerts[].rule'
 """
@@ -85,7 +85,8 @@ class _Time(click.ParamType):  # type: ignore[type-arg] # generic in newer versi
 @command.command(
     epilog=f"""{_EXAMPLES}
 \b
-Exit codes: 0 done, 2 FILE or an option is wrong, 65 an event cannot be read, 69 the spool cannot be read."""
+Exit codes: 0 done, 2 FILE or an option is wrong, 65 an event cannot be read, 69 the spool cannot
+be read."""
 )
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option(

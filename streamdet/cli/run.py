@@ -35,8 +35,8 @@ Examples:
   streamdet run --config /etc/streamdet/streamdet.toml
 
 \b
-Signals: SIGTERM and SIGINT publish what is in flight and stop (a second one stops at once); SIGHUP
-reloads the file.
+Signals: SIGTERM and SIGINT publish what is in flight and stop (a second one stops at once);
+SIGHUP reloads the file.
 Exit codes: 0 stopped, 1 failed, 2 the configuration is wrong, 69 weights or a port not available,
 70 GPU lost."""
 )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import click
 
 from streamdet.config.addresses import UrlKind, kind_of_url
-from streamdet.config.naming import names_of
+from streamdet.config.naming import names_of, slug
 from streamdet.config.toml import near_file
 from streamdet.errors import ConfigError
 from streamdet.security.redact import redact
@@ -80,6 +80,13 @@ def read_sources(words: Sequence[str]) -> list[Given]:
     for word in words:
         named = None if Path(word).exists() else _NAMED.fullmatch(word)
         name, url = (named[1], named[2]) if named else ("", word)
+        before, equals, _ = word.partition("://")[0].partition("=")
+        if named is None and equals and "://" in word and "?" not in before:
+            meant = f", such as {slug(before)}" * bool(slug(before))
+            problems.append(
+                f"{before[:80]}=: a name has small letters, digits, - _ . and begins with one of the first{meant}"
+            )
+            continue
         if problem := _problem_of(url):
             problems.append(redact(f"{url[:200]}: {problem}"))
             continue

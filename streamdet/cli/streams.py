@@ -64,7 +64,14 @@ _set = click.option(
 _name = click.argument("name", shell_complete=offer_streams)
 
 
-@command.command("list")
+@command.command(
+    "list",
+    epilog="""\b
+Examples:
+  streamdet streams list
+  streamdet streams list --watch
+  streamdet streams list --json | jq -r '.streams[] | select(.state != "up") | .name'""",
+)
 @click.option("--watch", "-w", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
 @_json
 @click.pass_context
@@ -98,7 +105,12 @@ def _listed_as_json(context: click.Context) -> str:
     return plain_json(json.dumps(result, ensure_ascii=False))
 
 
-@command.command()
+@command.command(
+    epilog="""\b
+Examples:
+  streamdet streams show yard
+  streamdet streams show yard --json"""
+)
 @_name
 @_json
 @click.pass_context
@@ -110,7 +122,13 @@ def show(context: click.Context, name: str, *, as_json: bool) -> None:
             click.echo(f"{title:<18}{plain(text)}")
 
 
-@command.command()
+@command.command(
+    epilog="""\b
+Examples:
+  streamdet streams add yard 'rtsp://${YARD_LOGIN}@192.0.2.7/stream1' --set max_fps=5 --persist
+  streamdet streams add yard --url-from-stdin < url.txt
+  streamdet streams add clip /srv/clip.mp4 --set loop=true"""
+)
 @click.argument("name")
 @click.argument("url", required=False)
 @click.option("--url-from-stdin", is_flag=True, help="Read the url from standard input, hidden from other users.")
@@ -127,9 +145,16 @@ def add(
     A password in URL can be seen by all users who may list processes, and is kept in the shell's history. Write
     ${NAME}, which the daemon replaces from its own environment or credentials, or use --url-from-stdin.
     """
+    from streamdet.cli.sources import warn_of_passwords
+
     if url_from_stdin == (url is not None):
         problem = "give either URL or --url-from-stdin"
         raise click.UsageError(problem)
+    if "://" in name:
+        problem = "NAME comes first: streamdet streams add NAME URL"
+        raise click.UsageError(problem)
+    if url is not None:
+        warn_of_passwords([url])
     given = sys.stdin.readline(8192).strip() if url is None else url
     values = values_of(settings)
     if "name" in values:
@@ -139,7 +164,12 @@ def add(
     _change(context, "POST", "/v1/streams", name, "was added", stream, persist=persist, as_json=as_json)
 
 
-@command.command()
+@command.command(
+    epilog="""\b
+Examples:
+  streamdet streams change yard --set max_fps=10 --unset stall_seconds
+  streamdet streams change yard --set 'labels=["person"]' --persist"""
+)
 @_name
 @_set
 @click.option(
@@ -169,7 +199,12 @@ def change(
     _change(context, "PATCH", _path(name), name, "was changed", patch, persist=persist, as_json=as_json)
 
 
-@command.command()
+@command.command(
+    epilog="""\b
+Examples:
+  streamdet streams remove yard
+  streamdet streams remove yard --persist"""
+)
 @_name
 @_persist
 @_json
@@ -179,7 +214,12 @@ def remove(context: click.Context, name: str, *, persist: bool, as_json: bool) -
     _change(context, "DELETE", _path(name), name, "was removed", persist=persist, as_json=as_json)
 
 
-@command.command()
+@command.command(
+    epilog="""\b
+Examples:
+  streamdet streams pause yard
+  streamdet streams pause yard --persist"""
+)
 @_name
 @_persist
 @_json
@@ -190,7 +230,11 @@ def pause(context: click.Context, name: str, *, persist: bool, as_json: bool) ->
     _change(context, "PATCH", _path(name), name, "is paused", patch, persist=persist, as_json=as_json)
 
 
-@command.command()
+@command.command(
+    epilog="""\b
+Examples:
+  streamdet streams resume yard"""
+)
 @_name
 @_persist
 @_json
@@ -201,7 +245,11 @@ def resume(context: click.Context, name: str, *, persist: bool, as_json: bool) -
     _change(context, "PATCH", _path(name), name, "is connected again", patch, persist=persist, as_json=as_json)
 
 
-@command.command()
+@command.command(
+    epilog="""\b
+Examples:
+  streamdet streams reset yard --persist"""
+)
 @_name
 @_persist
 @_json

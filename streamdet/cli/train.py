@@ -63,10 +63,11 @@ def _follow(job: _Job, group: Group) -> None:
 @click.command(
     epilog="""\b
 Examples:
-  streamdet train --data train.json --val val.json --images pictures --init embedded --out runs/yard
-  streamdet train --data train.json --val val.json --images pictures --out runs/yard --resume
+  streamdet train --data train.json --val val.json --images pictures --init embedded --out runs/y
+  streamdet train --data train.json --val val.json --images pictures --out runs/y --resume
   streamdet train --data train.json --val val.json --images pictures --out runs/big \\
-      --model fasterrcnn_resnet50_fpn --init fasterrcnn_resnet50_fpn_coco.pth --categories person,car"""
+      --model fasterrcnn_resnet50_fpn --init fasterrcnn_resnet50_fpn_coco.pth \\
+      --categories person,car"""
 )
 @click.option("--data", type=_FILE, required=True, help="Train on these annotations (COCO format).")
 @click.option("--val", type=_FILE, required=True, help="Evaluate on these annotations after each epoch.")
@@ -77,7 +78,8 @@ Examples:
 @click.option(
     "--model",
     type=click.Choice(_ARCHITECTURES),
-    help="Train this architecture. Default: that of --init, else the embedded one.",
+    metavar="NAME",
+    help=f"Train this architecture: {', '.join(_ARCHITECTURES)}. Default: that of --init, else the embedded one.",
 )
 @click.option("--init", "initial", metavar="FILE", help="Start from these weights: embedded, .safetensors or .pth.")
 @click.option("--categories", metavar="A,B,C", help="Train only these, in this order.")

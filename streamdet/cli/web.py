@@ -21,7 +21,8 @@ Examples:
   streamdet web
   streamdet web ipc:///run/streamdet/events --listen 127.0.0.1:8080
   streamdet web --set-password /etc/streamdet/page.password
-  streamdet web --listen 0.0.0.0:8443 --password-file web.password --tls-certificate cert.pem --tls-key key.pem
+  streamdet web --listen 0.0.0.0:8443 --password-file web.password \\
+      --tls-certificate cert.pem --tls-key key.pem
   streamdet web --behind-proxy --password-file web.password --host-name cams.example.org
 
 \b

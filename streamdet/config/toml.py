@@ -78,7 +78,7 @@ def near_file(path: Path) -> str:
         names = [each.name for each in path.parent.iterdir() if each.is_file()]
     except (OSError, ValueError):
         return ""
-    near = difflib.get_close_matches(path.name, names, 1)
+    near = difflib.get_close_matches(path.name, names, 1, cutoff=0.75)
     return str(path.with_name(near[0])) if near else ""
 
 

@@ -130,8 +130,9 @@ def find_socket(socket_path: Path | None, config_path: Path | None, environ: Map
     if len(running) == 1:
         return next(iter(running))
     if not running:
-        whose = f"runs {config_path}" if config_path else "can be found"
-        problem = f"no daemon {whose} that may be asked by this user; is it running? Name its socket with --socket"
+        whose = f"runs {config_path}" if config_path else "runs"
+        how = "that of the service may need sudo, and --socket names one in another place"
+        problem = f"no daemon {whose} that this user may ask; streamdet run starts one, {how}"
         raise ControlError(Refusal.UNAVAILABLE, problem)
     listed = ", ".join(f"{path} ({config})" for path, config in running.items())
     problem = f"several daemons are running; choose one with --socket or --config: {listed}"

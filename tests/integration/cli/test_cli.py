@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from streamdet import __version__, cli, errors
-from streamdet.cli import evaluate, train
+from streamdet.cli import completion, evaluate, train
 from streamdet.training.evaluate import SCORE_THRESHOLD
 from streamdet.training.run import TrainConfig
 
@@ -50,11 +53,13 @@ def test_help_lists_every_exit_code() -> None:
     assert all(f"  {code} " in text for code in codes)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_with_examples(command: str) -> None:
-    result = CliRunner().invoke(cli.cli, [command, "--help"])
+@pytest.mark.parametrize("command", [*COMMANDS, *(name for name, _ in every_command() if " " in name)])
+def test_every_command_explains_itself_with_examples_in_100_columns(command: str) -> None:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(cli.cli, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert "Examples:" in result.output
+    assert [line for line in result.output.splitlines() if len(line) > 100] == []
+    assert CliRunner(env={"COLUMNS": "200"}).invoke(cli.cli, ["help", *command.split()]).output == result.output
 
 
 def test_every_option_explains_itself() -> None:
@@ -81,7 +86,27 @@ def test_options_begin_at_the_defaults_of_what_they_set() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["walk"], "streamdet: no such command 'walk' (see streamdet --help)"),
+        (["zzzz"], "streamdet: no such command 'zzzz' (see streamdet --help)"),
+        (["start"], "streamdet: no such command 'start'. Did you mean 'run'?"),
+        (["lst"], "streamdet: no such command 'lst'. Did you mean 'streams list'?"),
+        (["rtsp://ann:s3cret@h/x"], "streamdet: no such command 'rtsp://***@h/x'. Did you mean 'run SOURCE'?"),
+        (["streamdet.toml"], "streamdet: no such command 'streamdet.toml'. Did you mean 'run SOURCE'?"),
+        (["-c", "a.toml", "run"], "streamdet: no such option '-c'; options come after the command"),
+        (["streams", "rm", "yard"], "streamdet streams: no such command 'rm'. Did you mean 'remove'?"),
+        (["streams", "add", "rtsp://h/x", "yard"], "streamdet streams add: NAME comes first"),
+        (["help", "strems"], "streamdet: no such command 'strems'. Did you mean 'streams'?"),
+        (["help", "run", "foo"], "streamdet run: there is no 'foo' of this command"),
+        (["completion", "tcsh"], "streamdet completion: invalid value for 'SHELL': 'tcsh' is not one of"),
+        (["run", "-c", "a.toml", "b.mp4"], "streamdet run: --config and SOURCE do not go together"),
+        (["run", "a.toml", "--set", "max_fps=5"], "streamdet run: --set is for a SOURCE"),
+        (["run", "rtsp://h/x", "--set", "max_fps"], "streamdet run: --set max_fps: write KEY=VALUE, such as"),
+        (["run", "192.0.2.5/x"], "192.0.2.5/x: there is no such file; for a camera, write rtsp://192.0.2.5/x"),
+        (["run", "Door=rtsp://h/x"], "Door=: a name has small letters"),
+        (
+            ["run", "rtsp://h/x", "--set", "max_fsp=5"],
+            'streams[h].max_fsp: is not a known key; did you mean "max_fps"?',
+        ),
+        (["run", "rtsp://ann:a@b/c@h/x", "--no-page"], "warning: a password on the command line"),
         (["rn"], "streamdet: no such command 'rn'. Did you mean 'run'? (see streamdet --help)"),
         (["run", "a.toml", "b.toml"], "streamdet run: a configuration file runs alone"),
         (["schema"], "streamdet schema: missing argument"),
@@ -95,8 +120,38 @@ def test_a_wrong_command_line_is_one_line_and_a_usage_error(arguments: list[str]
     result = streamdet(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
+    line, *more = result.stderr.splitlines()
     assert line.startswith(expected)
+    assert len(more) == line.startswith("warning:")
+    assert "s3cret" not in result.stderr
+
+
+def test_version_for_reports_of_faults() -> None:
+    facts = json.loads(streamdet("version", "--json").stdout)
+    assert facts["streamdet"] == __version__
+    assert facts["libraries"]["torch"]
+    assert streamdet("version").stdout.startswith(f"streamdet {__version__}\npython ")
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_the_completion_script_is_one_of_the_shell(shell: str) -> None:
+    script = streamdet("completion", shell).stdout
+    assert "_STREAMDET_COMPLETE" in script
+    if program := shutil.which(shell):
+        checked = subprocess.run([program, "-n"], input=script, capture_output=True, text=True, check=False)
+        assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_commands_are_completed_without_importing_them() -> None:
+    code = (
+        "import sys\n"
+        "from streamdet.cli import main\n"
+        "try:\n    main()\nfinally:\n"
+        "    sys.exit(sorted({'torch', 'pydantic', 'rich', 'zmq'} & set(sys.modules)) or 0)\n"
+    )
+    environ = {**os.environ, "_STREAMDET_COMPLETE": "bash_complete", "COMP_WORDS": "streamdet str", "COMP_CWORD": "1"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "plain,streams\n", "")
 
 
 def test_without_a_command_the_help_is_shown() -> None:
