@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import CompletionItem
 
 SHELLS = ("bash", "zsh", "fish")
 # A shell that completes a line waits for it.
@@ -30,20 +30,9 @@ def command(shell: str) -> None:
 
     It completes commands, options, files, and the names of the streams of the daemon that runs.
     """
-    click.echo(script(shell))
+    from streamdet.service.install.completion import script
 
-
-def script(shell: str) -> str:
-    """The completion script of a shell, one of `SHELLS`."""
-    from streamdet.cli import cli
-
-    kind = get_completion_class(shell)
-    if kind is None:
-        message = f"click does not know the shell {shell}"
-        raise LookupError(message)
-    completion = kind(cli, {}, "streamdet", "_STREAMDET_COMPLETE")
-    # Not its `source()`, which runs the shell to ask for its version.
-    return completion.source_template % completion.source_vars()
+    click.echo(script(shell), nl=False)
 
 
 def offer_files(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from streamdet.config.bridges import BRIDGES
 from streamdet.errors import InstallError
+from streamdet.service.install import completion
 from streamdet.service.install.bridges import Bridges
 from streamdet.service.install.environment import Environment
 from streamdet.service.install.steps import SETTLED, Command, File, Folder, Link, Remove, Step
@@ -119,7 +120,10 @@ class Service:
             yield lambda: File(units / f"{_PAGE}.d/10-environment.conf", environment.drop_in())
         if not self.instance:
             yield from Bridges(self.root, self.bridges).install_steps(environment)
-        yield lambda: Link(self.root / _LINK, environment.scripts / "streamdet")
+        link = Link(self.root / _LINK, environment.scripts / "streamdet")
+        yield lambda: link
+        if link.verb() not in ("kept", "left out"):  # else the name is another program's, or the folder is read-only
+            yield from completion.install_steps(self.root)
         if self.is_running_system:
             yield lambda: Command(("systemctl", "daemon-reload"))
             if enable:
@@ -155,6 +159,7 @@ class Service:
             link = self.root / _LINK
             if link.is_symlink() and not self._others():
                 yield lambda: Remove(link)
+                yield from completion.uninstall_steps(self.root)
         if self.is_running_system:
             yield lambda: Command(("systemctl", "daemon-reload"))
 

@@ -94,7 +94,7 @@ def test_options_begin_at_the_defaults_of_what_they_set() -> None:
         (["-c", "a.toml", "run"], "streamdet: no such option '-c'; options come after the command"),
         (["streams", "rm", "yard"], "streamdet streams: no such command 'rm'. Did you mean 'remove'?"),
         (["streams", "add", "rtsp://h/x", "yard"], "streamdet streams add: NAME comes first"),
-        (["help", "strems"], "streamdet: no such command 'strems'. Did you mean 'streams'?"),
+        (["help", "stream5"], "streamdet: no such command 'stream5'. Did you mean 'streams'?"),
         (["help", "run", "foo"], "streamdet run: there is no 'foo' of this command"),
         (["completion", "tcsh"], "streamdet completion: invalid value for 'SHELL': 'tcsh' is not one of"),
         (["run", "-c", "a.toml", "b.mp4"], "streamdet run: --config and SOURCE do not go together"),

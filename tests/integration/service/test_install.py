@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from streamdet.cli.install_service import command
 from streamdet.config import load_config
 from streamdet.errors import InstallError
-from streamdet.service.install import environment, service
+from streamdet.service.install import completion, environment, service
 from streamdet.service.install.environment import Environment, this_environment
 from streamdet.service.install.service import Service
 from support.paths import ROOT
@@ -83,6 +83,9 @@ def test_uninstall_leaves_what_is_the_users(root: Path) -> None:
     assert not (root / f"{UNIT}.d").exists()
     # The other service still needs it.
     assert (root / "usr/local/bin/streamdet").is_symlink()
+    assert "streamdet" in (root / "usr/local/share/bash-completion/completions/streamdet").read_text()
+    assert (root / "usr/local/share/zsh/site-functions/_streamdet").read_text().startswith("#compdef streamdet")
+    assert all((root / path).exists() for path in completion.PATHS.values())
     install(root, "--uninstall", "--instance", "yard")
     assert sorted(_tree(root)) == [
         "etc/streamdet/streamdet.toml",
@@ -91,6 +94,7 @@ def test_uninstall_leaves_what_is_the_users(root: Path) -> None:
         "etc/sysusers.d/streamdet.conf",
     ]
     assert not (root / "usr/local/bin/streamdet").is_symlink()
+    assert not any((root / path).exists() for path in completion.PATHS.values())
     assert "absent" in install(root, "--uninstall").output
 
 
