@@ -2,10 +2,15 @@
 """Measures what open pages cost: the daemon with a stand-in detector, the page, and browsers that ask as its script.
 
     .venv/bin/python benchmarks/page_load.py --browsers 0,1,50,0,50,0,50 --seconds 20
+    .venv/bin/python benchmarks/page_load.py --browsers 0 --chromium /usr/bin/chromium --video /tmp/1080p.mp4
 
-Five streams of the sample clip at 10 frames per second. Prints one JSON object: for each part of the run the frames per
-second that were captured and published, the CPU of the daemon and of the page in parts of a core, pictures per second,
-and the memory of the page.
+Twelve streams of the sample clip at 10 frames per second, or of another video. Prints one JSON object: for each part of
+the run the frames per second that were captured and published, the CPU of the daemon and of the page in parts of a
+core, pictures per second, and the memory of the page.
+
+With `--chromium` a real browser is opened as well, in turns with one that shows an empty page of the same server: when
+it painted first, what the daemon and the page cost meanwhile, and the memory of all its processes (PSS). It has no GPU,
+so it does in memory what others do in that of a graphics card.
 """
 
 from __future__ import annotations
@@ -18,17 +23,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.request import urlopen
+
+from playwright.sync_api import sync_playwright
 
 from streamdet.assets import sample_clip
 from streamdet.bench.machine import cpu_seconds, resident_bytes
 from streamdet.cli.beside import free_endpoint
 
-_STREAMS = [f"s{number}" for number in range(5)]
+_CHROMIUM = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-extensions", "--window-size=1440,900",
+)  # fmt: skip
 _INTERVAL_SECONDS = 0.09  # MIN_INTERVAL_MILLISECONDS of streamdet/web/page/wire.js
 _SETTLE_SECONDS = 5.0
 
@@ -36,17 +46,18 @@ _SETTLE_SECONDS = 5.0
 class Browser(threading.Thread):
     """Looks at the wall; counts the pictures that it gets."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, streams: list[str]) -> None:
         super().__init__(daemon=True)
         self.pictures = 0
+        self._streams = streams
         self.done = threading.Event()
         self._address = address
 
     def run(self) -> None:
         """Asks again and again, as the page's script does."""
         have: dict[str, Any] = {"instance": "", "revision": 0, "sample": 0, "event": 0}
-        pictures = dict.fromkeys(_STREAMS, 0)
-        wanted = {"filter": {"stream": "", "only": "", "label": "", "min_score": 0}, "detail": None}
+        pictures = dict.fromkeys(self._streams, 0)
+        wanted = {"filter": {"stream": "", "only": "", "label": "", "min_score": 0}, "detail": None, "drops": True}
         connection = http.client.HTTPConnection(self._address, timeout=20)
         while not self.done.is_set():
             began = time.monotonic()
@@ -85,32 +96,99 @@ def frames(metrics: str) -> tuple[float, float]:
     return total("captured"), total("published")
 
 
-def measure(count: int, seconds: float, metrics: str, address: str, pids: tuple[int, int]) -> dict[str, Any]:
+class Run(NamedTuple):
+    """The processes that are measured."""
+
+    metrics: str
+    address: str
+    daemon: int
+    page: int
+    streams: list[str]
+
+
+def measure(run: Run, seconds: float, pictures: Callable[[], int]) -> dict[str, Any]:
+    """What the daemon and the page do and cost for some time."""
+    pids = (run.daemon, run.page)
+    before, cpu, seen, began = frames(run.metrics), [cpu_seconds(pid) for pid in pids], pictures(), time.time()
+    time.sleep(seconds)
+    took = time.time() - began
+    after, cpu_after = frames(run.metrics), [cpu_seconds(pid) for pid in pids]
+    return {
+        "fps_captured": round((after[0] - before[0]) / took, 1),
+        "fps_published": round((after[1] - before[1]) / took, 1),
+        "daemon_cores": round((cpu_after[0] - cpu[0]) / took, 3),
+        "page_cores": round((cpu_after[1] - cpu[1]) / took, 3),
+        "pictures_per_second": round((pictures() - seen) / took),
+        "page_megabytes": round(resident_bytes(run.page) / 1e6),
+    }
+
+
+def with_browsers(run: Run, count: int, seconds: float) -> dict[str, Any]:
     """One part of the run: a number of browsers for some time."""
-    browsers = [Browser(address) for _ in range(count)]
+    browsers = [Browser(run.address, run.streams) for _ in range(count)]
     for browser in browsers:
         browser.start()
     time.sleep(_SETTLE_SECONDS)
-    before, began = (
-        (frames(metrics), [cpu_seconds(pid) for pid in pids], sum(b.pictures for b in browsers)),
-        time.time(),
-    )
-    time.sleep(seconds)
-    took = time.time() - began
-    after = (frames(metrics), [cpu_seconds(pid) for pid in pids], sum(b.pictures for b in browsers))
+    measured = measure(run, seconds, lambda: sum(browser.pictures for browser in browsers))
     for browser in browsers:
         browser.done.set()
     for browser in browsers:
         browser.join()
-    return {
-        "browsers": count,
-        "fps_captured": round((after[0][0] - before[0][0]) / took, 1),
-        "fps_published": round((after[0][1] - before[0][1]) / took, 1),
-        "daemon_cores": round((after[1][0] - before[1][0]) / took, 3),
-        "page_cores": round((after[1][1] - before[1][1]) / took, 3),
-        "pictures_per_second": round((after[2] - before[2]) / took),
-        "page_megabytes": round(resident_bytes(pids[1]) / 1e6),
-    }
+    return {"browsers": count, **measured}
+
+
+def processes_of(profile: Path) -> list[Path]:
+    """Folders in /proc of the browser with this profile and of its descendants."""
+    parents: dict[str, str] = {}
+    found: list[str] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[folder.name] = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if f"--user-data-dir={profile}" in (folder / "cmdline").read_text().split("\0"):
+                found.append(folder.name)
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid and child not in found]
+    return [Path("/proc", pid) for pid in found]
+
+
+def proportional_bytes(processes: list[Path]) -> int:
+    """PSS of processes: memory that several of them share counts once."""
+    total = 0
+    for process in processes:
+        with suppress(OSError):
+            rollup = (process / "smaps_rollup").read_text()
+            total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) << 10
+    return total
+
+
+def with_chromium(run: Run, executable: str, seconds: float, folder: Path) -> list[dict[str, Any]]:
+    """Parts of the run with a real browser, which no one controls: that would keep all that it loads in its memory."""
+    parts: list[dict[str, Any]] = []
+    for path in ("healthz", "", "healthz", ""):
+        profile = folder / f"profile-{len(parts)}"
+        command = [executable, *_CHROMIUM, f"--user-data-dir={profile}", f"http://{run.address}/{path}"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as browser:  # noqa: S603 - as the user says
+            time.sleep(2 * _SETTLE_SECONDS)
+            measured = measure(run, seconds, lambda: 0)
+            memory = round(proportional_bytes(processes_of(profile)) / 1e6)
+            parts.append(
+                {"chromium": "the page" if not path else "an empty page", **measured, "chromium_megabytes": memory}
+            )
+            browser.terminate()
+    return parts
+
+
+def first_paint(run: Run, executable: str) -> dict[str, int]:
+    """Milliseconds until a new browser has painted the page, and until it has the first picture of a stream."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.goto(f"http://{run.address}/")
+        page.locator("canvas[data-frame]").first.wait_for()
+        pictured = page.evaluate("performance.now()")
+        painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        browser.close()
+    return {"first_paint_ms": round(painted), "first_picture_ms": round(pictured)}
 
 
 def main() -> None:
@@ -118,14 +196,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--browsers", default="0,1,50,0,50,0,50", help="how many at a time, one part after the other")
     parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--streams", type=int, default=12)
+    parser.add_argument("--video", default=str(sample_clip()), help="file that every stream shows")
+    parser.add_argument("--chromium", help="measure this browser as well")
     arguments = parser.parse_args()
     events, metrics = free_endpoint("tcp://127.0.0.1:5555", "tcp://"), free_endpoint("127.0.0.1:9095")
+    streams = [f"s{number}" for number in range(arguments.streams)]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "load.toml")
-        streams = "".join(f'[[streams]]\nname = "{name}"\nurl = "{sample_clip()}"\nloop = true\n' for name in _STREAMS)
+        tables = "".join(f'[[streams]]\nname = "{name}"\nurl = "{arguments.video}"\nloop = true\n' for name in streams)
         config.write_text(
             f'[publisher]\nendpoint = "{events}"\n[metrics]\nendpoint = "{metrics}"\n[log]\nlevel = "warning"\n'
-            f'[control]\npath = "{folder}/control.sock"\n{streams}'
+            f'[control]\npath = "{folder}/control.sock"\n{tables}'
         )
         web = ("streamdet", "web", events, "--metrics", metrics, "--listen", "127.0.0.1:0")
         with (
@@ -133,10 +215,15 @@ def main() -> None:
             running(*web) as page,
         ):
             line = page.stdout.readline() if page.stdout else ""
-            address, pids = line.removeprefix("the page is at http://").strip().rstrip("/"), (daemon.pid, page.pid)
-            counts = map(int, arguments.browsers.split(","))
-            parts = [measure(count, arguments.seconds, metrics, address, pids) for count in counts]
-    print(json.dumps(parts, indent=2))  # noqa: T201 - its result
+            address = line.removeprefix("the page is at http://").strip().rstrip("/")
+            run = Run(metrics, address, daemon.pid, page.pid, streams)
+            time.sleep(_SETTLE_SECONDS)
+            parts = [with_browsers(run, count, arguments.seconds) for count in map(int, arguments.browsers.split(","))]
+            if arguments.chromium:
+                parts.append(first_paint(run, arguments.chromium))
+                parts += with_chromium(run, arguments.chromium, arguments.seconds, Path(folder))
+    load = " ".join(Path("/proc/loadavg").read_text().split()[:3])
+    print(json.dumps({"load_average": load, "parts": parts}, indent=2))  # noqa: T201 - its result
 
 
 main()

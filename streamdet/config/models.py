@@ -230,7 +230,7 @@ class PublisherConfig(BaseModel):
         640,
         ge=32,
         le=1920,
-        description="Longer side of a preview in pixels at most; larger pictures are scaled down.",
+        description="Longer side of a preview in pixels at most; of more than four watched streams they are smaller.",
         examples=[640],
     )
     preview_quality: WholeNumber = Field(
@@ -242,6 +242,13 @@ class PublisherConfig(BaseModel):
         le=60,
         description="Previews of one stream per second at most; none are made while there are no subscribers to them.",
         examples=[5],
+    )
+    preview_total_fps: Number = Field(
+        24.0,
+        gt=0,
+        le=10_000,
+        description="Previews of all watched streams together per second; each gets one, a single stream its own rate.",
+        examples=[24],
     )
 
     @field_validator("endpoint")

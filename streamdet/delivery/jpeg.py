@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from streamdet import wire
+from streamdet.types import Picture
 
 # A picture that would be too large for one message is tried again with these qualities.
 _LOWER_QUALITIES = (50, 20)
@@ -16,6 +19,26 @@ def fitted(width: int, height: int, max_side: int) -> tuple[int, int]:
     """Width and height of a picture that is made smaller where one of them is larger than `max_side`, in pixels."""
     scale = min(1.0, max_side / max(width, height))
     return (width, height) if scale == 1.0 else (max(1, round(width * scale)), max(1, round(height * scale)))
+
+
+@runtime_checkable
+class ScalablePicture(Protocol):
+    """A picture that is cheaper to get small than to make smaller."""
+
+    def to_small_rgb(self, width: int, height: int) -> NDArray[np.uint8]:
+        """uint8 [height, width, 3], contiguous."""
+
+
+def small_rgb(picture: Picture, max_side: int) -> NDArray[np.uint8]:
+    """A picture whose sides have `max_side` pixels at most, if it can be had so; else as it is.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    size = fitted(picture.width, picture.height, max_side)
+    if size != (picture.width, picture.height) and isinstance(picture, ScalablePicture):
+        return picture.to_small_rgb(*size)
+    return picture.to_rgb()
 
 
 def to_jpeg(rgb: NDArray[np.uint8], max_side: int, quality: int) -> bytes | None:

@@ -1,5 +1,8 @@
 """Small JPEG pictures of the streams whose previews are subscribed to, encoded in a thread of their own.
 
+What they cost is bounded, however many streams are watched: all together get `preview_total_fps`, each at least one
+picture a second, and the more there are, the smaller the pictures are, down to half of `preview_width`.
+
 The same thread makes the pictures that are asked for one by one (`snapshots.py`).
 
 A stream without subscribers to previews costs one lookup in a set per frame. With subscribers, the publisher only keeps
@@ -10,6 +13,7 @@ that still waits there.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +21,7 @@ from time import perf_counter
 
 from streamdet import wire
 from streamdet.config import PublisherConfig
-from streamdet.delivery.jpeg import to_jpeg
+from streamdet.delivery.jpeg import small_rgb, to_jpeg
 from streamdet.delivery.privacy import NOTHING, Hidden
 from streamdet.delivery.snapshots import Snapshots
 from streamdet.monitoring.log import LogThrottle
@@ -28,6 +32,11 @@ from streamdet.worker import Wakeup, Worker
 _PREFIX = b"preview/"
 # A client can send subscriptions without end, but does not watch this many streams one by one.
 _MAX_PREFIXES = 1000
+# So many streams are watched at full size; of more, pictures have as many pixels together.
+_FULL_SIZE_STREAMS = 4
+_WIDTH_STEP = 16
+# Seconds between two pictures of a stream at most, where `preview_max_fps` allows it: what is older does not look live.
+_LONGEST_INTERVAL_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +83,10 @@ class Previews(Worker):
         self._snapshots = snapshots
         self._max_side = config.preview_width
         self._quality = config.preview_quality
-        self._interval_seconds = 1 / config.preview_max_fps
+        self._shortest_interval_seconds = 1 / config.preview_max_fps
+        self._total_fps = max(config.preview_total_fps, config.preview_max_fps)
+        # How many of the streams that have frames are watched.
+        self._watched = 1
         self._encoded = encoded
         self._metrics = metrics
         self._throttle = LogThrottle()
@@ -100,6 +112,7 @@ class Previews(Worker):
         else:
             self._prefixes = tuple(other for other in self._prefixes if other != prefix)
             self._is_overfull &= bool(self._prefixes)
+        self._count_watched()
 
     def is_watched(self, stream: str) -> bool:
         """Whether there is a subscription to the stream's previews."""
@@ -110,16 +123,35 @@ class Previews(Worker):
     def is_due(self, stream: str, now: float) -> bool:
         """Whether the picture of the stream's frame should be kept; true at most `preview_max_fps` times a second.
 
+        Where many streams are watched, it is so less often, but at least once a second.
+
         Args:
             stream: name of the stream.
             now: monotonic seconds at which the frame was captured.
         """
         if not self._prefixes or now < self._due_seconds.get(stream, now) or not self.is_watched(stream):
             return False
+        is_new = stream not in self._due_seconds
         # Counted on from when it was due, so that the rate is right on average though frames do not come on time.
         due = self._due_seconds.get(stream, now) + self._interval_seconds
         self._due_seconds[stream] = max(due, now)
+        if is_new:
+            self._count_watched()
         return True
+
+    def _count_watched(self) -> None:
+        self._watched = max(1, sum(map(self.is_watched, list(self._due_seconds))))
+
+    @property
+    def _interval_seconds(self) -> float:
+        shared = min(self._watched / self._total_fps, _LONGEST_INTERVAL_SECONDS)
+        return max(self._shortest_interval_seconds, shared)
+
+    @property
+    def _side(self) -> int:
+        """Pixels of the longer side of a picture at most."""
+        part = max(0.5, math.sqrt(min(1.0, _FULL_SIZE_STREAMS / self._watched)))
+        return self._max_side if part == 1 else max(1, round(self._max_side * part / _WIDTH_STEP)) * _WIDTH_STEP
 
     def offer(self, event: DetectionEvent, picture: Picture, hidden: Hidden = NOTHING) -> None:
         """Has the picture encoded, in place of one of the same stream that still waits; does not wait.
@@ -187,7 +219,10 @@ class Previews(Worker):
         if not self.is_watched(event.stream):
             return
         began = perf_counter()
-        jpeg = to_jpeg(hidden.cut(picture.to_rgb()), self._max_side, self._quality)
+        # What is hidden is cut from the whole frame, so that its edges are exact.
+        side = self._side
+        rgb = hidden.cut(picture.to_rgb()) if hidden.is_needed else small_rgb(picture, side)
+        jpeg = to_jpeg(rgb, side, self._quality)
         if jpeg is None:
             text = "a preview is too large for one message"
             self._throttle.log(_log, logging.WARNING, text, stream=event.stream)

@@ -48,6 +48,11 @@ class Hidden:
     boxes: tuple[Box, ...] = ()
     new_tracks: frozenset[int] = frozenset()
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is anything to hide in this frame."""
+        return bool(self.polygons or self.boxes)
+
     def cut(self, rgb: NDArray[np.uint8], region: Region | None = None) -> NDArray[np.uint8]:
         """The picture, or a part of it, without what must not be seen.
 
@@ -58,7 +63,7 @@ class Hidden:
         height, width = rgb.shape[:2]
         x1, y1, x2, y2 = region or (0, 0, width, height)
         piece = rgb[y1:y2, x1:x2]
-        if not self.polygons and not self.boxes:
+        if not self.is_needed:
             return np.ascontiguousarray(piece)
         piece = piece.copy()
         self._blacken(piece, (x1, y1), (width, height))

@@ -126,6 +126,23 @@ def test_frames_that_come_evenly_give_the_rate_that_was_asked_for() -> None:
     assert kept == pytest.approx(7 * 20, abs=2)
 
 
+@pytest.mark.parametrize(
+    ("watched", "fps", "side"), [(1, 5, 640), (4, 5, 640), (12, 2, 368), (20, 1.2, 320), (50, 1, 320)]
+)
+def test_of_many_streams_there_are_fewer_and_smaller_pictures(watched: int, fps: float, side: int) -> None:
+    with previews_of() as previews:
+        previews.subscription(b"\x01preview/")
+        names = [f"s{number}" for number in range(watched)]
+        moments = [1.0 + index / 25 for index in range(25 * 21)]
+        # While streams are still being found, they have more.
+        due = [now for now in moments for name in names if previews.is_due(name, now) and now >= 2.0]
+        assert len(due) / 20 / watched == pytest.approx(fps, rel=0.06)
+        assert previews._side == side
+        previews.subscription(b"\x00preview/")
+        previews.subscription(b"\x01preview/s0/")
+        assert previews._side == 640
+
+
 def test_each_stream_has_one_slot_and_the_newest_wins() -> None:
     metrics = metrics_of("a", "b")
     with previews_of(metrics) as previews:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import threading
 
 import av
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from streamdet.capture.sources.picture import AvPicture, BgrPicture, check_size
+from streamdet.delivery.jpeg import fitted
 from streamdet.errors import SourceError
 from support.waiting import join
 
@@ -118,3 +120,19 @@ def test_size_limit(width: int, height: int) -> None:
     check_size(7680, 4320)
     with pytest.raises(SourceError, match="too large"):
         check_size(width, height)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_small_picture_shows_what_the_whole_one_shows(turns: int) -> None:
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(0, 256, (6, 8, 3), np.uint8)
+    rgb = np.kron(coarse, np.ones((40, 40, 1), np.uint8))
+    picture = AvPicture(av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p"), turns)
+    whole = picture.to_rgb()
+    for side in (160, 96):
+        width, height = fitted(picture.width, picture.height, side)
+        small = picture.to_small_rgb(width, height)
+        assert small.shape == (height, width, 3)
+        assert small.flags.c_contiguous
+        expected = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA).astype(int)
+        assert np.abs(small.astype(int) - expected).mean() < 6
