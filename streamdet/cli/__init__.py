@@ -36,6 +36,8 @@ _COMMANDS = {
     "reload": "Reload the configuration file of a running daemon.",
     "status": "Show whether a running daemon and its streams are well.",
     "streams": "List, add, change, pause and remove the streams of a running daemon.",
+    "alerts": "List the alerts of the past, with their pictures.",
+    "objects": "List the objects of the past, with their pictures.",
     "rules": "Try rules on events of the past.",
     "watch": "Show the events of a running daemon, live.",
     "web": "Serve a page that shows a running daemon's streams.",

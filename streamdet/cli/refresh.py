@@ -16,11 +16,12 @@ INTERVAL_SECONDS = 2.0
 LINE_CHARACTERS = 160
 
 
-def console() -> Console:
-    """Standard output: as wide as the terminal, or wide enough for a pipe."""
+def console(*, error: bool = False) -> Console:
+    """Standard output, or that of errors: as wide as the terminal, or wide enough for a pipe."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else LINE_CHARACTERS, highlight=False)
+    is_wide = (sys.stderr if error else sys.stdout).isatty()
+    return Console(width=None if is_wide else LINE_CHARACTERS, highlight=False, stderr=error)
 
 
 def show_until_interrupted(draw: Callable[[], RenderableType], interval_seconds: float = INTERVAL_SECONDS) -> None:

@@ -27,10 +27,10 @@ from rich.text import Text
 from streamdet import wire
 from streamdet.analytics.past import Past, PastAlert, relaxed
 from streamdet.cli.group import Group
+from streamdet.cli.times import Time
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.load import load_rules
 from streamdet.config.secrets import environ_for
-from streamdet.config.values import parse_seconds
 from streamdet.errors import DataError, SpoolError, WireError
 from streamdet.security.plain_text import plain, plain_json
 from streamdet.types import DetectionEvent, ObjectEvent, StateEvent
@@ -62,26 +62,6 @@ def command() -> None:
     """Try rules on events of the past."""
 
 
-class _Time(click.ParamType):  # type: ignore[type-arg] # generic in newer versions of click only
-    """A time, or how long ago it was; Unix time in seconds."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's
-        if isinstance(value, float):
-            return value
-        ago = re.fullmatch(r"(.+?)\s+ago", str(value).strip())
-        try:
-            if ago is None:
-                return datetime.fromisoformat(value).astimezone().timestamp()
-            seconds = parse_seconds(ago[1])
-        except (ValueError, OverflowError, OSError):
-            seconds = None
-        if not isinstance(seconds, float):
-            self.fail(f'{value!r} is neither a time, 2026-11-29T06:00, nor a duration, "2 h ago"', param, ctx)
-        return datetime.now().astimezone().timestamp() - seconds
-
-
 @command.command(
     epilog=f"""{_EXAMPLES}
 \b
@@ -97,8 +77,8 @@ be read."""
     help="Read events from this file, one JSON object a line, as `watch --json` prints them; - for standard input.",
 )  # fmt: skip
 @click.option("--stream", "streams", multiple=True, metavar="NAME", help="Read only this stream; may be repeated.")
-@click.option("--since", type=_Time(), help="Read only events from this time on: 2026-11-29T06:00, or '2 h ago'.")
-@click.option("--until", type=_Time(), help="Read only events up to this time.")
+@click.option("--since", type=Time(), help="Read only events from this time on: 2026-11-29T06:00, or '2 h ago'.")
+@click.option("--until", type=Time(), help="Read only events up to this time.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def test(
     file: Path,

@@ -48,6 +48,31 @@ def ask(
         ConfigError: the daemon found mistakes in a configuration or in a stream.
         ControlError: no daemon answers, or it refused the request for another reason.
     """
+    status, answer = _send(socket_path, method, path, body, timeout_seconds)
+    return decode_answer(status if refused else http.HTTPStatus.OK, answer)
+
+
+def fetch(socket_path: Path, path: str, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> bytes:
+    """Fetches a picture or a clip from the control API.
+
+    Args:
+        socket_path: of the daemon.
+        path: such as "/v1/pictures/ID".
+        timeout_seconds: for all of it.
+
+    Raises:
+        ControlError: no daemon answers, or it refused the request; code `not_found` where it keeps no such file.
+    """
+    status, answer = _send(socket_path, "GET", path, None, timeout_seconds)
+    if status >= http.HTTPStatus.BAD_REQUEST:
+        decode_answer(status, answer)
+    return answer
+
+
+def _send(
+    socket_path: Path, method: str, path: str, body: Mapping[str, Any] | None, timeout_seconds: float
+) -> tuple[int, bytes]:
+    """Status and body of the answer to a request."""
     deadline = time.monotonic() + timeout_seconds
     connection = _UnixConnection(socket_path, timeout_seconds)
     headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": "application/json"})
@@ -73,7 +98,7 @@ def ask(
         raise ControlError(Refusal.BAD_ANSWER, problem) from None
     finally:
         connection.close()
-    return decode_answer(response.status if refused else http.HTTPStatus.OK, answer)
+    return response.status, answer
 
 
 def decode_answer(status: int, body: bytes) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""Times as people type them, and as they are shown."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+import click
+
+from streamdet.config.values import parse_seconds
+
+
+class Time(click.ParamType):  # type: ignore[type-arg] # generic in newer versions of click only
+    """A time, or how long ago it was; Unix time in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's
+        """The time that was typed."""
+        if isinstance(value, float):
+            return value
+        ago = re.fullmatch(r"(.+?)\s+ago", str(value).strip())
+        try:
+            if ago is None:
+                return datetime.fromisoformat(value).astimezone().timestamp()
+            seconds = parse_seconds(ago[1])
+        except (ValueError, OverflowError, OSError):
+            seconds = None
+        if not isinstance(seconds, float):
+            self.fail(f'{value!r} is neither a time, 2026-11-29T06:00, nor a duration, "2 h ago"', param, ctx)
+        return datetime.now().astimezone().timestamp() - seconds
+
+
+def local_time(at: float) -> str:
+    """A Unix time in seconds as date and time of this machine."""
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def duration(seconds: float) -> str:
+    """A time span, such as 3.2 s, 41 s, 5 min or 2 h 10 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
