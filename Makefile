@@ -2,6 +2,11 @@
 PYTHON ?= python3
 # The environment. Another folder beside it lets a second Python be tried: make test PYTHON=python3.13 VENV=.venv-3.13
 VENV ?= .venv
+# What the environment holds; the choice stays until another one is made. CPU=1 leaves NVIDIA's libraries out, 4 GB of
+# 6; EXTRAS are those of pyproject.toml.
+-include $(VENV)/choice.mk
+CPU ?= $(or $(LAST_CPU),$(if $(wildcard /proc/driver/nvidia/version),0,1))
+EXTRAS ?= $(or $(LAST_EXTRAS),openvino mqtt)
 SECONDS ?=
 COUNT ?=
 BIN := $(VENV)/bin
@@ -15,8 +20,8 @@ UV := $(TOOLS)/bin/uv
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(VENV)/.installed  ## Make the environment in .venv with everything needed to run
-setup-dev: $(VENV)/.installed-dev  ## Add what tests and checks need
+setup: $(VENV)/.installed  ## Make the environment in .venv; CPU=0 or 1: with CUDA or without; EXTRAS="openvino mqtt"
+setup-dev: $(VENV)/.installed-dev  ## Add all extras, and what tests and checks need
 
 # uv and hatchling as locked; into a folder of their own, which no environment sees.
 $(TOOLS)/.installed: requirements-build.txt
@@ -24,16 +29,26 @@ $(TOOLS)/.installed: requirements-build.txt
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action ignore --require-hashes --no-deps --target $(TOOLS) -r requirements-build.txt
 	@touch $@
 
+# Exactly these packages, in the versions and with the hashes of the lock.
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python --require-hashes $(COMPILE) -c requirements.txt \
+  -r pyproject.toml $(if $(filter 1,$(CPU)),--excludes $(VENV)/nvidia.txt,--extra nvml)
+
+ifneq ($(CPU) $(EXTRAS),$(LAST_CPU) $(LAST_EXTRAS))
+.PHONY: $(VENV)/.installed
+endif
 # The build constraints hold hatchling, which uv fetches for the building of streamdet alone, to the locked files.
-$(VENV)/.installed: $(TOOLS)/.installed requirements.txt pyproject.toml
-	@echo "making the environment in $(VENV), once: torch and all the rest, 6.2 GB on disk"
+$(VENV)/.installed: $(TOOLS)/.installed requirements.txt pyproject.toml torch_without_cuda.py
+	@echo "making the environment in $(VENV), $(if $(filter 1,$(CPU)),without CUDA: 1.7 GB (CPU=0: with CUDA),with CUDA: 6 GB (CPU=1: without)); extras: $(EXTRAS)"
 	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python $(PYTHON) $(VENV)
-	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes $(COMPILE) requirements.txt
+	@grep -oE '^(nvidia-|cuda-|triton)[a-z0-9-]*' requirements.txt | grep -v nvidia-ml-py >$(VENV)/nvidia.txt
+	@$(INSTALL) --exact $(if $(filter 10,$(LAST_CPU)$(CPU)),--reinstall-package torch --reinstall-package torchvision) $(addprefix --extra ,$(EXTRAS))
+	@[ "$(CPU)" != 1 ] || $(BIN)/python torch_without_cuda.py
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --build-constraints requirements-build.txt -e .
+	@printf 'LAST_CPU := %s\nLAST_EXTRAS := %s\n' "$(CPU)" "$(EXTRAS)" >$(VENV)/choice.mk
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
-	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes $(COMPILE) -r requirements-dev.txt
+	@$(INSTALL) --all-extras -r requirements-dev.txt
 	@touch $@
 
 demo: setup  ## Run a demonstration: real video, detections, events, metrics

@@ -13,7 +13,7 @@ import re
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,19 @@ _PROGRAMS = re.compile(r"ptxas(-blackwell)?|cuobjdump|nvdisasm")
 
 
 def names_of_the_lock() -> list[str]:
-    """The packages that the service runs with; test tools may be installed beside them, and do not belong here."""
+    """What may be installed to run; test tools may be installed beside it, and do not belong here."""
     lines = (ROOT / "requirements.txt").read_text("utf-8").replace("\\\n", " ").splitlines()
     wanted = [Requirement(line.split(" --hash")[0]) for line in lines if line.strip()]
     return [canonicalize_name(r.name) for r in wanted if r.marker is None or r.marker.evaluate()]
+
+
+def installed(names: Iterable[str]) -> Iterator[Distribution]:
+    """Those of the packages that are here: extras, and NVIDIA's libraries, are the operator's choice."""
+    for name in sorted(names):
+        try:
+            yield distribution(name)
+        except PackageNotFoundError:
+            continue
 
 
 def licence_of(package: Distribution) -> str:
@@ -90,13 +99,18 @@ def licences(text: str) -> list[dict[str, Any]]:
         return [{"license": {"name": text}}]
 
 
+def is_ours(path: Path) -> bool:
+    """Whether torch_without_cuda.py wrote the file in place of one of NVIDIA's."""
+    return path.stat().st_size < 1 << 16 and b"(make setup CPU=0 installs them)" in path.read_bytes()
+
+
 def parts_of(package: Distribution) -> Iterator[Component]:
     """What a wheel brings of others: files, what is linked into them, what its own bill says."""
     name = canonicalize_name(package.name)
     for entry in package.files or ():
         path = Path(str(package.locate_file(entry)))
         shared, own = _SHARED.fullmatch(entry.name), licence_of(package)
-        if path.is_file() and (shared or _PROGRAMS.fullmatch(entry.name)):
+        if path.is_file() and (shared or _PROGRAMS.fullmatch(entry.name)) and not is_ours(path):
             known = (licence for start, licence in FILES.items() if entry.name.startswith(start))
             licence = FFMPEG_LICENCES.get(name, own) if FFMPEG.match(entry.name) else next(known, own)
             yield {
@@ -145,7 +159,7 @@ def bill_of(packages: Iterable[Distribution], itself: Distribution) -> dict[str,
 
 def main(target: Path) -> None:
     """Writes the bill into a file, and prints what is in it."""
-    bill = bill_of([distribution(name) for name in sorted(names_of_the_lock())], distribution("streamdet"))
+    bill = bill_of(installed(names_of_the_lock()), distribution("streamdet"))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(bill, indent=1) + "\n", "utf-8")
     parts = sum(len(component.get("components", ())) for component in bill["components"])

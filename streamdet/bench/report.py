@@ -13,6 +13,7 @@ from rich.table import Table
 from streamdet.bench.cases import REFERENCE
 from streamdet.bench.run import Results
 from streamdet.errors import DataError, StreamdetError
+from streamdet.extras import how_to_install
 from streamdet.monitoring.metrics import STAGES
 
 KEYS = ("model", "engine", "precision", "batch", "workers")
@@ -272,7 +273,7 @@ def check_picture(path: Path) -> None:
     try:
         import matplotlib as mpl  # noqa: PLC0415, F401 - part of an extra
     except ImportError:
-        msg = "--out needs matplotlib: pip install 'streamdet[train]'"
+        msg = f"--out needs matplotlib: {how_to_install('train')}"
         raise StreamdetError(msg) from None
     if path.suffix.lower() not in {".png", ".svg", ".pdf"}:
         msg = f"--out {path}: the name must end in .png, .svg or .pdf"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from streamdet.config import DetectorConfig
+from streamdet.extras import how_to_install
 
 PUBLISHED_FILES = {
     "fasterrcnn_mobilenet_v3_large_320_fpn": "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth",
@@ -35,7 +36,7 @@ def missing_parts(config: DetectorConfig) -> Iterator[str]:
     if config.device.startswith("cuda"):
         yield from _cuda(config.device)
     if config.engine == "openvino" and importlib.util.find_spec("openvino") is None:
-        yield 'detector.engine: OpenVINO is not installed here; install the extra, streamdet[openvino], or use "auto"'
+        yield f'detector.engine: OpenVINO is not installed here: {how_to_install("openvino")}; or use "auto"'
 
 
 def _weights(config: DetectorConfig) -> Iterator[str]:

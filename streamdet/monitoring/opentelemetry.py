@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from streamdet.errors import ConfigError
+from streamdet.extras import how_to_install
 from streamdet.types import Frame
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _provider(endpoint: str, epoch: str) -> tuple[TracerProvider, _Exporter]:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
         from opentelemetry.sdk.trace.sampling import ALWAYS_ON  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        message = f"[tracing] endpoint needs OpenTelemetry ({error.name} is missing): pip install 'streamdet[otel]'"
+        message = f"[tracing] endpoint needs OpenTelemetry ({error.name} is missing): {how_to_install('otel')}"
         raise ConfigError([message]) from error
     resource = Resource.create({"service.name": "streamdet", "service.instance.id": epoch})
     # The tracer samples itself: spans of other frames are not even created.

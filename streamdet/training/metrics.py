@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamdet.errors import ConfigError
+from streamdet.extras import how_to_install
 from streamdet.training.dataset import Dataset, Sample
 
 try:
     from faster_coco_eval import COCO, COCOeval_faster
 except ImportError as error:
-    _msg = f"training and evaluation need more packages ({error.name}): pip install 'streamdet[train]'"
+    _msg = f"training and evaluation need more packages ({error.name}): {how_to_install('train')}"
     raise ConfigError([_msg]) from None
 
 COCO_NUMBERS = (

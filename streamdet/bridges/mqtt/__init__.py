@@ -30,6 +30,7 @@ from streamdet.client.gaps import Item
 from streamdet.config import Config
 from streamdet.config.mqtt import MqttConfig
 from streamdet.errors import ConfigError, StreamdetError, WireError
+from streamdet.extras import how_to_install
 from streamdet.monitoring.bridge_metrics import BridgeMetrics, TargetMetrics
 from streamdet.monitoring.log import LogThrottle
 from streamdet.security.files import stage
@@ -437,7 +438,7 @@ def run_mqtt(config: Config, config_path: Path) -> None:
     if mqtt.broker is None:
         raise ConfigError([f"{config_path}: has no broker in [mqtt]; docs/bridges.md shows what it looks like"])
     if importlib.util.find_spec("paho") is None:
-        raise ConfigError([f"{config_path}: [mqtt] needs paho-mqtt: pip install 'streamdet[mqtt]'"])
+        raise ConfigError([f"{config_path}: [mqtt] needs paho-mqtt: {how_to_install('mqtt')}"])
     mqtt.remember_secrets()
     source = Source.of(config)
     directory = config.bridges.directory_of("mqtt", config_path)

@@ -33,6 +33,7 @@ from torchvision.models.detection import FasterRCNN
 from streamdet.detector.engines.pytorch import ChannelsLastHead
 from streamdet.detector.memory import available_bytes
 from streamdet.errors import DetectorError
+from streamdet.extras import how_to_install
 
 if TYPE_CHECKING:
     import openvino
@@ -91,7 +92,7 @@ def load_openvino() -> ModuleType:
     Raises:
         DetectorError: it is not installed.
     """
-    return _load("openvino")
+    return _load("openvino", extra="openvino", instead='; or set engine = "torch"')
 
 
 def load_nncf() -> ModuleType:
@@ -100,10 +101,10 @@ def load_nncf() -> ModuleType:
     Raises:
         DetectorError: it is not installed.
     """
-    return _load("nncf")
+    return _load("nncf", extra="export")
 
 
-def _load(name: str) -> ModuleType:
+def _load(name: str, *, extra: str, instead: str = "") -> ModuleType:
     # Importing openvino or nncf reports to their maker over the network, unless this module cannot be imported.
     sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type] # None is how Python spells "cannot be imported"
     try:
@@ -111,7 +112,7 @@ def _load(name: str) -> ModuleType:
             warnings.simplefilter("ignore")  # of libraries about each other, nothing that a user could change
             return importlib.import_module(name)
     except ImportError as error:
-        msg = f'{name} is not installed ({error}): install the extra, streamdet[openvino], or set engine = "torch"'
+        msg = f"{name} is not installed ({error}): {how_to_install(extra)}{instead}"
         raise DetectorError(msg) from None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from streamdet.config.bridges import BRIDGES
 from streamdet.errors import InstallError
+from streamdet.extras import how_to_install
 from streamdet.service.install.environment import Environment
 from streamdet.service.install.steps import Command, File, Folder, Remove, Step
 
@@ -20,8 +21,8 @@ _ENVIRONMENT = f"{_TEMPLATE}.d/10-environment.conf"
 # What a bridge needs besides the template: a drop-in, and a user that owns what others read.
 _FILES = "streamdet-bridge@files.service.d/10-files.conf"
 _USERS = Path("etc/sysusers.d/streamdet-bridge-files.conf")
-# Packages of extras: what is imported, and what is installed.
-_NEEDS = {"mqtt": ("paho", "streamdet[mqtt]"), "files": ("pyarrow", "streamdet[files]")}
+# What is imported of the extra that has the bridge's name.
+_NEEDS = {"mqtt": "paho", "files": "pyarrow"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,9 @@ class Bridges:
         Raises:
             InstallError: it lacks a package; the message says which.
         """
-        for name, (module, package) in _NEEDS.items():
+        for name, module in _NEEDS.items():
             if name in self.names and importlib.util.find_spec(module) is None:
-                message = f"the bridge {name} needs a package that this environment lacks: pip install '{package}'"
+                message = f"the bridge {name} needs a package that this environment lacks: {how_to_install(name)}"
                 raise InstallError(message)
 
     def install_steps(self, environment: Environment) -> Iterator[Callable[[], Step]]:

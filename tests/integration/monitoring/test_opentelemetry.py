@@ -19,6 +19,7 @@ from streamdet.assets import sample_clip
 from streamdet.config import Config, MetricsConfig, PublisherConfig, StreamConfig, TracingConfig, load_config
 from streamdet.detector.pool import DetectorPool
 from streamdet.errors import ConfigError
+from streamdet.extras import how_to_install
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.opentelemetry import Tracer
 from streamdet.service.daemon import Daemon
@@ -157,7 +158,7 @@ def test_a_collector_that_is_gone_costs_no_time() -> None:
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(ConfigError, match=re.escape("pip install 'streamdet[otel]'")):
+    with pytest.raises(ConfigError, match=re.escape(how_to_install("otel"))):
         Tracer("http://127.0.0.1:9/v1/traces", 0.001, "epoch-1")
 
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from streamdet.cli.install_service import command
 from streamdet.config import load_config
 from streamdet.errors import InstallError
+from streamdet.extras import how_to_install
 from streamdet.service.install import completion, environment, service
 from streamdet.service.install.environment import Environment, this_environment
 from streamdet.service.install.service import Service
@@ -147,7 +148,7 @@ def test_a_bridge_is_removed_alone_and_the_template_with_the_last_one(root: Path
 
 def test_a_bridge_that_lacks_its_package_is_not_installed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(InstallError, match=r"the bridge mqtt needs .*: pip install 'streamdet\[mqtt\]'"):
+    with pytest.raises(InstallError, match=f"the bridge mqtt needs .*: {re.escape(how_to_install('mqtt'))}$"):
         install(root, "--bridge", "mqtt")
     assert list(root.iterdir()) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from importlib.metadata import distribution
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -116,12 +117,24 @@ def test_it_covers_what_the_service_runs_with_and_no_test_tools(sbom: ModuleType
     names = sbom.names_of_the_lock()
     assert {"av", "torch", "openvino", "opencv-python-headless"} <= set(names)
     assert not {"pytest", "mypy", "hypothesis"} & set(names)
+    assert [one.name for one in sbom.installed(["pyzmq", "no-such-package", "av"])] == ["av", "pyzmq"]
+
+
+def test_it_does_not_take_our_own_libraries_for_those_of_nvidia(sbom: ModuleType, tmp_path: Path) -> None:
+    text = (ROOT / "torch_without_cuda.py").read_text()
+    (marker,) = re.findall(r'_TEXT = b"(.*)\\0"', text)
+    stand_in, real = tmp_path / "libcudart.so.13", tmp_path / "libnvjpeg.so.13"
+    stand_in.write_bytes(b"\x7fELF" + marker.encode())
+    real.write_bytes(b"\x7fELF" + bytes(9))
+    assert sbom.is_ours(stand_in)
+    assert not sbom.is_ours(real)
 
 
 def test_what_the_page_about_licences_says_is_so(bill: dict[str, Any]) -> None:
     """Versions change with the lock; the page is read again then."""
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([0-9.]+) ", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     for name in ("av", "opencv-python-headless", "pyzmq", "numpy", "torch", "openvino", "triton"):
-        assert f"{name} {distribution(name).version}" in LICENCES
+        assert f"{name} {locked[name]}" in LICENCES
     files = set(re.findall(r"`(lib[a-z0-9]+)`", LICENCES))
     for package in ("av", "opencv-python-headless", "pyzmq", "numpy", "torch", "openvino"):
         files -= {file for file in files for entry in distribution(package).files or () if entry.name.startswith(file)}
