@@ -44,6 +44,7 @@ _COMMANDS = {
     "bridge": "Carry events elsewhere: web hooks, MQTT, files.",
     "keys": "Generate, list and revoke the keys of subscribers on other machines.",
     "install-service": "Install the daemon as a systemd service.",
+    "dashboards": "Write the Grafana dashboard and Prometheus' alert rules into a folder.",
     "train": "Train or fine-tune a detector on pictures in COCO format.",
     "evaluate": "Measure a detector's accuracy on pictures in COCO format.",
     "engines": "Find the fastest engine on this machine, or show the last result.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ from streamdet.detector.trial import settle
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights_file, weights_to_bytes
 from streamdet.detector.weights.architectures import ARCHITECTURES, EMBEDDED_ARCHITECTURE
 from streamdet.errors import DetectorError
+from streamdet.extras import how_to_install
 from support.detecting import EASY, clip_frames, forward, pictures, reference
 from support.waiting import join
 
@@ -382,7 +384,8 @@ def test_a_missing_extra_is_said_in_one_line(weights: Weights, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "openvino", None)
     load_openvino.cache_clear()
     try:
-        with pytest.raises(DetectorError, match=r"^openvino is not installed .*streamdet\[openvino\].*\"torch\"$"):
+        how = re.escape(how_to_install("openvino"))
+        with pytest.raises(DetectorError, match=rf'^openvino is not installed .*{how}; or set engine = "torch"$'):
             load_openvino()
     finally:
         load_openvino.cache_clear()
