@@ -27,6 +27,7 @@ from streamdet.client.gaps import Item
 from streamdet.config import Config
 from streamdet.config.files import FilesConfig
 from streamdet.errors import ConfigError, WireError
+from streamdet.extras import how_to_install
 from streamdet.monitoring.bridge_metrics import BridgeMetrics, TargetMetrics
 from streamdet.monitoring.log import FailureLog, LogThrottle
 from streamdet.types import PreviewEvent
@@ -62,7 +63,7 @@ def run_files(config: Config, config_path: Path) -> None:
     needs_pyarrow = "parquet" in files.formats or files.compression == "zstd"
     if needs_pyarrow and importlib.util.find_spec("pyarrow") is None:
         what = 'formats = ["parquet"]' if "parquet" in files.formats else 'compression = "zstd"'
-        raise ConfigError([f"{config_path}: [files] {what} needs pyarrow: pip install 'streamdet[files]'"])
+        raise ConfigError([f"{config_path}: [files] {what} needs pyarrow: {how_to_install('files')}"])
     source, metrics = Source.of(config), BridgeMetrics("files")
 
     def threads(on_error: Callable[[Worker], None]) -> Sequence[Worker]:
