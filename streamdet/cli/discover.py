@@ -209,6 +209,8 @@ def _print(cameras: list[Camera]) -> None:
             table.add_row(*_texts(*first, *_row(profile)))
             first = ("", "")
     Console(width=None if sys.stdout.isatty() else _LINE_CHARACTERS, highlight=False).print(table)
+    if any(profile.url for camera in cameras for profile in camera.profiles):
+        click.echo("next: streamdet init NAME=URL, or --toml for the tables of all cameras", err=True)
 
 
 def _row(profile: Profile) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def tables_of(cameras: Sequence[Camera], reference: str | None) -> str:
         if usable:
             lines += [*_table(camera, usable, reference, _name_of(camera, names)), ""]
     if lines and reference is not None:
-        place = f"an environment variable, or the file /etc/streamdet/secrets/{reference}"
+        place = f"an environment variable, or a file {reference} in streamdet.secrets/ beside this file (mode 0600)"
         head = f"# ${{{reference}}} is user:password: {place}"
         lines = [head, "", *lines]
     return "\n".join(lines)

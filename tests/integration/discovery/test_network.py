@@ -127,7 +127,7 @@ def test_a_search_finds_the_cameras_and_their_streams(network: Network) -> None:
 def test_the_login_is_read_from_standard_input_and_becomes_a_reference(network: Network) -> None:
     done = network.discover("--toml", "--login-from-stdin", "--interface", "cable0", text="admin:secret\n")
     assert done.returncode == 0, done.stderr
-    assert "secret" not in done.stdout.replace("/etc/streamdet/secrets", "") + done.stderr
+    assert "secret" not in done.stdout.replace("streamdet.secrets/", "") + done.stderr
     tables = tomllib.loads(done.stdout)["streams"]
     hosts = ("192.0.2.5", "192.0.2.6", "192.0.2.10", "[fe80::5%cable0]")
     assert [each["url"] for each in tables] == [f"rtsp://${{CAMERA_LOGIN}}@{host}:554/sub" for host in hosts]
