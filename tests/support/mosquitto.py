@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -24,10 +24,17 @@ _PATH = os.environ.get("PATH", "") + ":/usr/sbin"
 class Mosquitto:
     """A broker; a context manager, which ends it. Its port stays the same over `kill` and `start`."""
 
-    def __init__(self, folder: Path, *, password: str = "", certificate: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        password: str = "",
+        certificate: tuple[Path, Path] | None = None,
+        settings: Sequence[str] = (),
+    ) -> None:
         self.port = free_port()
         self._folder = folder
-        lines = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {str(not password).lower()}"]
+        lines = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {str(not password).lower()}", *settings]
         if os.geteuid() == 0:
             lines.append("user root")
         if password:

@@ -43,6 +43,8 @@ _throttle = LogThrottle()
 
 _KINDS: tuple[Kind, ...] = ("objects", "alerts", "state")
 _MAX_UNACKNOWLEDGED = 100
+# Of pictures, mostly: what waits in memory, and how long a slow line takes before the broker is answered again.
+_MAX_UNACKNOWLEDGED_BYTES = 1_048_576
 _WAIT_SECONDS = 0.25
 _MIN_RETRY_SECONDS = 1.0
 _MAX_RETRY_SECONDS = 30.0
@@ -105,7 +107,7 @@ class MqttBridge:
         events: objects, alerts and states, with replay.
         states: states without replay, which yields their repetitions.
         saved: what the process before has given to `save`; None for the first one.
-        save: keeps the position, and what else the next process must know.
+        save: keeps the position, None where it is the same, and what else the next process must know.
         metrics: what has arrived, and what was given up.
     """
 
@@ -114,8 +116,8 @@ class MqttBridge:
         settings: MqttSettings,
         events: Subscription,
         states: Subscription,
-        saved: Mapping[str, Any] | None,
-        save: Callable[[dict[str, tuple[str, int]], Mapping[str, Any]], None],
+        saved: object,
+        save: Callable[[dict[str, tuple[str, int]] | None, Mapping[str, Any]], None],
         metrics: TargetMetrics,
     ) -> None:
         self._settings = settings
@@ -124,9 +126,9 @@ class MqttBridge:
         self._topics = Topics(settings.prefix)
         self._retained = RetainedTopics(self._topics, settings.discovery_prefix, __version__, settings.labels)
         try:
-            self._retained.from_dict(dict(saved or {}))
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            log.warning("what the process before has saved cannot be read, and is not used: %r", error)
+            self._retained.from_dict({} if saved is None else saved)
+        except ValueError:
+            log.warning("what the process before has saved about retained topics makes no sense, and is not used")
         self._pending: deque[_Pending] = deque()  # published on the present connection, oldest first
         self._again: deque[_Pending] = deque()  # to be published again
         self._session: Session | None = None
@@ -136,6 +138,7 @@ class MqttBridge:
         self._retry_at, self._retry_seconds = 0.0, _MIN_RETRY_SECONDS
         self._last_problem: str | None = None
         self._unsaved: dict[str, tuple[str, int]] | None = None
+        self._is_retained_unsaved = False
         self._save_at = 0.0
 
     def run(self, stopping: Callable[[], bool]) -> None:
@@ -178,15 +181,16 @@ class MqttBridge:
                 time.sleep(min(wait_seconds, _WAIT_SECONDS))
                 return
             self._begin_session()
-        self._settle(_WAIT_SECONDS if len(self._pending) >= _MAX_UNACKNOWLEDGED else 0.0)
+        self._settle(_WAIT_SECONDS if self._is_full else 0.0)
         self._note_states()
-        if len(self._pending) >= _MAX_UNACKNOWLEDGED:
+        self._note_daemon()
+        if self._is_full:
             return
         if self._again:
             pending = self._again.popleft()
         else:
+            # From here until it is among the pending ones nothing may raise: it would be lost.
             item = self._receive(self._events, _WAIT_SECONDS)
-            self._note_daemon()
             if item is None:
                 self._publish_retained()
                 return
@@ -196,6 +200,12 @@ class MqttBridge:
         self._publish_item(pending)
         pending.is_sent = True
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether as much is on its way to the broker as may be."""
+        sent_bytes = 0 if self._session is None else self._session.unacknowledged_bytes
+        return len(self._pending) >= _MAX_UNACKNOWLEDGED or sent_bytes >= _MAX_UNACKNOWLEDGED_BYTES
+
     def _begin_session(self) -> None:
         last_will = Message(self._topics.availability, b"offline", retain=True)
         self._session = Session(self._settings.broker, last_will)
@@ -204,6 +214,8 @@ class MqttBridge:
         self._retained.republish()
         self._retry_seconds, self._last_problem = _MIN_RETRY_SECONDS, None
         log.info("connected to the broker %s:%d", self._settings.broker.host, self._settings.broker.port)
+        if not self._session.retains:
+            log.warning("the broker retains nothing: who subscribes later finds no states, nor does Home Assistant")
 
     def _end_session(self, error: MqttError) -> None:
         if str(error) != self._last_problem:
@@ -245,9 +257,9 @@ class MqttBridge:
             raise MqttError(self._session.problem)
 
     def _save_position(self) -> None:
-        if self._unsaved is not None:
+        if self._unsaved is not None or self._is_retained_unsaved:
             self._save(self._unsaved, self._retained.to_dict())
-            self._unsaved = None
+            self._unsaved, self._is_retained_unsaved = None, False
         self._save_at = time.monotonic() + _SAVE_SECONDS
 
     def _publish_item(self, pending: _Pending) -> None:
@@ -311,6 +323,7 @@ class MqttBridge:
     def _publish_retained(self, pending: _Pending | None = None) -> None:
         for message in self._retained.messages():
             self._publish(message, pending)
+            self._is_retained_unsaved = True
 
     def _publish(self, message: Message, pending: _Pending | None = None) -> None:
         if self._session is None:
@@ -407,24 +420,25 @@ class _MqttThread(Worker):
         self.beat()
         return self.stopping
 
-    def _load(self) -> dict[str, Any] | None:
+    def _load(self) -> object:
         try:
-            saved: dict[str, Any] = json.loads(self._retained.read_bytes())
+            saved: object = json.loads(self._retained.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             log.warning("%s cannot be read, and is not used: %s", self._retained, error)
             return None
         return saved
 
-    def _save(self, position: dict[str, tuple[str, int]], retained: Mapping[str, Any]) -> None:
+    def _save(self, position: dict[str, tuple[str, int]] | None, retained: Mapping[str, Any]) -> None:
         """Keeps what is retained first: events that come again change nothing in it."""
         try:
             stage(self._retained, json.dumps(retained).encode(), sync=False).commit()
         except OSError as error:
             message = f"{self._retained} cannot be written: {error.strerror}"
             raise BridgeError(message) from error
-        self._position.save(position, sync=True)
+        if position is not None:
+            self._position.save(position, sync=True)
 
 
 def run_mqtt(config: Config, config_path: Path) -> None:

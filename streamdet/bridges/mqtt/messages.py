@@ -15,6 +15,9 @@ from streamdet.types import AlertEvent, ObjectEvent
 _NO_CHARACTERS = "\ufdd0-\ufdef" + "".join(
     f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0, 0x110000, 0x10000)
 )
+_NOT_IN_A_TOPIC = re.compile(rf"[+#\x00-\x1f\x7f-\x9f{_NO_CHARACTERS}]")
+MAX_TOPIC_BYTES = 65_535
+"""The longest topic of MQTT."""
 _NOT_IN_A_LEVEL = re.compile(rf"[%/+#\x00-\x1f\x7f-\x9f{_NO_CHARACTERS}]")
 
 
@@ -75,6 +78,18 @@ def level_of(name: str) -> str:
 def object_message(topics: Topics, event: ObjectEvent, *, late: bool) -> Message:
     """An object event as it is published."""
     return Message(topics.of(event.stream, "objects"), _event_payload(event, late=late))
+
+
+def check_topic(topic: str) -> str:
+    """Returns a topic that may be published to.
+
+    Raises:
+        ValueError: it may not.
+    """
+    if not 0 < len(topic.encode()) <= MAX_TOPIC_BYTES or _NOT_IN_A_TOPIC.search(topic) or topic.startswith("$"):
+        message = "no topic that may be published to"
+        raise ValueError(message)
+    return topic
 
 
 def alert_message(topics: Topics, event: AlertEvent, *, late: bool) -> Message:

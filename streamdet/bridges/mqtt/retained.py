@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, TypeAdapter
 
 from streamdet.bridges.mqtt.home_assistant import discovery_configs
-from streamdet.bridges.mqtt.messages import Message, Source, Topics, source_of, to_json
+from streamdet.bridges.mqtt.messages import Message, Source, Topics, check_topic, source_of, to_json
 from streamdet.types import ObjectEvent, State, StateEvent
 
 _Value = dict[str, Any] | str | bytes
@@ -43,6 +45,30 @@ class _Stream:
     heard_at: float = 0.0
     published: dict[str, _Value | None] = field(default_factory=dict)
     kept: dict[str, bytes | None] = field(default_factory=dict)
+
+
+def _check_text(text: str) -> str:
+    text.encode()  # half of a surrogate pair is no text, though JSON can hold it
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_check_text)]
+_Topic = Annotated[str, AfterValidator(check_topic)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """A stream as a process leaves it to the next one."""
+
+    labels: list[_Text]
+    zones: list[_Text]
+    objects: dict[str, tuple[_Text, tuple[_Text, ...]]]
+    source: Source | None
+    topics: list[_Topic]
+    kept: list[_Topic]
+
+
+_SAVED = TypeAdapter(dict[_Text, _Saved])
 
 
 class RetainedTopics:
@@ -119,7 +145,9 @@ class RetainedTopics:
         for name in sorted(self._changed):
             stream = self._streams[name]
             values = self._values(name, stream)
-            for topic in stream.published.keys() - values.keys():
+            # First the configurations of entities: a program that follows them need not read empty states.
+            gone = stream.published.keys() - values.keys()
+            for topic in sorted(gone, key=lambda topic: (not topic.endswith("/config"), topic)):
                 messages.append(Message(topic, b"", retain=True))
                 del stream.published[topic]
             for topic, (value, source) in values.items():
@@ -145,22 +173,22 @@ class RetainedTopics:
             for name, stream in self._streams.items()
         }
 
-    def from_dict(self, saved: dict[str, Any]) -> None:
+    def from_dict(self, saved: object) -> None:
         """Takes what the process before has saved.
 
         Raises:
-            TypeError, KeyError, ValueError, AttributeError: it is not that.
+            ValueError: it is not that.
         """
         self._streams = {
             name: _Stream(
-                labels=dict.fromkeys(one["labels"]),
-                zones=tuple(one["zones"]),
-                objects={key: _Present(label, tuple(zones)) for key, (label, zones) in one["objects"].items()},
-                source=None if one["source"] is None else Source(**one["source"]),
-                published=dict.fromkeys(one["topics"]),
-                kept=dict.fromkeys(one["kept"]),
+                labels=dict.fromkeys(one.labels),
+                zones=tuple(one.zones),
+                objects={key: _Present(*found) for key, found in one.objects.items()},
+                source=one.source,
+                published=dict.fromkeys(one.topics),
+                kept=dict.fromkeys(one.kept),
             )
-            for name, one in saved.items()
+            for name, one in _SAVED.validate_python(saved).items()
         }
         self._changed = set(self._streams)
 

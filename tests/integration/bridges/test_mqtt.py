@@ -6,10 +6,12 @@ import json
 import logging
 import math
 import queue
+import resource
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from streamdet.bridges.mqtt import MqttBridge, MqttSettings
+from streamdet.bridges.mqtt import MqttBridge, MqttSettings, session
 from streamdet.bridges.mqtt.messages import Message
 from streamdet.bridges.mqtt.session import BrokerAddress, MqttError, Session
 from streamdet.client import Gap
@@ -26,6 +28,7 @@ from streamdet.types import PictureInfo, State, StateEvent
 from support.certificates import make_certificate
 from support.mosquitto import Mosquitto, listener_of
 from support.occurring import alert_event, object_event
+from support.odd_broker import OddBroker
 from support.waiting import join, wait_until
 
 pytestmark = pytest.mark.package("mosquitto")
@@ -77,13 +80,18 @@ class Running:
         return self.metrics.registry.get_sample_value(f"streamdet_bridge_{name}", labels)
 
     def _save(self, position: Any, saved: Any) -> None:
-        self.positions.append(position["alerts/yard/"][1])
+        if position is not None:
+            self.positions.append(position["alerts/yard/"][1])
         self.saved = json.loads(json.dumps(saved))
 
 
 @contextmanager
-def bridge_to(address: BrokerAddress, saved: dict[str, Any] | None = None, **settings: Any) -> Iterator[Running]:
+def bridge_to(
+    address: BrokerAddress, saved: dict[str, Any] | None = None, first: Sequence[Any] = (), **settings: Any
+) -> Iterator[Running]:
     running = Running(MqttSettings(address, **{"prefix": "s", **settings}), saved)
+    for item in first:
+        running.events.put(item)
     running.thread.start()
     try:
         yield running
@@ -167,10 +175,10 @@ def test_no_alert_is_lost_over_the_death_of_the_broker_and_no_old_one_looks_new(
         # A broker that has lost everything has the states again.
         with listener_of(broker) as later:
             later.wait_for("s/availability", b"online")
-            assert "s/yard/state" in later.retained()
+            wait_until(lambda: "s/yard/state" in later.retained(), "the state")
 
 
-@pytest.mark.parametrize("topic", ["s/yard/alerts/r", "s/yard/last_alert"])
+@pytest.mark.parametrize("topic", ["s/availability", "s/yard/alerts/r", "s/yard/last_alert"])
 def test_an_alert_whose_session_ends_while_it_is_sent_is_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, topic: str
 ) -> None:
@@ -183,8 +191,11 @@ def test_an_alert_whose_session_ends_while_it_is_sent_is_sent_again(
         return publish(session, message)
 
     monkeypatch.setattr(Session, "publish", fail_once)
-    with Mosquitto(tmp_path) as broker, listener_of(broker) as listener, bridge_to(broker.address()) as running:
-        running.events.put(alert(1))
+    with (
+        Mosquitto(tmp_path) as broker,
+        listener_of(broker) as listener,
+        bridge_to(broker.address(), first=[alert(1)]) as running,
+    ):
         wait_until(lambda: running.positions == [1], "it has arrived")
         assert failed.is_set()
         wait_until(lambda: seqs(listener.topic("s/yard/last_alert")) == [1], "the last alert")
@@ -243,6 +254,116 @@ def test_names_that_a_broker_would_end_the_connection_for_are_escaped(tmp_path: 
             running.events.put(alert(seq, rule=rule))
         wait_until(lambda: running.positions[-1:] == [8], "all acknowledged")
         assert running.count("retries_total") == retries
+
+
+def test_a_broker_that_acknowledges_nothing_is_left_and_that_is_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(session, "_ACKNOWLEDGE_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("streamdet.bridges.mqtt._MIN_RETRY_SECONDS", 0.05)
+    with OddBroker(acknowledges=False) as broker, bridge_to(broker.address()) as running:
+        running.events.put(alert(1))
+        wait_until(lambda: broker.topics.count("s/yard/alerts/r") == 3, "it is sent again on new connections")
+        assert broker.logins >= 3
+        assert (running.count("retries_total") or 0) >= 2
+        assert running.positions == []
+        broker.acknowledges = True
+        wait_until(lambda: running.positions == [1], "it has arrived")
+    assert "the broker has acknowledged nothing for 0.3 seconds" in caplog.text
+
+
+def test_what_waits_for_the_broker_is_bounded_in_bytes() -> None:
+    picture = replace(PICTURE, jpeg=b"x" * 400_000)
+    with OddBroker(acknowledges=False) as broker, bridge_to(broker.address()) as running:
+        for seq in range(1, 31):
+            running.events.put(alert(seq, picture=picture))
+        wait_until(lambda: broker.topics.count("s/yard/picture") == 3, "as many as may be on their way")
+        assert running.events.items.qsize() == 27
+        assert running.bridge.waiting == 3
+
+
+def publish(payload: bytes) -> bytes:
+    """PUBLISH with QoS 2 of a message of another client."""
+    content = b"\x00\x03a/b\x00\x07\x00" + payload
+    length, size = bytearray(), len(content)
+    while size or not length:
+        length.append(size % 128 | 128 * (size > 127))
+        size //= 128
+    return bytes([0x34]) + bytes(length) + content
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        publish(b"command"),
+        publish(b"x" * 50_000),
+        bytes([0x34, 0xFF, 0xFF, 0xFF, 0x7F]),  # 256 MiB are to follow
+        bytes([0x40, 0xFF, 0xFF, 0xFF, 0x7F]),
+        bytes([0x40, 1, 0]),  # half of an acknowledgement
+        bytes([0x40, 4, 0, 1, 0xEE, 0]),  # with a reason that is not known
+        bytes([0xE0, 3, 0, 200, 1]),
+        bytes([0x20, 0]),
+        bytes([0x90, 3, 0, 1, 0]),  # the answer to a subscription
+        bytes([0x00, 0]),
+    ],
+)  # fmt: skip
+def test_a_broker_that_sends_what_no_client_asked_for_is_left(monkeypatch: pytest.MonkeyPatch, packet: bytes) -> None:
+    monkeypatch.setattr("streamdet.bridges.mqtt._MIN_RETRY_SECONDS", 0.05)
+    with (
+        OddBroker(sends=lambda connection: connection.sendall(packet)) as broker,
+        bridge_to(broker.address()) as running,
+    ):
+        wait_until(lambda: broker.logins >= 3, "new connections")
+        broker.sends = None
+        running.events.put(alert(1))
+        wait_until(lambda: running.positions == [1], "it arrives once the broker behaves")
+        assert (running.count("retries_total") or 0) >= 2
+
+
+def test_a_flood_of_messages_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.bridges.mqtt._MIN_RETRY_SECONDS", 0.05)
+    sent = []
+
+    def flood(connection: socket.socket) -> None:
+        while True:
+            sent.append(connection.send(publish(b"x" * 60_000)))
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with OddBroker(sends=flood) as broker, bridge_to(broker.address()) as running:
+        wait_until(lambda: broker.logins >= 10, "new connections")
+        assert running.thread.is_alive()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+def test_a_broker_that_retains_nothing_gets_the_messages_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ["retain_available false", "max_inflight_messages 1"]
+    with Mosquitto(tmp_path, settings=settings) as broker, listener_of(broker) as listener:
+        with bridge_to(broker.address()) as running:
+            running.events.put(up())
+            for seq in range(1, 41):
+                running.events.put(alert(seq))
+            wait_until(lambda: running.positions[-1:] == [40], "all acknowledged")
+            assert running.count("retries_total") == 0
+        listener.wait_for("s/availability", b"offline")
+        assert seqs(listener.topic("s/yard/alerts/r")) == list(range(1, 41))
+        assert seqs(listener.topic("s/yard/last_alert"))[-1:] == [40]
+    assert "the broker retains nothing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (bytes([0x20, 2, 0, 1]), "Unsupported protocol version; see protocol in [mqtt]"),  # of a broker for 3.1.1
+        (bytes([0x20, 3, 0, 0x87, 0]), "Not authorized; see username and password in [mqtt]"),
+        (bytes([0x20, 5, 0, 0, 2, 0x24, 0]), "the broker accepts QoS 0 alone"),
+        (bytes([0x20, 3, 0, 0x88, 0]), "Server unavailable"),
+    ],
+)
+def test_why_a_connection_is_refused(answer: bytes, expected: str) -> None:
+    with OddBroker(answer=answer) as broker:
+        assert expected in refusal(lambda: Session(broker.address(), WILL))
 
 
 def refusal(connect: Callable[[], object]) -> str:

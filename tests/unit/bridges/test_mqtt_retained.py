@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from streamdet import wire
 from streamdet.bridges.mqtt.messages import Message, Topics, alert_message, level_of, object_message
 from streamdet.bridges.mqtt.retained import RetainedTopics
@@ -201,6 +203,9 @@ def test_a_zone_that_goes_is_removed_and_so_is_a_stream_that_is_no_longer_repeat
     assert topics.forget_silent(20.0) == ["yard"]
     messages = topics.messages()
     assert Message("streamdet/yard/picture", b"", retain=True) in messages
+    # The entities go before what they show, which they would take for states.
+    configs = [message.topic.startswith("homeassistant/") for message in messages]
+    assert configs == sorted(configs, reverse=True)
     assert retained([m for m in messages if m.topic != "streamdet/yard/picture"], found) == {}
 
 
@@ -224,6 +229,28 @@ def test_the_next_process_knows_what_is_there_and_removes_what_has_gone() -> Non
     assert not any("dock" in topic for topic in found)
     # What it has not seen itself stays what it is.
     assert not any(message.topic == "streamdet/yard/last_alert" for message in second.messages())
+
+
+STREAM = {"labels": ["person"], "zones": [], "objects": {}, "source": None, "topics": [], "kept": []}
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        [], "x", 7, {"yard": None}, {"yard": {}}, {"yard": STREAM | {"labels": [1]}},
+        {"yard": STREAM | {"labels": "ab"}},
+        {"yard": STREAM | {"objects": {"o1": ["person"]}}}, {"yard": STREAM | {"objects": {"o1": ["person", [1]]}}},
+        {"yard": STREAM | {"source": {"epoch": "e1"}}}, {"yard": STREAM | {"zones": ["\ud800"]}}, {"\ud800": STREAM},
+        {"yard": STREAM | {"topics": ["s/#"]}}, {"yard": STREAM | {"topics": [""]}},
+        {"yard": STREAM | {"kept": ["$SYS/broker/version"]}}, {"yard": STREAM | {"topics": ["a" * 65_536]}},
+    ],
+)  # fmt: skip
+def test_what_the_process_before_has_saved_is_refused_if_it_is_damaged(saved: Any) -> None:
+    topics = topics_of()
+    with pytest.raises(ValueError):  # noqa: PT011 - any of them
+        topics.from_dict(saved)
+    topics.state_event(state(), 0.0)
+    assert "streamdet/yard/state" in retained(topics.messages())
 
 
 def test_all_is_published_again_for_a_broker_that_may_have_lost_it() -> None:
