@@ -507,6 +507,26 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_what_other_machines_can_reach_is_known"),
     ),
     *_of(
+        "security/command_line.py", "integration/security/test_command_line.py",
+        ("typed passwords stay in sight", "    ctypes.memmove(begin, hidden, len(shown))\n", "",
+         "test_logins_and_tokens_are_hidden_and_still_used"),
+    ),
+    *_of(
+        "config/secrets.py", "unit/config/test_secrets.py",
+        ("a login stays in the file", 'return f"${{{begin}_{what}}}"', "return value",
+         "test_a_url_loses_its_secrets_and_means_the_same"),
+    ),
+    *_of(
+        "config/load.py", "unit/config/test_problems.py",
+        ("an emptied file removes all streams", "        if not written:\n", "        if False:\n",
+         "test_bad_input_ends_in_one_clear_line"),
+    ),
+    *_of(
+        "cli/status.py", "e2e/test_status.py",
+        ("a stream that is down is well", 'return stream["state"] == "up" or (', 'return stream["state"] != "x" or (',
+         "test_what_is_not_well_is_said_and_is_the_exit_code"),
+    ),
+    *_of(
         "security/redact.py", "unit/security/test_redact.py",
         ("password of a login alone", "values |= {password, base64", "values |= {base64",
          "test_the_password_of_a_remembered_login_is_masked_alone_and_its_user_is_not"),

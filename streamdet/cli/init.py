@@ -13,6 +13,7 @@ import click
 
 from streamdet.cli.completion import offer_files
 from streamdet.errors import EXIT_FAILURE, ConfigError, StreamdetError
+from streamdet.security.files import is_there
 from streamdet.security.plain_text import plain, plain_json
 
 if TYPE_CHECKING:
@@ -105,16 +106,17 @@ def _check_output(path: Path, *, force: bool) -> None:
     if path.suffix.lower() != ".toml":
         message = f"{path}: a configuration is TOML; give it a name such as {path.with_suffix('.toml')}"
         raise click.UsageError(message)
-    if path.exists() and not force:
+    if is_there(path) and not force:
         message = f"{path} exists; --force replaces it, -o NAME.toml writes another file"
         raise StreamdetError(message)
-    if not path.absolute().parent.is_dir():
+    if not is_there(path.absolute().parent):
         message = f"there is no folder {path.parent} to write {path.name} into"
         raise StreamdetError(message)
 
 
 def _ask_for_urls() -> list[str]:
     click.echo("Type the URL of each camera, such as rtsp://192.0.2.5/stream1; an empty line ends the list.")
+    click.echo("(`streamdet discover` finds the cameras of the local network.)")
     words: list[str] = []
     while word := click.prompt("URL", default="", show_default=False).strip():
         words.append(word)

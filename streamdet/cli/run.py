@@ -13,6 +13,7 @@ import click
 from streamdet.cli.completion import offer_files
 from streamdet.errors import ConfigError
 from streamdet.monitoring.log import configure_logging
+from streamdet.security.files import is_there
 
 if TYPE_CHECKING:
     from streamdet.config import Config
@@ -84,10 +85,12 @@ def command(
             verbose=verbose,
         )  # fmt: skip
         return
-    if config_path is None and path == _DEFAULT_FILE and not path.exists():
-        here = "streamdet run streamdet.toml" if Path("streamdet.toml").exists() else "streamdet init"
-        why = f"give a URL or a file, or run {here}" if here.endswith("init") else f"did you mean {here}?"
-        raise ConfigError([f"there is nothing to run, and no {_DEFAULT_FILE}; {why}"])
+    if config_path is None and not sources and not is_there(path):
+        is_here = Path("streamdet.toml").is_file()
+        meant = (
+            "did you mean streamdet run streamdet.toml?" if is_here else "give a URL or a file, or run streamdet init"
+        )
+        raise ConfigError([f"there is nothing to run, and no {path} that this user may read; {meant}"])
     if settings:
         problem = "--set is for a SOURCE; a stream of a configuration file has its keys there"
         raise click.UsageError(problem)
@@ -170,7 +173,7 @@ def _config_of(streams: list[dict[str, Any]], settings: dict[str, Any]) -> tuple
     read, problems = [], []
     for stream in streams:
         try:
-            of_file = {"pace": "fastest"} if Path(stream["url"]).is_file() and "loop" not in settings else {}
+            of_file = {"pace": "fastest"} if _is_file(stream["url"]) and "loop" not in settings else {}
             values = {**of_file, **settings, **stream}
             read.append(read_stream(values, {}, Path.cwd(), config=config))
         except ConfigError as error:
@@ -189,10 +192,15 @@ def _check_files(config: Config) -> None:
     """
     from streamdet.capture.probe import probe_all
 
-    probes = probe_all([stream for stream in config.streams if Path(stream.url).is_file()])
+    probes = probe_all([stream for stream in config.streams if _is_file(stream.url)])
     problems = [f"{probe.stream}: cannot be read: {probe.detail}" for probe in probes if probe.reason]
     if problems:
         raise ConfigError(problems)
+
+
+def _is_file(url: str) -> bool:
+    """Whether a url is the path of a file, and not of a device."""
+    return is_there(Path(url)) and Path(url).is_file()
 
 
 def _check_page(config: Config, *, page: bool) -> None:

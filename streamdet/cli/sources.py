@@ -14,6 +14,7 @@ from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.config.naming import names_of, slug
 from streamdet.config.toml import near_file
 from streamdet.errors import ConfigError
+from streamdet.security.files import is_there
 from streamdet.security.redact import redact
 
 _NAMED = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})=(.+)", re.DOTALL)
@@ -78,7 +79,7 @@ def read_sources(words: Sequence[str]) -> list[Given]:
     given: list[tuple[str, str]] = []
     problems: list[str] = []
     for word in words:
-        named = None if Path(word).exists() else _NAMED.fullmatch(word)
+        named = None if is_there(Path(word)) else _NAMED.fullmatch(word)
         name, url = (named[1], named[2]) if named else ("", word)
         before, equals, _ = word.partition("://")[0].partition("=")
         if named is None and equals and "://" in word and "?" not in before:
@@ -116,11 +117,11 @@ def _problem_of(url: str) -> str:
 
 def _problem_of_file(url: str) -> str:
     path = Path(url.removeprefix("file://"))
-    if path.is_dir():
+    if is_there(path) and path.is_dir():
         return "is a folder; name the video files in it, such as FOLDER/*.mp4"
     if path.suffix.lower() in _OTHER_CONFIGURATIONS:
         return "is no video; a configuration of streamdet is TOML, FILE.toml (`streamdet init` writes one)"
-    if path.exists():
+    if is_there(path):
         return ""
     if _HOST_WITHOUT_SCHEME.fullmatch(url):
         return f"there is no such file; for a camera, write rtsp://{url} (or http://)"

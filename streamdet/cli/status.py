@@ -127,6 +127,9 @@ def read_status(socket_path: Path | None, config_path: Path | None) -> Status:
         status.error = error
         status.problems.append(str(error))
         return status
+    if about.get("config_in_force") is False:
+        what = "could not be used when it was read last, and what was before is in force"
+        status.problems.append(f"{about['config']} {what}; streamdet check {about['config']} lists what is wrong")
     status.problems += [_problem_of(stream) for stream in status.streams if not _is_well(stream)]
     status.notes += _overload(status.streams)
     if not status.problems and not status.streams:

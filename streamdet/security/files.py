@@ -113,6 +113,14 @@ def write_atomically(
     stage(path, content, mode=mode, group=group).commit(replace=replace)
 
 
+def is_there(path: Path) -> bool:
+    """Whether a path exists, as far as this user may see; also of one that cannot be a path."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a folder of someone else's, or a name that is too long
+        return False
+
+
 def lock_directory(directory: Path) -> int:
     """Makes a directory, and locks it for this process until the descriptor that it returns is closed.
 

@@ -370,6 +370,7 @@ class Daemon:
             "pid": os.getpid(),
             "started_at": self._started_at,
             "config": None if path is None else str(path.resolve()),
+            "config_in_force": None if path is None else self._in_force.is_file_in_force,
             "changes_file": None if changes_path is None else str(changes_path),
             "engine": None if self.running is None else self.running.to_dict(),
             "addresses": None if self.addresses is None else asdict(self.addresses),

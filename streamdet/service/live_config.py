@@ -87,11 +87,16 @@ class LiveConfig:
         changes_path: the file that keeps changes over restarts; None to keep none.
         metrics: show how reloads went.
 
+    Attributes:
+        path: as given.
+        is_file_in_force: whether the newest content of the file that was read is; false after a reload that failed.
+
     What was kept and cannot be used is left out and logged; everything else starts.
     """
 
     def __init__(self, config: Config, path: Path | None, changes_path: Path | None, metrics: Metrics) -> None:
         self.path = path
+        self.is_file_in_force = path is not None
         self._last_good = None if path is None else last_good(path)
         self._metrics = metrics
         self._started = config
@@ -138,7 +143,7 @@ class LiveConfig:
             _log.info("kept from an earlier run: %s", note)
         streams.apply(self._config.streams, self._config.rules, self._config.detector)
         # Where the last good configuration is used in place of the file, the file has not been loaded.
-        self._metrics.reloaded(time.time() if self._keep() else None)
+        self._note_reload(time.time() if self._keep() else None)
 
     def reload(self) -> Reloaded:
         """Reads the file again: all of it takes effect, or nothing does.
@@ -160,16 +165,16 @@ class LiveConfig:
             for problem in problems:
                 _log.error("%s", problem)
             _log.error("the configuration is unchanged: %d problems in %s", len(problems), self.path)
-            self._metrics.reloaded(None)
+            self._note_reload(None)
             raise
         except Exception as error:
-            self._metrics.reloaded(None)
+            self._note_reload(None)
             self._metrics.unexpected.report("reload", error, "the configuration is unchanged")
             message = f"unexpected error: {describe(error)}; see the daemon's log"
             raise ControlError(Refusal.FAILED, message) from error
         finally:
             systemd.ready()
-        self._metrics.reloaded(time.time())
+        self._note_reload(time.time())
         self._keep()
         needs_restart = _differing_keys(self._started, config)
         if needs_restart:
@@ -301,6 +306,11 @@ class LiveConfig:
                 raise ControlError(Refusal.FAILED, message) from None
             self._kept = kept
         return applied
+
+    def _note_reload(self, at: float | None) -> None:
+        """Remembers and shows whether the file is in force: since this Unix time, or not (None)."""
+        self.is_file_in_force = at is not None
+        self._metrics.reloaded(at)
 
     def _keep(self) -> bool:
         """Keeps the file as the last one that worked, for a service; false if it is wrong."""

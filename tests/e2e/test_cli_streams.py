@@ -207,6 +207,32 @@ def test_what_is_persisted_survives_a_restart_and_the_rest_does_not(
     assert [path.name for path in installed.kept.parent.glob(".*.part")] == []
 
 
+def test_what_is_undone_leaves_nothing_in_the_file_of_changes(installed: Installed) -> None:
+    def kept() -> dict[str, Any]:
+        streams: dict[str, Any] = json.loads(installed.kept.read_text())["streams"]
+        return streams
+
+    # A stream of run time that is added again and again.
+    for _ in range(2):
+        assert installed.run("streams", "add", "north", "rtsp://127.0.0.1:1/x", "--persist")[0] == 0
+        assert installed.run("streams", "change", "north", "--set", "max_fps=2", "--persist")[0] == 0
+        assert installed.run("streams", "remove", "north", "--persist")[0] == 0
+        assert kept() == {}
+    # One of the file that is changed, then removed, then restored.
+    assert installed.run("streams", "change", "west", "--set", "max_fps=2", "--persist")[0] == 0
+    assert installed.run("streams", "remove", "west", "--persist")[0] == 0
+    assert kept() == {"west": {"action": "remove", "values": {}}}
+    assert installed.run("streams", "reset", "west", "--persist")[0] == 0
+    assert kept() == {}
+    assert installed.streams()["west"]["changed"] == []
+    # What is removed until a restart comes back with it.
+    assert installed.run("streams", "add", "north", "rtsp://127.0.0.1:1/x", "--persist")[0] == 0
+    code, output = installed.run("streams", "remove", "north")
+    assert (code, output) == (0, "north was removed, until the next restart\n")
+    installed.restart()
+    assert "north" in installed.streams()
+
+
 def test_a_password_can_come_from_standard_input(installed: Installed) -> None:
     url = f"rtsp://user:{SECRET}@127.0.0.1:1/x"
     assert installed.run("streams", "add", "north", "--url-from-stdin", stdin=url + "\n")[0] == 0

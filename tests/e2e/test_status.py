@@ -56,6 +56,17 @@ def test_what_is_not_well_is_said_and_is_the_exit_code(daemon: DaemonProcess) ->
     assert "s3cret-Pw" not in result.stdout
 
 
+def test_a_reload_that_failed_is_a_problem(daemon: DaemonProcess) -> None:
+    text = daemon.path.read_text()
+    daemon.path.write_text(f"{text}[nonsense]\n")
+    assert streamdet("reload", "--socket", str(daemon.control_path)).returncode == 2
+    failed = f"{daemon.path} could not be used when it was read last"
+    assert any(line.startswith(failed) for line in json.loads(status(daemon, "--json").stdout)["problems"])
+    daemon.path.write_text(text)
+    assert streamdet("reload", "--socket", str(daemon.control_path)).returncode == 0
+    assert failed not in status(daemon).stdout
+
+
 def test_json_has_all_of_it(daemon: DaemonProcess) -> None:
     result = status(daemon, "--json")
     facts = json.loads(result.stdout)

@@ -109,6 +109,7 @@ def test_nothing_is_overwritten_without_force(folder: Path) -> None:
         (["192.0.2.5/stream1"], "192.0.2.5/stream1: there is no such file; for a camera, write rtsp://192.0.2.5/stream1"),
         (["192.0.2.5:554/x"], "192.0.2.5:554/x: looks like a network address without its beginning; write rtsp://"),
         (["rtps://192.0.2.5/x"], 'rtps://192.0.2.5/x: begins with "rtps://", which is not supported; did you mean "rtsps://"?'),
+        ([f"{'a' * 300}.mp4"], f"{'a' * 200}: there is no such file"),
         (["."], ".: is a folder; name the video files in it"),
         (["clp.mp4"], "clp.mp4: there is no such file; did you mean clip.mp4?"),
         (["streamdet.yaml"], "streamdet.yaml: is no video; a configuration of streamdet is TOML"),
