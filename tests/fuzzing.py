@@ -22,10 +22,13 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -38,8 +41,13 @@ from uvicorn.server import ServerState
 from streamdet import wire
 from streamdet.capture.sources.diagnosis import look_at_connection
 from streamdet.capture.sources.hls.playlist import Playlists, absolute
+from streamdet.capture.sources.login import Challenge
 from streamdet.config import StreamConfig, load_config
 from streamdet.delivery.replay import Replay, Ring
+from streamdet.discovery.camera import interview
+from streamdet.discovery.configuration import tables_of
+from streamdet.discovery.search import Answer, read_answers
+from streamdet.discovery.soap import SoapClient, new_budget
 from streamdet.errors import ConfigError, ControlError, SourceError, WireError
 from streamdet.http import server as http_server
 from streamdet.http.server import Limits
@@ -50,6 +58,7 @@ from streamdet.service.control.api import decode_body
 from streamdet.service.control.client import decode_answer
 from streamdet.wire import replay as replay_wire
 from support.mutating import changed_json, damaged
+from support.onvif import Behaviour, answer, envelope, probe_match
 from support.paths import DATA, ROOT
 from support.waiting import join
 
@@ -112,7 +121,7 @@ def _event() -> Target:
                 return "taken"
         return outcome
 
-    return Target(0.35, good, _either, read)
+    return Target(0.3, good, _either, read)
 
 
 def _message() -> Target:
@@ -343,6 +352,44 @@ def _camera() -> Iterator[tuple[Callable[[bytes], None], int]]:
             join(thread)
 
 
+def _search_answer() -> Target:
+    question, address = uuid.UUID(int=1), "http://192.0.2.5/onvif/device_service"
+    good = [probe_match(f"urn:uuid:{question}", f"{address} http://[fe80::1]/", str(uuid.UUID(int=2)))]
+
+    def read(data: bytes) -> Outcome:
+        answers = list(read_answers(data, "192.0.2.5", [question]))
+        assert all(answer.host == "192.0.2.5" and answer.services for answer in answers)
+        return "taken" if answers else "left out"
+
+    return Target(0.02, good, damaged, read)
+
+
+def _onvif_answer() -> Target:
+    """One answer of a camera; those to the other questions are as they should be."""
+    media2 = 'xmlns:t="http://www.onvif.org/ver20/media/wsdl"'
+    questions = ("GetSystemDateAndTime", "GetDeviceInformation", "GetServices", "GetProfiles", "GetStreamUri")
+    good = {name: envelope(answer(name, media2, Behaviour(host="192.0.2.5"), 80)) for name in questions}
+
+    class Answering(SoapClient):
+        broken = b""
+
+        def _post(self, _address: str, action: str, *_: object, **__: object) -> tuple[int, list[Challenge], bytes]:
+            name = action.rpartition("/")[2]
+            is_meant = f"{name}Response".encode() in self.broken
+            return 200, [], self.broken if is_meant else good.get(name, b"")
+
+    def read(data: bytes) -> Outcome:
+        client = Answering(new_budget(60), None)
+        client.broken = data
+        camera = interview(Answer("192.0.2.5", ("http://192.0.2.5/",)), client, other_hosts=False)
+        assert all(profile.url is None or urlsplit(profile.url).hostname == "192.0.2.5" for profile in camera.profiles)
+        tables = tomllib.loads(tables_of([camera], "CAMERA_LOGIN")).get("streams", [])
+        assert all(set(table) == {"name", "url"} for table in tables)
+        return "taken" if camera.reason is None else camera.reason.value
+
+    return Target(0.03, list(good.values()), damaged, read)
+
+
 @contextmanager
 def targets() -> Iterator[dict[str, Target]]:
     """Everything that reads what others wrote."""
@@ -358,6 +405,8 @@ def targets() -> Iterator[dict[str, Target]]:
             "page request": _page_request(loop),
             "camera's answer": _rtsp_answer(say, port),
             "playlist": _playlist(),
+            "search's answer": _search_answer(),
+            "ONVIF answer": _onvif_answer(),
         }
 
 

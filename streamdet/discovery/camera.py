@@ -102,17 +102,22 @@ def ask_camera(answer: Answer, login: tuple[str, str] | None, seconds: float, *,
         seconds: for all questions together.
         other_hosts: whether addresses that it names on other hosts are used as they are.
     """
-    return _Interview(answer, login, seconds, other_hosts=other_hosts).run()
+    return interview(answer, SoapClient(new_budget(seconds), login), other_hosts=other_hosts)
+
+
+def interview(answer: Answer, client: SoapClient, *, other_hosts: bool) -> Camera:
+    """The same, by a client that is there."""
+    return _Interview(answer, client, other_hosts=other_hosts).run()
 
 
 class _Interview:
     """The questions to one camera, one after the other."""
 
-    def __init__(self, answer: Answer, login: tuple[str, str] | None, seconds: float, *, other_hosts: bool) -> None:
+    def __init__(self, answer: Answer, client: SoapClient, *, other_hosts: bool) -> None:
         self._host = answer.host
         self._other_hosts = other_hosts
         self._device = self._at_home(answer.services[0])
-        self._client = SoapClient(new_budget(seconds), login)
+        self._client = client
         self._camera = Camera(answer.host, answer.device, name=answer.name, model=answer.hardware)
 
     def run(self) -> Camera:

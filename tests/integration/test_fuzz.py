@@ -21,7 +21,7 @@ from support.waiting import join
 _INPUTS = 20_000
 _NAMES = (
     "event", "message", "replay request", "replay answer", "control request", "control answer", "configuration",
-    "page request", "camera's answer", "playlist",
+    "page request", "camera's answer", "playlist", "search's answer", "ONVIF answer",
 )  # fmt: skip
 
 

@@ -130,8 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif verdict in ("none", "refused"):
             self._refuse()
         else:
-            text = _answer(name, body, behaviour, camera.port)
-            self._send(_envelope(text or UNKNOWN), 200 if text else 500)
+            text = answer(name, body, behaviour, camera.port)
+            self._send(envelope(text or UNKNOWN), 200 if text else 500)
 
     def _verdict(self, body: str) -> str:
         behaviour = self.server.behaviour
@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self) -> None:
         asks_for = self.server.behaviour.asks_for
         if asks_for == "token":
-            self._send(_envelope(NOT_AUTHORIZED), 400)
+            self._send(envelope(NOT_AUTHORIZED), 400)
             return
         challenge = f'Basic realm="{REALM}"'
         if asks_for == "digest":
@@ -187,11 +187,11 @@ class _Handler(BaseHTTPRequestHandler):
                 return
 
 
-def _envelope(body: str) -> bytes:
+def envelope(body: str) -> bytes:
     return f'<?xml version="1.0"?><s:Envelope {_NS}><s:Body>{body}</s:Body></s:Envelope>'.encode()
 
 
-def _answer(name: str, body: str, behaviour: Behaviour, port: int) -> str:
+def answer(name: str, body: str, behaviour: Behaviour, port: int) -> str:
     """The content of the body; "" for an operation that is not known."""
     base = f"http://{behaviour.host}:{port}"
     newer = 'xmlns:t="http://www.onvif.org/ver20/media/wsdl"' in body
