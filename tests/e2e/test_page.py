@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from streamdet.assets import sample_clip
 from streamdet.config import Config, MetricsConfig, PublisherConfig, StreamConfig
@@ -22,7 +24,7 @@ from streamdet.security.passwords import Password, write_password
 from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, Picture, Reason, State
 from support.page import PageProcess, Published, box_of, grey_of
-from support.paths import ROOT
+from support.paths import DATA, ROOT
 from support.ports import free_port
 from support.processes import DaemonProcess
 from support.processes import stream as configured
@@ -38,7 +40,8 @@ _ARGUMENTS = (
 _WAIT_MILLISECONDS = 40_000
 # What Chromium says of a wrong password, and of a question on its way while someone logs out.
 _REFUSED = re.compile(
-    "the server responded with a status of 40[13]|net::ERR_CONNECTION_RE(?:FUSED|SET)|net::ERR_EMPTY_RESPONSE"
+    "the server responded with a status of 40[13]"
+    "|net::ERR_(?:CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|CONTENT_LENGTH_MISMATCH|INTERNET_DISCONNECTED)"
 )
 SCRIPTS = ROOT / "streamdet/web/page"
 _WORDS = "correct horse battery"
@@ -278,7 +281,7 @@ _LABELS_OF_A_CROWD = """({ count, width, height, boxHeight }) => {
   const drawn = [];
   const context = {
     measureText: (text) => ({ width: 6 * text.length }),
-    fillRect: (x, y, width, height) => drawn.push({ x, y, width, height }),
+    fillRect: (x, y, width, height) => drawn.push({ text: "", box: [x, y, x + width, y + height] }),
     fillText: (text) => (drawn.at(-1).text = text),
   };
   const people = Array.from({ length: count }, (_, at) => {
@@ -287,14 +290,12 @@ _LABELS_OF_A_CROWD = """({ count, width, height, boxHeight }) => {
   });
   const obstacles = people.map(({ box }) => box);
   drawLabels({ context, width, height, unit: 1, obstacles }, people, []);
-  const covers = (label) => people.some(({ box: [x1, y1, x2, y2] }) =>
-    overlap(label, { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }));
   return {
     texts: drawn.map(({ text }) => text),
-    wrong: drawn.filter((label, at) =>
-      covers(label) || drawn.slice(at + 1).some((other) => overlap(label, other)) ||
-      label.x < 0 || label.y < 0 || label.x + label.width > width || label.y + label.height > height,
-    ),
+    wrong: drawn.filter(({ box: [x1, y1, x2, y2] }, at) => {
+      const others = [...obstacles, ...drawn.slice(at + 1).map(({ box }) => box)];
+      return x1 < 0 || y1 < 0 || x2 > width || y2 > height || others.some((box) => overlap([x1, y1, x2, y2], box));
+    }),
   };
 }"""
 
@@ -365,6 +366,66 @@ def test_fits_a_phone(server: PageProcess, open_page: Callable[..., Page], schem
         page.goto(server.url + address)
         expect(page.locator("canvas[data-frame]:visible").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == 320
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The script of axe-core."""
+    folder = tmp_path_factory.mktemp("axe")
+    shutil.copy(DATA / "axe" / "package.json", folder)
+    install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"]
+    installed = subprocess.run(install, cwd=folder, capture_output=True, timeout=180, check=False)
+    if installed.returncode != 0:
+        pytest.skip("npm cannot install the package axe-core here")
+    return (folder / "node_modules/axe-core/axe.min.js").read_text()
+
+
+_FINDINGS = """async () => {
+  const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
+  const { violations } = await axe.run(document, { runOnly: tags });
+  return violations.flatMap(({ id, nodes }) => nodes.map(({ html, failureSummary: why }) => `${id}: ${html} ${why}`));
+}"""
+
+
+@pytest.mark.package("nodejs")
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 390)])
+def test_no_view_has_a_finding_of_axe(
+    published: Published, tmp_path: Path, open_page: Callable[..., Page], axe: str, scheme: str, width: int
+) -> None:
+    published.states["yard"] = (State.DOWN, Reason.UNAUTHORIZED, "401 Unauthorized")
+    published.states["paused"] = (State.DOWN, Reason.PAUSED, "")
+    with locked_page(published, tmp_path) as server:
+        page = open_page(
+            server.url, viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+        )
+
+        def check(what: str) -> None:
+            page.evaluate(axe)
+            assert page.evaluate(_FINDINGS) == [], what
+
+        expect(page.get_by_label("Password")).to_be_visible()
+        check("login")
+        log_in(page)
+        expect(tile(page, "gate").locator("canvas[data-frame]")).to_have_count(1)
+        expect(tile(page, "yard")).to_contain_text("Down for")
+        check("wall")
+        page.locator("#find").fill("no such stream")
+        expect(page.locator("#wall-empty")).to_contain_text("No stream matches.")
+        check("nothing matches")
+        views = page.eval_on_selector_all("[data-view]", "links => links.map(link => link.hash)")
+        for address in (*views, "#/stream/gate", "#/stream/yard", "#/stream/nothing"):
+            page.goto(server.url + address)
+            expect(page.locator(".view:visible h1")).to_have_count(1)
+            if address == "#/stream/gate":
+                expect(page.locator("#detail-picture canvas[data-frame]")).to_have_count(1)
+            check(address)
+        page.goto(server.url)
+        expect(tile(page, "gate").locator("canvas[data-frame]")).to_have_count(1)
+        published.close()
+        expect(page.locator("#notice")).to_contain_text("No connection to the daemon")
+        expect(tile(page, "gate").locator(".age")).to_be_visible()
+        check("no daemon")
+        page.goto("about:blank")
 
 
 class OneBox:
@@ -486,6 +547,50 @@ def test_what_is_not_of_now_does_not_look_live(tmp_path: Path, open_page: Callab
         expect(page.locator("#detail-picture .age")).to_have_text(re.compile("^Last seen [0-9]+ s ago$"))
         expect(page.locator("#notice")).to_contain_text("The server of this page")
         page.goto("about:blank")
+
+
+def test_a_network_that_is_cut_shows_and_comes_back(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url)
+    is_of_now(page, "gate", "yard", _HOSTILE)
+    page.context.set_offline(True)
+    is_of_before(page, 10, "gate", "yard", _HOSTILE)
+    expect(page.locator("#notice")).to_contain_text("The server of this page")
+    page.context.set_offline(False)
+    began = time.monotonic()
+    is_of_now(page, "gate", "yard", _HOSTILE)
+    assert time.monotonic() - began < 8
+
+
+def test_a_daemon_that_is_connected_and_sends_nothing_has_a_banner(
+    published: Published, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(server.url)
+    is_of_now(page, "gate", "yard", _HOSTILE)
+    published.is_silent = True
+    is_of_before(page, 15, "gate", "yard", _HOSTILE)
+    expect(page.locator("#notice")).to_contain_text(re.compile("is connected, but has sent nothing for [0-9]+ s"))
+    published.is_silent = False
+    is_of_now(page, "gate", "yard", _HOSTILE)
+
+
+def test_pictures_that_were_long_on_their_way_do_not_look_live(
+    server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(server.url)
+    is_of_now(page, "gate", "yard", _HOSTILE)
+
+    def come_late(route: Route) -> None:
+        answer = route.fetch()
+        page.wait_for_timeout(3500)
+        route.fulfill(response=answer)
+
+    page.route("**/api/updates", come_late)
+    expect(tile(page, "gate").locator(".age")).to_have_text(re.compile("^Last seen [3-9] s ago$"))
+    # The next picture has come, and is as old when it comes.
+    seq = tile(page, "gate").locator("canvas").get_attribute("data-frame")
+    expect(tile(page, "gate").locator("canvas")).not_to_have_attribute("data-frame", seq or "")
+    expect(tile(page, "gate").locator(".picture.old")).to_have_count(1)
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_pictures_that_are_held_still_say_so(server: PageProcess, open_page: Callable[..., Page]) -> None:

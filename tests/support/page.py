@@ -52,6 +52,7 @@ class Published:
         self.states: dict[str, tuple[State, Reason | None, str]] = dict.fromkeys(streams, (State.UP, None, ""))
         self.epoch = "epoch-1"
         self.lose = 0
+        self.is_silent = False
         self.asked: Counter[str] = Counter()
         self.watched: set[str] = set()
         self.sent_previews = 0
@@ -84,6 +85,8 @@ class Published:
         turn = 0
         while not self._stop.wait(_INTERVAL_SECONDS):
             self._read_subscriptions()
+            if self.is_silent:
+                continue
             if turn % 5 == 0:
                 for stream in list(self.states):
                     self._send_state(stream)

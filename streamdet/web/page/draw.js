@@ -89,9 +89,9 @@ function drawLabels(area, found, taken) {
   for (const one of found.filter((one) => tall(one) >= MIN_LABELLED_HEIGHT * unit).sort((a, b) => tall(b) - tall(a))) {
     for (const textOf of texts) {
       const text = textOf(one);
-      const label = { width: context.measureText(text).width + 8 * unit, height: size + 4 * unit };
+      const label = { width: widthOf(context, text) + 8 * unit, height: size + 4 * unit };
       const places = placesAround(one.box, label, 2 * unit);
-      if (isLarge(one.box, width, height)) places.push({ x: one.box[0], y: one.box[1] });
+      if (isLarge(one.box, width, height)) places.push([one.box[0], one.box[1]]);
       const place = firstFree(area, places, label, taken);
       if (!place) continue;
       taken.push(place);
@@ -101,36 +101,49 @@ function drawLabels(area, found, taken) {
   }
 }
 
-function drawText(context, text, place, colour, unit) {
+function drawText(context, text, [x1, y1, x2, y2], colour, unit) {
   context.fillStyle = LABEL_BACK;
-  context.fillRect(place.x, place.y, place.width, place.height);
+  context.fillRect(x1, y1, x2 - x1, y2 - y1);
   context.fillStyle = colour;
-  context.fillText(text, place.x + 4 * unit, place.y + place.height / 2 + unit * 0.5);
+  context.fillText(text, x1 + 4 * unit, (y1 + y2) / 2 + unit * 0.5);
 }
 
-/** Where a label may lie around a box, the best first: above, below, beside. */
+/** Widths of texts by font and text: the same few are drawn again and again. @type {Map<string, number>} */
+const widths = new Map();
+const MAX_WIDTHS = 2000;
+
+function widthOf(context, text) {
+  const key = `${context.font} ${text}`;
+  let width = widths.get(key);
+  if (width === undefined) {
+    if (widths.size >= MAX_WIDTHS) widths.clear();
+    widths.set(key, (width = context.measureText(text).width));
+  }
+  return width;
+}
+
+/** Where a label may lie around a box, the best first: above, below, beside; x and y of its upper left corner. */
 function placesAround([x1, y1, x2, y2], { width, height }, gap) {
   const [above, below, left, right] = [y1 - height - gap, y2 + gap, x1 - width - gap, x2 + gap];
   const middle = (x1 + x2 - width) / 2;
   return [
     [x1, above], [x2 - width, above], [middle, above], [x1, below], [x2 - width, below], [middle, below],
     [right, y1], [left, y1], [right, y2 - height], [left, y2 - height],
-  ].map(([x, y]) => ({ x, y }));
+  ];
 }
 
 /** The first place within the picture where a label covers no object and nothing that is taken. */
-function firstFree({ width, height, obstacles }, places, label, taken) {
-  return places
-    .map(({ x, y }) => ({ x, y, width: label.width, height: label.height }))
-    .find(
-      (place) =>
-        place.x >= 0 && place.y >= 0 && place.x + place.width <= width && place.y + place.height <= height &&
-        !taken.some((other) => overlap(place, other)) &&
-        !obstacles.some(([x1, y1, x2, y2]) => overlap(place, { x: x1, y: y1, width: x2 - x1, height: y2 - y1 })),
-    );
+function firstFree(area, places, label, taken) {
+  for (const [x, y] of places) {
+    if (x < 0 || y < 0 || x + label.width > area.width || y + label.height > area.height) continue;
+    const place = [x, y, x + label.width, y + label.height];
+    if (!taken.some((other) => overlap(place, other)) && !area.obstacles.some((box) => overlap(place, box))) return place;
+  }
+  return undefined;
 }
 
-const overlap = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
+/** Whether two boxes (x1, y1, x2, y2) have a point in common. */
+const overlap = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
 
 function drawGeometry({ context, width, height, unit }, geometry) {
   const place = ([x, y]) => [x * width, y * height];
@@ -164,9 +177,9 @@ function drawNames(area, geometry) {
   const taken = [];
   for (const [shapes, colour] of [[geometry.zones, ZONE_COLOUR], [geometry.lines, LINE_COLOUR]]) {
     for (const { name, points } of shapes) {
-      const label = { width: context.measureText(name).width + 8 * unit, height: size + 4 * unit };
+      const label = { width: widthOf(context, name) + 8 * unit, height: size + 4 * unit };
       const places = points.flatMap(([x, y]) => placesAround([x * width, y * height, x * width, y * height], label, 3 * unit));
-      const place = firstFree(area, places, label, taken) ?? { ...within(places[0], label, width, height), ...label };
+      const place = firstFree(area, places, label, taken) ?? within(places[0], label, width, height);
       taken.push(place);
       drawText(context, name, place, colour, unit);
     }
@@ -174,10 +187,11 @@ function drawNames(area, geometry) {
   return taken;
 }
 
-const within = ({ x, y }, label, width, height) => ({
-  x: Math.max(0, Math.min(x, width - label.width)),
-  y: Math.max(0, Math.min(y, height - label.height)),
-});
+/** A place moved into the picture. */
+function within([x, y], label, width, height) {
+  const [left, top] = [Math.max(0, Math.min(x, width - label.width)), Math.max(0, Math.min(y, height - label.height))];
+  return [left, top, left + label.width, top + label.height];
+}
 
 function trace(context, points, closed) {
   context.beginPath();

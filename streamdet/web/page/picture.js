@@ -16,7 +16,7 @@ function showVeil(picture, veil, title, text, row) {
   picture.classList.toggle("stale", !up);
   setAttribute(picture, "data-state", isResting(row) ? "resting" : row.state);
   if (veil.hidden) return;
-  if (up) setText(title, "Waiting for a picture");
+  if (up) setText(title, isLive(row) || row.takenAt === null ? "Waiting for a picture" : lastSeen(secondsSince(row.takenAt)));
   else setText(title, isLive(row) ? notUpFor(row) : `${whatNow(row)} when last heard of`);
   setText(text, up ? "" : whyNot(row));
 }

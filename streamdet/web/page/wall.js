@@ -160,13 +160,19 @@ const SIZES = { small: 170, medium: 300, large: 480 };
 const FOOT = 86;
 const GAP = 12;
 
+/** What the tiles were fitted to last. */
+let fittedTo = "";
+
 /** Gives all pictures the shape that most of them have, and tiles the chosen width, or one with which all can be seen at once. */
 function fitTiles(wall, count) {
   const shapes = countLabels([...rows.values()].filter((row) => row.size).map(({ size: [w, h] }) => ({ label: `${w} / ${h}` })));
   const [most] = Object.entries(shapes).sort((a, b) => b[1] - a[1])[0] ?? ["16 / 9"];
+  const size = byId("size").value;
+  const to = [most, size, count, innerWidth, innerHeight, byId("notice").hidden, byId("wall-view").hidden].join();
+  if (to === fittedTo) return; // measuring costs a layout
+  fittedTo = to;
   wall.style.setProperty("--ratio", most);
   const [w, h] = most.split(" / ").map(Number);
-  const size = byId("size").value;
   const fitting = size === "auto" && !narrow.matches ? widestThatFits(wall, count, w / h) : 0;
   wall.classList.toggle("fitted", fitting > 0);
   wall.style.setProperty("--tile", `${fitting || (SIZES[size] ?? SIZES.medium)}px`);

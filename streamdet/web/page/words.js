@@ -119,8 +119,10 @@ function duration(seconds) {
   return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
 }
 
+const timeOfDay = new Intl.DateTimeFormat([], { timeStyle: "medium", hourCycle: "h23" });
+
 /** Time of day in the browser's own zone. @param {number} at Unix time in seconds */
-const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour12: false });
+const clock = (at) => timeOfDay.format(at * 1000);
 
 /** "3 person, 1 car", the most frequent first. @param {Record<string, number>} labels */
 function counted(labels) {
