@@ -177,6 +177,7 @@ def record_over_zeromq(folder: Path, arguments: argparse.Namespace) -> dict[str,
         value = bridge.registry.get_sample_value(f"streamdet_bridge_{name}", {"bridge": "files", "target": "directory"})
         return int(value or 0)
 
+    thread.join_timeout_seconds = 600.0
     events = arguments.detections // arguments.per_frame
     peak = before = resident_bytes()
     with thread:

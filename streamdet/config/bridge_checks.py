@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ssl
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from streamdet.config.bridges import METRICS_KEYS
+from streamdet.config.files import FilesConfig
 from streamdet.config.listening import ListenAddress, parse_host_port, parse_publisher_endpoint, same_port
 from streamdet.config.models import Config
 from streamdet.config.substitute import FOLDER_PREFIX
 from streamdet.config.toml import KeyPath, Tables
 from streamdet.config.values import nearest_or
+from streamdet.extras import how_to_install
 from streamdet.security.curve import KeyFileError, read_pair, read_public
 
 SECRETS = Path("/etc/streamdet/bridges.secrets")
@@ -247,6 +250,7 @@ def bridge_warnings(config: Config, bridges: Config, tables: Tables) -> Iterator
     if config.spool.directory is None:
         problem = "is missing: what a bridge misses while it or the daemon is down may be lost"
         yield ("spool", "directory"), f"{problem}; add [spool], and a directory below it"
+    yield from _doubts_of_files(config, bridges.files, tables)
     for number, webhook in enumerate(bridges.webhooks):
         if not config.rules and set(webhook.events) <= {"raised", "cleared"}:
             yield ("webhooks", number, "events"), "are alerts, but there are no [[rules]] that raise any"
@@ -256,6 +260,18 @@ def bridge_warnings(config: Config, bridges: Config, tables: Tables) -> Iterator
         if webhook.picture and not has_pictures:
             problem = "is true, but no event has a picture; set picture = true in a rule"
             yield ("webhooks", number, "picture"), problem
+
+
+def _doubts_of_files(config: Config, files: FilesConfig, tables: Tables) -> Iterator[tuple[KeyPath, str]]:
+    if "files" not in tables:
+        return
+    kept_seconds = config.spool.max_age_seconds
+    if config.spool.directory is not None and kept_seconds < 2 * files.rotate_seconds:
+        problem = f"is {files.rotate_seconds:g} s, and the spool keeps events for {kept_seconds:g} s"
+        yield ("files", "rotate_seconds"), f"{problem}: those of an unfinished file may be lost; at most half is safe"
+    if files.needs_pyarrow and importlib.util.find_spec("pyarrow") is None:
+        what = "formats" if "formats" in files.needs_pyarrow else "compression"
+        yield ("files", what), f"needs pyarrow, which is not installed here: {how_to_install('files')}"
 
 
 def _is_file(path: Path) -> bool:

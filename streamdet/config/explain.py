@@ -57,6 +57,8 @@ _WORDS = {
     ("tuple_type", "polygon"): "must be a list of points, such as [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0]]",
     ("tuple_type", "points"): "must be a list of two points, such as [[0.0, 0.75], [1.0, 0.75]]",
     ("tuple_type", "rules.streams"): 'must be a list of names, such as streams = ["yard", "dock-*"]',
+    ("tuple_type", "formats"): 'must be a list of words, such as formats = ["parquet", "jsonl"]',
+    ("tuple_type", "kinds"): 'must be a list of words, such as kinds = ["objects", "alerts"]',
     ("tuple_type", "events"): 'must be a list of words, such as events = ["raised", "cleared"]',
     ("tuple_type", "webhooks.streams"): 'must be a list of names, such as streams = ["yard", "gate"]',
     ("tuple_type", "webhooks.rules"): 'must be a list of names, such as rules = ["person at the door"]',

@@ -86,6 +86,13 @@ class FilesConfig(BaseModel):
         examples=["127.0.0.1:9099"],
     )
 
+    @property
+    def needs_pyarrow(self) -> str | None:
+        """The setting that needs pyarrow; None where none does."""
+        if "parquet" in self.formats:
+            return 'formats = ["parquet"]'
+        return 'compression = "zstd"' if self.compression == "zstd" else None
+
     @field_validator("formats", "kinds")
     @classmethod
     def _are_some(cls, words: tuple[str, ...]) -> tuple[str, ...]:

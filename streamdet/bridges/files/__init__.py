@@ -60,10 +60,9 @@ def run_files(config: Config, config_path: Path) -> None:
     files = config.files
     if files.directory is None:
         raise ConfigError([f"{config_path}: has no directory in [files]; docs/bridges.md shows what it looks like"])
-    needs_pyarrow = "parquet" in files.formats or files.compression == "zstd"
-    if needs_pyarrow and importlib.util.find_spec("pyarrow") is None:
-        what = 'formats = ["parquet"]' if "parquet" in files.formats else 'compression = "zstd"'
-        raise ConfigError([f"{config_path}: [files] {what} needs pyarrow: {how_to_install('files')}"])
+    if files.needs_pyarrow and importlib.util.find_spec("pyarrow") is None:
+        what = f"[files] {files.needs_pyarrow} needs pyarrow: {how_to_install('files')}"
+        raise ConfigError([f"{config_path}: {what}"])
     source, metrics = Source.of(config), BridgeMetrics("files")
 
     def threads(on_error: Callable[[Worker], None]) -> Sequence[Worker]:

@@ -22,6 +22,7 @@ name = "person in the bay"
 """
 HOOK = '[[webhooks]]\nname = "pager"\nurl = "https://example.org/x"\n'
 MQTT = '[mqtt]\nbroker = "mqtt://127.0.0.1"\n'
+FILES = '[files]\ndirectory = "files"\n'
 
 
 def write(folder: Path, text: str) -> Path:
@@ -51,6 +52,18 @@ def write(folder: Path, text: str) -> Path:
             MQTT + HOOK + '[bridges]\nwebhook_metrics_endpoint = "127.0.0.1:9098"',
             "14: bridges.webhook_metrics_endpoint: port 9098 is used by metrics_endpoint of [mqtt]",
         ),
+        (FILES.replace('files"', 'spool"'), "files.directory: is that of [spool] as well"),
+        (FILES + 'metrics_endpoint = "127.0.0.1:9095"', "files.metrics_endpoint: port 9095 is used by endpoint of"),
+        (FILES + 'metrics_endpoint = "0.0.0.0:9099"', "would be open to other machines"),
+        (FILES + 'formats = ["csv"]', 'files.formats[#1]: is "csv"; must be one of "parquet", "jsonl"'),
+        (FILES + "formats = []", "files.formats: must name at least one, and each once"),
+        (FILES + 'kinds = ["alerts", "alerts"]', "files.kinds: must name at least one, and each once"),
+        (FILES + 'kinds = "alerts"', 'must be a list of words, such as kinds = ["objects", "alerts"]'),
+        (
+            FILES + 'rotate_seconds = "2 days"',
+            'rotate_seconds: is "2 days"; must be a number, or one with a unit',
+        ),
+        (FILES + 'max_bytes = "256 MiB"', "max_bytes must be at least four times rotate_bytes = 134217728"),
         (MQTT + '[replay]\nendpoint = "off"', "11: replay.endpoint: is"),
         (MQTT + '[bridges]\nstate_directory = "streamdet.toml"', "bridges.state_directory:"),
         (HOOK + 'ca_file = "streamdet.toml"', "webhooks[pager].ca_file: "),
@@ -70,7 +83,7 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, expecte
 @pytest.mark.parametrize(
     "text",
     [
-        MQTT + HOOK,
+        MQTT + HOOK + FILES,
         "[metrics]\nendpoint = '127.0.0.1:9098'\n" + HOOK,  # a bridge that is not used takes no port
         "[bridges]\nendpoint = 'tcp://192.0.2.7:5555'\n" + HOOK + 'streams = ["of another daemon"]\nrules = ["its"]',
         "[bridges]\nendpoint = 'tcp://192.0.2.7:5555'\n" + MQTT + 'metrics_endpoint = "127.0.0.1:9095"',
@@ -87,6 +100,22 @@ def test_what_is_hardly_meant_is_a_warning(tmp_path: Path) -> None:
     assert "spool.directory: is missing: what a bridge misses" in of_spool
     assert of_events.startswith(f"{file}:4: webhooks[pager].events: are alerts, but there are no [[rules]]")
     assert of_picture.startswith(f"{file}:7: webhooks[pager].picture: is true, but no event has a picture")
+
+
+def test_a_spool_that_keeps_less_than_a_file_is_long_is_a_warning(tmp_path: Path) -> None:
+    spool = BASE.replace('"spool"', '"spool"\nmax_age_seconds = "15 min"')
+    (doubt,) = load_all(write(tmp_path, spool + FILES), {}, {})[1]
+    assert "files.rotate_seconds: is 600 s, and the spool keeps events for 900 s" in doubt
+
+
+def test_a_missing_package_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    (doubt,) = load_all(write(tmp_path, BASE + FILES), {}, {})[1]
+    assert "files.formats: needs pyarrow, which is not installed here: " in doubt
+    jsonl = FILES + 'formats = ["jsonl"]\n'
+    assert load_all(write(tmp_path, BASE + jsonl), {}, {})[1] == []
+    (doubt,) = load_all(write(tmp_path, BASE + jsonl + 'compression = "zstd"\n'), {}, {})[1]
+    assert "files.compression: needs pyarrow" in doubt
 
 
 @pytest.mark.parametrize(("name", "hint"), [("yrad", 'did you mean "yard"?'), ("elsewhere", "the streams are yard")])
