@@ -282,7 +282,6 @@ class Forwarder(Worker):
             return
         with self._source.subscribe(self._kinds, position) as events:
             while not self._is_stopping():
-                self.metrics.daemon_connected.set(events.is_connected)
                 if not self._next(events):
                     return  # an event is left to do: the position stays before it
             self._file.save(events.position(), sync=True)
@@ -297,6 +296,8 @@ class Forwarder(Worker):
         except WireError as error:
             _throttle.log(_log, logging.WARNING, "%s: dropped a message that is not an event: %s", self._target, error)
             return True
+        # After the first event, which may wait for its receiver for hours.
+        self.metrics.daemon_connected.set(events.is_connected)
         if isinstance(item, Gap):
             self._note_gap(item)
         elif isinstance(item, Restart):

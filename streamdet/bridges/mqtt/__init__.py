@@ -178,6 +178,7 @@ class MqttBridge:
         if self._session is None:
             wait_seconds = self._retry_at - time.monotonic()
             if wait_seconds > 0:
+                self._metrics.daemon_connected.set(self._events.is_connected)
                 time.sleep(min(wait_seconds, _WAIT_SECONDS))
                 return
             self._begin_session()

@@ -140,7 +140,8 @@ def test_events_arrive_and_states_are_retained(tmp_path: Path, protocol: str) ->
             later.wait_for("s/yard/labels/person", listener.topic("s/yard/labels/person")[-1])
             wait_until(lambda: "s/yard/picture" in later.retained(), "the picture")
             assert not {"s/yard/objects", "s/yard/alerts/r", "s/yard/gaps"} & later.retained().keys()
-            assert any(topic.startswith("homeassistant/binary_sensor/") for topic in later.retained())
+            sensors = "homeassistant/binary_sensor/"
+            wait_until(lambda: any(topic.startswith(sensors) for topic in later.retained()), "the discovery")
 
 
 def test_no_alert_is_lost_over_the_death_of_the_broker_and_no_old_one_looks_new(tmp_path: Path) -> None:
@@ -379,6 +380,7 @@ def test_a_wrong_password_is_reported_once_and_tried_again(tmp_path: Path, caplo
             wait_until(lambda: running.bridge._retry_seconds > 2, "the second try")
             problems = [record.getMessage() for record in caplog.records]
             assert len([problem for problem in problems if "Not authorized" in problem]) == 1
+            assert (running.count("receiver_up"), running.count("daemon_connected")) == (0, 1)
             running.bridge._settings = replace(running.bridge._settings, broker=replace(wrong, password=RIGHT))
             running.events.put(alert(1))
             wait_until(lambda: running.positions == [1], "it arrives with the right one")

@@ -30,7 +30,7 @@ from streamdet.types import AlertEvent, EndReason, ObjectEvent, PictureInfo
 from support.certificates import make_certificate
 from support.occurring import alert_event, object_event
 from support.receiver import Receiver
-from support.waiting import join
+from support.waiting import join, wait_until
 
 KEY = "e1:alerts/front-door/1"
 JPEG = b"\xff\xd8" + b"x" * 100 + b"\xff\xd9"
@@ -183,6 +183,28 @@ def test_an_event_that_is_too_old_is_given_up_after_one_try(tmp_path: Path, even
         assert hook.webhook.deliver(alert_event(published_at=time.time() - 61), events)
         assert len(receiver.received) == 1
     assert hook.count("dead_letters") == 1
+
+
+class Alerting:
+    """A subscription that yields an alert."""
+
+    is_connected = True
+    waiting_items = 0
+
+    def receive(self, _: float) -> AlertEvent:
+        return new()
+
+
+def test_the_daemon_is_connected_also_while_its_first_event_waits(tmp_path: Path) -> None:
+    with Receiver(then=500) as receiver:
+        hook = Hook(tmp_path, receiver.url, retry_seconds=300)
+        waiting = threading.Thread(target=hook.webhook._next, args=(Alerting(),), name="waiting", daemon=True)
+        waiting.start()
+        wait_until(lambda: hook.count("retries") == 1, "it waits")
+        assert hook.value("daemon_connected") == 1
+        assert (hook.value("lag_seconds") or 0) > 0
+        hook.webhook.stop()
+        join(waiting)
 
 
 def test_a_stop_ends_the_wait_and_leaves_the_event(tmp_path: Path, events: Subscription) -> None:
