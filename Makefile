@@ -99,8 +99,9 @@ wheel: $(TOOLS)/.installed  ## Make the wheel in dist/
 	rm -rf dist
 	$(UV) build --quiet --wheel --python $(PYTHON) --build-constraints requirements-build.txt --require-hashes --out-dir dist
 
+# It reads licences with packaging, which the build tools have and an environment may lack.
 sbom: setup  ## List every package and library of the environment in dist/streamdet.cdx.json (CycloneDX)
-	$(BIN)/python sbom.py dist/streamdet.cdx.json
+	PYTHONPATH=$(TOOLS) $(BIN)/python sbom.py dist/streamdet.cdx.json
 
 clean:  ## Delete everything that make created
 	rm -rf .venv .venv-* dist

@@ -73,9 +73,12 @@ def installed(names: Iterable[str]) -> Iterator[Distribution]:
     """Those of the packages that are here: extras, and NVIDIA's libraries, are the operator's choice."""
     for name in sorted(names):
         try:
-            yield distribution(name)
+            package = distribution(name)
         except PackageNotFoundError:
             continue
+        # Not what PYTHONPATH adds.
+        if Path(str(package.locate_file(""))).resolve().is_relative_to(Path(sys.prefix).resolve()):
+            yield package
 
 
 def licence_of(package: Distribution) -> str:
