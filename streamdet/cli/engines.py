@@ -52,8 +52,9 @@ def command(
     or finds different objects is not used. The trial takes up to 20 s on an idle machine.
     """
     from streamdet.detector.choice import choose
-    from streamdet.detector.state import Store, state_folder
+    from streamdet.detector.state import Store
     from streamdet.detector.trial import Trial
+    from streamdet.security.files import state_folder
 
     config = _config(config_path, {"weights": weights, "model": model, "device": device})
     _check(config)

@@ -65,8 +65,9 @@ def _engine() -> str | None:
     """What the last trial on this machine chose for the embedded weights; None where there was none."""
     from streamdet.config import DetectorConfig
     from streamdet.detector.choice import choose
-    from streamdet.detector.state import Store, state_folder
+    from streamdet.detector.state import Store
     from streamdet.detector.trial import key_of
+    from streamdet.security.files import state_folder
 
     config = DetectorConfig()
     report = Store(state_folder()).read(key_of(config))

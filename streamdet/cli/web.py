@@ -54,6 +54,10 @@ Exit codes: 0 stopped by a signal, 2 unsafe or wrong options, 69 address not ava
     help="Prompt for a password (or read a line of standard input), store its hash in FILE, and exit.",
 )  # fmt: skip
 @click.option("--verbose", "-v", is_flag=True, help="Log more, for finding faults.")
+@click.option(
+    "--state-directory", type=click.Path(path_type=Path), metavar="DIR",
+    help="Keep here what was marked as reviewed. [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/streamdet]",
+)  # fmt: skip
 @click.option("--end-with-stdin", is_flag=True, hidden=True, help="End when standard input ends.")
 def command(
     *,
@@ -69,6 +73,7 @@ def command(
     host_names: tuple[str, ...],
     new_password_file: Path | None,
     verbose: bool,
+    state_directory: Path | None,
     end_with_stdin: bool,
 ) -> None:
     """Serve a page that shows a running daemon's streams: live pictures, rates, states, events.
@@ -79,6 +84,7 @@ def command(
     if new_password_file is not None:
         _set_password(new_password_file)
         return
+    from streamdet.security.files import state_folder
     from streamdet.web.server import serve
     from streamdet.web.settings import Settings
 
@@ -98,6 +104,7 @@ def command(
         tls_key=tls_key,
         behind_proxy=behind_proxy,
         host_names=host_names,
+        state_directory=state_directory or state_folder(),
         end_with_stdin=end_with_stdin,
     )
     serve(settings, lambda address: click.echo(f"the page is at {address}"))

@@ -144,22 +144,26 @@ class _Socket:
         self._where = replay_endpoint or beside(endpoint)
         self._timeout_seconds = timeout_seconds
         self._ids = itertools.count(1)
-        is_ipv6 = parse_endpoint(self._where).is_ipv6
-        keys = client_keys(server_key, client_key_file)
-        self._context = self._new_context()
-        socket = self._context.socket(zmq.DEALER)
-        socket.ipv6, socket.linger, socket.sndhwm = is_ipv6, 0, _MAX_WAITING_REQUESTS
+        self._is_ipv6 = parse_endpoint(self._where).is_ipv6
+        self._keys = client_keys(server_key, client_key_file)
+        self._context: zmq.Context[Any] | None = None  # made for the first request, as is the socket
+
+    def _connect(self, context: zmq.Context[Any]) -> Any:  # noqa: ANN401 - of threads, or of asyncio
+        self._context = context
+        socket = context.socket(zmq.DEALER)
+        socket.ipv6, socket.linger, socket.sndhwm = self._is_ipv6, 0, _MAX_WAITING_REQUESTS
         socket.maxmsgsize = wire.MAX_MESSAGE_BYTES
         socket.reconnect_ivl, socket.reconnect_ivl_max = _RECONNECT_MILLISECONDS, _MAX_RECONNECT_MILLISECONDS
         socket.connect_timeout = _CONNECT_TIMEOUT_MILLISECONDS
         socket.heartbeat_ivl, socket.heartbeat_timeout = _HEARTBEAT_MILLISECONDS, _HEARTBEAT_TIMEOUT_MILLISECONDS
-        if keys is not None:
-            keys.apply_to(socket)
+        if self._keys is not None:
+            self._keys.apply_to(socket)
         socket.connect(self._where)
-        self._socket = socket
+        return socket
 
-    def _new_context(self) -> zmq.Context[Any]:
-        return zmq.Context()
+    def _disconnect(self) -> None:
+        if self._context is not None:
+            self._context.destroy(linger=0)
 
     def _late(self) -> TimeoutError:
         return TimeoutError(f"the daemon has not answered at {self._where} within {self._timeout_seconds:g} seconds")
@@ -167,6 +171,8 @@ class _Socket:
 
 class Past(_Socket):
     """Asks and waits; a context manager, for one thread at a time. The arguments are those of `_Socket`."""
+
+    _socket: zmq.Socket[bytes] | None = None
 
     def page(self, request: HistoryRequest | None = None, **wanted: Any) -> HistoryPage:  # noqa: ANN401 - fields of it
         """A page of events of objects and alerts, the newest first, as they were published.
@@ -232,7 +238,7 @@ class Past(_Socket):
 
     def close(self) -> None:
         """Closes the connection; may be called again."""
-        self._context.destroy(linger=0)
+        self._disconnect()
 
     def _ask_for_file(self, request: Request, of: type[_Answer]) -> _Answer | None:
         try:
@@ -241,6 +247,8 @@ class Past(_Socket):
             return None
 
     def _ask(self, request: Request, of: type[_Answer]) -> _Answer:
+        if self._socket is None:
+            self._socket = self._connect(zmq.Context())
         request = replace(request, id=next(self._ids))
         until = time.monotonic() + self._timeout_seconds
         ask_at = 0.0
@@ -276,6 +284,7 @@ class AsyncPast(_Socket):
         super().__init__(endpoint, **options)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._reader: asyncio.Task[None] | None = None
+        self._socket: zmq.asyncio.Socket | None = None
 
     async def page(self, request: HistoryRequest | None = None, **wanted: Any) -> HistoryPage:  # noqa: ANN401
         """As `Past.page`."""
@@ -335,10 +344,7 @@ class AsyncPast(_Socket):
                 await reader
         for waiting in self._waiting.values():
             waiting.cancel()
-        self._context.destroy(linger=0)
-
-    def _new_context(self) -> zmq.Context[Any]:
-        return zmq.asyncio.Context()
+        self._disconnect()
 
     async def _ask_for_file(self, request: Request, of: type[_Answer]) -> _Answer | None:
         try:
@@ -347,8 +353,9 @@ class AsyncPast(_Socket):
             return None
 
     async def _ask(self, request: Request, of: type[_Answer]) -> _Answer:
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._read())
+        if self._socket is None:
+            self._socket = self._connect(zmq.asyncio.Context())
+            self._reader = asyncio.create_task(self._read(self._socket))
         request = replace(request, id=next(self._ids))
         until = time.monotonic() + self._timeout_seconds
         try:
@@ -368,11 +375,11 @@ class AsyncPast(_Socket):
             self._waiting.pop(request.id, None)
         raise self._late()
 
-    async def _read(self) -> None:
+    async def _read(self, socket: zmq.asyncio.Socket) -> None:
         """Hands each answer to the task that waits for it; one that cannot be read counts as lost."""
         while True:
             with suppress(WireError):
-                answer = decode_answer(await self._socket.recv_multipart())
+                answer = decode_answer(await socket.recv_multipart())
                 waiting = self._waiting.get(answer.id)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)

@@ -67,7 +67,7 @@ class Query:
         since: Unix time in seconds; those published at that time or later. None for all.
         until: Unix time in seconds; those published before. None for all.
         stream: of this stream; None for all.
-        phase: such as "raised" or "end"; None for all.
+        phase: such as "raised" or "end"; of occurrences "end" for objects alone, "raised" for alerts. None for all.
         label: of this label; None for all. Alerts about several objects or none have no label.
         rule: of this rule; None for all. Objects have none.
         zone: of objects that have been in this zone, and of alerts of rules for it; None for all.
@@ -106,6 +106,7 @@ class Query:
             return False
         if self.kind == "occurrences":
             is_wanted = is_newest or occurrence.is_listed
+            is_wanted = is_wanted and (self.phase is None or (self.phase == "end") == (occurrence.rule is None))
         else:
             is_wanted = is_in_time and self.phase in (None, occurrence.phase)
         return (
@@ -353,12 +354,13 @@ def _listed(database: sqlite3.Connection, query: Query, first: int, end: int, mo
     newest = (
         "SELECT json_group_array(json_array(id, newest_id)) FROM (SELECT id, newest_id FROM occurrences "
         "WHERE id >= :first AND id < :end AND (:label IS NULL OR label = :label) AND (:rule IS NULL OR rule = :rule) "
-        "AND (:zone IS NULL OR instr(zones, :zone)) "
+        "AND (:zone IS NULL OR instr(zones, :zone)) AND (:phase IS NULL OR (:phase = 'end') = (rule IS NULL)) "
         "AND (:stream IS NULL OR topic_id IN (SELECT id FROM topics WHERE topic IN (:objects, :alerts))) "
         "ORDER BY id DESC LIMIT :most)"
     )
     wanted = {
         "first": first, "end": end, "most": most, "label": query.label, "rule": query.rule, "stream": query.stream,
+        "phase": query.phase,
         # The zones are a list in JSON, where a text between two plain quotes is a whole name.
         "zone": None if query.zone is None else orjson.dumps(query.zone).decode(),
         "objects": topics[0], "alerts": topics[1],

@@ -14,9 +14,10 @@ from streamdet.detector.canvases import CanvasTrials
 from streamdet.detector.choice import REFERENCE, Choice
 from streamdet.detector.memory import import_torchvision, keep_memory
 from streamdet.detector.pool import DetectorPool, Running
-from streamdet.detector.state import FrameSizes, Store, state_folder
+from streamdet.detector.state import FrameSizes, Store
 from streamdet.detector.trial import settle, try_size, usable_cores
 from streamdet.monitoring.metrics import Metrics
+from streamdet.security.files import state_folder
 
 if TYPE_CHECKING:
     from streamdet.detector.weights import Weights

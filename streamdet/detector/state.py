@@ -34,18 +34,6 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     """The trial was stopped because the process is to end."""
 
 
-def state_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Where answers are kept: systemd's state directory, else the user's; None where there is neither."""
-    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if given:
-        return Path(given)
-    state = environ.get("XDG_STATE_HOME", "")
-    if state and Path(state).is_absolute():
-        return Path(state, "streamdet")
-    home = environ.get("HOME", "")
-    return Path(home, ".local", "state", "streamdet") if home and Path(home).is_absolute() else None
-
-
 class _Kept(Value):
     """The content of the file."""
 

@@ -45,8 +45,9 @@ from streamdet.detector.choice import (
     choose,
     settled,
 )
-from streamdet.detector.state import Interrupted, Store, state_folder
+from streamdet.detector.state import Interrupted, Store
 from streamdet.monitoring import systemd
+from streamdet.security.files import state_folder
 
 _log = logging.getLogger(__name__)
 

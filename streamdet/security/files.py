@@ -7,7 +7,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -192,6 +192,18 @@ def why_foreign(status: os.stat_result) -> str | None:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return "others may write to it"
     return None
+
+
+def state_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Where a program keeps what must last: systemd's state directory, else the user's; None without either."""
+    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    state = environ.get("XDG_STATE_HOME", "")
+    if state and Path(state).is_absolute():
+        return Path(state, "streamdet")
+    home = environ.get("HOME", "")
+    return Path(home, ".local", "state", "streamdet") if home and Path(home).is_absolute() else None
 
 
 def _sync_folder(folder: Path) -> None:

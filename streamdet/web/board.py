@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -14,8 +15,20 @@ from typing import Any, NamedTuple
 import orjson
 
 from streamdet.client.subscription import Gap
-from streamdet.types import Detection, DetectionEvent, Geometry, PreviewEvent, Reason, Shape, State, StateEvent
+from streamdet.types import (
+    AlertEvent,
+    Detection,
+    DetectionEvent,
+    Geometry,
+    ObjectEvent,
+    PreviewEvent,
+    Reason,
+    Shape,
+    State,
+    StateEvent,
+)
 from streamdet.web.journal import Filter, Journal
+from streamdet.web.occurrences import Occurrences
 
 HISTORY_SAMPLES = 90
 _WINDOW_SECONDS = 5.0
@@ -166,6 +179,7 @@ class Board:
         instance: new for each board, so that a browser notices that it talks to another one.
         revision: grows with everything that a browser should show at once, and every second.
         endpoint: where the events come from.
+        occurrences: objects and alerts of late.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -175,6 +189,7 @@ class Board:
         self._lock = threading.Lock()
         self._streams: dict[str, _Stream] = {}
         self._journal = Journal()
+        self.occurrences = Occurrences()
         self._ticks = 0
         self._epoch = ""
         self._epoch_at = 0.0
@@ -194,7 +209,7 @@ class Board:
                     self._journal.note("connected" if yes else "disconnected", "", time.time())
                 self._revise()
 
-    def note(self, event: DetectionEvent | StateEvent | Gap, now: float) -> None:
+    def note(self, event: DetectionEvent | StateEvent | ObjectEvent | AlertEvent | Gap, now: float) -> None:
         """An event came at this monotonic time in seconds."""
         with self._lock:
             stream = self._streams.get(event.stream)
@@ -211,8 +226,10 @@ class Board:
             stream.epoch = event.epoch
             if isinstance(event, StateEvent):
                 self._note_state(stream, event, now)
-            else:
+            elif isinstance(event, DetectionEvent):
                 self._note_detections(stream, event, now)
+            elif self._journal.occurred(event) | self.occurrences.note(event):
+                self._revise()
 
     def tick(self, now: float) -> None:
         """Called at the end of each second."""
@@ -246,6 +263,12 @@ class Board:
         """The number of the newest entry of the list, and the newest entries that match."""
         with self._lock:
             return self._journal.last_id, self._journal.select(after, wanted, limit)
+
+    def geometry(self, names: Iterable[str]) -> dict[str, Any]:
+        """Zones, lines and masks of streams, by name; only of those that have some."""
+        with self._lock:
+            known = {name: self._streams[name].state for name in names if name in self._streams}
+            return {name: _geometry(state.geometry) for name, state in known.items() if state and state.geometry}
 
     def detail(self, name: str) -> dict[str, Any] | None:
         """Details about one stream, for its detail page; None if it is not known."""

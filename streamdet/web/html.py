@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from importlib import resources
 
 HTML = "text/html; charset=utf-8"
-_VIEWS = ("wall", "stream")
+_VIEWS = ("wall", "stream", "review")
 # In the order in which they build on each other.
-_STYLES = ("tokens", "base", "shell", "picture", "wall", "stream", "journal")
-_SCRIPTS = ("dom", "words", "draw", "clock", "wire", "rows", "views", "picture", "wall", "journal", "stream", "app")
+_STYLES = ("tokens", "base", "shell", "picture", "wall", "stream", "journal", "review")
+_SCRIPTS = (
+    "dom", "words", "draw", "clock", "wire", "rows", "views", "picture", "wall", "journal", "stream", "occurrence",
+    "timeline", "review", "app",
+)  # fmt: skip
 _STYLE_MARK = "/* style */"
 _SCRIPT_MARK = "/* script */"
 _VIEWS_MARK = "<!-- views -->"
@@ -51,7 +54,7 @@ class Pages:
         page = page.replace(_STYLE_MARK, style).replace(_SCRIPT_MARK, script)
         policy = (
             f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; connect-src 'self'; "
-            "img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+            "img-src 'self' data:; media-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
         )
         return cls(
             page=page.encode(),

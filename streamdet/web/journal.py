@@ -1,16 +1,21 @@
-"""The list of events on the page: detections, states, losses, restarts; bounded, filtered for each browser."""
+"""The list of events on the page: objects, alerts, states, losses, restarts; bounded, filtered for each browser.
+
+An object or an alert is one entry, which changes as events about it come. Streams without tracking have no objects: of
+these, what was seen in a frame is listed.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Reversible
 from dataclasses import dataclass
 from heapq import merge
 from typing import Any, NamedTuple
 
-from streamdet.types import Detection, DetectionEvent
+from streamdet.types import AlertEvent, Detection, DetectionEvent, ObjectEvent
 
 MAX_NOTES = 500
+MAX_OCCURRENCES = 1000
 MAX_SIGHTINGS = 3000
 _MAX_OBJECTS = 40
 # What stays the same is listed again after this time, so that a quiet list is seen to be alive.
@@ -26,7 +31,7 @@ class Filter:
         only: the whole name of the only stream; what is about the daemon stays in. Empty for all.
         label: of the objects; empty for all.
         min_score: 0 to 1; objects below it are left out.
-        sightings: whether what was seen is wanted.
+        sightings: whether objects, alerts and what was seen are wanted.
         notes: whether states, losses and restarts are wanted.
     """
 
@@ -45,9 +50,10 @@ class Entry(NamedTuple):
         id: grows by one from entry to entry.
         at: Unix time in seconds.
         stream: whom it is about; empty for the daemon.
-        kind: "seen", "state", "gap" or "restart".
+        kind: "object", "alert", "seen", "state", "gap" or "restart".
         fields: what else there is to say, ready for JSON.
         objects: of a "seen": those of the fullest frame of its second.
+        key: of an object or alert: an entry with the same key takes the place of the one before.
     """
 
     id: int
@@ -56,6 +62,7 @@ class Entry(NamedTuple):
     kind: str
     fields: dict[str, Any]
     objects: tuple[Detection, ...] = ()
+    key: str = ""
 
 
 class Journal:
@@ -65,15 +72,50 @@ class Journal:
         self.last_id = 0
         self._notes: deque[Entry] = deque(maxlen=MAX_NOTES)
         self._sightings: deque[Entry] = deque(maxlen=MAX_SIGHTINGS)
+        self._occurrences: OrderedDict[str, Entry] = OrderedDict()
         self._listed: dict[str, tuple[float, list[str]]] = {}
+        self._tracked: set[str] = set()
 
     def note(self, kind: str, stream: str, at: float, **fields: object) -> None:
         """Adds a note."""
         self.last_id += 1
         self._notes.append(Entry(self.last_id, at, stream, kind, fields))
 
+    def occurred(self, event: ObjectEvent | AlertEvent) -> bool:
+        """Adds an object or an alert, or changes its entry; false for an event that is no news."""
+        if isinstance(event, AlertEvent):
+            alert = event.alert
+            fields: dict[str, Any] = {
+                "rule": alert.rule, "label": alert.label, "zone": alert.zone, "seconds": alert.seconds,
+                "is_over": event.phase == "cleared",
+            }  # fmt: skip
+            self._change(event.stream, alert.alert_id, "alert", alert.raised_at, fields)
+            return True
+        self._tracked.add(event.stream)
+        found = event.object
+        is_news = event.phase != "update" or event.changes or found.object_id not in self._occurrences
+        if is_news:
+            zones = [visit.zone for visit in found.zones]
+            fields = {
+                "label": found.label, "score": found.score, "track_id": found.track_id, "zones": zones,
+                "seconds": found.seconds, "is_over": event.phase == "end",
+            }  # fmt: skip
+            self._change(event.stream, found.object_id, "object", found.began_at, fields)
+        return bool(is_news)
+
+    def _change(self, stream: str, key: str, kind: str, at: float, fields: dict[str, Any]) -> None:
+        self.last_id += 1
+        self._occurrences[key] = Entry(self.last_id, at, stream, kind, fields, key=key)
+        self._occurrences.move_to_end(key)
+        if len(self._occurrences) > MAX_OCCURRENCES:
+            self._occurrences.popitem(last=False)
+
     def saw(self, event: DetectionEvent) -> None:
-        """Adds the frame of the last second with the most objects, unless the same objects were just listed."""
+        """Adds the frame of the last second with the most objects, unless they are tracked, or were just listed."""
+        if any(found.track_id is not None for found in event.detections):
+            self._tracked.add(event.stream)
+        if event.stream in self._tracked:
+            return
         labels = sorted(found.label for found in event.detections)
         listed_at, listed = self._listed.get(event.stream, (0.0, []))
         if labels == listed and 0 <= event.published_at - listed_at < _REPEAT_SECONDS:
@@ -88,6 +130,7 @@ class Journal:
     def forget(self, stream: str) -> None:
         """A stream is gone; its entries stay, as history."""
         self._listed.pop(stream, None)
+        self._tracked.discard(stream)
 
     def select(self, after: int, wanted: Filter, limit: int) -> list[dict[str, Any]]:
         """The newest entries that match, the newest first, ready for JSON.
@@ -109,13 +152,19 @@ class Journal:
         return chosen
 
     def _newest_first(self, wanted: Filter) -> Iterator[Entry]:
-        rings = [self._notes] * wanted.notes + [self._sightings] * wanted.sightings
+        rings: list[Reversible[Entry]] = [self._notes] * wanted.notes
+        if wanted.sightings:
+            rings = [*rings, self._sightings, self._occurrences.values()]
         return merge(*map(reversed, rings), key=lambda entry: -entry.id)
 
 
 def _shown(entry: Entry, wanted: Filter) -> dict[str, Any] | None:
     """An entry as JSON, with the objects that are wanted; None when it has lost all of them."""
     common = {"id": entry.id, "at": round(entry.at, 3), "stream": entry.stream, "kind": entry.kind}
+    if entry.key:
+        label, score = entry.fields["label"], entry.fields.get("score", 1.0)
+        is_wanted = wanted.label in ("", label) and score >= wanted.min_score
+        return {**common, "key": entry.key, **entry.fields} if is_wanted else None
     if entry.kind != "seen":
         return {**common, **entry.fields}
     objects = [

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from streamdet.client.past import AsyncPast
 from streamdet.http.access import Door
 from streamdet.http.server import BadRequestError, HttpServer, Limits, listen, read_body, tls_context, url_of
 from streamdet.security.curve import client_keys
@@ -24,7 +25,9 @@ from streamdet.web.access import AccessRules, Login, Sessions, host_names
 from streamdet.web.board import Board
 from streamdet.web.daemon_metrics import Stages
 from streamdet.web.html import HTML, Pages
+from streamdet.web.marks import Marks
 from streamdet.web.pictures import Pictures
+from streamdet.web.review import Review
 from streamdet.web.settings import Settings, WebError, check_settings
 from streamdet.web.subscriber import EventSubscriber, PictureSubscriber
 from streamdet.web.updates import MAX_REQUEST_BYTES, Updates
@@ -33,6 +36,7 @@ from streamdet.worker import Worker
 
 LIMITS = Limits()
 _NICENESS = 5
+_PAST_SECONDS = 20.0
 
 
 def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Callable[[Updates], None]) -> Starlette:
@@ -43,7 +47,13 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
         board: what is known.
         pictures: the newest pictures.
         ring_with: given the updates once the loop runs, so that news can be sent.
+
+    Raises:
+        StreamdetError: the password or a key file cannot be read.
     """
+    keys = {"server_key": settings.server_key, "client_key_file": settings.client_key_file}
+    past = AsyncPast(settings.endpoint, timeout_seconds=_PAST_SECONDS, **keys)
+    review = Review(past, board, Marks(settings.state_directory))
     password = read_password(settings.password_file) if settings.password_file else None
     sessions = Sessions() if password else None
     pages = Pages.load(with_log_out=password is not None)
@@ -56,9 +66,10 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        app.state.updates = Updates(board, pictures, Stages(settings.metrics))
-        ring_with(app.state.updates)
-        yield
+        async with past:
+            app.state.updates = Updates(board, pictures, Stages(settings.metrics), review)
+            ring_with(app.state.updates)
+            yield
 
     async def page(_request: Request) -> Response:
         return Response(pages.page, media_type=HTML)
@@ -79,6 +90,7 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
     routes = [
         Route("/", page),
         Route("/api/updates", updates, methods=["POST"]),
+        *review.routes(),
         Route("/healthz", healthz),
     ]
     if password is not None and sessions is not None:

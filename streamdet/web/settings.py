@@ -24,6 +24,7 @@ class Settings:
         tls_certificate: PEM file; None to serve http.
         tls_key: PEM file of its key.
         behind_proxy: whether a reverse proxy in front serves https.
+        state_directory: where marks are kept; None for nowhere.
         host_names: further names under which browsers call the page.
         end_with_stdin: whether to end when standard input ends, as that of a child whose parent is gone.
     """
@@ -38,6 +39,7 @@ class Settings:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     behind_proxy: bool = False
+    state_directory: Path | None = None
     host_names: tuple[str, ...] = ()
     end_with_stdin: bool = False
 

@@ -9,16 +9,17 @@ from typing import Any
 
 import orjson
 
-from streamdet.client.subscription import DEFAULT_KINDS, Gap, Subscription, subscribe
+from streamdet.client.subscription import Gap, Subscription, subscribe
 from streamdet.errors import WireError
 from streamdet.monitoring.log import LogThrottle
-from streamdet.types import DetectionEvent, FrameInfo, PreviewEvent, StateEvent
+from streamdet.types import AlertEvent, DetectionEvent, FrameInfo, ObjectEvent, PreviewEvent, StateEvent
 from streamdet.web.board import Board, detection_fields, taken_at
 from streamdet.web.pictures import Pictures
 from streamdet.web.settings import Settings
 from streamdet.wire import Kind
 from streamdet.worker import Worker
 
+_KINDS: tuple[Kind, ...] = ("detections", "objects", "alerts", "state")
 _TURN_SECONDS = 0.05
 _TICK_SECONDS = 1.0
 _MAX_EVENTS_PER_TURN = 1000
@@ -57,7 +58,7 @@ class EventSubscriber(Worker):
     def run(self) -> None:
         """Reads until asked to stop."""
         ticked_at = time.monotonic()
-        with _subscribe(self._settings, None, DEFAULT_KINDS, _HIGH_WATER_MARK_EVENTS) as events:
+        with _subscribe(self._settings, None, _KINDS, _HIGH_WATER_MARK_EVENTS) as events:
             while not self.stopping:
                 revision = self._board.revision
                 self._read(events)
@@ -80,7 +81,7 @@ class EventSubscriber(Worker):
                 continue
             if item is None:
                 return
-            if isinstance(item, DetectionEvent | StateEvent | Gap):
+            if isinstance(item, DetectionEvent | StateEvent | ObjectEvent | AlertEvent | Gap):
                 self._board.note(item, time.monotonic())
             wait_seconds = 0.0
 

@@ -19,11 +19,14 @@ from streamdet.http.server import BadRequestError
 from streamdet.web.board import Board
 from streamdet.web.daemon_metrics import Stages
 from streamdet.web.journal import Filter
+from streamdet.web.occurrences import Wanted
 from streamdet.web.pictures import Pictures, Shot
+from streamdet.web.review import Review, read_wanted
 
 MAX_REQUEST_BYTES = 64 << 10
 MAX_PICTURES = 128
 MAX_EVENTS = 150
+_MAX_NEWS = 60
 _MAX_NAME_CHARACTERS = 128
 _MAX_WAIT_SECONDS = 1.0
 _MAX_INTEGER = 2**53
@@ -42,6 +45,7 @@ class Request:
         filter: of the list.
         detail: the stream whose own page is open; None for the wall.
         drops: whether it shows what is dropped of each stream.
+        review: which objects and alerts it lists, and the number of the newest change that it has; None for no list.
     """
 
     instance: str
@@ -52,6 +56,7 @@ class Request:
     filter: Filter
     detail: str | None
     drops: bool
+    review: tuple[Wanted, int] | None
 
     @classmethod
     def read(cls, body: bytes, instance: str) -> Request:
@@ -79,6 +84,7 @@ class Request:
             filter=_filter(fields.get("filter")),
             detail=None if detail is None else _name(detail),
             drops=fields.get("drops") is True,
+            review=_review(fields.get("review"), known=known),
         )
 
 
@@ -89,12 +95,14 @@ class Updates:
         board: what is known.
         pictures: the newest pictures.
         stages: of the metrics page.
+        review: knows what has happened of late.
     """
 
-    def __init__(self, board: Board, pictures: Pictures, stages: Stages) -> None:
+    def __init__(self, board: Board, pictures: Pictures, stages: Stages, review: Review) -> None:
         self._board = board
         self._pictures = pictures
         self._stages = stages
+        self._review = review
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._rung = False
@@ -145,9 +153,11 @@ class Updates:
             "waited_seconds": now - began,
             "revision": revision,
         }
-        overview = b"null"
+        overview = news = b"null"
         if revision != request.revision:
             overview = self._board.overview(request.sample)
+            if request.review is not None:
+                news = self._review.news(*request.review, _MAX_NEWS)
             head["event"], head["events"] = self._board.events(request.event, request.filter, MAX_EVENTS)
             if request.detail is not None:
                 stages = self._stages.summary(request.detail)
@@ -162,8 +172,16 @@ class Updates:
             for stream, shot in shots
         )
         text = orjson.dumps(head)[:-1]
-        text += b',"overview":%b,"pictures":[%b]}' % (overview, pictures)
+        text += b',"overview":%b,"review":%b,"pictures":[%b]}' % (overview, news, pictures)
         return b"".join([len(text).to_bytes(4, "big"), text, *(shot.jpeg for _, shot in shots)])
+
+
+def _review(value: object, *, known: bool) -> tuple[Wanted, int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        _refuse("review is not an object")
+    return read_wanted(value), _integer(value, "after") if known else 0
 
 
 def _filter(value: object) -> Filter:

@@ -112,7 +112,7 @@ class HistoryRequest:
         since: Unix time in seconds; those published (occurrences: that ended, or were raised) then or later.
         until: the same, before. None for all.
         stream: of this stream; None for all.
-        phase: such as "raised" or "end", but not with "occurrences"; None for all.
+        phase: such as "raised" or "end"; of occurrences "end" for objects alone, "raised" for alerts; None for all.
         label: of this label; None for all.
         rule: alerts of this rule; None for all.
         zone: objects that have been in this zone, and alerts of rules for it; None for all.
@@ -368,8 +368,8 @@ def _history_request(number: int, fields: Fields) -> HistoryRequest:
         fields.text(key, 1, MAX_NAME_CHARACTERS) if _is_given(fields, key) else None
         for key in ("phase", "label", "rule", "zone", "after")
     )
-    if phase is not None and kind == "occurrences":
-        fields.refuse("phase", "none with occurrences, which are each of one phase")
+    if kind == "occurrences" and phase not in (None, "end", "raised"):
+        fields.refuse("phase", "end, for objects, or raised, for alerts")
     if after is not None and (re.fullmatch(r"-?[0-9]{1,19}", after, re.ASCII) is None or abs(int(after)) > MAX_CURSOR):
         fields.refuse("after", "next of an answer")
     limit = min(fields.integer("limit", 1), MAX_ANSWER_EVENTS) if "limit" in fields else 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -21,17 +22,21 @@ from streamdet.types import (
     DetectionEvent,
     FrameInfo,
     Geometry,
+    ObjectEvent,
     PreviewEvent,
     Reason,
     Shape,
+    Shot,
     State,
     StateEvent,
+    TrackedObject,
 )
 from support.waiting import PATIENCE_SECONDS, join
 
 WIDTH, HEIGHT = 640, 360
 GEOMETRY = Geometry(zones=(Shape("path", ((0.6, 0.1), (0.9, 0.1), (0.9, 0.4), (0.6, 0.4))),))
 _INTERVAL_SECONDS = 0.1
+_FRAMES_OF_AN_OBJECT_EVENT = 6
 
 
 def box_of(seq: int) -> tuple[float, float, float, float]:
@@ -136,6 +141,8 @@ class Published:
             self.lose = 0
         seq = self._next(f"detections/{stream}")
         self._send(DetectionEvent(stream, self.epoch, seq, now, frame=frame, detections=detections))
+        if self._frame // 2 % _FRAMES_OF_AN_OBJECT_EVENT == 1:
+            self._send_objects(stream, frame, detections)
         topic = f"preview/{stream}/"
         if topic in self.watched:
             self.sent_previews += 1
@@ -144,14 +151,26 @@ class Published:
             seq = self._next(topic)
             self._send(PreviewEvent(stream, self.epoch, seq, now, frame=frame, detections=detections, jpeg=jpeg))
 
+    def _send_objects(self, stream: str, frame: FrameInfo, detections: tuple[Detection, ...]) -> None:
+        """An event of each object, as the daemon sends them now and then while objects are present."""
+        for number, found in enumerate(detections, 7):
+            best = Shot(frame.seq, frame.captured_at, found.score, found.box)
+            seen = TrackedObject(
+                f"{self.epoch}-{stream}-{number}", number, found.label, found.score, found.box, self._began, 5.0,
+                is_stationary=False, path=(), zones=(), best=best,
+            )  # fmt: skip
+            seq = self._next(f"objects/{stream}")
+            self._send(ObjectEvent(stream, self.epoch, seq, time.time(), "update", frame, seen))
+
 
 class PageProcess:
     """`streamdet web` in a process of its own, at a free port; `url` ends with a slash."""
 
     def __init__(self, endpoint: str, *options: str, metrics: str = "") -> None:
+        self._state = tempfile.TemporaryDirectory()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "streamdet", "web", endpoint, "--listen", "127.0.0.1:0", "--metrics", metrics,
-             "--end-with-stdin", *options],
+             "--state-directory", self._state.name, "--end-with-stdin", *options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self._process.stdout is not None
@@ -173,5 +192,6 @@ class PageProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         _, errors = self._process.communicate(timeout=PATIENCE_SECONDS)  # closes standard input, which ends it
+        self._state.cleanup()
         assert self._process.returncode in (0, -signal.SIGKILL)
         assert "Traceback" not in errors, errors

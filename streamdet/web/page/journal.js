@@ -1,4 +1,4 @@
-/* The list of events: what was seen, states, losses, restarts; filtered by the server. */
+/* The list of events: objects, alerts, states, losses, restarts; filtered by the server. */
 
 const MAX_ENTRIES = 150;
 const MAX_CHIPS = 8;
@@ -59,7 +59,15 @@ function updateJournal(entries) {
   } else {
     announceStates(entries.filter((entry) => entry.kind === "state" && entry.state !== "connecting").reverse());
   }
-  list.prepend(...entries.map(makeEntry));
+  // An object or alert that is listed changes where it stands: nothing jumps.
+  const listed = new Map([...list.querySelectorAll("[data-key]")].map((item) => [item.dataset.key, item]));
+  const fresh = [];
+  for (const entry of entries) {
+    const before = entry.key && listed.get(entry.key);
+    if (before) before.replaceWith(makeEntry(entry));
+    else fresh.push(entry);
+  }
+  list.prepend(...fresh.sort((a, b) => b.at - a.at).map(makeEntry));
   while (list.children.length > MAX_ENTRIES) list.lastChild.remove();
   byId("journal-empty").hidden = list.children.length > 0;
   setText(byId("journal-empty"), isFiltered() ? "Nothing matches the filter yet." : "Nothing yet.");
@@ -81,11 +89,23 @@ function makeEntry(entry) {
   const item = make("li", { class: weight(entry), "data-kind": entry.kind });
   item.append(make("time", { datetime: new Date(entry.at * 1000).toISOString(), text: clock(entry.at) }));
   item.append(entry.stream ? make("a", { href: addressOf("stream", entry.stream), text: entry.stream }) : make("span", { text: "Daemon" }));
-  item.append(entry.kind === "seen" ? makeChips(entry.objects) : make("p", { text: sentence(entry) }));
+  if (entry.kind === "seen") item.append(makeChips(entry.objects));
+  else if (entry.kind === "object") item.append(makeObject(entry));
+  else item.append(make("p", { text: sentence(entry) }));
+  if (entry.key) item.dataset.key = entry.key;
   return item;
 }
 
+function makeObject({ label, score, track_id: track, zones, seconds, is_over: isOver }) {
+  const swatch = make("i", { class: "swatch" });
+  swatch.style.backgroundColor = colourOf(label);
+  const where = zones.length ? `, ${zones.join(", ")}` : "";
+  const still = isOver ? `, for ${duration(seconds)}` : ", still there";
+  return make("p", { class: "chips" }, make("span", {}, swatch, make("b", { text: label }), ` #${track}`), make("span", { text: `${percent(score)}${where}${still}` }));
+}
+
 function weight(entry) {
+  if (entry.kind === "alert") return entry.is_over ? "wait" : "bad";
   if (entry.kind === "state" && isResting(entry)) return "";
   if (entry.kind === "state") return { up: "good", down: "bad" }[entry.state] ?? "wait";
   return { gap: "bad", disconnected: "bad", restart: "wait", gone: "wait", connected: "good" }[entry.kind] ?? "";
@@ -99,6 +119,8 @@ function sentence(entry) {
     }
     case "gap":
       return `${entry.count} ${entry.topic.startsWith("state") ? "state events" : "events"} were lost on the way to this page.`;
+    case "alert":
+      return `Alert: ${entry.rule}${entry.label ? ` (${entry.label})` : ""}${entry.is_over ? `, over after ${duration(entry.seconds)}` : ", still raised"}.`;
     case "crossing":
       return `${entry.label} #${entry.track_id} crossed ${entry.line}, going ${entry.direction}.`;
     case "restart":

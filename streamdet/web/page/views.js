@@ -9,6 +9,7 @@
  * @property {() => string} title of the window
  * @property {() => string[]} [pictures] names of the streams whose pictures it shows now
  * @property {(bitmap: ImageBitmap, shot: any) => void} [draw] takes one of these pictures, and closes it in time
+ * @property {() => object | null} [news] what to add to each request about what happens
  * @property {(head: any) => void} [update] after each answer that has an overview
  * @property {() => void} [refresh] twice a second, whatever comes or does not come: ages go on
  * @property {() => Element | null | undefined} [focus] where the focus goes when someone opens it; else to its h1

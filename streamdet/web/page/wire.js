@@ -57,7 +57,7 @@ async function ask(wanted) {
   const answer = await fetch("/api/updates", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ...have, pictures, filter: wanted.filter, detail: wanted.detail, drops: wanted.drops }),
+    body: JSON.stringify({ ...have, pictures, filter: wanted.filter, detail: wanted.detail, drops: wanted.drops, review: wanted.review }),
     signal: AbortSignal.any([question.signal, AbortSignal.timeout(ANSWER_TIMEOUT_MILLISECONDS)]),
   });
   if (answer.status === 401) location.assign("/login");

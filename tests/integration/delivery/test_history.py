@@ -263,6 +263,8 @@ def test_what_happened_is_chosen_by_stream_label_rule_and_zone(kept: Kept, histo
         ({"zone": 'the "bay"'}, ["o2"]),
         ({"zone": "y"}, []),
         ({"zone": "bay", "rule": "at the door"}, ["a1"]),
+        ({"phase": "end"}, ["o2", "o1"]),
+        ({"phase": "raised", "stream": "b"}, ["a2"]),
     ):
         assert [of for of, _ in happened(history, **query)] == ids, query
     assert [at for _, at in ask(history, "objects", zone="door")] == [0.0]

@@ -30,9 +30,10 @@ from streamdet.detector.choice import (
     settled,
     verdict,
 )
-from streamdet.detector.state import Interrupted, Store, state_folder
+from streamdet.detector.state import Interrupted, Store
 from streamdet.detector.tester import samples
 from streamdet.detector.trial import Trial, key_of, needs_trial, try_size
+from streamdet.security.files import state_folder
 from streamdet.types import Detection
 from support.paths import SUPPORT
 from support.waiting import join, wait_until

@@ -10,12 +10,24 @@ from typing import Any
 import pytest
 
 from streamdet.client.subscription import Gap
-from streamdet.types import Crossing, Detection, DetectionEvent, FrameInfo, Reason, State, StateEvent
+from streamdet.types import (
+    Crossing,
+    Detection,
+    DetectionEvent,
+    FrameInfo,
+    Reason,
+    State,
+    StateEvent,
+    ZoneChange,
+    ZoneVisit,
+)
 from streamdet.web.board import Board, EventRates
 from streamdet.web.journal import MAX_NOTES, MAX_SIGHTINGS, Filter, Journal
+from streamdet.web.occurrences import MAX_OCCURRENCES, Wanted
 from streamdet.web.pictures import LEASE_SECONDS, Pictures
+from support.occurring import alert_event, object_event
 
-PERSON = Detection("person", 0.9, (1.0, 2.0, 3.0, 4.0), 5)
+PERSON = Detection("person", 0.9, (1.0, 2.0, 3.0, 4.0))
 CAR = Detection("car", 0.4, (1.0, 2.0, 3.0, 4.0))
 
 
@@ -235,3 +247,76 @@ def test_pictures_are_kept_only_while_someone_looks() -> None:
     assert pictures.wanted(100.0 + LEASE_SECONDS) == {"gate"}
     assert pictures.wanted(100.1 + LEASE_SECONDS) == set()
     assert pictures.newer({"gate": 0}) == []
+
+
+def test_an_object_is_one_entry_that_changes() -> None:
+    board = Board("")
+    board.note(object_event("gate", object_id="o1", phase="begin", began_at=5.0), 1.0)
+    for _ in range(5):
+        board.note(object_event("gate", object_id="o1", began_at=5.0), 1.0)
+    board.note(object_event("gate", object_id="o2", label="car", phase="begin"), 1.0)
+    (_, car), (_, person) = ((entry["kind"], entry) for entry in listed(board))
+    assert (car["label"], person["label"], person["is_over"], person["at"]) == ("car", "person", False, 5.0)
+    newest = board.events(0, Filter(), 100)[0]
+    change = ZoneChange("enter", "bay", 0.0)
+    visit = ZoneVisit("bay", 0.0, inside=True)
+    board.note(object_event("gate", object_id="o1", changes=(change,), zones=(visit,)), 1.0)
+    (changed,) = board.events(newest, Filter(), 100)[1]
+    assert (changed["key"], changed["zones"]) == ("o1", ["bay"])
+    board.note(object_event("gate", object_id="o1", phase="end", seconds=9.0), 1.0)
+    assert [(entry["key"], entry["is_over"]) for entry in listed(board)] == [("o1", True), ("o2", False)]
+    assert [entry["key"] for entry in listed(board, label="car")] == ["o2"]
+    assert listed(board, sightings=False) == []
+
+
+def test_an_alert_is_one_entry_until_it_is_over() -> None:
+    board = Board("")
+    board.note(alert_event("gate"), 1.0)
+    board.note(alert_event("gate", phase="cleared", seconds=12.5), 1.0)
+    (alert,) = listed(board)
+    assert (alert["rule"], alert["is_over"], alert["seconds"]) == ("at the door", True, 12.5)
+
+
+def test_frames_are_listed_only_of_streams_without_objects() -> None:
+    board = Board("")
+    board.note(seen(1, replace(PERSON, track_id=5)), 1.0)
+    board.tick(2.0)
+    board.note(seen(2, PERSON), 2.5)
+    board.note(seen(1, PERSON, stream="yard"), 2.5)
+    board.tick(3.0)
+    assert [(entry["kind"], entry["stream"]) for entry in listed(board)] == [("seen", "yard")]
+
+
+def test_what_happened_lately_is_kept_once_each_and_bounded() -> None:
+    occurrences = Board("").occurrences
+    assert not occurrences.note(object_event(phase="begin"))
+    for number in range(MAX_OCCURRENCES + 50):
+        assert occurrences.note(object_event(object_id=f"o{number}", phase="end"))
+    occurrences.note(alert_event())
+    number = occurrences.last_number
+    occurrences.note(alert_event(phase="cleared"))
+    assert [entry.occurrence.phase for entry in occurrences.newest_first(number)] == ["cleared"]
+    ids = [entry.occurrence.id for entry in occurrences.newest_first()]
+    assert len(ids) == len(set(ids)) == MAX_OCCURRENCES
+    assert ids[0] == "e1-a1"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fits"),
+    [
+        ({}, True),
+        ({"kind": "objects"}, False),
+        ({"kind": "alerts", "stream": "gate", "label": "person", "zone": "door", "rule": "at the door"}, True),
+        ({"stream": "yard"}, False),
+        ({"zone": "bay"}, False),
+        ({"since": 1.5, "until": 2.0}, True),
+        ({"until": 1.5}, False),
+        ({"reviewed": "no"}, True),
+        ({"reviewed": "yes"}, False),
+    ],
+)
+def test_what_happened_is_chosen(wanted: dict[str, Any], fits: bool) -> None:
+    board = Board("")
+    board.note(alert_event("gate"), 1.0)
+    (entry,) = board.occurrences.newest_first()
+    assert Wanted(**wanted).fits(entry.stream, entry.occurrence, is_reviewed=False) == fits

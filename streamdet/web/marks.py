@@ -1,0 +1,106 @@
+"""Which objects and alerts someone has marked as reviewed: kept in a file, shared by all who look at the page."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+from streamdet.monitoring.log import FailureLog
+from streamdet.security.files import why_foreign
+
+MAX_MARKS = 100_000
+"""More than these make the oldest go."""
+
+_FILE = "reviewed.sqlite"
+_SCHEMA = "CREATE TABLE IF NOT EXISTS marks (id TEXT PRIMARY KEY, marked_at REAL NOT NULL) WITHOUT ROWID"
+_BUSY_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Marks:
+    """The marks, by the ids of objects and alerts, which are unique over restarts of the daemon.
+
+    All are in memory, too, so that reading waits for nothing. Where the file cannot be written, marks last until the
+    page's server ends, and `problem` says so.
+
+    Args:
+        directory: of the page's server; made if it is missing. None to keep no file.
+
+    Attributes:
+        problem: why marks do not last, in a sentence; empty while they do.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self.problem = "" if directory is not None else "Marks last until the page's server ends: it has no directory."
+        self._path = None if directory is None else directory / _FILE
+        self._lock = threading.Lock()
+        self._marked: dict[str, float] = {}
+        self._failure = FailureLog(_log, "{} marks were not kept")
+        if self._path is not None:
+            try:
+                self._marked = self._load(self._path)
+            except (OSError, sqlite3.Error) as error:
+                self._failed(error)
+
+    def __contains__(self, of: str) -> bool:
+        return of in self._marked
+
+    def mark(self, ids: Iterable[str], *, reviewed: bool) -> None:
+        """Sets or removes marks; waits for the disk, so not for the event loop."""
+        now = time.time()
+        with self._lock:
+            changed = [of for of in ids if (of in self._marked) != reviewed]
+            for of in changed:
+                if reviewed:
+                    self._marked[of] = now
+                else:
+                    del self._marked[of]
+            oldest = list(self._marked)[: max(len(self._marked) - MAX_MARKS, 0)]
+            for of in oldest:
+                del self._marked[of]
+            if self._path is None or not changed:
+                return
+            try:
+                self._write(self._path, [(of, now) for of in changed] if reviewed else [], [*changed, *oldest])
+            except (OSError, sqlite3.Error) as error:
+                self._failed(error)
+            else:
+                self.problem = ""
+                self._failure.works(f"marks are kept in {self._path} again")
+
+    def _load(self, path: Path) -> dict[str, float]:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with closing(self._open(path)) as database:
+            newest = "SELECT id, marked_at FROM marks ORDER BY marked_at DESC LIMIT ?"
+            return dict(reversed(database.execute(newest, (MAX_MARKS,)).fetchall()))
+
+    def _write(self, path: Path, set_: list[tuple[str, float]], removed: list[str]) -> None:
+        with closing(self._open(path)) as database, database:
+            database.executemany("DELETE FROM marks WHERE id = ?", [(of,) for of in removed])
+            database.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?)", set_)
+
+    def _open(self, path: Path) -> sqlite3.Connection:
+        # SQLite would make it readable for others.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        why = why_foreign(path.lstat())
+        if why is not None:
+            raise OSError(None, f"{path.name}: {why}")
+        database = sqlite3.connect(path, timeout=_BUSY_SECONDS)
+        try:
+            database.execute(_SCHEMA)
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
+
+    def _failed(self, error: OSError | sqlite3.Error) -> None:
+        why = getattr(error, "strerror", None) or error
+        self.problem = f"Marks last until the page's server ends: {self._path} cannot be used: {why}."
+        self._failure.failed(f"marks cannot be kept in {self._path}: {why}")

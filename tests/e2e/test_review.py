@@ -1,0 +1,329 @@
+"""The review in a real Chromium: a real daemon with spool, pictures and clips, and the page's own process."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from support.page import PageProcess
+from support.processes import DaemonProcess
+from support.processes import stream as configured
+
+pytestmark = pytest.mark.package("chromium")
+
+_WAIT_MILLISECONDS = 60_000
+_ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
+_ZONE = '[[streams.zones]]\nname = "bay"\npolygon = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]\n'
+_RULES = """
+[pictures]
+directory = "{folder}/pictures"
+[clips]
+directory = "{folder}/clips"
+[[rules]]
+name = "<i>someone</i> there"
+streams = ["gate"]
+zone = "bay"
+picture = true
+clip_seconds = [1, 1]
+"""
+
+expect.set_options(timeout=_WAIT_MILLISECONDS)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    folder = tmp_path_factory.mktemp("review")
+    daemon = DaemonProcess(folder / "d", comes_and_goes=True)
+    daemon.write_config(
+        configured("gate", max_fps=10, track_max_lost_seconds=0.3) + _ZONE,
+        configured("yard", max_fps=10, track_max_lost_seconds=0.3),
+        more=_RULES.format(folder=folder),
+    )
+    daemon.ready()
+    yield daemon
+    assert daemon.end(signal.SIGTERM) == 0
+
+
+@pytest.fixture(scope="module")
+def server(daemon: DaemonProcess) -> Iterator[PageProcess]:
+    with PageProcess(daemon.endpoint) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages, and fails the test if one of them complained."""
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def start(url: str, **options: Any) -> Page:
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(_WAIT_MILLISECONDS)
+        # A clip that is not there yet is a 404.
+        page.on("console", lambda message: None if "404" in message.text else complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.goto(url)
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+def cards(page: Page, kind: str = "") -> Any:
+    return page.locator(f".occurrence[data-kind={kind}]" if kind else ".occurrence")
+
+
+def get(server: PageProcess, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Any:
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
+    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, answer.headers, content
+
+
+def wait_for(server: PageProcess, query: str, fits: Callable[[Any], bool]) -> Any:
+    """The first item of a list for which this holds."""
+    deadline = time.monotonic() + _WAIT_MILLISECONDS / 1000
+    while time.monotonic() < deadline:
+        items = json.loads(get(server, f"/api/review?{query}")[2])["items"]
+        if found := next(filter(fits, items), None):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(query)
+
+
+def test_a_card_opens_picture_path_and_clip_and_is_marked_for_all(
+    server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    alert = wait_for(server, "kind=alerts", lambda item: item["ended_at"] is not None)
+    page = open_page(f"{server.url}#/review?kind=alerts&stream=gate", viewport={"width": 1200, "height": 900})
+    card = page.locator(".occurrence", has=page.locator(f"a[href*='{alert['id']}']"))
+    expect(card).to_contain_text("<i>someone</i> there")
+    expect(card).to_contain_text("bay")
+    assert card.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 50
+    assert page.locator("#review-view i:not(.swatch), #review-view b").count() == 0
+    card.locator("a").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    expect(dialog.locator("h2")).to_be_focused()
+    expect(dialog.locator("svg.overlay polygon.zone")).to_have_count(1)
+    assert dialog.locator(".shot img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 50
+    video = dialog.locator("video")
+    page.wait_for_function("() => document.querySelector('dialog video')?.readyState >= 1")
+    assert video.evaluate("video => video.duration") > 1
+    video.evaluate("video => { video.currentTime = video.duration * 0.8; }")
+    page.wait_for_function("() => !document.querySelector('dialog video').seeking")
+    dialog.get_by_text("Event as JSON").click()
+    assert json.loads(dialog.locator("pre").text_content() or "")["alert"]["alert_id"] == alert["id"]
+    dialog.get_by_label("Zones and lines").uncheck()
+    expect(dialog.locator("svg.overlay polygon.zone")).to_have_count(0)
+    dialog.locator("h2").press("r")
+    expect(dialog.get_by_role("button", name="Reviewed")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(page).to_have_url(re.compile("#/review"))
+    expect(card.locator("a")).to_be_focused()
+    # Someone else sees it, also behind the filter.
+    other = open_page(f"{server.url}#/review?reviewed=yes")
+    expect(cards(other)).to_have_count(1)
+    expect(cards(other)).to_have_class(re.compile("reviewed"))
+    cards(other).get_by_role("button").click()
+    other.goto(f"{server.url}#/review?reviewed=yes&kind=alerts")
+    expect(other.locator("#review-empty")).to_have_text("Nothing matches the filters.")
+    for one in (page, other):
+        one.goto("about:blank")
+
+
+def test_what_happens_comes_on_top_when_asked_for_and_nothing_comes_twice(
+    server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    wait_for(server, "", lambda item: item["rule"] is None)
+    page = open_page(f"{server.url}#/review", viewport={"width": 1200, "height": 900})
+    expect(cards(page).first).to_be_visible()
+    first = cards(page).first.locator("a").get_attribute("href")
+    news = page.locator("#review-news")
+    expect(news).to_have_text(re.compile("^[0-9]+ new$"))
+    # Nothing jumps meanwhile.
+    assert cards(page).first.locator("a").get_attribute("href") == first
+    news.click()
+    expect(cards(page).first.locator("a")).not_to_have_attribute("href", first or "")
+    hrefs = page.eval_on_selector_all(".occurrence a", "links => links.map(link => link.hash)")
+    ids = [re.search(r"[?&]id=([^&]*)", href).group(1) for href in hrefs]  # type: ignore[union-attr]
+    assert len(ids) == len(set(ids)) >= 2
+    page.goto("about:blank")
+
+
+def test_filters_stand_in_the_address_and_older_ones_follow_by_key(
+    server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    wait_for(server, "stream=yard", lambda item: bool(item["event"]["object"]["path"]))
+    page = open_page(f"{server.url}#/review", viewport={"width": 1200, "height": 900})
+    page.locator("#review-filters").get_by_label("Stream").select_option("yard")
+    expect(page).to_have_url(re.compile("stream=yard"))
+    expect(cards(page).first).to_be_visible()
+    assert set(page.locator(".occurrence-stream").all_text_contents()) == {"yard"}
+    page.get_by_role("button", name="Alerts").click()
+    expect(page.locator("#review-empty")).to_have_text("Nothing matches the filters.")
+    page.get_by_role("button", name="Clear filters").click()
+    expect(page).to_have_url(re.compile("#/review$"))
+    page.get_by_role("button", name="Objects").click()
+    expect(page).to_have_url(re.compile("kind=objects"))
+    page.wait_for_function("() => document.querySelectorAll('.occurrence').length >= 2")
+    cards(page).first.locator("a").focus()
+    page.keyboard.press("ArrowRight")
+    expect(cards(page).nth(1).locator("a")).to_be_focused()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("svg.overlay polyline.path").first).to_be_attached()
+    before = page.url
+    page.keyboard.press("ArrowLeft")
+    expect(page).not_to_have_url(before)
+    expect(dialog.get_by_role("button", name="Newer")).to_be_disabled()
+    # A link leads there, also from elsewhere.
+    other = open_page(page.url)
+    expect(other.get_by_role("dialog").locator("h2")).to_have_text(dialog.locator("h2").text_content() or "")
+    gone = open_page(f"{server.url}#/review?id=none&at=5")
+    expect(gone.get_by_role("dialog")).to_contain_text("not kept any longer")
+    for one in (page, other, gone):
+        one.goto("about:blank")
+
+
+def test_the_timeline_says_what_happened_step_by_step(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    wait_for(server, "kind=alerts", lambda item: True)
+    page = open_page(f"{server.url}#/review", viewport={"width": 1200, "height": 900})
+    row = page.get_by_role("slider", name=re.compile("^gate"))
+    row.focus()
+    page.keyboard.press("End")
+    deadline = time.monotonic() + _WAIT_MILLISECONDS / 1000
+    # The newest step may have begun just now.
+    while "alert" not in (words := row.get_attribute("aria-valuetext") or ""):
+        assert time.monotonic() < deadline, words
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_timeout(50)
+        if words.endswith("the daemon did not run") or row.get_attribute("aria-valuenow") == "0":
+            page.keyboard.press("End")
+    assert "person" in words
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("stream=gate.*since=|since=.*stream=gate"))
+    expect(cards(page).first).to_be_visible()
+    page.get_by_text("The same as a table").click()
+    expect(page.locator("#timeline-table tbody tr")).to_have_count(2)
+    for name in ("7 d", "24 h", "6 h"):
+        page.get_by_role("button", name=name, exact=True).click()
+        expect(page.locator("#timeline-table caption")).to_contain_text(
+            {"7 d": "7 days", "24 h": "24 hours"}.get(name, "6 hours")
+        )
+    page.goto("about:blank")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone(server: PageProcess, open_page: Callable[..., Page], scheme: str) -> None:
+    wait_for(server, "", lambda item: item["rule"] is None)
+    page = open_page(f"{server.url}#/review", viewport={"width": 320, "height": 640}, color_scheme=scheme)
+    expect(cards(page).first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    cards(page).first.locator("a").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
+    page.goto("about:blank")
+
+
+def test_a_clip_is_served_in_ranges(server: PageProcess) -> None:
+    alert = wait_for(server, "kind=alerts", lambda item: item["ended_at"] is not None)
+    path = f"/api/clips/{alert['event']['clip_id']}"
+    deadline = time.monotonic() + _WAIT_MILLISECONDS / 1000
+    while (answer := get(server, path))[0] == 404:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    status, headers, whole = answer
+    assert (status, headers["Content-Type"], headers["Accept-Ranges"]) == (200, "video/mp4", "bytes")
+    size = len(whole)
+    assert whole[4:8] == b"ftyp"
+    status, headers, content = get(server, path, "HEAD")
+    assert (status, headers["Content-Length"], content) == (200, str(size), b"")
+    for asked, begin, end in ((f"0-{size + 9}", 0, size), ("5-9", 5, 10), ("7-", 7, size), ("-3", size - 3, size)):
+        status, headers, content = get(server, path, Range=f"bytes={asked}")
+        assert (status, content) == (206, whole[begin:end])
+        assert headers["Content-Range"] == f"bytes {begin}-{end - 1}/{size}"
+    status, headers, _ = get(server, path, Range=f"bytes={size}-")
+    assert (status, headers["Content-Range"]) == (416, f"bytes */{size}")
+    for asked in ("bytes=9-5", "bytes=-", "lines=1-2", "bytes=1-2,5-6", "bytes=x-y"):
+        assert get(server, path, Range=asked)[::2] == (200, whole), asked
+    assert get(server, path, Range="bytes=5-9", If_Range='"another"')[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/pictures/..%2f..%2fetc%2fpasswd", "/api/clips/..%2f..%2fetc%2fpasswd", "/api/clips/%00",
+        "/api/pictures/x",
+        "/api/clips/20261129T140312.345Z-gate-3f2a9c01b7de", "/api/pictures/20261129T140312.345Z-gate-3f2a9c01b7de",
+    ],
+)  # fmt: skip
+def test_what_is_not_kept_is_not_found(server: PageProcess, path: str) -> None:
+    assert get(server, path)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "kind=all",
+        "reviewed=maybe",
+        "since=soon",
+        "until=-1",
+        "stream=a/b",
+        "label=%07",
+        "after=x",
+        "what=5",
+        "zone=" + "z" * 200,
+    ],
+)
+def test_a_query_that_makes_no_sense_is_refused(server: PageProcess, query: str) -> None:
+    status, _, why = get(server, f"/api/review?{query}")
+    assert status == 400
+    assert why.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"ids": [], "reviewed": true}',
+        b'{"ids": [5], "reviewed": true}',
+        b'{"ids": ["a"], "reviewed": 1}',
+    ],
+)
+def test_marks_that_make_no_sense_are_refused(server: PageProcess, body: bytes) -> None:
+    assert get(server, "/api/reviewed", "POST", body, Content_Type="application/json")[0] == 400
+
+
+def test_marks_of_another_site_are_refused(server: PageProcess) -> None:
+    body = b'{"ids": ["a"], "reviewed": true}'
+    assert get(server, "/api/reviewed", "POST", body)[0] == 415
+    foreign = get(server, "/api/reviewed", "POST", body, Content_Type="application/json", Origin="http://evil.example")
+    assert foreign[0] == 403
+    assert get(server, "/api/reviewed", "POST", body, Content_Type="application/json")[0] == 200
