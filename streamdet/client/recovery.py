@@ -36,6 +36,8 @@ _AWAY_SECONDS = 5.0
 _GIVE_UP_ANYWAY_SECONDS = 60.0
 # Once the daemon has failed to answer, events are held back only this long, until it answers again.
 _GIVE_UP_SOON_SECONDS = 0.5
+# A reader that comes so much later than it was to be called again was busy elsewhere, and heard no answer meanwhile.
+_BUSY_SECONDS = 1.0
 _PAST_EPOCHS = 16
 _UNLISTED_TO_FORGET = 3
 _MAX_ASKED = 8
@@ -109,6 +111,7 @@ class OrderedRecovery:
         self._held = 0
         self._pending = PendingRequests()
         self._check_at = math.inf
+        self._called_by = math.inf
         self._position: dict[str, tuple[str, int]] = {}
         for name, (epoch, seq) in (resume or {}).items():
             if name.startswith(self._prefixes):
@@ -154,8 +157,12 @@ class OrderedRecovery:
         Raises:
             WireError: it is not an event.
         """
-        if now - self._heard_at < _AWAY_SECONDS:
-            self._heard_seconds += now - self._heard_at
+        silent_seconds = now - self._heard_at
+        if silent_seconds < _AWAY_SECONDS:
+            self._heard_seconds += silent_seconds
+        elif silent_seconds < math.inf:
+            self._prolong(silent_seconds - _AWAY_SECONDS)
+            self._called_by += silent_seconds - _AWAY_SECONDS
         self._heard_at = now
         event = wire.from_message(parts)
         if isinstance(event, PreviewEvent):
@@ -194,6 +201,8 @@ class OrderedRecovery:
         Raises:
             EndpointError: events come, but no answer.
         """
+        if now - self._called_by > _BUSY_SECONDS:
+            self._prolong(now - self._called_by)
         if not self._started and not self._is_reachable and now - self._early_since > self._times.give_up_seconds:
             message = (
                 f"events come, but nothing answers at {self._replay_endpoint}; is replay switched on in the daemon?"
@@ -201,7 +210,9 @@ class OrderedRecovery:
             raise EndpointError(message)
         self._give_up(now)
         self._check(now)
-        return self._pending.requests(now)
+        requests = self._pending.requests(now)
+        self._called_by = max(now, self.due())
+        return requests
 
     def due(self) -> float:
         """When to call `requests` again at the latest, in monotonic seconds."""
@@ -386,6 +397,17 @@ class OrderedRecovery:
         if not expected and not self._pending.has_snapshot:
             self._pending.ask(None, SnapshotRequest(0, self._prefixes_to_ask(), with_events=False), now)
 
+    def _prolong(self, seconds: float) -> None:
+        """Takes time in which the reader was busy elsewhere, or the daemon away, out of all waits.
+
+        What the daemon was asked for may have been lost with it: it is asked again before it is given up.
+        """
+        self._heard_at += seconds
+        self._early_since += seconds
+        for topic in self._topics.values():
+            topic.blocked_since += seconds
+        self._pending.prolong(seconds)
+
     def _give_up(self, now: float) -> None:
         for number, pending in self._pending.all():
             topic = pending.topic
@@ -405,7 +427,8 @@ class OrderedRecovery:
         """Whether to stop waiting for an answer; the wait begins when the request is first sent."""
         if not self._is_reachable:
             return now - topic.blocked_since >= _GIVE_UP_SOON_SECONDS
-        waited_seconds = now - pending.waits_since
+        # While nothing is heard, the daemon may be away, and nothing comes that could be handed out instead.
+        waited_seconds = min(now, self._heard_at + _AWAY_SECONDS) - pending.waits_since
         unanswered_seconds = self._heard_seconds - self._answered_at_seconds
         if min(waited_seconds, unanswered_seconds) >= self._times.give_up_seconds:
             self._is_reachable = False
@@ -515,6 +538,11 @@ class PendingRequests:
         """Postpones a request that the daemon has refused, and all others with it."""
         self.not_before = now + _REFUSED_SECONDS
         pending.is_sent, pending.send_at, pending.tries = False, self.not_before, 0
+
+    def prolong(self, seconds: float) -> None:
+        """Waits longer for the answers to all requests."""
+        for pending in self._by_id.values():
+            pending.waits_since += seconds
 
     def requests(self, now: float) -> list[bytes]:
         """The requests to send now."""

@@ -196,7 +196,9 @@ def test_when_replay_goes_away_events_go_on_with_gaps(publisher: Publisher) -> N
         assert seen == [Gap("a", "detections/a/", 2, 2), 4, 5]
 
 
-def test_while_the_daemon_is_away_nothing_is_given_up() -> None:
+@pytest.mark.parametrize("away_seconds", [30, 600])
+@pytest.mark.parametrize("is_busy", [False, True], ids=["daemon away", "reader busy as well"])
+def test_while_the_daemon_is_away_nothing_is_given_up(away_seconds: int, *, is_busy: bool) -> None:
     recovery, now = OrderedRecovery(["state/"], None, "tcp://127.0.0.1:1", SOON), 0.0
 
     def state(seq: int, epoch: str) -> None:
@@ -208,13 +210,17 @@ def test_while_the_daemon_is_away_nothing_is_given_up() -> None:
     for seq in (2, 5):
         state(seq, "e")
     assert [item.seq for item in recovery.ready if isinstance(item, StateEvent)] == [2]
-    # It was killed with the question open, and takes half a minute to come back.
+    # It was killed with the question open, and takes its time to come back.
     asked = {}
-    for now in range(1, 31):
+    for now in [0.0, float(away_seconds)] if is_busy else map(float, range(away_seconds)):
+        state(1, "f") if now and is_busy else None
         for request in map(decode_request, recovery.requests(now)):
             asked[request.id] = request
-    state(1, "f")
-    recovery.requests(now)
+    if not is_busy:
+        state(1, "f")
+    for _ in range(5):
+        now += 1.0
+        recovery.requests(now)
     [asked_again] = [request for request in asked.values() if isinstance(request, ReplayRequest)]
     kept = [wire.encode(StateEvent("a", "e", seq, 1.0, State.UP, None, "", 1.0)) for seq in (3, 4)]
     replayed = Replayed(asked_again.id, "state/a/", "e", 3, 5, events=kept, seqs=(3, 4))
