@@ -124,6 +124,32 @@ def _to_connect(endpoint: str) -> str:
     return endpoint
 
 
+class Ages:
+    """How old events are, also after the clock was set: no event is older than it can be.
+
+    A machine without a battery for its clock starts with a wrong time, and sets it when the network comes up. What was
+    published before that looks days old; but an event that was published since this began is not older than that.
+
+    Args:
+        wall: Unix time in seconds, which can be set.
+        steady: seconds that go on evenly, also while the machine sleeps.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+    ) -> None:
+        self._wall, self._steady = wall, steady
+        self._began_at, self._began_steady = wall(), steady()
+
+    def seconds(self, event: Event) -> float:
+        """The age of an event; 0 where its time lies ahead."""
+        before_seconds = max(0.0, self._began_at - event.published_at)
+        at_most = before_seconds + self._steady() - self._began_steady
+        return max(0.0, min(self._wall() - event.published_at, at_most))
+
+
 class PositionFile:
     """Keeps a position in a file, as a whole or not at all.
 
@@ -252,6 +278,7 @@ class Forwarder(Worker):
     ) -> None:
         super().__init__(f"to {target}", on_error)
         self.metrics = metrics
+        self.ages = Ages()
         self._target = target
         self._source = source
         # States list every stream: so its first alert is found even if it came while the bridge was down.
@@ -306,7 +333,7 @@ class Forwarder(Worker):
         elif item is not None and self.is_wanted(item):
             waiting = 1 + events.waiting_items
             self.metrics.queue_events.set(waiting)
-            self.metrics.lag_seconds.set_function(lambda: max(0.0, time.time() - item.published_at))
+            self.metrics.lag_seconds.set_function(lambda: self.ages.seconds(item))
             is_done = self.deliver(item, events)
             self.metrics.lag_seconds.set_function(lambda: 0.0)
             self.metrics.queue_events.set(waiting - is_done)

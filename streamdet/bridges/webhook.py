@@ -18,20 +18,18 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import orjson
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError, SSLError
-from urllib3.filepost import encode_multipart_formdata
 from urllib3.util.connection import create_connection
 
 from streamdet import wire
 from streamdet.bridges.process import Forwarder, Source, run_bridge
+from streamdet.bridges.shapes import Post, post_of
 from streamdet.client import Subscription
 from streamdet.config import Config, WebhookConfig
 from streamdet.errors import ConfigError, EndpointError
@@ -44,8 +42,6 @@ from streamdet.worker import Worker
 _MAX_PAUSE_SECONDS = 300.0
 # A receiver that answers this refuses the event, and would again; all else may be fixed without changing the event.
 _REFUSES_THE_EVENT = frozenset({400, 406, 411, 413, 414, 415, 422, 431})
-# Alertmanager takes an alert that is not repeated for resolved after some minutes, unless its end is known.
-_FIRING_SECONDS = 86_400.0
 _PICTURE_TIMEOUT_SECONDS = 5.0
 # IPv4 addresses as IPv6 reaches them through a translator.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -122,16 +118,21 @@ class Webhook(Forwarder):
         if not isinstance(event, AlertEvent | ObjectEvent):
             return True
         key = f"{event.epoch}:{wire.topic_of(event)}{event.seq}"
-        body, content_type = self._body(event, events)
+        picture = self._picture(event, events) if self._config.picture == "attached" else None
+        post = post_of(event, self._config, picture)
         pause_seconds = self._config.retry_seconds
         while not self.stopping:
-            answer = self._client.post(body, content_type, key)
+            answer = self._client.post(post, key)
             if answer.is_taken:
                 self.metrics.handed_on()
                 self._failures.works(f"webhook {self._config.name}: events are taken again")
                 return True
-            is_old = time.time() - event.published_at > self._config.give_up_seconds
-            if answer.refuses_event or is_old:
+            if answer.refuses_event and post.has_picture:
+                # It may be too large, or pictures may not be allowed there: the event is worth more.
+                self._failures.failed(f"webhook {self._config.name}: {answer.problem} to a picture; it is left out")
+                post = post_of(event, self._config)
+                continue
+            if answer.refuses_event or self.ages.seconds(event) > self._config.give_up_seconds:
                 self.metrics.dead_letters.inc()
                 self._dead_letters.failed(f"webhook {self._config.name}: gave up event {key}: {answer.problem}")
                 return True
@@ -141,16 +142,6 @@ class Webhook(Forwarder):
             self.sleep(wait_seconds)
             pause_seconds = min(2 * pause_seconds, _MAX_PAUSE_SECONDS)
         return False
-
-    def _body(self, event: AlertEvent | ObjectEvent, events: Subscription) -> tuple[bytes, str]:
-        """What is posted, and its content type."""
-        body = orjson.dumps(shape_of(event, self._config))
-        picture = self._picture(event, events) if self._config.picture else None
-        if picture is None:
-            return body, "application/json"
-        return encode_multipart_formdata(
-            {"event": ("event.json", body, "application/json"), "picture": ("picture.jpg", picture, "image/jpeg")}
-        )
 
     def _picture(self, event: AlertEvent | ObjectEvent, events: Subscription) -> bytes | None:
         """The picture; None where there is none, or it cannot be had: the event is worth more."""
@@ -191,10 +182,6 @@ class _Client:
     def __init__(self, config: WebhookConfig) -> None:
         self._config = config
         parts = urlsplit(config.url)
-        path = parts.path or "/"
-        if config.shape == "ntfy":
-            path = path.rpartition("/")[0] + "/"  # the topic stands in the message
-        self._target = path + (f"?{parts.query}" if parts.query else "")
         timeout = Timeout(connect=config.timeout_seconds, read=config.timeout_seconds)
         self._line = _Line()
         self._pool: HTTPConnectionPool
@@ -210,23 +197,23 @@ class _Client:
             )
             self._pool.ConnectionCls = _TlsConnection if config.allow_private else _PublicConnection
 
-    def post(self, body: bytes, content_type: str, key: str) -> Answer:
+    def post(self, post: Post, key: str) -> Answer:
         """Posts once; whatever happens on the way is an answer."""
         headers = {
             "User-Agent": "streamdet",
             **self._config.headers,
-            "Content-Type": content_type,
+            **post.headers,
             "Idempotency-Key": key,
             "Connection": "close",
         }
         if self._config.secret is not None:
-            headers["Streamdet-Signature"] = signature(self._config.secret, body, int(time.time()))
+            headers["Streamdet-Signature"] = signature(self._config.secret, post.body, int(time.time()))
         # Timeouts of sockets begin again with each byte; this one does not.
         limit = threading.Timer(2 * self._config.timeout_seconds, self._line.cut)
         limit.start()
         try:
             response = self._pool.urlopen(
-                "POST", self._target, body, headers, retries=False, redirect=False, preload_content=False
+                post.method, post.target, post.body, headers, retries=False, redirect=False, preload_content=False
             )
         except (HTTPError, OSError) as error:
             problem = _problem(TimeoutError() if self._line.is_cut else error, self._config.timeout_seconds)
@@ -298,19 +285,32 @@ class _Line:
 
 
 class _PlainConnection(HTTPConnection):
-    """A connection that can be cut."""
+    """A connection that can be cut, and names no host where the name cannot be resolved: it may hold a secret."""
 
     def __init__(self, *args: Any, line: _Line, **keys: Any) -> None:  # noqa: ANN401 - those of urllib3
         super().__init__(*args, **keys)
         self._line = line
 
     def _new_conn(self) -> socket.socket:
-        connected = self._connect()
-        self._line.begin(connected)
-        return connected
+        try:
+            found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no name of a host"
+            raise NewConnectionError(self, f"the name of the receiver is not known ({reason})") from error
+        problem: OSError | None = None
+        for address in self._allowed(list(dict.fromkeys(str(each[4][0]) for each in found))):
+            try:
+                connected = create_connection((address, self.port), self.timeout, socket_options=self.socket_options)
+            except OSError as error:
+                problem = error
+            else:
+                self._line.begin(connected)
+                return connected
+        raise NewConnectionError(self, f"cannot connect: {problem}") from problem
 
-    def _connect(self) -> socket.socket:
-        return super()._new_conn()
+    def _allowed(self, addresses: list[str]) -> list[str]:
+        """Those of the addresses that may be connected to."""
+        return addresses
 
 
 class _TlsConnection(_PlainConnection, HTTPSConnection):
@@ -320,23 +320,12 @@ class _TlsConnection(_PlainConnection, HTTPSConnection):
 class _PublicConnection(_TlsConnection):
     """A connection to a public address alone: the one that is connected to is the one that was checked."""
 
-    def _connect(self) -> socket.socket:
-        try:
-            found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise NewConnectionError(self, f"the name of the receiver is not known ({error})") from error
-        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+    def _allowed(self, addresses: list[str]) -> list[str]:
         allowed = [address for address in addresses if is_public(address)]
         if not allowed:
             refused = ", ".join(addresses)
             raise NewConnectionError(self, f"the receiver has no public address ({refused}); see allow_private")
-        problem: OSError | None = None
-        for address in allowed:
-            try:
-                return create_connection((address, self.port), self.timeout, socket_options=self.socket_options)
-            except OSError as error:
-                problem = error
-        raise NewConnectionError(self, f"cannot connect: {problem}") from problem
+        return allowed
 
 
 def is_public(address: str) -> bool:
@@ -363,65 +352,6 @@ def signature(secret: str, body: bytes, at: int) -> str:
     """
     digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={at},v1={digest}"
-
-
-def shape_of(event: AlertEvent | ObjectEvent, config: WebhookConfig) -> Any:  # noqa: ANN401 - any JSON
-    """What is posted of an event, as JSON."""
-    if config.shape == "slack":
-        return {"text": _escaped_for_slack(_sentence(event))}
-    if config.shape == "ntfy":
-        topic = urlsplit(config.url).path.rpartition("/")[2]
-        is_urgent = isinstance(event, AlertEvent) and event.phase == "raised"
-        title = event.alert.rule if isinstance(event, AlertEvent) else event.object.label
-        return {"topic": topic, "title": title, "message": _sentence(event), "priority": 4 if is_urgent else 2}
-    if config.shape == "alertmanager" and isinstance(event, AlertEvent):
-        return [_for_alertmanager(event)]
-    whole: dict[str, Any] = wire.to_dict(event)
-    if not config.fields:
-        return whole
-    return {name: _field(whole, path) for name, path in config.fields.items()}
-
-
-def _field(value: Any, path: str) -> Any:  # noqa: ANN401 - any JSON
-    """The field of an event at a path such as "alert.rule"; None where it has none."""
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def _sentence(event: AlertEvent | ObjectEvent) -> str:
-    """One line for people."""
-    if isinstance(event, ObjectEvent):
-        return f"{event.object.label} on {event.stream}, seen for {event.object.seconds:.0f} s"
-    alert = event.alert
-    what = alert.label or (f"{alert.count} objects" if alert.count is not None else "")
-    where = " ".join(f"{noun} {name}" for noun, name in (("in", alert.zone), ("over", alert.line)) if name)
-    about = " ".join(part for part in (what, where) if part)
-    over = f", over after {alert.seconds:.0f} s" if event.phase == "cleared" else ""
-    return f"{alert.rule} on {event.stream}{f': {about}' if about else ''}{over}"
-
-
-def _escaped_for_slack(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _for_alertmanager(event: AlertEvent) -> dict[str, Any]:
-    alert = event.alert
-    labels = {"alertname": alert.rule, "stream": event.stream, "alert_id": alert.alert_id}
-    further = {"label": alert.label, "zone": alert.zone, "line": alert.line}
-    ends_at = alert.raised_at + (alert.seconds if event.phase == "cleared" else _FIRING_SECONDS)
-    if event.phase == "cleared":
-        ends_at = min(max(ends_at, alert.raised_at), event.published_at)
-    return {
-        "labels": {**labels, **{name: value for name, value in further.items() if value}},
-        "annotations": {"summary": _sentence(event)},
-        "startsAt": _timestamp(alert.raised_at),
-        "endsAt": _timestamp(ends_at),
-    }
-
-
-def _timestamp(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat()
 
 
 def _problem(error: Exception, timeout_seconds: float) -> str:

@@ -254,11 +254,13 @@ def bridge_warnings(config: Config, bridges: Config, tables: Tables) -> Iterator
     for number, webhook in enumerate(bridges.webhooks):
         if not config.rules and set(webhook.events) <= {"raised", "cleared"}:
             yield ("webhooks", number, "events"), "are alerts, but there are no [[rules]] that raise any"
+        if webhook.picture_url is not None and webhook.picture != "url":
+            yield ("webhooks", number, "picture_url"), 'is not used; set picture = "url" as well'
         has_pictures = any(rule.picture for rule in config.rules) or (
             "ended" in webhook.events and config.pictures.directory is not None
         )
-        if webhook.picture and not has_pictures:
-            problem = "is true, but no event has a picture; set picture = true in a rule"
+        if webhook.picture != "none" and not has_pictures:
+            problem = f'is "{webhook.picture}", but no event has a picture; set picture = true in a rule'
             yield ("webhooks", number, "picture"), problem
 
 

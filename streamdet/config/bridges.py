@@ -32,6 +32,7 @@ BRIDGES = tuple(METRICS_KEYS)
 MAX_WEBHOOKS = 64
 WebhookEvent = Literal["raised", "cleared", "ended"]
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_LINK = re.compile(r"https?://[^\s@?#<>|\"\x00-\x20\x7f-\U0010ffff]+")
 _OUR_HEADERS = ("content-type", "content-length", "host", "idempotency-key", "streamdet-signature", "transfer-encoding")
 
 ACCEPTS = {
@@ -172,7 +173,7 @@ class WebhookConfig(BaseModel):
         {},
         max_length=100,
         description='With shape = "event": post only these, by the name that the receiver expects, each with the path '
-        "of a field of the event; null where an event has no such field.",
+        'of a field of the event, or "picture_url" with picture = "url"; null where an event has no such field.',
         examples=[{"camera": "stream", "what": "alert.rule"}],
     )
     headers: dict[str, str] = Field(
@@ -190,10 +191,18 @@ class WebhookConfig(BaseModel):
         "the log.",
         examples=["${WEBHOOK_SECRET}"],
     )
-    picture: Switch = Field(
-        default=False,
-        description='With shape = "event": whether the picture of the event goes with it, as multipart/form-data.',
-        examples=[True],
+    picture: Literal["none", "attached", "url"] = Field(
+        "none",
+        description='How the picture of an event goes with it: "attached", the JPEG itself (shapes "event" and '
+        '"ntfy"); "url", a link below `picture_url` (all shapes).',
+        examples=["attached"],
+    )
+    picture_url: str | None = Field(
+        None,
+        max_length=2048,
+        description="Where those who read events reach pictures, such as /v1/pictures of the control API behind a "
+        "proxy; the link to a picture is this, a slash and its `picture_id`.",
+        examples=["https://cameras.example.org/v1/pictures"],
     )
     allow_private: Switch = Field(
         default=False,
@@ -246,7 +255,7 @@ class WebhookConfig(BaseModel):
     @classmethod
     def _are_paths(cls, fields: dict[str, str]) -> dict[str, str]:
         for path in fields.values():
-            if path not in event_fields():
+            if path != "picture_url" and path not in event_fields():
                 meant = nearest_or(path, event_fields(), 'such as "alert.rule" or "stream"; docs/events.md has all')
                 refuse(f'hold "{path[:40]}", which is not a field of an alert or an object; {meant}')
         return fields
@@ -265,14 +274,23 @@ class WebhookConfig(BaseModel):
         if parts.scheme == "http" and not self.allow_private:
             problem = "would send events without encryption; use https://, or set allow_private for a receiver nearby"
             refuse(problem, key="url")
-        for key in ("fields", "picture"):
-            if getattr(self, key) and self.shape != "event":
-                refuse(f'goes with shape = "event" alone, not with "{self.shape}"', key=key)
+        if self.fields and self.shape != "event":
+            refuse(f'goes with shape = "event" alone, not with "{self.shape}"', key="fields")
+        self._picture_fits()
         if self.shape == "alertmanager" and "ended" in self.events:
             refuse('hold "ended", but shape = "alertmanager" takes alerts alone; leave it out', key="events")
         if self.shape == "ntfy" and not parts.path.rpartition("/")[2]:
             refuse("must end in the topic, such as https://ntfy.sh/my-topic", key="url")
         return self
+
+    def _picture_fits(self) -> None:
+        if self.picture == "attached" and self.shape not in ("event", "ntfy"):
+            refuse(f'cannot be "attached" with shape = "{self.shape}"; write "url", and set picture_url', key="picture")
+        if self.picture == "url" and self.picture_url is None:
+            refuse('is "url"; set picture_url to where pictures are reached', key="picture")
+        if self.picture_url is not None and not _LINK.fullmatch(self.picture_url):
+            problem = "must be an address without a login, such as https://cameras.example.org/v1/pictures"
+            refuse(problem, key="picture_url")
 
     def remember_secrets(self) -> None:
         """Masks what may be secret in everything that is logged from now on."""

@@ -19,6 +19,7 @@ class Received:
     headers: dict[str, str]
     body: bytes
     status: int
+    method: str = "POST"
 
 
 @dataclass
@@ -41,6 +42,9 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                receiver._answer(self)
+
+            def do_PUT(self) -> None:
                 receiver._answer(self)
 
             def log_message(self, *_: object) -> None:
@@ -78,7 +82,7 @@ class Receiver:
         body = request.rfile.read(int(request.headers["Content-Length"]))
         answer = self.answers.pop(0) if self.answers else self.then
         status = answer if isinstance(answer, int) else 200 if answer == "slow" else 0
-        self.received.append(Received(request.path, dict(request.headers.items()), body, status))
+        self.received.append(Received(request.path, dict(request.headers.items()), body, status, request.command))
         if answer == "hang":
             self._end.wait(60)
         if status:

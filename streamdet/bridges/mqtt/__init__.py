@@ -24,7 +24,7 @@ from streamdet import __version__
 from streamdet.bridges.mqtt.messages import Message, Topics, alert_message, gap_message, object_message
 from streamdet.bridges.mqtt.retained import RetainedTopics
 from streamdet.bridges.mqtt.session import BrokerAddress, MqttError, Session
-from streamdet.bridges.process import BridgeError, PositionFile, Source, begin, run_bridge
+from streamdet.bridges.process import Ages, BridgeError, PositionFile, Source, begin, run_bridge
 from streamdet.client import Gap, Restart, Subscription
 from streamdet.client.gaps import Item
 from streamdet.config import Config
@@ -123,6 +123,7 @@ class MqttBridge:
         self._settings = settings
         self._events, self._states = events, states
         self._save, self._metrics = save, metrics
+        self._ages = Ages()
         self._topics = Topics(settings.prefix)
         self._retained = RetainedTopics(self._topics, settings.discovery_prefix, __version__, settings.labels)
         try:
@@ -161,7 +162,7 @@ class MqttBridge:
             item = (self._pending or self._again)[0].item
         except IndexError:
             return 0.0
-        return 0.0 if isinstance(item, Gap | Restart) else max(0.0, time.time() - item.published_at)
+        return 0.0 if isinstance(item, Gap | Restart) else self._ages.seconds(item)
 
     @property
     def is_connected(self) -> bool:
@@ -268,7 +269,7 @@ class MqttBridge:
         pending.attempts += 1
         item = pending.item
         # Gaps are late, too: what follows them comes from the past.
-        late = isinstance(item, Gap | Restart) or time.time() - item.published_at > self._settings.late_after_seconds
+        late = isinstance(item, Gap | Restart) or self._ages.seconds(item) > self._settings.late_after_seconds
         if isinstance(item, ObjectEvent):
             self._retained.object_event(item)
             if self._is_wanted(item):

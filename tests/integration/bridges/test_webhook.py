@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from email.header import decode_header, make_header
 from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,17 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from streamdet import Subscription, subscribe
+from streamdet.bridges import webhook
 from streamdet.bridges.mqtt import MqttSettings, _MqttThread
 from streamdet.bridges.mqtt.session import BrokerAddress
-from streamdet.bridges.process import BridgeError, PositionFile, Source
-from streamdet.bridges.webhook import Webhook, is_public, shape_of
+from streamdet.bridges.process import Ages, BridgeError, PositionFile, Source
+from streamdet.bridges.shapes import shape_of
+from streamdet.bridges.webhook import Webhook, is_public
 from streamdet.config import WebhookConfig
 from streamdet.errors import ConfigError
 from streamdet.monitoring.bridge_metrics import BridgeMetrics
 from streamdet.types import AlertEvent, EndReason, ObjectEvent, PictureInfo
+from support.alertmanager import alertmanager_at
 from support.certificates import make_certificate
 from support.occurring import alert_event, object_event
 from support.receiver import Receiver
@@ -268,11 +272,15 @@ def test_addresses_that_are_public(address: str) -> None:
     assert is_public(address)
 
 
+PICTURE = PictureInfo("20261129T140312.345Z-front-door-3f2a9c01b7de", 9, 64, 64, None, JPEG)
+LINK = "https://cams.example.org/v1/pictures/20261129T140312.345Z-front-door-3f2a9c01b7de"
+BY_URL = {"picture": "url", "picture_url": "https://cams.example.org/v1/pictures/"}
+
+
 def test_a_picture_goes_with_the_event(tmp_path: Path, events: Subscription) -> None:
-    picture = PictureInfo("20261129T140312.345Z-front-door-3f2a9c01b7de", 9, 64, 64, None, JPEG)
     with Receiver() as receiver:
-        hook = Hook(tmp_path, receiver.url, picture=True)
-        assert hook.webhook.deliver(new(picture=picture), events)
+        hook = Hook(tmp_path, receiver.url, picture="attached")
+        assert hook.webhook.deliver(new(picture=PICTURE), events)
         assert hook.webhook.deliver(new(seq=2), events)  # it has none
         first, second = receiver.received
     head = f"Content-Type: {first.headers['Content-Type']}\r\n\r\n".encode()
@@ -280,6 +288,122 @@ def test_a_picture_goes_with_the_event(tmp_path: Path, events: Subscription) -> 
     assert json.loads(parts[0].get_payload(decode=True))["alert"]["rule"] == "at the door"
     assert parts[1].get_payload(decode=True) == JPEG
     assert second.headers["Content-Type"] == "application/json"
+
+
+def test_ntfy_gets_a_picture_as_an_attachment(tmp_path: Path, events: Subscription) -> None:
+    with Receiver() as receiver:
+        hook = Hook(tmp_path, receiver.url, shape="ntfy", picture="attached", headers={"Authorization": "Bearer abc"})
+        assert hook.webhook.deliver(new(picture=PICTURE), events)
+        rule = "someone is at the door of the \u00e4u\u00dferst long garage, \u30ac\u30ec\u30fc\u30b8 " * 3
+        assert hook.webhook.deliver(new(seq=2, picture=PICTURE, rule=rule), events)
+        assert hook.webhook.deliver(new(seq=3), events)  # it has none
+        first, second, third = receiver.received
+    assert (first.method, first.path, first.body) == ("PUT", "/hook/secret-token-4711", JPEG)
+    expected = {
+        "Content-Type": "image/jpeg", "Filename": "picture.jpg", "Title": "at the door", "Priority": "4",
+        "Message": "at the door on front-door: person in door", "Authorization": "Bearer abc",
+        "Idempotency-Key": KEY,
+    }  # fmt: skip
+    assert {name: first.headers[name] for name in expected} == expected
+    assert str(make_header(decode_header(second.headers["Title"]))) == rule
+    assert (third.method, third.path, json.loads(third.body)["title"]) == ("POST", "/hook/", "at the door")
+
+
+@pytest.mark.parametrize(("shape", "status"), [("ntfy", 400), ("event", 413)])
+def test_a_picture_that_is_refused_is_left_out(
+    tmp_path: Path, events: Subscription, shape: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Receiver(answers=[status]) as receiver:
+        hook = Hook(tmp_path, receiver.url, shape=shape, picture="attached")
+        assert hook.webhook.deliver(new(picture=PICTURE), events)
+        assert len(receiver.received) == 2
+        assert receiver.taken[0].headers["Content-Type"] == "application/json"
+        receiver.then = status
+        assert hook.webhook.deliver(new(seq=2, picture=PICTURE), events)
+    assert (hook.count("events"), hook.count("dead_letters")) == (1, 1)
+    assert f"the receiver answered {status} to a picture; it is left out" in caplog.text
+
+
+@pytest.mark.package("prometheus-alertmanager")
+def test_a_real_alertmanager_takes_raised_and_cleared_alerts(tmp_path: Path, events: Subscription) -> None:
+    with alertmanager_at(tmp_path) as server:
+        hook = Hook(tmp_path, server.url, shape="alertmanager", events=("raised", "cleared"), **BY_URL)
+        raised_at = time.time() - 10
+        assert hook.webhook.deliver(
+            new(picture=PICTURE, raised_at=raised_at, alert_id="a1", rule="Stra\u00dfe"), events
+        )
+        assert hook.webhook.deliver(new(seq=2, raised_at=raised_at, alert_id="a2", zone=None, label=None), events)
+        wait_until(lambda: len(server.alerts()) == 2, "both alerts")
+        found = {alert["labels"]["alert_id"]: alert for alert in server.alerts()}
+        assert found["a1"]["labels"] == {
+            "alertname": "Stra\u00dfe", "stream": "front-door", "alert_id": "a1", "label": "person", "zone": "door",
+        }  # fmt: skip
+        assert found["a1"]["generatorURL"] == found["a1"]["annotations"]["picture"] == LINK
+        assert found["a2"]["annotations"] == {"summary": "at the door on front-door"}
+        cleared = new(
+            seq=3, phase="cleared", raised_at=raised_at, seconds=5.0, alert_id="a1", rule="Stra\u00dfe", picture=PICTURE
+        )
+        assert hook.webhook.deliver(cleared, events)
+        wait_until(lambda: [alert["labels"]["alert_id"] for alert in server.alerts()] == ["a2"], "the end of one")
+    assert (hook.count("events"), hook.count("dead_letters"), hook.count("retries")) == (3, 0, 0)
+
+
+def test_a_name_that_is_not_known_is_in_no_log(
+    tmp_path: Path, events: Subscription, caplog: pytest.LogCaptureFixture
+) -> None:
+    for keys in ({"allow_private": True}, {"allow_private": False}):
+        hook = Hook(tmp_path, "https://secret-4711.invalid/", give_up_seconds=0, **keys)
+        assert hook.webhook.deliver(alert_event(published_at=time.time() - 1), events)
+        assert hook.count("dead_letters") == 1
+    assert "the name of the receiver is not known" in caplog.text
+    assert "4711" not in caplog.text
+
+
+def test_a_name_that_comes_to_point_at_a_private_address_is_not_followed(
+    tmp_path: Path, events: Subscription, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate, key = make_certificate(tmp_path)
+    resolve, connect, asked = socket.getaddrinfo, webhook.create_connection, []
+
+    def resolve_first_to_public(host: str, port: int, *rest: Any, **keys: Any) -> Any:
+        if host != "localhost":  # an address
+            return resolve(host, port, *rest, **keys)
+        asked.append(host)
+        return resolve("93.184.216.34" if len(asked) == 1 else "127.0.0.1", port, *rest, **keys)
+
+    def connect_to_test(address: tuple[str, int], *rest: Any, **keys: Any) -> socket.socket:
+        assert address[0] == "93.184.216.34"
+        return connect(("127.0.0.1", address[1]), *rest, **keys)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_first_to_public)
+    monkeypatch.setattr(webhook, "create_connection", connect_to_test)
+    with Receiver(tls=(certificate, key)) as receiver:
+        hook = Hook(tmp_path, receiver.url, allow_private=False, ca_file=str(certificate), give_up_seconds=60)
+        assert hook.webhook.deliver(new(), events)
+        assert len(receiver.taken) == 1
+        assert hook.webhook.deliver(alert_event(seq=2, published_at=time.time() - 61), events)
+        assert len(receiver.received) == 1
+    assert "the receiver has no public address (127.0.0.1); see allow_private" in caplog.text
+
+
+def test_an_event_is_not_given_up_because_the_clock_was_set(tmp_path: Path, events: Subscription) -> None:
+    wall, steady = 1_000_000.0, 500.0
+    ages = Ages(lambda: wall, lambda: steady)
+    young, old = alert_event(published_at=wall + 5), alert_event(published_at=wall - 3600)
+    wall, steady = wall + 10, steady + 10
+    assert (ages.seconds(young), ages.seconds(old)) == (5.0, 3610.0)
+    wall += 86_400 * 365
+    assert (ages.seconds(young), ages.seconds(old)) == (10.0, 3610.0)
+    wall -= 2 * 86_400 * 365
+    assert (ages.seconds(young), ages.seconds(old)) == (0.0, 0.0)
+    with Receiver(answers=[500]) as receiver:
+        hook = Hook(tmp_path, receiver.url, give_up_seconds=60)
+        began_at = time.time()
+        hook.webhook.ages = Ages(lambda: time.time() + 86_400 * (time.time() > began_at + 0.2))
+        wait_until(lambda: time.time() > began_at + 0.2, "the clock is set")
+        assert hook.webhook.deliver(alert_event(published_at=began_at), events)
+        assert len(receiver.received) == 2
+    assert (hook.count("events"), hook.count("dead_letters")) == (1, 0)
 
 
 def test_which_events_are_wanted(tmp_path: Path) -> None:
@@ -307,6 +431,13 @@ def test_the_shapes() -> None:
     sentence = "at the door on front-door: person in door"
     assert shaped(alert_event(), shape="slack") == {"text": sentence}
     assert shaped(alert_event(rule="<!channel> & co"), shape="slack")["text"].startswith("&lt;!channel&gt; &amp; co")
+    for shape in ("slack", "ntfy", "event", "alertmanager"):  # without a picture there is no link
+        assert "cams.example.org" not in json.dumps(shaped(alert_event(), shape=shape, **BY_URL))
+    pictured = alert_event(picture=PICTURE)
+    assert shaped(pictured, shape="slack", **BY_URL) == {"text": f"{sentence} (<{LINK}|picture>)"}
+    assert shaped(pictured, shape="ntfy", **BY_URL)["attach"] == LINK
+    assert shaped(pictured, **BY_URL)["picture_url"] == LINK
+    assert shaped(pictured, **BY_URL, fields={"image": "picture_url"}) == {"image": LINK}
     ntfy = {"topic": "topic", "title": "at the door", "message": sentence, "priority": 4}
     assert shaped(alert_event(), shape="ntfy") == ntfy
     assert shaped(object_event(phase="end"), shape="ntfy")["message"] == "person on front-door, seen for 2 s"

@@ -95,11 +95,12 @@ def test_what_fits_is_neither_refused_nor_doubted(tmp_path: Path, text: str) -> 
 
 def test_what_is_hardly_meant_is_a_warning(tmp_path: Path) -> None:
     stream = BASE[BASE.index("[[streams]]") : BASE.index("[[rules]]")]
-    file = write(tmp_path, stream + HOOK + "picture = true\n")
-    of_spool, of_events, of_picture = load_all(file, {}, {})[1]
+    file = write(tmp_path, stream + HOOK + 'picture = "attached"\npicture_url = "https://a.example/p"\n')
+    of_spool, of_events, of_url, of_picture = load_all(file, {}, {})[1]
     assert "spool.directory: is missing: what a bridge misses" in of_spool
     assert of_events.startswith(f"{file}:4: webhooks[pager].events: are alerts, but there are no [[rules]]")
-    assert of_picture.startswith(f"{file}:7: webhooks[pager].picture: is true, but no event has a picture")
+    assert of_picture.startswith(f'{file}:7: webhooks[pager].picture: is "attached", but no event has a picture')
+    assert of_url == f'{file}:8: webhooks[pager].picture_url: is not used; set picture = "url" as well'
 
 
 def test_a_spool_that_keeps_less_than_a_file_is_long_is_a_warning(tmp_path: Path) -> None:
