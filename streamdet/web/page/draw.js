@@ -54,7 +54,8 @@ function drawShot(canvas, bitmap, shot, options) {
   context.drawImage(bitmap, 0, 0, width, height);
   const unit = Math.max(1, width / Math.max(canvas.clientWidth, 1));
   const scale = width / shot.frame.width;
-  const found = shot.detections.map((one) => ({ ...one, box: one.box.map((side) => side * scale) }));
+  // Whole pixels: lines are sharper, and whole numbers need no memory of their own in the browser.
+  const found = shot.detections.map((one) => ({ ...one, box: one.box.map((side) => Math.round(side * scale)) }));
   const area = { context, width, height, unit, obstacles: found.map(({ box }) => box).filter((box) => !isLarge(box, width, height)) };
   if (options.geometry) drawGeometry(area, options.geometry);
   if (options.boxes) for (const one of found) drawBox(area, one);
@@ -89,8 +90,8 @@ function drawLabels(area, found, taken) {
   for (const one of found.filter((one) => tall(one) >= MIN_LABELLED_HEIGHT * unit).sort((a, b) => tall(b) - tall(a))) {
     for (const textOf of texts) {
       const text = textOf(one);
-      const label = { width: widthOf(context, text) + 8 * unit, height: size + 4 * unit };
-      const places = placesAround(one.box, label, 2 * unit);
+      const label = labelOf(context, text, size, unit);
+      const places = placesAround(one.box, label, Math.round(2 * unit));
       if (isLarge(one.box, width, height)) places.push([one.box[0], one.box[1]]);
       const place = firstFree(area, places, label, taken);
       if (!place) continue;
@@ -112,6 +113,12 @@ function drawText(context, text, [x1, y1, x2, y2], colour, unit) {
 const widths = new Map();
 const MAX_WIDTHS = 2000;
 
+/** Width and height of a label, in whole pixels of the canvas. */
+const labelOf = (context, text, size, unit) => ({
+  width: Math.ceil(widthOf(context, text) + 8 * unit),
+  height: Math.ceil(size + 4 * unit),
+});
+
 function widthOf(context, text) {
   const key = `${context.font} ${text}`;
   let width = widths.get(key);
@@ -125,7 +132,7 @@ function widthOf(context, text) {
 /** Where a label may lie around a box, the best first: above, below, beside; x and y of its upper left corner. */
 function placesAround([x1, y1, x2, y2], { width, height }, gap) {
   const [above, below, left, right] = [y1 - height - gap, y2 + gap, x1 - width - gap, x2 + gap];
-  const middle = (x1 + x2 - width) / 2;
+  const middle = (x1 + x2 - width) >> 1;
   return [
     [x1, above], [x2 - width, above], [middle, above], [x1, below], [x2 - width, below], [middle, below],
     [right, y1], [left, y1], [right, y2 - height], [left, y2 - height],
@@ -177,8 +184,9 @@ function drawNames(area, geometry) {
   const taken = [];
   for (const [shapes, colour] of [[geometry.zones, ZONE_COLOUR], [geometry.lines, LINE_COLOUR]]) {
     for (const { name, points } of shapes) {
-      const label = { width: widthOf(context, name) + 8 * unit, height: size + 4 * unit };
-      const places = points.flatMap(([x, y]) => placesAround([x * width, y * height, x * width, y * height], label, 3 * unit));
+      const label = labelOf(context, name, size, unit);
+      const corners = points.map(([x, y]) => [Math.round(x * width), Math.round(y * height)]);
+      const places = corners.flatMap((corner) => placesAround([...corner, ...corner], label, Math.round(3 * unit)));
       const place = firstFree(area, places, label, taken) ?? within(places[0], label, width, height);
       taken.push(place);
       drawText(context, name, place, colour, unit);
