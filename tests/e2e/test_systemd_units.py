@@ -328,6 +328,11 @@ allow_private = true
 ca_file = "ca.pem"
 [mqtt]
 broker = "mqtt://127.0.0.1"
+[files]
+directory = "/var/lib/streamdet-files"
+formats = ["jsonl"]
+kinds = ["objects", "alerts"]
+rotate_seconds = 1
 """
 
 
@@ -336,7 +341,7 @@ broker = "mqtt://127.0.0.1"
 def test_alerts_of_a_real_daemon_go_through_bridges_that_see_nothing_else_of_it(
     container: Container, tmp_path: Path
 ) -> None:
-    bridges = ("--bridge", "webhook", "--bridge", "mqtt")
+    bridges = ("--bridge", "webhook", "--bridge", "mqtt", "--bridge", "files")
     container.run(_STREAMDET, "install-service", *bridges)
     _write_config(container, "streamdet", "east", extra=_BRIDGES)
     (container.root / "etc/streamdet/secrets/LOGIN").write_text("user:password")
@@ -355,6 +360,15 @@ def test_alerts_of_a_real_daemon_go_through_bridges_that_see_nothing_else_of_it(
     container.wait_until(posted.exists, "an alert at the receiver")
     assert json.loads(posted.read_bytes())["alert"]["rule"] == "seen"
     assert "a-token-of-the-hook" not in container.journal()
+    kept = container.root / "var/lib/streamdet-files"
+    container.wait_until(lambda: bool([*kept.rglob("*.jsonl*")]), "a file of events")
+    # Members of its group can read the files, and no one else.
+    file = "/" + str(next(kept.rglob("*.jsonl*")).relative_to(container.root))
+    group = container.run("stat", "--format=%g", "/var/lib/streamdet-files").stdout.strip()
+    for gid, is_read in ((group, True), ("65534", False)):
+        as_user = ("setpriv", "--reuid=65534", f"--regid={gid}", "--clear-groups")
+        read = container.run(*as_user, "wc", "--bytes", file, check=False)
+        assert (read.returncode == 0) is is_read, read.stderr
 
     container.run("mknod", "--mode=0666", "/dev/video7", "c", "1", "5")
     container.run("mkdir", "--mode=0777", "/opt/open")
