@@ -39,10 +39,13 @@ from streamdet.security.endpoints import parse_endpoint
 from streamdet.security.files import lock_directory, remove_leftovers, stage
 from streamdet.security.limits import FairRate
 from streamdet.wire import Event, Kind
+from streamdet.wire.limits import MAX_INTEGER
 from streamdet.worker import Wakeup, Worker
 
 _TURN_SECONDS = 0.5
 _SAVE_SECONDS = 1.0
+# Topics and epochs are much shorter; a request for events that holds one must be below its limit.
+_MAX_NAME_BYTES = 1024
 _STOP_SECONDS = 5.0
 _LIMITS = Limits(connections=32, waiting_per_address=16, answering=8, connections_per_second=50)
 _REQUESTS_PER_SECOND = 20
@@ -169,7 +172,7 @@ class PositionFile:
         """
         try:
             content: Any = json.loads(self._path.read_bytes())
-            return {str(topic): (str(epoch), int(seq)) for topic, (epoch, seq) in content["position"].items()}
+            return {_name(topic): (_name(epoch), _seq(seq)) for topic, (epoch, seq) in content["position"].items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
@@ -205,6 +208,24 @@ class KeepsPosition(Protocol):
 
     def save(self, position: dict[str, tuple[str, int]], *, sync: bool) -> None:
         """Keeps a position, on the disk if `sync`."""
+
+
+def _name(value: object) -> str:
+    """A topic or an epoch of a position, if it can be one."""
+    name = str(value)
+    if not 0 < len(name.encode()) <= _MAX_NAME_BYTES:
+        message = "a name has a wrong length"
+        raise ValueError(message)
+    return name
+
+
+def _seq(value: Any) -> int:  # noqa: ANN401 - any JSON
+    """The number of an event of a position; 0 for none yet."""
+    seq = int(value)
+    if not 0 <= seq < MAX_INTEGER:
+        message = f"{seq} is no number of an event"
+        raise ValueError(message)
+    return seq
 
 
 def begin(

@@ -162,7 +162,15 @@ def test_nothing_is_handed_on_where_the_position_cannot_be_kept(tmp_path: Path) 
             bridge.run()
 
 
-@pytest.mark.parametrize("content", ['{"position": {"a": ["e", 1e999]}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"position": {"a": ["e", 1e999]}}', "[" * 100_000, '{"position": {"a": ["e", -1]}}',
+        '{"position": {"a": ["e", 9007199254740991]}}', '{"position": {"\\ud800": ["e", 1]}}',
+        '{"position": {"a": ["\\ud800", 1]}}', '{"position": {"a": ["", 1]}}',
+        '{"position": {"a": ["' + "e" * 2000 + '", 1]}}',
+    ],
+)  # fmt: skip
 def test_a_position_that_makes_no_sense_is_an_error_of_the_bridge(tmp_path: Path, content: str) -> None:
     (tmp_path / "pager.json").write_text(content)
     with pytest.raises(BridgeError, match="holds no position"):
