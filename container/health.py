@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 
-_TIMEOUT_SECONDS = 4.0
+_TIMEOUT_SECONDS = 8.0
 _MAX_BYTES = 1 << 24
 
 
