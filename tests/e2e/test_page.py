@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +21,9 @@ from streamdet.monitoring.metrics import Metrics
 from streamdet.security.passwords import Password, write_password
 from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, Picture, Reason, State
+from support.axe import FINDINGS, axe_script
 from support.page import PageProcess, Published, box_of, grey_of
-from support.paths import DATA, ROOT
+from support.paths import ROOT
 from support.ports import free_port
 from support.processes import DaemonProcess
 from support.processes import stream as configured
@@ -372,20 +371,7 @@ def test_fits_a_phone(server: PageProcess, open_page: Callable[..., Page], schem
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The script of axe-core."""
-    folder = tmp_path_factory.mktemp("axe")
-    shutil.copy(DATA / "axe" / "package.json", folder)
-    install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"]
-    installed = subprocess.run(install, cwd=folder, capture_output=True, timeout=180, check=False)
-    if installed.returncode != 0:
-        pytest.skip("npm cannot install the package axe-core here")
-    return (folder / "node_modules/axe-core/axe.min.js").read_text()
-
-
-_FINDINGS = """async () => {
-  const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
-  const { violations } = await axe.run(document, { runOnly: tags });
-  return violations.flatMap(({ id, nodes }) => nodes.map(({ html, failureSummary: why }) => `${id}: ${html} ${why}`));
-}"""
+    return axe_script(tmp_path_factory.mktemp("axe"))
 
 
 @pytest.mark.package("nodejs")
@@ -402,7 +388,7 @@ def test_no_view_has_a_finding_of_axe(
 
         def check(what: str) -> None:
             page.evaluate(axe)
-            assert page.evaluate(_FINDINGS) == [], what
+            assert page.evaluate(FINDINGS) == [], what
 
         expect(page.get_by_label("Password")).to_be_visible()
         check("login")

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from support.axe import FINDINGS, axe_script
 from support.page import PageProcess
 from support.processes import DaemonProcess
 from support.processes import stream as configured
@@ -234,6 +235,30 @@ def test_the_timeline_says_what_happened_step_by_step(server: PageProcess, open_
         expect(page.locator("#timeline-table caption")).to_contain_text(
             {"7 d": "7 days", "24 h": "24 hours"}.get(name, "6 hours")
         )
+    page.goto("about:blank")
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The script of axe-core."""
+    return axe_script(tmp_path_factory.mktemp("axe"))
+
+
+@pytest.mark.package("nodejs")
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 390)])
+def test_it_has_no_finding_of_axe(
+    server: PageProcess, open_page: Callable[..., Page], axe: str, scheme: str, width: int
+) -> None:
+    wait_for(server, "kind=alerts", lambda item: True)
+    size = {"width": width, "height": 900}
+    page = open_page(f"{server.url}#/review", viewport=size, color_scheme=scheme, reduced_motion="reduce")
+    page.evaluate(axe)
+    page.get_by_text("The same as a table").click()
+    expect(page.locator("#timeline-table tbody tr")).to_have_count(2)
+    assert page.evaluate(FINDINGS) == [], "list"
+    cards(page, "alert").first.locator("a").click()
+    page.get_by_role("dialog").get_by_text("Event as JSON").click()
+    assert page.evaluate(FINDINGS) == [], "dialog"
     page.goto("about:blank")
 
 
