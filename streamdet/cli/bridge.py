@@ -29,8 +29,12 @@ not writable.""",
     "--config", "-c", "config_path", type=click.Path(path_type=Path, readable=False),
     default=Path("/etc/streamdet/streamdet.toml"), show_default=True, help="Read this configuration file (TOML).",
 )  # fmt: skip
+@click.option(
+    "--from-start", is_flag=True,
+    help="With files, at its very first start: begin with all that the daemon keeps of its present run.",
+)  # fmt: skip
 @click.option("--verbose", "-v", is_flag=True, help="Log more, for finding faults.")
-def command(*, name: str, config_path: Path, verbose: bool) -> None:
+def command(*, name: str, config_path: Path, from_start: bool, verbose: bool) -> None:
     """Carry events elsewhere until stopped by a signal.
 
     NAME is webhook, which posts alerts to the receivers in [[webhooks]]; mqtt, which publishes to the broker of [mqtt];
@@ -38,6 +42,9 @@ def command(*, name: str, config_path: Path, verbose: bool) -> None:
 
     A process of its own beside the daemon: it may be stopped and started at any time, and goes on where it has stopped.
     """
+    if from_start and name != "files":
+        message = f"--from-start goes with files; the bridge {name} hands on nothing of the past"
+        raise click.UsageError(message)
     config = load_bridges(config_path, environ_for(config_path, of_bridges=True))
     configure_logging(config.log.model_copy(update={"level": "debug"}) if verbose else config.log)
     if name == "mqtt":
@@ -48,7 +55,7 @@ def command(*, name: str, config_path: Path, verbose: bool) -> None:
     if name == "files":
         from streamdet.bridges.files import run_files
 
-        run_files(config, config_path)
+        run_files(config, config_path, from_start=from_start)
         return
     from streamdet.bridges.webhook import run_webhooks
 

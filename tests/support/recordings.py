@@ -25,12 +25,13 @@ MANY = [Detection("person", 0.9, (10.0 + number, 20.0, 30.0 + number, 60.0), num
 class Recorder:
     """The thread of the bridge, and its metrics."""
 
-    def __init__(self, folder: Path, publisher: Publisher, **keys: Any) -> None:
+    def __init__(self, folder: Path, publisher: Publisher, *, from_start: bool = False, **keys: Any) -> None:
         keys = {"formats": ("jsonl",), "compression": "none", "rotate_seconds": 1.0, **keys}
         self.folder = folder
         self._metrics = BridgeMetrics("files")
         source = Source(publisher.endpoint, publisher.replay_endpoint)
-        self.worker = FilesThread(FilesConfig(**keys), folder, source, self._metrics.of("directory"))
+        target = self._metrics.of("directory")
+        self.worker = FilesThread(FilesConfig(**keys), folder, source, target, from_start=from_start)
 
     def count(self, name: str) -> float:
         labels = {"bridge": "files", "target": "directory"}

@@ -50,8 +50,13 @@ _log = logging.getLogger(__name__)
 _throttle = LogThrottle()
 
 
-def run_files(config: Config, config_path: Path) -> None:
+def run_files(config: Config, config_path: Path, *, from_start: bool = False) -> None:
     """Records events until a signal ends it; main thread only.
+
+    Args:
+        config: what to record, and where.
+        config_path: the file that it is from.
+        from_start: whether the first start begins with all that the daemon keeps of its present epoch.
 
     Raises:
         ConfigError: there is no directory, or a part of the installation is missing.
@@ -66,7 +71,8 @@ def run_files(config: Config, config_path: Path) -> None:
     source, metrics = Source.of(config), BridgeMetrics("files")
 
     def threads(on_error: Callable[[Worker], None]) -> Sequence[Worker]:
-        return [FilesThread(files, Path(files.directory or ""), source, metrics.of("directory"), on_error)]
+        directory, target = Path(files.directory or ""), metrics.of("directory")
+        return [FilesThread(files, directory, source, target, on_error, from_start=from_start)]
 
     run_bridge(metrics, files.metrics_endpoint, None, threads)
 
@@ -80,6 +86,7 @@ class FilesThread(Worker):
         source: where events come from.
         metrics: of the directory.
         on_error: called when the thread ends with an error.
+        from_start: whether a new recording begins with all that the daemon keeps of its present epoch.
     """
 
     join_timeout_seconds = 5.0
@@ -91,8 +98,11 @@ class FilesThread(Worker):
         source: Source,
         metrics: TargetMetrics,
         on_error: Callable[[Worker], None] | None = None,
+        *,
+        from_start: bool = False,
     ) -> None:
         super().__init__("to files", on_error)
+        self._from_start = from_start
         self._config = config
         self._directory = directory
         self._source = source
@@ -111,18 +121,17 @@ class FilesThread(Worker):
             message = f"{self._directory} cannot be used: {reason}"
             raise BridgeError(message) from error
         try:
-            while True:
+            while not self.stopping:
                 try:
                     self._record()
                 except OSError as error:
                     self._note_failure(error)
-                if self.stopping:
-                    return
-                self._open_again()
+                    self._open_again()
         finally:
             self._recording.close()
 
     def _open_again(self) -> None:
+        """Tries until it succeeds, or a stop is asked for."""
         while not self.sleep(self._retry_seconds):
             self.beat()
             self._retry_seconds = min(2 * self._retry_seconds, _MAX_RETRY_SECONDS)
@@ -148,15 +157,20 @@ class FilesThread(Worker):
             OSError: the directory cannot be written.
         """
         config = self._config
-        kinds = sorted({"state", *(_KINDS[kind] for kind in config.kinds)})
+        recorded = {_KINDS[kind] for kind in config.kinds}
+        kinds = sorted({"state", *recorded})  # states list every stream, so that no topic of one is missed
+        is_new = not self._recording.position
         position = begin(self._recording, self._source, kinds, self._is_stopping)
         if position is None:
             return
+        if is_new and self._from_start:
+            position = {topic: (epoch, 0) for topic, (epoch, _) in position.items()}
+            self._recording.save(position, sync=True)
         with (
             self._source.subscribe(kinds, position, config.streams or None, _HIGH_WATER_MARK_EVENTS) as events,
             ThreadPoolExecutor(1, "writes files") as pool,
         ):
-            session = _Session(events, self._recording, pool, self._metrics, set(kinds), config)
+            session = _Session(events, self._recording, pool, self._metrics, recorded, config)
             self._metrics.lag_seconds.set_function(session.lag_seconds)
             self._metrics.queue_events.set_function(session.waiting)
             try:

@@ -38,6 +38,9 @@ from streamdet.wire import Event
 from support.disks import run_on_small_disk
 from support.occurring import alert_event, object_event
 from support.paths import ROOT, TESTS
+from support.publishing import publisher_at, status_of
+from support.recordings import REPLAY, publish, recorded
+from support.waiting import wait_until
 
 AT = 1760000000.0  # 2025-10-09 08:53:20
 DAY = 86400.0
@@ -169,8 +172,12 @@ def test_each_kind_of_event_is_read_back_from_both_formats_and_by_each_reader(tm
 
 
 def test_pandas_reads_a_whole_table_with_its_streams_and_dates(tmp_path: Path) -> None:
-    Recorded(tmp_path).recording.write(everything().take(), {})
+    recorded = Recorded(tmp_path)
+    recorded.recording.write(everything().take(), {})
+    recorded.recording.write(everything().take())  # not finished
+    assert recorded.hidden()
     frames = pd.read_parquet(tmp_path / "frames")
+    assert len(frames) == 9
     assert set(frames.stream.astype(str)) >= {"yard", STRANGE}
     assert set(frames.date.astype(str)) == {"2025-10-09"}
 
@@ -357,6 +364,33 @@ def test_jsonl_that_is_written_in_parts_is_one_file(tmp_path: Path, compression:
     (path,) = tmp_path.glob(f"frames/*/*/*{suffix}")
     with duckdb.connect() as database:
         assert database.execute(f"SELECT seq FROM read_json('{path}')").fetchall() == [(1,), (2,), (3,)]  # noqa: S608
+
+
+def test_a_new_recording_begins_now_or_with_what_is_kept_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    with publisher_at(replay=REPLAY) as publisher:
+        publish(publisher, range(1, 4))
+        with recorded(tmp_path / "past", publisher, from_start=True) as past:
+            wait_until(lambda: past.seqs() == [1, 2, 3], "what is kept")
+        with recorded(tmp_path / "now", publisher) as now:
+            wait_until(lambda: now.worker._recording.position, "the daemon has answered")
+            publish(publisher, range(4, 6))
+            wait_until(lambda: now.seqs() == [4, 5], "what comes")
+        publish(publisher, range(6, 7))
+        for folder, expected in (("past", [1, 2, 3, 4, 5, 6]), ("now", [4, 5, 6])):
+            with recorded(tmp_path / folder, publisher, from_start=True) as again:
+                wait_until(lambda again=again, expected=expected: again.seqs() == expected, "the rest")
+
+
+def test_only_chosen_streams_and_kinds_are_recorded(tmp_path: Path) -> None:
+    with publisher_at(replay=REPLAY) as publisher:
+        publish(publisher, range(1, 2))
+        publish(publisher, range(1, 4), "b")
+        publisher.put_status(status_of("b"))
+        chosen = {"streams": ("b",), "kinds": ("detections",)}
+        with recorded(tmp_path, publisher, from_start=True, **chosen) as recording:
+            wait_until(lambda: recording.seqs() == [1, 2, 3], "what is chosen")
+        assert {path.name for path in tmp_path.glob("[a-z]*/*/*")} == {"stream=b"}
+        assert {path.name for path in tmp_path.glob("[a-z]*")} == {"detections", "frames"}
 
 
 @pytest.mark.root
