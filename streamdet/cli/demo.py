@@ -7,7 +7,7 @@ import json
 import statistics
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,9 +22,18 @@ from streamdet.assets import sample_clip
 from streamdet.cli.beside import WebChild, free_endpoint
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.subscription import Gap, subscribe
-from streamdet.config import Config, DetectorConfig, LogConfig, MetricsConfig, PublisherConfig, StreamConfig
+from streamdet.config import (
+    Config,
+    ControlConfig,
+    DetectorConfig,
+    LogConfig,
+    MetricsConfig,
+    PublisherConfig,
+    StreamConfig,
+)
 from streamdet.monitoring.log import configure_logging
 from streamdet.monitoring.rates import RecentEvents
+from streamdet.service.control.paths import OFF, socket_without_file
 from streamdet.types import DetectionEvent, Drop, State
 from streamdet.worker import Worker
 
@@ -95,8 +104,14 @@ def command(
         view = DemoView(daemon, seconds, None if as_json else console, address)
         if not as_json:
             console.print("loading the detector ...")
+
+        def on_ready() -> None:
+            if address and daemon.addresses is not None:
+                daemon.addresses.page = address
+            view.start()
+
         with daemon.signals():
-            code = daemon.run(view.start)
+            code = daemon.run(on_ready)
         view.stop()
         view.join()
     if view.error is not None:
@@ -114,8 +129,10 @@ def command(
 
 def demo_config(endpoint: str, metrics_endpoint: str) -> Config:
     """Two streams that play the sample clip in a loop in real time, with the embedded weights."""
+    socket_path = socket_without_file()
     return Config(
         detector=DetectorConfig(),
+        control=ControlConfig(path=OFF if socket_path is None else str(socket_path)),
         publisher=PublisherConfig(endpoint=free_endpoint(endpoint, "tcp://")),
         metrics=MetricsConfig(endpoint=free_endpoint(metrics_endpoint)),
         log=LogConfig(level="warning"),
@@ -142,7 +159,8 @@ class DemoView(Worker):
         self._seconds = seconds
         self._console = console
         self._page = page
-        self._seen = {stream.name: _Seen() for stream in daemon.config.streams}
+        # Streams may be added while it runs: the demonstration is a daemon like any other.
+        self._seen: defaultdict[str, _Seen] = defaultdict(_Seen, {s.name: _Seen() for s in daemon.config.streams})
         self._last: deque[Text] = deque(maxlen=_LAST_EVENTS)
         self._gaps = 0
         self._began = time.monotonic()
@@ -215,19 +233,19 @@ class DemoView(Worker):
         now = time.monotonic()
         ledgers = self._daemon.ledger.snapshot()
         statuses = self._daemon.health().streams
-        for name, seen in self._seen.items():
-            ledger = ledgers.get(name)
+        for name, ledger in ledgers.items():
+            seen = self._seen[name]
             status = statuses.get(name)
             p50, p99 = _percentiles(seen.latencies_seconds)
             state = status.state if status else State.CONNECTING
             cells: dict[str, str | Text] = {
                 "stream": name,
                 "state": Text(state.value, style=_COLOURS[state]),
-                "fps in": f"{ledger.captured / max(now - self._began, 1e-9):.1f}" if ledger else "",
+                "fps in": f"{ledger.captured / max(now - self._began, 1e-9):.1f}",
                 "out": f"{seen.recent.per_second(now):.1f}",
                 "p50": _milliseconds(p50),
                 "p99": _milliseconds(p99),
-                "dropped": str(sum(ledger.dropped[reason] for reason in Drop)) if ledger else "",
+                "dropped": str(sum(ledger.dropped[reason] for reason in Drop)),
                 "in the picture": ", ".join(f"{n} {label}" for label, n in seen.labels.most_common()) or "nothing",
             }
             table.add_row(*(cells[column] for column in columns))
@@ -237,7 +255,9 @@ class DemoView(Worker):
             "\nmetrics  ", (f"http://{config.metrics.endpoint}/metrics", "bold"),
             "\nend      ", ("Ctrl-C", "bold"),
         )  # fmt: skip
-        running = self._daemon.running
+        running, addresses = self._daemon.running, self._daemon.addresses
+        if addresses is not None and addresses.control:
+            where = Text.assemble("status   ", ("streamdet status", "bold"), "\n") + where
         if running is not None:
             where += Text(f"\nengine   {running.engine} {running.precision} on {running.device}, ")
             where += Text(f"batches of up to {running.max_batch_size}, {running.workers} at a time")

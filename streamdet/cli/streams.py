@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 _NOTABLE_FPS = 0.05
 _COLOURS = {"up": "green", "connecting": "yellow", "stalled": "yellow", "down": "red"}
+_COLUMNS = ("stream", "state", "fps in", "out", "max_fps", "overload", "from", "kept", "url", "problem")
+_WIDE_ONLY = ("max_fps", "overload", "from", "kept", "problem")
+_WIDE_CHARACTERS = 120
+_LONGEST_NAME = 30
 _EPILOG = """\b
 Examples:
   streamdet streams list --watch
@@ -84,7 +88,8 @@ def list_(context: click.Context, *, watch: bool, as_json: bool) -> None:
     else:
         result = _ask(context, "GET", "/v1/streams", as_json=as_json)
         if not as_json:
-            console().print(_drawn(result))
+            to = console()
+            to.print(_drawn(result, to.width))
 
 
 def _listed(context: click.Context) -> RenderableType:
@@ -92,7 +97,7 @@ def _listed(context: click.Context) -> RenderableType:
     from rich.text import Text
 
     try:
-        return _drawn(_asked(context, "GET", "/v1/streams"))
+        return _drawn(_asked(context, "GET", "/v1/streams"), console().width)
     except StreamdetError as error:
         return Text(plain(str(error)), style="red")
 
@@ -364,41 +369,44 @@ def _facts(stream: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "detections", f"{detection['max_detections']} per frame at most"
 
 
-def _drawn(result: dict[str, Any]) -> RenderableType:
+def _drawn(result: dict[str, Any], characters: int) -> RenderableType:
+    """The list for a terminal of this width, in characters; in a narrow one the problems are lines below it."""
     from rich.console import Group as Lines
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        "stream",
-        "state",
-        "fps in",
-        "out",
-        "max_fps",
-        "overload",
-        "from",
-        "kept",
-        "url",
-        "problem",
-        box=None,
-        pad_edge=False,
-    )
+    is_narrow = characters < _WIDE_CHARACTERS
+    table = Table(box=None, pad_edge=False)
+    # Where it is too wide, the url is cut.
+    longest = min(max((len(stream["name"]) for stream in result["streams"]), default=0), _LONGEST_NAME)
+    widths = {"stream": longest, "state": len("connecting"), "fps in": len("fps in"), "out": len("100.0")}
+    columns = [title for title in _COLUMNS if not (is_narrow and title in _WIDE_ONLY)]
+    for title in columns:
+        table.add_column(title, no_wrap=is_narrow or title in widths, min_width=widths.get(title))
+    lines = []
     for stream in result["streams"]:
         origin = "run time" if stream["origin"] == "run_time" else "file"
         changed = f" ({', '.join(stream['changed'])} changed)" if stream["changed"] else ""
         why = f"{stream['reason']}: {stream['detail']}" if stream["reason"] else ""
-        table.add_row(
-            Text(plain(stream["name"])), Text(plain(stream["state"]), style=_COLOURS.get(stream["state"], "")),
-            f"{stream['fps_in']:.1f}", f"{stream['fps_out']:.1f}",
-            _left_out(stream, "fps_rate_limited"), _left_out(stream, "fps_overload"), Text(origin + changed),
-            "yes" if stream["persisted"] else "no", Text(plain(stream["url"])), Text(plain(why)),
-        )  # fmt: skip
-    lines = [
-        f"{name} is in the file and was removed; streamdet streams reset {name} restores it"
-        for name in result["removed"]
-    ]
+        cells: dict[str, str | Text] = {
+            "stream": Text(plain(stream["name"])),
+            "state": Text(plain(stream["state"]), style=_COLOURS.get(stream["state"], "")),
+            "fps in": f"{stream['fps_in']:.1f}",
+            "out": f"{stream['fps_out']:.1f}",
+            "max_fps": _left_out(stream, "fps_rate_limited"),
+            "overload": _left_out(stream, "fps_overload"),
+            "from": Text(origin + changed),
+            "kept": "yes" if stream["persisted"] else "no",
+            "url": Text(plain(stream["url"])),
+            "problem": Text(plain(why)),
+        }
+        table.add_row(*(cells[title] for title in columns))
+        if is_narrow and why:
+            lines.append(f"{stream['name']}: {why}")
+    restores = "is in the file and was removed; streamdet streams reset"
+    lines += [f"{name} {restores} {name} restores it" for name in result["removed"]]
     if not result["streams"]:
         lines.append("there are no streams; streamdet streams add NAME URL --persist adds one")
     if result.get("engine"):
         lines += ["", f"detecting with {engine_in_words(result['engine'])}"]
-    return Lines(*([table] if result["streams"] else []), *map(Text, lines))
+    return Lines(*([table] if result["streams"] else []), *(Text(plain(line)) for line in lines))

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -15,6 +16,12 @@ from streamdet.cli.demo import summary_table
 from streamdet.errors import EndpointError
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _no_other_daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its control socket is in a folder of its own."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,6 +53,7 @@ def test_people_see_a_table() -> None:
     assert "person" in result.stdout
     assert "streamdet watch tcp://127.0.0.1:" in result.stdout
     assert "page     http://127.0.0.1:" in result.stdout
+    assert result.stdout.splitlines()[-1].strip().startswith("streamdet init rtsp://")
     assert "Traceback" not in result.stderr
 
 

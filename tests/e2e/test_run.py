@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from support.ports import free_ports
 from support.rtsp import RtspServer
 from support.videos import make_video
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("_engines_known")]
 # The first start of a test run tries the engines, on a busy machine for minutes.
 _START_SECONDS = 400.0
 PASSWORD = "pl4nted-Pw"  # noqa: S105 - a planted one
@@ -71,10 +72,11 @@ def line_of(output: Path, title: str, process: subprocess.Popen[str]) -> str:
     return found[1]
 
 
-def status(environ: dict[str, str], folder: Path) -> tuple[int, dict[str, object]]:
-    result = subprocess.run(
-        command("status", "--json"), capture_output=True, text=True, check=False, env=environ, cwd=folder, timeout=60
-    )
+def status(folder: Path) -> tuple[int, dict[str, object]]:
+    """What the daemon of this folder says; others may run on this machine."""
+    (socket,) = (folder / "run" / "streamdet").glob("*.sock")
+    ask = command("status", "--json", "--socket", str(socket))
+    result = subprocess.run(ask, capture_output=True, text=True, check=False, timeout=60)
     return result.returncode, json.loads(result.stdout)
 
 
@@ -84,8 +86,8 @@ def test_a_url_is_enough(camera: RtspServer, tmp_path: Path, environ: dict[str, 
         page = line_of(output, "page", process)
         assert line_of(output, "stream", process) == f"door  rtsp://***@127.0.0.1:{camera.port}/video"
         assert line_of(output, "events", process).startswith("streamdet watch tcp://127.0.0.1:")
-        wait_until(lambda: status(environ, tmp_path)[0] == 0, "all is well")
-        _, facts = status(environ, tmp_path)
+        wait_until(lambda: status(tmp_path)[0] == 0, "all is well")
+        _, facts = status(tmp_path)
         assert facts["config"] is None
         assert facts["page"] == page
 
@@ -133,8 +135,13 @@ def test_three_commands_from_a_url_to_the_page(camera: RtspServer, tmp_path: Pat
     )  # fmt: skip
     assert written.returncode == 0, written.stdout + written.stderr
     assert PASSWORD not in written.stdout + written.stderr + (tmp_path / "streamdet.toml").read_text()
+    # The usual ports may be those of another test's daemon.
+    port, metrics_port = free_ports()
+    file = tmp_path / "streamdet.toml"
+    text = file.read_text().replace('#endpoint = "tcp://127.0.0.1:5555"', f'endpoint = "tcp://127.0.0.1:{port}"')
+    file.write_text(text.replace('#endpoint = "127.0.0.1:9095"', f'endpoint = "127.0.0.1:{metrics_port}"'))
     with running(tmp_path, environ, "streamdet.toml", "--page") as (process, output):
         line_of(output, ".*the page is at", process)
-        wait_until(lambda: status(environ, tmp_path)[0] == 0, "all is well")
+        wait_until(lambda: status(tmp_path)[0] == 0, "all is well")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0

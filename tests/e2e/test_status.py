@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +82,23 @@ def test_json_has_all_of_it(daemon: DaemonProcess) -> None:
     assert (clip["alerts_last_hour"], facts["alerts_last_hour"]) == (0, 0)
     assert facts["addresses"]["control"] == [str(daemon.control_path)]
     assert len(facts["problems"]) == 1
+
+
+def test_a_narrow_terminal_cuts_no_name(daemon: DaemonProcess) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 70))
+    command = [sys.executable, "-m", "streamdet", "streams", "--socket", str(daemon.control_path), "list"]
+    result = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = ""
+    with contextlib.suppress(OSError):  # the other side is closed
+        while part := os.read(ours, 4096):
+            shown += part.decode()
+    os.close(ours)
+    assert result.wait(30) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert [line.split()[:2] for line in lines[1:4]] == [["clip", "up"], ["resting", "down"], ["yard", "down"]]
+    assert "resting: paused: until it is resumed" in lines
 
 
 @pytest.mark.parametrize("command", [["status"], ["streams", "list"]])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from streamdet.security.endpoints import MAX_SOCKET_PATH_BYTES
+from streamdet.security.endpoints import MAX_SOCKET_PATH_BYTES, remove_stale_socket
 
 AUTO, OFF = "auto", "off"
 _SYSTEM_FOLDER = Path("/run/streamdet")
@@ -41,8 +42,15 @@ def socket_of_daemon(setting: str, config_path: Path | None, environ: Mapping[st
 
 
 def socket_without_file(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Where a daemon without a configuration file listens, so that clients find it; None where there is no folder."""
+    """Where a daemon without a configuration file listens, so that clients find it; None where there is no folder.
+
+    Sockets that such daemons left when they were killed are removed: no other daemon takes their place.
+    """
     folder = _user_folder(environ)
+    for left in [] if folder is None else _files(folder, "run-*.sock"):
+        if not Path("/proc", left.stem.removeprefix("run-")).exists():
+            with suppress(OSError):
+                remove_stale_socket(left)
     path = None if folder is None else folder / f"run-{os.getpid()}.sock"
     return path if path is not None and len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES else None
 

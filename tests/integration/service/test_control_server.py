@@ -34,7 +34,12 @@ from streamdet.security.passwords import Password, write_password
 from streamdet.service.control.api import LIMITS, MAX_BODY_BYTES, ControlServer, decode_body
 from streamdet.service.control.client import _UnixConnection, ask, decode_answer, find_socket
 from streamdet.service.control.operations import Json, Operation
-from streamdet.service.control.paths import changes_file_of_daemon, possible_sockets, socket_of_daemon
+from streamdet.service.control.paths import (
+    changes_file_of_daemon,
+    possible_sockets,
+    socket_of_daemon,
+    socket_without_file,
+)
 from streamdet.service.pages import HealthSnapshot
 from streamdet.wire import to_message
 from support.certificates import make_certificate
@@ -773,6 +778,21 @@ def test_where_a_daemon_listens(tmp_path: Path) -> None:
     assert own.name.startswith("yard-")
     assert own != socket_of_daemon("auto", tmp_path / "other" / "yard.toml", user)
     assert socket_of_daemon("auto", config, {"XDG_RUNTIME_DIR": "/" + "r" * 120}) is None
+
+
+def test_sockets_of_dead_daemons_without_a_file_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "streamdet"
+    folder.mkdir()
+    child = subprocess.Popen(["true"])
+    child.wait()
+    dead, living, other = folder / f"run-{child.pid}.sock", folder / "run-1.sock", folder / "yard-1234.sock"
+    for path in (dead, living, other):
+        with closing(socket.socket(socket.AF_UNIX)) as left:
+            left.bind(str(path))
+    own = socket_without_file({"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert own == folder / f"run-{os.getpid()}.sock"
+    assert sorted(folder.iterdir()) == [living, other]
+    assert socket_without_file({"XDG_RUNTIME_DIR": "/" + "r" * 120}) is None
 
 
 def test_where_changes_are_kept(tmp_path: Path) -> None:
