@@ -21,8 +21,8 @@ Examples:
   streamdet alerts --json | jq -r '.alert.rule' | sort | uniq -c
 
 \b
-Exit codes: 0 done, also where there are none, 1 refused: nothing is kept on disk, 2 wrong options,
-69 no daemon answers.""",
+Exit codes: 0 done, also where there are none, 1 refused: nothing is kept on disk, 2 wrong
+options, 69 no daemon answers.""",
 )
 @click.option("--rule", metavar="NAME", help="Show only alerts of this rule.")
 @options

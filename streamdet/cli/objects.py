@@ -19,8 +19,8 @@ Examples:
   streamdet objects --label car --since '24 h ago' --pictures cars/
 
 \b
-Exit codes: 0 done, also where there are none, 1 refused: nothing is kept on disk, 2 wrong options,
-69 no daemon answers.""",
+Exit codes: 0 done, also where there are none, 1 refused: nothing is kept on disk, 2 wrong
+options, 69 no daemon answers.""",
 )
 @click.option("--label", metavar="LABEL", help="Show only objects with this label, the last one that they had.")
 @options
