@@ -334,6 +334,20 @@ def test_the_bar_of_a_phone_is_two_lines(published: Published, tmp_path: Path, o
         page.goto("about:blank")
 
 
+def test_a_phone_shows_live_streams_first_and_others_small(
+    published: Published, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    published.states["gate"] = (State.DOWN, Reason.REFUSED, "")
+    page = open_page(server.url, viewport={"width": 390, "height": 844})
+    expect(tile(page, "yard").locator("canvas[data-frame]")).to_have_count(1)
+    expect(tile(page, "gate")).to_have_attribute("data-state", "down")
+    expect(page.locator(".tile").last).to_contain_text("gate")
+    small, large = (tile(page, name).bounding_box() for name in ("gate", "yard"))
+    assert small
+    assert large
+    assert 2 * small["height"] < large["height"]
+
+
 def test_names_are_text_and_never_markup(server: PageProcess, open_page: Callable[..., Page]) -> None:
     page = open_page(server.url)
     expect(tile(page, _HOSTILE)).to_have_count(1)
@@ -444,7 +458,7 @@ def daemon(camera: WebServer) -> Iterator[Daemon]:
         metrics=MetricsConfig(endpoint=f"127.0.0.1:{free_port()}"),
         streams=(
             StreamConfig(name="camera", url=camera.url("/mjpeg")),
-            StreamConfig(name="clip", url=str(sample_clip()), loop=True),
+            StreamConfig(name="clip", url=str(sample_clip()), loop=True, max_fps=2),
         ),
     )
     daemon = Daemon(config, load=lambda _, metrics: DetectorPool([OneBox(metrics)]))
@@ -465,6 +479,7 @@ def test_a_camera_of_the_real_daemon_is_seen_fails_and_comes_back(
         for stream in ("camera", "clip"):
             expect(tile(page, stream).locator("canvas[data-frame]")).to_have_count(1)
             expect(tile(page, stream)).to_contain_text("1 person")
+        expect(tile(page, "clip").locator(".tile-why")).to_have_text(re.compile("^[0-9.]+ fps left out by max_fps$"))
         camera.broken.set()
         expect(tile(page, "camera")).to_have_attribute("data-state", "down")
         expect(tile(page, "clip")).to_have_attribute("data-state", "up")
