@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
 from streamdet.config import ClipsConfig, RuleConfig, StreamConfig
@@ -160,9 +160,11 @@ class Clips(Worker):
         """The file of a clip; None if it is not kept, any longer or not yet."""
         return self._store.path_of(clip_id)
 
-    def fetch_part(self, client: bytes, clip_id: str, span: tuple[int, int], reply: PartReply) -> bool:
+    def fetch_part(
+        self, client: bytes, clip_id: str, span: tuple[int, int], reply: PartReply, question: Hashable = None
+    ) -> bool:
         """Has a part of a clip read in the thread of the store; the arguments are as in `FileStore.fetch_part`."""
-        return self._store.fetch_part(client, clip_id, span, reply)
+        return self._store.fetch_part(client, clip_id, span, reply, question)
 
     def wake(self) -> None:
         """Ends the wait of `run`."""

@@ -16,7 +16,7 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,6 +80,8 @@ class Part(NamedTuple):
 PartReply = Callable[[Part | Missing], None]
 _Span = tuple[int, int]
 """The first byte of a part, and how many bytes it has at most."""
+_Key = tuple[bytes, str, _Span | None, Hashable]
+"""Of a request: client, id of the file, which part of it (None for all), and the client's own question."""
 
 
 def new_id(stream: str, at: float) -> str:
@@ -175,7 +177,7 @@ class FileStore(Worker):
         self._waiting: dict[str, _Waiting] = {}
         self._waiting_bytes = 0
         self._writing = ""
-        self._requests: dict[tuple[bytes, str, _Span | None], _Request] = {}
+        self._requests: dict[_Key, _Request] = {}
         self._reading = Share(_SHARE_OF_READING, _BURST_OF_READING_SECONDS)
         # Only for the thread: size by id, in the order in which they are deleted.
         self._sizes: dict[str, int] = {}
@@ -263,7 +265,7 @@ class FileStore(Worker):
         part = self._read(file_id, (0, self._limits.max_file_bytes))
         return None if part is None else part.content
 
-    def fetch(self, client: bytes, file_id: str, reply: Reply) -> bool:
+    def fetch(self, client: bytes, file_id: str, reply: Reply, question: Hashable = None) -> bool:
         """Queues a request for a file, which is answered once the file has come; False if too many requests wait.
 
         A request that is repeated while it waits keeps its place.
@@ -272,14 +274,17 @@ class FileStore(Worker):
             client: id of the connection that asks.
             file_id: of the file.
             reply: called in the store's thread.
+            question: the same when it is repeated, and another one for a request of its own for the same file.
         """
 
         def reply_whole(part: Part | Missing) -> None:
             reply(part if isinstance(part, str) else part.content)
 
-        return self._put_request((client, file_id, None), reply_whole)
+        return self._put_request((client, file_id, None, question), reply_whole)
 
-    def fetch_part(self, client: bytes, file_id: str, span: tuple[int, int], reply: PartReply) -> bool:
+    def fetch_part(
+        self, client: bytes, file_id: str, span: tuple[int, int], reply: PartReply, question: Hashable = None
+    ) -> bool:
         """The same for a part of a file.
 
         Args:
@@ -287,12 +292,13 @@ class FileStore(Worker):
             file_id: of the file.
             span: the first byte, from 0, and the most bytes.
             reply: called in the store's thread.
+            question: as in `fetch`.
         """
-        return self._put_request((client, file_id, span), reply)
+        return self._put_request((client, file_id, span, question), reply)
 
-    def _put_request(self, key: tuple[bytes, str, _Span | None], reply: PartReply) -> bool:
+    def _put_request(self, key: _Key, reply: PartReply) -> bool:
         with self._changed:
-            of_client = sum(other == key[0] for other, _, _ in self._requests)
+            of_client = sum(other == key[0] for other, *_ in self._requests)
             is_full = of_client >= _MAX_REQUESTS_OF_A_CLIENT or len(self._requests) >= _MAX_REQUESTS
             if key not in self._requests and is_full:
                 return False
@@ -417,7 +423,7 @@ class FileStore(Worker):
 
     def _pause_of_requests(self, now: float) -> float:
         """Seconds until a request may be due."""
-        if not any(self._is_due(file_id, request, now) for (_, file_id, _), request in self._requests.items()):
+        if not any(self._is_due(file_id, request, now) for (_, file_id, *_), request in self._requests.items()):
             return min(request.until for request in self._requests.values()) - now
         return self._reading.wait_seconds()
 

@@ -349,7 +349,7 @@ class Replay:
                 answer = Refused(request.id, "not_found", "there is no such picture, or it has been deleted")
             self._put_archived(route, None, answer)
 
-        if self._pictures.fetch(route[0], request.picture_id, reply):
+        if self._pictures.fetch(route[0], request.picture_id, reply, request.id):
             return None
         return Refused(request.id, "busy", "too many pictures are requested; send the request again in a second")
 
@@ -368,7 +368,7 @@ class Replay:
             self._put_archived(route, None, answer)
 
         span = request.first_byte, request.max_bytes
-        if self._clips.fetch_part(route[0], request.clip_id, span, reply):
+        if self._clips.fetch_part(route[0], request.clip_id, span, reply, request.id):
             return None
         return Refused(request.id, "busy", "too many clips are requested; send the request again in a second")
 

@@ -350,7 +350,7 @@ class _Api:
             # All clients of the API together are one client of the store.
             if self._pictures is None:
                 put("not_found")
-            elif not self._pictures.fetch(b"control", picture_id, put):
+            elif not self._pictures.fetch(b"control", picture_id, put, put):
                 put("busy")
 
         try:

@@ -112,9 +112,12 @@ def test_it_finds_events_pictures_clips_and_sums(kept: Kept) -> None:
         assert sum(timeline.streams[0].presence["car"].values()) == 600
 
 
-def test_tasks_ask_at_once(kept: Kept) -> None:
+def test_tasks_ask_at_once(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each is answered, also those for the same: none has to ask again.
+    monkeypatch.setattr("streamdet.client.past._ASK_AGAIN_SECONDS", 100.0)
+
     async def ask() -> None:
-        async with AsyncPast(**kept.where) as past:
+        async with AsyncPast(**kept.where, timeout_seconds=60) as past:
             jpegs, clips, pages = await asyncio.gather(
                 asyncio.gather(*(past.picture(kept.picture) for _ in range(10))),
                 asyncio.gather(*(past.clip(kept.clip_id) for _ in range(4))),
