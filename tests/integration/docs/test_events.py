@@ -115,7 +115,8 @@ def test_the_python_example_reads_objects_and_alerts(tmp_path: Path) -> None:
     lines_of(
         [sys.executable, str(program)],
         "front-door person enter door",
-        r"front-door person 0\.\d s \['door for 0\.\d s'\]",
+        # How long depends on how busy this machine is.
+        r"front-door person \d+\.\d s \['door for \d+\.\d s'\]",
         r"front-door at the door \('epoch-1-\d+',\)",
         publish=publish_objects_until,
     )
