@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,11 +32,11 @@ def command(*words: str) -> list[str]:
 
 
 @pytest.fixture
-def environ(tmp_path: Path) -> dict[str, str]:
-    """A place for control sockets of its own, so that no other daemon is found."""
-    (tmp_path / "run").mkdir(mode=0o700)
+def environ() -> Iterator[dict[str, str]]:
+    """A place for control sockets of its own; with a short name, as the path of a socket must be short."""
     kept = {name: value for name, value in os.environ.items() if name not in ("RUNTIME_DIRECTORY", "STREAMDET_SOCKET")}
-    return {**kept, "XDG_RUNTIME_DIR": str(tmp_path / "run")}
+    with tempfile.TemporaryDirectory() as folder:
+        yield {**kept, "XDG_RUNTIME_DIR": folder}
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +73,9 @@ def line_of(output: Path, title: str, process: subprocess.Popen[str]) -> str:
     return found[1]
 
 
-def status(folder: Path) -> tuple[int, dict[str, object]]:
-    """What the daemon of this folder says; others may run on this machine."""
-    (socket,) = (folder / "run" / "streamdet").glob("*.sock")
+def status(environ: dict[str, str]) -> tuple[int, dict[str, object]]:
+    """What the daemon of this environment says; others may run on this machine."""
+    (socket,) = Path(environ["XDG_RUNTIME_DIR"], "streamdet").glob("*.sock")
     ask = command("status", "--json", "--socket", str(socket))
     result = subprocess.run(ask, capture_output=True, text=True, check=False, timeout=60)
     return result.returncode, json.loads(result.stdout)
@@ -86,8 +87,8 @@ def test_a_url_is_enough(camera: RtspServer, tmp_path: Path, environ: dict[str, 
         page = line_of(output, "page", process)
         assert line_of(output, "stream", process) == f"door  rtsp://***@127.0.0.1:{camera.port}/video"
         assert line_of(output, "events", process).startswith("streamdet watch tcp://127.0.0.1:")
-        wait_until(lambda: status(tmp_path)[0] == 0, "all is well")
-        _, facts = status(tmp_path)
+        wait_until(lambda: status(environ)[0] == 0, "all is well")
+        _, facts = status(environ)
         assert facts["config"] is None
         assert facts["page"] == page
 
@@ -142,6 +143,6 @@ def test_three_commands_from_a_url_to_the_page(camera: RtspServer, tmp_path: Pat
     file.write_text(text.replace('#endpoint = "127.0.0.1:9095"', f'endpoint = "127.0.0.1:{metrics_port}"'))
     with running(tmp_path, environ, "streamdet.toml", "--page") as (process, output):
         line_of(output, ".*the page is at", process)
-        wait_until(lambda: status(tmp_path)[0] == 0, "all is well")
+        wait_until(lambda: status(environ)[0] == 0, "all is well")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
