@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from pathlib import Path
 
 _WANTED = re.compile(r"""(?P<package>[\w.-]+).*;.*\bextra\s*==\s*["'](?P<extra>[\w-]+)["']""")
 
@@ -28,6 +30,8 @@ def how_to_install(extra: str) -> str:
 
     if not is_here("streamdet"):  # run from a folder, without an installation
         return f"pip install 'streamdet[{extra}]'"
+    if (Path(sys.prefix) / "streamdet-version.json").is_file():  # a copy, made by install-service
+        return f"add the extra {extra} to the environment that install-service ran in, and run it there again"
     package = distribution("streamdet")
     origin = json.loads(package.read_text("direct_url.json") or "{}")
     if "dir_info" not in origin:

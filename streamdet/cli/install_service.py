@@ -9,8 +9,11 @@ import click
 
 from streamdet.config.bridges import BRIDGES
 from streamdet.service.install.bridges import Bridges
-from streamdet.service.install.environment import Environment, this_environment
+from streamdet.service.install.environment import Environment, own_environment, this_environment
 from streamdet.service.install.service import Service, perform
+from streamdet.service.install.upgrade import Upgrade
+
+_KEPT = 3
 
 
 @click.command(
@@ -20,13 +23,17 @@ Examples:
   sudo streamdet install-service
   sudo streamdet install-service --page --enable
   sudo streamdet install-service --bridge mqtt --bridge webhook
+  sudo streamdet install-service --wheel streamdet-0.2.0-py3-none-any.whl
+  sudo streamdet install-service --rollback
   sudo streamdet install-service --instance yard --enable
   sudo streamdet install-service --uninstall --bridge mqtt
   sudo streamdet install-service --uninstall
 
 \b
 Run it again after an update: it changes only what differs, and never overwrites a configuration.
-Exit codes: 0 installed, 1 cannot be installed here."""
+Daemons that run are restarted with the new version; if it is not ready in time, the old one runs
+again.
+Exit codes: 0 installed, 1 cannot be installed here, or the old version runs again."""
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option(
@@ -37,6 +44,21 @@ Exit codes: 0 installed, 1 cannot be installed here."""
     "--bridge", "bridges", type=click.Choice(BRIDGES), multiple=True,
     help="Install this bridge, too: streamdet-bridge@NAME. May be repeated. With --uninstall: remove it alone.",
 )  # fmt: skip
+@click.option(
+    "--wheel", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Install streamdet from this file, with the packages of this environment. Needs no network.",
+)  # fmt: skip
+@click.option("--rollback", is_flag=True, help="Go back to the version before.")
+@click.option(
+    "--keep", type=click.IntRange(2), default=_KEPT, show_default=True,
+    help="Keep this many versions in /opt/streamdet, and delete the oldest ones.",
+)  # fmt: skip
+@click.option(
+    "--within", type=click.FloatRange(1, 600), metavar="SECONDS",
+    help="Go back if the new version is not ready after this time. Default: so that no stream is blind for 30 s.",
+)  # fmt: skip
+@click.option("--here", is_flag=True, help="Run the service from this environment, without a copy in /opt/streamdet.")
+@click.option("--only-switch", is_flag=True, hidden=True, help="Switch to this version and restart nothing.")
 @click.option("--enable", is_flag=True, help="Start the services now and at every boot.")
 @click.option(
     "--gpu/--no-gpu", default=None, help="Allow it to use GPUs. Default: if the NVIDIA driver is loaded."
@@ -54,6 +76,12 @@ def command(
     instance: str,
     page: bool,
     bridges: tuple[str, ...],
+    wheel: Path | None,
+    rollback: bool,
+    keep: int,
+    within: float | None,
+    here: bool,
+    only_switch: bool,
     enable: bool,
     gpu: bool | None,
     root: Path,
@@ -61,8 +89,49 @@ def command(
 ) -> None:
     """Install the daemon as a systemd service, with its page and bridges if wanted, and print each step.
 
-    It creates the user `streamdet`, /etc/streamdet with a configuration that explains every key, and the unit.
+    It creates the user `streamdet`, /etc/streamdet with a configuration that explains every key, the unit, and a copy
+    of this environment in /opt/streamdet/VERSION, which the service runs.
     """
+    _check_together(
+        instance=instance, page=page, bridges=bridges, wheel=wheel, elsewhere=here or rollback or root != Path("/")
+    )
+    service = Service(root.resolve(), instance)
+    if not dry_run:
+        service.check_system()
+    named = Bridges(service.root, bridges)
+    if uninstall:
+        _uninstall(service, named, dry_run=dry_run)
+        return
+    if not instance:  # what is there is kept up to date
+        names = tuple(name for name in BRIDGES if name in {*bridges, *named.enabled()})
+        service = replace(service, page=page or service.has_page(), bridges=names)
+    named.check()
+    use_gpu = _has_nvidia() if gpu is None else gpu
+    environment = this_environment() if here else own_environment()
+    if here:
+        environment.check()
+        changed = perform(service.install_steps(environment, gpu=use_gpu, enable=enable), click.echo, dry_run=dry_run)
+    else:
+        environment.check_folders()
+        upgrade = Upgrade(service, environment, click.echo, gpu=use_gpu, enable=enable, dry_run=dry_run)
+        target = upgrade.before() if rollback else upgrade.make(wheel)
+        if only_switch or dry_run or not service.is_running_system:
+            upgrade.switch(target)
+        else:
+            upgrade.run(target, seconds=within, by_itself=rollback or wheel is not None)
+            upgrade.prune(keep)
+        changed = False  # what runs was restarted
+    for folder in environment.hidden():
+        where = "is in a home or temporary folder"
+        click.echo(f"note: {folder} {where}: anyone who can write there controls the service")
+    if not dry_run and not only_switch:
+        _print_next(service, environment, enabled=enable, changed=changed)
+
+
+def _check_together(
+    *, instance: str, page: bool, bridges: tuple[str, ...], wheel: Path | None, elsewhere: bool
+) -> None:
+    """Raises an error for options that exclude each other."""
     if page and instance:
         message = (
             "--page belongs to the service without a name; STREAMDET_WEB_OPTIONS of streamdet-web leads it elsewhere"
@@ -71,27 +140,14 @@ def command(
     if bridges and instance:
         message = "--bridge belongs to the service without a name; docs/bridges.md says how to lead one elsewhere"
         raise click.UsageError(message)
-    service = Service(root.resolve(), instance)
-    if not dry_run:
-        service.check_system()
-    named = Bridges(service.root, bridges)
-    if uninstall:
-        perform(named.uninstall_steps() if bridges else service.uninstall_steps(), click.echo, dry_run=dry_run)
-        click.echo("kept: /etc/streamdet, /var/lib/streamdet*, /var/cache/streamdet, users")
-        return
-    if not instance:  # what is there is kept up to date
-        names = tuple(name for name in BRIDGES if name in {*bridges, *named.enabled()})
-        service = replace(service, page=page or service.has_page(), bridges=names)
-    environment = this_environment()
-    environment.check()
-    named.check()
-    use_gpu = _has_nvidia() if gpu is None else gpu
-    changed = perform(service.install_steps(environment, gpu=use_gpu, enable=enable), click.echo, dry_run=dry_run)
-    for folder in environment.hidden():
-        where = "is in a home or temporary folder"
-        click.echo(f"note: {folder} {where}: anyone who can write there controls the service")
-    if not dry_run:
-        _print_next(service, environment, enabled=enable, changed=changed)
+    if wheel is not None and elsewhere:
+        message = "--wheel makes an environment in /opt/streamdet: it does not go with --here, --rollback or --root"
+        raise click.UsageError(message)
+
+
+def _uninstall(service: Service, named: Bridges, *, dry_run: bool) -> None:
+    perform(named.uninstall_steps() if named.names else service.uninstall_steps(), click.echo, dry_run=dry_run)
+    click.echo("kept: /etc/streamdet, /var/lib/streamdet*, /var/cache/streamdet, users")
 
 
 def _has_nvidia() -> bool:

@@ -151,7 +151,7 @@ def _wait_for_reload(container: Container, successful: str) -> None:
 
 @in_container
 def test_install_start_reload_and_stop(container: Container) -> None:
-    reported = container.run(_STREAMDET, "install-service").stdout
+    reported = container.run(_STREAMDET, "install-service", "--here").stdout
     assert "create          /etc/systemd/system/streamdet.service\n" in reported
     load_config(container.root / "etc/streamdet/streamdet.toml")
     _write_config(container, "streamdet", "east", url="${CLIP}", engine="auto")
@@ -209,7 +209,7 @@ def test_an_instance_survives_a_kill_a_standstill_and_a_reboot(realtime_containe
     impatient = container.root / "etc/systemd/system/streamdet@.service.d/test.conf"
     impatient.parent.mkdir(parents=True)
     impatient.write_text("[Service]\nWatchdogSec=6s\n")
-    container.run(_STREAMDET, "install-service", "--instance", "yard", "--enable")
+    container.run(_STREAMDET, "install-service", "--here", "--instance", "yard", "--enable")
 
     first = container.show(unit, "MainPID")
     assert "SCHED_OTHER" in container.run("chrt", "--pid", first).stdout
@@ -229,7 +229,7 @@ def test_an_instance_survives_a_kill_a_standstill_and_a_reboot(realtime_containe
     container.wait_until(lambda: container.show(unit, "ActiveState") == "active", "a start at boot")
     assert container.show(unit, "NRestarts") == "0"
 
-    reported = container.run(_STREAMDET, "install-service", "--instance", "yard", "--uninstall").stdout
+    reported = container.run(_STREAMDET, "install-service", "--here", "--instance", "yard", "--uninstall").stdout
     assert "remove          /etc/systemd/system/streamdet@.service\n" in reported
     assert container.show(unit, "LoadState") == "not-found"
     assert (container.root / "etc/streamdet/yard.toml").exists()
@@ -255,7 +255,7 @@ def test_the_page_comes_back_at_boot_and_asks_for_a_password_where_strangers_can
 ) -> None:
     (container.root / "etc/streamdet").mkdir()
     _write_config(container, "streamdet", "east")
-    container.run(_STREAMDET, "install-service", "--page", "--enable")
+    container.run(_STREAMDET, "install-service", "--here", "--page", "--enable")
     container.wait_until(lambda: _look(container, _PAGE), "the page")
     container.reboot()
     container.wait_until(lambda: _look(container, _PAGE), "the page at boot")
@@ -284,7 +284,11 @@ def test_the_page_comes_back_at_boot_and_asks_for_a_password_where_strangers_can
 def _commands_of_the_bridges() -> list[str]:
     """What docs/bridges.md says to type, from the folder of the source."""
     manual = (ROOT / "docs/bridges.md").read_text().partition("## As a service")[2]
-    return [line.replace("sudo ", "") for line in manual.split("```")[1].strip().splitlines()]
+    # Without a copy of the environment, which test_upgrade makes.
+    return [
+        line.replace("sudo ", "").replace("install-service", "--here", "install-service --here")
+        for line in manual.split("```")[1].strip().splitlines()
+    ]
 
 
 @in_container
@@ -302,7 +306,7 @@ def test_a_bridge_runs_as_the_manual_says(container: Container) -> None:
     assert "my-secret-topic" not in container.journal("--unit", unit)
     container.run("systemctl", "stop", unit)
     assert container.show(unit, "Result") == "success"
-    reported = container.run(_STREAMDET, "install-service", "--uninstall", "--bridge", "webhook").stdout
+    reported = container.run(_STREAMDET, "install-service", "--here", "--uninstall", "--bridge", "webhook").stdout
     assert "remove          /etc/systemd/system/streamdet-bridge@.service\n" in reported
     assert container.show(unit, "LoadState") == "not-found"
     assert container.show("streamdet", "LoadState") == "loaded"
@@ -342,7 +346,7 @@ def test_alerts_of_a_real_daemon_go_through_bridges_that_see_nothing_else_of_it(
     container: Container, tmp_path: Path
 ) -> None:
     bridges = ("--bridge", "webhook", "--bridge", "mqtt", "--bridge", "files")
-    container.run(_STREAMDET, "install-service", *bridges)
+    container.run(_STREAMDET, "install-service", "--here", *bridges)
     _write_config(container, "streamdet", "east", extra=_BRIDGES)
     (container.root / "etc/streamdet/secrets/LOGIN").write_text("user:password")
     secrets = container.root / "etc/streamdet/bridges.secrets"
@@ -354,7 +358,7 @@ def test_alerts_of_a_real_daemon_go_through_bridges_that_see_nothing_else_of_it(
     container.run("systemd-run", "/usr/sbin/mosquitto", "-c", "/etc/mosquitto.conf")
     (container.root / "srv/receiver.py").write_text(_RECEIVER)
     container.run("systemd-run", sys.executable, "/srv/receiver.py", "/srv/posted.json")
-    container.run(_STREAMDET, "install-service", *bridges, "--enable")
+    container.run(_STREAMDET, "install-service", "--here", *bridges, "--enable")
     seen = ("mosquitto_sub", "-h", "127.0.0.1", "-C", "1", "-W", "90", "-t", "streamdet/east/alerts/seen")
     assert json.loads(container.run(*seen).stdout)["alert"]["rule"] == "seen"
     container.wait_until(posted.exists, "an alert at the receiver")
@@ -401,7 +405,7 @@ def _drop_in_of_the_manual() -> str:
 @in_container
 def test_the_service_opens_cameras_and_nothing_else_of_the_machine(container: Container) -> None:
     """Of /dev, the network, homes and files; the kernel's own list of devices is not enforced inside a container."""
-    container.run(_STREAMDET, "install-service")
+    container.run(_STREAMDET, "install-service", "--here")
     for name, group in (("video7", "video"), ("private", "root")):
         container.run("mknod", "--mode=0660", f"/dev/{name}", "c", "1", "5")
         container.run("chgrp", group, f"/dev/{name}")
@@ -430,10 +434,10 @@ def test_the_service_opens_cameras_and_nothing_else_of_the_machine(container: Co
 
 @in_container
 def test_an_instance_reads_nothing_of_another(container: Container) -> None:
-    container.run(_STREAMDET, "install-service")
+    container.run(_STREAMDET, "install-service", "--here")
     template = container.root / "etc/systemd/system/streamdet@.service.d/test.conf"
     for name in ("yard", "gate"):
-        container.run(_STREAMDET, "install-service", "--instance", name)
+        container.run(_STREAMDET, "install-service", "--here", "--instance", name)
         (container.root / f"etc/streamdet/{name}.secrets/LOGIN").write_text(name)
     checks = (
         "mine=$$0; other=$$1; "
@@ -464,7 +468,7 @@ def test_an_instance_reads_nothing_of_another(container: Container) -> None:
 def test_a_restart_with_a_wrong_file_says_how_to_go_back_and_goes_back_by_itself_where_asked_to(
     container: Container,
 ) -> None:
-    container.run(_STREAMDET, "install-service", "--no-gpu")
+    container.run(_STREAMDET, "install-service", "--here", "--no-gpu")
     _write_config(container, "streamdet", "east")
     config = container.root / "etc/streamdet/streamdet.toml"
     good = config.read_text()

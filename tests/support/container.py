@@ -113,10 +113,10 @@ class Container:
                     return pid
         return None
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, seconds: float = 100) -> subprocess.CompletedProcess[str]:
         """Runs a command inside."""
         entered = ["nsenter", "--target", str(self.init_pid()), "--mount", "--uts", "--ipc", "--net", "--pid", "--"]
-        result = subprocess.run([*entered, *command], capture_output=True, text=True, check=False, timeout=100)
+        result = subprocess.run([*entered, *command], capture_output=True, text=True, check=False, timeout=seconds)
         assert not check or result.returncode == 0, f"{command}: {result.stdout}{result.stderr}\n{self.journal()}"
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,9 @@ def test_it_names_the_checkout_or_the_wheel(
         (folder / "direct_url.json").write_text(json.dumps(origin))
     monkeypatch.syspath_prepend(str(tmp_path))
     assert how_to_install("otel") == command
+
+
+def test_the_copy_that_a_service_runs_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "streamdet-version.json").write_text("{}")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert "the environment that install-service ran in" in how_to_install("otel")

@@ -16,6 +16,8 @@ from streamdet.errors import InstallError
 # The unit hides these from the service (ProtectHome=tmpfs, PrivateTmp=yes); what lies in them has to be mounted, one by
 # one.
 HIDDEN = (Path("/home"), Path("/root"), Path("/run/user"), Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - only named
+# The link to the version that runs; see `versions`.
+CURRENT = Path("/opt/streamdet/current")
 # What needs no quoting in a unit file.
 _PLAIN = re.compile(r"[A-Za-z0-9/._+@-]+")
 _PATH_TAIL = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,11 +45,19 @@ class Environment:
         if not program.is_file():
             message = f"there is no program {program}: install streamdet into this environment first (`make setup`)"
             raise InstallError(message)
+        self.check_folders(program, Path(streamdet.__file__))
+
+    def check_folders(self, *others: Path) -> None:
+        """Checks that the service's user can read the folders, the interpreter, and other files.
+
+        Raises:
+            InstallError: it cannot; the message says what to do.
+        """
         for folder in (self.scripts, *self.folders):
             if not _PLAIN.fullmatch(str(folder)):
                 message = f"{folder} holds characters that a unit file cannot: make the environment in another folder"
                 raise InstallError(message)
-        for path in (program, Path(sys.executable).resolve(), Path(streamdet.__file__), *self.folders):
+        for path in (*others, Path(sys.executable).resolve(), *self.folders):
             if (closed := _closed_to_others(path, self.hidden())) is not None:
                 message = f"the service's user cannot read {closed}, which {path} needs: chmod o+rX {closed}"
                 raise InstallError(message)
@@ -73,6 +83,13 @@ def this_environment() -> Environment:
     needed = [Path(sys.prefix), Path(sys.base_prefix), Path(streamdet.__file__).parent, *_interpreters()]
     folders = {variant for path in needed for variant in (path, path.resolve())}
     return Environment(scripts, tuple(sorted(_outermost(folders))))
+
+
+def own_environment() -> Environment:
+    """The environment of the service's own that is the current one, with the interpreter of this process."""
+    needed = [Path(sys.base_prefix), *_interpreters()]
+    folders = {variant for path in needed for variant in (path, path.resolve())}
+    return Environment(CURRENT / "bin", tuple(sorted(_outermost(folders))))
 
 
 def _interpreters() -> Iterator[Path]:

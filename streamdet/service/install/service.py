@@ -14,7 +14,8 @@ from streamdet.errors import InstallError
 from streamdet.service.install import completion
 from streamdet.service.install.bridges import Bridges
 from streamdet.service.install.environment import Environment
-from streamdet.service.install.steps import SETTLED, Command, File, Folder, Link, Remove, Step
+from streamdet.service.install.steps import SETTLED, Command, File, Folder, Link, Remove, Step, line
+from streamdet.service.install.versions import RemoveVersions, Versions
 
 GROUP = "streamdet"
 # The name of an instance becomes part of the names of units, files, folders and its user, which has 31 characters.
@@ -160,6 +161,8 @@ class Service:
             if link.is_symlink() and not self._others():
                 yield lambda: Remove(link)
                 yield from completion.uninstall_steps(self.root)
+            if not self._others():
+                yield lambda: RemoveVersions(Versions(self.root))
         if self.is_running_system:
             yield lambda: Command(("systemctl", "daemon-reload"))
 
@@ -193,7 +196,7 @@ def perform(steps: Iterator[Callable[[], Step]], report: Callable[[str], None], 
         try:
             verb = step.verb()
             settled = verb in SETTLED
-            report(f"{verb if settled or not dry_run else f'would {verb}':14}  {step}")
+            report(line(verb if settled or not dry_run else f"would {verb}", step))
             if not settled and not dry_run:
                 step.do()
         except OSError as error:

@@ -16,6 +16,12 @@ from streamdet.security.files import write_atomically
 
 # Verbs that mean that nothing has to be done.
 SETTLED = frozenset({"unchanged", "kept", "absent", "left out"})
+_VERB_WIDTH = 14
+
+
+def line(verb: str, what: object) -> str:
+    """A line that reports a step."""
+    return f"{verb:{_VERB_WIDTH}}  {what}"
 
 
 class Step(Protocol):

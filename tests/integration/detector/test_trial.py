@@ -246,6 +246,17 @@ def test_a_broken_file_is_as_good_as_none(tmp_path: Path, content: bytes) -> Non
     assert store.read({"a": "b"}) is None
 
 
+def test_the_file_of_a_newer_version_is_ignored_and_replaced(tmp_path: Path) -> None:
+    report, path = example(), tmp_path / "engines.json"
+    Store(tmp_path).write(report)
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2', 1))
+    Store._memory.clear()
+    assert Store(tmp_path).read(report.key) is None
+    Store(tmp_path).write(report)
+    Store._memory.clear()
+    assert Store(tmp_path).read(report.key) == report
+
+
 def test_a_file_that_others_can_write_a_link_or_a_fifo_is_not_read(tmp_path: Path) -> None:
     report = example()
     Store(tmp_path).write(report)

@@ -34,7 +34,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def install(root: Path, *options: str) -> Result:
-    return CliRunner().invoke(command, ["--root", str(root), *options], catch_exceptions=False)
+    return CliRunner().invoke(command, ["--root", str(root), "--here", *options], catch_exceptions=False)
 
 
 def _tree(root: Path) -> dict[str, str]:
