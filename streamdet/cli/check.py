@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamdet.cli.plural import counted
 from streamdet.cli.probes import print_probes, probe_as_json
 from streamdet.config import Config, load_all
 from streamdet.config.secrets import SERVICE_FOLDER, environ_for
@@ -84,12 +85,8 @@ def _print_json(value: dict[str, Any]) -> None:
 def _print(file: Path, config: Config, warnings: list[str], probes: list[Probe] | None) -> None:
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    counts = [_count(len(config.streams), "stream"), *([_count(len(config.rules), "rule")] if config.rules else [])]
+    counts = [counted(len(config.streams), "stream"), *([counted(len(config.rules), "rule")] if config.rules else [])]
     click.echo(f"{file} is valid: {', '.join(counts)}")
     if probes is None:
         return
     print_probes(probes)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from streamdet.cli.plural import counted
+from streamdet.cli.refresh import console
 from streamdet.config.secrets import environ_for
 from streamdet.config.substitute import Substitution
 from streamdet.discovery.camera import Camera, Profile
@@ -24,7 +25,6 @@ from streamdet.errors import EXIT_FAILURE, ConfigError
 from streamdet.security.plain_text import plain, plain_json
 from streamdet.security.redact import redact, remember_secret
 
-_LINE_CHARACTERS = 160
 _MAX_LOGIN_CHARACTERS = 1024
 # A clock that is further off than this is worth a word: its pictures show it, and its logins fail for others.
 _NOTABLE_SKEW_SECONDS = 5.0
@@ -97,16 +97,15 @@ def command(
         raise click.UsageError(message)
     login, name = _login(reference, from_stdin=login_from_stdin)
     search = Search()
-    errors = Console(stderr=True, highlight=False)
     where = f"{len(hosts)} hosts" if len(hosts) > 1 else (hosts or (", ".join(interfaces) or "all networks",))[0]
     doing = f"asking {plain(where)}" if hosts else f"searching {plain(where)} for {seconds:g} s"
-    with errors.status(doing) as line:
+    with console(error=True).status(doing) as line:
         count = 0
 
         def on_answer(_: Answer) -> None:
             nonlocal count
             count += 1
-            line.update(f"{doing}: {_count(count, 'camera')}")
+            line.update(f"{doing}: {counted(count, 'camera')}")
 
         answers = map(named, dict.fromkeys(hosts)) if hosts else search.run(interfaces, seconds)
         cameras = ask_cameras(answers, login, seconds_per_camera, other_hosts=other_hosts, on_answer=on_answer)
@@ -208,7 +207,7 @@ def _print(cameras: list[Camera]) -> None:
         for profile in camera.profiles:
             table.add_row(*_texts(*first, *_row(profile)))
             first = ("", "")
-    Console(width=None if sys.stdout.isatty() else _LINE_CHARACTERS, highlight=False).print(table)
+    console().print(table)
     if any(profile.url for camera in cameras for profile in camera.profiles):
         click.echo("next: streamdet init NAME=URL, or --toml for the tables of all cameras", err=True)
 
@@ -244,7 +243,3 @@ def _print_hints(
             click.echo(f"{camera.host}: its clock is {abs(skew):.0f} s {way} this machine's", err=True)
     if not has_login and any(camera.reason == "unauthorized" for camera in cameras):
         click.echo("give a login with --login '${NAME}' or --login-from-stdin", err=True)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

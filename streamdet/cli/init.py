@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamdet.cli.completion import offer_files
+from streamdet.cli.plural import counted
 from streamdet.errors import EXIT_FAILURE, ConfigError, StreamdetError
 from streamdet.security.files import is_there
 from streamdet.security.plain_text import plain, plain_json
@@ -75,7 +76,7 @@ def command(
     configs = _configs(streams, path)
     if not no_probe and streams:
         if not as_json:
-            click.echo(f"trying {len(streams)} stream{'s' * (len(streams) != 1)} ...", err=True)
+            click.echo(f"trying {counted(len(streams), 'stream')} ...", err=True)
         _try(streams, configs, path, asks=asks)
     written = _write(path, streams, max_fps, force=force)
     good = all(stream.probe is None or stream.probe.reason is None for stream in streams)
@@ -254,7 +255,7 @@ def _print(path: Path, streams: Sequence[_Stream], secrets: Sequence[Path]) -> N
     probes = [stream.probe for stream in streams if stream.probe is not None]
     if probes:
         print_probes(probes)
-    count = f"{len(streams)} stream{'s' * (len(streams) != 1)}" if streams else "no streams yet"
+    count = counted(len(streams), "stream") if streams else "no streams yet"
     click.echo(f"wrote {path}: {count}")
     if secrets:
         names = ", ".join(file.name for file in secrets)

@@ -7,7 +7,6 @@ import math
 import os
 import re
 import sqlite3
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -27,6 +26,8 @@ from rich.text import Text
 from streamdet import wire
 from streamdet.analytics.past import Past, PastAlert, relaxed
 from streamdet.cli.group import Group
+from streamdet.cli.plural import counted
+from streamdet.cli.refresh import console
 from streamdet.cli.times import Time
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.load import load_rules
@@ -35,7 +36,6 @@ from streamdet.errors import DataError, SpoolError, WireError
 from streamdet.security.plain_text import plain, plain_json
 from streamdet.types import DetectionEvent, ObjectEvent, StateEvent
 
-_LINE_CHARACTERS = 160
 _SPOOL_FILE = "events.sqlite"
 # The daemon cannot shorten its log while another program reads, so rows are taken a few at a time.
 _ROWS_AT_ONCE = 1000
@@ -211,9 +211,9 @@ def _type_of(payload: bytes) -> str:
 
 @contextmanager
 def _bar(what: str) -> Iterator[OnProgress]:
-    console = Console(stderr=True)
+    errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -255,25 +255,25 @@ class _Tried:
 
     def show(self, configs: Mapping[str, StreamConfig]) -> None:
         """For people."""
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else _LINE_CHARACTERS)
+        to = console()
         if self._alerts:
             table = Table("raised at", "rule", "stream", "what", "after", "lasted", box=None, pad_edge=False)
             for found in self._alerts:
                 config = configs.get(found.stream)
                 zone = ZoneInfo(config.time_zone) if config is not None and config.time_zone else None
                 table.add_row(*map(Text, _row(found, zone)))
-            console.print(table)
-            console.print()
+            to.print(table)
+            to.print()
         summary = Table("rule", "alerts", "suppressed", box=None, pad_edge=False)
         for rule in self._rules:
             counts = (str(self._counts[rule.name]), str(self._past.suppressed[rule.name]))
             summary.add_row(*map(Text, (plain(rule.name), *counts)))
-        console.print(summary)
+        to.print(summary)
         streams = self._past.streams
-        console.print(f"{self._past.events} frames of {len(streams)} stream{'' if len(streams) == 1 else 's'}")
+        to.print(f"{self._past.events} frames of {counted(len(streams), 'stream')}")
         for rule in self._rules:
             if hint := self._hint(rule):
-                console.print(Text(f"{plain(rule.name)}: {hint}", style="yellow"), soft_wrap=True)
+                to.print(Text(f"{plain(rule.name)}: {hint}", style="yellow"), soft_wrap=True)
 
     def _hint(self, rule: RuleConfig) -> str | None:
         """Why a rule has raised no alert."""

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from streamdet import wire
 from streamdet.cli.completion import offer_streams
+from streamdet.cli.refresh import LINE_CHARACTERS
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.subscription import DEFAULT_KINDS, Gap, Restart, Subscription, subscribe
 from streamdet.errors import EXIT_INTERRUPTED, StreamdetError
@@ -71,7 +72,6 @@ _MOST_KNOWN_OBJECTS = 10_000
 
 _REFRESH_SECONDS = 0.25
 
-_LINE_CHARACTERS = 160
 _FILE = click.Path(path_type=Path, dir_okay=False)
 # `--replay` without an endpoint: the daemon's default, next to that of the events.
 _BESIDE = "auto"
@@ -145,7 +145,7 @@ def command(
     ENDPOINT is the daemon's [publisher] endpoint, tcp://127.0.0.1:5555 if left out. A terminal shows a table of the
     streams, a pipe or file gets one line per event, of objects only where something has happened.
     """
-    console = _Console(highlight=False, width=None if sys.stdout.isatty() else _LINE_CHARACTERS)
+    console = _Console(highlight=False, width=None if sys.stdout.isatty() else LINE_CHARACTERS)
     seen = Seen(endpoint)
     view: _View = _JsonLines() if as_json else _Table(console) if console.is_terminal else _Lines(console)
     with ExitStack() as ending:

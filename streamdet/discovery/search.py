@@ -129,30 +129,28 @@ class Search:
                         raise StreamdetError(_nowhere(interfaces))
                 for key, _ in selector.select(max(0.0, min(started + seconds, sends[0]) - now)):
                     ours: socket.socket = key.fileobj  # type: ignore[assignment] # what was registered
-                    answer = self._receive(ours, questions)
-                    if answer is not None:
-                        yield answer
+                    yield from self._receive(ours, questions)
 
-    def _receive(self, ours: socket.socket, questions: Sequence[uuid.UUID]) -> Answer | None:
+    def _receive(self, ours: socket.socket, questions: Sequence[uuid.UUID]) -> Iterator[Answer]:
+        """Reads a datagram: the cameras in it that are new, of a recorder often several."""
         try:
             data, sender = ours.recvfrom(_MAX_DATAGRAM_BYTES)
         except OSError:
-            return None  # such as that a network has gone; the others go on
+            return  # such as that a network has gone; the others go on
         host = _host_of(sender)
         if host is None or (host not in self._answers and len(self._answers) >= _MAX_ADDRESSES):
-            return None
+            return
         self._answers[host] += 1
         if self._answers[host] > _MAX_ANSWERS_PER_ADDRESS:
-            return None
+            return
         for answer in read_answers(data, host, questions):
             if (host, answer.device) in self._found:
                 continue
             if len(self._found) >= _MAX_CAMERAS:
                 self.is_cut = True
-                return None
+                return
             self._found.add((host, answer.device))
-            return answer
-        return None
+            yield answer
 
 
 def read_answers(data: bytes, host: str, questions: Sequence[uuid.UUID]) -> Iterator[Answer]:

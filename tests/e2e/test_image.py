@@ -146,15 +146,16 @@ def test_the_page_and_the_bridge_of_compose_work_beside_it(tmp_path: Path, state
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     with daemon(tmp_path, state) as running, contextlib.ExitStack() as stack:
-        stack.callback(podman, "volume", "rm", "--force", f"{running.name}-state")
+        for volume in ("page-state", "bridge-state"):
+            stack.callback(podman, "volume", "rm", "--force", f"{running.name}-{volume}")
         running.wait_until_ready()
         (tmp_path / "streamdet.toml").write_text((ROOT / "container" / "streamdet.toml").read_text())
         for name in ("page", "mqtt-bridge"):
             service = compose["services"][name]
-            # The volume is new, under a name of its own.
-            sources = {"./streamdet.toml": str(tmp_path / "streamdet.toml"), "bridge-state": f"{running.name}-state"}
+            # Its volume is new, under a name of its own.
+            sources = {"./streamdet.toml": str(tmp_path / "streamdet.toml")}
             given = [each.partition(":") for each in service.get("volumes", [])]
-            volumes = [f"{sources[source]}:{target}" for source, _, target in given]
+            volumes = [f"{sources.get(source, f'{running.name}-{source}')}:{target}" for source, _, target in given]
             volumes += [f"{tmp_path / 'secrets' / each}:/run/secrets/{each}:ro" for each in service["secrets"]]
             beside = f"{running.name}-{name}"
             stack.callback(podman, "rm", "--force", "--time", "0", "--volumes", beside)

@@ -261,7 +261,9 @@ def onvif_camera(address: tuple[str, int] = ("127.0.0.1", 0), **behaviour: Any) 
         camera.server_close()
 
 
-def probe_match(question: str, services: str, device: str = "", scopes: str = "", types: str = "") -> bytes:
+def probe_match(
+    question: str, services: str, device: str = "", scopes: str = "", types: str = "", others: Iterable[str] = ()
+) -> bytes:
     """The answer of a camera to a search.
 
     Args:
@@ -270,16 +272,21 @@ def probe_match(question: str, services: str, device: str = "", scopes: str = ""
         device: its own id.
         scopes: what it says of itself.
         types: of what kind it is.
+        others: ids of more devices in the same answer.
     """
     scopes = scopes or "onvif://www.onvif.org/name/Front_Door onvif://www.onvif.org/hardware/M1135"
+    matches = "".join(
+        f"<d:ProbeMatch><a:EndpointReference><a:Address>urn:uuid:{each}</a:Address></a:EndpointReference>"
+        f"<d:Types>{types or 'dn:NetworkVideoTransmitter'}</d:Types><d:Scopes>{scopes}</d:Scopes>"
+        f"<d:XAddrs>{services}</d:XAddrs></d:ProbeMatch>"
+        for each in (device or uuid.uuid4(), *others)
+    )
     return (
         f'<?xml version="1.0"?><s:Envelope {_NS} xmlns:a="http://schemas.xmlsoap.org/ws/2004/08/addressing" '
         'xmlns:d="http://schemas.xmlsoap.org/ws/2005/04/discovery" '
         'xmlns:dn="http://www.onvif.org/ver10/network/wsdl">'
-        f"<s:Header><a:RelatesTo>{question}</a:RelatesTo></s:Header><s:Body><d:ProbeMatches><d:ProbeMatch>"
-        f"<a:EndpointReference><a:Address>urn:uuid:{device or uuid.uuid4()}</a:Address></a:EndpointReference>"
-        f"<d:Types>{types or 'dn:NetworkVideoTransmitter'}</d:Types><d:Scopes>{scopes}</d:Scopes>"
-        f"<d:XAddrs>{services}</d:XAddrs></d:ProbeMatch></d:ProbeMatches></s:Body></s:Envelope>"
+        f"<s:Header><a:RelatesTo>{question}</a:RelatesTo></s:Header>"
+        f"<s:Body><d:ProbeMatches>{matches}</d:ProbeMatches></s:Body></s:Envelope>"
     ).encode()
 
 

@@ -118,8 +118,11 @@ def test_a_search_finds_the_cameras_and_their_streams(network: Network) -> None:
     assert found["192.0.2.10"]["profiles"][0]["url"] == "rtsp://192.0.2.10:554/main"
     assert found["192.0.2.10"]["profiles"][0]["problem"].startswith("the camera names 198.51.100.1 in its url")
     assert "192.0.2.6: its clock is 3600 s ahead of this machine's" in done.stderr
+    # A recorder has several devices in one answer.
+    hosts = [each["host"] for each in json.loads(done.stdout)["cameras"]]
+    assert hosts.count("192.0.2.11") == 8
     # The flood is one line.
-    assert len(json.loads(done.stdout)["cameras"]) == 7 + 1
+    assert len(hosts) == 7 + 8 + 1
     assert time.monotonic() - started < 60
 
 
@@ -129,7 +132,7 @@ def test_the_login_is_read_from_standard_input_and_becomes_a_reference(network: 
     assert done.returncode == 0, done.stderr
     assert "secret" not in done.stdout.replace("streamdet.secrets/", "") + done.stderr
     tables = tomllib.loads(done.stdout)["streams"]
-    hosts = ("192.0.2.5", "192.0.2.6", "192.0.2.10", "[fe80::5%cable0]")
+    hosts = ("192.0.2.5", "192.0.2.6", "192.0.2.10", *["192.0.2.11"] * 8, "[fe80::5%cable0]")
     assert [each["url"] for each in tables] == [f"rtsp://${{CAMERA_LOGIN}}@{host}:554/sub" for host in hosts]
     assert "192.0.2.7 is left out: 192.0.2.7 refuses this login" in done.stderr
 

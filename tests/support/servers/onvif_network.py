@@ -28,14 +28,18 @@ CAMERAS: dict[str, dict[str, Any]] = {
     "192.0.2.8": {"login": LOGIN, "silent": frozenset({"*"})},
     "192.0.2.9": {"answers": {"*": b"<!DOCTYPE a><a/>"}},
     "192.0.2.10": {"login": LOGIN, "host": "198.51.100.1", "profiles": (MAIN, SUB)},
+    "192.0.2.11": {"login": LOGIN, "model": "NVR"},
 }
+# Its channels are devices in one answer: more than there are questions, so that no repetition makes up for one.
+RECORDER = "192.0.2.11"
+CHANNELS = tuple(str(uuid.uuid4()) for _ in range(8))
 # Without IPv4.
 LINK_LOCAL = "fe80::5"
 FLOODS = "192.0.2.66"
 
 
 def replies_of(address: str, behaviour: dict[str, Any]) -> Callable[[str], Iterator[bytes]]:
-    device = str(uuid.uuid4())
+    device, *others = CHANNELS if address == RECORDER else (str(uuid.uuid4()),)
     host = address if "[" in address else behaviour.get("host", address)
     services = f"http://{host}/onvif/device_service"
     scopes = f"onvif://www.onvif.org/name/cam{address[-1]} onvif://www.onvif.org/hardware/HW"
@@ -44,8 +48,8 @@ def replies_of(address: str, behaviour: dict[str, Any]) -> Callable[[str], Itera
         yield b"\x00nonsense"
         yield probe_match(str(uuid.uuid4()), services, str(uuid.uuid4()), scopes)
         # Twice: networks repeat datagrams.
-        yield probe_match(question, services, device, scopes)
-        yield probe_match(question, services, device, scopes)
+        yield probe_match(question, services, device, scopes, others=others)
+        yield probe_match(question, services, device, scopes, others=others)
 
     return reply
 
