@@ -202,14 +202,22 @@ def _write(path: Path, streams: Sequence[_Stream], max_fps: float | None, *, for
     try:
         written = _write_secrets(folder, secrets, force=force)
         text = new_file_text(new, max_fps)
-        # A service's file belongs to the group that may read it, as its folder does.
-        group = path.absolute().parent.stat().st_gid if folder.name == "secrets" else None
-        write_atomically(path, text.encode(), mode=0o640, group=group, replace=force)
+        write_atomically(path, text.encode(), mode=0o640, group=_group(path), replace=force)
     except OSError as error:
         sudo = "; use sudo" if isinstance(error, PermissionError) else ""
         message = f"{path} or its secrets cannot be written: {error.strerror}{sudo}"
         raise StreamdetError(message) from None
     return written
+
+
+def _group(path: Path) -> int | None:
+    """The group that may read the file: that of the file before, as each instance of the service has its own."""
+    from streamdet.config.secrets import SERVICE_FOLDER
+
+    if is_there(path):
+        return path.stat().st_gid
+    folder = path.absolute().parent
+    return folder.stat().st_gid if folder == SERVICE_FOLDER else None
 
 
 def _write_secrets(folder: Path, secrets: Mapping[str, str], *, force: bool) -> list[Path]:

@@ -19,7 +19,7 @@ from rich.text import Text
 from streamdet.cli.completion import offer_streams
 from streamdet.cli.refresh import console
 from streamdet.cli.times import Time, local_time
-from streamdet.errors import ControlError, Refusal
+from streamdet.errors import ControlError, Refusal, StreamdetError
 from streamdet.security.plain_text import plain, plain_json
 from streamdet.service.control.client import ask as ask_daemon
 from streamdet.service.control.client import fetch, find_socket
@@ -151,7 +151,11 @@ class PastEvents:
                 table.add_row(*(Text(plain(cell)) for cell in cells))
             console().print(table)
         if self._wanted.pictures is not None:
-            self._save_pictures(shown, self._wanted.pictures)
+            try:
+                self._save_pictures(shown, self._wanted.pictures)
+            except OSError as error:
+                message = f"{error.filename or self._wanted.pictures} cannot be written: {error.strerror}"
+                raise StreamdetError(message) from None
 
     def _events(self, **conditions: str | float | None) -> Iterator[Json]:
         """The events that meet the conditions, the newest first; asks for a page when it is needed."""

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from streamdet import cli, wire
 from streamdet.cli import past_events
-from streamdet.errors import ControlError
+from streamdet.errors import ControlError, StreamdetError
 from streamdet.service.control.client import ask
 from streamdet.types import AlertEvent, ObjectEvent
 from support.processes import DaemonProcess, stream
@@ -96,6 +96,13 @@ def test_pictures_are_saved(daemon: DaemonProcess, tmp_path: Path) -> None:
     kept = {path.name: path.read_bytes() for path in (daemon.folder / "pictures").rglob("*.jpg")}
     assert len(saved) == 2
     assert all(path.read_bytes() == kept[path.name] for path in saved)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(daemon: DaemonProcess, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "p"
+    with pytest.raises(StreamdetError, match=f"^{folder} cannot be written: Not a directory$"):
+        run(daemon, "alerts", "--pictures", str(folder))
 
 
 def test_a_daemon_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -66,6 +66,16 @@ def test_a_camera_is_tried_and_its_login_kept_apart(camera: RtspServer, folder: 
     assert (yard.url, yard.max_fps) == (refused, 5.0)
 
 
+@pytest.mark.root
+def test_a_file_that_is_replaced_keeps_its_group(folder: Path) -> None:
+    """Each instance of the service reads its file by a group of its own."""
+    file = folder / "yard.toml"
+    file.touch()
+    os.chown(file, -1, 10_001)
+    result = init("--force", "-o", "yard.toml")
+    assert (result.exit_code, file.stat().st_gid, mode(file)) == (0, 10_001, 0o640)
+
+
 def test_urls_and_json_for_programs(camera: RtspServer, folder: Path) -> None:
     clip = make_video(folder / "clip.mp4")
     given = f"door={camera.url(login=f'cam:{PASSWORD}')}\n\n{clip}\n"
