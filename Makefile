@@ -55,7 +55,7 @@ demo: setup  ## Run a demonstration: real video, detections, events, metrics
 	$(BIN)/streamdet demo $(if $(SECONDS),--seconds $(SECONDS))
 
 install:  ## Install the system service, as root; INSTALL_ARGS=--dry-run prints what it would do
-	@[ -x $(BIN)/streamdet ] || { echo "make setup first: it makes the environment that the service runs in"; exit 1; }
+	@[ -x $(BIN)/streamdet ] || { echo "make setup first: the service runs in a copy of the environment"; exit 1; }
 	$(BIN)/streamdet install-service $(INSTALL_ARGS)
 
 bench: setup  ## Measure the detector, the daemon and this machine: three minutes

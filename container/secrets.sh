@@ -9,12 +9,14 @@ cd "$folder"
 engine=${ENGINE:-$(command -v docker || command -v podman)}
 image=${IMAGE:-localhost/streamdet:latest}
 
+# What is written is whole, or missing: an empty file would count as a secret at the next call.
+keep() { cat >"$1.part" && [ -s "$1.part" ] && mv "$1.part" "$1" || { rm -f "$1.part"; echo "$1 was not made" >&2; exit 1; }; }
 random() { openssl rand -hex 16; }
 # A hash is computed in the image, so that nothing has to be installed here.
 stored() { "$engine" run --rm -i --network none --entrypoint sh "$image" -c "$1"; }
 
-[ -e CAMERA_LOGIN ] || { printf 'user and password of the cameras, as user:password: '; head -n 1 >CAMERA_LOGIN; }
-[ -e MQTT_PASSWORD ] || random >MQTT_PASSWORD
+[ -e CAMERA_LOGIN ] || { printf 'user and password of the cameras, as user:password: '; head -n 1 | keep CAMERA_LOGIN; }
+[ -e MQTT_PASSWORD ] || random | keep MQTT_PASSWORD
 # As mosquitto_passwd writes it: PBKDF2 with SHA-512.
 # shellcheck disable=SC2016 # the container's shell and Python expand it
 [ -e mosquitto.passwords ] || stored 'python3 -c "
@@ -22,11 +24,11 @@ import base64, hashlib, os, sys
 salt, n = os.urandom(12), 20000
 digest = hashlib.pbkdf2_hmac(\"sha512\", sys.stdin.readline().rstrip(\"\n\").encode(), salt, n)
 print(\"streamdet:\$7\$%d\$%s\$%s\" % (n, base64.b64encode(salt).decode(), base64.b64encode(digest).decode()))
-"' <MQTT_PASSWORD >mosquitto.passwords
-[ -e grafana.password ] || random >grafana.password
+"' <MQTT_PASSWORD | keep mosquitto.passwords
+[ -e grafana.password ] || random | keep grafana.password
 [ -e page.password ] || {
   password=$(random)
-  echo "$password" | stored 'streamdet web --set-password /tmp/p >/dev/null && cat /tmp/p' >page.password
+  echo "$password" | stored 'streamdet web --set-password /tmp/p >/dev/null && cat /tmp/p' | keep page.password
   echo "the password of the page is $password"
 }
 [ -e page.key ] || openssl ecparam -genkey -noout -name prime256v1 -out page.key

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,26 @@ def test_what_compose_mounts_is_there() -> None:
     assert used == set(COMPOSE["secrets"])
     script = (CONTAINER / "secrets.sh").read_text()
     assert [secret for secret in used if f"[ -e {secret} ] || " not in script] == []
+
+
+@pytest.mark.package("openssl")
+def test_a_secret_that_could_not_be_made_is_made_at_the_next_call(tmp_path: Path) -> None:
+    """An empty file would count as one, and a broker with it would let no one in."""
+    engine, folder = tmp_path / "engine", tmp_path / "secrets"
+
+    def make(body: str) -> int:
+        engine.write_text(f"#!/bin/sh\n{body}\n")
+        engine.chmod(0o700)
+        return subprocess.run(
+            [CONTAINER / "secrets.sh", folder], input="admin:wonderland\n", text=True, check=False, timeout=60,
+            env={**os.environ, "ENGINE": str(engine)}, capture_output=True,
+        ).returncode  # fmt: skip
+
+    assert make("exit 1") == 1
+    assert {path.name for path in folder.iterdir()} == {"CAMERA_LOGIN", "MQTT_PASSWORD"}
+    assert make("cat >/dev/null; echo hash") == 0
+    assert {path.name for path in folder.iterdir()} == set(COMPOSE["secrets"])
+    assert (folder / "mosquitto.passwords").read_text() == "hash\n"
 
 
 def test_only_the_page_is_open_to_other_machines() -> None:
