@@ -15,7 +15,13 @@ random() { openssl rand -hex 16; }
 # A hash is computed in the image, so that nothing has to be installed here.
 stored() { "$engine" run --rm -i --network none --entrypoint sh "$image" -c "$1"; }
 
-[ -e CAMERA_LOGIN ] || { printf 'user and password of the cameras, as user:password: '; head -n 1 | keep CAMERA_LOGIN; }
+[ -e CAMERA_LOGIN ] || {
+  printf 'user and password of the cameras, as user:password: '
+  # What is typed is not shown.
+  [ ! -t 0 ] || { trap 'stty echo' EXIT; stty -echo; }
+  head -n 1 | keep CAMERA_LOGIN
+  [ ! -t 0 ] || { stty echo; trap - EXIT; echo; }
+}
 [ -e MQTT_PASSWORD ] || random | keep MQTT_PASSWORD
 # As mosquitto_passwd writes it: PBKDF2 with SHA-512.
 # shellcheck disable=SC2016 # the container's shell and Python expand it

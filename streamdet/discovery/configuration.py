@@ -7,6 +7,7 @@ most of them, so the smallest stream that is not below its input costs the least
 from __future__ import annotations
 
 import json
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -92,12 +93,13 @@ def _quoted(text: str) -> str:
 def _name_of(camera: Camera, names: set[str]) -> str:
     """A name for the stream that no other one has, such as "front-door" or "m1135-192-0-2-5"."""
     own = _words(camera.name)
-    place = _words(camera.host.partition("%")[0])
+    place = _words(camera.host.partition("%")[0]) or "camera"
     model = _words(camera.model)
-    candidates = [own, f"{own or model}-{place}".strip("-"), *(f"{own or model}-{place}-{n}" for n in range(2, 1000))]
+    longer = f"{own or model}-{place}".strip("-")
+    candidates = itertools.chain([own, longer], (f"{longer}-{number}" for number in itertools.count(2)))
     # Makers name all of their cameras the same.
     if own in ("", model, _words(camera.manufacturer), "ipc", "camera", "ip-camera", "network-camera"):
-        candidates.pop(0)
+        next(candidates)
     name = next(each for each in candidates if each not in names)
     names.add(name)
     return name

@@ -21,8 +21,8 @@ _ENVIRONMENT = f"{_TEMPLATE}.d/10-environment.conf"
 # What a bridge needs besides the template: a drop-in, and a user that owns what others read.
 _FILES = "streamdet-bridge@files.service.d/10-files.conf"
 _USERS = Path("etc/sysusers.d/streamdet-bridge-files.conf")
-# What is imported of the extra that has the bridge's name.
-_NEEDS = {"mqtt": "paho", "files": "pyarrow"}
+# What is imported of the extra that has the bridge's name, and that the bridge always needs.
+_NEEDS = {"mqtt": "paho"}
 
 
 @dataclass(frozen=True, slots=True)

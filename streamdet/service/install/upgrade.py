@@ -156,7 +156,13 @@ class Upgrade:
         options += ["--enable"] if self.enable else []
         program = str(self.versions.path_of(name) / "bin/streamdet")
         command = [program, "install-service", "--only-switch", *options]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+        try:
+            result = subprocess.run(  # noqa: S603 - our own program
+                command, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            message = f"{name} cannot install its units: it took more than {_PATIENCE_SECONDS:.0f} s"
+            raise InstallError(message) from None
         for text in result.stdout.splitlines():
             self.report(text)
         if result.returncode != 0:

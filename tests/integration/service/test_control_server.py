@@ -267,7 +267,7 @@ def test_queries_that_wait_hold_up_no_end_and_too_many_are_refused(path: Path, t
     history = History(tmp_path / "events.sqlite")  # never started, so it answers nothing
     with server_at(path, history=history), closing(_UnixConnection(path, _PATIENCE_SECONDS)) as waiting:
         waiting.request("GET", "/v1/alerts")
-        wait_until(history._queue.qsize)
+        wait_until(lambda: history._waiting)
         while history.fetch(Query("alerts"), lambda _: None):
             pass
         with pytest.raises(ControlError, match="cannot be read now"):
