@@ -22,6 +22,12 @@ hypothesis.settings.load_profile("patient")
 _THREAD_GRACE_SECONDS = 15.0
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: tests wait for servers and for time about half of theirs."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Which engine is the fastest is found out once for all tests and their daemons, and never kept in a home."""
     # A shell ignores interrupts in what it starts in the background, and the programs under test would inherit that.

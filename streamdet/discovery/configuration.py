@@ -6,8 +6,8 @@ most of them, so the smallest stream that is not below its input costs the least
 
 from __future__ import annotations
 
-import json
 import itertools
+import json
 import re
 from collections.abc import Iterator, Sequence
 
