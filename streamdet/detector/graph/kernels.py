@@ -10,8 +10,8 @@ They compute the same as `suppress.suppress`, `align.weigh` and `packing.epilogu
 from __future__ import annotations
 
 import torch
-import triton  # type: ignore[import-untyped] # it has no types
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from streamdet.detector.engines.packing import epilogue as plain_epilogue
