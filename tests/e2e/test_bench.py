@@ -105,7 +105,8 @@ def test_the_daemon_runs_end_to_end(everything: dict[str, Any]) -> None:
     costs = capacity["cpu_ms_per_frame"]
     total = costs["decode_ms"] + costs["overhead_ms"] + costs["detector_ms"]
     assert capacity["fps_of_all_streams"] == pytest.approx(0.85 * 1000 * capacity["cores"] / total, rel=0.01, abs=0.1)
-    assert capacity["streams"] == int(capacity["fps_of_all_streams"] / 5 + 1e-6)
+    # The figure is rounded: 14.96 frames/s, for two streams, reads 15.0.
+    assert capacity["streams"] in {int((capacity["fps_of_all_streams"] + error) / 5) for error in (-0.05, 0.05)}
 
 
 def test_the_cost_of_objects_and_rules_is_measured(everything: dict[str, Any]) -> None:

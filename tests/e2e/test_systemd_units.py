@@ -286,7 +286,7 @@ def _commands_of_the_bridges() -> list[str]:
     manual = (ROOT / "docs/bridges.md").read_text().partition("## As a service")[2]
     # Without a copy of the environment, which test_upgrade makes.
     return [
-        line.replace("sudo ", "").replace("install-service", "--here", "install-service --here")
+        line.replace("sudo ", "").replace("install-service", "install-service --here")
         for line in manual.split("```")[1].strip().splitlines()
     ]
 
