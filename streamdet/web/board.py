@@ -254,7 +254,8 @@ class Board:
             sample: number of the newest second that the browser knows; only later ones are sent.
         """
         with self._lock:
-            behind = min(max(self._ticks - sample, 0), self._ticks)
+            # More is not kept; and so many answers at most are kept for browsers in different places.
+            behind = min(max(self._ticks - sample, 0), HISTORY_SAMPLES)
             if behind not in self._overviews:
                 self._overviews[behind] = orjson.dumps(self._overview(behind))
             return self._overviews[behind]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import time
 import urllib.error
 import urllib.parse
@@ -58,8 +59,10 @@ class Stages:
     async def read(self) -> None:
         """Reads the page, if it is time."""
         if self._url is not None and time.monotonic() - self._tried_at >= self._min_interval_seconds:
-            await self._read_page(self._url)
-            self._tried_at = time.monotonic()
+            try:
+                await self._read_page(self._url)
+            finally:
+                self._tried_at = time.monotonic()
 
     def dropped(self) -> dict[str, dict[str, float]]:
         """Frames per second that were dropped over the last seconds, by stream and reason."""
@@ -77,7 +80,7 @@ class Stages:
         try:
             page = await asyncio.to_thread(_get, url)
             reading = _Reading(time.monotonic(), dict(_values(page)))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             self._readings.clear()
             reason = getattr(error, "reason", None) or error
             self._problem = f"the daemon's metrics page cannot be read: {reason}"

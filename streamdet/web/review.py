@@ -166,8 +166,6 @@ class Review:
         clip_id = request.path_params["id"]
         if _ID.fullmatch(clip_id) is None:
             return _missing("there is no such clip")
-        if self._clips >= _CLIPS_AT_ONCE and request.method != "HEAD":
-            return _unavailable("too many clips are being played; try again")
         try:
             async with self._turn():
                 first = await self._past.clip_part(clip_id, 0, 1)
@@ -193,6 +191,8 @@ class Review:
         headers["Content-Length"] = str(end - begin)
         if request.method == "HEAD":
             return Response(status_code=status, headers=headers, media_type="video/mp4")
+        if self._clips >= _CLIPS_AT_ONCE:
+            return _unavailable("too many clips are being played; try again")
         return StreamingResponse(self._parts(request, clip_id, begin, end), status, headers, "video/mp4")
 
     async def set_reviewed(self, request: Request) -> Response:

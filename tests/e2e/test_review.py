@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from support.axe import FINDINGS, axe_script
 from support.page import PageProcess
@@ -208,6 +208,87 @@ def test_filters_stand_in_the_address_and_older_ones_follow_by_key(
     expect(gone.get_by_role("dialog")).to_contain_text("not kept any longer")
     for one in (page, other, gone):
         one.goto("about:blank")
+
+
+def test_older_ones_come_while_a_card_is_open_and_keys_go_on_at_the_end(
+    server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    item = wait_for(server, "stream=yard", lambda item: True)
+    begin = {"number": 1, "next": "7", "problem": None, "marks_problem": "", "geometry": {}, "items": [item]}
+    held: list[Route] = []
+    refused: list[str] = []
+
+    def answer(route: Route) -> None:
+        if "after=" in route.request.url:
+            held.append(route)
+        elif not refused:
+            refused.append(route.request.url)
+            route.fulfill(status=404)
+        else:
+            route.fulfill(json=begin)
+
+    page = open_page(f"{server.url}healthz", viewport={"width": 1200, "height": 900})
+    page.route("**/api/review?*", answer)
+    page.route("**/api/review", answer)
+    page.goto(f"{server.url}#/review")
+    # It is tried again by itself.
+    cards(page).first.locator("a").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    assert refused
+    while not held:
+        page.wait_for_timeout(20)
+    # A daemon that is away for a moment is not the end of the list.
+    away = {"kind": "away", "text": "no answer"}
+    held.pop().fulfill(json={**begin, "next": None, "problem": away, "items": []})
+    expect(page.locator("#review-hint")).to_contain_text("no answer")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Show older ones").click()
+    while not held:
+        page.wait_for_timeout(20)
+    cards(page).first.locator("a").click()
+    expect(dialog).to_be_visible()
+    held.pop().fulfill(json={**begin, "next": None, "items": [{**item, "id": "older"}]})
+    page.wait_for_function("() => document.querySelectorAll('.occurrence').length === 2")
+    page.keyboard.press("ArrowRight")
+    expect(page).to_have_url(re.compile("id=older"))
+    expect(dialog.get_by_role("button", name="Older")).to_be_disabled()
+    dialog.get_by_role("button", name="Newer").click()
+    expect(dialog.get_by_role("button", name="Newer")).to_be_disabled()
+    expect(dialog.locator("h2")).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(page).to_have_url(re.compile("id=older"))
+    page.goto("about:blank")
+
+
+def test_a_page_that_is_open_for_days_keeps_few_that_no_one_has_looked_at(
+    server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    item = wait_for(server, "stream=yard", lambda item: True)
+
+    def answer(route: Route) -> None:
+        body = route.fetch().body()
+        length = int.from_bytes(body[:4], "big")
+        head = json.loads(body[4 : 4 + length])
+        if head["review"]:
+            head["review"]["items"] = [{**item, "id": f"new-{number}"} for number in range(250)]
+        text = json.dumps(head).encode()
+        route.fulfill(body=len(text).to_bytes(4, "big") + text + body[4 + length :])
+
+    page = open_page(f"{server.url}healthz")
+    page.route("**/api/updates", answer)
+    page.goto(f"{server.url}#/review")
+    news = page.locator("#review-news")
+    expect(news).to_have_text("200 or more new")
+    page.unroute_all(behavior="wait")
+    # What was on its way has been read when the next one is asked for.
+    with page.expect_request("**/api/updates"):
+        pass
+    news.click()
+    expect(news).not_to_have_text("200 or more new")
+    expect(cards(page).first).to_be_visible()
+    assert page.locator(".occurrence a[href*='id=new-']").count() == 0
+    page.goto("about:blank")
 
 
 def test_the_timeline_says_what_happened_step_by_step(server: PageProcess, open_page: Callable[..., Page]) -> None:

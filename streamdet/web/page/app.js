@@ -132,7 +132,8 @@ initReview();
 addEventListener("hashchange", () => route(true));
 addEventListener("keydown", (event) => {
   const typing = /** @type {Element} */ (event.target).closest?.("input, select, textarea");
-  if (event.key === "Escape" && address.name !== "wall" && !typing) location.hash = "#/";
+  const isDialog = document.querySelector("dialog[open]") !== null; // which closes itself
+  if (event.key === "Escape" && address.name !== "wall" && !typing && !isDialog) location.hash = "#/";
 });
 addEventListener("visibilitychange", showFreshness);
 addEventListener("online", askAgain);

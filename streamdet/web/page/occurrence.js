@@ -38,7 +38,7 @@ function standing(item) {
 
 /** Why there is no picture, in a sentence. @param {any} item */
 function noPicture(item) {
-  if (item.event.picture) return "Its picture is not kept any longer.";
+  if (item.event.picture) return "Its picture is not kept any longer, or cannot be fetched now.";
   return item.rule !== null ? "No picture: its rule asks for none, or none may be shown." : "No picture was kept of it.";
 }
 
@@ -140,7 +140,8 @@ function makeOverlay(item, geometry, path, options) {
 /** Shows a clip; one that has just been asked for comes some seconds later. @param {any} place @param {any} item */
 function showClip(place, item) {
   const id = item.event.clip_id;
-  if (!id) return place.replaceChildren();
+  removeClip(place);
+  if (!id) return;
   const words = make("p", { class: "hint", role: "status" });
   const source = `/api/clips/${encodeURIComponent(id)}`;
   const player = make("video", { controls: true, preload: "metadata", playsinline: true, src: source, "aria-label": `Clip of ${titleOf(item)} on ${item.stream}` });
@@ -163,6 +164,14 @@ function showClip(place, item) {
     if (player.isConnected) player.load();
   });
   place.replaceChildren(player, words);
+}
+
+/** Ends the download, too: a player that is only removed may keep its connection for long. @param {Element} place */
+function removeClip(place) {
+  const player = place.querySelector("video");
+  place.replaceChildren();
+  player?.removeAttribute("src");
+  player?.load();
 }
 
 /** @param {any} item @returns {[string, string][]} */

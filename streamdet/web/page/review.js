@@ -3,6 +3,9 @@
 const FILTER_KEYS = ["kind", "reviewed", "stream", "label", "zone", "rule", "last", "since", "until"];
 const MARKED_AT_ONCE = 200;
 const LINK_WINDOW_SECONDS = 60;
+/** More that is new is not kept for the button: the list is read again. */
+const MAX_NEWS = 200;
+const RETRY_LIST_SECONDS = 5;
 
 /** Everything that is listed, in its order. @type {{items: any[], byId: Map<string, any>, cards: Map<string, any>}} */
 const list = { items: [], byId: new Map(), cards: new Map() };
@@ -17,6 +20,10 @@ const review = {
   news: new Map(),
   isMore: false,
   loading: false,
+  /** Of the server whose numbers these are. */
+  instance: "",
+  /** When the list could not be read. */
+  failedAt: 0,
   geometry: {},
   problem: null,
   marksProblem: "",
@@ -34,6 +41,9 @@ async function getJson(path) {
     return null;
   }
 }
+
+/** Older ones are loaded before anyone gets there. */
+const endInSight = new IntersectionObserver((entries) => entries.at(-1)?.isIntersecting && loadMore(), { rootMargin: "600px" });
 
 function initReview() {
   for (const key of ["kind", "reviewed"]) {
@@ -54,7 +64,7 @@ function initReview() {
   byId("review-more").addEventListener("click", loadMore);
   byId("review-mark").addEventListener("click", () => mark(list.items.filter((item) => !item.reviewed), true));
   byId("occurrences").addEventListener("keydown", walkCards);
-  new IntersectionObserver(([entry]) => entry.isIntersecting && loadMore(), { rootMargin: "600px" }).observe(byId("review-more"));
+  endInSight.observe(byId("review-more"));
   initTimeline((stream, since, until) => change({ stream, since: String(Math.floor(since)), until: String(Math.ceil(until)), last: "" }));
   initOccurrence();
 }
@@ -78,7 +88,18 @@ addView("review", {
   open: openReview,
   close: closeReview,
   news: () => (review.number ? { ...asked(), after: review.number } : null),
-  update: ({ review: news }) => news && takeNews(news),
+  update({ instance, review: news }) {
+    review.instance ||= instance;
+    if (review.instance !== instance && !review.open) {
+      // Another server: what happened before it was heard is no news to it.
+      review.instance = instance;
+      beginReview();
+    } else if (news) takeNews(news);
+  },
+  refresh() {
+    const isMissing = !review.number || (review.problem?.kind === "away" && !list.items.length);
+    if (isMissing && !review.loading && secondsSince(review.failedAt) >= RETRY_LIST_SECONDS) load(null);
+  },
 });
 
 function openReview(_what, query) {
@@ -144,21 +165,29 @@ async function beginReview() {
 }
 
 async function load(after) {
-  const { filter } = review;
+  const { items } = list;
   review.loading = true;
   const query = new URLSearchParams({ ...asked(), ...(after === null ? {} : { after }) });
   const answer = await getJson(`/api/review?${query}`);
-  if (filter !== review.filter) return;
+  if (items !== list.items) return undefined; // the list has begun again
   review.loading = false;
+  if (!answer || answer.problem) review.failedAt = performance.now();
   if (!answer) return showList("The list cannot be read now.");
   if (after === null) review.number = answer.number;
-  Object.assign(review, { next: answer.next, problem: answer.problem, marksProblem: answer.marks_problem });
+  // Where the daemon does not answer now, older ones can be asked for later.
+  const next = after !== null && answer.problem ? after : answer.next;
+  Object.assign(review, { next, problem: answer.problem, marksProblem: answer.marks_problem });
   Object.assign(review.geometry, answer.geometry);
   for (const item of answer.items) add(item, false);
   offerFilters();
   showFilter();
   showList();
   if (after === null) askAgain();
+  if (answer.problem) return undefined;
+  // Where too few came to move the end out of sight, it is looked at again.
+  endInSight.unobserve(byId("review-more"));
+  endInSight.observe(byId("review-more"));
+  return undefined;
 }
 
 async function loadMore() {
@@ -193,7 +222,11 @@ function takeNews({ number, items, more }) {
     if (list.byId.has(item.id)) add(item, false);
     else review.news.set(item.id, item);
   }
-  review.isMore ||= more;
+  review.isMore ||= more || review.news.size > MAX_NEWS;
+  for (const id of review.news.keys()) {
+    if (review.news.size <= MAX_NEWS) break;
+    review.news.delete(id); // the oldest
+  }
   if (items.length) showList();
 }
 
@@ -234,13 +267,14 @@ function hints() {
 /** Arrow keys go from card to card. */
 function walkCards(event) {
   const here = event.target.closest?.(".occurrence");
-  if (!here) return;
+  if (!here || event.altKey || event.ctrlKey || event.metaKey) return;
   const columns = getComputedStyle(byId("occurrences")).gridTemplateColumns.split(" ").length;
   const moved = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
   if (moved === undefined) return;
   const cards = [...byId("occurrences").children];
   const to = cards[cards.indexOf(here) + moved];
-  to?.firstChild.focus();
+  if (!to) return;
+  to.firstChild.focus();
   event.preventDefault();
 }
 
@@ -281,10 +315,10 @@ function initOccurrence() {
   dialog.addEventListener("click", (event) => event.target === dialog && leave());
   dialog.addEventListener("keydown", (event) => {
     if (event.key === "Escape") event.stopPropagation(); // it closes the dialog alone
-    if (event.target.closest("video, input, pre, summary")) return;
+    if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("video, input, pre, summary")) return;
     if (event.key === "ArrowLeft") step(-1);
     else if (event.key === "ArrowRight") step(1);
-    else if (event.key === "r" && !event.ctrlKey && !event.metaKey) byId("occurrence-mark").click();
+    else if (event.key.toLowerCase() === "r") byId("occurrence-mark").click();
     else return;
     event.preventDefault();
   });
@@ -357,6 +391,8 @@ function fillDialog(item) {
   const at = list.items.findIndex((one) => one.id === item.id);
   byId("occurrence-previous").disabled = at <= 0;
   byId("occurrence-next").disabled = at < 0 || (at === list.items.length - 1 && review.next === null);
+  // A button that is disabled loses the focus, and with it the keys.
+  if (document.activeElement?.matches(":disabled")) byId("occurrence-title").focus();
   showMark();
 }
 
@@ -388,7 +424,7 @@ function closeDialog() {
   const id = review.open;
   review.open = "";
   if (!dialog.open) return;
-  byId("occurrence-clip").replaceChildren();
+  removeClip(byId("occurrence-clip"));
   dialog.close();
   list.cards.get(id)?.firstChild.focus();
 }

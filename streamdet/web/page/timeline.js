@@ -35,10 +35,18 @@ async function refreshTimeline() {
     timeline.answer = answer;
     showTimeline();
   }
-  timeline.timer = setTimeout(refreshTimeline, REFRESH_MILLISECONDS[span]);
+  clearTimeout(timeline.timer); // that of another request, which was answered meanwhile
+  const timer = setTimeout(async () => {
+    await untilVisible();
+    if (timer === timeline.timer) refreshTimeline();
+  }, REFRESH_MILLISECONDS[span]);
+  timeline.timer = timer;
 }
 
-const stopTimeline = () => clearTimeout(timeline.timer);
+function stopTimeline() {
+  clearTimeout(timeline.timer);
+  timeline.timer = 0;
+}
 
 function showTimeline() {
   const { answer } = timeline;
@@ -93,6 +101,7 @@ function makeRow(stream) {
 }
 
 function walkRow(event, row) {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
   const last = timeline.answer.steps - 1;
   const moved = { ArrowLeft: row.step - 1, ArrowRight: row.step + 1, PageDown: row.step - 12, PageUp: row.step + 12, Home: 0, End: last }[event.key];
   if (moved !== undefined) setStep(row, Math.max(0, Math.min(last, moved)), true);

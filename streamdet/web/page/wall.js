@@ -99,6 +99,7 @@ const sight = new IntersectionObserver(
   (entries) => {
     for (const { target, isIntersecting } of entries) {
       const { tile } = /** @type {any} */ (target);
+      if (!rows.has(tile.name)) continue; // it was removed after it was seen
       if (isIntersecting) Object.assign(tile, { visible: true }).update();
       else tile.hide();
     }
@@ -118,6 +119,7 @@ function updateTiles() {
       sight.unobserve(tile.element);
       tile.element.remove();
       tiles.delete(name);
+      havePictures.delete(name);
     }
   }
   let shown = 0;

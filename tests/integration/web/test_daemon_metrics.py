@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 
 import pytest
 
@@ -61,3 +63,24 @@ def test_a_page_that_is_not_there_is_a_line_and_no_error() -> None:
     assert read["stages"] == []
     assert stages.dropped() == {}
     assert "without --metrics" in Stages(None).summary("gate")["problem"]
+
+
+def test_an_answer_that_is_not_http_is_a_line_and_is_not_asked_for_at_once_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asked: list[bytes] = []
+
+        def greet() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.sendall(b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\n")
+                asked.append(client.recv(4096))
+
+        other = threading.Thread(target=greet, daemon=True)
+        other.start()
+        stages = Stages(f"127.0.0.1:{listener.getsockname()[1]}", min_interval_seconds=30)
+        asyncio.run(stages.read())
+        other.join()
+        assert "cannot be read" in stages.summary("gate")["problem"]
+        # No one would answer it.
+        asyncio.run(stages.read())
+        assert len(asked) == 1

@@ -221,6 +221,15 @@ def test_only_seconds_that_a_browser_does_not_know_are_reported() -> None:
     assert len(json.loads(board.overview(99))["streams"][0]["samples"]) == 0
 
 
+def test_what_a_browser_missed_beyond_the_history_is_one_answer_for_all() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    board.note(seen(1, PERSON), 0.5)
+    for second in range(1, 301):
+        board.tick(float(second))
+    assert board.overview(1) is board.overview(200) is board.overview(0)
+    assert board.overview(1) is not board.overview(290)
+
+
 def test_five_hundred_streams_are_reported_within_a_moment() -> None:
     board = Board("tcp://127.0.0.1:1")
     for number in range(500):
