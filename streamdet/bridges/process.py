@@ -43,7 +43,8 @@ from streamdet.wire.limits import MAX_INTEGER
 from streamdet.worker import Wakeup, Worker
 
 _TURN_SECONDS = 0.5
-_SAVE_SECONDS = 1.0
+# Of the position after events that the receiver does not get: after a kill they are read once more, and left out again.
+_SAVE_SECONDS = 10.0
 # Topics and epochs are much shorter; a request for events that holds one must be below its limit.
 _MAX_NAME_BYTES = 1024
 _STOP_SECONDS = 5.0
@@ -154,7 +155,7 @@ class Ages:
 
 
 class PositionFile:
-    """Keeps a position in a file, as a whole or not at all.
+    """Keeps a position in a file, as a whole or not at all, also over a power failure.
 
     Args:
         path: the file; its folder exists.
@@ -179,12 +180,11 @@ class PositionFile:
             message = f"{self._path} holds no position ({error}); delete it to begin with what is published from now on"
             raise BridgeError(message) from None
 
-    def save(self, position: dict[str, tuple[str, int]], *, sync: bool) -> None:
+    def save(self, position: dict[str, tuple[str, int]]) -> None:
         """Keeps a position, unless it is kept already.
 
         Args:
             position: how far all has been handed on.
-            sync: whether it must survive a power failure.
 
         Raises:
             BridgeError: it cannot be written.
@@ -193,7 +193,7 @@ class PositionFile:
             return
         try:
             content = json.dumps({"version": 1, "position": position}).encode()
-            stage(self._path, content, sync=sync).commit()
+            stage(self._path, content).commit()
         except OSError as error:
             message = f"{self._path} cannot be written: {error.strerror}"
             raise BridgeError(message) from error
@@ -206,8 +206,8 @@ class KeepsPosition(Protocol):
     def load(self) -> Position:
         """The position; empty where none was ever kept."""
 
-    def save(self, position: dict[str, tuple[str, int]], *, sync: bool) -> None:
-        """Keeps a position, on the disk if `sync`."""
+    def save(self, position: dict[str, tuple[str, int]]) -> None:
+        """Keeps a position, so that it survives a power failure."""
 
 
 def _name(value: object) -> str:
@@ -249,7 +249,7 @@ def begin(
             start.
     """
     position = file.load()
-    file.save(dict(position), sync=True)
+    file.save(dict(position))
     if position:
         return position
     _log.info("this is the first start: it begins with what is published once the daemon has answered")
@@ -267,7 +267,7 @@ def begin(
                     topic: (epoch, max(0, seq - 1) if topic.startswith("state/") else seq)
                     for topic, (epoch, seq) in reached.items()
                 }
-                file.save(position, sync=True)
+                file.save(position)
                 return position
     return None
 
@@ -332,7 +332,7 @@ class Forwarder(Worker):
             while not self._is_stopping():
                 if not self._next(events):
                     return  # an event is left to do: the position stays before it
-            self._file.save(events.position(), sync=True)
+            self._file.save(events.position())
 
     def _is_stopping(self) -> bool:
         self.beat()
@@ -359,11 +359,11 @@ class Forwarder(Worker):
             self.metrics.lag_seconds.set_function(lambda: 0.0)
             self.metrics.queue_events.set(waiting - is_done)
             if is_done:
-                self._file.save(events.position(), sync=True)
+                self._file.save(events.position())
             return is_done
         if time.monotonic() - self._saved_at >= _SAVE_SECONDS:
             self._saved_at = time.monotonic()
-            self._file.save(events.position(), sync=False)
+            self._file.save(events.position())
         return True
 
     def _note_gap(self, gap: Gap) -> None:

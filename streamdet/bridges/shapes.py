@@ -19,6 +19,8 @@ from urllib3.filepost import encode_multipart_formdata
 from streamdet import wire
 from streamdet.config import WebhookConfig
 from streamdet.types import AlertEvent, ObjectEvent
+from streamdet.wire.occurrence import occurrence_of
+from streamdet.wire.replay import MAX_TIME
 
 # Alertmanager takes an alert that is not repeated for resolved after some minutes, unless its end is known.
 _FIRING_SECONDS = 86_400.0
@@ -146,17 +148,20 @@ def _for_alertmanager(event: AlertEvent, link: str | None) -> dict[str, Any]:
     alert = event.alert
     labels = {"alertname": alert.rule, "stream": event.stream, "alert_id": alert.alert_id}
     further = {"label": alert.label, "zone": alert.zone, "line": alert.line}
-    ends_at = alert.raised_at + (alert.seconds if event.phase == "cleared" else _FIRING_SECONDS)
+    # By the daemon's clock: that of a camera may be hours ahead, and an alert that ends before it starts is refused.
+    starts_at = occurrence_of(wire.to_dict(event)).began_at
+    ends_at = starts_at + _FIRING_SECONDS
     if event.phase == "cleared":
-        ends_at = min(max(ends_at, alert.raised_at), event.published_at)
+        ends_at = min(starts_at + alert.seconds, event.published_at)
+        starts_at = min(starts_at, ends_at)
     return {
         "labels": {**labels, **{name: value for name, value in further.items() if value}},
         "annotations": {"summary": _sentence(event), **({"picture": link} if link else {})},
-        "startsAt": _timestamp(alert.raised_at),
+        "startsAt": _timestamp(starts_at),
         "endsAt": _timestamp(ends_at),
         **({"generatorURL": link} if link else {}),
     }
 
 
 def _timestamp(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat()
+    return datetime.fromtimestamp(min(max(at, 0.0), MAX_TIME), UTC).isoformat()

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -117,7 +117,8 @@ class Webhook(Forwarder):
         """Posts one event until it is taken or given up; False if a stop was asked for before."""
         if not isinstance(event, AlertEvent | ObjectEvent):
             return True
-        key = f"{event.epoch}:{wire.topic_of(event)}{event.seq}"
+        # A name from elsewhere may hold characters that a header cannot.
+        key = quote(f"{event.epoch}:{wire.topic_of(event)}{event.seq}", safe=":/")
         picture = self._picture(event, events) if self._config.picture == "attached" else None
         post = post_of(event, self._config, picture)
         pause_seconds = self._config.retry_seconds

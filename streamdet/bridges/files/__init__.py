@@ -165,7 +165,7 @@ class FilesThread(Worker):
             return
         if is_new and self._from_start:
             position = {topic: (epoch, 0) for topic, (epoch, _) in position.items()}
-            self._recording.save(position, sync=True)
+            self._recording.save(position)
         with (
             self._source.subscribe(kinds, position, config.streams or None, _HIGH_WATER_MARK_EVENTS) as events,
             ThreadPoolExecutor(1, "writes files") as pool,

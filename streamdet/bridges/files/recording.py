@@ -116,7 +116,7 @@ class Recording:
         """The position."""
         return self.position
 
-    def save(self, position: dict[str, tuple[str, int]], *, sync: bool) -> None:  # noqa: ARG002 - it always is
+    def save(self, position: dict[str, tuple[str, int]]) -> None:
         """Keeps a position, and finishes all files.
 
         Raises:

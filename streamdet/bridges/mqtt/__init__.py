@@ -440,7 +440,7 @@ class _MqttThread(Worker):
             message = f"{self._retained} cannot be written: {error.strerror}"
             raise BridgeError(message) from error
         if position is not None:
-            self._position.save(position, sync=True)
+            self._position.save(position)
 
 
 def run_mqtt(config: Config, config_path: Path) -> None:

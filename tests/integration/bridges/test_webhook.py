@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import select
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from email.header import decode_header, make_header
 from email.parser import BytesParser
 from pathlib import Path
@@ -32,7 +34,7 @@ from streamdet.monitoring.bridge_metrics import BridgeMetrics
 from streamdet.types import AlertEvent, EndReason, ObjectEvent, PictureInfo
 from support.alertmanager import alertmanager_at
 from support.certificates import make_certificate
-from support.occurring import alert_event, object_event
+from support.occurring import FRAME, alert_event, object_event
 from support.receiver import Receiver
 from support.waiting import join, wait_until
 
@@ -175,6 +177,20 @@ def test_a_position_that_makes_no_sense_is_an_error_of_the_bridge(tmp_path: Path
     (tmp_path / "pager.json").write_text(content)
     with pytest.raises(BridgeError, match="holds no position"):
         PositionFile(tmp_path / "pager.json").load()
+
+
+def test_a_position_survives_a_power_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, sync = [], os.fsync
+
+    def note_and_sync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note_and_sync)
+    file = PositionFile(tmp_path / "pager.json")
+    file.save({"alerts/a/": ("e1", 4)})
+    assert [path.name.partition(".json.")[0] for path in synced] == [".pager", tmp_path.name]
+    assert file.load() == {"alerts/a/": ("e1", 4)}
 
 
 def test_an_event_that_is_refused_is_a_dead_letter(
@@ -459,6 +475,29 @@ def test_the_shapes() -> None:
         "1970-01-01T00:00:01.500000+00:00", "1970-01-01T00:00:11.500000+00:00",
     )  # fmt: skip
     assert raised["endsAt"] > cleared["endsAt"]
+
+
+@pytest.mark.parametrize("hours", [-23, 9])
+def test_alertmanager_gets_the_times_of_the_daemon_if_the_clock_of_the_camera_is_wrong(hours: int) -> None:
+    config = WebhookConfig(name="a", url="https://example.org/", shape="alertmanager")
+    now = 1_760_000_000.0
+    frame = replace(FRAME, captured_at=now + 3600 * hours, clock="source")
+    began = {"frame": frame, "raised_at": frame.captured_at, "published_at": now}
+    (raised,) = shape_of(alert_event(**began), config)
+    cleared_event = alert_event(**{**began, "phase": "cleared", "seconds": 60.0, "published_at": now + 60})
+    (cleared,) = shape_of(cleared_event, config)
+    assert (raised["startsAt"], raised["endsAt"]) == ("2025-10-09T08:53:20+00:00", "2025-10-10T08:53:20+00:00")
+    assert (cleared["startsAt"], cleared["endsAt"]) == ("2025-10-09T08:53:20+00:00", "2025-10-09T08:54:20+00:00")
+
+
+def test_times_and_names_that_make_no_sense_end_nothing(tmp_path: Path, events: Subscription) -> None:
+    with Receiver() as receiver:
+        hook = Hook(tmp_path, receiver.url, shape="alertmanager")
+        assert hook.webhook.deliver(new(stream="\u9580", raised_at=1e15, seconds=1e15), events)
+        (got,) = receiver.received
+    assert got.headers["Idempotency-Key"] == "e1:alerts/%E9%96%80/1"
+    assert json.loads(got.body)[0]["startsAt"].startswith("9999-12-31")
+    assert hook.count("events") == 1
 
 
 def test_ntfy_gets_its_events_at_its_root(tmp_path: Path, events: Subscription) -> None:
