@@ -189,7 +189,7 @@ class Past(_Socket):
         return self._ask(request or HistoryRequest(0, **wanted), HistoryPage)
 
     def events(self, **wanted: Any) -> Iterator[ObjectEvent | AlertEvent]:  # noqa: ANN401 - fields of `HistoryRequest`
-        """The events of all pages; raises the same."""
+        """The events of all pages; raises the same, and `WireError` for an event that makes no sense."""
         request = HistoryRequest(0, **{"limit": MAX_ANSWER_EVENTS, **wanted})
         while True:
             page = self.page(request)
@@ -259,8 +259,10 @@ class Past(_Socket):
                 ask_at = now + _ASK_AGAIN_SECONDS
             if not self._socket.poll(max(0, math.ceil((min(ask_at, until) - now) * 1000))):
                 continue
-            answer = decode_answer(self._socket.recv_multipart())
-            if answer.id != request.id:
+            answer: Answer | None = None
+            with suppress(WireError):  # one that cannot be read counts as lost
+                answer = decode_answer(self._socket.recv_multipart())
+            if answer is None or answer.id != request.id:
                 continue
             result = _checked(answer, of)
             if result is not None:

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from streamdet.errors import EndpointError
+from streamdet.errors import EndpointError, WireError
 from streamdet.types import AlertEvent, ObjectEvent, PictureInfo
 from streamdet.wire.replay import FetchedPicture, PictureRequest, Refused, decode_answer, encode_request
 
@@ -68,13 +68,15 @@ class PictureFetch:
         return encode_request(self._request)
 
     def answer(self, parts: Sequence[bytes], now: float) -> None:
-        """Handles an answer; answers to earlier requests are ignored.
+        """Handles an answer; one to an earlier request is ignored, and one that cannot be read counts as lost.
 
         Raises:
-            WireError: it is not an answer.
             EndpointError: the daemon cannot answer.
         """
-        answer = decode_answer(parts)
+        try:
+            answer = decode_answer(parts)
+        except WireError:
+            return
         if answer.id != self._request.id:
             return
         if isinstance(answer, FetchedPicture):

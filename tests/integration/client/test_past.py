@@ -6,7 +6,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from streamdet import AsyncPast, EndpointError, NotKeptError, Past, WireError
 from streamdet.client.past import StreamSums
+from streamdet.client.picture import PictureFetch
 from streamdet.config import ClipsConfig, PublisherConfig, ReplayConfig
 from streamdet.delivery.clips import Clips
 from streamdet.delivery.event_store import EventStore, Record
@@ -150,23 +152,38 @@ def test_a_daemon_that_keeps_nothing_says_so() -> None:
         asyncio.run(ask(where))
 
 
-def test_it_asks_again_and_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamdet.client.past._ASK_AGAIN_SECONDS", 0.05)
-    asked: list[int] = []
+@contextmanager
+def answering(asked: list[int], first: int = 1) -> Iterator[str]:
+    """Answers from the first of these requests on, each with what is no answer and then with an empty page."""
+    endpoints: list[str] = []
     stop = threading.Event()
 
-    def answer_the_third(context: zmq.Context[Any], bound: Callable[[str], None]) -> None:
+    def answer(context: zmq.Context[Any]) -> None:
         with context.socket(zmq.ROUTER) as router:
-            bound(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
+            endpoints.append(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
             while not stop.is_set():
                 if router.poll(20):
                     client, payload = router.recv_multipart()
                     asked.append(decode_request(payload).id)
-                    if len(asked) == 3:
+                    if len(asked) == first:
                         router.send_multipart([client, b"no JSON"])
-                        router.send_multipart(
-                            [client, b'{"version":1,"id":1,"ok":true,"answer":"history","next":null}']
-                        )
+                        page = b'{"version":1,"id":1,"ok":true,"answer":"history","next":null}'
+                        router.send_multipart([client, page])
+
+    with zmq.Context() as context:
+        thread = threading.Thread(target=answer, args=(context,), daemon=True)
+        thread.start()
+        try:
+            wait_until(lambda: endpoints)
+            yield endpoints[0]
+        finally:
+            stop.set()
+            join(thread)
+
+
+def test_it_asks_again_and_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.client.past._ASK_AGAIN_SECONDS", 0.05)
+    asked: list[int] = []
 
     async def ask(endpoint: str) -> None:
         async with AsyncPast("tcp://127.0.0.1:1", replay_endpoint=endpoint, timeout_seconds=30) as past:
@@ -176,16 +193,19 @@ def test_it_asks_again_and_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> 
             with pytest.raises(TimeoutError, match=r"has not answered at .* within 0.1 seconds"):
                 await late.page()
 
-    endpoints: list[str] = []
-    with zmq.Context() as context:
-        thread = threading.Thread(target=answer_the_third, args=(context, endpoints.append), daemon=True)
-        thread.start()
-        try:
-            wait_until(lambda: endpoints)
-            asyncio.run(ask(endpoints[0]))
-        finally:
-            stop.set()
-            join(thread)
+    with answering(asked, first=3) as endpoint:
+        asyncio.run(ask(endpoint))
+
+
+def test_an_answer_that_cannot_be_read_counts_as_lost() -> None:
+    asked: list[int] = []
+    with answering(asked) as endpoint, Past("tcp://127.0.0.1:1", replay_endpoint=endpoint, timeout_seconds=30) as past:
+        assert past.page().events == []
+    assert asked == [1]
+    fetch = PictureFetch(PictureInfo("20261129T140312.345Z-gate-3f2a9c01b7de", 0, 0, 0, None), 0.0, 5.0)
+    assert fetch.request(0.0) is not None
+    fetch.answer([b"no JSON"], 0.1)
+    assert not fetch.is_done
 
 
 @pytest.mark.parametrize("payload", [b"", b"[]", b'{"stream": "a"}', b'{"presence": 5, "alerts": [], "stream": ""}'])
