@@ -633,6 +633,8 @@ class EventStore:
             database.execute(
                 "DELETE FROM topics WHERE NOT EXISTS (SELECT 1 FROM records WHERE topic_id = topics.id LIMIT 1)"
             )
+            # Of a stream that was removed while it was down: another topic may get the id.
+            database.execute("DELETE FROM outages WHERE topic_id NOT IN (SELECT id FROM topics)")
 
     # ---- the files ----
 

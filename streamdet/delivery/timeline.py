@@ -128,7 +128,8 @@ def _add_occurrences(
 ) -> None:
     width = (query.until - query.since) / query.steps
     grouped = (
-        "SELECT topic_id, label, rule IS NOT NULL AS is_alert, CAST((began_at - :since) / :width AS INTEGER) AS first, "
+        "SELECT topic_id, label, rule IS NOT NULL AS is_alert, CASE WHEN began_at < :since THEN -1 "
+        "ELSE CAST((began_at - :since) / :width AS INTEGER) END AS first, "
         "CAST((coalesce(ended_at, began_at) - :since) / :width AS INTEGER) AS last, count(*) FROM occurrences "
         "WHERE began_at < :until AND coalesce(ended_at, began_at) >= :since GROUP BY 1, 2, 3, 4, 5"
     )

@@ -225,6 +225,8 @@ def test_names_of_which_no_event_is_left_are_forgotten(tmp_path: Path) -> None:
     last_seqs: dict[str, int] = {}
     with contextlib.closing(EventStore(tmp_path, 2**30, "e1", last_seqs)) as store:
         store.append([Record("e1", "detections/gone/", 1, 1000.0, b"{}")])
+        down = b'{"state": "down", "reason": "timeout", "since": 1000.0}'
+        store.append([Record("e1", "state/gone/", 1, 1000.0, down)])
         store.end_epoch({"detections/gone/": 1})
     with contextlib.closing(EventStore(tmp_path, 2**30, "e2", last_seqs)) as store:
         store.append([Record("e2", TOPIC, 1, 5000.0, b"{}")])
@@ -238,6 +240,7 @@ def test_names_of_which_no_event_is_left_are_forgotten(tmp_path: Path) -> None:
         with contextlib.closing(sqlite3.connect(tmp_path / "events.sqlite")) as database:
             assert database.execute("SELECT epoch FROM epochs").fetchall() == [("e2",)]
             assert database.execute("SELECT topic FROM topics").fetchall() == [(TOPIC,)]
+            assert database.execute("SELECT * FROM outages").fetchall() == []  # another topic may get the id
         store.append([Record("e2", "detections/gone/", 1, 5000.0, b"{}")])
         last_seqs["detections/gone/"] = 1
         assert store.answer(ReplayRequest(1, "detections/gone/", 1, None, "e2")).seqs == (1,)

@@ -85,8 +85,11 @@ def test_a_camera_with_a_wrong_clock_moves_nothing(kept: Kept) -> None:
 def test_alerts_count_once_when_they_are_raised(kept: Kept) -> None:
     for at in (12, 13):
         kept.put(at, alert_event("a", alert_id=f"a{at}", raised_at=_AT + at))
-    kept.put(35, alert_event("a", alert_id="a12", phase="cleared", raised_at=_AT + 12))
+    frame = replace(FRAME, captured_at=_AT + 35)
+    kept.put(35, alert_event("a", alert_id="a12", phase="cleared", raised_at=_AT + 12, frame=frame))
     assert kept.sums()["alerts"] == [[1, 2]]
+    # Raised in the last step before the span, and cleared in it.
+    assert kept.sums(query=TimelineQuery(_AT + 15, _AT + 115, 10))["alerts"] == []
 
 
 def test_outages_are_from_the_first_failure_until_frames_come_again(kept: Kept) -> None:
