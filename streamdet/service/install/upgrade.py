@@ -116,10 +116,17 @@ class Upgrade:
         if daemons:
             self._try(self.versions.path_of(name) / "bin/streamdet")
             allowed = _seconds_allowed(daemons) if seconds is None else seconds
-        if by_itself:
-            self._switch_by_itself(name)
-        else:
-            self.switch(name)
+        try:
+            if by_itself:
+                self._switch_by_itself(name)
+            else:
+                self.switch(name)
+        except InstallError:
+            # The link may lead there already: the next start would be that of a version that is half installed.
+            if old is not None and self.versions.current() != old:
+                self.versions.switch(old)
+                self.versions.lead_back_to(before)
+            raise
         if not daemons:
             return
         problem = _restart(daemons, allowed)

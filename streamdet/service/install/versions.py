@@ -22,6 +22,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
@@ -38,6 +39,8 @@ _REQUIREMENT = re.compile(
 )
 _EXTRA = re.compile(r"""\bextra\s*==\s*["']([\w.-]+)["']""")
 _BOUND = re.compile(r"(<=|>=|==|!=|<|>|~=)\s*([0-9][0-9.]*)")
+# What `zipfile` raises for a file that was cut, or changed on its way.
+_BROKEN_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError)
 _PROGRAM = """#!{python}
 import sys
 
@@ -66,10 +69,14 @@ class Versions:
         """The environment of a version."""
         return self.folder / name
 
+    def partial_of(self, name: str) -> Path:
+        """Where it is made, and deleted: whatever is interrupted, what has its name is complete."""
+        return self.folder / f".{name}.partial"
+
     def names(self) -> list[str]:
         """The versions that are complete, the oldest first."""
         marks = sorted(self.folder.glob(f"*/{_MARK}"), key=lambda mark: mark.stat().st_mtime_ns)
-        return [mark.parent.name for mark in marks if not mark.parent.is_symlink()]
+        return [mark.parent.name for mark in marks if not mark.parent.is_symlink() and mark.parent.name[0] != "."]
 
     def current(self) -> str | None:
         """The version that the service runs; None before the first."""
@@ -111,8 +118,15 @@ class Versions:
         spare = [name for name in names if name not in (self.current(), self.previous())]
         gone = spare[: max(len(names) - keep, 0)]
         for name in gone:
-            shutil.rmtree(self.path_of(name))
+            self.delete(name)
         return gone
+
+    def delete(self, name: str) -> None:
+        """Deletes a version."""
+        partial = self.partial_of(name)
+        shutil.rmtree(partial, ignore_errors=True)
+        self.path_of(name).rename(partial)
+        shutil.rmtree(partial)
 
     def _target(self, link: str) -> str | None:
         path = self.folder / link
@@ -144,7 +158,7 @@ class RemoveVersions:
         for name in ("current", "previous"):
             (self.versions.folder / name).unlink(missing_ok=True)
         for name in self.versions.names():
-            shutil.rmtree(self.versions.path_of(name))
+            self.versions.delete(name)
         if not any(self.versions.folder.iterdir()):
             self.versions.folder.rmdir()
 
@@ -216,7 +230,7 @@ def make_environment(release: Release, versions: Versions, name: str) -> None:
     Raises:
         InstallError: it cannot be written.
     """
-    final, partial = versions.path_of(name), versions.folder / f".{name}.partial"
+    final, partial = versions.path_of(name), versions.partial_of(name)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         versions.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -241,6 +255,10 @@ def make_environment(release: Release, versions: Versions, name: str) -> None:
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         message = f"{final} cannot be made: {error.filename or ''} {error.strerror or error}"
+        raise InstallError(message) from error
+    except _BROKEN_ARCHIVE as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        message = f"{release.wheel} is damaged ({error}): fetch it again"
         raise InstallError(message) from error
 
 
@@ -282,7 +300,7 @@ def _read_wheel(wheel: Path) -> tuple[str, list[str]]:
         with zipfile.ZipFile(wheel) as archive:
             (name,) = (n for n in archive.namelist() if re.fullmatch(r"streamdet-[^/]+\.dist-info/METADATA", n))
             text = archive.read(name).decode()
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, *_BROKEN_ARCHIVE) as error:
         message = f"{wheel} is no wheel of streamdet ({error})"
         raise InstallError(message) from None
     fields = [line.partition(": ")[::2] for line in text.partition("\n\n")[0].splitlines()]

@@ -159,6 +159,26 @@ def test_a_copy_that_fails_leaves_nothing(
     assert list(versions.folder.iterdir()) == []
 
 
+def test_a_deletion_that_is_interrupted_leaves_no_part_of_a_version_under_its_name(
+    versions: Versions, tops: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(versions, "1", "2", "3")
+    (versions.path_of("1") / "bin").mkdir()
+
+    def interrupted(path: Path, *, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            (path / "streamdet-version.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            versions.prune(2)
+    assert versions.names() == ["2", "3"]
+    make_environment(Release("1", "d", tops, None), versions, "1")
+    assert versions.names() == ["2", "3", "1"]
+
+
 def test_other_builds_of_a_version_get_a_number(versions: Versions) -> None:
     add(versions, "0.1.0")
     assert Release("0.1.0", "0.1.0", {}, None).name_in(versions) == ("0.1.0", True)
@@ -181,6 +201,16 @@ def test_a_wheel_brings_its_own_version(versions: Versions, tmp_path: Path, tops
     packages = packages_of(versions.path_of("7.0.0"))
     assert '"7.0.0"' in (packages / "streamdet/__init__.py").read_text()
     assert (packages / "streamdet/service/install/systemd/streamdet.service").is_file()
+
+
+def test_a_wheel_that_is_damaged_is_one_line_and_leaves_nothing(
+    versions: Versions, tmp_path: Path, tops: dict[str, Path]
+) -> None:
+    wheel = make_wheel(tmp_path, "7.0.0")
+    wheel.write_bytes(wheel.read_bytes().replace(b'"7.0.0"', b'"7.1.0"', 1))
+    with pytest.raises(InstallError, match=r"7\.0\.0-py3-none-any\.whl is damaged \(.*\): fetch it again"):
+        make_environment(Release("7.0.0", "w", tops, wheel), versions, "7.0.0")
+    assert list(versions.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""Upgrades that fail before anything is restarted; tests/e2e/test_upgrade.py has the others, in a real systemd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamdet.errors import InstallError
+from streamdet.service.install.environment import Environment
+from streamdet.service.install.service import Service
+from streamdet.service.install.upgrade import Upgrade
+from streamdet.service.install.versions import Versions
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_a_version_that_cannot_install_its_units_is_left_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = Versions(tmp_path)
+    for name in ("0", "1", "2"):
+        program(
+            versions.path_of(name) / "bin/streamdet", f"ln -sfn {name} {versions.folder}/current\necho full >&2; exit 1"
+        )
+        (versions.path_of(name) / "streamdet-version.json").write_text("{}")
+    versions.switch("0")
+    versions.switch("1")
+    program(tmp_path / "bin/systemctl", "exit 0")  # no daemon runs
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    environment = Environment(versions.folder / "current/bin", ())
+    upgrade = Upgrade(Service(tmp_path), environment, lambda _line: None, gpu=False, enable=False, dry_run=False)
+    with pytest.raises(InstallError, match="2 cannot install its units: full"):
+        upgrade.run("2", seconds=None, by_itself=True)
+    assert (versions.current(), versions.previous()) == ("1", "0")
