@@ -199,8 +199,11 @@ def _check_files(config: Config) -> None:
 
 
 def _is_file(url: str) -> bool:
-    """Whether a url is the path of a file, and not of a device."""
-    return is_there(Path(url)) and Path(url).is_file()
+    """Whether a url is that of a file, and not of a device."""
+    from streamdet.config.addresses import file_path
+
+    path = Path(file_path(url))
+    return is_there(path) and path.is_file()
 
 
 def _check_page(config: Config, *, page: bool) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import click
 
-from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.config.addresses import UrlKind, file_path, kind_of_url
 from streamdet.config.naming import names_of, slug
 from streamdet.config.toml import near_file
 from streamdet.errors import ConfigError
@@ -116,7 +116,7 @@ def _problem_of(url: str) -> str:
 
 
 def _problem_of_file(url: str) -> str:
-    path = Path(url.removeprefix("file://"))
+    path = Path(file_path(url))
     if is_there(path) and path.is_dir():
         return "is a folder; name the video files in it, such as FOLDER/*.mp4"
     if path.suffix.lower() in _OTHER_CONFIGURATIONS:

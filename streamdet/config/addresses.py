@@ -74,6 +74,11 @@ def kind_of_url(url: str) -> UrlKind:
     return kind
 
 
+def file_path(url: str) -> str:
+    """The path of a file that is configured as a path or as file://."""
+    return unquote(urlsplit(url).path) if url.lower().startswith("file://") else url
+
+
 def with_small_scheme(url: str) -> str:
     """The same address with its scheme in small letters, which FFmpeg needs."""
     scheme = _SCHEME.match(url)

@@ -31,7 +31,7 @@ from streamdet.capture.sources.ffmpeg import (
     options_for,
     transport_of,
 )
-from streamdet.capture.sources.fifo import Fifo, begins_with, file_path, is_fifo
+from streamdet.capture.sources.fifo import Fifo, begins_with, is_fifo
 from streamdet.capture.sources.hls.files import HlsFiles
 from streamdet.capture.sources.hls.playlist import BEGINNING
 from streamdet.capture.sources.http_client import HttpFile, host_of
@@ -43,7 +43,7 @@ from streamdet.capture.sources.picture import MAX_PIXELS, AvPicture, check_size
 from streamdet.capture.sources.rtsp import RtspRelay, Way, connect, find_way
 from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, Soundness, take_losses
 from streamdet.config import StreamConfig
-from streamdet.config.addresses import UrlKind, kind_of_url
+from streamdet.config.addresses import UrlKind, file_path, kind_of_url
 from streamdet.errors import HeldError, SourceError
 from streamdet.types import PacketSink, Reason
 

@@ -1,4 +1,4 @@
-"""Files of this machine: their paths, and named pipes, on which FFmpeg alone would wait for a writer without limit."""
+"""Files of this machine: how they begin, and named pipes, on which FFmpeg alone would wait without limit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import select
 import stat
 import time
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.errors import SourceError
@@ -49,11 +48,6 @@ class Fifo:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def file_path(url: str) -> str:
-    """The path of a file that is configured as a path or as file://."""
-    return unquote(urlsplit(url).path) if url.lower().startswith("file://") else url
 
 
 def begins_with(path: str, beginning: bytes) -> bool:

@@ -21,11 +21,10 @@ from urllib.parse import unquote, urlsplit
 
 from streamdet.capture.sources.connections import ConnectionBudget, timed_out
 from streamdet.capture.sources.diagnosis import failure_of_connection, failure_of_login, failure_of_status, tls_context
-from streamdet.capture.sources.fifo import file_path
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.capture.sources.login import Login, challenges_in
 from streamdet.config import StreamConfig
-from streamdet.config.addresses import UrlKind, has_control, kind_of_url
+from streamdet.config.addresses import UrlKind, file_path, has_control, kind_of_url
 from streamdet.errors import SourceError
 from streamdet.types import Reason
 
