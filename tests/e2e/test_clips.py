@@ -23,6 +23,9 @@ from support.ports import free_ports
 from support.waiting import join, wait_until
 from support.web import WebServer
 
+# ffprobe reads the films, as another program that knows nothing of ours.
+pytestmark = pytest.mark.package("ffmpeg")
+
 _APPEARS, _LEAVES = 40, 60
 
 

@@ -32,6 +32,7 @@ _PACKAGES = {
     "mosquitto": lambda: shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin") is not None,
     "nodejs": lambda: shutil.which("node") is not None and shutil.which("npm") is not None,
     "chromium": lambda: Path("/usr/bin/chromium").exists(),
+    "ffmpeg": lambda: shutil.which("ffprobe") is not None,
     "iproute2": lambda: _root_has("ip"),
     "systemd": lambda: shutil.which("systemd-analyze") is not None,
     "systemd-container": lambda: _root_has("systemd-nspawn"),

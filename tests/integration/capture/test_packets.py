@@ -24,6 +24,9 @@ from support.rtsp import RtspServer
 from support.videos import concatenate, make_video
 from support.web import WebServer
 
+# ffprobe reads the films, as another program that knows nothing of ours.
+pytestmark = pytest.mark.package("ffmpeg")
+
 _FILMS: dict[str, tuple[str, dict[str, Any]]] = {
     "mp4": ("a.mp4", {}),
     "reordered": ("a.mp4", {"bframes": 2}),

@@ -32,6 +32,9 @@ from support.rtsp import RtspServer
 from support.waiting import wait_until
 from support.web import WebServer
 
+# ffprobe reads the films, as another program that knows nothing of ours.
+pytestmark = pytest.mark.package("ffmpeg")
+
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TESTS)}
 RULE = RuleConfig(name="any", clip_seconds=(1.5, 1.5))
 
