@@ -199,7 +199,7 @@ def test_a_wrong_configuration_is_one_line_and_an_exit_code(tmp_path: Path) -> N
 def test_nothing_of_the_checkout_or_of_the_build_is_in_it() -> None:
     find = f"grep -rlF -e {ROOT} -e /src/ /opt/streamdet/bin /opt/streamdet/lib/python3*/site-packages/streamdet; true"
     assert run("-c", find, options=("--entrypoint=sh",)).stdout == ""
-    tools = "command -v gcc make pip pytest git curl; ls -d /src /root/.cache 2>/dev/null; true"
+    tools = "command -v gcc make pip pytest git curl; ls -d /src /var/cache/packages 2>/dev/null; true"
     assert run("-c", tools, options=("--entrypoint=sh",)).stdout == ""
 
 
