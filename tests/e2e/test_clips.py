@@ -9,7 +9,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from streamdet import AlertEvent, subscribe
 from streamdet.config import load_config
@@ -17,6 +16,7 @@ from streamdet.detector.pool import DetectorPool
 from streamdet.service.control.client import _UnixConnection
 from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, DetectionSettings, Picture
+from support.browser import chromium
 from support.clips import check_clip
 from support.films import make_film, number_in
 from support.ports import free_ports
@@ -139,11 +139,7 @@ _PLAY = """async ([url, expected]) => {
 
 def _numbers_in_browser(server: WebServer, expected: dict[str, int]) -> list[int]:
     """Plays clips to their end; the number that the frame of each after a second shows, expected or not."""
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required"]
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
+    with chromium("--autoplay-policy=no-user-gesture-required") as browser:
         page = browser.new_page()
         page.goto(server.url("/page"))
-        numbers: list[int] = [page.evaluate(_PLAY, [path, number]) for path, number in expected.items()]
-        browser.close()
-    return numbers
+        return [page.evaluate(_PLAY, [path, number]) for path, number in expected.items()]

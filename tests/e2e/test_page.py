@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from streamdet.assets import sample_clip
 from streamdet.config import Config, MetricsConfig, PublisherConfig, StreamConfig
@@ -22,6 +22,7 @@ from streamdet.security.passwords import Password, write_password
 from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, Picture, Reason, State
 from support.axe import FINDINGS, axe_script
+from support.browser import WAIT_MILLISECONDS, chromium, pages
 from support.page import PageProcess, Published, box_of, grey_of
 from support.paths import ROOT
 from support.ports import free_port
@@ -32,11 +33,6 @@ from support.web import WebServer
 
 pytestmark = pytest.mark.package("chromium")
 
-_ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-_WAIT_MILLISECONDS = 40_000
 # What Chromium says of a wrong password, and of a question on its way while someone logs out.
 _REFUSED = re.compile(
     "the server responded with a status of 40[13]"
@@ -46,15 +42,11 @@ SCRIPTS = ROOT / "streamdet/web/page"
 _WORDS = "correct horse battery"
 _HOSTILE = "<img src=x onerror=alert(1)>"
 
-expect.set_options(timeout=_WAIT_MILLISECONDS)
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=_ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -71,29 +63,8 @@ def server(published: Published) -> Iterator[PageProcess]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages, and fails the test if one of them complained or asked another host for anything."""
-    contexts: list[BrowserContext] = []
-    complaints: list[str] = []
-
-    def start(url: str, **options: Any) -> Page:
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(_WAIT_MILLISECONDS)
-        host = "/".join(url.split("/")[:3]) + "/"
-        page.on("console", lambda message: None if _REFUSED.search(message.text) else complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("request", lambda request: complaints.append(request.url) if _leaves(request.url, host) else None)
-        page.goto(url)
-        return page
-
-    yield start
-    for context in contexts:
-        context.close()
-    assert not complaints
-
-
-def _leaves(url: str, host: str) -> bool:
-    return not url.startswith((host, "data:", "blob:"))
+    with pages(browser, _REFUSED) as start:
+        yield start
 
 
 def tile(page: Page, stream: str) -> Any:
@@ -101,7 +72,7 @@ def tile(page: Page, stream: str) -> Any:
 
 
 def wait_until(page: Page, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _WAIT_MILLISECONDS / 1000
+    deadline = time.monotonic() + WAIT_MILLISECONDS / 1000
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
         page.wait_for_timeout(50)

@@ -12,17 +12,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from support.axe import FINDINGS, axe_script
+from support.browser import WAIT_MILLISECONDS, chromium, pages
 from support.page import PageProcess
 from support.processes import DaemonProcess
 from support.processes import stream as configured
 
 pytestmark = pytest.mark.package("chromium")
 
-_WAIT_MILLISECONDS = 60_000
-_ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
+# What Chromium says of a clip that is not there yet.
+_NOT_YET = re.compile("status of 404")
 _ZONE = '[[streams.zones]]\nname = "bay"\npolygon = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]\n'
 _RULES = """
 [pictures]
@@ -36,8 +37,6 @@ zone = "bay"
 picture = true
 clip_seconds = [1, 1]
 """
-
-expect.set_options(timeout=_WAIT_MILLISECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -62,32 +61,14 @@ def server(daemon: DaemonProcess) -> Iterator[PageProcess]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=_ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages, and fails the test if one of them complained."""
-    contexts: list[BrowserContext] = []
-    complaints: list[str] = []
-
-    def start(url: str, **options: Any) -> Page:
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(_WAIT_MILLISECONDS)
-        # A clip that is not there yet is a 404.
-        page.on("console", lambda message: None if "404" in message.text else complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.goto(url)
-        return page
-
-    yield start
-    for context in contexts:
-        context.close()
-    assert not complaints
+    with pages(browser, _NOT_YET) as start:
+        yield start
 
 
 def cards(page: Page, kind: str = "") -> Any:
@@ -105,7 +86,7 @@ def get(server: PageProcess, path: str, method: str = "GET", body: bytes | None 
 
 def wait_for(server: PageProcess, query: str, fits: Callable[[Any], bool]) -> Any:
     """The first item of a list for which this holds."""
-    deadline = time.monotonic() + _WAIT_MILLISECONDS / 1000
+    deadline = time.monotonic() + WAIT_MILLISECONDS / 1000
     while time.monotonic() < deadline:
         items = json.loads(get(server, f"/api/review?{query}")[2])["items"]
         if found := next(filter(fits, items), None):
@@ -297,7 +278,7 @@ def test_the_timeline_says_what_happened_step_by_step(server: PageProcess, open_
     row = page.get_by_role("slider", name=re.compile("^gate"))
     row.focus()
     page.keyboard.press("End")
-    deadline = time.monotonic() + _WAIT_MILLISECONDS / 1000
+    deadline = time.monotonic() + WAIT_MILLISECONDS / 1000
     # The newest step may have begun just now.
     while "alert" not in (words := row.get_attribute("aria-valuetext") or ""):
         assert time.monotonic() < deadline, words
@@ -359,7 +340,7 @@ def test_it_fits_a_phone(server: PageProcess, open_page: Callable[..., Page], sc
 def test_a_clip_is_served_in_ranges(server: PageProcess) -> None:
     alert = wait_for(server, "kind=alerts", lambda item: item["ended_at"] is not None)
     path = f"/api/clips/{alert['event']['clip_id']}"
-    deadline = time.monotonic() + _WAIT_MILLISECONDS / 1000
+    deadline = time.monotonic() + WAIT_MILLISECONDS / 1000
     while (answer := get(server, path))[0] == 404:
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -1,0 +1,60 @@
+"""A real Chromium, and pages in it that fail a test if they complain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+# A busy machine takes its time.
+WAIT_MILLISECONDS = 60_000
+# It asks its makers for nothing.
+_ARGUMENTS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+expect.set_options(timeout=WAIT_MILLISECONDS)
+
+
+@contextmanager
+def chromium(*arguments: str) -> Iterator[Browser]:
+    """Starts it, with further arguments, and ends it."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*_ARGUMENTS, *arguments])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def pages(browser: Browser, expected: re.Pattern[str]) -> Iterator[Callable[..., Page]]:
+    """A function that opens an address, with the options of a context of its own.
+
+    Args:
+        browser: a running one.
+        expected: what the console may say without being a complaint.
+
+    Raises:
+        AssertionError: at the end, if a page wrote an error, or asked another host for anything.
+    """
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def start(url: str, **options: Any) -> Page:
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(WAIT_MILLISECONDS)
+        own = ("/".join(url.split("/")[:3]) + "/", "data:", "blob:")
+        page.on("console", lambda message: None if expected.search(message.text) else complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("request", lambda request: None if request.url.startswith(own) else complaints.append(request.url))
+        page.goto(url)
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert not complaints
