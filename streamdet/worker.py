@@ -22,9 +22,11 @@ class Worker(ABC):
         name: name of the thread.
         error: what `run` raised, or a thread that works for it; None while there was none.
         heartbeat_monotonic_seconds: `time.monotonic()` of the last `beat()`.
+        quiet_seconds: how long one that beats may go without a `beat()` while all is well.
     """
 
     join_timeout_seconds = 10.0
+    quiet_seconds = 60.0
 
     def __init__(self, name: str, on_error: Callable[[Worker], None] | None = None) -> None:
         self.name = name
@@ -63,6 +65,10 @@ class Worker(ABC):
     def beat(self) -> None:
         """Notes that work is being done."""
         self.heartbeat_monotonic_seconds = time.monotonic()
+
+    def is_stuck(self) -> bool:
+        """Whether a worker that beats has been quiet for too long."""
+        return time.monotonic() - self.heartbeat_monotonic_seconds > self.quiet_seconds
 
     def sleep(self, seconds: float) -> bool:
         """Waits, at most until a stop is asked for.

@@ -383,11 +383,13 @@ def run_bridge(
 ) -> None:
     """Runs until SIGTERM or SIGINT; main thread only.
 
+    systemd's watchdog is fed only while no forwarder is stuck, such as in a disk that does not answer.
+
     Args:
         metrics: that the page shows.
         metrics_endpoint: HOST:PORT of the page.
         directory: of the positions; used by this process alone. None for a bridge that keeps its position elsewhere.
-        forwarders: makes them, given what to call when one ends by an error.
+        forwarders: makes them, given what to call when one ends by an error; each must beat.
 
     Raises:
         BridgeError: the directory cannot be used.
@@ -414,7 +416,7 @@ def run_bridge(
         systemd.ready()
         pause_seconds = (systemd.watchdog_interval_seconds() or 20.0) / 2
         while not stopping and not any(worker.error for worker in workers):
-            systemd.watchdog()
+            _feed_watchdog(workers[1:])
             wakeup.wait(pause_seconds)
         systemd.stopping()
         for worker in workers[1:]:
@@ -429,6 +431,16 @@ def run_bridge(
     for worker in workers:
         if worker.error is not None:
             raise worker.error
+
+
+def _feed_watchdog(forwarders: Sequence[Worker]) -> None:
+    """Feeds it unless a forwarder is stuck; then systemd kills this process and starts it again."""
+    stuck = [worker for worker in forwarders if worker.is_stuck()]
+    if not stuck:
+        systemd.watchdog()
+    for worker in stuck:
+        message = "%s has made no progress for %.0f s: systemd's watchdog is not fed"
+        _throttle.log(_log, logging.ERROR, message, worker.name, worker.quiet_seconds)
 
 
 def _locked(directory: Path) -> int:

@@ -43,6 +43,10 @@ _MAX_PAUSE_SECONDS = 300.0
 # A receiver that answers this refuses the event, and would again; all else may be fixed without changing the event.
 _REFUSES_THE_EVENT = frozenset({400, 406, 411, 413, 414, 415, 422, 431})
 _PICTURE_TIMEOUT_SECONDS = 5.0
+# For a name server that does not answer, which no timeout bounds.
+_NAME_SECONDS = 60.0
+# A long wait is cut into pieces, after each of which the thread reports that it is alive.
+_WAIT_SECONDS = 10.0
 # IPv4 addresses as IPv6 reaches them through a translator.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # All that is assigned for the public internet; what is private, of a site or reserved lies outside of it.
@@ -95,6 +99,7 @@ class Webhook(Forwarder):
         if {"raised", "cleared"}.intersection(config.events):
             kinds.append("alerts")
         super().__init__(config.name, source, kinds, directory, metrics, on_error)
+        self.quiet_seconds = 2 * config.timeout_seconds + _PICTURE_TIMEOUT_SECONDS + _NAME_SECONDS
         self._config = config
         self._client = _Client(config)
         self._failures = FailureLog(_log, "{} tries failed")
@@ -123,6 +128,7 @@ class Webhook(Forwarder):
         post = post_of(event, self._config, picture)
         pause_seconds = self._config.retry_seconds
         while not self.stopping:
+            self.beat()
             answer = self._client.post(post, key)
             if answer.is_taken:
                 self.metrics.handed_on()
@@ -140,9 +146,14 @@ class Webhook(Forwarder):
             self.metrics.failed()
             self._failures.failed(f"webhook {self._config.name}: {answer.problem}; it is tried again")
             wait_seconds = max(pause_seconds * random.uniform(0.75, 1.25), answer.retry_after_seconds)  # noqa: S311
-            self.sleep(wait_seconds)
+            self._pause(wait_seconds)
             pause_seconds = min(2 * pause_seconds, _MAX_PAUSE_SECONDS)
         return False
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (rest := end - time.monotonic()) > 0 and not self.sleep(min(rest, _WAIT_SECONDS)):
+            self.beat()
 
     def _picture(self, event: AlertEvent | ObjectEvent, events: Subscription) -> bytes | None:
         """The picture; None where there is none, or it cannot be had: the event is worth more."""

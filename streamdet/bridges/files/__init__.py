@@ -102,6 +102,8 @@ class FilesThread(Worker):
         from_start: bool = False,
     ) -> None:
         super().__init__("to files", on_error)
+        # A slow disk takes its time for a large file.
+        self.quiet_seconds = 300.0
         self._from_start = from_start
         self._config = config
         self._directory = directory

@@ -400,6 +400,7 @@ class _MqttThread(Worker):
         on_error: Callable[[Worker], None] | None = None,
     ) -> None:
         super().__init__("to broker", on_error)
+        self.quiet_seconds = 120.0  # a connection to a broker whose name no server resolves takes long
         self._settings, self._source, self._metrics = settings, source, metrics
         self._position = PositionFile(directory / "position.json")
         self._retained = directory / "retained.json"
