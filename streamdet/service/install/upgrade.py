@@ -148,7 +148,12 @@ class Upgrade:
             raise InstallError(problem)
         # They were never ready, so they have nothing to bring to an end.
         _systemctl("kill", "--signal=SIGKILL", *daemons, check=False)
-        self._switch_by_itself(old)
+        try:
+            self._switch_by_itself(old)
+        except InstallError as error:
+            # Such as an older program that does not know a bridge: it runs with the units that are there.
+            self.report(line("failed", str(error)))
+            self.versions.switch(old)
         self.versions.lead_back_to(before)
         again = _restart(daemons, _PATIENCE_SECONDS)
         message = f"{problem}; {old} {'runs again' if again is None else f'does not start either: {again}'}"
