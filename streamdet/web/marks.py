@@ -27,8 +27,8 @@ _log = logging.getLogger(__name__)
 class Marks:
     """The marks, by the ids of objects and alerts, which are unique over restarts of the daemon.
 
-    All are in memory, too, so that reading waits for nothing. Where the file cannot be written, marks last until the
-    page's server ends, and `problem` says so.
+    All are in memory, too, so that reading waits for nothing. Where the file cannot be written, `problem` says so, and
+    marks are written with the next one that can be.
 
     Args:
         directory: of the page's server; made if it is missing. None to keep no file.
@@ -42,6 +42,7 @@ class Marks:
         self._path = None if directory is None else directory / _FILE
         self._lock = threading.Lock()
         self._marked: dict[str, float] = {}
+        self._unwritten: dict[str, float | None] = {}  # what the file does not know yet; None for a mark removed
         self._failure = FailureLog(_log, "{} marks were not kept")
         if self._path is not None:
             try:
@@ -65,13 +66,17 @@ class Marks:
             oldest = list(self._marked)[: max(len(self._marked) - MAX_MARKS, 0)]
             for of in oldest:
                 del self._marked[of]
-            if self._path is None or not changed:
+            if self._path is None:
+                return
+            self._unwritten |= {of: self._marked.get(of) for of in (*changed, *oldest)}
+            if not self._unwritten:
                 return
             try:
-                self._write(self._path, [(of, now) for of in changed] if reviewed else [], [*changed, *oldest])
+                self._write(self._path)
             except (OSError, sqlite3.Error) as error:
                 self._failed(error)
             else:
+                self._unwritten.clear()
                 self.problem = ""
                 self._failure.works(f"marks are kept in {self._path} again")
 
@@ -81,10 +86,12 @@ class Marks:
             newest = "SELECT id, marked_at FROM marks ORDER BY marked_at DESC LIMIT ?"
             return dict(reversed(database.execute(newest, (MAX_MARKS,)).fetchall()))
 
-    def _write(self, path: Path, set_: list[tuple[str, float]], removed: list[str]) -> None:
+    def _write(self, path: Path) -> None:
+        marked = [(of, at) for of, at in self._unwritten.items() if at is not None]
+        removed = [(of,) for of, at in self._unwritten.items() if at is None]
         with closing(self._open(path)) as database, database:
-            database.executemany("DELETE FROM marks WHERE id = ?", [(of,) for of in removed])
-            database.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?)", set_)
+            database.executemany("DELETE FROM marks WHERE id = ?", removed)
+            database.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?)", marked)
 
     def _open(self, path: Path) -> sqlite3.Connection:
         # SQLite would make it readable for others.

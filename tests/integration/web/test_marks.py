@@ -55,3 +55,20 @@ def test_a_place_that_cannot_be_used_is_a_problem_and_no_end(tmp_path: Path, bro
     marks.mark(["a"], reviewed=True)
     assert "a" in marks
     assert "cannot be used" in marks.problem
+
+
+def test_what_could_not_be_written_is_written_with_the_next_that_can_be(tmp_path: Path) -> None:
+    marks = Marks(tmp_path)
+    marks.mark(["a", "b"], reviewed=True)
+    file = tmp_path / "reviewed.sqlite"
+    file.rename(tmp_path / "kept")
+    file.mkdir()
+    marks.mark(["c"], reviewed=True)
+    marks.mark(["a"], reviewed=False)
+    assert "cannot be used" in marks.problem
+    file.rmdir()
+    (tmp_path / "kept").rename(file)
+    marks.mark(["d"], reviewed=True)
+    assert marks.problem == ""
+    again = Marks(tmp_path)
+    assert [of in again for of in "abcd"] == [False, True, True, True]
