@@ -130,6 +130,7 @@ class Refusal(StrEnum):
     NOT_FOUND = "not_found"
     EXISTS = "exists"
     CONFLICT = "conflict"
+    CHANGED = "changed"
     FAILED = "failed"
 
 

@@ -42,6 +42,7 @@ from streamdet import wire
 from streamdet.capture.sources.diagnosis import look_at_connection
 from streamdet.capture.sources.hls.playlist import Playlists, absolute
 from streamdet.capture.sources.login import Challenge
+from streamdet.client.control import decode_answer
 from streamdet.config import StreamConfig, load_config
 from streamdet.delivery.replay import Replay, Ring
 from streamdet.discovery.camera import interview
@@ -55,7 +56,6 @@ from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import DeliveryMetrics, Metrics
 from streamdet.security.redact import forget_secrets
 from streamdet.service.control.api import decode_body
-from streamdet.service.control.client import decode_answer
 from streamdet.wire import replay as replay_wire
 from support.mutating import changed_json, damaged
 from support.onvif import Behaviour, answer, envelope, probe_match

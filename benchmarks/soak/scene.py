@@ -15,7 +15,7 @@ from typing import Any, Self
 from relay import Relay
 
 from streamdet.assets import sample_clip
-from streamdet.service.control.client import ask
+from streamdet.client.control import ask
 from support.ports import free_ports
 from support.rtsp import RtspServer, h264
 

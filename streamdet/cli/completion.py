@@ -42,8 +42,8 @@ def offer_files(_context: click.Context, _parameter: click.Parameter, incomplete
 
 def offer_streams(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The streams of the daemon that the command line means; none if it does not answer at once."""
+    from streamdet.client.control import ask, find_socket
     from streamdet.errors import StreamdetError
-    from streamdet.service.control.client import ask, find_socket
 
     found: list[CompletionItem] = []
 

@@ -31,9 +31,9 @@ from streamdet.config import (
     PublisherConfig,
     StreamConfig,
 )
+from streamdet.config.control_paths import OFF, socket_without_file
 from streamdet.monitoring.log import configure_logging
 from streamdet.monitoring.rates import RecentEvents
-from streamdet.service.control.paths import OFF, socket_without_file
 from streamdet.types import DetectionEvent, Drop, State
 from streamdet.worker import Worker
 

@@ -19,10 +19,10 @@ from rich.text import Text
 from streamdet.cli.completion import offer_streams
 from streamdet.cli.refresh import console
 from streamdet.cli.times import Time, local_time
+from streamdet.client.control import ask as ask_daemon
+from streamdet.client.control import fetch, find_socket
 from streamdet.errors import ControlError, Refusal, StreamdetError
 from streamdet.security.plain_text import plain, plain_json
-from streamdet.service.control.client import ask as ask_daemon
-from streamdet.service.control.client import fetch, find_socket
 
 Json = dict[str, Any]
 

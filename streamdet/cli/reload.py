@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
+from streamdet.client.control import ask, find_socket
 from streamdet.errors import ConfigError
 from streamdet.security.plain_text import plain_json
-from streamdet.service.control.client import ask, find_socket
 
 
 @click.command(

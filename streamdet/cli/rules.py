@@ -1,4 +1,4 @@
-"""`streamdet rules test`: when rules would have raised alerts, tried on events of the past."""
+"""`streamdet rules`: tries rules on events of the past, and puts rules in force in a running daemon."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, time
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote
@@ -29,10 +29,12 @@ from streamdet.cli.group import Group
 from streamdet.cli.plural import counted
 from streamdet.cli.refresh import console
 from streamdet.cli.times import Time
+from streamdet.client.control import ask, find_socket
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.load import load_rules
 from streamdet.config.secrets import environ_for
-from streamdet.errors import DataError, SpoolError, WireError
+from streamdet.config.toml import parse, read_text
+from streamdet.errors import ConfigError, DataError, SpoolError, WireError
 from streamdet.security.plain_text import plain, plain_json
 from streamdet.types import DetectionEvent, ObjectEvent, StateEvent
 
@@ -50,6 +52,8 @@ Examples:
   streamdet rules test rules.toml --spool spool --since '12 h ago' --stream yard
   streamdet watch --json > events.jsonl
   streamdet rules test rules.toml --events events.jsonl --json | jq '.alerts[].rule'
+  streamdet rules set rules.toml --persist
+  streamdet rules reset
 """
 
 _Event = DetectionEvent | ObjectEvent | StateEvent
@@ -59,7 +63,72 @@ OnProgress = Callable[[int, int], None]
 
 @click.group("rules", cls=Group, epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Try rules on events of the past."""
+    """Try rules on events of the past, and change those of a running daemon."""
+
+
+def _of_daemon(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that change the rules of a daemon."""
+    for option in reversed((
+        click.option("--persist", is_flag=True, help="Keep this over restarts."),
+        click.option(
+            "--config", "-c", "config_path", type=click.Path(path_type=Path),
+            help="Use the daemon that runs this configuration file.",
+        ),
+        click.option(
+            "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
+            help="Use the daemon with this control socket.",
+        ),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@command.command(
+    "set",
+    epilog="""\b
+Examples:
+  streamdet rules set rules.toml --try-only
+  streamdet rules set rules.toml --persist""",
+)
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
+@click.option("--try-only", is_flag=True, help="Check the rules, and change nothing.")
+@_of_daemon
+def set_rules(file: Path, *, try_only: bool, persist: bool, config_path: Path | None, socket_path: Path | None) -> None:
+    """Put the rules of FILE in force, in place of all others.
+
+    FILE is a configuration, or a file that contains only [[rules]].
+    """
+    written = parse(file, read_text(file)).get("rules", [])
+    tables = [rule for rule in written if isinstance(rule, dict)] if isinstance(written, list) else []
+    if not tables:
+        message = f"{file} has no [[rules]]; to have those of the daemon's file: streamdet rules reset"
+        raise ConfigError([message])
+    rules = [{key: _as_json_value(value) for key, value in rule.items()} for rule in tables]
+    query = f"?persist={str(persist).lower()}&try_only={str(try_only).lower()}"
+    ask(find_socket(socket_path, config_path), "PUT", f"/v1/rules{query}", {"rules": rules})
+    kept = "and stay so over restarts" if persist else "until the next restart"
+    what = "can be put in force" if try_only else f"{'is' if len(rules) == 1 else 'are'} in force, {kept}"
+    click.echo(f"{counted(len(rules), 'rule')} {what}")
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  streamdet rules reset --persist"""
+)
+@_of_daemon
+def reset(*, persist: bool, config_path: Path | None, socket_path: Path | None) -> None:
+    """Put the rules of the daemon's configuration file in force again."""
+    path = f"/v1/rules/reset?persist={str(persist).lower()}"
+    rules = ask(find_socket(socket_path, config_path), "POST", path)["rules"]
+    click.echo(f"{counted(len(rules), 'rule')} of the file: in force")
+
+
+def _as_json_value(value: object) -> object:
+    """A value as JSON has it, which knows no times of day."""
+    if isinstance(value, list):
+        return [_as_json_value(each) for each in value]
+    return value.isoformat("minutes") if isinstance(value, time) else value
 
 
 @command.command(

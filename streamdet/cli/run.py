@@ -161,8 +161,8 @@ def _config_of(streams: list[dict[str, Any]], settings: dict[str, Any]) -> tuple
     from streamdet.cli.beside import free_endpoint
     from streamdet.config import Config, ControlConfig, MetricsConfig, PublisherConfig
     from streamdet.config.addresses import UrlKind, kind_of_url
+    from streamdet.config.control_paths import OFF, socket_without_file
     from streamdet.config.load import read_stream
-    from streamdet.service.control.paths import OFF, socket_without_file
 
     socket_path = socket_without_file()
     config = Config(

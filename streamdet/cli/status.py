@@ -108,7 +108,7 @@ class Status:
 
 def read_status(socket_path: Path | None, config_path: Path | None) -> Status:
     """Asks the daemon; what cannot be asked is a problem of the status."""
-    from streamdet.service.control.client import ask, find_socket
+    from streamdet.client.control import ask, find_socket
 
     status = Status()
     try:

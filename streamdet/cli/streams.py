@@ -285,7 +285,7 @@ def _ask(
 
 
 def _asked(context: click.Context, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    from streamdet.service.control.client import ask, find_socket
+    from streamdet.client.control import ask, find_socket
 
     return ask(find_socket(*context.obj), method, path, body)
 

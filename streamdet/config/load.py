@@ -218,6 +218,48 @@ def _unfit(stream: StreamConfig, config: Config, weights_labels: Sequence[str] |
             yield (where,), f'the rule "{rule.name}" applies to this stream: its {key} {problem}'
 
 
+def read_rules(values: Sequence[Mapping[str, Any]], environ: Mapping[str, str] = os.environ) -> tuple[RuleConfig, ...]:
+    """Reads rules that were not in the file, as the control API gets them.
+
+    Args:
+        values: a table for each rule, as in the file.
+        environ: where `${NAME}` is looked up, and CREDENTIALS_DIRECTORY with it.
+
+    Raises:
+        ConfigError: with everything that is wrong, a line each, without secrets.
+    """
+    substitution = Substitution(environ)
+    tables = substitution.apply({"rules": [dict(rule) for rule in values]})
+    problems: dict[KeyPath, str] = dict(substitution.problems)
+    config: Config | None = None
+    try:
+        config = Config.model_validate(tables)
+    except ValidationError as error:
+        for path, problem in explain(error):
+            problems.setdefault(path, problem)
+    names = [rule.get("name") for rule in values]
+    for number, name in enumerate(names):
+        if isinstance(name, str) and name in names[:number]:
+            problem = "another rule has this name already; every rule needs a name of its own"
+            problems.setdefault(("rules", number, "name"), problem)
+    if problems or config is None:
+        raise ConfigError([_line_of_rule(names, *item) for item in problems.items()])
+    return config.rules
+
+
+def check_rules(config: Config, weights_labels: Sequence[str] | None) -> None:
+    """Refuses rules that do not fit the streams and the labels of their configuration.
+
+    Raises:
+        ConfigError: with all of them, a line each.
+    """
+    names = [rule.name for rule in config.rules]
+    found = [*unknown_labels(config, weights_labels), *rule_problems(config)]
+    problems = {path: problem for path, problem in found if path[0] == "rules"}
+    if problems:
+        raise ConfigError([_line_of_rule(names, *item) for item in problems.items()])
+
+
 def check_labels(config: Config, weights_labels: Sequence[str]) -> None:
     """Refuses labels that the weights do not know, where these were not known before.
 
@@ -468,6 +510,17 @@ class _Reading:
 def _line(name: object, path: KeyPath, problem: str) -> str:
     keys = "".join(f".{part}" if isinstance(part, str) else f"[#{part + 1}]" for part in path[len(_STREAM) :])
     return _one_line(f"streams[{str(name)[:64]}]{keys[:200]}: {problem}")
+
+
+def _line_of_rule(names: Sequence[object], path: KeyPath, problem: str) -> str:
+    words = "rules"
+    for depth, part in enumerate(path[1:]):
+        name = names[part] if depth == 0 and isinstance(part, int) and part < len(names) else None
+        if isinstance(name, str) and re.match(_NAMES["rules"], name):
+            words += f"[{name}]"
+        else:
+            words += f"[#{part + 1}]" if isinstance(part, int) else f".{part[:40]}"
+    return _one_line(f"{words}: {problem}")
 
 
 def _one_line(text: str) -> str:

@@ -184,6 +184,14 @@ class Metrics:
         )
         for outcome in ("done", "refused"):
             self._control_requests.labels(outcome)
+        self._control_changes = declare.counter(
+            "control_changes",
+            "Changes and reloads that were asked for: by users of the page, or by other programs.",
+            ["via", "outcome"],
+        )
+        for via in ("api", "page"):
+            for outcome in ("done", "refused", "failed"):
+                self._control_changes.labels(via, outcome)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         Info("streamdet_build", "Version of the daemon.", registry=registry).info(
@@ -253,6 +261,15 @@ class Metrics:
     def control_request(self, done: bool) -> None:
         """Counts a request to the control API: carried out, or refused."""
         self._control_requests.labels("done" if done else "refused").inc()
+
+    def control_change(self, via: str, outcome: str) -> None:
+        """Counts a change that was asked for.
+
+        Args:
+            via: "page" or "api".
+            outcome: "done", "refused" or "failed".
+        """
+        self._control_changes.labels(via, outcome).inc()
 
     def status(self, status: StreamStatus) -> None:
         """A stream changed its state."""

@@ -23,6 +23,7 @@ from typing import NoReturn
 
 from streamdet import __version__
 from streamdet.config import Config
+from streamdet.config.control_paths import AUTO, changes_file_of_daemon, socket_of_daemon
 from streamdet.delivery.clips import Clips
 from streamdet.delivery.file_store import FileStore, StoreLimits
 from streamdet.delivery.history import History
@@ -43,7 +44,6 @@ from streamdet.monitoring.rates import Rates
 from streamdet.security.redact import redact
 from streamdet.service.control.api import ControlServer
 from streamdet.service.control.operations import Operation, Operations
-from streamdet.service.control.paths import AUTO, changes_file_of_daemon, socket_of_daemon
 from streamdet.service.housekeeping import Housekeeping, stuck_after_seconds
 from streamdet.service.live_config import LiveConfig
 from streamdet.service.pages import HealthServer, HealthSnapshot

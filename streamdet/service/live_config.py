@@ -1,7 +1,7 @@
 """The configuration in force: what the file says, what was changed at run time, and how a reload replaces it.
 
-`LiveConfig` owns it: the streams of the file, each with its `Change` if there is one. `ChangesFile` keeps changes over
-restarts.
+`LiveConfig` owns it: the streams of the file, each with its `Change` if there is one, and the rules. `ChangesFile`
+keeps what was changed over restarts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from streamdet.config import Config, StreamConfig, load_config
 from streamdet.config.checks import labels_of_weights
 from streamdet.config.last_good import last_good
-from streamdet.config.load import check_labels, read_stream
+from streamdet.config.load import check_labels, check_rules, read_rules, read_stream
 from streamdet.config.toml import MAX_FILE_BYTES
 from streamdet.config.values import takes_effect
 from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
@@ -39,6 +39,9 @@ MAX_ADDED_STREAMS = 1000
 Action = Literal["add", "change", "remove"]
 _ACTIONS: tuple[Action, ...] = get_args(Action)
 _VERSION = 1
+# No name of a stream.
+_RULES = "[[rules]]"
+_RESET_RULES = "streamdet rules reset"
 _STREAM_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 _log = logging.getLogger(__name__)
@@ -58,6 +61,39 @@ class Change:
 
 
 Changes = Mapping[str, Change]
+Rules = tuple[Mapping[str, Any], ...]
+"""Tables `[[rules]]`, with keys and values as in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtRunTime:
+    """How the configuration in force differs from the file.
+
+    Attributes:
+        streams: what was changed of each stream, by its name.
+        rules: all rules, in place of those of the file; None for those of the file.
+    """
+
+    streams: Changes = field(default_factory=dict)
+    rules: Rules | None = None
+
+    def with_stream(self, name: str, change: Change | None) -> AtRunTime:
+        """The same with another change of one stream; None for none."""
+        others = {other: value for other, value in self.streams.items() if other != name}
+        return AtRunTime(others if change is None else {**others, name: change}, self.rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a change led to, or would lead to if it was only tried.
+
+    Attributes:
+        config: in force after it.
+        applied: what became of the streams.
+    """
+
+    config: Config
+    applied: Applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +139,7 @@ class LiveConfig:
         self._file = config
         self._changes_file = ChangesFile(changes_path)
         self._kept, problems = self._changes_file.read()
+        self._at_run_time = AtRunTime()
         # None where only the detector itself knows them.
         self._weights_labels: Sequence[str] | None = labels_of_weights(config.detector.weights)
         self._streams: Streams | None = None
@@ -113,9 +150,10 @@ class LiveConfig:
     def _adopt_kept(self) -> None:
         """Adopts what was kept of earlier runs, without what does not fit."""
         useful = self._useful(self._file, self._kept)
-        streams, self._left_out = _merge(self._file, useful, self._folder, self._where, self._weights_labels)
-        self._changes = {name: change for name, change in useful.items() if name not in self._left_out}
-        self._config = self._file.model_copy(update={"streams": streams})
+        config, self._left_out = _merge(self._file, useful, self._folder, self._where, self._weights_labels)
+        changes = {name: change for name, change in useful.streams.items() if name not in self._left_out}
+        self._at_run_time = AtRunTime(changes, None if _RULES in self._left_out else useful.rules)
+        self._config = config
 
     @property
     def config(self) -> Config:
@@ -158,8 +196,8 @@ class LiveConfig:
         systemd.reloading()
         try:
             config = load_config(self.path, running_labels=self._weights_labels)
-            changes = self._useful(config, self._changes)
-            applied = self._adopt(config, changes, self._useful(config, self._kept))
+            changed = self._useful(config, self._at_run_time)
+            applied = self._adopt(config, changed, self._useful(config, self._kept)).applied
         except (ConfigError, ApplyError, ControlError) as error:
             problems = error.problems if isinstance(error, ConfigError) else [str(error)]
             for problem in problems:
@@ -182,13 +220,14 @@ class LiveConfig:
         _log.info("configuration loaded: %d streams", len(self._config.streams))
         return Reloaded(applied, needs_restart, self._notes())
 
-    def add(self, name: str, values: Mapping[str, Any], *, persist: bool) -> Applied:
+    def add(self, name: str, values: Mapping[str, Any], *, persist: bool, try_only: bool = False) -> Outcome:
         """Adds a stream.
 
         Args:
             name: of the stream.
             values: by key, as in the file.
             persist: whether it is to survive a restart.
+            try_only: whether nothing is to change: all that may be wrong is checked.
 
         Raises:
             ConfigError: the values are wrong.
@@ -200,27 +239,31 @@ class LiveConfig:
             raise ControlError(Refusal.EXISTS, f"{message} {name}")
         if self._is_there(name):
             raise ControlError(Refusal.EXISTS, f"a stream {name} exists already; choose another name, or change it")
-        return self.set(name, values, persist=persist)
+        return self.set(name, values, persist=persist, try_only=try_only)
 
-    def set(self, name: str, values: Mapping[str, Any], *, persist: bool) -> Applied:
+    def set(self, name: str, values: Mapping[str, Any], *, persist: bool, try_only: bool = False) -> Outcome:
         """Makes these values all that differs from the file; adds a stream that the file does not have.
 
         Args:
             name: of the stream.
             values: by key, as in the file.
             persist: whether it is to survive a restart.
+            try_only: whether nothing is to change.
 
         Raises:
-            As `add`, but for a name that is taken.
+            As `add`, except that there may be a stream of this name.
         """
         if self._is_in_file(name):
-            return self._change(name, Change("change", dict(values)) if values else None, persist=persist)
-        added = sum(change.action == "add" for change in self._changes.values())
+            change = Change("change", dict(values)) if values else None
+            return self._change(name, change, persist=persist, try_only=try_only)
+        added = sum(change.action == "add" for change in self._at_run_time.streams.values())
         if not self._is_there(name) and added >= MAX_ADDED_STREAMS:
             raise ControlError(Refusal.TOO_MANY, f"{MAX_ADDED_STREAMS} streams were added at run time already")
-        return self._change(name, Change("add", dict(values)), persist=persist)
+        return self._change(name, Change("add", dict(values)), persist=persist, try_only=try_only)
 
-    def change(self, name: str, values: Mapping[str, Any], unset: Iterable[str] = (), *, persist: bool) -> Applied:
+    def change(
+        self, name: str, values: Mapping[str, Any], unset: Iterable[str] = (), *, persist: bool, try_only: bool = False
+    ) -> Outcome:
         """Changes keys of a stream.
 
         Args:
@@ -228,31 +271,51 @@ class LiveConfig:
             values: by key, as in the file.
             unset: keys that are again as the file says, or at their defaults.
             persist: whether all that was changed about this stream is to survive a restart.
+            try_only: whether nothing is to change.
 
         Raises:
             As `add`; also ControlError when there is no such stream.
         """
         self.find(name)
-        before = self._changes.get(name, Change("change"))
+        before = self._at_run_time.streams.get(name, Change("change"))
         merged = {key: value for key, value in {**before.values, **values}.items() if key not in set(unset)}
         if merged.get("paused") == self._is_paused_without_changes(name):
             del merged["paused"]
         after = Change(before.action, merged)
-        return self._change(name, after if merged or after.action == "add" else None, persist=persist)
+        change = after if merged or after.action == "add" else None
+        return self._change(name, change, persist=persist, try_only=try_only)
 
-    def remove(self, name: str, *, persist: bool) -> Applied:
+    def remove(self, name: str, *, persist: bool, try_only: bool = False) -> Outcome:
         """Removes a stream; raises as `change`."""
         if persist and self._is_left_out(name):
             # What was kept of it goes; a stream of the file that has the same name stays.
-            return self._change(name, None, persist=True)
+            return self._change(name, None, persist=True, try_only=try_only)
         self.find(name)
-        return self._change(name, Change("remove") if self._is_in_file(name) else None, persist=persist)
+        change = Change("remove") if self._is_in_file(name) else None
+        return self._change(name, change, persist=persist, try_only=try_only)
 
-    def reset(self, name: str, *, persist: bool) -> Applied:
+    def reset(self, name: str, *, persist: bool, try_only: bool = False) -> Outcome:
         """Makes a stream of the file what the file says; raises as `change`."""
         if not self._is_in_file(name):
             raise ControlError(Refusal.NOT_FOUND, f"the file has no stream {name}; one of run time can be removed")
-        return self._change(name, None, persist=persist)
+        return self._change(name, None, persist=persist, try_only=try_only)
+
+    def set_rules(self, rules: Rules | None, *, persist: bool, try_only: bool = False) -> Outcome:
+        """Puts rules in force, all of them or none.
+
+        Args:
+            rules: all of them, as in the file; None for those of the file.
+            persist: whether they are to survive a restart.
+            try_only: whether nothing is to change.
+
+        Raises:
+            As `add`.
+        """
+        if rules is not None:
+            # Here the rules are what is wrong; in `_merge` it may be a change of a stream that does not fit them.
+            check_rules(self._config.model_copy(update={"rules": read_rules(rules)}), self._weights_labels)
+        kept = AtRunTime(self._kept.streams, rules) if persist else self._kept
+        return self._adopt(self._file, AtRunTime(self._at_run_time.streams, rules), kept, try_only=try_only)
 
     def find(self, name: str) -> StreamConfig:
         """A stream that is configured.
@@ -267,7 +330,7 @@ class LiveConfig:
 
     def removed(self) -> list[str]:
         """Streams of the file that were removed at run time."""
-        return [name for name, change in self._changes.items() if change.action == "remove"]
+        return [name for name, change in self._at_run_time.streams.items() if change.action == "remove"]
 
     def is_removed(self, name: str) -> bool:
         """Whether a stream of the file was removed at run time."""
@@ -275,19 +338,28 @@ class LiveConfig:
 
     def change_of(self, name: str) -> tuple[Change | None, bool]:
         """What was done to a stream at run time, and whether it would be the same after a restart."""
-        change = self._changes.get(name)
-        return change, change == self._kept.get(name)
+        change = self._at_run_time.streams.get(name)
+        return change, change == self._kept.streams.get(name)
 
-    def _change(self, name: str, change: Change | None, *, persist: bool) -> Applied:
-        changes = _replaced(self._changes, name, change)
-        return self._adopt(self._file, changes, _replaced(self._kept, name, change) if persist else self._kept)
+    def change_of_rules(self) -> tuple[Rules | None, bool]:
+        """The rules of run time, if they replace those of the file, and whether that would be so after a restart."""
+        rules = self._at_run_time.rules
+        return rules, rules == self._kept.rules
 
-    def _adopt(self, file: Config, changes: dict[str, Change], kept: dict[str, Change]) -> Applied:
+    def _change(self, name: str, change: Change | None, *, persist: bool, try_only: bool) -> Outcome:
+        kept = self._kept.with_stream(name, change) if persist else self._kept
+        return self._adopt(self._file, self._at_run_time.with_stream(name, change), kept, try_only=try_only)
+
+    def _adopt(self, file: Config, changed: AtRunTime, kept: AtRunTime, *, try_only: bool = False) -> Outcome:
         """Puts a configuration in force: whatever may fail comes before anything changes."""
         if self._streams is None:
             raise ControlError(Refusal.FAILED, "the daemon has not started its streams yet")
-        config = self._merged(file, changes)
+        config = self._merged(file, changed)
         staged = self._changes_file.stage(kept) if kept != self._kept else None
+        if try_only:
+            if staged is not None:
+                staged.discard()
+            return Outcome(config, self._streams.plan(config.streams, config.detector))
         try:
             applied = self._streams.apply(config.streams, config.rules, config.detector)
         except BaseException:
@@ -297,7 +369,7 @@ class LiveConfig:
             raise
         if config.log != self._config.log:
             configure_logging(config.log)
-        self._file, self._changes, self._config = file, changes, config
+        self._file, self._at_run_time, self._config = file, changed, config
         if staged is not None:
             try:
                 staged.commit()
@@ -305,7 +377,7 @@ class LiveConfig:
                 message = f"was changed, but will be lost at a restart: {staged.path}: {error.strerror or error}"
                 raise ControlError(Refusal.FAILED, message) from None
             self._kept = kept
-        return applied
+        return Outcome(config, applied)
 
     def _note_reload(self, at: float | None) -> None:
         """Remembers and shows whether the file is in force: since this Unix time, or not (None)."""
@@ -324,22 +396,22 @@ class LiveConfig:
 
     def _is_left_out(self, name: str) -> bool:
         """Whether what was kept of a stream could not be used at the start, and is still there."""
-        return name in self._left_out and name in self._kept and name not in self._changes
+        return name in self._left_out and name in self._kept.streams and name not in self._at_run_time.streams
 
     def _is_paused_without_changes(self, name: str) -> bool:
         default = bool(self._file.stream_defaults.get("paused", False))
         return next((stream.paused for stream in self._file.streams if stream.name == name), default)
 
-    def _merged(self, file: Config, changes: Mapping[str, Change]) -> Config:
+    def _merged(self, file: Config, changed: AtRunTime) -> Config:
         """The file with the changes.
 
         Raises:
             ConfigError: some changes do not fit; a line for each problem.
         """
-        streams, problems = _merge(file, changes, self._folder, self._where, self._weights_labels)
+        config, problems = _merge(file, changed, self._folder, self._where, self._weights_labels)
         if problems:
             raise ConfigError([line for lines in problems.values() for line in lines])
-        return file.model_copy(update={"streams": streams})
+        return config
 
     @property
     def _folder(self) -> Path:
@@ -347,31 +419,31 @@ class LiveConfig:
 
     @property
     def _where(self) -> str:
-        return f"at run time (kept in {self.changes_path})" if self._kept else "at run time"
+        return f"at run time (kept in {self.changes_path})" if self._kept != AtRunTime() else "at run time"
 
     @staticmethod
-    def _useful(config: Config, changes: Mapping[str, Change]) -> dict[str, Change]:
+    def _useful(config: Config, changed: AtRunTime) -> AtRunTime:
         """The changes without those of streams that are not in the file any more."""
         in_file = {stream.name for stream in config.streams}
-        useless = [name for name, change in changes.items() if change.action != "add" and name not in in_file]
+        useless = [name for name, change in changed.streams.items() if change.action != "add" and name not in in_file]
         if useless:
             _log.info("no longer in the file, so their changes made at run time are discarded: %s", ", ".join(useless))
-        return {name: change for name, change in changes.items() if name not in useless}
+        streams = {name: change for name, change in changed.streams.items() if name not in useless}
+        return AtRunTime(streams, changed.rules)
 
     def _notes(self) -> list[str]:
-        changed = [name for name, change in self._changes.items() if change.action == "change"]
+        changed = [name for name, change in self._at_run_time.streams.items() if change.action == "change"]
         words = [(name, "removed") for name in self.removed()] + [(name, "changed") for name in changed]
         notes = [f"{name} was {word} at run time; to undo it: streamdet streams reset {name}" for name, word in words]
+        if self._at_run_time.rules is not None:
+            notes.append(f"the rules were changed at run time, those of the file wait; to undo it: {_RESET_RULES}")
         for name, problems in self._left_out.items():
-            if self._is_left_out(name):
-                forget = f"to forget it: streamdet streams remove {name} --persist"
+            forget = f"to forget it: streamdet streams remove {name} --persist"
+            if name == _RULES and self._kept.rules is not None and self._at_run_time.rules is None:
+                notes.append(f"the rules that were kept are left out: {problems[0]}; to forget them: {_RESET_RULES}")
+            elif self._is_left_out(name):
                 notes.append(f"what was kept of {name} is left out: {problems[0]}; {forget}")
         return notes
-
-
-def _replaced(changes: Mapping[str, Change], name: str, change: Change | None) -> dict[str, Change]:
-    others = {other: value for other, value in changes.items() if other != name}
-    return others if change is None else {**others, name: change}
 
 
 def _differing_keys(one: Config, other: Config) -> list[str]:
@@ -387,20 +459,41 @@ def _differing_keys(one: Config, other: Config) -> list[str]:
 
 
 def _merge(
-    config: Config, changes: Changes, folder: Path, where: str, weights_labels: Sequence[str] | None
-) -> tuple[tuple[StreamConfig, ...], dict[str, list[str]]]:
-    """The streams of a file with what was changed at run time, without the changes that do not fit.
+    file: Config, changed: AtRunTime, folder: Path, where: str, weights_labels: Sequence[str] | None
+) -> tuple[Config, dict[str, list[str]]]:
+    """A file with what was changed at run time, without the changes that do not fit.
 
     Args:
-        config: what the file says.
-        changes: by the name of the stream; a change of a stream that is not in the file any more has no effect.
+        file: what the file says.
+        changed: at run time; a change of a stream that is not in the file any more has no effect.
         folder: that relative paths are relative to.
         where: where the changes were made, for messages.
         weights_labels: that the weights know; None where only the detector itself knows them.
 
     Returns:
-        The streams, and for each stream whose change is left out the reasons, a line each.
+        The configuration, and for each stream whose change is left out the reasons, a line each; those of rules that
+        are left out under the name of their table.
     """
+    if changed.rules is None:
+        streams, problems = _merge_streams(file, changed.streams, folder, where, weights_labels)
+        return file.model_copy(update={"streams": streams}), problems
+    # Rules must fit the streams that they come to, and streams their rules: first the rules of run time are read for
+    # themselves, then streams with them, then whether those rules fit these streams.
+    try:
+        rules = read_rules(changed.rules)
+        with_rules = file.model_copy(update={"rules": rules})
+        streams, problems = _merge_streams(with_rules, changed.streams, folder, where, weights_labels)
+        check_rules(merged := with_rules.model_copy(update={"streams": streams}), weights_labels)
+    except ConfigError as error:
+        streams, problems = _merge_streams(file, changed.streams, folder, where, weights_labels)
+        return file.model_copy(update={"streams": streams}), {**problems, _RULES: error.problems}
+    return merged, problems
+
+
+def _merge_streams(
+    config: Config, changes: Changes, folder: Path, where: str, weights_labels: Sequence[str] | None
+) -> tuple[tuple[StreamConfig, ...], dict[str, list[str]]]:
+    """The streams of a configuration with what was changed, and for each that is left out the reasons."""
     streams: list[StreamConfig] = []
     problems: dict[str, list[str]] = {}
     in_file = {stream.name: stream for stream in config.streams}
@@ -441,29 +534,29 @@ class ChangesFile:
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
-    def read(self) -> tuple[dict[str, Change], list[str]]:
+    def read(self) -> tuple[AtRunTime, list[str]]:
         """What was kept, and what is wrong with the rest of the file, a line each.
 
         What can be read is used, whatever the rest is. A file that is wrong is copied, with `.bad` behind its name,
         before the next one overwrites it.
         """
         if self.path is None:
-            return {}, []
+            return AtRunTime(), []
         try:
             with self.path.open("rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
         except FileNotFoundError:
-            return {}, []
+            return AtRunTime(), []
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            return {}, [f"{self.path}: cannot be read: {reason}; it keeps what was changed at run time"]
+            return AtRunTime(), [f"{self.path}: cannot be read: {reason}; it keeps what was changed at run time"]
         try:
             if len(data) > MAX_FILE_BYTES:
                 problem = "it is larger than 1 MiB"
                 raise ValueError(problem)  # noqa: TRY301 - handled with what is wrong in the file
             changes, problems = _decode(data)
         except (ValueError, RecursionError) as error:
-            changes, problems = {}, [f"is not what streamdet wrote there: {redact(str(error))}"]
+            changes, problems = AtRunTime(), [f"is not what streamdet wrote there: {redact(str(error))}"]
         if problems:
             self._save_bad(data)
         return changes, [f"{self.path}: {problem}" for problem in problems]
@@ -475,7 +568,7 @@ class ChangesFile:
         with suppress(OSError):
             write_atomically(self.path.with_name(self.path.name + ".bad"), data)
 
-    def stage(self, changes: Changes) -> StagedFile:
+    def stage(self, changes: AtRunTime) -> StagedFile:
         """Writes the next content beside the file, so that only a rename is left to do.
 
         Raises:
@@ -484,8 +577,14 @@ class ChangesFile:
         if self.path is None:
             problem = "there is nowhere to keep this over a restart; set [control] changes_file, or leave --persist out"
             raise ControlError(Refusal.CONFLICT, problem)
-        body = {name: {"action": change.action, "values": change.values} for name, change in sorted(changes.items())}
-        data = json.dumps({"version": _VERSION, "streams": body}, indent=2, ensure_ascii=False).encode() + b"\n"
+        streams = sorted(changes.streams.items())
+        body: dict[str, Any] = {
+            "version": _VERSION,
+            "streams": {name: {"action": change.action, "values": change.values} for name, change in streams},
+        }
+        if changes.rules is not None:
+            body["rules"] = changes.rules
+        data = json.dumps(body, indent=2, ensure_ascii=False).encode() + b"\n"
         if len(data) > MAX_FILE_BYTES:
             raise ControlError(Refusal.TOO_MANY, "the changes kept over restarts would be larger than 1 MiB")
         try:
@@ -496,7 +595,7 @@ class ChangesFile:
             raise ControlError(Refusal.FAILED, message) from None
 
 
-def _decode(data: bytes) -> tuple[dict[str, Change], list[str]]:
+def _decode(data: bytes) -> tuple[AtRunTime, list[str]]:
     file = json.loads(data.decode())
     if not isinstance(file, dict) or file.get("version") != _VERSION or not isinstance(file.get("streams"), dict):
         problem = f'it needs "version": {_VERSION} and "streams"'
@@ -508,7 +607,11 @@ def _decode(data: bytes) -> tuple[dict[str, Change], list[str]]:
             changes[name] = _decode_change(name, change)
         except ValueError as error:
             problems.append(f"is not what streamdet wrote there: {error}")
-    return changes, problems
+    rules = file.get("rules")
+    if rules is not None and not (isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules)):
+        problems.append('is not what streamdet wrote there: "rules" must be a list of tables')
+        rules = None
+    return AtRunTime(changes, None if rules is None else tuple(rules)), problems
 
 
 def _decode_change(name: str, change: object) -> Change:

@@ -112,7 +112,7 @@ class Streams:
             ApplyError: there is no thread, memory or file descriptor left; nothing has changed.
         """
         wanted = {config.name: config for config in configs}
-        plan = self._plan(wanted, detector)
+        plan = self.plan(wanted.values(), detector)
         captures = self._prepare(wanted, plan, detector)
         self._stop_captures([*plan.removed, *plan.reconnected])
         if self._clips is not None:
@@ -167,7 +167,9 @@ class Streams:
         in_flight = any(counts.in_flight for counts in self._ledger.snapshot().values())
         return ended == len(self._configs) and not in_flight
 
-    def _plan(self, wanted: dict[str, StreamConfig], detector: DetectorConfig) -> Applied:
+    def plan(self, configs: Iterable[StreamConfig], detector: DetectorConfig) -> Applied:
+        """What `apply` would do; arguments as there."""
+        wanted = {config.name: config for config in configs}
         plan = Applied(
             added=[name for name in wanted if name not in self._configs],
             removed=[name for name in self._configs if name not in wanted],

@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 
 from streamdet import cli, wire
 from streamdet.cli import past_events
+from streamdet.client.control import ask
 from streamdet.errors import ControlError, StreamdetError
-from streamdet.service.control.client import ask
 from streamdet.types import AlertEvent, ObjectEvent
 from support.processes import DaemonProcess, stream
 from support.waiting import wait_until

@@ -16,13 +16,13 @@ from click.testing import CliRunner
 
 from streamdet import cli
 from streamdet.assets import sample_clip
+from streamdet.client.control import ask
 from streamdet.config import load_config
 from streamdet.config.toml import MAX_FILE_BYTES
 from streamdet.detector.pool import DetectorPool
 from streamdet.errors import ConfigError, ControlError
-from streamdet.service.control.client import ask
 from streamdet.service.daemon import Daemon
-from streamdet.service.live_config import ChangesFile
+from streamdet.service.live_config import AtRunTime, ChangesFile
 from streamdet.types import Reason, State
 from streamdet.worker import Worker
 from support.ports import free_port
@@ -392,7 +392,7 @@ def test_a_spoiled_file_of_changes_is_reported_and_kept_aside(
     kept = tmp_path / "kept.json"
     kept.write_bytes(data)
     changes, problems = ChangesFile(kept).read()
-    assert changes == {}
+    assert changes == AtRunTime()
     assert len(problems) == 1
     assert "is not what streamdet wrote there" in problems[0]
     assert (tmp_path / "kept.json.bad").read_bytes() == data[: MAX_FILE_BYTES + 1]

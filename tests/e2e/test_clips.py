@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from streamdet import AlertEvent, subscribe
+from streamdet.client.control import _UnixConnection
 from streamdet.config import load_config
 from streamdet.detector.pool import DetectorPool
-from streamdet.service.control.client import _UnixConnection
 from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, DetectionSettings, Picture
 from support.browser import chromium

@@ -26,11 +26,11 @@ from jsonschema import Draft202012Validator
 from streamdet import subscribe
 from streamdet.assets import sample_clip
 from streamdet.bench.stand_in import StandIn
+from streamdet.client.control import _UnixConnection, ask
 from streamdet.config import load_config
 from streamdet.detector.pool import DetectorPool
 from streamdet.errors import ControlError
 from streamdet.service.control.api import _Api
-from streamdet.service.control.client import _UnixConnection, ask
 from streamdet.service.daemon import Daemon
 from streamdet.service.pages import HealthSnapshot
 from support.openapi import with_settings_of_streams
@@ -75,11 +75,12 @@ class Api:
         self.daemon.stop()
         join(self.thread)
 
-    def request(self, method: str, path: str, body: object = None) -> tuple[int, Json]:
+    def request(self, method: str, path: str, body: object = None, **more: str) -> tuple[int, Json]:
         """Status and answer; both are checked against the description."""
         with closing(_UnixConnection(self.socket, 30)) as connection:
             data = None if body is None else json.dumps(body).encode()
             headers = {} if body is None else {"Content-Type": "application/json"}
+            headers |= {name.replace("_", "-"): value for name, value in more.items()}
             connection.request(method, path, data, headers)
             response = connection.getresponse()
             answer = json.loads(response.read())
@@ -297,8 +298,8 @@ def test_each_change_is_logged_with_who_asked_for_it(api: Api, caplog: pytest.Lo
     assert lines == [
         "streams.add north url max_fps=3 kept over restarts: done",
         lines[1],
-        "streams.change north paused=true without max_fps: done",
-        "streams.set east max_fps=5: done",
+        "streams.change north paused=true (was false) without max_fps: done",
+        "streams.set east max_fps=5 (was null): done",
         "streams.reset east: done",
         "streams.remove north kept over restarts: done",
         "streams.remove north: refused: there is no stream north; streamdet streams list names them",
@@ -308,6 +309,131 @@ def test_each_change_is_logged_with_who_asked_for_it(api: Api, caplog: pytest.Lo
     assert "refused: streams[north].stall_seconds" in lines[1]
     assert all(line.isprintable() for line in lines)
     assert SECRET not in caplog.text
+
+
+def test_two_editors_do_not_overwrite_each_other(api: Api) -> None:
+    seen = api.request("GET", "/v1/streams/east/settings")[1]
+    assert (seen["settings"]["max_fps"], seen["settings"]["zones"], seen["origin"]) == (None, [], "file")
+    first = f'"{seen["version"]}"'
+    status, answer = api.request("PATCH", "/v1/streams/east", {"max_fps": 5}, If_Match=first)
+    assert (status, answer["settings"]["max_fps"]) == (200, 5.0)
+    for method, body in (("PATCH", {"zones": []}), ("PUT", {"zones": []}), ("DELETE", None)):
+        status, answer = api.request(method, "/v1/streams/east", body, If_Match=first)
+        assert (status, answer["code"]) == (412, "changed")
+        assert answer["detail"] == "east was changed meanwhile: max_fps; read its settings again"
+    assert api.request("POST", "/v1/streams/east/reset", If_Match=first)[0] == 412
+    assert api.request("PATCH", "/v1/streams/east", {"zones": []}, If_Match='"abcdef"')[0] == 412
+    assert api.request("PATCH", "/v1/streams/east", {"zones": []}, If_Match="W/1")[0] == 400
+    now = api.request("GET", "/v1/streams/east/settings")[1]
+    assert (now["settings"]["max_fps"], now["changed"]) == (5.0, ["max_fps"])
+    assert api.request("DELETE", "/v1/streams/east", If_Match=f'"{now["version"]}"')[0] == 200
+
+
+def test_what_is_only_tried_is_checked_and_changes_nothing(api: Api) -> None:
+    before = api.request("GET", "/v1/config")[1]
+    zone = {"name": "gate", "polygon": [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]}
+    for method, path, body in (
+        ("PATCH", "/v1/streams/east", {"zones": [zone], "max_fps": 5}),
+        ("PUT", "/v1/streams/east", {"paused": True}),
+        ("POST", "/v1/streams", {"name": "new", "url": str(sample_clip())}),
+        ("DELETE", "/v1/streams/west", None),
+        ("PUT", "/v1/rules", {"rules": [{"name": "someone", "labels": ["person"]}]}),
+    ):
+        status, answer = api.request(method, f"{path}?try_only=true&persist=true", body)
+        assert (status, answer["tried"]) == (200, True)
+    tried = api.request("PATCH", "/v1/streams/east?try_only=true", {"zones": [zone]})[1]
+    assert tried["settings"]["zones"][0]["name"] == "gate"
+    tried = api.request("PATCH", "/v1/streams/east?try_only=true", {"paused": True})[1]
+    assert tried["streams"]["reconnected"] == ["east"]
+    status, answer = api.request("PATCH", "/v1/streams/east?try_only=true", {"zones": [{**zone, "polygon": [[0, 0]]}]})
+    assert (status, answer["problems"][0].partition(": ")[0]) == (422, "streams[east].zones[#1].polygon")
+    assert api.request("GET", "/v1/config")[1] == before
+    assert not api.config.with_suffix(".streams.json").exists()
+
+
+def test_rules_change_as_a_whole_and_only_what_fits(api: Api) -> None:
+    at_the_gate = {"name": "at the gate", "streams": ["east"], "labels": ["person"], "zone": "gate"}
+    seen = api.request("GET", "/v1/rules")[1]
+    assert (seen["rules"], seen["origin"], seen["persisted"]) == ([], "file", True)
+    status, answer = api.request("PUT", "/v1/rules", {"rules": [{"name": "a"}, at_the_gate]})
+    assert status == 422
+    assert answer["problems"] == [
+        'rules[at the gate].zone: is "gate", and stream east has no zone of this name; it has none; add one'
+    ]
+    zone = {"name": "gate", "polygon": [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]}
+    assert api.request("PATCH", "/v1/streams/east", {"zones": [zone]})[0] == 200
+    status, answer = api.request("PUT", "/v1/rules", {"rules": [at_the_gate]}, If_Match=f'"{seen["version"]}"')
+    assert (status, answer["rules"]) == (200, [at_the_gate])
+    assert api.request("PUT", "/v1/rules", {"rules": []}, If_Match=f'"{seen["version"]}"')[0] == 412
+    status, answer = api.request("PATCH", "/v1/streams/east", {"zones": None})
+    assert (status, "at the gate" in answer["detail"]) == (422, True)
+    for body, status, words in (
+        ({"rules": [{"name": "x", "zon": "gate"}]}, 422, "rules[x].zon: "),
+        ({"rules": [{"name": "x"}, {"name": "x"}]}, 422, "rules[x].name: another rule has this name already"),
+        ({"rules": [{"labels": ["person"]}]}, 422, "rules[#1].name: "),
+        ({"rules": [{"name": "x", "streams": ["gone"]}]}, 422, "rules[x].streams[#1]: "),
+        ({"rules": {"name": "x"}}, 400, '"rules" must be a list'),
+        ({"rules": ["x"]}, 400, '"rules" must be a list'),
+        ({"rule": []}, 400, "known are rules"),
+    ):
+        answered, answer = api.request("PUT", "/v1/rules", body)
+        assert (answered, answer["problems"][0][: len(words)] == words or words in answer["detail"]) == (status, True)
+    assert api.request("GET", "/v1/rules")[1]["rules"] == [at_the_gate]
+    assert api.request("POST", "/v1/reload")[1]["notes"][-1].startswith("the rules were changed at run time")
+    assert api.request("POST", "/v1/rules/reset")[1]["rules"] == []
+    assert api.request("GET", "/v1/rules")[1]["origin"] == "file"
+
+
+def test_kept_rules_last_over_a_restart_and_those_that_no_longer_fit_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    of_file = '[[rules]]\nname = "of the file"\n'
+    with Api(tmp_path, more=of_file) as api:
+        assert (
+            api.request("PUT", "/v1/rules?persist=true", {"rules": [{"name": "kept", "streams": ["west"]}]})[0] == 200
+        )
+        assert api.request("PUT", "/v1/rules", {"rules": [{"name": "lost"}]})[0] == 200
+        assert api.request("GET", "/v1/rules")[1]["persisted"] is False
+    with Api(tmp_path, more=of_file) as api:
+        rules = api.request("GET", "/v1/rules")[1]
+        assert ([rule["name"] for rule in rules["rules"]], rules["persisted"]) == (["kept"], True)
+        assert api.request("PATCH", "/v1/streams/west?persist=true", {"track": False})[0] == 422
+    kept = api.config.with_suffix(".streams.json")
+    kept.write_text(kept.read_text().replace("west", "gone"))
+    with Api(tmp_path, more=of_file) as api:
+        assert [rule["name"] for rule in api.request("GET", "/v1/rules")[1]["rules"]] == ["of the file"]
+        assert "the rules that were kept are left out: rules[kept]" in api.request("POST", "/v1/reload")[1]["notes"][0]
+        assert api.request("POST", "/v1/rules/reset?persist=true")[0] == 200
+        assert api.request("POST", "/v1/reload")[1]["notes"] == []
+    assert json.loads(kept.read_text()) == {"version": 1, "streams": {}}
+    assert api.config.read_text().count(of_file) == 1
+
+
+def test_a_change_of_a_user_of_the_page_is_logged_and_counted_as_such(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    def count(via: str, outcome: str) -> float:
+        labels = {"via": via, "outcome": outcome}
+        return api.daemon.metrics.registry.get_sample_value("streamdet_control_changes_total", labels) or 0.0
+
+    caplog.set_level(logging.INFO)
+    before = [count("page", "done"), count("page", "refused"), count("api", "done")]
+    zones = [{"name": name, "polygon": [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]} for name in ("gate", "yard")]
+    user = {"Streamdet_User": "alice; operator; 192.0.2.7"}
+    api.request("PATCH", "/v1/streams/east", {"zones": zones}, **user)
+    moved = [{**zones[1], "polygon": [[0.2, 0.1], [0.5, 0.1], [0.5, 0.5]]}]
+    api.request("PATCH", "/v1/streams/east?try_only=true", {"zones": moved}, **user)
+    api.request("PATCH", "/v1/streams/east", {"zones": moved, "max_fps": 0}, **user)
+    api.request("PATCH", "/v1/streams/east", {"zones": moved})
+    for wrong in ("alice", "alice; operator; 192.0.2.7\t", "al ice; operator; ::1", "alice; Operator; ::1"):
+        assert api.request("PATCH", "/v1/streams/east", {"zones": []}, Streamdet_User=wrong.strip())[0] in (200, 400)
+    who = f"alice (operator, from 192.0.2.7) via the page of user {os.geteuid()} (process {os.getpid()}) asked for "
+    lines = [text.removeprefix(who) for text in caplog.messages if text.startswith(who)]
+    assert lines[0] == "streams.change east zones: +gate +yard: done"
+    assert lines[1].startswith("streams.change east zones: -gate ~yard max_fps=0 (was null): refused: ")
+    assert any("(process" in text and text.endswith("east zones: -gate ~yard: done") for text in caplog.messages)
+    assert [count("page", "done"), count("page", "refused"), count("api", "done")] >= [n + 1 for n in before]
 
 
 def test_requests_are_counted(api: Api) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from streamdet import AlertEvent, DetectionEvent, ObjectEvent, Subscription, subscribe
 from streamdet.assets import sample_clip
 from streamdet.capture.sources.picture import AvPicture
-from streamdet.service.control.client import _UnixConnection
+from streamdet.client.control import _UnixConnection
 from streamdet.types import Box, PictureInfo
 from streamdet.wire import Kind
 from support.processes import PATIENCE_SECONDS, DaemonProcess, stream

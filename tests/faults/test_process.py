@@ -19,8 +19,8 @@ import zmq
 
 from streamdet import DetectionEvent, Gap, Restart, subscribe
 from streamdet.bench.machine import resident_bytes
+from streamdet.client.control import ask
 from streamdet.errors import ControlError
-from streamdet.service.control.client import ask
 from streamdet.types import StateEvent
 from support.paths import SUPPORT
 from support.processes import DaemonProcess, stream

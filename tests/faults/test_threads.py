@@ -26,6 +26,7 @@ from streamdet.analytics.tracker import Tracker
 from streamdet.analytics.zones import Zones
 from streamdet.bench.stand_in import StandIn
 from streamdet.capture.thread import Capture
+from streamdet.client.control import ask
 from streamdet.config import Config, load_config
 from streamdet.delivery.connections import ConnectionGuard
 from streamdet.delivery.event_store import EventStore
@@ -43,7 +44,6 @@ from streamdet.http.server import HttpServer, _Connections, _Protocol
 from streamdet.inference.thread import Inference
 from streamdet.monitoring.rates import Rates
 from streamdet.service.control.api import _Api
-from streamdet.service.control.client import ask
 from streamdet.service.control.operations import Operations
 from streamdet.service.control.unix_socket import PeerGuard
 from streamdet.service.daemon import Daemon

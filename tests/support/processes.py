@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from streamdet.assets import sample_clip
-from streamdet.service.control.client import ask
+from streamdet.client.control import ask
 from support.ports import free_ports
 from support.waiting import join
 

@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from streamdet.client.control import USER_HEADER, USER_PATTERN
 from streamdet.config import MetricsConfig
 from streamdet.config.listening import HOW_TO_CLOSE_CONTROL, parse_host_port
 from streamdet.config.stream import NAME_PATTERN
@@ -74,6 +75,7 @@ _MAX_TIME = 253_402_300_799.0  # the end of the year 9999
 # The deepest that means anything: a stream, a list of zones, a zone, its corners, a corner.
 _MAX_DEPTH = 12
 _MOST_DIGITS = 20
+_ETAG = re.compile(r'"[0-9a-f]{1,1000}"')
 
 _STATUSES = {
     Refusal.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -83,6 +85,7 @@ _STATUSES = {
     Refusal.NOT_FOUND: HTTPStatus.NOT_FOUND,
     Refusal.EXISTS: HTTPStatus.CONFLICT,
     Refusal.CONFLICT: HTTPStatus.CONFLICT,
+    Refusal.CHANGED: HTTPStatus.PRECONDITION_FAILED,
     Refusal.FAILED: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 _CODES = {
@@ -257,6 +260,9 @@ class _Api:
                 ),
                 _resource("/v1/streams/{name}/picture", GET=self._get_snapshot),
                 _resource("/v1/streams/{name}/reset", POST=self._operation("streams.reset", changes=True)),
+                _resource("/v1/streams/{name}/settings", GET=self._operation("streams.settings")),
+                _resource("/v1/rules", GET=self._operation("rules.get"), PUT=self._set_rules),
+                _resource("/v1/rules/reset", POST=self._operation("rules.reset", changes=True)),
             ],
             exception_handlers={
                 ConfigError: _refused,
@@ -293,43 +299,56 @@ class _Api:
     async def _reload(self, request: Request) -> Response:
         _query(request)
         config = _only(await _body_of(request), config=str).get("config")
-        return _answer(await self._carried_out(Operation("reload", _who(request), config=config)))
+        return _answer(await self._carried_out(Operation("reload", **_client(request), config=config)))
 
     async def _add_stream(self, request: Request) -> Response:
-        persist, values = _persist(request), await _body_of(request)
+        how, values = _how(request), await _body_of(request)
         name = values.pop("name", None)
         if not isinstance(name, str):
             _refuse('"name" is missing' if name is None else '"name" must be a text')
-        operation = Operation("streams.add", _who(request), name, values, persist=persist)
-        return _answer(await self._carried_out(operation), HTTPStatus.CREATED, {"Location": f"/v1/streams/{name}"})
+        result = await self._carried_out(Operation("streams.add", **how, stream=name, values=values))
+        if how["try_only"]:
+            return _answer(result)
+        return _answer(result, HTTPStatus.CREATED, {"Location": f"/v1/streams/{name}"})
 
     async def _set_stream(self, request: Request) -> Response:
-        persist, name, values = _persist(request), _name(request), await _body_of(request)
+        how, name, values = _how(request), _name(request), await _body_of(request)
         _check_name(values, name)
         values.pop("name", None)
-        result = await self._carried_out(Operation("streams.set", _who(request), name, values, persist=persist))
-        return _answer(result, HTTPStatus.CREATED if name in result["streams"]["added"] else HTTPStatus.OK)
+        result = await self._carried_out(Operation("streams.set", **how, stream=name, values=values))
+        is_new = name in result["streams"]["added"] and not how["try_only"]
+        return _answer(result, HTTPStatus.CREATED if is_new else HTTPStatus.OK)
 
     async def _change_stream(self, request: Request) -> Response:
-        persist, name, patch = _persist(request), _name(request), await _body_of(request)
+        how, name, patch = _how(request), _name(request), await _body_of(request)
         _check_name(patch, name)
         patch.pop("name", None)
         values = {key: value for key, value in patch.items() if value is not None}
         unset = tuple(key for key, value in patch.items() if value is None)
-        operation = Operation("streams.change", _who(request), name, values, unset, persist)
+        operation = Operation("streams.change", **how, stream=name, values=values, unset=unset)
         return _answer(await self._carried_out(operation))
 
+    async def _set_rules(self, request: Request) -> Response:
+        how, body = _how(request), await _body_of(request)
+        unknown = next((key for key in body if key != "rules"), None)
+        if unknown is not None:
+            _refuse(f'the key "{plain(unknown[:40])}" is not known; known are rules')
+        rules = body.get("rules")
+        if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+            _refuse('"rules" must be a list of objects, one for each rule')
+        return _answer(await self._carried_out(Operation("rules.set", **how, rules=tuple(rules))))
+
     def _operation(self, name: str, *, changes: bool = False) -> _Handler:
-        """Handles a request that its method and path say all about, and whether the change persists."""
+        """Handles a request that its method and path say all about, and how the change is made."""
 
         async def handle(request: Request) -> Response:
             stream = _name(request) if "name" in request.path_params else ""
-            persist = changes and _persist(request)
+            how = _how(request) if changes else _client(request)
             if changes:
                 _only(await _body_of(request))
             else:
                 _query(request)
-            return _answer(await self._carried_out(Operation(name, _who(request), stream, persist=persist)))
+            return _answer(await self._carried_out(Operation(name, **how, stream=stream)))
 
         return handle
 
@@ -369,7 +388,7 @@ class _Api:
         boxes = given.get("boxes", "0")
         if boxes not in ("0", "1"):
             _refuse('the query parameter "boxes" must be 0 or 1')
-        stream = await self._carried_out(Operation("streams.get", _who(request), name))
+        stream = await self._carried_out(Operation("streams.get", **_client(request), stream=name))
         if self._snapshots is None or stream.get("state") != State.UP:
             reason = f": {stream['reason']}" if stream.get("reason") else ""
             raise ControlError(Refusal.UNAVAILABLE, f"{name} has no frame: it is {stream.get('state')}{reason}")
@@ -468,6 +487,8 @@ def _resource(path: str, **handlers: _Handler) -> Route:
 
 
 def _answer(result: Json, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
+    if "tried" not in result and "version" in result and ("settings" in result or "rules" in result):
+        headers = {**(headers or {}), "ETag": f'"{result["version"]}"'}
     return Response(json.dumps(result, indent=2).encode() + b"\n", status, headers, "application/json")
 
 
@@ -514,12 +535,36 @@ _DETAILS = {
 }
 
 
-def _who(request: Request) -> str:
-    """The client of a request, for the log."""
-    peer = connection_of(request.scope).peer
-    if peer is not None:
-        return f"user {peer.uid} (process {peer.pid})"
-    return f"a client at {request.client.host}" if request.client else "an unknown client"
+def _client(request: Request) -> Json:
+    """The client of a request as an operation has it: what the log calls it, and whether it is the page.
+
+    Over the Unix socket the kernel says which process it is, and that may say for which of its own users it asks.
+    """
+    peer, user = connection_of(request.scope).peer, request.headers.get(USER_HEADER)
+    if user is not None and peer is None:
+        raise ControlError(Refusal.NOT_ALLOWED, f"the header {USER_HEADER} is accepted over the Unix socket only")
+    if user is not None and USER_PATTERN.fullmatch(user) is None:
+        _refuse(f'the header {USER_HEADER} must look like "alice; operator; 192.0.2.7"')
+    if peer is None:
+        return {"who": f"a client at {request.client.host}" if request.client else "an unknown client"}
+    process = f"user {peer.uid} (process {peer.pid})"
+    if user is None:
+        return {"who": process}
+    name, role, address = user.split("; ")
+    return {"who": f"{name} ({role}, from {address}) via the page of {process}", "via": "page"}
+
+
+def _how(request: Request) -> Json:
+    """How a change is to be made, and by whom, as an operation has it."""
+    given = _query(request, "persist", "try_only")
+    tag = request.headers.get("if-match")
+    if tag is not None and _ETAG.fullmatch(tag) is None:
+        _refuse('the header If-Match must be "version" of an answer in double quotes')
+    version = None if tag is None else tag.strip('"')
+    return {
+        **_client(request), "persist": _is_true(given, "persist"), "try_only": _is_true(given, "try_only"),
+        "version": version,
+    }  # fmt: skip
 
 
 def _name(request: Request) -> str:
@@ -592,10 +637,10 @@ def _whole(given: Mapping[str, str], key: str, least: int, most: int, default: i
     return int(text)
 
 
-def _persist(request: Request) -> bool:
-    value = _query(request, "persist").get("persist", "false")
+def _is_true(given: Mapping[str, str], key: str) -> bool:
+    value = given.get(key, "false")
     if value not in ("true", "false"):
-        _refuse('the query parameter "persist" must be true or false')
+        _refuse(f'the query parameter "{key}" must be true or false')
     return value == "true"
 
 

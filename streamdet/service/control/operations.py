@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from streamdet.config import StreamConfig
-from streamdet.config.stream import StreamDefaults
+from streamdet.config import Config, StreamConfig
 from streamdet.detector.pool import Running
 from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
 from streamdet.monitoring.metrics import Metrics
@@ -19,12 +19,15 @@ from streamdet.monitoring.rates import Fps, Rates
 from streamdet.monitoring.unexpected import describe
 from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
-from streamdet.service.live_config import LiveConfig
-from streamdet.service.streams import Applied, Streams
+from streamdet.service.live_config import LiveConfig, Outcome, Rules
+from streamdet.service.streams import Streams
 from streamdet.types import StreamStatus
 
 Json = dict[str, Any]
-_READING = {"config", "streams.list", "streams.get"}
+Via = Literal["api", "page"]
+_READING = {"config", "streams.list", "streams.get", "streams.settings", "rules.get"}
+# Hexadecimal digits of one setting in a version.
+_DIGITS = 6
 _MAX_LOGGED_VALUE = 100
 _MAX_LOGGED_LINE = 1200
 
@@ -38,11 +41,15 @@ class Operation:
     Attributes:
         name: such as "streams.add".
         who: the client, for the log.
+        via: "page" where the page asks for one of its users, else "api".
         stream: its name; empty if the operation is not about one stream.
         values: keys of `[[streams]]` by name, with values as in the file.
         unset: keys that are again as the file says, or at their defaults.
         persist: whether all that was changed about the stream is to survive a restart.
         config: the file that the client believes the daemon to run; None for any.
+        rules: all rules, for "rules.set"; as in the file.
+        version: of what the client has seen; the operation is refused if it has changed. None for any.
+        try_only: whether all is checked and nothing is changed.
         result: gets the answer, or one of the errors of `Operations.carry_out`.
     """
 
@@ -53,6 +60,10 @@ class Operation:
     unset: tuple[str, ...] = ()
     persist: bool = False
     config: str | None = None
+    rules: Rules = ()
+    version: str | None = None
+    try_only: bool = False
+    via: Via = "api"
     result: Future[Json] = field(default_factory=Future)
 
 
@@ -87,6 +98,7 @@ class Operations:
         A result is JSON, or a ConfigError (a configuration or a stream is wrong), a ControlError, or an ApplyError (no
         thread or memory for it). What changes something is logged, with who asked for it.
         """
+        asked = "" if operation.name in _READING or operation.try_only else self._asked(operation)
         try:
             result, outcome = self._result_of(operation), "done"
         except (ConfigError, ControlError, ApplyError) as error:
@@ -99,8 +111,9 @@ class Operations:
             operation.result.set_exception(failure)
         else:
             operation.result.set_result(result)
-        if operation.name not in _READING:
-            _log.info("%s", _audit_line(operation, outcome))
+        if asked:
+            self._metrics.control_change(operation.via, outcome.partition(":")[0])
+            _log.info("%s", _audit_line(operation.who, asked, outcome))
 
     def _result_of(self, operation: Operation) -> Json:
         operations: dict[str, Callable[[Operation], Json]] = {
@@ -108,11 +121,15 @@ class Operations:
             "reload": self._reload,
             "streams.list": self._list,
             "streams.get": self._get,
+            "streams.settings": self._settings,
             "streams.add": self._add,
             "streams.set": self._set,
             "streams.change": self._change,
             "streams.remove": self._remove,
             "streams.reset": self._reset,
+            "rules.get": self._get_rules,
+            "rules.set": self._set_rules,
+            "rules.reset": self._reset_rules,
         }
         return operations[operation.name](operation)
 
@@ -145,35 +162,120 @@ class Operations:
         stream = self._in_force.find(operation.stream)
         return self._described(stream, self._streams.statuses().get(stream.name), self._rates.fps().get(stream.name))
 
+    def _settings(self, operation: Operation) -> Json:
+        return self._settings_of(self._in_force.find(operation.stream))
+
+    def _settings_of(self, stream: StreamConfig) -> Json:
+        """All that is configured for a stream, with defaults and without secrets."""
+        change, same_after_restart = self._in_force.change_of(stream.name)
+        settings: Json = _redacted(stream.model_dump(mode="json", exclude={"name"}))
+        return {
+            "name": stream.name,
+            "settings": settings,
+            "version": _version_of(settings),
+            "origin": "run_time" if change is not None and change.action == "add" else "file",
+            "changed": sorted(change.values) if change is not None and change.action == "change" else [],
+            "persisted": same_after_restart,
+        }
+
     def _add(self, operation: Operation) -> Json:
-        applied = self._in_force.add(operation.stream, operation.values, persist=operation.persist)
-        return self._changed(operation, applied)
+        how = {"persist": operation.persist, "try_only": operation.try_only}
+        return self._changed(operation, self._in_force.add(operation.stream, operation.values, **how))
 
     def _set(self, operation: Operation) -> Json:
-        applied = self._in_force.set(operation.stream, operation.values, persist=operation.persist)
-        return self._changed(operation, applied)
+        self._check_version(operation)
+        how = {"persist": operation.persist, "try_only": operation.try_only}
+        return self._changed(operation, self._in_force.set(operation.stream, operation.values, **how))
 
     def _change(self, operation: Operation) -> Json:
         for key in operation.unset:
-            if key not in StreamDefaults.model_fields:
+            if key not in StreamConfig.model_fields.keys() - {"name", "url"}:
                 raise ControlError(Refusal.BAD_REQUEST, f'"{plain(key[:40])}" is not a key that can be unset')
-        applied = self._in_force.change(operation.stream, operation.values, operation.unset, persist=operation.persist)
-        return self._changed(operation, applied)
+        self._check_version(operation)
+        how = {"persist": operation.persist, "try_only": operation.try_only}
+        outcome = self._in_force.change(operation.stream, operation.values, operation.unset, **how)
+        return self._changed(operation, outcome)
 
     def _remove(self, operation: Operation) -> Json:
-        return self._changed(operation, self._in_force.remove(operation.stream, persist=operation.persist))
+        self._check_version(operation)
+        how = {"persist": operation.persist, "try_only": operation.try_only}
+        return self._changed(operation, self._in_force.remove(operation.stream, **how))
 
     def _reset(self, operation: Operation) -> Json:
-        return self._changed(operation, self._in_force.reset(operation.stream, persist=operation.persist))
+        self._check_version(operation)
+        how = {"persist": operation.persist, "try_only": operation.try_only}
+        return self._changed(operation, self._in_force.reset(operation.stream, **how))
 
-    def _changed(self, operation: Operation, applied: Applied) -> Json:
+    def _check_version(self, operation: Operation) -> None:
+        """Refuses to change a stream that is not as the client has seen it."""
+        if operation.version is None:
+            return
         name = operation.stream
-        stream = next((stream for stream in self._in_force.config.streams if stream.name == name), None)
+        now = self._settings_of(self._in_force.find(name))
+        if now["version"] != operation.version:
+            keys = _differing(list(now["settings"]), now["version"], operation.version)
+            message = f"{name} was changed meanwhile: {', '.join(keys)}; read its settings again"
+            raise ControlError(Refusal.CHANGED, message)
+
+    def _changed(self, operation: Operation, outcome: Outcome) -> Json:
+        name = operation.stream
+        stream = next((stream for stream in outcome.config.streams if stream.name == name), None)
         status = self._streams.statuses().get(name)
+        described = None if stream is None else self._described(stream, status, None)
+        answer: Json = {"stream": described, "streams": asdict(outcome.applied)}
+        if operation.try_only:
+            answer["tried"] = True
+        if stream is not None:
+            answer["settings"] = _redacted(stream.model_dump(mode="json", exclude={"name"}))
+            answer["version"] = _version_of(answer["settings"])
+        return answer
+
+    def _get_rules(self, _operation: Operation) -> Json:
+        rules, same_after_restart = self._in_force.change_of_rules()
         return {
-            "stream": None if stream is None else self._described(stream, status, None),
-            "streams": asdict(applied),
+            **self._rules_of(self._in_force.config),
+            "origin": "file" if rules is None else "run_time",
+            "persisted": same_after_restart,
         }
+
+    @staticmethod
+    def _rules_of(config: Config) -> Json:
+        rules: list[Json] = _redacted([rule.model_dump(mode="json", exclude_defaults=True) for rule in config.rules])
+        return {"rules": rules, "version": _version_of({"rules": rules})}
+
+    def _set_rules(self, operation: Operation) -> Json:
+        return self._changed_rules(operation, operation.rules)
+
+    def _reset_rules(self, operation: Operation) -> Json:
+        return self._changed_rules(operation, None)
+
+    def _changed_rules(self, operation: Operation, rules: Rules | None) -> Json:
+        if operation.version not in (None, self._rules_of(self._in_force.config)["version"]):
+            raise ControlError(Refusal.CHANGED, "the rules were changed meanwhile; read them again")
+        outcome = self._in_force.set_rules(rules, persist=operation.persist, try_only=operation.try_only)
+        return {**self._rules_of(outcome.config), **({"tried": True} if operation.try_only else {})}
+
+    def _asked(self, operation: Operation) -> str:
+        """What a client asks for, with what was before, for the log."""
+        config = self._in_force.config
+        if operation.name.startswith("rules."):
+            before = [rule.model_dump(mode="json", exclude_defaults=True) for rule in config.rules]
+            parts = [_change_of("rules", before, list(operation.rules))] if operation.name == "rules.set" else []
+        else:
+            stream = next((stream for stream in config.streams if stream.name == operation.stream), None)
+            old = {} if stream is None else stream.model_dump(mode="json")
+            parts = [operation.stream[:100]] if operation.stream else []
+            # A URL that is refused may be one in which no login can be distinguished from the rest.
+            parts += [
+                key
+                if key == "url"
+                else _change_of(key, old.get(key), value)
+                if key in old
+                else f"{key}={_short(value)}"
+                for key, value in operation.values.items()
+            ]
+            parts += [f"without {', '.join(map(_short, operation.unset))}"] if operation.unset else []
+        return " ".join([operation.name, *parts, *(["kept over restarts"] if operation.persist else [])])
 
     def _described(self, stream: StreamConfig, status: StreamStatus | None, fps: Fps | None) -> Json:
         change, same_after_restart = self._in_force.change_of(stream.name)
@@ -225,15 +327,48 @@ def _is_same_file(given: str, ours: Path) -> bool:
         return False  # a loop of links, a NUL in it, or a name that is too long
 
 
-def _audit_line(operation: Operation, outcome: str) -> str:
+def _version_of(settings: Mapping[str, Any]) -> str:
+    """A text that differs wherever settings differ, and is the same after a restart: some digits for each of them."""
+    return "".join(
+        hashlib.sha256(json.dumps([key, value], sort_keys=True).encode()).hexdigest()[:_DIGITS]
+        for key, value in settings.items()
+    )
+
+
+def _differing(keys: Sequence[str], now: str, seen: str) -> list[str]:
+    """The keys of the settings in which two versions differ; all of them for a version of another daemon."""
+    if len(seen) != len(now):
+        return list(keys)
+    parts = (slice(at, at + _DIGITS) for at in range(0, len(now), _DIGITS))
+    return [key for key, part in zip(keys, parts, strict=True) if now[part] != seen[part]]
+
+
+def _audit_line(who: str, asked: str, outcome: str) -> str:
     """Who asked for a change, and what became of it; in one line, without secrets."""
-    # A URL that is refused may be one in which no login can be distinguished from the rest.
-    values = [key if key == "url" else f"{key}={_short(value)}" for key, value in operation.values.items()]
-    unset = [f"without {', '.join(map(_short, operation.unset))}"] if operation.unset else []
-    kept = ["kept over restarts"] if operation.persist else []
-    stream = [operation.stream[:100]] if operation.stream else []
-    asked = " ".join([operation.name, *stream, *values, *unset, *kept])
-    return plain(" ".join(f"{operation.who} asked for {asked[:500]}: {outcome[:500]}".split()), _MAX_LOGGED_LINE)
+    return plain(" ".join(f"{who} asked for {asked[:500]}: {outcome[:500]}".split()), _MAX_LOGGED_LINE)
+
+
+def _change_of(key: str, old: object, new: object) -> str:
+    """A setting and what it was before; of a list of tables, which of them changed."""
+    before, after = _by_name(old), _by_name(new)
+    if before is None or after is None:
+        return f"{key}={_short(new)}" + ("" if old == new else f" (was {_short(old)})")
+    words = [f"+{name}" for name in after if name not in before] + [f"-{name}" for name in before if name not in after]
+    words += [f"~{name}" for name in after if name in before and not _is_same(before[name], after[name])]
+    return f"{key}: {_short(' '.join(words) or 'the same')}"
+
+
+def _by_name(value: object) -> dict[str, Json] | None:
+    """Tables by their names; None for anything else."""
+    if not isinstance(value, list | tuple) or not all(isinstance(each, dict) for each in value):
+        return None
+    return {str(each.get("name", number)): each for number, each in enumerate(value, 1)}
+
+
+def _is_same(before: Json, after: Json) -> bool:
+    """Whether a table that a client sends is the one that is in force, in which keys with defaults may be added."""
+    return all(json.dumps(before.get(key), sort_keys=True) == json.dumps(value, sort_keys=True)
+               for key, value in after.items())  # fmt: skip
 
 
 def _short(value: object) -> str:

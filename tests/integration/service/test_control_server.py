@@ -24,7 +24,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streamdet.client.control import _UnixConnection, ask, decode_answer, find_socket
 from streamdet.config import MetricsConfig
+from streamdet.config.control_paths import (
+    changes_file_of_daemon,
+    possible_sockets,
+    socket_of_daemon,
+    socket_without_file,
+)
 from streamdet.delivery.event_store import EventStore, Record
 from streamdet.delivery.history import History, Query
 from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
@@ -32,14 +39,7 @@ from streamdet.security.endpoints import gid_of
 from streamdet.security.limits import FairRate, Rate
 from streamdet.security.passwords import Password, write_password
 from streamdet.service.control.api import LIMITS, MAX_BODY_BYTES, ControlServer, decode_body
-from streamdet.service.control.client import _UnixConnection, ask, decode_answer, find_socket
 from streamdet.service.control.operations import Json, Operation
-from streamdet.service.control.paths import (
-    changes_file_of_daemon,
-    possible_sockets,
-    socket_of_daemon,
-    socket_without_file,
-)
 from streamdet.service.pages import HealthSnapshot
 from streamdet.wire import to_message
 from support.certificates import make_certificate

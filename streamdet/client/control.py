@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -12,15 +13,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from streamdet.config.control_paths import AUTO, OFF, possible_sockets
 from streamdet.config.toml import parse, read_text
 from streamdet.errors import ConfigError, ControlError, Refusal
-from streamdet.service.control.paths import AUTO, OFF, possible_sockets
 
 # Stopping a camera that hangs takes seconds; a request that comes during the warm-up waits for its end.
 ANSWER_TIMEOUT_SECONDS = 60.0
 # A list of more than ten thousand streams fits.
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 DEFAULT_CONFIG = Path("/etc/streamdet/streamdet.toml")
+USER_HEADER = "Streamdet-User"
+"""Says for which of its own users a program with users, such as the page, asks; for the daemon's log."""
+USER_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}; [a-z]{1,20}; [0-9A-Za-z.:%_/-]{1,64}")
+"""Name, role and address of such a user."""
 _CONNECT_TIMEOUT_SECONDS = 5.0
 _CONNECT_AGAIN_SECONDS = 0.05
 
