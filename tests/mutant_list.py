@@ -695,4 +695,19 @@ MUTANTS: tuple[Mutant, ...] = (
         ("class counts where it is not labelled", "        if s.labelled[label]\n", "",
          "test_a_class_counts_only_where_it_is_labelled"),
     ),
+    # ---- the page's scripts ----
+    *_of(
+        "web/page/shapes.js", "unit/web/test_shapes.py",
+        ("the middle of a box is where an object stands", 'return anchor === "bottom" ? [x, y]',
+         'return anchor === "center" ? [x, y]',
+         "test_the_page_finds_the_zones_and_masks_of_a_box_that_the_daemon_finds"),
+        ("sides that run back along each other are sound", "let second = first + 1; second < count",
+         "let second = first + 2; second < count",
+         "test_the_page_says_of_a_wrong_shape_what_the_check_says"),
+    ),
+    *_of(
+        "web/page/toml.js", "unit/web/test_shapes.py",
+        ("a name becomes the value of a variable", 'escaped.replaceAll("${", () => "$${")', "escaped",
+         "test_texts_are_escaped"),
+    ),
 )  # fmt: skip

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from importlib import resources
 
 HTML = "text/html; charset=utf-8"
-_VIEWS = ("wall", "stream", "review")
+_VIEWS = ("wall", "stream", "zones", "review")
 # In the order in which they build on each other.
-_STYLES = ("tokens", "base", "shell", "picture", "wall", "stream", "journal", "review")
+_STYLES = ("tokens", "base", "shell", "picture", "wall", "stream", "zones", "journal", "review")
 _SCRIPTS = (
-    "dom", "words", "draw", "clock", "wire", "rows", "views", "picture", "wall", "journal", "stream", "occurrence",
-    "timeline", "review", "app",
+    "dom", "words", "draw", "clock", "wire", "rows", "views", "picture", "wall", "journal", "stream", "shapes", "toml",
+    "changes", "zones", "occurrence", "timeline", "review", "app",
 )  # fmt: skip
 _STYLE_MARK = "/* style */"
 _SCRIPT_MARK = "/* script */"

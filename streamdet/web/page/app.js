@@ -5,7 +5,7 @@ let paused = false;
 
 function wants() {
   const pictures = paused ? [] : openView().pictures?.() ?? [];
-  return { pictures, filter, detail: openStream || null, drops: openView().drops === true, review: openView().news?.() ?? null, calm: reduced.matches };
+  return { pictures, filter, detail: openView().detail?.() || null, drops: openView().drops === true, review: openView().news?.() ?? null, calm: reduced.matches };
 }
 
 let shownInstance = "";
@@ -128,6 +128,7 @@ initHeader();
 initToolbar();
 initFilters();
 initDetail();
+initZones();
 initReview();
 addEventListener("hashchange", () => route(true));
 addEventListener("keydown", (event) => {

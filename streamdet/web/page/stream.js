@@ -54,6 +54,7 @@ function openDetail(stream) {
     byId("objects").replaceChildren();
   }
   setText(byId("detail-title"), stream);
+  byId("edit-zones").href = addressOf("zones", stream);
   updateDetail(null);
 }
 
@@ -230,6 +231,7 @@ addView("stream", {
   },
   close: closeDetail,
   title: () => openStream,
+  detail: () => openStream,
   pictures: () => [openStream],
   draw: showDetailPicture,
   update: ({ detail }) => updateDetail(detail),

@@ -8,6 +8,7 @@
  * @property {() => void} [close] before another view is opened
  * @property {() => string} title of the window
  * @property {() => string[]} [pictures] names of the streams whose pictures it shows now
+ * @property {() => string} [detail] name of the stream whose newest frame, zones and stage times it shows
  * @property {(bitmap: ImageBitmap, shot: any) => void} [draw] takes one of these pictures, and closes it in time
  * @property {() => object | null} [news] what to add to each request about what happens
  * @property {(head: any) => void} [update] after each answer that has an overview

@@ -16,7 +16,10 @@ from mutants import LEAST_SHARE, ROOT, MutantsError, changed, run
 def test_each_change_fits_the_code(mutant: Mutant) -> None:
     before = (ROOT / mutant.file).read_text()
     after = changed(mutant, before)
-    assert ast.dump(ast.parse(after)) != ast.dump(ast.parse(before))
+    if mutant.file.endswith(".py"):
+        assert ast.dump(ast.parse(after)) != ast.dump(ast.parse(before))
+    else:
+        assert after != before
 
 
 def test_each_test_is_there() -> None:

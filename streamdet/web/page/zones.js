@@ -1,0 +1,917 @@
+/* Draws zones, lines and masks over a picture of a stream, with a mouse, a finger or the keyboard alone. What is drawn is a
+ * draft in this browser: it becomes text for the configuration and, where that is allowed, is applied to the daemon. */
+
+const UNDO_STEPS = 100;
+const DIGITS = 10000; // corners have four of them: less than half a pixel of the largest pictures
+const SNAP_PIXELS = 9;
+const DRAG_PIXELS = 6;
+const STEP = 0.01;
+const LONG_STEP = 0.1;
+const SHORT_STEP = 0.001;
+/** A side that is shorter on the screen has no handle in its middle. */
+const MIN_SIDE_PIXELS = 64;
+const MAX_SHOWN_BOXES = 200;
+const SMALL_PART = 0.002;
+const DRAFT_KEY = "streamdet.zones.";
+
+const DRAWS = "Drag a rectangle, or click corner after corner and finish on the first one.";
+const TOOL_HINTS = {
+  select: "Choose Zone, Line or Mask to draw. Drag corners to move them, the middle of a side for a new corner, a shape to move all of it.",
+  zones: DRAWS,
+  lines: "Drag from one end to the other. Objects that cross in the direction of the arrow go in.",
+  masks: `${DRAWS} Detections in a mask are left out; unless it is restricted to labels or sizes, its area is black in every picture.`,
+};
+const SELECT_KEYS = "Keys: Tab goes through the corners, arrows move, with Shift further, Delete removes, + adds a corner.";
+const DRAW_KEYS = "Keys: arrows move the cursor, with Shift further, Enter sets a corner, F or Enter on the first one finishes, Escape cancels.";
+
+/**
+ * @typedef {{zones: any[], lines: any[], masks: any[]}} Lists
+ * @typedef {{kind: "zones" | "lines" | "masks", shape: any}} Entry
+ */
+
+const noShapes = () => ({ zones: [], lines: [], masks: [] });
+
+const editor = {
+  stream: "",
+  /** As configured, as far as known. @type {Lists | null} */
+  base: null,
+  /** Of the daemon's settings, against lost updates; empty where only their outlines are known. */
+  version: "",
+  /** What the daemon has published of them last; another one means that someone changed them. */
+  outline: "",
+  /** @type {Lists} */
+  draft: noShapes(),
+  /** What Undo goes back to, as JSON. */
+  committed: "",
+  /** @type {string[]} */
+  undone: [],
+  /** @type {string[]} */
+  done: [],
+  /** @type {Entry | null} */
+  selected: null,
+  tool: "select",
+  /** Corners that are set of a shape that is being drawn. @type {[number, number][]} */
+  drawing: [],
+  /** Where the keyboard's cursor is. @type {[number, number]} */
+  cursor: [0.5, 0.5],
+  hasCursor: false,
+  /** Where the pointer is while it draws. @type {[number, number] | null} */
+  pointer: null,
+  /** What the pointer holds. @type {any} */
+  drag: null,
+  /** @type {{bitmap: ImageBitmap, takenAt: number} | null} */
+  picture: null,
+  frame: { width: 16, height: 9 },
+  /** @type {any[]} */
+  boxes: [],
+  /** What the server has refused, by key of the configuration. @type {string[]} */
+  refused: [],
+  isConflict: false,
+  isApplying: false,
+};
+
+/* Drafts */
+
+const listsOf = (lists) => Object.fromEntries(KINDS_OF_SHAPES.map((kind) => [kind, lists[kind].map((shape) => ({ ...shape }))]));
+
+/** Lists as the settings have them, with `polygon` for the corners. @returns {Lists} */
+function fromSettings(settings) {
+  const read = ({ polygon, points, ...keys }) => ({ ...keys, points: polygon ?? points });
+  return /** @type {Lists} */ (Object.fromEntries(KINDS_OF_SHAPES.map((kind) => [kind, (settings[kind] ?? []).map(read)])));
+}
+
+const toSettings = (lists) => Object.fromEntries(KINDS_OF_SHAPES.map((kind) => [kind, lists[kind].map((shape) => keysOf(kind, shape))]));
+/** The same text for the same shapes. @param {Lists} lists */
+const textOfLists = (lists) => JSON.stringify(toSettings(lists));
+const isDirty = () => editor.base !== null && textOfLists(editor.draft) !== textOfLists(editor.base);
+
+/** What the browser keeps of a draft, over a reload of the page. @param {string} stream @returns {any} */
+function keptDraft(stream) {
+  try {
+    return JSON.parse(sessionStorage.getItem(DRAFT_KEY + stream) ?? "null");
+  } catch {
+    return null;
+  }
+}
+
+function keepDraft() {
+  try {
+    if (isDirty()) {
+      const { base, version, outline, draft } = editor;
+      sessionStorage.setItem(DRAFT_KEY + editor.stream, JSON.stringify({ base, version, outline, draft }));
+    } else sessionStorage.removeItem(DRAFT_KEY + editor.stream);
+  } catch {
+    // Private windows of some browsers keep nothing.
+  }
+}
+
+/** Whether any stream has a draft that is not applied. */
+function hasDrafts() {
+  try {
+    return Object.keys(sessionStorage).some((key) => key.startsWith(DRAFT_KEY));
+  } catch {
+    return isDirty();
+  }
+}
+
+/** The names of zones or lines of a stream as drawn here, and as configured if there is no draft. @param {string} stream @param {"zones" | "lines"} kind */
+const draftedNames = (stream, kind) => (keptDraft(stream)?.draft?.[kind] ?? []).map(({ name }) => name);
+
+/** Makes the present draft a step that can be undone. */
+function commit() {
+  const now = JSON.stringify(editor.draft);
+  if (now !== editor.committed) {
+    editor.done.push(editor.committed);
+    if (editor.done.length > UNDO_STEPS) editor.done.shift();
+    editor.undone = [];
+    editor.committed = now;
+    editor.refused = [];
+    setText(byId("zones-applied"), "");
+  }
+  keepDraft();
+  showZones();
+}
+
+/** Goes back, or forth again. @param {string[]} from @param {string[]} to @param {string} word */
+function goTo(from, to, word) {
+  const next = from.pop();
+  if (next === undefined) return;
+  to.push(editor.committed);
+  editor.committed = next;
+  const at = editor.selected && editor.draft[editor.selected.kind].indexOf(editor.selected.shape);
+  editor.draft = JSON.parse(next);
+  const again = editor.selected && editor.draft[editor.selected.kind][at ?? -1];
+  editor.selected = again ? { kind: /** @type {Entry} */ (editor.selected).kind, shape: again } : null;
+  editor.refused = [];
+  keepDraft();
+  showZones();
+  announce(word);
+}
+
+/* Opening */
+
+addView("zones", {
+  alone: true,
+  title: () => `Zones of ${editor.stream}`,
+  open: openZones,
+  close() {
+    commit();
+    stopDrawing();
+    havePictures.delete(editor.stream);
+  },
+  detail: () => editor.stream,
+  pictures: () => (editor.picture && byId("zones-live").value !== "all" ? [] : [editor.stream]),
+  draw: takeStill,
+  update: ({ detail }) => takeDetail(detail?.known),
+  refresh: showStanding,
+});
+
+function openZones(stream) {
+  if (editor.stream !== stream) {
+    editor.picture?.bitmap.close();
+    const frame = rows.get(stream)?.size;
+    Object.assign(editor, {
+      stream, base: null, version: "", outline: "", draft: noShapes(), committed: JSON.stringify(noShapes()), undone: [], done: [], selected: null, tool: "select",
+      drawing: [], hasCursor: false, pointer: null, drag: null, picture: null, boxes: [], refused: [], isConflict: false,
+      frame: frame ? { width: frame[0], height: frame[1] } : { width: 16, height: 9 },
+    });
+    Object.assign(byId("zones-canvas"), { width: 16, height: 9 });
+    for (const id of ["zones-applied", "zones-copied", "zones-apply-problem"]) setText(byId(id), "");
+    const kept = keptDraft(stream);
+    if (kept?.draft && kept.base) {
+      Object.assign(editor, { ...kept, committed: JSON.stringify(kept.draft), done: [JSON.stringify(kept.base)] });
+      announce("What you drew before and did not apply is still here.");
+    }
+  }
+  setText(byId("zones-title"), `Zones of ${stream}`);
+  byId("zones-back").href = addressOf("stream", stream);
+  showZones();
+  readAccount().then(showZones);
+  readSettings();
+}
+
+/** Reads how the shapes are configured; where the server does not say, their published outlines have to do. */
+async function readSettings() {
+  const { stream } = editor;
+  const known = await getSettings(stream);
+  if (!known || editor.stream !== stream) return;
+  const configured = fromSettings(known.settings);
+  if (editor.base === null || !isDirty()) adopt(configured, known.version);
+  else if (editor.version !== known.version && textOfLists(configured) !== textOfLists(editor.base)) {
+    editor.isConflict = true;
+  } else editor.version = known.version;
+  showZones();
+}
+
+/** Begins with what is configured. @param {Lists} lists @param {string} version */
+function adopt(lists, version) {
+  const at = editor.selected && editor.draft[editor.selected.kind].indexOf(editor.selected.shape);
+  editor.base = listsOf(lists);
+  editor.draft = /** @type {Lists} */ (listsOf(lists));
+  editor.version = version;
+  editor.committed = JSON.stringify(editor.draft);
+  editor.isConflict = false;
+  const again = editor.selected && editor.draft[editor.selected.kind][at ?? -1];
+  editor.selected = again ? { kind: /** @type {Entry} */ (editor.selected).kind, shape: again } : null;
+  keepDraft();
+}
+
+/** Takes what is known of the stream now. @param {any} known */
+function takeDetail(known) {
+  if (!known || known.stream !== editor.stream) return showStanding();
+  const outline = JSON.stringify(known.geometry);
+  if (editor.outline && outline !== editor.outline) readSettings();
+  editor.outline = outline;
+  if (editor.base === null && !account.reads) adopt(fromSettings(known.geometry), "");
+  if (known.frame && byId("zones-live").value === "boxes") {
+    editor.frame = { width: known.frame.width, height: known.frame.height };
+    editor.boxes = known.detections;
+  }
+  showStanding();
+  if (!editor.drag) showZones();
+  return undefined;
+}
+
+/** @param {ImageBitmap} bitmap @param {any} shot */
+function takeStill(bitmap, shot) {
+  editor.picture?.bitmap.close();
+  editor.picture = { bitmap, takenAt: shot.frame.captured_at };
+  editor.frame = { width: shot.frame.width, height: shot.frame.height };
+  editor.boxes = shot.detections;
+  const canvas = byId("zones-canvas");
+  Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
+  canvas.getContext("2d", { alpha: false }).drawImage(bitmap, 0, 0);
+  showZones();
+  askAgain();
+}
+
+/* Showing */
+
+/** Pixels of the screen in the picture. */
+const place = ([x, y]) => [x * byId("zones-picture").clientWidth, y * byId("zones-picture").clientHeight];
+const percentOf = (part) => `${(part * 100).toFixed(1).replace(/\.0$/, "")} %`;
+const inWords = ([x, y]) => `${percentOf(x)} across, ${percentOf(y)} down`;
+/** @returns {Entry[]} */
+const entries = () => KINDS_OF_SHAPES.flatMap((kind) => editor.draft[kind].map((shape) => ({ kind, shape })));
+const problemsOfEntry = ({ kind, shape }) => problemsOf(kind, shape, editor.draft[kind]);
+const isSelected = ({ shape }) => editor.selected?.shape === shape;
+
+/** Shapes without a problem, which are those that can be asked what they hold. */
+const soundShapes = () => ({
+  zones: editor.draft.zones.filter((shape) => !problemOfPoints("zones", shape.points)),
+  masks: editor.draft.masks.filter((shape) => !problemOfPoints("masks", shape.points)),
+});
+
+function showZones() {
+  if (address.name !== "zones") return;
+  const surface = byId("zones-picture");
+  surface.style.setProperty("--ratio", `${editor.frame.width} / ${editor.frame.height}`);
+  surface.style.setProperty("--ratio-number", String(editor.frame.width / editor.frame.height));
+  surface.dataset.tool = editor.tool;
+  const shapes = soundShapes();
+  const found = editor.boxes.slice(0, MAX_SHOWN_BOXES).map((one) => ({ ...one, verdict: verdictOf(shapes, one, editor.frame) }));
+  drawEditor(found);
+  showHandles();
+  showEntries(found);
+  showShape();
+  showResult();
+  showStanding();
+  for (const button of document.querySelectorAll("#zones-view [data-tool]")) {
+    if (button.tagName === "BUTTON") setAttribute(button, "aria-pressed", String(button.dataset.tool === editor.tool));
+  }
+  setAttribute(byId("zones-undo"), "aria-disabled", String(!editor.done.length));
+  setAttribute(byId("zones-redo"), "aria-disabled", String(!editor.undone.length));
+  setText(byId("zones-hint"), TOOL_HINTS[editor.tool]);
+  setText(byId("zones-keys"), editor.tool === "select" ? SELECT_KEYS : DRAW_KEYS);
+  byId("zones-finish").hidden = editor.tool === "lines" || editor.drawing.length < 3;
+  byId("zones-cancel").hidden = editor.tool === "select";
+}
+
+/** Shows what may change while no one does anything. */
+function showStanding() {
+  if (address.name !== "zones") return;
+  const row = rows.get(editor.stream);
+  const gone = heard.daemon && rows.size > 0 && !row;
+  let warning = gone ? "The daemon has no stream of this name any more. What you drew stays here as text." : "";
+  if (editor.isConflict) warning = "Someone else has changed the zones, lines or masks of this stream meanwhile.";
+  setText(byId("zones-warning"), warning);
+  byId("zones-warning").hidden = !warning;
+  byId("zones-conflict").hidden = !editor.isConflict;
+  const veil = byId("zones-veil");
+  veil.hidden = editor.picture !== null;
+  if (!row) setText(veil, gone ? "No picture" : "Loading the stream …");
+  else setText(veil, row.state === "up" ? "Waiting for a picture …" : `No picture: ${whyNot(row) || whatNow(row)}`);
+  const live = { boxes: "boxes are live", still: "boxes are those of this picture", all: "live" }[byId("zones-live").value];
+  setText(byId("zones-caption"), editor.picture ? `Picture of ${clock(editor.picture.takenAt)}, ${editor.frame.width} × ${editor.frame.height}; ${live}. Zones are parts of its width and height.` : "");
+}
+
+const tagOf = (kind) => NOUNS[kind];
+
+/** Draws everything that is not a control. @param {any[]} found */
+function drawEditor(found) {
+  const svg = byId("zones-drawing");
+  const points = (list) => list.map((point) => place(point).map((side) => side.toFixed(1)).join(",")).join(" ");
+  const parts = [];
+  for (const entry of [...entries()].sort((a, b) => Number(isSelected(a)) - Number(isSelected(b)))) {
+    const { kind, shape } = entry;
+    const problems = problemsOfEntry(entry);
+    const classes = [tagOf(kind), isSelected(entry) ? "chosen" : "", Object.keys(problems).length ? "wrong" : ""].join(" ").trim();
+    const outline = makeSvg(kind === "lines" ? "polyline" : "polygon", { class: classes, points: points(shape.points), "data-name": shape.name });
+    outline.addEventListener("pointerdown", (event) => grabShape(event, entry));
+    if (kind === "lines") {
+      const wide = makeSvg("polyline", { class: "grip", points: points(shape.points) });
+      wide.addEventListener("pointerdown", (event) => grabShape(event, entry));
+      parts.push(wide);
+    }
+    parts.push(outline);
+    if (kind === "lines" && shape.points.length === 2) parts.push(...arrowOf(shape.points, isSelected(entry)));
+  }
+  for (const one of found) parts.push(...boxOf(one));
+  for (const entry of entries()) parts.push(nameOf(entry));
+  if (editor.drawing.length || editor.pointer || editor.hasCursor) parts.push(...draftOf(points));
+  svg.replaceChildren(...parts);
+}
+
+function nameOf({ kind, shape }) {
+  const [x, y] = place(shape.points.reduce((top, point) => (point[1] < top[1] ? point : top)));
+  const width = byId("zones-picture").clientWidth;
+  const isRight = x > width * 0.75;
+  return makeSvg("text", { class: tagOf(kind), x: isRight ? Math.min(x, width - 4) : Math.max(x, 4), y: Math.max(y - 6, 14), "text-anchor": isRight ? "end" : "start", text: [...shape.name].slice(0, 24).join("") });
+}
+
+/** An arrow from the middle of a line to its right: that way counts as "in". */
+function arrowOf([start, end], isNamed) {
+  const [[x1, y1], [x2, y2]] = [place(start), place(end)];
+  const length = Math.hypot(x2 - x1, y2 - y1) || 1;
+  const [nx, ny] = [-(y2 - y1) / length, (x2 - x1) / length];
+  const [mx, my] = [(x1 + x2) / 2, (y1 + y2) / 2];
+  const at = (along, across) => `${(mx + ny * along + nx * across).toFixed(1)},${(my - nx * along + ny * across).toFixed(1)}`;
+  const side = (text, across) => makeSvg("text", { class: "side", x: mx + nx * across, y: my + ny * across + 4, "text-anchor": "middle", text });
+  const arrow = makeSvg("polygon", { class: "arrow", points: `${at(-8, 0)} ${at(0, 16)} ${at(8, 0)}` });
+  return isNamed ? [arrow, side("in", 28), side("out", -20)] : [arrow];
+}
+
+/** A box, its anchor, and which zones hold it. */
+function boxOf({ label, score, box, verdict }) {
+  const { width, height } = editor.frame;
+  const [x1, y1, x2, y2] = box;
+  const [[left, top], [right, bottom]] = [place([x1 / width, y1 / height]), place([x2 / width, y2 / height])];
+  const kind = verdict.masks.length ? "masked" : verdict.zones.length ? "held" : "free";
+  const anchor = editor.selected?.shape.anchor ?? "bottom";
+  const [ax, ay] = place(anchorOf(box, anchor === "any" ? "bottom" : anchor).map((side, axis) => side / (axis ? height : width)));
+  const where = verdict.masks.length ? `masked by ${verdict.masks[0]}` : verdict.zones.join(", ");
+  const parts = [
+    makeSvg("rect", { class: `box ${kind}`, x: left, y: top, width: Math.max(right - left, 1), height: Math.max(bottom - top, 1) }),
+    makeSvg("circle", { class: `anchor ${kind}`, cx: ax, cy: ay, r: anchor === "any" ? 0 : 4.5 }),
+  ];
+  if (kind !== "free") parts.push(makeSvg("text", { class: `verdict ${kind}`, x: Math.max(left, 2), y: Math.max(top - 4, 12), text: `${label} ${percent(score)}: ${where}` }));
+  return parts;
+}
+
+/** What is being drawn: its corners so far, and the way to the cursor or the pointer. */
+function draftOf(points) {
+  const end = editor.hasCursor ? editor.cursor : editor.pointer;
+  const set = editor.drag?.kind === "rectangle" ? cornersOf(editor.drag.from, editor.pointer ?? editor.drag.from) : editor.drawing;
+  const isArea = editor.drag?.kind === "rectangle" && editor.tool !== "lines";
+  const parts = [makeSvg(isArea ? "polygon" : "polyline", { class: `${tagOf(editor.tool)} drawn`, points: points(isArea ? set : end && editor.drag?.kind !== "rectangle" ? [...set, end] : set) })];
+  for (const point of set) {
+    const [x, y] = place(point);
+    parts.push(makeSvg("circle", { class: "set", cx: x, cy: y, r: 5 }));
+  }
+  if (editor.hasCursor) {
+    const [x, y] = place(editor.cursor);
+    parts.push(makeSvg("path", { class: "cursor under", d: `M${x - 14} ${y}h28M${x} ${y - 14}v28` }), makeSvg("path", { class: "cursor", d: `M${x - 14} ${y}h28M${x} ${y - 14}v28` }));
+  }
+  return parts;
+}
+
+/** Corners of the selected shape, and middles of its sides, as buttons; they stay the same ones as long as they can. */
+function showHandles() {
+  const holder = byId("zones-handles");
+  const { selected } = editor;
+  const wanted = selected && editor.tool === "select" ? handlesOf(selected) : [];
+  const isSame = wanted.length === holder.children.length && wanted.every(({ role }, at) => holder.children[at].dataset.role === role);
+  if (!isSame) {
+    const had = document.activeElement?.closest("#zones-handles button")?.dataset.role;
+    holder.replaceChildren(...wanted.map(({ role }) => makeHandle(role)));
+    if (had) (holder.querySelector(`[data-role="${had}"]`) ?? holder.querySelector("button") ?? byId("zones-picture")).focus();
+  }
+  wanted.forEach(({ point, label }, at) => {
+    const button = holder.children[at];
+    const [x, y] = place(point);
+    Object.assign(button.style, { left: `${x}px`, top: `${y}px` });
+    setAttribute(button, "aria-label", label);
+  });
+}
+
+function handlesOf({ kind, shape }) {
+  const { points, name } = shape;
+  const corner = kind === "lines" ? ["Start", "End"] : points.map((_, at) => `Corner ${at + 1}`);
+  // Of a line beside its arrow.
+  const middle = [0, 1].map((axis) => (kind === "lines" ? (2 * points[0][axis] + points[1][axis]) / 3 : points.reduce((sum, point) => sum + point[axis], 0) / points.length));
+  const handles = [{ role: "whole", point: middle, label: `All of ${NOUNS[kind]} ${name}: arrows move it` }];
+  points.forEach((point, at) => handles.push({ role: `corner-${at}`, point, label: `${corner[at]} of ${NOUNS[kind]} ${name}: ${inWords(point)}` }));
+  if (kind !== "lines" && points.length < MAX_POINTS) {
+    points.forEach((point, at) => {
+      const next = points[(at + 1) % points.length];
+      const [[x1, y1], [x2, y2]] = [place(point), place(next)];
+      if (Math.hypot(x2 - x1, y2 - y1) < MIN_SIDE_PIXELS) return;
+      handles.push({ role: `side-${at}`, point: [(point[0] + next[0]) / 2, (point[1] + next[1]) / 2], label: `New corner after corner ${at + 1}` });
+    });
+  }
+  return handles;
+}
+
+function makeHandle(role) {
+  const [kind, at] = role.split("-");
+  const button = make("button", { type: "button", class: `handle ${kind}`, "data-role": role, tabindex: kind === "side" ? -1 : 0 });
+  button.addEventListener("pointerdown", (event) => grabHandle(event, kind, Number(at)));
+  button.addEventListener("keydown", (event) => handleKey(event, kind, Number(at)));
+  button.addEventListener("keyup", commit);
+  button.addEventListener("blur", () => editor.drag || commit());
+  return button;
+}
+
+/** The list of shapes: what they are, how many boxes they hold now, what is wrong with them. @param {any[]} found */
+function showEntries(found) {
+  const list = byId("zones-list");
+  const all = entries();
+  while (list.children.length > all.length) list.lastChild.remove();
+  all.forEach((entry, at) => {
+    const { kind, shape } = entry;
+    const item = list.children[at] ?? list.appendChild(makeListItem());
+    const button = item.firstChild;
+    const [swatch, name, what] = button.children;
+    button.onclick = () => select(entry);
+    setAttribute(swatch, "class", `swatch ${tagOf(kind)}`);
+    setText(name, shape.name || "(no name)");
+    const number = kind === "lines" ? 0 : found.filter(({ verdict }) => verdict[kind].includes(shape.name)).length;
+    const held = kind === "lines" ? "" : kind === "masks" ? `, ${number} masked now` : `, ${number} now`;
+    const wrong = Object.keys(problemsOfEntry(entry)).length ? ", has a mistake" : "";
+    setText(what, `${NOUNS[kind]}${held}${wrong}`);
+    setAttribute(button, "aria-pressed", String(isSelected(entry)));
+    button.classList.toggle("wrong", wrong !== "");
+  });
+  byId("zones-none").hidden = all.length > 0;
+  const problems = KINDS_OF_SHAPES.map((kind) => [kind, problemOfList(editor.draft[kind])]).filter(([, problem]) => problem);
+  setText(byId("zones-list-problem"), problems.map(([kind, problem]) => `${kind} ${problem}`).join("; "));
+}
+
+const makeListItem = () =>
+  make("li", {}, make("button", { type: "button", class: "zones-item" }, make("i", { class: "swatch" }), make("strong"), make("span")));
+
+/** The fields of the selected shape. */
+function showShape() {
+  const form = byId("zones-shape");
+  const { selected } = editor;
+  form.hidden = !selected;
+  if (!selected) return;
+  const { kind, shape } = selected;
+  setText(byId("zones-shape-title"), `${NOUNS[kind][0].toUpperCase()}${NOUNS[kind].slice(1)} ${shape.name}`);
+  const problems = problemsOfEntry(selected);
+  const values = {
+    name: shape.name, labels: (shape.labels ?? []).join(", "), anchor: shape.anchor ?? "bottom", min_score: shape.min_score || "", min_size: shape.min_size || "",
+    max_size: (shape.max_size ?? 1) === 1 ? "" : shape.max_size, dwell_seconds: (shape.dwell_seconds ?? []).join(", "), loiter_seconds: shape.loiter_seconds ?? "",
+  };
+  const absent = { zones: [], lines: ["dwell_seconds", "loiter_seconds"], masks: ["min_score", "dwell_seconds", "loiter_seconds"] }[kind];
+  for (const [key, value] of Object.entries(values)) {
+    const field = form.elements[key];
+    form.querySelector(`[data-key="${key}"]`).hidden = absent.includes(key);
+    if (document.activeElement !== field) field.value = Number.isNaN(value) ? field.value : String(value);
+    if (problems[key]) field.setAttribute("aria-invalid", "true");
+    else field.removeAttribute("aria-invalid");
+  }
+  form.elements.anchor.querySelector("[value=any]").disabled = kind === "lines";
+  const words = Object.entries(problems).map(([key, problem]) => (key === "name" && problem.startsWith("zones ") ? problem : `${key} ${problem}`));
+  const small = kind !== "lines" && !words.length && areaOf(shape.points) < SMALL_PART ? ["It is very small: is that meant?"] : [];
+  setText(byId("zones-shape-problem"), [...words, ...refusedOf(kind, shape), ...small].join("; "));
+  const near = problems.name && slug(shape.name);
+  byId("zones-slug").hidden = !near || near === shape.name;
+  if (near) setText(byId("zones-slug"), `Use the name ${near}`);
+  byId("zones-sides").hidden = byId("zones-swap").hidden = kind !== "lines";
+  setText(byId("zones-sides"), kind === "lines" ? "Objects that cross in the direction of the arrow go in, the others out." : "");
+  byId("zones-rule").hidden = kind === "masks" || !views.has("rules");
+  byId("zones-rule").href = addressOf("rules", "", { stream: editor.stream, [NOUNS[kind]]: shape.name });
+}
+
+const refusedOf = (kind, shape) => editor.refused.filter((line) => line.includes(`${kind}[${shape.name}]`) || line.includes(`${kind}[#${editor.draft[kind].indexOf(shape) + 1}]`));
+
+/** Of a polygon, as a part of the picture. */
+function areaOf(points) {
+  const twice = points.reduce((sum, [x, y], at) => sum + x * points[(at + 1) % points.length][1] - points[(at + 1) % points.length][0] * y, 0);
+  return Math.abs(twice) / 2;
+}
+
+/** Everything that is wrong with the draft. */
+const countProblems = () => entries().filter((entry) => Object.keys(problemsOfEntry(entry)).length).length + KINDS_OF_SHAPES.filter((kind) => problemOfList(editor.draft[kind])).length;
+
+function showResult() {
+  const wrong = countProblems();
+  const dirty = isDirty();
+  setText(byId("zones-toml"), tomlOfShapes(editor.stream, editor.draft));
+  const may = account.mayChange;
+  let standing = dirty ? "You have changes that are not applied." : "As configured.";
+  if (editor.base === null) standing = "Reading what is configured …";
+  if (wrong) standing = `${wrong === 1 ? "One of them has a mistake" : `${wrong} have mistakes`}: it says above what is wrong.`;
+  else if (dirty && !may) standing = `${account.whyNot} Copy the text into the file of the daemon and reload it.`;
+  if (!account.reads && editor.base && entries().length) standing += " Of shapes that were there before only the outlines are known here: compare labels and sizes with the file.";
+  setText(byId("zones-standing"), standing);
+  byId("zones-apply-part").hidden = byId("zones-apply").hidden = !may;
+  setAttribute(byId("zones-apply"), "aria-disabled", String(!dirty || wrong > 0 || editor.isConflict || editor.isApplying));
+  setAttribute(byId("zones-discard"), "aria-disabled", String(!dirty));
+}
+
+/* Editing */
+
+/** @param {Entry | null} entry */
+function select(entry) {
+  if (editor.selected?.shape !== entry?.shape) {
+    commit();
+    editor.selected = entry;
+    if (entry) announce(`${NOUNS[entry.kind]} ${entry.shape.name} selected. ${Object.entries(problemsOfEntry(entry)).map((words) => words.join(" ")).join("; ")}`);
+  }
+  showZones();
+}
+
+const rounded = ([x, y]) => /** @type {[number, number]} */ ([x, y].map((part) => Math.round(Math.min(1, Math.max(0, part)) * DIGITS) / DIGITS));
+
+/** A point of the screen as parts of the picture; near an edge or a corner of another shape it is that. */
+function pointAt(event, except = null) {
+  const { left, top, width, height } = byId("zones-picture").getBoundingClientRect();
+  const [x, y] = [event.clientX - left, event.clientY - top];
+  if (event.altKey) return rounded([x / width, y / height]);
+  for (const { shape } of entries()) {
+    if (shape === except) continue;
+    for (const point of shape.points) {
+      if (Math.hypot(point[0] * width - x, point[1] * height - y) < SNAP_PIXELS) return /** @type {[number, number]} */ ([...point]);
+    }
+  }
+  const snapped = (at, size) => (at < SNAP_PIXELS ? 0 : at > size - SNAP_PIXELS ? 1 : at / size);
+  return rounded([snapped(x, width), snapped(y, height)]);
+}
+
+const cornersOf = ([x1, y1], [x2, y2]) => (editor.tool === "lines" ? [[x1, y1], [x2, y2]] : [[Math.min(x1, x2), Math.min(y1, y2)], [Math.max(x1, x2), Math.min(y1, y2)], [Math.max(x1, x2), Math.max(y1, y2)], [Math.min(x1, x2), Math.max(y1, y2)]]);
+
+/** @param {string} tool @param {boolean} byKey */
+function chooseTool(tool, byKey) {
+  commit();
+  Object.assign(editor, { tool, drawing: [], pointer: null, drag: null, hasCursor: byKey && tool !== "select" });
+  if (tool !== "select") editor.selected = null;
+  showZones();
+  if (byKey && tool !== "select") {
+    byId("zones-picture").focus();
+    announce(`Drawing a ${NOUNS[tool]}. The cursor is at ${inWords(editor.cursor)}. Arrow keys move it, with Shift further; Enter sets ${tool === "lines" ? "an end" : "a corner"}.`);
+  }
+}
+
+const stopDrawing = () => Object.assign(editor, { tool: "select", drawing: [], pointer: null, drag: null, hasCursor: false });
+
+function freeName(kind) {
+  const taken = new Set(editor.draft[kind].map(({ name }) => name));
+  for (let number = 1; ; number++) if (!taken.has(`${NOUNS[kind]}-${number}`)) return `${NOUNS[kind]}-${number}`;
+}
+
+/** Ends drawing with a new shape. @param {[number, number][]} points @param {boolean} focusesName */
+function finish(points, focusesName) {
+  const kind = /** @type {Entry["kind"]} */ (editor.tool);
+  const shape = { name: freeName(kind), points };
+  editor.draft[kind].push(shape);
+  stopDrawing();
+  editor.selected = { kind, shape };
+  commit();
+  const number = editor.boxes.filter((one) => kind !== "lines" && holds(kind, shape, one, editor.frame)).length;
+  announce(`${NOUNS[kind]} ${shape.name} drawn with ${points.length} ${kind === "lines" ? "ends" : "corners"}. ${kind === "lines" ? "" : `It holds ${number} of ${editor.boxes.length} boxes now. `}You can name it.`);
+  if (!focusesName) return;
+  const field = byId("zones-shape").elements.name;
+  field.focus();
+  field.select();
+}
+
+/** Sets a corner; the first one again finishes. @param {[number, number]} point @param {number} nearness how near is the same, as a part of the picture @param {boolean} focusesName */
+function setCorner(point, nearness, focusesName) {
+  const { drawing, tool } = editor;
+  const isAt = (other) => Math.abs(other[0] - point[0]) <= nearness && Math.abs(other[1] - point[1]) <= nearness;
+  if (tool !== "lines" && drawing.length >= 3 && (isAt(drawing[0]) || isAt(drawing[drawing.length - 1]))) return finish(drawing, focusesName);
+  if (drawing.some((other) => other[0] === point[0] && other[1] === point[1])) return announce("There is a corner already.");
+  drawing.push(point);
+  if (tool === "lines" && drawing.length === 2) return finish(drawing, focusesName);
+  announce(`${tool === "lines" ? "Start" : `Corner ${drawing.length}`} at ${inWords(point)}.`);
+  return showZones();
+}
+
+/** Moves some corners of a shape together, and keeps it in the picture. */
+function moveBy(shape, which, [dx, dy]) {
+  const moved = which.map((at) => shape.points[at]);
+  const clamp = (axis, by) => Math.min(Math.max(by, -Math.min(...moved.map((point) => point[axis]))), 1 - Math.max(...moved.map((point) => point[axis])));
+  const [x, y] = [clamp(0, dx), clamp(1, dy)];
+  shape.points = shape.points.map((point, at) => (which.includes(at) ? rounded([point[0] + x, point[1] + y]) : point));
+}
+
+const everyCorner = (shape) => shape.points.map((_, at) => at);
+
+function removeCorner(at) {
+  const { kind, shape } = /** @type {Entry} */ (editor.selected);
+  if (kind === "lines" || shape.points.length <= 3) return announce(kind === "lines" ? "A line needs both ends; Delete on the whole line removes it." : "A polygon needs three corners; Delete on the whole shape removes it.");
+  shape.points = shape.points.filter((_, each) => each !== at);
+  commit();
+  return announce(`Corner ${at + 1} removed; ${shape.points.length} are left.`);
+}
+
+function addCorner(after, point) {
+  const { shape } = /** @type {Entry} */ (editor.selected);
+  shape.points = [...shape.points.slice(0, after + 1), point, ...shape.points.slice(after + 1)];
+}
+
+function removeSelected() {
+  if (!editor.selected) return;
+  const { kind, shape } = editor.selected;
+  editor.draft[kind] = editor.draft[kind].filter((each) => each !== shape);
+  editor.selected = null;
+  const hadFocus = document.activeElement?.closest("#zones-handles, #zones-shape") !== null;
+  commit();
+  announce(`${NOUNS[kind]} ${shape.name} deleted. Undo brings it back.`);
+  if (hadFocus) (byId("zones-list").querySelector("button") ?? byId("zones-picture")).focus();
+}
+
+function duplicate() {
+  if (!editor.selected) return;
+  const { kind, shape } = editor.selected;
+  const copied = { ...JSON.parse(JSON.stringify(shape)), name: freeName(kind) };
+  moveBy(copied, everyCorner(copied), [0.03, 0.03]);
+  if (JSON.stringify(copied.points) === JSON.stringify(shape.points)) moveBy(copied, everyCorner(copied), [-0.03, -0.03]);
+  editor.draft[kind].push(copied);
+  editor.selected = { kind, shape: copied };
+  commit();
+  announce(`Duplicated as ${copied.name}.`);
+}
+
+/** Numbers with commas between them; what is no number stays as NaN, which is wrong. */
+const numbersIn = (text) => text.split(/[\s,;]+/).filter(Boolean).map(Number);
+
+function editField({ name, value }) {
+  if (!editor.selected) return;
+  const { shape } = editor.selected;
+  const text = value.trim();
+  if (name === "name" || name === "anchor") shape[name] = value;
+  else if (name === "labels") shape.labels = text.split(/\s*,\s*/).filter(Boolean);
+  else if (name === "dwell_seconds") shape.dwell_seconds = numbersIn(text);
+  else if (text === "") delete shape[name];
+  else shape[name] = Number(text.replace(",", "."));
+  keepDraft();
+  showZones();
+}
+
+/* The pointer */
+
+function grabShape(event, entry) {
+  if (editor.tool !== "select" || event.button !== 0) return;
+  event.stopPropagation();
+  const isTouch = event.pointerType === "touch";
+  // A finger scrolls the page; it moves only what is selected already.
+  const mayMove = !isTouch || isSelected(entry);
+  select(entry);
+  if (mayMove) grab(event, { kind: "whole", last: [event.clientX, event.clientY], shape: entry.shape });
+}
+
+function grabHandle(event, kind, at) {
+  if (event.button !== 0 || !editor.selected) return;
+  event.stopPropagation();
+  const { shape } = editor.selected;
+  if (kind === "whole") return grab(event, { kind, last: [event.clientX, event.clientY], shape });
+  if (kind === "side") {
+    addCorner(at, rounded(shape.points[at].map((part, axis) => (part + shape.points[(at + 1) % shape.points.length][axis]) / 2)));
+    return grab(event, { kind: "corner", at: at + 1, shape });
+  }
+  return grab(event, { kind: "corner", at, shape });
+}
+
+function grab(event, drag) {
+  editor.drag = { ...drag, id: event.pointerId };
+  try {
+    byId("zones-picture").setPointerCapture(event.pointerId);
+  } catch {
+    // the pointer is gone already
+  }
+}
+
+function pressOn(event) {
+  if (event.button !== 0 || editor.drag) return;
+  if (editor.tool === "select") return void (event.pointerType !== "touch" && select(null));
+  const from = pointAt(event);
+  editor.hasCursor = false;
+  grab(event, { kind: "press", from, at: [event.clientX, event.clientY] });
+}
+
+function moveOn(event) {
+  const { drag } = editor;
+  if (!drag) {
+    if (editor.tool !== "select" && event.pointerType !== "touch") {
+      editor.pointer = pointAt(event);
+      editor.hasCursor = false;
+      showZones();
+    }
+    return;
+  }
+  if (event.pointerId !== drag.id) return;
+  if (drag.kind === "press" && Math.hypot(event.clientX - drag.at[0], event.clientY - drag.at[1]) > DRAG_PIXELS && !editor.drawing.length) drag.kind = "rectangle";
+  if (drag.kind === "rectangle" || drag.kind === "press") editor.pointer = pointAt(event);
+  else if (drag.kind === "corner") drag.shape.points = drag.shape.points.map((point, at) => (at === drag.at ? pointAt(event, drag.shape) : point));
+  else if (drag.kind === "whole") {
+    const { width, height } = byId("zones-picture").getBoundingClientRect();
+    moveBy(drag.shape, everyCorner(drag.shape), [(event.clientX - drag.last[0]) / width, (event.clientY - drag.last[1]) / height]);
+    drag.last = [event.clientX, event.clientY];
+  }
+  showZones();
+}
+
+function release(event) {
+  const { drag } = editor;
+  if (!drag || event.pointerId !== drag.id) return;
+  editor.drag = null;
+  const focusesName = event.pointerType !== "touch";
+  if (drag.kind === "rectangle") {
+    const to = pointAt(event);
+    const points = cornersOf(drag.from, to);
+    editor.pointer = null;
+    if (drag.from[0] === to[0] || drag.from[1] === to[1]) {
+      if (editor.tool !== "lines" || (drag.from[0] === to[0] && drag.from[1] === to[1])) return showZones();
+    }
+    return finish(points, focusesName);
+  }
+  if (drag.kind === "press") {
+    const { width } = byId("zones-picture").getBoundingClientRect();
+    return setCorner(pointAt(event), SNAP_PIXELS / width, focusesName);
+  }
+  return commit();
+}
+
+function cancelDrag() {
+  if (!editor.drag) return;
+  editor.drag = null;
+  editor.draft = JSON.parse(editor.committed);
+  editor.selected = null;
+  showZones();
+}
+
+/* The keyboard */
+
+const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const stepOf = (event) => (event.shiftKey ? LONG_STEP : event.ctrlKey || event.altKey ? SHORT_STEP : STEP);
+
+function handleKey(event, kind, at) {
+  const { selected } = editor;
+  if (!selected) return;
+  const move = MOVES[event.key];
+  const step = stepOf(event);
+  event.stopPropagation();
+  if (move) {
+    const { shape } = selected;
+    moveBy(shape, kind === "whole" ? everyCorner(shape) : [at], [move[0] * step, move[1] * step]);
+    keepDraft();
+    showZones();
+    announceSoon(kind === "whole" ? `at ${inWords(shape.points[0])}` : inWords(shape.points[at]));
+  } else if (event.key === "Delete" || event.key === "Backspace") {
+    if (kind === "whole") removeSelected();
+    else removeCorner(at);
+  } else if ((event.key === "+" || event.key === "Insert") && kind === "corner" && selected.kind !== "lines" && selected.shape.points.length < MAX_POINTS) {
+    const next = selected.shape.points[(at + 1) % selected.shape.points.length];
+    addCorner(at, rounded(selected.shape.points[at].map((part, axis) => (part + next[axis]) / 2)));
+    commit();
+    byId("zones-handles").querySelector(`[data-role="corner-${at + 1}"]`)?.focus();
+    announce(`Corner ${at + 2} added.`);
+  } else if (event.key === "Escape") {
+    select(null);
+    byId("zones-picture").focus();
+  } else return;
+  event.preventDefault();
+}
+
+function surfaceKey(event) {
+  if (event.target !== byId("zones-picture") || editor.tool === "select") return;
+  const move = MOVES[event.key];
+  if (move) {
+    const step = stepOf(event);
+    editor.hasCursor = true;
+    editor.cursor = rounded([editor.cursor[0] + move[0] * step, editor.cursor[1] + move[1] * step]);
+    announceSoon(inWords(editor.cursor));
+  } else if (event.key === "Enter" || event.key === " ") {
+    editor.hasCursor = true;
+    setCorner([...editor.cursor], STEP / 2, true);
+  } else if (event.key === "Backspace" && editor.drawing.length) {
+    editor.drawing.pop();
+    announce(`Removed; ${editor.drawing.length} are left.`);
+  } else if (event.key.toLowerCase() === "f" && editor.drawing.length >= 3) finish(editor.drawing, true);
+  else if (event.key === "Escape") chooseTool("select", true);
+  else return;
+  event.preventDefault();
+  event.stopPropagation();
+  showZones();
+}
+
+let announcement = 0;
+/** What changes with every key is read once it rests. @param {string} text */
+function announceSoon(text) {
+  clearTimeout(announcement);
+  announcement = setTimeout(() => announce(text), 400);
+}
+
+function editorKey(event) {
+  if (address.name !== "zones") return;
+  const typing = event.target.closest?.("input, select, textarea");
+  const key = event.key.toLowerCase();
+  if (!(event.ctrlKey || event.metaKey) || typing) return;
+  if (key === "z" && !event.shiftKey) goTo(editor.done, editor.undone, "Undone.");
+  else if (key === "y" || key === "z") goTo(editor.undone, editor.done, "Done again.");
+  else return;
+  event.preventDefault();
+}
+
+/* Applying */
+
+async function applyZones() {
+  if (byId("zones-apply").getAttribute("aria-disabled") === "true") return;
+  editor.isApplying = true;
+  const { stream } = editor;
+  const persist = byId("zones-persist").checked;
+  showZones();
+  const answer = await applyChange({ stream, patch: toSettings(editor.draft), version: editor.version, persist });
+  if (editor.stream !== stream) return;
+  editor.isApplying = false;
+  editor.refused = answer.problems;
+  editor.isConflict = answer.isConflict;
+  setText(byId("zones-apply-problem"), answer.problem);
+  if (answer.settings) {
+    adopt(fromSettings(answer.settings), answer.version);
+    setText(byId("zones-applied"), persist ? "Applied, and kept over restarts." : "Applied. It lasts until the daemon restarts.");
+  } else if (answer.isConflict) readSettings();
+  showZones();
+}
+
+function initZones() {
+  const surface = byId("zones-picture");
+  surface.addEventListener("pointerdown", pressOn);
+  surface.addEventListener("pointermove", moveOn);
+  surface.addEventListener("pointerup", release);
+  surface.addEventListener("pointercancel", cancelDrag);
+  surface.addEventListener("pointerleave", () => {
+    if (!editor.drag && editor.pointer) {
+      editor.pointer = null;
+      showZones();
+    }
+  });
+  surface.addEventListener("keydown", surfaceKey);
+  document.addEventListener("keydown", editorKey);
+  new ResizeObserver(() => editor.drag || showZones()).observe(surface);
+  for (const button of document.querySelectorAll("#zones-view [data-tool]")) button.addEventListener("click", (event) => chooseTool(button.dataset.tool, event.detail === 0));
+  byId("zones-undo").addEventListener("click", () => goTo(editor.done, editor.undone, "Undone."));
+  byId("zones-redo").addEventListener("click", () => goTo(editor.undone, editor.done, "Done again."));
+  byId("zones-finish").addEventListener("click", () => finish(editor.drawing, true));
+  byId("zones-cancel").addEventListener("click", () => chooseTool("select", true));
+  byId("zones-live").addEventListener("change", () => (askAgain(), showZones()));
+  byId("zones-picture-again").addEventListener("click", () => {
+    editor.picture?.bitmap.close();
+    editor.picture = null;
+    havePictures.delete(editor.stream);
+    askAgain();
+    showZones();
+  });
+  const form = byId("zones-shape");
+  form.addEventListener("submit", (event) => (event.preventDefault(), commit()));
+  form.addEventListener("input", (event) => editField(event.target));
+  form.addEventListener("change", commit);
+  byId("zones-slug").addEventListener("click", () => {
+    if (!editor.selected) return;
+    editor.selected.shape.name = slug(editor.selected.shape.name);
+    commit();
+    form.elements.name.focus();
+  });
+  byId("zones-swap").addEventListener("click", () => {
+    if (!editor.selected) return;
+    editor.selected.shape.points = [...editor.selected.shape.points].reverse();
+    commit();
+    announce("In and out are swapped.");
+  });
+  byId("zones-duplicate").addEventListener("click", duplicate);
+  byId("zones-delete").addEventListener("click", removeSelected);
+  byId("zones-copy").addEventListener("click", () => copyText(byId("zones-toml").textContent ?? "", byId("zones-copied")));
+  byId("zones-apply").addEventListener("click", applyZones);
+  byId("zones-discard").addEventListener("click", () => {
+    if (!editor.base) return;
+    editor.draft = /** @type {Lists} */ (listsOf(editor.base));
+    editor.selected = null;
+    commit();
+    announce("Your changes are discarded. Undo brings them back.");
+  });
+  byId("zones-theirs").addEventListener("click", () => {
+    if (editor.base) editor.draft = /** @type {Lists} */ (listsOf(editor.base));
+    Object.assign(editor, { base: null, selected: null, isConflict: false });
+    readSettings();
+  });
+  byId("zones-mine").addEventListener("click", async () => {
+    const known = await getSettings(editor.stream);
+    if (known) Object.assign(editor, { base: fromSettings(known.settings), version: known.version, isConflict: false });
+    keepDraft();
+    showZones();
+  });
+  addEventListener("beforeunload", (event) => hasDrafts() && event.preventDefault());
+}
