@@ -4,6 +4,7 @@
     ├── ConfigError         the configuration is wrong: all problems at once (exit 2)
     ├── SourceError         a stream cannot be opened or read; only `capture` catches it
     ├── HeldError           a stream sends data, but no undamaged picture yet: read again
+    │   └── LeftOutError    a picture that is not to be decoded: read again
     ├── DetectorError       weights cannot be loaded or the detector cannot run
     │   └── DeviceLostError the CUDA context is gone: only a new process helps (exit 70)
     ├── StoreError          pictures or clips cannot be kept in the directory that was given (exit 69)
@@ -82,6 +83,18 @@ class HeldError(StreamdetError):
     def __init__(self, *, has_picture: bool) -> None:
         super().__init__("a damaged picture" if has_picture else "no picture before the next key frame")
         self.has_picture = has_picture
+
+
+class LeftOutError(HeldError):
+    """A source has received a picture that is not decoded, as `decode` wants it: not a failure, read again.
+
+    Attributes:
+        is_sound: whether nothing is known to be wrong with the stream.
+    """
+
+    def __init__(self, *, is_sound: bool) -> None:
+        super().__init__(has_picture=False)
+        self.is_sound = is_sound
 
 
 class DetectorError(StreamdetError):

@@ -61,6 +61,7 @@ class Drop(StrEnum):
     INTERNAL_ERROR = "internal_error"
     SHUTDOWN = "shutdown"
     DAMAGED = "damaged"
+    NOT_DECODED = "not_decoded"
 
 
 class EndReason(StrEnum):
@@ -109,6 +110,17 @@ class DetectionSettings:
     min_size: float = 0.0
     max_size: float = 1.0
     max_detections: int = 100
+
+
+class Demand(Protocol):
+    """Which frames of a stream are worth decoding: those that would be detected."""
+
+    @property
+    def max_fps(self) -> float | None:
+        """Frames per second that are taken at most, on average; None where all are."""
+
+    def is_due(self, at_monotonic_seconds: float) -> bool:
+        """Whether `max_fps` would let a frame pass that comes at this moment."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -78,7 +78,8 @@ def _measure(source: Source) -> float:
 
 def _try(config: StreamConfig) -> Probe:
     started = time.monotonic()
-    source = open_source(config)
+    # What a stream sends is of interest, not what is decoded of it.
+    source = open_source(config.model_copy(update={"decode": "all"}))
     try:
         picture = read_sound(source).picture
         first_frame_seconds = time.monotonic() - started

@@ -26,12 +26,12 @@ from streamdet.capture.sources.clocks import FrameRate
 from streamdet.capture.sources.interrupt import Interrupt
 from streamdet.capture.watchdog import StallWatch
 from streamdet.config import StreamConfig
-from streamdet.errors import HeldError, SourceError
+from streamdet.errors import HeldError, LeftOutError, SourceError
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.unexpected import describe
 from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
-from streamdet.types import Drop, EncodedPacket, Frame, PacketSink, Reason, State, StreamStatus
+from streamdet.types import Demand, Drop, EncodedPacket, Frame, PacketSink, Reason, State, StreamStatus
 from streamdet.worker import Worker
 
 _HEALTHY_SECONDS = 60.0
@@ -87,6 +87,7 @@ class Capture(Worker):
         waits: whether the thread, once started, waits for `begin` before it connects.
         backoff: waits between attempts.
         packets: gets the encoded packets of the stream, too; None where they are not wanted.
+        demand: which frames are worth decoding; None for all.
 
     Attributes:
         last_seq: of the newest frame; 0 before the first.
@@ -108,6 +109,7 @@ class Capture(Worker):
         waits: bool = False,
         backoff: Backoff | None = None,
         packets: PacketSink | None = None,
+        demand: Demand | None = None,
     ) -> None:
         super().__init__(f"capture-{config.name}", on_error)
         self.last_seq = 0
@@ -117,7 +119,7 @@ class Capture(Worker):
         self._on_status = on_status
         self._metrics = metrics
         own_packets = None if packets is None else _OwnPackets(self, packets)
-        self._open_source = open_source or functools.partial(sources.open_source, packets=own_packets)
+        self._open_source = open_source or functools.partial(sources.open_source, packets=own_packets, demand=demand)
         self._backoff = backoff or Backoff()
         self._may_begin = threading.Event()
         if not waits:
@@ -130,7 +132,7 @@ class Capture(Worker):
         self._connected_after_seq = 0
         self._condemned: SourceError | None = None
         self._up_since: float | None = None
-        self._held_at = float("-inf")
+        self._held_at = self._left_out_at = float("-inf")
         self._watched = _WATCH.watched(self._on_overdue, self._watch_failed)
 
     def begin(self, last_seq: int) -> None:
@@ -222,6 +224,8 @@ class Capture(Worker):
                     if self._up_since is None:
                         sound_at = time.monotonic()
                         self._wait_for_key_frame(sound_at - connected_at)
+                    elif self._left_out_at > sound_at:
+                        sound_at = self._left_out_at
                     continue
                 if self._up_since is None:
                     self._up_since = time.monotonic()
@@ -254,6 +258,8 @@ class Capture(Worker):
         frame = None
         try:
             frame = source.read()
+        except LeftOutError as left_out:
+            self._count_left_out(is_sound=left_out.is_sound)
         except HeldError as held:
             self._held_at = time.monotonic()
             if held.has_picture:
@@ -267,6 +273,14 @@ class Capture(Worker):
             # It came after all, but from a connection that has stalled.
             raise SourceError(Reason.TIMEOUT, f"no frame within {self._config.stall_seconds:g} s")
         return frame
+
+    def _count_left_out(self, *, is_sound: bool) -> None:
+        self.last_seq += 1
+        self.beat()
+        self._rate.add_left_out()
+        self._metrics.frame_not_decoded(self._config.name, time.time())
+        if is_sound:
+            self._left_out_at = time.monotonic()
 
     def _wait_for_key_frame(self, waited_seconds: float) -> None:
         """Reports, once, that data arrive but no picture can be shown before the next key frame."""

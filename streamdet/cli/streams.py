@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _NOTABLE_FPS = 0.05
 _COLOURS = {"up": "green", "connecting": "yellow", "stalled": "yellow", "down": "red"}
-_COLUMNS = ("stream", "state", "fps in", "out", "max_fps", "overload", "from", "kept", "url", "problem")
-_WIDE_ONLY = ("max_fps", "overload", "from", "kept", "problem")
+_COLUMNS = ("stream", "state", "fps in", "out", "decode", "max_fps", "overload", "from", "kept", "url", "problem")
+_WIDE_ONLY = ("decode", "max_fps", "overload", "from", "kept", "problem")
 _WIDE_CHARACTERS = 120
 _LONGEST_NAME = 30
 _EPILOG = """\b
@@ -393,6 +393,7 @@ def _drawn(result: dict[str, Any], characters: int) -> RenderableType:
             "state": Text(plain(stream["state"]), style=_COLOURS.get(stream["state"], "")),
             "fps in": f"{stream['fps_in']:.1f}",
             "out": f"{stream['fps_out']:.1f}",
+            "decode": _left_out(stream, "fps_not_decoded"),
             "max_fps": _left_out(stream, "fps_rate_limited"),
             "overload": _left_out(stream, "fps_overload"),
             "from": Text(origin + changed),

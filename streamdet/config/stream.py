@@ -31,6 +31,7 @@ KEY_FITS: dict[str, frozenset[UrlKind]] = {
     "pace": frozenset({UrlKind.FILE}),
     "loop": frozenset({UrlKind.FILE, UrlKind.HTTP, UrlKind.HTTPS}),
     "video_track": frozenset(set(UrlKind) - {UrlKind.DEVICE}),
+    "decode": frozenset(set(UrlKind) - {UrlKind.DEVICE}),
 }
 
 
@@ -258,6 +259,13 @@ class StreamConfig(BaseModel):
         examples=["auto", "vaapi"],
         json_schema_extra={"enum": list(HWACCELS)},
     )
+    decode: Literal["auto", "all", "reference", "keyframes"] = Field(
+        "auto",
+        description='Which pictures are decoded: "all"; "reference", without those that no other depends on (H.264, '
+        'H.265); "keyframes" alone; "auto", all that `max_fps` lets through, and those that they depend on. Others '
+        "are counted as `not_decoded`. Not for devices.",
+        examples=["keyframes"],
+    )
     tls_verify: Switch = Field(
         True,  # noqa: FBT003 - the default of the field
         description="Whether the server must show a certificate that is valid for its host. For rtsps:// and https://.",
@@ -432,7 +440,7 @@ class StreamConfig(BaseModel):
     _is_a_time_zone = field_validator("time_zone")(_time_zone)
     _is_known = field_validator("hwaccel")(_hwaccel)
 
-    @field_validator("transport", "tls_verify", "tls_ca_file", "pace", "loop", "video_track")
+    @field_validator("transport", "decode", "tls_verify", "tls_ca_file", "pace", "loop", "video_track")
     @classmethod
     def _fits_url(cls, value: object, info: ValidationInfo) -> object:
         field = str(info.field_name)

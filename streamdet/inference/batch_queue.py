@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from streamdet.types import DetectionSettings, Drop, Frame, Picture
+from streamdet.types import Demand, DetectionSettings, Drop, Frame, Picture
 
 # How far frames may be off the schedule of `max_fps`, in periods. An early frame passes, but does not move the
 # schedule, and a late one saves up one period at the most: so the average stays exact although frames jitter, and
@@ -82,12 +82,18 @@ class _Slot:
         """Whether `max_fps` lets a frame of this moment pass; if so, the schedule moves on by one period."""
         if self.stream.max_fps is None or self.loses_nothing:
             return True
+        if not self.is_due(at_seconds):
+            return False
         period_seconds = 1 / self.stream.max_fps
         due_at = at_seconds if self.next_due_at is None else self.next_due_at
-        if at_seconds < due_at - _EARLY_PERIODS * period_seconds:
-            return False
         self.next_due_at = max(due_at, at_seconds - _LATE_PERIODS * period_seconds) + period_seconds
         return True
+
+    def is_due(self, at_seconds: float) -> bool:
+        """Whether `max_fps` would let a frame of this moment pass."""
+        if self.stream.max_fps is None or self.loses_nothing or self.next_due_at is None:
+            return True
+        return at_seconds >= self.next_due_at - _EARLY_PERIODS / self.stream.max_fps
 
     def is_stale(self, frame: Frame, now: float) -> bool:
         age_seconds = now - frame.captured_monotonic_seconds
@@ -165,6 +171,22 @@ class BatchQueue:
             self._changed.notify_all()
         if dropped:
             self._on_drop(name, Drop.SHUTDOWN)
+
+    def demand(self, name: str) -> Demand:
+        """Which frames of a stream `max_fps` lets pass, for those who decode them."""
+        return _QueueDemand(self, name)
+
+    def max_fps(self, name: str) -> float | None:
+        """Frames per second of a stream that may pass; None where all may, or where there is no such stream."""
+        with self._changed:
+            slot = self._slots.get(name)
+            return None if slot is None or slot.loses_nothing else slot.stream.max_fps
+
+    def is_due(self, name: str, at_seconds: float) -> bool:
+        """Whether a frame of a stream that comes at this moment would pass."""
+        with self._changed:
+            slot = self._slots.get(name)
+            return slot is None or slot.is_due(at_seconds)
 
     def put(self, frame: Frame) -> None:
         """Offers a frame; waits only for streams of pace "fastest", and for the first frame of a size."""
@@ -306,3 +328,18 @@ class BatchQueue:
 
     def _oldest_filled_at(self) -> float:
         return min(slot.filled_at for slot in self._slots.values() if slot.frame is not None)
+
+
+class _QueueDemand:
+    """The demand for frames of one stream, as the queue will decide; also after a reload."""
+
+    def __init__(self, queue: BatchQueue, stream: str) -> None:
+        self._queue = queue
+        self._stream = stream
+
+    @property
+    def max_fps(self) -> float | None:
+        return self._queue.max_fps(self._stream)
+
+    def is_due(self, at_monotonic_seconds: float) -> bool:
+        return self._queue.is_due(self._stream, at_monotonic_seconds)

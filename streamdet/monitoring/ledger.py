@@ -16,7 +16,7 @@ class StreamLedger:
     """What became of the frames of one stream.
 
     Attributes:
-        captured: frames decoded since the stream was added.
+        captured: frames received since the stream was added: decoded, or left out as `decode` wants it.
         published: frames whose detection event was handed to ZeroMQ.
         dropped: frames that were not, for every reason.
         in_flight: frames on their way.
@@ -63,7 +63,7 @@ class Ledger:
                 self._in_flight_of_removed[stream] = in_flight
 
     def captured(self, stream: str) -> None:
-        """A frame was decoded."""
+        """A frame was received."""
         self._count(stream, _CAPTURED)
 
     def published(self, stream: str) -> None:

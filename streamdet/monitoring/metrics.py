@@ -294,7 +294,7 @@ class Metrics:
             series.reconnects[reason].inc()
 
     def frame_captured(self, stream: str, captured_at: float) -> None:
-        """A frame was decoded at this Unix time in seconds."""
+        """A frame was received at this Unix time in seconds."""
         self.ledger.captured(stream)
         series = self._streams.get(stream)
         if series is not None:
@@ -304,6 +304,11 @@ class Metrics:
         """A frame was decoded and is held back: it depends on something that is missing."""
         self.ledger.captured(stream)
         self.ledger.dropped(stream, Drop.DAMAGED)
+
+    def frame_not_decoded(self, stream: str, captured_at: float) -> None:
+        """A picture was received at this Unix time in seconds, and is not decoded."""
+        self.frame_captured(stream, captured_at)
+        self.ledger.dropped(stream, Drop.NOT_DECODED)
 
     def frame_dropped(self, stream: str, reason: Drop) -> None:
         """A frame will not be published."""
@@ -793,7 +798,7 @@ class _Collector(Collector):
 
     @staticmethod
     def _families(ledgers: dict[str, StreamLedger], streams: dict[str, _StreamSeries]) -> Iterator[Metric]:
-        captured = CounterMetricFamily("streamdet_frames_captured", "Frames decoded.", labels=["stream"])
+        captured = CounterMetricFamily("streamdet_frames_captured", "Frames received.", labels=["stream"])
         published = CounterMetricFamily("streamdet_frames_published", "Frames published.", labels=["stream"])
         in_flight = GaugeMetricFamily(
             "streamdet_frames_in_flight", "Frames neither published nor dropped yet.", labels=["stream"]

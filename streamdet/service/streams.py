@@ -214,6 +214,7 @@ class Streams:
             on_error=self._on_error,
             waits=True,
             packets=None if self._clips is None else self._clips.ring(config.name),
+            demand=self._queue.demand(config.name),
         )
 
     def _make_room(self, config: StreamConfig, detector: DetectorConfig) -> None:

@@ -78,7 +78,7 @@ def test_json_has_all_of_it(daemon: DaemonProcess) -> None:
     clip = next(each for each in facts["streams"] if each["name"] == "clip")
     assert clip["published"] > 0
     assert 0 < clip["latency_seconds"]["p50"] <= clip["latency_seconds"]["p95"]
-    assert clip["dropped"].keys() <= {"rate_limited", "superseded", "stale", "damaged"}
+    assert clip["dropped"].keys() <= {"rate_limited", "superseded", "stale", "damaged", "not_decoded"}
     assert (clip["alerts_last_hour"], facts["alerts_last_hour"]) == (0, 0)
     assert facts["addresses"]["control"] == [str(daemon.control_path)]
     assert len(facts["problems"]) == 1

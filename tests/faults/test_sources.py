@@ -22,7 +22,7 @@ from support.faults.table import FAULTS
 pytestmark = pytest.mark.slow
 
 _GAP_SECONDS = 3.0
-_DROPS = ("superseded", "stale", "rate_limited", "decode_error", "internal_error", "shutdown", "damaged")
+_DROPS = ("superseded", "stale", "rate_limited", "decode_error", "internal_error", "shutdown", "damaged", "not_decoded")
 _NEXT = {
     # Again where a key frame is waited for.
     State.CONNECTING: {State.CONNECTING, State.UP, State.DOWN},

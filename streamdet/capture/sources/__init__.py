@@ -16,7 +16,7 @@ from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import HeldError, SourceError
-from streamdet.types import Clock, PacketSink, Picture, Reason
+from streamdet.types import Clock, Demand, PacketSink, Picture, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,7 @@ class Source(Protocol):
         """Waits for the next frame.
 
         Raises:
+            LeftOutError: a picture came that is not decoded: read again.
             HeldError: data arrive, but no sound picture yet: read again.
             SourceError: no more frames come: close the source.
         """
@@ -102,12 +103,13 @@ def read_sound(source: Source) -> SourceFrame:
                 raise SourceError(Reason.TIMEOUT, "no sound picture yet") from None
 
 
-def open_source(config: StreamConfig, packets: PacketSink | None = None) -> Source:
+def open_source(config: StreamConfig, packets: PacketSink | None = None, demand: Demand | None = None) -> Source:
     """Opens a stream.
 
     Args:
         config: where it is and how to read it.
         packets: gets the encoded packets, too; None where they are not wanted.
+        demand: which frames are worth decoding; None for all.
 
     Raises:
         SourceError: it cannot be opened.
@@ -121,4 +123,4 @@ def open_source(config: StreamConfig, packets: PacketSink | None = None) -> Sour
         return source
     from streamdet.capture.sources.av import AvSource  # noqa: PLC0415 - nor devices PyAV
 
-    return AvSource(config, packets)
+    return AvSource(config, packets, demand)

@@ -41,11 +41,12 @@ from streamdet.capture.sources.login import with_password
 from streamdet.capture.sources.packets import PacketTap, tap
 from streamdet.capture.sources.picture import MAX_PIXELS, AvPicture, check_size
 from streamdet.capture.sources.rtsp import RtspRelay, Way, connect, find_way
-from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, Soundness, take_losses
+from streamdet.capture.sources.selection import Selection
+from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, LeftOut, Soundness, take_losses
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, file_path, kind_of_url
-from streamdet.errors import HeldError, SourceError
-from streamdet.types import PacketSink, Reason
+from streamdet.errors import HeldError, LeftOutError, SourceError
+from streamdet.types import Demand, PacketSink, Reason
 
 limit_allocations(av_core.__file__)
 
@@ -65,6 +66,7 @@ class AvSource:
     Args:
         config: of the stream.
         packets: gets the encoded packets, too; None where they are not wanted.
+        demand: which frames are worth decoding; None for all.
 
     Attributes:
         info: what was found at opening.
@@ -73,17 +75,20 @@ class AvSource:
         SourceError: it cannot be opened.
     """
 
-    def __init__(self, config: StreamConfig, packets: PacketSink | None = None) -> None:
+    def __init__(self, config: StreamConfig, packets: PacketSink | None = None, demand: Demand | None = None) -> None:
         self._config = config
         self._sink = packets
+        self._demand = demand
         self._tap: PacketTap | None = None
         self._kind = kind_of_url(config.url)
         self._is_file = self._kind is UrlKind.FILE
         self._path = file_path(config.url)
         self._has_end = self._is_file
         self._frames: deque[tuple[av.VideoFrame, bool]] = deque()
+        self._left_out: deque[LeftOut] = deque()
         self._frames_of_round = 0
         self._decode_seconds = 0.0
+        self._is_paced = False
         self._transport = transport_of(config)
         self._hwaccel = find_hwaccel(config.hwaccel, config.name)
         self._container: av.container.InputContainer | None = None
@@ -119,6 +124,7 @@ class AvSource:
     def close(self) -> None:
         """Releases the connection and the decoder."""
         self._frames.clear()
+        self._left_out.clear()
         if self._tap is not None:
             self._tap.end()
             self._tap = None
@@ -163,9 +169,12 @@ class AvSource:
         self._has_no_timestamps = bool(form.flags & _NO_TIMESTAMPS) or form.name.endswith("pipe")
         self._packets = self._container.demux(self._stream)
         self._ahead: av.Packet[av.VideoStream] | None = None
+        is_timed = self._has_end or not self._has_no_timestamps
         if self._sink is not None:
-            self._tap = tap(self._stream, self._sink, is_timed=self._has_end or not self._has_no_timestamps)
-        self._soundness = Soundness(self._stream.codec_context, tap=self._tap)
+            self._tap = tap(self._stream, self._sink, is_timed=is_timed)
+        codec = self._stream.codec_context
+        selection = Selection(codec, self._config.decode, self._demand, is_timed=is_timed, shown_at=self._shown_at)
+        self._soundness = Soundness(codec, tap=self._tap, selection=selection)
 
     def _lacks_index(self) -> SourceError | None:
         """The error if FFmpeg found no index in an MP4; None otherwise."""
@@ -337,6 +346,7 @@ class AvSource:
         broken_before = self._soundness.broken_packets
         packets = 0
         while not self._frames:
+            self._pass_left_out()
             packet = self._next_packet(packets, give_up_at)
             if packet is None and self._changes_format:
                 self._go_on_in_other_format()
@@ -345,14 +355,34 @@ class AvSource:
                 return None
             packets += 1
             self._decode(packet)
-            if not self._frames and self._soundness.waits:
+            if not self._frames and not self._left_out and self._soundness.waits:
                 self._wait_for_key_frame()
-            if not self._frames and time.monotonic() > give_up_at:
+            if not self._frames and not self._left_out and time.monotonic() > give_up_at:
                 raise self._nothing_decodes(packets, self._soundness.broken_packets - broken_before)
         frame, is_sound = self._frames.popleft()
         if not is_sound:
             raise HeldError(has_picture=True)
         return frame
+
+    def _pass_left_out(self) -> None:
+        """Reports the next picture that is not decoded, at the time at which it would be shown.
+
+        Raises:
+            LeftOutError: there is one.
+        """
+        if not self._left_out:
+            return
+        packet, is_sound = self._left_out.popleft()
+        self._frames_of_round += 1
+        at = self._clock.ahead(_pts_seconds(packet)) if self._is_paced else None
+        if at is not None and self._pacer.wait(at):
+            raise SourceError(Reason.TIMEOUT, "interrupted")
+        raise LeftOutError(is_sound=is_sound)
+
+    def _shown_at(self, packet: av.Packet[av.VideoStream]) -> float:
+        """When the picture of a packet is to be shown, in monotonic seconds."""
+        at = self._clock.ahead(_pts_seconds(packet)) if self._is_paced else None
+        return time.monotonic() if at is None else self._pacer.due_at(at)
 
     def _wait_for_key_frame(self) -> None:
         if self._soundness.has_waited_too_long:
@@ -408,6 +438,7 @@ class AvSource:
     def _decode(self, packet: av.Packet[av.VideoStream]) -> None:
         started = time.perf_counter()
         self._frames.extend(self._soundness.decode(packet))
+        self._left_out.extend(self._soundness.take_left_out())
         self._decode_seconds = time.perf_counter() - started
 
     def _nothing_decodes(self, packets: int, broken: int) -> SourceError:
@@ -438,7 +469,7 @@ class AvSource:
         self._clock.begin_again()
 
     def _timed(self, frame: av.VideoFrame) -> SourceFrame:
-        pts_seconds = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+        pts_seconds = _pts_seconds(frame)
         if not self._has_timeline and self._has_no_timestamps:
             pts_seconds = None
         if self._has_timeline:
@@ -466,3 +497,7 @@ class AvSource:
         if of_decoder and of_decoder != self._aspect_of_decoder:
             return of_decoder
         return self._aspect_of_container or of_decoder
+
+
+def _pts_seconds(of: av.VideoFrame | av.Packet[av.VideoStream]) -> float | None:
+    return None if of.pts is None or of.time_base is None else float(of.pts * of.time_base)

@@ -137,6 +137,17 @@ class FileClock:
         self._last_seconds = due
         return due
 
+    def ahead(self, pts_seconds: float | None) -> float | None:
+        """The time of a picture that is not decoded; None where it is not after the newest frame, or not known.
+
+        Nothing changes: pictures come out of a decoder in another order than they go in.
+        """
+        if pts_seconds is None or self._offset_seconds is None or self._last_seconds is None:
+            return None
+        step_seconds = pts_seconds + self._offset_seconds - self._last_seconds
+        jumps = self._joins_jumps and step_seconds > _LARGEST_PACED_STEP_SECONDS
+        return None if step_seconds <= 0 or jumps else self._last_seconds + step_seconds
+
     def _next(self, last_seconds: float, offset_seconds: float, pts_seconds: float) -> float:
         step_seconds = pts_seconds + offset_seconds - last_seconds
         jumps = step_seconds < -_JITTER_SECONDS or (self._joins_jumps and step_seconds > _LARGEST_PACED_STEP_SECONDS)
@@ -169,6 +180,11 @@ class Pacer:
     def begin_again(self) -> None:
         """The next frame is due now."""
         self._start = None
+
+    def due_at(self, at_seconds: float) -> float:
+        """The moment in monotonic seconds, not before now; as in `wait`."""
+        now = time.monotonic()
+        return now if self._start is None else max(now, self._start + at_seconds)
 
     def wait(self, at_seconds: float) -> bool:
         """Waits until the moment; true when the wait was interrupted.
@@ -206,7 +222,13 @@ class FrameRate:
         self._ignored_until: float | None = None
         self._first = self._last = 0.0
         self._steps = -1
+        self._left_out = 0
         self._had_pts = False
+
+    def add_left_out(self) -> None:
+        """Counts a picture that is not decoded, between two frames."""
+        if self._steps >= 0:
+            self._left_out += 1
 
     def add(self, pts_seconds: float | None, monotonic_seconds: float) -> bool:
         """Counts a frame; true with the frame that makes the rate known.
@@ -217,6 +239,8 @@ class FrameRate:
         """
         if self.fps is not None:
             return False
+        self._steps += self._left_out
+        self._left_out = 0
         if self._ignored_until is None:
             self._ignored_until = monotonic_seconds + _BURST_SECONDS
         if pts_seconds is None and monotonic_seconds < self._ignored_until:

@@ -1,4 +1,4 @@
-"""Reads the numbers in the slices of an H.264 stream, to find missing pictures, and pictures in several packets.
+"""Reads the slices of an H.264 stream: which pictures are missing, come in several packets, or can be left out.
 
 Servers leave out pictures whose packets they cannot send in time, and number the remaining packets without a gap.
 FFmpeg then uses another picture in place of the missing one, without an error.
@@ -16,6 +16,7 @@ from typing import NamedTuple, cast
 import av
 
 _SLICE, _IDR_SLICE, _SPS, _PPS = 1, 5, 7, 8
+_INTRA_SLICES = (2, 4, 7, 9)  # I and SI, the latter two where all slices of the picture are such
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 144, 244})
 _HEADER_BYTES = 32
 _LONGEST_SPS_BYTES = 1024
@@ -34,11 +35,19 @@ class PictureStart:
         rest_at: where the slices begin of a packet that goes on with the picture of the packet before; None for one
             that begins a picture.
         is_idr: whether the picture depends on none before it.
+        is_intra: whether none of its slices depends on another picture.
+        is_reference: whether another picture may depend on it; true where that is not known.
+        is_field: whether it is half of a frame: every second line.
+        is_second_field: whether it completes the frame that the picture before has begun.
     """
 
     after_gap: bool = False
     rest_at: int | None = None
     is_idr: bool = False
+    is_intra: bool = False
+    is_reference: bool = True
+    is_field: bool = False
+    is_second_field: bool = False
 
 
 class PictureNumbers:
@@ -54,6 +63,7 @@ class PictureNumbers:
         self._length_bytes = 0
         self._last_number: int | None = None
         self._last: _Slice | None = None
+        self._has_first_field = False
         self._pictures = self._gaps = 0
         if extradata and extradata[0] == 1 and len(extradata) > 6:  # avcC, ISO/IEC 14496-15 5.3.3
             self._length_bytes = (extradata[4] & 3) + 1
@@ -67,6 +77,8 @@ class PictureNumbers:
         """Reads the numbers of the next packet."""
         first: _Slice | None = None
         rest_at = 0
+        begins = is_reference = False
+        is_intra: bool | None = None
         for at, unit in self._units(packet):
             if not _is_slice(unit):
                 self._learn(unit)
@@ -74,19 +86,32 @@ class PictureNumbers:
             found = self._read(unit)
             if found is None:
                 self._last = self._last_number = None
+                self._has_first_field = False
                 return PictureStart()
             if first is None:
                 first, rest_at = found, at
+            is_reference |= found.is_reference
             # Slices may come in any order: the packet begins a picture where any of its slices does.
-            if found.first_block == 0 or found.picture != first.picture or self._last is None:
+            begins |= found.first_block == 0 or found.picture != first.picture or self._last is None
+            # A packet may hold more than one picture: all of them must be such that none depends on them.
+            is_intra = is_intra is not False and found.is_intra
+            if begins and is_reference and (found.is_idr or not is_intra):
                 break
-        else:
-            if first is not None and self._last is not None and first.picture == self._last.picture:
-                return PictureStart(rest_at=rest_at, is_idr=first.is_idr)
         if first is None:
             return PictureStart()
+        if not begins and self._last is not None and first.picture == self._last.picture:
+            return PictureStart(rest_at=rest_at, is_idr=first.is_idr, is_reference=is_reference)
+        is_second_field = self._has_first_field and self._last is not None and first.completes(self._last)
+        self._has_first_field = first.field > 0 and not is_second_field
         self._last = first
-        return PictureStart(self._is_after_gap(first), is_idr=first.is_idr)
+        return PictureStart(
+            self._is_after_gap(first),
+            is_idr=first.is_idr,
+            is_intra=bool(is_intra),
+            is_reference=is_reference,
+            is_field=first.field > 0,
+            is_second_field=is_second_field,
+        )
 
     def _units(self, packet: bytes) -> Iterator[tuple[int, bytes]]:
         return _by_length(packet, self._length_bytes) if self._length_bytes else _between_start_codes(packet)
@@ -110,7 +135,7 @@ class PictureNumbers:
         is_idr, is_reference = unit[0] & 31 == _IDR_SLICE, bool(unit[0] & 0x60)
         try:
             first_block = bits.code()
-            bits.code()  # slice_type
+            is_intra = bits.code() in _INTRA_SLICES
             pps = bits.code()
             sequence = self._sets[self._set_of_pps[pps & 255]]
             if sequence.has_planes:
@@ -124,7 +149,7 @@ class PictureNumbers:
         except (ValueError, KeyError):
             return None
         picture = (is_idr, is_reference, pps, number, field, idr_number, order)
-        return _Slice(first_block, is_idr, is_reference, number, sequence, picture)
+        return _Slice(first_block, is_idr, is_intra, is_reference, number, field, sequence, picture)
 
     def _is_after_gap(self, found: _Slice) -> bool:
         last, number, sequence = self._last_number, found.number, found.sequence
@@ -176,7 +201,7 @@ class PictureParts:
             self._parts[start.is_idr] = max(self._parts[start.is_idr], len(self._held))
             if is_again and not start.is_idr:
                 # It builds on others, which the decoder has replaced by now.
-                return [(packet, PictureStart(), False)]
+                return [(packet, start, False)]
             return self._given(is_again=is_again) if len(self._held) == self._parts[start.is_idr] else []
         before = self.rest()
         if before and self._parts[self._start.is_idr] == 0:
@@ -216,11 +241,18 @@ class _SequenceSet(NamedTuple):
 class _Slice(NamedTuple):
     first_block: int
     is_idr: bool
+    is_intra: bool
     is_reference: bool
     number: int
+    # 0 of a frame, 1 of a top field, 2 of a bottom field
+    field: int
     sequence: _SequenceSet
     # What differs between slices of different pictures (7.4.1.2.4).
     picture: tuple[int, ...]
+
+    def completes(self, first: _Slice) -> bool:
+        """Whether it is in the second field of a frame, after the first (3.30, 7.4.1.2.4)."""
+        return self.field == 3 - first.field and self.number == first.number and not self.is_idr
 
 
 class _Bits:

@@ -15,6 +15,7 @@ from typing import Literal
 
 import av
 
+from streamdet.capture.sources.h265 import units_of_hvcc
 from streamdet.types import EncodedPacket, PacketSink, VideoParameters, units_of
 
 _Codec = Literal["h264", "hevc"]
@@ -140,7 +141,7 @@ class PacketTap:
         if extradata[:1] == b"\1" and len(extradata) > 6:
             is_h264 = self._codec == "h264"
             self._length_bytes = (extradata[4 if is_h264 else min(21, len(extradata) - 1)] & 3) + 1
-            self._learn(_of_avcc(extradata) if is_h264 else _of_hvcc(extradata))
+            self._learn(_of_avcc(extradata) if is_h264 else units_of_hvcc(extradata))
         else:
             self._learn(units_of(extradata, 0))
 
@@ -177,17 +178,6 @@ def _of_avcc(extradata: bytes) -> Iterator[bytes]:
     at = 5
     for mask in (31, 255):
         count, at = extradata[at] & mask if at < len(extradata) else 0, at + 1
-        for _ in range(count):
-            begin = at + 2
-            at = begin + int.from_bytes(extradata[at:begin])
-            if unit := extradata[begin:at]:
-                yield unit
-
-
-def _of_hvcc(extradata: bytes) -> Iterator[bytes]:
-    at = 23
-    for _ in range(extradata[22] if len(extradata) > 22 else 0):
-        count, at = int.from_bytes(extradata[at + 1 : at + 3]), at + 3
         for _ in range(count):
             begin = at + 2
             at = begin + int.from_bytes(extradata[at:begin])

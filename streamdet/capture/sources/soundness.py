@@ -23,6 +23,7 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ from av.video.frame import PictureType
 
 from streamdet.capture.sources.h264 import PictureNumbers, PictureParts, PictureStart
 from streamdet.capture.sources.packets import PacketTap
+from streamdet.capture.sources.selection import Choice, Selection
 
 KEY_FRAME_SECONDS = 120.0
 """How long a key frame is waited for. A stream that has none at all, because it refreshes its pictures bit by bit, has
@@ -60,6 +62,7 @@ class Soundness:
         decoder: that has decoded nothing yet.
         key_frame_seconds: how long a key frame is waited for.
         tap: gets every packet of which nothing is known to be lost.
+        selection: says which packets are decoded; None for all.
 
     Attributes:
         broken_packets: that could not be decoded.
@@ -71,6 +74,7 @@ class Soundness:
         decoder: av.VideoCodecContext,
         key_frame_seconds: float = KEY_FRAME_SECONDS,
         tap: PacketTap | None = None,
+        selection: Selection | None = None,
     ) -> None:
         name = decoder.codec.canonical_name
         self._builds_on_others = name in _BUILD_ON_OTHERS
@@ -82,6 +86,8 @@ class Soundness:
         self._decoder = decoder
         self._key_frame_seconds = key_frame_seconds
         self._tap = tap
+        self._selection = selection or Selection(decoder)
+        self._left_out: list[LeftOut] = []
         # Otherwise damaged pictures would be missing instead of counted.
         decoder.flags |= Flags.output_corrupt
         self._holds_since: float | None = time.monotonic()
@@ -115,6 +121,11 @@ class Soundness:
                 return judged
         return judged + self._follow(packet)
 
+    def take_left_out(self) -> list[LeftOut]:
+        """The pictures that were not decoded, since the last call."""
+        left_out, self._left_out = self._left_out, []
+        return left_out
+
     def _drop(self) -> list[tuple[av.VideoFrame, bool]]:
         """Goes on without a packet that is damaged."""
         self._parts.drop()
@@ -125,7 +136,7 @@ class Soundness:
         if self._numbers is None:
             if self._tap is not None and packet.size:
                 self._tap.add(packet)
-            return self._decode(packet)
+            return self._select(packet)
         if packet.size:
             data = bytes(packet)
             start = self._numbers.follow(data)
@@ -142,8 +153,41 @@ class Soundness:
                 judged += [left for left in self._begin_again() if not left[0].key_frame or left[0].pts != whole.pts]
             elif start.after_gap:
                 judged += self._begin_again()
-            judged += self._decode(whole)
+            judged += self._select(whole, start)
         return judged
+
+    def _select(
+        self, packet: av.Packet[av.VideoStream], start: PictureStart | None = None
+    ) -> list[tuple[av.VideoFrame, bool]]:
+        """Decodes a packet with a whole picture, if that is to be decoded."""
+        selection = self._selection
+        choice = selection.choose(packet, start)
+        judged = self._finish_key() if selection.ends_key else []
+        if choice is Choice.LEAVE_OUT and not self.waits:
+            is_sound = self._holds_since is None or selection.only_keys
+            self._left_out.append(LeftOut(packet, is_sound))
+        if choice in (Choice.LEAVE_OUT, Choice.LEAVE_PART):
+            return judged
+        for each in (*selection.catch_up(), packet):
+            judged += self._decode(each)
+        if choice is Choice.ALONE:
+            judged += self._finish_key(judged)
+        return [found for found in judged if selection.shows(found[0])]
+
+    def _finish_key(self, before: Sequence[tuple[av.VideoFrame, bool]] = ()) -> list[tuple[av.VideoFrame, bool]]:
+        """Gets a key frame from the decoder that was decoded alone, and has the decoder begin with the next one.
+
+        Args:
+            before: pictures that the decoder has already returned, with the key frame.
+        """
+        try:
+            left = [(frame, self._is_sound(frame)) for frame in self._decoder.decode(None)]
+        except av.FFmpegError:
+            left = []
+        self._decoder.flush_buffers()
+        found = [*before, *left]
+        self._selection.judge_key(is_sound=bool(found) and found[-1][1])
+        return left
 
     def _decode(self, packet: av.Packet[av.VideoStream]) -> list[tuple[av.VideoFrame, bool]]:
         """What the decoder makes of a packet with a whole picture."""
@@ -219,6 +263,7 @@ class Soundness:
         except av.FFmpegError:
             left = []
         self._decoder.flush_buffers()
+        self._selection.forget()
         if not self._builds_on_others:
             return left
         self._shows_all = False
@@ -226,6 +271,13 @@ class Soundness:
         if self._holds_since is None:
             self._holds_since = time.monotonic()
         return left
+
+
+class LeftOut(NamedTuple):
+    """A packet whose picture was not decoded, and whether nothing is known to be wrong with the stream."""
+
+    packet: av.Packet[av.VideoStream]
+    is_sound: bool
 
 
 class _DoubtfulPacket(NamedTuple):

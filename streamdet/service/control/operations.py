@@ -292,6 +292,7 @@ class Operations:
             "fps_out": round(fps.published, 2) if fps else 0.0,
             "fps_rate_limited": round(fps.rate_limited, 2) if fps else 0.0,
             "fps_overload": round(fps.overload, 2) if fps else 0.0,
+            "fps_not_decoded": round(fps.not_decoded, 2) if fps else 0.0,
             "latency_seconds": {"p50": p50, "p95": p95},
             "published": counts.published if counts else 0,
             "dropped": dropped,

@@ -25,6 +25,7 @@ const DROPS = {
   decode_error: "not usable",
   internal_error: "lost to an error",
   damaged: "damaged on the way",
+  not_decoded: "not decoded, as configured",
   shutdown: "at the end",
 };
 
@@ -39,8 +40,8 @@ const STAGES = {
 };
 
 /** As configured, and no loss that anyone should mind. */
-const WANTED_DROPS = new Set(["rate_limited", "shutdown"]);
-const SHORT_DROPS = { superseded: "overload", stale: "overload", rate_limited: "max_fps", decode_error: "decode errors", damaged: "damage on the way", internal_error: "errors" };
+const WANTED_DROPS = new Set(["rate_limited", "not_decoded", "shutdown"]);
+const SHORT_DROPS = { superseded: "overload", stale: "overload", rate_limited: "max_fps", not_decoded: "decode", decode_error: "decode errors", damaged: "damage on the way", internal_error: "errors" };
 
 /**
  * Why fewer frames go out than come in, the largest reason first; empty where nothing is dropped.

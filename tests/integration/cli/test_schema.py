@@ -117,6 +117,11 @@ def test_the_schema_needs_no_torch() -> None:
 def test_the_metrics_are_to_be_had_for_programs_and_for_people() -> None:
     found = json.loads(CliRunner().invoke(cli, ["schema", "metrics"], catch_exceptions=False).output)
     captured = next(entry for entry in found if entry["name"] == "streamdet_frames_captured_total")
-    assert captured == {"name": captured["name"], "kind": "counter", "labels": ["stream"], "meaning": "Frames decoded."}
+    assert captured == {
+        "name": captured["name"],
+        "kind": "counter",
+        "labels": ["stream"],
+        "meaning": "Frames received.",
+    }
     table = CliRunner().invoke(cli, ["schema", "metrics", "--markdown"], catch_exceptions=False).output
-    assert "| `streamdet_frames_captured_total` | counter | `stream` | Frames decoded. |" in table
+    assert "| `streamdet_frames_captured_total` | counter | `stream` | Frames received. |" in table

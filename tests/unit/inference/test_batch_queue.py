@@ -562,3 +562,24 @@ def test_a_frame_leaves_with_the_settings_that_its_stream_has_then(clock: Clock,
         queue.put(frame(name, captured=clock.now))
     queue.set_stream(Rules("a"), after)
     assert {each.stream: each.settings for each in queue.take(0)} == {"a": after, "b": DetectionSettings()}
+
+
+def test_demand_is_what_the_queue_will_let_pass(clock: Clock, drops: Drops) -> None:
+    queue = BatchQueue(4, 0.0, drops, clock)
+    demand = queue.demand("a")
+    assert (demand.max_fps, demand.is_due(0.0)) == (None, True)  # no such stream yet
+    queue.set_stream(Rules("a", max_fps=2))
+    random = np.random.default_rng(2)
+    at, passed = 100.0, 0
+    for seq in range(400):
+        at += float(random.uniform(0.01, 0.08))
+        is_due, before = demand.is_due(at), len(drops.seen)
+        queue.put(frame("a", seq, at))
+        queue.take(0.0)
+        assert is_due is (len(drops.seen) == before)
+        passed += is_due
+    assert passed == pytest.approx(2 * (at - 100), abs=2)
+    queue.set_stream(Rules("a", max_fps=2, pace="fastest"))
+    assert (demand.max_fps, demand.is_due(at)) == (None, True)
+    queue.set_stream(Rules("a", max_fps=4))
+    assert demand.max_fps == 4
