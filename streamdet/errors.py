@@ -144,6 +144,7 @@ class Refusal(StrEnum):
     EXISTS = "exists"
     CONFLICT = "conflict"
     CHANGED = "changed"
+    STALE = "stale"
     FAILED = "failed"
 
 

@@ -286,6 +286,20 @@ class FrameInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Which node of a cluster watches a stream, and since which grant.
+
+    Attributes:
+        node: name of the node.
+        generation: of the claim that the stream belongs to; of two nodes that publish one stream, the one with the
+            higher generation owns it.
+    """
+
+    node: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class DetectionEvent:
     """What was found in one frame; empty results are events too.
 
@@ -298,6 +312,7 @@ class DetectionEvent:
         detections: by falling score.
         crossings: lines that were crossed between the frame before and this one.
         trace_id: of the trace of this frame, 32 hexadecimal digits; None where it was not traced.
+        owner: the node that published it; None where the stream belongs to no cluster.
     """
 
     stream: str
@@ -308,6 +323,7 @@ class DetectionEvent:
     detections: tuple[Detection, ...]
     crossings: tuple[Crossing, ...] = ()
     trace_id: str | None = None
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +338,7 @@ class PreviewEvent:
         frame: the frame that the picture shows and the boxes belong to; width and height are those of the frame.
         detections: by falling score; boxes in pixels of the frame, not of the smaller picture.
         jpeg: the picture.
+        owner: the node that published it; None where the stream belongs to no cluster.
     """
 
     stream: str
@@ -331,6 +348,7 @@ class PreviewEvent:
     frame: FrameInfo
     detections: tuple[Detection, ...]
     jpeg: bytes = field(repr=False)
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,6 +469,7 @@ class ObjectEvent:
         crossings: the lines that it has crossed since the event before.
         reason: why it ended; None before, and if a newer daemon sent an unknown reason.
         picture: its best shot, at the end; None where no pictures are kept.
+        owner: the node that published it; None where the stream belongs to no cluster.
     """
 
     stream: str
@@ -464,6 +483,7 @@ class ObjectEvent:
     crossings: tuple[Crossing, ...] = ()
     reason: EndReason | None = None
     picture: PictureInfo | None = None
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -511,6 +531,7 @@ class AlertEvent:
         alert: what is known of it.
         picture: of the frame in which it was raised; None where the rule asks for none.
         clip_id: to fetch the clip around it by, some seconds later; None where the rule asks for none.
+        owner: the node that published it; None where the stream belongs to no cluster.
     """
 
     stream: str
@@ -522,6 +543,7 @@ class AlertEvent:
     alert: Alert
     picture: PictureInfo | None = None
     clip_id: str | None = None
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -555,6 +577,7 @@ class StateEvent:
         detail: one line for people, without secrets; empty when all is well.
         since: Unix time in seconds at which the state began.
         geometry: the stream's zones, lines and masks; None if it has none.
+        owner: the node that published it; None where the stream belongs to no cluster.
     """
 
     stream: str
@@ -566,6 +589,7 @@ class StateEvent:
     detail: str
     since: float
     geometry: Geometry | None = None
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,25 @@ def _of(file: str, tests: str, *changes: tuple[str, str, str, str]) -> tuple[Mut
 
 
 MUTANTS: tuple[Mutant, ...] = (
+    # ---- claims ----
+    *_of(
+        "service/claims.py", "unit/service/test_claims.py",
+        ("lower generation is followed", "if grant.generation < newest or (is_taken", "if (is_taken",
+         "test_a_generation_outlasts_its_claim"),
+        ("same generation for other streams", "elif grant.generation == before.grant.generation and grant.streams",
+         "elif False and grant.streams", "test_a_generation_is_for_the_streams_that_it_was_given_for"),
+        ("two claims own a stream", "if name not in grant.streams}", "if name}",
+         "test_a_newer_grant_takes_streams_over"),
+        ("old sender releases", "if generation is not None and generation < newest:", "if False:",
+         "test_only_who_knows_the_newest_generation_releases"),
+        ("lease does not end", "return self.lease_seconds_left(claim) <= 0", "return False",
+         "test_the_end_of_a_lease_is_reported_once"),
+    ),
+    *_of(
+        "service/live_config.py", "e2e/test_claims.py",
+        ("claim and file share a name", "if name in taken:", "if False:",
+         "test_a_name_belongs_to_the_file_or_to_a_claim"),
+    ),
     # ---- captures and sources ----
     *_of(
         "capture/thread.py", "integration/capture/test_thread.py",

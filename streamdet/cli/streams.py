@@ -344,6 +344,13 @@ def _left_out(stream: dict[str, Any], key: str) -> str:
     return f"-{fps:.1f}" if fps >= _NOTABLE_FPS else ""
 
 
+def _origin(stream: dict[str, Any]) -> str:
+    """Who says that the stream is watched."""
+    if stream["origin"] == "cluster":
+        return f"claim {stream['claim']}"
+    return "run time" if stream["origin"] == "run_time" else "file"
+
+
 def engine_in_words(engine: dict[str, Any]) -> str:
     """What detects, in a line."""
     text = "{engine} in {precision} on {device}, up to {max_batch_size} frames a batch, {workers} batches at a time"
@@ -356,7 +363,7 @@ def _facts(stream: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "state", f"{stream['state']}{why}"
     yield "frames per second", f"{stream['fps_in']:.1f} in, {stream['fps_out']:.1f} out"
     yield "url", stream["url"]
-    yield "from", "run time" if stream["origin"] == "run_time" else "file"
+    yield "from", _origin(stream)
     if stream["changed"]:
         yield "changed", ", ".join(stream["changed"])
     detection = stream.get("detection")  # an older daemon reports none
@@ -385,7 +392,7 @@ def _drawn(result: dict[str, Any], characters: int) -> RenderableType:
         table.add_column(title, no_wrap=is_narrow or title in widths, min_width=widths.get(title))
     lines = []
     for stream in result["streams"]:
-        origin = "run time" if stream["origin"] == "run_time" else "file"
+        origin = _origin(stream)
         changed = f" ({', '.join(stream['changed'])} changed)" if stream["changed"] else ""
         why = f"{stream['reason']}: {stream['detail']}" if stream["reason"] else ""
         cells: dict[str, str | Text] = {

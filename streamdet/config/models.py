@@ -40,6 +40,7 @@ Model = Literal[
     "fasterrcnn_resnet50_fpn_v2",
 ]
 
+MAX_NODE_CHARACTERS = 64
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 
 
@@ -586,6 +587,26 @@ class ControlConfig(BaseModel):
         return endpoint
 
 
+class NodeConfig(BaseModel):
+    """This daemon as a node of a cluster, which grants streams to it over the control API; without one, unused."""
+
+    model_config = table("at a restart")
+
+    name: str | None = Field(
+        None,
+        pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NODE_CHARACTERS - 1}}}$",
+        description="The name of the node in events and in the cluster; without it that of the machine.",
+        examples=["hall-2"],
+    )
+    on_lost_head: Literal["keep", "stop"] = Field(
+        "keep",
+        description='What becomes of granted streams whose lease is not renewed: "keep" runs them on until the cluster '
+        'is back; "stop" stops them, so that no camera is ever connected to two nodes for longer than a lease.',
+        examples=["stop"],
+        json_schema_extra=ON_RELOAD,
+    )
+
+
 class TracingConfig(BaseModel):
     """Traces of single frames, from capture to publication, for an OpenTelemetry collector. Needs `streamdet[otel]`."""
 
@@ -632,6 +653,7 @@ class Config(BaseModel):
     metrics: MetricsConfig = Field(MetricsConfig(), description="Where Prometheus reads.")
     log: LogConfig = Field(LogConfig(), description="What is logged.")
     control: ControlConfig = Field(ControlConfig(), description="Where the control API listens.")
+    node: NodeConfig = Field(NodeConfig(), description="This daemon as a node of a cluster.")
     tracing: TracingConfig = Field(TracingConfig(), description="Where traces of single frames go.")
     stream_defaults: dict[str, Any] = Field(
         {}, repr=False, description="Defaults for all streams, which are in every one already; for those of run time."

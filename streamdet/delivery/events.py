@@ -38,6 +38,7 @@ from streamdet.types import (
     EndReason,
     FrameInfo,
     ObjectEvent,
+    Owner,
     Picture,
     PictureInfo,
     PreviewEvent,
@@ -200,6 +201,7 @@ class EventWriter:
         self._states: dict[str, _LastState] = {}
         self._analytics: dict[str, StreamAnalytics] = {}
         self._configs: dict[str, StreamConfig] = {}
+        self._owners: dict[str, Owner] = {}
         self._open: dict[str, _Open] = {}
         self._rules: tuple[RuleConfig, ...] = ()
         # When each rule last raised an alert on each stream, in Unix time, including earlier epochs.
@@ -218,14 +220,19 @@ class EventWriter:
         """Whether a stream is configured."""
         return stream in self._configs
 
-    def set_stream(self, config: StreamConfig) -> list[Occurrence]:
+    def set_stream(self, config: StreamConfig, owner: Owner | None = None) -> list[Occurrence]:
         """Tracks the objects of a stream, and applies its zones, lines and masks, from the next frame on.
+
+        Args:
+            config: of the stream.
+            owner: stands in its events from now on; None where it belongs to no cluster.
 
         Returns:
             The ends of objects that do not continue: the stream is paused, or its tracking or url has changed.
         """
         stream = config.name
         before, self._configs[stream] = self._configs.get(stream), config
+        self._own(stream, owner)
         self._privacy.set_stream(config)
         hides_others = before is not None and (before.blur, before.masks) != (config.blur, config.masks)
         if self._pictures is not None and hides_others:
@@ -247,6 +254,17 @@ class EventWriter:
         if last is not None and analytics.geometry != geometry:
             last.due_monotonic_seconds = 0.0
         return ended
+
+    def _own(self, stream: str, owner: Owner | None) -> None:
+        before = self._owners.get(stream)
+        if owner is None:
+            self._owners.pop(stream, None)
+        else:
+            self._owners[stream] = owner
+        last = self._states.get(stream)
+        if last is not None and owner != before:
+            # Its next repetition is a new event, so that readers see at once who owns the stream.
+            last.event, last.due_monotonic_seconds = None, 0.0
 
     def set_rules(self, rules: Iterable[RuleConfig]) -> Iterator[Occurrence]:
         """Replaces the rules from the next frame on.
@@ -318,7 +336,9 @@ class EventWriter:
         Returns:
             The stream whose numbers are forgotten now, or None.
         """
-        for of_streams in (self._states, self._analytics, self._configs, self._open, self._removed):
+        for of_streams in (
+            self._states, self._analytics, self._configs, self._owners, self._open, self._removed,
+        ):  # fmt: skip
             of_streams.pop(stream, None)
         self._privacy.remove_stream(stream)
         if self._pictures is not None:
@@ -687,6 +707,9 @@ class EventWriter:
         seq = self.seqs[topic] + 1 if repeats_seq is None else repeats_seq
         try:
             event = make(seq)
+            owner = self._owners.get(stream)
+            if owner is not None:
+                event = replace(event, owner=owner)
             parts = wire.to_message(event)
         except Exception as error:  # noqa: BLE001 - whatever it is: other events are to be published
             self._metrics.unexpected.report("events", error, f"an event of {topic} is not published", stream)

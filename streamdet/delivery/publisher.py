@@ -29,7 +29,7 @@ from streamdet.delivery.snapshots import Snapshots
 from streamdet.delivery.sockets import OFF, SUBSCRIBE, Route, Sockets
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.opentelemetry import Tracer
-from streamdet.types import AlertEvent, Detection, Drop, EndReason, Frame, FrameInfo, ObjectEvent, StreamStatus
+from streamdet.types import AlertEvent, Detection, Drop, EndReason, Frame, FrameInfo, ObjectEvent, Owner, StreamStatus
 from streamdet.wire.replay import Answer, Refused, encode_answer, request_id
 from streamdet.worker import Worker
 
@@ -71,7 +71,13 @@ class _Rules:
     rules: tuple[RuleConfig, ...]
 
 
-_Item = FrameResult | StreamStatus | StreamConfig | _Rules | _Removal | LeftBehind
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    config: StreamConfig
+    owner: Owner | None
+
+
+_Item = FrameResult | StreamStatus | _Setting | _Rules | _Removal | LeftBehind
 
 
 @dataclass(slots=True)
@@ -199,15 +205,19 @@ class Publisher(Worker):
                         break
             self._append(status)
 
-    def set_stream(self, config: StreamConfig) -> None:
+    def set_stream(self, config: StreamConfig, owner: Owner | None = None) -> None:
         """Tracks a stream's objects, and applies its zones, lines and masks, from the next frame on; never blocks.
 
         Objects end if the stream is paused or its tracking changes. A stream that was never set is
         published as it was detected.
+
+        Args:
+            config: of the stream.
+            owner: stands in its events; None where it belongs to no cluster.
         """
         with self._changed:
             if not self._closed:
-                self._append(config)
+                self._append(_Setting(config, owner))
 
     def set_rules(self, rules: Iterable[RuleConfig]) -> None:
         """Replaces the rules from the next frame on; never blocks.
@@ -340,8 +350,8 @@ class Publisher(Worker):
                 self._send_detections(item)
             elif isinstance(item, StreamStatus):
                 self._send(self._writer.state(item))
-            elif isinstance(item, StreamConfig):
-                self._send_all(self._writer.set_stream(item))
+            elif isinstance(item, _Setting):
+                self._send_all(self._writer.set_stream(item.config, item.owner))
             elif isinstance(item, _Rules):
                 self._send_all(self._writer.set_rules(item.rules))
             elif isinstance(item, _Removal):

@@ -192,6 +192,10 @@ class Metrics:
         for via in ("api", "page"):
             for outcome in ("done", "refused", "failed"):
                 self._control_changes.labels(via, outcome)
+        self._claims = declare.gauge(
+            "claims", "Claims of a cluster, by whether their lease holds or is over and they are kept.", ["lease"]
+        )
+        self.claims(0, 0)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         Info("streamdet_build", "Version of the daemon.", registry=registry).info(
@@ -270,6 +274,11 @@ class Metrics:
             outcome: "done", "refused" or "failed".
         """
         self._control_changes.labels(via, outcome).inc()
+
+    def claims(self, holding: int, over: int) -> None:
+        """Shows how many claims there are whose lease holds, and how many whose lease is over."""
+        self._claims.labels("holds").set(holding)
+        self._claims.labels("over").set(over)
 
     def status(self, status: StreamStatus) -> None:
         """A stream changed its state."""

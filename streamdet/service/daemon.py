@@ -401,6 +401,7 @@ class Daemon:
                 with suppress(ConfigError, ControlError, ApplyError):
                     self._in_force.reload()
             self._carry_out_operations()
+            self._end_leases()
             housekeeping.beat()
             if self._stop_when_ended and self._streams is not None and self._streams.all_ended():
                 break
@@ -413,6 +414,12 @@ class Daemon:
         """Carries out what came through the control API, in the thread that owns what it changes."""
         while self._operations is not None and not self._requests.empty():
             self._operations.carry_out(self._requests.get_nowait())
+
+    def _end_leases(self) -> None:
+        try:
+            self._in_force.end_leases()
+        except ApplyError as error:
+            _log.error("%s", error)
 
     def _on_error(self, worker: Worker) -> None:
         self._failed = self._failed or worker

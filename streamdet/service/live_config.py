@@ -1,7 +1,7 @@
 """The configuration in force: what the file says, what was changed at run time, and how a reload replaces it.
 
-`LiveConfig` owns it: the streams of the file, each with its `Change` if there is one, and the rules. `ChangesFile`
-keeps what was changed over restarts.
+`LiveConfig` owns it: the streams of the file, each with its `Change` if there is one, those of the `Claims`, and
+the rules. `ChangesFile` keeps what was changed over restarts.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from streamdet.config import Config, StreamConfig, load_config
 from streamdet.config.checks import labels_of_weights
 from streamdet.config.last_good import last_good
 from streamdet.config.load import check_labels, check_rules, read_rules, read_stream
+from streamdet.config.models import MAX_NODE_CHARACTERS
 from streamdet.config.toml import MAX_FILE_BYTES
 from streamdet.config.values import takes_effect
 from streamdet.errors import ApplyError, ConfigError, ControlError, Refusal
@@ -32,6 +34,7 @@ from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.unexpected import describe
 from streamdet.security.files import StagedFile, stage, write_atomically
 from streamdet.security.redact import redact
+from streamdet.service.claims import Claim, Claims, Grant, Held, owners_of
 from streamdet.service.streams import Applied, Streams
 
 MAX_ADDED_STREAMS = 1000
@@ -126,6 +129,8 @@ class LiveConfig:
     Attributes:
         path: as given.
         is_file_in_force: whether the newest content of the file that was read is; false after a reload that failed.
+        node: the name of this node in a cluster.
+        claims: what a cluster has granted to it.
 
     What was kept and cannot be used is left out and logged; everything else starts.
     """
@@ -135,6 +140,8 @@ class LiveConfig:
         self.is_file_in_force = path is not None
         self._last_good = None if path is None else last_good(path)
         self._metrics = metrics
+        self.node = config.node.name or _host_name()
+        self.claims = Claims()
         self._started = config
         self._file = config
         self._changes_file = ChangesFile(changes_path)
@@ -237,6 +244,7 @@ class LiveConfig:
         if self.is_removed(name):
             message = f"{name} is in the file and was removed at run time; to restore it: streamdet streams reset"
             raise ControlError(Refusal.EXISTS, f"{message} {name}")
+        self._check_not_claimed(name)
         if self._is_there(name):
             raise ControlError(Refusal.EXISTS, f"a stream {name} exists already; choose another name, or change it")
         return self.set(name, values, persist=persist, try_only=try_only)
@@ -317,6 +325,49 @@ class LiveConfig:
         kept = AtRunTime(self._kept.streams, rules) if persist else self._kept
         return self._adopt(self._file, AtRunTime(self._at_run_time.streams, rules), kept, try_only=try_only)
 
+    def claim(self, grant: Grant) -> Applied:
+        """Follows a grant of a cluster: all of it or nothing. A renewal only makes its lease longer.
+
+        Raises:
+            ConfigError: its streams are wrong, or one of them is in the file or was added at run time.
+            ControlError: a newer grant is known, or there are too many claims.
+            ApplyError: there is no thread or memory left.
+        """
+        claims = self.claims.after_grant(grant)
+        if self.claims.is_renewal(grant):
+            self._hold(claims)
+            return Applied()
+        return self._adopt(self._file, self._at_run_time, self._kept, claims=claims).applied
+
+    def release(self, claim_id: str, generation: int | None = None) -> Applied:
+        """Ends a claim, and its streams.
+
+        Args:
+            claim_id: of the claim.
+            generation: the newest that the sender knows; None for any.
+
+        Raises:
+            ControlError: there is no such claim, or it was granted again since.
+            ApplyError: there is no memory left.
+        """
+        claims = self.claims.after_release(claim_id, generation)
+        return self._adopt(self._file, self._at_run_time, self._kept, claims=claims).applied
+
+    def end_leases(self) -> None:
+        """Does what the file says about claims whose leases have ended: goes on, or stops their streams."""
+        over = self.claims.newly_over()
+        stops = self._file.node.on_lost_head == "stop"
+        for claim in over:
+            grant = claim.grant
+            text = "claim %s was not renewed for %g s: its %d streams %s"
+            what = "stop" if stops else "run on until the cluster renews or releases them"
+            _log.warning(text, grant.claim_id, grant.lease_seconds, len(grant.streams), what)
+        left = self.claims.after_leases()
+        if stops and len(left) < len(self.claims.held):
+            self._adopt(self._file, self._at_run_time, self._kept, claims=left)
+        elif over:
+            self._hold(self.claims.held)
+
     def find(self, name: str) -> StreamConfig:
         """A stream that is configured.
 
@@ -346,22 +397,40 @@ class LiveConfig:
         rules = self._at_run_time.rules
         return rules, rules == self._kept.rules
 
+    def _check_not_claimed(self, name: str) -> None:
+        claim = self.claims.claim_of(name)
+        if claim is not None:
+            problem = f"{name} belongs to claim {claim.grant.claim_id} of the cluster; change it there"
+            raise ControlError(Refusal.CONFLICT, problem)
+
     def _change(self, name: str, change: Change | None, *, persist: bool, try_only: bool) -> Outcome:
+        self._check_not_claimed(name)
         kept = self._kept.with_stream(name, change) if persist else self._kept
         return self._adopt(self._file, self._at_run_time.with_stream(name, change), kept, try_only=try_only)
 
-    def _adopt(self, file: Config, changed: AtRunTime, kept: AtRunTime, *, try_only: bool = False) -> Outcome:
-        """Puts a configuration in force: whatever may fail comes before anything changes."""
+    def _adopt(
+        self, file: Config, changed: AtRunTime, kept: AtRunTime, *, try_only: bool = False, claims: Held | None = None
+    ) -> Outcome:
+        """Puts a configuration in force: whatever may fail comes before anything changes.
+
+        Args:
+            file: what the file says.
+            changed: at run time.
+            kept: of that over restarts.
+            try_only: whether nothing is to change.
+            claims: of the cluster; None for those that are in force.
+        """
         if self._streams is None:
             raise ControlError(Refusal.FAILED, "the daemon has not started its streams yet")
-        config = self._merged(file, changed)
+        claims = self.claims.held if claims is None else claims
+        config, owners = self._merged(file, changed, claims), owners_of(claims.values(), self.node)
         staged = self._changes_file.stage(kept) if kept != self._kept else None
         if try_only:
             if staged is not None:
                 staged.discard()
-            return Outcome(config, self._streams.plan(config.streams, config.detector))
+            return Outcome(config, self._streams.plan(config.streams, config.detector, owners))
         try:
-            applied = self._streams.apply(config.streams, config.rules, config.detector)
+            applied = self._streams.apply(config.streams, config.rules, config.detector, owners)
         except BaseException:
             # Raised again, whatever it is: nothing of a change that did not take effect may be kept.
             if staged is not None:
@@ -370,6 +439,7 @@ class LiveConfig:
         if config.log != self._config.log:
             configure_logging(config.log)
         self._file, self._at_run_time, self._config = file, changed, config
+        self._hold(claims)
         if staged is not None:
             try:
                 staged.commit()
@@ -378,6 +448,11 @@ class LiveConfig:
                 raise ControlError(Refusal.FAILED, message) from None
             self._kept = kept
         return Outcome(config, applied)
+
+    def _hold(self, claims: Held) -> None:
+        self.claims.hold(claims)
+        over = sum(self.claims.is_over(claim) for claim in claims.values())
+        self._metrics.claims(len(claims) - over, over)
 
     def _note_reload(self, at: float | None) -> None:
         """Remembers and shows whether the file is in force: since this Unix time, or not (None)."""
@@ -402,16 +477,29 @@ class LiveConfig:
         default = bool(self._file.stream_defaults.get("paused", False))
         return next((stream.paused for stream in self._file.streams if stream.name == name), default)
 
-    def _merged(self, file: Config, changed: AtRunTime) -> Config:
-        """The file with the changes.
+    def _merged(self, file: Config, changed: AtRunTime, claims: Held) -> Config:
+        """The file with the changes and the claims.
 
         Raises:
-            ConfigError: some changes do not fit; a line for each problem.
+            ConfigError: some changes or claims do not fit; a line for each problem.
         """
         config, problems = _merge(file, changed, self._folder, self._where, self._weights_labels)
-        if problems:
-            raise ConfigError([line for lines in problems.values() for line in lines])
-        return config
+        lines = [line for lines in problems.values() for line in lines]
+        taken = {stream.name for stream in config.streams} | changed.streams.keys()
+        read = partial(read_stream, folder=self._folder, config=config, weights_labels=self._weights_labels)
+        claimed: list[StreamConfig] = []
+        for claim in claims.values():
+            for name, values in claim.grant.streams.items():
+                if name in taken:
+                    lines.append(_taken_by_claim(name, claim, in_file=any(name == one.name for one in file.streams)))
+                    continue
+                try:
+                    claimed.append(read({**values, "name": name}, config.stream_defaults))
+                except ConfigError as error:
+                    lines += error.problems
+        if lines:
+            raise ConfigError(lines)
+        return config.model_copy(update={"streams": (*config.streams, *claimed)})
 
     @property
     def _folder(self) -> Path:
@@ -444,6 +532,17 @@ class LiveConfig:
             elif self._is_left_out(name):
                 notes.append(f"what was kept of {name} is left out: {problems[0]}; {forget}")
         return notes
+
+
+def _taken_by_claim(name: str, claim: Claim, *, in_file: bool) -> str:
+    other = "the file has a stream of this name" if in_file else "a stream of this name was added at run time"
+    way_out = "give one of the two another name"
+    return f"streams[{name}].name: {other}, and claim {claim.grant.claim_id} of the cluster, too; {way_out}"
+
+
+def _host_name() -> str:
+    """The name of this machine, as a name of a node may be."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:MAX_NODE_CHARACTERS].strip(".-_") or "node"
 
 
 def _differing_keys(one: Config, other: Config) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from pydantic import BaseModel
 
@@ -22,7 +23,7 @@ from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
 from streamdet.security.redact import redact
 from streamdet.service.statuses import StreamStatuses
-from streamdet.types import Frame, Reason, State, StreamStatus
+from streamdet.types import Frame, Owner, Reason, State, StreamStatus
 from streamdet.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ _MAX_VALUE_CHARACTERS = 40
 # A stream that comes back goes on counting its frames, unless this many others were removed after it.
 _MAX_GONE_STREAMS = 1000
 _DEFAULT_DETECTOR = DetectorConfig()
+_NO_OWNERS: Mapping[str, Owner] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Applied:
     Attributes:
         added: are new.
         reconnected: run on with another connection; also those that were paused or resumed.
-        updated: run on with the same connection and another configuration, or other settings of the detector.
+        updated: run on with the same connection and another configuration, other settings of the detector, or by
+            another grant of their claim.
         removed: are gone.
     """
 
@@ -88,6 +91,7 @@ class Streams:
         self._statuses = StreamStatuses(publisher.put_status)
         self._captures: dict[str, Capture] = {}
         self._configs: dict[str, StreamConfig] = {}
+        self._owners: Mapping[str, Owner] = _NO_OWNERS
         self._rules: tuple[RuleConfig, ...] = ()
         self._detector = DetectorConfig()
         # Also of streams that are gone: subscribers must not see the number of a frame twice.
@@ -98,6 +102,7 @@ class Streams:
         configs: Iterable[StreamConfig],
         rules: Sequence[RuleConfig] = (),
         detector: DetectorConfig = _DEFAULT_DETECTOR,
+        owners: Mapping[str, Owner] = _NO_OWNERS,
     ) -> Applied:
         """Makes the running streams those of `configs`; a stream that did not change keeps its connection.
 
@@ -107,12 +112,13 @@ class Streams:
             configs: of all streams.
             rules: of the configuration.
             detector: what counts as a detection in the frames of streams that do not say so themselves.
+            owners: of the streams that belong to a cluster, by name.
 
         Raises:
             ApplyError: there is no thread, memory or file descriptor left; nothing has changed.
         """
         wanted = {config.name: config for config in configs}
-        plan = self.plan(wanted.values(), detector)
+        plan = self.plan(wanted.values(), detector, owners)
         captures = self._prepare(wanted, plan, detector)
         self._stop_captures([*plan.removed, *plan.reconnected])
         if self._clips is not None:
@@ -122,9 +128,12 @@ class Streams:
             self._remove_stream(name)
         self._set_rules(wanted, rules)
         changes = {name: _differences(self._configs[name], wanted[name]) for name in [*plan.reconnected, *plan.updated]}
+        for name in plan.updated:
+            if self._owners.get(name) != owners.get(name):
+                changes[name] = ", ".join(filter(None, [changes[name], "claim"]))
         if of_detector := _differences(self._detector, detector, on_reload=True):
             _log.info("detector: %s", of_detector)
-        self._detector = detector
+        self._detector, self._owners = detector, owners
         for name in [*plan.added, *plan.reconnected, *plan.updated]:
             self._set_stream(wanted[name])
         for name in [*plan.added, *plan.reconnected]:
@@ -167,7 +176,12 @@ class Streams:
         in_flight = any(counts.in_flight for counts in self._ledger.snapshot().values())
         return ended == len(self._configs) and not in_flight
 
-    def plan(self, configs: Iterable[StreamConfig], detector: DetectorConfig) -> Applied:
+    def plan(
+        self,
+        configs: Iterable[StreamConfig],
+        detector: DetectorConfig,
+        owners: Mapping[str, Owner] = _NO_OWNERS,
+    ) -> Applied:
         """What `apply` would do; arguments as there."""
         wanted = {config.name: config for config in configs}
         plan = Applied(
@@ -179,7 +193,7 @@ class Streams:
             if before is None:
                 continue
             is_other = before != config or self._detector.settings_for(before) != detector.settings_for(config)
-            if is_other:
+            if is_other or self._owners.get(name) != owners.get(name):
                 (plan.updated if keeps_connection(before, config) else plan.reconnected).append(name)
         return plan
 
@@ -227,7 +241,7 @@ class Streams:
     def _set_stream(self, config: StreamConfig) -> None:
         self._configs[config.name] = config
         self._statuses.set_stream(config.name)
-        self._publisher.set_stream(config)
+        self._publisher.set_stream(config, self._owners.get(config.name))
         if self._clips is not None:
             self._clips.set_stream(config)
         self._make_room(config, self._detector)

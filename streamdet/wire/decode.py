@@ -19,6 +19,7 @@ from streamdet.types import (
     FrameInfo,
     Geometry,
     ObjectEvent,
+    Owner,
     PictureInfo,
     Point,
     PreviewEvent,
@@ -111,6 +112,10 @@ def _common(fields: Fields) -> tuple[str, str, int, float]:
     return fields.name("stream"), fields.name("epoch"), fields.integer("seq", 1), fields.number("published_at", 0)
 
 
+def _owner(fields: Fields) -> Owner | None:
+    return Owner(fields.name("node"), fields.integer("generation", 1)) if "node" in fields else None
+
+
 def _check_picture(jpeg: bytes | None, kind: Kind, fields: Fields) -> None:
     if jpeg is None:
         if kind == "preview":
@@ -133,12 +138,13 @@ def _detection_event(fields: Fields) -> DetectionEvent:
         detections=detections,
         crossings=tuple(_crossing(of) for of in crossings),
         trace_id=fields.text("trace_id", 1, MAX_NAME_CHARACTERS) if "trace_id" in fields else None,
+        owner=_owner(fields),
     )
 
 
 def _preview_event(fields: Fields, jpeg: bytes) -> PreviewEvent:
     frame, detections = _found(fields)
-    return PreviewEvent(*_common(fields), frame=frame, detections=detections, jpeg=jpeg)
+    return PreviewEvent(*_common(fields), frame=frame, detections=detections, jpeg=jpeg, owner=_owner(fields))
 
 
 def _found(fields: Fields) -> tuple[FrameInfo, tuple[Detection, ...]]:
@@ -229,6 +235,7 @@ def _object_event(fields: Fields, jpeg: bytes | None) -> ObjectEvent:
         crossings=tuple(_crossing(of) for of in crossings),
         reason=EndReason(word) if word in set(EndReason) else None,
         picture=_picture(fields, jpeg),
+        owner=_owner(fields),
     )
 
 
@@ -286,6 +293,7 @@ def _alert_event(fields: Fields, jpeg: bytes | None) -> AlertEvent:
         alert=_alert(Fields(fields.take("alert"), "alert.")),
         picture=_picture(fields, jpeg),
         clip_id=fields.name("clip_id") if "clip_id" in fields else None,
+        owner=_owner(fields),
     )
 
 
@@ -338,7 +346,15 @@ def _state_event(fields: Fields) -> StateEvent:
         detail = f"{word}: {detail}"
     since = fields.number("since", 0)
     geometry = _geometry(Fields(fields.take("geometry"), "geometry.")) if "geometry" in fields else None
-    return StateEvent(*_common(fields), state=state, reason=reason, detail=detail, since=since, geometry=geometry)
+    return StateEvent(
+        *_common(fields),
+        state=state,
+        reason=reason,
+        detail=detail,
+        since=since,
+        geometry=geometry,
+        owner=_owner(fields),
+    )
 
 
 def _geometry(fields: Fields) -> Geometry:

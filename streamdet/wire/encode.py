@@ -87,6 +87,9 @@ def to_dict(event: Event) -> dict[str, Any]:
         "seq": event.seq,
         "published_at": round(event.published_at, 6),
     }
+    if event.owner is not None:
+        fields["node"] = _name(event.owner.node)
+        fields["generation"] = event.owner.generation
     if isinstance(event, StateEvent):
         fields["state"] = event.state.value
         fields["reason"] = None if event.reason is None else event.reason.value

@@ -52,6 +52,7 @@ from streamdet.security.endpoints import is_loopback
 from streamdet.security.limits import FairRate
 from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
+from streamdet.service.claims import Grant
 from streamdet.service.control.operations import Json, Operation
 from streamdet.service.control.unix_socket import PeerGuard, listen_at
 from streamdet.service.pages import HealthSnapshot, guard_for, tls_for
@@ -61,6 +62,12 @@ from streamdet.worker import Worker
 
 LIMITS = Limits(connections=256, waiting_per_address=64, answering=256, connections_per_second=1000)
 MAX_BODY_BYTES = 64 * 1024
+# A claim has several streams, each with the shapes that one may have.
+MAX_CLAIM_BYTES = 1024 * 1024
+MAX_CLAIM_STREAMS = 100
+MAX_GENERATION = (1 << 53) - 1
+MIN_LEASE_SECONDS, MAX_LEASE_SECONDS = 1.0, 3600.0
+_GRANT_KEYS = ("streams", "generation", "lease_seconds")
 REQUESTS_PER_SECOND = 100
 # Requests of one client that may wait for their turn.
 MAX_WAITING_OF_ONE_CLIENT = 64
@@ -85,6 +92,7 @@ _STATUSES = {
     Refusal.NOT_FOUND: HTTPStatus.NOT_FOUND,
     Refusal.EXISTS: HTTPStatus.CONFLICT,
     Refusal.CONFLICT: HTTPStatus.CONFLICT,
+    Refusal.STALE: HTTPStatus.CONFLICT,
     Refusal.CHANGED: HTTPStatus.PRECONDITION_FAILED,
     Refusal.FAILED: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
@@ -258,6 +266,8 @@ class _Api:
                     PATCH=self._change_stream,
                     DELETE=self._operation("streams.remove", changes=True),
                 ),
+                _resource("/v1/claims", GET=self._operation("claims.list")),
+                _resource("/v1/claims/{id}", PUT=self._set_claim, DELETE=self._release_claim),
                 _resource("/v1/streams/{name}/picture", GET=self._get_snapshot),
                 _resource("/v1/streams/{name}/reset", POST=self._operation("streams.reset", changes=True)),
                 _resource("/v1/streams/{name}/settings", GET=self._operation("streams.settings")),
@@ -337,6 +347,19 @@ class _Api:
         if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
             _refuse('"rules" must be a list of objects, one for each rule')
         return _answer(await self._carried_out(Operation("rules.set", **how, rules=tuple(rules))))
+
+    async def _set_claim(self, request: Request) -> Response:
+        _query(request)
+        _only_local(request)
+        grant = _grant(_claim_id(request), await _body_of(request, MAX_CLAIM_BYTES))
+        return _answer(await self._carried_out(Operation("claims.set", **_client(request), grant=grant)))
+
+    async def _release_claim(self, request: Request) -> Response:
+        generation = _whole(_query(request, "generation"), "generation", 1, MAX_GENERATION, 0)
+        _only_local(request)
+        _only(await _body_of(request))
+        grant = Grant(_claim_id(request), generation)
+        return _answer(await self._carried_out(Operation("claims.release", **_client(request), grant=grant)))
 
     def _operation(self, name: str, *, changes: bool = False) -> _Handler:
         """Handles a request that its method and path say all about, and how the change is made."""
@@ -575,6 +598,47 @@ def _name(request: Request) -> str:
     return name
 
 
+def _claim_id(request: Request) -> str:
+    claim_id: str = request.path_params["id"]
+    if re.fullmatch(NAME_PATTERN, claim_id) is None:
+        _refuse('the id of a claim must be 1 to 64 of a-z, 0-9, ".", "_" and "-", and begin with a letter or a digit')
+    return claim_id
+
+
+def _only_local(request: Request) -> None:
+    """Refuses what came over TCP: who grants streams to a node runs on it."""
+    if connection_of(request.scope).peer is None:
+        problem = "claims are changed over the daemon's Unix socket alone, by who runs on the same machine"
+        raise ControlError(Refusal.NOT_ALLOWED, problem)
+
+
+def _grant(claim_id: str, body: Json) -> Grant:
+    """The grant in the body of a request; whether its streams are sound is for the daemon to say."""
+    for key in body:
+        if key not in _GRANT_KEYS:
+            _refuse(f'the key "{plain(key[:40])}" is not known; known are {", ".join(_GRANT_KEYS)}')
+    streams, generation, lease = body.get("streams"), body.get("generation"), body.get("lease_seconds")
+    if not isinstance(streams, list) or not 1 <= len(streams) <= MAX_CLAIM_STREAMS:
+        _refuse(f'"streams" must be a list of 1 to {MAX_CLAIM_STREAMS} streams, with the keys of [[streams]]')
+    if not isinstance(generation, int) or isinstance(generation, bool) or not 1 <= generation <= MAX_GENERATION:
+        _refuse('"generation" must be a whole number from 1 to 2^53 - 1')
+    if (
+        not isinstance(lease, int | float)
+        or isinstance(lease, bool)
+        or not MIN_LEASE_SECONDS <= lease <= MAX_LEASE_SECONDS
+    ):
+        _refuse(f'"lease_seconds" must be a number from {MIN_LEASE_SECONDS:g} to {MAX_LEASE_SECONDS:g}')
+    named: dict[str, Json] = {}
+    for stream in streams:
+        name = stream.get("name") if isinstance(stream, dict) else None
+        if not isinstance(name, str) or re.fullmatch(NAME_PATTERN, name) is None:
+            _refuse(f'each of "streams" must be an object with a "name": {plain(json.dumps(name), 70)} is none')
+        if name in named:
+            _refuse(f'"streams" has {name} twice')
+        named[name] = {key: value for key, value in stream.items() if key != "name"}
+    return Grant(claim_id, generation, named, float(lease))
+
+
 def _check_name(values: Json, name: str) -> None:
     if values.get("name", name) != name:
         _refuse("a stream keeps its name; remove it, and add another")
@@ -632,7 +696,7 @@ def _whole(given: Mapping[str, str], key: str, least: int, most: int, default: i
     text = given.get(key)
     if text is None:
         return default
-    if re.fullmatch("[0-9]{1,9}", text, re.ASCII) is None or not least <= int(text) <= most:
+    if re.fullmatch("[0-9]{1,16}", text, re.ASCII) is None or not least <= int(text) <= most:
         _refuse(f'the query parameter "{key}" must be a whole number from {least} to {most}')
     return int(text)
 
@@ -649,7 +713,7 @@ def _is_json(request: Request) -> bool:
     return kind in ("application/json", "application/merge-patch+json")
 
 
-async def _body_of(request: Request) -> Json:
+async def _body_of(request: Request, max_bytes: int = MAX_BODY_BYTES) -> Json:
     """The object in the body of a request; an empty one for an empty body.
 
     Raises:
@@ -657,7 +721,7 @@ async def _body_of(request: Request) -> Json:
         HTTPException: it is not marked as JSON.
         ControlError: it is not an object in JSON.
     """
-    body = await read_body(request, MAX_BODY_BYTES)
+    body = await read_body(request, max_bytes)
     # Over TCP also without a body: a page of another site may send a POST without asking first, but none of this type.
     over_tcp = connection_of(request.scope).peer is None
     if (body or (over_tcp and request.method == "POST")) and not _is_json(request):

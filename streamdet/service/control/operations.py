@@ -19,13 +19,14 @@ from streamdet.monitoring.rates import Fps, Rates
 from streamdet.monitoring.unexpected import describe
 from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
+from streamdet.service.claims import Claim, Grant
 from streamdet.service.live_config import LiveConfig, Outcome, Rules
 from streamdet.service.streams import Streams
 from streamdet.types import StreamStatus
 
 Json = dict[str, Any]
 Via = Literal["api", "page"]
-_READING = {"config", "streams.list", "streams.get", "streams.settings", "rules.get"}
+_READING = {"config", "streams.list", "streams.get", "streams.settings", "rules.get", "claims.list"}
 # Hexadecimal digits of one setting in a version.
 _DIGITS = 6
 _MAX_LOGGED_VALUE = 100
@@ -48,6 +49,7 @@ class Operation:
         persist: whether all that was changed about the stream is to survive a restart.
         config: the file that the client believes the daemon to run; None for any.
         rules: all rules, for "rules.set"; as in the file.
+        grant: of a cluster; of one that is released, its id and the newest generation that the client knows, or 0.
         version: of what the client has seen; the operation is refused if it has changed. None for any.
         try_only: whether all is checked and nothing is changed.
         result: gets the answer, or one of the errors of `Operations.carry_out`.
@@ -61,6 +63,7 @@ class Operation:
     persist: bool = False
     config: str | None = None
     rules: Rules = ()
+    grant: Grant | None = None
     version: str | None = None
     try_only: bool = False
     via: Via = "api"
@@ -98,7 +101,9 @@ class Operations:
         A result is JSON, or a ConfigError (a configuration or a stream is wrong), a ControlError, or an ApplyError (no
         thread or memory for it). What changes something is logged, with who asked for it.
         """
-        asked = "" if operation.name in _READING or operation.try_only else self._asked(operation)
+        is_renewal = operation.grant is not None and self._in_force.claims.is_renewal(operation.grant)
+        is_quiet = operation.name in _READING or operation.try_only or is_renewal
+        asked = "" if is_quiet else self._asked(operation)
         try:
             result, outcome = self._result_of(operation), "done"
         except (ConfigError, ControlError, ApplyError) as error:
@@ -130,6 +135,9 @@ class Operations:
             "rules.get": self._get_rules,
             "rules.set": self._set_rules,
             "rules.reset": self._reset_rules,
+            "claims.list": self._list_claims,
+            "claims.set": self._claim,
+            "claims.release": self._release,
         }
         return operations[operation.name](operation)
 
@@ -173,9 +181,9 @@ class Operations:
             "name": stream.name,
             "settings": settings,
             "version": _version_of(settings),
-            "origin": "run_time" if change is not None and change.action == "add" else "file",
+            "origin": self._origin_of(stream.name),
             "changed": sorted(change.values) if change is not None and change.action == "change" else [],
-            "persisted": same_after_restart,
+            "persisted": same_after_restart and self._in_force.claims.claim_of(stream.name) is None,
         }
 
     def _add(self, operation: Operation) -> Json:
@@ -255,12 +263,46 @@ class Operations:
         outcome = self._in_force.set_rules(rules, persist=operation.persist, try_only=operation.try_only)
         return {**self._rules_of(outcome.config), **({"tried": True} if operation.try_only else {})}
 
+    def _list_claims(self, _operation: Operation) -> Json:
+        held = self._in_force.claims.held.values()
+        return {"node": self._in_force.node, "claims": [self._described_claim(claim) for claim in held]}
+
+    def _claim(self, operation: Operation) -> Json:
+        grant = operation.grant or Grant("", 0)
+        applied = self._in_force.claim(grant)
+        claim = self._in_force.claims.held[grant.claim_id]
+        return {"claim": self._described_claim(claim), "streams": asdict(applied)}
+
+    def _release(self, operation: Operation) -> Json:
+        grant = operation.grant or Grant("", 0)
+        return {"claim": None, "streams": asdict(self._in_force.release(grant.claim_id, grant.generation or None))}
+
+    def _described_claim(self, claim: Claim) -> Json:
+        grant, left = claim.grant, self._in_force.claims.lease_seconds_left(claim)
+        return {
+            "id": grant.claim_id,
+            "generation": grant.generation,
+            "streams": list(grant.streams),
+            "lease_seconds": grant.lease_seconds,
+            "lease_seconds_left": round(left, 3),
+        }
+
+    def _origin_of(self, stream: str) -> str:
+        if self._in_force.claims.claim_of(stream) is not None:
+            return "cluster"
+        change, _ = self._in_force.change_of(stream)
+        return "run_time" if change is not None and change.action == "add" else "file"
+
     def _asked(self, operation: Operation) -> str:
         """What a client asks for, with what was before, for the log."""
         config = self._in_force.config
         if operation.name.startswith("rules."):
             before = [rule.model_dump(mode="json", exclude_defaults=True) for rule in config.rules]
             parts = [_change_of("rules", before, list(operation.rules))] if operation.name == "rules.set" else []
+        elif operation.grant is not None:
+            grant = operation.grant
+            parts = [grant.claim_id, f"generation {grant.generation}"]
+            parts += [f"for {', '.join(grant.streams)}"] if grant.streams else []
         else:
             stream = next((stream for stream in config.streams if stream.name == operation.stream), None)
             old = {} if stream is None else stream.model_dump(mode="json")
@@ -279,6 +321,7 @@ class Operations:
 
     def _described(self, stream: StreamConfig, status: StreamStatus | None, fps: Fps | None) -> Json:
         change, same_after_restart = self._in_force.change_of(stream.name)
+        claim = self._in_force.claims.claim_of(stream.name)
         recent, counts = self._metrics.recent(stream.name), self._metrics.ledger.snapshot().get(stream.name)
         p50, p95 = recent.latency_seconds() or (None, None)
         dropped = {} if counts is None else {reason.value: count for reason, count in counts.dropped.items() if count}
@@ -298,9 +341,10 @@ class Operations:
             "dropped": dropped,
             "alerts_last_hour": recent.alerts_last_hour(),
             "url": redact(stream.url),
-            "origin": "run_time" if change is not None and change.action == "add" else "file",
+            "origin": self._origin_of(stream.name),
+            "claim": None if claim is None else claim.grant.claim_id,
             "changed": sorted(change.values) if change is not None and change.action == "change" else [],
-            "persisted": same_after_restart,
+            "persisted": claim is None and same_after_restart,
             "detection": self._detection(stream),
         }
 

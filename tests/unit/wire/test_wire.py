@@ -25,6 +25,7 @@ from streamdet.types import (
     FrameInfo,
     Geometry,
     ObjectEvent,
+    Owner,
     PictureInfo,
     PreviewEvent,
     Reason,
@@ -174,6 +175,29 @@ def test_a_wrong_value_is_one_clear_error(path: str, value: object) -> None:
     assert path.rsplit(".", 1)[-1] in str(caught.value) or "is not JSON: " in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("node", ""), ("node", "a/b"), ("node", None), ("node", "a" * 129), ("generation", 0), ("generation", None),
+     ("generation", 1.5), ("generation", 2**53), ("generation", "7")],
+    ids=str,
+)  # fmt: skip
+def test_a_wrong_owner_is_one_clear_error(path: str, value: object) -> None:
+    message = _with(path, value, "detections-claimed")
+    with pytest.raises(WireError, match=path):
+        wire.decode(to_bytes(message))
+    assert not validator().is_valid(message)
+
+
+def test_a_node_has_a_generation() -> None:
+    message = golden("state-up-claimed")
+    event = wire.decode(to_bytes(message))
+    assert event.owner == Owner("hall-2", 1764425592031)
+    del message["generation"]
+    with pytest.raises(WireError, match="generation"):
+        wire.decode(to_bytes(message))
+    assert not validator().is_valid(message)
 
 
 WRONG_GEOMETRY = [

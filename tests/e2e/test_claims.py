@@ -1,0 +1,331 @@
+"""Claims of a cluster on a whole daemon: real captures, events and sockets; only the detector is a stand-in."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from click.testing import CliRunner
+
+from streamdet import DetectionEvent, Subscription, subscribe
+from streamdet.assets import sample_clip
+from streamdet.cli.streams import command as streams_command
+from streamdet.types import Owner
+from support.control_api import Api
+from support.waiting import wait_until
+
+SECRET = "pl4nted-Secret"  # noqa: S105 - a planted one
+NODE = '[node]\nname = "hall-2"\n'
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    with Api(tmp_path, more=NODE) as api:
+        yield api
+
+
+def clip(name: str, **keys: object) -> dict[str, object]:
+    return {"name": name, "url": str(sample_clip()), "loop": True, **keys}
+
+
+def grant(api: Api, claim: str, generation: int, *streams: object, lease_seconds: float = 60) -> tuple[int, Any]:
+    body = {"streams": list(streams), "generation": generation, "lease_seconds": lease_seconds}
+    return api.request("PUT", f"/v1/claims/{claim}", body)
+
+
+def detections(events: Subscription, stream: str, count: int = 1) -> list[DetectionEvent]:
+    found: list[DetectionEvent] = []
+    deadline = time.monotonic() + 30
+    while len(found) < count:
+        assert time.monotonic() < deadline
+        event = events.receive(1.0)
+        if isinstance(event, DetectionEvent) and event.stream == stream:
+            found.append(event)
+    return found
+
+
+def subscribed(api: Api, *streams: str) -> Subscription:
+    assert api.daemon.addresses is not None
+    return subscribe(api.daemon.addresses.events, streams=streams)
+
+
+def captures(api: Api) -> dict[str, object]:
+    assert api.daemon._streams is not None
+    return dict(api.daemon._streams._captures)
+
+
+def assert_ledger_is_exact(api: Api) -> None:
+    for name, counts in api.daemon.ledger.snapshot().items():
+        assert counts.captured == counts.published + sum(counts.dropped.values()) + counts.in_flight, name
+
+
+def test_events_of_a_claimed_stream_say_who_owns_it(api: Api) -> None:
+    status, answer = grant(api, "group-1", 7, clip("gate"), clip("yard"))
+    assert (status, answer["streams"]["added"]) == (200, ["gate", "yard"])
+    assert answer["claim"] | {"lease_seconds_left": 0} == {
+        "id": "group-1", "generation": 7, "streams": ["gate", "yard"], "lease_seconds": 60.0, "lease_seconds_left": 0,
+    }  # fmt: skip
+    with subscribed(api, "gate", "east") as events:
+        assert detections(events, "gate")[0].owner == Owner("hall-2", 7)
+        assert detections(events, "east")[0].owner is None
+        before = captures(api)["gate"]
+        assert grant(api, "group-1", 8, clip("gate"))[1]["streams"] == {
+            "added": [], "reconnected": [], "updated": ["gate"], "removed": ["yard"],
+        }  # fmt: skip
+        wait_until(lambda: detections(events, "gate")[0].owner == Owner("hall-2", 8))
+    assert captures(api)["gate"] is before
+    shown = api.streams()
+    assert {name: (one["origin"], one["claim"]) for name, one in shown.items()} == {
+        "east": ("file", None), "west": ("file", None), "gate": ("cluster", "group-1"),
+    }  # fmt: skip
+    assert_ledger_is_exact(api)
+
+
+def test_the_state_of_a_stream_follows_its_owner_at_once(api: Api) -> None:
+    grant(api, "group-1", 7, clip("gate"))
+    wait_until(lambda: api.streams()["gate"]["state"] == "up")
+    assert api.daemon.addresses is not None
+    with subscribe(api.daemon.addresses.events, streams=["gate"], kinds=["state"]) as events:
+        first = events.receive(10)
+        assert first is not None
+        grant(api, "group-1", 8, clip("gate"))
+        wait_until(lambda: (event := events.receive(1)) is not None and event.owner == Owner("hall-2", 8))  # type: ignore[union-attr]
+
+
+def test_a_renewal_changes_nothing_and_is_not_logged(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    grant(api, "group-1", 7, clip("gate"))
+    before = captures(api)
+    wait_until(lambda: "asked for claims.set group-1 generation 7 for gate: done" in caplog.text)
+    caplog.clear()
+    for _ in range(3):
+        status, answer = grant(api, "group-1", 7, clip("gate"))
+        assert (status, answer["streams"]["added"], answer["claim"]["streams"]) == (200, [], ["gate"])
+    assert captures(api) == before
+    assert "claims.set" not in caplog.text
+
+
+def test_a_change_of_one_stream_leaves_the_others_connected(api: Api) -> None:
+    grant(api, "group-1", 7, clip("gate"), clip("yard"), clip("hall"))
+    before = captures(api)
+    answer = grant(api, "group-1", 8, clip("gate"), clip("yard", stall_seconds=7), clip("roof"))[1]
+    assert answer["streams"] == {
+        "added": ["roof"], "reconnected": ["yard"], "updated": ["gate"], "removed": ["hall"],
+    }  # fmt: skip
+    after = captures(api)
+    assert after["gate"] is before["gate"]
+    assert after["east"] is before["east"]
+    assert after["yard"] is not before["yard"]
+    assert api.request("DELETE", "/v1/claims/group-1")[1]["streams"]["removed"] == ["gate", "yard", "roof"]
+    assert set(api.streams()) == {"east", "west"}
+    assert api.request("GET", "/v1/claims")[1] == {"node": "hall-2", "claims": []}
+    assert_ledger_is_exact(api)
+
+
+def test_a_stale_grant_is_refused_and_changes_nothing(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    grant(api, "group-1", 7, clip("gate"))
+    before = captures(api)
+    status, answer = grant(api, "group-1", 6, clip("gate"))
+    assert (status, answer["code"]) == (409, "stale")
+    assert answer["problems"] == ["claim group-1: generation 6 is stale: gate was granted with generation 7 since"]
+    assert api.request("DELETE", "/v1/claims/group-1?generation=6")[0] == 409
+    assert api.request("DELETE", "/v1/claims/other")[0] == 404
+    assert captures(api) == before
+    assert any("claims.set group-1 generation 6 for gate: refused" in text for text in caplog.messages)
+    assert api.request("DELETE", "/v1/claims/group-1?generation=7")[0] == 200
+
+
+def test_a_newer_claim_takes_a_stream_over_without_a_new_connection(api: Api) -> None:
+    grant(api, "old", 7, clip("gate"), clip("yard"))
+    before = captures(api)
+    assert grant(api, "new", 8, clip("gate"))[1]["streams"]["updated"] == ["gate"]
+    assert captures(api) == before
+    claims = {claim["id"]: claim["streams"] for claim in api.request("GET", "/v1/claims")[1]["claims"]}
+    assert claims == {"old": ["yard"], "new": ["gate"]}
+
+
+def test_all_of_a_grant_is_followed_or_nothing(api: Api) -> None:
+    before = captures(api)
+    status, answer = grant(api, "group-1", 7, clip("gate"), clip("yard", max_fps="many"), {"name": "hall"})
+    assert (status, answer["code"]) == (422, "invalid")
+    assert [problem.partition(":")[0] for problem in answer["problems"]] == [
+        "streams[yard].max_fps", "streams[hall].url",
+    ]  # fmt: skip
+    assert captures(api) == before
+    assert api.request("GET", "/v1/claims")[1]["claims"] == []
+    assert grant(api, "group-1", 1, clip("gate"))[0] == 200
+
+
+def test_a_name_belongs_to_the_file_or_to_a_claim(api: Api) -> None:
+    status, answer = grant(api, "group-1", 7, clip("east"), clip("gate"))
+    assert status == 422
+    assert answer["problems"] == [
+        (
+            "streams[east].name: the file has a stream of this name, and claim group-1 of the cluster, too; "
+            "give one of the two another name"
+        )
+    ]
+    api.request("POST", "/v1/streams", clip("late"))
+    assert "was added at run time" in grant(api, "group-1", 7, clip("late"))[1]["detail"]
+    api.request("DELETE", "/v1/streams/east")
+    assert "the file has a stream" in grant(api, "group-1", 7, clip("east"))[1]["detail"]
+    api.request("POST", "/v1/streams/east/reset")
+    grant(api, "group-1", 7, clip("gate"))
+    before = captures(api)
+    taken = "gate belongs to claim group-1 of the cluster; change it there"
+    for method, path, body in [
+        ("POST", "/v1/streams", clip("gate")),
+        ("PUT", "/v1/streams/gate", {"url": str(sample_clip())}),
+        ("PATCH", "/v1/streams/gate", {"paused": True}),
+        ("DELETE", "/v1/streams/gate", None),
+    ]:
+        status, answer = api.request(method, path, body)
+        assert (status, answer["code"], answer["detail"]) == (409, "conflict", taken), method
+    text = api.config.read_text()
+    api.config.write_text(f'{text}[[streams]]\nname = "gate"\nurl = "{sample_clip()}"\n')
+    status, answer = api.request("POST", "/v1/reload")
+    assert (status, "claim group-1" in answer["detail"]) == (422, True)
+    assert captures(api) == before
+    api.config.write_text(text)
+    assert api.request("POST", "/v1/reload")[0] == 200
+    assert captures(api) == before
+    assert api.streams()["gate"]["claim"] == "group-1"
+
+
+def test_a_claim_needs_what_a_stream_of_the_file_needs(api: Api) -> None:
+    rule = '[[rules]]\nname = "door"\nstreams = ["gate"]\nzone = "door"\nfor_seconds = 1\n'
+    api.config.write_text(api.config.read_text() + rule)
+    assert api.request("POST", "/v1/reload")[0] == 200
+    status, answer = grant(api, "group-1", 7, clip("gate"))
+    assert (status, 'the rule "door" applies' in answer["detail"]) == (422, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ({"generation": 1, "lease_seconds": 6}, '"streams" must be a list of 1 to 100'),
+        ({"streams": [], "generation": 1, "lease_seconds": 6}, '"streams" must be a list of 1 to 100'),
+        ({"streams": [5], "generation": 1, "lease_seconds": 6}, "must be an object with a"),
+        ({"streams": [{"name": "A"}], "generation": 1, "lease_seconds": 6}, '"A" is none'),
+        ({"streams": [clip("a"), clip("a")], "generation": 1, "lease_seconds": 6}, "has a twice"),
+        ({"streams": [clip("a")], "generation": 0, "lease_seconds": 6}, '"generation" must be'),
+        ({"streams": [clip("a")], "generation": True, "lease_seconds": 6}, '"generation" must be'),
+        ({"streams": [clip("a")], "generation": 2**53, "lease_seconds": 6}, '"generation" must be'),
+        ({"streams": [clip("a")], "generation": 1.5, "lease_seconds": 6}, '"generation" must be'),
+        ({"streams": [clip("a")], "generation": 1}, '"lease_seconds" must be a number from 1 to 3600'),
+        ({"streams": [clip("a")], "generation": 1, "lease_seconds": 0.5}, '"lease_seconds" must be'),
+        ({"streams": [clip("a")], "generation": 1, "lease_seconds": 6, "node": "x"}, '"node" is not known'),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_no_grant_is_one_clear_line(api: Api, body: object, complaint: str) -> None:
+    status, answer = api.request("PUT", "/v1/claims/group-1", body)
+    assert (status, answer["code"]) == (400, "bad_request")
+    assert complaint in answer["detail"]
+    assert "\n" not in answer["detail"]
+
+
+def test_an_id_is_a_name(api: Api) -> None:
+    assert grant(api, "Group", 1, clip("gate"))[0] == 400
+    assert api.request("DELETE", "/v1/claims/group-1?generation=x")[0] == 400
+
+
+def test_secrets_of_a_claim_stay_out_of_log_and_answers(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    camera = {"name": "gate", "url": f"rtsp://user:{SECRET}@127.0.0.1:9/x"}
+    assert grant(api, "group-1", 7, camera)[0] == 200
+    answers = [api.request("GET", path)[1] for path in ("/v1/claims", "/v1/streams", "/v1/config")]
+    answers += [grant(api, "group-1", 6, camera)[1], grant(api, "group-2", 9, {**camera, "max_fps": "x"})[1]]
+    assert SECRET not in caplog.text + json.dumps(answers)
+
+
+def test_streams_whose_lease_ends_run_on_until_the_cluster_is_back(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    grant(api, "group-1", 7, clip("gate"), lease_seconds=1)
+    before = captures(api)
+    wait_until(lambda: "claim group-1 was not renewed for 1 s: its 1 streams run on" in caplog.text)
+    assert captures(api) == before
+    assert api.request("GET", "/v1/claims")[1]["claims"][0]["lease_seconds_left"] == 0
+    assert 'streamdet_claims{lease="over"} 1.0' in metrics_page(api)
+    assert grant(api, "group-1", 6, clip("gate"))[1]["code"] == "stale"
+    grant(api, "group-1", 7, clip("gate"), lease_seconds=60)
+    assert captures(api) == before
+    assert 'streamdet_claims{lease="holds"} 1.0' in metrics_page(api)
+    assert 'streamdet_claims{lease="over"} 0.0' in metrics_page(api)
+
+
+def metrics_page(api: Api) -> str:
+    assert api.daemon.addresses is not None
+    with urlopen(api.daemon.addresses.metrics) as page:  # noqa: S310 - its own page
+        return str(page.read().decode())
+
+
+def test_streams_whose_lease_ends_stop_where_the_file_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Api(tmp_path, more=f'{NODE}on_lost_head = "stop"\n') as api:
+        grant(api, "short", 7, clip("gate"), lease_seconds=1)
+        grant(api, "long", 7, clip("yard"))
+        kept = captures(api)["yard"]
+        wait_until(lambda: "gate" not in api.streams())
+        assert captures(api)["yard"] is kept
+        assert [claim["id"] for claim in api.request("GET", "/v1/claims")[1]["claims"]] == ["long"]
+        assert "its 1 streams stop" in caplog.text
+        assert grant(api, "short", 7, clip("gate"))[0] == 200
+        assert_ledger_is_exact(api)
+
+
+def test_what_becomes_of_lost_claims_may_be_changed_by_a_reload(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    grant(api, "group-1", 7, clip("gate"), lease_seconds=1)
+    wait_until(lambda: "was not renewed" in caplog.text)
+    api.config.write_text(api.config.read_text().replace(NODE, f'{NODE}on_lost_head = "stop"\n'))
+    assert api.request("POST", "/v1/reload")[1]["needs_restart"] == []
+    wait_until(lambda: "gate" not in api.streams())
+
+
+def test_a_daemon_that_was_restarted_gets_its_streams_with_the_next_renewal(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Api(tmp_path, more=NODE) as api:
+            assert set(api.streams()) == {"east", "west"}
+            assert grant(api, "group-1", 7, clip("gate"))[1]["streams"]["added"] == ["gate"]
+
+
+def test_claims_are_changed_over_the_unix_socket_alone(tmp_path: Path) -> None:
+    control = f'path = "{tmp_path}/c.sock"\nlisten = "127.0.0.1:0"'
+    with Api(tmp_path, control, NODE) as api:
+        assert api.daemon.addresses is not None
+        host, _, port = api.daemon.addresses.control[1].removeprefix("http://").partition(":")
+        body = json.dumps({"streams": [clip("gate")], "generation": 1, "lease_seconds": 6}).encode()
+        for method, status in [("PUT", 403), ("DELETE", 403), ("GET", 200)]:
+            path = "/v1/claims" if method == "GET" else "/v1/claims/group-1"
+            with closing(HTTPConnection(host, int(port), timeout=10)) as connection:
+                headers = {"Content-Type": "application/json"}
+                connection.request(method, path, None if method == "GET" else body, headers)
+                response = connection.getresponse()
+                text = response.read().decode()
+            assert response.status == status, text
+        assert set(api.streams()) == {"east", "west"}
+
+
+def test_the_name_of_a_node_is_that_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "-hall/2 (new)")
+    with Api(tmp_path) as api:
+        assert api.request("GET", "/v1/claims")[1]["node"] == "hall-2--new"
+
+
+def test_the_list_says_where_a_stream_comes_from(api: Api) -> None:
+    grant(api, "group-1", 7, clip("gate"))
+    run = CliRunner().invoke
+    listed = run(streams_command, ["--socket", str(api.socket), "list"], env={"COLUMNS": "200"})
+    assert listed.exit_code == 0
+    assert any("gate" in line and "claim group-1" in line for line in listed.output.splitlines())
+    shown = run(streams_command, ["--socket", str(api.socket), "show", "gate"])
+    assert any(line.split() == ["from", "claim", "group-1"] for line in shown.output.splitlines())
