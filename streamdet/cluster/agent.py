@@ -1,0 +1,125 @@
+"""What acts for the cluster on a node: grants streams to the daemon, renews them, and reports what runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from streamdet.errors import ConfigError, ControlError, StreamdetError
+
+LEASE_SECONDS = 6.0
+RENEW_SECONDS = 2.0
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A group of streams as it is granted to one node.
+
+    Attributes:
+        claim_id: names the claim.
+        generation: of the grant.
+        streams: as the control API takes them.
+    """
+
+    claim_id: str
+    generation: int
+    streams: tuple[Json, ...]
+
+    def to_body(self) -> Json:
+        """The body of the request."""
+        return {"streams": list(self.streams), "generation": self.generation, "lease_seconds": LEASE_SECONDS}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a node says of itself.
+
+    Attributes:
+        node: its name, as in the daemon's `[node]`; empty where the daemon does not answer.
+        version: of its streamdet.
+        claims: id, generation and names of the streams of each claim, as the control API describes them.
+        states: of the claimed streams, such as "up", by name.
+        refused: why a grant is not followed, by the id of its claim.
+        addresses: of events, replay and metrics.
+        problem: why the daemon does not answer; empty where it does.
+    """
+
+    node: str = ""
+    version: str = ""
+    claims: tuple[Json, ...] = ()
+    states: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    addresses: Json = field(default_factory=dict)
+    problem: str = ""
+
+
+class Agent:
+    """Holds the grants of one node; for one thread.
+
+    Args:
+        ask: sends a request to the daemon: method, path and body; raises as `streamdet.service.control.client.ask`.
+    """
+
+    def __init__(self, ask: Callable[[str, str, Mapping[str, Any] | None], Json]) -> None:
+        self._send = ask
+        self._grants: tuple[Granted, ...] | None = None
+        self._followed: dict[str, Granted] = {}
+
+    def hold(self, grants: Sequence[Granted]) -> None:
+        """Makes these all grants of the node, from the next turn on."""
+        self._grants = tuple(grants)
+
+    def turn(self) -> Report:
+        """Renews every grant, releases all other claims, and reports.
+
+        Until the first call of `hold` nothing is released: what the node watches may be right.
+        """
+        refused: dict[str, str] = {}
+        try:
+            about = self._ask("GET", "/v1/about")
+            for grant in self._grants or ():
+                problem = self._renew(grant)
+                if problem is not None:
+                    refused[grant.claim_id] = problem
+            if self._grants is not None:
+                self._release_others({grant.claim_id for grant in self._grants})
+            held = self._ask("GET", "/v1/claims")
+            streams = self._ask("GET", "/v1/streams")["streams"]
+        except StreamdetError as error:
+            return Report(problem=str(error))
+        states = {stream["name"]: stream["state"] for stream in streams if stream["claim"] is not None}
+        return Report(
+            held["node"], about["version"], tuple(held["claims"]), states, refused, about["addresses"] or {}
+        )  # fmt: skip
+
+    def _renew(self, grant: Granted) -> str | None:
+        """Grants, or renews what was followed before of the claim; the reason if the grant is refused."""
+        path = f"/v1/claims/{quote(grant.claim_id, safe='')}"
+        try:
+            self._ask("PUT", path, grant.to_body())
+        except ConfigError as error:
+            before = self._followed.get(grant.claim_id)
+            if before is not None and before != grant:
+                # Its streams must not be lost because one that was added is wrong.
+                self._renew(before)
+            return "; ".join(error.problems)
+        except ControlError as error:
+            if error.code != "stale":
+                raise
+            self._followed.pop(grant.claim_id, None)
+            return str(error)
+        self._followed[grant.claim_id] = grant
+        return None
+
+    def _release_others(self, wanted: set[str]) -> None:
+        self._followed = {claim_id: grant for claim_id, grant in self._followed.items() if claim_id in wanted}
+        for claim in self._ask("GET", "/v1/claims")["claims"]:
+            if claim["id"] not in wanted:
+                self._ask("DELETE", f"/v1/claims/{quote(claim['id'], safe='')}?generation={claim['generation']}")
+
+    def _ask(self, method: str, path: str, body: Json | None = None) -> Json:
+        return self._send(method, path, body)
