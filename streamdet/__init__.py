@@ -1,7 +1,7 @@
 """Real-time object detection on many live video streams.
 
-What a subscriber needs is here: `subscribe`, `subscribe_async`, `Past`, and the events. It is imported when it is first
-used, so that neither `import streamdet` nor a subscriber waits for torch or a video library.
+What a subscriber needs is here: `subscribe`, `subscribe_async`, `subscribe_nodes`, `Past`, and the events. It is
+imported when it is first used, so that neither `import streamdet` nor a subscriber waits for torch or a video library.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from streamdet.client.nodes import Moved, NodesSubscription, subscribe_nodes
     from streamdet.client.past import AsyncPast, Past
     from streamdet.client.subscription import AsyncSubscription, Gap, Restart, Subscription, subscribe, subscribe_async
     from streamdet.errors import EndpointError, NotKeptError, StreamdetError, WireError
@@ -55,6 +56,8 @@ __all__ = [
     "FrameInfo",
     "Gap",
     "Geometry",
+    "Moved",
+    "NodesSubscription",
     "NotKeptError",
     "ObjectEvent",
     "Owner",
@@ -76,6 +79,7 @@ __all__ = [
     "__version__",
     "subscribe",
     "subscribe_async",
+    "subscribe_nodes",
 ]
 
 _HOMES = {
@@ -83,11 +87,14 @@ _HOMES = {
         "AsyncPast",
         "AsyncSubscription",
         "Gap",
+        "Moved",
+        "NodesSubscription",
         "Past",
         "Restart",
         "Subscription",
         "subscribe",
         "subscribe_async",
+        "subscribe_nodes",
     ),
     "errors": ("EndpointError", "NotKeptError", "StreamdetError", "WireError"),
     "types": (

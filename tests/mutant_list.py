@@ -55,6 +55,24 @@ MUTANTS: tuple[Mutant, ...] = (
         ("claim and file share a name", "if name in taken:", "if False:",
          "test_a_name_belongs_to_the_file_or_to_a_claim"),
     ),
+    *_of(
+        "client/nodes.py", "integration/client/test_nodes.py",
+        ("two owners are visible", "is_older = owner.generation < source.owner.generation", "is_older = False",
+         "test_a_move_is_reported_and_the_node_before_is_not_heard_any_more"),
+    ),
+    *_of(
+        "cluster/placement.py", "unit/cluster/test_placement.py",
+        ("node over capacity", "if self._load[name] + fps <= self._nodes[name].capacity_fps + _EPSILON:", "if True:",
+         "test_any_sequence_of_joins_deaths_drains_and_edits"),
+    ),
+    *_of(
+        "cluster/reconciler.py", "unit/cluster/test_reconciler.py",
+        ("generation falls with the clock", "max(round(self._wall_clock() * 1000), self._newest_generation + 1)",
+         "round(self._wall_clock() * 1000)",
+         "test_a_head_that_begins_again_moves_nothing_and_needs_no_right_clock"),
+        ("new head moves what runs", "        self._adopt(nodes, self._cameras)\n", "",
+         "test_a_head_that_begins_again_moves_nothing_and_needs_no_right_clock"),
+    ),
     # ---- captures and sources ----
     *_of(
         "capture/thread.py", "integration/capture/test_thread.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streamdet.client.nodes import Moved, NodesSubscription, subscribe_nodes
 from streamdet.client.past import AsyncPast, Past
 from streamdet.client.subscription import (
     AsyncSubscription,
@@ -16,9 +17,12 @@ __all__ = [
     "AsyncPast",
     "AsyncSubscription",
     "Gap",
+    "Moved",
+    "NodesSubscription",
     "Past",
     "Restart",
     "Subscription",
     "subscribe",
     "subscribe_async",
+    "subscribe_nodes",
 ]

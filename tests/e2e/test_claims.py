@@ -256,11 +256,11 @@ def test_streams_whose_lease_ends_run_on_until_the_cluster_is_back(api: Api, cap
     wait_until(lambda: "claim group-1 was not renewed for 1 s: its 1 streams run on" in caplog.text)
     assert captures(api) == before
     assert api.request("GET", "/v1/claims")[1]["claims"][0]["lease_seconds_left"] == 0
-    assert 'streamdet_claims{lease="over"} 1.0' in metrics_page(api)
+    wait_until(lambda: 'streamdet_claims{lease="over"} 1.0' in metrics_page(api))
     assert grant(api, "group-1", 6, clip("gate"))[1]["code"] == "stale"
     grant(api, "group-1", 7, clip("gate"), lease_seconds=60)
     assert captures(api) == before
-    assert 'streamdet_claims{lease="holds"} 1.0' in metrics_page(api)
+    wait_until(lambda: 'streamdet_claims{lease="holds"} 1.0' in metrics_page(api))
     assert 'streamdet_claims{lease="over"} 0.0' in metrics_page(api)
 
 
