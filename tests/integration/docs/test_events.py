@@ -27,7 +27,7 @@ from support.waiting import join
 PAGE = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 NODE = re.findall(r"```javascript\n(.*?)```", PAGE, re.DOTALL)
-PREVIEW, WHOLE, OBJECTS, ASYNCIO, PYZMQ = range(5)
+PREVIEW, WHOLE, OBJECTS, ASYNCIO, NODES, PYZMQ = range(6)
 
 
 def publish_until(publisher: Publisher, done: threading.Event) -> None:
@@ -100,8 +100,13 @@ FOUND = r"front-door \d+ \['person', 'car'\]"
 
 @pytest.mark.parametrize(
     ("example", "expected"),
-    [(WHOLE, (LOST, FOUND, "yard down refused")), (ASYNCIO, (FOUND,)), (PYZMQ, (LOST, FOUND))],
-    ids=["client", "asyncio", "pyzmq"],
+    [
+        (WHOLE, (LOST, FOUND, "yard down refused")),
+        (ASYNCIO, (FOUND,)),
+        (NODES, ("front-door +2",)),
+        (PYZMQ, (LOST, FOUND)),
+    ],
+    ids=["client", "asyncio", "nodes", "pyzmq"],
 )
 def test_a_python_example_reads_events(example: int, expected: tuple[str, ...], tmp_path: Path) -> None:
     program = tmp_path / "subscriber.py"
