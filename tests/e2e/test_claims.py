@@ -204,11 +204,8 @@ def test_a_name_belongs_to_the_file_or_to_a_claim(api: Api) -> None:
 
 
 def test_a_claim_needs_what_a_stream_of_the_file_needs(api: Api) -> None:
-    rule = '[[rules]]\nname = "door"\nstreams = ["gate"]\nzone = "door"\nfor_seconds = 1\n'
-    api.config.write_text(api.config.read_text() + rule)
-    assert api.request("POST", "/v1/reload")[0] == 200
-    status, answer = grant(api, "group-1", 7, clip("gate"))
-    assert (status, 'the rule "door" applies' in answer["detail"]) == (422, True)
+    status, answer = grant(api, "group-1", 7, clip("gate", labels=["unicorn"]))
+    assert (status, answer["code"], "unicorn" in answer["detail"]) == (422, "invalid", True)
 
 
 @pytest.mark.parametrize(
