@@ -25,6 +25,11 @@ _LATE_PERIODS = 1.0
 
 # A stream that is due while its next frame is still on its way keeps its place; a longer pause saves no more.
 _SAVED_VIRTUAL_TIME = 1.0
+# Streams that are less than this apart in virtual time are equally due: the newest frame of them leaves first. It is
+# what a stream can have saved, so that one that sends less than its share still leaves before all that have had theirs.
+_EQUALLY_DUE = _SAVED_VIRTUAL_TIME
+# A frame counts as late, and its stream as silent, this many periods after it was expected.
+_SILENT_PERIODS = 0.5
 _DEFAULT_SETTINGS = DetectionSettings()
 
 
@@ -59,9 +64,11 @@ class _Slot:
     Attributes:
         stream: whose frames it holds.
         settings: what counts as a detection in them.
-        virtual_time: the slot with the lowest is emptied first; grows by 1 / weight with each frame that leaves.
+        virtual_time: slots with the lowest are emptied first; grows by 1 / weight with each frame that leaves.
         frame: the newest one.
         filled_at: when the slot was last filled while empty.
+        put_at: when a frame was last put into it; None before the first.
+        period_seconds: between the last two; None before there were two.
         next_due_at: when `max_fps` next lets a frame pass; None before the first.
         blocked_puts: frames that wait in `put`.
     """
@@ -71,6 +78,8 @@ class _Slot:
     virtual_time: float
     frame: Frame | None = None
     filled_at: float = 0.0
+    put_at: float | None = None
+    period_seconds: float | None = None
     next_due_at: float | None = None
     blocked_puts: int = 0
 
@@ -95,6 +104,31 @@ class _Slot:
             return True
         return at_seconds >= self.next_due_at - _EARLY_PERIODS / self.stream.max_fps
 
+    def turn(self, lowest: float) -> tuple[float, float]:
+        """Sorts slots in the order in which they are emptied.
+
+        Args:
+            lowest: virtual time of all slots that hold a frame.
+        """
+        captured = 0.0 if self.frame is None else self.frame.captured_monotonic_seconds
+        lead = self.virtual_time - lowest
+        return (0.0 if lead < _EQUALLY_DUE else lead), -captured
+
+    def fill(self, frame: Frame, now: float) -> None:
+        """Puts the newest frame in; `filled_at` stays with one that is replaced."""
+        if self.frame is None:
+            self.filled_at = now
+        self.period_seconds = None if self.put_at is None else now - self.put_at
+        self.frame, self.put_at = frame, now
+
+    def may_fill(self, now: float, until: float) -> bool:
+        """Whether a frame may come by then, as far as the last two tell; before there were two, one always may."""
+        if self.put_at is None or self.period_seconds is None:
+            return True
+        expected_at = self.put_at + self.period_seconds
+        silent_at = expected_at + max(_SILENT_PERIODS * self.period_seconds, until - now)
+        return expected_at <= until and now < silent_at
+
     def is_stale(self, frame: Frame, now: float) -> bool:
         age_seconds = now - frame.captured_monotonic_seconds
         return age_seconds > self.stream.max_frame_age_seconds and not self.loses_nothing
@@ -104,12 +138,14 @@ class BatchQueue:
     """Hands the newest frame of each stream to the detector, in batches.
 
     - One slot per stream: a newer frame takes the place of an older one (`superseded`).
-    - Fair queueing: the stream with the lowest virtual time leaves first, and each frame that leaves adds 1 / weight to
-      its stream's; among equals, and so among streams of one weight that all wait, the one that has waited longest.
-      Under overload a stream of weight 2 leaves twice as often as one of weight 1. That holds while more streams wait
-      than a batch has places.
-    - When a batch leaves: `max_batch_delay_seconds` after the first frame came into the empty queue, or as soon as
-      there are `max_batch_size` frames. It never waits for every stream.
+    - Fair queueing: streams with the lowest virtual time leave first, and each frame that leaves adds 1 / weight to its
+      stream's. Under overload a stream of weight 2 leaves twice as often as one of weight 1. That holds while more
+      streams wait than a batch has places.
+    - Among streams that are equally due, less than one frame apart, the newest frame leaves first: then frames are
+      young when they leave, even of many slow streams. How often each stream leaves stays the same.
+    - When a batch leaves: `max_batch_delay_seconds` after the first frame came into the empty queue, or sooner: as soon
+      as there are `max_batch_size` frames, or no other stream is expected to send one before that. It never waits for
+      every stream.
     - Also dropped: what `max_fps` does not let in (`rate_limited`), what is too old when it would leave (`stale`),
       and what comes after the end or belongs to a removed stream (`shutdown`).
     - Streams of pace "fastest" lose nothing: `put` waits until the slot is free.
@@ -118,7 +154,7 @@ class BatchQueue:
 
     Args:
         max_batch_size: frames per batch, at the most.
-        max_batch_delay_seconds: how long a batch waits for more frames.
+        max_batch_delay_seconds: how long a batch waits for more frames, at the most.
         on_drop: called with the stream and the reason of every dropped frame; no lock is held meanwhile.
         prepare: called with each picture that is put, by the thread that puts it, before it is queued: prepares the
             detector for a size that is new.
@@ -142,7 +178,7 @@ class BatchQueue:
         self._changed = threading.Condition()
         self._slots: dict[str, _Slot] = {}
         self._filled = 0
-        # The lowest of the slots that the newest batch came from.
+        # The lowest of the slots that waited when the newest batch left.
         self._virtual_time = 0.0
         self._closed = False
 
@@ -259,14 +295,13 @@ class BatchQueue:
         if not slot.pass_schedule(frame.captured_monotonic_seconds):
             return Drop.RATE_LIMITED
         superseded = slot.frame is not None
-        slot.frame = frame
+        slot.fill(frame, self._clock())
         if superseded:
             return Drop.SUPERSEDED
-        slot.filled_at = self._clock()
         slot.virtual_time = max(slot.virtual_time, self._virtual_time - _SAVED_VIRTUAL_TIME)
         self._filled += 1
-        # Others need not wake: the first frame opens the window, the last one fills the batch.
-        if self._filled in {1, self._max_batch_size}:
+        # Others need not wake: the first frame opens the window, the last one closes it.
+        if self._filled in {1, self._max_batch_size} or self._window_end() <= slot.filled_at:
             self._changed.notify_all()
         return None
 
@@ -286,11 +321,18 @@ class BatchQueue:
 
     def _wait_for_batch(self, deadline: float) -> None:
         while not self._closed and self._filled < self._max_batch_size:
-            end = self._oldest_filled_at() + self._max_batch_delay_seconds if self._filled else deadline
+            end = self._window_end() if self._filled else deadline
             left_seconds = end - self._clock()
             if left_seconds <= 0:
                 return
             self._changed.wait(left_seconds)
+
+    def _window_end(self) -> float:
+        """When the batch leaves that has begun; in the past where nothing more is expected."""
+        first, now = self._oldest_filled_at(), self._clock()
+        end = first + self._max_batch_delay_seconds
+        expects_more = any(slot.frame is None and slot.may_fill(now, end) for slot in self._slots.values())
+        return end if expects_more else first
 
     def _share(self, shares: int) -> int:
         is_full = self._filled >= self._max_batch_size
@@ -300,7 +342,8 @@ class BatchQueue:
         """Empties the slots that are due: the batch, and frames that were too old for it."""
         now = self._clock()
         waiting = [slot for slot in self._slots.values() if slot.frame is not None]
-        waiting.sort(key=lambda slot: (slot.virtual_time, slot.filled_at))
+        lowest = min((slot.virtual_time for slot in waiting), default=0.0)
+        waiting.sort(key=lambda slot: slot.turn(lowest))
         batch: list[Frame] = []
         stale: list[Frame] = []
         for slot in waiting:
@@ -312,8 +355,7 @@ class BatchQueue:
             if slot.is_stale(frame, now):
                 stale.append(frame)
                 continue
-            if not batch:
-                self._virtual_time = max(self._virtual_time, slot.virtual_time)
+            self._virtual_time = max(self._virtual_time, lowest)
             slot.virtual_time += 1 / slot.stream.weight
             batch.append(replace(frame, settings=slot.settings))
         if any(slot.blocked_puts for slot in waiting):

@@ -215,7 +215,7 @@ def test_when_memory_runs_out_the_batch_is_halved_and_no_frame_lost(error: Excep
     assert detector.sizes[:6] == [8, 4, 2, 2, 2, 2]
     assert max(detector.sizes[6:]) == 2
     assert line.value("streamdet_out_of_memory_total") == 2
-    assert [frame.seq for frame, _ in line.published[:8]] == list(range(1, 9))
+    assert sorted(frame.seq for frame, _ in line.published[:8]) == list(range(1, 9))
     assert line.in_flight() == 0
 
 
