@@ -23,6 +23,7 @@ Exit codes follow sysexits.h where one of its codes fits; `streamdet --help` and
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -153,11 +154,13 @@ class ControlError(StreamdetError):
 
     Attributes:
         code: a `Refusal`, or a word of a newer daemon.
+        keys: of settings that someone else has changed.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, keys: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.code = code
+        self.keys = tuple(keys)
         self.exit_code = EXIT_UNAVAILABLE if code == Refusal.UNAVAILABLE else EXIT_FAILURE
 
 

@@ -671,8 +671,40 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "web/access.py", "integration/web/test_server.py",
-        ("session without an end", "now - began > MAX_AGE_SECONDS or", "now - began > MAX_AGE_SECONDS and",
+        ("session without an end", "now - session.used > MAX_IDLE_SECONDS:", "now - session.used > MAX_AGE_SECONDS:",
          "test_sessions_end_and_stay_few"),
+        ("session outlives its password", "if not is_same or now", "if user is None or now",
+         "test_a_session_ends_with_its_user_and_its_password"),
+    ),
+    *_of(
+        "web/changes.py", "e2e/test_page_changes.py",
+        ("viewer changes streams", 'if user is None or user.role != "operator":', "if user is None:",
+         "test_a_viewer_changes_nothing_and_no_one_without_a_login"),
+        ("change without the token of the session", "if not expected or not hmac.compare_digest(",
+         "if expected and not given and not hmac.compare_digest(",
+         "test_a_change_needs_the_token_of_its_own_session"),
+        ("operator changes any key", "fixed = patch.keys() - CHANGEABLE", "fixed: set[str] = set()",
+         "test_what_the_page_would_not_send_is_one_clear_refusal"),
+        ("no limit of one user", "if not (rate.passes() and self._rate_of_all.passes()):",
+         "if not self._rate_of_all.passes():",
+         "test_more_changes_than_a_person_makes_are_refused_and_others_are_not"),
+        ("tried change is made", '"try_only": str(change.try_only).lower()', '"try_only": "false"',
+         "test_an_operator_changes_zones_and_sees_what_is_wrong"),
+    ),
+    *_of(
+        "service/live_config.py", "e2e/test_control_api.py",
+        ("tried change is applied", "        if try_only:\n", "        if try_only and staged is None:\n",
+         "test_what_is_only_tried_is_checked_and_changes_nothing"),
+    ),
+    *_of(
+        "service/control/operations.py", "e2e/test_control_api.py",
+        ("version is not compared", 'if now["version"] != operation.version:', 'if now["version"] is None:',
+         "test_two_editors_do_not_overwrite_each_other"),
+    ),
+    *_of(
+        "service/control/api.py", "integration/service/test_control_server.py",
+        ("over TCP anyone names a user", "if user is not None and peer is None:", "if user is None and peer is None:",
+         "test_over_tcp_no_one_speaks_for_a_user_of_the_page"),
     ),
     # ---- configuration and the service ----
     *_of(

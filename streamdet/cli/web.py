@@ -10,6 +10,7 @@ import click
 
 from streamdet.config import LogConfig
 from streamdet.monitoring.log import configure_logging
+from streamdet.security.passwords import ROLES, Role
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
@@ -21,6 +22,8 @@ Examples:
   streamdet web
   streamdet web ipc:///run/streamdet/events --listen 127.0.0.1:8080
   streamdet web --set-password /etc/streamdet/page.password
+  streamdet web --set-password page.users --user alice --role operator
+  streamdet web --config streamdet.toml
   streamdet web --listen 0.0.0.0:8443 --password-file web.password \\
       --tls-certificate cert.pem --tls-key key.pem
   streamdet web --behind-proxy --password-file web.password --host-name cams.example.org
@@ -40,7 +43,15 @@ Exit codes: 0 stopped by a signal, 2 unsafe or wrong options, 69 address not ava
     help="Serve the page here; port 0 takes any free one.",
 )  # fmt: skip
 @click.option(
-    "--password-file", type=click.Path(path_type=Path), help="Require the password that is stored in this file."
+    "--config", "-c", "config_path", type=click.Path(path_type=Path),
+    help="Read [web] of this configuration, and change the daemon that runs it, where [web] allows that.",
+)  # fmt: skip
+@click.option(
+    "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
+    help="Change the daemon with this control socket.",
+)  # fmt: skip
+@click.option(
+    "--password-file", type=click.Path(path_type=Path), help="Require a login: a user or the password of this file."
 )
 @click.option("--tls-certificate", type=click.Path(path_type=Path), help="Serve HTTPS with this certificate (PEM).")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Use this private key (PEM) of the certificate.")
@@ -53,6 +64,10 @@ Exit codes: 0 stopped by a signal, 2 unsafe or wrong options, 69 address not ava
     "--set-password", "new_password_file", type=click.Path(path_type=Path), metavar="FILE",
     help="Prompt for a password (or read a line of standard input), store its hash in FILE, and exit.",
 )  # fmt: skip
+@click.option("--user", metavar="NAME", help="With --set-password: add this user, or replace the password.")
+@click.option(
+    "--role", type=click.Choice(ROLES), help="With --set-password: whether the user may also change. [default: viewer]"
+)
 @click.option("--verbose", "-v", is_flag=True, help="Log more, for finding faults.")
 @click.option(
     "--state-directory", type=click.Path(path_type=Path), metavar="DIR",
@@ -66,12 +81,16 @@ def command(
     server_key: Path | None,
     client_key: Path | None,
     listen_at: str,
+    config_path: Path | None,
+    socket_path: Path | None,
     password_file: Path | None,
     tls_certificate: Path | None,
     tls_key: Path | None,
     behind_proxy: bool,
     host_names: tuple[str, ...],
     new_password_file: Path | None,
+    user: str | None,
+    role: Role | None,
     verbose: bool,
     state_directory: Path | None,
     end_with_stdin: bool,
@@ -82,8 +101,13 @@ def command(
     unless a password and TLS (here or in a proxy) are set.
     """
     if new_password_file is not None:
-        _set_password(new_password_file)
+        _set_password(new_password_file, user, role)
         return
+    if user is not None or role is not None:
+        message = "--user and --role belong to --set-password FILE"
+        raise click.UsageError(message)
+    from streamdet.config.load import load_web
+    from streamdet.config.web import WebConfig
     from streamdet.security.files import state_folder
     from streamdet.web.server import serve
     from streamdet.web.settings import Settings
@@ -92,6 +116,9 @@ def command(
     if metrics:
         _address("--metrics", metrics)
     configure_logging(LogConfig(level="debug" if verbose else "info"))
+    web = WebConfig() if config_path is None else load_web(config_path)
+    if password_file is None and web.password_file is not None:
+        password_file = Path(web.password_file)
     settings = Settings(
         endpoint=endpoint,
         metrics=metrics or None,
@@ -100,6 +127,9 @@ def command(
         host=host,
         port=port,
         password_file=password_file,
+        allow_changes=web.allow_changes,
+        socket_path=socket_path,
+        config_path=config_path,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         behind_proxy=behind_proxy,
@@ -110,15 +140,43 @@ def command(
     serve(settings, lambda address: click.echo(f"the page is at {address}"))
 
 
-def _set_password(path: Path) -> None:
-    from streamdet.security.passwords import Password, write_password
+def _set_password(path: Path, name: str | None, role: Role | None) -> None:
+    from streamdet.security.passwords import USER_NAME, Password, User, read_users, write_password, write_user
+    from streamdet.web.access import SHARED_NAME
 
+    if name is not None and (USER_NAME.fullmatch(name) is None or name == SHARED_NAME):
+        message = f"{name[:64]!r} is no name of a user: use up to 64 letters, digits, and . _ @ - within"
+        raise click.BadParameter(message, param_hint="--user")
+    known = read_users(path) if path.exists() and (name is not None or role is not None or _has_names(path)) else {}
+    if name is None and any(known):
+        message = f"{path} has users; name one with --user"
+        raise click.UsageError(message)
     if sys.stdin.isatty():
         text = click.prompt("New password", hide_input=True, confirmation_prompt="Again")
     else:
         text = sys.stdin.readline().rstrip("\r\n")
-    write_password(path, Password.of(text))
-    click.echo(f"wrote {path}, readable by you only")
+    password = Password.of(text)
+    if name is None and role is None:
+        write_password(path, password)
+        click.echo(f"wrote {path}, readable by you only")
+        return
+    before = known.get(name or "")
+    user = User(name or "", role or ("viewer" if before is None else before.role), password)
+    write_user(path, user)
+    who = f"the {user.role} {user.name}" if user.name else f"a {user.role} without a name"
+    click.echo(f"wrote {path}, readable by you only: {who} may log in")
+    if user.name and "" in known:
+        click.echo(f"its password without a name is still valid, for a {known[''].role}; delete its line to end that")
+
+
+def _has_names(path: Path) -> bool:
+    """Whether a file is one of users; one that is something else, or damaged, may be replaced as before."""
+    from streamdet.security.passwords import PasswordError, read_users
+
+    try:
+        return any(read_users(path))
+    except PasswordError:
+        return False
 
 
 def _address(option: str, text: str) -> tuple[str, int]:

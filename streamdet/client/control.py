@@ -53,7 +53,7 @@ def ask(
         ConfigError: the daemon found mistakes in a configuration or in a stream.
         ControlError: no daemon answers, or it refused the request for another reason.
     """
-    status, answer = _send(socket_path, method, path, body, timeout_seconds)
+    status, answer = exchange(socket_path, method, path, body, timeout_seconds)
     return decode_answer(status if refused else http.HTTPStatus.OK, answer)
 
 
@@ -68,23 +68,42 @@ def fetch(socket_path: Path, path: str, timeout_seconds: float = ANSWER_TIMEOUT_
     Raises:
         ControlError: no daemon answers, or it refused the request; code `not_found` where it keeps no such file.
     """
-    status, answer = _send(socket_path, "GET", path, None, timeout_seconds)
+    status, answer = exchange(socket_path, "GET", path, None, timeout_seconds)
     if status >= http.HTTPStatus.BAD_REQUEST:
         decode_answer(status, answer)
     return answer
 
 
-def _send(
-    socket_path: Path, method: str, path: str, body: Mapping[str, Any] | None, timeout_seconds: float
+def exchange(
+    socket_path: Path,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    timeout_seconds: float,
+    headers: Mapping[str, str] | None = None,
 ) -> tuple[int, bytes]:
-    """Status and body of the answer to a request."""
+    """Status and body of the answer to a request, whatever they are.
+
+    Args:
+        socket_path: of the daemon.
+        method: such as "GET".
+        path: such as "/v1/streams", with a query if wanted.
+        body: sent as JSON; None for no body.
+        timeout_seconds: for all of it.
+        headers: to be sent besides.
+
+    Raises:
+        ControlError: no daemon answers.
+    """
     deadline = time.monotonic() + timeout_seconds
     connection = _UnixConnection(socket_path, timeout_seconds)
-    headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": "application/json"})
+    sent = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": "application/json"})
     try:
         # A refusal may come before the request was read.
         with suppress(BrokenPipeError):
-            connection.request(method, path, None if body is None else json.dumps(body).encode(), headers)
+            connection.request(
+                method, path, None if body is None else json.dumps(body).encode(), sent | dict(headers or {})
+            )
         response = connection.getresponse()
         answer = _read(connection, response, deadline)
     except TimeoutError:

@@ -26,6 +26,7 @@ _FILE_KEYS = {
     "bridges": ("server_key_file", "client_key_file"),
     "webhooks": ("ca_file",),
     "mqtt": ("ca_file", "certificate_file", "key_file"),
+    "web": ("password_file",),
 }
 # The table of a bridge that has not its name, and the key without which a bridge does nothing.
 _TABLES = {"webhook": "webhooks"}
@@ -81,7 +82,9 @@ def unusable_files(tables: Tables) -> Iterator[tuple[KeyPath, str]]:
         tables: their paths made absolute.
     """
     for key, path in _files(tables):
-        if key[0] != "bridges" and not _is_file(path):
+        if key[0] == "web" and not _is_file(path):
+            yield key, f"there is no file {path}; streamdet web --set-password {path} --user NAME makes it"
+        elif key[0] != "bridges" and not _is_file(path):
             yield key, f"there is no file {path}; give the path of a PEM file"
         elif key[-1] == "ca_file" and (problem := _problem_of_authority(path)):
             yield key, f"{path} {problem}"

@@ -42,6 +42,7 @@ from streamdet.config.rules import RuleConfig, misfits, rules_of
 from streamdet.config.stream import KEY_FITS, NAME_PATTERN, StreamConfig, StreamDefaults
 from streamdet.config.substitute import Substitution
 from streamdet.config.toml import KeyPath, Tables, lines_of_keys, parse, read_text
+from streamdet.config.web import WEB_TABLES, WebConfig
 from streamdet.errors import ConfigError
 from streamdet.security.endpoints import is_loopback
 from streamdet.security.redact import redact
@@ -111,7 +112,8 @@ def load_all(
     of_daemon, of_bridge = _Reading(path, lines), _Reading(path, lines)
     problems: list[str] = []
     try:
-        bridges = of_bridge.read_tables(of_bridges(written), environ_of_bridges)
+        of_page = {name: written[name] for name in WEB_TABLES if name in written}
+        bridges = of_bridge.read_tables({**of_bridges(written), **of_page}, environ_of_bridges)
     except ConfigError as error:
         problems = error.problems
     try:
@@ -167,6 +169,22 @@ def load_bridges(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """
     text = read_text(path)
     return _Reading(path, lines_of_keys(text)).read_tables(of_bridges(parse(path, text)), environ)
+
+
+def load_web(path: Path, environ: Mapping[str, str] = os.environ) -> WebConfig:
+    """Reads what the page uses of a configuration file, and nothing else.
+
+    Args:
+        path: the file.
+        environ: as for `load_config`.
+
+    Raises:
+        ConfigError: with everything that is wrong, a line each, without secrets.
+    """
+    text = read_text(path)
+    written = parse(path, text)
+    tables = {name: written[name] for name in WEB_TABLES if name in written}
+    return _Reading(path, lines_of_keys(text)).read_tables(tables, environ).web
 
 
 def read_stream(
@@ -325,8 +343,8 @@ class _Reading:
 
     def read(self, written: Tables, environ: Mapping[str, str], running_labels: Sequence[str] | None = None) -> Config:
         substitution = Substitution(environ)
-        # Bridges read theirs themselves: their secrets are none of the daemon's.
-        written = {key: value for key, value in written.items() if key not in BRIDGE_TABLES}
+        # Bridges and the page read theirs themselves: their secrets are none of the daemon's.
+        written = {key: value for key, value in written.items() if key not in (*BRIDGE_TABLES, *WEB_TABLES)}
         if written.get("streams") == [{}]:
             written["streams"] = []  # a table without keys is a place for the first one
         self.tables = substitution.apply(written)  # type: ignore[assignment] # a dict in, a dict out

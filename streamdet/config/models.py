@@ -30,6 +30,7 @@ from streamdet.config.values import (
     refuse,
     table,
 )
+from streamdet.config.web import WebConfig
 from streamdet.security.endpoints import MAX_SOCKET_PATH_BYTES, is_loopback
 from streamdet.types import DetectionSettings
 
@@ -656,6 +657,7 @@ class Config(BaseModel):
     control: ControlConfig = Field(ControlConfig(), description="Where the control API listens.")
     node: NodeConfig = Field(NodeConfig(), description="This daemon as a node of a cluster.")
     tracing: TracingConfig = Field(TracingConfig(), description="Where traces of single frames go.")
+    web: WebConfig = Field(WebConfig(), description="What users of the page may do; not read by the daemon.")
     stream_defaults: dict[str, Any] = Field(
         {}, repr=False, description="Defaults for all streams, which are in every one already; for those of run time."
     )

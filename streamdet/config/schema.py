@@ -33,6 +33,7 @@ from streamdet.config.mqtt import MqttConfig
 from streamdet.config.rules import ACCEPTS, RuleConfig
 from streamdet.config.stream import KEEPS_CONNECTION, POINTS, SHAPES, StreamConfig, StreamDefaults
 from streamdet.config.values import DURATION_UNITS, NUMBER_PATTERN, SIZE_UNITS, TAKES_EFFECT, takes_effect
+from streamdet.config.web import WebConfig
 
 Schema = dict[str, Any]
 
@@ -62,6 +63,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "[[webhooks]]": WebhookConfig,
     "[mqtt]": MqttConfig,
     "[files]": FilesConfig,
+    "[web]": WebConfig,
 }
 _ACCEPTS: dict[type[BaseModel], dict[str, str]] = {WebhookConfig: ACCEPTS_OF_BRIDGES, FilesConfig: ACCEPTS_OF_FILES}
 

@@ -484,7 +484,7 @@ class LiveConfig:
             ConfigError: some changes or claims do not fit; a line for each problem.
         """
         config, problems = _merge(file, changed, self._folder, self._where, self._weights_labels)
-        lines = [line for lines in problems.values() for line in lines]
+        lines = list(dict.fromkeys(line for lines in problems.values() for line in lines))
         taken = {stream.name for stream in config.streams} | changed.streams.keys()
         read = partial(read_stream, folder=self._folder, config=config, weights_labels=self._weights_labels)
         claimed: list[StreamConfig] = []
@@ -574,18 +574,20 @@ def _merge(
         are left out under the name of their table.
     """
     if changed.rules is None:
-        streams, problems = _merge_streams(file, changed.streams, folder, where, weights_labels)
-        return file.model_copy(update={"streams": streams}), problems
+        streams, left_out = _merge_streams(file, changed.streams, folder, where, weights_labels)
+        return file.model_copy(update={"streams": streams}), left_out
     # Rules must fit the streams that they come to, and streams their rules: first the rules of run time are read for
     # themselves, then streams with them, then whether those rules fit these streams.
+    problems: dict[str, list[str]] = {}
     try:
-        rules = read_rules(changed.rules)
-        with_rules = file.model_copy(update={"rules": rules})
+        with_rules = file.model_copy(update={"rules": read_rules(changed.rules)})
         streams, problems = _merge_streams(with_rules, changed.streams, folder, where, weights_labels)
         check_rules(merged := with_rules.model_copy(update={"streams": streams}), weights_labels)
     except ConfigError as error:
-        streams, problems = _merge_streams(file, changed.streams, folder, where, weights_labels)
-        return file.model_copy(update={"streams": streams}), {**problems, _RULES: error.problems}
+        streams, without_rules = _merge_streams(file, changed.streams, folder, where, weights_labels)
+        # That rules do not fit what is left of a stream whose change is wrong is no problem of theirs.
+        lines = [line for of_stream in problems.values() for line in of_stream] or error.problems
+        return file.model_copy(update={"streams": streams}), {**without_rules, _RULES: lines}
     return merged, problems
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
+import hmac
+import logging
 import math
 import secrets
 import socket
 import time
 import urllib.parse
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from starlette.datastructures import Headers
 from starlette.requests import Request, cookie_parser
@@ -20,9 +24,11 @@ from starlette.routing import Route
 
 from streamdet.http.access import is_from_another_site, is_host_of
 from streamdet.http.server import BadRequestError, connection_of, network_of, read_body
+from streamdet.monitoring.log import LogThrottle
 from streamdet.security.limits import LoginAttempts
-from streamdet.security.passwords import Password
+from streamdet.security.passwords import User
 from streamdet.web.html import HTML, Pages
+from streamdet.web.users import Users
 
 MAX_SESSIONS = 1000
 MAX_AGE_SECONDS = 7 * 24 * 3600.0
@@ -38,6 +44,12 @@ _FIXED_HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _MAX_BODY_BYTES = 4096
+_QUIET_SECONDS = 1.0
+_WRONG = "That is not the password."
+SHARED_NAME = "shared"
+"""What one who knows the password without a name is called; no user has this name."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,11 @@ class AccessRules:
 
     def is_open(self, headers: Headers) -> bool:
         """Whether no password is required, or the client has logged in."""
-        return self.sessions is None or self.sessions.is_open(self.token(headers))
+        return self.sessions is None or self.user(headers) is not None
+
+    def user(self, headers: Headers) -> User | None:
+        """Who sends a request; None for a client that has not logged in."""
+        return None if self.sessions is None else self.sessions.user_of(self.token(headers))
 
 
 def host_names(names: Iterable[str], *, off_loopback: bool) -> frozenset[str]:
@@ -103,23 +119,24 @@ class Login:
     """Checks the password, and creates a session if it is right.
 
     Args:
-        password: the one.
-        sessions: of all who know it.
+        users: who may log in.
+        sessions: of those who have.
         pages: the form.
         rules: name and kind of the cookie.
         behind_proxy: whether the address of a client is what the proxy says.
     """
 
     def __init__(
-        self, password: Password, sessions: Sessions, pages: Pages, rules: AccessRules, *, behind_proxy: bool
+        self, users: Users, sessions: Sessions, pages: Pages, rules: AccessRules, *, behind_proxy: bool
     ) -> None:
-        self._password = password
+        self._users = users
         self._sessions = sessions
         self._pages = pages
         self._rules = rules
         self._behind_proxy = behind_proxy
         self._tries = LoginAttempts()
         self._one_at_a_time = asyncio.Lock()
+        self._throttle = LogThrottle(_QUIET_SECONDS)
 
     def routes(self) -> list[Route]:
         """/login and /logout."""
@@ -133,7 +150,7 @@ class Login:
         """The login form, or a redirection to the page if no login is needed."""
         if self._rules.is_open(request.headers):
             return RedirectResponse("/", 303)
-        return Response(self._pages.login(), media_type=HTML)
+        return self._form("", 200)
 
     async def log_in(self, request: Request) -> Response:
         """Checks a password."""
@@ -145,20 +162,30 @@ class Login:
         client = self._client(request)
         wait_seconds = math.ceil(self._tries.wait_seconds(client))
         if wait_seconds:
-            page = self._pages.login(f"Too many tries. Wait {wait_seconds} seconds.")
-            return Response(page, 429, {"Retry-After": str(wait_seconds)}, HTML)
-        text = form.get("password", [""])[0]
+            return self._form(f"Too many tries. Wait {wait_seconds} seconds.", 429, {"Retry-After": str(wait_seconds)})
+        name, text = form.get("username", [""])[0].strip(), form.get("password", [""])[0]
+        user = self._users.find(name if self._users.have_names else "")
         async with self._one_at_a_time:
-            right = await asyncio.to_thread(self._password.matches, text)
-        if not right:
-            return Response(self._pages.login("That is not the password."), 403, media_type=HTML)
+            # Also for a name that is not known: how long it takes says nothing about names.
+            right = await asyncio.to_thread((user or self._users.any()).password.matches, text)
+        if user is None or not right:
+            # What was typed as a name may be a password.
+            who = "an unknown name" if user is None else f"{name_of(user)} ({user.role})"
+            self._throttle.log(_log, logging.WARNING, "login refused: %s from %s", who, self._address(request))
+            form_of = "That is not the name or not the password." if self._users.have_names else _WRONG
+            return self._form(form_of, 403)
         self._tries.forget(client)
+        _log.info("%s (%s) logged in from %s", name_of(user), user.role, self._address(request))
         response = RedirectResponse("/", 303)
         response.set_cookie(
-            self._rules.cookie, self._sessions.begin(), max_age=int(MAX_AGE_SECONDS), path="/",
+            self._rules.cookie, self._sessions.begin(user), max_age=int(MAX_AGE_SECONDS), path="/",
             secure=self._rules.secure, httponly=True, samesite="strict",
         )  # fmt: skip
         return response
+
+    def _form(self, message: str, status: int, headers: dict[str, str] | None = None) -> Response:
+        page = self._pages.login(message, with_name=self._users.have_names)
+        return Response(page, status, headers, HTML)
 
     async def log_out(self, request: Request) -> Response:
         """Ends a session."""
@@ -168,49 +195,95 @@ class Login:
         return response
 
     def _client(self, request: Request) -> str:
-        """The key by which attempts are counted: the client address; behind a proxy, the last one, added by the proxy.
+        """The key by which attempts are counted."""
+        return network_of(client_of(request, behind_proxy=self._behind_proxy))
 
-        A proxy adds it to the client's own header, or adds a header of its own behind it.
-        """
-        forwarded = ",".join(request.headers.getlist("x-forwarded-for")) if self._behind_proxy else ""
-        address = forwarded.rpartition(",")[2].strip()[:100] or (request.client.host if request.client else "")
-        return network_of(address)
+    def _address(self, request: Request) -> str:
+        return address_of(request, behind_proxy=self._behind_proxy)
+
+
+def name_of(user: User) -> str:
+    """The name of a user for people and logs."""
+    return user.name or SHARED_NAME
+
+
+def client_of(request: Request, *, behind_proxy: bool) -> str:
+    """The client of a request: its address; behind a proxy, the last one of those that the proxy and others report.
+
+    A proxy adds it to the client's own header, or adds a header of its own behind it.
+    """
+    forwarded = ",".join(request.headers.getlist("x-forwarded-for")) if behind_proxy else ""
+    return forwarded.rpartition(",")[2].strip()[:100] or (request.client.host if request.client else "")
+
+
+def address_of(request: Request, *, behind_proxy: bool) -> str:
+    """The same for logs: an address, or "unknown" where a proxy reports something else."""
+    try:
+        return str(ip_address(client_of(request, behind_proxy=behind_proxy).partition("%")[0]))
+    except ValueError:
+        return "unknown"
+
+
+@dataclass(slots=True)
+class _Session:
+    """One login: whose, with the password of which hash, when it began and was used last."""
+
+    name: str
+    password_hash: bytes
+    began: float
+    used: float
 
 
 class Sessions:
     """Tokens of sessions; only their hashes are kept, so that a copy of the memory contains no valid token.
 
+    A session ends with its user, and with the password that began it.
+
     Args:
+        find: returns the user of a name as it is now.
         clock: monotonic seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, find: Callable[[str], User | None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._find = find
         self._clock = clock
-        # By hash of the token: when it began, when it was used last.
-        self._sessions: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
+        self._key = secrets.token_bytes(32)
+        self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
 
-    def begin(self) -> str:
-        """Creates a session and returns its token; the oldest session ends when there are too many."""
+    def begin(self, user: User) -> str:
+        """Creates a session and returns its token.
+
+        When there are too many, the oldest of the user who has most of them ends.
+        """
         token = secrets.token_urlsafe(32)
         now = self._clock()
-        self._sessions[_hash(token)] = (now, now)
-        while len(self._sessions) > MAX_SESSIONS:
-            self._sessions.popitem(last=False)
+        self._sessions[_hash(token)] = _Session(user.name, user.password.hash, now, now)
+        if len(self._sessions) > MAX_SESSIONS:
+            ((most, _),) = Counter(session.name for session in self._sessions.values()).most_common(1)
+            del self._sessions[next(key for key, session in self._sessions.items() if session.name == most)]
         return token
 
-    def is_open(self, token: str) -> bool:
-        """Whether the token belongs to a session that has not expired; counts as use."""
+    def user_of(self, token: str) -> User | None:
+        """Whose session this is the token of, as the user is now; None if it has ended. Counts as use."""
         key, now = _hash(token), self._clock()
-        began, used = self._sessions.get(key, (float("-inf"), float("-inf")))
-        if now - began > MAX_AGE_SECONDS or now - used > MAX_IDLE_SECONDS:
-            self._sessions.pop(key, None)
-            return False
-        self._sessions[key] = (began, now)
-        return True
+        session = self._sessions.get(key)
+        if session is None:
+            return None
+        user = self._find(session.name)
+        is_same = user is not None and hmac.compare_digest(user.password.hash, session.password_hash)
+        if not is_same or now - session.began > MAX_AGE_SECONDS or now - session.used > MAX_IDLE_SECONDS:
+            del self._sessions[key]
+            return None
+        session.used = now
+        return user
 
     def end(self, token: str) -> None:
         """Forgets a token."""
         self._sessions.pop(_hash(token), None)
+
+    def csrf_token(self, token: str) -> str:
+        """What the page sends with each change in this session: the session's own, and no other's."""
+        return base64.urlsafe_b64encode(hmac.digest(self._key, _hash(token), "sha256")).decode()
 
 
 def _hash(token: str) -> bytes:

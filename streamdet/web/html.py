@@ -25,6 +25,13 @@ _SCRIPT_MARK = "/* script */"
 _VIEWS_MARK = "<!-- views -->"
 _MESSAGE_MARK = "<!-- message -->"
 _ACCOUNT_MARK = "<!-- account -->"
+_NAME_MARK = "<!-- name -->"
+# Without names, a password manager still stores the password for something.
+_NO_NAME = '<input type="text" name="username" value="streamdet" autocomplete="username" hidden>'
+_NAME = (
+    '<label class="field"><span>Name</span><input type="text" name="username" autocomplete="username" autofocus '
+    'maxlength="64" autocapitalize="none" spellcheck="false"></label>'
+)
 _LOG_OUT = '<form method="post" action="/logout"><button class="button" type="submit">Log out</button></form>'
 
 
@@ -62,10 +69,11 @@ class Pages:
             _login=_read("login.html").replace(_STYLE_MARK, style),
         )
 
-    def login(self, message: str = "") -> bytes:
-        """The login page, with a line that describes the error."""
+    def login(self, message: str = "", *, with_name: bool = False) -> bytes:
+        """The login page, with a line that describes the error, and a field for a name."""
         line = f'<p class="problem" role="alert">{html.escape(message)}</p>' if message else ""
-        return self._login.replace(_MESSAGE_MARK, line).encode()
+        page = self._login.replace(" autofocus", "") if with_name else self._login
+        return page.replace(_MESSAGE_MARK, line).replace(_NAME_MARK, _NAME if with_name else _NO_NAME).encode()
 
 
 def _read(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import ssl
 import sys
@@ -20,9 +21,9 @@ from streamdet.http.access import Door
 from streamdet.http.server import BadRequestError, HttpServer, Limits, listen, read_body, tls_context, url_of
 from streamdet.security.curve import client_keys
 from streamdet.security.endpoints import parse_endpoint
-from streamdet.security.passwords import read_password
 from streamdet.web.access import AccessRules, Login, Sessions, host_names
 from streamdet.web.board import Board
+from streamdet.web.changes import Changes, Daemon
 from streamdet.web.daemon_metrics import Stages
 from streamdet.web.html import HTML, Pages
 from streamdet.web.marks import Marks
@@ -32,11 +33,14 @@ from streamdet.web.settings import Settings, WebError, check_settings
 from streamdet.web.subscriber import EventSubscriber, PictureSubscriber
 from streamdet.web.updates import MAX_REQUEST_BYTES, Updates
 from streamdet.web.updates import Request as UpdateRequest
+from streamdet.web.users import Users
 from streamdet.worker import Worker
 
 LIMITS = Limits()
 _NICENESS = 5
 _PAST_SECONDS = 20.0
+
+_log = logging.getLogger(__name__)
 
 
 def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Callable[[Updates], None]) -> Starlette:
@@ -54,22 +58,35 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
     keys = {"server_key": settings.server_key, "client_key_file": settings.client_key_file}
     past = AsyncPast(settings.endpoint, timeout_seconds=_PAST_SECONDS, **keys)
     review = Review(past, board, Marks(settings.state_directory))
-    password = read_password(settings.password_file) if settings.password_file else None
-    sessions = Sessions() if password else None
-    pages = Pages.load(with_log_out=password is not None)
+    users = Users(settings.password_file) if settings.password_file else None
+    if settings.allow_changes and users is not None and not users.have_operator:
+        _log.warning(
+            "[web] allow_changes: %s has no operator, so no one may change anything; streamdet web --set-password %s "
+            "--user NAME --role operator adds one",
+            settings.password_file,
+            settings.password_file,
+        )
+    sessions = Sessions(users.find) if users else None
+    pages = Pages.load(with_log_out=users is not None)
     rules = AccessRules(
         content_security_policy=pages.content_security_policy,
         host_names=host_names(settings.host_names, off_loopback=not settings.is_loopback),
         secure=settings.behind_proxy or settings.tls_certificate is not None,
         sessions=sessions,
     )
+    daemon = Daemon(settings.socket_path, settings.config_path) if settings.allow_changes else None
+    changes = Changes(daemon, rules, behind_proxy=settings.behind_proxy)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with past:
             app.state.updates = Updates(board, pictures, Stages(settings.metrics), review)
             ring_with(app.state.updates)
-            yield
+            try:
+                yield
+            finally:
+                if daemon is not None:
+                    daemon.close()
 
     async def page(_request: Request) -> Response:
         return Response(pages.page, media_type=HTML)
@@ -91,10 +108,11 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
         Route("/", page),
         Route("/api/updates", updates, methods=["POST"]),
         *review.routes(),
+        *changes.routes(),
         Route("/healthz", healthz),
     ]
-    if password is not None and sessions is not None:
-        routes += Login(password, sessions, pages, rules, behind_proxy=settings.behind_proxy).routes()
+    if users is not None and sessions is not None:
+        routes += Login(users, sessions, pages, rules, behind_proxy=settings.behind_proxy).routes()
     return Starlette(
         routes=routes, middleware=[Middleware(Door, refusal=rules.refusal, headers=rules.headers)], lifespan=lifespan
     )

@@ -1,4 +1,4 @@
-"""The settings of the page, and checks that refuse settings under which unauthorized users could see pictures."""
+"""The settings of the page, and checks that refuse those under which others could see pictures or change streams."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ class Settings:
         client_key_file: file with the page's own keys.
         host: address to listen at.
         port: 0 for any free one.
-        password_file: asks for this password; needed when other machines can reach the page.
+        password_file: asks for a login; needed when other machines can reach the page, and for changes.
+        allow_changes: whether operators may change streams and rules.
+        socket_path: of the daemon's control API; None to look for it.
+        config_path: the file that the daemon runs; None if that is not known.
         tls_certificate: PEM file; None to serve http.
         tls_key: PEM file of its key.
         behind_proxy: whether a reverse proxy in front serves https.
@@ -36,6 +39,9 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8095
     password_file: Path | None = None
+    allow_changes: bool = False
+    socket_path: Path | None = None
+    config_path: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     behind_proxy: bool = False
@@ -56,7 +62,7 @@ class WebError(StreamdetError):
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuses settings under which unauthorized clients could see pictures.
+    """Refuses settings under which unauthorized clients could see pictures or change streams.
 
     Raises:
         WebError: the message says what to add.
@@ -66,6 +72,12 @@ def check_settings(settings: Settings) -> None:
         raise WebError(message)
     if settings.tls_certificate is not None and settings.behind_proxy:
         message = "--behind-proxy means that the proxy has the certificate; leave --tls-certificate out"
+        raise WebError(message)
+    if settings.allow_changes and settings.password_file is None:
+        message = (
+            "[web] allow_changes needs a login, also where only this machine can reach the page: make one with "
+            "streamdet web --set-password FILE --user NAME --role operator, and set password_file in [web]"
+        )
         raise WebError(message)
     reachable = not settings.is_loopback or settings.behind_proxy
     if reachable and settings.password_file is None:

@@ -516,7 +516,11 @@ def _answer(result: Json, status: int = HTTPStatus.OK, headers: Mapping[str, str
 
 
 def _problem(
-    status: int, code: str | None, problems: Sequence[str], headers: Mapping[str, str] | None = None
+    status: int,
+    code: str | None,
+    problems: Sequence[str],
+    headers: Mapping[str, str] | None = None,
+    keys: Sequence[str] = (),
 ) -> Response:
     """The answer to what was not carried out, as RFC 9457 has it: why, a line per problem, without secrets."""
     lines = [redact(problem) for problem in problems]
@@ -526,6 +530,7 @@ def _problem(
         "code": code or Refusal.BAD_REQUEST,
         "detail": "; ".join(lines),
         "problems": lines,
+        **({"keys": list(keys)} if keys else {}),
     }
     return Response(json.dumps(body, indent=2).encode() + b"\n", status, headers, "application/problem+json")
 
@@ -540,7 +545,7 @@ async def _refused(_request: Request, error: Exception) -> Response:
             return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", error.problems)
         case ControlError():
             status = _STATUSES.get(Refusal(error.code), HTTPStatus.INTERNAL_SERVER_ERROR)
-            return _problem(status, error.code, [str(error)])
+            return _problem(status, error.code, [str(error)], keys=error.keys)
         case ApplyError():
             return _problem(HTTPStatus.SERVICE_UNAVAILABLE, Refusal.FAILED, [str(error)])
         case BadRequestError():

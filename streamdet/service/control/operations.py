@@ -115,7 +115,7 @@ class Operations:
             outcome = f"failed: {failure}"
             operation.result.set_exception(failure)
         else:
-            operation.result.set_result(result)
+            operation.result.set_result(result if not asked else {**result, "summary": plain(asked, _MAX_LOGGED_LINE)})
         if asked:
             self._metrics.control_change(operation.via, outcome.partition(":")[0])
             _log.info("%s", _audit_line(operation.who, asked, outcome))
@@ -223,7 +223,7 @@ class Operations:
         if now["version"] != operation.version:
             keys = _differing(list(now["settings"]), now["version"], operation.version)
             message = f"{name} was changed meanwhile: {', '.join(keys)}; read its settings again"
-            raise ControlError(Refusal.CHANGED, message)
+            raise ControlError(Refusal.CHANGED, message, keys)
 
     def _changed(self, operation: Operation, outcome: Outcome) -> Json:
         name = operation.stream

@@ -630,6 +630,20 @@ def test_over_tcp_a_browser_of_another_site_changes_nothing(path: Path, caplog: 
         assert ask(path, "POST", "/v1/reload")["name"] == "reload"
 
 
+def test_over_tcp_no_one_speaks_for_a_user_of_the_page(path: Path) -> None:
+    user = "alice; operator; 192.0.2.7"
+    with server_at(path, endpoint="127.0.0.1:0") as server:
+        network = Network(server)
+        status, detail = network.ask("POST", "/v1/reload", b"{}", Streamdet_User=user)
+        assert (status, detail) == (403, "the header Streamdet-User is accepted over the Unix socket only")
+        assert network.ask("GET", "/v1/streams")[0] == 200
+        with closing(_UnixConnection(path, _PATIENCE_SECONDS)) as connection:
+            who = request(connection, "POST", "/v1/reload", b"{}", Streamdet_User=user)[1]["who"]
+            assert who.startswith("alice (operator, from 192.0.2.7) via the page of user ")
+            for wrong in ("alice", "alice; operator", "al ice; operator; ::1", "alice; root; x y", f"{'a' * 99}; a; b"):
+                assert request(connection, "POST", "/v1/reload", b"{}", Streamdet_User=wrong)[0].status == 400
+
+
 def test_over_tcp_the_login_and_the_certificate_of_the_metrics_page_are_asked_for(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path)
     write_password(tmp_path / "password", Password.of(_WORDS, cost=(10, 8, 1)))

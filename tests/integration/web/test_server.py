@@ -21,7 +21,7 @@ from streamdet.cli.beside import WebChild
 from streamdet.errors import StreamdetError
 from streamdet.http.server import Connection, Limits, _Connections, network_of
 from streamdet.security.limits import MAX_TRIES, MAX_TRIES_OF_ALL, LoginAttempts
-from streamdet.security.passwords import Password, PasswordError, read_password, write_password
+from streamdet.security.passwords import Password, PasswordError, User, read_password, write_password
 from streamdet.web.access import MAX_IDLE_SECONDS, MAX_SESSIONS, Sessions
 from streamdet.web.settings import Settings, check_settings
 from support.certificates import make_certificate
@@ -354,18 +354,39 @@ def answers(port: int) -> bool:
         return False
 
 
+def user_of(name: str, text: str = _WORDS) -> User:
+    return User(name, "viewer", Password.of(text, cost=(1, 8, 1)))
+
+
 def test_sessions_end_and_stay_few() -> None:
     now = [0.0]
-    sessions = Sessions(lambda: now[0])
-    token = sessions.begin()
-    assert sessions.is_open(token)
-    assert not sessions.is_open("")
+    alice, bob = user_of("alice"), user_of("bob")
+    sessions = Sessions({"alice": alice, "bob": bob}.get, lambda: now[0])
+    token = sessions.begin(alice)
+    assert sessions.user_of(token) is alice
+    assert sessions.user_of("") is None
     now[0] = MAX_IDLE_SECONDS + 1
-    assert not sessions.is_open(token)
-    first = sessions.begin()
+    assert sessions.user_of(token) is None
+    of_bob, first = sessions.begin(bob), sessions.begin(alice)
     for _ in range(MAX_SESSIONS):
-        sessions.begin()
-    assert not sessions.is_open(first)
+        sessions.begin(alice)
+    assert sessions.user_of(first) is None
+    # However often alice logs in, bob stays logged in.
+    assert sessions.user_of(of_bob) is bob
+    assert len(sessions._sessions) == MAX_SESSIONS
+
+
+def test_a_session_ends_with_its_user_and_its_password() -> None:
+    users = {"alice": user_of("alice"), "bob": user_of("bob")}
+    sessions = Sessions(users.get)
+    of_alice, of_bob = sessions.begin(users["alice"]), sessions.begin(users["bob"])
+    users["alice"] = User("alice", "operator", users["alice"].password)
+    assert sessions.user_of(of_alice) is users["alice"]
+    users["alice"] = user_of("alice", "another password")
+    assert sessions.user_of(of_alice) is None
+    del users["bob"]
+    assert sessions.user_of(of_bob) is None
+    assert not sessions._sessions
 
 
 def test_tries_are_counted_per_client_and_forgotten_in_time() -> None:

@@ -33,6 +33,7 @@ from streamdet.config.rules import RuleConfig
 from streamdet.config.schema import accepts, markdown_tables, range_in_words, toml_value
 from streamdet.config.stream import KEEPS_CONNECTION, SHAPES, StreamConfig, StreamDefaults
 from streamdet.config.values import takes_effect
+from streamdet.config.web import WebConfig
 from streamdet.errors import ConfigError
 from streamdet.security.curve import generate
 from streamdet.security.passwords import Password, write_password
@@ -60,6 +61,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[[webhooks]]": WebhookConfig,
     "[mqtt]": MqttConfig,
     "[files]": FilesConfig,
+    "[web]": WebConfig,
 }
 # A commented key has no blank behind the "#"; prose has one.
 KEY = re.compile(r"#?([a-z_]+) = (.+)")
