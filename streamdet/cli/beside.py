@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -48,14 +49,16 @@ class WebChild:
         endpoint: where the daemon publishes.
         metrics: HOST:PORT of the daemon's metrics page.
         listen: HOST:PORT for browsers.
+        config: the configuration whose [web] it serves; None for none.
 
     Attributes:
         address: of the page.
     """
 
-    def __init__(self, endpoint: str, metrics: str, listen: str) -> None:
+    def __init__(self, endpoint: str, metrics: str, listen: str, config: Path | None = None) -> None:
         self.address = f"http://{listen}/"
         options = ["--metrics", metrics, "--listen", listen, "--end-with-stdin"]
+        options += [] if config is None else ["--config", str(config)]
         self._command = [sys.executable, "-P", "-m", "streamdet", "web", endpoint, *options]
         self._process: subprocess.Popen[bytes] | None = None
 

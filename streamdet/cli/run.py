@@ -117,7 +117,7 @@ def _run_file(path: Path, *, page: bool, or_last_good: bool, until_ended: bool, 
 
     use_secrets_of(path)
     config, problems = _config(path, or_last_good=or_last_good)
-    _check_page(config, page=page)
+    _check_page(config, path, page=page)
     _configure_logging(config, verbose=verbose)
     for problem in problems:
         _log.error("%s", problem)
@@ -128,7 +128,7 @@ def _run_file(path: Path, *, page: bool, or_last_good: bool, until_ended: bool, 
     from streamdet.service.daemon import Daemon  # after the configuration: it takes torch seconds to load
 
     daemon = Daemon(config, path, stop_when_ended=until_ended)
-    code = _run(daemon, page=page)
+    code = _run(daemon, page=page, config=path)
     if code == 0:
         restart_delay.forget()
     daemon.exit(code)
@@ -206,8 +206,16 @@ def _is_file(url: str) -> bool:
     return is_there(path) and path.is_file()
 
 
-def _check_page(config: Config, *, page: bool) -> None:
-    if page and config.publisher.curve_server_key_file is not None:
+def _check_page(config: Config, path: Path, *, page: bool) -> None:
+    from streamdet.config.load import load_web
+    from streamdet.web.settings import Settings, check_settings
+
+    if not page:
+        return
+    web = load_web(path)
+    file = None if web.password_file is None else Path(web.password_file)
+    check_settings(Settings(config.publisher.endpoint, password_file=file, allow_changes=web.allow_changes))
+    if config.publisher.curve_server_key_file is not None:
         problem = "--page: [publisher] asks for keys; start the page by itself, streamdet web --server-key --client-key"
         raise click.UsageError(problem)
 
@@ -216,7 +224,7 @@ def _configure_logging(config: Config, *, verbose: bool) -> None:
     configure_logging(config.log.model_copy(update={"level": "debug"}) if verbose else config.log)
 
 
-def _run(daemon: Daemon, *, page: bool, announce: bool = False) -> int:
+def _run(daemon: Daemon, *, page: bool, announce: bool = False, config: Path | None = None) -> int:
     """Runs the daemon until it stops, with the page beside it if that is wanted; its exit code."""
     from streamdet.cli.beside import WebChild, free_endpoint
 
@@ -230,7 +238,7 @@ def _run(daemon: Daemon, *, page: bool, announce: bool = False) -> int:
                 metrics = addresses.metrics.removeprefix("http://").removesuffix("/metrics")
                 # The page reads metrics only where no login and no certificate stands before them.
                 is_open = daemon.config.metrics.password_file is None and "://" not in metrics
-                child = WebChild(addresses.events, metrics if is_open else "", free_endpoint(_PAGE))
+                child = WebChild(addresses.events, metrics if is_open else "", free_endpoint(_PAGE), config)
                 addresses.page = beside.enter_context(child).address
             if announce:
                 _announce(daemon)

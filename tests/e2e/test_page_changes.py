@@ -452,6 +452,10 @@ def test_changes_without_a_login_are_refused_at_the_start(tmp_path: Path) -> Non
     done = run("--config", str(config), "--listen", "127.0.0.1:0")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "[web] allow_changes needs a login, also where only this machine can reach the page" in done.stderr
+    command = [sys.executable, "-m", "streamdet", "run", str(config), "--page"]
+    beside = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (beside.returncode, beside.stderr.count("\n")) == (2, 1)
+    assert "[web] allow_changes needs a login" in beside.stderr
     config.write_text('streams = []\n[web]\nallow_changes = 1\npassword_file = "gone"\n')
     done = run("--config", str(config), "--listen", "127.0.0.1:0")
     assert done.returncode == 2

@@ -14,6 +14,7 @@ from streamdet.errors import InstallError
 from streamdet.service.install import completion
 from streamdet.service.install.bridges import Bridges
 from streamdet.service.install.environment import Environment
+from streamdet.service.install.page import PageChanges
 from streamdet.service.install.steps import SETTLED, Command, File, Folder, Link, Remove, Step, line
 from streamdet.service.install.versions import RemoveVersions, Versions
 
@@ -24,6 +25,7 @@ _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,20}")
 BOOTED = Path("/run/systemd/system")
 _UNITS = Path("etc/systemd/system")
 _PAGE = "streamdet-web.service"
+_CHANGES = "20-changes.conf"
 _LINK = Path("usr/local/bin/streamdet")
 
 
@@ -100,6 +102,9 @@ class Service:
         template = "streamdet@.service" if self.instance else "streamdet.service"
         users = self.root / f"etc/sysusers.d/{self.user}.conf"
 
+        # Before anything is done: what is wrong here would otherwise be left half installed.
+        changes = PageChanges.of(self.config, Path("/etc/streamdet"), self.user) if self.page else None
+
         def text(name: str) -> str:
             return shipped.joinpath(name).read_text(encoding="utf-8")
 
@@ -117,8 +122,7 @@ class Service:
         if gpu:
             yield lambda: File(units / f"{template}.d/gpu.conf", text("systemd/streamdet.service.d/gpu.conf"))
         if self.page:
-            yield lambda: File(units / _PAGE, text(f"systemd/{_PAGE}"))
-            yield lambda: File(units / f"{_PAGE}.d/10-environment.conf", environment.drop_in())
+            yield from self._page_steps(text(f"systemd/{_PAGE}"), environment, changes)
         if not self.instance:
             yield from Bridges(self.root, self.bridges).install_steps(environment)
         link = Link(self.root / _LINK, environment.scripts / "streamdet")
@@ -129,6 +133,17 @@ class Service:
             yield lambda: Command(("systemctl", "daemon-reload"))
             if enable:
                 yield lambda: Command(("systemctl", "enable", "--now", *self.units))
+
+    def _page_steps(
+        self, unit: str, environment: Environment, changes: PageChanges | None
+    ) -> Iterator[Callable[[], Step]]:
+        page, folder = self.root / _UNITS / _PAGE, self.root / _UNITS / f"{_PAGE}.d"
+        yield lambda: File(page, unit)
+        yield lambda: File(folder / "10-environment.conf", environment.drop_in())
+        if changes is not None:
+            yield lambda: File(folder / _CHANGES, changes.drop_in())
+        elif (folder / _CHANGES).exists():
+            yield lambda: Remove(folder / _CHANGES)
 
     def has_page(self) -> bool:
         """Whether the page is installed."""
@@ -153,6 +168,7 @@ class Service:
             if self.is_running_system:
                 yield lambda: Command(("systemctl", "disable", "--now", _PAGE))
             yield lambda: Remove(units / _PAGE)
+            yield lambda: Remove(units / f"{_PAGE}.d/{_CHANGES}")
             yield lambda: Remove(units / f"{_PAGE}.d/10-environment.conf", with_folder=True)
         if not self.instance and Bridges(self.root).are_there:
             yield from Bridges(self.root, BRIDGES).uninstall_steps()

@@ -8,6 +8,7 @@ import re
 import stat
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,6 +186,37 @@ def test_a_name_that_no_instance_can_have_is_one_line(name: str) -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("streamdet: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_page_that_may_change_things_gets_the_socket_and_its_users_and_nothing_else(root: Path) -> None:
+    install(root, "--page")
+    config, drop_in = (
+        root / "etc/streamdet/streamdet.toml",
+        root / "etc/systemd/system/streamdet-web.service.d/20-changes.conf",
+    )
+    assert not drop_in.exists()
+    config.write_text("streams = []\n[web]\nallow_changes = true\n")
+    with pytest.raises(InstallError, match=r"\[web\] allow_changes needs password_file, too: "):
+        install(root)
+    config.write_text('streams = []\n[web]\nallow_changes = true\npassword_file = "page.users"\n')
+    with pytest.raises(InstallError, match=r'\[web\] allow_changes needs group = "streamdet" in \[control\]'):
+        install(root)
+    assert not drop_in.exists()
+    config.write_text(config.read_text() + '[control]\ngroup = "streamdet"\n')
+    assert f"create          {drop_in}\n" in install(root).output
+    lines = drop_in.read_text().splitlines()
+    assert "SupplementaryGroups=streamdet" in lines
+    assert "InaccessiblePaths=-/etc/streamdet -/var/lib/streamdet -/var/cache/streamdet" in lines
+    assert "LoadCredential=page.users:/etc/streamdet/page.users" in lines
+    assert lines[-1].endswith("--socket /run/streamdet/streamdet/control.sock $STREAMDET_WEB_OPTIONS")
+    (credential,) = (line.partition(":")[2] for line in lines if line.startswith("SetCredential=page.toml:"))
+    assert tomllib.loads(credential.replace("\\n", "\n")) == {
+        "web": {"allow_changes": True, "password_file": "page.users"}
+    }
+    config.write_text("streams = []\n")
+    assert "20-changes.conf" in install(root).output
+    assert not drop_in.exists()
+    assert (drop_in.parent / "10-environment.conf").exists()
 
 
 @pytest.mark.parametrize(("option", "hint"), [("--page", "STREAMDET_WEB_OPTIONS"), ("--bridge=mqtt", "bridges.md")])
