@@ -217,7 +217,7 @@ def _rates(detections: int, seconds: float, cpu_seconds: float, before: int, pea
 def query(folder: Path) -> dict[str, Any]:
     """Counts by label and hour."""
     source = f"read_parquet('{folder}/detections/*/*/*.parquet')"
-    text = f"SELECT label, date_trunc('hour', captured_at) AS hour, count(*) FROM {source} GROUP BY ALL"  # noqa: S608
+    text = f"SELECT label, time_bucket(INTERVAL 1 HOUR, captured_at) AS hour, count(*) FROM {source} GROUP BY ALL"  # noqa: S608
     seconds, cpu_seconds = [], []
     with duckdb.connect(config={"threads": 2}) as database:
         for _ in range(3):
