@@ -73,6 +73,19 @@ MUTANTS: tuple[Mutant, ...] = (
         ("new head moves what runs", "        self._adopt(nodes, self._cameras)\n", "",
          "test_a_head_that_begins_again_moves_nothing_and_needs_no_right_clock"),
     ),
+    *_of(
+        "delivery/event_store.py", "integration/delivery/test_timeline.py",
+        ("a stream of an earlier run is down for ever", "            _end_outages(database)", "            pass",
+         "test_what_an_earlier_run_left_down_is_so_until_its_last_event"),
+        ("a removed stream stays down", "            if not payload:\n", "            if False:\n",
+         "test_a_stream_that_was_removed_is_no_longer_down"),
+    ),
+    *_of(
+        "security/tls.py", "integration/security/test_tls.py",
+        ("some Pythons refuse private authorities", "context.verify_flags &= ~ssl.VERIFY_X509_STRICT",
+         "context.verify_flags |= ssl.VERIFY_X509_STRICT",
+         "test_a_private_authority_without_key_identifiers_is_trusted_with_every_python"),
+    ),
     # ---- captures and sources ----
     *_of(
         "capture/thread.py", "integration/capture/test_thread.py",

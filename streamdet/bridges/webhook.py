@@ -35,6 +35,7 @@ from streamdet.config import Config, WebhookConfig
 from streamdet.errors import ConfigError, EndpointError
 from streamdet.monitoring.bridge_metrics import BridgeMetrics, TargetMetrics
 from streamdet.monitoring.log import FailureLog
+from streamdet.security.tls import client_context
 from streamdet.types import AlertEvent, ObjectEvent
 from streamdet.wire import Event, Kind
 from streamdet.worker import Worker
@@ -249,7 +250,7 @@ def _tls_context(config: WebhookConfig) -> ssl.SSLContext:
         ConfigError: the file of its authority cannot be used.
     """
     try:
-        return ssl.create_default_context(cafile=config.ca_file)
+        return client_context(config.ca_file)
     except OSError as error:
         reason = "it holds no certificate (PEM)" if isinstance(error, ssl.SSLError) else error.strerror
         problem = f"webhooks[{config.name}].ca_file: {config.ca_file} cannot be used: {reason}"

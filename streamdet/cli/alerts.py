@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from streamdet.cli.past_events import PastEvents, Span, Wanted, has_picture, options
-from streamdet.cli.times import duration
+from streamdet.config.values import in_words
 
 
 @click.command(
@@ -40,6 +40,6 @@ def _row(span: Span) -> tuple[str, ...]:
     alert = span.begin["alert"]
     what = alert.get("label") or (f"{alert['count']} objects" if "count" in alert else "")
     where = f"in {alert['zone']}" if "zone" in alert else f"over {alert['line']}" if "line" in alert else ""
-    lasted = duration(span.end["alert"]["seconds"]) if span.end else "lasts"
+    lasted = in_words(span.end["alert"]["seconds"]) if span.end else "lasts"
     kept = [*(["picture"] if has_picture(span) else []), *(["clip"] if "clip_id" in span.begin else [])]
     return alert["rule"], f"{what} {where}".strip(), lasted, ", ".join(kept)

@@ -152,7 +152,9 @@ def _progress() -> Iterator[tuple[OnPlan, OnStep]]:
         task = bar.add_task("loading the models", total=1.0)
 
         def on_plan(seconds: float) -> None:
-            console.print(f"this will take about {_duration(seconds)}", highlight=False)
+            from streamdet.config.values import in_words
+
+            console.print(f"this will take about {in_words(seconds)}", highlight=False)
 
         def on_step(text: str, share: float) -> None:
             bar.update(task, description=text, completed=share)
@@ -161,7 +163,3 @@ def _progress() -> Iterator[tuple[OnPlan, OnStep]]:
                 console.print(text, highlight=False, soft_wrap=True)
 
         yield on_plan, on_step
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.1f} minutes"

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from streamdet.cli.past_events import PastEvents, Span, Wanted, has_picture, options
-from streamdet.cli.times import duration
+from streamdet.config.values import in_words
 
 
 @click.command(
@@ -39,8 +39,8 @@ def command(*, label: str | None, **chosen: Any) -> None:  # noqa: ANN401 - as t
 def _row(span: Span) -> tuple[str, ...]:
     event = span.newest
     found = event["object"]
-    zones = [(visit["zone"], duration(visit["seconds"])) for visit in found["zones"]]
-    seen = duration(found["seconds"]) if span.end else "is there"
+    zones = [(visit["zone"], in_words(visit["seconds"])) for visit in found["zones"]]
+    seen = in_words(found["seconds"]) if span.end else "is there"
     return (
         found["label"],
         f"{found['score']:.2f}",

@@ -14,6 +14,7 @@ import click
 
 from streamdet.cli.refresh import print_until_interrupted, show_until_interrupted
 from streamdet.cli.streams import engine_in_words
+from streamdet.config.values import in_words
 from streamdet.errors import EXIT_FAILURE, EXIT_UNAVAILABLE, ControlError, Refusal, StreamdetError
 from streamdet.security.plain_text import plain, plain_json
 
@@ -206,7 +207,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
     about = status.about
     if about is None:
         return []
-    since = f", up for {_duration(time.time() - about['started_at'])}" if about.get("started_at") else ""
+    since = f", up for {in_words(time.time() - about['started_at'])}" if about.get("started_at") else ""
     what = about["config"] or "streams of its command line"
     facts = [("daemon", f"streamdet {about['version']}{since}, process {about['pid']}: {what}")]
     engine = about.get("engine")
@@ -244,17 +245,9 @@ def _table(streams: list[dict[str, Any]]) -> RenderableType:
         state = stream["reason"] if stream["reason"] in _AS_ASKED else stream["state"]
         table.add_row(
             Text(plain(stream["name"])), Text(plain(state), style=_COLOURS.get(state, "")),
-            "" if stream["since"] is None else _duration(now - stream["since"]),
+            "" if stream["since"] is None else in_words(now - stream["since"]),
             f"{stream['fps_in']:.1f}", f"{stream['fps_out']:.1f}",
             "" if p50 is None else f"{p50 * 1000:.0f} ms",
             str(sum(stream["dropped"].values())), str(stream["alerts_last_hour"]),
         )  # fmt: skip
     return table
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{max(seconds, 0):.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"

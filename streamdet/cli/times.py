@@ -35,14 +35,3 @@ class Time(click.ParamType):  # type: ignore[type-arg] # generic in newer versio
 def local_time(at: float) -> str:
     """A Unix time in seconds as date and time of this machine."""
     return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def duration(seconds: float) -> str:
-    """A time span, such as 3.2 s, 41 s, 5 min or 2 h 10 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -113,6 +113,21 @@ def parse_seconds(value: object) -> object:
     return _with_unit(value, DURATION_UNITS, '10, "10 s" or "2 min"')
 
 
+def in_words(seconds: float) -> str:
+    """A duration as people read it: 3.2 s, 41 s, 5 min 20 s, 2 h 10 min, or 3 days."""
+    if seconds < 9.95:
+        return f"{max(seconds, 0.0):.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if not minutes:
+        return f"{rest} s"
+    if not hours:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    if hours >= 48:
+        return f"{hours / 24:.0f} days"
+    return f"{hours} h {minutes_left} min" if minutes_left else f"{hours} h"
+
+
 def parse_bytes(value: object) -> object:
     """A size in bytes: a number of bytes, or a string such as "64 KiB" (65,536) or "10 MB" (10,000,000).
 

@@ -117,7 +117,7 @@ class Record(NamedTuple):
         topic: such as `detections/front-door/`.
         seq: of the event.
         kept_at: Unix time in seconds, from which its age counts.
-        payload: the event as it was published.
+        payload: the event as it was published; empty for none: the stream of the topic was removed.
     """
 
     epoch: str
@@ -366,6 +366,9 @@ class EventStore:
         for number, (epoch, topic, seq, kept_at, payload) in enumerate(records, first):
             epoch_id = self._epoch_ids.get(epoch) or self._new_epoch(database, epoch, is_old=are_old)
             topic_id = self._topic_ids.get(topic) or self._new_topic(database, topic)
+            if not payload:
+                notes.append(_Note(number, topic_id, topic, _Standing(kept_at, is_up=True, reason=None)))
+                continue
             values += (number, epoch_id, topic_id, seq, kept_at, payload)
             needed_bytes += len(payload)
             if topic.startswith(_NOTED) and (noted := _noted(topic, payload, kept_at)) is not None:
@@ -683,7 +686,9 @@ class EventStore:
             database.close()
             raise
         self._next_id = max(self._next_id, (newest or 0) + 1)
-        self._first_id = self._first_id or self._next_id
+        if self._first_id is None:
+            self._first_id = self._next_id
+            _end_outages(database)
         self._inode = _inode(self.path)
         self._database = database
         return database
@@ -878,6 +883,14 @@ def _write_standing(database: sqlite3.Connection, number: int, topic_id: int, st
         database.execute("INSERT OR REPLACE INTO outages VALUES (?, ?, ?, ?, ?)", row)
     elif standing.reason is not None:
         database.execute("UPDATE outages SET reason = ? WHERE id = ?", (standing.reason, outage_id))
+
+
+def _end_outages(database: sqlite3.Connection) -> None:
+    """Ends what an earlier run left open, at its last event: this run may not have these streams any more."""
+    database.execute(
+        "UPDATE outages SET ended_at = "
+        "max(began_at, coalesce((SELECT kept_at FROM records ORDER BY id DESC LIMIT 1), 0)) WHERE ended_at IS NULL"
+    )
 
 
 def _last_seqs(text: bytes | str) -> dict[str, int] | None:

@@ -29,6 +29,7 @@ from streamdet.monitoring.trusted_clock import TrustedClock
 from streamdet.monitoring.unexpected import UnexpectedErrors
 from streamdet.security.files import Content, lock_directory, others_can_delete, stage, why_foreign
 from streamdet.security.limits import Share
+from streamdet.wire.replay import MAX_TIME
 from streamdet.worker import Worker
 
 MAX_FILES = 200_000
@@ -54,7 +55,6 @@ _LAST_SECONDS = 1.0
 _FUTURE_SECONDS = 60.0
 _BLOCK_BYTES = 4096
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_MAX_TIME = 253_402_300_799.0  # the year 9999
 
 _ID = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{3})Z-[a-z0-9][a-z0-9._-]{0,63}-[0-9a-f]{12}", re.ASCII)
 
@@ -582,7 +582,7 @@ def _stamp(at: float) -> str:
     Args:
         at: Unix time in seconds.
     """
-    moment = datetime.fromtimestamp(min(max(at, 0.0), _MAX_TIME), UTC)
+    moment = datetime.fromtimestamp(min(max(at, 0.0), MAX_TIME), UTC)
     return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}Z"
 
 

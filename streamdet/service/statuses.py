@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from streamdet.config.values import in_words
 from streamdet.types import Reason, State, StreamStatus
 
 SETTLED_SECONDS = 60.0
@@ -121,7 +122,7 @@ class _Logged:
         if status.reason is not None:
             text += f" ({status.reason.value}: {status.detail})"
         if status.state is State.UP and before is not None and before[0] is State.DOWN:
-            text += f", after {_duration(lasted_seconds)}"
+            text += f", after {in_words(lasted_seconds)}"
         if self.left_out:
             text += f" ({self.left_out} changes before it left out)"
         self.left_out = 0
@@ -131,11 +132,3 @@ class _Logged:
 
 def _condition_of(status: StreamStatus) -> _Condition:
     return status.state, status.reason
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h"

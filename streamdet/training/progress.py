@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from streamdet.config.values import in_words
 from streamdet.training.metrics import Metrics
 from streamdet.training.run import BEST, EpochResult, best_of, start_of
 from streamdet.training.train import Listener, Run
@@ -29,13 +30,6 @@ _COLUMNS = (
 _PLAIN_LINE_SECONDS = 30.0
 _SMOOTHING = 0.9
 _LINES_AROUND_ROWS = 7
-
-
-def duration(seconds: float) -> str:
-    """Hours and minutes, or minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    return f"{hours} h {minutes_left:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 @contextmanager
@@ -160,7 +154,7 @@ class TrainingProgress(Listener):
         run = self._run
         steps_left = run.total_steps - run.step
         seconds = steps_left * run.config.batch_size / max(self._images_per_second, 1e-9)
-        return duration(
+        return in_words(
             seconds + run.config.evaluations_after(run.step // run.steps_per_epoch) * self._evaluation_seconds
         )
 
@@ -199,7 +193,7 @@ class TrainingProgress(Listener):
         config = self._run.config
         left = config.epochs - result.epoch if result.epoch else 0
         evaluations = config.evaluations_after(result.epoch)
-        return duration(left * result.seconds + evaluations * self._evaluation_seconds) if left else "-"
+        return in_words(left * result.seconds + evaluations * self._evaluation_seconds) if left else "-"
 
     def _summarise(self) -> None:
         best, start = best_of(self._run.results), start_of(self._run.results)

@@ -29,7 +29,7 @@ MAX_STEPS = 500
 MAX_CLIP_PART_BYTES = 256 << 10
 MAX_CURSOR = (1 << 63) - 1
 MAX_TIME = 253_402_300_799.0
-"""The last second of the year 9999, in Unix time."""
+"""The last second of the year 9999, the last one of a date with four digits, in Unix time."""
 HistoryKind = Literal["occurrences", "objects", "alerts"]
 HISTORY_KINDS: tuple[HistoryKind, ...] = ("occurrences", "objects", "alerts")
 _MAX_TOPIC_CHARACTERS = 2 * MAX_NAME_CHARACTERS

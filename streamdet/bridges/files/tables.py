@@ -15,12 +15,12 @@ from urllib.parse import quote, unquote
 
 from streamdet.client import Gap, Restart
 from streamdet.types import AlertEvent, Crossing, DetectionEvent, ObjectEvent, StateEvent
+from streamdet.wire.replay import MAX_TIME
 
 ColumnType = Literal["timestamp", "double", "integer", "text", "boolean", "texts"]
 TableName = Literal["detections", "frames", "objects", "alerts", "states", "gaps"]
 
 _TYPECODES = {"timestamp": "d", "double": "d", "integer": "q"}
-_MAX_TIME = 253_402_300_799.0  # the end of the year 9999, the last one of a date with four digits
 _DAY_SECONDS = 86400
 _MAX_NAME_BYTES = 180  # of 255 of a name in a file system, less what stands around it
 _MAX_SHARED = 10_000
@@ -276,10 +276,10 @@ class Buffer:
         elif isinstance(event, AlertEvent):
             self._add("alerts", event.stream, _key_of(event), [_alert_row(event)])
         else:
-            at = min(event.published_at, _MAX_TIME)
+            at = min(event.published_at, MAX_TIME)
             row = (
                 at, event.epoch, event.seq, event.state.value, event.reason and event.reason.value, event.detail,
-                min(event.since, _MAX_TIME),
+                min(event.since, MAX_TIME),
             )  # fmt: skip
             self._add("states", event.stream, (at, event.epoch, event.seq), [row])
         return True
@@ -299,7 +299,7 @@ class Buffer:
         if len(shared) > _MAX_SHARED:
             shared.clear()
         of_frame = (
-            key[0], min(event.published_at, _MAX_TIME), shared.setdefault(event.epoch, event.epoch), event.seq,
+            key[0], min(event.published_at, MAX_TIME), shared.setdefault(event.epoch, event.epoch), event.seq,
             frame.seq, frame.pts_seconds, frame.width, frame.height,
         )  # fmt: skip
         crossings = _crossings(event.crossings)
@@ -342,13 +342,13 @@ def _fits_a_name(name: str) -> bool:
 
 
 def _key_of(event: DetectionEvent | ObjectEvent | AlertEvent) -> tuple[float, str, int]:
-    return min(event.frame.captured_at, _MAX_TIME), event.epoch, event.seq
+    return min(event.frame.captured_at, MAX_TIME), event.epoch, event.seq
 
 
 def _of_frame(event: ObjectEvent | AlertEvent) -> tuple[Any, ...]:
-    frame, at = event.frame, min(event.frame.captured_at, _MAX_TIME)
+    frame, at = event.frame, min(event.frame.captured_at, MAX_TIME)
     return (
-        at, min(event.published_at, _MAX_TIME), event.epoch, event.seq, frame.seq, frame.pts_seconds, frame.width,
+        at, min(event.published_at, MAX_TIME), event.epoch, event.seq, frame.seq, frame.pts_seconds, frame.width,
         frame.height,
     )  # fmt: skip
 
@@ -357,12 +357,12 @@ def _object_row(event: ObjectEvent) -> tuple[Any, ...]:
     found = event.object
     return (
         *_of_frame(event), event.phase, found.object_id, found.track_id, found.label, found.score, *found.box,
-        min(found.began_at, _MAX_TIME), found.seconds, found.is_stationary, event.reason and event.reason.value,
+        min(found.began_at, MAX_TIME), found.seconds, found.is_stationary, event.reason and event.reason.value,
         found.path,
         tuple((visit.zone, visit.seconds, visit.inside) for visit in found.zones),
         tuple((change.change, change.zone, change.seconds) for change in event.changes),
         _crossings(event.crossings),
-        min(found.best.captured_at, _MAX_TIME), found.best.frame_seq,
+        min(found.best.captured_at, MAX_TIME), found.best.frame_seq,
         event.picture and event.picture.picture_id,
     )  # fmt: skip
 
@@ -370,7 +370,7 @@ def _object_row(event: ObjectEvent) -> tuple[Any, ...]:
 def _alert_row(event: AlertEvent) -> tuple[Any, ...]:
     alert = event.alert
     return (
-        *_of_frame(event), event.phase, alert.alert_id, alert.rule, min(alert.raised_at, _MAX_TIME), alert.seconds,
+        *_of_frame(event), event.phase, alert.alert_id, alert.rule, min(alert.raised_at, MAX_TIME), alert.seconds,
         alert.object_ids, alert.label, *(alert.box or (None, None, None, None)), alert.zone, alert.line,
         alert.direction, alert.count, event.picture and event.picture.picture_id, event.clip_id,
     )  # fmt: skip

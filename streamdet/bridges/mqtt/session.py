@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from streamdet.bridges.mqtt.messages import MAX_TOPIC_BYTES, Message
 from streamdet.errors import StreamdetError
+from streamdet.security.tls import client_context
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
@@ -308,7 +309,7 @@ class _TlsSocket(ssl.SSLSocket):
 
 def _tls_context(address: BrokerAddress) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=address.ca_file)
+        context = client_context(address.ca_file)
         context.sslsocket_class = _TlsSocket
         if address.certificate_file is not None:
             context.load_cert_chain(address.certificate_file, address.key_file)

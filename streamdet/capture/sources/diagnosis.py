@@ -25,6 +25,7 @@ from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.errors import SourceError
 from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
+from streamdet.security.tls import client_context
 from streamdet.types import Reason
 
 RTSP_KINDS = (UrlKind.RTSP, UrlKind.RTSPS)
@@ -181,7 +182,7 @@ def failure_of_connection(error: OSError, where: str) -> SourceError:
 
 def tls_context(config: StreamConfig) -> ssl.SSLContext:
     """How the server of an encrypted stream is verified, if it should be."""
-    context = ssl.create_default_context(cafile=config.tls_ca_file)
+    context = client_context(config.tls_ca_file)
     if not config.tls_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

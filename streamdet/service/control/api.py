@@ -58,6 +58,7 @@ from streamdet.service.control.unix_socket import PeerGuard, listen_at
 from streamdet.service.pages import HealthSnapshot, guard_for, tls_for
 from streamdet.types import State
 from streamdet.wire.limits import is_jpeg
+from streamdet.wire.replay import MAX_TIME
 from streamdet.worker import Worker
 
 LIMITS = Limits(connections=256, waiting_per_address=64, answering=256, connections_per_second=1000)
@@ -78,7 +79,6 @@ _FRAME_SECONDS = 10.0
 # How long a page of events may take, with those that are read before it.
 _EVENTS_SECONDS = 20.0
 _EVENTS_OF_A_PAGE = 100
-_MAX_TIME = 253_402_300_799.0  # the end of the year 9999
 # The deepest that means anything: a stream, a list of zones, a zone, its corners, a corner.
 _MAX_DEPTH = 12
 _MOST_DIGITS = 20
@@ -675,7 +675,7 @@ def _time(given: Mapping[str, str], key: str) -> float | None:
             at = math.nan if moment.tzinfo is None else moment.timestamp()
         except (ValueError, OverflowError):
             at = math.nan
-    if not 0 <= at <= _MAX_TIME:
+    if not 0 <= at <= MAX_TIME:
         why = f'"{key}" must be a time, in seconds since 1970 or such as 2026-11-29T14:00:00Z, with its zone'
         _refuse(f"the query parameter {why}")
     return at

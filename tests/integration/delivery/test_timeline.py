@@ -106,6 +106,23 @@ def test_outages_are_from_the_first_failure_until_frames_come_again(kept: Kept) 
     assert sums["resting"] == [[5, 10.0]]
 
 
+def test_a_stream_that_was_removed_is_no_longer_down(kept: Kept) -> None:
+    kept.put_state(5, State.DOWN, Reason.TIMEOUT)
+    kept.store.append([Record("e1", "state/a/", 0, _AT + 15, b"")])
+    assert kept.sums()["down"] == [[0, 5.0], [1, 5.0]]
+    kept.put_state(25, State.DOWN, Reason.TIMEOUT)
+    assert kept.sums()["down"] == [[0, 5.0], [1, 5.0], *([step, 5.0 if step == 2 else 10.0] for step in range(2, 10))]
+
+
+def test_what_an_earlier_run_left_down_is_so_until_its_last_event(kept: Kept) -> None:
+    kept.put_state(5, State.DOWN, Reason.TIMEOUT)
+    kept.put_state(15, State.UP, stream="b")
+    kept.store.close()
+    kept.store = EventStore(kept.store.directory, 2**30, "e2", {})
+    kept.put_state(30, State.UP, stream="b", epoch="e2")
+    assert kept.sums()["down"] == [[0, 5.0], [1, 5.0]]
+
+
 def test_gaps_are_the_times_between_epochs(kept: Kept) -> None:
     for at, epoch in ((0, "e1"), (10, "e1"), (40, "e2"), (40.5, "e3"), (60, "e3"), (90, "e4")):
         kept.put_state(at, State.UP, epoch=epoch)

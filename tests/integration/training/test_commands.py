@@ -20,7 +20,7 @@ from streamdet.cli import evaluate, train
 from streamdet.detector.weights import SIZE_BOUNDS
 from streamdet.errors import ConfigError, DataError
 from streamdet.training.dataset import load_dataset
-from streamdet.training.progress import TrainingProgress, duration
+from streamdet.training.progress import TrainingProgress
 from streamdet.training.run import RunFolder, load_checkpoint
 from streamdet.training.train import Run
 from support.tiny_run import CONFIG
@@ -277,8 +277,3 @@ def test_a_terminal_shows_the_table(shapes: Path, trained: tuple[Path, list[floa
     text = console.export_text()
     for word in ("epoch", "classifier", "mAP@.50", "images/s", "time left", "going on after step 12 of 12"):
         assert word in text
-
-
-def test_durations_are_easy_to_read() -> None:
-    assert duration(59) == "0 min 59 s"
-    assert duration(3 * 3600 + 61) == "3 h 01 min"
