@@ -73,6 +73,22 @@ MUTANTS: tuple[Mutant, ...] = (
         ("new head moves what runs", "        self._adopt(nodes, self._cameras)\n", "",
          "test_a_head_that_begins_again_moves_nothing_and_needs_no_right_clock"),
     ),
+    # ---- upgrades ----
+    *_of(
+        "service/install/upgrade.py", "integration/service/test_upgrade.py",
+        ("no engine is tried before a switch", "            if _needs_trial(config):", "            if False:",
+         "test_the_engines_are_tried_then_a_start_and_only_then_is_anything_restarted"),
+        ("changed units need no restart", "return changed and bool(", "return False and bool(",
+         "test_other_units_for_the_same_version_ask_for_a_restart"),
+    ),
+    *_of(
+        "service/install/trial_start.py", "integration/service/test_upgrade.py",
+        ("a trial that failed counts as passed", '                systemctl("start", self.name)',
+         '                systemctl("start", self.name, check=False)',
+         "test_a_version_that_fails_in_its_trial_is_not_switched_to"),
+        ("a trial without the machine's drop-ins", "(unit, *map(Path, drop_ins))", "(unit,)",
+         "test_the_engines_are_tried_then_a_start_and_only_then_is_anything_restarted"),
+    ),
     *_of(
         "delivery/event_store.py", "integration/delivery/test_timeline.py",
         ("a stream of an earlier run is down for ever", "            _end_outages(database)", "            pass",

@@ -70,7 +70,9 @@ def command(
         click.echo(json.dumps(_facts(report, choice, was_known=was_known, store=store), indent=2))
     else:
         _print(report, choice, config, was_known=was_known, store=store)
-    sys.exit(0 if choice.is_proven else EXIT_FAILURE)
+    if not choice.is_proven:
+        click.echo("streamdet: no engine passed its trial", err=True)
+        sys.exit(EXIT_FAILURE)
 
 
 def _config(path: Path | None, options: dict[str, str | None]) -> DetectorConfig:

@@ -117,10 +117,10 @@ def command(
         target = upgrade.before() if rollback else upgrade.make(wheel)
         if only_switch or dry_run or not service.is_running_system:
             upgrade.switch(target)
+            changed = False
         else:
-            upgrade.run(target, seconds=within, by_itself=rollback or wheel is not None)
+            changed = upgrade.run(target, seconds=within, by_itself=rollback or wheel is not None)
             upgrade.prune(keep)
-        changed = False  # what runs was restarted
     for folder in environment.hidden():
         where = "is in a home or temporary folder"
         click.echo(f"note: {folder} {where}: anyone who can write there controls the service")

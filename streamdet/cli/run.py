@@ -60,6 +60,10 @@ Exit codes: 0 stopped, 1 failed, 2 the configuration is wrong, 69 weights or a p
     help="If the file is wrong, log it as an error and run the last configuration that worked (as a service only).",
 )  # fmt: skip
 @click.option("--until-ended", is_flag=True, help="Stop when every file has been played to its end.")
+@click.option(
+    "--trial", is_flag=True, hidden=True,
+    help="Load the detector of the file and be ready, without its streams, sockets and folders.",
+)  # fmt: skip
 @click.option("--verbose", "-v", is_flag=True, help="Log more, for finding faults.")
 def command(
     *,
@@ -70,6 +74,7 @@ def command(
     page: bool | None,
     or_last_good: bool,
     until_ended: bool,
+    trial: bool,
     verbose: bool,
 ) -> None:
     """Detect objects in streams until stopped by a signal.
@@ -79,6 +84,9 @@ def command(
     played to their end as fast as detection goes, nothing is left out, and what was found is printed.
     """
     path, words = _file_or_sources(sources, config_path)
+    if trial:
+        _run_trial(path, verbose=verbose)
+        return
     if words or url_from_stdin:
         _run_sources(
             words, settings, url_from_stdin=url_from_stdin, page=page is not False, until_ended=until_ended,
@@ -132,6 +140,29 @@ def _run_file(path: Path, *, page: bool, or_last_good: bool, until_ended: bool, 
     if code == 0:
         restart_delay.forget()
     daemon.exit(code)
+
+
+def _run_trial(path: Path, *, verbose: bool) -> None:
+    """Runs the detector of a file, beside the daemon that has its streams, sockets and folders."""
+    from streamdet.config import Config, ControlConfig, MetricsConfig, PublisherConfig, ReplayConfig, load_config
+    from streamdet.config.control_paths import OFF
+    from streamdet.config.secrets import use_secrets_of
+
+    use_secrets_of(path)
+    asked = load_config(path)
+    config = Config(
+        detector=asked.detector,
+        publisher=PublisherConfig(endpoint="tcp://127.0.0.1:0"),
+        replay=ReplayConfig(endpoint=OFF),
+        metrics=MetricsConfig(endpoint="127.0.0.1:0"),
+        control=ControlConfig(path=OFF),
+        log=asked.log,
+    )
+    _configure_logging(config, verbose=verbose)
+    from streamdet.service.daemon import Daemon  # after the configuration: it takes torch seconds to load
+
+    daemon = Daemon(config)  # without a file it keeps nothing
+    daemon.exit(_run(daemon, page=False))
 
 
 def _run_sources(

@@ -18,7 +18,7 @@ def make_wheel(folder: Path, version: str, replaced: Mapping[str, str] | None = 
     Args:
         folder: for the file.
         version: of the wheel.
-        replaced: new texts of files, by their paths below `streamdet/`.
+        replaced: new texts of files, and new files, by their paths below `streamdet/`.
         requires: one more requirement.
     """
     path, info = folder / f"streamdet-{version}-py3-none-any.whl", f"streamdet-{version}.dist-info"
@@ -33,6 +33,8 @@ def make_wheel(folder: Path, version: str, replaced: Mapping[str, str] | None = 
             name = file.relative_to(_PACKAGE).as_posix()
             if file.is_file() and "__pycache__" not in name:
                 wheel.writestr(f"streamdet/{name}", texts.get(name, file.read_bytes()))
+        for name in set(texts) - {file.relative_to(_PACKAGE).as_posix() for file in _PACKAGE.rglob("*")}:
+            wheel.writestr(f"streamdet/{name}", texts[name])
         for link in (file for file in _PACKAGE.rglob("*") if file.is_symlink() and file.is_dir()):
             for file in link.rglob("*"):  # Path.rglob does not enter links to folders
                 if file.is_file():

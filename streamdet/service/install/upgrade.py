@@ -1,13 +1,14 @@
 """Puts another version in place of the one that runs, and goes back by itself if that one does not become ready.
 
-    trial      as the service's user, beside the running service: the configuration, and the engines on this machine,
-               so that the start finds their result. A failure ends the upgrade before anything has changed.
+    trial      beside each daemon that runs (`trial_start`): the engines, so that the start finds their result, and a
+               start until it is ready. A failure ends the upgrade before anything has changed.
     switch     of the link /opt/streamdet/current, and of the units
     restart    the daemons first, until they report that they are ready
     way back   if one of them ends, or is not ready in time: kill it, switch to the old version, and restart that
 
-A stream is blind from the stop of the old daemon until a daemon is ready. The time limit keeps that under 30 s also on
-the way back, if the old version starts as quickly as before, in 10 s or less.
+A stream is blind from the stop of the old daemon until a daemon is ready. A version that cannot start is found by its
+trial, while the old one goes on. The way back is for what only the real start shows: its time limit keeps a stream
+from being blind for 30 s if the version takes 10 s or less to start.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from streamdet.config import load_config
@@ -24,6 +25,15 @@ from streamdet.errors import ConfigError, InstallError
 from streamdet.service.install.environment import Environment
 from streamdet.service.install.service import Service, perform
 from streamdet.service.install.steps import line
+from streamdet.service.install.systemctl import (
+    active_units,
+    last_line,
+    last_words,
+    seconds_of_start,
+    systemctl,
+    unit_property,
+)
+from streamdet.service.install.trial_start import TrialStart
 from streamdet.service.install.versions import Versions, make_environment, this_release
 
 # How long a stream may be blind, and how much of it is for a stop and the switch back to the old version.
@@ -33,6 +43,8 @@ _SWITCH_SECONDS = 5.0
 _STOP_SECONDS = 15.0
 # For the old version, to which there is no other choice.
 _PATIENCE_SECONDS = 120.0
+# Of the trial of the engines, which takes a minute on a GPU, and longer where an engine hangs.
+_ENGINES_SECONDS = 300.0
 _POLL_SECONDS = 0.1
 
 
@@ -89,18 +101,22 @@ class Upgrade:
             make_environment(release, self.versions, name)
         return name
 
-    def switch(self, name: str) -> None:
-        """Makes a version the current one, with the units of the code that runs; restarts nothing."""
+    def switch(self, name: str) -> bool:
+        """Makes a version the current one, with the units of the code that runs; restarts nothing.
+
+        Returns:
+            Whether a unit or another file was changed, or would be.
+        """
         verb = "unchanged" if self.versions.current() == name else "would switch" if self.dry_run else "switch"
         self.report(line(verb, f"{self.versions.folder / 'current'} -> {name}"))
         if not self.dry_run:
             self.versions.switch(name)
-        perform(
+        return perform(
             self.service.install_steps(self.environment, gpu=self.gpu, enable=self.enable),
             self.report, dry_run=self.dry_run,
         )  # fmt: skip
 
-    def run(self, name: str, *, seconds: float | None, by_itself: bool) -> None:
+    def run(self, name: str, *, seconds: float | None, by_itself: bool) -> bool:
         """Switches to a version and restarts what runs; goes back if it is not ready in time.
 
         Args:
@@ -108,19 +124,19 @@ class Upgrade:
             seconds: that the daemons may take; None for what is left of 30 if the old version starts again as before.
             by_itself: whether the version's own program installs its units, because they are not those of this one.
 
+        Returns:
+            Whether what runs has to be restarted to use what was changed: its version is the same.
+
         Raises:
             InstallError: the version does not start here; the message says what runs now.
         """
         old, before = self.versions.current(), self.versions.previous()
-        daemons = _active("streamdet.service", "streamdet@*.service") if old != name else []
-        if daemons:
-            self._try(self.versions.path_of(name) / "bin/streamdet")
-            allowed = _seconds_allowed(daemons) if seconds is None else seconds
+        daemons = active_units("streamdet.service", "streamdet@*.service") if old != name else []
+        # Its last start may have waited for the engines, the trial for the daemon that runs: the shorter one is true.
+        starts = [min(self._try(unit, name, seconds), seconds_of_start(unit)) for unit in daemons]
+        allowed = _seconds_allowed(starts) if seconds is None else seconds
         try:
-            if by_itself:
-                self._switch_by_itself(name)
-            else:
-                self.switch(name)
+            changed = self._switch_by_itself(name) if by_itself else self.switch(name)
         except InstallError:
             # The link may lead there already: the next start would be that of a version that is half installed.
             if old is not None and self.versions.current() != old:
@@ -128,14 +144,15 @@ class Upgrade:
                 self.versions.lead_back_to(before)
             raise
         if not daemons:
-            return
+            return changed and bool(active_units("streamdet.service", "streamdet@*.service"))
         problem = _restart(daemons, allowed)
         if problem is not None:
             self._go_back(old, before, daemons, f"{name} is not in use: {problem}")
         self.report(line("ready", ", ".join(daemons)))
         # They lose nothing by a restart.
-        if units := _active("streamdet-web.service", "streamdet-bridge@*.service"):
-            _systemctl("restart", "--no-block", *units)
+        if units := active_units("streamdet-web.service", "streamdet-bridge@*.service"):
+            systemctl("restart", "--no-block", *units)
+        return False
 
     def prune(self, keep: int) -> None:
         """Deletes the oldest versions beyond a number of them."""
@@ -147,7 +164,7 @@ class Upgrade:
         if old is None:
             raise InstallError(problem)
         # They were never ready, so they have nothing to bring to an end.
-        _systemctl("kill", "--signal=SIGKILL", *daemons, check=False)
+        systemctl("kill", "--signal=SIGKILL", *daemons, check=False)
         try:
             self._switch_by_itself(old)
         except InstallError as error:
@@ -159,7 +176,7 @@ class Upgrade:
         message = f"{problem}; {old} {'runs again' if again is None else f'does not start either: {again}'}"
         raise InstallError(message)
 
-    def _switch_by_itself(self, name: str) -> None:
+    def _switch_by_itself(self, name: str) -> bool:
         options = ["--gpu" if self.gpu else "--no-gpu"]
         if self.service.instance:
             options += ["--instance", self.service.instance]
@@ -178,37 +195,37 @@ class Upgrade:
         for text in result.stdout.splitlines():
             self.report(text)
         if result.returncode != 0:
-            message = f"{name} cannot install its units: {_last_line(result.stderr)}"
+            message = f"{name} cannot install its units: {last_line(result.stderr)}"
             raise InstallError(message)
+        return any(text.startswith(("create ", "replace ")) for text in result.stdout.splitlines())
 
-    def _try(self, program: Path) -> None:
-        """Lets a version check the configuration and try the engines, as the service's user.
+    def _try(self, unit: str, name: str, limit: float | None) -> float:
+        """Tries a version beside one of the daemons that run.
 
-        The results of the engines are kept where the service looks for them.
+        Args:
+            unit: of the daemon.
+            name: of the version.
+            limit: that it may take to be ready, in seconds; None for `_PATIENCE_SECONDS`.
+
+        Returns:
+            How long its daemon took to be ready, in seconds.
 
         Raises:
-            InstallError: the version does not start, or refuses the configuration.
+            InstallError: it refuses the configuration, no engine passes, or it does not become ready.
         """
-        name, config = self.service.instance or "streamdet", str(self.service.config)
-        properties = [
-            f"User={self.service.user}", f"Group={self.service.user}", f"StateDirectory=streamdet/{name}",
-            "StateDirectoryMode=0750", f"CacheDirectory=streamdet/{name}", "CacheDirectoryMode=0750",
-            f"LoadCredential=secret:{self.service.secrets}",
-            f"Environment=HOME=/var/lib/streamdet/{name} XDG_CACHE_HOME=/var/cache/streamdet/{name}",
-            "ProtectHome=tmpfs", "PrivateTmp=yes", "ProtectSystem=strict", "NoNewPrivileges=yes", "Nice=5",
-            "RuntimeMaxSec=300", *(f"BindReadOnlyPaths={folder}" for folder in self.environment.hidden()),
-        ]  # fmt: skip
-        options = [part for text in properties for part in ("--property", text)]
-        trials = [(["check"], True), *([(["engines", "--config"], False)] if _needs_trial(self.service.config) else [])]
-        for arguments, must_pass in trials:
-            command = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", *options, "--"]
-            command += [str(program), *arguments, config]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-            verb = "tried" if result.returncode == 0 else "failed"
-            self.report(line(verb, f"{program} {' '.join(arguments)} {config}"))
-            if result.returncode != 0 and must_pass:
-                message = f"{program.parent.parent.name} is not in use: {_last_line(result.stderr or result.stdout)}"
-                raise InstallError(message)
+        instance = unit.removesuffix(".service").partition("@")[2]
+        config = replace(self.service, instance=instance, page=False, bridges=()).config
+        trial = TrialStart(self.service.root, unit, config, self.versions.path_of(name), self.environment)
+        try:
+            if _needs_trial(config):
+                trial.try_engines(_ENGINES_SECONDS)
+                self.report(line("tried", f"{trial.program} engines --config {config}"))
+            seconds = trial.start(_PATIENCE_SECONDS if limit is None else limit)
+        except InstallError as error:
+            message = f"{name} is not in use, and {unit} goes on: {error}"
+            raise InstallError(message) from None
+        self.report(line("tried", f"{trial.program} beside {unit}: ready after {seconds:.1f} s"))
+        return seconds
 
 
 def _needs_trial(config: Path) -> bool:
@@ -219,26 +236,13 @@ def _needs_trial(config: Path) -> bool:
         return True
 
 
-def _active(*patterns: str) -> list[str]:
-    """The units of these names that run or are being started."""
-    output = _systemctl("list-units", "--plain", "--no-legend", "--state=active,activating,reloading", *patterns)
-    return [text.split()[0] for text in output.splitlines() if text.strip()]
-
-
-def _seconds_allowed(units: Iterable[str]) -> float:
+def _seconds_allowed(starts: Iterable[float]) -> float:
     """How long daemons may take to be ready, so that the old ones can be ready again within 30 s.
 
-    Where starts take long, half as long again as the last one.
+    Where starts take long, half as long again as one is expected to take.
     """
-    slowest = max(map(_seconds_of_start, units), default=0.0)
+    slowest = max(starts, default=0.0)
     return max(_BLIND_SECONDS - _SWITCH_SECONDS - slowest, 1.5 * slowest)
-
-
-def _seconds_of_start(unit: str) -> float:
-    begin, ready = (
-        int(_property(unit, name) or 0) for name in ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
-    )
-    return max(ready - begin, 0) / 1e6
 
 
 def _restart(units: list[str], seconds: float) -> str | None:
@@ -251,45 +255,22 @@ def _restart(units: list[str], seconds: float) -> str | None:
     Returns:
         What went wrong, in one line; None if all are ready.
     """
-    before = {unit: _property(unit, "InvocationID") for unit in units}
-    _systemctl("restart", "--no-block", *units)
+    before = {unit: unit_property(unit, "InvocationID") for unit in units}
+    systemctl("restart", "--no-block", *units)
     deadline, waiting, has_begun = time.monotonic() + _STOP_SECONDS + seconds, list(units), False
     while waiting:
         unit = waiting[0]
         # Until its restart begins, all is as it was; and how long the old one takes to stop is not the new one's fault.
-        if _property(unit, "InvocationID") != before[unit]:
+        if unit_property(unit, "InvocationID") != before[unit]:
             if not has_begun:
                 deadline, has_begun = min(deadline, time.monotonic() + seconds), True
-            state = _property(unit, "ActiveState")
+            state = unit_property(unit, "ActiveState")
             if state == "active":
                 waiting.pop(0)
                 continue
-            if state == "failed" or _property(unit, "SubState") == "auto-restart":
-                return f"{unit} ended with {_property(unit, 'ExecMainStatus')}: {_last_line(_journal(unit))}"
+            if state == "failed" or unit_property(unit, "SubState") == "auto-restart":
+                return f"{unit} ended with {unit_property(unit, 'ExecMainStatus')}: {last_words(unit)}"
         if time.monotonic() > deadline:
             return f"{unit} was not ready within {seconds:.0f} s"
         time.sleep(_POLL_SECONDS)
     return None
-
-
-def _property(unit: str, name: str) -> str:
-    return _systemctl("show", "--value", "--property", name, unit).strip()
-
-
-def _journal(unit: str) -> str:
-    command = ["journalctl", "--no-pager", "--output=cat", "--lines=20", f"_SYSTEMD_UNIT={unit}"]
-    return subprocess.run(command, check=False, capture_output=True, text=True).stdout  # noqa: S603 - fixed
-
-
-def _systemctl(*arguments: str, check: bool = True) -> str:
-    command = ["systemctl", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed
-    if check and result.returncode != 0:
-        message = f"{' '.join(command)} failed: {_last_line(result.stderr)}"
-        raise InstallError(message)
-    return result.stdout
-
-
-def _last_line(text: str) -> str:
-    lines = [part.strip() for part in text.splitlines() if part.strip()]
-    return lines[-1][:300] if lines else "it wrote nothing"
