@@ -8,12 +8,13 @@ const choice = { show: "all", find: "" };
 /** @type {Map<string, Tile>} */
 const tiles = new Map();
 
-class Tile {
-  /** @param {string} name */
-  constructor(name) {
-    this.name = name;
-    this.visible = false;
-    this.canvas = make("canvas", { width: 16, height: 9, role: "img", "aria-label": `Picture of ${name}` });
+/**
+ * What a tile has only while it is near the screen: its picture and figures. They are used again for other tiles, so
+ * that scrolling makes no garbage, and hundreds of streams have no more canvases than a screen has tiles.
+ */
+class Body {
+  constructor() {
+    this.canvas = make("canvas", { width: 16, height: 9, role: "img" });
     this.veilTitle = make("strong");
     this.veilText = make("span");
     this.veil = make("div", { class: "veil" }, this.veilTitle, this.veilText);
@@ -21,20 +22,34 @@ class Tile {
     /** When the picture that is shown was taken, by the clock of this page. @type {number | null} */
     this.takenAt = null;
     this.picture = make("div", { class: "picture" }, this.canvas, this.veil, this.age);
-    this.state = make("span", { class: "visually-hidden" });
-    this.seen = make("span", { class: "tile-seen" });
     this.fps = makeFigure("fps");
     this.latency = makeFigure("latency");
     this.latency.text.classList.add("tile-latency");
+    this.figures = make("div", { class: "tile-figures" }, this.fps.text, this.fps.spark, this.latency.text, this.latency.spark);
     this.why = make("p", { class: "tile-why" });
-    this.link = make(
-      "a",
-      { href: addressOf("stream", name) },
-      this.picture,
-      make("div", { class: "tile-head" }, make("span", { class: "dot" }), make("span", { class: "tile-name", text: name, title: name }), this.state, this.seen),
-      make("div", { class: "tile-figures" }, this.fps.text, this.fps.spark, this.latency.text, this.latency.spark),
-      this.why,
-    );
+  }
+
+  /** Forgets the picture, and frees its memory. */
+  clear() {
+    this.takenAt = null;
+    Object.assign(this.canvas, { width: 16, height: 9 });
+    delete this.canvas.dataset.frame;
+  }
+}
+
+/** Bodies that no tile has now. @type {Body[]} */
+const spareBodies = [];
+
+class Tile {
+  /** @param {string} name */
+  constructor(name) {
+    this.name = name;
+    /** While it is near the screen. @type {Body | null} */
+    this.body = null;
+    this.state = make("span", { class: "visually-hidden" });
+    this.seen = make("span", { class: "tile-seen" });
+    this.head = make("div", { class: "tile-head" }, make("span", { class: "dot" }), make("span", { class: "tile-name", text: name, title: name }), this.state, this.seen);
+    this.link = make("a", { href: addressOf("stream", name) }, this.head);
     this.element = make("li", { class: "tile" }, this.link);
     this.element.tile = this;
   }
@@ -44,19 +59,20 @@ class Tile {
     const row = rows.get(this.name);
     setAttribute(this.element, "data-state", isResting(row) ? "resting" : row.state);
     this.showFreshness();
-    if (!this.visible) return;
+    if (!this.body) return;
+    const { fps, latency, why } = this.body;
     const up = row.state === "up";
     setText(this.seen, up ? counted(row.labels) || "nothing found" : "");
-    this.seen.title = this.seen.textContent;
-    setText(this.fps.value, up ? `${perSecond(row.fps_in)} in, ${perSecond(row.fps_out)} out` : "–");
-    setText(this.latency.value, milliseconds(row.latency_ms));
+    setAttribute(this.seen, "title", this.seen.textContent);
+    setText(fps.value, up ? `${perSecond(row.fps_in)} in, ${perSecond(row.fps_out)} out` : "–");
+    setText(latency.value, milliseconds(row.latency_ms));
     const { text, isLoss } = whyFewer(drops.get(this.name) ?? {});
-    setText(this.why, up ? text : "");
-    this.why.title = text;
-    this.why.classList.toggle("loss", isLoss);
+    setText(why, up ? text : "");
+    setAttribute(why, "title", text);
+    why.classList.toggle("loss", isLoss);
     const history = (histories.get(this.name) ?? []).slice(-SPARK_SAMPLES);
-    drawLines(this.fps.spark, fpsSeries(history), SPARK_SAMPLES);
-    drawLines(this.latency.spark, latencySeries(history), SPARK_SAMPLES);
+    drawLines(fps.spark, fpsSeries(history), SPARK_SAMPLES);
+    drawLines(latency.spark, latencySeries(history), SPARK_SAMPLES);
   }
 
   /** Shows whether what is shown is of now; called now and then, whatever comes or does not come. */
@@ -64,27 +80,44 @@ class Tile {
     const row = rows.get(this.name);
     const live = isLive(row);
     setAttribute(this.element, "data-live", String(live));
-    if (!this.visible) return;
     setText(this.state, live ? `, ${whatNow(row)}, ` : ", not heard of, ");
-    showVeil(this.picture, this.veil, this.veilTitle, this.veilText, row);
-    showAge(this);
+    if (!this.body) return;
+    const { picture, veil, veilTitle, veilText } = this.body;
+    showVeil(picture, veil, veilTitle, veilText, row);
+    showAge(this.body);
   }
 
-  /** @param {ImageBitmap} bitmap @param {any} shot */
+  /** @param {VideoFrame | ImageBitmap} bitmap @param {any} shot */
   draw(bitmap, shot) {
-    this.takenAt = shot.takenAt;
-    this.veil.hidden = rows.get(this.name)?.state === "up";
-    showAge(this);
-    drawShot(this.canvas, bitmap, shot, { boxes: true, labels: true, geometry: null });
-    setAttribute(this.canvas, "aria-label", `Picture of ${this.name}: ${counted(countLabels(shot.detections)) || "nothing found"}`);
+    if (!this.body) return;
+    const { canvas, veil } = this.body;
+    this.body.takenAt = shot.takenAt;
+    veil.hidden = rows.get(this.name)?.state === "up";
+    showAge(this.body);
+    drawShot(canvas, bitmap, shot, { boxes: true, labels: true, geometry: null });
+    setAttribute(canvas, "aria-label", `Picture of ${this.name}: ${counted(countLabels(shot.detections)) || "nothing found"}`);
   }
 
-  /** Frees the memory of a picture that no one sees. */
+  /** It comes near the screen. */
+  show() {
+    if (!this.body) {
+      this.body = spareBodies.pop() ?? new Body();
+      setAttribute(this.body.canvas, "aria-label", `Picture of ${this.name}`);
+      this.head.before(this.body.picture);
+      this.head.after(this.body.figures, this.body.why);
+    }
+    this.update();
+  }
+
+  /** It leaves the screen. */
   hide() {
-    this.visible = false;
-    this.takenAt = null;
-    Object.assign(this.canvas, { width: 16, height: 9 });
     havePictures.delete(this.name);
+    if (!this.body) return;
+    const { picture, figures, why } = this.body;
+    for (const part of [picture, figures, why]) part.remove();
+    this.body.clear();
+    spareBodies.push(this.body);
+    this.body = null;
   }
 }
 
@@ -100,7 +133,7 @@ const sight = new IntersectionObserver(
     for (const { target, isIntersecting } of entries) {
       const { tile } = /** @type {any} */ (target);
       if (!rows.has(tile.name)) continue; // it was removed after it was seen
-      if (isIntersecting) Object.assign(tile, { visible: true }).update();
+      if (isIntersecting) tile.show();
       else tile.hide();
     }
     askAgain();
@@ -117,9 +150,9 @@ function updateTiles() {
   for (const [name, tile] of tiles) {
     if (!rows.has(name)) {
       sight.unobserve(tile.element);
+      tile.hide();
       tile.element.remove();
       tiles.delete(name);
-      havePictures.delete(name);
     }
   }
   let shown = 0;
@@ -177,7 +210,17 @@ function fitTiles(wall, count) {
   const [w, h] = most.split(" / ").map(Number);
   const fitting = size === "auto" && !narrow.matches ? widestThatFits(wall, count, w / h) : 0;
   wall.classList.toggle("fitted", fitting > 0);
-  wall.style.setProperty("--tile", `${fitting || (SIZES[size] ?? SIZES.medium)}px`);
+  const tile = fitting || (SIZES[size] ?? SIZES.medium);
+  wall.style.setProperty("--tile", `${tile}px`);
+  // What tiles that were never on the screen are taken to be as high as.
+  const across = fitting || widthOfColumns(wall.clientWidth, tile);
+  wall.style.setProperty("--tile-height", `${Math.round((across * h) / w + FOOT)}px`);
+}
+
+/** How wide columns become of which as many as there is room for fill the width, in pixels. */
+function widthOfColumns(width, least) {
+  const columns = Math.max(1, Math.floor((width + GAP) / (least + GAP)));
+  return (width - GAP * (columns - 1)) / columns;
 }
 
 /** The width with which so many tiles are as large as they can be without scrolling; 0 where they would be too small. */
@@ -195,7 +238,7 @@ function widestThatFits(wall, count, ratio) {
 }
 
 /** Names of the streams whose pictures can be seen on the wall. */
-const visibleStreams = () => [...tiles.values()].filter((tile) => tile.visible).map((tile) => tile.name).slice(0, MAX_PICTURES);
+const visibleStreams = () => [...tiles.values()].filter((tile) => tile.body).map((tile) => tile.name).slice(0, MAX_PICTURES);
 
 /** Arrow keys, Home and End go from tile to tile. @param {KeyboardEvent} event */
 function walkWall(event) {
@@ -263,8 +306,7 @@ addView("wall", {
   title: () => "streamdet",
   pictures: visibleStreams,
   draw(bitmap, shot) {
-    const tile = tiles.get(shot.stream);
-    if (tile?.visible) tile.draw(bitmap, shot);
+    tiles.get(shot.stream)?.draw(bitmap, shot);
     bitmap.close();
   },
   drops: true,
