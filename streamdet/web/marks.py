@@ -16,6 +16,8 @@ from streamdet.security.files import why_foreign
 
 MAX_MARKS = 100_000
 """More than these make the oldest go."""
+MAX_CHANGES = 1000
+"""So many of the newest are known; a page that has missed more reads its list again."""
 
 _FILE = "reviewed.sqlite"
 _SCHEMA = "CREATE TABLE IF NOT EXISTS marks (id TEXT PRIMARY KEY, marked_at REAL NOT NULL) WITHOUT ROWID"
@@ -43,6 +45,8 @@ class Marks:
         self._lock = threading.Lock()
         self._marked: dict[str, float] = {}
         self._unwritten: dict[str, float | None] = {}  # what the file does not know yet; None for a mark removed
+        # The newest changes, numbered from 2 on; replaced as a whole, so that reading waits for nothing.
+        self._changes: tuple[tuple[int, str, bool], ...] = ()
         self._failure = FailureLog(_log, "{} marks were not kept")
         if self._path is not None:
             try:
@@ -52,6 +56,18 @@ class Marks:
 
     def __contains__(self, of: str) -> bool:
         return of in self._marked
+
+    @property
+    def last_number(self) -> int:
+        """Of the newest change; 1 before the first."""
+        return self._changes[-1][0] if self._changes else 1
+
+    def changed(self, after: int) -> dict[str, bool] | None:
+        """What has been marked, or is no longer, since the change of this number; None where more has than is known."""
+        changes = self._changes
+        if changes and after < changes[0][0] - 1:
+            return None
+        return {of: reviewed for number, of, reviewed in changes if number > after}
 
     def mark(self, ids: Iterable[str], *, reviewed: bool) -> None:
         """Sets or removes marks; waits for the disk, so not for the event loop."""
@@ -66,6 +82,9 @@ class Marks:
             oldest = list(self._marked)[: max(len(self._marked) - MAX_MARKS, 0)]
             for of in oldest:
                 del self._marked[of]
+            fresh = [*((of, reviewed) for of in changed), *((of, False) for of in oldest)]
+            numbered = ((number, *change) for number, change in enumerate(fresh, self.last_number + 1))
+            self._changes = (*self._changes, *numbered)[-MAX_CHANGES:]
             if self._path is None:
                 return
             self._unwritten |= {of: self._marked.get(of) for of in (*changed, *oldest)}

@@ -94,7 +94,8 @@ class Review:
             return PlainTextResponse(f"{error}\n", HTTPStatus.BAD_REQUEST)
         problem: dict[str, str] | None = None
         entries: list[Entry] = []
-        number, cursor = self._board.occurrences.last_number, None
+        number, marks_number = self._board.occurrences.last_number, self._marks.last_number
+        cursor = None
         try:
             entries, cursor = await self._of_the_past(wanted, after)
         except NotKeptError as error:
@@ -105,26 +106,32 @@ class Review:
             recent = self._board.occurrences.newest_first()
             entries = [entry for entry in recent if self._fits(wanted, entry)][:_ITEMS_OF_A_PAGE]
         head = {
-            "number": number, "next": cursor, "problem": problem, "marks_problem": self._marks.problem,
+            "number": number, "marks": marks_number, "next": cursor, "problem": problem,
+            "marks_problem": self._marks.problem,
             "geometry": self._board.geometry({entry.stream for entry in entries}),
         }  # fmt: skip
         return Response(
             orjson.dumps(head)[:-1] + b',"items":[' + self._items(entries) + b"]}", media_type="application/json"
         )
 
-    def news(self, wanted: Wanted, after: int, limit: int) -> bytes:
-        """What has happened or changed since a number, as JSON.
+    def news(self, wanted: Wanted, after: int, marks_after: int, limit: int) -> bytes:
+        """What has happened, changed or been marked since two numbers, as JSON.
 
         Args:
-            wanted: which of it.
-            after: the number; 0 for nothing but the number now.
-            limit: how many at most, the newest.
+            wanted: which of it; marks are told of all.
+            after: of what happened; 0 for nothing but the number now.
+            marks_after: of marks; the same.
+            limit: how many at most happened, the newest.
         """
+        marked = self._marks.changed(marks_after) if marks_after else {}
         number = self._board.occurrences.last_number
         entries = self._board.occurrences.newest_first(after) if after else ()
         found = [entry for entry in entries if self._fits(wanted, entry)]
         items = self._items(found[:limit])
-        return b'{"number":%d,"more":%b,"items":[%b]}' % (number, b"true" if len(found) > limit else b"false", items)
+        head = {
+            "number": number, "marks": self._marks.last_number, "more": len(found) > limit, "marked": marked,
+        }  # fmt: skip
+        return orjson.dumps(head)[:-1] + b',"items":[' + items + b"]}"
 
     async def get_timeline(self, request: Request) -> Response:
         """The sums of one of `SPANS`."""

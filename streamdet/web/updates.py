@@ -45,7 +45,8 @@ class Request:
         filter: of the list.
         detail: the stream whose own page is open; None for the wall.
         drops: whether it shows what is dropped of each stream.
-        review: which objects and alerts it lists, and the number of the newest change that it has; None for no list.
+        review: which objects and alerts it lists, and the numbers of the newest change and of the newest mark that it
+            has; None for no list.
     """
 
     instance: str
@@ -56,7 +57,7 @@ class Request:
     filter: Filter
     detail: str | None
     drops: bool
-    review: tuple[Wanted, int] | None
+    review: tuple[Wanted, int, int] | None
 
     @classmethod
     def read(cls, body: bytes, instance: str) -> Request:
@@ -176,12 +177,13 @@ class Updates:
         return b"".join([len(text).to_bytes(4, "big"), text, *(shot.jpeg for _, shot in shots)])
 
 
-def _review(value: object, *, known: bool) -> tuple[Wanted, int] | None:
+def _review(value: object, *, known: bool) -> tuple[Wanted, int, int] | None:
     if value is None:
         return None
     if not isinstance(value, dict):
         _refuse("review is not an object")
-    return read_wanted(value), _integer(value, "after") if known else 0
+    wanted = read_wanted(value)
+    return (wanted, _integer(value, "after"), _integer(value, "marks")) if known else (wanted, 0, 0)
 
 
 def _filter(value: object) -> Filter:

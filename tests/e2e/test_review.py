@@ -120,8 +120,16 @@ def test_a_card_opens_picture_path_and_clip_and_is_marked_for_all(
     assert json.loads(dialog.locator("pre").text_content() or "")["alert"]["alert_id"] == alert["id"]
     dialog.get_by_label("Zones and lines").uncheck()
     expect(dialog.locator("svg.overlay polygon.zone")).to_have_count(0)
-    dialog.locator("h2").press("r")
-    expect(dialog.get_by_role("button", name="Reviewed")).to_have_attribute("aria-pressed", "true")
+    # Someone else who has the list open sees the mark, and that it is gone, without asking again.
+    watching = open_page(f"{server.url}#/review?kind=alerts&stream=gate")
+    same = watching.locator(".occurrence", has=watching.locator(f"a[href*='{alert['id']}']"))
+    expect(same.get_by_role("button")).to_have_attribute("aria-pressed", "false")
+    for pressed in ("true", "false", "true"):
+        dialog.locator("h2").press("r")
+        expect(dialog.get_by_role("button", name="Reviewed")).to_have_attribute("aria-pressed", pressed)
+        expect(same.get_by_role("button")).to_have_attribute("aria-pressed", pressed)
+    expect(watching.locator("#review-news")).to_have_text(re.compile("^[0-9]+ new$|^$"))
+    watching.goto("about:blank")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(page).to_have_url(re.compile("#/review"))

@@ -16,6 +16,8 @@ const review = {
   next: null,
   /** The newest change that we have. */
   number: 0,
+  /** The newest mark that we have, of anyone. */
+  marks: 0,
   /** What has happened since, and is not shown yet. @type {Map<string, any>} */
   news: new Map(),
   isMore: false,
@@ -51,6 +53,9 @@ function initReview() {
       if (button.closest("#review-view .toolbar")) button.addEventListener("click", () => change({ [key]: button.dataset[key] }));
     }
   }
+  byId("review-fold").addEventListener("click", () => {
+    setAttribute(byId("review-fold"), "aria-expanded", String(byId("review-fold").getAttribute("aria-expanded") !== "true"));
+  });
   byId("review-filters").addEventListener("submit", (event) => event.preventDefault());
   byId("review-filters").addEventListener("change", (event) => {
     const { name, value } = event.target;
@@ -87,7 +92,7 @@ addView("review", {
   title: () => (review.open ? titleOf(list.byId.get(review.open) ?? { rule: "Review" }) : "Review"),
   open: openReview,
   close: closeReview,
-  news: () => (review.number ? { ...asked(), after: review.number } : null),
+  news: () => (review.number ? { ...asked(), after: review.number, marks: review.marks } : null),
   update({ instance, review: news }) {
     review.instance ||= instance;
     if (review.instance !== instance && !review.open) {
@@ -135,6 +140,8 @@ function showFilter() {
   for (const key of ["stream", "label", "zone", "rule"]) form.elements[key].value = filter[key] ?? "";
   form.elements.last.value = filter.since || filter.until ? "custom" : filter.last ?? "";
   byId("review-clear").hidden = Object.keys(filter).length === 0;
+  const folded = ["stream", "label", "zone", "rule"].filter((key) => filter[key]).length + Number(form.elements.last.value !== "");
+  setText(byId("review-fold"), folded ? `Filters (${folded})` : "Filters");
 }
 
 /** What was seen so far can be chosen, and what the address says. */
@@ -173,7 +180,7 @@ async function load(after) {
   review.loading = false;
   if (!answer || answer.problem) review.failedAt = performance.now();
   if (!answer) return showList("The list cannot be read now.");
-  if (after === null) review.number = answer.number;
+  if (after === null) Object.assign(review, { number: answer.number, marks: answer.marks });
   // Where the daemon does not answer now, older ones can be asked for later.
   const next = after !== null && answer.problem ? after : answer.next;
   Object.assign(review, { next, problem: answer.problem, marksProblem: answer.marks_problem });
@@ -216,8 +223,10 @@ function setCardAddress(card, item) {
 
 const addressOfItem = (item) => addressOf("review", "", { ...review.filter, id: item.id, at: String(Math.round(timeOf(item))) });
 
-function takeNews({ number, items, more }) {
-  review.number = number;
+function takeNews({ number, marks, marked, items, more }) {
+  Object.assign(review, { number, marks });
+  if (marked === null) review.open ? load(null) : beginReview(); // more than the server knows
+  else takeMarks(marked);
   for (const item of [...items].reverse()) {
     if (list.byId.has(item.id)) add(item, false);
     else review.news.set(item.id, item);
@@ -228,6 +237,23 @@ function takeNews({ number, items, more }) {
     review.news.delete(id); // the oldest
   }
   if (items.length) showList();
+}
+
+/** Shows what others have marked; the cards stay where they are. @param {Record<string, boolean>} marked by id */
+function takeMarks(marked) {
+  let changes = 0;
+  for (const [id, reviewed] of Object.entries(marked)) {
+    for (const item of [list.byId.get(id), review.news.get(id)]) {
+      if (!item || item.reviewed === reviewed) continue;
+      item.reviewed = reviewed;
+      changes++;
+      const card = list.cards.get(id);
+      if (card) updateCard(card, item);
+    }
+  }
+  if (!changes) return;
+  showMark();
+  showList();
 }
 
 /** New ones come on top when someone wants them, so that nothing jumps. */

@@ -30,6 +30,28 @@ def test_the_oldest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [of for of in "abcde" if of in Marks(tmp_path)] == ["c", "d", "e"]
 
 
+def test_changes_are_known_since_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CHANGES", 3)
+    monkeypatch.setattr(module, "MAX_MARKS", 2)
+    marks = Marks(None)
+    first = marks.last_number
+    assert marks.changed(first) == {}
+    marks.mark(["a", "b"], reviewed=True)
+    marks.mark(["a"], reviewed=True)  # changes nothing
+    assert marks.changed(first) == {"a": True, "b": True}
+    second = marks.last_number
+    marks.mark(["b"], reviewed=False)
+    assert marks.changed(second) == {"b": False}
+    # More than are known: whoever has the first number only must read everything again.
+    marks.mark(["c"], reviewed=True)
+    assert marks.changed(second) == {"b": False, "c": True}
+    assert marks.changed(first) is None
+    # One that makes room is no longer marked.
+    third = marks.last_number
+    marks.mark(["d"], reviewed=True)
+    assert marks.changed(third) == {"d": True, "a": False}
+
+
 def test_without_a_directory_they_last_until_the_end() -> None:
     marks = Marks(None)
     marks.mark(["a"], reviewed=True)
