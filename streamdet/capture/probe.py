@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from streamdet.capture.sources import Source, SourceInfo, open_source, read_sound
 from streamdet.capture.sources.clocks import FrameRate
@@ -42,6 +43,24 @@ class Probe:
     reason: Reason | None = None
     detail: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """As programs read it."""
+        if self.info is None:
+            return {"name": self.stream, "reason": self.reason, "detail": self.detail}
+        return {
+            "name": self.stream,
+            "reason": None,
+            "codec": self.info.codec,
+            "width": self.info.width,
+            "height": self.info.height,
+            "fps": self.fps,
+            "first_frame_seconds": round(self.first_frame_seconds or 0.0, 3),
+            "backend": self.info.backend,
+            "transport": self.info.transport,
+            "hwaccel": self.info.hwaccel,
+            "live": self.info.live,
+        }
+
 
 def probe_all(configs: Sequence[StreamConfig]) -> list[Probe]:
     """Tries all streams at the same time; returns the results in the order of `configs`."""
@@ -51,9 +70,9 @@ def probe_all(configs: Sequence[StreamConfig]) -> list[Probe]:
         return list(pool.map(probe, configs))
 
 
-def probe(config: StreamConfig) -> Probe:
-    """Opens a stream and waits for a frame, no longer than its time-outs allow."""
-    interrupt = Interrupt()
+def probe(config: StreamConfig, interrupt: Interrupt | None = None) -> Probe:
+    """Opens a stream and waits for a frame, no longer than its time-outs allow, or until the interrupt is set."""
+    interrupt = interrupt or Interrupt()
     with interrupt.bound(), StallWatch().watched(interrupt.set, _raise) as watched:
         watched.begin(config.connect_timeout_seconds + config.stall_seconds)
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamdet.cli.plural import counted
-from streamdet.cli.probes import print_probes, probe_as_json
+from streamdet.cli.probes import print_probes
 from streamdet.config import Config, load_all
 from streamdet.config.secrets import SERVICE_FOLDER, environ_for
 from streamdet.detector.missing import missing_parts
@@ -74,7 +74,7 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
 
 
 def _as_json(names: list[str], warnings: list[str], probes: list[Probe] | None) -> dict[str, Any]:
-    streams = [{"name": name} for name in names] if probes is None else [probe_as_json(p) for p in probes]
+    streams = [{"name": name} for name in names] if probes is None else [probe.to_dict() for probe in probes]
     return {"valid": True, "problems": [], "warnings": warnings, "streams": streams}
 
 

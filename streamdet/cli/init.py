@@ -278,10 +278,8 @@ def _print(path: Path, streams: Sequence[_Stream], secrets: Sequence[Path]) -> N
 
 
 def _print_json(path: Path, streams: Sequence[_Stream], secrets: Sequence[Path], *, good: bool) -> None:
-    from streamdet.cli.probes import probe_as_json
-
     found: list[dict[str, Any]] = [
-        {"name": stream.name} if stream.probe is None else probe_as_json(stream.probe) for stream in streams
+        {"name": stream.name} if stream.probe is None else stream.probe.to_dict() for stream in streams
     ]
     facts = {
         "ok": good,

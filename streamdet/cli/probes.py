@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -24,25 +24,6 @@ def print_probes(probes: Sequence[Probe]) -> None:
     console().print(table)
     good = sum(probe.reason is None for probe in probes)
     click.echo(f"{good} of {len(probes)} streams can be read")
-
-
-def probe_as_json(probe: Probe) -> dict[str, Any]:
-    """The result of one stream, for programs."""
-    if probe.info is None:
-        return {"name": probe.stream, "reason": probe.reason, "detail": probe.detail}
-    return {
-        "name": probe.stream,
-        "reason": None,
-        "codec": probe.info.codec,
-        "width": probe.info.width,
-        "height": probe.info.height,
-        "fps": probe.fps,
-        "first_frame_seconds": round(probe.first_frame_seconds or 0.0, 3),
-        "backend": probe.info.backend,
-        "transport": probe.info.transport,
-        "hwaccel": probe.info.hwaccel,
-        "live": probe.info.live,
-    }
 
 
 def _row(probe: Probe) -> tuple[str, ...]:

@@ -379,6 +379,14 @@ class LiveConfig:
                 return stream
         raise ControlError(Refusal.NOT_FOUND, f"there is no stream {name}; streamdet streams list names them")
 
+    def read(self, name: str, values: Mapping[str, Any]) -> StreamConfig:
+        """A stream as `add` would read it, whether or not there is one of its name; nothing is changed.
+
+        Raises:
+            ConfigError: the values are wrong.
+        """
+        return read_stream({**values, "name": name}, self.config.stream_defaults, self._folder)
+
     def removed(self) -> list[str]:
         """Streams of the file that were removed at run time."""
         return [name for name, change in self._at_run_time.streams.items() if change.action == "remove"]

@@ -103,6 +103,7 @@ def test_a_card_opens_picture_path_and_clip_and_is_marked_for_all(
     card = page.locator(".occurrence", has=page.locator(f"a[href*='{alert['id']}']"))
     expect(card).to_contain_text("<i>someone</i> there")
     expect(card).to_contain_text("bay")
+    card.scroll_into_view_if_needed()  # on a slow machine many others are above it, and pictures out of sight wait
     assert card.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 50
     assert page.locator("#review-view i:not(.swatch), #review-view b").count() == 0
     card.locator("a").click()

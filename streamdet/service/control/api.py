@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from streamdet.capture.probe import Probe
 from streamdet.client.control import USER_HEADER, USER_PATTERN
 from streamdet.config import MetricsConfig
 from streamdet.config.listening import HOW_TO_CLOSE_CONTROL, parse_host_port
@@ -54,6 +55,7 @@ from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
 from streamdet.service.claims import Grant
 from streamdet.service.control.operations import Json, Operation
+from streamdet.service.control.probes import Probes
 from streamdet.service.control.unix_socket import PeerGuard, listen_at
 from streamdet.service.pages import HealthSnapshot, guard_for, tls_for
 from streamdet.types import State
@@ -160,7 +162,10 @@ class ControlServer(HttpThread):
         history: History | None = None,
         snapshots: Snapshots | None = None,
     ) -> None:
-        self._api = _Api(on_operation, about, health, pictures, clips, history, snapshots)
+        self._probes = Probes()
+        self._api = _Api(
+            on_operation, about, health, pictures, clips, history, snapshots, probes=self._probes, unexpected=unexpected
+        )
         rate = rate or FairRate(REQUESTS_PER_SECOND, MAX_WAITING_OF_ONE_CLIENT)
 
         def door(guard: Guard | PeerGuard) -> Door:
@@ -208,6 +213,7 @@ class ControlServer(HttpThread):
     def close(self) -> None:
         """Ends the thread, closes the sockets and removes the file; may be called twice, or without entering."""
         super().close()
+        self._probes.close()
         # The file may be that of the next daemon by now.
         with suppress(OSError):
             if self._path is not None and self._path.stat().st_ino == self._inode:
@@ -236,7 +242,12 @@ class _Api:
         clips: Clips | None = None,
         history: History | None = None,
         snapshots: Snapshots | None = None,
+        *,
+        probes: Probes,
+        unexpected: UnexpectedErrors | None = None,
     ) -> None:
+        self._probes = probes
+        self._unexpected = unexpected
         self._clips = clips
         self._snapshots = snapshots
         self._history = history
@@ -256,6 +267,7 @@ class _Api:
                 _resource("/v1/clips/{id}", GET=self._get_clip),
                 _resource("/v1/alerts", GET=self._events("alerts", "rule", ("raised", "cleared"))),
                 _resource("/v1/objects", GET=self._events("objects", "label", ("begin", "update", "end"))),
+                _resource("/v1/probe", POST=self._probe),
                 _resource("/v1/config", GET=self._operation("config")),
                 _resource("/v1/reload", POST=self._reload),
                 _resource("/v1/streams", GET=self._operation("streams.list"), POST=self._add_stream),
@@ -320,6 +332,38 @@ class _Api:
         if how["try_only"]:
             return _answer(result)
         return _answer(result, HTTPStatus.CREATED, {"Location": f"/v1/streams/{name}"})
+
+    async def _probe(self, request: Request) -> Response:
+        """Tries a stream without adding it; each try is logged, since it makes the daemon connect to an address."""
+        _query(request)
+        client, values = _client(request), await _body_of(request)
+        name = values.pop("name", "probe")
+        if not isinstance(name, str):
+            _refuse('"name" must be a text')
+        read = await self._carried_out(Operation("streams.read", **client, stream=name, values=values))
+        result: Future[Probe | Exception] = Future()
+
+        def put(found: Probe | Exception) -> None:
+            with suppress(InvalidStateError):
+                result.set_result(found)
+
+        def ask() -> None:
+            try:
+                begun = self._probes.begin(read["stream"], put)
+            except RuntimeError as error:
+                result.set_exception(ApplyError(f"there is no thread for it: {error}"))
+                return
+            if not begun:
+                result.set_exception(ControlError(Refusal.UNAVAILABLE, "other streams are being tried; try again"))
+
+        found = await self._result(result, ask)
+        asked = f"{client['who']} tried {plain(redact(str(values.get('url'))), 300)}"
+        if not isinstance(found, Probe):
+            if self._unexpected is not None:
+                self._unexpected.report("control", found, "a stream is not tried")
+            raise ControlError(Refusal.FAILED, "unexpected error; see the daemon's log")
+        _log.info("%s: %s", asked, "it can be read" if found.reason is None else f"{found.reason}: {found.detail}")
+        return _answer(found.to_dict())
 
     async def _set_stream(self, request: Request) -> Response:
         how, name, values = _how(request), _name(request), await _body_of(request)

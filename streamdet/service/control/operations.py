@@ -26,7 +26,9 @@ from streamdet.types import StreamStatus
 
 Json = dict[str, Any]
 Via = Literal["api", "page"]
-_READING = {"config", "streams.list", "streams.get", "streams.settings", "rules.get", "claims.list"}
+_READING = {
+    "config", "streams.list", "streams.get", "streams.settings", "streams.read", "rules.get", "claims.list",
+}  # fmt: skip
 # Hexadecimal digits of one setting in a version.
 _DIGITS = 6
 _MAX_LOGGED_VALUE = 100
@@ -127,6 +129,7 @@ class Operations:
             "streams.list": self._list,
             "streams.get": self._get,
             "streams.settings": self._settings,
+            "streams.read": self._read,
             "streams.add": self._add,
             "streams.set": self._set,
             "streams.change": self._change,
@@ -185,6 +188,10 @@ class Operations:
             "changed": sorted(change.values) if change is not None and change.action == "change" else [],
             "persisted": same_after_restart and self._in_force.claims.claim_of(stream.name) is None,
         }
+
+    def _read(self, operation: Operation) -> Json:
+        """A stream that is to be tried; the API logs what became of it."""
+        return {"stream": self._in_force.read(operation.stream, operation.values)}
 
     def _add(self, operation: Operation) -> Json:
         how = {"persist": operation.persist, "try_only": operation.try_only}

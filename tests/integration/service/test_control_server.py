@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import os
+import queue
 import socket
 import ssl
 import stat
@@ -24,14 +25,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streamdet.capture.probe import Probe
+from streamdet.capture.sources.interrupt import Interrupt
 from streamdet.client.control import _UnixConnection, ask, decode_answer, find_socket
-from streamdet.config import MetricsConfig
+from streamdet.config import MetricsConfig, StreamConfig
 from streamdet.config.control_paths import (
     changes_file_of_daemon,
     possible_sockets,
     socket_of_daemon,
     socket_without_file,
 )
+from streamdet.config.load import read_stream
 from streamdet.delivery.event_store import EventStore, Record
 from streamdet.delivery.history import History, Query
 from streamdet.errors import ApplyError, ConfigError, ControlError, EndpointError, Refusal
@@ -40,12 +44,14 @@ from streamdet.security.limits import FairRate, Rate
 from streamdet.security.passwords import Password, write_password
 from streamdet.service.control.api import LIMITS, MAX_BODY_BYTES, ControlServer, decode_body
 from streamdet.service.control.operations import Json, Operation
+from streamdet.service.control.probes import AT_ONCE, Probes
 from streamdet.service.pages import HealthSnapshot
 from streamdet.wire import to_message
 from support.certificates import make_certificate
 from support.occurring import alert_event
 from support.stores import Counted
 from support.waiting import wait_until
+from support.web import WebServer
 
 _PATIENCE_SECONDS = 30.0
 _WORDS = "correct horse battery staple"
@@ -849,3 +855,64 @@ def test_a_client_finds_the_socket_that_a_broken_file_names(tmp_path: Path) -> N
     config.write_text('[control]\npath = "off"\n')
     with pytest.raises(ControlError, match="cannot be asked; SIGHUP"):
         find_socket(None, config, {})
+
+
+def test_a_stream_is_tried_without_being_added(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "streamdet.service.control.api")
+    with WebServer(login="admin:s3cret") as camera, server_at(path, read_only_streams) as server:
+        right, wrong = camera.url("/mjpeg", "admin:s3cret"), camera.url("/mjpeg", "admin:0ther")
+        found = ask(path, "POST", "/v1/probe", {"url": right})
+        assert (found["reason"], found["width"], found["height"], found["live"]) == (None, 64, 48, True)
+        found = ask(path, "POST", "/v1/probe", {"url": wrong, "name": "door"})
+        assert (found["name"], found["reason"]) == ("door", "unauthorized")
+        with pytest.raises(ConfigError, match="url"):
+            ask(path, "POST", "/v1/probe", {"url": "gopher://x"})
+    assert server.error is None
+    assert "it can be read" in caplog.text
+    assert "unauthorized" in caplog.text
+    assert not any(secret in caplog.text + str(found) for secret in ("s3cret", "0ther"))
+
+
+def read_only_streams(operation: Operation) -> None:
+    """As the daemon's main thread reads the stream of a try."""
+    assert operation.name == "streams.read"
+    try:
+        stream = read_stream({**operation.values, "name": operation.stream}, {}, Path.cwd())
+    except ConfigError as error:
+        operation.result.set_exception(error)
+    else:
+        operation.result.set_result({"stream": stream})
+
+
+def test_few_streams_are_tried_at_once_and_the_end_waits_for_none() -> None:
+    begun, results = threading.Semaphore(0), queue.SimpleQueue[Probe | Exception]()
+
+    def hang(config: StreamConfig, interrupt: Interrupt) -> Probe:
+        begun.release()
+        assert interrupt.wait(_PATIENCE_SECONDS)
+        return Probe(config.name)
+
+    probes = Probes(hang)
+    config = StreamConfig(name="door", url="rtsp://192.0.2.7/stream1")
+    assert probes.begin(config, results.put)
+    assert probes.begin(config, results.put)
+    assert not probes.begin(config, results.put)
+    assert begun.acquire(timeout=_PATIENCE_SECONDS)
+    assert begun.acquire(timeout=_PATIENCE_SECONDS)
+    probes.close()
+    assert [results.get(timeout=_PATIENCE_SECONDS) for _ in range(2)] == [Probe("door")] * 2
+    assert not probes.begin(config, results.put)
+
+
+def test_an_error_in_a_try_is_its_result_and_the_next_one_is_made() -> None:
+    results = queue.SimpleQueue[Probe | Exception]()
+
+    def fail(config: StreamConfig, interrupt: Interrupt) -> Probe:
+        raise ZeroDivisionError
+
+    probes = Probes(fail)
+    config = StreamConfig(name="door", url="rtsp://192.0.2.7/stream1")
+    for _ in range(AT_ONCE + 1):
+        assert probes.begin(config, results.put)
+        assert isinstance(results.get(timeout=_PATIENCE_SECONDS), ZeroDivisionError)
+    probes.close()
