@@ -18,7 +18,7 @@ _VIEWS = ("wall", "stream", "zones", "review")
 _STYLES = ("tokens", "base", "shell", "picture", "wall", "stream", "zones", "journal", "review")
 _SCRIPTS = (
     "dom", "words", "draw", "clock", "wire", "rows", "views", "picture", "wall", "journal", "stream", "shapes", "toml",
-    "changes", "zones", "occurrence", "timeline", "review", "app",
+    "changes", "first", "zones", "occurrence", "timeline", "review", "app",
 )  # fmt: skip
 _STYLE_MARK = "/* style */"
 _SCRIPT_MARK = "/* script */"

@@ -636,3 +636,26 @@ def test_password(published: Published, tmp_path: Path, open_page: Callable[...,
         expect(page.get_by_label("Password")).to_be_visible()
         page.goto(server.url)
         expect(page).to_have_url(f"{server.url}login")
+
+
+def test_the_first_run_shows_commands_for_an_address_without_its_login(open_page: Callable[..., Page]) -> None:
+    with Published() as published, PageProcess(published.endpoint) as server:
+        page = open_page(server.url, viewport={"width": 390, "height": 844})
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(f"{request.url} {request.post_data}"))
+        add, init = page.locator("#first-add"), page.locator("#first-init")
+        expect(add).to_have_text("streamdet streams add front-door rtsp://192.0.2.7/stream1 --persist")
+        page.get_by_label("Address of a camera").fill("rtsp://192.0.2.9/live?channel=1&subtype=0")
+        expect(add).to_have_text(
+            "streamdet streams add 192.0.2.9 'rtsp://192.0.2.9/live?channel=1&subtype=0' --persist"
+        )
+        page.get_by_label("Name of the stream").fill("Back Yard")
+        page.get_by_label("Address of a camera").fill("rtsp://admin:s3cret@192.0.2.9/live")
+        expect(add).to_have_text("streamdet streams add back-yard --url-from-stdin --persist")
+        expect(init).to_have_text("streamdet init rtsp://192.0.2.9/live")
+        expect(page.locator("#first-hint")).to_contain_text("The login is left out")
+        page.get_by_label("Address of a camera").fill("my camera")
+        expect(page.locator("#first-problem")).to_contain_text("An address looks like rtsp://")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert "s3cret" not in page.evaluate("document.body.outerHTML + JSON.stringify(localStorage) + location.href")
+        assert not any("s3cret" in one for one in asked)

@@ -126,6 +126,7 @@ function initHeader() {
 
 initHeader();
 initToolbar();
+initFirst();
 initFilters();
 initDetail();
 initZones();
