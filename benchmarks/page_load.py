@@ -9,8 +9,11 @@ the run the frames per second that were captured and published, the CPU of the d
 core, pictures per second, and the memory of the page.
 
 With `--chromium` a real browser is opened as well, in turns with one that shows an empty page of the same server: when
-it painted first, what the daemon and the page cost meanwhile, and the memory of all its processes (PSS). It has no GPU,
-so it does in memory what others do in that of a graphics card.
+it painted first, what the daemon and the page cost meanwhile, and the memory of its processes by their kind. Compared
+are browsers with the same options and profiles of their own, of which one shows "ok" as plain text. Counted is what
+they have allocated, alone and shared among them (Pss_Anon and Pss_Shmem: heaps, bitmaps, what is painted); and beside
+it all of PSS, with the program's code, which the system can drop at any time. It has no GPU, so it does in memory what
+others do in that of a graphics card.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -151,14 +156,23 @@ def processes_of(profile: Path) -> list[Path]:
     return [Path("/proc", pid) for pid in found]
 
 
-def proportional_bytes(processes: list[Path]) -> int:
-    """PSS of processes: memory that several of them share counts once."""
-    total = 0
+def memory_of(processes: list[Path]) -> dict[str, int]:
+    """Megabytes by kind of process, and their sum; memory that several of them share counts once.
+
+    Returns:
+        `allocated`: Pss_Anon and Pss_Shmem of all; `with_code`: PSS of all; and `allocated` of each kind.
+    """
+    allocated: Counter[str] = Counter()
+    with_code = 0
     for process in processes:
         with suppress(OSError):
+            kind = re.search("--type=([a-z-]+)", (process / "cmdline").read_text())
             rollup = (process / "smaps_rollup").read_text()
-            total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) << 10
-    return total
+            size = {key: int(kilobytes) << 10 for key, kilobytes in re.findall(r"(Pss\w*): +(\d+) kB", rollup)}
+            allocated[kind[1] if kind else "browser"] += size["Pss_Anon"] + size["Pss_Shmem"]
+            with_code += size["Pss"]
+    total = {"allocated": allocated.total(), "with_code": with_code, **allocated}
+    return {what: round(size / 1e6) for what, size in total.items()}
 
 
 def with_chromium(run: Run, executable: str, seconds: float, folder: Path) -> list[dict[str, Any]]:
@@ -170,7 +184,7 @@ def with_chromium(run: Run, executable: str, seconds: float, folder: Path) -> li
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as browser:  # noqa: S603 - as the user says
             time.sleep(2 * _SETTLE_SECONDS)
             measured = measure(run, seconds, lambda: 0)
-            memory = round(proportional_bytes(processes_of(profile)) / 1e6)
+            memory = memory_of(processes_of(profile))
             parts.append(
                 {"chromium": "the page" if not path else "an empty page", **measured, "chromium_megabytes": memory}
             )
