@@ -143,9 +143,9 @@ class DetectorConfig(BaseModel):
         0.01,
         ge=0,
         le=1,
-        description="How long the first frame of a batch waits for others, at the most: the batch leaves sooner when it "
-        "is full, or when no other stream is expected to send a frame before that. A longer wait makes batches larger "
-        "and events later.",
+        description="How long the first frame of a batch waits for others, at the most: the batch leaves sooner when "
+        "it is full, or when no other stream is expected to send a frame before that. A longer wait makes batches "
+        "larger and events later.",
         examples=["10 ms", 0.005],
     )
 
