@@ -118,7 +118,7 @@ class Review:
         """What has happened, changed or been marked since two numbers, as JSON.
 
         Args:
-            wanted: which of it; marks are told of all.
+            wanted: which of it; marks are those of all.
             after: of what happened; 0 for nothing but the number now.
             marks_after: of marks; the same.
             limit: how many at most happened, the newest.

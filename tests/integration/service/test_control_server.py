@@ -860,7 +860,7 @@ def test_a_client_finds_the_socket_that_a_broken_file_names(tmp_path: Path) -> N
 def test_a_stream_is_tried_without_being_added(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "streamdet.service.control.api")
     with WebServer(login="admin:s3cret") as camera, server_at(path, read_only_streams) as server:
-        right, wrong = camera.url("/mjpeg", "admin:s3cret"), camera.url("/mjpeg", "admin:0ther")
+        right, wrong = camera.url("/mjpeg", "admin:s3cret"), camera.url("/mjpeg", "admin:wr0ng")
         found = ask(path, "POST", "/v1/probe", {"url": right})
         assert (found["reason"], found["width"], found["height"], found["live"]) == (None, 64, 48, True)
         found = ask(path, "POST", "/v1/probe", {"url": wrong, "name": "door"})
@@ -870,7 +870,7 @@ def test_a_stream_is_tried_without_being_added(path: Path, caplog: pytest.LogCap
     assert server.error is None
     assert "it can be read" in caplog.text
     assert "unauthorized" in caplog.text
-    assert not any(secret in caplog.text + str(found) for secret in ("s3cret", "0ther"))
+    assert not any(secret in caplog.text + str(found) for secret in ("s3cret", "wr0ng"))
 
 
 def read_only_streams(operation: Operation) -> None:

@@ -42,7 +42,7 @@ def test_changes_are_known_since_a_number(monkeypatch: pytest.MonkeyPatch) -> No
     second = marks.last_number
     marks.mark(["b"], reviewed=False)
     assert marks.changed(second) == {"b": False}
-    # More than are known: whoever has the first number only must read everything again.
+    # More than are known: a page that has only the first number must read everything again.
     marks.mark(["c"], reviewed=True)
     assert marks.changed(second) == {"b": False, "c": True}
     assert marks.changed(first) is None
