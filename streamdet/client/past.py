@@ -44,7 +44,11 @@ from streamdet.wire.replay import (
     HistoryRequest,
     PictureRequest,
     Refused,
+    Replayed,
+    ReplayRequest,
     Request,
+    Snapshot,
+    SnapshotRequest,
     TimelinePage,
     TimelineRequest,
     decode_answer,
@@ -309,6 +313,21 @@ class AsyncPast(_Socket):
         while (after := pages[-1].more_after) is not None:
             pages.append(await self._ask(TimelineRequest(0, since, until, steps, after), TimelinePage))
         return _timeline_of(pages)
+
+    async def next_seq(self, topic: str) -> int | None:
+        """The number of the next event of a topic, such as `detections/yard/`; None for one without events."""
+        answer = await self._ask(SnapshotRequest(0, (topic,), with_events=False), Snapshot)
+        return answer.next_seqs.get(topic)
+
+    async def replay(self, topic: str, from_seq: int, to_seq: int) -> list[bytes]:
+        """Events of the present epoch, encoded; without those that are not kept any longer."""
+        events: list[bytes] = []
+        while True:
+            answer = await self._ask(ReplayRequest(0, topic, from_seq, to_seq), Replayed)
+            events += answer.events
+            if not answer.more or answer.next_seq <= from_seq or answer.next_seq > to_seq:
+                return events
+            from_seq = answer.next_seq
 
     async def picture(self, pictured: Pictured) -> bytes | None:
         """As `Past.picture`."""

@@ -265,10 +265,11 @@ class Board:
         with self._lock:
             return self._journal.last_id, self._journal.select(after, wanted, limit)
 
-    def geometry(self, names: Iterable[str]) -> dict[str, Any]:
-        """Zones, lines and masks of streams, by name; only of those that have some."""
+    def geometry(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """Zones, lines and masks of streams, or of all, by name; only of those that have some."""
         with self._lock:
-            known = {name: self._streams[name].state for name in names if name in self._streams}
+            wanted = self._streams if names is None else names
+            known = {name: self._streams[name].state for name in wanted if name in self._streams}
             return {name: _geometry(state.geometry) for name, state in known.items() if state and state.geometry}
 
     def detail(self, name: str) -> dict[str, Any] | None:

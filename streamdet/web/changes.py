@@ -184,6 +184,7 @@ class Changes:
             "user": None if user is None else name_of(user),
             "role": "viewer" if user is None else user.role,
             "may_change": why is None,
+            "may_read": self._daemon is not None,
             "why_not": None if why is None else str(why),
             "csrf_token": None if why or sessions is None else sessions.csrf_token(self._rules.token(request.headers)),
             "changeable": sorted(CHANGEABLE) if why is None else [],

@@ -31,6 +31,7 @@ from streamdet.web.pictures import Pictures
 from streamdet.web.review import Review
 from streamdet.web.settings import Settings, WebError, check_settings
 from streamdet.web.subscriber import EventSubscriber, PictureSubscriber
+from streamdet.web.trial import Trial
 from streamdet.web.updates import MAX_REQUEST_BYTES, Updates
 from streamdet.web.updates import Request as UpdateRequest
 from streamdet.web.users import Users
@@ -109,6 +110,7 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
         Route("/api/updates", updates, methods=["POST"]),
         *review.routes(),
         *changes.routes(),
+        *Trial(past, board).routes(),
         Route("/healthz", healthz),
     ]
     if users is not None and sessions is not None:

@@ -130,6 +130,7 @@ initFirst();
 initFilters();
 initDetail();
 initZones();
+initRules();
 initReview();
 addEventListener("hashchange", () => route(true));
 addEventListener("keydown", (event) => {

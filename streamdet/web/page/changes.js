@@ -1,21 +1,57 @@
 /* What the page may change of the daemon, and how it asks for it. */
 
+const CHANGE_TIMEOUT_MILLISECONDS = 20000;
+const TRY_TIMEOUT_MILLISECONDS = 120000;
+
 /** Who looks at the page, and what the server lets them do. */
 const account = {
-  /** Whether the server says how streams are configured. */
+  /** Whether the server says how streams and rules are configured. */
   reads: false,
   mayChange: false,
   /** Why nothing can be changed here. */
-  whyNot: "This page cannot change the daemon.",
+  whyNot: "",
+  token: "",
 };
 
-const readAccount = () => Promise.resolve();
+/** Asks the server who looks at the page. */
+async function readAccount() {
+  const answer = await getJson("/api/account");
+  if (!answer) return;
+  const why = answer.why_not ? `${answer.why_not[0].toUpperCase()}${answer.why_not.slice(1)}.` : "";
+  Object.assign(account, { reads: answer.may_read === true, mayChange: answer.may_change === true, whyNot: why, token: answer.csrf_token ?? "" });
+}
 
-/** How a stream is configured; null where the server does not say. @param {string} _stream @returns {Promise<any>} */
-const getSettings = (_stream) => Promise.resolve(null);
+/** How a stream is configured; null where the server does not say. @param {string} stream @returns {Promise<any>} */
+const getSettings = (stream) => (account.reads ? getJson(`/api/streams/${encodeURIComponent(stream)}/settings`) : Promise.resolve(null));
 
-/** @param {any} _change @returns {Promise<{problem: string, problems: string[], isConflict: boolean, settings?: any, version?: string}>} */
-const applyChange = (_change) => Promise.resolve({ problem: account.whyNot, problems: [], isConflict: false });
+/** The rules in force; null where the server does not say. @returns {Promise<any>} */
+const getRules = () => (account.reads ? getJson("/api/rules") : Promise.resolve(null));
+
+/**
+ * Sends something as JSON.
+ * @param {string} path @param {any} body @param {number} [timeoutMilliseconds]
+ * @returns {Promise<{ok: boolean, answer: any, problem: string, problems: {key: string | null, path: (string | number)[], text: string}[], isConflict: boolean}>}
+ */
+async function sendJson(path, body, timeoutMilliseconds = CHANGE_TIMEOUT_MILLISECONDS) {
+  try {
+    const answer = await fetch(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "X-CSRF-Token": account.token },
+      body: JSON.stringify(body),
+      signal: AbortSignal.timeout(timeoutMilliseconds),
+    });
+    if (answer.status === 401) location.assign("/login");
+    const found = await answer.json();
+    const problems = answer.ok ? [] : found.problems ?? [];
+    const problem = problems.map(({ key, text }) => (key ? `${key} ${text}` : text)).join("; ");
+    return { ok: answer.ok, answer: found, problem: answer.ok ? "" : problem || `The server answers ${answer.status}.`, problems, isConflict: answer.status === 409 && found.code === "changed" };
+  } catch {
+    return { ok: false, answer: null, problem: "The server of this page does not answer. Nothing is known to have changed; try again.", problems: [], isConflict: false };
+  }
+}
+
+/** Changes something of the daemon. @param {any} change as `/api/changes` takes it */
+const applyChange = (change) => sendJson("/api/changes", change);
 
 /** Copies a text, and says so beside the button. @param {string} text @param {Element} words */
 async function copyText(text, words) {

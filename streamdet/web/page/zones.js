@@ -64,10 +64,12 @@ const editor = {
   frame: { width: 16, height: 9 },
   /** @type {any[]} */
   boxes: [],
-  /** What the server has refused, by key of the configuration. @type {string[]} */
+  /** What the server has refused, by the path of the value. @type {{path: (string | number)[], text: string}[]} */
   refused: [],
   isConflict: false,
   isApplying: false,
+  /** Whether the server was asked how it is configured; where it does not say, the published outlines have to do. */
+  isRead: false,
 };
 
 /* Drafts */
@@ -172,7 +174,7 @@ function openZones(stream) {
     const frame = rows.get(stream)?.size;
     Object.assign(editor, {
       stream, base: null, version: "", outline: "", draft: noShapes(), committed: JSON.stringify(noShapes()), undone: [], done: [], selected: null, tool: "select",
-      drawing: [], hasCursor: false, pointer: null, drag: null, picture: null, boxes: [], refused: [], isConflict: false,
+      drawing: [], hasCursor: false, pointer: null, drag: null, picture: null, boxes: [], refused: [], isConflict: false, isRead: false,
       frame: frame ? { width: frame[0], height: frame[1] } : { width: 16, height: 9 },
     });
     Object.assign(byId("zones-canvas"), { width: 16, height: 9 });
@@ -186,21 +188,21 @@ function openZones(stream) {
   setText(byId("zones-title"), `Zones of ${stream}`);
   byId("zones-back").href = addressOf("stream", stream);
   showZones();
-  readAccount().then(showZones);
-  readSettings();
+  readAccount().then(readSettings);
 }
 
 /** Reads how the shapes are configured; where the server does not say, their published outlines have to do. */
 async function readSettings() {
   const { stream } = editor;
   const known = await getSettings(stream);
-  if (!known || editor.stream !== stream) return;
+  editor.isRead = true;
+  if (!known || editor.stream !== stream) return showZones();
   const configured = fromSettings(known.settings);
   if (editor.base === null || !isDirty()) adopt(configured, known.version);
   else if (editor.version !== known.version && textOfLists(configured) !== textOfLists(editor.base)) {
     editor.isConflict = true;
   } else editor.version = known.version;
-  showZones();
+  return showZones();
 }
 
 /** Begins with what is configured. @param {Lists} lists @param {string} version */
@@ -222,7 +224,7 @@ function takeDetail(known) {
   const outline = JSON.stringify(known.geometry);
   if (editor.outline && outline !== editor.outline) readSettings();
   editor.outline = outline;
-  if (editor.base === null && !account.reads) adopt(fromSettings(known.geometry), "");
+  if (editor.base === null && editor.isRead) adopt(fromSettings(known.geometry ?? {}), "");
   if (known.frame && byId("zones-live").value === "boxes") {
     editor.frame = { width: known.frame.width, height: known.frame.height };
     editor.boxes = known.detections;
@@ -243,6 +245,25 @@ function takeStill(bitmap, shot) {
   canvas.getContext("2d", { alpha: false }).drawImage(bitmap, 0, 0);
   showZones();
   askAgain();
+  if (account.reads && byId("zones-live").value === "boxes") sharpen(editor.picture);
+}
+
+/** Replaces a small picture by the newest frame in full. @param {any} shown */
+async function sharpen(shown) {
+  try {
+    const answer = await fetch(`/api/streams/${encodeURIComponent(editor.stream)}/picture`);
+    if (!answer.ok) return;
+    const bitmap = await createImageBitmap(await answer.blob());
+    if (editor.picture !== shown || byId("zones-live").value !== "boxes") return bitmap.close();
+    shown.bitmap.close();
+    Object.assign(shown, { bitmap, takenAt: serverNow() });
+    const canvas = byId("zones-canvas");
+    Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
+    canvas.getContext("2d", { alpha: false }).drawImage(bitmap, 0, 0);
+    showZones();
+  } catch {
+    // the small one is good enough
+  }
 }
 
 /* Showing */
@@ -447,7 +468,7 @@ function showEntries(found) {
     setText(name, shape.name || "(no name)");
     const number = kind === "lines" ? 0 : found.filter(({ verdict }) => verdict[kind].includes(shape.name)).length;
     const held = kind === "lines" ? "" : kind === "masks" ? `, ${number} masked now` : `, ${number} now`;
-    const wrong = Object.keys(problemsOfEntry(entry)).length ? ", has a mistake" : "";
+    const wrong = Object.keys(problemsOfEntry(entry)).length || refusedOf(kind, shape).length ? ", has a mistake" : "";
     setText(what, `${NOUNS[kind]}${held}${wrong}`);
     setAttribute(button, "aria-pressed", String(isSelected(entry)));
     button.classList.toggle("wrong", wrong !== "");
@@ -490,11 +511,13 @@ function showShape() {
   if (near) setText(byId("zones-slug"), `Use the name ${near}`);
   byId("zones-sides").hidden = byId("zones-swap").hidden = kind !== "lines";
   setText(byId("zones-sides"), kind === "lines" ? "Objects that cross in the direction of the arrow go in, the others out." : "");
-  byId("zones-rule").hidden = kind === "masks" || !views.has("rules");
+  byId("zones-rule").hidden = kind === "masks";
   byId("zones-rule").href = addressOf("rules", "", { stream: editor.stream, [NOUNS[kind]]: shape.name });
 }
 
-const refusedOf = (kind, shape) => editor.refused.filter((line) => line.includes(`${kind}[${shape.name}]`) || line.includes(`${kind}[#${editor.draft[kind].indexOf(shape) + 1}]`));
+/** What the server has refused of one shape. */
+const refusedOf = (kind, shape) =>
+  editor.refused.filter(({ path }) => path[0] === kind && (path[1] === shape.name || path[1] === editor.draft[kind].indexOf(shape))).map(({ path, text }) => [...path.slice(2), text].join(" "));
 
 /** Of a polygon, as a part of the picture. */
 function areaOf(points) {
@@ -514,7 +537,7 @@ function showResult() {
   if (editor.base === null) standing = "Reading what is configured …";
   if (wrong) standing = `${wrong === 1 ? "One of them has a mistake" : `${wrong} have mistakes`}: it says above what is wrong.`;
   else if (dirty && !may) standing = `${account.whyNot} Copy the text into the file of the daemon and reload it.`;
-  if (!account.reads && editor.base && entries().length) standing += " Of shapes that were there before only the outlines are known here: compare labels and sizes with the file.";
+  if (!account.reads && editor.base && entries().length) standing += " Of shapes that were there before, only the outlines are known here: compare labels and sizes with the file.";
   setText(byId("zones-standing"), standing);
   byId("zones-apply-part").hidden = byId("zones-apply").hidden = !may;
   setAttribute(byId("zones-apply"), "aria-disabled", String(!dirty || wrong > 0 || editor.isConflict || editor.isApplying));
@@ -834,16 +857,19 @@ async function applyZones() {
   const { stream } = editor;
   const persist = byId("zones-persist").checked;
   showZones();
-  const answer = await applyChange({ stream, patch: toSettings(editor.draft), version: editor.version, persist });
-  if (editor.stream !== stream) return;
+  const sent = textOfLists(editor.draft);
+  const version = editor.version ? { version: editor.version } : {};
+  const { ok, problem, problems, isConflict } = await applyChange({ stream, patch: JSON.parse(sent), ...version, persist });
   editor.isApplying = false;
-  editor.refused = answer.problems;
-  editor.isConflict = answer.isConflict;
-  setText(byId("zones-apply-problem"), answer.problem);
-  if (answer.settings) {
-    adopt(fromSettings(answer.settings), answer.version);
-    setText(byId("zones-applied"), persist ? "Applied, and kept over restarts." : "Applied. It lasts until the daemon restarts.");
-  } else if (answer.isConflict) readSettings();
+  if (editor.stream !== stream) return;
+  Object.assign(editor, { refused: problems, isConflict });
+  setText(byId("zones-apply-problem"), isConflict ? "" : problem);
+  if (ok) {
+    editor.base = fromSettings(JSON.parse(sent));
+    await readSettings();
+    keepDraft();
+    setText(byId("zones-applied"), persist ? "Applied, and kept over restarts." : "Applied. It lasts until the daemon is restarted.");
+  }
   showZones();
 }
 

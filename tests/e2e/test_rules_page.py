@@ -1,0 +1,422 @@
+"""From a zone drawn in the browser to its alert in the review: a real daemon, the page's own process, and users."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from streamdet.assets import sample_clip
+from streamdet.config import load_config
+from streamdet.security.passwords import Password, User, write_user
+from support.axe import FINDINGS, axe_script
+from support.browser import chromium, pages
+from support.page import PageProcess
+from support.processes import DaemonProcess
+from support.processes import stream as configured
+
+pytestmark = pytest.mark.package("chromium")
+
+_WORDS = "correct horse battery"
+# What Chromium says of a clip that is not there yet, of a refused change, and of questions on their way to a login.
+_EXPECTED = re.compile("status of (?:401|403|404|409|422)")
+_MORE = """
+[pictures]
+directory = "{folder}/pictures"
+[clips]
+directory = "{folder}/clips"
+[web]
+allow_changes = true
+password_file = "page.users"
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    with pages(browser, _EXPECTED) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    folder = tmp_path_factory.mktemp("rules") / "d"
+    daemon = DaemonProcess(folder, comes_and_goes=True)
+    # A comment of the file.
+    daemon.write_config(
+        "# Gate.\n" + configured("gate", max_fps=10, track_max_lost_seconds=0.3), more=_MORE.format(folder=folder)
+    )
+    for name, role in (("alice", "operator"), ("bob", "viewer")):
+        write_user(folder / "page.users", User(name, role, Password.of(_WORDS, cost=(4, 8, 1))))
+    daemon.ready()
+    yield daemon
+    assert daemon.end(signal.SIGTERM) == 0
+
+
+@pytest.fixture(scope="module")
+def server(daemon: DaemonProcess) -> Iterator[PageProcess]:
+    with PageProcess(daemon.endpoint, "--config", str(daemon.path)) as server:
+        yield server
+
+
+def log_in(page: Page, name: str) -> None:
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(_WORDS)
+    page.keyboard.press("Enter")
+    expect(page.locator("#total-up")).to_have_text("1 of 1")
+
+
+def at(page: Page, x: float, y: float) -> tuple[float, float]:
+    box = page.locator("#zones-picture").bounding_box()
+    assert box is not None
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    page.mouse.move(*at(page, *start))
+    page.mouse.down()
+    page.mouse.move(*at(page, (start[0] + end[0]) / 2, (start[1] + end[1]) / 2))
+    page.mouse.move(*at(page, *end))
+    page.mouse.up()
+
+
+def expect_alert_with_picture_and_clip(page: Page, rule: str) -> None:
+    # The first one may have begun before its packets were kept.
+    card = page.locator(".occurrence[data-kind=alert]", has_text="clip").first
+    news = page.locator("#review-news")
+    deadline = time.monotonic() + 60
+    while not card.is_visible():
+        assert time.monotonic() < deadline, "no alert"
+        if news.is_visible():
+            news.click()
+        page.wait_for_timeout(200)
+    expect(card).to_contain_text(rule)
+    card.locator("a").press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("h2")).to_contain_text(rule)
+    assert dialog.locator(".shot img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 50
+    expect(dialog.locator("svg.overlay polygon.zone")).not_to_have_count(0)
+    video = dialog.locator("video")
+    expect(video).to_be_visible()
+    deadline = time.monotonic() + 60
+    while video.evaluate("video => video.readyState") < 1:
+        assert time.monotonic() < deadline, "no clip"
+        page.wait_for_timeout(200)
+
+
+def test_an_operator_draws_a_zone_makes_a_rule_and_sees_its_alert(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    written = daemon.path.read_text()
+    page = open_page(server.url, viewport={"width": 1440, "height": 900})
+    log_in(page, "alice")
+    page.locator(".tile a").click()
+    page.get_by_role("link", name="Zones", exact=True).click()
+    expect(page.locator("#zones-veil")).to_be_hidden()
+    page.get_by_role("button", name="Zone", exact=True).click()
+    drag(page, (0.05, 0.1), (0.95, 0.999))
+    page.keyboard.type("bay")
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#zones-applied")).to_have_text("Applied. It lasts until the daemon is restarted.")
+    page.get_by_role("link", name="Make a rule").click()
+    expect(page.locator("#rule-sentence")).to_contain_text("in the zone bay of gate")
+    page.get_by_label("After an alert, none for").fill("1")
+    page.get_by_label("Clip from").fill("1")
+    page.get_by_label("Clip to").fill("1")
+    name = page.get_by_label("Name", exact=True).nth(1).input_value()
+    assert name == "person in bay"
+    page.get_by_role("button", name="Try", exact=True).click()
+    expect(page.locator("#rule-tried")).to_contain_text(
+        re.compile(r"It would have raised \d+ alerts?\. \d+ frames since")
+    )
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#rule-done")).to_have_text("In force, until the daemon is restarted.")
+    page.get_by_role("link", name="Show its alerts in the review").click()
+    expect_alert_with_picture_and_clip(page, "person in bay")
+    assert daemon.path.read_text() == written
+    assert daemon.ask("GET", "/v1/streams/gate/settings")["persisted"] is False
+    page.goto("about:blank")
+
+
+def press(page: Page, *keys: str) -> None:
+    for key in keys:
+        name, _, count = key.partition("*")
+        for _ in range(int(count or 1)):
+            page.keyboard.press(name)
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Presses Tab until this has the focus."""
+    for _ in range(60):
+        press(page, "Tab")
+        focused = page.evaluate(
+            "document.activeElement.ariaLabel ?? document.activeElement.closest('label, a, button')?.innerText"
+        )
+        if (focused or "").strip().startswith(name):
+            return
+    raise AssertionError(name)
+
+
+def test_the_same_with_the_keyboard_alone(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url, viewport={"width": 1440, "height": 900})
+    log_in(page, "alice")
+    tab_to(page, "gate")
+    press(page, "Enter")
+    tab_to(page, "Zones")
+    press(page, "Enter")
+    expect(page.locator("#zones-veil")).to_be_hidden()
+    tab_to(page, "Zone")
+    press(page, "Enter", "Shift+ArrowUp*4", "Shift+ArrowLeft*4", "Enter", "Shift+ArrowRight*8", "Enter")
+    press(page, "Shift+ArrowDown*9", "Enter", "Shift+ArrowLeft*8", "Enter", "f")
+    expect(page.locator("#zones-shape [name=name]")).to_be_focused()
+    page.keyboard.type("keyed")
+    tab_to(page, "Apply")
+    press(page, "Enter")
+    expect(page.locator("#zones-applied")).to_contain_text("Applied.")
+    page.locator(".zones-item", has_text="keyed").focus()
+    press(page, "Enter")
+    tab_to(page, "Make a rule")
+    press(page, "Enter")
+    expect(page.locator("#rules-title")).to_be_focused()
+    expect(page.locator("#rule-form [name=name]")).to_have_value("person in keyed")
+    tab_to(page, "After an alert")
+    page.keyboard.type("1")
+    tab_to(page, "Clip from")
+    page.keyboard.type("1")
+    tab_to(page, "Clip to")
+    page.keyboard.type("1")
+    tab_to(page, "Apply")
+    press(page, "Enter")
+    expect(page.locator("#rule-done")).to_contain_text("In force")
+    tab_to(page, "Show its alerts")
+    press(page, "Enter")
+    expect_alert_with_picture_and_clip(page, "person in keyed")
+    page.goto("about:blank")
+
+
+def configure(daemon: DaemonProcess, *names: str) -> None:
+    zones = [
+        {"name": name, "polygon": [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], "labels": ["person"]}
+        for name in names
+    ]
+    daemon.ask("PUT", "/v1/rules", {"rules": []})
+    daemon.ask("PATCH", "/v1/streams/gate", {"zones": zones, "lines": [], "masks": []})
+
+
+def open_zones(server: PageProcess, open_page: Callable[..., Page], user: str, zones: int) -> Page:
+    page = open_page(
+        server.url, viewport={"width": 1440, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
+    )
+    log_in(page, user)
+    page.goto(f"{server.url}#/zones/gate")
+    expect(page.locator(".zones-item")).to_have_count(zones)
+    expect(page.locator("#zones-veil")).to_be_hidden()
+    return page
+
+
+def test_two_who_change_the_same_stream_do_not_overwrite_each_other(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon, "bay")
+    page = open_zones(server, open_page, "alice", 1)
+    page.get_by_role("button", name="Zone", exact=True).click()
+    drag(page, (0.1, 0.1), (0.4, 0.4))
+    configure(daemon, "bay", "theirs")
+    expect(page.locator("#zones-warning")).to_contain_text("Someone else has changed")
+    expect(page.locator("#zones-apply")).to_have_attribute("aria-disabled", "true")
+    page.get_by_role("button", name="Discard mine, take theirs").click()
+    expect(page.locator(".zones-item strong")).to_have_text(["bay", "theirs"])
+    page.get_by_role("button", name="Zone", exact=True).click()
+    drag(page, (0.1, 0.1), (0.4, 0.4))
+    configure(daemon, "others")
+    page.get_by_role("button", name="Keep mine").click()
+    page.locator("#zones-persist").check()
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#zones-applied")).to_have_text("Applied, and kept over restarts.")
+    settings = daemon.ask("GET", "/v1/streams/gate/settings")
+    assert settings["persisted"] is True
+    zones = settings["settings"]["zones"]
+    assert [zone["name"] for zone in zones] == ["bay", "theirs", "zone-1"]
+    assert zones[0]["labels"] == ["person"]
+    page.goto("about:blank")
+
+
+def test_what_the_daemon_refuses_is_shown_at_the_shape(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon, "bay")
+    page = open_zones(server, open_page, "alice", 1)
+    page.locator(".zones-item").click()
+    page.locator("#zones-shape").get_by_label("Only these labels").fill("persn")
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#zones-shape-problem")).to_contain_text('hold "persn", which is not a published label')
+    expect(page.locator(".zones-item.wrong")).to_have_count(1)
+    assert daemon.ask("GET", "/v1/streams/gate/settings")["settings"]["zones"][0]["labels"] == ["person"]
+    page.get_by_role("button", name="Discard changes").click()
+    page.goto(f"{server.url}#/rules")
+    form = page.locator("#rule-form")
+    page.get_by_role("button", name="New rule").click()
+    form.get_by_label("Streams").fill("gate")
+    form.get_by_label("From", exact=True).evaluate("field => field.closest('details').open = true")
+    form.get_by_label("From", exact=True).fill("22:00")
+    form.get_by_label("To", exact=True).fill("22:00")
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#rule-problem")).to_contain_text(
+        "between ends when it begins; for the whole day, leave it out"
+    )
+    expect(form.get_by_label("From", exact=True)).to_have_attribute("aria-invalid", "true")
+    page.goto("about:blank")
+
+
+def test_a_viewer_draws_and_copies_and_applies_nothing(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    configure(daemon, "bay")
+    page = open_zones(server, open_page, "bob", 1)
+    page.get_by_role("button", name="Line", exact=True).click()
+    drag(page, (0.1, 0.5), (0.9, 0.5))
+    expect(page.locator("#zones-standing")).to_contain_text(
+        "Bob is a viewer; only operators may change anything.", ignore_case=True
+    )
+    expect(page.get_by_role("button", name="Apply", exact=True)).to_have_count(0)
+    page.get_by_role("button", name="Copy", exact=True).click()
+    expect(page.locator("#zones-copied")).to_have_text("Copied.")
+    path = tmp_path / "c.toml"
+    path.write_text(
+        '[[streams]]\nname = "gate"\nurl = "rtsp://192.0.2.1/s"\n' + page.evaluate("navigator.clipboard.readText()")
+    )
+    stream = load_config(path).streams[0]
+    assert stream.zones[0].labels == ("person",)  # which outlines alone would not say
+    assert [line.name for line in stream.lines] == ["line-1"]
+    page.get_by_role("link", name="Make a rule").click()
+    expect(page.locator("#rule-form [name=line]")).to_have_value("line-1")
+    expect(page.locator("#rule-form [name=line] option")).to_have_text(["line-1 (not applied yet)"])
+    page.locator("#rule-form [name=name]").fill('<b>"out"</b> ${HOME} \U0001f6a8')
+    expect(page.locator("#rule-sentence")).to_contain_text("crosses the line line-1 of gate, once for each")
+    page.get_by_role("button", name="Try", exact=True).click()
+    expect(page.locator("#rule-tried")).to_contain_text("It would have raised 0 alerts.")
+    expect(page.locator("#rule-tried")).to_contain_text("With one condition fewer:")
+    text = page.locator("#rule-toml").text_content() or ""
+    assert tomllib.loads(text)["rules"][0]["name"] == '<b>"out"</b> $${HOME} \U0001f6a8'
+    assert page.locator("#rules-view b").count() == 0
+    expect(page.locator("#rule-apply")).to_be_hidden()
+    page.goto("about:blank")
+
+
+def test_trying_finds_what_the_command_finds(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon, "bay")
+    rule = {"name": "r", "streams": ["gate"], "zone": "west", "for_seconds": 0.3, "cooldown_seconds": 2.0}
+    west = {"name": "west", "polygon": [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]}
+    page = open_page(server.url)
+    log_in(page, "bob")
+    send = """async (body) => {
+      const headers = {"Content-Type": "application/json"};
+      const answer = await fetch("/api/rules/try", {method: "POST", headers, body: JSON.stringify(body)});
+      return [answer.status, await answer.json()];
+    }"""
+    stream = {"name": "gate", "zones": [west], "track_max_lost_seconds": 0.3}
+    status, tried = page.evaluate(send, {"rule": rule, "streams": [stream], "seconds": 86400})
+    assert status == 200, tried
+    config = daemon.folder / "rules.toml"
+    config.write_text(
+        f'[[streams]]\nname = "gate"\nurl = "{sample_clip()}"\npace = "fastest"\ntrack_max_lost_seconds = 0.3\n'
+        '[[streams.zones]]\nname = "west"\npolygon = [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]\n'
+        '[[rules]]\nname = "r"\nstreams = ["gate"]\nzone = "west"\nfor_seconds = 0.3\ncooldown_seconds = 2.0\n'
+    )
+    spool = str(daemon.folder / "spool")
+    done = subprocess.run(
+        [sys.executable, "-m", "streamdet", "rules", "test", str(config), "--spool", spool, "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    by_command = [alert["raised_at"] for alert in json.loads(done.stdout)["alerts"]]
+    by_page = [alert["raised_at"] for alert in tried["alerts"]]
+    assert len(by_page) > 3
+    assert by_command[: len(by_page)] == by_page
+    # Wrong ones are refused, in the words of the check.
+    for wrong, where, why in (
+        ({**rule, "zone": "wst"}, "zone", 'is "wst", and stream gate has no zone of this name; did you mean "west"?'),
+        (
+            {**rule, "line": "gate"},
+            "line",
+            "does not go with zone; a rule watches a zone or a line, so write two rules",
+        ),
+        ({**rule, "streams": ["yard"]}, "streams", "match no stream that the daemon has"),
+    ):
+        status, answer = page.evaluate(send, {"rule": wrong, "streams": [stream], "seconds": 60})
+        assert (status, answer["problems"][0]["key"], answer["problems"][0]["text"]) == (422, where, why)
+    for body in (
+        [],
+        {"rule": rule},
+        {"rule": rule, "streams": [1], "seconds": 5},
+        {"rule": rule, "streams": [], "seconds": -1},
+    ):
+        assert page.evaluate(send, body)[0] == 400
+    page.goto("about:blank")
+
+
+def test_a_stream_that_is_removed_while_someone_draws_stays_as_text(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    daemon.ask("POST", "/v1/streams", {"name": "yard", "url": str(sample_clip()), "loop": True, "max_fps": 5})
+    page = open_page(server.url)
+    page.get_by_label("Name").fill("alice")
+    page.get_by_label("Password").fill(_WORDS)
+    page.keyboard.press("Enter")
+    expect(page.locator("#total-up")).to_have_text("2 of 2")
+    page.goto(f"{server.url}#/zones/yard")
+    expect(page.locator("#zones-veil")).to_be_hidden()
+    page.get_by_role("button", name="Zone", exact=True).click()
+    drag(page, (0.1, 0.1), (0.4, 0.4))
+    daemon.ask("DELETE", "/v1/streams/yard")
+    expect(page.locator("#zones-warning")).to_have_text(
+        "The daemon has no stream of this name any more. What you drew stays here as text."
+    )
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#zones-apply-problem")).to_contain_text("yard")
+    expect(page.locator("#zones-toml")).to_contain_text('name = "zone-1"')
+    page.goto("about:blank")
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return axe_script(tmp_path_factory.mktemp("axe"))
+
+
+@pytest.mark.package("nodejs")
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 390), ("light", 390), ("dark", 1440)])
+def test_the_rules_have_no_finding_of_axe(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page], axe: str, scheme: str, width: int
+) -> None:
+    configure(daemon, "bay")
+    page = open_page(server.url, viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
+    log_in(page, "alice")
+    page.goto(f"{server.url}#/rules?stream=gate&zone=bay")
+    expect(page.locator("#rule-apply")).to_be_visible()
+    page.get_by_role("button", name="Try", exact=True).click()
+    expect(page.locator("#rule-tried")).to_contain_text("It would have raised")
+    page.get_by_label("With a clip").uncheck()
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#rule-done")).to_contain_text("In force")
+    expect(page.locator("#rules-list button")).to_have_count(1)
+    page.get_by_text("Only at some times").click()
+    page.evaluate(axe)
+    assert page.evaluate(FINDINGS) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.goto("about:blank")
