@@ -290,9 +290,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "detector/choice.py", "integration/detector/test_trial.py",
         ("wrong answer is taken", " for r in results if r.outcome is Outcome.AGREES]", " for r in results]",
          "test_a_wrong_answer_is_not_taken_however_fast_it_comes"),
-        ("largest batch and not the fewest", "batch = min(t.batch for t in timings",
-         "batch = max(t.batch for t in timings",
+        ("largest batch and not the fewest", "return min(t.batch for t in soon", "return max(t.batch for t in soon",
          "test_a_batch_is_taken_where_it_gains_much_and_no_larger_than_that"),
+        ("batch however late its events are", "t.latency_seconds <= longest_seconds", "True",
+         "test_no_batch_is_taken_that_would_make_events_late"),
     ),
     *_of(
         "detector/canvases.py", "integration/detector/test_canvases.py",

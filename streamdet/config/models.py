@@ -136,7 +136,7 @@ class DetectorConfig(BaseModel):
     max_batch_size: AutoOrBatchSize = Field(
         "auto",
         description='Largest number of frames that are detected together, at most one per stream; or "auto": on a CPU '
-        "the fewest that reach three quarters of the best throughput in the trial, to keep latency low, otherwise 8.",
+        "the fewest that come within a tenth of the best throughput in the trial, to keep latency low, otherwise 8.",
         examples=["auto", 16],
     )
     max_batch_delay_seconds: Seconds = Field(

@@ -23,9 +23,12 @@ BATCHES = (1, 2, 4, 8)
 
 # A gain below this is not worth a later event, more memory, or numbers that are less exact.
 _WORTH_IT = 0.95
-# A batch delays its first frame by as many detections as it has frames, and beside captures it gains less than alone:
-# with 12 streams on two cores, batches of 4 were 20 % faster in the trial, no faster in the daemon, and twice as late.
-_BATCH_WORTH_IT = 0.75
+# Beside captures, which under overload decode several frames for each one that is detected, batches gain less than in
+# the trial: a tenth there is no more than a twentieth in the daemon, and the measurement is no more exact than that.
+_BATCH_WORTH_IT = 0.9
+# A frame waits for all others of its batch. Events are to leave within the time of four detections and 100 ms; this is
+# what the batch may take of that, in detections and seconds: the rest is for the frame's age, decoding and delivery.
+_LONGEST_BATCH = (3.0, 0.05)
 _EXACT_FIRST = ("fp32", "bf16", "int8")
 
 
@@ -235,8 +238,9 @@ def candidates_of(config: DetectorConfig, results: Sequence[Result], engines: Se
 def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str] = ALL_ENGINES) -> Choice:
     """The fastest that agrees; of those that are about as fast, the one whose numbers are the most exact.
 
-    On a CPU the batch is the smallest that reaches three quarters of the best throughput, so that events are
-    published early; the workers are the fewest that come within 5 % of the best with that batch.
+    On a CPU the batch is the smallest that comes within a tenth of the best throughput; but none that takes longer
+    than three single detections and 50 ms, however much it gains, so that events are published early. The workers are
+    the fewest that come within 5 % of the best with that batch.
 
     Args:
         config: restricts the candidates; `max_batch_size` is an upper bound.
@@ -251,7 +255,10 @@ def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str]
     good = [result for fps, result in rated if fps >= _WORTH_IT * best]
     if report is None or not good:
         left_out = tuple((r.candidate.name, r.in_words()) for r in results if r.candidate != REFERENCE)
-        return Choice(_fallback(config, engines), config.largest_batch, None, left_out, is_proven=False)
+        # Where nothing was measured, larger batches on a CPU mean later events and more memory, and mostly no gain.
+        is_on_cpu = report is not None and report.device == "cpu" and config.max_batch_size == "auto"
+        batch = 1 if is_on_cpu else config.largest_batch
+        return Choice(_fallback(config, engines), batch, None, left_out, is_proven=False)
     taken = min(good, key=lambda r: (_EXACT_FIRST.index(r.candidate.precision), -r.fps(most_batch, most_workers)))
     left_out = tuple(
         (r.candidate.name, _slower(r.fps(most_batch, most_workers), taken, most_batch, most_workers) or r.in_words())
@@ -267,14 +274,25 @@ def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str]
         failed_sizes=taken.failed_sizes,
     )
     timings = taken.within(most_batch, most_workers)
-    fps = taken.fps(most_batch, most_workers)
     if report.device != "cpu" or not timings:
         return whole
-    batch = min(t.batch for t in timings if t.frames_per_second >= _BATCH_WORTH_IT * fps)
+    batch = _batch(timings)
     of_batch = [t for t in timings if t.batch == batch]
     fps = max(t.frames_per_second for t in of_batch)
     frugal = min((t for t in of_batch if t.frames_per_second >= _WORTH_IT * fps), key=lambda t: t.workers)
     return replace(whole, max_batch_size=frugal.batch, workers=frugal.workers)
+
+
+def _batch(timings: Sequence[Timing]) -> int:
+    """The smallest batch that gains nearly all there is to gain, of those that are over soon enough."""
+    workers = max(t.workers for t in timings)
+    compared = [t for t in timings if t.workers == workers]
+    detections, seconds = _LONGEST_BATCH
+    single = min(compared, key=lambda t: t.batch)
+    longest_seconds = detections * single.latency_seconds / single.batch + seconds
+    soon = [t for t in compared if t.latency_seconds <= longest_seconds] or [single]
+    fps = max(t.frames_per_second for t in soon)
+    return min(t.batch for t in soon if t.frames_per_second >= _BATCH_WORTH_IT * fps)
 
 
 def verdict(result: Result, choice: Choice) -> str:

@@ -304,6 +304,9 @@ def load_detector(
         use_threads(threads)
     choose_device(config.device)  # one that is not there is reported before anything is tried
     weights = load_weights(config)
+    if "auto" not in {config.engine, config.precision}:
+        # The caller decides how many pictures it detects at once: no trial only for that.
+        config = config.model_copy(update={"max_batch_size": config.largest_batch})
     config, _ = settle(config, ("torch", "openvino"))
     return FasterRcnnDetector(weights_for(config, weights), config, on_stage)
 

@@ -72,8 +72,14 @@ _LIBRARIES = ("torch", "torchvision", "openvino", "numpy", "opencv-python-headle
 
 
 def needs_trial(config: DetectorConfig) -> bool:
-    """Whether the configuration leaves the engine or the precision to us; what it names is run as it says."""
-    return config.engine != "reference" and "auto" in {config.engine, config.precision}
+    """Whether the configuration leaves the engine, the precision, or on a CPU the batch size to us.
+
+    What it names is run as it says.
+    """
+    if config.engine in {"reference", "graph"}:
+        return config.engine == "graph" and config.precision == "auto"
+    of_batch = config.max_batch_size == "auto" and _device(config) == "cpu"
+    return of_batch or "auto" in {config.engine, config.precision}
 
 
 def settle(

@@ -26,7 +26,7 @@ from support.waiting import wait_until
 
 FRAMES = 50
 RULE = '[[rules]]\nname = "someone"\nlabels = ["person"]\nfor_seconds = 1\npicture = true\n'
-EXACT = '[detector]\nengine = "torch"\nprecision = "fp32"\n'
+EXACT = '[detector]\nengine = "torch"\nprecision = "fp32"\nmax_batch_size = 8\n'
 
 
 def film(path: Path, frames: int = FRAMES) -> Path:

@@ -11,7 +11,9 @@ from streamdet.client import subscribe
 from streamdet.types import DetectionEvent
 from support.processes import DaemonProcess, stream
 
-DETECTOR = '[detector]\nengine = "torch"\nprecision = "fp32"\ndevice = "cpu"\nscore_threshold = {}\n'
+DETECTOR = (
+    '[detector]\nengine = "torch"\nprecision = "fp32"\nmax_batch_size = 8\ndevice = "cpu"\nscore_threshold = {}\n'
+)
 FRAMES = 5
 
 

@@ -94,7 +94,9 @@ def test_frames_of_the_last_run_are_warmed_up_for_and_those_of_this_one_remember
 ) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     Store(tmp_path).write_frame_sizes([(720, 1280), (300, 400)])
-    several = load_real_detector(config(engine="torch", precision="fp32", workers=2), Metrics(Ledger()))
+    several = load_real_detector(
+        config(engine="torch", precision="fp32", workers=2, max_batch_size=8), Metrics(Ledger())
+    )
     assert [detector.frame_sizes for detector in several.detectors] == [((720, 1280), (300, 400))] * 2  # type: ignore[attr-defined]
     wide, wider, upright = (ArrayPicture(np.zeros((*size, 3), np.uint8)) for size in ((90, 160), (180, 320), (160, 90)))
     for picture in (wide, wider, upright, wide):
@@ -112,7 +114,9 @@ def test_frames_of_the_last_run_are_warmed_up_for_and_those_of_this_one_remember
 def test_a_new_size_is_prepared_for_while_the_detector_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     Store(tmp_path).write_frame_sizes([(90, 160)])
-    several = load_real_detector(config(engine="openvino", precision="fp32", workers=1), Metrics(Ledger()))
+    several = load_real_detector(
+        config(engine="openvino", precision="fp32", workers=1, max_batch_size=8), Metrics(Ledger())
+    )
     several.warm_up()
     begun, go_on = threading.Event(), threading.Event()
 
@@ -148,7 +152,9 @@ def test_this_module_loads_without_torch() -> None:
 @pytest.mark.usefixtures("_settings_kept")
 def test_what_runs_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        several = load_real_detector(config(engine="torch", precision="fp32", workers=2), Metrics(Ledger()))
+        several = load_real_detector(
+            config(engine="torch", precision="fp32", workers=2, max_batch_size=8), Metrics(Ledger())
+        )
     running = several.running
     assert running is not None
     assert running.facts() == {

@@ -386,8 +386,22 @@ def test_what_the_file_names_is_not_tried() -> None:
     assert needs_trial(DetectorConfig())
     assert needs_trial(DetectorConfig(engine="openvino"))
     assert needs_trial(DetectorConfig(precision="bf16"))
-    assert not needs_trial(DetectorConfig(engine="openvino", precision="fp32"))
+    assert not needs_trial(DetectorConfig(engine="openvino", precision="fp32", max_batch_size=8))
+    assert not needs_trial(DetectorConfig(engine="torch", precision="bf16", device="cuda:0"))
     assert not needs_trial(DetectorConfig(engine="reference"))
+
+
+def test_a_batch_size_that_the_file_leaves_open_is_tried_whatever_else_it_names() -> None:
+    config = DetectorConfig(engine="openvino", precision="int8", device="cpu")
+    assert needs_trial(config)
+    choice = choose(config, REPORT)
+    assert (choice.candidate.name, choice.max_batch_size, choice.is_proven) == ("openvino int8", 1, True)
+    # What did not agree, or was too slow to be timed, runs all the same if the file names it.
+    config = DetectorConfig(engine="openvino", precision="bf16", device="cpu")
+    choice = choose(config, REPORT)
+    assert (choice.candidate.name, choice.max_batch_size, choice.is_proven) == ("openvino bf16", 1, False)
+    choice = choose(config.model_copy(update={"max_batch_size": 4}), REPORT)
+    assert (choice.max_batch_size, choice.is_proven) == (4, False)
 
 
 def example(key: dict[str, str] | None = None, **fps: dict[tuple[int, int], float]) -> Report:
@@ -450,12 +464,20 @@ def test_a_wrong_answer_is_not_taken_however_fast_it_comes(wrong: set[str], name
 
 def test_a_batch_is_taken_where_it_gains_much_and_no_larger_than_that() -> None:
     """What is measured alone is more than what the daemon has of it beside captures."""
-    report = example(torch_fp32={(1, 2): 20, (2, 2): 31, (4, 1): 39.5, (4, 2): 40, (8, 2): 41})
+    report = example(torch_fp32={(1, 2): 20, (2, 2): 37, (4, 1): 39.5, (4, 2): 40, (8, 2): 41})
     choice = choose(DetectorConfig(), report)
     assert (choice.max_batch_size, choice.workers) == (2, 2)
     report = example(torch_fp32={(1, 2): 20, (2, 2): 30, (4, 1): 39.5, (4, 2): 40, (8, 2): 41})
     choice = choose(DetectorConfig(), report)
     assert (choice.max_batch_size, choice.workers) == (4, 1)
+
+
+def test_no_batch_is_taken_that_would_make_events_late() -> None:
+    # One frame takes 60 ms here: three of them and 50 ms are 231 ms. Four frames take 200 to 222 ms, eight 364.
+    report = example(torch_fp32={(1, 2): 16.6, (2, 2): 17, (4, 2): 18.0, (8, 2): 22})
+    assert choose(DetectorConfig(), report).max_batch_size == 1
+    report = example(torch_fp32={(1, 2): 16.6, (2, 2): 17, (4, 2): 20.0, (8, 2): 24})
+    assert choose(DetectorConfig(), report).max_batch_size == 4
 
 
 def test_why_others_were_left_out_is_said() -> None:
