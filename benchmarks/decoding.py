@@ -80,7 +80,7 @@ def make(path: Path, codec: str, parameters: str, seconds: int) -> None:
     noise = np.random.default_rng(1).normal(0, 3, (1080 + 64, 1920 + 64)).astype(np.int8)
     with av.open(str(sample_clip())) as clip:
         pictures = [f.reformat(1920, 1080, "yuv420p") for f in clip.decode(video=0)]
-    options = {f"{codec.removeprefix('lib')}-params": parameters, "preset": "veryfast"}
+    options = {f"{codec.removeprefix('lib')}-params": parameters, "preset": "superfast"}
     with av.open(str(path), "w") as output:
         stream = output.add_stream(codec, rate=_FPS, options=options)
         assert isinstance(stream, av.VideoStream)  # noqa: S101 - for mypy

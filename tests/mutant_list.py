@@ -144,6 +144,16 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_pictures_that_are_not_decoded_show_that_a_stream_lives_unless_it_is_damaged"),
     ),
     *_of(
+        "capture/packet_reader.py", "integration/capture/test_detect_url.py",
+        ("the main stream is always connected", "                if not self._packets.is_open:\n",
+         "                if self.stopping:\n", "test_there_is_no_connection_while_no_clip_is_wanted"),
+    ),
+    *_of(
+        "config/addresses.py", "unit/config/test_load.py",
+        ("logins of substreams are shown", 'URL_KEYS = ("url", "detect_url")', 'URL_KEYS = ("url",)',
+         "test_the_login_of_a_substream_is_a_secret"),
+    ),
+    *_of(
         "inference/batch_queue.py", "unit/inference/test_batch_queue.py",
         ("decoded without being due", "return slot is None or slot.is_due(at_seconds)", "return True",
          "test_demand_is_what_the_queue_will_let_pass"),

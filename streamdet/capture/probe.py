@@ -63,7 +63,11 @@ class Probe:
 
 
 def probe_all(configs: Sequence[StreamConfig]) -> list[Probe]:
-    """Tries all streams at the same time; returns the results in the order of `configs`."""
+    """Tries all streams at the same time; returns the results in the order of `configs`.
+
+    The stream that detection runs on, if it is another one, follows that of which it is a smaller copy.
+    """
+    configs = [each for config in configs for each in _streams_of(config)]
     if not configs:
         return []
     with ThreadPoolExecutor(min(len(configs), _MOST_AT_ONCE), "probe") as pool:
@@ -79,6 +83,13 @@ def probe(config: StreamConfig, interrupt: Interrupt | None = None) -> Probe:
             return _try(config)
         except SourceError as error:
             return Probe(config.name, reason=error.reason, detail=plain(error.detail))
+
+
+def _streams_of(config: StreamConfig) -> list[StreamConfig]:
+    if config.detect_url is None:
+        return [config]
+    detected = config.detected.model_copy(update={"name": f"{config.name} (detect_url)"})
+    return [config.model_copy(update={"detect_url": None}), detected]
 
 
 def _raise(error: BaseException) -> None:

@@ -2,10 +2,10 @@
 
     connecting -> up -> (stalled) -> down -> connecting ...
 
-This is the only retry loop. A stream is `up` from its first sound frame on, `stalled` when sound frames are missing
-for `stall_seconds`, whatever the library does meanwhile, and `down`, with a reason, until the next attempt. One that is
-joined between two key frames stays `connecting` until the next one comes. A file that is played once ends `down` with
-the reason `ended`, for good.
+This is the only retry loop of what is decoded (packets for clips may have another, in `packet_reader`). A stream is
+`up` from its first sound frame on, `stalled` when sound frames are missing for `stall_seconds`, whatever the library
+does meanwhile, and `down`, with a reason, until the next attempt. One that is joined between two key frames stays
+`connecting` until the next one comes. A file that is played once ends `down` with the reason `ended`, for good.
 
 An error here concerns one stream, and ends at most its connection: an unexpected one has the reason
 `internal_error`, and a picture that the detector cannot use takes its stream down from outside.
@@ -114,7 +114,9 @@ class Capture(Worker):
         super().__init__(f"capture-{config.name}", on_error)
         self.last_seq = 0
         self.status = StreamStatus(config.name, State.CONNECTING, None, "", time.time())
-        self._config = config
+        self._config = config.detected
+        # Packets of another stream have other timestamps.
+        self._has_own_packets = config.detect_url is None
         self._put = put
         self._on_status = on_status
         self._metrics = metrics
@@ -302,7 +304,7 @@ class Capture(Worker):
             captured_monotonic_seconds=time.monotonic(),
             picture=frame.picture,
             decode_seconds=frame.decode_seconds,
-            packet_pts=frame.packet_pts,
+            packet_pts=frame.packet_pts if self._has_own_packets else None,
         )
         # This machine's clock: alerts on a stream's newest frame must not depend on a camera's clock.
         self._metrics.frame_captured(self._config.name, time.time())

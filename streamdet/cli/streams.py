@@ -363,6 +363,8 @@ def _facts(stream: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "state", f"{stream['state']}{why}"
     yield "frames per second", f"{stream['fps_in']:.1f} in, {stream['fps_out']:.1f} out"
     yield "url", stream["url"]
+    if stream.get("detect_url"):
+        yield "detect_url", stream["detect_url"]
     yield "from", _origin(stream)
     if stream["changed"]:
         yield "changed", ", ".join(stream["changed"])

@@ -21,6 +21,8 @@ class UrlKind(StrEnum):
     DEVICE = "device"
 
 
+URL_KEYS = ("url", "detect_url")
+"""Keys of a stream that hold an address."""
 MAX_URL_CHARACTERS = 4096
 """FFmpeg's own bound."""
 _SCHEMES = ("rtsp", "rtsps", "http", "https", "file")

@@ -102,7 +102,7 @@ def _sentence(path: KeyPath, detail: ErrorDetails) -> str:
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return _wants_table(path, value)
     expectation = _expectation(path, detail)
-    is_secret = key in ("url", "secret") or "headers" in path
+    is_secret = key in ("url", "detect_url", "secret") or "headers" in path
     shows_value = not is_secret and expectation.startswith("must")
     return f"{_shown(value) if shows_value else ''}{expectation}"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from streamdet.config.addresses import UrlKind, doubt_of_url, kind_of_url
+from streamdet.config.addresses import URL_KEYS, UrlKind, doubt_of_url, kind_of_url
 from streamdet.config.bridge_checks import (
     bridge_problems,
     bridge_warnings,
@@ -404,15 +404,17 @@ class _Reading:
         if not streams:
             lines.append(self.line_of(("streams",), f"are none; the daemon waits for {HOW_TO_ADD_A_STREAM}"))
         for number, stream in enumerate(streams):
-            path, url = ("streams", number, "url"), stream["url"]
-            if doubt := doubt_of_url(url):
-                lines.append(self.line_of(path, doubt))
             if "backend" in stream:
                 lines.append(self.line_of(("streams", number, "backend"), unused))
-            if re.match(r"[^/]*://[^/?#@]*:(?!\$\{)[^/?#@]+@", re.sub(r"\$\{[^}]*\}", "${", url)):
-                lines.append(
-                    self.line_of(path, "contains a password; write ${NAME} instead, and keep the password elsewhere")
-                )
+            for key in URL_KEYS:
+                path, url = ("streams", number, key), stream.get(key)
+                if url is None:
+                    continue
+                if doubt := doubt_of_url(url):
+                    lines.append(self.line_of(path, doubt))
+                if re.match(r"[^/]*://[^/?#@]*:(?!\$\{)[^/?#@]+@", re.sub(r"\$\{[^}]*\}", "${", url)):
+                    problem = "contains a password; write ${NAME} instead, and keep the password elsewhere"
+                    lines.append(self.line_of(path, problem))
         return lines
 
     @staticmethod

@@ -18,7 +18,7 @@ MAX_DWELLS = 8
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 HWACCELS = ("none", "auto", "cuda", "drm", "qsv", "vaapi", "vdpau", "videotoolbox", "vulkan")
-OF_ONE_STREAM = ("name", "url", "zones", "lines", "masks")
+OF_ONE_STREAM = ("name", "url", "detect_url", "zones", "lines", "masks")
 """Keys that cannot have a default for all streams."""
 # Marks a key whose change keeps the connection: it affects what is done with frames, not how they are read.
 KEEPS_CONNECTION = "x-keeps-connection"
@@ -238,6 +238,13 @@ class StreamConfig(BaseModel):
         "file:///, the path of a file (relative to this file), /dev/videoN, or the number of a V4L2 device.",
         examples=["rtsp://${FRONT_DOOR_LOGIN}@192.0.2.5/stream1", "clip.mp4", "/dev/video0", "0"],
     )
+    detect_url: str | None = Field(
+        None,
+        repr=False,
+        description="A smaller stream of the same camera, on which detection runs. `url` is then read for clips alone, "
+        "without decoding it, while a rule asks for them. Both over the network.",
+        examples=["rtsp://${FRONT_DOOR_LOGIN}@192.0.2.5/stream2"],
+    )
     backend: Literal["auto", "av", "opencv"] = Field(
         "auto",
         description="No longer used: PyAV reads network streams and files, OpenCV reads devices. To be deleted.",
@@ -422,6 +429,26 @@ class StreamConfig(BaseModel):
     def _leads_somewhere(cls, url: str) -> str:
         kind_of_url(url)
         return with_small_scheme(url)
+
+    @field_validator("detect_url")
+    @classmethod
+    def _is_a_substream(cls, detect_url: str | None, info: ValidationInfo) -> str | None:
+        if detect_url is None or "url" not in info.data:
+            return detect_url
+        kinds = {kind_of_url(detect_url), kind_of_url(info.data["url"])}
+        if kinds & {UrlKind.FILE, UrlKind.DEVICE}:
+            refuse(
+                "is for cameras with two streams over the network: this url and it must begin with rtsp://, "
+                "rtsps://, http:// or https://"
+            )
+        return with_small_scheme(detect_url)
+
+    @property
+    def detected(self) -> StreamConfig:
+        """The configuration by which the stream that detection runs on is read."""
+        if self.detect_url is None:
+            return self
+        return self.model_copy(update={"url": self.detect_url, "detect_url": None})
 
     @field_validator("zones", "lines", "masks")
     @classmethod

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from streamdet.config.addresses import MAX_URL_CHARACTERS
+from streamdet.config.addresses import MAX_URL_CHARACTERS, URL_KEYS
 from streamdet.config.toml import KeyPath
 from streamdet.config.values import Substituted
 from streamdet.security.redact import remember_secret, remember_url
@@ -50,7 +50,7 @@ class Substitution:
             return [self.apply(inner, (*path, number)) for number, inner in enumerate(value)]
         if not isinstance(value, str):
             return value
-        is_url = bool(path) and path[-1] == "url"
+        is_url = bool(path) and path[-1] in URL_KEYS
         replaced = self._replace(value, path, is_url=is_url) if "${" in value else value
         # A longer one is refused, and its message does not repeat it; to mask it would take seconds.
         if is_url and path not in self.problems and len(replaced) <= MAX_URL_CHARACTERS:

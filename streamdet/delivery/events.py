@@ -240,7 +240,7 @@ class EventWriter:
         analytics = self._analytics.get(stream)
         geometry = analytics.geometry if analytics else None
         ended: list[Occurrence] = []
-        if before is not None and (config.paused or config.url != before.url):
+        if before is not None and (config.paused or (config.url, config.detect_url) != (before.url, before.detect_url)):
             ended = self.end(stream, EndReason.REMOVED if config.paused else EndReason.RELOAD)
         try:
             if analytics is None:

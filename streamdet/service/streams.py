@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from pydantic import BaseModel
 
+from streamdet.capture.packet_reader import PacketReader
 from streamdet.capture.thread import Capture
 from streamdet.config import DetectorConfig, RuleConfig, StreamConfig
 from streamdet.config.rules import rules_of
@@ -90,6 +91,7 @@ class Streams:
         self._on_error = on_error
         self._statuses = StreamStatuses(publisher.put_status)
         self._captures: dict[str, Capture] = {}
+        self._readers: dict[str, PacketReader] = {}
         self._configs: dict[str, StreamConfig] = {}
         self._owners: Mapping[str, Owner] = _NO_OWNERS
         self._rules: tuple[RuleConfig, ...] = ()
@@ -167,7 +169,7 @@ class Streams:
 
     def cpu_seconds(self) -> float:
         """CPU time that the captures which run now have used: receiving and decoding."""
-        return sum(capture.cpu_seconds() for capture in list(self._captures.values()))
+        return sum(worker.cpu_seconds() for worker in [*self._captures.values(), *self._readers.values()])
 
     def all_ended(self) -> bool:
         """Whether every stream has come to its end, and none of its frames is on its way."""
@@ -227,7 +229,7 @@ class Streams:
             self._metrics,
             on_error=self._on_error,
             waits=True,
-            packets=None if self._clips is None else self._clips.ring(config.name),
+            packets=None if self._clips is None or config.detect_url else self._clips.ring(config.name),
             demand=self._queue.demand(config.name),
         )
 
@@ -269,6 +271,19 @@ class Streams:
             return
         self._captures[name] = capture
         capture.begin(self._last_seqs.get(name, 0))
+        config = self._configs[name]
+        if self._clips is not None and config.detect_url is not None:
+            self._start_reader(config, self._clips)
+
+    def _start_reader(self, config: StreamConfig, clips: Clips) -> None:
+        """Starts what reads the main stream for clips; detection runs on without it."""
+        reader = PacketReader(config, clips.ring(config.name), self._metrics.unexpected)
+        try:
+            reader.start()
+        except RuntimeError as error:
+            self._metrics.unexpected.report("capture", error, "there are no clips of it", config.name)
+            return
+        self._readers[config.name] = reader
 
     def _remove_stream(self, name: str) -> None:
         self._queue.remove_stream(name)
@@ -280,14 +295,16 @@ class Streams:
         del self._configs[name]
 
     def _stop_captures(self, names: Iterable[str]) -> None:
+        names = list(names)
         stopping = {name: self._captures.pop(name) for name in names if name in self._captures}
-        self._join(list(stopping.values()))
+        readers = [self._readers.pop(name) for name in names if name in self._readers]
+        self._join([*stopping.values(), *readers])
         self._last_seqs.update({name: capture.last_seq for name, capture in stopping.items()})
         for name in [name for name in self._last_seqs if name not in self._configs][:-_MAX_GONE_STREAMS]:
             del self._last_seqs[name]
 
     @staticmethod
-    def _join(captures: list[Capture]) -> None:
+    def _join(captures: Sequence[Capture | PacketReader]) -> None:
         """Ends captures, all within the time that one may take."""
         for capture in captures:
             capture.stop()
@@ -295,7 +312,7 @@ class Streams:
         for capture in captures:
             capture.join_timeout_seconds = max(deadline - time.monotonic(), 0.01)
             if not capture.join():
-                _log.error("the capture thread of %s has not ended", capture.name)
+                _log.error("the thread %s has not ended", capture.name)
 
 
 def _differences(before: BaseModel, after: BaseModel, *, on_reload: bool = False) -> str:

@@ -124,3 +124,18 @@ def open_source(config: StreamConfig, packets: PacketSink | None = None, demand:
     from streamdet.capture.sources.av import AvSource  # noqa: PLC0415 - nor devices PyAV
 
     return AvSource(config, packets, demand)
+
+
+def open_packets(config: StreamConfig, packets: PacketSink) -> Source:
+    """Opens a stream of which only packets are wanted; each `read` ends with a `HeldError`.
+
+    Args:
+        config: where it is and how to read it; not of a device.
+        packets: gets the encoded packets.
+
+    Raises:
+        SourceError: it cannot be opened.
+    """
+    from streamdet.capture.sources.av import AvSource  # noqa: PLC0415 - as above
+
+    return AvSource(config, packets, decodes=False)

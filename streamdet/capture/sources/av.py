@@ -67,6 +67,7 @@ class AvSource:
         config: of the stream.
         packets: gets the encoded packets, too; None where they are not wanted.
         demand: which frames are worth decoding; None for all.
+        decodes: whether pictures are decoded at all.
 
     Attributes:
         info: what was found at opening.
@@ -75,10 +76,18 @@ class AvSource:
         SourceError: it cannot be opened.
     """
 
-    def __init__(self, config: StreamConfig, packets: PacketSink | None = None, demand: Demand | None = None) -> None:
+    def __init__(
+        self,
+        config: StreamConfig,
+        packets: PacketSink | None = None,
+        demand: Demand | None = None,
+        *,
+        decodes: bool = True,
+    ) -> None:
         self._config = config
         self._sink = packets
         self._demand = demand
+        self._decodes = decodes
         self._tap: PacketTap | None = None
         self._kind = kind_of_url(config.url)
         self._is_file = self._kind is UrlKind.FILE
@@ -172,8 +181,11 @@ class AvSource:
         is_timed = self._has_end or not self._has_no_timestamps
         if self._sink is not None:
             self._tap = tap(self._stream, self._sink, is_timed=is_timed)
+            if self._tap is not None and not self._decodes:
+                self._tap.show(0)  # what a camera's stream says of its rotation is known from decoded pictures alone
         codec = self._stream.codec_context
-        selection = Selection(codec, self._config.decode, self._demand, is_timed=is_timed, shown_at=self._shown_at)
+        mode = self._config.decode if self._decodes else "none"
+        selection = Selection(codec, mode, self._demand, is_timed=is_timed, shown_at=self._shown_at)
         self._soundness = Soundness(codec, tap=self._tap, selection=selection)
 
     def _lacks_index(self) -> SourceError | None:

@@ -6,6 +6,7 @@ all pictures between them. `decode` in a stream's configuration says which are:
 
 - "all": none is left out.
 - "reference": pictures that no other depends on.
+- "none", where only packets are wanted: all.
 - "keyframes": all but key frames.
 - "auto": what `max_fps` would drop anyway. Pictures that no other depends on are decoded when the queue would take
   them. Where key frames come as often as `max_fps` takes frames, only they are decoded.
@@ -27,7 +28,7 @@ from streamdet.capture.sources.h264 import PictureStart
 from streamdet.capture.sources.h265 import PictureLayers
 from streamdet.types import Demand
 
-Mode = Literal["all", "reference", "keyframes", "auto"]
+Mode = Literal["all", "reference", "keyframes", "auto", "none"]
 
 # Timestamps are rounded, and cameras are not exact: a detection every 2.1 s is as good as one every 2 s.
 _MOST_PERIODS = 1.05
@@ -126,6 +127,11 @@ class Selection:
         self.ends_key = False
 
     @property
+    def decodes(self) -> bool:
+        """Whether any picture is decoded."""
+        return self._mode != "none"
+
+    @property
     def only_keys(self) -> bool:
         """Whether only key frames are decoded now, and the last one was sound."""
         return self._only_keys and self._keys_are_sound
@@ -207,6 +213,8 @@ class Selection:
     def _choose(self, packet: av.Packet[av.VideoStream], kind: _Kind) -> Choice:
         if kind is _Kind.PART:
             return self._choose_part(packet)
+        if self._mode == "none":
+            return Choice.LEAVE_OUT
         if self._mode == "keyframes":
             return Choice.ALONE if kind is _Kind.KEY else Choice.LEAVE_OUT
         if self._mode == "reference":

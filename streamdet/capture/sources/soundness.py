@@ -163,6 +163,8 @@ class Soundness:
         selection = self._selection
         choice = selection.choose(packet, start)
         judged = self._finish_key() if selection.ends_key else []
+        if packet.is_keyframe and not selection.decodes:
+            self.waits = False
         if choice is Choice.LEAVE_OUT and not self.waits:
             is_sound = self._holds_since is None or selection.only_keys
             self._left_out.append(LeftOut(packet, is_sound))

@@ -317,7 +317,7 @@ class Operations:
             # A URL that is refused may be one in which no login can be distinguished from the rest.
             parts += [
                 key
-                if key == "url"
+                if key in ("url", "detect_url")
                 else _change_of(key, old.get(key), value)
                 if key in old
                 else f"{key}={_short(value)}"
@@ -348,6 +348,7 @@ class Operations:
             "dropped": dropped,
             "alerts_last_hour": recent.alerts_last_hour(),
             "url": redact(stream.url),
+            "detect_url": None if stream.detect_url is None else redact(stream.detect_url),
             "origin": self._origin_of(stream.name),
             "claim": None if claim is None else claim.grant.claim_id,
             "changed": sorted(change.values) if change is not None and change.action == "change" else [],

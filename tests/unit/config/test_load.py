@@ -167,6 +167,17 @@ def test_literal_passwords_are_remembered_and_warned_of(file: Path) -> None:
     assert PLANTED in config.streams[0].url
 
 
+def test_the_login_of_a_substream_is_a_secret(file: Path) -> None:
+    file.write_text(f'{STREAM}detect_url = "rtsp://user:{PLANTED}@192.0.2.5/low?token=${{TOKEN}}"\n')
+    config, warnings = load_all(file, {"TOKEN": "token-of-a-substream"})
+    (warning,) = warnings
+    assert warning.startswith(f"{file}:4: streams[yard].detect_url: contains a password; ")
+    assert redact(f"{PLANTED} token-of-a-substream") == "*** ***"
+    assert PLANTED not in repr(config)
+    assert config.streams[0].detected.url == config.streams[0].detect_url
+    assert config.streams[0].detected.detected.url == config.streams[0].detect_url
+
+
 def test_a_key_that_is_no_longer_used_is_warned_of(file: Path) -> None:
     file.write_text(f'[stream_defaults]\nbackend = "opencv"\n{STREAM}\nbackend = "av"\n')
     _, warnings = load_all(file, {})
