@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from streamdet.errors import ConfigError, ControlError, StreamdetError
+from streamdet.errors import ConfigError, ControlError, Refusal, StreamdetError
 
 LEASE_SECONDS = 6.0
 RENEW_SECONDS = 2.0
+# Codes of requests that no daemon has answered; all others are about one grant.
+_NO_DAEMON = {Refusal.UNAVAILABLE, Refusal.BAD_ANSWER, Refusal.AMBIGUOUS, Refusal.NOT_ALLOWED}
 
 Json = dict[str, Any]
 
@@ -42,8 +44,10 @@ class Report:
         node: its name, as in the daemon's `[node]`; empty where the daemon does not answer.
         version: of its streamdet.
         claims: id, generation and names of the streams of each claim, as the control API describes them.
+        newest_generation: that the daemon has followed since its start.
         states: of the claimed streams, such as "up", by name.
         refused: why a grant is not followed, by the id of its claim.
+        stale: ids of the claims of which the daemon has seen a newer grant.
         addresses: of events, replay and metrics.
         problem: why the daemon does not answer; empty where it does.
     """
@@ -51,8 +55,10 @@ class Report:
     node: str = ""
     version: str = ""
     claims: tuple[Json, ...] = ()
+    newest_generation: int = 0
     states: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    stale: frozenset[str] = frozenset()
     addresses: Json = field(default_factory=dict)
     problem: str = ""
 
@@ -68,6 +74,7 @@ class Agent:
         self._send = ask
         self._grants: tuple[Granted, ...] | None = None
         self._followed: dict[str, Granted] = {}
+        self._stale: set[str] = set()
 
     def hold(self, grants: Sequence[Granted]) -> None:
         """Makes these all grants of the node, from the next turn on."""
@@ -79,6 +86,7 @@ class Agent:
         Until the first call of `hold` nothing is released: what the node watches may be right.
         """
         refused: dict[str, str] = {}
+        self._stale = set()
         try:
             about = self._ask("GET", "/v1/about")
             for grant in self._grants or ():
@@ -93,7 +101,8 @@ class Agent:
             return Report(problem=str(error))
         states = {stream["name"]: stream["state"] for stream in streams if stream["claim"] is not None}
         return Report(
-            held["node"], about["version"], tuple(held["claims"]), states, refused, about["addresses"] or {}
+            held["node"], about["version"], tuple(held["claims"]), held["newest_generation"], states, refused,
+            frozenset(self._stale), about["addresses"] or {},
         )  # fmt: skip
 
     def _renew(self, grant: Granted) -> str | None:
@@ -108,9 +117,11 @@ class Agent:
                 self._renew(before)
             return "; ".join(error.problems)
         except ControlError as error:
-            if error.code != "stale":
+            if error.code in _NO_DAEMON:
                 raise
-            self._followed.pop(grant.claim_id, None)
+            if error.code == Refusal.STALE:
+                self._stale.add(grant.claim_id)
+                self._followed.pop(grant.claim_id, None)
             return str(error)
         self._followed[grant.claim_id] = grant
         return None

@@ -71,7 +71,9 @@ def read_cameras(path: Path) -> dict[str, Camera]:
     cameras: dict[str, Camera] = {}
     tables = [table for table in written.get("streams", ()) if table]
     for stream, table in zip(config.streams, tables, strict=True):
-        values = dict(with_defaults(table, defaults) or {})  # type: ignore[call-overload] # a table in, a table out
+        # Which defaults fit depends on the kind of the url, which may not be known with ${NAME} in it.
+        merged = with_defaults({**table, "url": stream.url}, defaults)
+        values = {**merged, "url": table["url"]} if isinstance(merged, dict) else {}
         if stream.max_fps is None or not isinstance(values.get("max_fps"), int | float):
             problems.append(
                 f"{path}: streams[{stream.name}].max_fps: must be given as a number, here or in [stream_defaults]: "

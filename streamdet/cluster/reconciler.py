@@ -119,9 +119,12 @@ class Reconciler:
         if not is_here:
             self._joining.add(report.node)
         self._nodes[report.node] = _Known(report, source, capacity_fps, now)
-        self._newest_generation = max(
-            self._newest_generation, *(int(claim["generation"]) for claim in report.claims), 0
-        )  # fmt: skip
+        self._newest_generation = max(self._newest_generation, report.newest_generation)
+        for claim_id in report.stale:
+            # The next grant of it is newer than all that the node has seen.
+            node, granted = self._granted.get(claim_id, ("", None))
+            if node == report.node and granted is not None and granted.generation <= report.newest_generation:
+                del self._granted[claim_id]
 
     def step(self) -> dict[str, tuple[Granted, ...]]:
         """What each node that is there is granted from now on; nothing for any before there are streams."""

@@ -62,10 +62,12 @@ class Claims:
 
     Attributes:
         held: what is in force.
+        newest_generation: the highest that was ever followed; 0 before the first.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.held: dict[str, Claim] = {}
+        self.newest_generation = 0
         self._clock = clock
         self._generations: dict[str, int] = {}
         self._reported: set[str] = set()
@@ -144,6 +146,7 @@ class Claims:
             for name in claim.grant.streams:
                 generation = max(claim.grant.generation, self._generations.pop(name, 0))
                 self._generations[name] = generation
+                self.newest_generation = max(self.newest_generation, generation)
         while len(self._generations) > _MAX_REMEMBERED_STREAMS:
             del self._generations[next(iter(self._generations))]
 

@@ -272,7 +272,11 @@ class Operations:
 
     def _list_claims(self, _operation: Operation) -> Json:
         held = self._in_force.claims.held.values()
-        return {"node": self._in_force.node, "claims": [self._described_claim(claim) for claim in held]}
+        return {
+            "node": self._in_force.node,
+            "newest_generation": self._in_force.claims.newest_generation,
+            "claims": [self._described_claim(claim) for claim in held],
+        }
 
     def _claim(self, operation: Operation) -> Json:
         grant = operation.grant or Grant("", 0)

@@ -26,6 +26,7 @@ class Daemon:
         self.node = node
         self.claims = Claims(clock)
         self.is_running = True
+        self.is_full = False
         self.version = __version__
         self.wrong: set[str] = set()
         self.running: dict[str, Mapping[str, Any]] = {}
@@ -43,6 +44,8 @@ class Daemon:
             streams = {stream["name"]: stream for stream in body["streams"]}
             grant = Grant(claim_id, body["generation"], streams, body["lease_seconds"])
             after = self.claims.after_grant(grant)
+            if self.is_full:
+                raise ControlError(Refusal.FAILED, "the streams cannot be changed now, and run as before")
             if self.wrong & streams.keys():
                 raise ConfigError([f"streams[{name}].url: is wrong" for name in sorted(self.wrong & streams.keys())])
             self._hold(after)
@@ -51,6 +54,7 @@ class Daemon:
         held = self.claims.held.values()
         return {
             "node": self.node,
+            "newest_generation": self.claims.newest_generation,
             "version": self.version,
             "addresses": {},
             "claims": [
@@ -267,6 +271,39 @@ def test_a_stream_that_a_node_refuses_takes_nothing_from_its_group() -> None:
     cluster.assert_settled()
 
 
+def test_a_clock_that_was_set_back_by_an_hour_stops_no_grant() -> None:
+    cluster = Cluster(2, 16)
+    cluster.head.drain("n1")
+    cluster.run(5)
+    cluster.wall_ahead -= 3600.0
+    cluster.replace_head()
+    cluster.run(SETTLE_SECONDS + 120)
+    cluster.assert_settled()
+    assert cluster.daemons["n1"].running  # it has watched these streams before, by generations of the earlier clock
+
+
+def test_a_head_that_did_not_know_a_newer_grant_makes_another() -> None:
+    cluster = Cluster(1, 4)
+    daemon = cluster.daemons["n0"]
+    (claim,) = daemon.claims.held.values()
+    newer = Grant(claim.grant.claim_id, claim.grant.generation + 10**9, claim.grant.streams, 6.0)
+    daemon.claims.hold(daemon.claims.after_grant(newer))
+    cluster.run(5)
+    (claim,) = daemon.claims.held.values()
+    assert claim.grant.generation > newer.generation
+    cluster.assert_settled()
+
+
+def test_a_node_that_has_no_thread_left_is_not_lost() -> None:
+    cluster = Cluster(2, 8)
+    cluster.daemons["n0"].is_full = True
+    before = cluster.connections()
+    cluster.apply(new=camera("new"))
+    cluster.run(60)
+    assert cluster.head.nodes == ["n0", "n1"]
+    assert {stream: cluster.connections()[stream] for stream in before} == before
+
+
 def test_a_node_of_another_version_or_of_a_taken_name_gets_nothing() -> None:
     cluster = Cluster(2, 8)
     cluster.join("old")
@@ -286,7 +323,7 @@ def test_a_node_of_another_version_or_of_a_taken_name_gets_nothing() -> None:
 def test_before_there_are_streams_nothing_is_released() -> None:
     head = Reconciler(lambda: 0.0, lambda: 0.0)
     claim = {"id": "c", "generation": 5, "streams": ["a"]}
-    head.report(Report("n0", __version__, (claim,)), "m0", 10.0)
+    head.report(Report("n0", __version__, (claim,), 5), "m0", 10.0)
     assert head.step() == {}
     head.apply({"a": camera("a")})
     (granted,) = head.step()["n0"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamdet.errors import ControlError, Refusal
-from streamdet.service.claims import MAX_CLAIMS, Claims, Grant, owners_of
+from streamdet.service.claims import Claims, Grant, owners_of
 from streamdet.types import Owner
 
 
@@ -87,6 +87,14 @@ def test_a_generation_outlasts_its_claim(node: Node) -> None:
     assert node.streams() == {"d": "a"}
 
 
+def test_the_newest_generation_outlasts_claims(node: Node) -> None:
+    assert node.claims.newest_generation == 0
+    node.grant("c", 7, "a")
+    node.grant("d", 9, "b")
+    node.release("d")
+    assert node.claims.newest_generation == 9
+
+
 def test_only_who_knows_the_newest_generation_releases(node: Node) -> None:
     node.grant("c", 7, "a")
     with pytest.raises(ControlError, match="generation 6 is stale: the newest is 7"):
@@ -113,11 +121,12 @@ def test_the_end_of_a_lease_is_reported_once(node: Node) -> None:
     assert [claim.grant.claim_id for claim in node.claims.newly_over()] == ["c"]
 
 
-def test_the_number_of_claims_is_limited(node: Node) -> None:
-    for number in range(MAX_CLAIMS):
+def test_the_number_of_claims_is_limited(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamdet.service.claims.MAX_CLAIMS", 20)
+    for number in range(20):
         grant = Grant(f"c{number}", 1, {f"s{number}": {}}, 6.0)
         node.claims.hold(node.claims.after_grant(grant))
-    with pytest.raises(ControlError, match="holds 1000 claims already") as caught:
+    with pytest.raises(ControlError, match="holds 20 claims already") as caught:
         node.grant("one-more", 1, "z")
     assert caught.value.code == Refusal.TOO_MANY
     node.grant("c0", 2, "z")
