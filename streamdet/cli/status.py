@@ -218,6 +218,10 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         came, went = (sum(stream[key] for stream in status.streams) for key in ("fps_in", "fps_out"))
         counts = f"{up} of {len(status.streams)} up, {came:.1f} frames per second in, {went:.1f} out"
         facts.append(("streams", counts))
+        claimed = [stream["claim"] for stream in status.streams if stream.get("claim") is not None]
+        if claimed:
+            claims = len(set(claimed))
+            facts.append(("cluster", f"{len(claimed)} of the streams, by {claims} claim{'s' * (claims != 1)}"))
         facts.append(("alerts", f"{sum(stream['alerts_last_hour'] for stream in status.streams)} in the last hour"))
     addresses = about.get("addresses")
     if addresses:

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from streamdet import DetectionEvent, Subscription, subscribe
 from streamdet.assets import sample_clip
+from streamdet.cli.status import command as status_command
 from streamdet.cli.streams import command as streams_command
 from streamdet.types import Owner
 from support.control_api import Api
@@ -324,5 +325,7 @@ def test_the_list_says_where_a_stream_comes_from(api: Api) -> None:
     listed = run(streams_command, ["--socket", str(api.socket), "list"], env={"COLUMNS": "200"})
     assert listed.exit_code == 0
     assert any("gate" in line and "claim group-1" in line for line in listed.output.splitlines())
+    status = run(status_command, ["--socket", str(api.socket)])
+    assert "cluster  1 of the streams, by 1 claim\n" in status.output
     shown = run(streams_command, ["--socket", str(api.socket), "show", "gate"])
     assert any(line.split() == ["from", "claim", "group-1"] for line in shown.output.splitlines())
