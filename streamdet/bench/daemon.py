@@ -65,6 +65,7 @@ class _Seen:
     """The measurements of the subscriber."""
 
     latencies_seconds: list[float] = field(default_factory=list)
+    frames: Counter[str] = field(default_factory=Counter)
     lost: int = 0
 
 
@@ -166,6 +167,7 @@ class DaemonUnderTest:
             event = events.receive(min(_POLL_SECONDS, max(seconds - elapsed, 0.01)))
             if isinstance(event, DetectionEvent):
                 seen.latencies_seconds.append(time.time() - event.frame.captured_at)
+                seen.frames[event.stream] += 1
             elif isinstance(event, Gap):
                 seen.lost += event.count
             elif event is None:
@@ -212,6 +214,7 @@ class DaemonUnderTest:
 def _summary(load: Load, counts: Counter[str], seen: _Seen, took: float, cpu: float) -> dict[str, Any]:
     captured, published = counts.pop("captured", 0), counts.pop("published", 0)
     latencies = seen.latencies_seconds
+    of_streams = [seen.frames[f"s{number}"] for number in range(load.streams)]
     shares = (0.5, 0.95, 0.99) if latencies else ()
     marks = {f"p{round(100 * share)}": round(1000 * float(np.quantile(latencies, share)), 2) for share in shares}
     return {
@@ -227,6 +230,7 @@ def _summary(load: Load, counts: Counter[str], seen: _Seen, took: float, cpu: fl
         "fps_published": round(published / took, 2),
         "events_received": len(latencies),
         "events_lost": seen.lost,
+        "events_of_a_stream": [min(of_streams), max(of_streams)],
         "latency_ms": marks or None,
         "cpu_ms_per_frame": round(1000 * cpu / captured, 3) if captured else None,
         "cpu_cores": round(cpu / took, 3),

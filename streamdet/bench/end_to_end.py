@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,14 @@ HEADROOM = 0.85
 _STAND_IN_STREAMS = 4
 _MAX_STREAMS = 16
 _KEPT_UP_SHARE = 0.99
+OVERLOAD = 4.0
+"""Frames that come in the case of overload, for each one that can be detected."""
+_MOST_OVERLOAD_STREAMS = 64
+# The run that is judged takes half of the time, so that streams have enough frames to compare.
+_JUDGED_SHARE = 0.5
+_BOUND_DETECTIONS, _BOUND_MS = 4.0, 100.0
+_BEST_SHARE = 0.95
+_FAIR_RATIO, _FAIR_FRAMES = 1.1, 2
 
 
 def decode_milliseconds(path: Path, seconds: float) -> float:
@@ -93,6 +101,38 @@ def capacity(costs: Costs, cores: int, fps: float, headroom: float = HEADROOM) -
         "cores": cores,
         "headroom": headroom,
         "cpu_ms_per_frame": {name: value and round(value, 3) for name, value in asdict(costs).items()},
+    }
+
+
+def judge_overload(
+    run: dict[str, Any], fps_of_batches: dict[int, float], batch: int, detection_ms: float
+) -> dict[str, Any]:
+    """What the run of an overloaded daemon shows, ready for JSON, and whether it keeps to the bounds.
+
+    Args:
+        run: with the batch size that the daemon uses.
+        fps_of_batches: detected frames per second of this run and of others, by their batch size.
+        batch: of this run.
+        detection_ms: one frame alone, while all workers are busy.
+    """
+    best = max(fps_of_batches, key=lambda each: fps_of_batches[each])
+    share = fps_of_batches[batch] / fps_of_batches[best]
+    bound_ms = _BOUND_DETECTIONS * detection_ms + _BOUND_MS
+    fewest, most = run["events_of_a_stream"]
+    holds = {
+        "latency": run["latency_ms"] is not None and run["latency_ms"]["p95"] < bound_ms,
+        "throughput": share >= _BEST_SHARE,
+        "fairness": fewest > 0 and (most <= _FAIR_RATIO * fewest or most <= fewest + _FAIR_FRAMES),
+    }
+    return run | {
+        "batch": batch,
+        "detection_ms": round(detection_ms, 2),
+        "bound_ms": round(bound_ms, 1),
+        "fps_of_batches": {str(size): fps for size, fps in sorted(fps_of_batches.items())},
+        "best_batch": best,
+        "throughput_of_best": round(share, 3),
+        "holds": holds,
+        "passed": all(holds.values()),
     }
 
 
@@ -210,6 +250,33 @@ class EndToEnd:
         self._step.begin(f"the daemon with {streams} streams in real time", seconds)
         found = self._measure(Load(self._clip, streams, self._table(workers)), seconds)
         return found | {"kept_up": found["frames_published"] >= _KEPT_UP_SHARE * found["frames_captured"]}
+
+    def overload(
+        self, workers: int | None, fps: float, batches: Sequence[int], detection_ms: float, seconds: float
+    ) -> dict[str, Any]:
+        """The daemon with streams in real time that send four times as many frames as it can detect.
+
+        Args:
+            workers: None leaves them to the daemon.
+            fps: that it can detect.
+            batches: sizes to compare with the one that it uses.
+            detection_ms: one frame alone, while all workers are busy.
+            seconds: for all sizes together.
+        """
+        streams = min(math.ceil(OVERLOAD * fps / self._clip.fps), _MOST_OVERLOAD_STREAMS)
+        load = Load(self._clip, streams, self._table(workers))
+        own = self.best.case.batch
+        others = [batch for batch in batches if batch != own]
+        self._step.begin(f"the daemon with {streams} streams, more than it can detect", seconds)
+        found = {}
+        for batch in (own, *others):
+            share = 1.0 if not others else _JUDGED_SHARE if batch == own else (1 - _JUDGED_SHARE) / len(others)
+            load_of_batch = replace(load, detector=load.detector | {"max_batch_size": batch})
+            with DaemonUnderTest(load_of_batch, self._folder, _free_endpoint()) as daemon:
+                found[batch] = daemon.measure(share * seconds)
+        self._step.end()
+        fps_of_batches = {batch: run["fps_published"] for batch, run in found.items()}
+        return judge_overload(found[own], fps_of_batches, own, detection_ms)
 
     def _table(self, workers: int | None) -> dict[str, Any]:
         """The table `[detector]`."""

@@ -110,7 +110,7 @@ def tables(report: Mapping[str, Any], baseline: Mapping[Key, float] | None = Non
 
 def sentences(report: Mapping[str, Any]) -> list[str]:
     """Conclusions from the figures, and caveats, one line each."""
-    lines = [*_capacity_lines(report), *_end_to_end_lines(report)]
+    lines = [*_capacity_lines(report), *_end_to_end_lines(report), *_overload_lines(report)]
     lines += [*_low_threshold_lines(report), *_analytics_lines(report), *_machine_lines(report)]
     lines += [f"Note: {note}" for note in report["notes"]]
     return lines + (["Broken off: this is what had been measured so far."] if report["interrupted"] else [])
@@ -144,6 +144,23 @@ def _end_to_end_lines(report: Mapping[str, Any]) -> list[str]:
     if full:
         line += f", the daemon {full['fps_published']:.1f}: {full['speedup_over_plain_loop']:.1f} times"
     return [line + "."]
+
+
+def _overload_lines(report: Mapping[str, Any]) -> list[str]:
+    found = (report["daemon"] or {}).get("overload")
+    if not found or not found["latency_ms"]:
+        return []
+    fewest, most = found["events_of_a_stream"]
+    failed = ", ".join(name for name, holds in found["holds"].items() if not holds)
+    verdict = f"NOT within the bounds ({failed})" if failed else "within the bounds"
+    rates = f"{found['fps_captured']:.0f} frames/s in, {found['fps_published']:.1f} detected"
+    marks = ", ".join(f"{name} {_ms(value)}" for name, value in found["latency_ms"].items())
+    bound = f"{found['bound_ms']:.0f} = 4 detections of {_ms(found['detection_ms'])} ms + 100"
+    share = f"{found['throughput_of_best']:.0%} of the throughput with batches of {found['best_batch']}, the best"
+    lines = [f"Overload: {found['streams']} streams, {rates} in batches of {found['batch']}: {verdict}."]
+    lines += [f"  Capture to event: {marks} ms; p95 must be below {bound}."]
+    lines += [f"  {share} (at least 95 %); {fewest} to {most} frames of each stream."]
+    return lines
 
 
 def _low_threshold_lines(report: Mapping[str, Any]) -> list[str]:
@@ -224,7 +241,12 @@ def _stage_table(report: Mapping[str, Any], model: str) -> Table:
 
 def _daemon_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     """A column for each run."""
-    names = {"without_detector": "without a detector", "saturated": "all it can", "paced": "in real time"}
+    names = {
+        "without_detector": "without a detector",
+        "saturated": "all it can",
+        "paced": "in real time",
+        "overload": "overload",
+    }
     table = Table(title="The daemon: files in, events out", box=box.SIMPLE_HEAD)
     table.add_column("")
     for name in runs:

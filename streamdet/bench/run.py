@@ -36,18 +36,20 @@ _USUAL_SHARE = 0.5
 # Of the time; what is not here is loading.
 _SHARES = {
     "peak": 0.02,
-    "compare": 0.54,
+    "compare": 0.42,
     "low_threshold": 0.02,
     "analytics": 0.04,
     "plain": 0.06,
     "decode": 0.02,
     "stand_in": 0.06,
     "saturated": 0.1,
-    "paced": 0.14,
+    "paced": 0.1,
+    "overload": 0.16,
 }
 _LARGEST_DAEMON_BATCH = 8
 _MAX_STREAMS = 64
-_DAEMON_RUNS = 3
+_OVERLOAD_BATCHES = (1, 2, 4, 8)
+_DAEMON_RUNS = 3 + len(_OVERLOAD_BATCHES)
 _MIXED_BATCH = 8
 # Seconds of video that the analytics take in a second, roughly, in all steps.
 _VIDEO_PER_SECOND = 0.5
@@ -308,6 +310,21 @@ class Bench:
         results.daemon["paced"] = paced = end_to_end.paced(workers, streams, seconds * _SHARES["paced"])
         if streams == fitting:
             results.capacity["checked"] = paced["kept_up"]
+        batches = [batch for batch in self._options.batches or _OVERLOAD_BATCHES if batch <= _LARGEST_DAEMON_BATCH]
+        results.daemon["overload"] = end_to_end.overload(
+            workers, results.daemon["saturated"]["fps_published"], batches, self._detection_ms(model, best),
+            seconds * _SHARES["overload"],
+        )  # fmt: skip
+
+    def _detection_ms(self, model: Model, best: Measured) -> float:
+        """Of one frame, while all workers are busy: of the smallest batch that was measured."""
+        alike = [
+            row for row in self.results.detector
+            if row.model == model.name and row.samples
+            and (row.case.engine, row.case.precision) == (best.case.engine, best.case.precision)
+        ]  # fmt: skip
+        row = min(alike, key=lambda row: row.case.batch)
+        return 1000 * row.seconds * row.case.workers
 
     def _best(self, model: Model) -> Measured:
         """The row of what the daemon runs by default, or the fastest that it may use.

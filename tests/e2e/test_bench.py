@@ -91,7 +91,7 @@ def test_the_detector_is_compared_with_torchvision_stage_by_stage(everything: di
 
 
 def test_the_daemon_runs_end_to_end(everything: dict[str, Any]) -> None:
-    for name in ("without_detector", "saturated", "paced"):
+    for name in ("without_detector", "saturated", "paced", "overload"):
         run = everything["daemon"][name]
         assert (run["width"], run["height"]) == (320, 240)
         assert run["events_received"] > 0
@@ -100,6 +100,10 @@ def test_the_daemon_runs_end_to_end(everything: dict[str, Any]) -> None:
     assert everything["daemon"]["saturated"]["frames_dropped"].get("superseded", 0) == 0
     assert everything["daemon"]["paced"]["streams"] == 2
     assert everything["daemon"]["paced"]["fps"] == 5
+    overload = everything["daemon"]["overload"]
+    assert overload["frames_dropped"]["superseded"] > 0
+    assert set(overload["holds"]) == {"latency", "throughput", "fairness"}
+    assert overload["fps_of_batches"] == {"1": overload["fps_published"]}
     assert everything["plain_loop"]["frames"] >= 3
     capacity = everything["capacity"]
     costs = capacity["cpu_ms_per_frame"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from streamdet.bench.cases import Case, background_bias, calibrated_weights, loa
 from streamdet.bench.compare import MIN_ROUNDS, Measured, quartiles, speedup
 from streamdet.bench.contenders import Sample
 from streamdet.bench.daemon import Load
-from streamdet.bench.end_to_end import Costs, Step, capacity, capacity_fps
+from streamdet.bench.end_to_end import Costs, Step, capacity, capacity_fps, judge_overload
 from streamdet.bench.floor import floor_seconds, flops_of, measure_peak
 from streamdet.bench.frames import Clip
 from streamdet.bench.machine import Disturbance, DisturbanceWatch, cpu_seconds, machine_cpu, resident_bytes
+from streamdet.bench.report import _overload_lines
 from streamdet.bench.run import Options, choose_as_daemon, plan_groups, row_of_choice
 from streamdet.config import load_config
 from streamdet.detector.choice import Candidate, Choice
@@ -43,6 +45,35 @@ def test_an_accelerator_limits_too() -> None:
     costs = Costs(decode_ms=3, overhead_ms=1, detector_ms=1, device_ms=2)
     assert capacity_fps(costs, cores=16, headroom=1.0) == pytest.approx(500)
     assert capacity_fps(costs, cores=1, headroom=1.0) == pytest.approx(200)
+
+
+def overloaded(p95: float = 200.0, fewest: int = 50, most: int = 54) -> dict[str, Any]:
+    marks = {"p50": 90.0, "p95": p95, "p99": 300.0}
+    return {"latency_ms": marks, "events_of_a_stream": [fewest, most], "streams": 12, "fps_captured": 120.0,
+            "fps_published": 30.0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("run", "fps", "failed"),
+    [
+        (overloaded(), {1: 30.0, 4: 31.0, 8: 25.0}, set()),
+        (overloaded(p95=261.0), {1: 30.0}, {"latency"}),  # four detections of 40 ms, and 100
+        (overloaded(), {1: 30.0, 8: 32.0}, {"throughput"}),
+        (overloaded(most=56), {1: 30.0}, {"fairness"}),
+        (overloaded(fewest=3, most=5), {1: 30.0}, set()),  # so few may differ by two
+        (overloaded(fewest=0, most=1), {1: 30.0}, {"fairness"}),
+    ],
+)
+def test_an_overloaded_daemon_is_judged_by_age_throughput_and_fairness(
+    run: dict[str, Any], fps: dict[int, float], failed: set[str]
+) -> None:
+    found = judge_overload(run, fps, 1, 40.0)
+    assert {name for name, holds in found["holds"].items() if not holds} == failed
+    assert found["passed"] == (not failed)
+    assert (found["bound_ms"], found["best_batch"]) == (260.0, max(fps, key=lambda batch: fps[batch]))
+    lines = " ".join(_overload_lines({"daemon": {"overload": found}}))
+    assert ("NOT within the bounds" in lines) == bool(failed)
+    assert all(name in lines for name in failed)
 
 
 def test_quartiles_lie_between_the_values() -> None:
