@@ -893,14 +893,16 @@ function initZones() {
   byId("zones-redo").addEventListener("click", () => goTo(editor.undone, editor.done, "Done again."));
   byId("zones-finish").addEventListener("click", () => finish(editor.drawing, true));
   byId("zones-cancel").addEventListener("click", () => chooseTool("select", true));
-  byId("zones-live").addEventListener("change", () => (askAgain(), showZones()));
-  byId("zones-picture-again").addEventListener("click", () => {
+  const takeAnother = () => {
     editor.picture?.bitmap.close();
     editor.picture = null;
     havePictures.delete(editor.stream);
     askAgain();
     showZones();
-  });
+  };
+  // Another one as well where boxes are to be those of the picture: the one that is shown may be newer than they are.
+  byId("zones-live").addEventListener("change", takeAnother);
+  byId("zones-picture-again").addEventListener("click", takeAnother);
   const form = byId("zones-shape");
   form.addEventListener("submit", (event) => (event.preventDefault(), commit()));
   form.addEventListener("input", (event) => editField(event.target));
