@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode, urlsplit
 
+import cv2
+import numpy as np
 import pytest
 
 from streamdet.assets import sample_clip
@@ -428,6 +430,24 @@ def test_a_picture_for_drawing_is_the_newest_frame_in_full(site: Site) -> None:
         assert session.get("/api/streams/east/picture?boxes=1")[0] == 400
         assert session.get("/api/streams/west/picture")[0] == 503
         assert session.get("/api/streams/%2e%2e/picture")[0] == 404
+
+
+def test_a_mask_that_is_drawn_hides_its_area_from_every_role(own: Site) -> None:
+    alice, bob = own.log_in("alice"), own.log_in("bob")
+    mask = {"name": "left", "polygon": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}
+    assert alice.change({"stream": "east", "patch": {"masks": [mask]}})[0] == 200
+
+    def left_of(session: Session) -> float:
+        status, _, jpeg = own.request("GET", "/api/streams/east/picture", Cookie=session.cookie)
+        if status != 200:
+            return 255.0
+        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert picture is not None
+        assert picture[:, picture.shape[1] * 6 // 10 :].mean() > 20
+        return float(picture[:, : picture.shape[1] * 4 // 10].mean())
+
+    for session in (alice, bob):
+        wait_until(lambda session=session: left_of(session) < 2, "a masked picture")
 
 
 def test_where_changes_are_off_nothing_reaches_the_daemon(tmp_path: Path) -> None:
