@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -23,6 +24,7 @@ from streamdet.assets import sample_clip
 from streamdet.client.control import ask
 from streamdet.errors import ControlError
 from streamdet.service.control.api import _Api
+from streamdet.service.control.probes import Probes
 from streamdet.service.pages import HealthSnapshot
 from support.control_api import OPENAPI, Api, Json
 from support.openapi import with_settings_of_streams
@@ -41,7 +43,9 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 
 def test_every_path_and_method_is_described_and_no_other() -> None:
-    routes = _Api(lambda _: None, dict, lambda: HealthSnapshot(healthy=True, ready=True)).app.routes
+    health = HealthSnapshot(healthy=True, ready=True)
+    with closing(Probes()) as probes:
+        routes = _Api(lambda _: None, dict, lambda: health, probes=probes).app.routes
     served = {(route.path, method) for route in routes for method in route.methods - {"HEAD"}}  # type: ignore[attr-defined]
     methods = {"get", "post", "put", "patch", "delete"}
     described = {
