@@ -51,6 +51,7 @@ _RECONNECT_MILLISECONDS = 100
 _MAX_RECONNECT_MILLISECONDS = 2000
 _CONNECT_TIMEOUT_MILLISECONDS = 5000
 _HEARTBEATS_UNTIL_TIMEOUT = 4
+_LOST_KEEPALIVES = 3
 # Requests that are queued while the daemon is away; others are sent later.
 _MAX_WAITING_REQUESTS = 16
 _MAX_ANSWERS_PER_TURN = 16
@@ -86,8 +87,8 @@ class _Connection:
         timeout_seconds: iteration raises `TimeoutError` after this time without an event; None for no limit.
         high_water_mark_events: how many events may wait on either side for a slow reader; events beyond it are
             lost, and reported as a `Gap` or replayed.
-        heartbeat_seconds: how often a silent connection is tested. A daemon that hangs, or a dead line, is noticed
-            after four times as long, and the connection is made again.
+        heartbeat_seconds: how often it is tested whether the daemon answers, over a second connection. A daemon that
+            hangs, or a dead line, is noticed after four times as long; a line that is dead is made again.
         recovery_times: with `replay`, how long to wait for what may be lost.
         heal: the former name of `replay`; goes with the next version.
 
@@ -127,7 +128,6 @@ class _Connection:
         self._heartbeat_milliseconds = max(1, round(heartbeat_seconds * 1000))
         self._kinds = _checked_kinds(kinds)
         self._topics = _topics(streams, self._kinds)
-        self._is_connected = False
         self._order: GapDetector | OrderedRecovery = GapDetector(labels)
         self._keys = keys = client_keys(server_key, client_key_file)
         self._pictures: zmq.Socket[bytes] | None = None  # made for the first picture
@@ -140,9 +140,15 @@ class _Connection:
             self._events.rcvhwm = high_water_mark_events
             for topic in self._topics:
                 self._events.subscribe(topic)
+            # A connection over which nothing ever comes: only there can heartbeats tell whether the daemon hangs. Where
+            # messages wait for a slow reader, none is read, and libzmq aborts the process if it makes the connection
+            # again while its queue is full (https://github.com/zeromq/libzmq/issues/3596).
+            self._pulse = self._context.socket(zmq.SUB)
             # Before connecting: on the same machine the handshake may be over at once.
-            self._monitor = self._events.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-            self._connect(self._events, endpoint, keys)
+            changes = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+            self._open = {socket.get_monitor_socket(changes): False for socket in (self._events, self._pulse)}
+            self._connect(self._events, endpoint, keys, heartbeats=False)
+            self._connect(self._pulse, endpoint, keys)
             self._requests: zmq.Socket[bytes] | None = None
             if replay and replay_endpoint:
                 self._requests = self._context.socket(zmq.DEALER)
@@ -159,7 +165,7 @@ class _Connection:
         if self._context.closed:
             return False
         self._note_connection()
-        return self._is_connected
+        return all(self._open.values())
 
     @property
     def waiting_items(self) -> int:
@@ -200,15 +206,20 @@ class _Connection:
         """Ends the subscription; may be called again."""
         self._context.destroy(linger=0)
 
-    def _connect(self, socket: zmq.Socket[bytes], text: str, keys: ClientKeys | None) -> None:
+    def _connect(
+        self, socket: zmq.Socket[bytes], text: str, keys: ClientKeys | None, *, heartbeats: bool = True
+    ) -> None:
         socket.ipv6 = parse_endpoint(text).is_ipv6
         socket.linger = 0
         socket.maxmsgsize = wire.MAX_MESSAGE_BYTES
         socket.reconnect_ivl = _RECONNECT_MILLISECONDS
         socket.reconnect_ivl_max = _MAX_RECONNECT_MILLISECONDS
         socket.connect_timeout = _CONNECT_TIMEOUT_MILLISECONDS
-        socket.heartbeat_ivl = self._heartbeat_milliseconds
+        socket.heartbeat_ivl = self._heartbeat_milliseconds if heartbeats else 0
         socket.heartbeat_timeout = _HEARTBEATS_UNTIL_TIMEOUT * self._heartbeat_milliseconds
+        # The kernel of the other side answers these, whatever waits here.
+        socket.tcp_keepalive, socket.tcp_keepalive_cnt = 1, _LOST_KEEPALIVES
+        socket.tcp_keepalive_idle = socket.tcp_keepalive_intvl = math.ceil(self._heartbeat_milliseconds / 1000)
         if keys is not None:
             keys.apply_to(socket)
         socket.connect(text)
@@ -260,10 +271,11 @@ class _Connection:
         return fetch.is_done
 
     def _note_connection(self) -> None:
-        with suppress(zmq.Again):
-            while True:
-                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
-                self._is_connected = event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        for monitor in self._open:
+            with suppress(zmq.Again):
+                while True:
+                    event = recv_monitor_message(monitor, zmq.NOBLOCK)
+                    self._open[monitor] = event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
 
     def _prepare(self, poller: zmq.Poller, deadline: float) -> int | None:
         """Registers the sockets with a poller; returns the milliseconds to wait, None for no limit."""

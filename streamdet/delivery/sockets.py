@@ -28,8 +28,9 @@ from streamdet.worker import Wakeup, Worker
 AUTO, OFF = "auto", "off"
 SUBSCRIBE, UNSUBSCRIBE = b"\x01", b"\x00"
 _LINGER_MILLISECONDS = 2000
-_HEARTBEAT_MILLISECONDS = 5000
-_HEARTBEAT_TIMEOUT_MILLISECONDS = 20000
+# A dead line is noticed after four such times, and a client whose socket accepts nothing after a little longer.
+_KEEPALIVE_SECONDS, _LOST_KEEPALIVES = 5, 3
+_ACCEPTS_NOTHING_MILLISECONDS = 25_000
 # The longest topic has about 530 bytes.
 _MAX_SUBSCRIPTION_BYTES = 4096
 _MAX_SUBSCRIPTIONS_PER_TURN = 1000
@@ -244,8 +245,11 @@ class Sockets:
         return replay
 
     def _bind(self, bound: zmq.Socket[bytes], name: str, endpoint: str) -> str:
-        bound.heartbeat_ivl = _HEARTBEAT_MILLISECONDS
-        bound.heartbeat_timeout = _HEARTBEAT_TIMEOUT_MILLISECONDS
+        # Not ZeroMQ's heartbeats: libzmq 4.3.5 ends the process when one is due on a connection that has ended while
+        # its input was held back.
+        bound.tcp_keepalive, bound.tcp_keepalive_cnt = 1, _LOST_KEEPALIVES
+        bound.tcp_keepalive_idle = bound.tcp_keepalive_intvl = _KEEPALIVE_SECONDS
+        bound.setsockopt(zmq.TCP_MAXRT, _ACCEPTS_NOTHING_MILLISECONDS)
         where = self._guard.bind(bound, name, endpoint)
         self._poller.register(bound, zmq.POLLIN)
         return where

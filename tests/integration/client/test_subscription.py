@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -98,6 +99,67 @@ def test_a_late_joiner_has_no_gap_and_lost_events_are_one(sender: Sender) -> Non
         Gap("a", "detections/a/", 47, 1),
         ("a", 48),
     ]
+
+
+SLOW_READER = """
+import sys, time
+import zmq
+from streamdet import subscribe, wire
+from streamdet.types import DetectionEvent, FrameInfo
+
+frame = FrameInfo(seq=1, pts_seconds=None, captured_at=1.0, clock="daemon", width=640, height=360)
+with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
+    socket.linger, socket.sndhwm = 0, 10
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    endpoint = f"tcp://127.0.0.1:{port}"
+    with subscribe(endpoint, timeout_seconds=20, high_water_mark_events=10, heartbeat_seconds=0.1) as events:
+        assert socket.poll(20_000)
+        socket.recv()
+        for seq in range(1, 20_001):
+            socket.send_multipart(wire.to_message(DetectionEvent("a", "e", seq, 2.0, frame, ())))
+        if sys.argv[1] == "gone":
+            socket.close()
+        time.sleep(1.5)  # many heartbeats without a reader
+        read = [event.seq for event in iter(lambda: events.receive(1.0), None) if isinstance(event, DetectionEvent)]
+        print(len(read), read == sorted(read))
+"""
+
+
+@pytest.mark.parametrize("daemon", ["there", "gone"])
+def test_a_reader_that_was_slow_for_longer_than_the_heartbeats_goes_on(daemon: str) -> None:
+    # In a process of its own, which libzmq would end.
+    command = [sys.executable, "-c", SLOW_READER, daemon]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    count, in_order = done.stdout.split()
+    assert int(count) > 10
+    assert in_order == "True"
+
+
+HANGING_DAEMON = """
+import time
+import zmq
+
+with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
+    print("tcp://127.0.0.1:%d" % socket.bind_to_random_port("tcp://127.0.0.1"), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_daemon_that_hangs_is_noticed() -> None:
+    command = [sys.executable, "-c", HANGING_DAEMON]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as daemon:
+        try:
+            assert daemon.stdout is not None
+            endpoint = daemon.stdout.readline().strip()
+            with subscribe(endpoint, heartbeat_seconds=0.2) as events:
+                wait_until(lambda: events.is_connected, "the connection")
+                daemon.send_signal(signal.SIGSTOP)
+                wait_until(lambda: not events.is_connected, "that it hangs")
+                daemon.send_signal(signal.SIGCONT)
+                wait_until(lambda: events.is_connected, "that it goes on")
+        finally:
+            daemon.kill()
 
 
 def test_every_topic_counts_for_itself(sender: Sender) -> None:
