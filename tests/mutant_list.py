@@ -73,6 +73,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ("new head moves what runs", "        self._adopt(nodes, self._cameras)\n", "",
          "test_a_head_that_begins_again_moves_nothing_and_needs_no_right_clock"),
     ),
+    # ---- the end of an epoch ----
+    *_of(
+        "client/recovery.py", "integration/client/test_recovery.py",
+        ("the end of a removed stream is not asked for", "            self._expect_unlisted(answer.epoch, now)\n", "",
+         "test_the_last_events_of_a_stream_that_a_restart_no_longer_has_are_asked_for_once"),
+    ),
     # ---- upgrades ----
     *_of(
         "service/install/upgrade.py", "integration/service/test_upgrade.py",

@@ -332,6 +332,7 @@ class OrderedRecovery:
             self._pending.ask(None, replace(request, after=answer.more_after), now)
             return
         if self._started:
+            self._expect_unlisted(answer.epoch, now)
             self._forget_unlisted(answer.epoch)
         # Soon for the first time: the subscription may have reached the daemon after the request.
         self._check_at = now + self._times.on_its_way_seconds
@@ -375,6 +376,16 @@ class OrderedRecovery:
         for topic in self._topics.values():
             if topic.name not in self._listed and topic.epoch != epoch:
                 self._ask_for(topic, None, now)
+
+    def _expect_unlisted(self, epoch: str, now: float) -> None:
+        """After a restart of the daemon, has each topic that it no longer lists asked for once.
+
+        Its last events before the restart may not have come, and no later event will show that.
+        """
+        for topic in self._topics.values():
+            if topic.name not in self._listed and epoch not in {topic.epoch, topic.asked_in}:
+                topic.asked_in = epoch
+                topic.expected = (epoch, 1, now)
 
     def _begin(self, name: str, epoch: str, next_seq: int) -> _Topic:
         """Begins a topic with the event of this number."""
@@ -457,6 +468,7 @@ class _Topic:
         asked: id of the pending request; 0 for none.
         blocked_since: when the topic was asked for, with nothing handed out since; infinity while it is not blocked.
         expected: epoch and number that the daemon has reached, and when it reported them.
+        asked_in: epoch of the daemon in which it was asked for although the daemon did not list it.
         past: epochs that have ended.
         unlisted: how often in a row the daemon did not list it.
     """
@@ -468,6 +480,7 @@ class _Topic:
     asked: int = 0
     blocked_since: float = math.inf
     expected: tuple[str, int, float] | None = None
+    asked_in: str = ""
     past: deque[str] = field(default_factory=lambda: deque(maxlen=_PAST_EPOCHS))
     unlisted: int = 0
 

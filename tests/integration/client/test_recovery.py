@@ -27,7 +27,7 @@ from streamdet.delivery.publisher import Publisher
 from streamdet.types import Detection, State
 from streamdet.wire.replay import Replayed, ReplayRequest, Snapshot, SnapshotRequest, decode_request, encode_answer
 from support.losing import losing, losing_requests
-from support.occurring import object_event
+from support.occurring import alert_event, object_event
 from support.publishing import CAR, PERSON, frame_of, publisher_at, status_of
 from support.waiting import wait_until
 
@@ -265,11 +265,13 @@ def test_topics_that_the_daemon_has_forgotten_are_forgotten() -> None:
         nonlocal now
         for _ in range(20):
             now += 1.0
-            if requests := recovery.requests(now):
-                break
-        [request] = requests
-        snapshot = Snapshot(decode_request(request).id, epoch, dict.fromkeys(topics, 2), None)
-        recovery.answer(encode_answer(snapshot), now)
+            for request in map(decode_request, recovery.requests(now)):
+                if isinstance(request, SnapshotRequest):
+                    recovery.answer(encode_answer(Snapshot(request.id, epoch, dict.fromkeys(topics, 2), None)), now)
+                    return
+                assert isinstance(request, ReplayRequest)
+                nothing = Replayed(request.id, request.topic, str(request.epoch), request.from_seq, request.from_seq)
+                recovery.answer(encode_answer(nothing), now)
 
     names = [f"state/{number}/" for number in range(50)]
     answer(names)
@@ -286,6 +288,33 @@ def test_topics_that_the_daemon_has_forgotten_are_forgotten() -> None:
     for _ in range(4):
         answer([], "f")
     assert list(recovery._topics) == [*names[40:], "state/new/"]
+
+
+def test_the_last_events_of_a_stream_that_a_restart_no_longer_has_are_asked_for_once() -> None:
+    recovery, now = OrderedRecovery(["alerts/"], None, "tcp://127.0.0.1:1", SOON), 0.0
+    asked: list[tuple[str, int, str | None]] = []
+
+    def pass_time(epoch: str, topics: dict[str, int]) -> None:
+        """Two minutes, in which the daemon answers everything; it keeps the alerts 2 and 3 of epoch e."""
+        nonlocal now
+        for _ in range(120):
+            now += 1.0
+            for request in map(decode_request, recovery.requests(now)):
+                if isinstance(request, SnapshotRequest):
+                    recovery.answer(encode_answer(Snapshot(request.id, epoch, topics, None)), now)
+                elif isinstance(request, ReplayRequest):
+                    asked.append((request.topic, request.from_seq, request.epoch))
+                    kept = [replace(alert_event("a"), seq=seq, epoch="e") for seq in range(request.from_seq, 4)]
+                    events, seqs = [wire.to_message(event)[1] for event in kept], tuple(event.seq for event in kept)
+                    answer = Replayed(request.id, request.topic, "e", request.from_seq, 4, events=events, seqs=seqs)
+                    recovery.answer(encode_answer(answer), now)
+
+    pass_time("e", {"alerts/a/": 2})
+    assert asked == []
+    pass_time("f", {})
+    assert asked == [("alerts/a/", 2, "e")]
+    assert [recovery.take().seq for _ in range(2)] == [2, 3]  # type: ignore[union-attr] # they are events
+    assert recovery.position() == {"alerts/a/": ("e", 3)}
 
 
 def test_lost_events_of_objects_and_alerts_come_in_order_and_once(publisher: Publisher) -> None:
