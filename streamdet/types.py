@@ -62,6 +62,18 @@ class Drop(StrEnum):
     SHUTDOWN = "shutdown"
     DAMAGED = "damaged"
     NOT_DECODED = "not_decoded"
+    GATED = "gated"
+
+
+class Pass(StrEnum):
+    """Why the motion gate of a stream lets a frame through."""
+
+    LEARNING = "learning"
+    MOTION = "motion"
+    OBJECTS = "objects"
+    PERIODIC = "periodic"
+    WATCHED = "watched"
+    AUDIT = "audit"
 
 
 class EndReason(StrEnum):
@@ -138,6 +150,10 @@ class Frame:
         decode_seconds: what decoding took.
         packet_pts: the timestamp of the packet that it was decoded from (see `EncodedPacket`); None if it has none.
         settings: what counts as a detection in it; those that its stream has when it leaves the batch queue.
+        begins: whether it is the first one of a connection.
+        is_gated: whether the motion gate holds it back: it shows nothing new.
+        is_audit: whether it is detected only to learn what the motion gate misses.
+        gated_before: frames of the stream that the motion gate has held back before it.
     """
 
     stream: str
@@ -150,6 +166,39 @@ class Frame:
     decode_seconds: float = 0.0
     packet_pts: int | None = None
     settings: DetectionSettings = field(default=DetectionSettings(), repr=False)
+    begins: bool = False
+    is_gated: bool = False
+    is_audit: bool = False
+    gated_before: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What is known of a stream after one of its frames was analysed.
+
+    Attributes:
+        seq: number of the frame.
+        is_settled: whether all objects stand still and were seen lately: while nothing moves, nothing is new.
+        boxes: of the objects that do not, in pixels.
+        width: of the frame, in pixels.
+        height: of the frame, in pixels.
+    """
+
+    seq: int
+    is_settled: bool
+    boxes: tuple[Box, ...] = ()
+    width: int = 1
+    height: int = 1
+
+
+class SceneWatch(Protocol):
+    """The motion gates, for who analyses what is detected; any thread may call."""
+
+    def set_scene(self, stream: str, scene: Scene) -> None:
+        """Takes what is known of a stream after one of its frames was analysed."""
+
+    def newest_held(self, stream: str) -> Frame | None:
+        """The newest frame of a stream if it was held back; else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +362,8 @@ class DetectionEvent:
         crossings: lines that were crossed between the frame before and this one.
         trace_id: of the trace of this frame, 32 hexadecimal digits; None where it was not traced.
         owner: the node that published it; None where the stream belongs to no cluster.
+        gated: frames between the one of the event before and this one that the motion gate has held back, because they
+            showed nothing new.
     """
 
     stream: str
@@ -324,6 +375,7 @@ class DetectionEvent:
     crossings: tuple[Crossing, ...] = ()
     trace_id: str | None = None
     owner: Owner | None = None
+    gated: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -374,6 +374,11 @@ class Objects:
                 changes.append(one.publish("update"))
         return tuple(change for change in changes if change is not None)
 
+    def hold(self, track_ids: Iterable[int], now: float) -> None:
+        """Moves on to a time, in seconds of the stream, until which some objects have not moved: they count as seen."""
+        for track_id in track_ids:
+            self.live[track_id].seen = now
+
     def end(self, reason: EndReason, unseen_since: float = math.inf) -> tuple[ObjectChange, ...]:
         """Ends objects.
 

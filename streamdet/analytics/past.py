@@ -166,7 +166,8 @@ class _PastStream:
         frame = event.frame
         if self.began_at is None:
             self.began_at = frame.captured_at
-        return self.analytics.see_published(event.detections, event.crossings, frame, frame.captured_at - self.began_at)
+        seconds, is_still = frame.captured_at - self.began_at, event.gated > 0
+        return self.analytics.see_published(event.detections, event.crossings, frame, seconds, is_still=is_still)
 
 
 def relaxed(rule: RuleConfig) -> Mapping[str, RuleConfig]:

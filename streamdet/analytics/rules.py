@@ -113,6 +113,8 @@ class Rules:
         zones: Zones,
         frame: FrameInfo,
         now: float,
+        *,
+        is_still: bool = False,
     ) -> tuple[AlertChange, ...]:
         """Checks the rules after the next frame.
 
@@ -123,8 +125,10 @@ class Rules:
             zones: of the stream; they have seen these detections.
             frame: the frame.
             now: seconds of the stream, later than at the frame before.
+            is_still: whether nothing was new since the frame before, so that the time counts, however long it is.
         """
-        moment = _Moment.after(self._moment, detections, zones, frame, now, self._longest_pause_seconds)
+        longest_pause_seconds = math.inf if is_still else self._longest_pause_seconds
+        moment = _Moment.after(self._moment, detections, zones, frame, now, longest_pause_seconds)
         self._moment = moment
         if not self._watches and not changes:
             return ()

@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 
 from streamdet.analytics.objects import LiveObject, ObjectChange, Objects
 from streamdet.analytics.rules import AlertChange, Rules
-from streamdet.analytics.tracker import PublishedTracks, StreamClock, Track, Tracker
+from streamdet.analytics.tracker import PublishedTracks, StreamClock, Track, Tracker, overlap_of
 from streamdet.analytics.zones import Zones
 from streamdet.config import RuleConfig, StreamConfig
-from streamdet.types import Crossing, Detection, EndReason, FrameInfo, Geometry
+from streamdet.types import Crossing, Detection, EndReason, FrameInfo, Geometry, Scene
 
 LOST_AFTER_SECONDS = 0.01
 """A stream is silent, so that its objects are lost, when no frame has come for this longer than the limit."""
+# What stands still is held until this long before the next detected frame.
+_MOMENT_SECONDS = 1e-3
+# Detections without a track that overlap this much are the same object.
+_SAME_PLACE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Seen:
         objects: objects that have begun, changed or ended.
         alerts: alerts that are raised or cleared.
         suppressed: names of rules whose alert was suppressed by their cooldown.
+        missed: objects that the motion gate has missed: found in a frame that was detected to learn that.
     """
 
     detections: tuple[Detection, ...] = ()
@@ -34,6 +39,7 @@ class Seen:
     objects: tuple[ObjectChange, ...] = ()
     alerts: tuple[AlertChange, ...] = ()
     suppressed: tuple[str, ...] = ()
+    missed: int = 0
 
 
 class StreamAnalytics:
@@ -99,6 +105,12 @@ class StreamAnalytics:
         self._now = 0.0
         self._tracker = Tracker(self._track_ids, *_tracking(self._config)[1:]) if self._config.track else None
         self._published = PublishedTracks(self._config.track_max_lost_seconds)
+        # Of each object, what was last detected of it and when; and all that was detected in the newest frame.
+        self._sights: dict[int, tuple[Detection, float]] = {}
+        self._newest: Sequence[Detection] = ()
+        self._detected = 0.0
+        # Tracks that began in a frame of an audit.
+        self._audited: set[int] = set()
         self._zones = Zones(self._config)
         self._objects = Objects(self._new_object_id, self._config.track_max_lost_seconds)
         self._rules.forget()
@@ -121,20 +133,52 @@ class StreamAnalytics:
         """
         return self._objects.live.values()
 
-    def see(self, detections: Sequence[Detection], frame: FrameInfo, captured_monotonic_seconds: float) -> Seen:
+    def see(
+        self,
+        detections: Sequence[Detection],
+        frame: FrameInfo,
+        captured_monotonic_seconds: float,
+        *,
+        is_still: bool = False,
+        is_audit: bool = False,
+    ) -> Seen:
         """Analyses the next frame.
 
         Args:
             detections: within the frame.
             frame: the frame.
             captured_monotonic_seconds: when it was captured.
+            is_still: whether the motion gate has held back frames since the one before: nothing has moved until now.
+            is_audit: whether the gate would have held back this frame as well.
         """
-        now = self._now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
+        now = self._begin(frame, captured_monotonic_seconds, is_still=is_still)
         tracks: dict[int, Track] = {}
+        known: Iterable[int] = ()
         if self._tracker is not None:
+            known = self._tracker.tracks().keys()
             detections = self._tracker.update(detections, now, (frame.width, frame.height))
             tracks = self._tracker.tracks()
-        return self._analyse(detections, (), frame, now, tracks)
+        seen = self._analyse(detections, (), frame, now, tracks, is_still=is_still)
+        if self._config.gate == "off":
+            return seen
+        seen = replace(seen, missed=self._missed(seen, known, is_audit=is_audit))
+        self._note(seen.detections, now)
+        return seen
+
+    def stand_still(self, frame: FrameInfo, captured_monotonic_seconds: float) -> Seen:
+        """Takes a frame that the motion gate holds back: objects that stand still are where they were.
+
+        To be called from time to time, so that durations are reported when they are reached.
+
+        Args:
+            frame: the frame.
+            captured_monotonic_seconds: when it was captured.
+        """
+        now = self._now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
+        standing = self._hold(now)
+        tracks = {} if self._tracker is None else self._tracker.tracks()
+        detections = [replace(self._sights[track_id][0], zones=()) for track_id in standing]
+        return self._analyse(detections, (), frame, now, tracks, is_still=True)
 
     def see_published(
         self,
@@ -142,6 +186,8 @@ class StreamAnalytics:
         crossings: tuple[Crossing, ...],
         frame: FrameInfo,
         captured_monotonic_seconds: float,
+        *,
+        is_still: bool = False,
     ) -> Seen:
         """Analyses the next frame of events that were published: its detections have track ids.
 
@@ -150,12 +196,15 @@ class StreamAnalytics:
             crossings: of the event; likewise.
             frame: the frame.
             captured_monotonic_seconds: when it was captured.
+            is_still: whether the motion gate has held back frames since the one before.
         """
-        now = self._now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
+        now = self._begin(frame, captured_monotonic_seconds, is_still=is_still)
         self._published.update(detections, now)
         if self._zones.geometry is not None:
             detections = [replace(found, zones=()) for found in detections]
-        return self._analyse(detections, crossings, frame, now, self._published.tracks())
+        seen = self._analyse(detections, crossings, frame, now, self._published.tracks(), is_still=is_still)
+        self._note(seen.detections, now)
+        return seen
 
     def see_untracked(
         self, detections: Sequence[Detection], frame: FrameInfo, captured_monotonic_seconds: float
@@ -163,6 +212,17 @@ class StreamAnalytics:
         """The detections with their zones, without those that a mask removes, judged by this frame alone."""
         now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
         return self._zones.see(detections, (frame.width, frame.height), now, {})[0]
+
+    def scene(self, frame: FrameInfo) -> Scene:
+        """What the motion gate must know after a frame was analysed."""
+        standing = self._standing()
+        boxes = tuple(one.box for one in self._objects.live.values() if one.track_id not in standing)
+        return Scene(frame.seq, not boxes, boxes, frame.width, frame.height)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether time alone may change something: there are objects or rules."""
+        return bool(self._objects.live or self._rule_configs)
 
     def silent(self, seconds: float, *, is_up: bool) -> Seen:
         """Ends the objects that are lost by now; to be called from time to time while no frame comes.
@@ -194,6 +254,66 @@ class StreamAnalytics:
         counts.update(name for found in detections for name in found.zones)
         return counts
 
+    def _begin(self, frame: FrameInfo, captured_monotonic_seconds: float, *, is_still: bool) -> float:
+        """The time of the next frame; until then, what stands still is held where no frame was detected."""
+        before = self._now
+        now = self._now = self._clock.at(frame.pts_seconds, captured_monotonic_seconds)
+        if is_still:
+            self._hold(max(before, now - _MOMENT_SECONDS))
+        return now
+
+    def _hold(self, now: float) -> set[int]:
+        """Moves on to a time without a detected frame; returns the tracks of the objects that stand still."""
+        standing = self._standing()
+        if self._tracker is not None:
+            self._tracker.hold(standing, now)
+        self._published.hold(standing, now)
+        self._objects.hold(standing, now)
+        return standing
+
+    def _standing(self) -> set[int]:
+        """The tracks of objects that stand still and were found there lately, as long as frames were detected."""
+        lately = self._detected - self._config.track_max_lost_seconds / 2
+        return {
+            track_id
+            for track_id, one in self._objects.live.items()
+            if one.is_stationary and track_id in self._sights and self._sights[track_id][1] >= lately
+        }
+
+    def _note(self, detections: Sequence[Detection], now: float) -> None:
+        """Takes the detections of a frame, to be held while the frames after it are not detected."""
+        self._newest, self._detected = detections, now
+        live = self._objects.live
+        self._sights = {track_id: sight for track_id, sight in self._sights.items() if track_id in live}
+        self._sights.update({found.track_id: (found, now) for found in detections if found.track_id is not None})
+
+    def _missed(self, seen: Seen, known: Iterable[int], *, is_audit: bool) -> int:
+        """How many objects turn out to be such that the motion gate has missed.
+
+        A track counts once it is certain that it is an object. Without tracks, a detection counts where the newest
+        frame before has none.
+        """
+        gate_zones = set(self._config.gate_zones)
+        found_now = [found for found in seen.detections if not gate_zones or gate_zones.intersection(found.zones)]
+        if self._tracker is None:
+            new = [
+                found
+                for found in found_now
+                if found.score >= self._config.track_start_score
+                and all(
+                    found.label != other.label or overlap_of(found.box, other.box) < _SAME_PLACE
+                    for other in self._newest
+                )
+            ]
+            return len(new) if is_audit else 0
+        if is_audit:
+            self._audited.update(
+                {found.track_id for found in found_now if found.track_id is not None}.difference(known)
+            )
+        began = {change.object.track_id for change in seen.objects if change.phase == "begin"} & self._audited
+        self._audited = (self._audited - began) & self._objects.live.keys()
+        return len(began)
+
     def _analyse(
         self,
         detections: Sequence[Detection],
@@ -201,11 +321,13 @@ class StreamAnalytics:
         frame: FrameInfo,
         now: float,
         tracks: Mapping[int, Track],
+        *,
+        is_still: bool,
     ) -> Seen:
         if self._zones.geometry is not None:
             detections, crossings = self._zones.see(detections, (frame.width, frame.height), now, tracks)
         objects = self._objects.see(detections, crossings, frame, now, tracks, self._zones)
-        alerts = self._rules.see(objects, self._objects.live, detections, self._zones, frame, now)
+        alerts = self._rules.see(objects, self._objects.live, detections, self._zones, frame, now, is_still=is_still)
         return Seen(tuple(detections), crossings, objects, alerts, self._rules.suppressed())
 
 

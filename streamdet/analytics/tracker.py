@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from streamdet.types import Detection
+from streamdet.types import Box, Detection
 
 # Rank (1 plus a good overlap, or the overlap with margins), number of the track, number of the detection.
 _Pair = tuple[float, int, int]
@@ -167,14 +167,18 @@ class Track:
         self.speed_variance = _FIRST_SPEED_VARIANCE * area
 
     def predict(self, seconds: float) -> None:
-        """Moves on to the next frame; acceleration is modelled as white noise."""
-        self.frames += 1
+        """Moves on by a time; acceleration is modelled as white noise."""
         self.x += self.vx * seconds
         self.y += self.vy * seconds
         noise = _ACCELERATION_DENSITY * self.width * self.height * seconds
         self.position_variance += seconds * (2 * self.covariance + seconds * (self.speed_variance + noise / 3))
         self.covariance += seconds * (self.speed_variance + noise / 2)
         self.speed_variance += noise
+
+    def stay(self, now: float) -> None:
+        """Moves on to a time until which the object has not moved, although no frame that shows it was detected."""
+        self.vx = self.vy = 0.0
+        self.seen = now
 
     def correct(self, found: Detection, now: float) -> None:
         """Moves towards where the object was seen, by the gain of the filter."""
@@ -296,6 +300,7 @@ class Tracker:
             or not track.is_lost(before, now, self.max_lost_seconds)
         ]
         for track in self._tracks:
+            track.frames += 1
             track.predict(now - before)
         track_of = self._assign(detections)
         given: list[Detection] = []
@@ -309,6 +314,20 @@ class Tracker:
                 self._tracks.append(Track(track_id, found, now))
             given.append(Detection(found.label, found.score, found.box, track_id, found.zones))
         return given
+
+    def hold(self, track_ids: Collection[int], now: float) -> None:
+        """Moves on to a time without a frame.
+
+        Args:
+            track_ids: of objects that have not moved meanwhile, and so count as seen.
+            now: seconds of the stream, not before the newest frame.
+        """
+        for track in self._tracks:
+            if track.track_id in track_ids:
+                track.stay(now)
+            else:
+                track.predict(now - self._now)
+        self._now = now
 
     def forget(self, seen_before: float) -> None:
         """Gives up the tracks that were last seen before a time of the stream."""
@@ -433,6 +452,13 @@ class PublishedTracks:
             else:
                 track_of.correct(found, now)
 
+    def hold(self, track_ids: Collection[int], now: float) -> None:
+        """Moves on to a time without a frame; as in `Tracker`."""
+        for track_id in track_ids:
+            if track_id in self._tracks:
+                self._tracks[track_id].stay(now)
+        self._now = now
+
     def forget(self, seen_before: float) -> None:
         """Gives up the tracks that were last seen before a time of the stream."""
         self._tracks = {number: track for number, track in self._tracks.items() if track.seen >= seen_before}
@@ -440,6 +466,13 @@ class PublishedTracks:
     def tracks(self) -> dict[int, Track]:
         """The objects that may be seen again, by track id."""
         return self._tracks
+
+
+def overlap_of(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes."""
+    dx, dy = (one[0] + one[2] - other[0] - other[2]) / 2, (one[1] + one[3] - other[1] - other[3]) / 2
+    width, height = one[2] - one[0], one[3] - one[1]
+    return _overlap(abs(dx), abs(dy), width, height, other[2] - other[0], other[3] - other[1])
 
 
 def _overlap(dx: float, dy: float, width: float, height: float, other_width: float, other_height: float) -> float:

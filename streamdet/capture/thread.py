@@ -229,10 +229,11 @@ class Capture(Worker):
                     elif self._left_out_at > sound_at:
                         sound_at = self._left_out_at
                     continue
-                if self._up_since is None:
+                begins = self._up_since is None
+                if begins:
                     self._up_since = time.monotonic()
                     self._report(State.UP, None, "")
-                self._hand_on(frame)
+                self._hand_on(frame, begins=begins)
                 sound_at = time.monotonic()
         except SourceError as error:
             # A read that was interrupted because of an earlier frame fails with a time-out.
@@ -291,7 +292,7 @@ class Capture(Worker):
         if waited_seconds > _UNSAID_WAIT_SECONDS and self.status.detail != text:
             self._report(State.CONNECTING, self.status.reason, text)
 
-    def _hand_on(self, frame: SourceFrame) -> None:
+    def _hand_on(self, frame: SourceFrame, *, begins: bool) -> None:
         self.last_seq += 1
         self.beat()
         self._metrics.capture_decode_seconds.observe(frame.decode_seconds)
@@ -305,6 +306,7 @@ class Capture(Worker):
             picture=frame.picture,
             decode_seconds=frame.decode_seconds,
             packet_pts=frame.packet_pts if self._has_own_packets else None,
+            begins=begins,
         )
         # This machine's clock: alerts on a stream's newest frame must not depend on a camera's clock.
         self._metrics.frame_captured(self._config.name, time.time())

@@ -217,6 +217,9 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         up = sum(stream["state"] == "up" for stream in status.streams)
         came, went = (sum(stream[key] for stream in status.streams) for key in ("fps_in", "fps_out"))
         counts = f"{up} of {len(status.streams)} up, {came:.1f} frames per second in, {went:.1f} out"
+        gated = sum(stream.get("fps_gated", 0.0) for stream in status.streams)
+        if gated >= _NOTABLE_FPS:
+            counts += f", {gated:.1f} left out by the motion gate"
         facts.append(("streams", counts))
         claimed = [stream["claim"] for stream in status.streams if stream.get("claim") is not None]
         if claimed:
@@ -252,6 +255,7 @@ def _table(streams: list[dict[str, Any]]) -> RenderableType:
             "" if stream["since"] is None else in_words(now - stream["since"]),
             f"{stream['fps_in']:.1f}", f"{stream['fps_out']:.1f}",
             "" if p50 is None else f"{p50 * 1000:.0f} ms",
-            str(sum(stream["dropped"].values())), str(stream["alerts_last_hour"]),
+            str(sum(count for reason, count in stream["dropped"].items() if reason != "gated")),
+            str(stream["alerts_last_hour"]),
         )  # fmt: skip
     return table

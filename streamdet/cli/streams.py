@@ -24,9 +24,23 @@ if TYPE_CHECKING:
 
 _NOTABLE_FPS = 0.05
 _COLOURS = {"up": "green", "connecting": "yellow", "stalled": "yellow", "down": "red"}
-_COLUMNS = ("stream", "state", "fps in", "out", "decode", "max_fps", "overload", "from", "kept", "url", "problem")
-_WIDE_ONLY = ("decode", "max_fps", "overload", "from", "kept", "problem")
+_COLUMNS = (
+    "stream",
+    "state",
+    "fps in",
+    "out",
+    "decode",
+    "max_fps",
+    "overload",
+    "gated",
+    "from",
+    "kept",
+    "url",
+    "problem",
+)
+_WIDE_ONLY = ("decode", "max_fps", "overload", "gated", "from", "kept", "problem")
 _WIDE_CHARACTERS = 120
+_LEFT_OUT = {"fps_rate_limited": "max_fps", "fps_overload": "overload", "fps_gated": "the motion gate"}
 _LONGEST_NAME = 30
 _EPILOG = """\b
 Examples:
@@ -362,6 +376,11 @@ def _facts(stream: dict[str, Any]) -> Iterator[tuple[str, str]]:
     why = f" ({stream['reason']}: {stream['detail']})" if stream["reason"] else ""
     yield "state", f"{stream['state']}{why}"
     yield "frames per second", f"{stream['fps_in']:.1f} in, {stream['fps_out']:.1f} out"
+    for key, why in _LEFT_OUT.items():
+        if stream.get(key, 0.0) >= _NOTABLE_FPS:
+            yield "left out", f"{stream[key]:.1f} frames per second by {why}"
+    if gate := stream.get("gate"):
+        yield "motion gate", f"{gate['missed']} objects missed in {gate['audited']} audited frames"
     yield "url", stream["url"]
     if stream.get("detect_url"):
         yield "detect_url", stream["detect_url"]
@@ -405,6 +424,7 @@ def _drawn(result: dict[str, Any], characters: int) -> RenderableType:
             "decode": _left_out(stream, "fps_not_decoded"),
             "max_fps": _left_out(stream, "fps_rate_limited"),
             "overload": _left_out(stream, "fps_overload"),
+            "gated": _left_out(stream, "fps_gated"),
             "from": Text(origin + changed),
             "kept": "yes" if stream["persisted"] else "no",
             "url": Text(plain(stream["url"])),

@@ -18,7 +18,7 @@ MAX_DWELLS = 8
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 HWACCELS = ("none", "auto", "cuda", "drm", "qsv", "vaapi", "vdpau", "videotoolbox", "vulkan")
-OF_ONE_STREAM = ("name", "url", "detect_url", "zones", "lines", "masks")
+OF_ONE_STREAM = ("name", "url", "detect_url", "zones", "lines", "masks", "gate_zones")
 """Keys that cannot have a default for all streams."""
 # Marks a key whose change keeps the connection: it affects what is done with frames, not how they are read.
 KEEPS_CONNECTION = "x-keeps-connection"
@@ -303,6 +303,21 @@ class StreamConfig(BaseModel):
         examples=[10],
         json_schema_extra=_KEEPS_CONNECTION,
     )
+    gate: Literal["off", "motion"] = Field(
+        "off",
+        description='Which frames are detected: "off" all, "motion" those in which something moves or an object does; '
+        "frames that show nothing new are left out and counted as `gated`. docs/gate.md says what it saves and misses.",
+        examples=["motion"],
+        json_schema_extra=_KEEPS_CONNECTION,
+    )
+    gate_max_seconds: Seconds = Field(
+        10.0,
+        ge=0.1,
+        le=60,
+        description="With `gate`: at least one frame is detected in this time, whatever moves.",
+        examples=["30 s"],
+        json_schema_extra=_KEEPS_CONNECTION,
+    )
     max_frame_age_seconds: Seconds = Field(
         2.0,
         gt=0,
@@ -403,6 +418,14 @@ class StreamConfig(BaseModel):
         examples=[[{"name": "street", "polygon": [[0.0, 0.0], [1.0, 0.0], [1.0, 0.2]], "labels": ["car"]}]],
         json_schema_extra=_KEEPS_CONNECTION,
     )
+    gate_zones: tuple[str, ...] = Field(
+        (),
+        validate_default=True,
+        description="With `gate`: names of zones; only what moves in them starts detection. Default: what moves "
+        "anywhere but in a mask for all objects.",
+        examples=[["door"]],
+        json_schema_extra=_KEEPS_CONNECTION,
+    )
     time_zone: str | None = Field(
         None,
         min_length=1,
@@ -462,6 +485,16 @@ class StreamConfig(BaseModel):
             if isinstance(shape, ZoneConfig) and (shape.dwell_seconds or shape.loiter_seconds):
                 refuse(f'hold durations for "{shape.name}", which need track ids; set track = true, or delete them')
         return shapes
+
+    @field_validator("gate_zones")
+    @classmethod
+    def _are_zones(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        zones = [zone.name for zone in info.data.get("zones", ())]
+        for name in names if "zones" in info.data else ():
+            if name not in zones:
+                known = f"its zones are {', '.join(zones)}" if zones else "the stream has no zones"
+                refuse(f'holds "{name[:40]}", which is no zone of this stream; {known}')
+        return names
 
     _is_above_min_size = field_validator("max_size")(_above_min_size)
     _is_a_time_zone = field_validator("time_zone")(_time_zone)

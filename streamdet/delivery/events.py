@@ -36,12 +36,15 @@ from streamdet.types import (
     Detection,
     DetectionEvent,
     EndReason,
+    Frame,
     FrameInfo,
     ObjectEvent,
     Owner,
     Picture,
     PictureInfo,
     PreviewEvent,
+    Scene,
+    SceneWatch,
     State,
     StateEvent,
     StreamStatus,
@@ -61,6 +64,9 @@ _MAX_REMOVED_STREAMS = 1000
 # While frames of a silent stream are still on their way, its silence is looked at again after this time.
 _ON_ITS_WAY_SECONDS = 0.5
 
+# How often time passes for a stream whose frames the motion gate holds back.
+_STILL_SECONDS = 0.5
+
 _Event = TypeVar("_Event", DetectionEvent, StateEvent, PreviewEvent, ObjectEvent, AlertEvent)
 
 _log = logging.getLogger(__name__)
@@ -79,6 +85,8 @@ class FrameResult:
         is_preview_due: whether a preview is to be made of it.
         packet_pts: timestamp of the packet that it was decoded from; None where that is not known.
         is_asked_for: whether clients of the control API wait for a picture of it.
+        gated_before: frames of the stream that the motion gate has held back before it.
+        is_audit: whether it was detected only to learn what the motion gate misses.
     """
 
     stream: str
@@ -89,6 +97,8 @@ class FrameResult:
     is_preview_due: bool = False
     packet_pts: int | None = None
     is_asked_for: bool = False
+    gated_before: int = 0
+    is_audit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +185,7 @@ class EventWriter:
         metrics: counts objects, visits to zones and crossings; its ledger knows which frames are in flight.
         pictures: makes pictures of objects and alerts; None for none.
         clips: keeps clips around alerts; None for none.
+        gates: the motion gates of streams; None where no stream has one.
 
     Attributes:
         seqs: the newest number of each topic.
@@ -187,7 +198,13 @@ class EventWriter:
         metrics: Metrics,
         pictures: Pictures | None = None,
         clips: Clips | None = None,
+        gates: SceneWatch | None = None,
     ) -> None:
+        self._gates = gates
+        self._still_monotonic_seconds = math.inf
+        # Of streams with a motion gate: how many frames it had held back, and the newest frame that was analysed.
+        self._gated: dict[str, int] = {}
+        self._seen_seqs: dict[str, int] = {}
         self._epoch = epoch
         self._state_interval_seconds = state_interval_seconds
         self._metrics = metrics
@@ -253,6 +270,9 @@ class EventWriter:
         last = self._states.get(stream)
         if last is not None and analytics.geometry != geometry:
             last.due_monotonic_seconds = 0.0
+        self._open_gate(stream)
+        has_gates = any(config.gate != "off" for config in self._configs.values())
+        self._still_monotonic_seconds = time.monotonic() + _STILL_SECONDS if has_gates else math.inf
         return ended
 
     def _own(self, stream: str, owner: Owner | None) -> None:
@@ -293,6 +313,7 @@ class EventWriter:
                 ended = self._occurrences(stream, analytics.end(reason))
         except Exception as error:  # noqa: BLE001 - whatever it is: each object is to end
             self._metrics.unexpected.report("analytics", error, "objects end as they were last published", stream)
+        self._open_gate(stream)
         return [*ended, *self._end_rest(stream, reason)]
 
     def end_all(self, reason: EndReason) -> Iterator[Occurrence]:
@@ -306,10 +327,33 @@ class EventWriter:
         for stream, opened in self._open.items():
             if opened.silent_monotonic_seconds > now:
                 continue
+            held = self._gates.newest_held(stream) if self._gates is not None else None
+            if held is not None:
+                # Frames do come, and show nothing new.
+                opened.seen_monotonic_seconds = held.captured_monotonic_seconds
+                opened.silent_monotonic_seconds = self._silent_at(stream, held.captured_monotonic_seconds)
+                if opened.silent_monotonic_seconds > now:
+                    continue
             if self._metrics.ledger.is_on_its_way(stream):
                 opened.silent_monotonic_seconds = now + _ON_ITS_WAY_SECONDS
                 continue
             yield from self._ended_in_silence(stream, opened, now)
+
+    def stand_still(self) -> Iterator[Occurrence]:
+        """What time alone brings about while the motion gate of a stream holds back its frames, twice a second."""
+        now = time.monotonic()
+        if now < self._still_monotonic_seconds or self._gates is None:
+            return
+        self._still_monotonic_seconds = now + _STILL_SECONDS
+        for stream, config in list(self._configs.items()):
+            analytics = self._analytics.get(stream)
+            if config.gate == "off" or config.paused or analytics is None or not analytics.is_waiting:
+                continue
+            held = self._gates.newest_held(stream)
+            # What was captured before it must have been analysed before it.
+            if held is None or held.seq <= self._seen_seqs.get(stream, 0) or self._metrics.ledger.is_on_its_way(stream):
+                continue
+            yield from self._stood_still(stream, analytics, held)
 
     def take_over(self, left_behind: LeftBehind) -> Iterator[Occurrence]:
         """Ends the objects and clears the alerts that were open when an earlier epoch was cut off.
@@ -337,7 +381,8 @@ class EventWriter:
             The stream whose numbers are forgotten now, or None.
         """
         for of_streams in (
-            self._states, self._analytics, self._configs, self._owners, self._open, self._removed,
+            self._states, self._analytics, self._configs, self._owners, self._open, self._removed, self._gated,
+            self._seen_seqs,
         ):  # fmt: skip
             of_streams.pop(stream, None)
         self._privacy.remove_stream(stream)
@@ -362,12 +407,21 @@ class EventWriter:
             left_out = len(result.detections) - len(detected)
             text = "left out %d detections without a usable box"
             self._throttle.log(_log, logging.WARNING, text, left_out, stream=stream)
-        seen, ended = self._analysed(result, detected)
+        gated = self._gated_since(result)
+        seen, ended = self._analysed(result, detected, is_still=gated > 0)
         message = self._write(
             "detections",
             stream,
             lambda seq: DetectionEvent(
-                stream, self._epoch, seq, time.time(), frame, seen.detections, seen.crossings, trace_id
+                stream,
+                self._epoch,
+                seq,
+                time.time(),
+                frame,
+                seen.detections,
+                seen.crossings,
+                trace_id,
+                gated=gated,
             ),
         )
         hidden = self._hidden(result, detected, seen.detections)
@@ -377,9 +431,9 @@ class EventWriter:
         self._current = None
         opened = self._open.get(stream)
         if opened is not None and opened.objects:
-            captured, max_lost_seconds = result.captured_monotonic_seconds, self._configs[stream].track_max_lost_seconds
-            opened.seen_monotonic_seconds = captured
-            opened.silent_monotonic_seconds = captured + max_lost_seconds + LOST_AFTER_SECONDS
+            captured = result.captured_monotonic_seconds
+            opened.seen_monotonic_seconds, opened.silent_monotonic_seconds = captured, self._silent_at(stream, captured)
+        self._settle_gate(result, seen)
         return FrameEvents(message, occurrences, hidden)
 
     def preview(self, preview: Preview) -> Message[PreviewEvent] | None:
@@ -422,6 +476,7 @@ class EventWriter:
             latest,
             min((last.due_monotonic_seconds for last in self._states.values()), default=math.inf),
             min((opened.silent_monotonic_seconds for opened in self._open.values()), default=math.inf),
+            self._still_monotonic_seconds,
         )
 
     def subscribed(self, prefix: bytes) -> None:
@@ -469,6 +524,59 @@ class EventWriter:
         analytics.restore_alerts(self._raised_at[stream])
         self._analytics[stream] = analytics
         return analytics
+
+    def _silent_at(self, stream: str, seen_monotonic_seconds: float) -> float:
+        """When the objects of a stream are lost if no other frame comes."""
+        return seen_monotonic_seconds + self._configs[stream].track_max_lost_seconds + LOST_AFTER_SECONDS
+
+    def _gated_since(self, result: FrameResult) -> int:
+        """How many frames the motion gate has held back since the frame before."""
+        before = self._gated.get(result.stream, 0)
+        if result.gated_before != before:
+            self._gated[result.stream] = result.gated_before
+        # A stream that was removed and added again counts from 0.
+        return result.gated_before - before if result.gated_before >= before else result.gated_before
+
+    def _settle_gate(self, result: FrameResult, seen: Seen) -> None:
+        """Reports to the motion gate of a stream what is known after a frame, and counts what an audit finds."""
+        stream = result.stream
+        config, analytics = self._configs.get(stream), self._analytics.get(stream)
+        if self._gates is None or config is None or config.gate == "off" or analytics is None:
+            return
+        self._seen_seqs[stream] = result.frame.seq
+        self._gates.set_scene(stream, analytics.scene(result.frame))
+        if result.is_audit:
+            self._metrics.gate_audited(stream)
+        if seen.missed:
+            self._metrics.gate_missed(stream, seen.missed)
+
+    def _open_gate(self, stream: str) -> None:
+        """Has the next frames detected: what was known of the stream is no longer so."""
+        if self._gates is not None:
+            self._gates.set_scene(stream, Scene(0, is_settled=False))
+
+    def _stood_still(self, stream: str, analytics: StreamAnalytics, held: Frame) -> list[Occurrence]:
+        """The events of a frame that was held back: durations that are reached, objects that are still there."""
+        picture, captured = held.picture, held.captured_monotonic_seconds
+        frame = FrameInfo(held.seq, held.pts_seconds, held.captured_at, held.clock, picture.width, picture.height)
+        self._seen_seqs[stream] = held.seq
+        try:
+            seen = analytics.stand_still(frame, captured)
+        except Exception as error:  # noqa: BLE001 - whatever it is: other streams are to be published
+            self._metrics.unexpected.report("analytics", error, "the stream's tracks begin again", stream)
+            return self.end(stream, EndReason.INTERNAL_ERROR)
+        if analytics.geometry is not None:
+            self._metrics.shapes_seen(stream, analytics.zone_counts(seen.detections), ())
+        result = FrameResult(stream, frame, captured, (), picture, packet_pts=held.packet_pts)
+        # Where something must be blurred it is not known what: nothing was detected in this very frame.
+        hidden = None if self._configs[stream].blur else self._hidden(result, (), ())
+        self._current = result, hidden
+        occurrences = self._occurrences(stream, seen)
+        self._current = None
+        opened = self._open.get(stream)
+        if opened is not None and opened.objects:
+            opened.seen_monotonic_seconds, opened.silent_monotonic_seconds = captured, self._silent_at(stream, captured)
+        return occurrences
 
     def _restore(self, stream: str, alert: Alert) -> None:
         """Restores when a rule last raised an alert in an earlier epoch, unless it has raised one since."""
@@ -539,7 +647,9 @@ class EventWriter:
             self._metrics.unexpected.report("pictures", error, "an alert has no picture", stream)
             return None
 
-    def _analysed(self, result: FrameResult, detections: tuple[Detection, ...]) -> tuple[Seen, list[Occurrence]]:
+    def _analysed(
+        self, result: FrameResult, detections: tuple[Detection, ...], *, is_still: bool
+    ) -> tuple[Seen, list[Occurrence]]:
         """Runs the analytics on a frame.
 
         If they fail, the frame is published without tracks, and those of the stream begin again with the next frame.
@@ -555,7 +665,9 @@ class EventWriter:
         ended: list[Occurrence] = []
         if not self._configs[stream].paused:
             try:
-                seen = analytics.see(detections, frame, result.captured_monotonic_seconds)
+                seen = analytics.see(
+                    detections, frame, result.captured_monotonic_seconds, is_still=is_still, is_audit=result.is_audit
+                )
                 if analytics.geometry is not None:
                     self._metrics.shapes_seen(stream, analytics.zone_counts(seen.detections), seen.crossings)
             except Exception as error:  # noqa: BLE001 - whatever it is: the frame is to be published
@@ -654,6 +766,7 @@ class EventWriter:
         is_up = last is not None and last.status.state is State.UP
         silence_seconds = now - opened.seen_monotonic_seconds
         opened.silent_monotonic_seconds = math.inf
+        self._open_gate(stream)
         try:
             return self._occurrences(stream, self._analytics[stream].silent(silence_seconds, is_up=is_up))
         except Exception as error:  # noqa: BLE001 - whatever it is: each object is to end

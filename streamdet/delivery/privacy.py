@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from streamdet.analytics.tracker import overlap_of
 from streamdet.config import StreamConfig
 from streamdet.types import Box, Detection, Point
 
@@ -175,7 +176,7 @@ class Privacy:
                 tracked[found.track_id] = found.box, until
                 known.add(found.box)
         boxes = [found.box for found in detected if found.label in of.blur and found.box not in known]
-        others = [place for place in others if not any(_overlap(place[0], box) > _SAME_PLACE for box in boxes)]
+        others = [place for place in others if not any(overlap_of(place[0], box) > _SAME_PLACE for box in boxes)]
         others += [(box, until) for box in boxes]
         of.tracked, of.others = tracked, others[-_MAX_PLACES:]
         hidden = (*(box for box, _ in tracked.values()), *(box for box, _ in of.others))
@@ -214,13 +215,3 @@ def _make_unrecognisable(piece: NDArray[np.uint8], box: Box, origin: tuple[int, 
 
 def _scaled(box: Box, x: float, y: float) -> Box:
     return box[0] * x, box[1] * y, box[2] * x, box[3] * y
-
-
-def _overlap(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return width * height / (areas - width * height)

@@ -29,7 +29,18 @@ from streamdet.delivery.snapshots import Snapshots
 from streamdet.delivery.sockets import OFF, SUBSCRIBE, Route, Sockets
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.opentelemetry import Tracer
-from streamdet.types import AlertEvent, Detection, Drop, EndReason, Frame, FrameInfo, ObjectEvent, Owner, StreamStatus
+from streamdet.types import (
+    AlertEvent,
+    Detection,
+    Drop,
+    EndReason,
+    Frame,
+    FrameInfo,
+    ObjectEvent,
+    Owner,
+    SceneWatch,
+    StreamStatus,
+)
 from streamdet.wire.replay import Answer, Refused, encode_answer, request_id
 from streamdet.worker import Worker
 
@@ -113,6 +124,7 @@ class Publisher(Worker):
         picture_store: keeps these pictures; None for no pictures.
         clips: keeps clips around alerts; None for no clips.
         history: reads events of objects and alerts back on request; None where none are kept on disk.
+        gates: the motion gates of streams; None where no stream has one.
 
     Attributes:
         endpoint: the bound endpoint; with the real port where port 0 was configured.
@@ -137,6 +149,7 @@ class Publisher(Worker):
         picture_store: FileStore | None = None,
         clips: Clips | None = None,
         history: History | None = None,
+        gates: SceneWatch | None = None,
     ) -> None:
         super().__init__("publisher", on_error)
         self._metrics = metrics
@@ -158,7 +171,7 @@ class Publisher(Worker):
             self._pictures = Pictures(pictures, picture_store, metrics, on_error, self._wakeup.wake)
         self._held: dict[str, deque[_Held]] = {}  # by topic
         self._unsettled: deque[_Unsettled] = deque()
-        self._writer = EventWriter(epoch, config.state_interval_seconds, metrics, self._pictures, clips)
+        self._writer = EventWriter(epoch, config.state_interval_seconds, metrics, self._pictures, clips, gates)
         self._replay: Replay | None = None
         if replay is not None and (replay.endpoint != OFF or archive is not None):
             ring = Ring(replay.max_events, replay.max_bytes)
@@ -181,8 +194,9 @@ class Publisher(Worker):
         is_kept = is_preview_due or is_asked_for or may_be_kept
         kept = picture if is_kept else None
         result = FrameResult(
-            frame.stream, info, captured, tuple(detections), kept, is_preview_due, frame.packet_pts, is_asked_for
-        )
+            frame.stream, info, captured, tuple(detections), kept, is_preview_due, frame.packet_pts, is_asked_for,
+            frame.gated_before, frame.is_audit,
+        )  # fmt: skip
         with self._changed:
             while len(self._pending) >= MAX_PENDING and not self._closed:
                 self._changed.wait()
@@ -191,6 +205,10 @@ class Publisher(Worker):
                 self._append(result)
         if not is_taken:
             self._metrics.frame_dropped(frame.stream, Drop.SHUTDOWN)
+
+    def is_watched(self, stream: str) -> bool:
+        """Whether someone looks at the stream's pictures now; may be called from any thread."""
+        return self._previews.is_watched(stream) or self.snapshots.is_waiting(stream)
 
     def put_status(self, status: StreamStatus) -> None:
         """Queues a state event; never blocks, so under pressure only the newest state of a stream is kept."""
@@ -252,6 +270,7 @@ class Publisher(Worker):
                     self._send_pending()
                     self._send_previews()
                     self._repeat_states()
+                    self._send_all(self._writer.stand_still())
                     self._send_all(self._writer.end_silent())
                     self._send_settled()
                     self._send_held()

@@ -88,6 +88,10 @@ class Snapshots:
                 if not self._waiting[stream]:
                     del self._waiting[stream]
 
+    def is_waiting(self, stream: str) -> bool:
+        """Whether someone waits for a picture of a stream."""
+        return stream in self._waiting
+
     def is_due(self, stream: str, now: float) -> bool:
         """Whether the picture of the stream's frame should be kept.
 

@@ -71,6 +71,7 @@ class _Slot:
         period_seconds: between the last two; None before there were two.
         next_due_at: when `max_fps` next lets a frame pass; None before the first.
         blocked_puts: frames that wait in `put`.
+        gated: frames that the motion gate has held back.
     """
 
     stream: QueuedStream
@@ -82,6 +83,7 @@ class _Slot:
     period_seconds: float | None = None
     next_due_at: float | None = None
     blocked_puts: int = 0
+    gated: int = 0
 
     @property
     def loses_nothing(self) -> bool:
@@ -148,6 +150,7 @@ class BatchQueue:
       every stream.
     - Also dropped: what `max_fps` does not let in (`rate_limited`), what is too old when it would leave (`stale`),
       and what comes after the end or belongs to a removed stream (`shutdown`).
+    - What the motion gate holds back (`gated`) takes no slot, and uses up the schedule of `max_fps`.
     - Streams of pace "fastest" lose nothing: `put` waits until the slot is free.
 
     Thread-safe, for any number of threads on both sides.
@@ -226,7 +229,8 @@ class BatchQueue:
 
     def put(self, frame: Frame) -> None:
         """Offers a frame; waits only for streams of pace "fastest", and for the first frame of a size."""
-        self._prepare(frame.picture)
+        if not frame.is_gated:
+            self._prepare(frame.picture)
         with self._changed:
             reason = self._put(frame)
         if reason is not None:
@@ -288,14 +292,17 @@ class BatchQueue:
     def _put(self, frame: Frame) -> Drop | None:
         """Puts a frame into its slot; the reason why a frame of that stream is dropped, if one is."""
         slot = self._slots.get(frame.stream)
-        if slot is not None:
+        if slot is not None and not frame.is_gated:
             self._wait_until_free(slot)
         if slot is None or self._closed or self._slots.get(frame.stream) is not slot:
             return Drop.SHUTDOWN
         if not slot.pass_schedule(frame.captured_monotonic_seconds):
             return Drop.RATE_LIMITED
+        if frame.is_gated:
+            slot.gated += 1
+            return Drop.GATED
         superseded = slot.frame is not None
-        slot.fill(frame, self._clock())
+        slot.fill(replace(frame, gated_before=slot.gated) if slot.gated else frame, self._clock())
         if superseded:
             return Drop.SUPERSEDED
         slot.virtual_time = max(slot.virtual_time, self._virtual_time - _SAVED_VIRTUAL_TIME)

@@ -30,7 +30,7 @@ from streamdet.monitoring.ledger import Ledger, StreamLedger
 from streamdet.monitoring.log import lost_lines
 from streamdet.monitoring.rates import Recent
 from streamdet.monitoring.unexpected import PARTS, UnexpectedErrors
-from streamdet.types import Crossing, Direction, Drop, Reason, State, StreamStatus, ZoneChange, ZoneVisit
+from streamdet.types import Crossing, Direction, Drop, Pass, Reason, State, StreamStatus, ZoneChange, ZoneVisit
 
 STAGES = ("input", "preprocess", "features", "proposals", "roi_pool", "classify", "postprocess")
 
@@ -138,6 +138,7 @@ class Metrics:
         self._previews = declare.counter("previews_encoded", "Preview pictures that were encoded.", ["stream"])
         self._shapes = _ShapeMetrics(declare)
         self._rules = _RuleMetrics(declare)
+        self._gates = _GateMetrics(declare)
 
         # Of the way of a frame.
         self.capture_decode_seconds = declare.histogram(
@@ -203,7 +204,13 @@ class Metrics:
         )
 
     def set_stream(
-        self, stream: str, labels: Iterable[str], zones: Sequence[str] = (), lines: Sequence[str] = ()
+        self,
+        stream: str,
+        labels: Iterable[str],
+        zones: Sequence[str] = (),
+        lines: Sequence[str] = (),
+        *,
+        has_gate: bool = False,
     ) -> None:
         """Makes every series of a stream, at zero; those that exist already keep their counts.
 
@@ -212,6 +219,7 @@ class Metrics:
             labels: of the detections that it may yield from now on.
             zones: its zones; the series of others are removed.
             lines: its lines; the series of others are removed.
+            has_gate: whether it has a motion gate.
         """
         with self._lock:
             if stream not in self._streams:
@@ -228,6 +236,8 @@ class Metrics:
                 self._streams[stream].detections.setdefault(label, self._detections.labels(stream, label))
                 self._streams[stream].objects.setdefault(label, self._objects.labels(stream, label))
             self._shapes.set(stream, zones, lines)
+            if has_gate:
+                self._gates.add(stream)
 
     def remove_stream(self, stream: str) -> None:
         """Forgets a stream: the next scrape has none of its series."""
@@ -244,6 +254,7 @@ class Metrics:
             for topic in series.events:
                 self._events.remove(topic)
             self._shapes.remove(stream)
+            self._gates.remove(stream)
 
     def objects_of(self, stream: str) -> dict[str, int]:
         """How many objects of a stream began, by label; without labels that had none."""
@@ -322,6 +333,22 @@ class Metrics:
     def frame_dropped(self, stream: str, reason: Drop) -> None:
         """A frame will not be published."""
         self.ledger.dropped(stream, reason)
+
+    def gate_passed(self, stream: str, why: Pass) -> None:
+        """The motion gate of a stream let a frame through."""
+        self._gates.passed(stream, why)
+
+    def gate_audited(self, stream: str) -> None:
+        """A frame was detected that the motion gate would have held back."""
+        self._gates.audited(stream)
+
+    def gate_missed(self, stream: str, objects: int) -> None:
+        """So many objects were found in such frames that no one knew of."""
+        self._gates.missed(stream, objects)
+
+    def gate_counts(self, stream: str) -> GateCounts | None:
+        """What the audit of a stream's motion gate has found; None where there is no gate."""
+        return self._gates.counts(stream)
 
     def frame_published(self, stream: str, latency_seconds: float, labels: Iterable[str]) -> None:
         """A frame's event was handed to ZeroMQ, this long after capture, with these detections."""
@@ -744,6 +771,84 @@ class _RuleMetrics:
         series = self._series.get((rule, stream))
         if series is not None:
             series[1].inc()
+
+
+class GateCounts(NamedTuple):
+    """What the audit of a motion gate has found.
+
+    Attributes:
+        audited: frames that were detected although the gate would have held them back.
+        missed: objects in them that no one knew of.
+    """
+
+    audited: int
+    missed: int
+
+
+class _GateMetrics:
+    """The series of the motion gate of every stream that has had one; gone with the stream.
+
+    Any thread may call; what is reported about a stream without a gate is ignored.
+
+    Args:
+        declare: declares them.
+    """
+
+    def __init__(self, declare: _Declarations) -> None:
+        self._passed = declare.counter(
+            "gate_passed", "Frames that the motion gate let through, by the reason.", ["stream", "reason"]
+        )
+        self._audited = declare.counter(
+            "gate_audited", "Frames detected although the motion gate would have held them back.", ["stream"]
+        )
+        self._missed = declare.counter(
+            "gate_missed", "Objects in audited frames that the motion gate would have missed.", ["stream"]
+        )
+        self._series: dict[str, dict[Pass, Counter]] = {}
+        self._audits: dict[str, tuple[Counter, Counter]] = {}
+
+    def add(self, stream: str) -> None:
+        """Makes the series of a stream, at zero; those that are there go on counting."""
+        if stream not in self._series:
+            self._audits[stream] = self._audited.labels(stream), self._missed.labels(stream)
+            self._series[stream] = {why: self._passed.labels(stream, why.value) for why in Pass}
+
+    def remove(self, stream: str) -> None:
+        """Removes the series of a stream."""
+        if self._series.pop(stream, None) is None:
+            return
+        del self._audits[stream]
+        for metric in (self._passed, self._audited, self._missed):
+            metric.remove_by_labels({"stream": stream})
+
+    def passed(self, stream: str, why: Pass) -> None:
+        """A frame was let through."""
+        series = self._series.get(stream)
+        if series is not None:
+            series[why].inc()
+
+    def audited(self, stream: str) -> None:
+        """A frame was detected to learn what is missed."""
+        audits = self._audits.get(stream)
+        if audits is not None:
+            audits[0].inc()
+
+    def missed(self, stream: str, objects: int) -> None:
+        """Objects were found that no one knew of."""
+        audits = self._audits.get(stream)
+        if audits is not None:
+            audits[1].inc(objects)
+
+    def counts(self, stream: str) -> GateCounts | None:
+        """What the audit has found; None where the stream has no gate."""
+        if stream not in self._audits:
+            return None
+        return GateCounts(*(_value_of(metric, stream) for metric in (self._audited, self._missed)))
+
+
+def _value_of(metric: Counter, stream: str) -> int:
+    samples = [sample for family in metric.collect() for sample in family.samples]
+    return sum(int(s.value) for s in samples if s.labels["stream"] == stream and s.name.endswith("_total"))
 
 
 class _StreamSeries:

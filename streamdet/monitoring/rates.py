@@ -21,7 +21,7 @@ _MAX_ALERTS = 10_000
 # Of a fast stream, those of the newest seconds are enough.
 _MAX_LATENCIES = 250
 
-_Counts = tuple[int, int, int, int, int]
+_Counts = tuple[int, int, int, int, int, int]
 
 
 class Fps(NamedTuple):
@@ -33,6 +33,7 @@ class Fps(NamedTuple):
         rate_limited: were left out because of `max_fps`.
         overload: were left out because the detector was busy: a newer one came first, or they were too old.
         not_decoded: were not decoded, as `decode` wants it.
+        gated: were left out by the motion gate, because they showed nothing new.
     """
 
     captured: float
@@ -40,6 +41,7 @@ class Fps(NamedTuple):
     rate_limited: float = 0.0
     overload: float = 0.0
     not_decoded: float = 0.0
+    gated: float = 0.0
 
 
 class Rates:
@@ -86,7 +88,14 @@ def _counts_of(stream: StreamLedger) -> _Counts:
     """As the attributes of `Fps`, in frames."""
     dropped = stream.dropped
     overload = dropped[Drop.SUPERSEDED] + dropped[Drop.STALE]
-    return stream.captured, stream.published, dropped[Drop.RATE_LIMITED], overload, dropped[Drop.NOT_DECODED]
+    return (
+        stream.captured,
+        stream.published,
+        dropped[Drop.RATE_LIMITED],
+        overload,
+        dropped[Drop.NOT_DECODED],
+        dropped[Drop.GATED],
+    )
 
 
 class Recent:

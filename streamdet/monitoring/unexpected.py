@@ -18,6 +18,7 @@ from streamdet.monitoring.log import LogThrottle, more_like_this
 
 PARTS = (
     "capture",
+    "gate",
     "detection",
     "analytics",
     "events",

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import NoReturn
 
 from streamdet import __version__
+from streamdet.capture.gate import Gates
 from streamdet.config import Config
 from streamdet.config.control_paths import AUTO, changes_file_of_daemon, socket_of_daemon
 from streamdet.delivery.clips import Clips
@@ -112,6 +113,7 @@ class Daemon:
         self._stopped_while_loading = False
         self.ledger = Ledger()
         self.metrics = Metrics(self.ledger)
+        self._gates = Gates(self.metrics)
         self.metrics.healthy.set_function(lambda: float(self.health().healthy))
         changes_path = changes_file_of_daemon(config.control.changes_file, config_path)
         self._in_force = LiveConfig(config, config_path, changes_path, self.metrics)
@@ -158,6 +160,7 @@ class Daemon:
             publisher = Publisher(
                 self.config.publisher, self.epoch, self.metrics, self._on_error, tracer, self.config.replay, spool,
                 pictures=self.config.pictures, picture_store=picture_store, clips=clips, history=history,
+                gates=self._gates,
             )  # fmt: skip
             stack.callback(publisher.close)
             control = self._control_server(picture_store, clips, history, publisher.snapshots)
@@ -193,7 +196,7 @@ class Daemon:
                 prepare=detectors.prepare,
             )
             self._streams = Streams(
-                queue, publisher, self.metrics, self.ledger, detectors.labels, self._on_error, clips
+                queue, publisher, self.metrics, self.ledger, detectors.labels, self._on_error, clips, self._gates
             )
             inference = InferenceGroup(
                 queue,

@@ -80,9 +80,10 @@ class Housekeeping:
         fps_in, fps_out = sum(fps.captured for fps in rates), sum(fps.published for fps in rates)
         limited, overload = sum(fps.rate_limited for fps in rates), sum(fps.overload for fps in rates)
         text = f"{states.count(State.UP)} of {len(states)} streams up, {fps_in:.1f} fps in, {fps_out:.1f} fps out"
-        not_decoded = sum(fps.not_decoded for fps in rates)
-        if limited + overload + not_decoded >= _NOTABLE_FPS:
+        not_decoded, gated = sum(fps.not_decoded for fps in rates), sum(fps.gated for fps in rates)
+        if limited + overload + not_decoded + gated >= _NOTABLE_FPS:
             also = f", {not_decoded:.1f} not decoded" if not_decoded >= _NOTABLE_FPS else ""
+            also += f", {gated:.1f} by the motion gate" if gated >= _NOTABLE_FPS else ""
             text += f" ({limited:.1f} left out by max_fps, {overload:.1f} by overload{also})"
         return text
 

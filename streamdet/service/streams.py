@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from pydantic import BaseModel
 
+from streamdet.capture.gate import Gates
 from streamdet.capture.packet_reader import PacketReader
 from streamdet.capture.thread import Capture
 from streamdet.config import DetectorConfig, RuleConfig, StreamConfig
@@ -67,6 +68,7 @@ class Streams:
         labels: that the weights of the detector know.
         on_error: called when a capture has ended unexpectedly.
         clips: gets the packets of all streams; None where no clips are kept.
+        gates: the motion gates; None for gates of its own, which hear nothing of what was detected.
 
     Attributes:
         labels: as given.
@@ -81,8 +83,10 @@ class Streams:
         labels: Iterable[str],
         on_error: Callable[[Worker], None],
         clips: Clips | None = None,
+        gates: Gates | None = None,
     ) -> None:
         self._clips = clips
+        self._gates = gates or Gates(metrics)
         self._queue = queue
         self._publisher = publisher
         self._metrics = metrics
@@ -224,7 +228,7 @@ class Streams:
     def _new_capture(self, config: StreamConfig) -> Capture:
         return Capture(
             config,
-            self._queue.put,
+            self._put,
             self._statuses.put,
             self._metrics,
             on_error=self._on_error,
@@ -233,17 +237,23 @@ class Streams:
             demand=self._queue.demand(config.name),
         )
 
+    def _put(self, frame: Frame) -> None:
+        """Takes a captured frame."""
+        self._queue.put(self._gates.judged(frame, self._publisher.is_watched))
+
     def _make_room(self, config: StreamConfig, detector: DetectorConfig) -> None:
         """Makes the slot and the series of a stream, or changes them."""
         zones, lines = [zone.name for zone in config.zones], [line.name for line in config.lines]
         settings = detector.settings_for(config)
-        self._metrics.set_stream(config.name, settings.labels or self.labels, zones, lines)
+        has_gate = config.gate != "off"
+        self._metrics.set_stream(config.name, settings.labels or self.labels, zones, lines, has_gate=has_gate)
         self._queue.set_stream(config, settings)
 
     def _set_stream(self, config: StreamConfig) -> None:
         self._configs[config.name] = config
         self._statuses.set_stream(config.name)
         self._publisher.set_stream(config, self._owners.get(config.name))
+        self._gates.set_stream(config)
         if self._clips is not None:
             self._clips.set_stream(config)
         self._make_room(config, self._detector)
@@ -288,6 +298,7 @@ class Streams:
     def _remove_stream(self, name: str) -> None:
         self._queue.remove_stream(name)
         self._publisher.remove_stream(name)
+        self._gates.remove_stream(name)
         if self._clips is not None:
             self._clips.remove_stream(name)
         self._metrics.remove_stream(name)

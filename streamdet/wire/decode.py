@@ -139,6 +139,7 @@ def _detection_event(fields: Fields) -> DetectionEvent:
         crossings=tuple(_crossing(of) for of in crossings),
         trace_id=fields.text("trace_id", 1, MAX_NAME_CHARACTERS) if "trace_id" in fields else None,
         owner=_owner(fields),
+        gated=fields.integer("gated", 1) if "gated" in fields else 0,
     )
 
 

@@ -108,6 +108,8 @@ def to_dict(event: Event) -> dict[str, Any]:
         fields["crossings"] = [_crossing(crossing) for crossing in event.crossings]
     if isinstance(event, DetectionEvent) and event.trace_id is not None:
         fields["trace_id"] = event.trace_id
+    if isinstance(event, DetectionEvent) and event.gated:
+        fields["gated"] = event.gated
     return fields
 
 

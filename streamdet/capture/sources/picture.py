@@ -6,6 +6,7 @@ import threading
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
+import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
@@ -64,6 +65,13 @@ _MATRICES: dict[int, Matrix] = {
     Colorspace.SMPTE240M: "smpte240m",
     Colorspace.BT2020: "bt2020",
 }
+
+# The first plane is the brightness of every pixel, in a byte each.
+_LUMA_FIRST_NAMES = """
+    gray nv12 nv16 nv21 nv24 nv42 yuv410p yuv411p yuv420p yuv422p yuv440p yuv444p yuvj411p yuvj420p yuvj422p yuvj440p
+    yuvj444p
+"""
+_LUMA_FIRST = frozenset(_LUMA_FIRST_NAMES.split())
 
 _UNSPECIFIED = 2
 _BT2020_CONSTANT = 10
@@ -164,6 +172,19 @@ class AvPicture:
         size = (height, width) if self.quarter_turns % 2 else (width, height)
         return np.ascontiguousarray(np.rot90(_small_rgb_of(self.frame, *size), self.quarter_turns))
 
+    def to_small_luma(self, width: int, height: int) -> NDArray[np.uint8]:
+        """The brightness of the picture in another size, sampled; colours are not converted where it is YUV of 8 bits.
+
+        Args:
+            width: pixels, of the upright picture.
+            height: pixels, likewise.
+
+        Returns:
+            uint8 [height, width], contiguous.
+        """
+        size = (height, width) if self.quarter_turns % 2 else (width, height)
+        return np.ascontiguousarray(np.rot90(_small_luma_of(self.frame, *size), self.quarter_turns))
+
     def to_yuv(self) -> tuple[NDArray[np.uint8], YuvLayout, Matrix, bool] | None:
         """The picture as the decoder left it, half the bytes of RGB.
 
@@ -212,6 +233,11 @@ class BgrPicture:
         """uint8 [height, width, 3], contiguous."""
         return np.ascontiguousarray(self.bgr[:, :, ::-1])
 
+    def to_small_luma(self, width: int, height: int) -> NDArray[np.uint8]:
+        """uint8 [height, width], contiguous; sampled."""
+        small = cv2.resize(self.bgr, (width, height), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)
+
 
 def _believed(aspect: float) -> float:
     return aspect if 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else 1.0
@@ -233,6 +259,17 @@ def _small_rgb_of(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint
         reformatters.clear()
     reformatter = reformatters.setdefault(key, VideoReformatter())
     return _pixels_of(reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA, threads=1))
+
+
+def _small_luma_of(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+    if frame.format.name not in _LUMA_FIRST:
+        rgb = _small_rgb_of(frame, width, height)
+        return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+    plane = frame.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    # Only some lines are read: a large picture does not fit into the caches of a processor.
+    luma = rows[: frame.height : max(1, frame.height // height), : frame.width]
+    return np.asarray(cv2.resize(luma, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _pixels_of(frame: VideoFrame) -> NDArray[np.uint8]:

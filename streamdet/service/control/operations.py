@@ -335,6 +335,7 @@ class Operations:
         claim = self._in_force.claims.claim_of(stream.name)
         recent, counts = self._metrics.recent(stream.name), self._metrics.ledger.snapshot().get(stream.name)
         p50, p95 = recent.latency_seconds() or (None, None)
+        gate = self._metrics.gate_counts(stream.name) if stream.gate != "off" else None
         dropped = {} if counts is None else {reason.value: count for reason, count in counts.dropped.items() if count}
         return {
             "name": stream.name,
@@ -347,6 +348,8 @@ class Operations:
             "fps_rate_limited": round(fps.rate_limited, 2) if fps else 0.0,
             "fps_overload": round(fps.overload, 2) if fps else 0.0,
             "fps_not_decoded": round(fps.not_decoded, 2) if fps else 0.0,
+            "fps_gated": round(fps.gated, 2) if fps else 0.0,
+            "gate": None if gate is None else gate._asdict(),
             "latency_seconds": {"p50": p50, "p95": p95},
             "published": counts.published if counts else 0,
             "dropped": dropped,

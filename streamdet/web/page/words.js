@@ -22,6 +22,7 @@ const DROPS = {
   superseded: "overload: replaced by newer ones",
   stale: "overload: too old",
   rate_limited: "above max_fps, as configured",
+  gated: "nothing new in them: motion gate",
   decode_error: "not usable",
   internal_error: "lost to an error",
   damaged: "damaged on the way",
@@ -40,8 +41,8 @@ const STAGES = {
 };
 
 /** As configured, and no loss that anyone should mind. */
-const WANTED_DROPS = new Set(["rate_limited", "not_decoded", "shutdown"]);
-const SHORT_DROPS = { superseded: "overload", stale: "overload", rate_limited: "max_fps", not_decoded: "decode", decode_error: "decode errors", damaged: "damage on the way", internal_error: "errors" };
+const WANTED_DROPS = new Set(["rate_limited", "not_decoded", "gated", "shutdown"]);
+const SHORT_DROPS = { superseded: "overload", stale: "overload", rate_limited: "max_fps", not_decoded: "decode", gated: "the motion gate", decode_error: "decode errors", damaged: "damage on the way", internal_error: "errors" };
 
 /**
  * Why fewer frames go out than come in, the largest reason first; empty where nothing is dropped.

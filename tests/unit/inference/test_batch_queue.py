@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -703,3 +703,48 @@ def test_demand_is_what_the_queue_will_let_pass(clock: Clock, drops: Drops) -> N
     assert (demand.max_fps, demand.is_due(at)) == (None, True)
     queue.set_stream(Rules("a", max_fps=4))
     assert demand.max_fps == 4
+
+
+def test_what_the_gate_holds_back_takes_no_place_and_is_counted(clock: Clock, drops: Drops) -> None:
+    queue = BatchQueue(4, 0.0, drops, clock)
+    queue.set_stream(Rules("a"))
+    queue.put(frame("a", 1, clock.now))
+    queue.put(replace(frame("a", 2), is_gated=True))
+    assert drops.seen == [("a", Drop.GATED)]
+    assert queue.pending() == {"a": 1}
+    (first,) = queue.take(0)
+    queue.put(replace(frame("a", 3), is_gated=True))
+    queue.put(frame("a", 4, clock.now))
+    queue.put(replace(frame("a", 5), is_gated=True))  # after it
+    (second,) = queue.take(0)
+    assert [(one.seq, one.gated_before) for one in (first, second)] == [(1, 0), (4, 2)]
+
+
+def test_only_what_max_fps_lets_pass_is_gated(clock: Clock, drops: Drops) -> None:
+    queue = BatchQueue(4, 0.0, drops, clock)
+    queue.set_stream(Rules("a", max_fps=5.0))
+    for number in range(100):
+        queue.put(replace(frame("a", number, number / 25), is_gated=True))
+    counts = Counter(reason for _, reason in drops.seen)
+    assert counts == {Drop.GATED: 21, Drop.RATE_LIMITED: 79}
+
+
+def test_a_frame_that_is_gated_does_not_wait_for_its_place(clock: Clock, drops: Drops) -> None:
+    queue = BatchQueue(4, 0.0, drops, clock)
+    queue.set_stream(Rules("film", pace="fastest"))
+    queue.put(frame("film", 1))
+    queue.put(replace(frame("film", 2), is_gated=True))  # would wait for ever
+    assert drops.seen == [("film", Drop.GATED)]
+    queue.close()
+    queue.put(replace(frame("film", 3), is_gated=True))
+    assert drops.seen[1:] == [("film", Drop.SHUTDOWN)]
+
+
+def test_a_gated_picture_is_not_prepared_for(clock: Clock, drops: Drops) -> None:
+    prepared: list[object] = []
+    queue = BatchQueue(4, 0.0, drops, clock, prepare=prepared.append)
+    queue.set_stream(Rules("a"))
+    queue.put(replace(frame("a", 1), is_gated=True))
+    assert prepared == []
+    queue.put(frame("a", 2))
+    assert len(prepared) == 1
