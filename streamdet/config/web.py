@@ -19,6 +19,7 @@ class WebConfig(BaseModel):
         default=False,
         description="Whether operators who have logged in may change streams and rules in the browser. The page then "
         "uses the control socket of the daemon that runs this file.",
+        examples=[True],
     )
     password_file: str | None = Field(
         None,
