@@ -123,7 +123,8 @@ def test_revoking_ends_a_real_subscription(keys: Keys) -> None:
         (keys.clients / "alice.key").unlink()
         metric = "streamdet_subscriber_cuts_total"
         registry = publisher._metrics.registry
-        wait_until(lambda: registry.get_sample_value(metric, {"socket": "events", "reason": "revoked"}) == 1)
+        # The connection of its events, and that of its heartbeats.
+        wait_until(lambda: registry.get_sample_value(metric, {"socket": "events", "reason": "revoked"}) == 2)
         while events.receive(0) is not None:
             continue
         publisher.put_detections(frame_of("yard", 1), [])
