@@ -100,7 +100,7 @@ def corners(shape: Any) -> list[list[float]]:
 def test_shapes_drawn_by_mouse_are_those_of_the_copied_text(editor: Page, tmp_path: Path) -> None:
     tool(editor, "Zone")
     drag(editor, (0.1, 0.5), (0.5, 0.9))
-    expect(editor.get_by_label("Name", exact=True)).to_be_focused()
+    expect(editor.locator("#zones-shape").get_by_label("Name", exact=True)).to_be_focused()
     editor.keyboard.type("bay")
     editor.get_by_label("Only these labels").fill("person, car")
     tool(editor, "Zone")
@@ -188,7 +188,7 @@ def test_a_zone_is_drawn_and_changed_with_the_keyboard_alone(editor: Page, tmp_p
     press(editor, "Enter", "Shift+ArrowRight*3", "Enter", "Shift+ArrowDown*3", "ArrowDown*2", "Enter")
     expect(editor.locator("#announcer")).to_contain_text("Corner 3 at 80 % across, 82 % down.")
     press(editor, "Shift+ArrowLeft*3", "Enter", "Backspace", "Enter", "Shift+ArrowUp*3", "ArrowUp*2", "Enter")
-    expect(editor.get_by_label("Name", exact=True)).to_be_focused()
+    expect(editor.locator("#zones-shape").get_by_label("Name", exact=True)).to_be_focused()
     editor.keyboard.type("corner")
     assert corners(as_configured(editor, tmp_path).zones[1]) == [[0.5, 0.5], [0.8, 0.5], [0.8, 0.82], [0.5, 0.82]]
     # The last handle in the order of Tab is the last corner.
@@ -218,7 +218,7 @@ def test_a_zone_is_drawn_and_changed_with_the_keyboard_alone(editor: Page, tmp_p
 
 def test_mistakes_are_shown_at_the_shape_in_the_words_of_the_check(editor: Page) -> None:
     problem = editor.locator("#zones-shape-problem")
-    name = editor.get_by_label("Name", exact=True)
+    name = editor.locator("#zones-shape").get_by_label("Name", exact=True)
     tool(editor, "Zone")
     click(editor, (0.1, 0.5), (0.4, 0.9), (0.4, 0.5), (0.1, 0.9), (0.1, 0.5))
     expect(problem).to_have_text("polygon crosses itself: side 1 meets side 3; give the corners in their order")
@@ -291,7 +291,9 @@ def test_a_finger_draws_and_the_view_fits_a_phone(server: PageProcess, open_page
     for point in ((0.1, 0.5), (0.5, 0.5), (0.3, 0.9), (0.1, 0.5)):
         page.touchscreen.tap(*at(page, *point))
     expect(page.locator(".zones-item strong")).to_have_text(["path", "zone-1"])
-    expect(page.get_by_label("Name", exact=True)).not_to_be_focused()  # no keyboard over the picture
+    expect(
+        page.locator("#zones-shape").get_by_label("Name", exact=True)
+    ).not_to_be_focused()  # no keyboard over the picture
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
@@ -323,9 +325,9 @@ def test_the_editor_has_no_finding_of_axe(
     check("drawing")
     click(page, (0.1, 0.5))
     page.get_by_text("More settings").click()
-    page.get_by_label("Name", exact=True).fill("No Name")
+    page.locator("#zones-shape").get_by_label("Name", exact=True).fill("No Name")
     check("a mistake")
-    page.get_by_label("Name", exact=True).fill("name")
+    page.locator("#zones-shape").get_by_label("Name", exact=True).fill("name")
     tool(page, "Line")
     drag(page, (0.1, 0.2), (0.5, 0.3))
     check("a line")
