@@ -882,7 +882,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # ---- the page's scripts ----
     *_of(
-        "web/page/shapes.js", "unit/web/test_shapes.py",
+        "web/page/shapes.js", "integration/web/test_shapes.py",
         ("the middle of a box is where an object stands", 'return anchor === "bottom" ? [x, y]',
          'return anchor === "center" ? [x, y]',
          "test_the_page_finds_the_zones_and_masks_of_a_box_that_the_daemon_finds"),
@@ -891,7 +891,7 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_the_page_says_of_a_wrong_shape_what_the_check_says"),
     ),
     *_of(
-        "web/page/toml.js", "unit/web/test_shapes.py",
+        "web/page/toml.js", "integration/web/test_shapes.py",
         ("a name becomes the value of a variable", 'escaped.replaceAll("${", () => "$${")', "escaped",
          "test_texts_are_escaped"),
     ),

@@ -39,7 +39,7 @@ class Detecting:
         self.frames: list[Frame] = []
         self.statuses: list[StreamStatus] = []
         self._ending = threading.Event()
-        self._taker = threading.Thread(target=self._take, name="taker")
+        self._taker = threading.Thread(target=self._take, name="taker", daemon=True)
         self.capture = Capture(
             config, self.queue.put, self.statuses.append, self.metrics, demand=self.queue.demand(config.name)
         )

@@ -58,7 +58,7 @@ class Service:
         self.streams = Streams(
             self.queue, self.publisher, self.metrics, self.metrics.ledger, ["person"], lambda _: None, None, self.gates
         )
-        self.detects = threading.Thread(target=self._detect, name="detects")
+        self.detects = threading.Thread(target=self._detect, name="detects", daemon=True)
 
     def _detect(self) -> None:
         while not self.queue.drained:

@@ -70,7 +70,8 @@ class Machine:
         (folder / "override.conf").write_text("[Service]\nEnvironment=ONEDNN_MAX_CPU_ISA=AVX2\n")
         config = folder / "etc/streamdet/streamdet.toml"
         config.parent.mkdir()
-        config.write_text(f'[detector]\nengine = "{engine}"\n' + 'precision = "fp32"\n' * (engine != "auto"))
+        rest = 'precision = "fp32"\nmax_batch_size = 1\n' * (engine != "auto")
+        config.write_text(f'[detector]\nengine = "{engine}"\n{rest}')
         (folder / "invocation").write_text("0")
         program(folder / "bin/systemctl", _SYSTEMCTL.format(folder=folder, current=current))
         program(folder / "bin/journalctl", "echo broken")
