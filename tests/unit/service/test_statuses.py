@@ -46,7 +46,7 @@ def test_a_dead_camera_is_one_line_however_long_it_is_dead(caplog: pytest.LogCap
     for _ in range(24 * 120):
         stream.fails(Reason.REFUSED, 30)
     stream.is_for(100, State.UP)
-    assert said(caplog) == ["info connecting", "warning down (refused: as it is)", "info up, after 24 h"]
+    assert said(caplog) == ["info connecting", "warning down (refused: as it is)", "info up, after 24 h 4 min"]
 
 
 def test_another_reason_is_another_line(caplog: pytest.LogCaptureFixture) -> None:
