@@ -237,7 +237,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     config.write_text(
         f'[metrics]\nendpoint = "{target}"\n[publisher]\nendpoint = "ipc://{folder}/events"\n'
         f'[[streams]]\nname = "clip"\nurl = "{sample_clip()}"\nloop = true\n'
-        "track_max_lost_seconds = 0.5\n"
+        'track_max_lost_seconds = 0.5\ngate = "motion"\n'
         'zones = [{name = "all", polygon = [[0, 0], [1, 0], [1, 1], [0, 1]], loiter_seconds = 0.5}]\n'
         f'[[streams]]\nname = "dead"\nurl = "rtsp://{refused}/video"\n'
         '[[rules]]\nname = "seen"\nstreams = ["clip"]\n'
@@ -273,7 +273,8 @@ def test_every_metric_and_label_exists_and_every_panel_has_data(prometheus: Prom
     panels = {
         place: text for place, text in expressions().items() if place.startswith("panel") and not is_of_cuda(text)
     }
-    empty = dict(panels)
+    # Audits are rare, and there are none while something moves all the time.
+    empty = {place: text for place, text in panels.items() if "streamdet_gate_missed_total" not in text}
     deadline = time.monotonic() + PATIENCE_SECONDS
     while empty and time.monotonic() < deadline:
         try:
