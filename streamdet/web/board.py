@@ -340,10 +340,12 @@ class Board:
         """Whether only a daemon before this one had it; or others are heard, and it has missed too many states."""
         if stream.epoch != self._epoch and now - self._epoch_at >= _NEW_EPOCH_SECONDS:
             return True
-        if stream.state_interval_seconds is None or now - self._heard_at > _HEARD_LATELY_SECONDS:
+        # One that was removed before its second state is judged by the interval of the others.
+        intervals = [other.state_interval_seconds or 0.0 for other in self._streams.values()]
+        interval_seconds = stream.state_interval_seconds or max(intervals)
+        if not interval_seconds or now - self._heard_at > _HEARD_LATELY_SECONDS:
             return False
-        silence = max(_MISSED_STATES * stream.state_interval_seconds, _SHORTEST_SILENCE_SECONDS)
-        return now - stream.heard_at > silence
+        return now - stream.heard_at > max(_MISSED_STATES * interval_seconds, _SHORTEST_SILENCE_SECONDS)
 
     def _revise(self) -> None:
         self.revision += 1

@@ -175,6 +175,17 @@ def test_a_stream_that_left_the_configuration_goes_and_one_that_is_only_down_sta
     assert listed(board)[0]["kind"] == "gone"
 
 
+def test_a_stream_that_is_removed_before_its_second_state_goes_as_well() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    for second in range(100):
+        board.note(state(stream="stays"), float(second))
+        if second == 50:
+            board.note(state(stream="brief"), float(second))
+        board.tick(float(second))
+    assert set(rows(board)) == {"stays"}
+    assert [entry["stream"] for entry in listed(board) if entry["kind"] == "gone"] == ["brief"]
+
+
 def test_a_silent_daemon_takes_no_stream_away() -> None:
     board = Board("tcp://127.0.0.1:1")
     for second in range(10):
