@@ -681,6 +681,8 @@ class EventStore:
         try:
             self._prepare(database)
             newest = database.execute("SELECT max(id) FROM records").fetchone()[0]
+            if self._first_id is None:
+                _end_outages(database)
         except BaseException:
             # Raised again, whatever it is: a connection that is not kept would hold the file's locks.
             database.close()
@@ -688,7 +690,6 @@ class EventStore:
         self._next_id = max(self._next_id, (newest or 0) + 1)
         if self._first_id is None:
             self._first_id = self._next_id
-            _end_outages(database)
         self._inode = _inode(self.path)
         self._database = database
         return database

@@ -282,7 +282,7 @@ class Sessions:
         self._sessions.pop(_hash(token), None)
 
     def csrf_token(self, token: str) -> str:
-        """What the page sends with each change in this session: the session's own, and no other's."""
+        """What the page must send with each change: it belongs to this login, and to no other."""
         return base64.urlsafe_b64encode(hmac.digest(self._key, _hash(token), "sha256")).decode()
 
 

@@ -265,7 +265,7 @@ class Changes:
         expected = "" if sessions is None else sessions.csrf_token(self._rules.token(request.headers))
         given = request.headers.get(CSRF_HEADER, "")
         if not expected or not hmac.compare_digest(given.encode(), expected.encode()):
-            why = "this request does not come from the page of this session; reload the page"
+            why = "this request does not come from the page that you logged in to; reload the page"
             raise _RefusedError(HTTPStatus.FORBIDDEN, "csrf", why)
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             raise _RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "bad_request", "application/json is expected")
