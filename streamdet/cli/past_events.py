@@ -19,6 +19,7 @@ from rich.text import Text
 from streamdet.cli.completion import offer_streams
 from streamdet.cli.refresh import console
 from streamdet.cli.times import Time, local_time
+from streamdet.cli.which_daemon import which_daemon
 from streamdet.client.control import ask as ask_daemon
 from streamdet.client.control import fetch, find_socket
 from streamdet.errors import ControlError, Refusal, StreamdetError
@@ -90,14 +91,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
             help="Save the pictures here as well; created if it is missing.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print events as published, one JSON object a line."),
-        click.option(
-            "--config", "-c", "config_path", type=click.Path(path_type=Path),
-            help="Use the daemon that runs this configuration file.",
-        ),
-        click.option(
-            "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
-            help="Use the daemon with this control socket.",
-        ),
+        which_daemon,
     )):  # fmt: skip
         command = option(command)
     return command

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from streamdet.cli.which_daemon import which_daemon
 from streamdet.client.control import ask, find_socket
 from streamdet.errors import ConfigError
 from streamdet.security.plain_text import plain_json
@@ -24,17 +25,7 @@ Examples:
 Exit codes: 0 the file is in force, 1 the daemon could not apply it, 2 the file is wrong (nothing
 changed), 69 no daemon answers."""
 )
-@click.option(
-    "--config",
-    "-c",
-    "config_path",
-    type=click.Path(path_type=Path),
-    help="Use the daemon that runs this configuration file.",
-)
-@click.option(
-    "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
-    help="Use the daemon with this control socket.",
-)  # fmt: skip
+@which_daemon
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def command(config_path: Path | None, socket_path: Path | None, *, as_json: bool) -> None:
     """Make a running daemon read its configuration file again, and print what changed.

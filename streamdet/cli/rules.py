@@ -29,6 +29,7 @@ from streamdet.cli.group import Group
 from streamdet.cli.plural import counted
 from streamdet.cli.refresh import console
 from streamdet.cli.times import Time
+from streamdet.cli.which_daemon import which_daemon
 from streamdet.client.control import ask, find_socket
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.load import load_rules
@@ -66,21 +67,7 @@ def command() -> None:
     """Try rules on events of the past, and change those of a running daemon."""
 
 
-def _of_daemon(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that change the rules of a daemon."""
-    for option in reversed((
-        click.option("--persist", is_flag=True, help="Keep this over restarts."),
-        click.option(
-            "--config", "-c", "config_path", type=click.Path(path_type=Path),
-            help="Use the daemon that runs this configuration file.",
-        ),
-        click.option(
-            "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
-            help="Use the daemon with this control socket.",
-        ),
-    )):  # fmt: skip
-        command = option(command)
-    return command
+_persist = click.option("--persist", is_flag=True, help="Keep this over restarts.")
 
 
 @command.command(
@@ -92,7 +79,8 @@ Examples:
 )
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--try-only", is_flag=True, help="Check the rules, and change nothing.")
-@_of_daemon
+@_persist
+@which_daemon
 def set_rules(file: Path, *, try_only: bool, persist: bool, config_path: Path | None, socket_path: Path | None) -> None:
     """Put the rules of FILE in force, in place of all others.
 
@@ -116,7 +104,8 @@ def set_rules(file: Path, *, try_only: bool, persist: bool, config_path: Path | 
 Examples:
   streamdet rules reset --persist"""
 )
-@_of_daemon
+@_persist
+@which_daemon
 def reset(*, persist: bool, config_path: Path | None, socket_path: Path | None) -> None:
     """Put the rules of the daemon's configuration file in force again."""
     path = f"/v1/rules/reset?persist={str(persist).lower()}"

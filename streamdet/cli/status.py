@@ -14,6 +14,7 @@ import click
 
 from streamdet.cli.refresh import print_until_interrupted, show_until_interrupted
 from streamdet.cli.streams import engine_in_words
+from streamdet.cli.which_daemon import which_daemon
 from streamdet.config.values import in_words
 from streamdet.errors import EXIT_FAILURE, EXIT_UNAVAILABLE, ControlError, Refusal, StreamdetError
 from streamdet.security.plain_text import plain, plain_json
@@ -45,14 +46,7 @@ Examples:
 Exit codes: 0 all is well: the daemon detects, and each stream is up, paused or played to its end;
 1 something is not, and the last lines say what; 69 no daemon answers."""
 )
-@click.option(
-    "--config", "-c", "config_path", type=click.Path(path_type=Path),
-    help="Use the daemon that runs this configuration file.",
-)  # fmt: skip
-@click.option(
-    "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
-    help="Use the daemon with this control socket.",
-)  # fmt: skip
+@which_daemon
 @click.option("--watch", "-w", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --watch, one on each line.")
 def command(*, config_path: Path | None, socket_path: Path | None, watch: bool, as_json: bool) -> None:

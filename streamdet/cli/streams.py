@@ -16,6 +16,7 @@ import click
 from streamdet.cli.completion import offer_streams
 from streamdet.cli.group import Group
 from streamdet.cli.refresh import console, print_until_interrupted, show_until_interrupted
+from streamdet.cli.which_daemon import which_daemon
 from streamdet.errors import ConfigError, StreamdetError
 from streamdet.security.plain_text import plain, plain_json
 
@@ -54,17 +55,7 @@ Examples:
 
 
 @click.group("streams", cls=Group, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--config",
-    "-c",
-    "config_path",
-    type=click.Path(path_type=Path),
-    help="Use the daemon that runs this configuration file.",
-)
-@click.option(
-    "--socket", "socket_path", type=click.Path(path_type=Path), envvar="STREAMDET_SOCKET", show_envvar=True,
-    help="Use the daemon with this control socket.",
-)  # fmt: skip
+@which_daemon
 @click.pass_context
 def command(context: click.Context, config_path: Path | None, socket_path: Path | None) -> None:
     """List, add, change, pause and remove the streams of a running daemon.

@@ -112,8 +112,7 @@ def load_all(
     of_daemon, of_bridge = _Reading(path, lines), _Reading(path, lines)
     problems: list[str] = []
     try:
-        of_page = {name: written[name] for name in WEB_TABLES if name in written}
-        bridges = of_bridge.read_tables({**of_bridges(written), **of_page}, environ_of_bridges)
+        bridges = of_bridge.read_tables({**of_bridges(written), **_of_page(written)}, environ_of_bridges)
     except ConfigError as error:
         problems = error.problems
     try:
@@ -167,8 +166,7 @@ def load_bridges(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     Raises:
         ConfigError: with everything that is wrong, a line each, without secrets.
     """
-    text = read_text(path)
-    return _Reading(path, lines_of_keys(text)).read_tables(of_bridges(parse(path, text)), environ)
+    return _read_some(path, of_bridges, environ)
 
 
 def load_web(path: Path, environ: Mapping[str, str] = os.environ) -> WebConfig:
@@ -181,10 +179,16 @@ def load_web(path: Path, environ: Mapping[str, str] = os.environ) -> WebConfig:
     Raises:
         ConfigError: with everything that is wrong, a line each, without secrets.
     """
+    return _read_some(path, _of_page, environ).web
+
+
+def _of_page(written: Tables) -> Tables:
+    return {name: written[name] for name in WEB_TABLES if name in written}
+
+
+def _read_some(path: Path, select: Callable[[Tables], Tables], environ: Mapping[str, str]) -> Config:
     text = read_text(path)
-    written = parse(path, text)
-    tables = {name: written[name] for name in WEB_TABLES if name in written}
-    return _Reading(path, lines_of_keys(text)).read_tables(tables, environ).web
+    return _Reading(path, lines_of_keys(text)).read_tables(select(parse(path, text)), environ)
 
 
 def read_stream(

@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from streamdet.client.control import USER_HEADER, exchange, find_socket
+from streamdet.config.stream import NAME_PATTERN
 from streamdet.config.toml import is_nested_deeper
 from streamdet.errors import ControlError, Refusal, StreamdetError
 from streamdet.http.server import BadRequestError, read_body
@@ -361,7 +362,7 @@ def _read_rules(given: Json, version: str | None, *, persist: bool, try_only: bo
 
 def _name(value: object) -> str:
     """The name of a stream, as part of a path."""
-    if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", value):
+    if not isinstance(value, str) or not re.fullmatch(NAME_PATTERN, value):
         shown = plain(value, _MAX_NAME_CHARACTERS) if isinstance(value, str) else type(value).__name__
         raise _RefusedError(HTTPStatus.NOT_FOUND, "not_found", f"there is no stream {shown!r}")
     return quote(value, safe="")

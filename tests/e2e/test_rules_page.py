@@ -19,7 +19,7 @@ from streamdet.assets import sample_clip
 from streamdet.config import load_config
 from streamdet.security.passwords import Password, User, write_user
 from support.axe import FINDINGS, axe_script
-from support.browser import chromium, pages
+from support.browser import chromium, drag, pages
 from support.page import PageProcess
 from support.processes import DaemonProcess
 from support.processes import stream as configured
@@ -78,20 +78,6 @@ def log_in(page: Page, name: str) -> None:
     page.get_by_label("Password").fill(_WORDS)
     page.keyboard.press("Enter")
     expect(page.locator("#total-up")).to_have_text("1 of 1")
-
-
-def at(page: Page, x: float, y: float) -> tuple[float, float]:
-    box = page.locator("#zones-picture").bounding_box()
-    assert box is not None
-    return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-
-def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    page.mouse.move(*at(page, *start))
-    page.mouse.down()
-    page.mouse.move(*at(page, (start[0] + end[0]) / 2, (start[1] + end[1]) / 2))
-    page.mouse.move(*at(page, *end))
-    page.mouse.up()
 
 
 def expect_alert_with_picture_and_clip(page: Page, rule: str) -> None:

@@ -14,7 +14,7 @@ from streamdet.config import StreamConfig
 from streamdet.config.load import load_config
 from streamdet.types import Reason, State
 from support.axe import FINDINGS, axe_script
-from support.browser import chromium, pages
+from support.browser import at, chromium, drag, pages
 from support.page import PageProcess, Published
 
 pytestmark = pytest.mark.package("chromium")
@@ -61,21 +61,6 @@ def editor(server: PageProcess, open_page: Callable[..., Page]) -> Page:
 
 def tool(page: Page, name: str) -> None:
     page.get_by_role("group", name="Tool").get_by_role("button", name=name, exact=True).click()
-
-
-def at(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Where a point of the picture is on the screen."""
-    box = page.locator("#zones-picture").bounding_box()
-    assert box is not None
-    return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-
-def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    page.mouse.move(*at(page, *start))
-    page.mouse.down()
-    page.mouse.move(*at(page, (start[0] + end[0]) / 2, (start[1] + end[1]) / 2))
-    page.mouse.move(*at(page, *end))
-    page.mouse.up()
 
 
 def click(page: Page, *points: tuple[float, float]) -> None:

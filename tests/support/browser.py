@@ -58,3 +58,19 @@ def pages(browser: Browser, expected: re.Pattern[str]) -> Iterator[Callable[...,
     for context in contexts:
         context.close()
     assert not complaints
+
+
+def at(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where a point of the editor's picture is on the screen; `x` and `y` are parts of its width and height."""
+    box = page.locator("#zones-picture").bounding_box()
+    assert box is not None
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Drags from one point of the editor's picture to another."""
+    page.mouse.move(*at(page, *start))
+    page.mouse.down()
+    page.mouse.move(*at(page, (start[0] + end[0]) / 2, (start[1] + end[1]) / 2))
+    page.mouse.move(*at(page, *end))
+    page.mouse.up()
