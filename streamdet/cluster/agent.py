@@ -67,7 +67,7 @@ class Agent:
     """Holds the grants of one node; for one thread.
 
     Args:
-        ask: sends a request to the daemon: method, path and body; raises as `streamdet.service.control.client.ask`.
+        ask: sends a request to the daemon: method, path and body; raises as `streamdet.client.control.ask`.
     """
 
     def __init__(self, ask: Callable[[str, str, Mapping[str, Any] | None], Json]) -> None:
