@@ -248,7 +248,9 @@ class HttpFile:
         except TimeoutError:
             self.problem = self._client.timed_out(self.waited_for)
         except FAILURES as error:
-            self._failed(error)
+            # After a time-out Python reads no more, and raises an error that does not say why.
+            if self.problem is None:
+                self._failed(error)
         return data
 
     def _failed(self, error: Exception) -> None:

@@ -203,6 +203,9 @@ class _HlsFile:
         except FAILURES as error:
             self._files.was_cut()
             self._files.failed(error, host_of(self.url))
+            # Another read would fail with an error that says less: after a time-out Python reads no more.
+            self._response.close()
+            self._response = None
             return b""
         if not data and isinstance(self._response, http.client.HTTPResponse) and self._response.length:
             self._files.was_cut()
