@@ -455,7 +455,8 @@ class AvSource:
 
     def _nothing_decodes(self, packets: int, broken: int) -> SourceError:
         seconds = self._config.stall_seconds
-        if not packets:
+        # One may be what was torn when no more came; FFmpeg hands it out when it has waited long enough.
+        if packets <= 1:
             return timed_out(seconds, "data")
         detail = f"no picture in {packets} packets within {seconds:g} s, {broken} of them broken"
         return SourceError(Reason.DECODE_ERROR, detail)

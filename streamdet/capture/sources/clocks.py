@@ -38,12 +38,14 @@ _LONGEST_STEP_SECONDS = 10.0
 class CameraClock:
     """When frames were captured: by the camera's wall clock if it is plausible, otherwise by this machine's.
 
-    For one connection. After a jump the camera's clock is no longer used, because its origin is not known.
+    For one connection. After a jump the camera's clock is no longer used, because its origin is not known. A camera
+    that has set its clock, so that it is nearer to ours than before, is still believed.
     """
 
     def __init__(self) -> None:
         self._has_jumped = False
         self._last: tuple[float, float] | None = None
+        self._last_error: tuple[int, float] | None = None
 
     def at(self, start: int | None, pts_seconds: float | None) -> tuple[float, Clock]:
         """The capture of the frame that has just been decoded, and whose clock says so.
@@ -61,6 +63,8 @@ class CameraClock:
             return now, "daemon"
         self._has_jumped |= self._jumps(pts_seconds - now, now)
         captured_at = (start or 0) / 1e6 + pts_seconds
+        if start:
+            self._has_jumped |= self._report_jumps(start, abs(captured_at - now))
         if not start or self._has_jumped or abs(captured_at - now) > _LARGEST_ERROR_SECONDS:
             return now, "daemon"
         return captured_at, "source"
@@ -70,6 +74,15 @@ class CameraClock:
         last_lead_seconds, last = self._last or (lead_seconds, now)
         self._last = lead_seconds, now
         return abs(lead_seconds - last_lead_seconds) > now - last + _LARGEST_STEP_SECONDS
+
+    def _report_jumps(self, start: int, error_seconds: float) -> bool:
+        """Whether a report is of presentation times that are yet to come, after a jump of which no frame has shown."""
+        last_start, last_error_seconds = self._last_error or (start, error_seconds)
+        self._last_error = start, error_seconds
+        return (
+            abs(start - last_start) > 1e6 * _LARGEST_STEP_SECONDS
+            and error_seconds > last_error_seconds + _LARGEST_STEP_SECONDS
+        )
 
 
 class LiveClock:

@@ -49,5 +49,16 @@ def test_jump_ends_the_belief_even_before_the_first_report(now: list[float], jum
     assert read(now, (0, 0.0, None), *after) == [(0, "daemon"), (0, "daemon"), (0, "daemon")]
 
 
+@pytest.mark.parametrize("jump", [-5000, 5000])
+def test_report_of_a_jump_that_comes_before_its_frames_ends_the_belief(now: list[float], jump: float) -> None:
+    after = [(0.1, 0.2, -jump), (0.1, 0.3 + jump, -jump)]
+    assert read(now, (0, 0.0, 0.0), (0.1, 0.1, 0.0), *after) == [(0, "source"), (0, "source"), *[(0, "daemon")] * 2]
+
+
+def test_camera_that_sets_its_clock_right_is_believed_from_then_on(now: list[float]) -> None:
+    frames = read(now, (0, 0.0, -600.0), (0.1, 0.1, -600.0), (0.1, 0.2, -0.05), (0.1, 0.3, -0.05))
+    assert frames == [(600, "source"), (600, "source"), (0.05, "source"), (0.05, "source")]
+
+
 def test_clock_that_is_a_day_off_says_nothing(now: list[float]) -> None:
     assert read(now, (0, 0.0, 90_000.0), (0.1, 0.1, 90_000.0)) == [(0, "daemon"), (0, "daemon")]
