@@ -315,8 +315,9 @@ class Publisher(Worker):
 
     def _drained(self) -> bool:
         with self._changed:
-            self._closed = self.stopping and not self._pending
-            return self._closed
+            # What comes from now on is refused: otherwise those who never pause could keep the thread from its end.
+            self._closed = self.stopping
+            return self._closed and not self._pending
 
     def _wait(self) -> None:
         now = time.monotonic()

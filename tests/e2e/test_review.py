@@ -104,14 +104,14 @@ def test_a_card_opens_picture_path_and_clip_and_is_marked_for_all(
     expect(card).to_contain_text("<i>someone</i> there")
     expect(card).to_contain_text("bay")
     card.scroll_into_view_if_needed()  # on a slow machine many others are above it, and pictures out of sight wait
-    assert card.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 50
+    assert card.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 20
     assert page.locator("#review-view i:not(.swatch), #review-view b").count() == 0
     card.locator("a").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_be_visible()
     expect(dialog.locator("h2")).to_be_focused()
     expect(dialog.locator("svg.overlay polygon.zone")).to_have_count(1)
-    assert dialog.locator(".shot img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 50
+    assert dialog.locator(".shot img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 20
     video = dialog.locator("video")
     page.wait_for_function("() => document.querySelector('dialog video')?.readyState >= 1")
     assert video.evaluate("video => video.duration") > 1
@@ -205,7 +205,8 @@ def test_older_ones_come_while_a_card_is_open_and_keys_go_on_at_the_end(
     server: PageProcess, open_page: Callable[..., Page]
 ) -> None:
     item = wait_for(server, "stream=yard", lambda item: True)
-    begin = {"number": 1, "next": "7", "problem": None, "marks_problem": "", "geometry": {}, "items": [item]}
+    begin: dict[str, object] = {"number": 1, "marks": 0, "next": "7", "items": [item]}
+    begin |= {"problem": None, "marks_problem": "", "geometry": {}}
     held: list[Route] = []
     refused: list[str] = []
 

@@ -94,7 +94,7 @@ def expect_alert_with_picture_and_clip(page: Page, rule: str) -> None:
     card.locator("a").press("Enter")
     dialog = page.get_by_role("dialog")
     expect(dialog.locator("h2")).to_contain_text(rule)
-    assert dialog.locator(".shot img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 50
+    assert dialog.locator(".shot img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 20
     expect(dialog.locator("svg.overlay polygon.zone")).not_to_have_count(0)
     video = dialog.locator("video")
     expect(video).to_be_visible()

@@ -340,7 +340,7 @@ rotate_seconds = 1
 """
 
 
-@pytest.mark.package("mosquitto")
+@pytest.mark.package("mosquitto", "mosquitto-clients")
 @in_container
 def test_alerts_of_a_real_daemon_go_through_bridges_that_see_nothing_else_of_it(
     container: Container, tmp_path: Path

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 # A busy machine takes its time.
 WAIT_MILLISECONDS = 60_000
@@ -29,6 +29,11 @@ def chromium(*arguments: str) -> Iterator[Browser]:
         browser.close()
 
 
+def in_words(said: ConsoleMessage) -> str:
+    """A message of the console, with the address that it is about."""
+    return f"{said.text} {said.location.get('url', '')}"
+
+
 @contextmanager
 def pages(browser: Browser, expected: re.Pattern[str]) -> Iterator[Callable[..., Page]]:
     """A function that opens an address, with the options of a context of its own.
@@ -48,7 +53,7 @@ def pages(browser: Browser, expected: re.Pattern[str]) -> Iterator[Callable[...,
         page = contexts[-1].new_page()
         page.set_default_timeout(WAIT_MILLISECONDS)
         own = ("/".join(url.split("/")[:3]) + "/", "data:", "blob:")
-        page.on("console", lambda message: None if expected.search(message.text) else complaints.append(message.text))
+        page.on("console", lambda said: None if expected.search(said.text) else complaints.append(in_words(said)))
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
         page.on("request", lambda request: None if request.url.startswith(own) else complaints.append(request.url))
         page.goto(url)
@@ -57,7 +62,7 @@ def pages(browser: Browser, expected: re.Pattern[str]) -> Iterator[Callable[...,
     yield start
     for context in contexts:
         context.close()
-    assert not complaints
+    assert not complaints, complaints
 
 
 def at(page: Page, x: float, y: float) -> tuple[float, float]:

@@ -29,6 +29,7 @@ _PACKAGES = {
     "gst-rtsp-server": _gstreamer_rtsp_server,
     "prometheus": lambda: shutil.which("promtool") is not None,
     "prometheus-alertmanager": lambda: shutil.which("prometheus-alertmanager") is not None,
+    "mosquitto-clients": lambda: shutil.which("mosquitto_sub") is not None,
     "mosquitto": lambda: shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin") is not None,
     "nodejs": lambda: shutil.which("node") is not None and shutil.which("npm") is not None,
     "chromium": lambda: Path("/usr/bin/chromium").exists(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import http.client
 import json
 import subprocess
@@ -24,11 +25,14 @@ class Prometheus:
         self._port = port
 
     def results(self, expression: str) -> list[dict[str, Any]]:
-        """What the expression yields now: series with their labels and values."""
+        """What the expression yields now: series with their labels and values; OSError while it is still starting."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
         try:
             connection.request("GET", "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
-            answer = json.load(connection.getresponse())
+            response = connection.getresponse()
+            if response.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+                raise ConnectionRefusedError  # it is still starting
+            answer = json.load(response)
         finally:
             connection.close()
         assert answer["status"] == "success", answer

@@ -141,7 +141,7 @@ def test_where_nothing_can_be_compared_nothing_but_fp32_is_taken(caplog: pytest.
     choice = choose(DetectorConfig(), report)
     assert (choice.candidate, choice.is_proven, choice.workers) == (REFERENCE, False, None)
     settings, _ = settled(DetectorConfig(), choice)
-    assert (settings.engine, settings.precision, settings.max_batch_size) == ("auto", "auto", 8)
+    assert (settings.engine, settings.precision, settings.max_batch_size) == ("auto", "auto", 1)
     assert "no engine passed the trial on this machine: running torch fp32" in caplog.text
 
 
