@@ -244,8 +244,11 @@ def soak(kind: str, folder: Path, seconds: float, chance: random.Random) -> dict
         wanted = wanted[wanted.index(target.arrived()[0]) :]
         daemon.write_config("", more=tables)  # nothing new comes while the old is carried
         daemon.ready()
-        began = time.monotonic()
-        while not set(wanted) <= set(target.arrived()) and time.monotonic() < began + _DRAIN_SECONDS:
+        began = newest = time.monotonic()
+        count = 0
+        while not set(wanted) <= set(arrived := target.arrived()) and time.monotonic() < newest + _DRAIN_SECONDS:
+            if len(arrived) > count:
+                count, newest = len(arrived), time.monotonic()
             time.sleep(1)
         found = {"seconds": seconds, "faults": dict(faults), "drained_seconds": round(time.monotonic() - began, 1)}
         return {**found, **compare(wanted, target.arrived(), published(daemon, target))}

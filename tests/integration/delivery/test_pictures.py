@@ -182,12 +182,14 @@ def test_views_that_are_no_better_cost_nothing_and_better_ones_at_most_two_a_sec
         assert studio.pictures._better == {}
         for seq in range(60, 90):
             studio.see(seq, live("o1", seq))
-        studio.wait_for_encoded(2)
-        assert time.monotonic() - began > 0.4
+        wait_until(lambda: not studio.pictures._better and not studio.pictures._improving)
+        seconds = time.monotonic() - began
+        assert seconds > 0.4
         info = studio.pictures.of_ended("cam", "o1")
         assert info is not None
         assert info.frame_seq == 89
-        assert studio.count("_encode_seconds_count") == 2
+        # Of all that were better, one; on a slow machine one every half second.
+        assert 2 <= studio.count("_encode_seconds_count") <= 2 + 2 * seconds
 
 
 def test_an_object_that_was_best_before_it_was_certain_has_the_next_view(tmp_path: Path) -> None:
