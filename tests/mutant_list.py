@@ -766,8 +766,10 @@ MUTANTS: tuple[Mutant, ...] = (
         ("no limit of one user", "if not (rate.passes() and self._rate_of_all.passes()):",
          "if not self._rate_of_all.passes():",
          "test_more_changes_than_a_person_makes_are_refused_and_others_are_not"),
-        ("tried change is made", '"try_only": str(change.try_only).lower()', '"try_only": "false"',
+        ("tried change is made", '"try_only": change.try_only}', '"try_only": False}',
          "test_an_operator_changes_zones_and_sees_what_is_wrong"),
+        ("files can be added", "if kind in (UrlKind.FILE, UrlKind.DEVICE):", "if kind is UrlKind.DEVICE:",
+         "test_a_stream_of_the_network_alone_is_tried_or_added"),
     ),
     *_of(
         "service/live_config.py", "e2e/test_control_api.py",

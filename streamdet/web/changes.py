@@ -15,7 +15,7 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
 from starlette.requests import Request
@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from streamdet.client.control import USER_HEADER, exchange, find_socket
+from streamdet.config.addresses import UrlKind, kind_of_url
 from streamdet.config.stream import NAME_PATTERN
 from streamdet.config.toml import is_nested_deeper
 from streamdet.errors import ControlError, Refusal, StreamdetError
@@ -40,6 +41,9 @@ CHANGEABLE = frozenset({
 })  # fmt: skip
 """Keys of a stream that the page shows and changes: none that says where a stream comes from, or how it is read."""
 
+ADDED = frozenset({"name", "url"})
+"""Keys of a stream that is tried or added on the page; its url leads over the network."""
+
 CSRF_HEADER = "x-csrf-token"
 CHANGES_PER_SECOND, CHANGES_AT_ONCE = 1.0, 30
 CHANGES_PER_SECOND_OF_ALL, CHANGES_AT_ONCE_OF_ALL = 5.0, 100
@@ -48,15 +52,20 @@ _MAX_BODY_BYTES = 60 * 1024
 _MAX_DEPTH = 10
 _MAX_NAME_CHARACTERS = 64
 _ANSWER_SECONDS = 15.0
+# A camera that hangs is tried for as long as it takes to open it and to be called stalled.
+_PROBE_SECONDS = 30.0
 # Requests to the daemon at a time, each in a thread; the others wait, and too many are refused.
 _AT_ONCE = 4
 _MAX_WAITING = 64
 _MAX_USERS = 1000
 _MAX_LOGGED = 600
 _OFF = "changes are off; set allow_changes = true in [web], and start the page with --config FILE"
+_REFERENCE = "holds ${...}, which only the configuration file may hold"
+_LOCAL = "leads to a file or a device of the daemon's machine; add it there, with streamdet streams add"
 _OTHER_VERSION = "the daemon is of another version than the page; restart both, so that they are the same"
 _STREAM_KEY = re.compile(r"streams\[[^\]]*\]\.(?P<key>[^:\s]+): (?P<text>.*)", re.DOTALL)
 _RULE_KEY = re.compile(r"rules\[(?P<rule>[^\]]*)\](?:\.(?P<key>[^:\s]+))?: (?P<text>.*)", re.DOTALL)
+_PROBE_PATH = "/v1/probe"
 _PART = re.compile(r"\[#(?P<number>[0-9]+)\]|\.?(?P<name>[^.\[\]]+)")
 
 Json = dict[str, Any]
@@ -71,7 +80,7 @@ class Daemon:
     Args:
         socket_path: of the daemon; None to look for it.
         config_path: the file that the daemon runs; None for the only daemon that is found.
-        timeout_seconds: for one answer.
+        timeout_seconds: for one answer, unless a request has a time of its own.
     """
 
     def __init__(
@@ -85,7 +94,12 @@ class Daemon:
         self._waiting = 0
 
     async def ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
     ) -> tuple[int, bytes]:
         """Status and body of an answer.
 
@@ -96,7 +110,7 @@ class Daemon:
             raise ControlError(Refusal.UNAVAILABLE, "too many requests wait for the daemon; try again")
         self._waiting += 1
         try:
-            ask = partial(self._ask, method, path, body, headers)
+            ask = partial(self._ask, method, path, body, headers, timeout_seconds or self._timeout_seconds)
             return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
         finally:
             self._waiting -= 1
@@ -106,10 +120,15 @@ class Daemon:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str] | None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+        timeout_seconds: float,
     ) -> tuple[int, bytes]:
         socket_path = find_socket(self._socket_path, self._config_path)
-        return exchange(socket_path, method, path, body, self._timeout_seconds, headers)
+        return exchange(socket_path, method, path, body, timeout_seconds, headers)
 
 
 class _RefusedError(StreamdetError):
@@ -118,17 +137,23 @@ class _RefusedError(StreamdetError):
     Attributes:
         status: of the answer.
         code: a word for programs.
+        key: of a stream, that it is about; None for none.
     """
 
-    def __init__(self, status: int, code: str, why: str) -> None:
+    def __init__(self, status: int, code: str, why: str, key: str | None = None) -> None:
         super().__init__(why)
         self.status = status
         self.code = code
+        self.key = key
+
+    def to_dict(self) -> Json:
+        """As browsers get it."""
+        return {"code": self.code, "problems": [{"key": self.key, "path": _path_of(self.key or ""), "text": str(self)}]}
 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What a browser asks for.
+    """What a browser asks for: a change, or to try a stream.
 
     Attributes:
         path: of the control API.
@@ -145,10 +170,15 @@ class _Change:
     method: str
     body: Json
     what: str
-    version: str | None
-    persist: bool
-    try_only: bool
+    version: str | None = None
+    persist: bool = False
+    try_only: bool = False
     rules: tuple[object, ...] = ()
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether a stream is only tried."""
+        return self.path == _PROBE_PATH
 
 
 class Changes:
@@ -174,7 +204,8 @@ class Changes:
             Route("/api/streams/{name}/settings", self._answered(self._get_settings)),
             Route("/api/streams/{name}/picture", self._answered(self._get_picture)),
             Route("/api/rules", self._answered(self._get_rules)),
-            Route("/api/changes", self._answered(self._change), methods=["POST"]),
+            Route("/api/changes", partial(self._change, read=_read_change), methods=["POST"]),
+            Route("/api/probe", partial(self._change, read=_read_probe), methods=["POST"]),
         ]
 
     async def get_account(self, request: Request) -> Response:
@@ -197,7 +228,7 @@ class Changes:
             try:
                 return await handle(request)
             except _RefusedError as refused:
-                return _problem(refused.status, refused.code, [str(refused)])
+                return JSONResponse(refused.to_dict(), refused.status)
             except ControlError as error:
                 return _problem(HTTPStatus.SERVICE_UNAVAILABLE, error.code, [str(error)])
 
@@ -232,21 +263,23 @@ class Changes:
     async def _get_rules(self, _request: Request) -> Response:
         return JSONResponse(_decoded(*await self._ask("GET", "/v1/rules")))
 
-    async def _change(self, request: Request) -> Response:
-        """Carries out a change, or tries it; each is logged, done or refused."""
+    async def _change(self, request: Request, read: Callable[[Json], _Change]) -> Response:
+        """Carries out or tries what `read` finds in the body; each is logged, done or refused, but tried changes."""
         user, address = self._rules.user(request.headers), address_of(request, behind_proxy=self._behind_proxy)
         role = "viewer" if user is None else user.role
         who = f"{SHARED_NAME if user is None else name_of(user)} ({role}) from {address}"
         change: _Change | None = None
         try:
             self._check_may_change(request, user)
-            change = _read_change(await _body_of(request))
+            change = read(await _body_of(request))
             status, answer = await self._carried_out(change, f"{who.partition(' ')[0]}; {role}; {address}")
         except _RefusedError as refused:
-            status, answer = refused.status, _problem_of(refused.code, [str(refused)])
+            status, answer = refused.status, refused.to_dict()
         except ControlError as error:
             status, answer = HTTPStatus.SERVICE_UNAVAILABLE, _problem_of(error.code, [str(error)])
-        outcome = "done" if status < HTTPStatus.BAD_REQUEST else f"refused: {answer['problems'][0]['text']}"
+        outcome = answer.get("reason") or "done"
+        if status >= HTTPStatus.BAD_REQUEST:
+            outcome = f"refused: {answer['problems'][0]['text']}"
         what = "a change" if change is None else change.what
         if change is None or not change.try_only:
             line = plain(f"{who} asked for {answer.pop('summary', None) or what}: {outcome}", _MAX_LOGGED)
@@ -279,12 +312,15 @@ class Changes:
             raise _RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "too_many", "too many changes; try again in a second")
 
     async def _carried_out(self, change: _Change, user: str) -> tuple[int, Json]:
-        query = urlencode({"persist": str(change.persist).lower(), "try_only": str(change.try_only).lower()})
+        how = {} if change.is_probe else {"persist": change.persist, "try_only": change.try_only}
+        path = "?".join(filter(None, (change.path, urlencode({key: str(value).lower() for key, value in how.items()}))))
         headers = {USER_HEADER: user} | ({} if change.version is None else {"If-Match": f'"{change.version}"'})
-        status, body = await self._ask(change.method, f"{change.path}?{query}", change.body, headers)
+        status, body = await self._ask(
+            change.method, path, change.body, headers, _PROBE_SECONDS if change.is_probe else None
+        )
         answer = _object(body)
         if status < HTTPStatus.BAD_REQUEST:
-            return HTTPStatus.OK, _shown(answer)
+            return HTTPStatus.OK, _probed(answer) if change.is_probe else _shown(answer)
         if status == HTTPStatus.PRECONDITION_FAILED:
             return HTTPStatus.CONFLICT, await self._changed_meanwhile(change, answer)
         problems = answer.get("problems")
@@ -300,11 +336,16 @@ class Changes:
         return {**_problem_of("changed", [str(answer.get("detail"))]), "changed": keys, "now": now}
 
     async def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
     ) -> tuple[int, bytes]:
         if self._daemon is None:
             raise _RefusedError(HTTPStatus.FORBIDDEN, "off", _OFF)
-        return await self._daemon.ask(method, path, body, headers)
+        return await self._daemon.ask(method, path, body, headers, timeout_seconds)
 
 
 async def _body_of(request: Request) -> Json:
@@ -320,8 +361,8 @@ async def _body_of(request: Request) -> Json:
 
 
 def _read_change(given: Json) -> _Change:
-    """Reads what a browser asks for: `stream` and `patch`, or `rules`; then `version`, `persist` and `try_only`."""
-    unknown = given.keys() - {"stream", "patch", "rules", "reset_rules", "version", "persist", "try_only"}
+    """Reads what a browser asks for: `stream` and `patch`, `add` or `rules`; then `version`, `persist`, `try_only`."""
+    unknown = given.keys() - {"stream", "patch", "add", "rules", "reset_rules", "version", "persist", "try_only"}
     if unknown:
         _refuse(f"the key {plain(min(unknown), 40)!r} is not known")
     persist, try_only, version = given.get("persist", False), given.get("try_only", False), given.get("version")
@@ -331,7 +372,14 @@ def _read_change(given: Json) -> _Change:
         _refuse("version is that of an answer")
     path = _with_reference(given.get("patch", given.get("rules")))
     if path is not None:
-        _refuse(f"{path} holds ${{...}}, which only the configuration file may hold")
+        _refuse(f"{path} {_REFERENCE}")
+    if "add" in given:
+        if given.keys() - {"add", "persist", "try_only"}:
+            _refuse("what is added has no version, and nothing else is changed with it")
+        stream = _read_stream(given["add"])
+        # The daemon says what is wrong with a name.
+        what = f"streams.add {plain(stream.setdefault('name', ''), _MAX_NAME_CHARACTERS)}"
+        return _Change("/v1/streams", "POST", stream, what, persist=persist, try_only=try_only)
     if "rules" in given or "reset_rules" in given:
         return _read_rules(given, version, persist=persist, try_only=try_only)
     name, patch = _name(given.get("stream")), given.get("patch")
@@ -344,6 +392,28 @@ def _read_change(given: Json) -> _Change:
         raise _RefusedError(HTTPStatus.FORBIDDEN, "not_allowed", why)
     what = f"streams.change {name} {', '.join(sorted(patch))}"
     return _Change(f"/v1/streams/{name}", "PATCH", patch, what, version, persist, try_only)
+
+
+def _read_probe(given: Json) -> _Change:
+    """Reads which stream a browser wants to be tried."""
+    stream = _read_stream(given)
+    return _Change(_PROBE_PATH, "POST", stream, f"probe of {urlsplit(stream['url']).hostname}")
+
+
+def _read_stream(given: object) -> dict[str, str]:
+    """Reads a stream that is to be tried or added: nothing but a url that leads over the network, and a name."""
+    if not isinstance(given, dict) or given.keys() - ADDED or not all(isinstance(each, str) for each in given.values()):
+        _refuse(f"a stream has nothing but {' and '.join(sorted(ADDED))}, both texts")
+    url = given.get("url", "")
+    if _with_reference(given) is not None:
+        raise _RefusedError(HTTPStatus.BAD_REQUEST, "bad_request", _REFERENCE, "url")
+    try:
+        kind = kind_of_url(url)
+    except ValueError as error:
+        raise _RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(error), "url") from None
+    if kind in (UrlKind.FILE, UrlKind.DEVICE):
+        raise _RefusedError(HTTPStatus.FORBIDDEN, "not_allowed", _LOCAL, "url")
+    return given
 
 
 def _read_rules(given: Json, version: str | None, *, persist: bool, try_only: bool) -> _Change:
@@ -392,6 +462,14 @@ def _shown(answer: Json) -> Json:
     return shown
 
 
+def _probed(answer: Json) -> Json:
+    """What the daemon has found of a stream, as browsers get it."""
+    return {key: answer[key] for key in _PROBED if key in answer}
+
+
+_PROBED = (
+    "reason", "detail", "codec", "width", "height", "fps", "first_frame_seconds", "transport", "hwaccel", "live",
+)  # fmt: skip
 _SHOWN = ("name", "version", "origin", "changed", "persisted", "rules", "tried", "streams", "summary")
 
 

@@ -643,7 +643,7 @@ def test_the_first_run_shows_commands_for_an_address_without_its_login(open_page
         page = open_page(server.url, viewport={"width": 390, "height": 844})
         asked: list[str] = []
         page.on("request", lambda request: asked.append(f"{request.url} {request.post_data}"))
-        add, init = page.locator("#first-add"), page.locator("#first-init")
+        add, init = page.locator("#add-command"), page.locator("#init-command")
         expect(add).to_have_text("streamdet streams add front-door rtsp://192.0.2.7/stream1 --persist")
         page.get_by_label("Address of a camera").fill("rtsp://192.0.2.9/live?channel=1&subtype=0")
         expect(add).to_have_text(
@@ -653,9 +653,10 @@ def test_the_first_run_shows_commands_for_an_address_without_its_login(open_page
         page.get_by_label("Address of a camera").fill("rtsp://admin:s3cret@192.0.2.9/live")
         expect(add).to_have_text("streamdet streams add back-yard --url-from-stdin --persist")
         expect(init).to_have_text("streamdet init rtsp://192.0.2.9/live")
-        expect(page.locator("#first-hint")).to_contain_text("The login is left out")
+        expect(page.locator("#add-hint")).to_contain_text("The login is left out")
         page.get_by_label("Address of a camera").fill("my camera")
-        expect(page.locator("#first-problem")).to_contain_text("An address looks like rtsp://")
+        page.keyboard.press("Tab")
+        expect(page.locator("#add-problem")).to_contain_text("An address looks like rtsp://")
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         assert "s3cret" not in page.evaluate("document.body.outerHTML + JSON.stringify(localStorage) + location.href")
         assert not any("s3cret" in one for one in asked)

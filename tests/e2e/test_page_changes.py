@@ -121,6 +121,12 @@ class Site:
             self.sessions[name] = self.log_in(name)
         return self.sessions[name]
 
+    def operator(self) -> Session:
+        """A session of an operator whom no other test uses: each has a number of changes that they may make at once."""
+        name = f"operator-{len(self.sessions)}"
+        add_user(self.users, name, "operator")
+        return self.session(name)
+
     def log_in(self, name: str, words: str = WORDS) -> Session:
         body = urlencode({"username": name, "password": words}).encode()
         status, headers, _ = self.request("POST", "/login", body)
@@ -133,16 +139,17 @@ class Session:
 
     def __init__(self, site: Site, cookie: str) -> None:
         self.site, self.cookie = site, cookie
-        self.csrf = str(self.get("/api/account")[1]["csrf_token"])
+        account = self.get("/api/account")[1]
+        self.name, self.csrf = str(account["user"]), str(account["csrf_token"])
 
     def get(self, path: str) -> tuple[int, Json]:
         status, _, body = self.site.request("GET", path, Cookie=self.cookie)
         return status, json.loads(body) if body.startswith(b"{") else {"text": body.decode("latin-1")}
 
-    def change(self, body: object, **headers: str) -> tuple[int, Json]:
+    def change(self, body: object, path: str = "/api/changes", **headers: str) -> tuple[int, Json]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {"Cookie": self.cookie, "Content_Type": "application/json", "X_CSRF_Token": self.csrf, **headers}
-        status, _, answer = self.site.request("POST", "/api/changes", data, **given)
+        status, _, answer = self.site.request("POST", path, data, **given)
         return status, json.loads(answer) if answer.startswith(b"{") else {"text": answer.decode()}
 
     def zones(self, stream: str = "east") -> Any:
@@ -211,7 +218,7 @@ def test_a_viewer_changes_nothing_and_no_one_without_a_login(site: Site) -> None
     account = bob.get("/api/account")[1]
     assert (account["role"], account["may_change"], account["csrf_token"]) == ("viewer", False, None)
     assert account["why_not"] == "bob is a viewer; only operators may change anything"
-    alice = site.session("alice")
+    alice = site.operator()
     for csrf in ("", "None", alice.csrf):
         for body in ({"stream": "east", "patch": {"zones": [ZONE]}}, {"stream": "east", "patch": {}, "try_only": True}):
             status, answer = bob.change(body, X_CSRF_Token=csrf)
@@ -223,7 +230,8 @@ def test_a_viewer_changes_nothing_and_no_one_without_a_login(site: Site) -> None
 
 
 def test_a_change_needs_the_token_of_its_own_session(site: Site) -> None:
-    alice, again = site.log_in("alice"), site.log_in("alice")
+    alice = site.operator()
+    again = site.log_in(alice.name)
     assert alice.csrf != again.csrf
     change = {"stream": "east", "patch": {"zones": [ZONE]}, "try_only": True}
     for token in ("", "x" * 44, again.csrf, alice.csrf + "x", alice.csrf[:-1], "é"):
@@ -265,8 +273,67 @@ WRONG: tuple[tuple[object, int], ...] = (
 )  # fmt: skip
 
 
+UNWANTED: tuple[tuple[object, int, str], ...] = (
+    ({}, 422, "invalid"), ({"url": ""}, 422, "invalid"), ({"url": 5}, 400, "bad_request"), ([], 400, "bad_request"),
+    ({"url": "rtsp://${HOME}/x"}, 400, "bad_request"), ({"url": "rtsp://h/x", "max_fps": 5}, 400, "bad_request"),
+    ({"url": "/etc/passwd"}, 403, "not_allowed"), ({"url": "file:///etc/passwd"}, 403, "not_allowed"),
+    ({"url": "FILE:///etc/passwd"}, 403, "not_allowed"), ({"url": "0"}, 403, "not_allowed"),
+    ({"url": "/dev/video0"}, 403, "not_allowed"), ({"url": " rtsp://h/x"}, 422, "invalid"),
+    ({"url": "rtsp://h/a@b"}, 422, "invalid"), ({"url": "concat:a|b"}, 403, "not_allowed"),
+    ({"url": "rtsp://h/" + "x" * 5000}, 422, "invalid"), ({"url": "ipc:///run/x"}, 422, "invalid"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/api/probe", "/api/changes"])
+def test_a_stream_of_the_network_alone_is_tried_or_added(site: Site, path: str) -> None:
+    alice, before = site.operator(), site.logged()
+    for stream, status, code in UNWANTED:
+        body = stream if path == "/api/probe" else {"add": stream}
+        answered, answer = alice.change(body, path)
+        assert (answered, answer["code"]) == (status, code), (body, answer)
+        assert answer["problems"][0]["key"] in ("url", None)
+    assert [stream.name for stream in site.daemon.config.streams] == ["east", "west"]
+    assert "/etc/passwd" not in site.logged().removeprefix(before)
+
+
+def test_a_viewer_tries_and_adds_nothing_and_no_one_without_the_token(site: Site) -> None:
+    alice, bob = site.operator(), site.session("bob")
+    stream = {"url": "rtsp://127.0.0.1:1/x", "name": "new"}
+    for path, body in (("/api/probe", stream), ("/api/changes", {"add": stream})):
+        assert bob.change(body, path, X_CSRF_Token=alice.csrf)[1]["code"] == "not_allowed"
+        assert alice.change(body, path, X_CSRF_Token=alice.csrf + "x")[1]["code"] == "csrf"
+        assert alice.change(body, path, Origin="https://evil.example")[0] == 403
+        assert alice.change(body, path, Cookie="streamdet=x")[0] == 401
+        assert alice.change(body, path, Content_Type="text/plain")[0] == 415
+    assert "new" not in [stream.name for stream in site.daemon.config.streams]
+
+
+def test_a_login_that_is_typed_reaches_the_daemon_and_nothing_else(own: Site) -> None:
+    alice = own.log_in("alice")
+    stream = {"url": f"rtsp://u:{SECRET}2@127.0.0.1:1/new", "name": "new"}
+    status, probed = alice.change({"url": stream["url"]}, "/api/probe")
+    assert (status, probed["reason"]) == (200, "refused")
+    status, tried = alice.change({"add": stream, "try_only": True})
+    assert (status, tried["tried"], tried["streams"]["added"]) == (200, True, ["new"])
+    assert len(own.daemon.config.streams) == 2
+    status, added = alice.change({"add": stream, "persist": True})
+    assert (status, added["streams"]["added"]) == (200, ["new"])
+    assert own.daemon.config.streams[-1].url == stream["url"]
+    status, again = alice.change({"add": stream})
+    assert (status, again["code"]) == (409, "exists")
+    answers = [probed, tried, added, again, alice.get("/api/streams/new/settings")[1]]
+    assert SECRET not in json.dumps(answers)
+    assert "url" not in added["settings"]
+    kept = own.config.with_suffix(".streams.json")
+    assert (SECRET in kept.read_text(), kept.stat().st_mode & 0o777) == (True, 0o600)
+    logged = own.logged()
+    assert SECRET not in logged
+    assert "alice (operator) from 127.0.0.1 asked for probe of 127.0.0.1: refused" in logged
+    assert "alice (operator) from 127.0.0.1 asked for streams.add new url kept over restarts: done" in logged
+
+
 def test_what_the_page_would_not_send_is_one_clear_refusal(site: Site) -> None:
-    alice = site.session("alice")
+    alice = site.operator()
     for body, status in WRONG:
         answered, answer = alice.change(body)
         while answered == 429:  # the rate of changes is that of a person
@@ -278,12 +345,11 @@ def test_what_the_page_would_not_send_is_one_clear_refusal(site: Site) -> None:
 
 
 def test_no_secret_reaches_a_browser(site: Site) -> None:
-    for name in ("alice", "bob"):
-        session = site.session(name)
+    alice = site.operator()
+    for session in (alice, site.session("bob")):
         for path in ("/api/streams/west/settings", "/api/rules", "/api/account"):
             assert SECRET not in json.dumps(session.get(path)[1])
         assert "url" not in session.get("/api/streams/west/settings")[1]["settings"]
-    alice = site.session("alice")
     status, answer = alice.change({"stream": "west", "patch": {"max_fps": 5}, "try_only": True})
     assert status == 200, answer
     assert "url" not in answer["settings"]

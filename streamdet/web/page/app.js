@@ -126,7 +126,7 @@ function initHeader() {
 
 initHeader();
 initToolbar();
-initFirst();
+initAdd();
 initFilters();
 initDetail();
 initZones();

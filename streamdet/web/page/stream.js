@@ -90,6 +90,7 @@ function updateDetail(detail) {
 function whyUnknown() {
   if (!heard.endpoint) return "Loading the stream …";
   if (!heard.daemon) return `Waiting for a daemon at ${heard.endpoint}.`;
+  if (openStream === adding.name && secondsSince(adding.at) < FIRST_STATES_SECONDS) return "Waiting for its first state …";
   return heard.quietSeconds < FIRST_STATES_SECONDS && !rows.size ? "Loading the stream …" : "The daemon has no stream of this name.";
 }
 

@@ -292,6 +292,8 @@ function showEmpty(shown) {
   else if (!shown && heard.daemon) why = heard.quietSeconds < FIRST_STATES_SECONDS ? "loading" : "first";
   else if (!shown) why = heard.endpoint ? "waiting" : "loading";
   for (const part of document.querySelectorAll("[data-empty]")) part.hidden = part.dataset.empty !== why;
+  if (why === "first") placeAdd("wall-first");
+  byId("wall-add").hidden = !account.mayChange || why === "first";
   setText(byId("wall-endpoint"), heard.endpoint);
 }
 
