@@ -42,6 +42,7 @@ _COMMANDS = {
     "watch": "Show the events of a running daemon, live.",
     "web": "Serve a page that shows a running daemon's streams.",
     "bridge": "Carry events elsewhere: web hooks, MQTT, files.",
+    "cluster": "Spread the streams over many machines, and move them when one dies.",
     "keys": "Generate, list and revoke the keys of subscribers on other machines.",
     "install-service": "Install the daemon as a systemd service.",
     "dashboards": "Write the Grafana dashboard and Prometheus' alert rules into a folder.",

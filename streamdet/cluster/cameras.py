@@ -50,13 +50,17 @@ class _AnyName(Mapping[str, str]):
         return 0
 
 
-def read_cameras(path: Path) -> dict[str, Camera]:
+def read_cameras(path: Path, text: str | None = None) -> dict[str, Camera]:
     """The streams of a file, by name.
+
+    Args:
+        path: of the file.
+        text: of the file; read from it if left out.
 
     Raises:
         ConfigError: with everything that is wrong, a line each.
     """
-    text = read_text(path)
+    text = read_text(path) if text is None else text
     written = parse(path, text)
     others = [table for table in written if table not in _TABLES]
     problems = [

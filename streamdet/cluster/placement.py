@@ -132,13 +132,16 @@ class _Placing:
             self._offer(name)
         homeless += [("node_lost", streams, None) for streams in _grouped(self._new_streams())]
         moving = self._leaving()
+        has_placed = False
         for reason, streams, from_node in sorted(homeless, key=lambda one: -self._fps(one[1])):
-            for left in self._put(streams, from_node, reason):
+            left_over = tuple(self._put(streams, from_node, reason))
+            has_placed |= len(left_over) < len(streams)
+            for left in left_over:
                 self._unplaced[left] = self._why_not(left)
         for reason, group in moving:
             self._move(group, reason)
         rebalanced_at = self._before.rebalanced_at
-        if not self._moves and not homeless and now - rebalanced_at >= REBALANCE_SECONDS and self._rebalance():
+        if not self._moves and not has_placed and now - rebalanced_at >= REBALANCE_SECONDS and self._rebalance():
             rebalanced_at = now
         groups = tuple(sorted(self._groups.values(), key=lambda group: group.group_id))
         return Placement(groups, self._unplaced, self._waiting, tuple(self._moves), rebalanced_at)

@@ -21,7 +21,7 @@ LOST_SECONDS = 5.0
 """A node that has reported nothing for so long, or whose daemon has not answered, is lost."""
 
 SETTLE_SECONDS = 15.0
-"""For so long after its start, a reconciler places nothing that no node reports: others may be about to report it."""
+"""For so long after the first report, a reconciler places nothing that no node reports: others may be about to."""
 
 Json = dict[str, Any]
 
@@ -49,7 +49,7 @@ class Reconciler:
     Args:
         clock: monotonic seconds.
         wall_clock: Unix time in seconds, for generations.
-        settle_seconds: how long nothing is placed after the start.
+        settle_seconds: how long nothing is placed after the first report.
         version: of streamdet that nodes must have.
     """
 
@@ -61,7 +61,8 @@ class Reconciler:
         version: str = __version__,
     ) -> None:
         self._clock, self._wall_clock = clock, wall_clock
-        self._settled_at = clock() + settle_seconds
+        self._settle_seconds = settle_seconds
+        self._settled_at = float("inf")
         self._version = version
         self._cameras: Mapping[str, Camera] | None = None
         self._nodes: dict[str, _Known] = {}
@@ -95,13 +96,16 @@ class Reconciler:
         """The nodes that are there, by name."""
         return sorted(node.name for node in self._placed_nodes())
 
-    def report(self, report: Report, source: str, capacity_fps: float) -> None:
+    def report(self, report: Report, source: str, capacity_fps: float) -> bool:
         """Takes in what a node says.
 
         Args:
             report: of the node.
             source: identifies what sends it, such as the id of a machine.
             capacity_fps: frames per second that the node can detect.
+
+        Returns:
+            Whether the node is one of the cluster; `status` says why it is not.
         """
         problem, now = report.problem, self._clock()
         before = self._nodes.get(report.node)
@@ -114,10 +118,11 @@ class Reconciler:
             problem = f"another machine calls itself {report.node}, too; give it another [node] name"
         if problem:
             self._refused[source] = problem
-            return
+            return False
         self._refused.pop(source, None)
         if not is_here:
             self._joining.add(report.node)
+        self._settled_at = min(self._settled_at, now + self._settle_seconds)
         self._nodes[report.node] = _Known(report, source, capacity_fps, now)
         self._newest_generation = max(self._newest_generation, report.newest_generation)
         for claim_id in report.stale:
@@ -125,6 +130,7 @@ class Reconciler:
             node, granted = self._granted.get(claim_id, ("", None))
             if node == report.node and granted is not None and granted.generation <= report.newest_generation:
                 del self._granted[claim_id]
+        return True
 
     def step(self) -> dict[str, tuple[Granted, ...]]:
         """What each node that is there is granted from now on; nothing for any before there are streams."""

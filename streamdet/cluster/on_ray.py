@@ -1,0 +1,197 @@
+"""The head and the nodes of a cluster as actors of Ray, which starts them, carries their calls and starts them again.
+
+    head   one, where Ray's head runs: asks every node each 2 s, grants, and answers over HTTP
+    node   one on each node: passes the grants on to the daemon beside it, over its control socket
+
+A node does nothing unless the head asks it: when the head is gone, or cannot reach the node, leases are not renewed.
+The daemon is not a child of Ray, and goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from streamdet.client.control import ask
+from streamdet.cluster.agent import RENEW_SECONDS, Agent, Granted, Report
+from streamdet.cluster.api import make_app
+from streamdet.cluster.head import Head
+from streamdet.cluster.keys import read_keys
+from streamdet.cluster.ray_processes import HEAD_RESOURCE, NODE_RESOURCE, SOCKET_VARIABLE
+from streamdet.cluster.reconciler import Reconciler
+from streamdet.config import LogConfig
+from streamdet.http.server import HttpServer, HttpThread, Limits, listen, tls_context, url_of
+from streamdet.monitoring.log import FailureLog, configure_logging
+from streamdet.security.endpoints import is_loopback
+from streamdet.worker import Worker
+
+NAMESPACE = "streamdet"
+_HEAD_NAME = "head"
+_CALL_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class NodeActor:
+    """Acts for the cluster on one node."""
+
+    def __init__(self) -> None:
+        self._agent = Agent(partial(ask, Path(os.environ[SOCKET_VARIABLE])))
+
+    def turn(self, grants: tuple[Granted, ...] | None) -> Report:
+        """Makes these all grants of the node, renews them, and reports; None leaves the grants as they are."""
+        if grants is not None:
+            self._agent.hold(grants)
+        return self._agent.turn()
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSettings:
+    """How the head works.
+
+    Attributes:
+        directory: keeps the file of the streams.
+        token_file: with the keys of the cluster.
+        host: where it answers over HTTP.
+        port: of it; 0 for any free one.
+    """
+
+    directory: Path
+    token_file: Path
+    host: str
+    port: int
+
+
+class HeadActor:
+    """The head, with its thread that talks with the nodes and the one that answers over HTTP.
+
+    Args:
+        settings: how it works.
+    """
+
+    def __init__(self, settings: HeadSettings) -> None:
+        configure_logging(LogConfig())
+        head = Head(settings.directory, Reconciler())
+        certificate, key = (Path(os.environ[name]) for name in ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY"))
+        tls = None if is_loopback(settings.host) else tls_context(certificate, key)
+        about = {"ray": ray.get_runtime_context().gcs_address, "ray_version": ray.__version__}
+        listener = listen("the head", settings.host, settings.port, "address")
+        self._url = url_of(listener, tls)
+        server = HttpServer(
+            make_app(head, read_keys(settings.token_file), about, is_open=tls is None), listener, Limits(), tls
+        )
+        self._threads = (HttpThread("head-http", [server], _end), Rounds(head, _end))
+        for thread in self._threads:
+            thread.start()
+
+    def url(self) -> str:
+        """Where it answers."""
+        return self._url
+
+
+def _end(worker: Worker) -> None:
+    """Ends the process, so that Ray starts another one."""
+    _log.critical("%s has failed", worker.name, exc_info=worker.error)
+    os._exit(1)
+
+
+@dataclass(slots=True)
+class _Contact:
+    """A node of Ray.
+
+    Attributes:
+        actor: on it.
+        source: names it for the reconciler.
+        capacity_fps: that it has declared.
+        node: its name in the cluster; empty while it is not one of it.
+        answer: of the call that is under way.
+    """
+
+    actor: Any
+    source: str
+    capacity_fps: float
+    node: str = ""
+    answer: Any = None
+
+
+class Rounds(Worker):
+    """Asks every node for a report, and passes on what it is granted, again and again."""
+
+    def __init__(self, head: Head, on_error: Callable[[Worker], None] | None = None) -> None:
+        super().__init__("head-rounds", on_error)
+        self._head = head
+        self._contacts: dict[str, _Contact] = {}
+        self._failures = FailureLog(_log, "{} calls of nodes failed")
+
+    def run(self) -> None:
+        """Goes on until asked to stop."""
+        while not self.stopping:
+            began = time.monotonic()
+            self._find_nodes()
+            self._collect()
+            grants = self._head.step()
+            for contact in self._contacts.values():
+                if contact.answer is None:
+                    contact.answer = contact.actor.turn.remote(grants.get(contact.node))
+            self.sleep(max(0.0, began + RENEW_SECONDS - time.monotonic()))
+
+    def _find_nodes(self) -> None:
+        nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and NODE_RESOURCE in node["Resources"]}
+        for gone in self._contacts.keys() - nodes.keys():
+            ray.kill(self._contacts.pop(gone).actor)
+        for node_id in nodes.keys() - self._contacts.keys():
+            node = nodes[node_id]
+            actor = ray.remote(NodeActor).options(
+                name=f"node-{node_id}", namespace=NAMESPACE, get_if_exists=True, lifetime="detached", num_cpus=0,
+                max_restarts=-1, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+            ).remote()  # fmt: skip
+            self._contacts[node_id] = _Contact(actor, node["NodeManagerAddress"], node["Resources"][NODE_RESOURCE])
+
+    def _collect(self) -> None:
+        """Takes in the reports that have come; a call that has no answer yet goes on."""
+        asked = {contact.answer: contact for contact in self._contacts.values() if contact.answer is not None}
+        if not asked:
+            return
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=RENEW_SECONDS / 2)
+        reports = []
+        for answer in ready:
+            contact = asked[answer]
+            contact.answer = None
+            try:
+                reports.append((contact, ray.get(answer, timeout=_CALL_SECONDS)))
+            except (RayError, GetTimeoutError) as error:
+                self._failures.failed(f"a node at {contact.source} cannot be asked: {type(error).__name__}")
+        taken = self._head.take((report, contact.source, contact.capacity_fps) for contact, report in reports)
+        for (contact, report), is_one in zip(reports, taken, strict=True):
+            contact.node = report.node if is_one else ""
+
+
+def start_head(address: str, settings: HeadSettings) -> str:
+    """Connects this process to Ray's head, and starts the head there, or finds the one that runs.
+
+    Args:
+        address: of Ray's head.
+        settings: how the head works.
+
+    Returns:
+        Where it answers over HTTP.
+
+    Raises:
+        RayError: Ray cannot be reached, or the head not be started.
+    """
+    ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
+    actor = ray.remote(HeadActor).options(
+        name=_HEAD_NAME, get_if_exists=True, lifetime="detached", num_cpus=0, max_restarts=-1,
+        resources={HEAD_RESOURCE: 1},
+    ).remote(settings)  # fmt: skip
+    return str(ray.get(actor.url.remote()))

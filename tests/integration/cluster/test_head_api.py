@@ -1,0 +1,153 @@
+"""The head over HTTP: who may ask, and what comes back; without Ray."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from streamdet import __version__
+from streamdet.cli.cluster import command
+from streamdet.cluster.agent import Report
+from streamdet.cluster.api import make_app
+from streamdet.cluster.head import Head
+from streamdet.cluster.keys import ClusterKeys
+from streamdet.cluster.reconciler import Reconciler
+from streamdet.cluster.requests import HeadClient
+from streamdet.errors import ConfigError, ControlError
+from streamdet.http.server import HttpServer, HttpThread, Limits, listen, tls_context
+
+KEYS = ClusterKeys.make()
+CAMERAS = '[[streams]]\nname = "gate"\nurl = "rtsp://u:${LOGIN}@192.0.2.9/x"\nmax_fps = 5\n'
+
+Serve = Callable[..., int]
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Head:
+    head = Head(tmp_path, Reconciler(settle_seconds=0))
+    head.take([(Report("n1", __version__), "machine", 10.0)])
+    return head
+
+
+@pytest.fixture
+def serve(head: Head) -> Iterator[Serve]:
+    with ExitStack() as stack:
+
+        def start(*, is_open: bool = True, tls: ssl.SSLContext | None = None) -> int:
+            listener = listen("the head", "127.0.0.1", 0, "address")
+            app = make_app(head, KEYS, {"ray": "192.0.2.1:6379"}, is_open=is_open)
+            stack.enter_context(HttpThread("head", [HttpServer(app, listener, Limits(), tls)]))
+            return int(listener.getsockname()[1])
+
+        yield start
+
+
+def status_of(port: int, method: str, path: str, **headers: str) -> int:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request(method, path, CAMERAS if method == "PUT" else None, headers)
+        return connection.getresponse().status
+
+
+def test_those_who_have_the_token_change_and_those_with_the_other_only_read(serve: Serve, head: Head) -> None:
+    port = serve(is_open=False)
+    reader = f"Bearer {KEYS.reader_token}"
+    for method, path in [("PUT", "/v1/cluster/cameras"), ("POST", "/v1/cluster/nodes/n1/drain")]:
+        assert status_of(port, method, path) == 401
+        assert status_of(port, method, path, Authorization=reader) == 401
+    for path in ("/v1/cluster", "/v1/about"):
+        assert status_of(port, "GET", path) == 401
+        assert status_of(port, "GET", path, Authorization="Bearer x") == 401
+        assert status_of(port, "GET", path, Authorization=reader) == 200
+    assert head.status()["streams"] == []
+    assert status_of(port, "PUT", "/v1/cluster/cameras", Authorization=f"Bearer {KEYS.token}") == 200
+    assert [stream["name"] for stream in head.status()["streams"]] == ["gate"]
+
+
+def test_on_loopback_anyone_may_read_but_no_web_site(serve: Serve) -> None:
+    port = serve()
+    assert status_of(port, "GET", "/v1/cluster") == 200
+    assert status_of(port, "GET", "/v1/cluster", Host="evil.example") == 401
+    assert status_of(port, "GET", "/v1/cluster", Authorization="Bearer x") == 401
+    assert status_of(port, "PUT", "/v1/cluster/cameras") == 401
+
+
+def test_a_client_asks_applies_and_drains(serve: Serve, head: Head) -> None:
+    client = HeadClient("127.0.0.1", serve(), KEYS)
+    assert client.ask("GET", "/v1/about") == {"version": __version__, "ray": "192.0.2.1:6379"}
+    assert client.ask("PUT", "/v1/cluster/cameras?dry_run=true", CAMERAS)["added"] == ["gate"]
+    assert head.status()["streams"] == []
+    client.ask("PUT", "/v1/cluster/cameras", CAMERAS)
+    assert [stream["name"] for stream in client.ask("GET", "/v1/cluster")["streams"]] == ["gate"]
+    client.ask("POST", "/v1/cluster/nodes/n1/drain")
+    assert client.ask("GET", "/v1/cluster")["nodes"][0]["state"] == "draining"
+    client.ask("DELETE", "/v1/cluster/nodes/n1/drain")
+    assert client.ask("GET", "/v1/cluster")["nodes"][0]["state"] == "up"
+    with pytest.raises(ConfigError, match="more than any node can do"):
+        client.ask("PUT", "/v1/cluster/cameras", CAMERAS.replace("= 5", "= 11"))
+    with pytest.raises(ControlError, match="no node 'x'; there are n1"):
+        client.ask("POST", "/v1/cluster/nodes/x/drain")
+    with pytest.raises(ControlError, match="that is not the token of this cluster"):
+        HeadClient("127.0.0.1", client.port, ClusterKeys.make()).ask("GET", "/v1/about")
+
+
+def test_off_loopback_a_client_knows_the_head_by_its_certificate(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = KEYS.prepare(tmp_path, ["192.0.2.1"])
+    port = serve(
+        is_open=False, tls=tls_context(Path(environ["RAY_TLS_SERVER_CERT"]), Path(environ["RAY_TLS_SERVER_KEY"]))
+    )
+    monkeypatch.setattr("streamdet.cluster.requests.is_loopback", lambda _host: False)
+    assert HeadClient("127.0.0.1", port, KEYS).ask("GET", "/v1/about")["version"] == __version__
+    with pytest.raises(ControlError, match="has no certificate of this cluster"):
+        HeadClient("127.0.0.1", port, ClusterKeys.make()).ask("GET", "/v1/about")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments)
+
+
+def test_the_command_applies_all_or_nothing_shows_and_drains(serve: Serve, tmp_path: Path, head: Head) -> None:
+    key, cameras = tmp_path / "k", tmp_path / "streams.toml"
+    KEYS.write(key)
+    cameras.write_text(CAMERAS)
+    at = ("--head", f"127.0.0.1:{serve()}", "--token-file", str(key))
+    dry = run("apply", str(cameras), "--dry-run", *at)
+    assert dry.output.splitlines() == ["added: gate", "nothing is changed: --dry-run"]
+    assert head.status()["streams"] == []
+    assert run("apply", str(cameras), *at).output.splitlines() == ["added: gate", "applied: 1 stream"]
+    head.step()
+    assert "n1    up     1        5     10" in run("status", *at).output
+    assert '"name": "gate"' in run("status", "--json", *at).output
+    cameras.write_text(CAMERAS.replace("= 5", "= 50"))
+    refused = run("apply", str(cameras), *at)
+    assert isinstance(refused.exception, ConfigError)
+    assert str(refused.exception).startswith(f"{cameras}: streams[gate].max_fps: 50 frames per second are more than")
+    assert head.status()["streams"][0]["fps"] == 5
+    assert "n1 is being emptied" in run("drain", "n1", *at).output
+    assert head.status()["nodes"][0]["state"] == "draining"
+    assert "takes streams again" in run("drain", "n1", "--undo", *at).output
+    assert isinstance(run("drain", "x", *at).exception, ControlError)
+
+
+def test_a_node_of_another_version_does_not_join(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    KEYS.write(tmp_path / "k")
+    monkeypatch.setattr("streamdet.cluster.api.__version__", "9.9.9")
+    arguments = (f"127.0.0.1:{serve()}", "--token-file", str(tmp_path / "k"), "--socket", "c", "--fps", "40")
+    refused = run("join", *arguments).exception
+    assert str(refused) == f"the head runs streamdet 9.9.9, and this node {__version__}; upgrade one of them"
+
+
+def test_bad_addresses_are_one_clear_line(tmp_path: Path) -> None:
+    KEYS.write(tmp_path / "k")
+    for head_at in ("x:y", "127.0.0.1:70000", ""):
+        result = run("status", "--head", head_at, "--token-file", str(tmp_path / "k"))
+        assert (result.exit_code, "HEAD: " in result.output) == (2, True), result.output
+    refused = run("status", "--head", "127.0.0.1:1", "--token-file", str(tmp_path / "k")).exception
+    assert "the head at 127.0.0.1:1 does not answer: Connection refused" in str(refused)
