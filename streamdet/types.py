@@ -114,6 +114,7 @@ class DetectionSettings:
         min_size: least height of the box, as a fraction of the picture's height; 0 to 1.
         max_size: greatest height, likewise.
         max_detections: most detections in one picture; those with the highest scores count.
+        tiles: into how many parts each side of the picture is cut, to look at them more closely; 1 for none.
     """
 
     labels: tuple[str, ...] = ()
@@ -122,6 +123,21 @@ class DetectionSettings:
     min_size: float = 0.0
     max_size: float = 1.0
     max_detections: int = 100
+    tiles: int = 1
+
+    @property
+    def looks(self) -> int:
+        """How many pictures the detector looks at for one frame: the whole, and its tiles."""
+        return looks_at(self.tiles)
+
+
+def looks_at(tiles: int) -> int:
+    """How many pictures the detector looks at for one frame: the whole, and its tiles.
+
+    Args:
+        tiles: along each side of the frame; 1 for none.
+    """
+    return 1 if tiles == 1 else 1 + tiles**2
 
 
 class Demand(Protocol):

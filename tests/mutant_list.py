@@ -285,6 +285,22 @@ MUTANTS: tuple[Mutant, ...] = (
          "self._closed:", "test_a_blocked_put_wakes_at_the_end"),
     ),
     *_of(
+        "inference/batch_queue.py", "unit/inference/test_batch_queue.py",
+        ("tiles are free", "slot.virtual_time += looks / slot.stream.weight",
+         "slot.virtual_time += 1 / slot.stream.weight",
+         "test_streams_with_tiles_share_the_detector_and_not_the_frames"),
+    ),
+    *_of(
+        "detector/stages/tiles.py", "unit/detector/test_tiles.py",
+        ("halves of objects", "for one in found if not tile.cuts(one.box)]", "for one in found]",
+         "test_what_ends_at_an_inner_border_of_a_tile_is_left_out"),
+        ("parts of objects", " or common > _PART * min(area, other_area)", "",
+         "test_a_part_of_what_is_known_is_no_object_of_its_own_but_another_label_may_be"),
+        ("tiles push out what the whole frame shows", "return sorted(merged, key=lambda one: -one.score)",
+         "return sorted(merged, key=lambda one: -one.score)[: len(added)]",
+         "test_what_the_whole_frame_shows_stays_as_it_is"),
+    ),
+    *_of(
         "inference/thread.py", "unit/inference/test_thread.py",
         ("whole batch again when memory ran out", "self._batch_limit = (size + 1) // 2", "self._batch_limit = size",
          "test_when_memory_runs_out_the_batch_is_halved_and_no_frame_lost"),

@@ -386,6 +386,8 @@ def _facts(stream: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "score threshold", ", ".join([f"{detection['score_threshold']:g}", *single])
     yield "height", f"{detection['min_size']:g} to {detection['max_size']:g} of the picture's height"
     yield "detections", f"{detection['max_detections']} per frame at most"
+    if detection.get("tiles", "off") != "off":
+        yield "tiles", detection["tiles"]
 
 
 def _drawn(result: dict[str, Any], characters: int) -> RenderableType:

@@ -24,7 +24,7 @@ class Camera:
     """One stream of a cluster.
 
     Attributes:
-        fps: frames per second that it takes from a node's capacity: its `max_fps`.
+        fps: frames per second that it takes from a node's capacity: its `max_fps`; with tiles, all that these cost.
         values: the keys of `[[streams]]`, with the defaults of the file.
     """
 
@@ -84,7 +84,7 @@ def read_cameras(path: Path, text: str | None = None) -> dict[str, Camera]:
                 "streams are spread by it"
             )
         else:
-            cameras[stream.name] = Camera(stream.max_fps, values)
+            cameras[stream.name] = Camera(stream.max_fps * stream.looks, values)
     if problems:
         raise ConfigError(problems)
     return cameras

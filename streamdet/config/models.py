@@ -16,7 +16,7 @@ from streamdet.config.files import FilesConfig
 from streamdet.config.listening import parse_host_port, parse_publisher_endpoint, refuse_others_without_keys
 from streamdet.config.mqtt import MqttConfig
 from streamdet.config.rules import RuleConfig
-from streamdet.config.stream import StreamConfig
+from streamdet.config.stream import TILES, StreamConfig
 from streamdet.config.values import (
     AS_NUMBER,
     AS_WHOLE_NUMBER,
@@ -170,6 +170,7 @@ class DetectorConfig(BaseModel):
             min_size=stream.min_size,
             max_size=stream.max_size,
             max_detections=self.max_detections,
+            tiles=TILES[stream.tiles],
         )
 
     @field_validator("model")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from streamdet.detector.stages.tiles import one_of_each_size
 from streamdet.types import Demand, DetectionSettings, Drop, Frame, Picture
 
 # How far frames may be off the schedule of `max_fps`, in periods. An early frame passes, but does not move the
@@ -64,7 +65,7 @@ class _Slot:
     Attributes:
         stream: whose frames it holds.
         settings: what counts as a detection in them.
-        virtual_time: slots with the lowest are emptied first; grows by 1 / weight with each frame that leaves.
+        virtual_time: slots with the lowest are emptied first; grows by 1 / weight with each picture that leaves.
         frame: the newest one.
         filled_at: when the slot was last filled while empty.
         put_at: when a frame was last put into it; None before the first.
@@ -141,12 +142,12 @@ class BatchQueue:
 
     - One slot per stream: a newer frame takes the place of an older one (`superseded`).
     - Fair queueing: streams with the lowest virtual time leave first, and each frame that leaves adds 1 / weight to its
-      stream's. Under overload a stream of weight 2 leaves twice as often as one of weight 1. That holds while more
-      streams wait than a batch has places.
+      stream's, once for each picture that the detector looks at: a frame of 2x2 tiles is five. Under overload a stream
+      of weight 2 leaves twice as often as one of weight 1. That holds while more streams wait than a batch has places.
     - Among streams that are equally due, less than one frame apart, the newest frame leaves first: then frames are
       young when they leave, even of many slow streams. How often each stream leaves stays the same.
     - When a batch leaves: `max_batch_delay_seconds` after the first frame came into the empty queue, or sooner: as soon
-      as there are `max_batch_size` frames, or no other stream is expected to send one before that. It never waits for
+      as there are `max_batch_size` pictures, or no other stream is expected to send one before that. It never waits for
       every stream.
     - Also dropped: what `max_fps` does not let in (`rate_limited`), what is too old when it would leave (`stale`),
       and what comes after the end or belongs to a removed stream (`shutdown`).
@@ -156,12 +157,16 @@ class BatchQueue:
     Thread-safe, for any number of threads on both sides.
 
     Args:
-        max_batch_size: frames per batch, at the most.
+        max_batch_size: pictures per batch, at the most: frames, and their tiles. A frame with more tiles than that
+            leaves alone.
         max_batch_delay_seconds: how long a batch waits for more frames, at the most.
         on_drop: called with the stream and the reason of every dropped frame; no lock is held meanwhile.
-        prepare: called with each picture that is put, by the thread that puts it, before it is queued: prepares the
-            detector for a size that is new.
+        prepare: called with each picture that is put, and with one of its tiles, by the thread that puts it, before
+            it is queued: prepares the detector for a size that is new.
         clock: monotonic seconds.
+
+    Attributes:
+        max_batch_size: as given.
     """
 
     def __init__(
@@ -173,14 +178,15 @@ class BatchQueue:
         *,
         prepare: Callable[[Picture], None] = lambda _picture: None,
     ) -> None:
-        self._max_batch_size = max_batch_size
+        self.max_batch_size = max_batch_size
         self._max_batch_delay_seconds = max_batch_delay_seconds
         self._on_drop = on_drop
         self._prepare = prepare
         self._clock = clock
         self._changed = threading.Condition()
         self._slots: dict[str, _Slot] = {}
-        self._filled = 0
+        # Pictures of the frames that wait.
+        self._pictures = 0
         # The lowest of the slots that waited when the newest batch left.
         self._virtual_time = 0.0
         self._closed = False
@@ -199,6 +205,8 @@ class BatchQueue:
                 return
             if stream.max_fps != slot.stream.max_fps:
                 slot.next_due_at = None
+            if slot.frame is not None:
+                self._pictures += settings.looks - slot.settings.looks
             slot.stream, slot.settings = stream, settings
             self._changed.notify_all()
 
@@ -230,7 +238,8 @@ class BatchQueue:
     def put(self, frame: Frame) -> None:
         """Offers a frame; waits only for streams of pace "fastest", and for the first frame of a size."""
         if not frame.is_gated:
-            self._prepare(frame.picture)
+            for picture in one_of_each_size(frame.picture, self._tiles(frame.stream)):
+                self._prepare(picture)
         with self._changed:
             reason = self._put(frame)
         if reason is not None:
@@ -246,7 +255,8 @@ class BatchQueue:
             shares: among how many takers to divide what does not fill a batch; one gets this part of it, rounded up.
 
         Returns:
-            1 to `max_batch_size` frames, each with the settings that its stream has now; or none at the time-out or
+            frames with 1 to `max_batch_size` pictures, or one with more, each with the settings that its stream has
+            now; or none at the time-out or
             when the queue is closed and empty.
         """
         deadline = self._clock() + timeout_seconds
@@ -281,13 +291,18 @@ class BatchQueue:
     def pending_since(self) -> float | None:
         """Since when (monotonic seconds) a frame waits to be taken; None when none does."""
         with self._changed:
-            return self._oldest_filled_at() if self._filled else None
+            return self._oldest_filled_at() if self._pictures else None
 
     @property
     def drained(self) -> bool:
         """Whether the queue is closed and empty: nothing will ever come out again."""
         with self._changed:
-            return self._closed and not self._filled
+            return self._closed and not self._pictures
+
+    def _tiles(self, name: str) -> int:
+        with self._changed:
+            slot = self._slots.get(name)
+            return 1 if slot is None else slot.settings.tiles
 
     def _put(self, frame: Frame) -> Drop | None:
         """Puts a frame into its slot; the reason why a frame of that stream is dropped, if one is."""
@@ -306,9 +321,10 @@ class BatchQueue:
         if superseded:
             return Drop.SUPERSEDED
         slot.virtual_time = max(slot.virtual_time, self._virtual_time - _SAVED_VIRTUAL_TIME)
-        self._filled += 1
+        before, self._pictures = self._pictures, self._pictures + slot.settings.looks
         # Others need not wake: the first frame opens the window, the last one closes it.
-        if self._filled in {1, self._max_batch_size} or self._window_end() <= slot.filled_at:
+        is_first, is_last = before == 0, before < self.max_batch_size <= self._pictures
+        if is_first or is_last or self._window_end() <= slot.filled_at:
             self._changed.notify_all()
         return None
 
@@ -327,8 +343,8 @@ class BatchQueue:
             slot.blocked_puts -= 1
 
     def _wait_for_batch(self, deadline: float) -> None:
-        while not self._closed and self._filled < self._max_batch_size:
-            end = self._window_end() if self._filled else deadline
+        while not self._closed and self._pictures < self.max_batch_size:
+            end = self._window_end() if self._pictures else deadline
             left_seconds = end - self._clock()
             if left_seconds <= 0:
                 return
@@ -342,8 +358,8 @@ class BatchQueue:
         return end if expects_more else first
 
     def _share(self, shares: int) -> int:
-        is_full = self._filled >= self._max_batch_size
-        return self._max_batch_size if is_full else math.ceil(self._filled / shares)
+        is_full = self._pictures >= self.max_batch_size
+        return self.max_batch_size if is_full else math.ceil(self._pictures / shares)
 
     def _collect(self, most: int) -> tuple[list[Frame], list[Frame]]:
         """Empties the slots that are due: the batch, and frames that were too old for it."""
@@ -353,9 +369,14 @@ class BatchQueue:
         waiting.sort(key=lambda slot: slot.turn(lowest))
         batch: list[Frame] = []
         stale: list[Frame] = []
+        room = most
         for slot in waiting:
-            if len(batch) == most:
+            if room <= 0:
                 break
+            looks = slot.settings.looks
+            if batch and looks > room:
+                # Others leave before it now, but not for long: each adds to its virtual time.
+                continue
             frame = self._empty(slot)
             if frame is None:
                 continue
@@ -363,7 +384,8 @@ class BatchQueue:
                 stale.append(frame)
                 continue
             self._virtual_time = max(self._virtual_time, lowest)
-            slot.virtual_time += 1 / slot.stream.weight
+            slot.virtual_time += looks / slot.stream.weight
+            room -= looks
             batch.append(replace(frame, settings=slot.settings))
         if any(slot.blocked_puts for slot in waiting):
             self._changed.notify_all()
@@ -372,7 +394,7 @@ class BatchQueue:
     def _empty(self, slot: _Slot) -> Frame | None:
         frame, slot.frame = slot.frame, None
         if frame is not None:
-            self._filled -= 1
+            self._pictures -= slot.settings.looks
         return frame
 
     def _oldest_filled_at(self) -> float:

@@ -6,6 +6,8 @@ through the sequencer, which keeps each stream's order. A thread alone uses its 
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import logging
 import time
 from collections import deque
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from streamdet.detector.failures import first_line, is_device_lost, is_out_of_memory
 from streamdet.detector.pool import Detector, DetectorPool
 from streamdet.detector.stages.square_pixels import detect_with_square_pixels
+from streamdet.detector.stages.tiles import detect_with_tiles
 from streamdet.errors import DetectorError, DeviceLostError
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.inference.sequence import ResultSequencer
@@ -143,6 +146,8 @@ class InferenceGroup:
 class Inference(Worker):
     """Takes batches from the queue until it is closed and empty.
 
+    The detector gets as many pictures at once as a batch may have: a frame with more tiles goes in several parts.
+
     When memory runs out the batch is halved, until it fits; no frame is lost by that. A batch that fails for another
     reason is detected again frame by frame. A frame that fails alone is dropped (`decode_error`) and reported, if the
     detector still gets through a picture that it got through before; otherwise it is the detector that is broken.
@@ -236,8 +241,9 @@ class Inference(Worker):
         """Detects as many of the frames in hand as fit into memory, and hands them on."""
         if time.monotonic() >= self._batch_limit_ends_at:
             self._batch_limit = None
-        frames = list(self._in_hand)[: 1 if self._alone else self._batch_limit]
-        results = self._detect(frames)
+        at_once = self._batch_limit or self._queue.max_batch_size
+        frames = [self._in_hand[0]] if self._alone else self._first_frames(at_once)
+        results = self._detect(frames, at_once)
         if isinstance(results, _Failed):
             self._go_on_after(results, frames)
             return
@@ -251,16 +257,27 @@ class Inference(Worker):
             self._sequencer.hand_on(frame, detections)
             self.beat()
 
-    def _detect(self, frames: list[Frame]) -> list[list[Detection]] | _Failed:
-        """The detections of each frame; or what is known of a failure that a frame may have caused."""
+    def _first_frames(self, pictures: int) -> list[Frame]:
+        """Of the frames in hand as many as have this number of pictures, with their tiles; at least one."""
+        sums = list(itertools.accumulate(frame.settings.looks for frame in self._in_hand))
+        return list(self._in_hand)[: max(bisect.bisect_right(sums, pictures), 1)]
+
+    def _detect(self, frames: list[Frame], at_once: int) -> list[list[Detection]] | _Failed:
+        """The detections of each frame; or what is known of a failure that a frame may have caused.
+
+        Args:
+            frames: to detect.
+            at_once: how many pictures the detector gets at most; each frame is one, and so is each of its tiles.
+        """
         taken_at = self.batch_began_at or time.monotonic()
         try:
             with self._tracer.batch(frames, taken_at) if self._tracer else nullcontext():
                 pictures, settings = [frame.picture for frame in frames], [frame.settings for frame in frames]
-                return detect_with_square_pixels(self._detector, pictures, settings)
+                return detect_with_tiles(self._detector, pictures, settings, at_once)
         except Exception as error:
+            size = min(at_once, sum(frame.settings.looks for frame in frames))
             if is_out_of_memory(error):
-                if len(frames) == 1 and not self._detects_test_picture():
+                if size == 1 and not self._detects_test_picture():
                     why = f"memory ran out on a single frame of {_size(frames[0])} ({first_line(error)})"
                     message = f"{why}: use a smaller model"
                     raise DetectorError(message) from error
@@ -269,23 +286,23 @@ class Inference(Worker):
                 raise DeviceLostError(message) from error
             elif self._alone and not self._detects_test_picture():
                 raise
-            return self._failure(error, frames)
+            return self._failure(error, frames, size)
 
-    def _failure(self, error: Exception, frames: list[Frame]) -> _Failed:
+    def _failure(self, error: Exception, frames: list[Frame], size: int) -> _Failed:
         """What is known of an error, without the error: its traceback holds the tensors that filled memory."""
         memory_ran_out = is_out_of_memory(error)
         if memory_ran_out:
             why = f"not enough memory for pictures of {_size(frames[0])}"
         else:
             why = f"the picture cannot be used: {describe(error)}"
-        if self._alone or (memory_ran_out and len(frames) == 1):
+        if size == 1 if memory_ran_out else self._alone:
             self._metrics.unexpected.report("detection", error, "a frame is dropped", frames[0].stream)
-        return _Failed(memory_ran_out, why)
+        return _Failed(memory_ran_out, size, why)
 
     def _go_on_after(self, failed: _Failed, frames: list[Frame]) -> None:
         """Tries fewer frames, or each alone; a frame that fails then is dropped."""
-        if failed.memory_ran_out and len(frames) > 1:
-            self._halve(len(frames))
+        if failed.memory_ran_out and failed.size > 1:
+            self._halve(failed.size)
             return
         if not failed.memory_ran_out and not self._alone:
             self._alone = len(frames)
@@ -318,9 +335,10 @@ class Inference(Worker):
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """Detection failed: whether memory ran out, and in one line why a single frame cannot be used."""
+    """Detection failed: whether memory ran out, on how many pictures, and in one line why a frame cannot be used."""
 
     memory_ran_out: bool
+    size: int
     why: str
 
 

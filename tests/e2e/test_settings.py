@@ -88,6 +88,12 @@ def test_settings_change_from_one_frame_to_the_next(daemon: DaemonProcess) -> No
         described = daemon.ask("GET", "/v1/streams/one")["detection"]
         assert (described["score_threshold"], described["max_detections"]) == (0.05, 100)
 
+        # Tiles, from the next frame on.
+        daemon.ask("PATCH", "/v1/streams/one", {"tiles": "2x2"})
+        assert daemon.ask("GET", "/v1/streams/one")["detection"]["tiles"] == "2x2"
+        number = log.newest("one")[-1].seq
+        log.wait_for_change("one", lambda event: event.seq > number)
+
         # In the file itself, with a size.
         daemon.ask("POST", "/v1/streams/one/reset")
         write(daemon, 0.5, score_threshold=0.05, min_size=0.25, score_thresholds={})

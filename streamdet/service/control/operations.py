@@ -369,6 +369,7 @@ class Operations:
         labels = settings.labels or self._streams.labels
         return {
             **asdict(settings), "labels": list(labels), "score_thresholds": dict(settings.score_thresholds),
+            "tiles": stream.tiles,
         }  # fmt: skip
 
 

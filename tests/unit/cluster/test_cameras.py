@@ -66,3 +66,8 @@ def test_what_is_wrong_is_reported_with_its_line(file: Path) -> None:
     assert any("name" in problem and "gate" in problem for problem in both)
     assert any(f"{file}:8" in problem for problem in both)
     assert problems(file.with_name("none.toml").parent / "bad.toml", "x = [") != []
+
+
+def test_tiles_take_from_a_node_what_they_cost(file: Path) -> None:
+    file.write_text('[[streams]]\nname = "yard"\nurl = "rtsp://192.0.2.5/1"\nmax_fps = 2\ntiles = "2x2"\n')
+    assert read_cameras(file)["yard"].fps == 10

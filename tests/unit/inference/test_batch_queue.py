@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamdet.config import StreamConfig
+from streamdet.detector.pipeline import ArrayPicture
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.types import DetectionSettings, Drop, Frame
 from support.queueing import Flood, Rules, frame
@@ -353,8 +354,8 @@ def test_the_window_opens_at_the_first_frame_and_waits_for_no_one(drops: Drops) 
     for name in "abc":  # nothing is known yet of when "c" sends
         queue.set_stream(Rules(name))
     timer = threading.Timer(0.05, lambda: queue.put(frame("b", captured=time.monotonic())))
-    queue.put(frame("a", captured=time.monotonic()))
     began = time.monotonic()
+    queue.put(frame("a", captured=time.monotonic()))
     timer.start()
     batch = queue.take(3600)
     waited_seconds = time.monotonic() - began
@@ -748,3 +749,78 @@ def test_a_gated_picture_is_not_prepared_for(clock: Clock, drops: Drops) -> None
     assert prepared == []
     queue.put(frame("a", 2))
     assert len(prepared) == 1
+
+
+TILED = DetectionSettings(tiles=2)  # a frame of five pictures
+
+
+def test_a_batch_holds_so_many_pictures_and_the_tiles_of_a_frame_are_some_of_them(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, *map(Rules, "abcd"), size=8)
+    queue.set_stream(Rules("a"), TILED)
+    queue.set_stream(Rules("b"), TILED)
+    for name in "abcd":
+        clock.now += 0.01
+        queue.put(frame(name, captured=clock.now))
+    # The newest leave first; of two that take five places each the second one waits.
+    assert take(queue) == [("d", 1), ("c", 1), ("b", 1)]
+    assert take(queue) == [("a", 1)]
+    assert queue.take(0) == []
+
+
+def test_a_frame_of_more_pictures_than_a_batch_leaves_alone(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, *map(Rules, "ab"), size=2)
+    queue.set_stream(Rules("a"), TILED)
+    for name in reversed("ab"):
+        clock.now += 0.01
+        queue.put(frame(name, captured=clock.now))
+    assert take(queue) == [("a", 1)]
+    assert take(queue) == [("b", 1)]
+
+
+def test_the_tiles_of_one_frame_can_fill_a_batch(drops: Drops, running: Callable[..., threading.Thread]) -> None:
+    queue = BatchQueue(5, 3600, drops)
+    queue.set_stream(Rules("a"), TILED)
+    queue.set_stream(Rules("never"))
+    batches: list[list[Frame]] = []
+    taker = running(lambda: batches.append(queue.take(3600)))
+    queue.put(frame("a", captured=time.monotonic()))
+    taker.join(_PATIENCE_SECONDS)
+    assert [taken.stream for batch in batches for taken in batch] == ["a"]
+
+
+def test_what_waits_is_counted_by_the_settings_that_its_stream_has_now(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, *map(Rules, "ab"), size=5, delay=3600.0)
+    queue.put(frame("a", captured=clock.now))
+    queue.set_stream(Rules("a"), TILED)
+    # The batch is full now: with a clock that stands still, a window that stays open would never end.
+    assert take(queue) == [("a", 1)]
+    queue.put(frame("a", 2, clock.now))
+    queue.set_stream(Rules("a"))
+    queue.set_stream(Rules("b"), TILED)
+    queue.remove_stream("a")
+    assert queue.pending_since() is None
+    queue.close()
+    assert queue.drained
+
+
+def test_streams_with_tiles_share_the_detector_and_not_the_frames(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, *map(Rules, "abc"), size=1)
+    queue.set_stream(Rules("a"), TILED)
+    queue.set_stream(Rules("b", weight=2.0), TILED)
+    left: Counter[str] = Counter()
+    for _ in range(800):
+        clock.now += 0.1
+        for name in "abc":
+            queue.put(frame(name, captured=clock.now))
+        left.update(name for name, _ in take(queue))
+    # By pictures: 1 to 2 to 1.
+    assert left["b"] == pytest.approx(2 * left["a"], abs=2)
+    assert left["c"] == pytest.approx(5 * left["a"], abs=6)
+
+
+def test_a_tile_is_prepared_for_as_well(clock: Clock, drops: Drops) -> None:
+    prepared: list[tuple[int, int]] = []
+    queue = BatchQueue(4, 0.0, drops, clock, prepare=lambda picture: prepared.append((picture.width, picture.height)))
+    queue.set_stream(Rules("a"), TILED)
+    queue.put(replace(frame("a", 1), picture=ArrayPicture(np.zeros((600, 1000, 3), np.uint8))))
+    assert prepared == [(1000, 600), (556, 334)]

@@ -20,7 +20,7 @@ from streamdet.inference.batch_queue import BatchQueue
 from streamdet.inference.thread import Inference, InferenceGroup, OnUnusable
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
-from streamdet.types import Detection, Drop, Frame, Picture
+from streamdet.types import Detection, DetectionSettings, Drop, Frame, Picture
 from streamdet.worker import Worker
 from support.waiting import join, wait_until
 
@@ -230,6 +230,46 @@ def test_the_full_batch_is_tried_again_after_a_while() -> None:
         memory.fits = 8
         wait_until(lambda: len(line.published) == 8)
     assert set(detector.sizes) == {8}
+
+
+TILED = DetectionSettings(tiles=2)  # a frame of five pictures
+
+
+def test_tiles_are_pictures_of_the_batch_and_one_frame_of_the_ledger() -> None:
+    detector = StandIn()
+    line = Line(detector)
+    line.queue.set_stream(Rules("stream-0"), TILED)
+    line.queue.set_stream(Rules("stream-1"), DetectionSettings(tiles=3))
+    with line.inference:
+        line.put("stream-0", 51)
+        wait_until(lambda: len(line.published) == 1)
+        # Ten pictures: more than a batch may have.
+        line.put("stream-1", 102)
+        wait_until(lambda: len(line.published) == 2)
+    assert detector.sizes == [5, 8, 2]
+    # What the stand-in finds fills the tiles, and so ends at their borders.
+    assert [[found.score for found in detections] for _, detections in line.published] == [[0.2], [0.4]]
+    assert line.value("streamdet_batch_size_count") == line.value("streamdet_batch_size_sum") == 2
+    assert line.in_flight() == 0
+
+
+def test_when_memory_runs_out_on_a_frame_with_tiles_these_are_detected_in_parts() -> None:
+    detector = StandIn(NoMemory(1, MemoryError()))
+    line = Line(detector, streams=2)
+    line.queue.set_stream(Rules("stream-0"), TILED)
+    line.put("stream-0", 51)
+    with line.inference:
+        wait_until(lambda: len(line.published) == 1)
+    assert detector.sizes == [5, 3, 2, 1, 1, 1, 1, 1]
+    assert line.inference.error is None
+    assert line.in_flight() == 0
+
+
+def test_a_frame_with_tiles_that_does_not_fit_even_in_parts_ends_the_process() -> None:
+    line = Line(StandIn(NoMemory(0, MemoryError("unable to allocate 12 GiB"))), streams=1)
+    line.queue.set_stream(Rules("stream-0"), TILED)
+    assert str(end(line)).startswith("memory ran out on a single frame of 64x48")
+    assert line.in_flight() == 0
 
 
 def test_a_single_frame_that_does_not_fit_ends_the_process() -> None:
