@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ LEASE_SECONDS = 6.0
 RENEW_SECONDS = 2.0
 # Codes of requests that no daemon has answered; all others are about one grant.
 _NO_DAEMON = {Refusal.UNAVAILABLE, Refusal.BAD_ANSWER, Refusal.AMBIGUOUS, Refusal.NOT_ALLOWED}
+
+_ANY_HOST = re.compile(r"^(?P<scheme>[a-z]+://)(?:0\.0\.0\.0|\[::\]|\*)(?P<rest>[:/].*)$")
 
 Json = dict[str, Any]
 
@@ -68,10 +71,12 @@ class Agent:
 
     Args:
         ask: sends a request to the daemon: method, path and body; raises as `streamdet.client.control.ask`.
+        host: by which others reach the node; stands in its addresses where the daemon listens at all of them.
     """
 
-    def __init__(self, ask: Callable[[str, str, Mapping[str, Any] | None], Json]) -> None:
+    def __init__(self, ask: Callable[[str, str, Mapping[str, Any] | None], Json], host: str = "") -> None:
         self._send = ask
+        self._host = f"[{host}]" if ":" in host else host
         self._grants: tuple[Granted, ...] | None = None
         self._followed: dict[str, Granted] = {}
         self._stale: set[str] = set()
@@ -102,8 +107,17 @@ class Agent:
         states = {stream["name"]: stream["state"] for stream in streams if stream["claim"] is not None}
         return Report(
             held["node"], about["version"], tuple(held["claims"]), held["newest_generation"], states, refused,
-            frozenset(self._stale), about["addresses"] or {},
+            frozenset(self._stale), self._from_outside(about["addresses"] or {}),
         )  # fmt: skip
+
+    def _from_outside(self, addresses: Json) -> Json:
+        """The addresses with the node's own host in place of "any"."""
+        if not self._host:
+            return addresses
+        return {
+            name: _ANY_HOST.sub(rf"\g<scheme>{self._host}\g<rest>", text) if isinstance(text, str) else text
+            for name, text in addresses.items()
+        }
 
     def _renew(self, grant: Granted) -> str | None:
         """Grants, or renews what was followed before of the claim; the reason if the grant is refused."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -150,9 +150,15 @@ class Reconciler:
         grants: dict[str, list[Granted]] = {node.name: [] for node in nodes}
         for group in self._placement.groups:
             grants[group.node].append(self._grant(group))
+        self._forget_drained(grants.keys())
         here = {group.group_id for group in self._placement.groups}
         self._granted = {group_id: granted for group_id, granted in self._granted.items() if group_id in here}
         return {node: tuple(of_node) for node, of_node in grants.items()}
+
+    def _forget_drained(self, here: Collection[str]) -> None:
+        """Forgets nodes that were drained and have gone: they are not lost."""
+        for name in (self._draining & self._nodes.keys()).difference(here):
+            del self._nodes[name]
 
     def _placed_nodes(self) -> list[Node]:
         now = self._clock()

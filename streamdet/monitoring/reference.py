@@ -8,15 +8,22 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from streamdet.monitoring.bridge_metrics import BridgeMetrics
+from streamdet.monitoring.cluster_metrics import cluster_registry
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
 from streamdet.types import Reason, State, StreamStatus
 
+# One stream that no node watches, and a node.
+_CLUSTER: dict[str, Any] = {
+    "nodes": [{"name": "", "state": "up", "load_fps": 0, "capacity_fps": 0, "reported_seconds_ago": 0, "refused": {}}],
+    "streams": [{"name": "", "node": None, "state": "unplaced", "blind_seconds": 0}],
+    "moves": {},
+}
 _ENDINGS = {"counter": "_total", "info": "_info"}
 
 
 def metrics_reference() -> list[dict[str, Any]]:
-    """Name, kind, labels and meaning of each metric that the daemon and the bridges have, by name."""
+    """Name, kind, labels and meaning of each metric of the daemon, the bridges and the head of a cluster, by name."""
     metrics = Metrics(Ledger())
     # Series exist from their first stream, device or reason on.
     metrics.set_stream("front-door", ["person"], ["door"], ["gate"])
@@ -27,7 +34,9 @@ def metrics_reference() -> list[dict[str, Any]]:
     metrics.add_device("cuda:0", lambda: (0, 0), lambda: 0.0)
     bridge = BridgeMetrics("webhook")
     bridge.of("pager")
-    return sorted((*_described(metrics.registry), *_described(bridge.registry)), key=lambda entry: str(entry["name"]))
+    head = cluster_registry(lambda: _CLUSTER)
+    found = (*_described(metrics.registry), *_described(bridge.registry), *_described(head))
+    return sorted(found, key=lambda entry: str(entry["name"]))
 
 
 def markdown_table() -> str:

@@ -18,12 +18,17 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
+from streamdet import __version__
 from streamdet.assets import sample_clip
+from streamdet.cluster.agent import Report
+from streamdet.cluster.cameras import Camera
+from streamdet.cluster.reconciler import Reconciler
 from streamdet.config import Config
 from streamdet.config.bridges import METRICS_KEYS
 from streamdet.monitoring.ledger import Ledger
 from streamdet.monitoring.metrics import Metrics
 from streamdet.monitoring.reference import markdown_table
+from support.cluster_head import HeadServer
 from support.paths import DATA, ROOT
 from support.ports import free_port
 from support.prometheus_server import Prometheus, prometheus_of
@@ -145,10 +150,13 @@ def test_alerts_that_follow_from_another_are_kept_back() -> None:
         assert not sources & targets
         pairs |= {(source, target) for source in sources for target in targets}
     assert ("StreamdetStreamDown", "StreamdetStreamFlapping") in pairs
-    of_bridges = {name for name in rules if name.startswith("StreamdetBridge")}
+    of_bridges, of_clusters = (
+        {name for name in rules if name.startswith(f"Streamdet{of}")} for of in ("Bridge", "Cluster")
+    )
     for source, others in (
-        ("StreamdetUnreachable", rules.keys() - of_bridges),
+        ("StreamdetUnreachable", rules.keys() - of_bridges - of_clusters),
         ("StreamdetBridgeUnreachable", of_bridges),
+        ("StreamdetClusterHeadUnreachable", of_clusters),
     ):
         assert {target for cause, target in pairs if cause == source} == others - {source}
     # None is kept back by one that it keeps back itself.
@@ -230,7 +238,10 @@ def test_panels_do_not_overlap_and_have_words() -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus beside a real daemon and a bridge: one stream of the sample clip, and one whose server refuses."""
+    """A Prometheus beside a real daemon, a bridge and the head of a cluster without a camera.
+
+    The daemon has one stream of the sample clip, and one whose server refuses.
+    """
     folder = tmp_path_factory.mktemp("dashboards")
     target, bridge, refused = (f"127.0.0.1:{free_port()}" for _ in range(3))
     config = folder / "streamdet.toml"
@@ -248,9 +259,21 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         (folder / "log").open("wb") as log,
         process(["run", "--config", str(config)], log),
         process(["bridge", "webhook", "--config", str(config)], log),
-        prometheus_of(target, folder, "1s", bridge=bridge) as running,
+        HeadServer(status_of_a_cluster) as head,
+        prometheus_of(target, folder, "1s", bridge=bridge, head=f"127.0.0.1:{head.port}") as running,
     ):
         yield running
+
+
+def status_of_a_cluster() -> dict[str, Any]:
+    """Of a real reconciler with a node that drains and one that does not; what one stream needs is too much."""
+    head = Reconciler(settle_seconds=0.0)
+    head.apply({name: Camera(fps, {"name": name}) for name, fps in (("clip", 5.0), ("huge", 500.0))})
+    for name in ("n0", "n1"):
+        head.report(Report(name, __version__, states={"clip": "up"}), name, 20.0)
+    head.drain("n1")
+    head.step()
+    return head.status()
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus_of(
-    target: str, folder: Path, interval: str = "200ms", options: str = "", *, bridge: str = ""
+    target: str, folder: Path, interval: str = "200ms", options: str = "", *, bridge: str = "", head: str = ""
 ) -> Iterator[Prometheus]:
     """Scrapes `target` (HOST:PORT) as job streamdet, with further options of the job, until the block ends.
 
@@ -69,13 +69,19 @@ def prometheus_of(
         interval: between two scrapes.
         options: of the daemon's job.
         bridge: HOST:PORT of a bridge, scraped as job streamdet-bridge.
+        head: HOST:PORT of the head of a cluster, scraped as job streamdet-cluster.
     """
     port = free_port()
     config = folder / "prometheus.yml"
-    of_bridge = f", {{job_name: streamdet-bridge, static_configs: [{{targets: ['{bridge}']}}]}}" if bridge else ""
+    others = {"streamdet-bridge": bridge, "streamdet-cluster": head}
+    of_others = "".join(
+        f", {{job_name: {job}, static_configs: [{{targets: ['{address}']}}]}}"
+        for job, address in others.items()
+        if address
+    )
     config.write_text(
         f"global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}\n"
-        f"scrape_configs: [{{job_name: streamdet, static_configs: [{{targets: ['{target}']}}]{options}}}{of_bridge}]\n"
+        f"scrape_configs: [{{job_name: streamdet, static_configs: [{{targets: ['{target}']}}]{options}}}{of_others}]\n"
     )
     command = [
         "prometheus",
