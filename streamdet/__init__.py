@@ -14,9 +14,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from streamdet.client.nodes import Moved, NodesSubscription, subscribe_nodes
+    from streamdet.client.cluster import ClusterSubscription, subscribe
+    from streamdet.client.nodes import Late, Moved, NodesSubscription, subscribe_nodes
     from streamdet.client.past import AsyncPast, Past
-    from streamdet.client.subscription import AsyncSubscription, Gap, Restart, Subscription, subscribe, subscribe_async
+    from streamdet.client.subscription import AsyncSubscription, Gap, Restart, Subscription, subscribe_async
     from streamdet.errors import EndpointError, NotKeptError, StreamdetError, WireError
     from streamdet.types import (
         Alert,
@@ -48,6 +49,7 @@ __all__ = [
     "AlertEvent",
     "AsyncPast",
     "AsyncSubscription",
+    "ClusterSubscription",
     "Crossing",
     "Detection",
     "DetectionEvent",
@@ -56,6 +58,7 @@ __all__ = [
     "FrameInfo",
     "Gap",
     "Geometry",
+    "Late",
     "Moved",
     "NodesSubscription",
     "NotKeptError",
@@ -86,7 +89,9 @@ _HOMES = {
     "client": (
         "AsyncPast",
         "AsyncSubscription",
+        "ClusterSubscription",
         "Gap",
+        "Late",
         "Moved",
         "NodesSubscription",
         "Past",

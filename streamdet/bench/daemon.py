@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamdet.bench.frames import Clip
 from streamdet.bench.machine import cpu_seconds, resident_bytes
-from streamdet.client.subscription import Gap, Subscription, subscribe
+from streamdet.client.cluster import subscribe
+from streamdet.client.subscription import Gap, Subscription
 from streamdet.errors import StreamdetError
 from streamdet.types import DetectionEvent
 

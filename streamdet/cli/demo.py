@@ -21,7 +21,8 @@ from rich.text import Text
 from streamdet.assets import sample_clip
 from streamdet.cli.beside import WebChild, free_endpoint
 from streamdet.cli.standard_streams import ending_in_time
-from streamdet.client.subscription import Gap, subscribe
+from streamdet.client.cluster import subscribe
+from streamdet.client.subscription import Gap
 from streamdet.config import (
     Config,
     ControlConfig,

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 import click
+from click.core import ParameterSource
 from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -25,7 +26,9 @@ from streamdet import wire
 from streamdet.cli.completion import offer_streams
 from streamdet.cli.refresh import LINE_CHARACTERS
 from streamdet.cli.standard_streams import ending_in_time
-from streamdet.client.subscription import DEFAULT_KINDS, Gap, Restart, Subscription, subscribe
+from streamdet.client.cluster import ClusterSubscription, subscribe
+from streamdet.client.nodes import Late, Moved
+from streamdet.client.subscription import DEFAULT_KINDS, Gap, Restart, Subscription
 from streamdet.errors import EXIT_INTERRUPTED, StreamdetError
 from streamdet.monitoring.rates import RecentEvents
 from streamdet.security.plain_text import plain, plain_json
@@ -46,6 +49,7 @@ _NOTES = 5
 # Bounds what another program at the endpoint may send.
 _MOST_STREAMS = 10_000
 _LONGEST_NAME = 64
+_LONGEST_PROBLEM = 300
 _COLOURS = {State.UP: "green", State.CONNECTING: "yellow", State.STALLED: "yellow", State.DOWN: "red"}
 _LIVE_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("stream", "left"),
@@ -84,6 +88,7 @@ Examples:
   streamdet watch --label person --json | jq .frame.captured_at
   streamdet watch --kind objects --kind alerts
   streamdet watch --kind alerts --json | jq .alert.rule
+  streamdet watch --cluster head.example --head-ca ca.pem --head-token reader.token --replay
   streamdet watch --label person --count 1 --seconds 60 && echo "someone is there"
 
 \b
@@ -120,19 +125,32 @@ Exit codes: 0 events came, 1 no event came, 2 wrong options or keys, 69 not an e
     metavar="[ENDPOINT]",
     help="Begin with the newest event of each topic, and ask for lost events, at ENDPOINT if it is not the usual one.",
 )
+@click.option(
+    "--cluster", metavar="HEAD", help="Show the events of all nodes of the cluster with this head, HOST[:PORT]."
+)
+@click.option("--head-ca", type=_FILE, help="Expect a certificate that the cluster's ca.pem has signed.")
+@click.option("--head-token", type=_FILE, help="Show the head this token, the cluster's reader.token.")
 @click.option("--heal", is_flag=True, hidden=True, deprecated="use --replay", help="The former name of --replay.")
-@click.option("--server-key", type=_FILE, help="Expect this public key of the daemon.")
+@click.option(
+    "--server-key", type=click.Path(path_type=Path),
+    help="Expect this public key of the daemon; of a cluster, also a folder with NODE.key.",
+)  # fmt: skip
 @click.option("--client-key", type=_FILE, help="Log in with this key file, NAME.key_secret.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N events.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Stop after N seconds.")
+@click.pass_context
 def command(
+    context: click.Context,
     *,
     endpoint: str,
     streams: tuple[str, ...],
     kinds: tuple[wire.Kind, ...],
     labels: tuple[str, ...],
     replay: str | None,
+    cluster: str | None,
+    head_ca: Path | None,
+    head_token: Path | None,
     heal: bool,
     server_key: Path | None,
     client_key: Path | None,
@@ -142,18 +160,37 @@ def command(
 ) -> None:
     """Show the events of a running daemon, live, until Ctrl-C.
 
-    ENDPOINT is the daemon's [publisher] endpoint, tcp://127.0.0.1:5555 if left out. A terminal shows a table of the
+    ENDPOINT is the daemon's [publisher] endpoint, tcp://127.0.0.1:5555 if left out. With --cluster each stream is
+    shown from the node that owns it, and moves are shown, too. A terminal shows a table of the
     streams, a pipe or file gets one line per event, of objects only where something has happened.
     """
     console = _Console(highlight=False, width=None if sys.stdout.isatty() else LINE_CHARACTERS)
+    if cluster is None and (head_ca or head_token):
+        message = "--head-ca and --head-token belong to --cluster HEAD"
+        raise click.UsageError(message)
+    if cluster is not None:
+        given = context.get_parameter_source("endpoint") is ParameterSource.COMMANDLINE
+        if given or replay not in (None, _BESIDE):
+            message = "with --cluster the head names the endpoints; give none"
+            raise click.UsageError(message)
+        endpoint = f"the cluster of {plain(cluster, _LONGEST_NAME)}"
     seen = Seen(endpoint)
     view: _View = _JsonLines() if as_json else _Table(console) if console.is_terminal else _Lines(console)
     with ExitStack() as ending:
         try:
-            subscription = subscribe(
-                endpoint, streams or None, kinds, labels or None,
-                replay=heal or replay is not None, replay_endpoint=None if replay == _BESIDE else replay,
-                server_key=server_key, client_key_file=client_key,
+            is_healed = heal or replay is not None
+            subscription = (
+                subscribe(
+                    endpoint, streams or None, kinds, labels or None,
+                    replay=is_healed, replay_endpoint=None if replay == _BESIDE else replay,
+                    server_key=server_key, client_key_file=client_key,
+                )
+                if cluster is None
+                else subscribe(
+                    cluster=cluster, head_ca_file=head_ca, head_token_file=head_token, streams=streams or None,
+                    kinds=kinds, labels=labels or None, replay=is_healed, server_key=server_key,
+                    client_key_file=client_key,
+                )
             )  # fmt: skip
             with subscription as events, view:
                 try:
@@ -168,6 +205,10 @@ def command(
             # The reader of the pipe has seen enough; Python must not complain about it when it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
+        if not seen.shown and isinstance(subscription, ClusterSubscription):
+            why = seen.problem or "no node has sent one; streamdet cluster status shows what the nodes do"
+            message = f"no event came from {endpoint} within {seen.elapsed_seconds:.1f} s: {why}"
+            raise StreamdetError(message)
         if not seen.shown:
             doubt = ", and is your key allowed" if client_key else ""
             waited = f"{seen.elapsed_seconds:.1f} s"
@@ -177,7 +218,13 @@ def command(
 
 
 def _follow(
-    events: Subscription, view: _View, seen: Seen, *, only_found: bool, count: int | None, seconds: float | None
+    events: Subscription | ClusterSubscription,
+    view: _View,
+    seen: Seen,
+    *,
+    only_found: bool,
+    count: int | None,
+    seconds: float | None,
 ) -> None:
     deadline = None if seconds is None else time.monotonic() + seconds
     while count is None or seen.shown < count:
@@ -185,9 +232,11 @@ def _follow(
         if left <= 0:
             return
         item = events.receive(left)
+        if isinstance(events, ClusterSubscription):
+            seen.problem = events.problem
         if item is not None:
             note = seen.add(item)
-            if isinstance(item, Gap | Restart):
+            if isinstance(item, Gap | Restart | Moved):
                 view.show(item, note)
             elif not only_found or _is_about_labels(item):
                 seen.shown += 1
@@ -195,8 +244,10 @@ def _follow(
         view.refresh(seen)
 
 
-def _is_about_labels(item: wire.Event) -> bool:
+def _is_about_labels(item: wire.Event | Late) -> bool:
     """Whether an event is about the chosen labels: a state never is, and a frame may have no detection left."""
+    if isinstance(item, Late):
+        item = item.event
     return isinstance(item, ObjectEvent | AlertEvent) or (isinstance(item, DetectionEvent) and bool(item.detections))
 
 
@@ -217,7 +268,7 @@ class _View:
     ) -> None:
         return
 
-    def show(self, item: wire.Event | Gap | Restart, line: Text | None) -> None:
+    def show(self, item: wire.Event | Gap | Restart | Moved | Late, line: Text | None) -> None:
         """Shows one event."""
 
     def refresh(self, seen: Seen) -> None:
@@ -225,9 +276,11 @@ class _View:
 
 
 class _JsonLines(_View):
-    def show(self, item: wire.Event | Gap | Restart, line: Text | None) -> None:  # noqa: ARG002 - lines are for people
-        if isinstance(item, Gap | Restart):
+    def show(self, item: wire.Event | Gap | Restart | Moved | Late, line: Text | None) -> None:  # noqa: ARG002 - lines are for people
+        if isinstance(item, Gap | Restart | Moved):
             value = {"type": type(item).__name__.lower(), **asdict(item)}
+        elif isinstance(item, Late):
+            value = {**wire.to_dict(item.event), "late": True}
         else:
             value = wire.to_dict(item)
         click.echo(plain_json(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
@@ -237,7 +290,7 @@ class _Lines(_View):
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def show(self, item: wire.Event | Gap | Restart, line: Text | None) -> None:  # noqa: ARG002 - the line says it
+    def show(self, item: wire.Event | Gap | Restart | Moved | Late, line: Text | None) -> None:  # noqa: ARG002 - the line says it
         if line is not None:
             self._console.print(line, soft_wrap=True)
 
@@ -269,6 +322,7 @@ class Seen:
     Attributes:
         endpoint: where it comes from.
         shown: events that were shown.
+        problem: with the head of a cluster or one of its nodes; empty while all is well.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -277,13 +331,14 @@ class Seen:
         self._streams: dict[str, _Stream] = {}
         self._notes: deque[Text] = deque(maxlen=_NOTES)
         self.shown = 0
+        self.problem = ""
 
     @property
     def elapsed_seconds(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self._began
 
-    def add(self, item: wire.Event | Gap | Restart) -> Text | None:
+    def add(self, item: wire.Event | Gap | Restart | Moved | Late) -> Text | None:
         """Adds an event; returns the line that shows it, None if nothing has changed since the last one."""
         name = plain(item.stream, _LONGEST_NAME)
         stream = self._streams.setdefault(name, _Stream())
@@ -298,6 +353,18 @@ class Seen:
             stream.epoch = item.epoch
             words = "the daemon was started again" + ("" if item.is_complete else "; what came last before is unknown")
             return self._note(name, Text(words, style="yellow"))
+        if isinstance(item, Moved):
+            # The next node has an epoch of its own.
+            stream.epoch = ""
+            nodes = " to ".join(plain(owner.node, _LONGEST_NAME) for owner in (item.before, item.owner))
+            return self._note(
+                name, Text(f"moved from {nodes}, {item.gap_seconds:.1f} s without events", style="yellow")
+            )
+        if isinstance(item, Late):
+            words = (
+                f"an event of {item.event.owner.node if item.event.owner else 'a node'} from before a move came late"
+            )
+            return self._note(name, Text(plain(words), style="dim"))
         if stream.epoch not in ("", item.epoch):
             self._note(name, Text("the daemon was started again", style="yellow"))
         stream.epoch = item.epoch
@@ -332,6 +399,8 @@ class Seen:
         heading = Text(f"{self.endpoint}  ", style="bold") + Text(
             f"{self.elapsed_seconds:.0f} s, Ctrl-C ends", style="dim"
         )
+        if self.problem:
+            heading += Text(f"\n{plain(self.problem, _LONGEST_PROBLEM)}", style="yellow")
         if not self._streams:
             return Group(heading, Text("nothing came yet; does the daemon publish there?", style="yellow"))
         return Group(heading, Text(), table, Text(), *self._notes)

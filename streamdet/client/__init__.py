@@ -1,22 +1,24 @@
-"""Subscribes to the events of a running daemon: typed, in order, with every loss reported; or asks for the past."""
+"""Subscribes to the events of a daemon or a cluster: typed, in order, every loss reported; or asks for the past."""
 
 from __future__ import annotations
 
-from streamdet.client.nodes import Moved, NodesSubscription, subscribe_nodes
+from streamdet.client.cluster import ClusterSubscription, subscribe
+from streamdet.client.nodes import Late, Moved, NodesSubscription, subscribe_nodes
 from streamdet.client.past import AsyncPast, Past
 from streamdet.client.subscription import (
     AsyncSubscription,
     Gap,
     Restart,
     Subscription,
-    subscribe,
     subscribe_async,
 )
 
 __all__ = [
     "AsyncPast",
     "AsyncSubscription",
+    "ClusterSubscription",
     "Gap",
+    "Late",
     "Moved",
     "NodesSubscription",
     "Past",

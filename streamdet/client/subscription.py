@@ -42,7 +42,7 @@ from streamdet.security.curve import ClientKeys, client_keys
 from streamdet.security.endpoints import beside, parse_endpoint
 from streamdet.wire import KINDS, Kind
 
-__all__ = ["DEFAULT_KINDS", "AsyncSubscription", "Gap", "Restart", "Subscription", "subscribe", "subscribe_async"]
+__all__ = ["DEFAULT_KINDS", "AsyncSubscription", "Gap", "Restart", "Subscription", "subscribe_async", "topics_of"]
 
 DEFAULT_KINDS: tuple[Kind, ...] = ("detections", "state")
 """The kinds that `subscribe` yields by default."""
@@ -127,7 +127,7 @@ class _Connection:
         self._replay_endpoint = replay_endpoint
         self._heartbeat_milliseconds = max(1, round(heartbeat_seconds * 1000))
         self._kinds = _checked_kinds(kinds)
-        self._topics = _topics(streams, self._kinds)
+        self._topics = topics_of(streams, self._kinds)
         self._order: GapDetector | OrderedRecovery = GapDetector(labels)
         self._keys = keys = client_keys(server_key, client_key_file)
         self._pictures: zmq.Socket[bytes] | None = None  # made for the first picture
@@ -196,7 +196,7 @@ class _Connection:
         if self._requests is not None:
             message = "the streams of a subscription with replay cannot be changed"
             raise ValueError(message)
-        before, self._topics = self._topics, _topics(streams, self._kinds)
+        before, self._topics = self._topics, topics_of(streams, self._kinds)
         for topic in set(self._topics).difference(before):
             self._events.subscribe(topic)
         for topic in set(before).difference(self._topics):
@@ -410,9 +410,6 @@ class AsyncSubscription(_Connection):
         self.close()
 
 
-subscribe = Subscription
-"""Subscribes: `with subscribe(endpoint) as events`. The arguments are those of `Subscription`."""
-
 subscribe_async = AsyncSubscription
 """Subscribes, for asyncio: `async with subscribe_async(endpoint) as events`. The arguments are the same."""
 
@@ -429,7 +426,14 @@ def _checked_kinds(kinds: Iterable[Kind]) -> tuple[Kind, ...]:
     return chosen
 
 
-def _topics(streams: Iterable[str] | None, kinds: tuple[Kind, ...]) -> list[str]:
+def topics_of(streams: Iterable[str] | None, kinds: Iterable[Kind]) -> list[str]:
+    """The prefixes of the topics of some streams; None for all of them.
+
+    Raises:
+        ValueError: there are none, or a kind is unknown.
+        TypeError: a word was given for a list.
+    """
+    kinds = _checked_kinds(kinds)
     if isinstance(streams, str):
         message = "streams is a list of words, not one word"
         raise TypeError(message)

@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 
-from streamdet.client.subscription import Gap, Subscription, subscribe
+from streamdet.client.cluster import subscribe
+from streamdet.client.subscription import Gap, Subscription
 from streamdet.errors import WireError
 from streamdet.monitoring.log import LogThrottle
 from streamdet.types import AlertEvent, DetectionEvent, FrameInfo, ObjectEvent, PreviewEvent, StateEvent

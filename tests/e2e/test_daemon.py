@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from streamdet.assets import sample_clip
-from streamdet.client.subscription import subscribe
+from streamdet.client.cluster import subscribe
 from streamdet.config import Config, MetricsConfig, PublisherConfig, StreamConfig
 from streamdet.detector.pool import DetectorPool
 from streamdet.errors import StreamdetError

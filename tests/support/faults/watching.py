@@ -17,7 +17,8 @@ from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamdet.client.subscription import Gap, subscribe
+from streamdet.client.cluster import subscribe
+from streamdet.client.subscription import Gap
 from streamdet.types import DetectionEvent, State, StateEvent
 from support.ports import free_port
 from support.waiting import join, wait_until
