@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -21,6 +22,7 @@ from streamdet.cluster.keys import ClusterKeys
 from streamdet.errors import ConfigError, ControlError, Refusal, StoreError
 from streamdet.http.access import Door, is_host_of
 from streamdet.http.server import BadRequestError, connection_of, read_body
+from streamdet.monitoring.cluster_metrics import cluster_registry, scrape_targets
 from streamdet.security.redact import redact
 
 # 5,000 streams with shapes.
@@ -70,11 +72,20 @@ class _Gate:
 
 
 def _routes(head: Head, about: Mapping[str, str]) -> list[Route]:
+    registry = cluster_registry(head.status)
+
     async def get_about(_request: Request) -> Response:
         return _answer({"version": __version__, **about})
 
     async def get_cluster(_request: Request) -> Response:
         return _answer(await run_in_threadpool(head.status))
+
+    async def get_targets(_request: Request) -> Response:
+        return _answer(scrape_targets(await run_in_threadpool(head.status)))
+
+    async def get_metrics(_request: Request) -> Response:
+        page = await run_in_threadpool(generate_latest, registry)
+        return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def put_cameras(request: Request) -> Response:
         body = await read_body(request, MAX_FILE_BYTES)
@@ -92,6 +103,8 @@ def _routes(head: Head, about: Mapping[str, str]) -> list[Route]:
     return [
         Route("/v1/about", _saying_why(get_about)),
         Route("/v1/cluster", _saying_why(get_cluster)),
+        Route("/v1/sd", _saying_why(get_targets)),
+        Route("/metrics", _saying_why(get_metrics)),
         Route("/v1/cluster/cameras", _saying_why(put_cameras), methods=["PUT"]),
         Route("/v1/cluster/nodes/{name}/drain", _saying_why(drain), methods=["POST", "DELETE"]),
     ]

@@ -46,7 +46,7 @@ class NodeActor:
     """Acts for the cluster on one node."""
 
     def __init__(self) -> None:
-        self._agent = Agent(partial(ask, Path(os.environ[SOCKET_VARIABLE])))
+        self._agent = Agent(partial(ask, Path(os.environ[SOCKET_VARIABLE])), ray.util.get_node_ip_address())
 
     def turn(self, grants: tuple[Granted, ...] | None) -> Report:
         """Makes these all grants of the node, renews them, and reports; None leaves the grants as they are."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import json
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from click.testing import CliRunner, Result
 
-from streamdet import __version__
+from streamdet import __version__, subscribe
 from streamdet.cli.cluster import command
 from streamdet.cluster.agent import Report
 from streamdet.cluster.api import make_app
@@ -21,6 +23,7 @@ from streamdet.cluster.reconciler import Reconciler
 from streamdet.cluster.requests import HeadClient
 from streamdet.errors import ConfigError, ControlError
 from streamdet.http.server import HttpServer, HttpThread, Limits, listen, tls_context
+from support.waiting import wait_until
 
 KEYS = ClusterKeys.make()
 CAMERAS = '[[streams]]\nname = "gate"\nurl = "rtsp://u:${LOGIN}@192.0.2.9/x"\nmax_fps = 5\n'
@@ -75,6 +78,40 @@ def test_on_loopback_anyone_may_read_but_no_web_site(serve: Serve) -> None:
     assert status_of(port, "GET", "/v1/cluster", Host="evil.example") == 401
     assert status_of(port, "GET", "/v1/cluster", Authorization="Bearer x") == 401
     assert status_of(port, "PUT", "/v1/cluster/cameras") == 401
+
+
+def test_prometheus_gets_metrics_and_targets(serve: Serve, head: Head) -> None:
+    report = Report("n1", __version__, addresses={"metrics": "http://192.0.2.7:9095/metrics"})
+    head.take([(report, "machine", 10.0)])
+    port = serve()
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        assert page.headers["Content-Type"].startswith("text/plain")
+        text = page.read().decode()
+    assert 'streamdet_cluster_nodes{state="up"} 1.0' in text
+    assert 'streamdet_cluster_node_capacity_fps{node="n1"} 10.0' in text
+    with urlopen(f"http://127.0.0.1:{port}/v1/sd") as page:
+        assert page.headers["Content-Type"] == "application/json"
+        assert [each["targets"] for each in json.load(page)] == [["192.0.2.7:9095"]]
+
+
+def test_a_reader_finds_the_nodes_with_the_files_for_readers(serve: Serve, tmp_path: Path, head: Head) -> None:
+    report = Report("n1", __version__, addresses={"events": "tcp://127.0.0.1:5"})
+    head.take([(report, "machine", 10.0)])
+    KEYS.write(tmp_path / "keys" / "cluster.key")
+    environ = KEYS.prepare(tmp_path, ["192.0.2.1"])
+    port = serve(
+        is_open=False, tls=tls_context(Path(environ["RAY_TLS_SERVER_CERT"]), Path(environ["RAY_TLS_SERVER_KEY"]))
+    )
+    files = {"head_ca_file": tmp_path / "keys" / "ca.pem", "head_token_file": tmp_path / "keys" / "reader.token"}
+    with subscribe(cluster=f"https://127.0.0.1:{port}", **files) as events:
+        wait_until(lambda: events.receive(0.05) is None and events.nodes == ["n1"])
+        assert events.problem == ""
+    other = ClusterKeys.make()
+    other.write(tmp_path / "other" / "cluster.key")
+    with subscribe(cluster=f"https://127.0.0.1:{port}", head_ca_file=tmp_path / "other" / "ca.pem") as events:
+        wait_until(lambda: "CERTIFICATE_VERIFY_FAILED" in events.problem)
+    with subscribe(cluster=f"https://127.0.0.1:{port}", head_ca_file=files["head_ca_file"]) as events:
+        wait_until(lambda: "401" in events.problem)
 
 
 def test_a_client_asks_applies_and_drains(serve: Serve, head: Head) -> None:
