@@ -57,8 +57,15 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "client/nodes.py", "integration/client/test_nodes.py",
-        ("two owners are visible", "is_older = owner.generation < source.owner.generation", "is_older = False",
+        ("two owners are visible", "if owner.generation <= source.owner.generation:", "if False:",
          "test_a_move_is_reported_and_the_node_before_is_not_heard_any_more"),
+    ),
+    *_of(
+        "client/nodes.py", "integration/client/test_cluster.py",
+        ("what a lost owner could not deliver is left out", "if event.published_at < former.until:", "if False:",
+         "test_what_a_lost_owner_could_not_deliver_comes_late_once_and_in_order"),
+        ("a lost owner's gap is not reported", "return item if is_owners or (", "return item if is_owners and (",
+         "test_what_a_lost_owner_no_longer_keeps_is_a_gap"),
     ),
     *_of(
         "cluster/placement.py", "unit/cluster/test_placement.py",
