@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TOKEN_FILE = Path("/etc/streamdet/cluster/cluster.key")
 _LOOK_SECONDS = 0.5
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _COLOURS = {"up": "green", "draining": "yellow", "lost": "red"}
 # Ray's sockets are in a folder below, and the path of a socket has at most 107 characters.
 _MAX_FOLDER_CHARACTERS = 40
@@ -106,7 +108,11 @@ an address is taken.""",
     help="Answer nodes and commands here; off loopback over HTTPS, and only with a token.",
 )  # fmt: skip
 @click.option(
-    "--ray-port", type=click.IntRange(1, 65535), default=6379, show_default=True, help="Have Ray listen here."
+    "--ray-port",
+    type=click.IntRange(1, 65535),
+    default=6379,
+    show_default=True,
+    help="Have Ray listen here, outside of 10002 to 19999.",
 )
 @click.option("--address", metavar="IP", help="The address of this machine for the nodes. [default: found]")
 @click.option(
@@ -144,6 +150,7 @@ def head(*, token_file: Path, listen_at: str, ray_port: int, address: str | None
             except Exception as error:  # Ray's own, whose text is a traceback
                 message = f"the head cannot start: {_last_line(error)}"
                 raise RayError(message) from error
+            _stop_at_signals(stop)  # Ray has put its own handlers in place
             _ready(f"the head answers at {url}")
             while not stop.wait(_LOOK_SECONDS):
                 processes.check()
@@ -388,12 +395,18 @@ def _folder() -> Iterator[Path]:
 def _stopping() -> Iterator[threading.Event]:
     """Set by SIGINT and SIGTERM, so that what was started is ended."""
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    _stop_at_signals(stop)
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _stop_at_signals(stop: threading.Event) -> None:
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: stop.set())
 
 
 def _started(processes: RayProcesses, stop: threading.Event) -> bool:
@@ -422,4 +435,4 @@ def _make(directory: Path) -> None:
 
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return re.sub(r"^[\w.]+Error: ", "", lines[-1]) if lines else type(error).__name__

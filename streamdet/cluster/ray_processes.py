@@ -24,13 +24,16 @@ SOCKET_VARIABLE = "STREAMDET_CLUSTER_SOCKET"
 # The least that Ray accepts; no frame and no event passes through it.
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _STARTED = "Ray runtime started."
-_STOP_SECONDS = 20.0
+# Ray would wait for its actors for half a minute, and there is nothing to wait for.
+_STOP_SECONDS = 3.0
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Nodes leave a head that is gone, and join the next one, sooner than after a minute.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     "PYTHONWARNINGS": "ignore",
 }
+# Such as "raylet [exit code=-9]", when one of the processes ends.
+_EXIT = re.compile(r"\s(\w+ \[exit code=-?\d+\])")
 _ERROR = re.compile(r"^[\w.]*(?:Error|Exception): (.*)$")
 
 
@@ -127,8 +130,11 @@ class RayProcesses:
         return self._log.read_text("utf-8", "replace")
 
     def _why(self) -> str:
-        """What it has printed last: an error if there is one."""
+        """Which processes have ended, or what it has printed last: an error if there is one."""
         lines = [line.strip() for line in self._output().splitlines() if line.strip()]
+        ended = [found[1] for line in lines if (found := _EXIT.search(line))]
+        if ended:
+            return "; ".join(ended)[:500]
         errors = [found[1] for line in lines if (found := _ERROR.match(line))]
         return (errors or lines or ["it printed nothing"])[-1][:500]
 

@@ -46,6 +46,8 @@ _WITH_DROP_IN = {
         "streamdet.service",
         "streamdet@.service",
         "streamdet-web.service",
+        "streamdet-cluster-head.service",
+        "streamdet-cluster-node.service",
         "streamdet-bridge@.service",
         *_WITH_DROP_IN,
     ]

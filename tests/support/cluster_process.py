@@ -1,0 +1,99 @@
+"""`streamdet cluster head` and `join` as processes of their own, with all that Ray starts below them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from support.waiting import wait_until
+
+# Ray starts nine processes, each of which takes seconds on a busy machine.
+PATIENCE_SECONDS = 300.0
+
+
+class ClusterProcess:
+    """A command that runs until it is stopped; starts it again where it has ended, as systemd does.
+
+    Args:
+        log: gets what it prints.
+        ready: what it prints when it is ready.
+        arguments: of `streamdet cluster`.
+    """
+
+    def __init__(self, log: Path, ready: str, *arguments: str) -> None:
+        self._log, self._ready, self._arguments = log, ready, arguments
+        self.process: subprocess.Popen[bytes] | None = None
+        self._began = 0
+
+    def start(self) -> Self:
+        with self._log.open("ab") as log:
+            self._began = log.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "streamdet", "cluster", *self._arguments], stdout=log, stderr=log
+            )
+        return self
+
+    def ready(self) -> Self:
+        """Waits until it is; meanwhile it is started again if it ends."""
+
+        def is_ready() -> bool:
+            self.keep_running()
+            return self._ready in self.printed()
+
+        wait_until(is_ready, f"{self._ready}: {self._log}", PATIENCE_SECONDS)
+        return self
+
+    def keep_running(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            self.start()
+
+    def printed(self) -> str:
+        """What it has printed since it was started last."""
+        return self._log.read_bytes()[self._began :].decode()
+
+    def kill(self) -> None:
+        """Kills it and all that it has started, as a machine that loses power."""
+        assert self.process is not None
+        for pid in [*_below(self.process.pid), self.process.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(PATIENCE_SECONDS)
+
+    def stop(self) -> int:
+        """Asks it to end; its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(PATIENCE_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+def _below(pid: int) -> Iterator[int]:
+    """All processes that a process and its children have started; they are listed before any is yielded."""
+    parents: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(folder.name))
+    found, todo = [], [pid]
+    while todo:
+        children = parents.get(todo.pop(), [])
+        found += children
+        todo += children
+    yield from found
