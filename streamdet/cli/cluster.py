@@ -36,6 +36,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _COLOURS = {"up": "green", "draining": "yellow", "lost": "red"}
 # Ray's sockets are in a folder below, and the path of a socket has at most 107 characters.
 _MAX_FOLDER_CHARACTERS = 40
+_FILE = click.Path(path_type=Path, dir_okay=False)
 _EPILOG = """\b
 Examples:
   streamdet cluster init
@@ -296,6 +297,72 @@ def drain(node: str, head_at: str, token_file: Path, *, undo: bool) -> None:
 
     _client(head_at, token_file).ask("DELETE" if undo else "POST", f"/v1/cluster/nodes/{quote(node, safe='')}/drain")
     click.echo(plain(f"{node} takes streams again" if undo else f"{node} is being emptied; streamdet cluster status"))
+
+
+@command.command(
+    "gateway",
+    epilog="""\b
+Examples:
+  streamdet cluster gateway 192.0.2.1 --head-ca ca.pem --head-token reader.token
+  streamdet cluster gateway 192.0.2.1 --head-ca ca.pem --head-token reader.token --listen tcp://0.0.0.0:5565 \\
+    --server-key node.key --client-key gateway.key_secret --own-key gateway-server.key_secret --clients clients
+
+\b
+Exit codes: 0 stopped by a signal, 2 wrong options or keys, 69 the address is taken, or open to others without keys.""",
+)
+@click.argument("head_at", metavar="HEAD")
+@click.option(
+    "--listen", "endpoint", default="tcp://127.0.0.1:5565", show_default=True, metavar="ENDPOINT",
+    help="Publish here; off loopback only with --own-key and --clients.",
+)  # fmt: skip
+@click.option("--head-ca", type=_FILE, help="Expect a certificate that the cluster's ca.pem has signed.")
+@click.option("--head-token", type=_FILE, help="Show the head this token, the cluster's reader.token.")
+@click.option(
+    "--server-key",
+    type=click.Path(path_type=Path),
+    help="Expect this public key of the nodes, or of a folder NODE.key.",
+)
+@click.option("--client-key", type=_FILE, help="Log in to the nodes with this key file, NAME.key_secret.")
+@click.option("--own-key", type=_FILE, help="Encrypt for subscribers, with this secret key of a server.")
+@click.option(
+    "--clients", type=click.Path(path_type=Path, file_okay=False), help="Let in those whose keys are in this folder."
+)
+def gateway(
+    *, head_at: str, endpoint: str, head_ca: Path | None, head_token: Path | None, server_key: Path | None,
+    client_key: Path | None, own_key: Path | None, clients: Path | None,
+) -> None:  # fmt: skip
+    """Publish the events of all nodes at one endpoint, each stream from its owner, until stopped by a signal.
+
+    For subscribers in languages without a client of streamdet: they connect here as to a daemon.
+    """
+    from streamdet.client.head import HeadAddress
+    from streamdet.cluster.gateway import Gateway
+    from streamdet.config import LogConfig, PublisherConfig
+    from streamdet.monitoring.log import configure_logging
+    from streamdet.security.endpoints import parse_endpoint
+
+    if (own_key is None) != (clients is None):
+        message = "--own-key and --clients go together; give both or neither"
+        raise click.UsageError(message)
+    if own_key is None and not parse_endpoint(endpoint).is_local:
+        message = f"--listen {endpoint[:200]}: other machines could connect there; give --own-key and --clients"
+        raise click.UsageError(message)
+    configure_logging(LogConfig())
+    config = PublisherConfig(
+        endpoint=endpoint, curve_server_key_file=own_key and str(own_key),
+        curve_allowed_clients_directory=clients and str(clients),
+    )  # fmt: skip
+    with _stopping() as stop:
+        address = HeadAddress.parse(head_at, head_ca, head_token)
+        running = Gateway(address, config, server_key, client_key, lambda _worker: stop.set())
+        try:
+            with running:
+                _ready(f"events of the cluster of {address} are at {running.endpoint}")
+                stop.wait()
+        finally:
+            running.close()
+        if running.error is not None:
+            raise running.error
 
 
 def _asked(client: HeadClient) -> dict[str, Any]:

@@ -215,6 +215,7 @@ class Reconciler:
         load = load_of(self._placement.groups, wanted)
         here, now = set(self.nodes), self._clock()
         owners = {stream: group for group in self._placement.groups for stream in group.streams}
+        streams = Counter(group.node for group in owners.values())
         settling = "waits until other nodes have reported"
         return {
             "nodes": [
@@ -224,7 +225,7 @@ class Reconciler:
                     "version": known.report.version,
                     "capacity_fps": known.capacity_fps,
                     "load_fps": round(load.get(name, 0.0), 3),
-                    "streams": sum(group.node == name for group in owners.values()),
+                    "streams": streams[name],
                     "reported_seconds_ago": round(now - known.seen, 3),
                     "addresses": known.report.addresses,
                     "refused": known.report.refused,

@@ -113,6 +113,10 @@ class Sockets:
             self.close()
             raise
 
+    def watch(self, other: zmq.Socket[bytes]) -> None:
+        """Has `wait` end also when this socket can be read."""
+        self._poller.register(other, zmq.POLLIN)
+
     def wait(self, seconds: float) -> None:
         """Waits until something comes in or `wakeup` is rung, but at most for this time."""
         if self._replay is not None:
