@@ -304,11 +304,12 @@ def drain(node: str, head_at: str, token_file: Path, *, undo: bool) -> None:
     epilog="""\b
 Examples:
   streamdet cluster gateway 192.0.2.1 --head-ca ca.pem --head-token reader.token
-  streamdet cluster gateway 192.0.2.1 --head-ca ca.pem --head-token reader.token --listen tcp://0.0.0.0:5565 \\
-    --server-key node.key --client-key gateway.key_secret --own-key gateway-server.key_secret --clients clients
+  streamdet cluster gateway 192.0.2.1 --head-ca ca.pem --head-token reader.token \\
+    --server-key node.key --client-key gateway.key_secret \\
+    --listen tcp://0.0.0.0:5565 --own-key gateway-server.key_secret --clients clients
 
 \b
-Exit codes: 0 stopped by a signal, 2 wrong options or keys, 69 the address is taken, or open to others without keys.""",
+Exit codes: 0 stopped by a signal, 2 wrong options or keys, 69 the address is taken, or HEAD is no head.""",
 )
 @click.argument("head_at", metavar="HEAD")
 @click.option(
