@@ -309,7 +309,7 @@ Examples:
     --listen tcp://0.0.0.0:5565 --own-key gateway-server.key_secret --clients clients
 
 \b
-Exit codes: 0 stopped by a signal, 2 wrong options or keys, 69 the address is taken, or HEAD is no head.""",
+Exit codes: 0 stopped by a signal, 2 wrong options or keys, 69 the address is taken.""",
 )
 @click.argument("head_at", metavar="HEAD")
 @click.option(
