@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ class Head:
     """A reconciler, and what outlasts it.
 
     Args:
-        directory: keeps `cameras.toml`, and in `draining.json` the names of the nodes that are to be emptied.
+        directory: keeps `cameras.toml`, in `draining.json` the names of the nodes that are to be emptied, and in
+            `nodes.json` those of the nodes that are there.
         reconciler: that decides.
 
     Raises:
@@ -37,6 +39,7 @@ class Head:
         self._lock = threading.Lock()
         self._cameras: Mapping[str, Camera] = {}
         self._draining: set[str] = set()
+        self._nodes_path, self._nodes = directory / "nodes.json", reconciler.nodes
         if self._cameras_path.exists():
             self._cameras = read_cameras(self._cameras_path)
             reconciler.apply(self._cameras)
@@ -101,7 +104,13 @@ class Head:
     def step(self) -> dict[str, tuple[Granted, ...]]:
         """As `Reconciler.step`."""
         with self._lock:
-            return self._reconciler.step()
+            grants = self._reconciler.step()
+            # For the next head; a node that is lost is no longer waited for.
+            if grants and self._nodes != self._reconciler.nodes:
+                self._nodes = self._reconciler.nodes
+                with suppress(StoreError):  # the next head only waits for the wrong ones, and not for ever
+                    _write(self._nodes_path, json.dumps(self._nodes))
+            return grants
 
     def _plan(self, cameras: Mapping[str, Camera]) -> Json:
         nodes = [node for node in self._reconciler.status()["nodes"] if node["state"] != "lost"]
@@ -128,6 +137,14 @@ class Head:
             ],
             "unplaced": dict(placement.unplaced),
         }
+
+
+def nodes_before(directory: Path) -> set[str]:
+    """The nodes that the head before this one has known; empty where there was none, or it cannot be read."""
+    try:
+        return _read_names(directory / "nodes.json")
+    except ConfigError:
+        return set()
 
 
 def _read_names(path: Path) -> set[str]:

@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from streamdet.client.control import ask
 from streamdet.cluster.agent import RENEW_SECONDS, Agent, Granted, Report
 from streamdet.cluster.api import make_app
-from streamdet.cluster.head import Head
+from streamdet.cluster.head import Head, nodes_before
 from streamdet.cluster.keys import read_keys
 from streamdet.cluster.ray_processes import HEAD_RESOURCE, NODE_RESOURCE, SOCKET_VARIABLE
 from streamdet.cluster.reconciler import Reconciler
@@ -81,7 +81,7 @@ class HeadActor:
 
     def __init__(self, settings: HeadSettings) -> None:
         configure_logging(LogConfig())
-        head = Head(settings.directory, Reconciler())
+        head = Head(settings.directory, Reconciler(expected=nodes_before(settings.directory)))
         certificate, key = (Path(os.environ[name]) for name in ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY"))
         tls = None if is_loopback(settings.host) else tls_context(certificate, key)
         about = {"ray": ray.get_runtime_context().gcs_address, "ray_version": ray.__version__}

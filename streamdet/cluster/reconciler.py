@@ -23,6 +23,9 @@ LOST_SECONDS = 5.0
 SETTLE_SECONDS = 15.0
 """For so long after the first report, a reconciler places nothing that no node reports: others may be about to."""
 
+COME_BACK_SECONDS = 60.0
+"""For so long after the first report, nothing is placed either while a node that was there before has not come back."""
+
 Json = dict[str, Any]
 
 
@@ -51,6 +54,7 @@ class Reconciler:
         wall_clock: Unix time in seconds, for generations.
         settle_seconds: how long nothing is placed after the first report.
         version: of streamdet that nodes must have.
+        expected: the nodes that the head before this one has known; once they have reported, no others are waited for.
     """
 
     def __init__(
@@ -59,10 +63,12 @@ class Reconciler:
         wall_clock: Callable[[], float] = time.time,
         settle_seconds: float = SETTLE_SECONDS,
         version: str = __version__,
+        expected: Iterable[str] = (),
     ) -> None:
         self._clock, self._wall_clock = clock, wall_clock
         self._settle_seconds = settle_seconds
         self._settled_at = float("inf")
+        self._expected = set(expected)
         self._version = version
         self._cameras: Mapping[str, Camera] | None = None
         self._nodes: dict[str, _Known] = {}
@@ -122,7 +128,11 @@ class Reconciler:
         self._refused.pop(source, None)
         if not is_here:
             self._joining.add(report.node)
-        self._settled_at = min(self._settled_at, now + self._settle_seconds)
+        wait_seconds = COME_BACK_SECONDS if self._expected else self._settle_seconds
+        self._settled_at = min(self._settled_at, now + wait_seconds)
+        if report.node in self._expected:
+            self._expected.remove(report.node)
+            self._settled_at = self._settled_at if self._expected else now
         self._nodes[report.node] = _Known(report, source, capacity_fps, now)
         self._newest_generation = max(self._newest_generation, report.newest_generation)
         for claim_id in report.stale:

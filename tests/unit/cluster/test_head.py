@@ -8,8 +8,8 @@ import pytest
 
 from streamdet import __version__
 from streamdet.cluster.agent import Report
-from streamdet.cluster.head import Head
-from streamdet.cluster.reconciler import Reconciler
+from streamdet.cluster.head import Head, nodes_before
+from streamdet.cluster.reconciler import COME_BACK_SECONDS, SETTLE_SECONDS, Reconciler
 from streamdet.errors import ConfigError, ControlError
 
 
@@ -80,6 +80,36 @@ def test_a_new_head_knows_the_streams_and_what_is_drained(tmp_path: Path) -> Non
     assert list(again.step()) == ["n1", "n2"]
     assert [node["state"] for node in again.status()["nodes"]] == ["draining", "up"]
     assert {stream["node"] for stream in again.status()["streams"]} == {"n2"}
+
+
+def test_a_new_head_waits_for_the_nodes_of_the_one_before_it(tmp_path: Path) -> None:
+    head = started(tmp_path)
+    head.apply(file("a", "b"))
+    head.step()
+    assert nodes_before(tmp_path) == {"n1", "n2"}
+    now = [0.0]
+
+    def replaced() -> Head:
+        now[0] = 0.0
+        return Head(tmp_path, Reconciler(lambda: now[0], expected=nodes_before(tmp_path)))
+
+    again = replaced()
+    again.take([report("n2")])
+    now[0] = SETTLE_SECONDS + 1
+    again.take([report("n2")])
+    assert names(again.step()) == []  # n1 may watch them
+    again.take([report("n1")])
+    assert names(again.step()) == ["a", "b"]
+
+    (tmp_path / "nodes.json").write_text('["n1", "n2"]')
+    again = replaced()
+    again.take([report("n2")])
+    now[0] = COME_BACK_SECONDS
+    again.take([report("n2")])
+    assert names(again.step()) == ["a", "b"]  # n1 does not come back
+    assert nodes_before(tmp_path) == {"n2"}
+    (tmp_path / "nodes.json").write_text("x")
+    assert nodes_before(tmp_path) == set()
 
 
 def test_an_unknown_node_is_not_drained(tmp_path: Path) -> None:
