@@ -341,7 +341,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "detector/stages/proposals.py", "unit/detector/test_proposals.py",
-        ("proposals too few", "if len(keep) < wanted and len(boxes) > some:", "if len(keep) > wanted:",
+        ("proposals too few", "while len(keep) < wanted and some < len(boxes):", "while False:",
          "test_the_likeliest_are_the_same_however_many_are_tried"),
     ),
     *_of(

@@ -18,11 +18,11 @@ from torchvision.models.detection import FasterRCNN
 from streamdet.config import DetectorConfig
 from streamdet.detector.canvases import Canvases
 from streamdet.detector.device import choose_device, device_errors, use_threads
-from streamdet.detector.engines import Dense, make_dense
+from streamdet.detector.engines import Dense, choose_precision, make_dense
 from streamdet.detector.engines.packing import fold_batch_norm
 from streamdet.detector.stages.classify import Classified, Classify
 from streamdet.detector.stages.features import FeatureMaps, Features
-from streamdet.detector.stages.input import read_pictures
+from streamdet.detector.stages.input import read_pictures, read_small
 from streamdet.detector.stages.postprocess import Postprocess
 from streamdet.detector.stages.preprocess import COMMON_SIZES, Batch, Preprocess, Size
 from streamdet.detector.stages.proposals import Proposals, Propose
@@ -42,7 +42,10 @@ OnStage = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class StageOutputs:
-    """What each of the seven stages yields for one batch, in their order."""
+    """What each of the seven stages yields for one batch, in their order.
+
+    `images` have the size of the frames; decoded ones that of the network's input in bf16 and int8 on a CPU.
+    """
 
     images: list[Tensor]
     batch: Batch
@@ -91,6 +94,9 @@ class FasterRcnnDetector:
         model = prepare_model(weights, self.device)
         dense = make_dense(model, config, self.device, weights.exported)
         self._model = model
+        # Pixels of 8 bits are as exact as what follows, unless it computes in fp32.
+        precision = weights.exported.precision if weights.exported else choose_precision(config.precision)
+        self._reads_small = self.device.type == "cpu" and precision != "fp32"
         _drop_dense(model)
         self._set_stages(dense)
         self.postprocess = Postprocess(model.roi_heads, weights.labels, self.device)
@@ -151,14 +157,20 @@ class FasterRcnnDetector:
         """Runs the seven stages and keeps what each yields; arguments and errors as `detect`, not empty."""
         settings = settings or [self.settings] * len(pictures)
         with device_errors():
-            images = self._timed("input", read_pictures, pictures, self.device)
-            batch = self._timed("preprocess", self._preprocess, images)
+            sizes = [(picture.height, picture.width) for picture in pictures]
+            images = self._timed("input", self._read, pictures, sizes)
+            batch = self._timed("preprocess", self._preprocess, images, sizes)
             features = self._timed("features", self._features, batch)
             proposals = self._timed("proposals", self._propose, batch, features)
             regions = self._timed("roi_pool", self._roi_pool, batch, features, proposals)
             classified = self._timed("classify", self._classify, regions)
             detections = self._timed("postprocess", self.postprocess, batch, proposals, classified, settings)
         return StageOutputs(images, batch, features, proposals, regions, classified, detections)
+
+    def _read(self, pictures: Sequence[Picture], sizes: Sequence[Size]) -> list[Tensor]:
+        if self._reads_small:
+            return read_small(pictures, [self._preprocess.input_size(size) for size in sizes])
+        return read_pictures(pictures, self.device)
 
     def canvas_size(self, frame_size: Size) -> Size:
         """Height and width of the canvas that frames of a size stand on; those with the same one need the same.
@@ -226,7 +238,7 @@ class FasterRcnnDetector:
         size = min(self.frame_sizes, key=math.prod)
         noise = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2)]
         with device_errors():
-            batch = self._preprocess(read_pictures([ArrayPicture(picture) for picture in noise], self.device))
+            batch = self._preprocess(self._read([ArrayPicture(picture) for picture in noise], [size] * 2), [size] * 2)
             features = self._features(batch)
             levels = list(features.values())
             objectness, deltas = self._dense.rpn_head(levels)

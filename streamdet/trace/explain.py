@@ -66,7 +66,9 @@ def explain(facts: Facts) -> dict[str, str]:
         "input": (
             "A video decoder leaves a picture in its own form, often with brightness and colour stored apart. This "
             "stage turns it into amounts of red, green and blue for every pixel, whole numbers from 0 to 255, and "
-            f"moves them to the device that computes. This picture has {f.frame} pixels. Nothing is judged yet."
+            f"moves them to the device that computes. This picture has {f.frame} pixels. Where numbers of 8 or 16 bits "
+            "are computed with on a CPU, it is made as small as the network wants it before its colours are converted, "
+            "which is less work. Nothing is judged yet."
         ),
         "preprocess": (
             f"The network learned from pictures of a certain size, so {f.frame} becomes {f.shown}. Then the average "

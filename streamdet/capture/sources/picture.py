@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from fractions import Fraction
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import cv2
@@ -64,6 +65,14 @@ _MATRICES: dict[int, Matrix] = {
     Colorspace.ITU709: "bt709",
     Colorspace.SMPTE240M: "smpte240m",
     Colorspace.BT2020: "bt2020",
+}
+
+# What red and blue contribute to brightness, by the standards.
+_BRIGHTNESS: dict[Matrix, tuple[float, float]] = {
+    "bt601": (0.299, 0.114),
+    "bt709": (0.2126, 0.0722),
+    "bt2020": (0.2627, 0.0593),
+    "smpte240m": (0.212, 0.087),
 }
 
 # The first plane is the brightness of every pixel, in a byte each.
@@ -172,6 +181,26 @@ class AvPicture:
         size = (height, width) if self.quarter_turns % 2 else (width, height)
         return np.ascontiguousarray(np.rot90(_small_rgb_of(self.frame, *size), self.quarter_turns))
 
+    def to_sampled_rgb(self, width: int, height: int) -> NDArray[np.uint8]:
+        """The picture in another size, sampled: between the two rows and columns of pixels that are next to a place.
+
+        YUV 4:2:0 of 8 bits is resized first and converted then.
+
+        Args:
+            width: pixels, of the upright picture.
+            height: pixels, likewise.
+
+        Returns:
+            uint8 [height, width, 3], contiguous.
+        """
+        planes = self._planes()
+        if planes is None:
+            return np.asarray(cv2.resize(self.to_rgb(), (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+        size = (height, width) if self.quarter_turns % 2 else (width, height)
+        small = cv2.merge([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in planes])
+        rgb = cv2.transform(small, _conversion(_MATRICES[self.frame.colorspace], full_range=self._is_full_range()))
+        return np.ascontiguousarray(np.rot90(np.asarray(rgb, np.uint8), self.quarter_turns))
+
     def to_small_luma(self, width: int, height: int) -> NDArray[np.uint8]:
         """The brightness of the picture in another size, sampled; colours are not converted where it is YUV of 8 bits.
 
@@ -194,14 +223,33 @@ class AvPicture:
             uint8 [height * width * 3 / 2]; its layout; the matrix that it was made with; whether it uses 0 to 255.
         """
         frame = self.frame
-        matrix = _MATRICES.get(frame.colorspace)
-        if frame.format.name not in _YUV_LAYOUTS or matrix is None:
+        if not self._is_even_yuv() or self.quarter_turns:
             return None
-        if frame.width % 2 or frame.height % 2 or self.quarter_turns:
-            return None
-        full_range = frame.color_range == ColorRange.JPEG or frame.format.name == "yuvj420p"
         pixels = frame.to_ndarray().astype(np.uint8, copy=False)  # for the types alone: 8 bits they are
-        return pixels.reshape(-1), _YUV_LAYOUTS[frame.format.name], matrix, full_range
+        layout, matrix = _YUV_LAYOUTS[frame.format.name], _MATRICES[frame.colorspace]
+        return pixels.reshape(-1), layout, matrix, self._is_full_range()
+
+    def _is_even_yuv(self) -> bool:
+        """Whether it is YUV 4:2:0 of 8 bits, made with a known matrix, with even sides."""
+        frame = self.frame
+        is_known = frame.format.name in _YUV_LAYOUTS and frame.colorspace in _MATRICES
+        return is_known and not frame.width % 2 and not frame.height % 2
+
+    def _is_full_range(self) -> bool:
+        return self.frame.color_range == ColorRange.JPEG or self.frame.format.name == "yuvj420p"
+
+    def _planes(self) -> list[NDArray[np.uint8]] | None:
+        """Y, U and V as they lie in memory, not turned, or Y and UV; None where it is no such YUV."""
+        if not self._is_even_yuv():
+            return None
+        height, width = self.frame.height, self.frame.width
+        luma, *chroma = (
+            np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size) for plane in self.frame.planes
+        )
+        if len(chroma) == 1:
+            pairs = chroma[0][: height // 2, :width].reshape(height // 2, width // 2, 2)
+            return [luma[:height, :width], pairs]
+        return [luma[:height, :width], *(plane[: height // 2, : width // 2] for plane in chroma)]
 
 
 class BgrPicture:
@@ -237,6 +285,18 @@ class BgrPicture:
         """uint8 [height, width], contiguous; sampled."""
         small = cv2.resize(self.bgr, (width, height), interpolation=cv2.INTER_LINEAR)
         return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)
+
+
+@cache
+def _conversion(matrix: Matrix, *, full_range: bool) -> NDArray[np.float32]:
+    """float32 [3, 4]: from Y, U, V and 1 to RGB."""
+    red, blue = _BRIGHTNESS[matrix]
+    green = 1 - red - blue
+    luma_gain, colour_gain, black = (1.0, 1.0, 0.0) if full_range else (255 / 219, 255 / 224, 16.0)
+    from_v, from_u = 2 * (1 - red) * colour_gain, 2 * (1 - blue) * colour_gain
+    gains = np.array([[0.0, from_v], [-from_u * blue / green, -from_v * red / green], [from_u, 0.0]])
+    gains = np.column_stack(([luma_gain] * 3, gains))
+    return np.column_stack((gains, -gains @ [black, 128.0, 128.0])).astype(np.float32)
 
 
 def _believed(aspect: float) -> float:

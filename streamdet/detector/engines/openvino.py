@@ -567,9 +567,11 @@ def _run_pictures(model: Compiled, pixels: Tensor) -> list[Tensor]:
         pixels: float32 [pictures, height, width, 3], contiguous.
 
     Returns:
-        each output, [pictures, height / stride, width / stride, channels].
+        each output, [pictures, height / stride, width / stride, channels]; one behind the other in memory.
     """
-    outputs = [torch.empty(len(pixels), *shape[1:]) for shape in model.output_shapes]
+    counts = [len(pixels) * math.prod(shape[1:]) for shape in model.output_shapes]
+    parts = torch.split(torch.empty(sum(counts)), counts)
+    outputs = [part.view(-1, *shape[1:]) for part, shape in zip(parts, model.output_shapes, strict=True)]
     with model.request() as request:
         for number in range(len(pixels)):
             _infer(request, pixels, outputs, slice(number, number + 1))

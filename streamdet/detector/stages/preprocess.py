@@ -67,16 +67,19 @@ class Preprocess:
         self._max_size: int = transform.max_size
         self._divisor: int = transform.size_divisible
         deviation, mean = (torch.tensor(t, device=device) for t in (transform.image_std, transform.image_mean))
-        self._gain = 1 / (255 * deviation)
-        self._offset = -mean / deviation
+        # Of a whole row of the widest canvas.
+        self._gain = (1 / (255 * deviation)).repeat(self._max_size)
+        self._offset = (-mean / deviation).repeat(self._max_size)
 
-    def __call__(self, images: Sequence[Tensor]) -> Batch:
+    def __call__(self, images: Sequence[Tensor], frame_sizes: Sequence[Size] = ()) -> Batch:
         """Makes a batch.
 
         Args:
-            images: uint8 [3, height, width] each, 0 to 255; sizes may differ.
+            images: uint8 [3, height, width] each, 0 to 255; sizes may differ. Those that have their `input_size`
+                already are not resized.
+            frame_sizes: height and width of each frame; of the images unless given.
         """
-        frame_sizes = [(image.shape[1], image.shape[2]) for image in images]
+        frame_sizes = list(frame_sizes) or [(image.shape[1], image.shape[2]) for image in images]
         input_sizes = [self.input_size(size) for size in frame_sizes]
         canvas = tuple(self._round_up(max(side)) for side in zip(*input_sizes, strict=True))
         height, width = self.fit((canvas[0], canvas[1]))
@@ -84,7 +87,7 @@ class Preprocess:
         rows = torch.empty(len(images), height, width * 3, device=self._gain.device)
         for slot, image, (shown_height, shown_width) in zip(rows, images, input_sizes, strict=True):
             small = resize(image, (shown_height, shown_width)).flatten(1)
-            gain, offset = self._gain.repeat(shown_width), self._offset.repeat(shown_width)
+            gain, offset = self._gain[: shown_width * 3], self._offset[: shown_width * 3]
             torch.addcmul(offset, small, gain, out=slot[:shown_height, : shown_width * 3])
             slot[:shown_height, shown_width * 3 :] = 0
             slot[shown_height:] = 0
@@ -124,6 +127,8 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         float32 [height, width, 3], contiguous, 0 to 255.
     """
+    if (image.shape[1], image.shape[2]) == size:
+        return image.permute(1, 2, 0).to(torch.float32).contiguous()
     if image.device.type != "cpu":
         pixels = image[None].to(torch.float32)
         small = functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)

@@ -15,8 +15,8 @@ from streamdet.detector.stages.features import FeatureMaps
 from streamdet.detector.stages.preprocess import Batch, Size
 
 _ANCHOR_CACHE_SIZES = 8
-# How many of the likeliest proposals are tried first for each one that is wanted.
-_TRIED_PER_WANTED = 3
+# How many of the likeliest proposals are tried first for each one that is wanted; twice as many where too few stay.
+_TRIED_PER_WANTED = 1.5
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,11 @@ class Propose:
         objectness, deltas = self._dense.rpn_head(levels)
         anchors = self._anchors_of(batch, levels)
         best = [self._best_of_level(*level) for level in zip(objectness, deltas, anchors, strict=True)]
-        scores = torch.cat([scores for scores, _ in best], dim=1).sigmoid()
-        boxes = torch.cat([boxes for _, boxes in best], dim=1)
-        level = torch.cat([torch.full_like(s[0], i, dtype=torch.int64) for i, (s, _) in enumerate(best)])
+        scores, moves, places = (torch.cat(parts, dim=1) for parts in zip(*best, strict=True))
+        scores = scores.sigmoid()
+        boxes = self._rpn.box_coder.decode_single(moves.flatten(0, 1), places.flatten(0, 1)).reshape(places.shape)
+        counts = torch.tensor([logits.shape[1] for logits, _, _ in best], device=scores.device)
+        level = torch.repeat_interleave(torch.arange(len(best), device=scores.device), counts)
         kept = [self._suppress(*frame, level) for frame in zip(boxes, scores, batch.input_sizes, strict=True)]
         return Proposals([boxes for boxes, _ in kept], [scores for _, scores in kept])
 
@@ -69,8 +71,8 @@ class Propose:
             self._anchors[sizes] = list(torch.split(anchors, counts))
         return self._anchors[sizes]
 
-    def _best_of_level(self, objectness: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """Chooses the likeliest anchors of one level and moves them to where the network says.
+    def _best_of_level(self, objectness: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Chooses the likeliest anchors of one level.
 
         Args:
             objectness: float32 [batch, shapes, height, width], logits.
@@ -78,15 +80,14 @@ class Propose:
             anchors: float32 [height * width * shapes, 4].
 
         Returns:
-            logits float32 [batch, k] and boxes float32 [batch, k, 4], by falling objectness.
+            logits float32 [batch, k], and deltas and anchors float32 [batch, k, 4], by falling objectness.
         """
         frames, shapes = objectness.shape[:2]
         objectness = objectness.permute(0, 2, 3, 1).reshape(frames, -1)
         deltas = torch.unflatten(deltas, 1, (shapes, 4)).permute(0, 3, 4, 1, 2).reshape(frames, -1, 4)
         scores, index = objectness.topk(min(self._rpn.pre_nms_top_n(), objectness.shape[1]), dim=1)
         deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))
-        boxes: Tensor = self._rpn.box_coder.decode_single(deltas.flatten(0, 1), anchors[index.flatten()])
-        return scores, boxes.reshape(frames, -1, 4)
+        return scores, deltas, anchors[index]
 
     def _suppress(self, boxes: Tensor, scores: Tensor, size: Size, level: Tensor) -> tuple[Tensor, Tensor]:
         """Of proposals of one frame and level that overlap much, keeps the likeliest."""
@@ -98,10 +99,11 @@ class Propose:
         wanted = self._rpn.post_nms_top_n()
         # A box is suppressed only by likelier ones, so what stays of the likeliest stays in any case. The work grows
         # with the square of their number, and often they suffice.
-        some = wanted * _TRIED_PER_WANTED
+        some = max(int(wanted * _TRIED_PER_WANTED), 1)
         keep = self._apart(boxes[:some], scores[:some], level[:some])
-        if len(keep) < wanted and len(boxes) > some:
-            keep = self._apart(boxes, scores, level)
+        while len(keep) < wanted and some < len(boxes):
+            some *= 2
+            keep = self._apart(boxes[:some], scores[:some], level[:some])
         return boxes[keep[:wanted]], scores[keep[:wanted]]
 
     def _apart(self, boxes: Tensor, scores: Tensor, level: Tensor) -> Tensor:

@@ -32,6 +32,12 @@ class RoiPool:
         self._names = list(pool.featmap_names)
         self._places: int = pool.output_size[0]
         self._samples: int = pool.sampling_ratio
+        # Which places along each axis, of those that `_axes` yields, make up each value: by value, then by its places.
+        step = 2 * self._samples
+        along = torch.arange(self._places * step).reshape(self._places, step)
+        shape = (self._places, self._places, step, step)
+        self._of_row = along[:, None, :, None].expand(shape).flatten()
+        self._of_column = along[None, :, None, :].expand(shape).flatten()
 
     def __call__(self, batch: Batch, features: FeatureMaps, proposals: Proposals) -> Tensor:
         """Pools the regions of a batch.
@@ -40,7 +46,7 @@ class RoiPool:
             float32 [regions of all frames, channels, 7, 7], channels last in memory, in the order of the proposals.
         """
         levels = [level for name, level in features.items() if name in self._names]
-        table = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in levels])
+        table = _table([level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in levels])
         boxes = torch.cat(proposals.boxes)
         frame = torch.repeat_interleave(
             torch.arange(len(proposals.boxes), device=boxes.device),
@@ -70,38 +76,57 @@ class RoiPool:
                 [2.0**exponent for exponent in exponents],
             )
         )
-        scaled = boxes * scales[:, None]
-        columns, column_weights = self._axis(scaled[:, 0], scaled[:, 2], widths)
-        rows, row_weights = self._axis(scaled[:, 1], scaled[:, 3], heights)
+        sizes = torch.stack((widths, heights), 1)
+        places, shares = self._axes(boxes * scales[:, None], sizes)
         first = starts + frame * heights * widths
-        rows = first[:, None, None] + rows * widths[:, None, None]
-        index = rows[:, :, None, :, None] + columns[:, None, :, None, :]
-        weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
-        return index.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)
+        rows = first[:, None] + places[:, 1] * widths[:, None]
+        count = len(boxes)
+        of_row, of_column = (order.to(boxes.device).expand(count, -1) for order in (self._of_row, self._of_column))
+        # Long rows of numbers, one for each place of a region: sums of short ones take several times as long.
+        index = rows.gather(1, of_row) + places[:, 0].gather(1, of_column)
+        weights = shares[:, 1].gather(1, of_row) * shares[:, 0].gather(1, of_column)
+        width = 4 * self._samples**2
+        return index.reshape(-1, width), weights.reshape(-1, width)
 
-    def _axis(self, start: Tensor, end: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """The places along one side of the map that the sampling points of each bin lie between.
+    def _axes(self, boxes: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """The places along both sides of the map that the sampling points of each bin lie between.
 
         Args:
-            start: float32 [regions], in units of places, as `end`.
-            end: float32 [regions].
-            size: int64 [regions]: places of the map along this side.
+            boxes: float32 [regions, 4], in units of places.
+            sizes: int64 [regions, 2]: places of the map along x and y.
 
         Returns:
-            places int64 and weights float32, [regions, 7, 2 * sampling points]; a bin's weights sum to 1 / its points.
+            places int64 and weights float32, [regions, 2, 7 * 2 * sampling points], of x and y; the weights of a bin
+            sum to 1 / its points.
         """
+        start, end = boxes[:, :2], boxes[:, 2:]
         bins = (end - start).clamp(min=1.0) / self._places
-        points = torch.arange(self._places * self._samples, device=start.device) + 0.5
-        at = start[:, None] + points / self._samples * bins[:, None]
-        last = (size - 1)[:, None]
-        outside = (at < -1) | (at > size[:, None])
+        points = torch.arange(self._places * self._samples, device=boxes.device) + 0.5
+        at = start[..., None] + points / self._samples * bins[..., None]
+        last = (sizes - 1)[..., None]
+        outside = (at < -1) | (at > sizes[..., None])
         at = at.clamp(min=0)
         low = at.long().minimum(last)
         share = torch.where(low < last, at - low, 0.0)
-        weights = torch.stack((1 - share, share), -1).masked_fill_(outside[..., None], 0.0) / self._samples
+        within = torch.where(outside, 0.0, 1.0 / self._samples)
+        weights = torch.stack(((1 - share) * within, share * within), -1)
         places = torch.stack((low, (low + 1).minimum(last)), -1)
-        shape = (len(start), self._places, 2 * self._samples)
-        return places.reshape(shape), weights.reshape(shape)
+        return places.flatten(2), weights.flatten(2)
+
+
+def _table(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors of rows, one below the other; not copied where they lie in memory like that, as OpenVINO's do."""
+    first = parts[0]
+    end = first.data_ptr()
+    for part in parts:
+        if part.data_ptr() != end or not part.is_contiguous() or not _share_storage(part, first):
+            return torch.cat(list(parts))
+        end += part.numel() * part.element_size()
+    return first.as_strided((sum(map(len, parts)), first.shape[1]), (first.shape[1], 1))
+
+
+def _share_storage(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _exponents(levels: Sequence[Tensor], input_sizes: Sequence[Size]) -> list[int]:

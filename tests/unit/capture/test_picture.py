@@ -136,3 +136,43 @@ def test_a_small_picture_shows_what_the_whole_one_shows(turns: int) -> None:
         assert small.flags.c_contiguous
         expected = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA).astype(int)
         assert np.abs(small.astype(int) - expected).mean() < 6
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("pixel_format", "colorspace", "color_range"),
+    [
+        ("yuv420p", "bt601", "limited"),
+        ("yuv420p", "bt709", "full"),
+        ("yuvj420p", "unspecified", "unspecified"),
+        ("nv12", "bt709", "limited"),
+        ("yuv422p10le", "bt709", "limited"),
+        ("rgb24", "unspecified", "unspecified"),
+    ],
+)
+def test_a_sampled_picture_is_the_whole_one_resized(
+    pixel_format: str, colorspace: str, color_range: str, turns: int
+) -> None:
+    frame = yuv_frame(colorspace, color_range)
+    if pixel_format != "yuv420p":
+        frame = frame.reformat(format=pixel_format)
+        frame.colorspace, frame.color_range = _COLORSPACE[colorspace], _RANGE[color_range]
+    picture = AvPicture(frame, turns)
+    for divisor in (2, 3, 1, 0.7):
+        size = (int(picture.width / divisor), int(picture.height / divisor))
+        wanted = cv2.resize(picture.to_rgb(), size, interpolation=cv2.INTER_LINEAR).astype(int)
+        found = picture.to_sampled_rgb(*size)
+        assert found.shape == wanted.shape
+        assert found.flags.c_contiguous
+        # FFmpeg rounds colours down, those of nv12 by 2; and between blocks of one colour, what is resized before it is
+        # converted is smoother.
+        difference = np.abs(found - wanted)
+        assert np.median(difference) <= 2
+        assert np.percentile(difference, 90) <= 4
+
+
+def test_a_sampled_picture_with_odd_sides() -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (31, 97, 3), np.uint8)
+    picture = AvPicture(av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p"))
+    wanted = cv2.resize(picture.to_rgb(), (48, 15), interpolation=cv2.INTER_LINEAR)
+    assert np.array_equal(picture.to_sampled_rgb(48, 15), wanted)

@@ -1,16 +1,21 @@
-"""Frames are resized exactly as torchvision does it."""
+"""Frames are resized exactly as torchvision does it, or to the nearest byte where that is exact enough."""
 
 from __future__ import annotations
 
 import itertools
 
+import av
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from streamdet.detector.stages.preprocess import resize
+from streamdet.capture.sources.picture import AvPicture
+from streamdet.detector.pipeline import ArrayPicture
+from streamdet.detector.stages.input import read_pictures, read_small
+from streamdet.detector.stages.preprocess import Preprocess, resize
 
 
 def noise(height: int, width: int) -> Tensor:
@@ -47,3 +52,18 @@ def test_equals_torch(source: tuple[int, int], target: tuple[int, int]) -> None:
 def test_layout_in_memory_does_not_matter() -> None:
     image = noise(64, 80)
     assert torch.equal(resize(image, (20, 25)), resize(image.contiguous(), (20, 25)))
+
+
+def test_pictures_that_are_small_already_make_the_same_batch() -> None:
+    preprocess = Preprocess(GeneralizedRCNNTransform(96, 160, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]), torch.device("cpu"))
+    rgb = [noise(*size).permute(1, 2, 0).contiguous().numpy() for size in ((270, 480), (48, 64))]
+    frames = [AvPicture(av.VideoFrame.from_ndarray(pixels, format="rgb24")) for pixels in rgb]
+    sizes = [(picture.height, picture.width) for picture in frames]
+    wanted = preprocess(read_pictures(frames, torch.device("cpu")))
+    small = read_small(frames, [preprocess.input_size(size) for size in sizes])
+    assert [tuple(image.shape) for image in small] == [(3, 90, 160), (3, 96, 128)]
+    found = preprocess(small, sizes)
+    assert (found.frame_sizes, found.input_sizes) == (wanted.frame_sizes, wanted.input_sizes)
+    assert torch.equal(read_small([ArrayPicture(rgb[0])], [(90, 160)])[0].permute(1, 2, 0), torch.from_numpy(rgb[0]))
+    # A pixel is rounded to a byte, and OpenCV weighs in steps of a 2048th.
+    torch.testing.assert_close(found.tensor, wanted.tensor, rtol=0, atol=1.5 / 255 / 0.2)

@@ -25,11 +25,11 @@ def test_the_likeliest_are_the_same_however_many_are_tried(
     monkeypatch.setitem(detector._propose._rpn._post_nms_top_n, "testing", wanted)
     shown = pictures(clip_frames(2))
 
-    def boxes(tried_per_wanted: int) -> list[Tensor]:
+    def boxes(tried_per_wanted: float) -> list[Tensor]:
         monkeypatch.setattr(proposals, "_TRIED_PER_WANTED", tried_per_wanted)
         return detector.run(shown).proposals.boxes
 
-    everything, some, few = boxes(10**6), boxes(3), boxes(1)
+    everything, some, few = boxes(10**6), boxes(1.5), boxes(0.3)
     assert [len(b) for b in everything] == [len(b) for b in some] == [len(b) for b in few]
     assert all(0 < len(b) <= wanted for b in everything)
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(everything, some, few, strict=True))

@@ -7,7 +7,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from streamdet.detector.stages.preprocess import Batch
 from streamdet.detector.stages.proposals import Proposals
-from streamdet.detector.stages.roi_pool import RoiPool
+from streamdet.detector.stages.roi_pool import RoiPool, _table
 
 SIZES = [(250, 380), (256, 190), (31, 384)]
 
@@ -36,3 +36,13 @@ def test_no_proposals_are_no_error() -> None:
     batch = Batch(torch.zeros(1, 3, 32, 32), [(32, 32)], [(32, 32)])
     pool = RoiPool(MultiScaleRoIAlign(["0", "1"], 7, 2))
     assert pool(batch, levels, Proposals([torch.zeros(0, 4)], [])).shape == (0, 4, 7, 7)
+
+
+def test_maps_that_lie_one_behind_the_other_are_not_copied() -> None:
+    memory = torch.arange(4 * 30, dtype=torch.float32)
+    first, second, third = memory[:40].view(10, 4), memory[40:80].view(10, 4), memory[80:].view(10, 4)
+    table = _table([first, second, third])
+    assert table.data_ptr() == memory.data_ptr()
+    assert torch.equal(table, memory.view(30, 4))
+    for parts in ([first, third], [second, first], [first, second.clone()], [first, second[:, [0, 1, 2, 3]]]):
+        assert torch.equal(_table(parts), torch.cat(parts))
