@@ -51,7 +51,13 @@ def floor_seconds(flops: float, peak_flops_per_second: float) -> float:
 
 
 @torch.inference_mode()
-def measure_peak(precision: str, device: torch.device, threads: int, seconds: float = 2.0) -> float | None:
+def measure_peak(
+    precision: str,
+    device: torch.device,
+    threads: int,
+    seconds: float = 2.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float | None:
     """The highest number of operations per second that matrix products or convolutions reach.
 
     Args:
@@ -59,24 +65,25 @@ def measure_peak(precision: str, device: torch.device, threads: int, seconds: fl
         device: what is measured.
         threads: CPU threads to use.
         seconds: how long to try, all sizes together.
+        clock: what times are measured with; `time.process_time` for one thread on a busy machine.
 
     Returns:
         None where there is nothing to measure this precision with.
     """
     use_threads(threads)
     if precision == "int8":
-        return _peak_int8(seconds, threads) if device.type == "cpu" else None
+        return _peak_int8(seconds, threads, clock) if device.type == "cpu" else None
     dtype = _DTYPES[precision]
     matrices, convolutions = _MATRICES[device.type], _CONVOLUTIONS[device.type]
     each = seconds / (len(matrices) + len(convolutions))
     best = 0.0
     for side in matrices:
         left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        best = max(best, 2 * side**3 / _fastest(partial(torch.matmul, left, right), each, device))
+        best = max(best, 2 * side**3 / _fastest(partial(torch.matmul, left, right), each, device, clock))
     for batch, channels, side in convolutions:
         maps = _channels_last(torch.randn(batch, channels, side, side, device=device).to(dtype))
         kernel = _channels_last(torch.randn(channels, channels, 3, 3, device=device).to(dtype))
-        work = _fastest(partial(functional.conv2d, maps, kernel, padding=1), each, device)
+        work = _fastest(partial(functional.conv2d, maps, kernel, padding=1), each, device, clock)
         best = max(best, 18 * channels**2 * side**2 * batch / work)
     return best
 
@@ -85,7 +92,7 @@ def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def _peak_int8(seconds: float, threads: int) -> float | None:
+def _peak_int8(seconds: float, threads: int, clock: Callable[[], float]) -> float | None:
     """Measured with OpenVINO, which is what runs int8 here; None where it is not installed."""
     if not is_installed():
         return None
@@ -96,7 +103,7 @@ def _peak_int8(seconds: float, threads: int) -> float | None:
         settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
         request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
         maps = np.random.default_rng(0).random((batch, channels, side, side), np.float32)
-        took = _fastest(partial(request.infer, [maps]), seconds / len(shapes), torch.device("cpu"))
+        took = _fastest(partial(request.infer, [maps]), seconds / len(shapes), torch.device("cpu"), clock)
         best = max(best, _LAYERS * 18 * channels**2 * side**2 * batch / took)
     return best
 
@@ -115,15 +122,15 @@ def _quantised_convolutions(openvino: ModuleType, batch: int, channels: int, sid
     return openvino.Model([maps], [given], "peak")
 
 
-def _fastest(work: Callable[[], object], seconds: float, device: torch.device) -> float:
+def _fastest(work: Callable[[], object], seconds: float, device: torch.device, clock: Callable[[], float]) -> float:
     """The shortest of several times, in seconds."""
     best, began, repetitions = float("inf"), time.perf_counter(), -1  # the first one warms up
     while repetitions < _MIN_REPETITIONS or time.perf_counter() - began < seconds:
-        started = time.perf_counter()
+        started = clock()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         if repetitions >= 0:
-            best = min(best, time.perf_counter() - started)
+            best = min(best, clock() - started)
         repetitions += 1
     return best
