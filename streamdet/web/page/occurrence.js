@@ -192,6 +192,6 @@ function factsOf(item) {
     if (event.alert.line) facts.push(["Line", `${event.alert.line}, ${event.alert.direction}`]);
     if (event.alert.count !== undefined) facts.push(["Objects at once", String(event.alert.count)]);
   }
-  facts.push(["State", standing(item)]);
+  if (item.rule === null) facts.push(["State", standing(item)]);
   return /** @type {[string, string][]} */ (facts);
 }

@@ -433,9 +433,12 @@ function drawOverlay() {
   const place = byId("occurrence-shot");
   place.querySelector("svg")?.remove();
   const options = { path: byId("occurrence-path").checked, box: byId("occurrence-box").checked, zones: byId("occurrence-zones").checked };
+  const path = pathOf(item);
+  byId("occurrence-path").parentNode.hidden = path.length < 2;
+  byId("occurrence-box").parentNode.hidden = !item.event.picture?.box;
   const area = viewOf(item);
   place.style.setProperty("--ratio", `${area.width} / ${area.height}`);
-  place.append(makeOverlay(item, review.geometry[item.stream], pathOf(item), options));
+  place.append(makeOverlay(item, review.geometry[item.stream], path, options));
 }
 
 /** Of an object its own; of an alert that of its object, where that is listed. */

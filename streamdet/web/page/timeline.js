@@ -1,6 +1,6 @@
 /* What happened on each stream over an hour to a week: how many objects of each label, alerts, outages and gaps. */
 
-const ROW_HEIGHT = 36;
+const ROW_HEIGHT = 28;
 const REFRESH_MILLISECONDS = { hour: 10000, quarter: 20000, day: 60000, week: 60000 };
 const SPAN_WORDS = { hour: "hour", quarter: "6 hours", day: "24 hours", week: "7 days" };
 const ALERT_COLOUR = "#ff8d85";

@@ -243,7 +243,7 @@ function takeStill(bitmap, shot) {
   const canvas = byId("zones-canvas");
   Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
   canvas.getContext("2d", { alpha: false }).drawImage(bitmap, 0, 0);
-  showZones();
+  if (!editor.drag) showZones();
   askAgain();
   if (account.reads && byId("zones-live").value === "boxes") sharpen(editor.picture);
 }
