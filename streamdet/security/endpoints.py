@@ -163,6 +163,16 @@ def gid_of(group: str, table: str) -> int:
         raise EndpointError(message) from None
 
 
+def give_to_group(path: Path, gid: int) -> None:
+    """Gives a file to a group, unless it has it already: as a service, the daemon may not change any file's group.
+
+    Raises:
+        OSError: EPERM, this process is not in the group, or may not change groups.
+    """
+    if path.stat().st_gid != gid:
+        os.chown(path, -1, gid)
+
+
 def remove_stale_socket(path: Path) -> None:
     """Removes the file of a Unix socket whose process is dead; binding would fail, or cut off a living one.
 
@@ -220,7 +230,7 @@ def _bind_file(publisher: zmq.Socket[bytes], path: Path, gid: int | None) -> Non
     finally:
         os.umask(before)
     if gid is not None:
-        os.chown(path, -1, gid)
+        give_to_group(path, gid)
     path.chmod(0o660)
 
 

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streamdet.assets import sample_clip
 from streamdet.config import load_config
-from streamdet.security.passwords import Password, write_password
+from streamdet.security.passwords import Password, User, write_password, write_user
 from support.certificates import make_certificate
 from support.container import Container, why_no_container
 from support.paths import ROOT
@@ -281,6 +282,73 @@ def test_the_page_comes_back_at_boot_and_asks_for_a_password_where_strangers_can
     container.wait_until(lambda: "/login" in _look(container, "https://127.0.0.1:8443/"), "the login")
     container.run("systemctl", "stop", "streamdet-web")
     assert container.show("streamdet-web", "Result") == "success"
+
+
+_ASK_PAGE = """
+import http.client, json, sys, urllib.parse
+def request(method, path, body=None, **headers):
+    page = http.client.HTTPConnection("127.0.0.1", 8095, timeout=60)
+    page.request(method, path, body, headers)
+    answer = page.getresponse()
+    return answer, answer.read()
+login = urllib.parse.urlencode({"username": sys.argv[1], "password": "correct horse battery"})
+cookie = request("POST", "/login", login)[0].getheader("Set-Cookie").partition(";")[0]
+account = json.loads(request("GET", "/api/account", Cookie=cookie)[1])
+headers = {"Cookie": cookie, "Content-Type": "application/json", "X-CSRF-Token": account["csrf_token"] or ""}
+for path, body in json.loads(sys.argv[2]):
+    answer, found = request("GET" if body is None else "POST", path, body and json.dumps(body), **headers)
+    print(answer.status, found.decode())
+"""
+
+
+def _ask_page(
+    container: Container, user: str, *requests: tuple[str, dict[str, Any] | None]
+) -> list[tuple[int, dict[str, Any]]]:
+    """Status and answer of each request of this user to the page."""
+    lines = container.run(sys.executable, "-c", _ASK_PAGE, user, json.dumps(requests)).stdout.splitlines()
+    return [(int(line[:3]), json.loads(line[4:])) for line in lines]
+
+
+@in_container
+def test_a_change_of_an_operator_goes_through_the_unit_of_the_page_to_the_daemon(container: Container) -> None:
+    folder = container.root / "etc/streamdet"
+    folder.mkdir()
+    web = '[control]\ngroup = "streamdet"\n[web]\nallow_changes = true\npassword_file = "page.users"\n'
+    _write_config(container, "streamdet", "east", extra=web)
+    written = (folder / "streamdet.toml").read_bytes()
+    for name, role in (("alice", "operator"), ("bob", "viewer")):
+        write_user(folder / "page.users", User(name, role, Password.of("correct horse battery", cost=(10, 8, 1))))
+    container.run(_STREAMDET, "install-service", "--here", "--page", "--enable")
+    container.wait_until(lambda: "/login" in _look(container, _PAGE), "the login")
+    container.wait_until(lambda: "1 of 1 streams up" in _status(container, "streamdet"), "the stream")
+
+    zone = {"name": "bay", "polygon": [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]}
+    zones = ("/api/changes", {"stream": "east", "patch": {"zones": [zone]}, "persist": True})
+    added = ("/api/changes", {"add": {"name": "yard", "url": "rtsp://127.0.0.1:1/x"}})
+    tried = ("/api/probe", {"url": "rtsp://127.0.0.1:1/x"})
+    assert [status for status, _ in _ask_page(container, "bob", zones, added, tried)] == [403, 403, 403]
+    (drawn, _), (put, _), (_, found) = _ask_page(container, "alice", zones, added, tried)
+    assert (drawn, put, found["reason"]) == (200, 200, "refused")
+    listed = json.loads(container.run(_STREAMDET, "streams", "list", "--json").stdout)["streams"]
+    assert [stream["name"] for stream in listed] == ["east", "yard"]
+    for unit, asked in (
+        ("streamdet", "alice (operator, from 127.0.0.1) via the page"),
+        ("streamdet-web", "alice (operator) from 127.0.0.1 asked for streams.change east zones: +bay"),
+    ):
+        container.wait_until(lambda asked=asked, unit=unit: asked in container.journal(f"--unit={unit}"), asked)
+
+    # What was to last does so, the rest does not, and the file is as it was.
+    container.run("systemctl", "restart", "streamdet")
+    # The page follows to the socket of the new daemon.
+    (_, shown), (again, _) = _ask_page(container, "alice", ("/api/streams/east/settings", None), tried)
+    assert ([zone["name"] for zone in shown["settings"]["zones"]], again) == (["bay"], 200)
+    listed = json.loads(container.run(_STREAMDET, "streams", "list", "--json").stdout)["streams"]
+    assert [stream["name"] for stream in listed] == ["east"]
+    assert (folder / "streamdet.toml").read_bytes() == written
+    # It can read nothing of the configuration.
+    pid = container.show("streamdet-web", "MainPID")
+    seen = container.run("nsenter", "--target", pid, "--mount", "ls", "/etc/streamdet", check=False).stdout
+    assert "streamdet.toml" not in seen
 
 
 def _commands_of_the_bridges() -> list[str]:

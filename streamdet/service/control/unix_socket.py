@@ -14,7 +14,7 @@ from streamdet.errors import EndpointError
 from streamdet.http.access import Refused
 from streamdet.http.server import Peer, connection_of
 from streamdet.monitoring.log import LogThrottle
-from streamdet.security.endpoints import bind_advice, gid_of, remove_stale_socket
+from streamdet.security.endpoints import bind_advice, gid_of, give_to_group, remove_stale_socket
 from streamdet.security.limits import FairRate
 
 _BACKLOG = 512
@@ -43,7 +43,7 @@ def listen_at(path: Path, group: str | None = None) -> socket.socket:
         os.fchmod(listener.fileno(), 0o600)
         listener.bind(str(path))
         if gid is not None:
-            os.chown(path, -1, gid)
+            give_to_group(path, gid)
             path.chmod(0o660)
         listener.listen(_BACKLOG)
         listener.setblocking(False)  # noqa: FBT003 - the library's own signature
