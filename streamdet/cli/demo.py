@@ -33,6 +33,7 @@ from streamdet.config import (
     StreamConfig,
 )
 from streamdet.config.control_paths import OFF, socket_without_file
+from streamdet.detector.memory import use_one_heap
 from streamdet.monitoring.log import configure_logging
 from streamdet.monitoring.rates import RecentEvents
 from streamdet.types import DetectionEvent, Drop, State
@@ -94,6 +95,7 @@ def command(
     from streamdet.service.daemon import Daemon
 
     config = demo_config(endpoint, metrics_endpoint)
+    use_one_heap()  # the log has the first thread
     configure_logging(config.log)
     console = Console()
     daemon = Daemon(config)

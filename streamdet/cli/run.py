@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamdet.cli.completion import offer_files
+from streamdet.detector.memory import use_one_heap
 from streamdet.errors import ConfigError
 from streamdet.monitoring.log import configure_logging
 from streamdet.security.files import is_there
@@ -252,6 +253,7 @@ def _check_page(config: Config, path: Path, *, page: bool) -> None:
 
 
 def _configure_logging(config: Config, *, verbose: bool) -> None:
+    use_one_heap()  # the log has the first thread
     configure_logging(config.log.model_copy(update={"level": "debug"}) if verbose else config.log)
 
 

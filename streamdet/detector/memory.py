@@ -24,6 +24,17 @@ TRIM_SECONDS = 60.0
 """How often to give memory back: the next batch then takes some 50 ms longer, a thousandth of that time."""
 
 
+def use_one_heap() -> None:
+    """Makes all threads share one heap; to be called before the first thread starts. Does nothing without glibc.
+
+    Heaps of their own that threads have by then stay in use. What is free at the end of such a heap is never given
+    back, not even by `trim_memory`: of the thread that loads the detector, that is 100 MB and more.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(ctypes.c_int(_M_ARENA_MAX), ctypes.c_int(1))
+
+
 def keep_memory() -> bool:
     """Makes glibc never give memory back, and take large blocks from the heap like all others.
 

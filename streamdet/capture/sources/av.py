@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
@@ -185,7 +186,14 @@ class AvSource:
                 self._tap.show(0)  # what a camera's stream says of its rotation is known from decoded pictures alone
         codec = self._stream.codec_context
         mode = self._config.decode if self._decodes else "none"
-        selection = Selection(codec, mode, self._demand, is_timed=is_timed, shown_at=self._shown_at)
+        # Not `self._shown_at`: the source and its decoder, ten megabytes, would hold each other after `close` until the
+        # garbage collector looks at old objects, which may take hours.
+        source = weakref.proxy(self)
+
+        def shown_at(packet: av.Packet[av.VideoStream]) -> float:
+            return float(source._shown_at(packet))  # noqa: SLF001 - of this class
+
+        selection = Selection(codec, mode, self._demand, is_timed=is_timed, shown_at=shown_at)
         self._soundness = Soundness(codec, tap=self._tap, selection=selection)
 
     def _lacks_index(self) -> SourceError | None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 import itertools
 import socket
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -46,6 +48,20 @@ def read_all(source: Source) -> tuple[list[SourceFrame], SourceError]:
         return frames, error
     finally:
         source.close()
+
+
+def test_a_closed_source_needs_no_garbage_collector(clip: Path) -> None:
+    """Its decoder takes ten megabytes, and old garbage is looked for once in hours."""
+    source = open_source(stream_config(clip, pace="fastest"))
+    read_sound(source)
+    source.close()
+    known = weakref.ref(source)
+    gc.disable()
+    try:
+        del source
+        assert known() is None
+    finally:
+        gc.enable()
 
 
 def failure(url: object, **values: object) -> SourceError:

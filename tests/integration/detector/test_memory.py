@@ -68,6 +68,50 @@ def test_holes_are_given_back() -> None:
     assert after - at_first < (with_holes - at_first) / 2
 
 
+# Resident MB before a thread has allocated and freed, and when what is free was given back.
+_FREE_IN_A_THREAD = """
+import sys
+import threading
+from pathlib import Path
+import numpy as np
+from streamdet.detector.memory import keep_memory, trim_memory, use_one_heap
+
+def run():
+    np.ones(1000, np.uint8)
+    is_running.set()
+    goes_on.wait()
+    keep_memory()
+    blocks = [np.ones(2**20, np.uint8) for i in range(200)]
+    blocks.clear()
+
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20
+if sys.argv[1] == "one":
+    use_one_heap()
+is_running, goes_on = threading.Event(), threading.Event()
+thread = threading.Thread(target=run)
+thread.start()
+is_running.wait()
+before = resident()
+goes_on.set()
+thread.join()
+trim_memory()
+print(before, resident())
+"""
+
+
+def _kept_of_a_thread(how: str) -> int:
+    command = [sys.executable, "-c", _FREE_IN_A_THREAD, how]
+    before, after = map(int, subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.split())
+    return after - before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_what_a_thread_has_freed_is_given_back() -> None:
+    if _kept_of_a_thread("several") < 20:
+        pytest.skip("this C library has no heaps for threads, or gives their memory back")
+    assert _kept_of_a_thread("one") < 20
+
+
 # Memory that ten thousand results of the encoder take, and as many kept events.
 _KEEP_EVENTS = """
 from pathlib import Path
