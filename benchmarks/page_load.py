@@ -168,7 +168,7 @@ def memory_of(processes: list[Path]) -> dict[str, int]:
         with suppress(OSError):
             kind = re.search("--type=([a-z-]+)", (process / "cmdline").read_text())
             rollup = (process / "smaps_rollup").read_text()
-            size = {key: int(kilobytes) << 10 for key, kilobytes in re.findall(r"(Pss\w*): +(\d+) kB", rollup)}
+            size = {key: int(kilobytes) << 10 for key, kilobytes in re.findall(r"\b(Pss\w*): +(\d+) kB", rollup)}
             allocated[kind[1] if kind else "browser"] += size["Pss_Anon"] + size["Pss_Shmem"]
             with_code += size["Pss"]
     total = {"allocated": allocated.total(), "with_code": with_code, **allocated}
