@@ -16,6 +16,7 @@ The head is asked for the nodes alone: events come from the nodes, also while th
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, overload
@@ -26,7 +27,7 @@ from streamdet.client.gaps import Item
 from streamdet.client.head import HeadAddress, HeadWatch, NodeAddress
 from streamdet.client.nodes import Late, Moved, SubscriptionOfNodes
 from streamdet.client.recovery import RecoveryTimes
-from streamdet.client.subscription import DEFAULT_KINDS, Subscription, topics_of
+from streamdet.client.subscription import DEFAULT_KINDS, HEAL_IS_REPLAY, Subscription, topics_of
 from streamdet.errors import StreamdetError
 from streamdet.security.curve import client_keys
 from streamdet.wire import Kind
@@ -206,6 +207,10 @@ class _Subscribe(Generic[P, Q]):
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Subscribes to one daemon, or with `cluster=` to all nodes of a cluster."""
+        heal = named.pop("heal", None)
+        if heal is not None:
+            warnings.warn(HEAL_IS_REPLAY, DeprecationWarning, stacklevel=2)
+            named["replay"] = named.get("replay") or heal
         return (self._of_cluster if "cluster" in named else self._of_daemon)(*args, **named)
 
 

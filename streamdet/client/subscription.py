@@ -44,6 +44,7 @@ from streamdet.wire import KINDS, Kind
 
 __all__ = ["DEFAULT_KINDS", "AsyncSubscription", "Gap", "Restart", "Subscription", "subscribe_async", "topics_of"]
 
+HEAL_IS_REPLAY = "heal= is now replay=; heal= goes with the next version"
 DEFAULT_KINDS: tuple[Kind, ...] = ("detections", "state")
 """The kinds that `subscribe` yields by default."""
 
@@ -117,7 +118,7 @@ class _Connection:
         heal: bool | None = None,
     ) -> None:
         if heal is not None:
-            warnings.warn("heal= is now replay=; heal= goes with the next version", DeprecationWarning, stacklevel=2)
+            warnings.warn(HEAL_IS_REPLAY, DeprecationWarning, stacklevel=2)
             replay = replay or heal
         if resume is not None and not replay:
             message = "resume= needs replay=True: what has come since is asked for"
