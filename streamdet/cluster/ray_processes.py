@@ -120,7 +120,7 @@ class RayProcesses:
         else:
             role = ["--address", settings.head]
         return [
-            sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--block", "--log-style", "record",
+            sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *role, "--block", "--log-style", "record",
             "--node-ip-address", settings.address, "--temp-dir", str(settings.folder),
             "--resources", json.dumps(dict(settings.resources)), "--num-cpus", "0", "--num-gpus", "0",
             "--object-store-memory", str(_OBJECT_STORE_BYTES), "--include-log-monitor", "false",
