@@ -503,7 +503,7 @@ def test_timestamps_of_a_live_stream_that_start_again_do_not_go_back(tmp_path: P
 def test_a_slow_live_stream_over_http_stays_up(tmp_path: Path) -> None:
     # As one of a picture every five seconds with the default of five seconds to connect.
     with SlowTs(tmp_path, 6).served(0.5) as url:
-        source = open_source(stream_config(url, connect_timeout_seconds=0.5, stall_seconds=1))
+        source = open_source(stream_config(url, connect_timeout_seconds=0.5, stall_seconds=3))
         frames = [source.read() for _ in range(8)]
         source.close()
     assert len({frame.pts_seconds for frame in frames}) == 8
