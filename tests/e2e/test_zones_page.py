@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from streamdet.config import StreamConfig
 from streamdet.config.load import load_config
@@ -246,6 +247,29 @@ def test_a_draft_survives_a_reload_and_other_views(editor: Page, server: PagePro
     editor.reload()
     expect(editor.locator(".zones-item strong")).to_have_text(["path"])
     assert asked == ["beforeunload"]
+
+
+def test_outlines_that_come_after_the_first_frames_are_shown(
+    server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    without: list[int] = []
+
+    def answer(route: Route) -> None:
+        body = route.fetch().body()
+        length = int.from_bytes(body[:4], "big")
+        head = json.loads(body[4 : 4 + length])
+        if head.get("detail", {}).get("known") and len(without) < 3:
+            head["detail"]["known"]["geometry"] = None
+            without.append(length)
+        text = json.dumps(head).encode()
+        route.fulfill(body=len(text).to_bytes(4, "big") + text + body[4 + length :])
+
+    page = open_page(f"{server.url}healthz")
+    page.route("**/api/updates", answer)
+    page.goto(f"{server.url}#/zones/gate")
+    expect(page.locator(".zones-item")).to_have_count(1)
+    assert len(without) == 3
+    page.unroute_all(behavior="wait")
 
 
 def test_one_may_draw_without_a_picture_and_while_the_daemon_is_gone(

@@ -222,9 +222,12 @@ function adopt(lists, version) {
 function takeDetail(known) {
   if (!known || known.stream !== editor.stream) return showStanding();
   const outline = JSON.stringify(known.geometry);
-  if (editor.outline && outline !== editor.outline) readSettings();
+  const isNews = outline !== editor.outline;
+  if (editor.outline && isNews) readSettings();
   editor.outline = outline;
-  if (editor.base === null && editor.isRead) adopt(fromSettings(known.geometry ?? {}), "");
+  // Without settings: the first outlines may be none, because frames of a stream may come before its state.
+  const isOutlined = editor.isRead && editor.version === "";
+  if (isOutlined && (editor.base === null || (isNews && !isDirty()))) adopt(fromSettings(known.geometry ?? {}), "");
   if (known.frame && byId("zones-live").value === "boxes") {
     editor.frame = { width: known.frame.width, height: known.frame.height };
     editor.boxes = known.detections;
