@@ -34,7 +34,8 @@ def test_a_stand_in_is_loaded_and_reports_that_there_is_no_device(
     program: ModuleType, tmp_path: Path, version: str | None
 ) -> None:
     functions = {f"cudaFunction{number}" for number in range(100)} | {"cudaGetDeviceCount", "cudaGetErrorString"}
-    path = tmp_path / "libcudart.so.13"
+    # By no name that torch looks for: it would take this one, and lack most of its functions.
+    path = tmp_path / "libstandin.so.13"
     path.write_bytes(program.shared_library(program.StandIn(path.name, functions, version)))
     library = ctypes.CDLL(str(path))
     assert {library[name]() for name in functions - {"cudaGetErrorString"}} == {100}
