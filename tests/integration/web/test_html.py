@@ -9,14 +9,14 @@ from collections import Counter
 import pytest
 
 from streamdet.web.html import Pages
-from support.paths import ROOT
+from support.paths import PACKAGE
 
 _DECLARED = re.compile(r"^(?:async function|function|const|let) (\w+)", re.MULTILINE)
 
 
 def test_no_script_declares_a_name_of_another() -> None:
     # Of two functions of one name the second would quietly replace the first.
-    scripts = [path.read_text() for path in (ROOT / "streamdet/web/page").glob("*.js")]
+    scripts = [path.read_text() for path in (PACKAGE / "web/page").glob("*.js")]
     names = Counter(name for script in scripts for name in _DECLARED.findall(script))
     assert len(names) > 100
     assert [name for name, count in names.items() if count > 1] == []

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from support.paths import ROOT
+from support.paths import PACKAGE
 
 pytestmark = pytest.mark.package("nodejs")
 
 
 def in_node(expression: str, cases: list[Any]) -> list[Any]:
     """The value of an expression in JavaScript for each case, which it has as `it`."""
-    script = (ROOT / "streamdet/web/page/rules.js").read_text()
+    script = (PACKAGE / "web/page/rules.js").read_text()
     source = (
         f'"use strict";\nconst addView = () => {{}};\n{script}\n'
         'const cases = JSON.parse(require("fs").readFileSync(0, "utf8"));\n'

@@ -17,11 +17,11 @@ from streamdet.config.load import load_config
 from streamdet.config.stream import StreamConfig
 from streamdet.errors import ConfigError
 from streamdet.types import Detection
-from support.paths import ROOT
+from support.paths import PACKAGE
 
 pytestmark = pytest.mark.package("nodejs")
 
-_PAGE = ROOT / "streamdet/web/page"
+_PAGE = PACKAGE / "web/page"
 _KINDS = ("zones", "lines", "masks")
 _LABELS = ("person", "car", "truck")
 
