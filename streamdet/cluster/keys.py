@@ -71,8 +71,12 @@ class ClusterKeys:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(path, json.dumps(asdict(self), indent=1).encode() + b"\n", replace=False)
-            write_atomically(path.with_name("ca.pem"), self.ca_certificate.encode(), mode=0o644)
-            write_atomically(path.with_name("reader.token"), self.reader_token.encode())
+            try:
+                write_atomically(path.with_name("ca.pem"), self.ca_certificate.encode(), mode=0o644)
+                write_atomically(path.with_name("reader.token"), self.reader_token.encode())
+            except OSError:
+                path.unlink()  # without the others it would be in the way of the next try
+                raise
         except FileExistsError:
             message = f"{path} is there already; delete it to make a new one, which every node then needs"
             raise ClusterKeyError(message) from None

@@ -100,3 +100,15 @@ def test_without_the_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ClusterKeyError, match="needs the extra cluster, which is not installed: make setup"):
         ClusterKeys.make()
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_in_the_way_of_the_next_try(tmp_path: Path) -> None:
+    path, obstacle = tmp_path / "cluster.key", tmp_path / "reader.token"
+    obstacle.mkdir()
+    with pytest.raises(ClusterKeyError, match="cannot write"):
+        ClusterKeys.make().write(path)
+    assert not path.exists()
+    obstacle.rmdir()
+    keys = ClusterKeys.make()
+    keys.write(path)
+    assert read_keys(path) == keys
