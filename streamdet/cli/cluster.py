@@ -385,8 +385,11 @@ def _drawn(found: dict[str, Any]) -> RenderableType:
 
     nodes = Table("node", "state", "streams", "load", "of", "version", "problem", box=None, pad_edge=False)
     for node in found["nodes"]:
-        refused = "; ".join(f"{claim}: {why}" for claim, why in sorted(node["refused"].items()))
-        cells = (str(node["streams"]), f"{node['load_fps']:g}", f"{node['capacity_fps']:g}", node["version"], refused)
+        problems = [f"{claim}: {why}" for claim, why in sorted(node["refused"].items())]
+        if node["slow_seconds"]:
+            problems.insert(0, f"its daemon has not finished a request for {node['slow_seconds']:.0f} s")
+        numbers = (str(node["streams"]), f"{node['load_fps']:g}", f"{node['capacity_fps']:g}")
+        cells = (*numbers, node["version"], "; ".join(problems))
         state = Text(node["state"], style=_COLOURS.get(node["state"], ""))
         nodes.add_row(Text(plain(node["name"])), state, *(Text(plain(cell)) for cell in cells))
     streams = found["streams"]

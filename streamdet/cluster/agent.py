@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +14,12 @@ from streamdet.errors import ConfigError, ControlError, Refusal, StreamdetError
 
 LEASE_SECONDS = 6.0
 RENEW_SECONDS = 2.0
+ANSWER_SECONDS = 1.0
+"""The head does not wait longer for a turn of an agent, nor for the daemon to say how it is."""
+
+SLOW_SECONDS = 60.0
+"""A daemon that has finished no turn for so long is lost, even if it says that it detects."""
+
 # Codes of requests that no daemon has answered; all others are about one grant.
 _NO_DAEMON = {Refusal.UNAVAILABLE, Refusal.BAD_ANSWER, Refusal.AMBIGUOUS, Refusal.NOT_ALLOWED}
 
@@ -53,6 +61,7 @@ class Report:
         stale: ids of the claims of which the daemon has seen a newer grant.
         addresses: of events, replay and metrics.
         problem: why the daemon does not answer; empty where it does.
+        slow_seconds: how old all of this is, because the daemon is still busy with a request; 0 where it is new.
     """
 
     node: str = ""
@@ -64,6 +73,7 @@ class Report:
     stale: frozenset[str] = frozenset()
     addresses: Json = field(default_factory=dict)
     problem: str = ""
+    slow_seconds: float = 0.0
 
 
 class Agent:
@@ -148,3 +158,68 @@ class Agent:
 
     def _ask(self, method: str, path: str, body: Json | None = None) -> Json:
         return self._send(method, path, body)
+
+
+class Reporter:
+    """Has an agent take its turns in a thread of its own, so that a daemon that is slow holds up no report.
+
+    A request may take a daemon longer than a node may be silent: a camera that hangs is slow to stop. While a turn goes
+    on, the report before it holds, if the daemon says that it detects.
+
+    Args:
+        agent: takes the turns.
+        health: asks the daemon how it is, as `GET /v1/health`, which it answers beside everything else.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, agent: Agent, health: Callable[[], Json], clock: Callable[[], float] = time.monotonic
+    ) -> None:  # fmt: skip
+        self._agent, self._health, self._clock = agent, health, clock
+        self._thread = ThreadPoolExecutor(1, "agent")
+        self._turn: Future[Report] | None = None
+        self._newest: Report | None = None
+        self._newest_at = clock()
+
+    def report(self, grants: Sequence[Granted] | None) -> Report:
+        """What the newest turn has found; begins the next one where none goes on.
+
+        Args:
+            grants: all grants of the node; None leaves them as they are. Those that come during a turn are for no turn:
+                the head repeats them.
+        """
+        found = self._finished()
+        if self._turn is None:
+            if grants is not None:
+                self._agent.hold(grants)
+            self._turn = self._thread.submit(self._agent.turn)
+        wait([self._turn], ANSWER_SECONDS)
+        return self._finished() or found or self._meanwhile()
+
+    def close(self) -> None:
+        """Waits for the turn that goes on, and ends the thread."""
+        self._thread.shutdown()
+
+    def _finished(self) -> Report | None:
+        """The report of a turn that has ended since the last call."""
+        if self._turn is None or not self._turn.done():
+            return None
+        turn, self._turn = self._turn, None
+        report = turn.result()
+        if not report.problem:
+            self._newest, self._newest_at = report, self._clock()
+        return report
+
+    def _meanwhile(self) -> Report:
+        """What can be said while a turn goes on."""
+        slow_seconds = self._clock() - self._newest_at
+        slow = f"the daemon has not finished a request for {slow_seconds:.0f} s"
+        if self._newest is None or slow_seconds > SLOW_SECONDS:
+            return Report(problem=slow)
+        try:
+            health = self._health()
+        except StreamdetError as error:
+            return Report(problem=str(error))
+        if not (health["healthy"] and health["ready"]):
+            return Report(problem=f"{slow}, and does not detect: {health['problem'] or 'it starts, or ends'}")
+        return replace(self._newest, slow_seconds=round(slow_seconds, 3))

@@ -23,7 +23,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from streamdet.client.control import ask
-from streamdet.cluster.agent import RENEW_SECONDS, Agent, Granted, Report
+from streamdet.cluster.agent import ANSWER_SECONDS, RENEW_SECONDS, Agent, Granted, Report, Reporter
 from streamdet.cluster.api import make_app
 from streamdet.cluster.head import Head, nodes_before
 from streamdet.cluster.keys import read_keys
@@ -46,13 +46,15 @@ class NodeActor:
     """Acts for the cluster on one node."""
 
     def __init__(self) -> None:
-        self._agent = Agent(partial(ask, Path(os.environ[SOCKET_VARIABLE])), ray.util.get_node_ip_address())
+        daemon = partial(ask, Path(os.environ[SOCKET_VARIABLE]))
+        self._reporter = Reporter(
+            Agent(daemon, ray.util.get_node_ip_address()),
+            partial(daemon, "GET", "/v1/health", timeout_seconds=ANSWER_SECONDS, refused=False),
+        )
 
     def turn(self, grants: tuple[Granted, ...] | None) -> Report:
         """Makes these all grants of the node, renews them, and reports; None leaves the grants as they are."""
-        if grants is not None:
-            self._agent.hold(grants)
-        return self._agent.turn()
+        return self._reporter.report(grants)
 
 
 @dataclass(frozen=True, slots=True)

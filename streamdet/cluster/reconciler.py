@@ -237,6 +237,7 @@ class Reconciler:
                     "load_fps": round(load.get(name, 0.0), 3),
                     "streams": streams[name],
                     "reported_seconds_ago": round(now - known.seen, 3),
+                    "slow_seconds": known.report.slow_seconds,
                     "addresses": known.report.addresses,
                     "refused": known.report.refused,
                 }

@@ -85,14 +85,18 @@ class _ClusterCollector(Collector):
         for stream in streams:
             blind.add_metric([stream["name"]], stream["blind_seconds"])
         yield blind
-        for name, text, key in (
-            ("lease_age_seconds", "Time since a node last renewed its claims and reported.", "reported_seconds_ago"),
-            ("node_load_fps", "Frames per second of the streams of a node, at most.", "load_fps"),
-            ("node_capacity_fps", "Frames per second that a node can detect.", "capacity_fps"),
+        for name, text, keys in (
+            (
+                "lease_age_seconds",
+                "Time since a node last renewed its claims and reported.",
+                ("reported_seconds_ago", "slow_seconds"),
+            ),
+            ("node_load_fps", "Frames per second of the streams of a node, at most.", ("load_fps",)),
+            ("node_capacity_fps", "Frames per second that a node can detect.", ("capacity_fps",)),
         ):
             of_nodes = GaugeMetricFamily(f"streamdet_cluster_{name}", text, labels=["node"])
             for node in nodes:
-                of_nodes.add_metric([node["name"]], node[key])
+                of_nodes.add_metric([node["name"]], sum(node[key] for key in keys))
             yield of_nodes
 
 

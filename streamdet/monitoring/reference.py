@@ -15,7 +15,17 @@ from streamdet.types import Reason, State, StreamStatus
 
 # One stream that no node watches, and a node.
 _CLUSTER: dict[str, Any] = {
-    "nodes": [{"name": "", "state": "up", "load_fps": 0, "capacity_fps": 0, "reported_seconds_ago": 0, "refused": {}}],
+    "nodes": [
+        {
+            "name": "",
+            "state": "up",
+            "load_fps": 0,
+            "capacity_fps": 0,
+            "reported_seconds_ago": 0,
+            "slow_seconds": 0,
+            "refused": {},
+        }
+    ],
     "streams": [{"name": "", "node": None, "state": "unplaced", "blind_seconds": 0}],
     "moves": {},
 }

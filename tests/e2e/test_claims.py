@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from streamdet import DetectionEvent, Subscription, subscribe
 from streamdet.assets import sample_clip
 from streamdet.cli.status import command as status_command
 from streamdet.cli.streams import command as streams_command
+from streamdet.client.control import ask
+from streamdet.cluster.agent import ANSWER_SECONDS, Agent, Granted, Reporter
+from streamdet.service.control.operations import Operation
 from streamdet.types import Owner
 from support.control_api import Api
 from support.waiting import wait_until
@@ -294,6 +299,36 @@ def test_a_daemon_that_was_restarted_gets_its_streams_with_the_next_renewal(tmp_
         with Api(tmp_path, more=NODE) as api:
             assert set(api.streams()) == {"east", "west"}
             assert grant(api, "group-1", 7, clip("gate"))[1]["streams"]["added"] == ["gate"]
+
+
+def test_a_daemon_that_is_slow_to_carry_out_a_request_is_reported_with_what_it_watches(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operations, may_go_on = api.daemon._operations, threading.Event()
+    assert operations is not None
+    carry_out = operations.carry_out
+    reporter = Reporter(
+        Agent(partial(ask, api.socket)),
+        partial(ask, api.socket, "GET", "/v1/health", timeout_seconds=ANSWER_SECONDS, refused=False),
+    )
+    grant = Granted("group-1", 7, (clip("gate"),))
+    try:
+        wait_until(lambda: reporter.report([grant]).states == {"gate": "up"})
+
+        def slow(operation: Operation) -> None:
+            assert may_go_on.wait(60)
+            carry_out(operation)
+
+        monkeypatch.setattr(operations, "carry_out", slow)
+        wait_until(lambda: (report := reporter.report([grant])).slow_seconds > 3 and report.node == "hall-2")
+        with subscribed(api, "gate") as events:
+            assert detections(events, "gate", 3)
+        may_go_on.set()
+        wait_until(lambda: reporter.report([grant]).slow_seconds == 0)
+        assert reporter.report([grant]).problem == ""
+    finally:
+        may_go_on.set()
+        reporter.close()
 
 
 def test_claims_are_changed_over_the_unix_socket_alone(tmp_path: Path) -> None:

@@ -162,6 +162,8 @@ def test_the_command_applies_all_or_nothing_shows_and_drains(serve: Serve, tmp_p
     head.step()
     assert "n1    up     1        5     10" in run("status", *at).output
     assert '"name": "gate"' in run("status", "--json", *at).output
+    head.take([(Report("n1", __version__, slow_seconds=7.0), "machine", 10.0)])
+    assert "its daemon has not finished a request for 7 s" in run("status", *at).output
     cameras.write_text(CAMERAS.replace("= 5", "= 50"))
     refused = run("apply", str(cameras), *at)
     assert isinstance(refused.exception, ConfigError)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from streamdet.cluster.agent import Agent
+from streamdet.cluster.agent import ANSWER_SECONDS, SLOW_SECONDS, Agent, Granted, Report, Reporter
+from streamdet.errors import ControlError, Refusal
+from support.waiting import wait_until
 
 ADDRESSES = {
     "events": "tcp://0.0.0.0:5555", "replay": "tcp://[::]:5556", "metrics": "http://0.0.0.0:9095/metrics",
@@ -33,3 +37,74 @@ def test_an_address_that_the_daemon_was_given_stays() -> None:
         return daemon(method, path, body) | {"addresses": {"events": "tcp://192.0.2.9:5555"}}
 
     assert Agent(elsewhere, "192.0.2.7").turn().addresses == {"events": "tcp://192.0.2.9:5555"}
+
+
+class SlowDaemon:
+    """Answers at once, but a grant only as soon as it may."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.may_go_on = threading.Event()
+        self.granted: list[str] = []
+        self.health: dict[str, Any] = {"healthy": True, "ready": True, "problem": ""}
+        self.reporter = Reporter(Agent(self.ask), self.ask_health, lambda: self.now)
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        if method == "PUT":
+            assert self.may_go_on.wait(60)
+            self.granted.append(path.rpartition("/")[2])
+        return daemon(method, path, body)
+
+    def ask_health(self) -> dict[str, Any]:
+        if not self.health:
+            raise ControlError(Refusal.UNAVAILABLE, "it hangs")
+        return self.health
+
+    def report(self, *claims: str) -> Report:
+        """Also checks that the head does not wait for long."""
+        began = time.monotonic()
+        report = self.reporter.report([Granted(claim, 7, ()) for claim in claims])
+        assert time.monotonic() - began < 10 * ANSWER_SECONDS
+        return report
+
+
+@pytest.fixture
+def slow() -> Iterator[SlowDaemon]:
+    slow = SlowDaemon()
+    yield slow
+    slow.may_go_on.set()
+    slow.reporter.close()
+
+
+def test_a_slow_daemon_holds_up_no_report_and_the_report_says_how_slow_it_is(slow: SlowDaemon) -> None:
+    assert (slow.report().node, slow.report().slow_seconds) == ("n0", 0)
+    slow.now += 2
+    assert (slow.report("a").node, slow.report("a").slow_seconds) == ("n0", 2)
+    slow.now += 20
+    assert slow.report("b").slow_seconds == 22
+    slow.may_go_on.set()
+    # What came meanwhile is granted, too.
+    wait_until(lambda: slow.report("b").slow_seconds == 0 and "b" in slow.granted)
+
+
+def test_a_daemon_that_is_slow_and_does_not_detect_is_reported_as_none(slow: SlowDaemon) -> None:
+    slow.report()
+    slow.report("a")
+    slow.health["ready"] = False
+    assert slow.report("a").problem.endswith("and does not detect: it starts, or ends")
+    slow.health |= {"healthy": False, "problem": "inference ended"}
+    assert slow.report("a").problem.endswith("and does not detect: inference ended")
+    slow.health.clear()
+    assert slow.report("a").problem == "it hangs"
+
+
+def test_a_daemon_that_is_slow_for_ever_is_lost(slow: SlowDaemon) -> None:
+    slow.report()
+    slow.now += SLOW_SECONDS
+    assert slow.report("a").problem == ""
+    slow.now += 1
+    assert slow.report("a").problem == "the daemon has not finished a request for 61 s"
+
+
+def test_a_daemon_that_is_slow_from_the_start_is_none_yet(slow: SlowDaemon) -> None:
+    assert "has not finished a request" in slow.report("a").problem

@@ -232,6 +232,15 @@ def test_streams_leave_a_daemon_that_does_not_come_back() -> None:
     assert cluster.daemons["n1"].running  # it has got a group again
 
 
+def test_a_node_whose_daemon_is_slow_keeps_its_streams_and_the_status_says_so() -> None:
+    head = Reconciler(lambda: 0.0, lambda: 0.0, settle_seconds=0.0)
+    head.apply({"a": camera("a")})
+    head.report(Report("n0", __version__, slow_seconds=12.5), "m0", 10.0)
+    assert [grant.claim_id for grant in head.step()["n0"]]
+    (node,) = head.status()["nodes"]
+    assert (node["state"], node["slow_seconds"]) == ("up", 12.5)
+
+
 def test_a_draining_node_hands_over_and_takes_streams_again_later() -> None:
     cluster = Cluster(3, 24)
     cluster.head.drain("n1")

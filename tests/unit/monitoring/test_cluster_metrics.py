@@ -46,6 +46,13 @@ def test_streams_are_counted_by_state() -> None:
     assert sum(load or 0 for load in loads) == 15
 
 
+def test_claims_that_a_slow_daemon_does_not_renew_grow_old() -> None:
+    cluster = Cluster()
+    cluster.head.report(Report("n0", __version__, slow_seconds=12.5), "n0", 20.0)
+    cluster.now += 1
+    assert cluster.value("lease_age_seconds", node="n0") == 13.5
+
+
 def test_a_lost_node_shows_in_every_metric() -> None:
     cluster = Cluster()
     cluster.report("n0", "n1", a="up", b="up", c="up")
