@@ -124,9 +124,12 @@ def head(*, token_file: Path, listen_at: str, ray_port: int, address: str | None
 
     Ray listens on all addresses of this machine, whatever --listen says; it accepts only those who have the token file.
     """
+    from streamdet.cluster.actor_log import LOG_VARIABLE, ActorLog
     from streamdet.cluster.cameras import read_cameras
     from streamdet.cluster.keys import read_keys, require_extra
     from streamdet.cluster.ray_processes import HEAD_RESOURCE, RayError, RayProcesses, RaySettings, own_address
+    from streamdet.config import LogConfig
+    from streamdet.monitoring.log import configure_logging
     from streamdet.security.files import state_folder
 
     require_extra()
@@ -137,10 +140,11 @@ def head(*, token_file: Path, listen_at: str, ray_port: int, address: str | None
     if (directory / "cameras.toml").exists():
         read_cameras(directory / "cameras.toml")
     address = address or own_address(host)
+    configure_logging(LogConfig())
     with _folder() as folder, _stopping() as stop:
-        environ = keys.prepare(folder, _names(address, host))
+        environ = {**keys.prepare(folder, _names(address, host)), LOG_VARIABLE: str(folder / "log")}
         settings = RaySettings(address, folder, environ, f"{address}:{ray_port}", {HEAD_RESOURCE: 1}, is_head=True)
-        with RayProcesses(settings) as processes:
+        with ActorLog(folder / "log"), RayProcesses(settings) as processes:
             if not _started(processes, stop):
                 return
             os.environ.update(environ)
@@ -185,8 +189,11 @@ def join(
     The daemon of this machine then watches what it is granted. It is no child of this command, and goes on without it.
     """
     from streamdet.client.control import find_socket
+    from streamdet.cluster.actor_log import LOG_VARIABLE, ActorLog
     from streamdet.cluster.keys import read_keys, require_extra
     from streamdet.cluster.ray_processes import NODE_RESOURCE, SOCKET_VARIABLE, RayProcesses, RaySettings, own_address
+    from streamdet.config import LogConfig
+    from streamdet.monitoring.log import configure_logging
 
     require_extra()
     client = _client(head_at, token_file)
@@ -197,10 +204,14 @@ def join(
         message = f"the head runs streamdet {about['version']}, and this node {__version__}; upgrade one of them"
         raise ControlError(Refusal.CONFLICT, message)
     address = address or own_address(client.host)
+    configure_logging(LogConfig())
     with _folder() as folder, _stopping() as stop:
-        environ = {**keys.prepare(folder, _names(address)), SOCKET_VARIABLE: str(socket.resolve())}
+        environ = {
+            **keys.prepare(folder, _names(address)),
+            SOCKET_VARIABLE: str(socket.resolve()), LOG_VARIABLE: str(folder / "log"),
+        }  # fmt: skip
         settings = RaySettings(address, folder, environ, about["ray"], {NODE_RESOURCE: fps})
-        with RayProcesses(settings) as processes:
+        with ActorLog(folder / "log"), RayProcesses(settings) as processes:
             if not _started(processes, stop):
                 return
             _ready(f"joined the cluster of {client.host} with {fps:g} frames per second")

@@ -6,6 +6,7 @@ A `Head` may be used by several threads: by the one that talks with the nodes, a
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -14,11 +15,13 @@ from typing import Any
 
 from streamdet.cluster.agent import Granted, Report
 from streamdet.cluster.cameras import Camera, read_cameras
-from streamdet.cluster.reconciler import Reconciler
+from streamdet.cluster.reconciler import LOST_SECONDS, Reconciler
 from streamdet.errors import ConfigError, ControlError, Refusal, StoreError
 from streamdet.security.files import write_atomically
 
 Json = dict[str, Any]
+
+_log = logging.getLogger(__name__)
 
 
 class Head:
@@ -40,6 +43,7 @@ class Head:
         self._cameras: Mapping[str, Camera] = {}
         self._draining: set[str] = set()
         self._nodes_path, self._nodes = directory / "nodes.json", reconciler.nodes
+        self._here: set[str] = set()
         if self._cameras_path.exists():
             self._cameras = read_cameras(self._cameras_path)
             reconciler.apply(self._cameras)
@@ -105,12 +109,20 @@ class Head:
         """As `Reconciler.step`."""
         with self._lock:
             grants = self._reconciler.step()
+            self._log_nodes()
             # For the next head; a node that is lost is no longer waited for.
             if grants and self._nodes != self._reconciler.nodes:
                 self._nodes = self._reconciler.nodes
                 with suppress(StoreError):  # the next head only waits for the wrong ones, and not for ever
                     _write(self._nodes_path, json.dumps(self._nodes))
             return grants
+
+    def _log_nodes(self) -> None:
+        before, self._here = self._here, set(self._reconciler.nodes)
+        for name in sorted(self._here - before):
+            _log.info("node %s has joined", name)
+        for name in sorted(before - self._here):
+            _log.warning("node %s is lost: neither it nor its daemon has answered for %g s", name, LOST_SECONDS)
 
     def _plan(self, cameras: Mapping[str, Camera]) -> Json:
         nodes = [node for node in self._reconciler.status()["nodes"] if node["state"] != "lost"]

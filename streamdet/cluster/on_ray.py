@@ -23,15 +23,15 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from streamdet.client.control import ask
+from streamdet.cluster.actor_log import log_to_command
 from streamdet.cluster.agent import ANSWER_SECONDS, RENEW_SECONDS, Agent, Granted, Report, Reporter
 from streamdet.cluster.api import make_app
 from streamdet.cluster.head import Head, nodes_before
 from streamdet.cluster.keys import read_keys
 from streamdet.cluster.ray_processes import HEAD_RESOURCE, NODE_RESOURCE, SOCKET_VARIABLE
 from streamdet.cluster.reconciler import Reconciler
-from streamdet.config import LogConfig
 from streamdet.http.server import HttpServer, HttpThread, Limits, listen, tls_context, url_of
-from streamdet.monitoring.log import FailureLog, configure_logging
+from streamdet.monitoring.log import FailureLog
 from streamdet.security.endpoints import is_loopback
 from streamdet.worker import Worker
 
@@ -46,6 +46,7 @@ class NodeActor:
     """Acts for the cluster on one node."""
 
     def __init__(self) -> None:
+        log_to_command()
         daemon = partial(ask, Path(os.environ[SOCKET_VARIABLE]))
         self._reporter = Reporter(
             Agent(daemon, ray.util.get_node_ip_address()),
@@ -82,7 +83,7 @@ class HeadActor:
     """
 
     def __init__(self, settings: HeadSettings) -> None:
-        configure_logging(LogConfig())
+        log_to_command()
         head = Head(settings.directory, Reconciler(expected=nodes_before(settings.directory)))
         certificate, key = (Path(os.environ[name]) for name in ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY"))
         tls = None if is_loopback(settings.host) else tls_context(certificate, key)
@@ -104,6 +105,7 @@ class HeadActor:
 def _end(worker: Worker) -> None:
     """Ends the process, so that Ray starts another one."""
     _log.critical("%s has failed", worker.name, exc_info=worker.error)
+    logging.shutdown()
     os._exit(1)
 
 

@@ -132,6 +132,7 @@ def test_streams_are_placed_and_follow_the_nodes_through_faults(cluster: Cluster
     assert cluster.run("apply", str(cluster.cameras)).endswith("applied: 12 streams\n")
     cluster.wait_until(lambda: cluster.all_on("n1", "n2"), "all streams on two nodes")
     owners = cluster.owners()
+    wait_until(lambda: "cluster.head: node n2 has joined\n" in cluster.head.printed())
 
     # Ray's head dies, and another one takes over from the file: nothing moves, nothing is granted again.
     cluster.head.kill()

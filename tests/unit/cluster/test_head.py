@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from streamdet import __version__
 from streamdet.cluster.agent import Report
 from streamdet.cluster.head import Head, nodes_before
-from streamdet.cluster.reconciler import COME_BACK_SECONDS, SETTLE_SECONDS, Reconciler
+from streamdet.cluster.reconciler import COME_BACK_SECONDS, LOST_SECONDS, SETTLE_SECONDS, Reconciler
 from streamdet.errors import ConfigError, ControlError
 
 
@@ -110,6 +111,21 @@ def test_a_new_head_waits_for_the_nodes_of_the_one_before_it(tmp_path: Path) -> 
     assert nodes_before(tmp_path) == {"n2"}
     (tmp_path / "nodes.json").write_text("x")
     assert nodes_before(tmp_path) == set()
+
+
+def test_nodes_that_join_and_are_lost_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    now = [0.0]
+    head = Head(tmp_path, Reconciler(lambda: now[0]))
+    head.take([report("n1"), report("n2")])
+    head.step()
+    head.step()
+    assert caplog.messages == ["node n1 has joined", "node n2 has joined"]
+    now[0] = LOST_SECONDS
+    head.take([report("n2")])
+    head.step()
+    head.step()
+    assert caplog.messages[2:] == ["node n1 is lost: neither it nor its daemon has answered for 5 s"]
 
 
 def test_an_unknown_node_is_not_drained(tmp_path: Path) -> None:
