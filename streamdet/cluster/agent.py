@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from streamdet.errors import ConfigError, ControlError, Refusal, StreamdetError
+from streamdet.monitoring.log import FailureLog
 
 LEASE_SECONDS = 6.0
 RENEW_SECONDS = 2.0
@@ -26,6 +28,8 @@ _NO_DAEMON = {Refusal.UNAVAILABLE, Refusal.BAD_ANSWER, Refusal.AMBIGUOUS, Refusa
 _ANY_HOST = re.compile(r"^(?P<scheme>[a-z]+://)(?:0\.0\.0\.0|\[::\]|\*)(?P<rest>[:/].*)$")
 
 Json = dict[str, Any]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class Agent:
         self._host = f"[{host}]" if ":" in host else host
         self._grants: tuple[Granted, ...] | None = None
         self._followed: dict[str, Granted] = {}
+        self._failures = FailureLog(_log, "{} turns failed")
+        self._refusals: dict[str, FailureLog] = {}
         self._stale: set[str] = set()
 
     def hold(self, grants: Sequence[Granted]) -> None:
@@ -108,12 +114,15 @@ class Agent:
                 problem = self._renew(grant)
                 if problem is not None:
                     refused[grant.claim_id] = problem
+                self._log_refusal(grant, problem)
             if self._grants is not None:
                 self._release_others({grant.claim_id for grant in self._grants})
             held = self._ask("GET", "/v1/claims")
             streams = self._ask("GET", "/v1/streams")["streams"]
         except StreamdetError as error:
+            self._failures.failed(f"grants cannot be renewed: {error}")
             return Report(problem=str(error))
+        self._failures.works("the daemon answers again")
         states = {stream["name"]: stream["state"] for stream in streams if stream["claim"] is not None}
         return Report(
             held["node"], about["version"], tuple(held["claims"]), held["newest_generation"], states, refused,
@@ -150,8 +159,18 @@ class Agent:
         self._followed[grant.claim_id] = grant
         return None
 
+    def _log_refusal(self, grant: Granted, problem: str | None) -> None:
+        which = f"claim {grant.claim_id} generation {grant.generation}"
+        if problem is not None:
+            names = ", ".join(str(stream["name"]) for stream in grant.streams)
+            refusals = self._refusals.setdefault(grant.claim_id, FailureLog(_log, "{} grants refused"))
+            refusals.failed(f"{which} for {names} is refused by the daemon: {problem}")
+        elif grant.claim_id in self._refusals:
+            self._refusals.pop(grant.claim_id).works(f"{which} is followed")
+
     def _release_others(self, wanted: set[str]) -> None:
         self._followed = {claim_id: grant for claim_id, grant in self._followed.items() if claim_id in wanted}
+        self._refusals = {claim_id: refusals for claim_id, refusals in self._refusals.items() if claim_id in wanted}
         for claim in self._ask("GET", "/v1/claims")["claims"]:
             if claim["id"] not in wanted:
                 self._ask("DELETE", f"/v1/claims/{quote(claim['id'], safe='')}?generation={claim['generation']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from streamdet.cluster.agent import ANSWER_SECONDS, SLOW_SECONDS, Agent, Granted, Report, Reporter
-from streamdet.errors import ControlError, Refusal
+from streamdet.errors import ConfigError, ControlError, Refusal, StreamdetError
 from support.waiting import wait_until
 
 ADDRESSES = {
@@ -37,6 +38,61 @@ def test_an_address_that_the_daemon_was_given_stays() -> None:
         return daemon(method, path, body) | {"addresses": {"events": "tcp://192.0.2.9:5555"}}
 
     assert Agent(elsewhere, "192.0.2.7").turn().addresses == {"events": "tcp://192.0.2.9:5555"}
+
+
+class RefusingDaemon:
+    """Answers everything but grants, as long as it has something against them."""
+
+    def __init__(self) -> None:
+        self.problem: StreamdetError | None = None
+        self.agent = Agent(self.ask)
+        self.agent.hold([Granted("group-1", 7, ({"name": "gate"}, {"name": "yard"}))])
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        if method == "PUT" and self.problem is not None:
+            raise self.problem
+        return daemon(method, path, body)
+
+
+@pytest.mark.parametrize(
+    ("problem", "why"),
+    [
+        (ConfigError(["streams[yard].url: is wrong", "streams[gate].url: too"]), "wrong; streams[gate].url: too"),
+        (ControlError(Refusal.FAILED, "the streams cannot be changed now"), "the streams cannot be changed now"),
+        (ControlError(Refusal.STALE, "generation 7 is stale"), "generation 7 is stale"),
+    ],
+    ids=["wrong", "failed", "stale"],
+)
+def test_a_grant_that_is_refused_is_one_line_of_the_log_until_it_is_followed(
+    problem: StreamdetError, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    refusing = RefusingDaemon()
+    refusing.agent.turn()
+    assert caplog.messages == []
+    refusing.problem = problem
+    for _ in range(3):
+        refusing.agent.turn()
+    (line,) = caplog.messages
+    assert line.startswith("claim group-1 generation 7 for gate, yard is refused by the daemon: ")
+    assert why in line
+    refusing.problem = None
+    for _ in range(2):
+        refusing.agent.turn()
+    assert caplog.messages[1:] == ["claim group-1 generation 7 is followed (2 grants refused since the last such line)"]
+
+
+def test_a_daemon_that_cannot_be_asked_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    refusing = RefusingDaemon()
+    refusing.problem = ControlError(Refusal.UNAVAILABLE, "the daemon at /run/c did not answer within 60 s")
+    for _ in range(2):
+        assert refusing.agent.turn().problem
+    (line,) = caplog.messages
+    assert line.startswith("grants cannot be renewed: the daemon at /run/c did not answer within 60 s")
+    refusing.problem = None
+    refusing.agent.turn()
+    assert caplog.messages[1:] == ["the daemon answers again (1 turns failed since the last such line)"]
 
 
 class SlowDaemon:
