@@ -140,10 +140,10 @@ def head(*, token_file: Path, listen_at: str, ray_port: int, address: str | None
     if (directory / "cameras.toml").exists():
         read_cameras(directory / "cameras.toml")
     address = address or own_address(host)
-    configure_logging(LogConfig())
     with _folder() as folder, _stopping() as stop:
         environ = {**keys.prepare(folder, _names(address, host)), LOG_VARIABLE: str(folder / "log")}
         settings = RaySettings(address, folder, environ, f"{address}:{ray_port}", {HEAD_RESOURCE: 1}, is_head=True)
+        configure_logging(LogConfig())
         with ActorLog(folder / "log"), RayProcesses(settings) as processes:
             if not _started(processes, stop):
                 return
@@ -170,7 +170,7 @@ Examples:
 
 \b
 Exit codes: 0 stopped by a signal, 1 wrong token or versions, 2 wrong options or token file, 69 no
-head or daemon answers, or Ray has ended.""",
+head or daemon answers, Ray's port of the head is closed or silent, or Ray has ended.""",
 )
 @click.argument("head_at", metavar="HEAD")
 @_token_file
@@ -191,7 +191,14 @@ def join(
     from streamdet.client.control import find_socket
     from streamdet.cluster.actor_log import LOG_VARIABLE, ActorLog
     from streamdet.cluster.keys import read_keys, require_extra
-    from streamdet.cluster.ray_processes import NODE_RESOURCE, SOCKET_VARIABLE, RayProcesses, RaySettings, own_address
+    from streamdet.cluster.ray_processes import (
+        NODE_RESOURCE,
+        SOCKET_VARIABLE,
+        RayProcesses,
+        RaySettings,
+        check_reachable,
+        own_address,
+    )
     from streamdet.config import LogConfig
     from streamdet.monitoring.log import configure_logging
 
@@ -204,13 +211,14 @@ def join(
         message = f"the head runs streamdet {about['version']}, and this node {__version__}; upgrade one of them"
         raise ControlError(Refusal.CONFLICT, message)
     address = address or own_address(client.host)
-    configure_logging(LogConfig())
     with _folder() as folder, _stopping() as stop:
         environ = {
             **keys.prepare(folder, _names(address)),
             SOCKET_VARIABLE: str(socket.resolve()), LOG_VARIABLE: str(folder / "log"),
         }  # fmt: skip
         settings = RaySettings(address, folder, environ, about["ray"], {NODE_RESOURCE: fps})
+        check_reachable(settings)
+        configure_logging(LogConfig())
         with ActorLog(folder / "log"), RayProcesses(settings) as processes:
             if not _started(processes, stop):
                 return

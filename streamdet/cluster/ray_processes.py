@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _STARTED = "Ray runtime started."
 # Ray would wait for its actors for half a minute, and there is nothing to wait for.
 _STOP_SECONDS = 3.0
+_CONNECT_SECONDS = 10.0
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Nodes leave a head that is gone, and join the next one, sooner than after a minute.
@@ -137,6 +139,32 @@ class RayProcesses:
             return "; ".join(ended)[:500]
         errors = [found[1] for line in lines if (found := _ERROR.match(line))]
         return (errors or lines or ["it printed nothing"])[-1][:500]
+
+
+def check_reachable(settings: RaySettings) -> None:
+    """Checks that Ray's head answers this machine, of which `ray start` would say nothing for minutes.
+
+    Raises:
+        RayError: it does not, or is of another cluster.
+    """
+    host, _, port = settings.head.rpartition(":")
+    where = f"Ray of the head at {settings.head}"
+    try:
+        tls = ssl.create_default_context(cafile=settings.environ["RAY_TLS_CA_CERT"])
+        tls.check_hostname = False  # as for the head's own port: only its machines have certificates of a cluster
+        tls.load_cert_chain(settings.environ["RAY_TLS_SERVER_CERT"], settings.environ["RAY_TLS_SERVER_KEY"])
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS) as connection,
+            tls.wrap_socket(connection),
+        ):
+            return
+    except ssl.SSLCertVerificationError:
+        message = f"{where} has no certificate of this cluster; is the token file that of its streamdet cluster init?"
+    except TimeoutError:
+        message = f"{where} did not answer within {_CONNECT_SECONDS:g} s; is this port open to this machine?"
+    except OSError as error:
+        message = f"{where} does not answer: {error.strerror or error}; is this port open to this machine?"
+    raise RayError(message)
 
 
 def own_address(other: str) -> str:

@@ -13,7 +13,8 @@ from streamdet.errors import ControlError, Refusal
 from streamdet.security.endpoints import is_loopback
 
 DEFAULT_PORT = 9094
-_TIMEOUT_SECONDS = 30.0
+_CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 30.0
 
 Json = dict[str, Any]
 
@@ -43,6 +44,8 @@ class HeadClient:
         headers = {} if self.keys is None else {"Authorization": f"Bearer {self.keys.token}"}
         connection = self._connection()
         try:
+            connection.connect()
+            connection.sock.settimeout(_ANSWER_SECONDS)
             connection.request(method, path, None if body is None else body.encode(), headers)
             response = connection.getresponse()
             status, answer = response.status, response.read()
@@ -61,8 +64,8 @@ class HeadClient:
 
     def _connection(self) -> http.client.HTTPConnection:
         if is_loopback(self.host):
-            return http.client.HTTPConnection(self.host, self.port, timeout=_TIMEOUT_SECONDS)
+            return http.client.HTTPConnection(self.host, self.port, timeout=_CONNECT_SECONDS)
         tls = ssl.create_default_context(cadata=None if self.keys is None else self.keys.ca_certificate)
         # Only machines of the cluster have certificates of its authority, whatever name they are reached by.
         tls.check_hostname = False
-        return http.client.HTTPSConnection(self.host, self.port, timeout=_TIMEOUT_SECONDS, context=tls)
+        return http.client.HTTPSConnection(self.host, self.port, timeout=_CONNECT_SECONDS, context=tls)

@@ -19,10 +19,12 @@ from streamdet.cluster.agent import Report
 from streamdet.cluster.api import make_app
 from streamdet.cluster.head import Head
 from streamdet.cluster.keys import ClusterKeys
+from streamdet.cluster.ray_processes import RayError
 from streamdet.cluster.reconciler import Reconciler
 from streamdet.cluster.requests import HeadClient
 from streamdet.errors import ConfigError, ControlError
 from streamdet.http.server import HttpServer, HttpThread, Limits, listen, tls_context
+from support.ports import free_port
 from support.waiting import wait_until
 
 KEYS = ClusterKeys.make()
@@ -42,9 +44,9 @@ def head(tmp_path: Path) -> Head:
 def serve(head: Head) -> Iterator[Serve]:
     with ExitStack() as stack:
 
-        def start(*, is_open: bool = True, tls: ssl.SSLContext | None = None) -> int:
+        def start(*, is_open: bool = True, tls: ssl.SSLContext | None = None, ray: str = "192.0.2.1:6379") -> int:
             listener = listen("the head", "127.0.0.1", 0, "address")
-            app = make_app(head, KEYS, {"ray": "192.0.2.1:6379"}, is_open=is_open)
+            app = make_app(head, KEYS, {"ray": ray}, is_open=is_open)
             stack.enter_context(HttpThread("head", [HttpServer(app, listener, Limits(), tls)]))
             return int(listener.getsockname()[1])
 
@@ -181,6 +183,32 @@ def test_a_node_of_another_version_does_not_join(serve: Serve, tmp_path: Path, m
     arguments = (f"127.0.0.1:{serve()}", "--token-file", str(tmp_path / "k"), "--socket", "c", "--fps", "40")
     refused = run("join", *arguments).exception
     assert str(refused) == f"the head runs streamdet 9.9.9, and this node {__version__}; upgrade one of them"
+
+
+def test_a_node_that_cannot_reach_ray_says_so_in_seconds(
+    serve: Serve, tmp_path: Path, silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamdet.cluster.ray_processes._CONNECT_SECONDS", 0.5)
+    KEYS.write(tmp_path / "k")
+
+    def join(ray: str) -> str:
+        joined = run("join", f"127.0.0.1:{serve(ray=ray)}", "--token-file", str(tmp_path / "k"), "--socket", "c",
+                     "--fps", "40")  # fmt: skip
+        assert isinstance(joined.exception, RayError)
+        assert joined.exception.exit_code == 69
+        return str(joined.exception)
+
+    silent = f"127.0.0.1:{silent_port}"
+    assert (
+        join(silent) == f"Ray of the head at {silent} did not answer within 0.5 s; is this port open to this machine?"
+    )
+    closed = f"127.0.0.1:{free_port()}"
+    assert join(closed).startswith(f"Ray of the head at {closed} does not answer: Connection refused; is this port")
+    folder = tmp_path / "other"
+    folder.mkdir()
+    environ = ClusterKeys.make().prepare(folder, ["127.0.0.1"])
+    tls = tls_context(Path(environ["RAY_TLS_SERVER_CERT"]), Path(environ["RAY_TLS_SERVER_KEY"]))
+    assert "has no certificate of this cluster" in join(f"127.0.0.1:{serve(tls=tls)}")
 
 
 def test_bad_addresses_are_one_clear_line(tmp_path: Path) -> None:
