@@ -49,7 +49,7 @@ def command(
     """Find the fastest engine, precision and batch size on this machine, or show the last result.
 
     Each candidate runs on real frames in its own process and is compared with torch in fp32: one that crashes, hangs
-    or finds different objects is not used. The trial takes up to 20 s on an idle machine.
+    or finds different objects is not used. The trial takes up to 25 s on an idle machine.
     """
     from streamdet.detector.choice import choose
     from streamdet.detector.state import Store

@@ -154,6 +154,11 @@ class Result(Value):
         """The highest frames per second within these bounds; 0 where it was not measured."""
         return max((t.frames_per_second for t in self.within(most_batch, most_workers)), default=0.0)
 
+    def fps_on_cpu(self, most_batch: int, most_workers: int) -> float:
+        """The same with the batch size that it would use on a CPU."""
+        timings = self.within(most_batch, most_workers)
+        return self.fps(_batch(timings), most_workers) if timings else 0.0
+
     def within(self, most_batch: int, most_workers: int) -> list[Timing]:
         """Timings of batches and workers that may be used."""
         return [t for t in self.timings if t.batch <= most_batch and t.workers <= most_workers]
@@ -238,9 +243,9 @@ def candidates_of(config: DetectorConfig, results: Sequence[Result], engines: Se
 def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str] = ALL_ENGINES) -> Choice:
     """The fastest that agrees; of those that are about as fast, the one whose numbers are the most exact.
 
-    On a CPU the batch is the smallest that comes within a tenth of the best throughput; but none that takes longer
-    than three single detections and 50 ms, however much it gains, so that events are published early. The workers are
-    the fewest that come within 5 % of the best with that batch.
+    On a CPU each is rated with the batch size that it would use: the smallest that comes within a tenth of the best
+    throughput; but none that takes longer than three single detections and 50 ms, however much it gains, so that
+    events are published early. The workers are the fewest that come within 5 % of the best with that batch.
 
     Args:
         config: restricts the candidates; `max_batch_size` is an upper bound.
@@ -250,20 +255,22 @@ def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str]
     results = candidates_of(config, report.results, engines) if report else []
     most_workers = config.workers or 1024
     most_batch = config.largest_batch if config.max_batch_size != "auto" else max(BATCHES)
-    rated = [(r.fps(most_batch, most_workers), r) for r in results if r.outcome is Outcome.AGREES]
+    on_cpu = report is not None and report.device == "cpu"
+
+    def fps_of(result: Result) -> float:
+        return result.fps_on_cpu(most_batch, most_workers) if on_cpu else result.fps(most_batch, most_workers)
+
+    rated = [(fps_of(r), r) for r in results if r.outcome is Outcome.AGREES]
     best = max((fps for fps, _ in rated), default=0.0)
     good = [result for fps, result in rated if fps >= _WORTH_IT * best]
     if report is None or not good:
         left_out = tuple((r.candidate.name, r.in_words()) for r in results if r.candidate != REFERENCE)
         # Where nothing was measured, larger batches on a CPU mean later events and more memory, and mostly no gain.
-        is_on_cpu = report is not None and report.device == "cpu" and config.max_batch_size == "auto"
-        batch = 1 if is_on_cpu else config.largest_batch
+        batch = 1 if on_cpu and config.max_batch_size == "auto" else config.largest_batch
         return Choice(_fallback(config, engines), batch, None, left_out, is_proven=False)
-    taken = min(good, key=lambda r: (_EXACT_FIRST.index(r.candidate.precision), -r.fps(most_batch, most_workers)))
+    taken = min(good, key=lambda r: (_EXACT_FIRST.index(r.candidate.precision), -fps_of(r)))
     left_out = tuple(
-        (r.candidate.name, _slower(r.fps(most_batch, most_workers), taken, most_batch, most_workers) or r.in_words())
-        for r in results
-        if r is not taken
+        (r.candidate.name, _slower(fps_of(r), fps_of(taken)) or r.in_words()) for r in results if r is not taken
     )
     whole = Choice(
         taken.candidate,
@@ -274,7 +281,7 @@ def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str]
         failed_sizes=taken.failed_sizes,
     )
     timings = taken.within(most_batch, most_workers)
-    if report.device != "cpu" or not timings:
+    if not on_cpu or not timings:
         return whole
     batch = _batch(timings)
     of_batch = [t for t in timings if t.batch == batch]
@@ -302,10 +309,9 @@ def verdict(result: Result, choice: Choice) -> str:
     return "slower" if result.outcome is Outcome.AGREES else result.outcome.value
 
 
-def _slower(fps: float, taken: Result, most_batch: int, most_workers: int) -> str:
+def _slower(fps: float, best: float) -> str:
     if not fps:
         return ""
-    best = taken.fps(most_batch, most_workers)
     if fps >= _WORTH_IT * best:
         return f"about as fast ({fps:.0f} frames/s), less exact or no better"
     return f"slower: {fps:.0f} frames/s, not {best:.0f}"

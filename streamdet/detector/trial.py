@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 TESTER = (sys.executable, "-P", "-m", "streamdet.detector.tester")
 BUDGET_SECONDS = {"cpu": 18.0, "cuda": 60.0}
-"""The longest that a trial takes on an idle machine; a candidate that hangs adds its time limit."""
+"""What a trial shares out on an idle machine; the fastest may take a little more, one that hangs its time limit."""
 
 
 _WAIT_SECONDS = 0.2
@@ -378,7 +378,7 @@ class _Progress:
         elif _log.isEnabledFor(logging.INFO):
             _log.info("%s", text)
         elif number == 1 and sys.stderr:
-            print("streamdet: finding the fastest engine for this machine, once: takes up to 20 s", file=sys.stderr)  # noqa: T201
+            print("streamdet: finding the fastest engine for this machine, once: takes up to 25 s", file=sys.stderr)  # noqa: T201
 
 
 # ---- what the answer depends on ----

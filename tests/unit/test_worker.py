@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import select
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from streamdet.worker import Wakeup, Worker
-from support.waiting import join
+from support.waiting import join, wait_until
 
 
 class Sleeper(Worker):
@@ -140,3 +142,18 @@ def test_waking_after_the_end_does_nothing() -> None:
     wakeup = Wakeup()
     wakeup.close()
     wakeup.wake()
+
+
+def test_the_system_shows_a_thread_by_its_name() -> None:
+    worker = Sleeper("capture-front-door")
+    with worker:
+        wait_until(lambda: "capture-front-d" in _names_of_threads())
+    assert "capture-front-d" not in _names_of_threads()
+
+
+def _names_of_threads() -> set[str]:
+    names = set()
+    for path in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            names.add((path / "comm").read_text("utf-8").rstrip())
+    return names
