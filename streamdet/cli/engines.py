@@ -150,6 +150,9 @@ def _print(report: Report, choice: Choice, config: DetectorConfig, *, was_known:
     console.print(f"runs by default on {report.device}: {text}", markup=False, soft_wrap=True)
     if any(t.is_disturbed for result in report.results for t in result.timings):
         console.print("other processes were busy: speeds are those of the CPU time", soft_wrap=True)
+    if report.doubtful:
+        names = ", ".join(candidate.name for candidate in report.doubtful)
+        console.print(f"tried again at a later start, when this machine may be less busy: {names}", soft_wrap=True)
     how = "known since an earlier trial (--again repeats it)" if was_known else f"tried in {report.seconds:.0f} s"
     where = f"kept in {store.path}" if store.is_written else "not kept: there is no state directory to write to"
     console.print(f"{how}; {where}", markup=False, soft_wrap=True)

@@ -30,6 +30,8 @@ _BATCH_WORTH_IT = 0.9
 # what the batch may take of that, in detections and seconds: the rest is for the frame's age, decoding and delivery.
 _LONGEST_BATCH = (3.0, 0.05)
 _EXACT_FIRST = ("fp32", "bf16", "int8")
+# What a busy machine may have caused is tried again at a later start, this long after the last time; then it stays.
+_AGAIN_AFTER_SECONDS = (60.0, 3600.0, 86400.0)
 
 
 Text = Annotated[str, Field(max_length=500)]
@@ -104,9 +106,14 @@ class Outcome(StrEnum):
     OUT_OF_MEMORY = "out of memory"
     NOT_INSTALLED = "not installed"
     NOT_SUPPORTED = "not supported"
+    NOT_COMPARED = "not compared"
     FAILED = "failed"
 
 
+# What may pass with time, and what may only if other processes were busy meanwhile. A crash never does: an engine that
+# crashes now and then is not used.
+_PASSING = frozenset({Outcome.HUNG, Outcome.OUT_OF_MEMORY, Outcome.NOT_COMPARED})
+_PASSING_WHERE_DISTURBED = frozenset({Outcome.TOO_SLOW, Outcome.WRONG})
 _LASTING = frozenset({Outcome.CRASHED, Outcome.WRONG, Outcome.FAILED, Outcome.NOT_SUPPORTED})
 _MOST_SIZES = 256
 
@@ -140,6 +147,7 @@ class Result(Value):
         timings: empty unless it agrees.
         proven_sizes: of frames that it has detected, each on a canvas of its own; empty unless it agrees.
         failed_sizes: of frames with which it failed later.
+        is_disturbed: whether other processes took more than a tenth of the cores meanwhile.
     """
 
     candidate: Candidate
@@ -149,6 +157,12 @@ class Result(Value):
     timings: Annotated[tuple[Timing, ...], Field(max_length=64)] = ()
     proven_sizes: TriedSizes = ()
     failed_sizes: TriedSizes = ()
+    is_disturbed: bool = False
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it may be due to the load of the machine at that time, not to the engine."""
+        return self.outcome in _PASSING or (self.is_disturbed and self.outcome in _PASSING_WHERE_DISTURBED)
 
     def fps(self, most_batch: int, most_workers: int) -> float:
         """The highest frames per second within these bounds; 0 where it was not measured."""
@@ -171,7 +185,7 @@ class Result(Value):
         """The same with what was found later about one more size; what may pass with time is not kept."""
         if found.outcome is Outcome.AGREES:
             return self.model_copy(update={"proven_sizes": (*self.proven_sizes, size)[-_MOST_SIZES:]})
-        if found.outcome in _LASTING:
+        if found.outcome in _LASTING and not found.may_pass:
             return self.model_copy(update={"failed_sizes": (*self.failed_sizes, size)[-_MOST_SIZES:]})
         return self
 
@@ -186,6 +200,7 @@ class Report(Value):
         frame_sizes: of the streams' last run, which were tried beside the usual ones.
         seconds: that the trial took.
         measured_at: Unix time in seconds.
+        repeats: how often it was repeated since for candidates whose result may pass.
     """
 
     key: dict[Text, Text]
@@ -194,6 +209,30 @@ class Report(Value):
     frame_sizes: Sizes = ()
     seconds: Annotated[float, Field(ge=0)]
     measured_at: Annotated[float, Field(ge=0)]
+    repeats: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def doubtful(self) -> tuple[Candidate, ...]:
+        """Candidates to try again at a later start: the load of the machine may be the cause of their results."""
+        is_last = self.repeats >= len(_AGAIN_AFTER_SECONDS)
+        return () if is_last else tuple(result.candidate for result in self.results if result.may_pass)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to try the doubtful candidates again.
+
+        Args:
+            now: Unix time in seconds.
+        """
+        return bool(self.doubtful) and abs(now - self.measured_at) >= _AGAIN_AFTER_SECONDS[self.repeats]
+
+    def repeated(self, later: Report) -> Report:
+        """The same with what was found later about the doubtful candidates; what agreed once is not doubted."""
+        doubtful = self.doubtful
+        found = {result.candidate: result for result in later.results if result.candidate in doubtful}
+        results = tuple(found.get(result.candidate, result) for result in self.results)
+        return self.model_copy(
+            update={"results": results, "measured_at": later.measured_at, "repeats": self.repeats + 1}
+        )
 
     def result(self, candidate: Candidate) -> Result | None:
         """Of this candidate; None where it was not tried."""

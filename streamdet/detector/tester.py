@@ -61,6 +61,9 @@ _CONTENDER_BATCH = 4
 _WARM_UP_ROUNDS = 4
 _FEWEST_ROUNDS = 3
 _STEP_SECONDS = 20.0
+_LOOK_SECONDS = 0.5
+# A child that waits for a core is not silent: it gets up to this many times its limit.
+_MOST_PATIENCE = 3.0
 _REFERENCE_STEP_SECONDS = 120.0
 # Of a trial beside a daemon that detects already.
 _NICENESS = 10
@@ -119,6 +122,7 @@ class _Found:
     timings: list[Timing] = field(default_factory=list)
     outcome: Outcome | None = None
     reason: str = ""
+    is_disturbed: bool = False
 
 
 class Tester:
@@ -162,11 +166,15 @@ class Tester:
         self._fastest = 0.0
 
     def run(self, candidates: Sequence[Candidate]) -> None:
-        """Tries all of them; the reference comes first, if it is among them."""
+        """Tries all of them; the reference comes first, if it is among them: where it fails, no other is tried."""
         for number, candidate in enumerate(candidates):
             self._say({"trying": candidate.name, "number": number + 1, "of": len(candidates)})
             share = _REFERENCE_SHARE if candidate == REFERENCE and number == 0 else 1 / (len(candidates) - number)
-            found = self._try(candidate, share * self._left_seconds)
+            if self._wanted is None and REFERENCE in candidates[:number]:
+                reason = f"{REFERENCE.name} gave no answer to compare with"
+                found = _Found(outcome=Outcome.NOT_COMPARED, reason=reason)
+            else:
+                found = self._try(candidate, share * self._left_seconds)
             self._left_seconds = max(self._left_seconds - found.spent_seconds, 0.0)
             if candidate == REFERENCE and found.outcome is Outcome.AGREES:
                 self._wanted = found
@@ -180,6 +188,7 @@ class Tester:
                 difference=found.difference,
                 timings=tuple(found.timings) if agrees else (),
                 proven_sizes=self._samples.sizes(found.count) if agrees else (),
+                is_disturbed=found.is_disturbed,
             )
             self._say({"result": result.model_dump(mode="json")})
 
@@ -187,6 +196,7 @@ class Tester:
         """Forks a child for the candidate, and listens to it until it ends or is silent for too long."""
         reading, writing = os.pipe()
         parent = os.getpid()
+        before = _usage()
         child = os.fork()
         if child == 0:
             os.close(reading)
@@ -197,10 +207,12 @@ class Tester:
         if self._wanted:
             limit = max(limit, 5 * self._wanted.seconds)
         with os.fdopen(reading, "rb", buffering=0) as pipe:
-            is_hung = not _listen(pipe, found, limit)
+            is_hung = not _listen(pipe, found, limit, Silence(child))
         if is_hung:
             os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        _, status, used = os.wait4(child, 0)
+        wall, _, busy = (end - begin for begin, end in zip(before, _usage(), strict=True))
+        found.is_disturbed = _is_disturbed(wall, used.ru_utime + used.ru_stime, busy)
         if is_hung:
             found.outcome, found.reason = Outcome.HUNG, f"said nothing for {limit:.0f} s"
         elif os.WIFSIGNALED(status):
@@ -370,7 +382,7 @@ class _Point:
         count = sum(map(len, self._durations))
         rate = sum(len(each) / sum(each) for each in self._durations)
         latency = statistics.median(duration for each in self._durations for duration in each)
-        is_disturbed = on_cpu and own > 0 and busy - own > _DISTURBED_SHARE * wall * usable_cores()
+        is_disturbed = on_cpu and own > 0 and _is_disturbed(wall, own, busy)
         if is_disturbed:
             rate, latency = count * len(threads) / own, own / count
         self.timing = Timing(
@@ -409,13 +421,58 @@ def _usage() -> tuple[float, float, float]:
     return time.perf_counter(), time.process_time(), busy / os.sysconf("SC_CLK_TCK")
 
 
-def _listen(pipe: IO[bytes], found: _Found, limit_seconds: float) -> bool:
+def _is_disturbed(wall_seconds: float, own_seconds: float, busy_seconds: float) -> bool:
+    """Whether other processes took more than a tenth of the cores; of CPU time, our own and that of all."""
+    return busy_seconds - own_seconds > _DISTURBED_SHARE * wall_seconds * usable_cores()
+
+
+class Silence:
+    """How long a process has said nothing although it could have: its threads waited for no core meanwhile.
+
+    Where the kernel does not count such waits, all time counts.
+
+    Args:
+        process: its id.
+        proc: where the kernel shows it.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, process: int, proc: Path = Path("/proc"), clock: Callable[[], float] = time.monotonic) -> None:
+        self._threads = proc / str(process) / "task"
+        self._clock = clock
+        self.begin()
+
+    def begin(self) -> None:
+        """Begins again: it has said something."""
+        self._began_at, self._waited = self._clock(), self._waits()
+
+    def seconds(self) -> tuple[float, float]:
+        """How long it has been silent: what counts, less the longest wait of one of its threads, and all."""
+        passed = self._clock() - self._began_at
+        waits = (seconds - self._waited.get(thread, 0.0) for thread, seconds in self._waits().items())
+        return passed - max(waits, default=0.0), passed
+
+    def _waits(self) -> dict[str, float]:
+        """Seconds that each thread has been ready to run without a core."""
+        waits = {}
+        with contextlib.suppress(OSError):
+            for thread in self._threads.iterdir():
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    waits[thread.name] = int((thread / "schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+        return waits
+
+
+def _listen(pipe: IO[bytes], found: _Found, limit_seconds: float, silence: Silence) -> bool:
     """Takes what a child says until it closes the pipe; false if it is silent for so long."""
     rest = b""
     while True:
-        ready, _, _ = select.select([pipe], [], [], limit_seconds)
+        ready, _, _ = select.select([pipe], [], [], min(_LOOK_SECONDS, limit_seconds))
         if not ready:
-            return False
+            counted, passed = silence.seconds()
+            if counted >= limit_seconds or passed >= _MOST_PATIENCE * limit_seconds:
+                return False
+            continue
+        silence.begin()
         chunk = os.read(pipe.fileno(), 1 << 16)
         if not chunk:
             return True
@@ -601,11 +658,14 @@ def main() -> None:
         only = Candidate.model_validate(job["only"])
         candidates = [candidate for candidate in candidates if candidate in {REFERENCE, only}]
     budget = float(job["budget_seconds"][device.partition(":")[0]])
+    if job["again"] is not None:
+        again = {REFERENCE, *map(Candidate.model_validate, job["again"])}
+        candidates = [candidate for candidate in candidates if candidate in again]
     tester = Tester(
         make, samples(sizes), output,
         # What the start took with the cores to itself.
         budget_seconds=budget - (time.process_time() if device == "cpu" else time.monotonic() - began),
-        step_seconds=_STEP_SECONDS if job["only"] is None else _REFERENCE_STEP_SECONDS,
+        step_seconds=_STEP_SECONDS * job["patience"] if job["only"] is None else _REFERENCE_STEP_SECONDS,
         cores=usable_cores() if device == "cpu" else 2,
         device=device,
         few=job["only"] is not None,

@@ -8,6 +8,9 @@ plain fp32. So only engines that passed a trial on this machine run by default:
            -> Choice: the fastest that agrees, and the batch size and workers that suit it (`choice`)
            -> kept in the state directory, under a key of everything that the answer depends on (`state`)
 
+What the load of the machine may have caused, such as a candidate that said nothing for too long, is tried again at a
+later start.
+
 This module does not import torch.
 """
 
@@ -135,8 +138,9 @@ class Trial:
         self._budget_seconds = budget_seconds
         self._key = key_of(config)
         self._sizes = self._store.frame_sizes()
-        self._known = None if again else self._store.read(self._key)
         self._again = again
+        self._kept: Report | None = None
+        self._known = self._look()
         self._stack = contextlib.ExitStack()
         self._tester: _Tester | None = None
         self._extended_at = 0.0
@@ -145,9 +149,9 @@ class Trial:
         if self._known is None and self._key is not None:
             self._stack.enter_context(self._store.locked(self._stopping))
             # Another process may have found out meanwhile.
-            self._known = None if self._again else self._store.read(self._key)
+            self._known = self._look()
             if self._known is None:
-                job = _job(self._config, self._sizes, self._budget_seconds)
+                job = _job(self._config, self._sizes, self._budget_seconds, again=self._kept)
                 try:
                     self._tester = self._stack.enter_context(_Tester(self._command, job))
                 except OSError as error:
@@ -156,6 +160,12 @@ class Trial:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _look(self) -> Report | None:
+        """The answer that is kept; None where there is none, or some of it is to be tried again."""
+        self._kept = None if self._again else self._store.read(self._key)
+        is_due = self._kept is not None and self._kept.is_due(time.time())
+        return None if is_due else self._kept
 
     @property
     def is_known(self) -> bool:
@@ -169,12 +179,12 @@ class Trial:
             Interrupted: `stopping` said so.
         """
         if self._known is not None or self._tester is None or self._key is None:
-            return self._known
+            return self._known or self._kept
         began = time.monotonic()
         device, results = self._results(self._tester)
         if not results:
             _log.warning("engines cannot be tried: %s", self._tester.last_words())
-            return None
+            return self._kept
         report = Report(
             key=self._key,
             device=device,
@@ -183,6 +193,11 @@ class Trial:
             seconds=round(time.monotonic() - began, 1),
             measured_at=time.time(),
         )
+        if self._kept is not None:
+            report = self._kept.repeated(report)
+        if report.doubtful:
+            doubtful = [f"{each.candidate.name}: {each.in_words()}" for each in report.results if each.may_pass]
+            _log.warning("tried again at a later start, when this machine may be less busy: %s", "; ".join(doubtful))
         if any(result.outcome is Outcome.AGREES for result in results):
             self._store.write(report)
         self._known = report
@@ -191,7 +206,7 @@ class Trial:
     def _results(self, tester: _Tester) -> tuple[str, list[Result]]:
         """What the tester reports."""
         device, results = "cpu", []
-        with _Progress() as progress:
+        with _Progress("once" if self._kept is None else "again") as progress:
             for message in tester.messages(self._is_stopping):
                 if isinstance(message, Result):
                     results.append(message)
@@ -251,9 +266,21 @@ def try_size(
 
 
 def _job(
-    config: DetectorConfig, sizes: Sequence[Size], budget_seconds: float | None, only: Candidate | None = None
+    config: DetectorConfig,
+    sizes: Sequence[Size],
+    budget_seconds: float | None,
+    only: Candidate | None = None,
+    again: Report | None = None,
 ) -> dict[str, object]:
-    """What the tester is to do; `only` restricts it to one candidate, the reference, and these sizes."""
+    """What the tester is to do.
+
+    Args:
+        config: `weights`, `model` and `device` are used.
+        sizes: heights and widths of frames to try.
+        budget_seconds: None for `BUDGET_SECONDS`.
+        only: restricts it to one candidate, the reference, and these sizes.
+        again: restricts it to what is doubtful in this report, with more patience each time, and the reference.
+    """
     budget = BUDGET_SECONDS if budget_seconds is None else dict.fromkeys(BUDGET_SECONDS, budget_seconds)
     return {
         "weights": config.weights,
@@ -262,6 +289,8 @@ def _job(
         "frame_sizes": sizes,
         "budget_seconds": budget,
         "only": None if only is None else only.model_dump(),
+        "again": None if again is None else [candidate.model_dump() for candidate in again.doubtful],
+        "patience": 1 if again is None else 2 ** (again.repeats + 1),
         "parent": os.getpid(),
     }
 
@@ -351,9 +380,14 @@ def _tester_environment() -> dict[str, str]:
 
 
 class _Progress:
-    """Says what is being tried: a line that changes on a terminal, else a line for each candidate."""
+    """Says what is being tried: a line that changes on a terminal, else a line for each candidate.
 
-    def __init__(self) -> None:
+    Args:
+        how_often: "once", or "again" for what is tried again.
+    """
+
+    def __init__(self, how_often: str) -> None:
+        self._how_often = how_often
         self._status: contextlib.AbstractContextManager[object] | None = None
         self._update: Callable[[str], object] | None = None
 
@@ -371,14 +405,15 @@ class _Progress:
             self._status.__exit__(None, None, None)
 
     def say(self, name: str, number: int, of: int) -> None:
-        text = f"finding the fastest engine for this machine, once: {number} of {of}, {name}"
+        about = f"finding the fastest engine for this machine, {self._how_often}"
+        text = f"{about}: {number} of {of}, {name}"
         systemd.status(text)
         if self._update is not None:
             self._update(text)
         elif _log.isEnabledFor(logging.INFO):
             _log.info("%s", text)
         elif number == 1 and sys.stderr:
-            print("streamdet: finding the fastest engine for this machine, once: takes up to 25 s", file=sys.stderr)  # noqa: T201
+            print(f"streamdet: {about}: takes up to 25 s", file=sys.stderr)  # noqa: T201
 
 
 # ---- what the answer depends on ----

@@ -108,6 +108,12 @@ if __name__ == "__main__":
         candidates = tuple(candidate for candidate in candidates if candidate in {REFERENCE, only})
         ((height, width),) = job["frame_sizes"]
         frames = [Frame(width, height)] * 4
+    if job["again"] is not None:
+        again = {REFERENCE, *map(Candidate.model_validate, job["again"])}
+        candidates = tuple(candidate for candidate in candidates if candidate in again)
+    if "tried" in behaviour:
+        names = {"tried": [candidate.name for candidate in candidates], "patience": job["patience"]}
+        Path(behaviour["tried"]).write_text(json.dumps(names), encoding="utf-8")
     samples = Samples([frames[:1], frames[1:], frames[:1]], frames)
     tester = Tester(
         make, samples, say,
