@@ -49,6 +49,7 @@ class Reason(StrEnum):
     OVERLOAD = "overload"
     INTERNAL_ERROR = "internal_error"
     PAUSED = "paused"
+    REMOVED = "removed"
 
 
 class Drop(StrEnum):

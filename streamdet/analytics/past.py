@@ -83,7 +83,7 @@ class Past:
             self.events += 1
             self._keep(stream, stream.silent_before(event))
             self._keep(stream, stream.see(event))
-        elif event.reason is Reason.PAUSED:
+        elif event.reason in (Reason.PAUSED, Reason.REMOVED):
             self._keep(stream, stream.analytics.end(EndReason.REMOVED))
 
     def alerts(self) -> list[PastAlert]:

@@ -40,6 +40,7 @@ from streamdet.types import (
     EndReason,
     ObjectEvent,
     PreviewEvent,
+    Reason,
     State,
     StateEvent,
     ZoneChange,
@@ -391,6 +392,8 @@ class Seen:
         for title, justify in _LIVE_COLUMNS:
             table.add_column(title, justify=justify, no_wrap=title != "in the newest frame")
         for name, stream in sorted(self._streams.items()):
+            if stream.is_removed:
+                continue
             fps, latencies = stream.recent.per_second(now), stream.recent.values()
             latency = f"{median(latencies) * 1000:.0f} ms" if latencies else "-"
             lost = Text(str(stream.lost), style="red" if stream.lost else "dim")
@@ -422,7 +425,7 @@ class Seen:
                 for counts in (stream.objects, stream.labels)
             )
             fps = stream.frames / max(self.elapsed_seconds, 1e-3)
-            state = "-" if stream.state is None else stream.state.state.value
+            state = "-" if stream.state is None else _word(stream.state)
             table.add_row(
                 Text(plain(name)),
                 state,
@@ -455,6 +458,11 @@ class _Stream:
     known_objects: dict[tuple[str, int], None] = field(default_factory=dict)
     alerts: int = 0
     recent: RecentEvents = field(default_factory=RecentEvents)
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether it is no longer one of the daemon's streams."""
+        return self.state is not None and self.state.reason is Reason.REMOVED
 
     def add(self, event: StateEvent | ObjectEvent | AlertEvent | PreviewEvent) -> Text | None:
         """Adds an event; returns the text that reports it, None if nothing has changed."""
@@ -497,10 +505,16 @@ def _line(stream: str, text: Text) -> Text:
     return Text.assemble((now, "dim"), "  ", (name, "bold"), "  ", text, no_wrap=True, overflow="ellipsis")
 
 
+def _word(event: StateEvent) -> str:
+    return Reason.REMOVED.value if event.reason is Reason.REMOVED else event.state.value
+
+
 def _state(event: StateEvent, *, with_detail: bool) -> Text:
+    if event.reason is Reason.REMOVED:
+        return Text(_word(event), style="dim")
     because = [event.reason.value if event.reason else "", event.detail if with_detail else ""]
     text = plain(": ".join(filter(None, because)))
-    return Text.assemble((event.state.value, _COLOURS[event.state]), f"  {text}" if text else "")
+    return Text.assemble((_word(event), _COLOURS[event.state]), f"  {text}" if text else "")
 
 
 def _found(event: DetectionEvent) -> Text:

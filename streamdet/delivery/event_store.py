@@ -117,7 +117,7 @@ class Record(NamedTuple):
         topic: such as `detections/front-door/`.
         seq: of the event.
         kept_at: Unix time in seconds, from which its age counts.
-        payload: the event as it was published; empty for none: the stream of the topic was removed.
+        payload: the event as it was published.
     """
 
     epoch: str
@@ -366,9 +366,6 @@ class EventStore:
         for number, (epoch, topic, seq, kept_at, payload) in enumerate(records, first):
             epoch_id = self._epoch_ids.get(epoch) or self._new_epoch(database, epoch, is_old=are_old)
             topic_id = self._topic_ids.get(topic) or self._new_topic(database, topic)
-            if not payload:
-                notes.append(_Note(number, topic_id, topic, _Standing(kept_at, is_up=True, reason=None)))
-                continue
             values += (number, epoch_id, topic_id, seq, kept_at, payload)
             needed_bytes += len(payload)
             if topic.startswith(_NOTED) and (noted := _noted(topic, payload, kept_at)) is not None:
@@ -808,12 +805,12 @@ class _Standing(NamedTuple):
 
     Attributes:
         at: Unix time in seconds from which on it is so.
-        is_up: whether frames come.
-        reason: why not; None where it is not known.
+        is_down: whether frames should come and do not, or the stream rests; not so of one that was removed.
+        reason: why; None where it is not known.
     """
 
     at: float
-    is_up: bool
+    is_down: bool
     reason: str | None
 
 
@@ -840,8 +837,9 @@ def _noted(topic: str, payload: bytes, kept_at: float) -> Occurrence | _Standing
         if topic.startswith(OCCURRENCES):
             return occurrence_of(event)
         since, reason = event["since"], event["reason"]
+        is_down = event["state"] != "up" and reason != "removed"
         # The clock may have been set meanwhile: never of the future.
-        return _Standing(min(float(since), kept_at), event["state"] == "up", None if reason is None else str(reason))
+        return _Standing(min(float(since), kept_at), is_down, None if reason is None else str(reason))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None
 
@@ -874,10 +872,10 @@ def _write_standing(database: sqlite3.Connection, number: int, topic_id: int, st
     outage_id, reason = database.execute(found, (topic_id,)).fetchone() or (None, None)
     # Whether it rests or fails is a difference to see; an attempt to connect again says nothing new.
     is_other = standing.reason != reason and (standing.reason in RESTING or reason in RESTING)
-    if outage_id is not None and (standing.is_up or is_other):
+    if outage_id is not None and (is_other or not standing.is_down):
         database.execute("UPDATE outages SET ended_at = max(?, began_at) WHERE id = ?", (standing.at, outage_id))
         outage_id = None
-    if standing.is_up:
+    if not standing.is_down:
         return
     if outage_id is None:
         row = (number, topic_id, standing.at, None, standing.reason)

@@ -43,6 +43,7 @@ from streamdet.types import (
     Picture,
     PictureInfo,
     PreviewEvent,
+    Reason,
     Scene,
     SceneWatch,
     State,
@@ -375,7 +376,7 @@ class EventWriter:
     def remove_stream(self, stream: str) -> str | None:
         """Stops repeating the stream's state; keeps its numbers unless too many other streams are removed after it.
 
-        Its objects and alerts must have been ended by `end`.
+        Its objects and alerts must have been ended by `end`, and its last state is that of `removed`.
 
         Returns:
             The stream whose numbers are forgotten now, or None.
@@ -469,6 +470,10 @@ class EventWriter:
         event = message.event if message else None
         self._states[status.stream] = _LastState(status, event, now, now + self._state_interval_seconds, pause_seconds)
         return message
+
+    def removed(self, stream: str) -> Message[StateEvent] | None:
+        """The last state of a stream that is removed."""
+        return self.state(StreamStatus(stream, State.DOWN, Reason.REMOVED, "the stream was removed", time.time()))
 
     def due(self, latest: float) -> float:
         """When a state is next to be repeated or a stream is silent, in monotonic seconds, but not after `latest`."""

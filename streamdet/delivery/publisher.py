@@ -247,7 +247,7 @@ class Publisher(Worker):
                 self._append(_Rules(tuple(rules)))
 
     def remove_stream(self, stream: str) -> None:
-        """Publishes what is queued for a stream and the ends of its objects, then nothing until its next status.
+        """Publishes what is queued for a stream, its end, then nothing until its next status.
 
         Does not wait.
         """
@@ -488,6 +488,7 @@ class Publisher(Worker):
 
     def _remove(self, stream: str) -> None:
         self._send_all(self._writer.end(stream, EndReason.REMOVED))
+        self._send(self._writer.removed(stream))
         self._forget(stream)
 
     def _forget(self, stream: str) -> None:

@@ -78,9 +78,6 @@ class Archive(Protocol):
     def forget(self, topic: str) -> None:
         """Forgets how far a topic came, but not its events."""
 
-    def remove_stream(self, stream: str) -> None:
-        """Notes that a stream was removed; its events stay."""
-
     def fetch(self, client: bytes, request: ReplayRequest, reply: Reply) -> bool:
         """Has a request answered later, in another thread; False when too many wait already."""
 
@@ -202,8 +199,6 @@ class Replay:
         """A snapshot no longer shows the stream's newest events; replay still has what is kept."""
         for kind in wire.KINDS:
             self._newest.pop(wire.topic(kind, stream), None)
-        if self._archive is not None:
-            self._archive.remove_stream(stream)
 
     def forget_numbers(self, stream: str) -> None:
         """Nothing of the stream is left in memory; should it come back, it begins to count at 1 again."""

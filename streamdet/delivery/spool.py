@@ -12,11 +12,10 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from streamdet import wire
 from streamdet.config import SpoolConfig
 from streamdet.delivery.event_store import OCCURRENCES, EventStore, LeftBehind, Record
 from streamdet.monitoring.log import FailureLog
@@ -144,12 +143,6 @@ class Spool(Worker):
         """Forgets how far a topic of the present epoch came, but not its events."""
         self._last_seqs.pop(topic, None)
 
-    def remove_stream(self, stream: str) -> None:
-        """A stream that was removed is no longer down; does not wait."""
-        if self._queue.qsize() < _MAX_QUEUED_EVENTS:
-            self._put_events += 1
-            self._queue.put(Record(self._epoch, wire.topic("state", stream), 0, self._clock.wall(), b""))
-
     def fetch(self, client: bytes, request: ReplayRequest, reply: Callable[[Answer], None]) -> bool:
         """Has a request answered in this thread; clients take turns, and the requests of each are answered in order.
 
@@ -267,15 +260,15 @@ class Spool(Worker):
     def _write(self, events: list[Record]) -> None:
         for batch in self._store.batches(events):
             if time.monotonic() < self._try_again_at:
-                self._not_kept(_count(batch))
+                self._not_kept(len(batch))
                 continue
             try:
                 self._store.append(batch)
             except (OSError, sqlite3.Error) as error:
-                self._failed(error, _count(batch))
+                self._failed(error, len(batch))
             else:
                 self._failure.works(f"events are kept in {self._store.directory} again")
-                self._metrics.kept(_count(batch))
+                self._metrics.kept(len(batch))
         self._settled_events += len(events)
         if self._on_settled is not None and any(event.topic.startswith(OCCURRENCES) for event in events):
             self._on_settled()
@@ -346,8 +339,3 @@ class Spool(Worker):
                 *(self._store.directory, self._clock.doubt),
             )
         return False
-
-
-def _count(records: Sequence[Record]) -> int:
-    """How many of them are events."""
-    return sum(bool(record.payload) for record in records)

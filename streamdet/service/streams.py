@@ -297,12 +297,12 @@ class Streams:
 
     def _remove_stream(self, name: str) -> None:
         self._queue.remove_stream(name)
+        self._statuses.remove_stream(name)  # from now on no status of it is published
         self._publisher.remove_stream(name)
         self._gates.remove_stream(name)
         if self._clips is not None:
             self._clips.remove_stream(name)
         self._metrics.remove_stream(name)
-        self._statuses.remove_stream(name)
         del self._configs[name]
 
     def _stop_captures(self, names: Iterable[str]) -> None:

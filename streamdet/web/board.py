@@ -212,24 +212,22 @@ class Board:
     def note(self, event: DetectionEvent | StateEvent | ObjectEvent | AlertEvent | Gap, now: float) -> None:
         """An event came at this monotonic time in seconds."""
         with self._lock:
+            self._heard_at = now
             stream = self._streams.get(event.stream)
-            if stream is None:
-                if len(self._streams) >= _MAX_STREAMS:
-                    return
-                stream = self._streams[event.stream] = _Stream()
-                self._revise()
-            self._heard_at = stream.heard_at = now
+            if stream is not None:
+                stream.heard_at = now
             if isinstance(event, Gap):
                 self._note_gap(stream, event)
                 return
             self._note_epoch(event.epoch, event.published_at, now)
-            stream.epoch = event.epoch
-            if isinstance(event, StateEvent):
-                self._note_state(stream, event, now)
-            elif isinstance(event, DetectionEvent):
-                self._note_detections(stream, event, now)
-            elif self._journal.occurred(event) | self.occurrences.note(event):
-                self._revise()
+            if isinstance(event, ObjectEvent | AlertEvent):
+                # The ends of objects may come after the stream was removed.
+                if self._journal.occurred(event) | self.occurrences.note(event):
+                    self._revise()
+            elif isinstance(event, StateEvent) and event.reason is Reason.REMOVED:
+                self._forget(event.stream, event.since)
+            elif stream is not None or len(self._streams) < _MAX_STREAMS:
+                self._note_stream(stream or self._new_stream(event.stream), event, now)
 
     def tick(self, now: float) -> None:
         """Called at the end of each second."""
@@ -237,9 +235,7 @@ class Board:
             self._ticks += 1
             for name, stream in list(self._streams.items()):
                 if self._is_gone(stream, now):
-                    del self._streams[name]
-                    self._journal.forget(name)
-                    self._journal.note("gone", name, time.time())
+                    self._forget(name, time.time())
                     continue
                 stream.rates.tick(now)
                 if stream.fullest is not None:
@@ -288,8 +284,28 @@ class Board:
                 "geometry": _geometry(stream.state.geometry if stream.state else None),
             }
 
-    def _note_gap(self, stream: _Stream, gap: Gap) -> None:
-        stream.lost += gap.count
+    def _new_stream(self, name: str) -> _Stream:
+        stream = self._streams[name] = _Stream()
+        self._revise()
+        return stream
+
+    def _forget(self, name: str, at: float) -> None:
+        """A stream is no longer one of the daemon's, since this Unix time; what happened on it stays in the list."""
+        if self._streams.pop(name, None) is not None:
+            self._journal.forget(name)
+            self._journal.note("gone", name, at)
+            self._revise()
+
+    def _note_stream(self, stream: _Stream, event: DetectionEvent | StateEvent, now: float) -> None:
+        stream.heard_at, stream.epoch = now, event.epoch
+        if isinstance(event, StateEvent):
+            self._note_state(stream, event, now)
+        else:
+            self._note_detections(stream, event, now)
+
+    def _note_gap(self, stream: _Stream | None, gap: Gap) -> None:
+        if stream is not None:
+            stream.lost += gap.count
         self._journal.note("gap", gap.stream, time.time(), topic=gap.topic, count=gap.count)
 
     def _note_epoch(self, epoch: str, at: float, now: float) -> None:

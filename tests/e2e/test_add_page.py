@@ -1,4 +1,4 @@
-"""A stream that is tried and added in the browser: a real daemon, a real camera, the page's own process, and users."""
+"""A stream that is tried, added and removed: a real daemon, a real camera, the page's own process, and users."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Response, expect
 
+from streamdet.assets import sample_clip
 from streamdet.security.passwords import Password, User, write_user
 from support.axe import FINDINGS, axe_script
 from support.browser import chromium, pages
@@ -22,6 +23,8 @@ pytestmark = pytest.mark.package("chromium")
 
 _WORDS = "correct horse battery"
 _CAMERA_WORDS = "s3cr:t/@%41"
+# Long before a stream that is only silent is taken for removed, which is after 30 s here.
+_AT_ONCE_MILLISECONDS = 15_000
 # What Chromium says of what is refused.
 _EXPECTED = re.compile("status of (?:400|401|403|409|422|503)")
 _WEB = '\n[web]\nallow_changes = true\npassword_file = "page.users"\n'
@@ -62,11 +65,11 @@ def server(daemon: DaemonProcess) -> Iterator[PageProcess]:
         yield server
 
 
-def log_in(page: Page, name: str) -> None:
+def log_in(page: Page, name: str, shows: str = "#add-url") -> None:
     page.get_by_label("Name").fill(name)
     page.get_by_label("Password").fill(_WORDS)
     page.keyboard.press("Enter")
-    expect(page.locator("#add-url")).to_be_visible()
+    expect(page.locator(shows)).to_be_visible()
 
 
 def test_an_operator_tries_a_camera_adds_it_and_sees_its_picture(
@@ -119,6 +122,25 @@ def test_an_operator_tries_a_camera_adds_it_and_sees_its_picture(
     assert "s3cr" not in log
     daemon.ready()
     assert [stream["name"] for stream in daemon.ask("GET", "/v1/streams")["streams"]] == ["yard"]
+
+
+def test_a_stream_that_is_removed_elsewhere_leaves_the_page_at_once(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    for name in ("north", "south"):
+        daemon.ask("POST", "/v1/streams", {"name": name, "url": str(sample_clip()), "loop": True})
+    page = open_page(server.url, viewport={"width": 1440, "height": 900})
+    log_in(page, "bob", "#count-all")
+    tiles = page.locator("#wall .tile-name")
+    expect(tiles).to_have_text(["north", "south"])
+    daemon.ask("DELETE", "/v1/streams/north")
+    expect(tiles).to_have_text(["south"], timeout=_AT_ONCE_MILLISECONDS)
+    expect(page.locator("#journal")).to_contain_text("Is no longer among the daemon's streams.")
+    page.locator("#wall a").click()
+    expect(page.locator("#detail-state")).to_have_text("Up")
+    daemon.ask("DELETE", "/v1/streams/south")
+    expect(page.locator("#detail-empty")).to_be_visible(timeout=_AT_ONCE_MILLISECONDS)
+    page.goto("about:blank")
 
 
 def test_what_cannot_be_added_is_said_at_its_field(

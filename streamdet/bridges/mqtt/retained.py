@@ -9,7 +9,7 @@ from pydantic import AfterValidator, TypeAdapter
 
 from streamdet.bridges.mqtt.home_assistant import discovery_configs
 from streamdet.bridges.mqtt.messages import Message, Source, Topics, check_topic, source_of, to_json
-from streamdet.types import ObjectEvent, State, StateEvent
+from streamdet.types import ObjectEvent, Reason, State, StateEvent
 
 _Value = dict[str, Any] | str | bytes
 
@@ -93,6 +93,8 @@ class RetainedTopics:
 
     def object_event(self, event: ObjectEvent) -> None:
         """Notes what has become of an object; events may come again."""
+        if event.phase == "end" and event.stream not in self._streams:
+            return  # it may come after the stream was removed
         stream = self._stream(event.stream)
         stream.source = source_of(event)
         stream.labels[event.object.label] = None
@@ -104,9 +106,16 @@ class RetainedTopics:
 
     def state_event(self, event: StateEvent, now: float) -> None:
         """Notes the state of a stream and its zones, at a moment in monotonic seconds."""
+        before = self._streams[event.stream].state if event.stream in self._streams else None
+        is_old = before is not None and event.published_at < before.published_at
+        if event.reason is Reason.REMOVED:
+            # Of a cluster, the next owner may publish it already.
+            if event.owner is None and not is_old:
+                self._forget(event.stream)
+            return
         stream = self._stream(event.stream)
         stream.heard_at = now
-        if stream.state is not None and event.published_at < stream.state.published_at:
+        if is_old:
             return  # a repetition that was waiting while newer ones came another way
         stream.state = event
         stream.zones = () if event.geometry is None else tuple(zone.name for zone in event.geometry.zones)
@@ -129,8 +138,7 @@ class RetainedTopics:
         """Forgets streams whose state was not repeated since then; returns their names."""
         silent = [name for name, stream in self._streams.items() if stream.heard_at < since]
         for name in silent:
-            self._streams[name] = _Stream(published=self._streams[name].published)
-            self._changed.add(name)
+            self._forget(name)
         return silent
 
     def republish(self) -> None:
@@ -191,6 +199,12 @@ class RetainedTopics:
             for name, one in _SAVED.validate_python(saved).items()
         }
         self._changed = set(self._streams)
+
+    def _forget(self, name: str) -> None:
+        """What the broker retains of a stream is deleted."""
+        if name in self._streams:
+            self._streams[name] = _Stream(published=self._streams[name].published)
+            self._changed.add(name)
 
     def _stream(self, name: str) -> _Stream:
         self._changed.add(name)

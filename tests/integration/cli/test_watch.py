@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import zmq
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from streamdet import wire
 from streamdet.cli.watch import Seen
@@ -291,6 +291,25 @@ def test_help_has_examples_and_starts_without_torch() -> None:
     assert not imported & {"torch", "av", "cv2", "numpy", "pydantic"}
 
 
+def rendered(shown: RenderableType) -> str:
+    console = Console(file=StringIO(), record=True, width=300)
+    console.print(shown)
+    return console.export_text()
+
+
+def test_a_stream_that_was_removed_leaves_the_table_and_stays_in_the_summary() -> None:
+    seen = Seen("tcp://127.0.0.1:1")
+    for name in ("gate", "yard"):
+        seen.add(StateEvent(name, "e", 1, 1.0, State.UP, None, "", 1.0))
+    line = seen.add(StateEvent("gate", "e", 2, 2.0, State.DOWN, Reason.REMOVED, "the stream was removed", 2.0))
+    assert line is not None
+    assert line.plain.endswith("  removed")
+    assert not re.search("^gate ", rendered(seen.live()), re.MULTILINE)
+    assert re.search("gate +removed", rendered(seen.summary()))
+    seen.add(StateEvent("gate", "e", 3, 3.0, State.CONNECTING, None, "", 3.0))
+    assert re.search("^gate +connecting +0.0", rendered(seen.live()), re.MULTILINE)
+
+
 def test_marks_that_turn_the_direction_of_a_line_are_written_out() -> None:
     mark = "\u202e"
     seen = Seen("tcp://127.0.0.1:1")
@@ -301,9 +320,7 @@ def test_marks_that_turn_the_direction_of_a_line_are_written_out() -> None:
     event = DetectionEvent(f"door{mark}", "e", 1, 1.0, frame, (found,), (crossing,))
     lines = [line.plain for line in map(seen.add, (state, event)) if line is not None]
     assert len(lines) == 2
-    console = Console(file=StringIO(), record=True, width=300)
-    console.print(seen.live(), seen.summary())
-    lines.append(console.export_text())
+    lines += [rendered(seen.live()), rendered(seen.summary())]
     for line in lines:
         assert mark not in line
         assert "\\u202e" in line

@@ -21,7 +21,7 @@ from streamdet.delivery.spool import Spool
 from streamdet.errors import EndpointError
 from streamdet.security.endpoints import parse_endpoint
 from streamdet.security.redact import remember_secret
-from streamdet.types import Detection, Drop, Reason, State
+from streamdet.types import Detection, Drop, Owner, Reason, State
 from support.publishing import CAR, PERSON, frame_of, metrics_of, publisher_at, status_of
 from support.waiting import wait_until
 
@@ -287,6 +287,31 @@ def test_a_forgotten_stream_is_silent_until_it_is_added_again() -> None:
     assert metrics.ledger.snapshot()["a"].dropped[Drop.SHUTDOWN] == 1
 
 
+def test_the_last_state_of_a_stream_says_that_it_was_removed() -> None:
+    with (
+        publisher_at(replay=ReplayConfig(endpoint="tcp://127.0.0.1:0"), state_interval_seconds=3600) as publisher,
+        subscriber(publisher.endpoint, "state/a/") as sub,
+    ):
+        publisher.set_stream(rules_of("a"), Owner("n1", 7))
+        publisher.put_status(status_of("a", State.DOWN, Reason.REFUSED))
+        before = receive(sub)
+        publisher.remove_stream("a")
+        while (last := receive(sub))["seq"] == before["seq"]:  # repeated for the subscription
+            pass
+        assert (last["state"], last["reason"], last["seq"]) == ("down", "removed", before["seq"] + 1)
+        assert (last["node"], last["generation"]) == ("n1", 7)
+        assert last["since"] >= before["since"]
+        # It is not repeated, and no snapshot has it; with its number, a reader that has lost it can ask for it.
+        with subscriber(publisher.endpoint, "state/") as late:
+            publisher.put_status(status_of("b"))
+            assert receive(late)["stream"] == "b"
+        replay = publisher._replay
+        assert replay is not None
+        assert (replay._newest.keys(), replay._next_seqs["state/a/"]) == ({"state/b/"}, last["seq"] + 1)
+        publisher.put_status(status_of("a"))
+        assert receive(sub)["seq"] == last["seq"] + 1
+
+
 def test_who_comes_and_goes_does_not_have_states_repeated_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     sent: list[tuple[float, str]] = []
@@ -410,7 +435,8 @@ def test_of_streams_that_come_and_go_only_the_last_are_remembered(
         writer = publisher._writer
         wait_until(lambda: publisher._removed == {"s38", "s39", "s0"} and "s0" in writer._removed)
         last = {"s38": 2, "s39": 1, "s0": 1}
-        topics = {f"{kind}/{stream}/": seq for stream, seq in last.items() for kind in ("detections", "state")}
+        topics = {f"detections/{stream}/": seq for stream, seq in last.items()}
+        topics |= {f"state/{stream}/": 2 * seq for stream, seq in last.items()}
         topics["state/stays/"] = 1
         replay = publisher._replay
         assert replay is not None
@@ -501,4 +527,6 @@ def test_track_ids_are_not_used_again_when_a_stream_comes_back() -> None:
             publisher.put_detections(frame_of("a", seq), [walker(120.0)])
             ids.append(receive_detections(sub)["detections"][0]["track_id"])
             publisher.remove_stream("a")
+            while (event := receive(sub))["type"] != "state" or event["reason"] != "removed":
+                continue
     assert ids == [1, 2]

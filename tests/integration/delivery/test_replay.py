@@ -131,9 +131,6 @@ class Echo:
 
     settled = 0
 
-    def __init__(self) -> None:
-        self.removed: list[str] = []
-
     def follow(self, on_settled: Callable[[], None]) -> None:
         pass
 
@@ -143,22 +140,12 @@ class Echo:
     def forget(self, topic: str) -> None:
         pass
 
-    def remove_stream(self, stream: str) -> None:
-        self.removed.append(stream)
-
     def fetch(self, client: bytes, request: ReplayRequest, reply: Callable[[Answer], None]) -> bool:
         reply(Replayed(request.id, request.topic, request.epoch or "", request.from_seq, request.from_seq + 1))
         return True
 
     def fetch_left_behind(self, take: Callable[[LeftBehind], None]) -> None:
         take(LeftBehind([], []))
-
-
-def test_the_archive_notes_that_a_stream_was_removed() -> None:
-    archive = Echo()
-    replay = Replay("e", Ring(2, 2**20), DeliveryMetrics(CollectorRegistry()), archive)
-    replay.remove_stream("yard")
-    assert archive.removed == ["yard"]
 
 
 def test_answers_of_the_archive_wait_for_the_publisher_and_are_bounded() -> None:

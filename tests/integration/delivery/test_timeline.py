@@ -108,7 +108,7 @@ def test_outages_are_from_the_first_failure_until_frames_come_again(kept: Kept) 
 
 def test_a_stream_that_was_removed_is_no_longer_down(kept: Kept) -> None:
     kept.put_state(5, State.DOWN, Reason.TIMEOUT)
-    kept.store.append([Record("e1", "state/a/", 0, _AT + 15, b"")])
+    kept.put_state(15, State.DOWN, Reason.REMOVED)
     assert kept.sums()["down"] == [[0, 5.0], [1, 5.0]]
     kept.put_state(25, State.DOWN, Reason.TIMEOUT)
     assert kept.sums()["down"] == [[0, 5.0], [1, 5.0], *([step, 5.0 if step == 2 else 10.0] for step in range(2, 10))]

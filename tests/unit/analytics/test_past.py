@@ -154,7 +154,8 @@ def test_zones_that_were_not_drawn_then_can_be_tried() -> None:
     assert raised_by(tried(live.events, RULES, [config_of()])) == other.raised
 
 
-def test_a_new_epoch_and_a_pause_end_what_was_there_and_the_pause_between_alerts_goes_on() -> None:
+@pytest.mark.parametrize("reason", [Reason.PAUSED, Reason.REMOVED])
+def test_a_new_epoch_and_a_pause_end_what_was_there_and_the_pause_between_alerts_goes_on(reason: Reason) -> None:
     rules = [RuleConfig(name="each"), RuleConfig(name="seldom", cooldown_seconds=60)]
     person = [Detection("person", 0.9, (100.0, 100.0, 140.0, 200.0))]
     events: list[wire.Event] = []
@@ -164,7 +165,7 @@ def test_a_new_epoch_and_a_pause_end_what_was_there_and_the_pause_between_alerts
             live.show(person, 0.1)
         events += live.events
         if number == 1:
-            paused = StateEvent("yard", "e1", 1, NOON, State.DOWN, Reason.PAUSED, "", NOON)
+            paused = StateEvent("yard", "e1", 1, NOON, State.DOWN, reason, "", NOON)
             events.append(paused)
     past = tried(events, rules, [config_of()])
     assert [(found.epoch, found.alert.rule) for found in past.alerts()] == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from streamdet import wire
 from streamdet.bridges.mqtt.messages import Message, Topics, alert_message, level_of, object_message
 from streamdet.bridges.mqtt.retained import RetainedTopics
-from streamdet.types import Geometry, Shape, State, StateEvent, ZoneVisit
+from streamdet.types import Geometry, Owner, Reason, Shape, State, StateEvent, ZoneVisit
 from support.occurring import alert_event, object_event
 
 SQUARE = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0))
@@ -207,6 +208,24 @@ def test_a_zone_that_goes_is_removed_and_so_is_a_stream_that_is_no_longer_repeat
     configs = [message.topic.startswith("homeassistant/") for message in messages]
     assert configs == sorted(configs, reverse=True)
     assert retained([m for m in messages if m.topic != "streamdet/yard/picture"], found) == {}
+
+
+def test_a_stream_that_is_reported_as_removed_loses_its_topics_at_once() -> None:
+    topics = topics_of()
+    topics.state_event(state("yard"), 0.0)
+    topics.object_event(object_event("yard", 1, object_id="o1"))
+    found = retained(topics.messages())
+    assert found
+    removed = replace(state("yard", 110.0), state=State.DOWN, reason=Reason.REMOVED)
+    topics.state_event(replace(removed, published_at=99.0), 1.0)  # it was added again since
+    assert topics.messages() == []
+    topics.state_event(replace(removed, owner=Owner("n1", 3)), 1.0)  # the next owner may have taken its topics over
+    assert topics.messages() == []
+    topics.state_event(removed, 1.0)
+    assert retained(topics.messages(), found) == {}
+    topics.object_event(object_event("yard", 2, phase="end", object_id="o1"))
+    topics.state_event(removed, 2.0)
+    assert topics.messages() == []
 
 
 def test_the_next_process_knows_what_is_there_and_removes_what_has_gone() -> None:

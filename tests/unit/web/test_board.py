@@ -186,6 +186,24 @@ def test_a_stream_that_is_removed_before_its_second_state_goes_as_well() -> None
     assert [entry["stream"] for entry in listed(board) if entry["kind"] == "gone"] == ["brief"]
 
 
+def test_a_stream_that_is_reported_as_removed_goes_at_once_and_no_end_of_an_object_brings_it_back() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    for stream in ("gate", "yard"):
+        board.note(state(stream=stream), 1.0)
+    before = board.revision
+    board.note(state(State.DOWN, Reason.REMOVED, since=1500.0), 2.0)
+    assert set(rows(board)) == {"yard"}
+    assert board.revision > before
+    board.note(object_event("gate", phase="end"), 2.0)
+    board.note(alert_event("gate", phase="cleared"), 2.0)
+    board.note(Gap("gate", "detections/gate/", 1, 1), 2.0)
+    board.note(state(State.DOWN, Reason.REMOVED), 3.0)
+    assert set(rows(board)) == {"yard"}
+    assert [entry["at"] for entry in listed(board) if entry["kind"] == "gone"] == [1500.0]
+    board.note(state(), 4.0)
+    assert set(rows(board)) == {"gate", "yard"}
+
+
 def test_a_silent_daemon_takes_no_stream_away() -> None:
     board = Board("tcp://127.0.0.1:1")
     for second in range(10):
