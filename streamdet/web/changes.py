@@ -66,6 +66,8 @@ _OTHER_VERSION = "the daemon is of another version than the page; restart both, 
 _STREAM_KEY = re.compile(r"streams\[[^\]]*\]\.(?P<key>[^:\s]+): (?P<text>.*)", re.DOTALL)
 _RULE_KEY = re.compile(r"rules\[(?P<rule>[^\]]*)\](?:\.(?P<key>[^:\s]+))?: (?P<text>.*)", re.DOTALL)
 _PROBE_PATH = "/v1/probe"
+# Keys of a change that say how it is made.
+_HOW = ("version", "persist", "try_only")
 _PART = re.compile(r"\[#(?P<number>[0-9]+)\]|\.?(?P<name>[^.\[\]]+)")
 
 Json = dict[str, Any]
@@ -158,7 +160,7 @@ class _Change:
     Attributes:
         path: of the control API.
         method: of its request.
-        body: of its request.
+        body: of its request; None for none.
         what: for the log.
         version: that the browser has seen; None for any.
         persist: whether it is to last over restarts.
@@ -168,7 +170,7 @@ class _Change:
 
     path: str
     method: str
-    body: Json
+    body: Json | None
     what: str
     version: str | None = None
     persist: bool = False
@@ -361,15 +363,11 @@ async def _body_of(request: Request) -> Json:
 
 
 def _read_change(given: Json) -> _Change:
-    """Reads what a browser asks for: `stream` and `patch`, `add` or `rules`; then `version`, `persist`, `try_only`."""
-    unknown = given.keys() - {"stream", "patch", "add", "rules", "reset_rules", "version", "persist", "try_only"}
+    """Reads what a browser asks for: `stream` and `patch`, `add`, `remove` or `rules`; then how."""
+    unknown = given.keys() - {"stream", "patch", "add", "remove", "rules", "reset_rules", *_HOW}
     if unknown:
         _refuse(f"the key {plain(min(unknown), 40)!r} is not known")
-    persist, try_only, version = given.get("persist", False), given.get("try_only", False), given.get("version")
-    if not isinstance(persist, bool) or not isinstance(try_only, bool):
-        _refuse("persist and try_only are true or false")
-    if version is not None and (not isinstance(version, str) or not re.fullmatch("[0-9a-f]{1,1000}", version)):
-        _refuse("version is that of an answer")
+    version, persist, try_only = _read_how(given)
     path = _with_reference(given.get("patch", given.get("rules")))
     if path is not None:
         _refuse(f"{path} {_REFERENCE}")
@@ -380,6 +378,11 @@ def _read_change(given: Json) -> _Change:
         # The daemon says what is wrong with a name.
         what = f"streams.add {plain(stream.setdefault('name', ''), _MAX_NAME_CHARACTERS)}"
         return _Change("/v1/streams", "POST", stream, what, persist=persist, try_only=try_only)
+    if "remove" in given:
+        if given.keys() - {"remove", *_HOW}:
+            _refuse("nothing else is changed with what is removed")
+        name = _name(given["remove"])
+        return _Change(f"/v1/streams/{name}", "DELETE", None, f"streams.remove {name}", version, persist, try_only)
     if "rules" in given or "reset_rules" in given:
         return _read_rules(given, version, persist=persist, try_only=try_only)
     name, patch = _name(given.get("stream")), given.get("patch")
@@ -392,6 +395,16 @@ def _read_change(given: Json) -> _Change:
         raise _RefusedError(HTTPStatus.FORBIDDEN, "not_allowed", why)
     what = f"streams.change {name} {', '.join(sorted(patch))}"
     return _Change(f"/v1/streams/{name}", "PATCH", patch, what, version, persist, try_only)
+
+
+def _read_how(given: Json) -> tuple[str | None, bool, bool]:
+    """Reads which version was seen, whether a change is to last over restarts, and whether it is only tried."""
+    version, persist, try_only = given.get("version"), given.get("persist", False), given.get("try_only", False)
+    if not isinstance(persist, bool) or not isinstance(try_only, bool):
+        _refuse("persist and try_only are true or false")
+    if version is not None and (not isinstance(version, str) or not re.fullmatch("[0-9a-f]{1,1000}", version)):
+        _refuse("version is that of an answer")
+    return version, persist, try_only
 
 
 def _read_probe(given: Json) -> _Change:

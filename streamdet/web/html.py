@@ -18,7 +18,7 @@ _VIEWS = ("wall", "add", "stream", "zones", "rules", "review")
 _STYLES = ("tokens", "base", "shell", "picture", "wall", "add", "stream", "zones", "rules", "journal", "review")
 _SCRIPTS = (
     "dom", "words", "draw", "clock", "wire", "rows", "views", "picture", "wall", "journal", "stream", "shapes", "toml",
-    "changes", "add", "zones", "rules", "occurrence", "timeline", "review", "app",
+    "changes", "add", "remove", "zones", "rules", "occurrence", "timeline", "review", "app",
 )  # fmt: skip
 _STYLE_MARK = "/* style */"
 _SCRIPT_MARK = "/* script */"

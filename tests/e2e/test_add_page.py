@@ -26,7 +26,7 @@ _CAMERA_WORDS = "s3cr:t/@%41"
 # Long before a stream that is only silent is taken for removed, which is after 30 s here.
 _AT_ONCE_MILLISECONDS = 15_000
 # What Chromium says of what is refused.
-_EXPECTED = re.compile("status of (?:400|401|403|409|422|503)")
+_EXPECTED = re.compile("status of (?:400|401|403|404|409|422|503)")
 _WEB = '\n[web]\nallow_changes = true\npassword_file = "page.users"\n'
 
 
@@ -140,6 +140,61 @@ def test_a_stream_that_is_removed_elsewhere_leaves_the_page_at_once(
     expect(page.locator("#detail-state")).to_have_text("Up")
     daemon.ask("DELETE", "/v1/streams/south")
     expect(page.locator("#detail-empty")).to_be_visible(timeout=_AT_ONCE_MILLISECONDS)
+    page.goto("about:blank")
+
+
+def test_an_operator_removes_a_stream_after_a_question(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    daemon.ask("POST", "/v1/streams?persist=true", {"name": "north", "url": str(sample_clip()), "loop": True})
+    viewer = open_page(f"{server.url}#/stream/north", viewport={"width": 390, "height": 844})
+    log_in(viewer, "bob", "#count-all")
+    viewer.goto(f"{server.url}#/stream/north")
+    expect(viewer.locator("#detail-state")).to_have_text("Up")
+    expect(viewer.get_by_role("button", name="Remove")).to_have_count(0)
+    page = open_page(server.url, viewport={"width": 390, "height": 844})
+    log_in(page, "alice", "#count-all")
+    page.goto(f"{server.url}#/stream/north")
+    dialog = page.get_by_role("dialog", name="Remove north?")
+    page.get_by_role("button", name="Remove").click()
+    expect(dialog).to_contain_text("The daemon forgets its address")
+    expect(dialog.get_by_label("Also over restarts")).to_be_checked()  # as it was added
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(page.locator("#detail-title")).to_have_text("north")
+    page.get_by_role("button", name="Remove").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    dialog.get_by_role("button", name="Remove it").click()
+    expect(page.locator("#wall-first")).to_be_visible()
+    expect(viewer.locator("#detail-empty")).to_have_text("The daemon has no stream of this name.")
+    assert daemon.ask("GET", "/v1/streams")["streams"] == []
+    for each in (page, viewer):
+        each.goto("about:blank")
+    assert daemon.end() == 0
+    log = "".join(json.dumps(line) for line in daemon.log())
+    assert "alice (operator, from 127.0.0.1) via the page" in log
+    assert "removed: north" in log
+    daemon.ready()
+    assert daemon.ask("GET", "/v1/streams")["streams"] == []
+
+
+def test_a_question_that_the_daemon_refuses_says_why(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    for name in ("north", "south"):
+        daemon.ask("POST", "/v1/streams", {"name": name, "url": str(sample_clip()), "loop": True})
+    page = open_page(server.url, viewport={"width": 1440, "height": 900})
+    log_in(page, "alice", "#count-all")
+    page.goto(f"{server.url}#/stream/north")
+    page.get_by_role("button", name="Remove").click()
+    dialog = page.get_by_role("dialog", name="Remove north?")
+    expect(dialog).to_be_visible()
+    daemon.ask("DELETE", "/v1/streams/north")
+    dialog.get_by_role("button", name="Remove it").click()
+    expect(dialog.get_by_role("alert")).to_have_text("there is no stream north; streamdet streams list names them")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#detail-empty")).to_have_text("The daemon has no stream of this name.")
     page.goto("about:blank")
 
 

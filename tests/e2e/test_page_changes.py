@@ -37,6 +37,7 @@ from support.waiting import PATIENCE_SECONDS, join, wait_until
 
 WORDS = "correct horse battery"
 SECRET = "pl4nted-Secret"  # noqa: S105 - a planted one
+PROBLEM_OF_NONE = "there is no stream none; streamdet streams list names them"
 ZONE = {"name": "gate", "polygon": [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]}
 Json = dict[str, Any]
 
@@ -269,7 +270,8 @@ WRONG: tuple[tuple[object, int], ...] = (
     ({"stream": "east", "patch": {"zones": []}, "more": 1}, 400),
     ({"stream": "east", "patch": {"zones": "x" * 50_000}}, 422),
     ({"stream": "east", "patch": {"zones": [[[[[[[[[[[]]]]]]]]]]]}}, 400),
-    (b'{"stream":"east","patch":{"max_fps":1e999}}', 400),
+    (b'{"stream":"east","patch":{"max_fps":1e999}}', 400), ({"remove": 5}, 404), ({"remove": "../rules"}, 404),
+    ({"remove": "west", "stream": "east", "patch": {"zones": []}}, 400), ({"remove": "west", "add": {}}, 400),
 )  # fmt: skip
 
 
@@ -330,6 +332,31 @@ def test_a_login_that_is_typed_reaches_the_daemon_and_nothing_else(own: Site) ->
     assert SECRET not in logged
     assert "alice (operator) from 127.0.0.1 asked for probe of 127.0.0.1: refused" in logged
     assert "alice (operator) from 127.0.0.1 asked for streams.add new url kept over restarts: done" in logged
+
+
+def test_an_operator_removes_a_stream_and_no_one_else_does(own: Site) -> None:
+    alice, bob = own.log_in("alice"), own.log_in("bob")
+    change = {"remove": "west", "persist": True}
+    assert bob.change(change, X_CSRF_Token=alice.csrf)[1]["code"] == "not_allowed"
+    assert alice.change(change, X_CSRF_Token=alice.csrf + "x")[1]["code"] == "csrf"
+    assert alice.change(change, Origin="https://evil.example")[0] == 403
+    assert alice.change({"remove": "none"}) == (
+        404, {"code": "not_found", "problems": [{"key": None, "path": [], "text": PROBLEM_OF_NONE}]}
+    )  # fmt: skip
+    status, tried = alice.change(change | {"try_only": True})
+    assert (status, tried["tried"], tried["streams"]["removed"]) == (200, True, ["west"])
+    status, answer = alice.change(change | {"version": "0123456789abcdef"})
+    assert (status, answer["code"]) == (409, "changed")
+    assert [stream.name for stream in own.daemon.config.streams] == ["east", "west"]
+    status, answer = alice.change(change)
+    assert (status, answer["streams"]["removed"], answer.get("settings")) == (200, ["west"], None)
+    assert [stream.name for stream in own.daemon.config.streams] == ["east"]
+    assert '"remove"' in own.config.with_suffix(".streams.json").read_text()
+    done = "alice (operator) from 127.0.0.1 asked for streams.remove west kept over restarts: done"
+    wait_until(lambda: done in own.logged(), "the line in the log")  # written by a thread of its own
+    logged = own.logged()
+    assert "bob (viewer) from 127.0.0.1 asked for a change: refused: bob is a viewer" in logged
+    assert SECRET not in logged
 
 
 def test_what_the_page_would_not_send_is_one_clear_refusal(site: Site) -> None:

@@ -127,6 +127,7 @@ function initHeader() {
 initHeader();
 initToolbar();
 initAdd();
+initRemove();
 initFilters();
 initDetail();
 initZones();

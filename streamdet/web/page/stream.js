@@ -59,6 +59,7 @@ function openDetail(stream) {
 }
 
 function closeDetail() {
+  byId("remove-dialog").close();
   havePictures.delete(openStream);
   leftStream = openStream;
   openStream = "";
