@@ -319,6 +319,11 @@ class AsyncPast(_Socket):
         answer = await self._ask(SnapshotRequest(0, (topic,), with_events=False), Snapshot)
         return answer.next_seqs.get(topic)
 
+    async def has_streams(self) -> bool:
+        """Whether the daemon has a stream now. Raises what `page` does, where it has no replay."""
+        answer = await self._ask(SnapshotRequest(0, ("state/",)), Snapshot)
+        return bool(answer.events) or answer.more_after is not None
+
     async def replay(self, topic: str, from_seq: int, to_seq: int) -> list[bytes]:
         """Events of the present epoch, encoded; without those that are not kept any longer."""
         events: list[bytes] = []

@@ -197,12 +197,14 @@ class Board:
         self._disconnected_at: float | None = time.monotonic()
         self._connected_at = time.monotonic()
         self._heard_at = 0.0
+        self._has_none = False
         self._overviews: dict[int, bytes] = {}
 
     def connected(self, *, yes: bool) -> None:
         """The connection to the daemon was made, or is gone."""
         with self._lock:
             if yes != (self._disconnected_at is None):
+                self._has_none = False
                 self._disconnected_at = None if yes else time.monotonic()
                 self._connected_at = time.monotonic()
                 if self._epoch:
@@ -228,6 +230,19 @@ class Board:
                 self._forget(event.stream, event.since)
             elif stream is not None or len(self._streams) < _MAX_STREAMS:
                 self._note_stream(stream or self._new_stream(event.stream), event, now)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is a connection, but no stream has been heard of."""
+        with self._lock:
+            return self._disconnected_at is None and not self._streams
+
+    def note_none(self) -> None:
+        """The daemon has said that it has no streams: to have heard of none does not mean so much."""
+        with self._lock:
+            if not self._streams and not self._has_none:
+                self._has_none = True
+                self._revise()
 
     def tick(self, now: float) -> None:
         """Called at the end of each second."""
@@ -286,6 +301,7 @@ class Board:
 
     def _new_stream(self, name: str) -> _Stream:
         stream = self._streams[name] = _Stream()
+        self._has_none = False
         self._revise()
         return stream
 
@@ -381,6 +397,7 @@ class Board:
             "disconnected_seconds": None if self._disconnected_at is None else round(now - self._disconnected_at, 1),
             "quiet_seconds": round(quiet_seconds, 1),
             "is_silent": bool(self._streams) and quiet_seconds > self._longest_silence(),
+            "has_none": self._has_none,
             "epoch": self._epoch,
             "sample": self._ticks,
             "streams": [_row(name, stream, behind, now) for name, stream in sorted(self._streams.items())],

@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from streamdet.client.past import AsyncPast
+from streamdet.errors import EndpointError
 from streamdet.http.access import Door
 from streamdet.http.server import BadRequestError, HttpServer, Limits, listen, read_body, tls_context, url_of
 from streamdet.security.curve import client_keys
@@ -40,6 +41,10 @@ from streamdet.worker import Worker
 LIMITS = Limits()
 _NICENESS = 5
 _PAST_SECONDS = 20.0
+# How often a daemon of which no stream is known is asked whether it has one. One that has just started has not reported
+# its streams yet, so twice in a row.
+_LOOK_SECONDS = 0.5
+_LOOKS = 2
 
 _log = logging.getLogger(__name__)
 
@@ -83,9 +88,13 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
         async with past:
             app.state.updates = Updates(board, pictures, Stages(settings.metrics), review)
             ring_with(app.state.updates)
+            looking = asyncio.create_task(_look_for_streams(past, board))
             try:
                 yield
             finally:
+                looking.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await looking
                 if daemon is not None:
                     daemon.close()
 
@@ -158,6 +167,21 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     for subscriber in subscribers:
         if subscriber.error is not None:
             raise subscriber.error
+
+
+async def _look_for_streams(past: AsyncPast, board: Board) -> None:
+    """Asks a daemon of which no stream is known whether it has one; where its replay is off, there is no answer."""
+    looks = 0
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        looks = looks + 1 if board.is_bare else 0
+        if looks:
+            try:
+                looks = 0 if await past.has_streams() else looks
+            except (EndpointError, TimeoutError):
+                looks = 0
+        if looks >= _LOOKS:
+            board.note_none()
 
 
 async def _run(server: HttpServer, *, end_with_stdin: bool) -> None:

@@ -143,6 +143,15 @@ def test_a_stream_that_is_removed_elsewhere_leaves_the_page_at_once(
     page.goto("about:blank")
 
 
+def test_a_daemon_without_streams_has_the_form_at_once(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url)
+    # Without this answer, streams that were not heard of for 12 s would be taken for missing.
+    with page.expect_response(lambda answer: "updates" in answer.url and b'"has_none":true' in answer.body()):
+        log_in(page, "alice", "#wall-first")
+    expect(page.locator("#wall-first")).to_contain_text("No streams yet")
+    page.goto("about:blank")
+
+
 def test_an_operator_removes_a_stream_after_a_question(
     daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
 ) -> None:

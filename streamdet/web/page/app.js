@@ -14,8 +14,8 @@ async function show(head, bytes) {
   clockDifference = head.now - Date.now() / 1000;
   heard.at = performance.now();
   if (head.overview) {
-    const { disconnected_seconds: gone, quiet_seconds: quietSeconds, endpoint } = head.overview;
-    Object.assign(heard, { daemon: gone === null, endpoint, quietSeconds });
+    const { disconnected_seconds: gone, has_none: hasNone, quiet_seconds: quietSeconds, endpoint } = head.overview;
+    Object.assign(heard, { daemon: gone === null, endpoint, hasNone, quietSeconds });
     if (head.dropped) updateDrops(head.dropped);
     // Another server has sent all that it knows: nothing of the one before stays.
     updateRows(head.overview.streams, head.instance !== shownInstance, head.overview.clock);

@@ -100,7 +100,7 @@ function makeObject({ label, score, track_id: track, zones, seconds, is_over: is
   const swatch = make("i", { class: "swatch" });
   swatch.style.backgroundColor = colourOf(label);
   const where = zones.length ? `, ${zones.join(", ")}` : "";
-  const still = isOver ? `, for ${duration(seconds)}` : ", still there";
+  const still = isOver ? lasting(seconds, ", for ") : ", still there";
   return make("p", { class: "chips" }, make("span", {}, swatch, make("b", { text: label }), ` #${track}`), make("span", { text: `${percent(score)}${where}${still}` }));
 }
 
@@ -120,7 +120,7 @@ function sentence(entry) {
     case "gap":
       return `${entry.count} ${entry.topic.startsWith("state") ? "state events" : "events"} were lost on the way to this page.`;
     case "alert":
-      return `Alert: ${entry.rule}${entry.label ? ` (${entry.label})` : ""}${entry.is_over ? `, over after ${duration(entry.seconds)}` : ", still raised"}.`;
+      return `Alert: ${entry.rule}${entry.label ? ` (${entry.label})` : ""}${entry.is_over ? lasting(entry.seconds, ", over after ") : ", still raised"}.`;
     case "crossing":
       return `${entry.label} #${entry.track_id} crossed ${entry.line}, going ${entry.direction}.`;
     case "restart":

@@ -80,8 +80,8 @@ function updateCard(card, item) {
   const [name, stream, time, more] = [...card.firstChild.children].slice(1);
   setText(name, titleOf(item));
   setText(stream, item.stream);
-  const took = item.ended_at === null && item.rule !== null ? "still raised" : duration(secondsOf(item));
-  setText(time, `${moment(timeOf(item))} · ${took}`);
+  const took = item.ended_at === null && item.rule !== null ? " · still raised" : lasting(secondsOf(item), " · ");
+  setText(time, `${moment(timeOf(item))}${took}`);
   const parts = [item.rule !== null ? item.label : "", ...item.zones, item.event.clip_id ? "clip" : ""].filter(Boolean);
   setText(more, parts.join(" · "));
   card.classList.toggle("raised", item.rule !== null && item.ended_at === null);
@@ -181,8 +181,9 @@ function factsOf(item) {
     ["Stream", item.stream],
     [item.rule === null ? "First seen" : "Raised", moment(item.began_at)],
     [item.rule === null ? "Last seen" : "Cleared", item.ended_at === null ? "still raised" : moment(item.ended_at)],
-    ["Duration", duration(secondsOf(item))],
   ];
+  const took = lasting(secondsOf(item));
+  if (took) facts.push(["Duration", took]);
   if (item.label) facts.push(["Label", item.label]);
   if (item.rule === null) {
     facts.push(["Best score", percent(event.object.score)], ["Track", `#${event.object.track_id}`]);

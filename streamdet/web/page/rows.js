@@ -11,8 +11,13 @@ const histories = new Map();
 const LIVE_SECONDS = 2;
 /** So long the server may be silent; it answers at least once a second. */
 const SERVER_SILENCE_SECONDS = 3;
-/** When the server answered last, whether it hears the daemon and where, and for how long the daemon has sent nothing. */
-const heard = { at: performance.now(), daemon: false, endpoint: "", quietSeconds: 0 };
+/** States are repeated every ten seconds by default: when none has come for so long, there are no streams, most likely. */
+const FIRST_STATES_SECONDS = 12;
+/**
+ * When the server answered last, whether it hears the daemon and where, whether the daemon says that it has no streams, and
+ * for how long it has sent nothing.
+ */
+const heard = { at: performance.now(), daemon: false, endpoint: "", hasNone: false, quietSeconds: 0 };
 /** Frames per second that are dropped of each stream, by reason, as far as known. @type {Map<string, Record<string, number>>} */
 const drops = new Map();
 /** Server's clock minus ours, in seconds: states begin at times of the server. */
@@ -26,6 +31,9 @@ const secondsSince = (at) => (performance.now() - at) / 1000;
 
 /** Whether what we know of the daemon is of now. */
 const isHeard = () => heard.daemon && secondsSince(heard.at) < SERVER_SILENCE_SECONDS;
+
+/** Whether the daemon has no streams, as far as can be known; else they may not have been heard of yet. */
+const hasNoStreams = () => heard.daemon && !rows.size && (heard.hasNone || heard.quietSeconds >= FIRST_STATES_SECONDS);
 
 /** Whether the state of a stream is of now: the daemon is heard, and a stream that is up sends at its usual pace. */
 function isLive(row) {

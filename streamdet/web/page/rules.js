@@ -301,8 +301,8 @@ async function tryRule() {
 
 function makePastAlert(alert) {
   const what = alert.label ?? (alert.count === null ? "none" : `${alert.count} at once`);
-  const lasted = alert.cleared_at === null ? "still true at the end" : `for ${duration(alert.cleared_at - alert.raised_at)}`;
-  const link = make("a", {}, make("div", { class: "shot" }), make("span", {}, make("strong", { text: moment(alert.raised_at) }), make("span", { text: `${what} on ${alert.stream}, ${lasted}` })));
+  const lasted = alert.cleared_at === null ? ", still true at the end" : lasting(alert.cleared_at - alert.raised_at, ", for ");
+  const link = make("a", {}, make("div", { class: "shot" }), make("span", {}, make("strong", { text: moment(alert.raised_at) }), make("span", { text: `${what} on ${alert.stream}${lasted}` })));
   const [since, until] = [Math.floor(alert.raised_at - 5), Math.ceil((alert.cleared_at ?? alert.raised_at) + 300)];
   link.href = addressOf("review", "", { kind: "objects", stream: alert.stream, since: String(since), until: String(until) });
   return make("li", {}, link);

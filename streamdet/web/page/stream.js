@@ -92,7 +92,7 @@ function whyUnknown() {
   if (!heard.endpoint) return "Loading the stream …";
   if (!heard.daemon) return `Waiting for a daemon at ${heard.endpoint}.`;
   if (openStream === adding.name && secondsSince(adding.at) < FIRST_STATES_SECONDS) return "Waiting for its first state …";
-  return heard.quietSeconds < FIRST_STATES_SECONDS && !rows.size ? "Loading the stream …" : "The daemon has no stream of this name.";
+  return rows.size || hasNoStreams() ? "The daemon has no stream of this name." : "Loading the stream …";
 }
 
 /** Shows whether what is shown is of now; called now and then, whatever comes or does not come. */

@@ -282,14 +282,11 @@ function choose(change) {
   showEmpty(updateTiles());
 }
 
-/** States are repeated every ten seconds by default: when none has come for so long, there are no streams, most likely. */
-const FIRST_STATES_SECONDS = 12;
-
 /** Says why the wall is empty, and what to do. @param {number} shown */
 function showEmpty(shown) {
   let why = "";
   if (!shown && rows.size) why = "filtered";
-  else if (!shown && heard.daemon) why = heard.quietSeconds < FIRST_STATES_SECONDS ? "loading" : "first";
+  else if (!shown && heard.daemon) why = hasNoStreams() ? "first" : "loading";
   else if (!shown) why = heard.endpoint ? "waiting" : "loading";
   for (const part of document.querySelectorAll("[data-empty]")) part.hidden = part.dataset.empty !== why;
   if (why === "first") placeAdd("wall-first");

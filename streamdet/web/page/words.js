@@ -121,6 +121,12 @@ function duration(seconds) {
   return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
 }
 
+/**
+ * For how long something lasted, with what stands before it; nothing for what takes no time, as a crossing does.
+ * @param {number} seconds @param {string} [before]
+ */
+const lasting = (seconds, before = "") => (seconds < 0.05 ? "" : before + (seconds < 1 ? "less than 1 s" : duration(seconds)));
+
 const timeOfDay = new Intl.DateTimeFormat([], { timeStyle: "medium", hourCycle: "h23" });
 
 /** Time of day in the browser's own zone. @param {number} at Unix time in seconds */

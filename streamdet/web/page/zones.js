@@ -315,7 +315,7 @@ function showZones() {
 function showStanding() {
   if (address.name !== "zones") return;
   const row = rows.get(editor.stream);
-  const gone = heard.daemon && rows.size > 0 && !row;
+  const gone = !row && (heard.daemon ? rows.size > 0 || hasNoStreams() : false);
   let warning = gone ? "The daemon has no stream of this name any more. What you drew stays here as text." : "";
   if (editor.isConflict) warning = "Someone else has changed the zones, lines or masks of this stream meanwhile.";
   setText(byId("zones-warning"), warning);

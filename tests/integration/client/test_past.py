@@ -31,7 +31,7 @@ from streamdet.types import PictureInfo
 from streamdet.wire import to_message
 from streamdet.wire.replay import MAX_CLIP_PART_BYTES, decode_request
 from support.occurring import alert_event, object_event
-from support.publishing import Blank, metrics_of
+from support.publishing import Blank, metrics_of, status_of
 from support.waiting import join, wait_until
 
 _AT = 1760000000.0
@@ -150,6 +150,21 @@ def test_a_daemon_that_keeps_nothing_says_so() -> None:
             with pytest.raises(EndpointError, match="limit is 0"):
                 past.page(limit=0)
         asyncio.run(ask(where))
+
+
+def test_a_daemon_says_whether_it_has_streams() -> None:
+    async def has_streams(publisher: Publisher) -> bool:
+        async with AsyncPast(publisher.endpoint, replay_endpoint=publisher.replay_endpoint) as past:
+            return await past.has_streams()
+
+    with Publisher(PublisherConfig(endpoint="tcp://127.0.0.1:0"), "e1", metrics_of(), replay=_REPLAY) as publisher:
+        assert asyncio.run(has_streams(publisher)) is False
+        publisher.put_status(status_of("gate"))
+        wait_until(lambda: "gate" in publisher._writer.streams)
+        assert asyncio.run(has_streams(publisher)) is True
+        publisher.remove_stream("gate")
+        wait_until(lambda: not publisher._writer.streams)
+        assert asyncio.run(has_streams(publisher)) is False
 
 
 @contextmanager

@@ -204,6 +204,29 @@ def test_a_stream_that_is_reported_as_removed_goes_at_once_and_no_end_of_an_obje
     assert set(rows(board)) == {"gate", "yard"}
 
 
+def test_that_a_daemon_has_no_streams_holds_until_one_is_heard_of_or_the_connection_ends() -> None:
+    board = Board("tcp://127.0.0.1:1")
+
+    def has_none() -> Any:
+        return json.loads(board.overview(0))["has_none"]
+
+    assert not board.is_bare
+    board.connected(yes=True)
+    assert board.is_bare
+    assert has_none() is False
+    before = board.revision
+    board.note_none()
+    assert has_none() is True
+    assert board.revision > before
+    board.note(state(), 1.0)
+    board.note_none()  # an answer from before
+    assert (has_none(), board.is_bare) == (False, False)
+    board.note(state(State.DOWN, Reason.REMOVED), 2.0)
+    board.note_none()
+    board.connected(yes=False)
+    assert (has_none(), board.is_bare) == (False, False)
+
+
 def test_a_silent_daemon_takes_no_stream_away() -> None:
     board = Board("tcp://127.0.0.1:1")
     for second in range(10):
