@@ -157,7 +157,7 @@ def _overload_lines(report: Mapping[str, Any]) -> list[str]:
     marks = ", ".join(f"{name} {_ms(value)}" for name, value in found["latency_ms"].items())
     bound = f"{found['bound_ms']:.0f} = 4 detections of {_ms(found['detection_ms'])} ms + 100"
     share = f"{found['throughput_of_best']:.0%} of the throughput with batches of {found['best_batch']}, the best"
-    lines = [f"Overload: {found['streams']} streams, {rates} in batches of {found['batch']}: {verdict}."]
+    lines = [f"Overload: {found['streams']} streams, {rates} in batches of up to {found['batch']}: {verdict}."]
     lines += [f"  Capture to event: {marks} ms; p95 must be below {bound}."]
     lines += [f"  {share} (at least 95 %); {fewest} to {most} frames of each stream."]
     return lines

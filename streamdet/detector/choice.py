@@ -253,6 +253,8 @@ class Choice:
         max_batch_size: most frames of a batch.
         workers: batches at the same time on a CPU; None where nothing was measured.
         left_out: name of each other candidate, and why it does not run.
+        longest_batch_seconds: that a batch may take, on a CPU that has other work as well; None where the size of
+            batches is up to the file, or nothing was measured.
         is_proven: whether a trial here found that it works.
         proven_sizes: of frames that it has detected in its trial.
         failed_sizes: of frames with which it has failed.
@@ -262,6 +264,7 @@ class Choice:
     max_batch_size: int
     workers: int | None
     left_out: tuple[tuple[str, str], ...]
+    longest_batch_seconds: float | None = None
     is_proven: bool = True
     proven_sizes: tuple[Size, ...] = ()
     failed_sizes: tuple[Size, ...] = ()
@@ -326,19 +329,28 @@ def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str]
     of_batch = [t for t in timings if t.batch == batch]
     fps = max(t.frames_per_second for t in of_batch)
     frugal = min((t for t in of_batch if t.frames_per_second >= _WORTH_IT * fps), key=lambda t: t.workers)
-    return replace(whole, max_batch_size=frugal.batch, workers=frugal.workers)
+    longest_seconds = _longest_batch_seconds(timings) if config.max_batch_size == "auto" else None
+    return replace(whole, max_batch_size=frugal.batch, workers=frugal.workers, longest_batch_seconds=longest_seconds)
 
 
 def _batch(timings: Sequence[Timing]) -> int:
     """The smallest batch that gains nearly all there is to gain, of those that are over soon enough."""
-    workers = max(t.workers for t in timings)
-    compared = [t for t in timings if t.workers == workers]
-    detections, seconds = _LONGEST_BATCH
-    single = min(compared, key=lambda t: t.batch)
-    longest_seconds = detections * single.latency_seconds / single.batch + seconds
-    soon = [t for t in compared if t.latency_seconds <= longest_seconds] or [single]
+    compared = _with_all_workers(timings)
+    longest_seconds = _longest_batch_seconds(timings)
+    soon = [t for t in compared if t.latency_seconds <= longest_seconds] or [min(compared, key=lambda t: t.batch)]
     fps = max(t.frames_per_second for t in soon)
     return min(t.batch for t in soon if t.frames_per_second >= _BATCH_WORTH_IT * fps)
+
+
+def _longest_batch_seconds(timings: Sequence[Timing]) -> float:
+    detections, seconds = _LONGEST_BATCH
+    single = min(_with_all_workers(timings), key=lambda t: t.batch)
+    return detections * single.latency_seconds / single.batch + seconds
+
+
+def _with_all_workers(timings: Sequence[Timing]) -> list[Timing]:
+    workers = max(t.workers for t in timings)
+    return [t for t in timings if t.workers == workers]
 
 
 def verdict(result: Result, choice: Choice) -> str:

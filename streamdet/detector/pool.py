@@ -94,6 +94,7 @@ class DetectorPool:
         detectors: each is used by one thread at a time; at least one.
         cores: that they share with captures, so that not all may detect at all times; None if they use none.
         shares: whether they divide what waits among them: where larger batches gain little.
+        longest_batch_seconds: that a batch may take: it has fewer pictures while they take longer; None for any time.
         running: describes them; None for a stand-in.
         prepare: compiles what frames of a height and width need; called from threads of captures.
         release: frees what has not been used for this number of seconds.
@@ -103,6 +104,7 @@ class DetectorPool:
         detectors: as given.
         cores: as given.
         shares: as given.
+        longest_batch_seconds: as given.
         running: as given.
     """
 
@@ -112,6 +114,7 @@ class DetectorPool:
         cores: int | None = None,
         *,
         shares: bool = False,
+        longest_batch_seconds: float | None = None,
         running: Running | None = None,
         prepare: Callable[[Size], None] = lambda _size: None,
         release: Callable[[float], None] = lambda _unused_seconds: None,
@@ -120,6 +123,7 @@ class DetectorPool:
         self.detectors = tuple(detectors)
         self.cores = cores
         self.shares = shares
+        self.longest_batch_seconds = longest_batch_seconds
         self.running = running
         self._prepare = prepare
         self._release = release

@@ -179,6 +179,7 @@ class BatchQueue:
         prepare: Callable[[Picture], None] = lambda _picture: None,
     ) -> None:
         self.max_batch_size = max_batch_size
+        self._limit = max_batch_size
         self._max_batch_delay_seconds = max_batch_delay_seconds
         self._on_drop = on_drop
         self._prepare = prepare
@@ -218,6 +219,13 @@ class BatchQueue:
             self._changed.notify_all()
         if dropped:
             self._on_drop(name, Drop.SHUTDOWN)
+
+    def limit(self, pictures: int) -> None:
+        """Sets how many pictures the next batches have at most, from 1 to `max_batch_size`."""
+        with self._changed:
+            if pictures != self._limit:
+                self._limit = pictures
+                self._changed.notify_all()
 
     def demand(self, name: str) -> Demand:
         """Which frames of a stream `max_fps` lets pass, for those who decode them."""
@@ -323,7 +331,7 @@ class BatchQueue:
         slot.virtual_time = max(slot.virtual_time, self._virtual_time - _SAVED_VIRTUAL_TIME)
         before, self._pictures = self._pictures, self._pictures + slot.settings.looks
         # Others need not wake: the first frame opens the window, the last one closes it.
-        is_first, is_last = before == 0, before < self.max_batch_size <= self._pictures
+        is_first, is_last = before == 0, before < self._limit <= self._pictures
         if is_first or is_last or self._window_end() <= slot.filled_at:
             self._changed.notify_all()
         return None
@@ -343,7 +351,7 @@ class BatchQueue:
             slot.blocked_puts -= 1
 
     def _wait_for_batch(self, deadline: float) -> None:
-        while not self._closed and self._pictures < self.max_batch_size:
+        while not self._closed and self._pictures < self._limit:
             end = self._window_end() if self._pictures else deadline
             left_seconds = end - self._clock()
             if left_seconds <= 0:
@@ -358,8 +366,8 @@ class BatchQueue:
         return end if expects_more else first
 
     def _share(self, shares: int) -> int:
-        is_full = self._pictures >= self.max_batch_size
-        return self.max_batch_size if is_full else math.ceil(self._pictures / shares)
+        is_full = self._pictures >= self._limit
+        return self._limit if is_full else math.ceil(self._pictures / shares)
 
     def _collect(self, most: int) -> tuple[list[Frame], list[Frame]]:
         """Empties the slots that are due: the batch, and frames that were too old for it."""

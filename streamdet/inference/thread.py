@@ -24,6 +24,7 @@ from streamdet.detector.pool import Detector, DetectorPool
 from streamdet.detector.stages.square_pixels import detect_with_square_pixels
 from streamdet.detector.stages.tiles import detect_with_tiles
 from streamdet.errors import DetectorError, DeviceLostError
+from streamdet.inference.batch_limit import BatchLimit
 from streamdet.inference.batch_queue import BatchQueue
 from streamdet.inference.sequence import ResultSequencer
 from streamdet.monitoring.metrics import Metrics
@@ -77,6 +78,7 @@ class InferenceGroup:
         self._metrics = metrics
         self._stuck_after_seconds = stuck_after_seconds
         count = len(pool.detectors)
+        self._batch_limit = BatchLimit(queue.max_batch_size, pool.longest_batch_seconds)
         self._sequencer = ResultSequencer(queue, put_detections, count, shares=pool.shares, max_held=max_held_results)
         self.workers: list[Inference] = [
             Inference(
@@ -86,6 +88,7 @@ class InferenceGroup:
                 self._sequencer,
                 metrics,
                 on_error,
+                on_batch=self._on_batch,
                 smaller_batch_seconds=smaller_batch_seconds,
                 tracer=tracer,
                 on_unusable=on_unusable,
@@ -93,6 +96,7 @@ class InferenceGroup:
             for number, detector in enumerate(pool.detectors, 1)
         ]
         metrics.batches_at_once.set(count)
+        metrics.batch_limit.set(queue.max_batch_size)
 
     def __enter__(self) -> Self:
         for worker in self.workers:
@@ -110,6 +114,11 @@ class InferenceGroup:
         at_once = min(at_once, len(self.workers))
         self._sequencer.limit(at_once)
         self._metrics.batches_at_once.set(at_once)
+
+    def _on_batch(self, pictures: int, seconds: float) -> None:
+        self._batch_limit.note(pictures, seconds)
+        self._queue.limit(self._batch_limit.pictures)
+        self._metrics.batch_limit.set(self._batch_limit.pictures)
 
     def in_hand(self) -> int:
         """Frames taken from the queue and not handed on yet."""
@@ -161,6 +170,7 @@ class Inference(Worker):
         sequencer: hands out batches and takes results; shared with the other workers on the queue.
         metrics: gets batch sizes, waiting times, and batches that were halved.
         on_error: called when the thread has ended by an error.
+        on_batch: gets the pictures of each batch that was detected, and the seconds that it took.
         smaller_batch_seconds: for how long smaller batches are used after memory ran out; then the full size is tried
             again, because the process that took the memory may have given it back.
         tracer: follows some of the frames.
@@ -179,6 +189,7 @@ class Inference(Worker):
         metrics: Metrics,
         on_error: Callable[[Worker], None] | None,
         *,
+        on_batch: Callable[[int, float], None],
         smaller_batch_seconds: float,
         tracer: Tracer | None,
         on_unusable: OnUnusable,
@@ -188,13 +199,14 @@ class Inference(Worker):
         self._detector = detector
         self._sequencer = sequencer
         self._metrics = metrics
+        self._on_batch = on_batch
         self._smaller_batch_seconds = smaller_batch_seconds
         self._tracer = tracer
         self._on_unusable = on_unusable
         self.batch_began_at: float | None = None
         self._in_hand: deque[Frame] = deque()
-        self._batch_limit: int | None = None
-        self._batch_limit_ends_at = 0.0
+        self._smaller_batch: int | None = None
+        self._smaller_until = 0.0
         # Frames in hand that were in a batch that failed.
         self._alone = 0
         # The newest one with something in it: it has been through all stages of the detector.
@@ -239,16 +251,18 @@ class Inference(Worker):
 
     def _detect_some(self) -> None:
         """Detects as many of the frames in hand as fit into memory, and hands them on."""
-        if time.monotonic() >= self._batch_limit_ends_at:
-            self._batch_limit = None
-        at_once = self._batch_limit or self._queue.max_batch_size
+        if time.monotonic() >= self._smaller_until:
+            self._smaller_batch = None
+        at_once = self._smaller_batch or self._queue.max_batch_size
         frames = [self._in_hand[0]] if self._alone else self._first_frames(at_once)
+        began = time.monotonic()
         results = self._detect(frames, at_once)
         if isinstance(results, _Failed):
             self._go_on_after(results, frames)
             return
         self._alone = max(self._alone - 1, 0)
         self._metrics.batch_size.observe(len(frames))
+        self._on_batch(sum(frame.settings.looks for frame in frames), time.monotonic() - began)
         for frame, detections in zip(frames, results, strict=True):
             # From here on the frame is the receiver's, whatever happens.
             self._in_hand.popleft()
@@ -328,9 +342,11 @@ class Inference(Worker):
 
     def _halve(self, size: int) -> None:
         self._metrics.out_of_memory_total.inc()
-        self._batch_limit = (size + 1) // 2
-        self._batch_limit_ends_at = time.monotonic() + self._smaller_batch_seconds
-        _log.warning("memory ran out on a batch of %d: going on with %d (see max_batch_size)", size, self._batch_limit)
+        self._smaller_batch = (size + 1) // 2
+        self._smaller_until = time.monotonic() + self._smaller_batch_seconds
+        _log.warning(
+            "memory ran out on a batch of %d: going on with %d (see max_batch_size)", size, self._smaller_batch
+        )
 
 
 @dataclass(frozen=True, slots=True)

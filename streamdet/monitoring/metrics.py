@@ -101,6 +101,7 @@ class Metrics:
         registry: what the metrics page shows.
         capture_decode_seconds: time to decode one frame.
         batch_size: frames per batch.
+        batch_limit: the most pictures of a batch.
         batches_at_once: how many may be detected at the same time.
         queue_wait_seconds: from capture to the start of its batch.
         config_last_reload_successful: 1 or 0.
@@ -150,6 +151,9 @@ class Metrics:
         self.batch_size = declare.histogram("batch_size", "Frames per batch.", _BATCH_SIZE_BUCKETS)
         self.batches_at_once = declare.gauge(
             "batches_at_once", "Batches that may be detected at the same time, depending on the free cores."
+        )
+        self.batch_limit = declare.gauge(
+            "batch_limit", "Most pictures of a batch, depending on how long batches take at present."
         )
         self.out_of_memory_total = declare.counter("out_of_memory", "Batches that were halved because memory ran out.")
         stage_seconds = declare.histogram(

@@ -204,6 +204,33 @@ def test_what_does_not_fill_a_batch_is_shared(clock: Clock, drops: Drops) -> Non
     assert taken == [names[:4], names[4:6], names[6:]]
 
 
+def test_batches_are_no_larger_than_the_limit_says(clock: Clock, drops: Drops) -> None:
+    queue = make(clock, drops, *(Rules(name) for name in "abcd"), size=4)
+    queue.limit(3)
+    for name in "abcd":
+        queue.put(frame(name, captured=clock.now))
+    assert [len(queue.take(0)), len(queue.take(0))] == [3, 1]
+    queue.limit(4)
+    for name in "abcd":
+        queue.put(frame(name, captured=clock.now))
+    assert len(queue.take(0)) == 4
+
+
+def test_a_batch_that_a_lower_limit_fills_leaves_at_once(
+    drops: Drops, running: Callable[..., threading.Thread]
+) -> None:
+    queue = BatchQueue(8, 3600, drops)
+    for name in "abcd":
+        queue.set_stream(Rules(name))
+        if name != "d":
+            queue.put(frame(name, captured=time.monotonic()))
+    taken: list[list[Frame]] = []
+    taking = running(lambda: taken.append(queue.take(3600)))
+    queue.limit(3)
+    taking.join(_PATIENCE_SECONDS)
+    assert [len(batch) for batch in taken] == [3]
+
+
 def test_a_superseded_stream_keeps_its_place(clock: Clock, drops: Drops) -> None:
     queue = make(clock, drops, Rules("a"), Rules("b"), size=1)
     queue.put(frame("a", 1, clock.now))

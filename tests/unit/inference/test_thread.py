@@ -612,6 +612,24 @@ def test_few_results_are_held_for_one_that_hangs() -> None:
     assert [frame.seq for frame, _ in line.published] == [1, 2, 3, 4, 5]
 
 
+def test_batches_become_smaller_while_they_take_too_long() -> None:
+    def work(pictures: int) -> None:
+        time.sleep(0.018 * pictures)
+
+    line = Line(StandIn(), streams=8)
+    detector = StandIn(work)
+    pool = DetectorPool([detector], longest_batch_seconds=0.05)
+    line.put_all()
+    with InferenceGroup(line.queue, pool, line.publish, line.metrics):
+        wait_until(lambda: len(line.published) == 8)
+        wait_until(lambda: line.value("streamdet_batch_limit") in {1, 2})
+        line.put_all()
+        wait_until(lambda: len(line.published) == 16)
+    first, *others = detector.sizes
+    assert first == 8
+    assert max(others) <= 2
+
+
 def test_no_more_workers_detect_than_may() -> None:
     line = Line(StandIn(), streams=2)
     with held_first(line, at_once=1) as (go_on, begun, group):
