@@ -309,7 +309,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "inference/thread.py", "unit/inference/test_thread.py",
-        ("whole batch again when memory ran out", "self._batch_limit = (size + 1) // 2", "self._batch_limit = size",
+        ("whole batch again when memory ran out", "self._smaller_batch = (size + 1) // 2", "self._smaller_batch = size",
          "test_when_memory_runs_out_the_batch_is_halved_and_no_frame_lost"),
         ("lost accelerator is any error", "raise DeviceLostError(message) from error\n            elif self._alone",
          "raise DetectorError(message) from error\n            elif self._alone",
