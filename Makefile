@@ -89,6 +89,7 @@ lint: setup-dev  ## Check style, types, import layers and words
 lock: $(TOOLS)/.installed  ## Choose the newest versions and pin them with hashes
 	$(LOCK) pyproject.toml --all-extras -o requirements.txt
 	$(LOCK) --group dev -c requirements.txt -o requirements-dev.txt
+	$(LOCK) --group deploy -c requirements.txt -c requirements-dev.txt -o requirements-deploy.txt
 	$(LOCK) --group build -o requirements-build.txt
 
 # One version of each package for all Pythons that we support: what works on one works on the others.

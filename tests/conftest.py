@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker in item.iter_markers("package"):
             for name in marker.args:
                 if not is_there(name):
-                    item.add_marker(pytest.mark.skip(reason=f"needs the Debian package {name}"))
+                    item.add_marker(pytest.mark.skip(reason=f"needs the package {name}"))
         if "_engines_known" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(300))  # it may be the one that the trial waits for
         if item.get_closest_marker("root") and os.geteuid() != 0:

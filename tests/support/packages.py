@@ -1,8 +1,9 @@
-"""Which Debian packages, and which rights, the tests of the outer world find on this machine."""
+"""Which packages, and which rights, the tests of the outer world find on this machine."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -40,6 +41,8 @@ _PACKAGES = {
     "iptables": lambda: _root_has("iptables"),
     "gcc": lambda: shutil.which("gcc") is not None,
     "openssl": lambda: shutil.which("openssl") is not None,
+    # Of requirements-deploy.txt.
+    "kubernetes-validate": lambda: importlib.util.find_spec("kubernetes_validate") is not None,
     # Mounts of one's own: for root, and not in every container.
     "util-linux": lambda: _works("unshare", "--mount", "true"),
 }
