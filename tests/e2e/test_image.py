@@ -17,29 +17,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.images import IMAGE, PATIENCE_SECONDS, needs_image, podman
 from support.paths import ROOT
 from support.waiting import wait_until
 
-IMAGE = os.environ.get("STREAMDET_TEST_IMAGE", "")
 HARDENED = (
     "--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges", "--network=none",
     "--tmpfs=/tmp:size=64m,mode=1777", "--pids-limit=4096", "--memory=4g",
 )  # fmt: skip
-# The first start tries engines; machines are busy.
-PATIENCE_SECONDS = 400.0
 
-pytestmark = [
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(not IMAGE, reason="needs an image: run container/test"),
-]
-
-
-def podman(*words: str, check: bool = True, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        ["podman", *words], capture_output=True, text=True, check=False, input=text, timeout=PATIENCE_SECONDS
-    )
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+pytestmark = [pytest.mark.timeout(900), needs_image]
 
 
 def run(*words: str, check: bool = True, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -104,8 +91,8 @@ def daemon(folder: Path, state: str) -> Iterator[Running]:
         path.chmod(0o644)
     name = f"streamdet-test-{secrets.token_hex(4)}"
     podman(
-        "run", "--detach", f"--name={name}", *HARDENED, "--tmpfs=/run/streamdet:size=1m,mode=1777",
-        f"--volume={state}:/var/lib/streamdet", f"--volume={config}:/etc/streamdet/streamdet.toml:ro",
+        "run", "--detach", f"--name={name}", *HARDENED, f"--volume={state}:/var/lib/streamdet",
+        f"--volume={config}:/etc/streamdet/streamdet.toml:ro",
         f"--volume={folder / 'CAMERA_LOGIN'}:/run/secrets/CAMERA_LOGIN:ro", IMAGE,
     )  # fmt: skip
     try:

@@ -59,7 +59,9 @@ def merged(before: Any, patch: Any) -> Any:
 
 
 @pytest.mark.package("kubernetes-validate")
-@pytest.mark.parametrize(("name", "found"), [pytest.param(*each, id=f"{each[0]}-{each[1]['kind']}") for each in objects()])
+@pytest.mark.parametrize(
+    ("name", "found"), [pytest.param(*each, id=f"{each[0]}-{each[1]['kind']}") for each in objects()]
+)
 def test_an_object_is_what_the_schemas_of_the_api_allow(name: str, found: Object) -> None:
     utils = importlib.import_module("kubernetes_validate.utils")
     for version in (OLDEST, utils.latest_version()):
