@@ -219,6 +219,7 @@ class Capture(Worker):
         self._held_at = float("-inf")
         try:
             while not self.stopping:
+                self._metrics.decoder(self._config.name, source.info.hwaccel or "cpu")
                 frame = self._read_in_time(source, sound_at + self._config.stall_seconds)
                 if source.info.live:
                     self._load.frame()

@@ -370,6 +370,8 @@ def _facts(stream: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, why in _LEFT_OUT.items():
         if stream.get(key, 0.0) >= _NOTABLE_FPS:
             yield "left out", f"{stream[key]:.1f} frames per second by {why}"
+    if stream.get("decoder"):
+        yield "decoder", stream["decoder"]
     if gate := stream.get("gate"):
         yield "motion gate", f"{gate['missed']} objects missed in {gate['audited']} audited frames"
     yield "url", stream["url"]

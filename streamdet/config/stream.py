@@ -19,7 +19,7 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 TILES = {"off": 1, "2x2": 2, "3x3": 3}
 """Values of `tiles`, and the number of tiles along each side."""
-HWACCELS = ("none", "auto", "cuda", "drm", "qsv", "vaapi", "vdpau", "videotoolbox", "vulkan")
+HWACCELS = ("none", "auto", "cuda", "drm", "qsv", "v4l2m2m", "vaapi", "vdpau", "videotoolbox", "vulkan")
 OF_ONE_STREAM = ("name", "url", "detect_url", "zones", "lines", "masks", "gate_zones")
 """Keys that cannot have a default for all streams."""
 # Marks a key whose change keeps the connection: it affects what is done with frames, not how they are read.
@@ -263,8 +263,9 @@ class StreamConfig(BaseModel):
     )
     hwaccel: str = Field(
         "none",
-        description='Hardware decoding: "none", "auto" (whatever this machine has) or a name: '
-        f"{', '.join(HWACCELS[2:])}. Falls back to software, and says so in one line.",
+        description='Hardware that decodes H.264 and H.265 of live streams: "none", "auto" (what takes clearly less '
+        f"CPU time in a trial) or a name: {', '.join(HWACCELS[2:])}. Where it fails, the CPU decodes, and one line "
+        "says so.",
         examples=["auto", "vaapi"],
         json_schema_extra={"enum": list(HWACCELS)},
     )

@@ -311,6 +311,17 @@ class Metrics:
         if series is not None:
             series.nominal_fps = fps if fps is not None and 0 < fps <= _MAX_NOMINAL_FPS else 0.0
 
+    def decoder(self, stream: str, decoder: str) -> None:
+        """What decodes the stream: "cpu", or the name of a device."""
+        series = self._streams.get(stream)
+        if series is not None:
+            series.decoder = decoder
+
+    def decoder_of(self, stream: str) -> str | None:
+        """What decodes the stream; None before it was connected."""
+        series = self._streams.get(stream)
+        return None if series is None else series.decoder
+
     def reconnect(self, stream: str, reason: Reason) -> None:
         """A stream is about to be connected again, because of `reason`."""
         series = self._streams.get(stream)
@@ -863,12 +874,14 @@ class _StreamSeries:
         state: what the stream is doing; None before it is known.
         reason: why it is not up; None while it is.
         connects: how often it came up after it had not been connected.
+        decoder: "cpu" or the name of a device; None before it was connected.
         nominal_fps: frames per second at the beginning of the connection; 0 until they are measured.
         recent: latencies and alerts, for people.
     """
 
     __slots__ = (
         "connects",
+        "decoder",
         "detections",
         "event_latency",
         "events",
@@ -888,6 +901,7 @@ class _StreamSeries:
         self.state: State | None = None
         self.reason: Reason | None = None
         self.connects = 0
+        self.decoder: str | None = None
         self.nominal_fps = 0.0
         self.event_latency = event_latency
         self.previews = previews
@@ -951,8 +965,15 @@ class _Collector(Collector):
             "Frames per second, measured over the first 5 s of the connection; 0 until then.",
             labels=["stream"],
         )
+        decoder = GaugeMetricFamily(
+            "streamdet_stream_decoder",
+            "1 for what decodes the stream: cpu, or the hwaccel that does.",
+            labels=["stream", "decoder"],
+        )
         for name, series in streams.items():
             current = series.state
+            if series.decoder is not None:
+                decoder.add_metric([name, series.decoder], 1.0)
             last_frame.add_metric([name], series.last_frame_at)
             nominal_fps.add_metric([name], series.nominal_fps)
             connects.add_metric([name], series.connects)
@@ -960,6 +981,6 @@ class _Collector(Collector):
                 reason.add_metric([name, why.value], 1.0)
             for possible in State:
                 state.add_metric([name, possible.value], float(possible is current))
-        yield from (captured, published, in_flight, dropped, state, reason, last_frame, nominal_fps, connects)
+        yield from (captured, published, in_flight, dropped, state, reason, last_frame, nominal_fps, connects, decoder)
         text = "Log lines that could not be written, or not in time."
         yield CounterMetricFamily("streamdet_log_lines_dropped", text, value=lost_lines())

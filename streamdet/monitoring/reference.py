@@ -39,6 +39,7 @@ def metrics_reference() -> list[dict[str, Any]]:
     metrics.set_stream("front-door", ["person"], ["door"], ["gate"])
     metrics.set_rules([("loading bay at night", "front-door")])
     metrics.status(StreamStatus("front-door", State.DOWN, Reason.REFUSED, "", 0.0))
+    metrics.decoder("front-door", "cpu")
     metrics.delivery.add_socket("events")
     metrics.engine(dict.fromkeys(("device", "engine", "precision", "max_batch_size", "workers", "weights"), ""))
     metrics.add_device("cuda:0", lambda: (0, 0), lambda: 0.0)

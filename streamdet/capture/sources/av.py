@@ -7,6 +7,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from urllib.parse import urlsplit
 
@@ -27,12 +28,12 @@ from streamdet.capture.sources.diagnosis import (
 from streamdet.capture.sources.ffmpeg import (
     HLS_OPTIONS,
     RELAYED_OPTIONS,
-    find_hwaccel,
     limit_allocations,
     options_for,
     transport_of,
 )
 from streamdet.capture.sources.fifo import Fifo, begins_with, is_fifo
+from streamdet.capture.sources.hardware import DECODERS, HardwareDecoder, HardwareDecoders
 from streamdet.capture.sources.hls.files import HlsFiles
 from streamdet.capture.sources.hls.playlist import BEGINNING
 from streamdet.capture.sources.http_client import HttpFile, host_of
@@ -69,9 +70,10 @@ class AvSource:
         packets: gets the encoded packets, too; None where they are not wanted.
         demand: which frames are worth decoding; None for all.
         decodes: whether pictures are decoded at all.
+        hardware: what may decode instead of the CPU; of live streams alone, as only they go on for ever.
 
     Attributes:
-        info: what was found at opening.
+        info: what was found at opening; `hwaccel` becomes None when the hardware fails.
 
     Raises:
         SourceError: it cannot be opened.
@@ -84,6 +86,7 @@ class AvSource:
         demand: Demand | None = None,
         *,
         decodes: bool = True,
+        hardware: HardwareDecoders = DECODERS,
     ) -> None:
         self._config = config
         self._sink = packets
@@ -100,7 +103,8 @@ class AvSource:
         self._decode_seconds = 0.0
         self._is_paced = False
         self._transport = transport_of(config)
-        self._hwaccel = find_hwaccel(config.hwaccel, config.name)
+        self._hardware = hardware
+        self._decoder: HardwareDecoder | None = None
         self._container: av.container.InputContainer | None = None
         self._hls: HlsFiles | None = None
         self._fetched: HlsFiles | HttpFile | None = None
@@ -194,7 +198,16 @@ class AvSource:
             return float(source._shown_at(packet))  # noqa: SLF001 - of this class
 
         selection = Selection(codec, mode, self._demand, is_timed=is_timed, shown_at=shown_at)
-        self._soundness = Soundness(codec, tap=self._tap, selection=selection)
+        self._decoder = self._find_hardware(codec)
+        self._soundness = Soundness(codec, tap=self._tap, selection=selection, hardware=self._decoder)
+
+    def _find_hardware(self, codec: av.VideoCodecContext) -> HardwareDecoder | None:
+        """What decodes instead of the CPU, if anything may."""
+        if not self._decodes:
+            return None
+        config, name_of_codec = self._config, codec.codec.canonical_name
+        name = self._hardware.find(config.hwaccel, name_of_codec, config.name, is_live=not self._has_end)
+        return None if name is None else self._hardware.open(name, codec, config.name)
 
     def _lacks_index(self) -> SourceError | None:
         """The error if FFmpeg found no index in an MP4; None otherwise."""
@@ -288,7 +301,6 @@ class AvSource:
             container_format,
             options,
             timeout=(open_seconds, self._config.stall_seconds),
-            hwaccel=self._hwaccel,
             io_open=self._hls,
             # A title in another encoding is no reason not to show the pictures.
             metadata_errors="replace",
@@ -351,7 +363,7 @@ class AvSource:
             height=codec.height,
             fps=float(rate) if rate else None,
             backend="av",
-            hwaccel=self._config.hwaccel if self._hwaccel is not None and codec.is_hwaccel else None,
+            hwaccel=None if self._decoder is None else self._decoder.name,
             transport=self._transport,
             live=not self._has_end,
         )
@@ -460,6 +472,8 @@ class AvSource:
         self._frames.extend(self._soundness.decode(packet))
         self._left_out.extend(self._soundness.take_left_out())
         self._decode_seconds = time.perf_counter() - started
+        if self._decoder is not None and self._decoder.name != self.info.hwaccel:
+            self.info = replace(self.info, hwaccel=self._decoder.name)
 
     def _nothing_decodes(self, packets: int, broken: int) -> SourceError:
         seconds = self._config.stall_seconds

@@ -1,21 +1,15 @@
-"""FFmpeg's options: for each kind of stream, for hardware decoding, and how much memory it may take at once."""
+"""FFmpeg's options: for each kind of stream, and how much memory it may take at once."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import logging
 
 import av
-from av.codec.hwaccel import HWAccel, hwdevices_available
 
 from streamdet.capture.sources.diagnosis import HTTP_KINDS, ca_file_of
 from streamdet.capture.sources.picture import MAX_PIXELS
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, kind_of_url
-from streamdet.monitoring.log import LogThrottle
-
-_log = logging.getLogger(__name__)
 
 # Four bytes for every pixel of the largest picture (see `picture`); larger pictures are refused.
 MAX_ALLOCATION_BYTES = 256 * 1024 * 1024
@@ -92,40 +86,6 @@ def options_for(config: StreamConfig) -> dict[str, str]:
         if config.tls_verify and ca_file:
             options["ca_file"] = ca_file
     return options
-
-
-_log = logging.getLogger(__name__)
-_throttle = LogThrottle()
-
-
-def find_hwaccel(wanted: str, stream: str) -> HWAccel | None:
-    """The hardware to decode with; None for software, said in one line where hardware was wanted.
-
-    Args:
-        wanted: "none", "auto" or a name that FFmpeg knows.
-        stream: name of the stream, for the log.
-    """
-    if wanted == "none":
-        return None
-    names = hwdevices_available() if wanted == "auto" else [wanted]
-    for name in names:
-        if _works(name):
-            return HWAccel(name, allow_software_fallback=True)
-    what = "hardware decoding" if wanted == "auto" else f"hardware decoding by {wanted}"
-    _throttle.log(_log, logging.WARNING, "%s is not available here; decoding in software", what, stream=stream)
-    return None
-
-
-@functools.cache
-def _works(name: str) -> bool:
-    """Whether the device can be opened; H.264 stands for all codecs, since whatever decodes has it."""
-    if name not in hwdevices_available():
-        return False
-    try:
-        HWAccel(name).create(av.Codec("h264", "r"))
-    except (av.FFmpegError, NotImplementedError):
-        return False
-    return True
 
 
 def limit_allocations(extension: str) -> bool:

@@ -33,6 +33,7 @@ from av.codec.context import Flags
 from av.video.frame import PictureType
 
 from streamdet.capture.sources.h264 import PictureNumbers, PictureParts, PictureStart
+from streamdet.capture.sources.hardware import HardwareDecoder
 from streamdet.capture.sources.packets import PacketTap
 from streamdet.capture.sources.selection import Choice, Selection
 
@@ -63,6 +64,7 @@ class Soundness:
         key_frame_seconds: how long a key frame is waited for.
         tap: gets every packet of which nothing is known to be lost.
         selection: says which packets are decoded; None for all.
+        hardware: decodes instead of `decoder`; None for that itself.
 
     Attributes:
         broken_packets: that could not be decoded.
@@ -75,6 +77,7 @@ class Soundness:
         key_frame_seconds: float = KEY_FRAME_SECONDS,
         tap: PacketTap | None = None,
         selection: Selection | None = None,
+        hardware: HardwareDecoder | None = None,
     ) -> None:
         name = decoder.codec.canonical_name
         self._builds_on_others = name in _BUILD_ON_OTHERS
@@ -83,7 +86,7 @@ class Soundness:
         self._parts = PictureParts()
         self.broken_packets = 0
         self.waits = self._builds_on_others
-        self._decoder = decoder
+        self._decoder = hardware or decoder
         self._key_frame_seconds = key_frame_seconds
         self._tap = tap
         self._selection = selection or Selection(decoder)
@@ -196,7 +199,7 @@ class Soundness:
         if packet.is_keyframe:
             self.waits, self._has_keys = False, True
         try:
-            frames = packet.decode()
+            frames = self._decoder.decode(packet)
         except av.FFmpegError:
             self.broken_packets += 1
             # One of the remaining pictures may be the broken one.

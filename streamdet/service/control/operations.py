@@ -360,6 +360,7 @@ class Operations:
             "claim": None if claim is None else claim.grant.claim_id,
             "changed": sorted(change.values) if change is not None and change.action == "change" else [],
             "persisted": claim is None and same_after_restart,
+            "decoder": self._metrics.decoder_of(stream.name),
             "detection": self._detection(stream),
         }
 
