@@ -142,7 +142,7 @@ def test_a_card_opens_picture_path_and_clip_and_is_marked_for_all(
     expect(cards(other)).to_have_class(re.compile("reviewed"))
     cards(other).get_by_role("button").click()
     other.goto(f"{server.url}#/review?reviewed=yes&kind=alerts")
-    expect(other.locator("#review-empty")).to_have_text("Nothing matches the filters.")
+    expect(other.locator("#review-empty")).to_contain_text("Nothing matches the filters")
     for one in (page, other):
         one.goto("about:blank")
 
@@ -176,7 +176,7 @@ def test_filters_stand_in_the_address_and_older_ones_follow_by_key(
     expect(cards(page).first).to_be_visible()
     assert set(page.locator(".occurrence-stream").all_text_contents()) == {"yard"}
     page.get_by_role("button", name="Alerts").click()
-    expect(page.locator("#review-empty")).to_have_text("Nothing matches the filters.")
+    expect(page.locator("#review-empty")).to_contain_text("Nothing matches the filters")
     page.get_by_role("button", name="Clear filters").click()
     expect(page).to_have_url(re.compile("#/review$"))
     page.get_by_role("button", name="Objects").click()

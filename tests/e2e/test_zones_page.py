@@ -264,7 +264,7 @@ def test_outlines_that_come_after_the_first_frames_are_shown(
         text = json.dumps(head).encode()
         route.fulfill(body=len(text).to_bytes(4, "big") + text + body[4 + length :])
 
-    page = open_page(f"{server.url}healthz")
+    page = open_page(server.url)
     page.route("**/api/updates", answer)
     page.goto(f"{server.url}#/zones/gate")
     expect(page.locator(".zones-item")).to_have_count(1)

@@ -29,6 +29,7 @@ function readFilters() {
 function listOnly(stream) {
   byId("filter-stream-field").hidden = stream !== "";
   setText(byId("events-title"), stream ? `Events of ${stream}` : "Events");
+  document.querySelector(".events").classList.toggle("of-one", stream !== "");
   if (filter.only !== stream) {
     filter.only = stream;
     beginList();
@@ -143,7 +144,7 @@ function makeChips(objects) {
     const best = Math.max(...objects.filter((found) => found.label === label).map((found) => found.score));
     const swatch = make("i", { class: "swatch" });
     swatch.style.backgroundColor = colourOf(label);
-    chips.append(make("span", {}, swatch, make("b", { text: `${count} ${label}` }), ` ${percent(best)}`));
+    chips.append(make("span", {}, swatch, make("b", { text: several(count, label) }), ` ${percent(best)}`));
   }
   return chips;
 }

@@ -119,12 +119,24 @@ function makeOverlay(item, geometry, path, options) {
   const svg = makeSvg("svg", { viewBox: `0 0 ${area.width} ${area.height}`, class: "overlay", "aria-hidden": "true" });
   const size = Math.max(area.width, area.height) / 40;
   const points = (list) => list.map(([x, y]) => `${area.x(x).toFixed(1)},${area.y(y).toFixed(1)}`).join(" ");
-  const name = (text, [x, y], kind) => svg.append(makeSvg("text", { class: kind, x: Math.min(Math.max(area.x(x), 2), area.width - size * 4), y: Math.min(Math.max(area.y(y) - size / 3, size), area.height - 2), "font-size": size, text }));
+  /** @type {{x: number, y: number, end: number}[]} */
+  const names = [];
+  // At its first point, in the picture and clear of other names; of a shape that is nowhere in the picture there is none.
+  const name = (text, corners, kind) => {
+    const [xs, ys] = [corners.map(([x]) => area.x(x)), corners.map(([, y]) => area.y(y))];
+    if (Math.max(...xs) < 0 || Math.min(...xs) > area.width || Math.max(...ys) < 0 || Math.min(...ys) > area.height) return;
+    const x = Math.max(Math.min(xs[0], area.width - size * 0.65 * text.length), 2);
+    let y = Math.min(Math.max(ys[0] - size / 3, size), area.height - 2);
+    const end = x + size * 0.65 * text.length;
+    for (const other of names) if (Math.abs(other.y - y) < size && other.x < end && other.end > x) y = other.y + size * 1.1;
+    names.push({ x, y, end });
+    svg.append(makeSvg("text", { class: kind, x, y, "font-size": size, text }));
+  };
   if (options.zones && geometry) {
     for (const zone of geometry.zones) svg.append(makeSvg("polygon", { class: "zone", points: points(zone.points) }));
     for (const line of geometry.lines) svg.append(makeSvg("polyline", { class: "line", points: points(line.points) }));
-    for (const zone of geometry.zones) name(zone.name, zone.points[0], "zone");
-    for (const line of geometry.lines) name(line.name, line.points[0], "line");
+    for (const zone of geometry.zones) name(zone.name, zone.points, "zone");
+    for (const line of geometry.lines) name(line.name, line.points, "line");
   }
   const box = item.event.picture?.box;
   if (options.box && box) svg.append(makeSvg("rect", { class: "box", x: box[0], y: box[1], width: box[2] - box[0], height: box[3] - box[1] }));

@@ -236,7 +236,10 @@ function takeNews({ number, marks, marked, items, more }) {
     if (review.news.size <= MAX_NEWS) break;
     review.news.delete(id); // the oldest
   }
-  if (items.length) showList();
+  if (!items.length) return;
+  // Into an empty list they come at once: there is nothing that could jump.
+  if (list.items.length || review.next !== null || review.isMore) showList();
+  else addNews();
 }
 
 /** Shows what others have marked; the cards stay where they are. @param {Record<string, boolean>} marked by id */
@@ -259,13 +262,17 @@ function takeMarks(marked) {
 /** New ones come on top when someone wants them, so that nothing jumps. */
 function showNews() {
   if (review.isMore) return beginReview();
+  addNews();
+  byId("occurrences").querySelector("a")?.focus();
+  return undefined;
+}
+
+function addNews() {
   const news = [...review.news.values()].sort((a, b) => timeOf(a) - timeOf(b));
   review.news.clear();
   for (const item of news) add(item, true);
   offerFilters();
   showList();
-  byId("occurrences").querySelector("a")?.focus();
-  return undefined;
 }
 
 function showList(empty = "") {
@@ -277,7 +284,7 @@ function showList(empty = "") {
   const isFiltered = Object.keys(review.filter ?? {}).length > 0;
   setText(byId("review-count"), list.items.length ? `${list.items.length}${review.next === null ? "" : "+"} listed` : "");
   byId("review-empty").hidden = list.items.length > 0;
-  setText(byId("review-empty"), empty || (review.next !== null ? "Looking further back …" : isFiltered ? "Nothing matches the filters." : "Nothing has happened yet."));
+  setText(byId("review-empty"), empty || (review.next !== null ? "Looking further back …" : !isFiltered ? "Nothing has happened yet." : review.filter.until ? "Nothing matches the filters." : "Nothing matches the filters yet. What does comes here by itself."));
   setText(byId("review-hint"), hints().join(" "));
 }
 

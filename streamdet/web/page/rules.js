@@ -166,6 +166,13 @@ function ruleOfForm() {
 const orList = (words, otherwise) => (words.length ? words.length === 1 ? words[0] : `${words.slice(0, -1).join(", ")} or ${words.at(-1)}` : otherwise);
 const secondsInWords = (value) => (typeof value !== "number" ? `${value} seconds` : value === 1 ? "1 second" : value % 3600 === 0 && value ? `${value / 3600} h` : value % 60 === 0 && value ? `${value / 60} min` : `${value} seconds`);
 
+/** "3 people or cars are", "1 person is". @param {number} count @param {string[]} labels */
+function atLeast(count, labels) {
+  if (count === 1) return `1 ${orList(labels, "object")} is`;
+  const isKnown = labels.every((label) => PLURALS.has(label));
+  return `${count} ${isKnown ? orList(labels.map((label) => PLURALS.get(label)), "objects") : `of ${orList(labels, "")}`} are`;
+}
+
 /** What a rule does, in plain English. @param {any} rule */
 function ruleInWords(rule) {
   const what = orList(rule.labels ?? [], "object");
@@ -175,7 +182,7 @@ function ruleInWords(rule) {
   let when = `When ${article} ${what} is ${where}${streams}${rule.for_seconds ? ` for ${secondsInWords(rule.for_seconds)}` : ""}, once for each`;
   if (rule.line !== undefined) when = `When ${article} ${what} crosses the line ${rule.line || "…"}${rule.direction ? ` going ${rule.direction}` : ""}${streams}, once for each`;
   else if (rule.none_for_seconds !== undefined) when = `When no ${what} has been ${where}${streams} for ${secondsInWords(rule.none_for_seconds)}`;
-  else if (rule.at_least !== undefined) when = `When at least ${rule.at_least} of ${what} are ${where}${streams} at once${rule.for_seconds ? ` for ${secondsInWords(rule.for_seconds)}` : ""}`;
+  else if (rule.at_least !== undefined) when = `When at least ${atLeast(rule.at_least, rule.labels ?? [])} ${where}${streams} at once${rule.for_seconds ? ` for ${secondsInWords(rule.for_seconds)}` : ""}`;
   const times = (rule.between ?? []).map(([from, to]) => `${from || "…"} to ${to || "…"}`);
   const days = (rule.days ?? []).map((day) => RULE_DAYS.find(([key]) => key === day)?.[1] ?? day);
   const only = times.length || days.length ? ` Only${times.length ? ` from ${times.join(" and ")}` : ""}${days.length ? ` on ${days.join(", ")}` : ""}.` : "";
@@ -325,7 +332,10 @@ async function sendRules(rule) {
   const drafted = rule?.zone ?? rule?.line;
   const key = rule?.line ? "lines" : "zones";
   const missing = drafted ? ruledStreams().filter((stream) => !(ruling.shapes[stream]?.[key] ?? []).some(({ name }) => name === drafted) && draftedNames(stream, /** @type {any} */ (key)).includes(drafted)) : [];
-  if (missing.length) return setText(byId("rule-problem"), `${drafted} of ${missing[0]} is drawn, but not applied yet: apply it under Zones of that stream first.`);
+  if (missing.length) {
+    const link = make("a", { href: addressOf("zones", missing[0]), text: `Zones of ${missing[0]}` });
+    return byId("rule-problem").replaceChildren(`${drafted} is drawn, but not applied yet: apply it under `, link, " first. What you have typed here stays.");
+  }
   ruling.isSending = true;
   showRule();
   const persist = byId("rule-persist").checked;

@@ -122,7 +122,7 @@ function stepWords(row, step) {
   const begin = timeline.answer.since + step * stepSeconds();
   const end = begin + stepSeconds();
   const { presence, alerts, down, resting } = row.sums;
-  const parts = presence.filter(([, counts]) => counts.has(step)).map(([label, counts]) => `${counts.get(step)} ${label}`);
+  const parts = presence.filter(([, counts]) => counts.has(step)).map(([label, counts]) => several(counts.get(step), label));
   if (alerts.has(step)) parts.push(`${alerts.get(step)} ${alerts.get(step) === 1 ? "alert" : "alerts"}`);
   if (down.has(step)) parts.push(`not up for ${duration(down.get(step))}`);
   if (resting.has(step)) parts.push(`paused or over for ${duration(resting.get(step))}`);
@@ -250,7 +250,7 @@ function showTable() {
   const sum = (pairs) => pairs.reduce((total, [, value]) => total + value, 0);
   const head = ["Stream", "Busiest", "Alerts", "Not up", "Paused or over"].map((text) => make("th", { scope: "col", text }));
   const body = answer.streams.map((sums) => {
-    const most = Object.entries(sums.presence).map(([label, pairs]) => `${Math.max(...pairs.map(([, count]) => count))} ${label}`);
+    const most = Object.entries(sums.presence).map(([label, pairs]) => several(Math.max(...pairs.map(([, count]) => count)), label));
     const cells = [most.join(", ") || "–", String(sum(sums.alerts)), sum(sums.down) ? duration(sum(sums.down)) : "–", sum(sums.resting) ? duration(sum(sums.resting)) : "–"];
     return make("tr", {}, make("th", { scope: "row", text: sums.stream }), ...cells.map((text) => make("td", { text })));
   });

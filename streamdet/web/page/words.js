@@ -59,7 +59,7 @@ function whyFewer(drops) {
     isLoss ||= !WANTED_DROPS.has(reason);
   }
   const parts = Object.entries(sums).sort((a, b) => b[1] - a[1]);
-  return { text: parts.map(([why, fps]) => `${perSecond(fps)} fps left out by ${why}`).join(", "), isLoss };
+  return { text: parts.map(([why, fps], at) => `${perSecond(fps)} ${at ? "" : "fps left out "}by ${why}`).join(", "), isLoss };
 }
 
 /** @param {string} state */
@@ -132,10 +132,16 @@ const timeOfDay = new Intl.DateTimeFormat([], { timeStyle: "medium", hourCycle: 
 /** Time of day in the browser's own zone. @param {number} at Unix time in seconds */
 const clock = (at) => timeOfDay.format(at * 1000);
 
-/** "3 person, 1 car", the most frequent first. @param {Record<string, number>} labels */
+/** Of the labels of the embedded weights; others may be of any language. */
+const PLURALS = new Map(Object.entries({ person: "people", bicycle: "bicycles", car: "cars", motorcycle: "motorcycles", bus: "buses", truck: "trucks" }));
+
+/** @param {number} count @param {string} label */
+const several = (count, label) => (count === 1 ? `1 ${label}` : PLURALS.has(label) ? `${count} ${PLURALS.get(label)}` : `${count} × ${label}`);
+
+/** "3 people, 1 car", the most frequent first. @param {Record<string, number>} labels */
 function counted(labels) {
   const entries = Object.entries(labels).sort((a, b) => b[1] - a[1]);
-  return entries.map(([label, count]) => `${count} ${label}`).join(", ");
+  return entries.map(([label, count]) => several(count, label)).join(", ");
 }
 
 /** @param {{label: string}[]} objects @returns {Record<string, number>} */

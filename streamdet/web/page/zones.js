@@ -350,17 +350,35 @@ function drawEditor(found) {
     parts.push(outline);
     if (kind === "lines" && shape.points.length === 2) parts.push(...arrowOf(shape.points, isSelected(entry)));
   }
-  for (const one of found) parts.push(...boxOf(one));
-  for (const entry of entries()) parts.push(nameOf(entry));
+  /** @type {{x: number, y: number, end: number}[]} */
+  const taken = [];
+  const names = entries().map((entry) => nameOf(entry, taken));
+  for (const one of found) parts.push(...boxOf(one, taken));
+  parts.push(...names);
   if (editor.drawing.length || editor.pointer || editor.hasCursor) parts.push(...draftOf(points));
   svg.replaceChildren(...parts);
 }
 
-function nameOf({ kind, shape }) {
+/** About how wide and high a letter over the picture is, in pixels. */
+const LETTER = { width: 7, height: 14 };
+/** On a narrower picture only the zone stands at a box. */
+const NARROW_PICTURE = 480;
+
+/** Where a text stands, in the picture as a whole; null where it would cover another. */
+function placeText(text, x, y, taken) {
+  const wide = text.length * LETTER.width;
+  const at = { x: Math.max(Math.min(x, byId("zones-picture").clientWidth - wide - 4), 4), y: Math.max(y, LETTER.height), end: 0 };
+  at.end = at.x + wide;
+  return taken.some((other) => Math.abs(other.y - at.y) < LETTER.height && other.x < at.end && other.end > at.x) ? null : at;
+}
+
+function nameOf({ kind, shape }, taken) {
   const [x, y] = place(shape.points.reduce((top, point) => (point[1] < top[1] ? point : top)));
-  const width = byId("zones-picture").clientWidth;
-  const isRight = x > width * 0.75;
-  return makeSvg("text", { class: tagOf(kind), x: isRight ? Math.min(x, width - 4) : Math.max(x, 4), y: Math.max(y - 6, 14), "text-anchor": isRight ? "end" : "start", text: [...shape.name].slice(0, 24).join("") });
+  const text = [...shape.name].slice(0, 24).join("");
+  // A shape is always named: above its corner, or below where another name stands there.
+  const at = placeText(text, x, y - 6, taken) ?? placeText(text, x, y + LETTER.height + 2, taken) ?? placeText(text, x, y - 6, []);
+  taken.push(at);
+  return makeSvg("text", { class: tagOf(kind), x: at.x, y: at.y, text });
 }
 
 /** An arrow from the middle of a line to its right: that way counts as "in". */
@@ -375,8 +393,8 @@ function arrowOf([start, end], isNamed) {
   return isNamed ? [arrow, side("in", 28), side("out", -20)] : [arrow];
 }
 
-/** A box, its anchor, and which zones hold it. */
-function boxOf({ label, score, box, verdict }) {
+/** A box, its anchor, and which zones hold it, as far as there is room to say so. */
+function boxOf({ label, score, box, verdict }, taken) {
   const { width, height } = editor.frame;
   const [x1, y1, x2, y2] = box;
   const [[left, top], [right, bottom]] = [place([x1 / width, y1 / height]), place([x2 / width, y2 / height])];
@@ -388,7 +406,12 @@ function boxOf({ label, score, box, verdict }) {
     makeSvg("rect", { class: `box ${kind}`, x: left, y: top, width: Math.max(right - left, 1), height: Math.max(bottom - top, 1) }),
     makeSvg("circle", { class: `anchor ${kind}`, cx: ax, cy: ay, r: anchor === "any" ? 0 : 4.5 }),
   ];
-  if (kind !== "free") parts.push(makeSvg("text", { class: `verdict ${kind}`, x: Math.max(left, 2), y: Math.max(top - 4, 12), text: `${label} ${percent(score)}: ${where}` }));
+  const text = byId("zones-picture").clientWidth < NARROW_PICTURE ? where : `${label} ${percent(score)}: ${where}`;
+  const at = kind === "free" ? null : placeText(text, left, top - 4, taken);
+  if (at) {
+    taken.push(at);
+    parts.push(makeSvg("text", { class: `verdict ${kind}`, x: at.x, y: at.y, text }));
+  }
   return parts;
 }
 
@@ -542,6 +565,8 @@ function showResult() {
   else if (dirty && !may) standing = `${account.whyNot} Copy the text into the file of the daemon and reload it.`;
   if (!account.reads && editor.base && entries().length) standing += " Of shapes that were there before, only the outlines are known here: compare labels and sizes with the file.";
   setText(byId("zones-standing"), standing);
+  // What is to be done next stands out: a rule needs a zone that is applied.
+  byId("zones-rule").classList.toggle("primary", !dirty || !may);
   byId("zones-apply-part").hidden = byId("zones-apply").hidden = !may;
   setAttribute(byId("zones-apply"), "aria-disabled", String(!dirty || wrong > 0 || editor.isConflict || editor.isApplying));
   setAttribute(byId("zones-discard"), "aria-disabled", String(!dirty));
