@@ -2,14 +2,17 @@
 """Measures what open pages cost: the daemon with a stand-in detector, the page, and browsers that ask as its script.
 
     .venv/bin/python benchmarks/page_load.py --browsers 0,1,50,0,50,0,50 --seconds 20
-    .venv/bin/python benchmarks/page_load.py --browsers 0 --chromium /usr/bin/chromium --video /tmp/1080p.mp4
+    .venv/bin/python benchmarks/page_load.py --pairs 8 --seconds 60 --chromium /usr/bin/chromium
+
+The first one measures numbers of browsers, simulated, one part after the other. The second one measures pairs of an
+empty page of the same server and of the page, in turns, each first in half of the pairs, and prints what the page costs
+more: the median, and each pair. Run it while the machine does nothing else; each part has its load average.
 
 Twelve streams of the sample clip at 10 frames per second, or of another video. Prints one JSON object: for each part of
 the run the frames per second that were captured and published, the CPU of the daemon and of the page in parts of a
 core, pictures per second, and the memory of the page.
 
-With `--chromium` a real browser is opened as well, in turns with one that shows an empty page of the same server: when
-it painted first, what the daemon and the page cost meanwhile, and the memory of its processes by their kind. Compared
+With `--chromium` the browsers of pairs are real, and when one painted first is measured as well. Compared
 are browsers with the same options and profiles of their own, of which one shows "ok" as plain text. Counted is what
 they have allocated, alone and shared among them (Pss_Anon and Pss_Shmem: heaps, bitmaps, what is painted); and beside
 it all of PSS, with the program's code, which the system can drop at any time. It has no GPU, so it does in memory what
@@ -31,6 +34,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 from urllib.request import urlopen
 
@@ -125,6 +129,7 @@ def measure(run: Run, seconds: float, pictures: Callable[[], int]) -> dict[str, 
         "page_cores": round((cpu_after[1] - cpu[1]) / took, 3),
         "pictures_per_second": round((pictures() - seen) / took),
         "page_megabytes": round(resident_bytes(run.page) / 1e6),
+        "load_average": float(Path("/proc/loadavg").read_text().split()[0]),
     }
 
 
@@ -175,21 +180,35 @@ def memory_of(processes: list[Path]) -> dict[str, int]:
     return {what: round(size / 1e6) for what, size in total.items()}
 
 
-def with_chromium(run: Run, executable: str, seconds: float, folder: Path) -> list[dict[str, Any]]:
-    """Parts of the run with a real browser, which no one controls: that would keep all that it loads in its memory."""
-    parts: list[dict[str, Any]] = []
-    for path in ("healthz", "", "healthz", ""):
-        profile = folder / f"profile-{len(parts)}"
-        command = [executable, *_CHROMIUM, f"--user-data-dir={profile}", f"http://{run.address}/{path}"]
+def with_chromium(run: Run, executable: str, seconds: float, *, shows_page: bool) -> dict[str, Any]:
+    """A part with a real browser, which no one controls: that would keep all that it loads in its memory."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        address = f"http://{run.address}/{'' if shows_page else 'healthz'}"
+        command = [executable, *_CHROMIUM, f"--user-data-dir={profile}", address]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as browser:  # noqa: S603 - as the user says
             time.sleep(2 * _SETTLE_SECONDS)
             measured = measure(run, seconds, lambda: 0)
-            memory = memory_of(processes_of(profile))
-            parts.append(
-                {"chromium": "the page" if not path else "an empty page", **measured, "chromium_megabytes": memory}
-            )
+            memory = memory_of(processes_of(Path(profile)))
             browser.terminate()
-    return parts
+    return {"shows": "the page" if shows_page else "an empty page", **measured, "chromium_megabytes": memory}
+
+
+def in_pairs(count: int, part: Callable[[bool], dict[str, Any]]) -> dict[str, Any]:
+    """Measures without and with the page in turns: what it costs more, as a median and of each pair, and all parts."""
+    parts: list[dict[str, Any]] = []
+    more: dict[str, list[float]] = {"daemon_cores": [], "page_cores": [], "chromium_megabytes": []}
+    for number in range(count):
+        is_first = number % 2 == 1
+        both = {shows_page: part(shows_page) for shows_page in (is_first, not is_first)}
+        parts += both.values()
+        for key, found in more.items():
+            without, with_page = (both[shows_page].get(key) for shows_page in (False, True))
+            if isinstance(without, dict) and isinstance(with_page, dict):
+                found.append(with_page["allocated"] - without["allocated"])
+            elif without is not None and with_page is not None:
+                found.append(round(with_page - without, 3))
+    medians = {key: {"median": round(median(found), 3), "each": found} for key, found in more.items() if found}
+    return {"with_the_page_more": medians, "pairs": parts}
 
 
 def first_paint(run: Run, executable: str) -> dict[str, int]:
@@ -205,6 +224,21 @@ def first_paint(run: Run, executable: str) -> dict[str, int]:
     return {"first_paint_ms": round(painted), "first_picture_ms": round(pictured)}
 
 
+def measured(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line asks for."""
+    if not arguments.pairs:
+        counts = map(int, arguments.browsers.split(","))
+        return {"parts": [with_browsers(run, count, arguments.seconds) for count in counts]}
+
+    def part(shows_page: bool) -> dict[str, Any]:
+        if arguments.chromium:
+            return with_chromium(run, arguments.chromium, arguments.seconds, shows_page=shows_page)
+        return with_browsers(run, int(shows_page), arguments.seconds)
+
+    painted = first_paint(run, arguments.chromium) if arguments.chromium else {}
+    return {**painted, **in_pairs(arguments.pairs, part)}
+
+
 def main() -> None:
     """Measures what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -212,7 +246,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--streams", type=int, default=12)
     parser.add_argument("--video", default=str(sample_clip()), help="file that every stream shows")
-    parser.add_argument("--chromium", help="measure this browser as well")
+    parser.add_argument("--pairs", type=int, help="compare an empty page with the page so many times, instead")
+    parser.add_argument("--chromium", help="the browser of the pairs; else they are simulated")
     arguments = parser.parse_args()
     events, metrics = free_endpoint("tcp://127.0.0.1:5555", "tcp://"), free_endpoint("127.0.0.1:9095")
     streams = [f"s{number}" for number in range(arguments.streams)]
@@ -232,12 +267,7 @@ def main() -> None:
             address = line.removeprefix("the page is at http://").strip().rstrip("/")
             run = Run(metrics, address, daemon.pid, page.pid, streams)
             time.sleep(_SETTLE_SECONDS)
-            parts = [with_browsers(run, count, arguments.seconds) for count in map(int, arguments.browsers.split(","))]
-            if arguments.chromium:
-                parts.append(first_paint(run, arguments.chromium))
-                parts += with_chromium(run, arguments.chromium, arguments.seconds, Path(folder))
-    load = " ".join(Path("/proc/loadavg").read_text().split()[:3])
-    print(json.dumps({"load_average": load, "parts": parts}, indent=2))  # noqa: T201 - its result
+            print(json.dumps(measured(run, arguments), indent=2))  # noqa: T201 - its result
 
 
 main()
