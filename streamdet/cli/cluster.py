@@ -148,7 +148,7 @@ def head(*, token_file: Path, listen_at: str, ray_port: int, address: str | None
             if not _started(processes, stop):
                 return
             os.environ.update(environ)
-            from streamdet.cluster.on_ray import HeadSettings, start_head
+            from streamdet.cluster.on_ray import HeadSettings, disconnect, start_head
 
             try:
                 url = start_head(settings.head, HeadSettings(directory.resolve(), token_file.resolve(), host, port))
@@ -159,6 +159,7 @@ def head(*, token_file: Path, listen_at: str, ray_port: int, address: str | None
             _ready(f"the head answers at {url}")
             while not stop.wait(_LOOK_SECONDS):
                 processes.check()
+            disconnect()
 
 
 @command.command(

@@ -1,14 +1,16 @@
-"""`streamdet install-service`: the daemon, its page and its bridges as systemd services."""
+"""`streamdet install-service`: the daemon, and what runs beside it, as systemd services."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import click
 
 from streamdet.config.bridges import BRIDGES
 from streamdet.service.install.bridges import Bridges
+from streamdet.service.install.cluster import ROLES, ClusterUnits
 from streamdet.service.install.environment import Environment, own_environment, this_environment
 from streamdet.service.install.service import Service, perform
 from streamdet.service.install.upgrade import Upgrade
@@ -23,6 +25,7 @@ Examples:
   sudo streamdet install-service
   sudo streamdet install-service --page --enable
   sudo streamdet install-service --bridge mqtt --bridge webhook
+  sudo streamdet install-service --cluster node
   sudo streamdet install-service --wheel streamdet-0.2.0-py3-none-any.whl
   sudo streamdet install-service --rollback
   sudo streamdet install-service --instance yard --enable
@@ -43,6 +46,11 @@ Exit codes: 0 installed, 1 cannot be installed here, or the old version runs aga
 @click.option(
     "--bridge", "bridges", type=click.Choice(BRIDGES), multiple=True,
     help="Install this bridge, too: streamdet-bridge@NAME. May be repeated. With --uninstall: remove it alone.",
+)  # fmt: skip
+@click.option(
+    "--cluster", "cluster", type=click.Choice(ROLES), multiple=True,
+    help="Install this part of a cluster, too: streamdet-cluster-NAME. May be repeated. With --uninstall: remove it "
+    "alone.",
 )  # fmt: skip
 @click.option(
     "--wheel", type=click.Path(path_type=Path, dir_okay=False, exists=True),
@@ -76,6 +84,7 @@ def command(
     instance: str,
     page: bool,
     bridges: tuple[str, ...],
+    cluster: tuple[str, ...],
     wheel: Path | None,
     rollback: bool,
     keep: int,
@@ -87,25 +96,28 @@ def command(
     root: Path,
     uninstall: bool,
 ) -> None:
-    """Install the daemon as a systemd service, with its page and bridges if wanted, and print each step.
+    """Install the daemon as a systemd service, with what is wanted beside it, and print each step.
 
     It creates the user `streamdet`, /etc/streamdet with a configuration that explains every key, the unit, and a copy
     of this environment in /opt/streamdet/VERSION, which the service runs.
     """
     _check_together(
-        instance=instance, page=page, bridges=bridges, wheel=wheel, elsewhere=here or rollback or root != Path("/")
-    )
+        instance=instance, page=page, bridges=bridges, cluster=cluster, wheel=wheel,
+        elsewhere=here or rollback or root != Path("/"),
+    )  # fmt: skip
     service = Service(root.resolve(), instance)
     if not dry_run:
         service.check_system()
-    named = Bridges(service.root, bridges)
+    named, of_cluster = Bridges(service.root, bridges), ClusterUnits(service.root, cluster)
     if uninstall:
-        _uninstall(service, named, dry_run=dry_run)
+        _uninstall(service, named, of_cluster, dry_run=dry_run)
         return
     if not instance:  # what is there is kept up to date
         names = tuple(name for name in BRIDGES if name in {*bridges, *named.enabled()})
-        service = replace(service, page=page or service.has_page(), bridges=names)
+        roles = tuple(role for role in ROLES if role in {*cluster, *of_cluster.installed()})
+        service = replace(service, page=page or service.has_page(), bridges=names, cluster=roles)
     named.check()
+    replace(of_cluster, roles=service.cluster).check(enable=enable)
     use_gpu = _has_nvidia() if gpu is None else gpu
     environment = this_environment() if here else own_environment()
     if here:
@@ -129,8 +141,9 @@ def command(
 
 
 def _check_together(
-    *, instance: str, page: bool, bridges: tuple[str, ...], wheel: Path | None, elsewhere: bool
-) -> None:
+    *, instance: str, page: bool, bridges: tuple[str, ...], cluster: tuple[str, ...], wheel: Path | None,
+    elsewhere: bool,
+) -> None:  # fmt: skip
     """Raises an error for options that exclude each other."""
     if page and instance:
         message = (
@@ -140,13 +153,17 @@ def _check_together(
     if bridges and instance:
         message = "--bridge belongs to the service without a name; docs/bridges.md says how to lead one elsewhere"
         raise click.UsageError(message)
+    if cluster and instance:
+        message = "--cluster belongs to the service without a name; STREAMDET_JOIN_OPTIONS leads a node elsewhere"
+        raise click.UsageError(message)
     if wheel is not None and elsewhere:
         message = "--wheel makes an environment in /opt/streamdet: it does not go with --here, --rollback or --root"
         raise click.UsageError(message)
 
 
-def _uninstall(service: Service, named: Bridges, *, dry_run: bool) -> None:
-    perform(named.uninstall_steps() if named.names else service.uninstall_steps(), click.echo, dry_run=dry_run)
+def _uninstall(service: Service, named: Bridges, of_cluster: ClusterUnits, *, dry_run: bool) -> None:
+    alone = [each.uninstall_steps() for each in (named, of_cluster) if each.units]
+    perform(chain.from_iterable(alone or [service.uninstall_steps()]), click.echo, dry_run=dry_run)
     click.echo("kept: /etc/streamdet, /var/lib/streamdet*, /var/cache/streamdet, users")
 
 
@@ -164,6 +181,13 @@ def _print_next(service: Service, environment: Environment, *, enabled: bool, ch
     click.echo("Next:")
     if service.bridges:
         click.echo(f"  write the secrets of bridges into {Bridges(service.root).secrets}, one file for each ${{NAME}}")
+    if service.cluster and not enabled:
+        token = ClusterUnits(service.root).token
+        click.echo(f"  make {token} (streamdet cluster init) on the head, and copy it to the nodes")
+    if "node" in service.cluster and not enabled:
+        click.echo(f'  write group = "streamdet" into [control] of {service.config}')
+        click.echo("  systemctl edit streamdet-cluster-node: [Service]")
+        click.echo('    Environment="STREAMDET_JOIN_OPTIONS=HEAD --fps N"')
     if not enabled:
         click.echo(f"  edit {service.config}, then: {program} check {service.config}")
         click.echo(f"  systemctl enable --now {units}")

@@ -180,6 +180,11 @@ class Rounds(Worker):
             contact.node = report.node if is_one else ""
 
 
+def disconnect() -> None:
+    """Ends the connection of this process, before Ray's processes end: Ray would end it with them, with code 1."""
+    ray.shutdown()
+
+
 def start_head(address: str, settings: HeadSettings) -> str:
     """Connects this process to Ray's head, and starts the head there, or finds the one that runs.
 

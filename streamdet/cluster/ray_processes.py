@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _STARTED = "Ray runtime started."
 # Ray would wait for its actors for half a minute, and there is nothing to wait for.
 _STOP_SECONDS = 3.0
+_POLL_SECONDS = 0.02
 _CONNECT_SECONDS = 10.0
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -95,9 +97,14 @@ class RayProcesses:
             self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_SECONDS)
-        # Its processes are in its group, and some outlive it when it is killed.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        # Its processes are in its session, actors in groups of their own, and some outlive it when it is killed.
+        deadline = time.monotonic() + _STOP_SECONDS
+        while (left := _in_session(self._process.pid)) and time.monotonic() < deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._process.poll()
+            time.sleep(_POLL_SECONDS)
         self._process.wait()
 
     @property
@@ -177,3 +184,14 @@ def own_address(other: str) -> str:
             if not address.startswith("127.") and address != "::1":
                 return address
     return "127.0.0.1"
+
+
+def _in_session(session: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            # The name before it may hold anything: state, parent, group and session follow its last parenthesis.
+            if int(path.read_text("utf-8", "replace").rpartition(")")[2].split()[3]) == session:
+                found.append(int(path.parent.name))
+    return found

@@ -466,6 +466,47 @@ def test_alerts_of_a_real_daemon_go_through_bridges_that_see_nothing_else_of_it(
     assert status == "0", container.journal("--unit=streamdet-bridge@mqtt")
 
 
+_CAMERAS = f'[[streams]]\nname = "hall"\nurl = "{sample_clip()}"\nloop = true\nmax_fps = 2\n'
+
+
+@in_container
+def test_a_node_beside_the_daemon_watches_what_the_head_grants_and_the_daemon_outlives_both(
+    container: Container,
+) -> None:
+    folder = container.root / "etc/streamdet"
+    folder.mkdir()
+    _write_config(container, "streamdet", extra='[control]\ngroup = "streamdet"\n[node]\nname = "hall-1"\n')
+    (folder / "cameras.toml").write_text(_CAMERAS)
+    container.run(_STREAMDET, "cluster", "init")
+    edited = container.root / "etc/systemd/system/streamdet-cluster-node.service.d"
+    edited.mkdir(parents=True)
+    (edited / "override.conf").write_text(
+        '[Service]\nEnvironment="STREAMDET_JOIN_OPTIONS=127.0.0.1 --fps 10 --address 127.0.0.1"\n'
+    )
+    head = container.root / "etc/systemd/system/streamdet-cluster-head.service.d"
+    head.mkdir(parents=True)
+    (head / "override.conf").write_text("[Service]\nEnvironment=STREAMDET_HEAD_OPTIONS=--address=127.0.0.1\n")
+    parts = ("--cluster", "head", "--cluster", "node")
+    container.run(_STREAMDET, "install-service", "--here", *parts, "--enable", seconds=400)
+    container.run(_STREAMDET, "cluster", "apply", "/etc/streamdet/cameras.toml")
+
+    def owner() -> str | None:
+        found = json.loads(container.run(_STREAMDET, "cluster", "status", "--json").stdout)
+        (stream,) = found["streams"] or [{"state": "", "node": None}]
+        return str(stream["node"]) if stream["state"] == "up" else None
+
+    container.wait_until(lambda: owner() == "hall-1", "the stream on the node")
+    assert '"hall"' in container.run(_STREAMDET, "streams", "list", "--json").stdout
+    for unit in ("streamdet-cluster-head", "streamdet-cluster-node"):
+        assert int(container.show(unit, "MainPID")) > 0
+        container.run("systemctl", "stop", unit, seconds=200)
+        assert container.show(unit, "Result") == "success", container.journal("--unit", unit)
+    reported = container.run(_STREAMDET, "install-service", "--here", "--uninstall", "--cluster", "node").stdout
+    assert "remove          /etc/systemd/system/streamdet-cluster-node.service\n" in reported
+    assert container.show("streamdet-cluster-node", "LoadState") in {"not-found", "masked"}
+    assert container.show("streamdet", "ActiveState") == "active"
+
+
 def _drop_in_of_the_manual() -> str:
     manual = (ROOT / "docs/page.md").read_text()
     (drop_in,) = re.findall(r"```ini\n(.*?)```", manual, re.DOTALL)

@@ -13,6 +13,7 @@ from streamdet.config.bridges import BRIDGES
 from streamdet.errors import InstallError
 from streamdet.service.install import completion
 from streamdet.service.install.bridges import Bridges
+from streamdet.service.install.cluster import ClusterUnits
 from streamdet.service.install.environment import Environment
 from streamdet.service.install.page import PageChanges
 from streamdet.service.install.steps import SETTLED, Command, File, Folder, Link, Remove, Step, line
@@ -38,12 +39,14 @@ class Service:
         instance: the name of one of several services; empty for the only one.
         page: whether the page belongs to it, as a service of its own.
         bridges: names of the bridges that belong to it, each as a service of its own.
+        cluster: what of a cluster runs beside it, as `ClusterUnits.roles`.
     """
 
     root: Path = Path("/")
     instance: str = ""
     page: bool = False
     bridges: tuple[str, ...] = ()
+    cluster: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.instance and not _INSTANCE.fullmatch(self.instance):
@@ -61,7 +64,8 @@ class Service:
     @property
     def units(self) -> tuple[str, ...]:
         """The names of all its units."""
-        return (self.unit, *([_PAGE] if self.page else []), *Bridges(self.root, self.bridges).units)
+        others = (*Bridges(self.root, self.bridges).units, *ClusterUnits(self.root, self.cluster).units)
+        return (self.unit, *([_PAGE] if self.page else []), *others)
 
     @property
     def config(self) -> Path:
@@ -125,6 +129,7 @@ class Service:
             yield from self._page_steps(text(f"systemd/{_PAGE}"), environment, changes)
         if not self.instance:
             yield from Bridges(self.root, self.bridges).install_steps(environment)
+            yield from ClusterUnits(self.root, self.cluster).install_steps(environment)
         link = Link(self.root / _LINK, environment.scripts / "streamdet")
         yield lambda: link
         if link.verb() not in ("kept", "left out"):  # else the name is another program's, or the folder is read-only
@@ -164,14 +169,8 @@ class Service:
             yield lambda: Remove(units / template)
             yield lambda: Remove(units / f"{template}.d/10-environment.conf", with_folder=True)
             yield lambda: Remove(units / f"{template}.d/gpu.conf", with_folder=True)
-        if not self.instance and self.has_page():
-            if self.is_running_system:
-                yield lambda: Command(("systemctl", "disable", "--now", _PAGE))
-            yield lambda: Remove(units / _PAGE)
-            yield lambda: Remove(units / f"{_PAGE}.d/{_CHANGES}")
-            yield lambda: Remove(units / f"{_PAGE}.d/10-environment.conf", with_folder=True)
-        if not self.instance and Bridges(self.root).are_there:
-            yield from Bridges(self.root, BRIDGES).uninstall_steps()
+        if not self.instance:
+            yield from self._uninstall_beside()
         if not any((units / name).exists() for name in {"streamdet.service", "streamdet@.service"} - {template}):
             link = self.root / _LINK
             if link.is_symlink() and not self._others():
@@ -181,6 +180,19 @@ class Service:
                 yield lambda: RemoveVersions(Versions(self.root))
         if self.is_running_system:
             yield lambda: Command(("systemctl", "daemon-reload"))
+
+    def _uninstall_beside(self) -> Iterator[Callable[[], Step]]:
+        units = self.root / _UNITS
+        if self.has_page():
+            if self.is_running_system:
+                yield lambda: Command(("systemctl", "disable", "--now", _PAGE))
+            yield lambda: Remove(units / _PAGE)
+            yield lambda: Remove(units / f"{_PAGE}.d/{_CHANGES}")
+            yield lambda: Remove(units / f"{_PAGE}.d/10-environment.conf", with_folder=True)
+        if Bridges(self.root).are_there:
+            yield from Bridges(self.root, BRIDGES).uninstall_steps()
+        if of_cluster := ClusterUnits(self.root).installed():
+            yield from ClusterUnits(self.root, of_cluster).uninstall_steps()
 
     def _others(self) -> list[Path]:
         """Other enabled instances, which need the template."""

@@ -53,7 +53,7 @@ class Upgrade:
     """A change of the version that a system's services run; the first installation is one from no version.
 
     Attributes:
-        service: the daemon, with its page and bridges.
+        service: the daemon, with what runs beside it.
         environment: where the current version is, and what its units mount.
         report: gets a line for each step.
         gpu: whether the service may use GPUs.
@@ -150,7 +150,7 @@ class Upgrade:
             self._go_back(old, before, daemons, f"{name} is not in use: {problem}")
         self.report(line("ready", ", ".join(daemons)))
         # They lose nothing by a restart.
-        if units := active_units("streamdet-web.service", "streamdet-bridge@*.service"):
+        if units := active_units("streamdet-web.service", "streamdet-bridge@*.service", "streamdet-cluster-*.service"):
             systemctl("restart", "--no-block", *units)
         return False
 
@@ -182,6 +182,7 @@ class Upgrade:
             options += ["--instance", self.service.instance]
         options += ["--page"] if self.service.page else []
         options += [part for bridge in self.service.bridges for part in ("--bridge", bridge)]
+        options += [part for role in self.service.cluster for part in ("--cluster", role)]
         options += ["--enable"] if self.enable else []
         program = str(self.versions.path_of(name) / "bin/streamdet")
         command = [program, "install-service", "--only-switch", *options]
@@ -214,7 +215,7 @@ class Upgrade:
             InstallError: it refuses the configuration, no engine passes, or it does not become ready.
         """
         instance = unit.removesuffix(".service").partition("@")[2]
-        config = replace(self.service, instance=instance, page=False, bridges=()).config
+        config = replace(self.service, instance=instance, page=False, bridges=(), cluster=()).config
         trial = TrialStart(self.service.root, unit, config, self.versions.path_of(name), self.environment)
         try:
             if _needs_trial(config):

@@ -154,6 +154,56 @@ def test_a_bridge_that_lacks_its_package_is_not_installed(root: Path, monkeypatc
     assert list(root.iterdir()) == []
 
 
+NODE = "etc/systemd/system/streamdet-cluster-node.service"
+
+
+def test_the_parts_of_a_cluster_are_services_of_their_own_which_stay_up_to_date_and_go_with_the_daemons(
+    root: Path,
+) -> None:
+    assert "streamdet-cluster" not in install(root).output
+    reported = install(root, "--cluster", "head", "--cluster", "node").output
+    assert f"create          {root / NODE}\n" in reported
+    assert "systemctl enable --now streamdet streamdet-cluster-head streamdet-cluster-node\n" in reported
+    assert "STREAMDET_JOIN_OPTIONS=HEAD --fps N" in reported
+    assert (root / NODE).read_text() == (ROOT / "systemd/streamdet-cluster-node.service").read_text()
+    assert "PATH=" in (root / f"{NODE}.d/10-environment.conf").read_text()
+    assert stat.S_IMODE((root / "etc/streamdet/cluster").stat().st_mode) == 0o700
+    (root / NODE).write_text("# of an older version\n")
+    assert f"replace         {root / NODE}\n" in install(root).output
+    own = root / f"{NODE}.d/override.conf"
+    own.write_text("mine")
+    install(root, "--uninstall", "--cluster", "node")
+    assert not (root / NODE).exists()
+    assert (own.read_text(), (root / UNIT).exists()) == ("mine", True)
+    head = root / "etc/systemd/system/streamdet-cluster-head.service"
+    assert head.exists()
+    install(root, "--uninstall")
+    assert not head.exists()
+    assert (root / "etc/streamdet/cluster").is_dir()
+
+
+def test_a_part_of_a_cluster_that_could_not_start_is_not_enabled(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = root / "etc/streamdet/cluster/cluster.key"
+    with pytest.raises(InstallError, match=f"needs {token}: streamdet cluster init makes it on the head$"):
+        install(root, "--cluster", "head", "--enable")
+    with pytest.raises(InstallError, match=f"needs {token}: copy it from the head$"):
+        install(root, "--cluster", "node", "--enable")
+    token.parent.mkdir(parents=True)
+    token.write_text("a token")
+    with pytest.raises(
+        InstallError, match=r"needs the head: .*STREAMDET_JOIN_OPTIONS=.*systemctl edit streamdet-cluster-node"
+    ):
+        install(root, "--cluster", "node", "--enable")
+    assert not (root / UNIT).exists()
+    override = root / f"{NODE}.d/override.conf"
+    override.parent.mkdir(parents=True)
+    override.write_text('[Service]\nEnvironment="STREAMDET_JOIN_OPTIONS=192.0.2.1 --fps 40"\n')
+    assert f"create          {root / NODE}\n" in install(root, "--cluster", "node", "--enable").output
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InstallError, match=f"{re.escape(how_to_install('cluster'))}$"):
+        install(root, "--cluster", "head")
+
+
 def test_what_comes_next_can_be_typed(root: Path) -> None:
     own = root / "usr/local/bin/streamdet"
     own.parent.mkdir(parents=True)
