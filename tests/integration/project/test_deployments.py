@@ -8,9 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from streamdet import cli
 from streamdet.config import load_bridges, load_config
 from support.paths import ROOT
 
@@ -138,7 +141,7 @@ def test_the_configuration_of_compose_is_valid() -> None:
 # ---------------------------------------------------------------- Kubernetes
 
 
-@pytest.mark.parametrize("folder", ["base", "monitoring", "gpu"])
+@pytest.mark.parametrize("folder", ["base", "monitoring", "gpu", "cluster"])
 def test_a_kustomization_names_what_is_there_and_all_of_it(folder: str) -> None:
     kustomization = read(KUBERNETES / folder / "kustomization.yml")
     named = [*kustomization["resources"], *(each["path"] for each in kustomization.get("patches", []))]
@@ -193,19 +196,105 @@ def test_names_of_kubernetes_match() -> None:
     assert patch["spec"]["template"]["spec"]["containers"][0]["name"] == POD_CONTAINER["name"]
 
 
-def test_pods_meet_the_restricted_standard() -> None:
+CLUSTER = {
+    (each["kind"], each["metadata"]["name"]): each
+    for path in sorted((KUBERNETES / "cluster").glob("*.yml")) if path.name != "kustomization.yml"
+    for each in yaml.safe_load_all(path.read_text())
+}  # fmt: skip
+HEAD, NODES = CLUSTER["Deployment", "streamdet-head"]["spec"], CLUSTER["StatefulSet", "streamdet-node"]["spec"]
+PODS: dict[str, dict[str, Any]] = {
+    "shard": POD, "head": HEAD["template"]["spec"], "node": NODES["template"]["spec"]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_pods_meet_the_restricted_standard(name: str) -> None:
     """The rules of the Pod Security Standards, level restricted."""
-    assert base("namespace")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    of_pod, of_container = POD["securityContext"], POD_CONTAINER["securityContext"]
+    for namespace in (base("namespace"), CLUSTER["Namespace", "streamdet-cluster"]):
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    pod = PODS[name]
+    of_pod = pod["securityContext"]
     assert of_pod["runAsNonRoot"] is True
     assert of_pod["runAsUser"] == UID
     assert of_pod["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert of_container["allowPrivilegeEscalation"] is False
-    assert of_container["readOnlyRootFilesystem"] is True
-    assert of_container["capabilities"] == {"drop": ["ALL"]}
-    kinds = {key for volume in POD["volumes"] for key in volume} - {"name"}
+    for container in pod["containers"]:
+        of_container = container["securityContext"]
+        assert of_container["allowPrivilegeEscalation"] is False
+        assert of_container["readOnlyRootFilesystem"] is True
+        assert of_container["capabilities"] == {"drop": ["ALL"]}
+    kinds = {key for volume in pod["volumes"] for key in volume} - {"name"}
     assert kinds <= {"configMap", "secret", "emptyDir", "projected", "persistentVolumeClaim"}
-    assert not {"hostNetwork", "hostPID", "hostIPC"} & POD.keys()
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+
+
+def options(container: dict[str, Any]) -> dict[str, Any]:
+    """What the program makes of the arguments of a container."""
+    words = list(container["args"])
+    command: click.Command | None = cli.cli
+    while isinstance(command, click.Group):
+        command = command.get_command(click.Context(command), words.pop(0))
+    assert command is not None
+    values, rest, _ = command.make_parser(click.Context(command)).parse_args(words)
+    assert rest == []
+    return values
+
+
+def test_the_parts_of_a_cluster_on_kubernetes_fit_each_other() -> None:
+    (head,), (daemon, agent) = PODS["head"]["containers"], PODS["node"]["containers"]
+    joins, heads = options(agent), options(head)
+    (port,) = CLUSTER["Service", "streamdet-head"]["spec"]["ports"]
+    assert joins["head_at"] == f"streamdet-head:{port['port']}"
+    assert heads["listen_at"] == f"0.0.0.0:{head['ports'][0]['containerPort']}"
+    # What the token is for is known to those alone who need it.
+    for container, wanted in ((head, True), (agent, True), (daemon, False)):
+        mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+        assert ("cluster" in mounts) is wanted
+    assert {heads["token_file"], joins["token_file"]} == {"/run/secrets/cluster.key"}
+    # Daemon and agent share the control socket, and both are of the user who may use it.
+    assert {"name": "RUNTIME_DIRECTORY", "value": "/run/streamdet"} in daemon["env"]
+    assert joins["socket_path"] == "/run/streamdet/control.sock"
+    shared = {"name": "control", "mountPath": "/run/streamdet"}
+    assert shared in daemon["volumeMounts"]
+    assert shared in agent["volumeMounts"]
+    for spec in (HEAD, NODES):
+        pod = spec["template"]["spec"]
+        assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
+        mounted = {each["name"] for container in pod["containers"] for each in container["volumeMounts"]}
+        claimed = {each["metadata"]["name"] for each in spec.get("volumeClaimTemplates", [])}
+        assert mounted == {each["name"] for each in pod["volumes"]} | claimed
+    assert CLUSTER["PersistentVolumeClaim", "streamdet-head"]
+    for kind, spec in (("streamdet-head", HEAD), ("streamdet-node", NODES)):
+        service = CLUSTER["Service", kind]["spec"]
+        assert service["selector"].items() <= spec["template"]["metadata"]["labels"].items()
+        named = {
+            each["name"] for container in spec["template"]["spec"]["containers"] for each in container.get("ports", [])
+        }
+        assert {each["targetPort"] for each in service["ports"]} <= named
+    policy = CLUSTER["NetworkPolicy", "streamdet-cluster"]["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= HEAD["selector"]["matchLabels"].items()
+    assert policy["podSelector"]["matchLabels"].items() <= NODES["selector"]["matchLabels"].items()
+
+
+def test_the_daemon_of_a_node_on_kubernetes_publishes_where_its_ports_are(tmp_path: Path) -> None:
+    for words in (
+        ("keys", "--name", "server", "--server"),
+        ("gateway", "--name", "gateway", "--allow", str(tmp_path / "clients")),
+    ):
+        made = CliRunner().invoke(cli.cli, ["keys", "generate", str(tmp_path / words[0]), *words[1:]])
+        assert made.exit_code == 0, made.output
+    text = (KUBERNETES / "cluster" / "streamdet.toml").read_text()
+    path = tmp_path / "streamdet.toml"
+    path.write_text(
+        text.replace("/run/secrets/", f"{tmp_path}/keys/").replace("/etc/streamdet/clients", str(tmp_path / "clients"))
+    )
+    config = load_config(path)
+    ports = {each["name"]: each["containerPort"] for each in PODS["node"]["containers"][0]["ports"]}
+    assert config.publisher.endpoint == f"tcp://0.0.0.0:{ports['events']}"
+    assert config.replay.endpoint == f"tcp://0.0.0.0:{ports['replay']}"
+    assert config.metrics.endpoint == f"0.0.0.0:{ports['metrics']}"
+    assert config.streams == ()
+    sources = next(each["projected"]["sources"] for each in PODS["node"]["volumes"] if each["name"] == "configuration")
+    assert sources[1]["configMap"]["items"] == [{"key": "gateway.key", "path": "clients/gateway.key"}]
 
 
 def test_the_alert_rules_become_a_resource_as_the_manual_says() -> None:
