@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from streamdet import __version__
-from streamdet.cluster.agent import Granted, Report
+from streamdet.cluster.agent import RENEW_SECONDS, Granted, Report
 from streamdet.cluster.cameras import Camera
 from streamdet.cluster.placement import Group, Node, Placement, load_of, place
 
@@ -147,6 +147,11 @@ class Reconciler:
         if self._cameras is None:
             return {}
         now = self._clock()
+        stood_still = now - self._stepped_at - RENEW_SECONDS
+        if stood_still > RENEW_SECONDS:
+            # This process, or its machine: nodes that have reported meanwhile were not heard.
+            for known in self._nodes.values():
+                known.seen = min(known.seen + stood_still, now)
         nodes = self._placed_nodes()
         self._adopt(nodes, self._cameras)
         wanted = {name: camera.fps for name, camera in self._cameras.items()}

@@ -199,6 +199,24 @@ def test_a_head_waits_for_nodes_before_it_places_what_they_may_watch() -> None:
     assert cluster.connections() == connections
 
 
+def test_a_head_that_stood_still_blames_no_node_for_it() -> None:
+    cluster = Cluster(3, 24)
+    owners = cluster.owners()
+    cluster.cut_off.add("n1")  # its answer is on its way
+    cluster.run(RENEW_SECONDS)
+    cluster.now += 20
+    cluster.run(1)
+    cluster.cut_off.clear()
+    cluster.run(60)
+    assert cluster.owners() == owners
+    assert not cluster.head.moves
+    cluster.cut_off.add("n1")
+    cluster.now += 20
+    cluster.run(RENEW_SECONDS + LOST_SECONDS + 2)
+    cluster.assert_settled()
+    assert "n1" not in cluster.owners().values()  # one that is gone is lost all the same
+
+
 def test_while_the_head_is_gone_streams_run_on_and_edits_wait() -> None:
     cluster = Cluster(3, 24)
     connections, running = cluster.connections(), {name: set(one.running) for name, one in cluster.daemons.items()}
