@@ -107,12 +107,13 @@ class Outcome(StrEnum):
     NOT_INSTALLED = "not installed"
     NOT_SUPPORTED = "not supported"
     NOT_COMPARED = "not compared"
+    NOT_TRIED = "not tried"
     FAILED = "failed"
 
 
 # What may pass with time, and what may only if other processes were busy meanwhile. A crash never does: an engine that
 # crashes now and then is not used.
-_PASSING = frozenset({Outcome.HUNG, Outcome.OUT_OF_MEMORY, Outcome.NOT_COMPARED})
+_PASSING = frozenset({Outcome.HUNG, Outcome.OUT_OF_MEMORY, Outcome.NOT_COMPARED, Outcome.NOT_TRIED})
 _PASSING_WHERE_DISTURBED = frozenset({Outcome.TOO_SLOW, Outcome.WRONG})
 _LASTING = frozenset({Outcome.CRASHED, Outcome.WRONG, Outcome.FAILED, Outcome.NOT_SUPPORTED})
 _MOST_SIZES = 256

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import resource
 import select
@@ -51,7 +52,7 @@ _REFERENCE_SHARE = 0.3
 _FAIR_SECONDS = 4.0
 _DISTURBED_SHARE = 0.1
 _PATIENCE = 2.5
-_FEWEST_SECONDS = 30.0
+_FEWEST_SECONDS = 60.0
 # One that is nearly as fast as the fastest so far is timed in batches of up to 4 for so long, even if what it spent on
 # compiling leaves no time for it: otherwise one that compiles nothing wins by the batches that only it was timed in.
 _NEARLY_FASTEST = 0.75
@@ -64,6 +65,8 @@ _STEP_SECONDS = 20.0
 _LOOK_SECONDS = 0.5
 # A child that waits for a core is not silent: it gets up to this many times its limit.
 _MOST_PATIENCE = 3.0
+# Ten times what a trial takes on an idle machine: what is not done by then is left to a later start.
+_LONGEST_SECONDS = 240.0
 _REFERENCE_STEP_SECONDS = 120.0
 # Of a trial beside a daemon that detects already.
 _NICENESS = 10
@@ -134,6 +137,7 @@ class Tester:
         say: reports a message.
         budget_seconds: for all candidates together.
         step_seconds: how long a candidate may be silent before it counts as hung.
+        longest_seconds: after which no candidate but the first goes on.
         cores: most workers to time.
         device: "cpu" or such as "cuda:0".
         few: that few detections are enough to compare, as there are in a few frames of one size.
@@ -147,6 +151,7 @@ class Tester:
         *,
         budget_seconds: float,
         step_seconds: float = _STEP_SECONDS,
+        longest_seconds: float = _LONGEST_SECONDS,
         cores: int = 1,
         device: str = "cpu",
         few: bool = False,
@@ -157,6 +162,8 @@ class Tester:
         self._left_seconds = budget_seconds
         # A busy machine takes longer, but is not waited for without a bound.
         self._ends_at = time.monotonic() + max(_PATIENCE * budget_seconds, _FEWEST_SECONDS)
+        self._longest_seconds = longest_seconds
+        self._over_at = time.monotonic() + longest_seconds
         self._step_seconds = step_seconds
         self._workers = _powers_up_to(cores)
         self._device = device
@@ -173,6 +180,8 @@ class Tester:
             if self._wanted is None and REFERENCE in candidates[:number]:
                 reason = f"{REFERENCE.name} gave no answer to compare with"
                 found = _Found(outcome=Outcome.NOT_COMPARED, reason=reason)
+            elif number and time.monotonic() > self._over_at:
+                found = _Found(outcome=Outcome.NOT_TRIED, reason=self._is_over)
             else:
                 found = self._try(candidate, share * self._left_seconds)
             self._left_seconds = max(self._left_seconds - found.spent_seconds, 0.0)
@@ -207,13 +216,17 @@ class Tester:
         if self._wanted:
             limit = max(limit, 5 * self._wanted.seconds)
         with os.fdopen(reading, "rb", buffering=0) as pipe:
-            is_hung = not _listen(pipe, found, limit, Silence(child))
+            # The first is the one that all others need, and that runs where none of them may.
+            over_at = self._over_at if self._wanted else math.inf
+            is_hung = not _listen(pipe, found, limit, Silence(child), over_at)
         if is_hung:
             os.kill(child, signal.SIGKILL)
         _, status, used = os.wait4(child, 0)
         wall, _, busy = (end - begin for begin, end in zip(before, _usage(), strict=True))
         found.is_disturbed = _is_disturbed(wall, used.ru_utime + used.ru_stime, busy)
-        if is_hung:
+        if is_hung and time.monotonic() > over_at:
+            found.outcome, found.reason = Outcome.NOT_TRIED, self._is_over
+        elif is_hung:
             found.outcome, found.reason = Outcome.HUNG, f"said nothing for {limit:.0f} s"
         elif os.WIFSIGNALED(status):
             found.outcome, found.reason = _ended_by(os.WTERMSIG(status))
@@ -221,6 +234,10 @@ class Tester:
             code = os.waitstatus_to_exitcode(status)
             found.outcome, found.reason = Outcome.CRASHED, f"ended by itself with exit code {code}"
         return found
+
+    @property
+    def _is_over(self) -> str:
+        return f"the trial took longer than {self._longest_seconds:g} s"
 
     def _be_child(self, candidate: Candidate, seconds: float, writing: int, parent: int) -> NoReturn:
         """Never returns; whatever happens is said through the pipe, or by how the process ends."""
@@ -462,10 +479,12 @@ class Silence:
         return waits
 
 
-def _listen(pipe: IO[bytes], found: _Found, limit_seconds: float, silence: Silence) -> bool:
-    """Takes what a child says until it closes the pipe; false if it is silent for so long."""
+def _listen(pipe: IO[bytes], found: _Found, limit_seconds: float, silence: Silence, over_at: float) -> bool:
+    """Takes what a child says until it closes the pipe; false if it is silent for so long, or not done in time."""
     rest = b""
     while True:
+        if time.monotonic() > over_at:
+            return False
         ready, _, _ = select.select([pipe], [], [], min(_LOOK_SECONDS, limit_seconds))
         if not ready:
             counted, passed = silence.seconds()
@@ -666,6 +685,7 @@ def main() -> None:
         # What the start took with the cores to itself.
         budget_seconds=budget - (time.process_time() if device == "cpu" else time.monotonic() - began),
         step_seconds=_STEP_SECONDS * job["patience"] if job["only"] is None else _REFERENCE_STEP_SECONDS,
+        longest_seconds=_LONGEST_SECONDS * job["patience"],
         cores=usable_cores() if device == "cpu" else 2,
         device=device,
         few=job["only"] is not None,

@@ -116,6 +116,18 @@ def test_where_torch_gives_no_answer_no_other_is_taken_uncompared(tmp_path: Path
     assert Store(tmp_path).read(report.key) is None, "it is tried again at the next start"
 
 
+def test_a_trial_that_takes_too_long_leaves_the_rest_to_a_later_start(tmp_path: Path) -> None:
+    first = start(tmp_path, "torch bf16=hang", "longest=5")
+    outcomes = [result.outcome for result in first.results]
+    assert outcomes == [Outcome.AGREES, *[Outcome.NOT_TRIED] * 4]
+    assert first.results[1].reason == first.results[4].reason == "the trial took longer than 5 s"
+    assert choose(DetectorConfig(), first).candidate == REFERENCE
+    let_pass(tmp_path, 100)
+    second = start(tmp_path, FAST)
+    assert outcome_of(second) is Outcome.AGREES
+    assert second.doubtful == ()
+
+
 def test_a_trial_again_that_cannot_begin_leaves_the_answer_as_it_was(tmp_path: Path) -> None:
     first = start(tmp_path, "openvino int8=killed")
     let_pass(tmp_path, 100)

@@ -117,6 +117,7 @@ if __name__ == "__main__":
     samples = Samples([frames[:1], frames[1:], frames[:1]], frames)
     tester = Tester(
         make, samples, say,
-        budget_seconds=job["budget_seconds"]["cpu"], step_seconds=float(behaviour.get("silence", 20)), cores=2,
+        budget_seconds=job["budget_seconds"]["cpu"], step_seconds=float(behaviour.get("silence", 20)),
+        longest_seconds=float(behaviour.get("longest", 240)), cores=2,
     )  # fmt: skip
     tester.run(candidates)
