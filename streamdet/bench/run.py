@@ -75,6 +75,7 @@ class Options:
         streams: of the daemon; None for as many as fit.
         device: "auto", "cpu", "cuda" or "cuda:N".
         daemon: whether to measure the daemon at all.
+        capacity_only: whether to measure nothing that the capacity does not follow from.
     """
 
     models: tuple[str, ...]
@@ -90,6 +91,7 @@ class Options:
     streams: int | None = None
     device: str = "auto"
     daemon: bool = True
+    capacity_only: bool = False
 
 
 @dataclass
@@ -202,7 +204,9 @@ class Bench:
         groups, left_out = plan_groups(frame_seconds, counts, self._options.batches, seconds)
         self.results.notes += left_out
         compare_seconds = sum(group.seconds for group in groups)
-        if self._options.daemon:
+        if self._options.capacity_only:
+            rest = self._options.seconds * (_SHARES["decode"] + _SHARES["stand_in"]) + _DAEMON_START_SECONDS
+        elif self._options.daemon:
             rest = self._options.seconds * (1 - _SHARES["compare"]) + _DAEMON_RUNS * _DAEMON_START_SECONDS
         else:
             rest = self._options.seconds * _SHARES["low_threshold"]
@@ -212,7 +216,8 @@ class Bench:
         try:
             for group in groups:
                 self._compare_group(group, contenders[group.model])
-            self._measure_low_threshold(contenders[self._models[0].name])
+            if not self._options.capacity_only:
+                self._measure_low_threshold(contenders[self._models[0].name])
         finally:
             self.results.disturbance = watch.result()
 
@@ -284,10 +289,8 @@ class Bench:
         }  # fmt: skip
 
     def _measure_daemon(self, folder: Path) -> None:
-        seconds = self._options.seconds * _SHARES["analytics"]
-        self._step.begin("analysing objects without a detector", seconds)
-        self.results.analytics = measure_analytics(max(seconds * _VIDEO_PER_SECOND, _LEAST_VIDEO_SECONDS))
-        self._step.end()
+        if not self._options.capacity_only:
+            self._measure_analytics()
         model = self._models[0]
         self._step.begin("making a clip for the daemon", 0.0)
         clip = make_clip(self._source, self._size, self._fps, folder)
@@ -296,11 +299,14 @@ class Bench:
         end_to_end = EndToEnd(model, exported or model.weights, best, clip, folder, self._device, self._step)
         seconds = self._options.seconds
         results = self.results
-        results.plain_loop = end_to_end.plain_loop(seconds * _SHARES["plain"])
+        if not self._options.capacity_only:
+            results.plain_loop = end_to_end.plain_loop(seconds * _SHARES["plain"])
         costs, results.daemon["without_detector"] = end_to_end.costs(
             seconds * _SHARES["decode"], seconds * _SHARES["stand_in"]
         )
         results.capacity = end_to_end.capacity(costs)
+        if self._options.capacity_only or results.plain_loop is None:
+            return
         workers = best.case.workers if self._options.workers or self._choice is not None else None
         results.daemon["saturated"] = end_to_end.saturated(
             workers, results.plain_loop["frames_per_second"], seconds * _SHARES["saturated"]
@@ -315,6 +321,12 @@ class Bench:
             workers, results.daemon["saturated"]["fps_published"], batches, self._detection_ms(model, best),
             seconds * _SHARES["overload"], as_chosen=self._choice is not None,
         )  # fmt: skip
+
+    def _measure_analytics(self) -> None:
+        seconds = self._options.seconds * _SHARES["analytics"]
+        self._step.begin("analysing objects without a detector", seconds)
+        self.results.analytics = measure_analytics(max(seconds * _VIDEO_PER_SECOND, _LEAST_VIDEO_SECONDS))
+        self._step.end()
 
     def _detection_ms(self, model: Model, best: Measured) -> float:
         """Of one frame, while all workers are busy: of the smallest batch that was measured."""

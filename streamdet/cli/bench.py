@@ -34,6 +34,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     epilog="""\b
 Examples:
   streamdet bench
+  streamdet bench --capacity
   streamdet bench --out bench.png
   streamdet bench --model embedded --batch 1 --seconds 30 --json > bench.json
   streamdet bench --model yard.safetensors --frames yard.mp4 --baseline bench.json
@@ -55,8 +56,10 @@ Examples:
 )
 @click.option("--workers", multiple=True, type=click.IntRange(1, 64),
               help="Detect this many batches at once, one thread each. Default: one per core.")  # fmt: skip
-@click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(1, 36000),
-              help="Measure for this long; loading is extra.")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(1, 36000),
+              help="Measure for this long; loading is extra. Default: 120; with --capacity: 40.")  # fmt: skip
+@click.option("--capacity", "only_capacity", is_flag=True,
+              help="Measure only how many frames per second the daemon can detect with the first model.")  # fmt: skip
 @click.option("--exported", type=_FILE, help="Compare this file of `streamdet export` with its model.")
 @click.option("--frames", type=_FILE, help="Use this video instead of the sample clip.")
 @click.option(
@@ -82,7 +85,10 @@ Examples:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a chart (.png, .svg, .pdf).")
 @click.option("--baseline", type=_FILE, help="Show the change against this output of an earlier --json.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-def command(*, as_json: bool, out: Path | None, baseline: Path | None, **options: object) -> None:
+def command(
+    *, as_json: bool, out: Path | None, baseline: Path | None, only_capacity: bool, seconds: float | None,
+    **options: object,
+) -> None:  # fmt: skip
     """Measure how fast the detector and the daemon are on this machine, and how many streams it can take.
 
     Every engine and precision that this machine has is compared with torchvision's own forward, in turns, on real
@@ -96,6 +102,10 @@ def command(*, as_json: bool, out: Path | None, baseline: Path | None, **options
     keep_memory()
     from rich.console import Console
 
+    if only_capacity and (out or baseline or not options["daemon"]):
+        message = "--capacity goes with neither --out, --baseline nor --no-daemon"
+        raise click.UsageError(message)
+    from streamdet.bench.capacity import SECONDS, measure_capacity
     from streamdet.bench.report import check_picture, read_baseline, sentences, tables, to_dict, write_picture
     from streamdet.bench.run import Bench, Options, choose_as_daemon
 
@@ -103,9 +113,17 @@ def command(*, as_json: bool, out: Path | None, baseline: Path | None, **options
         check_picture(out)
     before = None if baseline is None else read_baseline(baseline)
     options["models"] = options["models"] or _MODELS
+    options["seconds"] = seconds or (SECONDS if only_capacity else 120.0)
     checked = Options(**options)  # type: ignore[arg-type] # click has checked them
+    if only_capacity:
+        with sigterm_as_ctrl_c(), progress() as (on_plan, on_step):
+            capacity = measure_capacity(checked, on_plan, on_step)
+        how = f"{capacity['model']}, {capacity['engine']} {capacity['precision']}"
+        text = f"{capacity['fps_of_all_streams']:g} frames per second ({how}, {capacity['width']}x{capacity['height']})"
+        click.echo(json.dumps(capacity) if as_json else text)
+        return
     choice = choose_as_daemon(checked)
-    with _sigterm_as_ctrl_c(), _progress() as (on_plan, on_step):
+    with sigterm_as_ctrl_c(), progress() as (on_plan, on_step):
         bench = Bench(checked, on_plan, on_step, choice)
         bench.run()
     report = to_dict(bench.results)
@@ -124,7 +142,7 @@ def command(*, as_json: bool, out: Path | None, baseline: Path | None, **options
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
+def sigterm_as_ctrl_c() -> Iterator[None]:
     """Treats SIGTERM as Ctrl-C: prints the results so far, and leaves no daemon behind."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -138,7 +156,7 @@ OnStep = Callable[[str, float], None]
 
 
 @contextmanager
-def _progress() -> Iterator[tuple[OnPlan, OnStep]]:
+def progress() -> Iterator[tuple[OnPlan, OnStep]]:
     """Shows a bar on standard error; if that is not a terminal, prints a line for each step."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn

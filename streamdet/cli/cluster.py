@@ -177,13 +177,13 @@ head or daemon answers, Ray's port of the head is closed or silent, or Ray has e
 @_token_file
 @which_daemon
 @click.option(
-    "--fps", type=click.FloatRange(0.1, 1e6), required=True, metavar="N",
-    help="Grant this node streams of N frames per second together; `streamdet bench` measures how many it can take.",
+    "--fps", type=click.FloatRange(0.1, 1e6), metavar="N",
+    help="Grant this node streams of N frames per second together. [default: as `streamdet bench --capacity` measures]",
 )  # fmt: skip
 @click.option("--address", metavar="IP", help="The address of this machine for the head. [default: found]")
 def join(
-    *, head_at: str, token_file: Path, config_path: Path | None, socket_path: Path | None, fps: float,
-    address: str | None,
+    *, head_at: str, token_file: Path, config_path: Path | None, socket_path: Path | None,
+    fps: float | None, address: str | None,
 ) -> None:  # fmt: skip
     """Make this machine a node of the cluster of HEAD, until stopped by a signal.
 
@@ -211,6 +211,7 @@ def join(
     if about["version"] != __version__:
         message = f"the head runs streamdet {about['version']}, and this node {__version__}; upgrade one of them"
         raise ControlError(Refusal.CONFLICT, message)
+    fps = _measured_fps() if fps is None else fps
     address = address or own_address(client.host)
     with _folder() as folder, _stopping() as stop:
         environ = {
@@ -384,6 +385,23 @@ def gateway(
             running.close()
         if running.error is not None:
             raise running.error
+
+
+def _measured_fps() -> float:
+    """What the daemon of this machine can detect with the embedded weights; measured where it is not known yet."""
+    from streamdet.bench.capacity import SECONDS, known_capacity, measure_capacity, remember_capacity
+    from streamdet.bench.run import Options
+    from streamdet.cli.bench import progress, sigterm_as_ctrl_c
+    from streamdet.security.files import state_folder
+
+    fps = known_capacity(state_folder())
+    if fps is None:
+        click.echo("measuring how many frames per second this node can detect; --fps N leaves that out", err=True)
+        with sigterm_as_ctrl_c(), progress() as (on_plan, on_step):
+            found = measure_capacity(Options(models=("embedded",), seconds=SECONDS), on_plan, on_step)
+        fps = float(found["fps_of_all_streams"])
+        remember_capacity(state_folder(), fps)
+    return fps
 
 
 def _asked(client: HeadClient) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from jsonschema import validate
 
 from streamdet.assets import sample_clip
+from streamdet.bench.capacity import known_capacity, remember_capacity
 from streamdet.bench.cases import Case, load_model
 from streamdet.bench.compare import low_threshold_ratio
 from streamdet.bench.contenders import make_contender
@@ -22,7 +23,9 @@ from streamdet.bench.frames import read_frames
 from streamdet.bench.report import _low_threshold_lines, sentences, tables, to_dict
 from streamdet.bench.run import Bench, Options
 from streamdet.cli.bench import command
+from streamdet.cli.cluster import _measured_fps
 from streamdet.monitoring.metrics import STAGES
+from streamdet.security.files import state_folder
 from support.videos import make_video
 
 NUMBER = {"type": "number", "exclusiveMinimum": 0}
@@ -148,6 +151,28 @@ def test_people_see_tables_and_what_changed(everything: dict[str, Any], tmp_path
     assert "preprocess" in result.stdout
     assert max(map(len, result.stdout.split("Machine:")[0].splitlines())) <= 80
     assert "Capacity" not in result.stdout
+
+
+def test_the_capacity_alone_is_one_line_or_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = (*SMALL, "--capacity", "--seconds", "5", "--json")
+    done = bench(*small)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["model"], found["engine"], found["precision"]) == ("embedded", "torch", "fp32")
+    assert found["fps_of_all_streams"] > 0
+    assert "plain loop" not in done.stderr
+    assert "--capacity goes with neither" in run("--capacity", "--no-daemon").output
+
+    # What a node of a cluster has measured, it does not measure again, on this machine with this program.
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    assert known_capacity(state_folder()) is None
+    remember_capacity(state_folder(), 12.5)
+    assert _measured_fps() == 12.5
+    kept = tmp_path / "state" / "capacity.json"
+    kept.write_text(kept.read_text().replace('"cores": "', '"cores": "1'))
+    assert known_capacity(state_folder()) is None
+    kept.write_text("[]")
+    assert known_capacity(state_folder()) is None
 
 
 def test_ctrl_c_ends_it_with_what_there_is() -> None:
