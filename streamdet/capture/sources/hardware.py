@@ -17,14 +17,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
 import av
 from av.codec.context import Flags
-from av.codec.hwaccel import HWAccel, hwdevices_available
+from av.codec.hwaccel import HWAccel, HWConfig, hwdevices_available
 
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.capture.sources.picture import MAX_PIXELS
@@ -106,6 +106,7 @@ class HardwareDecoders:
         self._trial_seconds = trial_seconds
         self._lock = threading.Lock()
         self._verdicts: dict[str, dict[str, Verdict]] = {}
+        self._saying = threading.Lock()
         self._said: set[tuple[str, str]] = set()
         self._failed: set[str] = set()
         self._throttle = LogThrottle()
@@ -170,9 +171,10 @@ class HardwareDecoders:
         return any(next(self._root.glob(pattern), None) is not None for pattern in _AUTO[name])
 
     def _say(self, wanted: str, codec: str, problems: dict[str, str]) -> None:
-        if (wanted, codec) in self._said:
-            return
-        self._said.add((wanted, codec))
+        with self._saying:
+            if (wanted, codec) in self._said:
+                return
+            self._said.add((wanted, codec))
         why = "; ".join(f"{name}: {problem}" for name, problem in problems.items()) or "this machine has no such device"
         by = "" if wanted == "auto" else f" by {wanted}"
         _log.warning("%s is decoded with the CPU, not in hardware%s (%s)", codec, by, why)
@@ -303,7 +305,16 @@ def is_built(name: str, codec: str) -> bool:
         return f"{codec}_{name}" in av.codecs_available
     if name not in hwdevices_available() or codec not in av.codecs_available:
         return False
-    return any(config.device_type.name == name for config in av.Codec(codec, "r").hardware_configs or ())
+    return name in device_types(av.Codec(codec, "r").hardware_configs or ())
+
+
+def device_types(configs: Iterable[HWConfig]) -> set[str]:
+    """The names of devices that can be part of a decoder; those that PyAV has no name for are left out."""
+    names = set()
+    for config in configs:
+        with contextlib.suppress(ValueError):
+            names.add(config.device_type.name)
+    return names
 
 
 def open_hardware(name: str, decoder: av.VideoCodecContext) -> av.VideoCodecContext:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, cast
 import av
 import numpy as np
 import pytest
+from av.codec.hwaccel import HWConfig, HWDeviceType
 
 from streamdet.capture.sources.av import AvSource
 from streamdet.capture.sources.hardware import (
@@ -24,6 +25,7 @@ from streamdet.capture.sources.hardware import (
     Decoder,
     HardwareDecoder,
     HardwareDecoders,
+    device_types,
     is_built,
 )
 from streamdet.capture.sources.hardware_trial import compare, film
@@ -149,6 +151,18 @@ def test_without_a_device_nothing_is_tried(tmp_path: Path, caplog: pytest.LogCap
         "h264 is decoded with the CPU, not in hardware (this machine has no such device)"
     ]
     assert not (tmp_path / "tried").exists()
+
+
+def test_a_kind_of_device_that_pyav_does_not_know_is_left_out() -> None:
+    class Unknown:
+        @property
+        def device_type(self) -> HWDeviceType:
+            return HWDeviceType(99)
+
+    class Known:
+        device_type = HWDeviceType.cuda
+
+    assert device_types([cast("HWConfig", Unknown()), cast("HWConfig", Known())]) == {"cuda"}
 
 
 def test_a_stop_ends_a_trial_and_says_nothing(tmp_path: Path, root: Path, caplog: pytest.LogCaptureFixture) -> None:
