@@ -45,21 +45,21 @@ const WANTED_DROPS = new Set(["rate_limited", "not_decoded", "gated", "shutdown"
 const SHORT_DROPS = { superseded: "overload", stale: "overload", rate_limited: "max_fps", not_decoded: "decode", gated: "the motion gate", decode_error: "decode errors", damaged: "damage on the way", internal_error: "errors" };
 
 /**
- * Why fewer frames go out than come in, the largest reason first; empty where nothing is dropped.
+ * Why fewer frames go out than come in, losses first, as a narrow tile has room for one reason; empty where nothing is dropped.
  * @param {Record<string, number>} drops frames per second by reason
  * @returns {{text: string, isLoss: boolean}}
  */
 function whyFewer(drops) {
   /** @type {Record<string, number>} */
   const sums = {};
-  let isLoss = false;
+  const losses = new Set();
   for (const [reason, fps] of Object.entries(drops)) {
     const why = SHORT_DROPS[reason] ?? reason;
     sums[why] = (sums[why] ?? 0) + fps;
-    isLoss ||= !WANTED_DROPS.has(reason);
+    if (!WANTED_DROPS.has(reason)) losses.add(why);
   }
-  const parts = Object.entries(sums).sort((a, b) => b[1] - a[1]);
-  return { text: parts.map(([why, fps], at) => `${perSecond(fps)} ${at ? "" : "fps left out "}by ${why}`).join(", "), isLoss };
+  const parts = Object.entries(sums).sort((a, b) => Number(losses.has(b[0])) - Number(losses.has(a[0])) || b[1] - a[1]);
+  return { text: parts.map(([why, fps], at) => `${perSecond(fps)} ${at ? "" : "fps left out "}by ${why}`).join(", "), isLoss: losses.size > 0 };
 }
 
 /** @param {string} state */

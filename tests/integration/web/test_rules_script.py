@@ -93,9 +93,9 @@ def test_what_takes_no_time_is_not_said_to_last() -> None:
     assert in_node('lasting(it, ", for ")', times) == ["", "", ", for less than 1 s", ", for 1 s", ", for 1 min"]
 
 
-def test_why_fewer_frames_go_out_fits_into_a_line() -> None:
+def test_why_fewer_frames_go_out_begins_with_what_is_lost() -> None:
     drops = [{"rate_limited": 4.4, "superseded": 1.5, "stale": 1.0, "not_decoded": 0.8}, {}]
     assert in_node("whyFewer(it)", drops) == [
-        {"text": "4.4 fps left out by max_fps, 2.5 by overload, 0.8 by decode", "isLoss": True},
+        {"text": "2.5 fps left out by overload, 4.4 by max_fps, 0.8 by decode", "isLoss": True},
         {"text": "", "isLoss": False},
     ]
