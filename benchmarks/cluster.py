@@ -6,23 +6,37 @@
 The reconciler, the file of the streams, the status and the metrics are the real ones; of a node there is only what it
 reports. What else a failover takes is known: 5 s until a node is lost, at most 2 s until the head asks the next nodes
 again, and the connection to the camera.
+
+    python benchmarks/cluster.py --real 100 --nodes 4
+
+grants so many claims, of eight streams each, to real daemons in processes of their own, kills one of them, and prints
+how long it took until all streams were up. Sources are files of one frame per second, and the detector is a stand-in.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 from prometheus_client import generate_latest
 
 from streamdet import __version__
-from streamdet.cluster.agent import RENEW_SECONDS, Granted, Report
+from streamdet.client.control import ask
+from streamdet.cluster.agent import ANSWER_SECONDS, RENEW_SECONDS, Agent, Granted, Report, Reporter
 from streamdet.cluster.cameras import read_cameras
+from streamdet.cluster.placement import GROUP_STREAMS
 from streamdet.cluster.reconciler import LOST_SECONDS, Reconciler
 from streamdet.monitoring.cluster_metrics import cluster_registry
 
@@ -110,13 +124,119 @@ def _streams_of(status: Mapping[str, Any], node: str) -> set[str]:
     return {one["name"] for one in status["streams"] if one["node"] == node}
 
 
+class RealNode:
+    """A daemon in a process of its own, and its agent.
+
+    Args:
+        folder: for its files.
+        name: of the node.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        socket, config = folder / f"{name}.s", folder / f"{name}.toml"
+        config.write_text(
+            f'[publisher]\nendpoint = "tcp://127.0.0.1:0"\n[metrics]\nendpoint = "127.0.0.1:0"\n'
+            f'[control]\npath = "{socket}"\n[node]\nname = "{name}"\n[log]\nlevel = "error"\n'
+        )
+        self.name = name
+        command = [sys.executable, "-P", "-m", "streamdet.bench.stand_in", str(config)]
+        self.process = subprocess.Popen(command)  # noqa: S603 - this Python, and our own module
+        health = partial(ask, socket, "GET", "/v1/health", timeout_seconds=ANSWER_SECONDS, refused=False)
+        self.reporter = Reporter(Agent(partial(ask, socket)), health)
+
+    def end(self) -> None:
+        """Kills it."""
+        self.process.kill()
+        self.process.wait()
+        self.reporter.close()
+
+
+class RealCluster:
+    """A reconciler that asks the agents of real daemons every two seconds, as the head does.
+
+    Args:
+        nodes: what it asks.
+        capacity_fps: of each of them.
+    """
+
+    def __init__(self, nodes: list[RealNode], capacity_fps: float) -> None:
+        self.nodes, self.capacity_fps = nodes, capacity_fps
+        self.head = Reconciler(settle_seconds=0.0)
+        self.granted: dict[str, tuple[Granted, ...]] = {}
+        self.asking = ThreadPoolExecutor(len(nodes))
+
+    def run_until(self, condition: Callable[[], object]) -> float:
+        """Goes on until a condition is met; how many seconds that took."""
+        began = at = time.monotonic()
+        while not condition():
+            time.sleep(max(0.0, at - time.monotonic()))
+            at = time.monotonic() + RENEW_SECONDS
+            reports = self.asking.map(lambda node: node.reporter.report(self.granted.get(node.name)), self.nodes)
+            for node, report in zip(self.nodes, reports, strict=True):
+                self.head.report(report, node.name, self.capacity_fps)
+            self.granted = self.head.step()
+        return time.monotonic() - began
+
+    def are_up(self) -> bool:
+        """Whether all streams are up on nodes that are there."""
+        here = set(self.head.nodes)
+        return all(each["state"] == "up" and each["node"] in here for each in self.head.status()["streams"])
+
+    def claims(self) -> int:
+        """How many claims the daemons hold."""
+        return sum(len(node.reporter.report(None).claims) for node in self.nodes)
+
+
+def measure_real(claims: int, nodes: int) -> None:
+    """Prints how long an apply and a failover take with real daemons."""
+    streams = claims * GROUP_STREAMS
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        clip, cameras = Path(folder) / "clip.mp4", Path(folder) / "cameras.toml"
+        write_clip(clip)
+        names = [f'[[streams]]\nname = "cam-{number:05}"\nurl = "{clip}"\n' for number in range(streams)]
+        cameras.write_text("[stream_defaults]\nmax_fps = 1\nloop = true\n" + "".join(names))
+        daemons = [RealNode(Path(folder), f"node-{number}") for number in range(nodes)]
+        for daemon in daemons:
+            stack.callback(daemon.end)
+        cluster = RealCluster(daemons, streams / (nodes - 1))
+        stack.callback(cluster.asking.shutdown)
+        cluster.run_until(lambda: len(cluster.head.nodes) == nodes)
+        began = time.monotonic()
+        cluster.head.apply(read_cameras(cameras))
+        cluster.run_until(cluster.are_up)
+        print(f"{cluster.claims()} claims of {streams} streams on {nodes} daemons")
+        print(f"{time.monotonic() - began:10.1f}  s until all streams were up after the apply")
+        lost = _streams_of(cluster.head.status(), "node-0")
+        began = time.monotonic()
+        daemons[0].process.kill()
+        seconds = cluster.run_until(lambda: "node-0" not in cluster.head.nodes)
+        print(f"{seconds:10.1f}  s until a daemon that was killed was lost")
+        cluster.run_until(cluster.are_up)
+        print(f"{time.monotonic() - began:10.1f}  s until its {len(lost)} streams were up on the others")
+
+
+def write_clip(path: Path) -> None:
+    """Writes a video of one frame in a second, each of them a key frame."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("h264", rate=1, options={"g": "1"})
+        video.width, video.height, video.pix_fmt = 160, 120, "yuv420p"
+        for number in range(60):
+            picture = av.VideoFrame.from_ndarray(np.full((120, 160, 3), number * 4, np.uint8), format="rgb24")
+            container.mux(video.encode(picture))
+        container.mux(video.encode(None))
+
+
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=200)
     parser.add_argument("--streams", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=5, help="the least of so many rounds is shown")
+    parser.add_argument("--real", type=int, metavar="CLAIMS", help="grant so many claims to real daemons instead")
     options = parser.parse_args()
+    if options.real:
+        measure_real(options.real, options.nodes)
+        return
     rounds = [measure(options.nodes, options.streams) for _ in range(options.rounds)]
     print(f"{options.nodes} nodes, {options.streams} streams: ms of CPU time, least of {options.rounds} rounds")
     for name in rounds[0]:
