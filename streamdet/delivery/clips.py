@@ -25,7 +25,7 @@ from streamdet.config import ClipsConfig, RuleConfig, StreamConfig
 from streamdet.delivery.file_store import FileStore, PartReply, StoreLimits
 from streamdet.delivery.masked_mp4 import has_encoder, masked_mp4
 from streamdet.delivery.mp4 import size_of, write_mp4
-from streamdet.delivery.packet_ring import CODEC, TOO_LARGE, Cut, PacketRing
+from streamdet.delivery.packet_ring import CODEC, Cut, PacketRing
 from streamdet.delivery.privacy import Hidden, black_areas
 from streamdet.monitoring.log import LogThrottle
 from streamdet.monitoring.metrics import Metrics
@@ -201,8 +201,8 @@ class Clips(Worker):
 
     def _keep(self, cut: Cut) -> None:
         """Passes a complete clip to the store; called by the thread that completed it."""
-        if not cut.packets:
-            self._store.lose(cut.clip_id, TOO_LARGE)
+        if cut.missing:
+            self._store.lose(cut.clip_id, cut.missing)
             return
         if cut.lacks_begin:
             self._metrics.clips.shortened("begin")

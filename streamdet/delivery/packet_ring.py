@@ -31,6 +31,8 @@ _PACKET_BYTES = 400
 # How long the last pictures of a clip may be late; and how long one waits at most for those of a slow file.
 _LATE_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 600.0
+# Streams without a key frame for so long are rare.
+_KEY_FRAME_SECONDS = 10.0
 
 NO_PACKETS, NO_KEY_FRAME, TOO_LARGE, CODEC = "no_packets", "no_key_frame", "too_large", "codec"
 """Why a clip cannot be cut: no packets have come; none that decoding can begin with; one group of pictures is larger
@@ -49,6 +51,7 @@ class Cut:
         end: requested end, in ticks.
         lacks_begin: whether packets from its beginning are missing.
         lacks_end: whether packets from its end are missing.
+        missing: why there are no packets at all; empty where there are.
     """
 
     stream: str
@@ -58,6 +61,7 @@ class Cut:
     end: int
     lacks_begin: bool
     lacks_end: bool
+    missing: str = ""
 
 
 @dataclass(slots=True)
@@ -76,14 +80,17 @@ class _Group:
 
 @dataclass(slots=True)
 class _Wanted:
-    """A clip whose end has not come yet; positions in ticks."""
+    """A clip whose end has not come yet; positions in ticks.
+
+    One that begins with the next key frame has no parameters before that, and its end counts from there.
+    """
 
     clip_id: str
     begin: int
     moment: int
     end: int
     until_monotonic_seconds: float
-    parameters: VideoParameters
+    parameters: VideoParameters | None
 
 
 class PacketRing:
@@ -122,12 +129,13 @@ class PacketRing:
         self._connection = 0
         self._arrived_monotonic_seconds = 0.0
         self._wanted: list[_Wanted] = []
+        self._opened_monotonic_seconds = float("-inf")
 
     def put(self, packet: EncodedPacket) -> None:
         """Takes the next packet, in the order of decoding."""
         with self._lock:
             self._add(packet)
-            done = [wanted for wanted in self._wanted if self._newest > wanted.end]
+            done = [wanted for wanted in self._wanted if wanted.parameters is not None and self._newest > wanted.end]
             cuts = self._taken(done)
         self._pass_on(cuts)
 
@@ -146,6 +154,8 @@ class PacketRing:
     ) -> str:
         """Requests a clip around a frame; a pending clip may be extended to cover both requests.
 
+        While a ring that was just opened has no key frame, a clip begins with the first one that comes.
+
         Args:
             new_id: makes the id of a clip.
             packet_pts: of the frame.
@@ -161,7 +171,14 @@ class PacketRing:
         before, after = (round(seconds * TICKS_PER_SECOND) for seconds in span)
         until = captured_monotonic_seconds + span[1] + _LATE_SECONDS
         with self._lock:
-            moment, parameters = self._find(packet_pts, captured_monotonic_seconds)
+            try:
+                moment, parameters = self._find(packet_pts, captured_monotonic_seconds)
+            except LookupError:
+                if packet_pts is None or not self._is_new(captured_monotonic_seconds):
+                    raise
+                if not self._groups:
+                    return self._want_later(new_id, after, until + _KEY_FRAME_SECONDS)
+                moment, parameters = self._groups[0].begin, self._groups[0].parameters
             begin, end = moment - before, moment + after
             for wanted in self._wanted:
                 ticks = max(end, wanted.end) - min(begin, wanted.begin)
@@ -174,6 +191,24 @@ class PacketRing:
             cuts = self._taken([clip] if self._newest > end else [])
         self._pass_on(cuts)
         return clip.clip_id
+
+    def _is_new(self, captured_monotonic_seconds: float) -> bool:
+        """Whether a frame is from before the first key frame since the ring was opened, and that not long ago."""
+        if captured_monotonic_seconds > self._opened_monotonic_seconds + _KEY_FRAME_SECONDS:
+            return False
+        if self._groups:
+            return self._groups[0].packets[0].packet.arrived_monotonic_seconds > captured_monotonic_seconds
+        return self._missing in (NO_PACKETS, NO_KEY_FRAME)
+
+    def _want_later(self, new_id: Callable[[], str], after: int, until: float) -> str:
+        """Requests a clip that begins with the next key frame."""
+        for wanted in self._wanted:
+            if wanted.parameters is None:
+                wanted.end = max(after, wanted.end)
+                wanted.until_monotonic_seconds = max(until, wanted.until_monotonic_seconds)
+                return wanted.clip_id
+        self._wanted.append(_Wanted(new_id(), 0, 0, after, until, None))
+        return self._wanted[-1].clip_id
 
     def expire(self, now: float, *, all_of_them: bool = False) -> float | None:
         """Cuts clips whose last pictures do not come; returns when to call this again, None for never.
@@ -199,7 +234,9 @@ class PacketRing:
         if is_open == self.is_open:
             return
         self.is_open = is_open
-        if not is_open:
+        if is_open:
+            self._opened_monotonic_seconds = time.monotonic()
+        else:
             self.clear()
 
     def clear(self) -> None:
@@ -216,6 +253,10 @@ class PacketRing:
         if packet.is_key:
             self._groups.append(_Group(packet.parameters, self._connection))
             self._is_growing = True
+            for wanted in self._wanted:
+                if wanted.parameters is None:
+                    wanted.begin = at - 1  # before what there is: its beginning is missing
+                    wanted.moment, wanted.end, wanted.parameters = at, at + wanted.end, packet.parameters
         elif packet.begins or (self._missing == NO_PACKETS and not self._groups):
             self._is_growing, self._missing = False, NO_KEY_FRAME
             self._missing_since_monotonic_seconds = packet.arrived_monotonic_seconds
@@ -234,6 +275,7 @@ class PacketRing:
 
     def _clear(self, missing: str, since: float) -> None:
         self._groups.clear()
+        self._opened_monotonic_seconds = float("-inf")
         self.size_bytes = 0
         self._is_growing, self._missing = False, missing
         self._missing_since_monotonic_seconds = since
@@ -270,6 +312,9 @@ class PacketRing:
 
     def _cut_out(self, wanted: _Wanted) -> Cut:
         """The packets of a clip: those of its span that have the parameters of the requested frame."""
+        if wanted.parameters is None:
+            missing = CODEC if self.refused_codec else NO_KEY_FRAME
+            return Cut(self._stream, wanted.clip_id, [], 0, 0, lacks_begin=True, lacks_end=True, missing=missing)
         groups = list(self._groups)
         fits = [group.parameters == wanted.parameters for group in groups]
         first = last = max((n for n, group in enumerate(groups) if group.begin <= wanted.moment), default=0)
@@ -282,7 +327,8 @@ class PacketRing:
             packets.pop()
         lacks_begin = not packets or packets[0].at > wanted.begin
         lacks_end = self._newest <= wanted.end or (last + 1 < len(groups) and groups[last + 1].begin <= wanted.end)
-        return Cut(self._stream, wanted.clip_id, packets, wanted.begin, wanted.end, lacks_begin, lacks_end)
+        missing = "" if packets else TOO_LARGE
+        return Cut(self._stream, wanted.clip_id, packets, wanted.begin, wanted.end, lacks_begin, lacks_end, missing)
 
     def _pass_on(self, cuts: list[Cut]) -> None:
         for cut in cuts:

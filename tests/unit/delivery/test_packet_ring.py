@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 
 import pytest
@@ -211,13 +212,46 @@ def test_a_slow_stream_is_waited_for_while_it_goes_on() -> None:
     assert len(ring.cuts) == 1
 
 
+def test_a_ring_that_was_just_opened_begins_with_the_next_key_frame() -> None:
+    ring = Ring()
+    opened = time.monotonic()
+    first = ring.ask(3, opened - 0.1, after=1)
+    assert ring.ask(4, opened, after=1.5) == first
+    ring.put_all(*(packet(number, at=opened + number / FPS) for number in range(5, 26)))
+    assert ring.cuts == []
+    ring.put_all(*(packet(number, at=opened + number / FPS) for number in range(26, 30)))
+    (cut,) = ring.cuts
+    assert (cut.clip_id, numbers(cut)) == (first, [*range(10, 26)])
+    assert (cut.lacks_begin, cut.lacks_end, cut.missing) == (True, False, "")
+
+
+def test_a_frame_from_before_the_first_key_frame_has_a_clip_that_begins_with_it() -> None:
+    ring = Ring()
+    ring.put_all(*map(packet, range(5, 16)))
+    ring.ask(7, 0.7, before=2, after=1)
+    ring.put_all(*map(packet, range(16, 22)))
+    (cut,) = ring.cuts
+    assert (numbers(cut), cut.lacks_begin) == ([*range(10, 21)], True)
+
+
+def test_a_key_frame_that_does_not_come_is_not_waited_for_for_ever() -> None:
+    ring = Ring()
+    opened = time.monotonic()
+    ring.ask(3, opened, after=1)
+    due = ring.expire(opened)
+    assert due == pytest.approx(opened + 13)
+    assert ring.expire(opened + 14) is None
+    assert [(cut.packets, cut.missing) for cut in ring.cuts] == [([], "no_key_frame")]
+
+
 def test_why_there_is_no_clip() -> None:
     ring = Ring()
+    later = time.monotonic() + 60
     with pytest.raises(LookupError, match="no_packets"):
-        ring.ask(0, 0.0)
+        ring.ask(0, later)
     ring.put_all(*map(packet, range(1, 5)))
     with pytest.raises(LookupError, match="no_key_frame"):
-        ring.ask(4, 0.5)
+        ring.ask(4, later)
     ring.refuse("mjpeg")
     with pytest.raises(LookupError, match="codec"):
         ring.ask(4, 1e9)
