@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -14,7 +16,7 @@ from typing import Self
 from support.waiting import wait_until
 
 # Ray starts nine processes, each of which takes seconds on a busy machine.
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 600.0
 
 
 class ClusterProcess:
@@ -24,10 +26,18 @@ class ClusterProcess:
         log: gets what it prints.
         ready: what it prints when it is ready.
         arguments: of `streamdet cluster`.
+        under: a command that runs it, such as `Machine.command`.
+
+    Attributes:
+        arguments: of the next start.
     """
 
-    def __init__(self, log: Path, ready: str, *arguments: str) -> None:
-        self._log, self._ready, self._arguments = log, ready, arguments
+    def __init__(self, log: Path, ready: str, *arguments: str, under: Sequence[str] = ()) -> None:
+        self._log, self._ready, self.arguments = log, ready, arguments
+        self._under = under
+        # For Ray's files, which are left behind where all is killed; paths of sockets have to be short.
+        self._files = tempfile.mkdtemp(prefix="sd-", dir="/tmp")
+        self._environ = {**os.environ, "RUNTIME_DIRECTORY": self._files}
         self.process: subprocess.Popen[bytes] | None = None
         self._began = 0
 
@@ -35,8 +45,9 @@ class ClusterProcess:
         with self._log.open("ab") as log:
             self._began = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "streamdet", "cluster", *self._arguments], stdout=log, stderr=log
-            )
+                [*self._under, sys.executable, "-P", "-m", "streamdet", "cluster", *self.arguments], stdout=log,
+                stderr=log, env=self._environ,
+            )  # fmt: skip
         return self
 
     def ready(self) -> Self:
@@ -65,6 +76,12 @@ class ClusterProcess:
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(PATIENCE_SECONDS)
 
+    def pid_of(self, program: str) -> int:
+        """One of the processes that it has started, by the name of its program."""
+        assert self.process is not None
+        pids = [pid for pid in _below(self.process.pid) if Path(f"/proc/{pid}/comm").read_text() == f"{program}\n"]
+        return pids[0]
+
     def stop(self) -> int:
         """Asks it to end; its exit code."""
         assert self.process is not None
@@ -82,6 +99,11 @@ class ClusterProcess:
                 self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.kill()
+        self.forget()
+
+    def forget(self) -> None:
+        """Deletes the files of Ray; after its end."""
+        shutil.rmtree(self._files, ignore_errors=True)
 
 
 def _below(pid: int) -> Iterator[int]:

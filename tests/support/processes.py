@@ -52,12 +52,15 @@ class DaemonProcess:
         real: bool = False,
         stand_in: Path = SLOW_DAEMON,
         under: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        publisher: str = "",
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder, self.path = folder, folder / "streamdet.toml"
         self.control_path = folder / "c"
         self.port, self.metrics_port = free_ports()
-        self.endpoint = f"tcp://127.0.0.1:{self.port}"
+        self.endpoint = f"tcp://{host}:{self.port}"
+        self._publisher = publisher
         program = ["-m", "streamdet", "run", "--config"] if real else [str(stand_in)]
         times = [] if real else [str(warm_up_seconds), str(batch_seconds)]
         detects = ["come-and-go"] if comes_and_goes else []
@@ -78,7 +81,8 @@ class DaemonProcess:
 
     def write_config(self, *streams: str, more: str = "") -> None:
         self.path.write_text(
-            f'[publisher]\nendpoint = "{self.endpoint}"\n[metrics]\nendpoint = "127.0.0.1:{self.metrics_port}"\n'
+            f'[publisher]\nendpoint = "{self.endpoint}"\n{self._publisher}'
+            f'[metrics]\nendpoint = "127.0.0.1:{self.metrics_port}"\n'
             f'[spool]\ndirectory = "{self.folder / "spool"}"\n[control]\npath = "{self.control_path}"\n'
             + '[log]\nformat = "json"\n' * ("[log]" not in more)
             + "".join(streams or [stream("clip", max_fps=10)])
@@ -134,9 +138,9 @@ class DaemonProcess:
         lines = re.findall(rf"^streamdet_{name}(\{{.*\}})? (\S+)$", self.page(), re.MULTILINE)
         return sum(float(value) for found, value in lines if all(label in found for label in wanted))
 
-    def is_exact(self, stream: str) -> bool:
+    def is_exact(self, stream: str, page: str = "") -> bool:
         """Whether the ledger of a stream balances, on one and the same page."""
-        page = self.page()
+        page = page or self.page()
         counts = {
             name: sum(
                 float(value)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Mapping
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from support.waiting import join
 
 _SCRIPT = Path(__file__).parent / "servers" / "rtsp_server.py"
 
@@ -37,7 +41,11 @@ TWO_SIZES = (
 
 
 class RtspServer:
-    """A server process on a free port of 127.0.0.1; it keeps its port over `kill` and `start`."""
+    """A server process on a free port of 127.0.0.1; it keeps its port over `kill` and `start`.
+
+    Attributes:
+        plays: how often clients have begun to play, by path.
+    """
 
     def __init__(
         self,
@@ -48,17 +56,23 @@ class RtspServer:
         tls: Mapping[str, str] | None = None,
         udp_ports: tuple[int, int] | None = None,
         shared: bool = True,
+        address: str = "127.0.0.1",
+        under: Sequence[str] = (),
     ) -> None:
         launches = mounts or {"/video": h264()}
         self._wanted: dict[str, Any] = {
             "port": 0,
+            "address": address,
             "login": login,
             "tls": tls,
             "shared": shared,
             "udp_ports": udp_ports,
             "mounts": {path: {"launch": launch, "transport": transport} for path, launch in launches.items()},
         }
+        self._under = under
         self._process: subprocess.Popen[str] | None = None
+        self._thread: threading.Thread | None = None
+        self.plays: Counter[str] = Counter()
 
     @property
     def port(self) -> int:
@@ -69,7 +83,7 @@ class RtspServer:
         return f"{scheme}://{login + '@' if login else ''}{host}:{self.port}{path}"
 
     def start(self) -> Self:
-        command = ["/usr/bin/python3", str(_SCRIPT), json.dumps(self._wanted)]
+        command = [*self._under, "/usr/bin/python3", str(_SCRIPT), json.dumps(self._wanted)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -77,11 +91,18 @@ class RtspServer:
             message = self._process.communicate()[1]
             raise AssertionError(message)
         self._wanted["port"] = int(line)
+        self._thread = threading.Thread(target=self._count, args=(self._process.stdout,), daemon=True)
+        self._thread.start()
         return self
+
+    def _count(self, output: Iterable[str]) -> None:
+        self.plays.update(line.rstrip("\n") for line in output)
 
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
+            assert self._thread is not None
+            join(self._thread)
             self._process.communicate()
             self._process = None
 

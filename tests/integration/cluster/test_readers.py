@@ -2,90 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from streamdet import ClusterSubscription, DetectionEvent, Gap, Late, Moved, Restart, subscribe, wire
 from streamdet.assets import sample_clip
 from streamdet.cluster.cameras import read_cameras
 from support.cluster_head import Head, HeadServer
+from support.cluster_reader import Reader
 from support.control_api import Api
-from support.waiting import join, wait_until
+from support.waiting import wait_until
 
 NAMES = ("n0", "n1", "n2")
 STREAMS = 9
-
-
-class Reader(threading.Thread):
-    """Reads a cluster, and checks what must hold of each item.
-
-    Attributes:
-        owners: the node of the newest event of each stream.
-        wrong: what did not hold, in words.
-    """
-
-    def __init__(self, head: str) -> None:
-        super().__init__(daemon=True)
-        self.events: ClusterSubscription = subscribe(cluster=head, kinds=["detections"], replay=True)
-        self.owners: dict[str, str] = {}
-        self.moves: list[Moved] = []
-        self.counts: defaultdict[str, int] = defaultdict(int)
-        self.wrong: list[str] = []
-        self._generations: dict[str, int] = {}
-        self._reached: dict[tuple[str, str, str], int] = {}
-        self._unbroken: set[str] = set()
-        self._ending = threading.Event()
-
-    def run(self) -> None:
-        with self.events:
-            while not self._ending.is_set():
-                item = self.events.receive(0.1)
-                if item is not None:
-                    self._take(item)
-
-    def end(self) -> None:
-        self._ending.set()
-        join(self)
-
-    def _take(self, item: wire.Event | Gap | Restart | Moved | Late) -> None:
-        self.counts[type(item).__name__] += 1
-        match item:
-            case Moved():
-                self.moves.append(item)
-                self._unbroken.discard(item.stream)
-                if item.owner.generation <= self._generations.get(item.stream, 0):
-                    self.wrong.append(f"{item.stream} moved to an older owner")
-            case Late(event=DetectionEvent() as event):
-                self._count(event)
-                if event.owner is None or event.owner.generation >= self._generations[item.stream]:
-                    self.wrong.append(f"{item.stream}: an event of the owner was called late")
-            case DetectionEvent(owner=owner) if owner is not None:
-                last = self._count(item)
-                if item.stream in self._unbroken and item.seq != last + 1:
-                    self.wrong.append(f"{item.stream}: {item.seq} after {last} without a gap")
-                self._unbroken.add(item.stream)
-                before = self.owners.get(item.stream)
-                if before not in (None, owner.node) and not (self.moves and self.moves[-1].stream == item.stream):
-                    self.wrong.append(f"{item.stream}: {owner.node} after {before} without a move")
-                self.owners[item.stream] = owner.node
-                self._generations[item.stream] = max(owner.generation, self._generations.get(item.stream, 0))
-            case Gap():
-                self._unbroken.discard(item.stream)
-
-    def _count(self, event: DetectionEvent) -> int:
-        """Notes that an event came; returns the number of the one before it from the same node."""
-        assert event.owner is not None
-        key = (event.owner.node, wire.topic_of(event), event.epoch)
-        last = self._reached.get(key, 0)
-        if event.seq <= last:
-            self.wrong.append(f"{key} came twice, or out of order: {event.seq} after {last}")
-        self._reached[key] = event.seq
-        return last
 
 
 @pytest.fixture

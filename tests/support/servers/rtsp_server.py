@@ -1,8 +1,9 @@
 """A real RTSP server for tests: GStreamer's, run by the system's python3 (`tests/rtsp.py` starts it).
 
-The only argument is JSON: {"port": n, "tls": {"certificate", "key"} | null, "shared": bool,
+The only argument is JSON: {"port": n, "address": "127.0.0.1", "tls": {"certificate", "key"} | null, "shared": bool,
 "login": {"user", "password", "method": "basic" | "digest"} | null, "udp_ports": [first, last] | null,
-"mounts": {"/path": {"launch": "...", "transport": "tcp" | "udp" | null}}}. Prints the port when it listens.
+"mounts": {"/path": {"launch": "...", "transport": "tcp" | "udp" | null}}}. Prints the port when it listens,
+and then the path that each client plays.
 """
 
 import json
@@ -37,11 +38,16 @@ def protect(server: GstRtspServer.RTSPServer, tls: dict | None, login: dict | No
     server.set_auth(auth)
 
 
+def say_what_plays(_client: GstRtspServer.RTSPClient, context: GstRtspServer.RTSPContext) -> None:
+    sys.stdout.write(f"{context.uri.abspath}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     wanted = json.loads(sys.argv[1])
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
-    server.set_address("127.0.0.1")
+    server.set_address(wanted["address"])
     server.set_service(str(wanted["port"]))
     for path, mount in wanted["mounts"].items():
         factory = GstRtspServer.RTSPMediaFactory()
@@ -59,6 +65,7 @@ def main() -> None:
             factory.set_address_pool(pool)
         server.get_mount_points().add_factory(path, factory)
     protect(server, wanted.get("tls"), wanted.get("login"))
+    server.connect("client-connected", lambda _server, client: client.connect("play-request", say_what_plays))
     if not server.attach(None):
         sys.exit("the port is taken")
     sys.stdout.write(f"{server.get_bound_port()}\n")
