@@ -15,7 +15,7 @@ TOOLS := .venv-tools
 COMPILE ?= --compile-bytecode
 UV := $(TOOLS)/bin/uv
 
-.PHONY: help setup setup-dev install demo bench test test-fast stress fuzz mutants soak lint lock wheel sbom clean
+.PHONY: help setup setup-dev install demo bench test test-fast stress test-cluster fuzz mutants soak lint lock wheel sbom clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -69,6 +69,9 @@ test-fast: setup-dev  ## Run the tests that need no server, in about a minute
 
 stress: setup-dev  ## Run the race tests a thousand times
 	STREAMDET_STRESS_ROUNDS=$(or $(COUNT),1000) $(BIN)/pytest -m stress --timeout 3600 -o faulthandler_timeout=4000 -rA $(PYTEST_ARGS)
+
+test-cluster: setup-dev  ## Put a cluster of machines through faults, in network namespaces; as root, many minutes
+	$(BIN)/pytest -n 0 -m long -rA tests/faults/test_cluster.py $(PYTEST_ARGS)
 
 fuzz: setup-dev  ## Read a million broken inputs: events, requests, answers, configurations
 	$(BIN)/python tests/fuzzing.py --count $(or $(COUNT),1000000)

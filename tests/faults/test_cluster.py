@@ -37,7 +37,7 @@ from support.rtsp import RtspServer
 from support.waiting import wait_until
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.root,
     pytest.mark.package("iproute2"),
     pytest.mark.package("iptables"),
