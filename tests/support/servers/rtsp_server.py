@@ -47,7 +47,7 @@ def main() -> None:
     wanted = json.loads(sys.argv[1])
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
-    server.set_address(wanted["address"])
+    server.set_address(wanted.get("address", "127.0.0.1"))
     server.set_service(str(wanted["port"]))
     for path, mount in wanted["mounts"].items():
         factory = GstRtspServer.RTSPMediaFactory()
