@@ -140,7 +140,8 @@ def test_a_trial_again_that_cannot_begin_leaves_the_answer_as_it_was(tmp_path: P
 
 
 def test_a_candidate_that_others_disturb_says_so(tmp_path: Path) -> None:
-    with spinners(2 * len(os.sched_getaffinity(0))):
+    # Other tests that run beside this one go first.
+    with spinners(2 * len(os.sched_getaffinity(0)), priority=5):
         report = start(tmp_path, "all=good:20")
     assert all(result.is_disturbed for result in report.results), report
 
