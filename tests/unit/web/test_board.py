@@ -288,9 +288,9 @@ def test_five_hundred_streams_are_reported_within_a_moment() -> None:
         board.note(seen(1, PERSON, stream=f"s{number}"), 1.0)
     for second in range(90):
         board.tick(float(second))
-    began = time.process_time()
+    began = time.thread_time()  # not that of threads which an earlier test has left to a library
     first, later = board.overview(0), board.overview(89)
-    assert time.process_time() - began < 2
+    assert time.thread_time() - began < 2
     assert len(json.loads(first)["streams"]) == 500
     assert len(later) < 250_000
 
