@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -94,6 +95,14 @@ def _scheduled_as_before() -> Iterator[None]:
     before = os.sched_getscheduler(0)
     yield
     assert os.sched_getscheduler(0) == before
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Fails a test after which more or less is logged than before."""
+    before = logging.getLogger().level
+    yield
+    assert logging.getLogger().level == before
 
 
 @pytest.fixture(autouse=True)

@@ -369,13 +369,13 @@ def gateway(
     if own_key is None and not parse_endpoint(endpoint).is_local:
         message = f"--listen {endpoint[:200]}: other machines could connect there; give --own-key and --clients"
         raise click.UsageError(message)
-    configure_logging(LogConfig())
     config = PublisherConfig(
         endpoint=endpoint, curve_server_key_file=own_key and str(own_key),
         curve_allowed_clients_directory=clients and str(clients),
     )  # fmt: skip
     with _stopping() as stop:
         address = HeadAddress.parse(head_at, head_ca, head_token)
+        configure_logging(LogConfig())
         running = Gateway(address, config, server_key, client_key, lambda _worker: stop.set())
         try:
             with running:
