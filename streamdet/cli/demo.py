@@ -20,6 +20,7 @@ from rich.text import Text
 
 from streamdet.assets import sample_clip
 from streamdet.cli.beside import WebChild, free_endpoint
+from streamdet.cli.plural import all_of, several
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.cluster import subscribe
 from streamdet.client.subscription import Gap
@@ -227,7 +228,7 @@ class DemoView(Worker):
         seen.objects.update({found.track_id: found.label for found in event.detections if found.track_id is not None})
         line = Text(f"{event.stream:12} frame {event.frame.seq:5}  ", style="dim")
         for label, count in seen.labels.most_common():
-            line.append(f"{count} {label}  ", style="bold green" if label == "person" else "cyan")
+            line.append(f"{several(count, label)}  ", style="bold green" if label == "person" else "cyan")
         self._last.append(line)
 
     def _draw(self) -> RenderableType:
@@ -249,7 +250,7 @@ class DemoView(Worker):
                 "p50": _milliseconds(p50),
                 "p99": _milliseconds(p99),
                 "dropped": str(sum(ledger.dropped[reason] for reason in Drop)),
-                "in the picture": ", ".join(f"{n} {label}" for label, n in seen.labels.most_common()) or "nothing",
+                "in the picture": all_of(seen.labels) or "nothing",
             }
             table.add_row(*(cells[column] for column in columns))
         config = self._daemon.config
@@ -282,7 +283,7 @@ class _Seen:
 
 def summary_table(summary: dict[str, Any], characters: int) -> Table:
     """The summary as a table for a terminal of this width, in characters."""
-    detections, objects = (_counted(summary[what]) for what in ("detections", "objects"))
+    detections, objects = (all_of(summary[what]) for what in ("detections", "objects"))
     found = f"{objects or 'no objects'}, in {detections} detections" if detections else "nothing"
     table, columns = _table(_SUMMARY_COLUMNS, characters)
     table.title = (
@@ -331,11 +332,6 @@ def _detections_by_label(daemon: Daemon) -> dict[str, int]:
             if sample.name == "streamdet_detections_total":
                 totals[sample.labels["label"]] += int(sample.value)
     return dict(totals)
-
-
-def _counted(by_label: dict[str, int]) -> str:
-    """As in "3 person, 1 bus"; empty where there is nothing."""
-    return ", ".join(f"{count} {label}" for label, count in by_label.items() if count)
 
 
 def _why_dropped(dropped: dict[str, int]) -> str:

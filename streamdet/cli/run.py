@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamdet.cli.completion import offer_files
+from streamdet.cli.plural import all_of
 from streamdet.detector.memory import use_one_heap
 from streamdet.errors import ConfigError
 from streamdet.monitoring.log import configure_logging
@@ -306,7 +307,7 @@ def _print_found(daemon: Daemon) -> None:
     """Prints what became of each file."""
     for name, counts in daemon.ledger.snapshot().items():
         objects = daemon.metrics.objects_of(name)
-        found = ", ".join(f"{count} {label}" for label, count in objects.items()) or "no objects"
+        found = all_of(objects) or "no objects"
         dropped = sum(counts.dropped.values())
         lost = f", {dropped} dropped" if dropped else ""
         click.echo(f"{name}: {counts.published} frames{lost}; found {found}")

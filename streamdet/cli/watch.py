@@ -24,6 +24,7 @@ from rich.text import Text
 
 from streamdet import wire
 from streamdet.cli.completion import offer_streams
+from streamdet.cli.plural import all_of, several
 from streamdet.cli.refresh import LINE_CHARACTERS
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.cluster import ClusterSubscription, subscribe
@@ -420,10 +421,7 @@ class Seen:
         for title, justify in _SUMMARY_COLUMNS:
             table.add_column(title, justify=justify)
         for name, stream in sorted(self._streams.items()):
-            objects, detections = (
-                ", ".join(f"{count} {plain(label, _LONGEST_NAME)}" for label, count in counts.most_common()) or "-"
-                for counts in (stream.objects, stream.labels)
-            )
+            objects, detections = (all_of(counts) or "-" for counts in (stream.objects, stream.labels))
             fps = stream.frames / max(self.elapsed_seconds, 1e-3)
             state = "-" if stream.state is None else _word(stream.state)
             table.add_row(
@@ -522,13 +520,13 @@ def _found(event: DetectionEvent) -> Text:
         return Text("-", style="dim")
     by_label: dict[str, list[Detection]] = {}
     for found in event.detections:
-        by_label.setdefault(plain(found.label, _LONGEST_NAME), []).append(found)
+        by_label.setdefault(found.label, []).append(found)
     shown = Text(", ").join(
         Text.assemble(
-            f"{len(several)} {plain(label)} {several[0].score:.2f}",
-            *((f" {_identity(found)}", "dim") for found in several if found.track_id is not None or found.zones),
+            f"{several(len(alike), label)} {alike[0].score:.2f}",
+            *((f" {_identity(found)}", "dim") for found in alike if found.track_id is not None or found.zones),
         )
-        for label, several in by_label.items()
+        for label, alike in by_label.items()
     )
     for crossing in event.crossings:
         shown.append(f"  #{crossing.track_id} {_crossed(crossing)}", "cyan")

@@ -50,7 +50,7 @@ def test_people_see_a_table() -> None:
     result = demo()
     assert result.returncode == 0, result.stderr
     assert "campus-east" in result.stdout
-    assert "person" in result.stdout
+    assert "people" in result.stdout
     assert "streamdet watch tcp://127.0.0.1:" in result.stdout
     assert "page     http://127.0.0.1:" in result.stdout
     assert result.stdout.splitlines()[-1].strip().startswith("streamdet init rtsp://")

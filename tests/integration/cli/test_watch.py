@@ -75,10 +75,10 @@ def watch(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_line_shows_each_event(busy: Publisher) -> None:
     done = watch(busy.endpoint, "--count", "40")
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"\d\d:\d\d:\d\d\.\d{3}  front-door +#\d+ +\d+ ms  2 person 0\.90\n", done.stdout)
+    assert re.search(r"\d\d:\d\d:\d\d\.\d{3}  front-door +#\d+ +\d+ ms  2 people 0\.90\n", done.stdout)
     assert re.search(r"yard +down  unauthorized: the login is wrong\n", done.stdout)
     assert re.search(r"gate +lost 2 detections events\n", done.stdout)
-    assert re.search(r"front-door +up +\d+ +\d+\.\d +0 +.*\d+ person", done.stdout)
+    assert re.search(r"front-door +up +\d+ +\d+\.\d +0 +.*\d+ (?:person|people)", done.stdout)
     assert "\x1b" not in done.stdout
 
 
@@ -253,7 +253,7 @@ def test_a_terminal_shows_a_table(busy: Publisher) -> None:
     os.close(ours)
     assert program.returncode == 0
     assert re.search(r"stream +state +fps +latency +lost +in the newest frame", screen)
-    assert re.search(r"front-door +up +\d+\.\d +\d+ ms +0 +(2 person 0\.90|1 car 0\.80)", screen)
+    assert re.search(r"front-door +up +\d+\.\d +\d+ ms +0 +(2 people 0\.90|1 car 0\.80)", screen)
     assert re.search(r"yard +down  unauthorized +0\.0 +- +0 +-", screen)
     assert re.search(r"stream +state +frames +fps +lost +objects", screen), "no summary at the end"
 
