@@ -79,6 +79,12 @@ class Ledger:
         with self._lock:
             return {stream: _close(counts) for stream, counts in self._streams.items()}
 
+    def counts_of(self, stream: str) -> StreamLedger | None:
+        """The counts of one stream; None where it is not known."""
+        with self._lock:
+            counts = self._streams.get(stream)
+            return None if counts is None else _close(counts)
+
     def is_on_its_way(self, stream: str) -> bool:
         """Whether a frame of a stream was captured and is neither published nor dropped yet."""
         with self._lock:

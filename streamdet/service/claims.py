@@ -16,6 +16,9 @@ from streamdet.errors import ControlError, Refusal
 from streamdet.types import Owner
 
 MAX_CLAIMS = 1000
+LOOK_SECONDS = 1.0
+"""The daemon looks after its leases as often as this; where it comes later, it has stood still."""
+
 # The newest generation of a stream is remembered, also of one that is gone, unless this many others came after it.
 _MAX_REMEMBERED_STREAMS = 20_000
 
@@ -71,6 +74,8 @@ class Claims:
         self._clock = clock
         self._generations: dict[str, int] = {}
         self._reported: set[str] = set()
+        self._claim_ids: dict[str, str] = {}
+        self._looked_at = clock()
 
     def after_grant(self, grant: Grant) -> dict[str, Claim]:
         """All claims as a grant makes them; the streams that it takes over leave their earlier claims.
@@ -94,6 +99,26 @@ class Claims:
         """Whether a grant is in force already, so that only its lease is new."""
         claim = self.held.get(grant.claim_id)
         return claim is not None and (claim.grant.generation, claim.grant.streams) == (grant.generation, grant.streams)
+
+    def renew(self, grant: Grant) -> None:
+        """Lets the lease of a claim begin again, for a grant in force; costs the same for any number of claims."""
+        self.held[grant.claim_id] = Claim(grant, self._clock() + grant.lease_seconds)
+        self._reported.discard(grant.claim_id)
+
+    def leave_out_standstill(self) -> None:
+        """Makes leases longer by the time in which the daemon stood still, or was busy: renewals waited meanwhile.
+
+        To be called every `LOOK_SECONDS`. No lease becomes longer than a new one.
+        """
+        before, self._looked_at = self._looked_at, self._clock()
+        stood_still = self._looked_at - before - LOOK_SECONDS
+        if stood_still <= 0:
+            return
+        for claim_id, claim in self.held.items():
+            if claim.ends_monotonic_seconds > before:
+                longest = self._looked_at + claim.grant.lease_seconds
+                ends = min(claim.ends_monotonic_seconds + stood_still, longest)
+                self.held[claim_id] = replace(claim, ends_monotonic_seconds=ends)
 
     def _check_is_newest(self, grant: Grant) -> None:
         stale = f"claim {grant.claim_id}: generation {grant.generation} is stale"
@@ -139,6 +164,7 @@ class Claims:
     def hold(self, claims: Held) -> None:
         """Puts claims in force."""
         self.held = dict(claims)
+        self._claim_ids = {name: claim_id for claim_id, claim in claims.items() for name in claim.grant.streams}
         self._reported &= self.held.keys()
         for claim in claims.values():
             if not self.is_over(claim):
@@ -167,7 +193,7 @@ class Claims:
 
     def claim_of(self, stream: str) -> Claim | None:
         """The claim that a stream belongs to."""
-        return next((claim for claim in self.held.values() if stream in claim.grant.streams), None)
+        return self.held.get(self._claim_ids.get(stream, ""))
 
 
 def owners_of(claims: Iterable[Claim], node: str) -> dict[str, Owner]:

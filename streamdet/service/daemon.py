@@ -395,17 +395,21 @@ class Daemon:
         return loader.detectors
 
     def _watch(self, housekeeping: Housekeeping) -> None:
-        """The main loop: sleeps until a signal, an error or the next beat."""
+        """The main loop: sleeps until a signal, an error, an operation or the next beat."""
+        beat_at = time.monotonic()
         while not self._stop_requested and self._failed is None:
-            self._wakeup.wait(housekeeping.tick_seconds)
+            self._wakeup.wait(max(beat_at - time.monotonic(), 0.0))
             if self._reload_requested:
                 self._reload_requested = False
                 # Why it failed has been logged, and everything is as before.
                 with suppress(ConfigError, ControlError, ApplyError):
                     self._in_force.reload()
             self._carry_out_operations()
-            self._end_leases()
-            housekeeping.beat()
+            if time.monotonic() >= beat_at:
+                # What it costs grows with the number of streams, and operations may come a hundred times in a second.
+                self._end_leases()
+                housekeeping.beat()
+                beat_at = time.monotonic() + housekeeping.tick_seconds
             if self._stop_when_ended and self._streams is not None and self._streams.all_ended():
                 break
 

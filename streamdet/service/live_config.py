@@ -333,10 +333,13 @@ class LiveConfig:
             ControlError: a newer grant is known, or there are too many claims.
             ApplyError: there is no thread or memory left.
         """
-        claims = self.claims.after_grant(grant)
         if self.claims.is_renewal(grant):
-            self._hold(claims)
+            was_over = self.claims.is_over(self.claims.held[grant.claim_id])
+            self.claims.renew(grant)
+            if was_over:
+                self._count_claims()
             return Applied()
+        claims = self.claims.after_grant(grant)
         return self._adopt(self._file, self._at_run_time, self._kept, claims=claims).applied
 
     def release(self, claim_id: str, generation: int | None = None) -> Applied:
@@ -355,6 +358,7 @@ class LiveConfig:
 
     def end_leases(self) -> None:
         """Does what the file says about claims whose leases have ended: goes on, or stops their streams."""
+        self.claims.leave_out_standstill()
         over = self.claims.newly_over()
         stops = self._file.node.on_lost_head == "stop"
         for claim in over:
@@ -366,7 +370,7 @@ class LiveConfig:
         if stops and len(left) < len(self.claims.held):
             self._adopt(self._file, self._at_run_time, self._kept, claims=left)
         elif over:
-            self._hold(self.claims.held)
+            self._count_claims()
 
     def find(self, name: str) -> StreamConfig:
         """A stream that is configured.
@@ -459,8 +463,12 @@ class LiveConfig:
 
     def _hold(self, claims: Held) -> None:
         self.claims.hold(claims)
-        over = sum(self.claims.is_over(claim) for claim in claims.values())
-        self._metrics.claims(len(claims) - over, over)
+        self._count_claims()
+
+    def _count_claims(self) -> None:
+        held = self.claims.held.values()
+        over = sum(self.claims.is_over(claim) for claim in held)
+        self._metrics.claims(len(held) - over, over)
 
     def _note_reload(self, at: float | None) -> None:
         """Remembers and shows whether the file is in force: since this Unix time, or not (None)."""
@@ -495,11 +503,18 @@ class LiveConfig:
         lines = list(dict.fromkeys(line for lines in problems.values() for line in lines))
         taken = {stream.name for stream in config.streams} | changed.streams.keys()
         read = partial(read_stream, folder=self._folder, config=config, weights_labels=self._weights_labels)
+        # Where nothing else has changed, streams of claims that stay as they are need not be read again.
+        is_same = file is self._file and changed is self._at_run_time
+        in_force = {stream.name: stream for stream in self._config.streams} if is_same else {}
         claimed: list[StreamConfig] = []
         for claim in claims.values():
             for name, values in claim.grant.streams.items():
                 if name in taken:
                     lines.append(_taken_by_claim(name, claim, in_file=any(name == one.name for one in file.streams)))
+                    continue
+                before = self.claims.claim_of(name)
+                if name in in_force and before is not None and before.grant.streams[name] == values:
+                    claimed.append(in_force[name])
                     continue
                 try:
                     claimed.append(read({**values, "name": name}, config.stream_defaults))

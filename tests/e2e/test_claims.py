@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -24,7 +25,11 @@ from streamdet.cli.status import command as status_command
 from streamdet.cli.streams import command as streams_command
 from streamdet.client.control import ask
 from streamdet.cluster.agent import ANSWER_SECONDS, Agent, Granted, Reporter
+from streamdet.monitoring.ledger import Ledger
+from streamdet.service import live_config
+from streamdet.service.claims import Claims
 from streamdet.service.control.operations import Operation
+from streamdet.service.housekeeping import Housekeeping
 from streamdet.types import Owner
 from support.control_api import Api
 from support.waiting import wait_until
@@ -119,6 +124,61 @@ def test_a_renewal_changes_nothing_and_is_not_logged(api: Api, caplog: pytest.Lo
         assert (status, answer["streams"]["added"], answer["claim"]["streams"]) == (200, [], ["gate"])
     assert captures(api) == before
     assert "claims.set" not in caplog.text
+
+
+def test_a_renewal_costs_the_same_however_many_streams_there_are(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    grant(api, "group-1", 7, clip("gate"))
+    calls: Counter[str] = Counter()
+
+    def count(owner: object, name: str) -> None:
+        called = getattr(owner, name)
+
+        def counted(*args: object, **named: object) -> object:
+            calls[name] += 1
+            return called(*args, **named)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    for owner, name in (
+        (Housekeeping, "beat"), (Claims, "hold"), (Claims, "newly_over"), (live_config, "read_stream"),
+        (Ledger, "snapshot"),
+    ):  # fmt: skip
+        count(owner, name)
+    began = time.monotonic()
+    for _ in range(50):
+        assert grant(api, "group-1", 7, clip("gate"))[0] == 200
+    beats = time.monotonic() - began + 2  # as many as without renewals: one in a second
+    assert calls["beat"] <= beats
+    assert calls["newly_over"] <= beats
+    assert calls["hold"] == calls["read_stream"] == 0
+    # Another claim: what is watched already is not read again.
+    grant(api, "group-2", 8, clip("yard"))
+    assert calls["read_stream"] == 1
+    calls.clear()
+    began = time.monotonic()
+    for _ in range(5):
+        assert set(api.streams()) == {"east", "west", "gate", "yard"}
+    # One for the rates of all streams; housekeeping takes two more in a second.
+    assert calls["snapshot"] <= 5 + 2 * (time.monotonic() - began + 2)
+
+
+def test_a_daemon_that_was_busy_stops_nothing_for_that_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    with Api(tmp_path, more=NODE + 'on_lost_head = "stop"\n') as api:
+        grant(api, "group-1", 7, clip("gate"), lease_seconds=5)
+        before = captures(api)["gate"]
+        # A request that takes longer than the lease, as of a camera that hangs; renewals wait behind it.
+        claims, release = api.daemon._in_force.claims, api.daemon._in_force.release
+
+        def slow(claim_id: str, generation: int | None = None) -> object:
+            wait_until(lambda: claims.is_over(claims.held["group-1"]))
+            return release(claim_id, generation)
+
+        monkeypatch.setattr(api.daemon._in_force, "release", slow)
+        assert api.request("DELETE", "/v1/claims/other")[0] == 404
+        assert api.request("GET", "/v1/claims")[1]["claims"][0]["lease_seconds_left"] > 0
+        assert captures(api)["gate"] is before
+        wait_until(lambda: "gate" not in api.streams())  # nobody renews it
 
 
 def test_a_change_of_one_stream_leaves_the_others_connected(api: Api) -> None:

@@ -333,7 +333,7 @@ class Operations:
     def _described(self, stream: StreamConfig, status: StreamStatus | None, fps: Fps | None) -> Json:
         change, same_after_restart = self._in_force.change_of(stream.name)
         claim = self._in_force.claims.claim_of(stream.name)
-        recent, counts = self._metrics.recent(stream.name), self._metrics.ledger.snapshot().get(stream.name)
+        recent, counts = self._metrics.recent(stream.name), self._metrics.ledger.counts_of(stream.name)
         p50, p95 = recent.latency_seconds() or (None, None)
         gate = self._metrics.gate_counts(stream.name) if stream.gate != "off" else None
         dropped = {} if counts is None else {reason.value: count for reason, count in counts.dropped.items() if count}

@@ -26,6 +26,8 @@ def test_adding_a_stream_twice_keeps_its_counts() -> None:
     ledger.captured("a")
     ledger.set_stream("a")
     assert ledger.snapshot()["a"].captured == 1
+    assert ledger.counts_of("a") == ledger.snapshot()["a"]
+    assert ledger.counts_of("b") is None
 
 
 def test_an_unknown_stream_is_not_counted() -> None:

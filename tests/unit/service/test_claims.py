@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamdet.errors import ControlError, Refusal
-from streamdet.service.claims import Claims, Grant, owners_of
+from streamdet.service.claims import LOOK_SECONDS, Claims, Grant, owners_of
 from streamdet.types import Owner
 
 
@@ -49,8 +49,9 @@ def test_a_renewal_makes_the_lease_longer(node: Node) -> None:
     assert node.claims.is_renewal(grant_of("c", 7, "ab", 9.0))
     node.now += 5
     assert node.claims.lease_seconds_left(node.claims.held["c"]) == 1
-    node.grant("c", 7, "ab")
+    node.claims.renew(grant_of("c", 7, "ab"))
     assert node.claims.lease_seconds_left(node.claims.held["c"]) == 6
+    assert node.streams() == {"c": "ab"}
 
 
 def test_a_lower_generation_is_refused(node: Node) -> None:
@@ -115,10 +116,34 @@ def test_the_end_of_a_lease_is_reported_once(node: Node) -> None:
     assert [claim.grant.claim_id for claim in node.claims.newly_over()] == ["c"]
     assert node.claims.newly_over() == []
     assert node.claims.after_leases().keys() == {"d"}
-    node.grant("c", 7, "a")
+    node.claims.renew(grant_of("c", 7, "a"))
     assert node.claims.after_leases().keys() == {"c", "d"}
     node.now += 6
     assert [claim.grant.claim_id for claim in node.claims.newly_over()] == ["c"]
+
+
+def test_a_daemon_that_stood_still_does_not_count_that_time(node: Node) -> None:
+    node.grant("over", 7, "a", lease_seconds=1.0)
+    node.now += 2
+    node.claims.leave_out_standstill()
+    for name, generation in (("c", 8), ("d", 9)):
+        node.grant(name, generation, name)
+    for _ in range(3):
+        node.now += LOOK_SECONDS
+        node.claims.leave_out_standstill()
+    assert left(node) == {"over": 0, "c": 3, "d": 3}
+    node.now += 60
+    node.claims.renew(grant_of("d", 9, "d"))  # it has waited until now
+    node.claims.leave_out_standstill()
+    assert left(node) == {"over": 0, "c": 3 - LOOK_SECONDS, "d": 6}
+    for _ in range(3):
+        node.now += LOOK_SECONDS
+        node.claims.leave_out_standstill()
+    assert left(node) == {"over": 0, "c": 0, "d": 3}  # no one has renewed it though the daemon works
+
+
+def left(node: Node) -> dict[str, float]:
+    return {claim_id: node.claims.lease_seconds_left(claim) for claim_id, claim in node.claims.held.items()}
 
 
 def test_the_number_of_claims_is_limited(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
