@@ -71,7 +71,7 @@ stress: setup-dev  ## Run the race tests a thousand times
 	STREAMDET_STRESS_ROUNDS=$(or $(COUNT),1000) $(BIN)/pytest -m stress --timeout 3600 -o faulthandler_timeout=4000 -rA $(PYTEST_ARGS)
 
 test-cluster: setup-dev  ## Put a cluster of machines through faults, in network namespaces; as root, many minutes
-	$(BIN)/pytest -n 0 -m long -rA tests/faults/test_cluster.py $(PYTEST_ARGS)
+	$(BIN)/pytest -n 0 -m long -o faulthandler_timeout=2000 -rA tests/faults/test_cluster.py $(PYTEST_ARGS)
 
 fuzz: setup-dev  ## Read a million broken inputs: events, requests, answers, configurations
 	$(BIN)/python tests/fuzzing.py --count $(or $(COUNT),1000000)

@@ -4,8 +4,8 @@
     python benchmarks/cluster.py --nodes 200 --streams 5000
 
 The reconciler, the file of the streams, the status and the metrics are the real ones; of a node there is only what it
-reports. What else a failover takes is known: 5 s until a node is lost, at most 2 s until the head asks the next nodes
-again, and the connection to the camera.
+reports. What else a failover takes is known: 5 s until a node is lost, 0.3 s until the next nodes hear of it, and the
+connection to the camera.
 
     python benchmarks/cluster.py --real 100 --nodes 4
 

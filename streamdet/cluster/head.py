@@ -44,6 +44,7 @@ class Head:
         self._draining: set[str] = set()
         self._nodes_path, self._nodes = directory / "nodes.json", reconciler.nodes
         self._here: set[str] = set()
+        self._is_changed = False
         if self._cameras_path.exists():
             self._cameras = read_cameras(self._cameras_path)
             reconciler.apply(self._cameras)
@@ -79,6 +80,7 @@ class Head:
                 _write(self._cameras_path, text)
                 self._cameras = cameras
                 self._reconciler.apply(cameras)
+                self._is_changed = True
             return plan
 
     def drain(self, node: str, *, is_draining: bool = True) -> Json:
@@ -98,6 +100,7 @@ class Head:
             _write(self._draining_path, json.dumps(sorted(draining)))
             self._draining = draining
             self._reconciler.drain(node, is_draining=is_draining)
+            self._is_changed = True
         return {"node": node, "draining": is_draining}
 
     def take(self, reports: Iterable[tuple[Report, str, float]]) -> list[bool]:
@@ -105,9 +108,16 @@ class Head:
         with self._lock:
             return [self._reconciler.report(*each) for each in reports]
 
+    @property
+    def is_due(self) -> bool:
+        """Whether there is something to decide: a node has come or is lost, or the streams or drained nodes changed."""
+        with self._lock:
+            return self._is_changed or set(self._reconciler.nodes) != self._here
+
     def step(self) -> dict[str, tuple[Granted, ...]]:
         """As `Reconciler.step`."""
         with self._lock:
+            self._is_changed = False
             grants = self._reconciler.step()
             self._log_nodes()
             # For the next head; a node that is lost is no longer waited for.

@@ -1,6 +1,6 @@
 """The head and the nodes of a cluster as actors of Ray, which starts them, carries their calls and starts them again.
 
-    head   one, where Ray's head runs: asks every node each 2 s, grants, and answers over HTTP
+    head   one, where Ray's head runs: asks every node each 2 s, and at once where its grants change; answers over HTTP
     node   one on each node: passes the grants on to the daemon beside it, over its control socket
 
 A node does nothing unless the head asks it: when the head is gone, or cannot reach the node, leases are not renewed.
@@ -38,6 +38,7 @@ from streamdet.worker import Worker
 NAMESPACE = "streamdet"
 _HEAD_NAME = "head"
 _CALL_SECONDS = 10.0
+_LOOK_SECONDS = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ class _Contact:
         source: names it for the reconciler.
         capacity_fps: that it has declared.
         node: its name in the cluster; empty while it is not one of it.
+        grants: that it was told last.
         answer: of the call that is under way.
     """
 
@@ -125,11 +127,12 @@ class _Contact:
     source: str
     capacity_fps: float
     node: str = ""
+    grants: tuple[Granted, ...] | None = None
     answer: Any = None
 
 
 class Rounds(Worker):
-    """Asks every node for a report, and passes on what it is granted, again and again."""
+    """Asks every node for a report each 2 s, and passes on what it is granted; at once where that has changed."""
 
     def __init__(self, head: Head, on_error: Callable[[Worker], None] | None = None) -> None:
         super().__init__("head-rounds", on_error)
@@ -139,15 +142,20 @@ class Rounds(Worker):
 
     def run(self) -> None:
         """Goes on until asked to stop."""
+        grants: dict[str, tuple[Granted, ...]] = {}
+        next_at = time.monotonic()
         while not self.stopping:
-            began = time.monotonic()
-            self._find_nodes()
-            self._collect()
-            grants = self._head.step()
+            is_round = time.monotonic() >= next_at
+            if is_round:
+                next_at = time.monotonic() + RENEW_SECONDS
+                self._find_nodes()
+            if is_round or self._head.is_due:
+                grants = self._head.step()
             for contact in self._contacts.values():
-                if contact.answer is None:
-                    contact.answer = contact.actor.turn.remote(grants.get(contact.node))
-            self.sleep(max(0.0, began + RENEW_SECONDS - time.monotonic()))
+                granted = grants.get(contact.node)
+                if contact.answer is None and (is_round or granted != contact.grants):
+                    contact.grants, contact.answer = granted, contact.actor.turn.remote(granted)
+            self._collect()
 
     def _find_nodes(self) -> None:
         nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and NODE_RESOURCE in node["Resources"]}
@@ -165,8 +173,9 @@ class Rounds(Worker):
         """Takes in the reports that have come; a call that has no answer yet goes on."""
         asked = {contact.answer: contact for contact in self._contacts.values() if contact.answer is not None}
         if not asked:
+            self.sleep(_LOOK_SECONDS)
             return
-        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=RENEW_SECONDS / 2)
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_LOOK_SECONDS)
         reports = []
         for answer in ready:
             contact = asked[answer]

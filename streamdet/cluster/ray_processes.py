@@ -32,8 +32,10 @@ _POLL_SECONDS = 0.02
 _CONNECT_SECONDS = 10.0
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Nodes leave a head that is gone, and join the next one, sooner than after a minute.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
+    # The tables of a head that has ended are gone: nodes leave it at once, and join the next one, not after a minute.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+    # As any other process: where the daemon beside them computes on all cores, reports would come too late.
+    "RAY_worker_niceness": "0",
     "PYTHONWARNINGS": "ignore",
 }
 # Such as "raylet [exit code=-9]", when one of the processes ends.
@@ -125,12 +127,13 @@ class RayProcesses:
     def _command(self) -> list[str]:
         settings = self._settings
         if settings.is_head:
-            role = ["--head", "--port", settings.head.rpartition(":")[2], "--include-dashboard", "false"]
+            port = settings.head.rpartition(":")[2]
+            role = ["--head", "--port", port, "--include-dashboard", "false", "--no-monitor"]
         else:
             role = ["--address", settings.head]
         return [
-            sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *role, "--block", "--log-style", "record",
-            "--node-ip-address", settings.address, "--temp-dir", str(settings.folder),
+            sys.executable, "-P", "-m", "streamdet.cluster.ray_start", "start", *role, "--block",
+            "--log-style", "record", "--node-ip-address", settings.address, "--temp-dir", str(settings.folder),
             "--resources", json.dumps(dict(settings.resources)), "--num-cpus", "0", "--num-gpus", "0",
             "--object-store-memory", str(_OBJECT_STORE_BYTES), "--include-log-monitor", "false",
         ]  # fmt: skip

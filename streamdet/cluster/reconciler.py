@@ -148,7 +148,7 @@ class Reconciler:
             return {}
         now = self._clock()
         stood_still = now - self._stepped_at - RENEW_SECONDS
-        if stood_still > RENEW_SECONDS:
+        if stood_still > RENEW_SECONDS / 2:
             # This process, or its machine: nodes that have reported meanwhile were not heard.
             for known in self._nodes.values():
                 known.seen = min(known.seen + stood_still, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -120,6 +121,14 @@ def _port_of_ray() -> int:
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     with ExitStack() as stack:
         yield Cluster(tmp_path, stack)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_ray_starts_waits_for_the_processors_no_longer_than_a_daemon(cluster: Cluster) -> None:
+    cluster.head.ready()
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in cluster.head.pids()} == {own}
 
 
 @pytest.mark.slow

@@ -71,10 +71,15 @@ class ClusterProcess:
     def kill(self) -> None:
         """Kills it and all that it has started, as a machine that loses power."""
         assert self.process is not None
-        for pid in [*_below(self.process.pid), self.process.pid]:
+        for pid in self.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(PATIENCE_SECONDS)
+
+    def pids(self) -> list[int]:
+        """All processes that it has started, and its own as the last one."""
+        assert self.process is not None
+        return [*_below(self.process.pid), self.process.pid]
 
     def pid_of(self, program: str) -> int:
         """One of the processes that it has started, by the name of its program."""

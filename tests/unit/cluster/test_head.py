@@ -128,6 +128,32 @@ def test_nodes_that_join_and_are_lost_are_logged(tmp_path: Path, caplog: pytest.
     assert caplog.messages[2:] == ["node n1 is lost: neither it nor its daemon has answered for 5 s"]
 
 
+def test_what_changes_grants_is_due_at_once(tmp_path: Path) -> None:
+    now = [100.0]
+    head = Head(tmp_path, Reconciler(lambda: now[0], settle_seconds=0))
+    assert not head.is_due
+    head.take([report("n1"), report("n2")])
+    assert head.is_due  # they have joined
+    head.step()
+    assert not head.is_due
+    head.apply(file("a", "b"), dry_run=True)
+    assert not head.is_due
+    head.apply(file("a", "b"))
+    assert head.is_due
+    head.step()
+    head.drain("n1")
+    assert head.is_due
+    head.step()
+    assert not head.is_due
+    now[0] += LOST_SECONDS - 0.1
+    head.take([report("n2")])
+    assert not head.is_due
+    now[0] += 0.1
+    assert head.is_due  # n1 is lost
+    assert names(head.step()) == ["a", "b"]
+    assert not head.is_due
+
+
 def test_an_unknown_node_is_not_drained(tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="the cluster has no node 'n3'; there are n1, n2"):
         started(tmp_path).drain("n3")

@@ -217,6 +217,19 @@ def test_a_head_that_stood_still_blames_no_node_for_it() -> None:
     assert "n1" not in cluster.owners().values()  # one that is gone is lost all the same
 
 
+@pytest.mark.parametrize("seconds", [2.5, 3.4, 5.0, 9.0])
+def test_a_short_standstill_of_the_head_costs_no_node_its_streams(seconds: float) -> None:
+    now = [100.0]
+    head = Reconciler(lambda: now[0], lambda: now[0], settle_seconds=0.0)
+    head.apply({"a": camera("a")})
+    head.report(Report("n0", __version__), "m0", 10.0)
+    head.step()
+    now[0] += RENEW_SECONDS - 0.1  # a step between two rounds, such as of an `apply`
+    assert head.step()["n0"]
+    now[0] += seconds
+    assert head.step()["n0"]
+
+
 def test_while_the_head_is_gone_streams_run_on_and_edits_wait() -> None:
     cluster = Cluster(3, 24)
     connections, running = cluster.connections(), {name: set(one.running) for name, one in cluster.daemons.items()}
