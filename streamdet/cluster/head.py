@@ -15,7 +15,7 @@ from typing import Any
 
 from streamdet.cluster.agent import Granted, Report
 from streamdet.cluster.cameras import Camera, read_cameras
-from streamdet.cluster.reconciler import LOST_SECONDS, Reconciler
+from streamdet.cluster.reconciler import COME_BACK_SECONDS, LOST_SECONDS, SETTLE_SECONDS, Reconciler
 from streamdet.errors import ConfigError, ControlError, Refusal, StoreError
 from streamdet.security.files import write_atomically
 
@@ -159,6 +159,16 @@ class Head:
             ],
             "unplaced": dict(placement.unplaced),
         }
+
+
+def settle_seconds(directory: Path) -> float:
+    """How long a head waits for nodes before it places what none of those watches that have reported.
+
+    One that has the file of the streams alone replaces a head elsewhere, whose nodes may take long to find it.
+    """
+    return (
+        COME_BACK_SECONDS if (directory / "cameras.toml").exists() and not nodes_before(directory) else SETTLE_SECONDS
+    )
 
 
 def nodes_before(directory: Path) -> set[str]:

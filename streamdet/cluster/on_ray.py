@@ -26,7 +26,7 @@ from streamdet.client.control import ask
 from streamdet.cluster.actor_log import log_to_command
 from streamdet.cluster.agent import ANSWER_SECONDS, RENEW_SECONDS, Agent, Granted, Report, Reporter
 from streamdet.cluster.api import make_app
-from streamdet.cluster.head import Head, nodes_before
+from streamdet.cluster.head import Head, nodes_before, settle_seconds
 from streamdet.cluster.keys import read_keys
 from streamdet.cluster.ray_processes import HEAD_RESOURCE, NODE_RESOURCE, SOCKET_VARIABLE
 from streamdet.cluster.reconciler import Reconciler
@@ -85,7 +85,9 @@ class HeadActor:
 
     def __init__(self, settings: HeadSettings) -> None:
         log_to_command()
-        head = Head(settings.directory, Reconciler(expected=nodes_before(settings.directory)))
+        folder = settings.directory
+        reconciler = Reconciler(settle_seconds=settle_seconds(folder), expected=nodes_before(folder))
+        head = Head(folder, reconciler)
         certificate, key = (Path(os.environ[name]) for name in ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY"))
         tls = None if is_loopback(settings.host) else tls_context(certificate, key)
         about = {"ray": ray.get_runtime_context().gcs_address, "ray_version": ray.__version__}
@@ -119,7 +121,7 @@ class _Contact:
         source: names it for the reconciler.
         capacity_fps: that it has declared.
         node: its name in the cluster; empty while it is not one of it.
-        grants: that it was told last.
+        grants: that were passed on to it last.
         answer: of the call that is under way.
     """
 

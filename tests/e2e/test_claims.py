@@ -178,7 +178,7 @@ def test_a_daemon_that_was_busy_stops_nothing_for_that_time(tmp_path: Path, monk
         assert api.request("DELETE", "/v1/claims/other")[0] == 404
         assert api.request("GET", "/v1/claims")[1]["claims"][0]["lease_seconds_left"] > 0
         assert captures(api)["gate"] is before
-        wait_until(lambda: "gate" not in api.streams())  # nobody renews it
+        wait_until(lambda: "gate" not in api.streams())  # no one renews it
 
 
 def test_a_change_of_one_stream_leaves_the_others_connected(api: Api) -> None:

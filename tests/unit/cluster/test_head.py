@@ -9,7 +9,7 @@ import pytest
 
 from streamdet import __version__
 from streamdet.cluster.agent import Report
-from streamdet.cluster.head import Head, nodes_before
+from streamdet.cluster.head import Head, nodes_before, settle_seconds
 from streamdet.cluster.reconciler import COME_BACK_SECONDS, LOST_SECONDS, SETTLE_SECONDS, Reconciler
 from streamdet.errors import ConfigError, ControlError
 
@@ -126,6 +126,15 @@ def test_nodes_that_join_and_are_lost_are_logged(tmp_path: Path, caplog: pytest.
     head.step()
     head.step()
     assert caplog.messages[2:] == ["node n1 is lost: neither it nor its daemon has answered for 5 s"]
+
+
+def test_a_head_that_has_the_file_alone_waits_as_long_as_for_nodes_that_it_knows(tmp_path: Path) -> None:
+    assert settle_seconds(tmp_path) == SETTLE_SECONDS  # the first head of a cluster
+    head = started(tmp_path)
+    head.apply(file("a", "b"))
+    assert settle_seconds(tmp_path) == COME_BACK_SECONDS
+    head.step()
+    assert settle_seconds(tmp_path) == SETTLE_SECONDS  # it knows which nodes it waits for
 
 
 def test_what_changes_grants_is_due_at_once(tmp_path: Path) -> None:
