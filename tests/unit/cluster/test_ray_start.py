@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
-from streamdet.cluster.ray_start import START_SECONDS, patient
+from streamdet.cluster.ray_start import START_SECONDS, one_has_ended, patient
+from support.waiting import wait_until
 
 
 class Gcs:
@@ -32,3 +35,18 @@ def test_a_node_that_does_not_start_is_not_waited_for_any_longer() -> None:
     with pytest.raises(RuntimeError):
         patient(gcs.get_node, lambda: gcs.now, gcs.sleep)("192.0.2.1:6379", "abc")
     assert START_SECONDS <= gcs.now < START_SECONDS + 1
+
+
+def test_a_node_whose_processes_have_ended_is_not_waited_for() -> None:
+    gcs = Gcs(known_at=1e9)
+    with pytest.raises(RuntimeError):
+        patient(gcs.get_node, lambda: gcs.now, gcs.sleep, lambda: gcs.now > 10)("192.0.2.1:6379", "abc")
+    assert 10 < gcs.now < 11
+
+
+def test_a_process_that_has_ended_is_seen_and_left_to_its_parent() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        assert not one_has_ended()
+        process.kill()
+        wait_until(one_has_ended)
+    assert process.returncode == -9
