@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,6 +148,32 @@ def test_what_did_not_change_is_the_same_file_on_disk(versions: Versions, tops: 
     assert (old / "package/lib.so").samefile(new / "package/lib.so")
     assert not (old / "single.py").samefile(new / "single.py")
     assert (old / "single.py").read_text() == "x = 1\n"
+
+
+def test_only_what_is_not_compiled_yet_is_compiled(
+    versions: Versions, tops: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, given = tops["package"], list[str]()
+    (package / "old.py").write_text("x = 1\n")
+    for name in ("__init__", "old"):
+        py_compile.compile(str(package / f"{name}.py"), doraise=True)
+    later = int((package / "old.py").stat().st_mtime) + 10
+    os.utime(package / "old.py", (later, later))
+    (package / "new.py").write_text("x = 2\n")
+    run = subprocess.run
+
+    def noting(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        given.extend(Path(line).name for line in options["input"].splitlines() if "/package/" in line)
+        return run(command, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", noting)
+        make_environment(Release("1", "a", tops, None), versions, "1")
+    assert sorted(given) == ["new.py", "old.py"]
+    made = packages_of(versions.path_of("1")) / "package/__pycache__"
+    assert {path.name.partition(".")[0] for path in made.glob("*.pyc")} == {"__init__", "old", "new"}
+    (old,) = made.glob("old.*.pyc")
+    assert int.from_bytes(old.read_bytes()[8:12], "little") == later
 
 
 def test_a_copy_that_fails_leaves_nothing(
