@@ -37,7 +37,7 @@ def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 def start(folder: Path, *behaviour: str, **options: Any) -> Report:
     """What a daemon finds that starts here."""
     command = [sys.executable, "-P", str(FAKES), SLOW, *behaviour]
-    with Trial(DetectorConfig(), Store(folder), command, budget_seconds=3, **options) as trial:
+    with Trial(DetectorConfig(), Store(folder), command, budget_seconds=1, **options) as trial:
         report = trial.report()
     assert report is not None
     return report
