@@ -68,6 +68,21 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_what_a_lost_owner_no_longer_keeps_is_a_gap"),
     ),
     *_of(
+        "web/cluster_board.py", "unit/web/test_cluster_board.py",
+        ("a picture of another node is shown", "watched is None or watched.node == event.owner.node", "True",
+         "test_pictures_of_another_node_than_the_owner_are_left_out"),
+        ("a stream that moves loses its row", "self._watched[event.stream].is_released = True",
+         "self._forget(event.stream, event.since)", "test_a_node_that_gives_a_stream_up_does_not_take_its_row_away"),
+    ),
+    *_of(
+        "web/cluster_past.py", "integration/web/test_cluster_past.py",
+        ("older events come first", "return max(waiting", "return min(waiting",
+         "test_what_all_nodes_have_kept_is_one_list_in_the_order_of_time"),
+        ("older events overtake a node that is still reading",
+         "if place.hungry:\n                    break", "if False:\n                    break",
+         "test_what_is_older_waits_for_a_node_that_looks_on_for_something_rare"),
+    ),
+    *_of(
         "cluster/placement.py", "unit/cluster/test_placement.py",
         ("node over capacity", "if self._load[name] + fps <= self._nodes[name].capacity_fps + _EPSILON:", "if True:",
          "test_any_sequence_of_joins_deaths_drains_and_edits"),

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from streamdet.config import LogConfig
 from streamdet.monitoring.log import configure_logging
 from streamdet.security.passwords import ROLES, Role
 
+_FILE = click.Path(path_type=Path, dir_okay=False)
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
 
@@ -24,6 +26,7 @@ Examples:
   streamdet web --set-password /etc/streamdet/page.password
   streamdet web --set-password page.users --user alice --role operator
   streamdet web --config streamdet.toml
+  streamdet web --cluster head.example --head-ca ca.pem --head-token reader.token
   streamdet web --listen 0.0.0.0:8443 --password-file web.password \\
       --tls-certificate cert.pem --tls-key key.pem
   streamdet web --behind-proxy --password-file web.password --host-name cams.example.org
@@ -36,7 +39,13 @@ Exit codes: 0 stopped by a signal, 2 unsafe or wrong options, 69 address not ava
     "--metrics", default="127.0.0.1:9095", show_default=True, metavar="HOST:PORT",
     help='Read stage times and drops from the daemon\'s metrics page here; "" for none.',
 )  # fmt: skip
-@click.option("--server-key", type=click.Path(path_type=Path), help="Expect this public key of the daemon.")
+@click.option("--cluster", metavar="HEAD", help="Show all nodes of the cluster with this head, HOST[:PORT].")
+@click.option("--head-ca", type=_FILE, help="Expect a certificate that the cluster's ca.pem has signed.")
+@click.option("--head-token", type=_FILE, help="Show the head this token, the cluster's reader.token.")
+@click.option(
+    "--server-key", type=click.Path(path_type=Path),
+    help="Expect this public key of the daemon; of a cluster, also a folder with NODE.key.",
+)  # fmt: skip
 @click.option("--client-key", type=click.Path(path_type=Path), help="Log in with this key file, NAME.key_secret.")
 @click.option(
     "--listen", "listen_at", default="127.0.0.1:8095", show_default=True, metavar="HOST:PORT",
@@ -74,10 +83,15 @@ Exit codes: 0 stopped by a signal, 2 unsafe or wrong options, 69 address not ava
     help="Keep here what was marked as reviewed. [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/streamdet]",
 )  # fmt: skip
 @click.option("--end-with-stdin", is_flag=True, hidden=True, help="End when standard input ends.")
+@click.pass_context
 def command(
+    context: click.Context,
     *,
     endpoint: str,
     metrics: str,
+    cluster: str | None,
+    head_ca: Path | None,
+    head_token: Path | None,
     server_key: Path | None,
     client_key: Path | None,
     listen_at: str,
@@ -97,7 +111,8 @@ def command(
 ) -> None:
     """Serve a page that shows a running daemon's streams: live pictures, rates, states, events.
 
-    ENDPOINT is the daemon's [publisher] endpoint, tcp://127.0.0.1:5555 if left out. Other machines are refused
+    ENDPOINT is the daemon's [publisher] endpoint, tcp://127.0.0.1:5555 if left out. With --cluster the page shows
+    the streams of all nodes, each from the node that owns it. Other machines are refused
     unless a password and TLS (here or in a proxy) are set.
     """
     if new_password_file is not None:
@@ -106,6 +121,8 @@ def command(
     if user is not None or role is not None:
         message = "--user and --role belong to --set-password FILE"
         raise click.UsageError(message)
+    _check_cluster(context, cluster, head_ca or head_token)
+    from streamdet.client.head import HeadAddress
     from streamdet.config.load import load_web
     from streamdet.config.web import WebConfig
     from streamdet.security.files import state_folder
@@ -113,6 +130,7 @@ def command(
     from streamdet.web.settings import Settings
 
     host, port = _address("--listen", listen_at)
+    head = None if cluster is None else HeadAddress.parse(cluster, head_ca, head_token)
     if metrics:
         _address("--metrics", metrics)
     configure_logging(LogConfig(level="debug" if verbose else "info"))
@@ -121,6 +139,7 @@ def command(
         password_file = Path(web.password_file)
     settings = Settings(
         endpoint=endpoint,
+        cluster=head,
         metrics=metrics or None,
         server_key=server_key,
         client_key_file=client_key,
@@ -138,6 +157,17 @@ def command(
         end_with_stdin=end_with_stdin,
     )
     serve(settings, lambda address: click.echo(f"the page is at {address}"))
+
+
+def _check_cluster(context: click.Context, cluster: str | None, head_file: Path | None) -> None:
+    """Refuses options that do not go together."""
+    if cluster is None and head_file is not None:
+        message = "--head-ca and --head-token belong to --cluster HEAD"
+        raise click.UsageError(message)
+    given = [context.get_parameter_source(name) for name in ("endpoint", "metrics", "socket_path")]
+    if cluster is not None and ParameterSource.COMMANDLINE in given:
+        message = "with --cluster the head names the daemons; leave ENDPOINT, --metrics and --socket out"
+        raise click.UsageError(message)
 
 
 def _set_password(path: Path, name: str | None, role: Role | None) -> None:

@@ -53,7 +53,8 @@ class ClusterSubscription(SubscriptionOfNodes):
     comes back at another address goes on where it had stopped.
 
     Args:
-        cluster: the head, as `HOST`, `HOST:PORT` or a URL. It may start later.
+        cluster: the head, as `HOST`, `HOST:PORT` or a URL. It may start later. Or a watch of it that runs, for several
+            subscriptions together.
         head_ca_file: the `ca.pem` of the cluster, by which a head on another machine proves who it is.
         head_token_file: its `reader.token`, which such a head wants to see.
         server_key: the file with the public key that all daemons have, or a folder with a file NODE.key for each.
@@ -76,7 +77,7 @@ class ClusterSubscription(SubscriptionOfNodes):
     def __init__(
         self,
         *,
-        cluster: str,
+        cluster: str | HeadWatch,
         head_ca_file: Path | str | None = None,
         head_token_file: Path | str | None = None,
         server_key: Path | str | None = None,
@@ -90,7 +91,9 @@ class ClusterSubscription(SubscriptionOfNodes):
         heartbeat_seconds: float = 5.0,
         recovery_times: RecoveryTimes | None = None,
     ) -> None:
-        address = HeadAddress.parse(cluster, head_ca_file, head_token_file)
+        self._is_shared = isinstance(cluster, HeadWatch)
+        if isinstance(cluster, str):
+            cluster = HeadWatch(HeadAddress.parse(cluster, head_ca_file, head_token_file))
         topics_of(streams, kinds)
         arguments = {
             "streams": streams if streams is None or isinstance(streams, str) else list(streams),
@@ -100,9 +103,8 @@ class ClusterSubscription(SubscriptionOfNodes):
         }  # fmt: skip
         super().__init__(timeout_seconds, arguments)
         self._replay = replay
-        self._key_folder = None if server_key is None or not Path(server_key).is_dir() else Path(server_key)
-        self._server_key = None if self._key_folder else server_key
-        if self._key_folder is None:
+        self._server_key = None if server_key is None else Path(server_key)
+        if self._server_key is None or not self._server_key.is_dir():
             client_keys(server_key, client_key_file)
         self._known: dict[str, NodeAddress] = {}
         self._needed_at: dict[str, float] = {}
@@ -110,8 +112,10 @@ class ClusterSubscription(SubscriptionOfNodes):
         self._listed: tuple[NodeAddress, ...] = ()
         self._review_at = 0.0
         self._wakeup = Wakeup()
-        self._watch = HeadWatch(address, self._wakeup.wake)
-        self._watch.start()
+        self._watch = cluster
+        self._watch.listen(self._wakeup.wake)
+        if not self._is_shared:
+            self._watch.start()
 
     @property
     def problem(self) -> str:
@@ -123,11 +127,18 @@ class ClusterSubscription(SubscriptionOfNodes):
         """The names of the nodes that are subscribed to."""
         return sorted(self._known)
 
+    @property
+    def connected_nodes(self) -> frozenset[str]:
+        """The names of those to which the connection is open."""
+        return frozenset(name for name, node in self._known.items() if self._nodes[node.events].is_connected)
+
     def close(self) -> None:
         """Ends the subscription; may be called again."""
         if not self._is_closed:
-            self._watch.stop()
-            self._watch.join()
+            self._watch.forget(self._wakeup.wake)
+            if not self._is_shared:
+                self._watch.stop()
+                self._watch.join()
             self._wakeup.close()
         super().close()
 
@@ -163,9 +174,7 @@ class ClusterSubscription(SubscriptionOfNodes):
     def _connect_to(self, node: NodeAddress, now: float) -> None:
         """Connects to a node that is new, or has another address than before."""
         before = self._known.get(node.node)
-        more: dict[str, Any] = {"server_key": self._server_key}
-        if self._key_folder is not None:
-            more["server_key"] = self._key_folder / f"{node.node}.key"
+        more: dict[str, Any] = {"server_key": key_of_node(self._server_key, node.node)}
         if self._replay:
             position = {} if before is None else self._nodes[before.events].position()
             more |= {"replay_endpoint": node.replay, "resume": position or None}
@@ -185,6 +194,16 @@ class ClusterSubscription(SubscriptionOfNodes):
             self._known = {name: one for name, one in self._known.items() if one.events != node.events}
         self._nodes[node.events] = subscription
         self._known[node.node], self._needed_at[node.node] = node, now
+
+
+def key_of_node(server_key: Path | None, node: str) -> Path | None:
+    """The file with the public key of a node.
+
+    Args:
+        server_key: such a file for all nodes, or a folder with a file NODE.key for each; None where there are no keys.
+        node: its name.
+    """
+    return server_key / f"{node}.key" if server_key is not None and server_key.is_dir() else server_key
 
 
 P = ParamSpec("P")

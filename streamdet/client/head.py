@@ -7,7 +7,8 @@ import json
 import re
 import socket
 import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,13 @@ from streamdet.security.files import read_start
 from streamdet.worker import Worker
 
 DEFAULT_PORT = 9094
+UNSPECIFIED = ("0.0.0.0", "::", "*")  # noqa: S104 - what a node may listen at, not what is listened at here
 _ASK_EVERY_SECONDS = 2.0
 _TIMEOUT_SECONDS = 5.0
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _MAX_TOKEN_BYTES = 16384
 _BARE = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_UNSPECIFIED = ("0.0.0.0", "::", "*")  # noqa: S104 - what a node may listen at, not what is listened at here
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,32 +112,45 @@ class HeadWatch(Worker):
         on_change: called by the thread of the watch whenever `nodes` or `problem` have changed.
 
     Attributes:
+        address: of the head.
         nodes: of the newest answer; empty before the first. Replaced as a whole when it changes.
+        status: the newest answer, all of it; empty before the first.
+        answered_at: monotonic seconds of it; None before the first.
         problem: why there is no newer answer, or what is wrong with it; empty while all is well.
-        has_answered: whether there has been an answer.
     """
 
-    def __init__(self, address: HeadAddress, on_change: Callable[[], None]) -> None:
+    def __init__(self, address: HeadAddress, on_change: Callable[[], None] | None = None) -> None:
         super().__init__("head-watch")
-        self._address = address
-        self._on_change = on_change
+        self.address = address
+        self._listeners = [] if on_change is None else [on_change]
         self._socket: socket.socket | None = None
         self.nodes: tuple[NodeAddress, ...] = ()
+        self.status: Mapping[str, Any] = {}
+        self.answered_at: float | None = None
         self.problem = ""
-        self.has_answered = False
+
+    def listen(self, on_change: Callable[[], None]) -> None:
+        """Adds one that is called as `on_change` is."""
+        self._listeners = [*self._listeners, on_change]
+
+    def forget(self, on_change: Callable[[], None]) -> None:
+        """Calls one of them no longer."""
+        self._listeners = [each for each in self._listeners if each != on_change]
 
     def run(self) -> None:
         """Asks every 2 s."""
         while not self.stopping:
-            before = self.nodes, self.problem, self.has_answered
+            before = self.nodes, self.problem
             try:
-                nodes, self.problem = _nodes_in(self._ask(), self._address)
+                answer = self._ask()
+                nodes, self.problem = _nodes_in(answer, self.address)
                 self.nodes = self.nodes if nodes == self.nodes else nodes
-                self.has_answered = True
+                self.status, self.answered_at = answer, time.monotonic()
             except StreamdetError as error:
                 self.problem = str(error)
-            if (self.nodes, self.problem, self.has_answered) != before:
-                self._on_change()
+            if (self.nodes, self.problem) != before:
+                for listener in self._listeners:
+                    listener()
             self.sleep(_ASK_EVERY_SECONDS)
 
     def wake(self) -> None:
@@ -147,7 +161,7 @@ class HeadWatch(Worker):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _ask(self) -> Any:  # noqa: ANN401 - whatever the other side sends
-        address = self._address
+        address = self.address
         connection = (
             http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT_SECONDS)
             if address.tls is None
@@ -218,7 +232,7 @@ def _checked(endpoint: object) -> str:
         message = "the head has no address of it yet"
         raise EndpointError(message)
     parsed = parse_endpoint(endpoint)
-    if parsed.host in _UNSPECIFIED:
+    if parsed.host in UNSPECIFIED:
         message = f"listens at every address ({endpoint}), and the head has none of it"
         raise EndpointError(message)
     return endpoint

@@ -167,6 +167,12 @@ class SubscriptionOfNodes:
                 return None
             self._wait(deadline)
 
+    def set_streams(self, streams: Iterable[str]) -> None:
+        """Changes the streams that are subscribed to, over the same connections; as `Subscription.set_streams`."""
+        self._arguments["streams"] = names = list(streams)
+        for node in self._nodes.values():
+            node.set_streams(names)
+
     def close(self) -> None:
         """Ends the subscription; may be called again."""
         self._is_closed = True

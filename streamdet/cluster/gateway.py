@@ -17,7 +17,7 @@ import zmq
 from prometheus_client import CollectorRegistry
 
 from streamdet import wire
-from streamdet.client.cluster import FORGET_SECONDS
+from streamdet.client.cluster import FORGET_SECONDS, key_of_node
 from streamdet.client.gaps import MAX_TOPICS
 from streamdet.client.head import HeadAddress, HeadWatch, NodeAddress
 from streamdet.config import PublisherConfig
@@ -157,10 +157,7 @@ class Gateway(Worker):
         self._problem = problem
 
     def _connect(self, node: NodeAddress) -> None:
-        key = self._server_key
-        if key is not None and key.is_dir():
-            key = key / f"{node.node}.key"
-        keys = client_keys(key, self._client_key_file)
+        keys = client_keys(key_of_node(self._server_key, node.node), self._client_key_file)
         if keys is not None:
             keys.apply_to(self._nodes)
         self._nodes.ipv6 = parse_endpoint(node.events).is_ipv6

@@ -148,8 +148,8 @@ _NEW_EPOCH_SECONDS = 3.0
 
 
 @dataclass(slots=True)
-class _Stream:
-    """What is known of one stream; times are monotonic seconds, but for `not_up_since`, Unix time as in events.
+class StreamNow:
+    """What is known of one stream now; times are monotonic seconds, but for `not_up_since`, Unix time as in events.
 
     Attributes:
         listed: the state that the list showed last.
@@ -187,7 +187,7 @@ class Board:
         self.endpoint = endpoint
         self.revision = 1
         self._lock = threading.Lock()
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, StreamNow] = {}
         self._journal = Journal()
         self.occurrences = Occurrences()
         self._ticks = 0
@@ -221,15 +221,18 @@ class Board:
             if isinstance(event, Gap):
                 self._note_gap(stream, event)
                 return
-            self._note_epoch(event.epoch, event.published_at, now)
+            self._note_origin(event, now)
             if isinstance(event, ObjectEvent | AlertEvent):
                 # The ends of objects may come after the stream was removed.
-                if self._journal.occurred(event) | self.occurrences.note(event):
-                    self._revise()
+                self._note_occurrence(event)
             elif isinstance(event, StateEvent) and event.reason is Reason.REMOVED:
-                self._forget(event.stream, event.since)
+                self._note_removed(event)
             elif stream is not None or len(self._streams) < _MAX_STREAMS:
                 self._note_stream(stream or self._new_stream(event.stream), event, now)
+
+    def is_of_owner(self, event: PreviewEvent) -> bool:  # noqa: ARG002 - a cluster looks at it
+        """Whether a picture is from who owns its stream, as those of one daemon are."""
+        return True
 
     @property
     def is_bare(self) -> bool:
@@ -249,7 +252,7 @@ class Board:
         with self._lock:
             self._ticks += 1
             for name, stream in list(self._streams.items()):
-                if self._is_gone(stream, now):
+                if self._is_gone(name, stream, now):
                     self._forget(name, time.time())
                     continue
                 stream.rates.tick(now)
@@ -299,8 +302,8 @@ class Board:
                 "geometry": _geometry(stream.state.geometry if stream.state else None),
             }
 
-    def _new_stream(self, name: str) -> _Stream:
-        stream = self._streams[name] = _Stream()
+    def _new_stream(self, name: str) -> StreamNow:
+        stream = self._streams[name] = StreamNow()
         self._has_none = False
         self._revise()
         return stream
@@ -312,26 +315,40 @@ class Board:
             self._journal.note("gone", name, at)
             self._revise()
 
-    def _note_stream(self, stream: _Stream, event: DetectionEvent | StateEvent, now: float) -> None:
+    def note_late(self, event: ObjectEvent | AlertEvent) -> None:
+        """An object or alert of a node before, which has come after a stream has moved to another node."""
+        with self._lock:
+            self._note_occurrence(event)
+
+    def _note_occurrence(self, event: ObjectEvent | AlertEvent) -> None:
+        if self._journal.occurred(event) | self.occurrences.note(event):
+            self._revise()
+
+    def _note_stream(self, stream: StreamNow, event: DetectionEvent | StateEvent, now: float) -> None:
         stream.heard_at, stream.epoch = now, event.epoch
         if isinstance(event, StateEvent):
             self._note_state(stream, event, now)
         else:
             self._note_detections(stream, event, now)
 
-    def _note_gap(self, stream: _Stream | None, gap: Gap) -> None:
+    def _note_gap(self, stream: StreamNow | None, gap: Gap) -> None:
         if stream is not None:
             stream.lost += gap.count
         self._journal.note("gap", gap.stream, time.time(), topic=gap.topic, count=gap.count)
 
-    def _note_epoch(self, epoch: str, at: float, now: float) -> None:
-        if epoch != self._epoch:
+    def _note_origin(self, event: DetectionEvent | StateEvent | ObjectEvent | AlertEvent, now: float) -> None:
+        """Notes which run of the daemon an event is from."""
+        if event.epoch != self._epoch:
             if self._epoch:
-                self._journal.note("restart", "", at, epoch=epoch)
-            self._epoch, self._epoch_at = epoch, now
+                self._journal.note("restart", "", event.published_at, epoch=event.epoch)
+            self._epoch, self._epoch_at = event.epoch, now
             self._revise()
 
-    def _note_state(self, stream: _Stream, event: StateEvent, now: float) -> None:
+    def _note_removed(self, event: StateEvent) -> None:
+        """The daemon no longer watches a stream."""
+        self._forget(event.stream, event.since)
+
+    def _note_state(self, stream: StreamNow, event: StateEvent, now: float) -> None:
         before, stream.state = stream.state, event
         if before is not None and before.since == event.since and stream.state_heard_at:
             # A repetition: how far apart these are shows when one is missing.
@@ -345,7 +362,7 @@ class Board:
             self._tell_state(stream, event)
             self._revise()
 
-    def _tell_state(self, stream: _Stream, event: StateEvent) -> None:
+    def _tell_state(self, stream: StreamNow, event: StateEvent) -> None:
         """Adds a state to the list, except attempts with the same result as the one before, which go on without end."""
         is_retry = event.state is State.CONNECTING and event.reason is not None
         if is_retry or (stream.listed is not None and _said(stream.listed) == _said(event)):
@@ -356,7 +373,7 @@ class Board:
             "state", event.stream, event.since, state=event.state.value, reason=reason, detail=event.detail
         )
 
-    def _note_detections(self, stream: _Stream, event: DetectionEvent, now: float) -> None:
+    def _note_detections(self, stream: StreamNow, event: DetectionEvent, now: float) -> None:
         stream.rates.note(event, now)
         stream.newest = event
         stream.taken_at = taken_at(event, now)
@@ -368,7 +385,7 @@ class Board:
                 label=crossing.label, track_id=crossing.track_id,
             )  # fmt: skip
 
-    def _is_gone(self, stream: _Stream, now: float) -> bool:
+    def _is_gone(self, name: str, stream: StreamNow, now: float) -> bool:  # noqa: ARG002 - a cluster goes by the name
         """Whether only a daemon before this one had it; or others are heard, and it has missed too many states."""
         if stream.epoch != self._epoch and now - self._epoch_at >= _NEW_EPOCH_SECONDS:
             return True
@@ -400,8 +417,16 @@ class Board:
             "has_none": self._has_none,
             "epoch": self._epoch,
             "sample": self._ticks,
-            "streams": [_row(name, stream, behind, now) for name, stream in sorted(self._streams.items())],
+            "streams": self._rows(behind, now),
+            "cluster": self._cluster(now),
         }
+
+    def _rows(self, behind: int, now: float) -> list[dict[str, Any]]:
+        return [row_of(name, stream, behind, now) for name, stream in sorted(self._streams.items())]
+
+    def _cluster(self, now: float) -> dict[str, Any] | None:  # noqa: ARG002 - a cluster says how old it is
+        """What is known of the nodes of a cluster; None for one daemon."""
+        return None
 
 
 def _said(event: StateEvent) -> tuple[State, Reason | None, str]:
@@ -428,13 +453,15 @@ def taken_at(event: DetectionEvent | PreviewEvent, now: float) -> float:
     return now - max(latency, 0.0)
 
 
-def _row(name: str, stream: _Stream, behind: int, now: float) -> dict[str, Any]:
+def row_of(name: str, stream: StreamNow, behind: int, now: float) -> dict[str, Any]:
+    """What the page shows of a stream, with the samples of the last seconds."""
     state, newest, samples = stream.state, stream.newest, stream.rates.samples
     last = samples[-1] if samples else Sample(0.0, 0.0, None, None)
     latency, latency_p95 = stream.rates.newest_latency()
     labels = Counter(found.label for found in newest.detections) if newest else Counter[str]()
     return {
         "name": name,
+        "is_heard": True,
         # Detections without a state: it is up, and its state is on its way.
         "state": state.state.value if state else "up" if newest else "connecting",
         "reason": state.reason.value if state and state.reason else None,

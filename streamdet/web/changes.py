@@ -59,7 +59,8 @@ _AT_ONCE = 4
 _MAX_WAITING = 64
 _MAX_USERS = 1000
 _MAX_LOGGED = 600
-_OFF = "changes are off; set allow_changes = true in [web], and start the page with --config FILE"
+OFF = "changes are off; set allow_changes = true in [web], and start the page with --config FILE"
+OF_CLUSTER = "streams of a cluster are changed with streamdet cluster apply, and rules in the files of its nodes"
 _REFERENCE = "holds ${...}, which only the configuration file may hold"
 _LOCAL = "leads to a file or a device of the daemon's machine; add it there, with streamdet streams add"
 _OTHER_VERSION = "the daemon is of another version than the page; restart both, so that they are the same"
@@ -190,12 +191,16 @@ class Changes:
         daemon: carries changes out; None where the page may change nothing.
         rules: know who sends a request.
         behind_proxy: whether the address of a client is what the proxy says.
+        why_off: why there is no daemon that carries changes out.
     """
 
-    def __init__(self, daemon: Daemon | None, rules: AccessRules, *, behind_proxy: bool) -> None:
+    def __init__(
+        self, daemon: Daemon | None, rules: AccessRules, *, behind_proxy: bool, why_off: str = OFF
+    ) -> None:  # fmt: skip
         self._daemon = daemon
         self._rules = rules
         self._behind_proxy = behind_proxy
+        self._why_off = why_off
         self._rate_of_all = Rate(CHANGES_PER_SECOND_OF_ALL, burst=CHANGES_AT_ONCE_OF_ALL)
         self._rates: OrderedDict[str, Rate] = OrderedDict()
 
@@ -239,7 +244,7 @@ class Changes:
     def _why_not(self, user: User | None) -> _RefusedError | None:
         """Why this user may change nothing; None for one who may."""
         if self._daemon is None:
-            return _RefusedError(HTTPStatus.FORBIDDEN, "off", _OFF)
+            return _RefusedError(HTTPStatus.FORBIDDEN, "off", self._why_off)
         if user is None or user.role != "operator":
             name = "you are" if user is None else f"{name_of(user)} is"
             why = f"{name} a viewer; only operators may change anything"
@@ -346,7 +351,7 @@ class Changes:
         timeout_seconds: float | None = None,
     ) -> tuple[int, bytes]:
         if self._daemon is None:
-            raise _RefusedError(HTTPStatus.FORBIDDEN, "off", _OFF)
+            raise _RefusedError(HTTPStatus.FORBIDDEN, "off", self._why_off)
         return await self._daemon.ask(method, path, body, headers, timeout_seconds)
 
 

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from streamdet.web.cluster_board import ClusterBoard
+
 _DROPPED = "streamdet_frames_dropped_total"
 _NAMES = (
     "streamdet_stage_seconds_sum",
@@ -44,19 +46,26 @@ class Stages:
 
     Args:
         endpoint: HOST:PORT of the daemon's metrics page; None when it is not to be read.
+        why_not: why it is not to be read.
         min_interval_seconds: between two readings, however many browsers look at a detail page.
     """
 
-    def __init__(self, endpoint: str | None, *, min_interval_seconds: float = 2.0) -> None:
+    def __init__(
+        self,
+        endpoint: str | None,
+        *,
+        why_not: str = "the page was started without --metrics",
+        min_interval_seconds: float = 2.0,
+    ) -> None:
         self._min_interval_seconds = min_interval_seconds
         names = urllib.parse.urlencode([("name[]", name) for name in (*_NAMES, _ENGINE)])
         self._url = None if endpoint is None else f"http://{endpoint}/metrics?{names}"
         self._readings: list[_Reading] = []
         self._tried_at = 0.0
         self._engine = ""
-        self._problem = "the page was started without --metrics" if endpoint is None else ""
+        self._problem = why_not if endpoint is None else ""
 
-    async def read(self) -> None:
+    async def read(self, streams: Iterable[str] = ()) -> None:  # noqa: ARG002 - one page has all of them
         """Reads the page, if it is time."""
         if self._url is not None and time.monotonic() - self._tried_at >= self._min_interval_seconds:
             try:
@@ -112,6 +121,48 @@ class Stages:
             "queue_wait_ms": _mean(changed, "streamdet_queue_wait_seconds", "", 1000),
             "dropped_fps": self.dropped().get(stream, {}),
         }
+
+
+class StagesOfNodes:
+    """The same for the nodes of a cluster, of which each is read while a browser shows one of its streams.
+
+    Args:
+        board: knows which node watches a stream, and where its metrics page is.
+    """
+
+    def __init__(self, board: ClusterBoard) -> None:
+        self._board = board
+        self._nodes: dict[str, tuple[str, Stages]] = {}
+
+    async def read(self, streams: Iterable[str] = ()) -> None:
+        """Reads the pages of the nodes that watch these streams, if it is time."""
+        nodes = {node for stream in streams if (node := self._board.node_of(stream)) is not None}
+        # Readings of nodes whose streams no one has looked at meanwhile would be means over all that time.
+        self._nodes = {node: self._nodes[node] for node in self._nodes.keys() & nodes}
+        await asyncio.gather(*(self._of(node).read() for node in nodes))
+
+    def dropped(self) -> dict[str, dict[str, float]]:
+        """As `Stages.dropped`; of each stream what its node says."""
+        return {
+            stream: reasons
+            for node, (_, stages) in self._nodes.items()
+            for stream, reasons in stages.dropped().items()
+            if self._board.node_of(stream) == node
+        }
+
+    def summary(self, stream: str) -> dict[str, Any]:
+        """As `Stages.summary`, of the node that watches the stream."""
+        node = self._board.node_of(stream)
+        if node is None:
+            return Stages(None, why_not="no node watches the stream").summary(stream)
+        return self._of(node).summary(stream)
+
+    def _of(self, node: str) -> Stages:
+        page = self._board.metrics_of(node)
+        if node not in self._nodes or self._nodes[node][0] != page:
+            why_not = f"the metrics page of {node} is not open to this machine"
+            self._nodes[node] = page, Stages(page or None, why_not=why_not)
+        return self._nodes[node][1]
 
 
 def _mean(changed: Counter[tuple[str, str, str]], name: str, label: str, unit: float) -> float | None:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from importlib import resources
 
 HTML = "text/html; charset=utf-8"
-_VIEWS = ("wall", "add", "stream", "zones", "rules", "review")
+_VIEWS = ("wall", "add", "stream", "zones", "rules", "review", "nodes")
 # In the order in which they build on each other.
-_STYLES = ("tokens", "base", "shell", "picture", "wall", "add", "stream", "zones", "rules", "journal", "review")
+_STYLES = (
+    "tokens", "base", "shell", "picture", "wall", "add", "stream", "zones", "rules", "journal", "review", "nodes",
+)  # fmt: skip
 _SCRIPTS = (
     "dom", "words", "draw", "clock", "wire", "rows", "views", "picture", "wall", "journal", "stream", "shapes", "toml",
-    "changes", "add", "remove", "zones", "rules", "occurrence", "timeline", "review", "app",
+    "changes", "add", "remove", "zones", "rules", "occurrence", "timeline", "review", "nodes", "app",
 )  # fmt: skip
 _STYLE_MARK = "/* style */"
 _SCRIPT_MARK = "/* script */"

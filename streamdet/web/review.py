@@ -23,6 +23,7 @@ from streamdet.http.server import BadRequestError, connection_of, read_body
 from streamdet.monitoring.log import LogThrottle
 from streamdet.types import Box
 from streamdet.web.board import Board
+from streamdet.web.cluster_past import ClusterPast
 from streamdet.web.marks import Marks
 from streamdet.web.occurrences import Entry, Wanted
 from streamdet.web.thumbnails import Thumbnails, small
@@ -59,12 +60,12 @@ class Review:
     """Answers requests about the past; belongs to the event loop.
 
     Args:
-        past: asks the daemon.
+        past: asks the daemon, or the nodes of a cluster.
         board: what is known of now.
         marks: what was reviewed.
     """
 
-    def __init__(self, past: AsyncPast, board: Board, marks: Marks) -> None:
+    def __init__(self, past: AsyncPast | ClusterPast, board: Board, marks: Marks) -> None:
         self._past = past
         self._board = board
         self._marks = marks
@@ -107,6 +108,7 @@ class Review:
             entries = [entry for entry in recent if self._fits(wanted, entry)][:_ITEMS_OF_A_PAGE]
         head = {
             "number": number, "marks": marks_number, "next": cursor, "problem": problem,
+            "missing": self._missing(),
             "marks_problem": self._marks.problem,
             "geometry": self._board.geometry({entry.stream for entry in entries}),
         }  # fmt: skip
@@ -156,8 +158,9 @@ class Review:
         jpeg = self._thumbnails.get(asked) if is_small else None
         if jpeg is None:
             try:
+                past = await self._daemon_of(request)
                 async with self._turn():
-                    jpeg = await self._past.picture(picture_id)
+                    jpeg = await past.picture(picture_id)
                     if jpeg is not None and is_small:
                         jpeg = await asyncio.to_thread(small, jpeg, box)
             except (EndpointError, TimeoutError) as error:
@@ -174,15 +177,16 @@ class Review:
         if _ID.fullmatch(clip_id) is None:
             return _missing("there is no such clip")
         try:
+            past = await self._daemon_of(request)
             async with self._turn():
-                first = await self._past.clip_part(clip_id, 0, 1)
+                first = await past.clip_part(clip_id, 0, 1)
         except (EndpointError, TimeoutError) as error:
             return _unavailable(str(error))
         if first is None:
             return _missing("the clip is not kept, not any longer, or not yet")
-        return self._clip(request, clip_id, first.size_bytes)
+        return self._clip(request, past, clip_id, first.size_bytes)
 
-    def _clip(self, request: Request, clip_id: str, size: int) -> Response:
+    def _clip(self, request: Request, past: AsyncPast, clip_id: str, size: int) -> Response:
         tag = f'"{clip_id}"'
         headers = {"Accept-Ranges": "bytes", "ETag": tag}
         span = None
@@ -200,7 +204,7 @@ class Review:
             return Response(status_code=status, headers=headers, media_type="video/mp4")
         if self._clips >= _CLIPS_AT_ONCE:
             return _unavailable("too many clips are being played; try again")
-        return StreamingResponse(self._parts(request, clip_id, begin, end), status, headers, "video/mp4")
+        return StreamingResponse(self._parts(request, past, clip_id, begin, end), status, headers, "video/mp4")
 
     async def set_reviewed(self, request: Request) -> Response:
         """Marks objects and alerts as reviewed, or not."""
@@ -212,6 +216,20 @@ class Review:
             return PlainTextResponse(f"{error}\n", HTTPStatus.BAD_REQUEST)
         await asyncio.to_thread(self._marks.mark, ids, reviewed=reviewed)
         return Response(orjson.dumps({"problem": self._marks.problem}), media_type="application/json")
+
+    async def _daemon_of(self, request: Request) -> AsyncPast:
+        """Who keeps a picture or clip: in a cluster the node that the request names.
+
+        Raises:
+            EndpointError: the node is away.
+        """
+        if isinstance(self._past, AsyncPast):
+            return self._past
+        return await self._past.of(request.query_params.get("node", ""))
+
+    def _missing(self) -> str:
+        """Which nodes of a cluster have not said what they keep, and why; empty where none is missing."""
+        return "" if isinstance(self._past, AsyncPast) else self._past.missing
 
     def _items(self, entries: list[Entry]) -> bytes:
         """Entries as the members of a list in JSON."""
@@ -268,15 +286,18 @@ class Review:
             }
             for of in sums.streams
         ]
+        head["missing"] = self._missing()
         return orjson.dumps({**head, "kept_since": sums.kept_since, "gaps": sums.gaps, "streams": streams})
 
-    async def _parts(self, request: Request, clip_id: str, begin: int, end: int) -> AsyncIterator[bytes]:
+    async def _parts(
+        self, request: Request, past: AsyncPast, clip_id: str, begin: int, end: int
+    ) -> AsyncIterator[bytes]:  # fmt: skip
         """The bytes of a clip; where they end too early, the connection is cut, so that the browser sees it."""
         self._clips += 1
         try:
             while begin < end:
                 async with self._turn():
-                    part = await self._past.clip_part(clip_id, begin, end - begin)
+                    part = await past.clip_part(clip_id, begin, end - begin)
                 if part is None or not part.content:
                     break
                 yield part.content

@@ -16,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from streamdet.client.cluster import key_of_node
+from streamdet.client.head import HeadWatch, NodeAddress
 from streamdet.client.past import AsyncPast
 from streamdet.errors import EndpointError
 from streamdet.http.access import Door
@@ -24,8 +26,10 @@ from streamdet.security.curve import client_keys
 from streamdet.security.endpoints import parse_endpoint
 from streamdet.web.access import AccessRules, Login, Sessions, host_names
 from streamdet.web.board import Board
-from streamdet.web.changes import Changes, Daemon
-from streamdet.web.daemon_metrics import Stages
+from streamdet.web.changes import OF_CLUSTER, OFF, Changes, Daemon
+from streamdet.web.cluster_board import ClusterBoard
+from streamdet.web.cluster_past import ClusterPast
+from streamdet.web.daemon_metrics import Stages, StagesOfNodes
 from streamdet.web.html import HTML, Pages
 from streamdet.web.marks import Marks
 from streamdet.web.pictures import Pictures
@@ -41,6 +45,8 @@ from streamdet.worker import Worker
 LIMITS = Limits()
 _NICENESS = 5
 _PAST_SECONDS = 20.0
+# A node of a cluster that hangs must not hold up what others have to say for long.
+_PAST_OF_NODE_SECONDS = 6.0
 # How often a daemon of which no stream is known is asked whether it has one. One that has just started has not reported
 # its streams yet, so twice in a row.
 _LOOK_SECONDS = 0.5
@@ -61,9 +67,9 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
     Raises:
         StreamdetError: the password or a key file cannot be read.
     """
-    keys = {"server_key": settings.server_key, "client_key_file": settings.client_key_file}
-    past = AsyncPast(settings.endpoint, timeout_seconds=_PAST_SECONDS, **keys)
+    past = _past_of(settings, board)
     review = Review(past, board, Marks(settings.state_directory))
+    stages = StagesOfNodes(board) if isinstance(board, ClusterBoard) else Stages(settings.metrics)
     users = Users(settings.password_file) if settings.password_file else None
     if settings.allow_changes and users is not None and not users.have_operator:
         _log.warning(
@@ -81,12 +87,13 @@ def make_app(settings: Settings, board: Board, pictures: Pictures, ring_with: Ca
         sessions=sessions,
     )
     daemon = Daemon(settings.socket_path, settings.config_path) if settings.allow_changes else None
-    changes = Changes(daemon, rules, behind_proxy=settings.behind_proxy)
+    why_off = OFF if settings.cluster is None else OF_CLUSTER
+    changes = Changes(daemon, rules, behind_proxy=settings.behind_proxy, why_off=why_off)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with past:
-            app.state.updates = Updates(board, pictures, Stages(settings.metrics), review)
+            app.state.updates = Updates(board, pictures, stages, review)
             ring_with(app.state.updates)
             looking = asyncio.create_task(_look_for_streams(past, board))
             try:
@@ -140,11 +147,14 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         StreamdetError: the settings are unsafe, a file cannot be read, the port is taken.
     """
     check_settings(settings)
-    parse_endpoint(settings.endpoint)
-    client_keys(settings.server_key, settings.client_key_file)
+    if settings.cluster is None:
+        parse_endpoint(settings.endpoint)
+    if settings.server_key is None or not settings.server_key.is_dir():
+        client_keys(settings.server_key, settings.client_key_file)
     # Where cores are short, detection goes first: pages may come late, events must not.
     os.nice(_NICENESS)
-    board, pictures = Board(settings.endpoint), Pictures()
+    board = Board(settings.endpoint) if settings.cluster is None else ClusterBoard(HeadWatch(settings.cluster))
+    pictures = Pictures()
     bells: list[Updates] = []
     app = make_app(settings, board, pictures, bells.append)
     tls = _tls_for(settings)
@@ -156,10 +166,11 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         for updates in bells:
             updates.ring()
 
-    subscribers = EventSubscriber(settings, board, ring, stop), PictureSubscriber(settings, pictures, ring, stop)
+    subscribers = EventSubscriber(settings, board, ring, stop), PictureSubscriber(settings, board, pictures, ring, stop)
+    watch = board.watch if isinstance(board, ClusterBoard) else contextlib.nullcontext()
     listener = listen("the page", settings.host, settings.port, "address with --listen")
     server = HttpServer(app, listener, LIMITS, tls)
-    with listener, subscribers[0], subscribers[1]:
+    with listener, watch, subscribers[0], subscribers[1]:
         on_ready(f"{url_of(listener, tls)}/")
         asyncio.run(_run(server, end_with_stdin=settings.end_with_stdin))
     if server.error is not None:
@@ -169,8 +180,26 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
             raise subscriber.error
 
 
-async def _look_for_streams(past: AsyncPast, board: Board) -> None:
+def _past_of(settings: Settings, board: Board) -> AsyncPast | ClusterPast:
+    key, client_key = settings.server_key, settings.client_key_file
+    if not isinstance(board, ClusterBoard):
+        return AsyncPast(
+            settings.endpoint, timeout_seconds=_PAST_SECONDS, server_key=key, client_key_file=client_key
+        )  # fmt: skip
+
+    def connect(node: NodeAddress) -> AsyncPast:
+        return AsyncPast(
+            node.events, replay_endpoint=node.replay, timeout_seconds=_PAST_OF_NODE_SECONDS,
+            server_key=key_of_node(key, node.node), client_key_file=client_key,
+        )  # fmt: skip
+
+    return ClusterPast(board, connect)
+
+
+async def _look_for_streams(past: AsyncPast | ClusterPast, board: Board) -> None:
     """Asks a daemon of which no stream is known whether it has one; where its replay is off, there is no answer."""
+    if isinstance(past, ClusterPast):
+        return  # its head says what there is
     looks = 0
     while True:
         await asyncio.sleep(_LOOK_SECONDS)

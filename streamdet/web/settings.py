@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamdet.client.head import HeadAddress
 from streamdet.errors import EXIT_USAGE, StreamdetError
 from streamdet.security.endpoints import is_loopback
 
@@ -14,9 +15,10 @@ class Settings:
     """How to serve.
 
     Attributes:
-        endpoint: where the daemon publishes.
+        endpoint: where the daemon publishes; empty for a cluster.
+        cluster: the head of a cluster, all of whose nodes are shown; None for one daemon.
         metrics: HOST:PORT of the daemon's metrics page; None when it is not to be read.
-        server_key: file with the daemon's public key, where it asks for keys.
+        server_key: file with the daemon's public key, where it asks for keys; of a cluster also a folder of NODE.key.
         client_key_file: file with the page's own keys.
         host: address to listen at.
         port: 0 for any free one.
@@ -33,6 +35,7 @@ class Settings:
     """
 
     endpoint: str
+    cluster: HeadAddress | None = None
     metrics: str | None = None
     server_key: Path | None = None
     client_key_file: Path | None = None
@@ -72,6 +75,12 @@ def check_settings(settings: Settings) -> None:
         raise WebError(message)
     if settings.tls_certificate is not None and settings.behind_proxy:
         message = "--behind-proxy means that the proxy has the certificate; leave --tls-certificate out"
+        raise WebError(message)
+    if settings.allow_changes and settings.cluster is not None:
+        message = (
+            "[web] allow_changes does not go with --cluster: streams of a cluster are changed with "
+            "streamdet cluster apply"
+        )
         raise WebError(message)
     if settings.allow_changes and settings.password_file is None:
         message = (

@@ -1,4 +1,7 @@
-"""Subscribes to the daemon: one thread reads all events, another the pictures that browsers show."""
+"""Subscribes to the daemon, or to the nodes of a cluster.
+
+One thread reads all events, another the pictures that browsers show.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,17 @@ from typing import Any
 
 import orjson
 
-from streamdet.client.cluster import subscribe
-from streamdet.client.subscription import Gap, Subscription
+from streamdet.client.cluster import ClusterSubscription, subscribe
+from streamdet.client.nodes import Late, Moved
+from streamdet.client.subscription import Gap, Restart, Subscription
 from streamdet.errors import WireError
 from streamdet.monitoring.log import LogThrottle
 from streamdet.types import AlertEvent, DetectionEvent, FrameInfo, ObjectEvent, PreviewEvent, StateEvent
 from streamdet.web.board import Board, detection_fields, taken_at
+from streamdet.web.cluster_board import ClusterBoard
 from streamdet.web.pictures import Pictures
 from streamdet.web.settings import Settings
-from streamdet.wire import Kind
+from streamdet.wire import Event, Kind
 from streamdet.worker import Worker
 
 _KINDS: tuple[Kind, ...] = ("detections", "objects", "alerts", "state")
@@ -59,11 +64,11 @@ class EventSubscriber(Worker):
     def run(self) -> None:
         """Reads until asked to stop."""
         ticked_at = time.monotonic()
-        with _subscribe(self._settings, None, _KINDS, _HIGH_WATER_MARK_EVENTS) as events:
+        with _subscribe(self._settings, self._board, None, _KINDS, _HIGH_WATER_MARK_EVENTS) as events:
             while not self.stopping:
                 revision = self._board.revision
                 self._read(events)
-                self._board.connected(yes=events.is_connected)
+                self._note_connections(events)
                 if time.monotonic() - ticked_at >= _TICK_SECONDS:
                     ticked_at = time.monotonic()
                     self._board.tick(ticked_at)
@@ -71,7 +76,16 @@ class EventSubscriber(Worker):
                     self._on_news()
                 self.beat()
 
-    def _read(self, events: Subscription) -> None:
+    def _note_connections(self, events: Subscription | ClusterSubscription) -> None:
+        if isinstance(events, Subscription):
+            self._board.connected(yes=events.is_connected)
+        elif isinstance(self._board, ClusterBoard):
+            try:
+                self._board.note_nodes(events.connected_nodes, events.problem)
+            except WireError as error:
+                _throttle.log(_log, logging.WARNING, "%s: %s", self._board.endpoint, error)
+
+    def _read(self, events: Subscription | ClusterSubscription) -> None:
         """Reads all events that have arrived, after waiting for the first one."""
         wait_seconds = _TURN_SECONDS
         for _ in range(_MAX_EVENTS_PER_TURN):
@@ -82,9 +96,17 @@ class EventSubscriber(Worker):
                 continue
             if item is None:
                 return
-            if isinstance(item, DetectionEvent | StateEvent | ObjectEvent | AlertEvent | Gap):
-                self._board.note(item, time.monotonic())
+            self._note(item)
             wait_seconds = 0.0
+
+    def _note(self, item: Event | Gap | Restart | Moved | Late) -> None:
+        board = self._board
+        if isinstance(item, DetectionEvent | StateEvent | ObjectEvent | AlertEvent | Gap):
+            board.note(item, time.monotonic())
+        elif isinstance(item, Moved) and isinstance(board, ClusterBoard):
+            board.note_move(item)
+        elif isinstance(item, Late) and isinstance(item.event, ObjectEvent | AlertEvent):
+            board.note_late(item.event)
 
 
 class PictureSubscriber(Worker):
@@ -94,6 +116,7 @@ class PictureSubscriber(Worker):
 
     Args:
         settings: where the daemon publishes, and the keys for it.
+        board: knows which node owns a stream.
         pictures: takes every picture, and knows which are wanted.
         on_news: called when there is a new picture; from this thread.
         on_error: called when the thread ends with an error.
@@ -102,12 +125,14 @@ class PictureSubscriber(Worker):
     def __init__(
         self,
         settings: Settings,
+        board: Board,
         pictures: Pictures,
         on_news: Callable[[], None],
         on_error: Callable[[Worker], None] | None = None,
     ) -> None:
         super().__init__("picture subscriber", on_error)
         self._settings = settings
+        self._board = board
         self._pictures = pictures
         self._on_news = on_news
 
@@ -115,21 +140,26 @@ class PictureSubscriber(Worker):
         """Reads until asked to stop."""
         while not self.stopping:
             if wanted := self._pictures.wanted(time.monotonic()):
-                with _subscribe(self._settings, wanted, ["preview"], _HIGH_WATER_MARK_PICTURES) as previews:
+                with _subscribe(
+                    self._settings, self._board, wanted, ["preview"], _HIGH_WATER_MARK_PICTURES
+                ) as previews:  # fmt: skip
                     self._read(previews)
             self.sleep(_TURN_SECONDS)
             self.beat()
 
-    def _read(self, previews: Subscription) -> None:
+    def _read(self, previews: Subscription | ClusterSubscription) -> None:
         """Reads as long as any picture is wanted."""
+        before: frozenset[str] = frozenset()
         while not self.stopping and (wanted := self._pictures.wanted(time.monotonic())):
-            previews.set_streams(wanted)
+            if wanted != before:
+                previews.set_streams(wanted)
+                before = wanted
             try:
                 event = previews.receive(_TURN_SECONDS)
             except WireError as error:
                 _throttle.log(_log, logging.WARNING, "dropped a message that is not a picture: %s", error)
                 continue
-            if isinstance(event, PreviewEvent):
+            if isinstance(event, PreviewEvent) and self._board.is_of_owner(event):
                 taken_seconds = taken_at(event, time.monotonic())
                 self._pictures.put(event.stream, preview_head(event), event.jpeg, taken_seconds)
                 self._on_news()
@@ -137,17 +167,16 @@ class PictureSubscriber(Worker):
 
 
 def _subscribe(
-    settings: Settings, streams: Iterable[str] | None, kinds: Iterable[Kind], high_water_mark: int
-) -> Subscription:
-    return subscribe(
-        settings.endpoint,
-        streams,
-        kinds,
-        server_key=settings.server_key,
-        client_key_file=settings.client_key_file,
-        high_water_mark_events=high_water_mark,
-        heartbeat_seconds=_HEARTBEAT_SECONDS,
-    )
+    settings: Settings, board: Board, streams: Iterable[str] | None, kinds: Iterable[Kind],
+    high_water_mark: int,
+) -> Subscription | ClusterSubscription:  # fmt: skip
+    more: dict[str, Any] = {
+        "server_key": settings.server_key, "client_key_file": settings.client_key_file,
+        "high_water_mark_events": high_water_mark, "heartbeat_seconds": _HEARTBEAT_SECONDS,
+    }  # fmt: skip
+    if isinstance(board, ClusterBoard):
+        return subscribe(cluster=board.watch, streams=streams, kinds=kinds, **more)
+    return subscribe(settings.endpoint, streams, kinds, **more)
 
 
 def preview_head(event: PreviewEvent) -> bytes:

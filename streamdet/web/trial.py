@@ -26,6 +26,7 @@ from streamdet.errors import EndpointError, WireError
 from streamdet.http.server import BadRequestError, read_body
 from streamdet.types import DetectionEvent
 from streamdet.web.board import Board
+from streamdet.web.cluster_past import ClusterPast
 
 MAX_SECONDS = 24 * 3600.0
 MAX_FRAMES = 20_000
@@ -104,7 +105,7 @@ class Trial:
         board: knows the published outlines of zones and lines, for streams of which a browser sends none.
     """
 
-    def __init__(self, past: AsyncPast, board: Board) -> None:
+    def __init__(self, past: AsyncPast | ClusterPast, board: Board) -> None:
         self._past = past
         self._board = board
         self._turn = asyncio.Lock()

@@ -17,7 +17,7 @@ import orjson
 
 from streamdet.http.server import BadRequestError
 from streamdet.web.board import Board
-from streamdet.web.daemon_metrics import Stages
+from streamdet.web.daemon_metrics import Stages, StagesOfNodes
 from streamdet.web.journal import Filter
 from streamdet.web.occurrences import Wanted
 from streamdet.web.pictures import Pictures, Shot
@@ -99,7 +99,7 @@ class Updates:
         review: knows what has happened of late.
     """
 
-    def __init__(self, board: Board, pictures: Pictures, stages: Stages, review: Review) -> None:
+    def __init__(self, board: Board, pictures: Pictures, stages: Stages | StagesOfNodes, review: Review) -> None:
         self._board = board
         self._pictures = pictures
         self._stages = stages
@@ -139,10 +139,11 @@ class Updates:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    def _read_metrics(self) -> None:
+    def _read_metrics(self, detail: str | None, now: float) -> None:
         """Reads the metrics page if it is time, for later answers: none waits for it."""
         if self._reading is None or self._reading.done():
-            self._reading = self._loop.create_task(self._stages.read())
+            streams = self._pictures.wanted(now) | ({detail} if detail is not None else set())
+            self._reading = self._loop.create_task(self._stages.read(streams))
 
     def _compose(self, request: Request, shots: list[tuple[str, Shot]], began: float) -> bytes:
         revision, now = self._board.revision, time.monotonic()
@@ -166,7 +167,7 @@ class Updates:
             if request.drops:
                 head["dropped"] = self._stages.dropped()
             if request.drops or request.detail is not None:
-                self._read_metrics()
+                self._read_metrics(request.detail, now)
         pictures = b",".join(
             b'{"stream":%b,"id":%d,"bytes":%d,"age_seconds":%.3f,%b}'
             % (orjson.dumps(stream), shot.id, len(shot.jpeg), max(now - shot.taken_at, 0.0), shot.head)

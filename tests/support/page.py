@@ -164,13 +164,20 @@ class Published:
 
 
 class PageProcess:
-    """`streamdet web` in a process of its own, at a free port; `url` ends with a slash."""
+    """`streamdet web` in a process of its own, at a free port; `url` ends with a slash.
 
-    def __init__(self, endpoint: str, *options: str, metrics: str = "") -> None:
+    Args:
+        endpoint: of the daemon; None for a cluster, which `options` name.
+        options: of the command.
+        metrics: of the daemon.
+    """
+
+    def __init__(self, endpoint: str | None, *options: str, metrics: str = "") -> None:
         self._state = tempfile.TemporaryDirectory()
+        source = [] if endpoint is None else [endpoint, "--metrics", metrics]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "streamdet", "web", endpoint, "--listen", "127.0.0.1:0", "--metrics", metrics,
-             "--state-directory", self._state.name, "--end-with-stdin", *options],
+            [sys.executable, "-m", "streamdet", "web", *source, "--listen", "127.0.0.1:0", "--state-directory",
+             self._state.name, "--end-with-stdin", *options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self._process.stdout is not None

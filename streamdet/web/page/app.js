@@ -14,8 +14,9 @@ async function show(head, bytes) {
   clockDifference = head.now - Date.now() / 1000;
   heard.at = performance.now();
   if (head.overview) {
-    const { disconnected_seconds: gone, has_none: hasNone, quiet_seconds: quietSeconds, endpoint } = head.overview;
-    Object.assign(heard, { daemon: gone === null, endpoint, hasNone, quietSeconds });
+    const { disconnected_seconds: gone, has_none: hasNone, quiet_seconds: quietSeconds, endpoint, cluster } = head.overview;
+    Object.assign(heard, { daemon: gone === null, endpoint, hasNone, quietSeconds, cluster });
+    byId("nodes-link").hidden = !cluster;
     if (head.dropped) updateDrops(head.dropped);
     // Another server has sent all that it knows: nothing of the one before stays.
     updateRows(head.overview.streams, head.instance !== shownInstance, head.overview.clock);
@@ -74,9 +75,11 @@ const QUIET_DISCONNECTION_SECONDS = 1.5;
 /** So long no stream may send anything, where one is up, before that is worth a word. */
 const QUIET_DAEMON_SECONDS = 5;
 
-function tellConnection({ disconnected_seconds: seconds, quiet_seconds: quiet, is_silent: silent, endpoint }) {
+function tellConnection({ disconnected_seconds: seconds, quiet_seconds: quiet, is_silent: silent, endpoint, cluster }) {
   daemonProblem = "";
-  if (seconds !== null) {
+  if (cluster) {
+    daemonProblem = problemOfCluster(cluster);
+  } else if (seconds !== null) {
     if (seconds >= QUIET_DISCONNECTION_SECONDS) daemonProblem = `No connection to the daemon at ${endpoint}. Is it running? Trying again …`;
   } else {
     const up = [...rows.values()].filter((row) => row.state === "up");
@@ -85,6 +88,13 @@ function tellConnection({ disconnected_seconds: seconds, quiet_seconds: quiet, i
     }
   }
   showNotice();
+}
+
+/** What is wrong with the head, or with the way to nodes of which the head hears. */
+function problemOfCluster({ problem, answered_seconds: answered, nodes }) {
+  if (problem) return `${sentenceOf(problem)} ${answered === null ? "Trying again …" : "Streams go on from the nodes that are known."}`;
+  const away = nodes.filter(({ state, away_seconds: seconds }) => state !== "lost" && seconds >= QUIET_DISCONNECTION_SECONDS);
+  return away.length ? `No connection from here to ${away.map(({ name }) => name).join(", ")}: what is watched there is not live.` : "";
 }
 
 function tellServer(problem) {

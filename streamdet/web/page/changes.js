@@ -17,8 +17,7 @@ const account = {
 async function readAccount() {
   const answer = await getJson("/api/account");
   if (!answer) return;
-  const why = answer.why_not ? `${answer.why_not[0].toUpperCase()}${answer.why_not.slice(1)}.` : "";
-  Object.assign(account, { reads: answer.may_read === true, mayChange: answer.may_change === true, whyNot: why, token: answer.csrf_token ?? "" });
+  Object.assign(account, { reads: answer.may_read === true, mayChange: answer.may_change === true, whyNot: sentenceOf(answer.why_not ?? ""), token: answer.csrf_token ?? "" });
 }
 
 /** How a stream is configured; null where the server does not say. @param {string} stream @returns {Promise<any>} */

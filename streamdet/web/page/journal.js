@@ -58,7 +58,7 @@ function updateJournal(entries) {
     list.replaceChildren();
     freshList = false;
   } else {
-    announceStates(entries.filter((entry) => entry.kind === "state" && entry.state !== "connecting").reverse());
+    announceStates(entries.filter(({ kind, state }) => kind === "moved" || (kind === "state" && state !== "connecting")).reverse());
   }
   // An object or alert that is listed changes where it stands: nothing jumps.
   const listed = new Map([...list.querySelectorAll("[data-key]")].map((item) => [item.dataset.key, item]));
@@ -79,7 +79,7 @@ const isFiltered = () => filter.stream || filter.label || filter.min_score > 0 |
 /** Says each change of state, or how many they are. @param {any[]} changes the oldest first */
 function announceStates(changes) {
   if (changes.length > MAX_ANNOUNCEMENTS) announce(`${changes.length} changes of state. The list of events shows them.`);
-  else for (const change of changes) announce(stateSentence(change));
+  else for (const change of changes) announce(change.kind === "moved" ? `${change.stream} has moved from ${change.before} to ${change.node}.` : stateSentence(change));
 }
 
 function stateSentence(entry) {
@@ -89,7 +89,7 @@ function stateSentence(entry) {
 function makeEntry(entry) {
   const item = make("li", { class: weight(entry), "data-kind": entry.kind });
   item.append(make("time", { datetime: new Date(entry.at * 1000).toISOString(), text: clock(entry.at) }));
-  item.append(entry.stream ? make("a", { href: addressOf("stream", entry.stream), text: entry.stream }) : make("span", { text: "Daemon" }));
+  item.append(entry.stream ? make("a", { href: addressOf("stream", entry.stream), text: entry.stream }) : make("span", { text: entry.node ? `Node ${entry.node}` : "Daemon" }));
   if (entry.kind === "seen") item.append(makeChips(entry.objects));
   else if (entry.kind === "object") item.append(makeObject(entry));
   else item.append(make("p", { text: sentence(entry) }));
@@ -109,7 +109,7 @@ function weight(entry) {
   if (entry.kind === "alert") return entry.is_over ? "wait" : "bad";
   if (entry.kind === "state" && isResting(entry)) return "";
   if (entry.kind === "state") return { up: "good", down: "bad" }[entry.state] ?? "wait";
-  return { gap: "bad", disconnected: "bad", restart: "wait", gone: "wait", connected: "good" }[entry.kind] ?? "";
+  return { gap: "bad", disconnected: "bad", restart: "wait", moved: "wait", gone: "wait", connected: "good" }[entry.kind] ?? "";
 }
 
 function sentence(entry) {
@@ -126,8 +126,10 @@ function sentence(entry) {
       return `${entry.label} #${entry.track_id} crossed ${entry.line}, going ${entry.direction}.`;
     case "restart":
       return "The daemon was started again.";
+    case "moved":
+      return `Moved from ${entry.before} to ${entry.node}, ${duration(entry.gap_seconds)} without events.`;
     case "gone":
-      return "Is no longer among the daemon's streams.";
+      return `Is no longer among the ${heard.cluster ? "cluster" : "daemon"}'s streams.`;
     case "connected":
       return "Connected again.";
     case "disconnected":

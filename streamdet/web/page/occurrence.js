@@ -42,10 +42,16 @@ function noPicture(item) {
   return item.rule !== null ? "No picture: its rule asks for none, or none may be shown." : "No picture was kept of it.";
 }
 
-/** @param {{picture_id: string, box?: number[]}} picture @param {boolean} small */
-function pictureAddress({ picture_id: id, box }, small) {
-  const around = box ? `&box=${box.map((side) => Math.max(0, Math.round(side))).join(",")}` : "";
-  return `/api/pictures/${encodeURIComponent(id)}${small ? `?size=small${around}` : ""}`;
+/** Where something is kept, in a cluster with the node that keeps it. */
+function keptAddress(what, id, node, query = {}) {
+  const asked = new URLSearchParams({ ...query, ...(node ? { node } : {}) }).toString();
+  return `/api/${what}/${encodeURIComponent(id)}${asked && `?${asked}`}`;
+}
+
+/** @param {any} event that names a picture @param {boolean} small */
+function pictureAddress({ node, picture: { picture_id: id, box } }, small) {
+  const around = small && box ? { box: box.map((side) => Math.max(0, Math.round(side))).join(",") } : {};
+  return keptAddress("pictures", id, node, small ? { size: "small", ...around } : {});
 }
 
 /** A picture, and calm words where there is none. @param {Element} place @param {any} item @param {boolean} small */
@@ -54,7 +60,7 @@ function showPictureOf(place, item, small) {
   const empty = (text) => place.replaceChildren(make("p", { class: "shot-empty", text }));
   if (!picture) return empty(noPicture(item));
   const image = make("img", {
-    src: pictureAddress(picture, small), alt: small ? "" : `${titleOf(item)} on ${item.stream}`,
+    src: pictureAddress(item.event, small), alt: small ? "" : `${titleOf(item)} on ${item.stream}`,
     loading: small ? "lazy" : false, decoding: "async",
   });
   image.addEventListener("error", () => empty(noPicture(item)));
@@ -155,7 +161,7 @@ function showClip(place, item) {
   removeClip(place);
   if (!id) return;
   const words = make("p", { class: "hint", role: "status" });
-  const source = `/api/clips/${encodeURIComponent(id)}`;
+  const source = keptAddress("clips", id, item.event.node);
   const player = make("video", { controls: true, preload: "metadata", playsinline: true, src: source, "aria-label": `Clip of ${titleOf(item)} on ${item.stream}` });
   const isNew = serverNow() - item.began_at < 120;
   let tries = 0;

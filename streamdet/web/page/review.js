@@ -28,6 +28,8 @@ const review = {
   failedAt: 0,
   geometry: {},
   problem: null,
+  /** Which nodes of a cluster have not said what they keep, and why. */
+  missing: "",
   marksProblem: "",
   /** Whose dialog is open. */
   open: "",
@@ -183,7 +185,7 @@ async function load(after) {
   if (after === null) Object.assign(review, { number: answer.number, marks: answer.marks });
   // Where the daemon does not answer now, older ones can be asked for later.
   const next = after !== null && answer.problem ? after : answer.next;
-  Object.assign(review, { next, problem: answer.problem, marksProblem: answer.marks_problem });
+  Object.assign(review, { next, problem: answer.problem, missing: answer.missing, marksProblem: answer.marks_problem });
   Object.assign(review.geometry, answer.geometry);
   for (const item of answer.items) add(item, false);
   offerFilters();
@@ -288,10 +290,14 @@ function showList(empty = "") {
   setText(byId("review-hint"), hints().join(" "));
 }
 
+/** @param {string} nodes which do not answer, and why */
+const missingWords = (nodes) => `What these nodes keep is missing: ${nodes}.`;
+
 function hints() {
   const hints = [];
   if (review.problem?.kind === "off") hints.push("The daemon keeps no events on disk, so this list has only what has happened since the page's server was started. Set directory in [spool] of its configuration.");
-  else if (review.problem) hints.push(`The daemon cannot be asked for the past now: ${review.problem.text}.`);
+  else if (review.problem) hints.push(`The past cannot be asked for now: ${review.problem.text}.`);
+  else if (review.missing) hints.push(missingWords(review.missing));
   if (list.items.length >= 5 && !list.items.some((item) => item.event.picture)) hints.push("None of them has a picture: set directory in [pictures], and picture = true in rules.");
   if (review.marksProblem) hints.push(review.marksProblem);
   return hints;

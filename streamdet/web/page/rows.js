@@ -14,10 +14,10 @@ const SERVER_SILENCE_SECONDS = 3;
 /** States are repeated every ten seconds by default: when none has come for so long, there are no streams, most likely. */
 const FIRST_STATES_SECONDS = 12;
 /**
- * When the server answered last, whether it hears the daemon and where, whether the daemon says that it has no streams, and
- * for how long it has sent nothing.
+ * When the server answered last, whether it hears the daemon and where, whether the daemon says that it has no streams, for
+ * how long it has sent nothing, and what is known of the nodes, where these are those of a cluster.
  */
-const heard = { at: performance.now(), daemon: false, endpoint: "", hasNone: false, quietSeconds: 0 };
+const heard = { at: performance.now(), daemon: false, endpoint: "", hasNone: false, quietSeconds: 0, cluster: /** @type {any} */ (null) };
 /** Frames per second that are dropped of each stream, by reason, as far as known. @type {Map<string, Record<string, number>>} */
 const drops = new Map();
 /** Server's clock minus ours, in seconds: states begin at times of the server. */
@@ -33,11 +33,11 @@ const secondsSince = (at) => (performance.now() - at) / 1000;
 const isHeard = () => heard.daemon && secondsSince(heard.at) < SERVER_SILENCE_SECONDS;
 
 /** Whether the daemon has no streams, as far as can be known; else they may not have been heard of yet. */
-const hasNoStreams = () => heard.daemon && !rows.size && (heard.hasNone || heard.quietSeconds >= FIRST_STATES_SECONDS);
+const hasNoStreams = () => heard.daemon && !rows.size && (heard.hasNone || (!heard.cluster && heard.quietSeconds >= FIRST_STATES_SECONDS));
 
 /** Whether the state of a stream is of now: the daemon is heard, and a stream that is up sends at its usual pace. */
 function isLive(row) {
-  if (!isHeard()) return false;
+  if (!isHeard() || !row.is_heard) return false;
   if (row.state !== "up" || row.takenAt === null) return true;
   const pace = row.fps_out > 0 ? 3 / row.fps_out : 0;
   return secondsSince(row.takenAt) <= Math.max(LIVE_SECONDS, pace);

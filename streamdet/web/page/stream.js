@@ -77,7 +77,7 @@ function updateDetail(detail) {
     return;
   }
   showDetailFreshness();
-  setText(byId("detail-why"), row.state === "up" ? "" : `${whyNot(row)}${row.detail ? ` The daemon says: ${row.detail}` : ""}`);
+  setText(byId("detail-why"), row.state === "up" ? "" : `${whyNot(row)}${row.reason && row.detail ? ` The daemon says: ${row.detail}` : ""}`);
   if (row.size) byId("detail-picture").style.setProperty("--ratio", `${row.size[0]} / ${row.size[1]}`);
   showCharts();
   if (detail?.known) {
@@ -90,9 +90,9 @@ function updateDetail(detail) {
 
 function whyUnknown() {
   if (!heard.endpoint) return "Loading the stream …";
-  if (!heard.daemon) return `Waiting for a daemon at ${heard.endpoint}.`;
+  if (!heard.daemon) return `Waiting for ${heard.cluster ? "the head of the cluster" : "a daemon"} at ${heard.endpoint}.`;
   if (openStream === adding.name && secondsSince(adding.at) < FIRST_STATES_SECONDS) return "Waiting for its first state …";
-  return rows.size || hasNoStreams() ? "The daemon has no stream of this name." : "Loading the stream …";
+  return rows.size || hasNoStreams() ? `The ${heard.cluster ? "cluster" : "daemon"} has no stream of this name.` : "Loading the stream …";
 }
 
 /** Shows whether what is shown is of now; called now and then, whatever comes or does not come. */
@@ -131,6 +131,7 @@ function showFacts(row, detail) {
     [row.state === "up" ? "Up for" : isResting(row) ? `${whatNow(row)} for` : "Not up for", row.since === null ? "–" : duration(serverNow() - row.since)],
     ["Events lost here", String(row.lost)],
   ];
+  if (row.node) facts.unshift(["Node", whereOf(row).replace(/^on /, "")]);
   for (const [reason, fps] of Object.entries(detail?.metrics.dropped_fps ?? {})) {
     if (fps > 0) facts.push([`Dropped, ${DROPS[reason] ?? reason}`, `${perSecond(fps)} fps`]);
   }

@@ -54,9 +54,10 @@ function showTimeline() {
   byId("timeline-rows").parentElement.classList.toggle("none", problem !== null);
   let hint = "";
   if (problem?.kind === "off") hint = "The daemon keeps no events on disk. With a directory in [spool] of its configuration, hours and days are shown here.";
-  else if (problem) hint = `The daemon cannot be asked for the past now: ${problem.text}.`;
+  else if (problem) hint = `The past cannot be asked for now: ${problem.text}.`;
   else if (answer.kept_since === null) hint = "Nothing is kept yet.";
   else if (answer.kept_since > answer.since) hint = `Events are kept since ${moment(answer.kept_since)}.`;
+  if (!problem && answer.missing) hint = `${hint} ${missingWords(answer.missing)}`.trim();
   setText(byId("timeline-hint"), hint);
   const names = new Set(answer.streams.map(({ stream }) => stream));
   for (const [name, row] of timeline.rows) if (!names.has(name)) (row.element.remove(), timeline.rows.delete(name));

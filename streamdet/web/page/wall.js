@@ -67,9 +67,10 @@ class Tile {
     setText(fps.value, up ? `${perSecond(row.fps_in)} in, ${perSecond(row.fps_out)} out` : "–");
     setText(latency.value, milliseconds(row.latency_ms));
     const { text, isLoss } = whyFewer(drops.get(this.name) ?? {});
-    setText(why, up ? text : "");
-    setAttribute(why, "title", text);
-    why.classList.toggle("loss", isLoss);
+    const words = [whereOf(row), up && row.is_heard ? text : ""].filter(Boolean).join(" · ");
+    setText(why, words);
+    setAttribute(why, "title", words);
+    why.classList.toggle("loss", up && row.is_heard && isLoss);
     const history = (histories.get(this.name) ?? []).slice(-SPARK_SAMPLES);
     drawLines(fps.spark, fpsSeries(history), SPARK_SAMPLES);
     drawLines(latency.spark, latencySeries(history), SPARK_SAMPLES);
@@ -186,7 +187,7 @@ function placeAfter(wall, before, element) {
 function isChosen(row) {
   const { show, find } = choice;
   const right = show === "all" || (show === "up" ? isUp(row) : isProblem(row));
-  return right && row.name.toLowerCase().includes(find);
+  return right && (row.name.toLowerCase().includes(find) || row.node?.toLowerCase() === find);
 }
 
 /** Widths of tiles that can be chosen, in pixels. */
@@ -286,12 +287,12 @@ function choose(change) {
 function showEmpty(shown) {
   let why = "";
   if (!shown && rows.size) why = "filtered";
-  else if (!shown && heard.daemon) why = hasNoStreams() ? "first" : "loading";
-  else if (!shown) why = heard.endpoint ? "waiting" : "loading";
+  else if (!shown && heard.daemon) why = !hasNoStreams() ? "loading" : heard.cluster ? "unfilled" : "first";
+  else if (!shown) why = !heard.endpoint ? "loading" : heard.cluster ? "headless" : "waiting";
   for (const part of document.querySelectorAll("[data-empty]")) part.hidden = part.dataset.empty !== why;
   if (why === "first") placeAdd("wall-first");
   byId("wall-add").hidden = !account.mayChange || why === "first";
-  setText(byId("wall-endpoint"), heard.endpoint);
+  for (const id of ["wall-endpoint", "wall-head"]) setText(byId(id), heard.endpoint);
 }
 
 /** The stream whose page was open before; the focus comes back to its tile. */

@@ -1,6 +1,6 @@
 /* Plain words for what the daemon says in one. */
 
-const STATES = { up: "Up", connecting: "Connecting", stalled: "Stalled", down: "Down" };
+const STATES = { up: "Up", connecting: "Connecting", stalled: "Stalled", down: "Down", unplaced: "Unplaced", unheard: "Not heard of" };
 
 const REASONS = {
   refused: "Nothing listens at its address: the connection was refused.",
@@ -92,8 +92,24 @@ function whyNot(row) {
   if (row.reason) return REASONS[row.reason] ?? `The reason is given as "${row.reason}".`;
   if (row.state === "stalled") return "It is connected, but no pictures come.";
   if (row.state === "connecting") return "Waiting for its first picture.";
+  if (row.state === "unplaced") return `No node watches it: it ${row.detail}.`;
+  if (row.state === "unheard") return `${row.node} is to watch it; nothing has come from there yet.`;
   return row.detail;
 }
+
+/** So long a move is worth a word. */
+const RECENT_MOVE_SECONDS = 60;
+
+/** Which node of a cluster watches a stream, and from where it has just moved there; empty for a single daemon. */
+function whereOf(row) {
+  if (!row.node || row.state === "unplaced") return "";
+  if (!row.is_heard) return `waiting for ${row.node}`;
+  const since = row.moved_from ? serverNow() - row.moved_at : Infinity;
+  return `on ${row.node}${since < RECENT_MOVE_SECONDS ? ` for ${duration(since)}, before on ${row.moved_from}` : ""}`;
+}
+
+/** As a sentence. @param {string} text */
+const sentenceOf = (text) => (text ? `${text[0].toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}` : "");
 
 /** @param {number | null | undefined} value */
 function perSecond(value) {

@@ -316,7 +316,7 @@ function showStanding() {
   if (address.name !== "zones") return;
   const row = rows.get(editor.stream);
   const gone = !row && (heard.daemon ? rows.size > 0 || hasNoStreams() : false);
-  let warning = gone ? "The daemon has no stream of this name any more. What you drew stays here as text." : "";
+  let warning = gone ? "There is no stream of this name any more. What you drew stays here as text." : "";
   if (editor.isConflict) warning = "Someone else has changed the zones, lines or masks of this stream meanwhile.";
   setText(byId("zones-warning"), warning);
   byId("zones-warning").hidden = !warning;

@@ -16,8 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from click.testing import CliRunner
 
 from streamdet.cli.beside import WebChild
+from streamdet.cli.web import command
 from streamdet.errors import StreamdetError
 from streamdet.http.server import Connection, Limits, _Connections, network_of
 from streamdet.security.limits import MAX_TRIES, MAX_TRIES_OF_ALL, LoginAttempts
@@ -278,6 +280,48 @@ def test_what_is_safe_is_served(changes: dict[str, Any]) -> None:
 def web(*arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "streamdet", "web", *arguments]
     return subprocess.run(command, input=typed, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--head-ca", "ca.pem"], "belong to --cluster HEAD"),
+        (["--cluster", "head", "tcp://127.0.0.1:5555"], "leave ENDPOINT, --metrics and --socket out"),
+        (["--cluster", "head", "--metrics", ""], "leave ENDPOINT, --metrics and --socket out"),
+        (["--cluster", "head", "--socket", "c"], "leave ENDPOINT, --metrics and --socket out"),
+        (["--cluster", "a b"], "is no head of a cluster"),
+        (["--cluster", "127.0.0.1", "--listen", "0.0.0.0:0"], "--password-file"),
+        (["--cluster", "127.0.0.1", "--config", "CONFIG"], "are changed with streamdet cluster apply"),
+    ],
+)
+def test_what_does_not_go_with_a_cluster_is_one_clear_line(
+    tmp_path: Path, arguments: list[str], complaint: str
+) -> None:  # fmt: skip
+    config = tmp_path / "c.toml"
+    config.write_text('[web]\nallow_changes = true\npassword_file = "p"\n')
+    write_password(tmp_path / "p", Password.of(_WORDS, cost=(10, 8, 1)))
+    done = CliRunner().invoke(command, [str(config) if word == "CONFIG" else word for word in arguments])
+    assert done.exit_code != 0
+    assert complaint in done.output + str(done.exception)
+    assert isinstance(done.exception, SystemExit | StreamdetError)
+
+
+def test_the_page_of_a_cluster_whose_head_is_away_says_so_and_changes_nothing() -> None:
+    with PageProcess(None, "--cluster", f"127.0.0.1:{free_port()}") as server:
+
+        def has_noticed() -> bool:
+            return "cannot be asked" in ask(server)[1]["overview"]["cluster"]["problem"]
+
+        wait_until(has_noticed)
+        overview = ask(server)[1]["overview"]
+        assert (overview["streams"], overview["has_none"]) == ([], False)
+        account = json.loads(request(server, "GET", "/api/account")[2])
+        assert account["may_change"] is False
+        assert "streamdet cluster apply" in account["why_not"]
+        status, _, body = request(server, "GET", "/api/review")
+        assert (status, json.loads(body)["problem"]) == (200, {"kind": "away", "text": "no node is connected"})
+        assert request(server, "GET", "/api/pictures/abc?node=n1")[0] == 503
+        assert request(server, "GET", "/api/streams/gate/settings")[0] == 403
 
 
 def test_a_password_is_stored_and_its_file_guarded(tmp_path: Path) -> None:
