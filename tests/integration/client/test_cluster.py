@@ -23,7 +23,7 @@ from streamdet import (
     subscribe,
 )
 from streamdet.client.cluster import FORGET_SECONDS
-from streamdet.client.head import DEFAULT_PORT, HeadAddress
+from streamdet.client.head import DEFAULT_PORT, HeadAddress, HeadWatch
 from streamdet.client.recovery import RecoveryTimes
 from streamdet.cluster.agent import Report
 from streamdet.cluster.reconciler import Reconciler
@@ -377,3 +377,31 @@ def test_another_server_is_no_head() -> None:
     with HeadServer(status) as server, subscribe(cluster=server.address) as events:
         wait_until(lambda: "is no head of a cluster" in events.problem)
         assert events.receive(0.01) is None
+
+
+def test_subscriptions_share_one_watch_of_the_head_and_change_their_streams(
+    cluster: Cluster, nodes: tuple[Node, Node]
+) -> None:
+    one, _ = nodes
+    for stream in ("gate", "yard"):
+        one.owns(stream, 5)
+    cluster.has(one.report())
+    with (
+        HeadWatch(HeadAddress.parse(cluster.server.address)) as watch,
+        subscribe(cluster=watch, kinds=["detections"], streams=["gate"]) as events,
+        subscribe(cluster=watch, kinds=["detections"], streams=["gate"]) as others,
+    ):
+        wait_until(lambda: events.receive(0.01) is None and events.connected_nodes == {"one"})
+        wait_until(lambda: others.receive(0.01) is None and others.connected_nodes == {"one"})
+        assert watch.status["nodes"][0]["name"] == "one"
+        # One that ends leaves the watch to the other.
+        others.close()
+        assert watch.is_alive()
+        events.set_streams(["yard"])
+
+        def sees_yard() -> bool:
+            one.sees("yard")
+            item = events.receive(0.05)
+            return isinstance(item, DetectionEvent) and item.stream == "yard"
+
+        wait_until(sees_yard)
