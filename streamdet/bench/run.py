@@ -14,7 +14,7 @@ from streamdet.bench.analytics import measure_analytics
 from streamdet.bench.cases import PRECISIONS, REFERENCE, Case, Model, load_exported, load_model, ways, with_int8
 from streamdet.bench.compare import MIN_ROUNDS, Measured, compare, low_threshold_ratio
 from streamdet.bench.contenders import Contender, make_contender
-from streamdet.bench.end_to_end import EndToEnd, Step
+from streamdet.bench.end_to_end import OVERLOAD_ROUNDS, EndToEnd, Step
 from streamdet.bench.floor import floor_seconds, flops_of, measure_peak
 from streamdet.bench.frames import Size, describe, make_clip, pictures, read_frames
 from streamdet.bench.machine import Disturbance, DisturbanceWatch, core_count, machine_facts
@@ -36,20 +36,20 @@ _USUAL_SHARE = 0.5
 # Of the time; what is not here is loading.
 _SHARES = {
     "peak": 0.02,
-    "compare": 0.36,
+    "compare": 0.3,
     "low_threshold": 0.02,
     "analytics": 0.04,
-    "plain": 0.06,
+    "plain": 0.04,
     "decode": 0.02,
     "stand_in": 0.06,
-    "saturated": 0.1,
-    "paced": 0.1,
-    "overload": 0.22,
+    "saturated": 0.08,
+    "paced": 0.08,
+    "overload": 0.34,
 }
 _LARGEST_DAEMON_BATCH = 8
 _MAX_STREAMS = 64
 _OVERLOAD_BATCHES = (1, 2, 4, 8)
-_DAEMON_RUNS = 4 + len(_OVERLOAD_BATCHES)
+_DAEMON_RUNS = 3 + OVERLOAD_ROUNDS * (1 + len(_OVERLOAD_BATCHES))
 _MIXED_BATCH = 8
 # Seconds of video that the analytics take in a second, roughly, in all steps.
 _VIDEO_PER_SECOND = 0.5

@@ -235,6 +235,7 @@ class Capture(Worker):
                     self._up_since = time.monotonic()
                     self._report(State.UP, None, "")
                 self._hand_on(frame, begins=begins)
+                del frame  # megabytes, not to be kept while the next one is waited for and decoded
                 sound_at = time.monotonic()
         except SourceError as error:
             # A read that was interrupted because of an earlier frame fails with a time-out.

@@ -20,8 +20,12 @@ _M_ARENA_MAX = -8
 _NEVER = 2**31 - 1
 _MADV_DONTNEED = 4  # madvise(2), from mman.h
 
-TRIM_SECONDS = 60.0
-"""How often to give memory back: the next batch then takes some 50 ms longer, a thousandth of that time."""
+TRIM_SECONDS = 10.0
+"""How often to give memory back: that, and the pages that the next batches need again, take some 10 ms, a thousandth.
+
+Between two times the process grows by what was free in between and is written to: the less, the sooner it comes."""
+
+_FOR_SHAPES_ALONE = "torch._meta_registrations"
 
 
 def use_one_heap() -> None:
@@ -95,20 +99,24 @@ def available_bytes() -> int:
 
 
 def import_torchvision() -> None:
-    """Imports torch and torchvision without torch's compiler, which nothing here uses: 150 MB and half of the time.
+    """Imports torch and torchvision without what only torch's compiler uses: 170 MB and half of the time.
 
-    torchvision imports the compiler's utilities for one function, which it calls where its own RoIAlign is missing.
-    In their place stands a module with that function, which imports the true ones when it is called. Does nothing
-    where torchvision, or the compiler, has been imported before.
+    torch itself imports what its operators do with tensors that have shapes but no numbers, in Python, for the
+    compiler; the kernels in C++ suffice for the model's outline. torchvision imports the compiler's utilities for one
+    function, which it calls where its own RoIAlign is missing; in their place stands a module with that function,
+    which imports the true ones when it is called. An import of one of these modules later yields the true one. Does
+    nothing where torchvision, or the compiler, has been imported before.
     """
+    _import_torch()
     compiler, utilities = "torch._dynamo", "torch._dynamo.utils"
-    importlib.import_module("torch")
     if "torchvision" in sys.modules or compiler in sys.modules:
         return
     places = {name: ModuleType(name) for name in (compiler, utilities)}
     places[compiler].__path__ = []
 
     def is_compile_supported(device_type: str) -> bool:
+        # First, as in torch itself: the compiler's modules import it in a circle.
+        importlib.import_module(_FOR_SHAPES_ALONE)
         return bool(importlib.import_module(utilities).is_compile_supported(device_type))
 
     places[utilities].__dict__["is_compile_supported"] = is_compile_supported
@@ -122,3 +130,15 @@ def import_torchvision() -> None:
     finally:
         for name in places:
             del sys.modules[name]
+
+
+def _import_torch() -> None:
+    """Imports torch with an empty module in place of its meta registrations, unless it has been imported before."""
+    if "torch" in sys.modules:
+        return
+    sys.modules[_FOR_SHAPES_ALONE] = ModuleType(_FOR_SHAPES_ALONE)
+    try:
+        torch = importlib.import_module("torch")
+    finally:
+        del sys.modules[_FOR_SHAPES_ALONE]
+    vars(torch).pop(_FOR_SHAPES_ALONE.rpartition(".")[2], None)

@@ -15,8 +15,9 @@ from streamdet.worker import Worker
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-# What a camera that is gone has had laid out is kept for this long.
-_UNUSED_SECONDS = 600.0
+# What a camera that is gone has had laid out is kept for this long. So is what was laid out for a usual size that no
+# camera has: up to 60 MB in OpenVINO, for less than a second of work.
+_UNUSED_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)

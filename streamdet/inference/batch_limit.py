@@ -7,9 +7,10 @@ import threading
 
 # Of a new measurement, in the mean: twenty batches are about a second of a CPU that is busy.
 _NEWEST_SHARE = 0.1
-# A larger batch is tried where it would leave so much of the time unused. It takes less than this expects, as a picture
-# takes less time in a larger batch; so the limit does not go up and down.
-_ROOM = 0.7
+# A larger batch is tried where it is expected to take at most this part of the time. It takes less than that, as a
+# picture takes less time in a larger batch; so the limit seldom goes up and down. With a smaller part, batches stay
+# small for good after a few seconds that were slow, such as those in which all streams connect.
+_ROOM = 0.9
 
 
 class BatchLimit:

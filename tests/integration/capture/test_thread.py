@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from streamdet.capture.sources import Source, SourceFrame, SourceInfo
+from streamdet.capture.sources.av import AvSource
 from streamdet.capture.sources.interrupt import current_interrupt
 from streamdet.capture.sources.picture import BgrPicture
 from streamdet.capture.thread import Backoff, Capture
@@ -101,6 +104,50 @@ def test_states_of_a_stream_that_breaks_and_comes_back() -> None:
     assert 'streamdet_stream_reconnects_total{reason="ended",stream="yard"} 1.0' in page
     assert 'streamdet_stream_state{state="up",stream="yard"} 1.0' in page
     assert "streamdet_capture_decode_seconds_count 3.0" in page
+
+
+class _OnePicture(ScriptedSource):
+    """Gives one picture that nothing else refers to, and then none."""
+
+    picture: weakref.ref[_Picture] | None = None
+
+    def read(self) -> SourceFrame:
+        frame = super().read()
+        picture = _Picture()
+        self.picture = weakref.ref(picture)
+        return replace(frame, picture=picture)
+
+
+class _Picture(BgrPicture):
+    def __init__(self) -> None:
+        super().__init__(_PICTURE.bgr)
+
+
+def test_a_frame_that_was_handed_on_is_not_kept_while_the_next_one_is_waited_for() -> None:
+    is_waiting = threading.Event()
+
+    def wait_for_none() -> None:
+        is_waiting.set()
+        wait(60)
+
+    source = _OnePicture(iter([give, wait_for_none]))
+    with Recorder(stream_config("rtsp://192.0.2.5/x"), open_source=lambda _: source) as recorder:
+        assert is_waiting.wait(30)
+        assert source.picture is not None
+        assert source.picture() is not None
+        recorder.frames.clear()
+        assert source.picture() is None
+
+
+def test_a_stream_is_decoded_by_one_thread(tmp_path: Path) -> None:
+    make_video(tmp_path / "film.mp4", frames=4)
+    source = AvSource(stream_config(tmp_path / "film.mp4"))
+    try:
+        source.read()
+        # Each thread more would keep a picture more.
+        assert source._stream.codec_context.thread_count == 1
+    finally:
+        source.close()
 
 
 def test_up_needs_a_frame() -> None:

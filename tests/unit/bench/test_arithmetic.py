@@ -67,13 +67,25 @@ def overloaded(p95: float = 200.0, fewest: int = 50, most: int = 54) -> dict[str
 def test_an_overloaded_daemon_is_judged_by_age_throughput_and_fairness(
     run: dict[str, Any], fps: dict[int, float], failed: set[str]
 ) -> None:
-    found = judge_overload(run, fps, 1, 40.0)
+    found = judge_overload([run] * 3, {batch: [each] * 3 for batch, each in fps.items()}, 1, 40.0)
     assert {name for name, holds in found["holds"].items() if not holds} == failed
     assert found["passed"] == (not failed)
     assert (found["bound_ms"], found["best_batch"]) == (260.0, max(fps, key=lambda batch: fps[batch]))
     lines = " ".join(_overload_lines({"daemon": {"overload": found}}))
     assert ("NOT within the bounds" in lines) == bool(failed)
     assert all(name in lines for name in failed)
+
+
+def test_an_overloaded_daemon_is_compared_round_by_round() -> None:
+    slow, fast = overloaded(p95=500.0) | {"fps_published": 15.0}, overloaded()
+    found = judge_overload([fast, slow, fast], {4: [31.0, 15.5, 31.0], 8: [32.0, 15.0, 20.0]}, 1, 40.0)
+    assert (found["best_batch"], found["throughput_of_best"]) == (4, 0.968)
+    assert found["latency_ms"]["p95"] == 200.0
+    assert found["passed"]
+    assert "quartiles of 3 rounds 97% and 97%" in " ".join(_overload_lines({"daemon": {"overload": found}}))
+    unfair = judge_overload([fast, overloaded(most=60), fast], {}, 1, 40.0)
+    assert unfair["events_of_a_stream"] == [50, 60]
+    assert not unfair["holds"]["fairness"]
 
 
 def test_quartiles_lie_between_the_values() -> None:

@@ -30,6 +30,12 @@ def test_a_limit_does_not_go_up_and_down() -> None:
     assert len(set(detect(limit, 500, 0.01, 0.025))) == 1
 
 
+def test_after_a_slow_start_batches_become_as_large_as_they_would_have_stayed() -> None:
+    limit, steady = BatchLimit(4, 0.226), BatchLimit(4, 0.226)
+    assert detect(limit, 40, 0.04, 0.15)[-1] == 1
+    assert detect(limit, 200, 0.02, 0.075)[-1] == detect(steady, 200, 0.02, 0.075)[-1] == 2
+
+
 def test_one_slow_batch_among_many_changes_nothing() -> None:
     limit = BatchLimit(4, 0.1)
     detect(limit, 20, 0.0, 0.01)
