@@ -113,7 +113,10 @@ def network() -> Iterator[int]:
 
 @pytest.fixture
 def composed(tmp_path: Path) -> Iterator[Compose]:
-    """With a clip for a camera and a rule, beside the camera that the shipped file names, and with all secrets."""
+    """With a clip for a camera and a rule, beside the camera that the shipped file names, and with all secrets.
+
+    No engine is tried: test_image.py does that.
+    """
     with network() as keeper:
         made = Compose(tmp_path, keeper)
         clip = made.run(
@@ -123,6 +126,7 @@ def composed(tmp_path: Path) -> Iterator[Compose]:
         config = made.folder / "streamdet.toml"
         config.write_text(
             f'{config.read_text()}\n[[streams]]\nname = "clip"\nurl = "{clip}"\nloop = true\nmax_fps = 5\n'
+            '[detector]\nengine = "torch"\nprecision = "fp32"\nmax_batch_size = 1\n'
             '[[rules]]\nname = "seen"\nlabels = ["person"]\n'
         )
         config.chmod(0o644)
