@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 
-from streamdet.cluster.ray_start import START_SECONDS, one_has_ended, patient
-from support.waiting import wait_until
+from streamdet.cluster.ray_start import START_SECONDS, patient
 
 
 class Gcs:
@@ -42,11 +39,3 @@ def test_a_node_whose_processes_have_ended_is_not_waited_for() -> None:
     with pytest.raises(RuntimeError):
         patient(gcs.get_node, lambda: gcs.now, gcs.sleep, lambda: gcs.now > 10)("192.0.2.1:6379", "abc")
     assert 10 < gcs.now < 11
-
-
-def test_a_process_that_has_ended_is_seen_and_left_to_its_parent() -> None:
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
-        assert not one_has_ended()
-        process.kill()
-        wait_until(one_has_ended)
-    assert process.returncode == -9
