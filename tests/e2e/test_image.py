@@ -201,4 +201,4 @@ def test_it_is_small_and_says_what_it_is() -> None:
 def test_other_commands_need_no_daemon(state: str) -> None:
     done = run("demo", "--seconds", "3", check=False, options=(f"--volume={state}:/var/lib/streamdet",))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "person" in done.stdout
+    assert "people" in done.stdout
