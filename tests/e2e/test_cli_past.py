@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,17 @@ def has_events(daemon: DaemonProcess, path: str, count: int) -> bool:
         return False
 
 
+def is_over(daemon: DaemonProcess) -> bool:
+    """Whether all objects have ended, and all alerts: a stream that is paused may have a frame under way."""
+    phases = set()
+    for kind in ("objects", "alerts"):
+        result = CliRunner().invoke(cli.cli, [kind, "--socket", str(daemon.control_path), "--json"])
+        if result.exit_code != 0:  # a busy machine: they cannot be read now
+            return False
+        phases |= {json.loads(line)["phase"] for line in result.stdout.splitlines()}
+    return phases == {"end", "cleared"}
+
+
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     """One whose streams showed an object that came and went again and again; now they are paused."""
@@ -52,6 +64,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
             path = f"/v1/objects?stream={name}&phase=end"
             wait_until(lambda path=path: has_events(running, path, 4), "objects")
             ask(running.control_path, "PATCH", f"/v1/streams/{name}", {"paused": True})
+        wait_until(lambda: is_over(running), "ends")
         yield running
 
 

@@ -381,7 +381,7 @@ def test_a_stream_that_is_removed_while_someone_draws_stays_as_text(
     drag(page, (0.1, 0.1), (0.4, 0.4))
     daemon.ask("DELETE", "/v1/streams/yard")
     expect(page.locator("#zones-warning")).to_have_text(
-        "The daemon has no stream of this name any more. What you drew stays here as text."
+        "There is no stream of this name any more. What you drew stays here as text."
     )
     page.get_by_role("button", name="Apply", exact=True).click()
     expect(page.locator("#zones-apply-problem")).to_contain_text("yard")

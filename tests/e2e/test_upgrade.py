@@ -175,7 +175,7 @@ def test_upgrades_lead_forward_and_back_and_a_broken_version_back_by_itself(cont
     # One that fails only in its real start is left again.
     real = Path(streamdet.__file__).with_name("cli") / "run.py"
     replaced = {"cli/run.py": _HANGS_AFTER_ITS_TRIAL, "cli/real_run.py": real.read_text()}
-    within = f"{max(8.0, 2 * slowest):.0f}"  # also for its trial, which must succeed
+    within = f"{max(8.0, 4 * slowest):.0f}"  # also for its trial, which must succeed
     install = (_CURRENT, "install-service", "--within", within, "--wheel", _wheel(container, "7.0.4", replaced))
     failed = container.run(*install, check=False, seconds=_COPY_SECONDS)
     assert failed.returncode == 1

@@ -401,7 +401,7 @@ def test_what_an_earlier_epoch_could_not_end_ends_in_the_next_one_once(
         writer = followed.publisher._writer
         wait_until(lambda: writer.seqs["alerts/a/"] == 1)
         # It is not configured any more: nothing is kept of it for longer than of others that are gone.
-        assert writer._removed == {"a": None}
+        wait_until(lambda: writer._removed == {"a": None})
     with run_of("e3", tmp_path) as after:
         wait_until(lambda: after.publisher._writer._raised_at)
         # The pause between alerts goes on.

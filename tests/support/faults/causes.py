@@ -32,6 +32,7 @@ class Cause:
         later: it begins when the stream is up; otherwise it is there before the daemon starts.
         begin: has it begin.
         lift: has it be over.
+        has_struck: whether anything has come of it yet; it is not lifted before.
         keys: of the stream's configuration, besides.
     """
 
@@ -39,6 +40,7 @@ class Cause:
     later: bool = False
     begin: Callable[[], object] = nothing
     lift: Callable[[], object] = nothing
+    has_struck: Callable[[], bool] = lambda: True
     keys: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -134,16 +136,12 @@ def loses_datagrams(path: str, probability: float, ports: tuple[int, int]) -> Ma
         rule = f"-p udp -d 127.0.0.1 --sport {ports[0]}:{ports[1]}"
         rule += f" -m statistic --mode random --probability {probability}"
         holes = []
-
-        def lift() -> None:
-            assert stage.dropped(rule) > 0, "no packet was lost"
-            holes.pop().close()
-
         return Cause(
             own.url(path, LOGIN),
             later=True,
             begin=lambda: holes.append(stage.firewall(rule)),
-            lift=lift,
+            lift=lambda: holes.pop().close(),
+            has_struck=lambda: stage.dropped(rule) > 0,
             keys={"transport": "udp"},
         )
 

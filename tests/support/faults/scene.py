@@ -182,7 +182,7 @@ class _Act:
                 story.began = now
                 self._cause.begin()
         elif not story.lifted:
-            if self._has_shown(now):
+            if self._has_shown(now) and self._cause.has_struck():
                 self._cause.lift()
                 story.lifted = time.time()
         elif not story.done:
