@@ -195,6 +195,6 @@ def test_upgrades_lead_forward_and_back_and_a_broken_version_back_by_itself(cont
     # Over two good restarts and one broken version; a busy machine takes its time for each start.
     assert _longest_gap_seconds(events) < max(30.0, 4 * slowest + 15)
 
-    container.run(_CURRENT, "install-service", "--uninstall")
+    container.run(_CURRENT, "install-service", "--uninstall", seconds=_COPY_SECONDS)
     assert not (container.root / "opt/streamdet").exists()
     assert config.exists()
