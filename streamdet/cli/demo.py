@@ -283,7 +283,7 @@ class _Seen:
 
 def summary_table(summary: dict[str, Any], characters: int) -> Table:
     """The summary as a table for a terminal of this width, in characters."""
-    detections, objects = (all_of(summary[what]) for what in ("detections", "objects"))
+    detections, objects = sum(summary["detections"].values()), all_of(summary["objects"])
     found = f"{objects or 'no objects'}, in {detections} detections" if detections else "nothing"
     table, columns = _table(_SUMMARY_COLUMNS, characters)
     table.title = (
