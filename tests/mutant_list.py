@@ -49,6 +49,15 @@ MUTANTS: tuple[Mutant, ...] = (
          "test_only_who_knows_the_newest_generation_releases"),
         ("lease does not end", "return self.lease_seconds_left(claim) <= 0", "return False",
          "test_the_end_of_a_lease_is_reported_once"),
+        ("an old grant is renewed", "claim.is_whole and claim.grant.generation == grant.generation", "claim.is_whole",
+         "test_what_is_not_in_force_as_it_was_granted_is_not_renewed"),
+        ("a grant whose streams were taken over is renewed", "if claim is not None and claim.is_whole and",
+         "if claim is not None and", "test_what_is_not_in_force_as_it_was_granted_is_not_renewed"),
+    ),
+    *_of(
+        "cluster/agent.py", "unit/cluster/test_agent.py",
+        ("what was taken away is renewed", "in self._followed.items() if claim_id in granted}",
+         "in self._followed.items()}", "test_only_what_is_granted_is_renewed"),
     ),
     *_of(
         "service/live_config.py", "e2e/test_claims.py",

@@ -50,6 +50,10 @@ class Granted:
         """The body of the request."""
         return {"streams": list(self.streams), "generation": self.generation, "lease_seconds": LEASE_SECONDS}
 
+    def to_renewal(self) -> Json:
+        """What renews it, where the daemon has followed all of it."""
+        return {"id": self.claim_id, "generation": self.generation, "lease_seconds": LEASE_SECONDS}
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -106,24 +110,25 @@ class Agent:
 
         Until the first call of `hold` nothing is released: what the node watches may be right.
         """
-        refused: dict[str, str] = {}
         self._stale = set()
         try:
             about = self._ask("GET", "/v1/about")
+            held = self._renew()
+            renewed = {claim_id: self._followed[claim_id] for claim_id in held.get("renewed", ())}
+            missing = [grant for grant in self._grants or () if renewed.get(grant.claim_id) != grant]
+            problems = {grant.claim_id: self._grant(grant, is_renewed=grant.claim_id in renewed) for grant in missing}
             for grant in self._grants or ():
-                problem = self._renew(grant)
-                if problem is not None:
-                    refused[grant.claim_id] = problem
-                self._log_refusal(grant, problem)
+                self._log_refusal(grant, problems.get(grant.claim_id))
+            if missing:
+                held = self._ask("GET", "/v1/claims")
             if self._grants is not None:
-                self._release_others({grant.claim_id for grant in self._grants})
-            held = self._ask("GET", "/v1/claims")
-            streams = self._ask("GET", "/v1/streams")["streams"]
+                held = self._release_others(held)
         except StreamdetError as error:
             self._failures.failed(f"grants cannot be renewed: {error}")
             return Report(problem=str(error))
         self._failures.works("the daemon answers again")
-        states = {stream["name"]: stream["state"] for stream in streams if stream["claim"] is not None}
+        states = {name: state for claim in held["claims"] for name, state in claim["states"].items()}
+        refused = {claim_id: problem for claim_id, problem in problems.items() if problem is not None}
         return Report(
             held["node"], about["version"], tuple(held["claims"]), held["newest_generation"], states, refused,
             frozenset(self._stale), self._from_outside(about["addresses"] or {}),
@@ -138,16 +143,29 @@ class Agent:
             for name, text in addresses.items()
         }
 
-    def _renew(self, grant: Granted) -> str | None:
-        """Grants, or renews what was followed before of the claim; the reason if the grant is refused."""
+    def _renew(self) -> Json:
+        """Renews what was followed of the claims that are granted still; all claims, and which of them were renewed."""
+        granted = {grant.claim_id for grant in self._grants or ()}
+        self._followed = {claim_id: grant for claim_id, grant in self._followed.items() if claim_id in granted}
+        if not self._followed:
+            return self._ask("GET", "/v1/claims")
+        return self._ask("PATCH", "/v1/claims", {"claims": [grant.to_renewal() for grant in self._followed.values()]})
+
+    def _grant(self, grant: Granted, *, is_renewed: bool) -> str | None:
+        """Grants all of a claim; the reason if that is refused.
+
+        Args:
+            grant: of the claim.
+            is_renewed: whether what was followed before of the claim holds.
+        """
         path = f"/v1/claims/{quote(grant.claim_id, safe='')}"
         try:
             self._ask("PUT", path, grant.to_body())
         except ConfigError as error:
             before = self._followed.get(grant.claim_id)
-            if before is not None and before != grant:
+            if before is not None and before != grant and not is_renewed:
                 # Its streams must not be lost because one that was added is wrong.
-                self._renew(before)
+                self._grant(before, is_renewed=False)
             return "; ".join(error.problems)
         except ControlError as error:
             if error.code in _NO_DAEMON:
@@ -168,12 +186,14 @@ class Agent:
         elif grant.claim_id in self._refusals:
             self._refusals.pop(grant.claim_id).works(f"{which} is followed")
 
-    def _release_others(self, wanted: set[str]) -> None:
-        self._followed = {claim_id: grant for claim_id, grant in self._followed.items() if claim_id in wanted}
+    def _release_others(self, held: Json) -> Json:
+        """Releases the claims that are not granted; what is held then."""
+        wanted = {grant.claim_id for grant in self._grants or ()}
         self._refusals = {claim_id: refusals for claim_id, refusals in self._refusals.items() if claim_id in wanted}
-        for claim in self._ask("GET", "/v1/claims")["claims"]:
-            if claim["id"] not in wanted:
-                self._ask("DELETE", f"/v1/claims/{quote(claim['id'], safe='')}?generation={claim['generation']}")
+        others = [claim for claim in held["claims"] if claim["id"] not in wanted]
+        for claim in others:
+            self._ask("DELETE", f"/v1/claims/{quote(claim['id'], safe='')}?generation={claim['generation']}")
+        return self._ask("GET", "/v1/claims") if others else held
 
     def _ask(self, method: str, path: str, body: Json | None = None) -> Json:
         return self._send(method, path, body)

@@ -47,10 +47,12 @@ class Claim:
     Attributes:
         grant: as it was sent; of its streams, those that no newer grant has taken over.
         ends_monotonic_seconds: when its lease ends.
+        is_whole: whether it has all streams that it was granted.
     """
 
     grant: Grant
     ends_monotonic_seconds: float
+    is_whole: bool = True
 
 
 Held = Mapping[str, Claim]
@@ -90,7 +92,8 @@ class Claims:
                 continue
             left = {name: keys for name, keys in claim.grant.streams.items() if name not in grant.streams}
             if len(left) < len(claim.grant.streams):
-                claim = replace(claim, grant=replace(claim.grant, streams=left))  # noqa: PLW2901 - its next form
+                left_of_it = replace(claim.grant, streams=left)
+                claim = replace(claim, grant=left_of_it, is_whole=False)  # noqa: PLW2901 - its next form
             if left:
                 claims[claim_id] = claim
         return {**claims, grant.claim_id: Claim(grant, self._clock() + grant.lease_seconds)}
@@ -104,6 +107,21 @@ class Claims:
         """Lets the lease of a claim begin again, for a grant in force; costs the same for any number of claims."""
         self.held[grant.claim_id] = Claim(grant, self._clock() + grant.lease_seconds)
         self._reported.discard(grant.claim_id)
+
+    def renew_known(self, grants: Iterable[Grant]) -> list[str]:
+        """Lets the leases of claims begin again whose grants are known by id and generation; streams need not be given.
+
+        Returns:
+            The ids of those that were renewed. A grant that is not in force, or from which a newer one has taken
+            streams, is not among them: its sender has to send all of it, and learns whether it is stale.
+        """
+        renewed = []
+        for grant in grants:
+            claim = self.held.get(grant.claim_id)
+            if claim is not None and claim.is_whole and claim.grant.generation == grant.generation:
+                self.renew(replace(claim.grant, lease_seconds=grant.lease_seconds))
+                renewed.append(grant.claim_id)
+        return renewed
 
     def leave_out_standstill(self) -> None:
         """Makes leases longer by the time in which the daemon stood still, or was busy: renewals waited meanwhile.

@@ -342,6 +342,12 @@ class LiveConfig:
         claims = self.claims.after_grant(grant)
         return self._adopt(self._file, self._at_run_time, self._kept, claims=claims).applied
 
+    def renew(self, grants: Iterable[Grant]) -> list[str]:
+        """Makes leases longer, and changes nothing else; as `Claims.renew_known`."""
+        renewed = self.claims.renew_known(grants)
+        self._count_claims()
+        return renewed
+
     def release(self, claim_id: str, generation: int | None = None) -> Applied:
         """Ends a claim, and its streams.
 

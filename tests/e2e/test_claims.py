@@ -85,6 +85,7 @@ def test_events_of_a_claimed_stream_say_who_owns_it(api: Api) -> None:
     assert (status, answer["streams"]["added"]) == (200, ["gate", "yard"])
     assert answer["claim"] | {"lease_seconds_left": 0} == {
         "id": "group-1", "generation": 7, "streams": ["gate", "yard"], "lease_seconds": 60.0, "lease_seconds_left": 0,
+        "states": {"gate": "connecting", "yard": "connecting"},
     }  # fmt: skip
     with subscribed(api, "gate", "east") as events:
         assert detections(events, "gate")[0].owner == Owner("hall-2", 7)
@@ -124,6 +125,59 @@ def test_a_renewal_changes_nothing_and_is_not_logged(api: Api, caplog: pytest.Lo
         assert (status, answer["streams"]["added"], answer["claim"]["streams"]) == (200, [], ["gate"])
     assert captures(api) == before
     assert "claims.set" not in caplog.text
+
+
+def renew(api: Api, *claims: tuple[str, int], lease_seconds: float = 60) -> tuple[int, Any]:
+    renewals = [{"id": name, "generation": number, "lease_seconds": lease_seconds} for name, number in claims]
+    return api.request("PATCH", "/v1/claims", {"claims": renewals})
+
+
+def test_many_claims_are_renewed_in_one_request_that_changes_nothing(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    grant(api, "group-1", 7, clip("gate"), clip("yard"), lease_seconds=1)
+    grant(api, "group-2", 8, clip("roof"), lease_seconds=1)
+    before = captures(api)
+    wait_until(lambda: 'streamdet_claims{lease="over"} 2.0' in metrics_page(api))
+    caplog.clear()
+    status, answer = renew(api, ("group-1", 7), ("group-2", 8), ("group-3", 8))
+    assert (status, answer["renewed"]) == (200, ["group-1", "group-2"])
+    assert [(claim["id"], claim["streams"]) for claim in answer["claims"]] == [
+        ("group-1", ["gate", "yard"]), ("group-2", ["roof"]),
+    ]  # fmt: skip
+    assert all(59 < claim["lease_seconds_left"] <= 60 for claim in answer["claims"])
+    wait_until(lambda: 'streamdet_claims{lease="holds"} 2.0' in metrics_page(api))
+    wait_until(lambda: {**renew(api)[1]["claims"][0]["states"]} == {"gate": "up", "yard": "up"})
+    assert captures(api) == before
+    assert "claims.renew" not in caplog.text
+    # Streams that a newer grant has taken over, another generation: nothing that was not granted is renewed.
+    grant(api, "group-4", 9, clip("yard"))
+    assert renew(api, ("group-1", 7), ("group-2", 7), ("group-4", 9))[1]["renewed"] == ["group-4"]
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ({}, '"claims" must be a list of 1000 claims at most'),
+        ({"claims": {}}, '"claims" must be a list'),
+        ({"claims": [{}] * 1001}, '"claims" must be a list'),
+        ({"claims": ["a"]}, 'each of "claims" must be an object'),
+        ({"claims": [{"id": "A", "generation": 1, "lease_seconds": 6}]}, "the id of a claim must be"),
+        ({"claims": [{"generation": 1, "lease_seconds": 6}]}, "the id of a claim must be"),
+        ({"claims": [{"id": "a", "generation": 0, "lease_seconds": 6}]}, '"generation" must be'),
+        ({"claims": [{"id": "a", "generation": 1}]}, '"lease_seconds" must be'),
+        ({"claims": [{"id": "a", "generation": 1, "lease_seconds": 6}] * 2}, "has a twice"),
+        ({"claims": [{"id": "a", "generation": 1, "lease_seconds": 6, "streams": []}]}, '"streams" is not known'),
+        ({"claims": [], "node": "x"}, '"node" is not known'),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_renews_no_claim_is_one_clear_line(api: Api, body: object, complaint: str) -> None:
+    status, answer = api.request("PATCH", "/v1/claims", body)
+    assert (status, answer["code"]) == (400, "bad_request")
+    assert complaint in answer["detail"]
+    assert "\n" not in answer["detail"]
 
 
 def test_a_renewal_costs_the_same_however_many_streams_there_are(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,8 +451,8 @@ def test_claims_are_changed_over_the_unix_socket_alone(tmp_path: Path) -> None:
         assert api.daemon.addresses is not None
         host, _, port = api.daemon.addresses.control[1].removeprefix("http://").partition(":")
         body = json.dumps({"streams": [clip("gate")], "generation": 1, "lease_seconds": 6}).encode()
-        for method, status in [("PUT", 403), ("DELETE", 403), ("GET", 200)]:
-            path = "/v1/claims" if method == "GET" else "/v1/claims/group-1"
+        for method, status in [("PUT", 403), ("DELETE", 403), ("PATCH", 403), ("GET", 200)]:
+            path = "/v1/claims" if method in ("GET", "PATCH") else "/v1/claims/group-1"
             with closing(HTTPConnection(host, int(port), timeout=10)) as connection:
                 headers = {"Content-Type": "application/json"}
                 connection.request(method, path, None if method == "GET" else body, headers)

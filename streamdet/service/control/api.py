@@ -53,7 +53,7 @@ from streamdet.security.endpoints import is_loopback
 from streamdet.security.limits import FairRate
 from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
-from streamdet.service.claims import Grant
+from streamdet.service.claims import MAX_CLAIMS, Grant
 from streamdet.service.control.operations import Json, Operation
 from streamdet.service.control.probes import Probes
 from streamdet.service.control.unix_socket import PeerGuard, listen_at
@@ -71,6 +71,7 @@ MAX_CLAIM_STREAMS = 100
 MAX_GENERATION = (1 << 53) - 1
 MIN_LEASE_SECONDS, MAX_LEASE_SECONDS = 1.0, 3600.0
 _GRANT_KEYS = ("streams", "generation", "lease_seconds")
+_RENEWAL_KEYS = ("id", "generation", "lease_seconds")
 REQUESTS_PER_SECOND = 100
 # Requests of one client that may wait for their turn.
 MAX_WAITING_OF_ONE_CLIENT = 64
@@ -278,7 +279,7 @@ class _Api:
                     PATCH=self._change_stream,
                     DELETE=self._operation("streams.remove", changes=True),
                 ),
-                _resource("/v1/claims", GET=self._operation("claims.list")),
+                _resource("/v1/claims", GET=self._operation("claims.list"), PATCH=self._renew_claims),
                 _resource("/v1/claims/{id}", PUT=self._set_claim, DELETE=self._release_claim),
                 _resource("/v1/streams/{name}/picture", GET=self._get_snapshot),
                 _resource("/v1/streams/{name}/reset", POST=self._operation("streams.reset", changes=True)),
@@ -384,9 +385,7 @@ class _Api:
 
     async def _set_rules(self, request: Request) -> Response:
         how, body = _how(request), await _body_of(request)
-        unknown = next((key for key in body if key != "rules"), None)
-        if unknown is not None:
-            _refuse(f'the key "{plain(unknown[:40])}" is not known; known are rules')
+        _check_keys(body, ("rules",))
         rules = body.get("rules")
         if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
             _refuse('"rules" must be a list of objects, one for each rule')
@@ -395,14 +394,20 @@ class _Api:
     async def _set_claim(self, request: Request) -> Response:
         _query(request)
         _only_local(request)
-        grant = _grant(_claim_id(request), await _body_of(request, MAX_CLAIM_BYTES))
+        grant = _grant(_claim_id(request.path_params["id"]), await _body_of(request, MAX_CLAIM_BYTES))
         return _answer(await self._carried_out(Operation("claims.set", **_client(request), grant=grant)))
+
+    async def _renew_claims(self, request: Request) -> Response:
+        _query(request)
+        _only_local(request)
+        renewals = _renewals(await _body_of(request, MAX_CLAIM_BYTES))
+        return _answer(await self._carried_out(Operation("claims.renew", **_client(request), renewals=renewals)))
 
     async def _release_claim(self, request: Request) -> Response:
         generation = _whole(_query(request, "generation"), "generation", 1, MAX_GENERATION, 0)
         _only_local(request)
         _only(await _body_of(request))
-        grant = Grant(_claim_id(request), generation)
+        grant = Grant(_claim_id(request.path_params["id"]), generation)
         return _answer(await self._carried_out(Operation("claims.release", **_client(request), grant=grant)))
 
     def _operation(self, name: str, *, changes: bool = False) -> _Handler:
@@ -647,9 +652,8 @@ def _name(request: Request) -> str:
     return name
 
 
-def _claim_id(request: Request) -> str:
-    claim_id: str = request.path_params["id"]
-    if re.fullmatch(NAME_PATTERN, claim_id) is None:
+def _claim_id(claim_id: object) -> str:
+    if not isinstance(claim_id, str) or re.fullmatch(NAME_PATTERN, claim_id) is None:
         _refuse('the id of a claim must be 1 to 64 of a-z, 0-9, ".", "_" and "-", and begin with a letter or a digit')
     return claim_id
 
@@ -663,20 +667,11 @@ def _only_local(request: Request) -> None:
 
 def _grant(claim_id: str, body: Json) -> Grant:
     """The grant in the body of a request; whether its streams are sound is for the daemon to say."""
-    for key in body:
-        if key not in _GRANT_KEYS:
-            _refuse(f'the key "{plain(key[:40])}" is not known; known are {", ".join(_GRANT_KEYS)}')
-    streams, generation, lease = body.get("streams"), body.get("generation"), body.get("lease_seconds")
+    _check_keys(body, _GRANT_KEYS)
+    streams = body.get("streams")
     if not isinstance(streams, list) or not 1 <= len(streams) <= MAX_CLAIM_STREAMS:
         _refuse(f'"streams" must be a list of 1 to {MAX_CLAIM_STREAMS} streams, with the keys of [[streams]]')
-    if not isinstance(generation, int) or isinstance(generation, bool) or not 1 <= generation <= MAX_GENERATION:
-        _refuse('"generation" must be a whole number from 1 to 2^53 - 1')
-    if (
-        not isinstance(lease, int | float)
-        or isinstance(lease, bool)
-        or not MIN_LEASE_SECONDS <= lease <= MAX_LEASE_SECONDS
-    ):
-        _refuse(f'"lease_seconds" must be a number from {MIN_LEASE_SECONDS:g} to {MAX_LEASE_SECONDS:g}')
+    generation, lease_seconds = _generation_and_lease(body)
     named: dict[str, Json] = {}
     for stream in streams:
         name = stream.get("name") if isinstance(stream, dict) else None
@@ -685,7 +680,45 @@ def _grant(claim_id: str, body: Json) -> Grant:
         if name in named:
             _refuse(f'"streams" has {name} twice')
         named[name] = {key: value for key, value in stream.items() if key != "name"}
-    return Grant(claim_id, generation, named, float(lease))
+    return Grant(claim_id, generation, named, lease_seconds)
+
+
+def _renewals(body: Json) -> tuple[Grant, ...]:
+    """The grants in the body of a request that renews them, without their streams."""
+    _check_keys(body, ("claims",))
+    claims = body.get("claims")
+    if not isinstance(claims, list) or len(claims) > MAX_CLAIMS:
+        _refuse(f'"claims" must be a list of {MAX_CLAIMS} claims at most, with {", ".join(_RENEWAL_KEYS)}')
+    renewals = {}
+    for claim in claims:
+        if not isinstance(claim, dict):
+            _refuse(f'each of "claims" must be an object with {", ".join(_RENEWAL_KEYS)}')
+        _check_keys(claim, _RENEWAL_KEYS)
+        claim_id = _claim_id(claim.get("id"))
+        if claim_id in renewals:
+            _refuse(f'"claims" has {claim_id} twice')
+        generation, lease_seconds = _generation_and_lease(claim)
+        renewals[claim_id] = Grant(claim_id, generation, lease_seconds=lease_seconds)
+    return tuple(renewals.values())
+
+
+def _generation_and_lease(body: Json) -> tuple[int, float]:
+    generation, lease = body.get("generation"), body.get("lease_seconds")
+    if not isinstance(generation, int) or isinstance(generation, bool) or not 1 <= generation <= MAX_GENERATION:
+        _refuse('"generation" must be a whole number from 1 to 2^53 - 1')
+    if (
+        not isinstance(lease, int | float)
+        or isinstance(lease, bool)
+        or not MIN_LEASE_SECONDS <= lease <= MAX_LEASE_SECONDS
+    ):
+        _refuse(f'"lease_seconds" must be a number from {MIN_LEASE_SECONDS:g} to {MAX_LEASE_SECONDS:g}')
+    return generation, float(lease)
+
+
+def _check_keys(body: Json, known: Sequence[str]) -> None:
+    for key in body:
+        if key not in known:
+            _refuse(f'the key "{plain(key[:40])}" is not known; known are {", ".join(known)}')
 
 
 def _check_name(values: Json, name: str) -> None:

@@ -29,6 +29,8 @@ Via = Literal["api", "page"]
 _READING = {
     "config", "streams.list", "streams.get", "streams.settings", "streams.read", "rules.get", "claims.list",
 }  # fmt: skip
+# Of what changes something, only this comes all the time; a change of streams is never part of it.
+_NOT_LOGGED = _READING | {"claims.renew"}
 # Hexadecimal digits of one setting in a version.
 _DIGITS = 6
 _MAX_LOGGED_VALUE = 100
@@ -52,6 +54,7 @@ class Operation:
         config: the file that the client believes the daemon to run; None for any.
         rules: all rules, for "rules.set"; as in the file.
         grant: of a cluster; of one that is released, its id and the newest generation that the client knows, or 0.
+        renewals: grants without their streams, for "claims.renew".
         version: of what the client has seen; the operation is refused if it has changed. None for any.
         try_only: whether all is checked and nothing is changed.
         result: gets the answer, or one of the errors of `Operations.carry_out`.
@@ -66,6 +69,7 @@ class Operation:
     config: str | None = None
     rules: Rules = ()
     grant: Grant | None = None
+    renewals: tuple[Grant, ...] = ()
     version: str | None = None
     try_only: bool = False
     via: Via = "api"
@@ -104,7 +108,7 @@ class Operations:
         thread or memory for it). What changes something is logged, with who asked for it.
         """
         is_renewal = operation.grant is not None and self._in_force.claims.is_renewal(operation.grant)
-        is_quiet = operation.name in _READING or operation.try_only or is_renewal
+        is_quiet = operation.name in _NOT_LOGGED or operation.try_only or is_renewal
         asked = "" if is_quiet else self._asked(operation)
         try:
             result, outcome = self._result_of(operation), "done"
@@ -140,6 +144,7 @@ class Operations:
             "rules.reset": self._reset_rules,
             "claims.list": self._list_claims,
             "claims.set": self._claim,
+            "claims.renew": self._renew,
             "claims.release": self._release,
         }
         return operations[operation.name](operation)
@@ -271,29 +276,34 @@ class Operations:
         return {**self._rules_of(outcome.config), **({"tried": True} if operation.try_only else {})}
 
     def _list_claims(self, _operation: Operation) -> Json:
-        held = self._in_force.claims.held.values()
+        held, statuses = self._in_force.claims.held.values(), self._streams.statuses()
         return {
             "node": self._in_force.node,
             "newest_generation": self._in_force.claims.newest_generation,
-            "claims": [self._described_claim(claim) for claim in held],
+            "claims": [self._described_claim(claim, statuses) for claim in held],
         }
 
     def _claim(self, operation: Operation) -> Json:
         grant = operation.grant or Grant("", 0)
         applied = self._in_force.claim(grant)
         claim = self._in_force.claims.held[grant.claim_id]
-        return {"claim": self._described_claim(claim), "streams": asdict(applied)}
+        return {"claim": self._described_claim(claim, self._streams.statuses()), "streams": asdict(applied)}
+
+    def _renew(self, operation: Operation) -> Json:
+        renewed = self._in_force.renew(operation.renewals)
+        return {**self._list_claims(operation), "renewed": renewed}
 
     def _release(self, operation: Operation) -> Json:
         grant = operation.grant or Grant("", 0)
         return {"claim": None, "streams": asdict(self._in_force.release(grant.claim_id, grant.generation or None))}
 
-    def _described_claim(self, claim: Claim) -> Json:
+    def _described_claim(self, claim: Claim, statuses: Mapping[str, StreamStatus]) -> Json:
         grant, left = claim.grant, self._in_force.claims.lease_seconds_left(claim)
         return {
             "id": grant.claim_id,
             "generation": grant.generation,
             "streams": list(grant.streams),
+            "states": {name: _state_of(statuses.get(name)) for name in grant.streams},
             "lease_seconds": grant.lease_seconds,
             "lease_seconds_left": round(left, 3),
         }
@@ -339,7 +349,7 @@ class Operations:
         dropped = {} if counts is None else {reason.value: count for reason, count in counts.dropped.items() if count}
         return {
             "name": stream.name,
-            "state": status.state.value if status else "connecting",
+            "state": _state_of(status),
             "reason": status.reason.value if status and status.reason else None,
             "detail": status.detail if status else "",
             "since": status.since if status else None,
@@ -372,6 +382,10 @@ class Operations:
             **asdict(settings), "labels": list(labels), "score_thresholds": dict(settings.score_thresholds),
             "tiles": stream.tiles,
         }  # fmt: skip
+
+
+def _state_of(status: StreamStatus | None) -> str:
+    return "connecting" if status is None else status.state.value
 
 
 def _redacted(value: Any) -> Any:  # noqa: ANN401 - JSON

@@ -171,6 +171,7 @@ def test_a_new_head_moves_nothing_an_edit_what_it_is_about_and_a_drain_all(head:
         wait_until(lambda: moves.append(events.receive(0.1)) or isinstance(moves[-1], Moved))  # type: ignore[func-returns-value]
     moved = moves[-1]
     assert isinstance(moved, Moved)
+    head.turn_until(lambda: "s00" in head.owners())
     assert (moved.before.node, moved.owner.node) == (victim, head.owners()["s00"])
     assert moved.owner.generation > moved.before.generation
     assert_ledgers_are_exact(head)

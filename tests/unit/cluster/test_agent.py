@@ -21,7 +21,7 @@ ADDRESSES = {
 
 
 def daemon(method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"version": "1", "addresses": ADDRESSES, "node": "n0", "newest_generation": 0, "claims": [], "streams": []}
+    return {"version": "1", "addresses": ADDRESSES, "node": "n0", "newest_generation": 0, "claims": []}
 
 
 @pytest.mark.parametrize(("host", "written"), [("192.0.2.7", "192.0.2.7"), ("2001:db8::7", "[2001:db8::7]")])
@@ -38,6 +38,35 @@ def test_an_address_that_the_daemon_was_given_stays() -> None:
         return daemon(method, path, body) | {"addresses": {"events": "tcp://192.0.2.9:5555"}}
 
     assert Agent(elsewhere, "192.0.2.7").turn().addresses == {"events": "tcp://192.0.2.9:5555"}
+
+
+def test_only_what_is_granted_is_renewed() -> None:
+    sent: list[tuple[str, list[str]]] = []
+
+    def follows(method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        renewed = [] if body is None or method != "PATCH" else [claim["id"] for claim in body["claims"]]
+        if method in ("PUT", "PATCH"):
+            sent.append((method, renewed or [path.rpartition("/")[2]]))
+        return daemon(method, path, body) | {"renewed": renewed}
+
+    agent = Agent(follows)
+    a, b = Granted("a", 7, ({"name": "gate"},)), Granted("b", 8, ({"name": "yard"},))
+    agent.hold([a, b])
+    agent.turn()
+    assert sent == [("PUT", ["a"]), ("PUT", ["b"])]
+    sent.clear()
+    agent.turn()
+    assert sent == [("PATCH", ["a", "b"])]
+    sent.clear()
+    agent.hold([b])
+    agent.turn()
+    assert sent == [("PATCH", ["b"])]
+    sent.clear()
+    agent.hold([])
+    agent.turn()
+    agent.hold([a])
+    agent.turn()
+    assert sent == [("PUT", ["a"])]  # it was released meanwhile
 
 
 class RefusingDaemon:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streamdet import __version__
-from streamdet.cluster.agent import RENEW_SECONDS, Agent, Report
+from streamdet.cluster.agent import LEASE_SECONDS, RENEW_SECONDS, Agent, Report
 from streamdet.cluster.cameras import Camera
 from streamdet.cluster.reconciler import LOST_SECONDS, SETTLE_SECONDS, Reconciler
 from streamdet.errors import ConfigError, ControlError, Refusal
@@ -31,6 +31,7 @@ class Daemon:
         self.wrong: set[str] = set()
         self.running: dict[str, Mapping[str, Any]] = {}
         self.connections: dict[str, int] = {}
+        self.requests: list[str] = []
         self._clock = clock
 
     def restart(self) -> None:
@@ -39,6 +40,7 @@ class Daemon:
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Json:
         if not self.is_running:
             raise ControlError(Refusal.UNAVAILABLE, "no process listens")
+        self.requests.append(f"{method} {path}")
         claim_id = re.sub(r"/v1/claims/([^?]+).*", r"\1", path)
         if method == "PUT" and body is not None:
             streams = {stream["name"]: stream for stream in body["streams"]}
@@ -49,6 +51,10 @@ class Daemon:
             if self.wrong & streams.keys():
                 raise ConfigError([f"streams[{name}].url: is wrong" for name in sorted(self.wrong & streams.keys())])
             self._hold(after)
+        renewed: list[str] = []
+        if method == "PATCH" and body is not None:
+            grants = [Grant(one["id"], one["generation"], lease_seconds=one["lease_seconds"]) for one in body["claims"]]
+            renewed = self.claims.renew_known(grants)
         elif method == "DELETE":
             self._hold(self.claims.after_release(claim_id, int(path.partition("=")[2])))
         held = self.claims.held.values()
@@ -58,10 +64,15 @@ class Daemon:
             "version": self.version,
             "addresses": {},
             "claims": [
-                {"id": one.grant.claim_id, "generation": one.grant.generation, "streams": list(one.grant.streams)}
+                {
+                    "id": one.grant.claim_id,
+                    "generation": one.grant.generation,
+                    "streams": list(one.grant.streams),
+                    "states": dict.fromkeys(one.grant.streams, "up"),
+                }
                 for one in held
             ],
-            "streams": [{"name": name, "state": "up", "claim": "some"} for name in self.running],
+            "renewed": renewed,
         }
 
     def _hold(self, claims: Any) -> None:
@@ -249,6 +260,25 @@ def test_a_daemon_that_was_killed_gets_its_streams_again() -> None:
     cluster.run(RENEW_SECONDS * 2)
     cluster.assert_settled()
     assert cluster.owners() == before
+
+
+def test_however_many_claims_a_node_has_they_are_renewed_in_one_request() -> None:
+    cluster = Cluster(1, 24, capacity_fps=1000.0)
+    daemon = cluster.daemons["n0"]
+    assert len(daemon.claims.held) == 3
+    daemon.requests.clear()
+    cluster.run(RENEW_SECONDS)
+    assert daemon.requests == ["GET /v1/about", "PATCH /v1/claims"] * 2
+    assert {daemon.claims.lease_seconds_left(claim) for claim in daemon.claims.held.values()} == {LEASE_SECONDS}
+
+
+def test_a_grant_that_is_refused_lets_no_lease_of_its_claim_end() -> None:
+    cluster = Cluster(1, 4)
+    daemon = cluster.daemons["n0"]
+    daemon.is_full = True
+    cluster.apply(new=camera("new"))
+    cluster.run(4 * LEASE_SECONDS)
+    assert daemon.claims.newly_over() == []
 
 
 def test_streams_leave_a_daemon_that_does_not_come_back() -> None:

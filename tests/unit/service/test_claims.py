@@ -54,6 +54,31 @@ def test_a_renewal_makes_the_lease_longer(node: Node) -> None:
     assert node.streams() == {"c": "ab"}
 
 
+def test_many_claims_are_renewed_by_their_generations(node: Node) -> None:
+    node.grant("c", 7, "ab")
+    node.grant("d", 8, "e")
+    node.now += 5
+    assert node.claims.renew_known([grant_of("c", 7, "", 9.0), grant_of("d", 8, "")]) == ["c", "d"]
+    assert left(node) == {"c": 9, "d": 6}
+    assert node.streams() == {"c": "ab", "d": "e"}
+
+
+def test_what_is_not_in_force_as_it_was_granted_is_not_renewed(node: Node) -> None:
+    node.grant("c", 7, "ab")
+    node.grant("whole", 7, "z")
+    node.grant("new", 8, "b")  # takes it from c
+    node.now += 5
+    renewals = [grant_of(claim_id, generation, "") for claim_id, generation in
+                [("c", 7), ("whole", 6), ("new", 9), ("unknown", 7)]]  # fmt: skip
+    assert node.claims.renew_known(renewals) == []
+    assert left(node) == {"c": 1, "whole": 1, "new": 1}
+    assert node.streams() == {"c": "a", "whole": "z", "new": "b"}
+    # Its sender sends all of it, and learns that it is stale; a grant of what is left is as good as any.
+    assert "b was granted with generation 8 since" in refused(node, "c", 7, "ab")
+    node.grant("c", 9, "a")
+    assert node.claims.renew_known([grant_of("c", 9, "")]) == ["c"]
+
+
 def test_a_lower_generation_is_refused(node: Node) -> None:
     node.grant("c", 7, "ab")
     assert refused(node, "c", 6, "ab") == "claim c: generation 6 is stale: a was granted with generation 7 since"
