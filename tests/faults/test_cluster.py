@@ -259,10 +259,14 @@ class Cluster:
         held = [(stream, name) for name in names for stream in self.nodes[name].watched()]
         return owners.keys() == set(self.wanted) and sorted(held) == sorted(owners.items())
 
+    @property
+    def running(self) -> set[str]:
+        """The nodes whose machines run."""
+        return {name for name, node in self.nodes.items() if node.is_running}
+
     def settle(self) -> None:
         """Waits until all is well on all machines that run."""
-        names = {name for name, node in self.nodes.items() if node.is_running}
-        self.wait_until(lambda: self.is_settled_on(names), "each stream on one node")
+        self.wait_until(lambda: self.is_settled_on(self.running), "each stream on one node")
 
     def is_read(self, reader: Reader) -> bool:
         """Whether a reader gets each stream from its owner."""
@@ -270,9 +274,8 @@ class Cluster:
 
     def balance(self) -> None:
         """Waits until nothing is to be moved to even out the load, which takes half a minute for each group."""
-        running = {name for name, node in self.nodes.items() if node.is_running}
         self.wait_until(
-            lambda: all(Counter(self.owners().values())[name] >= GROUP_STREAMS for name in running), "even shares"
+            lambda: all(Counter(self.owners().values())[name] >= GROUP_STREAMS for name in self.running), "even shares"
         )
 
     def largest(self) -> str:
@@ -309,6 +312,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         cluster.head.start()
         for number in (1, 2, 3):
             cluster.node(f"n{number}", 10 + number).start()
+        cluster.node("n4", 14)  # joins late
         cluster.head.ready()
         cluster.wait_until(lambda: cluster.nodes_up() == {"n1", "n2", "n3"}, "three nodes")
         cluster.has_extra = True
@@ -383,7 +387,7 @@ def said(record: Record, what: str, seconds: float) -> None:
 def test_streams_of_a_machine_that_dies_are_watched_by_others(cluster: Cluster, record_property: Record) -> None:
     with whole(cluster) as since:
         name = cluster.largest()
-        node, others = cluster.nodes[name], cluster.nodes.keys() - {name}
+        node, others = cluster.nodes[name], cluster.running - {name}
         lost = cluster.streams_of(name)
         node.lose_power(cluster.switch)
         cluster.apply()
@@ -402,7 +406,7 @@ def test_a_node_that_is_cut_off_from_the_head_loses_its_streams_in_the_eyes_of_r
 ) -> None:
     with whole(cluster) as since:
         name = cluster.largest()
-        node, others = cluster.nodes[name], cluster.nodes.keys() - {name}
+        node, others = cluster.nodes[name], cluster.running - {name}
         lost = cluster.streams_of(name)
         with node.cut_off(cluster.machine):
             cluster.apply()
@@ -426,7 +430,7 @@ def test_what_a_node_that_is_cut_off_from_readers_has_sent_comes_later(cluster: 
             time.sleep(10)
             since.begin_again()
             assert not any(since.first(stream, {name}) for stream in streams)
-            assert cluster.nodes_up() == {name for name, node in cluster.nodes.items() if node.is_running}
+            assert cluster.nodes_up() == cluster.running
         since.until_heard(streams, {name})
         assert since.reader.counts["Gap"] == 0
         assert since.moved() - {EXTRA} == since.connected() - {EXTRA} == set()
@@ -435,7 +439,7 @@ def test_what_a_node_that_is_cut_off_from_readers_has_sent_comes_later(cluster: 
 def test_a_node_whose_cable_is_pulled_loses_its_streams(cluster: Cluster, record_property: Record) -> None:
     with whole(cluster) as since:
         name = cluster.largest()
-        node, others = cluster.nodes[name], cluster.nodes.keys() - {name}
+        node, others = cluster.nodes[name], cluster.running - {name}
         lost = cluster.streams_of(name)
         cluster.switch.unplug(node.machine)
         said(record_property, "streams of a node without a cable were heard again after",
@@ -505,7 +509,7 @@ def test_a_head_at_another_port_that_has_the_file_alone_moves_nothing(
 
 def test_a_node_that_joins_late_gets_streams_and_one_that_drains_has_none(cluster: Cluster) -> None:
     with whole(cluster) as since:
-        late = cluster.nodes.get("n4") or cluster.node("n4", 14)
+        late = cluster.nodes["n4"]
         late.start()
         cluster.settle()
         cluster.apply()
