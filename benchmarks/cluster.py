@@ -11,6 +11,10 @@ connection to the camera.
 
 grants so many claims, of eight streams each, to real daemons in processes of their own, kills one of them, and prints
 how long it took until all streams were up. Sources are files of one frame per second, and the detector is a stand-in.
+
+    python benchmarks/cluster.py --renew 100
+
+grants so many claims to one daemon, of eight streams that are paused, and prints the CPU time that their renewal takes.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ import numpy as np
 from prometheus_client import generate_latest
 
 from streamdet import __version__
+from streamdet.bench.machine import cpu_seconds
 from streamdet.client.control import ask
 from streamdet.cluster.agent import ANSWER_SECONDS, RENEW_SECONDS, Agent, Granted, Report, Reporter
 from streamdet.cluster.cameras import read_cameras
@@ -43,6 +48,10 @@ from streamdet.monitoring.cluster_metrics import cluster_registry
 FPS = 5.0
 # So much of the capacity is in use before a node dies.
 LOAD = 0.8
+# For so long what runs without a change is measured.
+QUIET_SECONDS = 30.0
+# As often as this, the head looks whether there is something to decide.
+LOOK_SECONDS = 0.25
 
 
 class Simulation:
@@ -144,6 +153,10 @@ class RealNode:
         health = partial(ask, socket, "GET", "/v1/health", timeout_seconds=ANSWER_SECONDS, refused=False)
         self.reporter = Reporter(Agent(partial(ask, socket)), health)
 
+    def cpu_seconds(self) -> float:
+        """CPU time that the daemon has taken."""
+        return cpu_seconds(self.process.pid)
+
     def end(self) -> None:
         """Kills it."""
         self.process.kill()
@@ -152,7 +165,9 @@ class RealNode:
 
 
 class RealCluster:
-    """A reconciler that asks the agents of real daemons every two seconds, as the head does.
+    """A reconciler that asks the agents of real daemons every two seconds, and at once where grants change.
+
+    The head does so, too, over Ray.
 
     Args:
         nodes: what it asks.
@@ -164,18 +179,47 @@ class RealCluster:
         self.head = Reconciler(settle_seconds=0.0)
         self.granted: dict[str, tuple[Granted, ...]] = {}
         self.asking = ThreadPoolExecutor(len(nodes))
+        self.rounds = 0
+        self._next_at = 0.0
+        self._here: set[str] = set()
 
     def run_until(self, condition: Callable[[], object]) -> float:
         """Goes on until a condition is met; how many seconds that took."""
-        began = at = time.monotonic()
+        began = time.monotonic()
         while not condition():
-            time.sleep(max(0.0, at - time.monotonic()))
-            at = time.monotonic() + RENEW_SECONDS
-            reports = self.asking.map(lambda node: node.reporter.report(self.granted.get(node.name)), self.nodes)
-            for node, report in zip(self.nodes, reports, strict=True):
-                self.head.report(report, node.name, self.capacity_fps)
-            self.granted = self.head.step()
+            is_round, here = time.monotonic() >= self._next_at, set(self.head.nodes)
+            if is_round or here != self._here:
+                self._here = here
+                self._ask(is_round=is_round)
+            time.sleep(LOOK_SECONDS)
         return time.monotonic() - began
+
+    def apply(self, path: Path) -> None:
+        """Makes the streams of a file those of the cluster, at once."""
+        self.head.apply(read_cameras(path))
+        self._next_at = 0.0
+
+    def _ask(self, *, is_round: bool) -> None:
+        before, self.granted = self.granted, self.head.step()
+        if is_round:
+            self._next_at = time.monotonic() + RENEW_SECONDS
+            self.rounds += 1
+        asked = [node for node in self.nodes if is_round or self.granted.get(node.name) != before.get(node.name)]
+        reports = self.asking.map(lambda node: node.reporter.report(self.granted.get(node.name)), asked)
+        for node, report in zip(asked, reports, strict=True):
+            self.head.report(report, node.name, self.capacity_fps)
+
+    def measure_quiet(self) -> None:
+        """Prints what everything takes while nothing changes."""
+        rounds, daemons = self.rounds, sum(node.cpu_seconds() for node in self.nodes)
+        head, process, until = time.thread_time(), time.process_time(), time.monotonic() + QUIET_SECONDS
+        seconds = self.run_until(lambda: time.monotonic() > until)
+        rounds = self.rounds - rounds
+        head, process = time.thread_time() - head, time.process_time() - process
+        daemons = sum(node.cpu_seconds() for node in self.nodes) - daemons
+        print(f"{head / rounds * 1000:10.1f} ms of CPU time for each round of the head")
+        print(f"{(process - head) / rounds / len(self.nodes) * 1000:10.1f} ms of CPU time for each turn of an agent")
+        print(f"{daemons / seconds / len(self.nodes) * 100:10.1f} % of a core for each daemon, with its streams")
 
     def are_up(self) -> bool:
         """Whether all streams are up on nodes that are there."""
@@ -203,10 +247,11 @@ def measure_real(claims: int, nodes: int) -> None:
         stack.callback(cluster.asking.shutdown)
         cluster.run_until(lambda: len(cluster.head.nodes) == nodes)
         began = time.monotonic()
-        cluster.head.apply(read_cameras(cameras))
+        cluster.apply(cameras)
         cluster.run_until(cluster.are_up)
         print(f"{cluster.claims()} claims of {streams} streams on {nodes} daemons")
         print(f"{time.monotonic() - began:10.1f}  s until all streams were up after the apply")
+        cluster.measure_quiet()
         lost = _streams_of(cluster.head.status(), "node-0")
         began = time.monotonic()
         daemons[0].process.kill()
@@ -214,6 +259,37 @@ def measure_real(claims: int, nodes: int) -> None:
         print(f"{seconds:10.1f}  s until a daemon that was killed was lost")
         cluster.run_until(cluster.are_up)
         print(f"{time.monotonic() - began:10.1f}  s until its {len(lost)} streams were up on the others")
+
+
+def measure_renewals(claims: int) -> None:
+    """Prints the CPU time of a turn of an agent in which nothing changes."""
+    with tempfile.TemporaryDirectory() as folder:
+        node = RealNode(Path(folder), "node")
+        try:
+            grants = [
+                Granted(f"group-{number}", 1, tuple(_paused(number, place) for place in range(GROUP_STREAMS)))
+                for number in range(claims)
+            ]
+            while len(node.reporter.report(grants).claims) < claims:
+                time.sleep(0.5)
+            before, began = node.cpu_seconds(), time.monotonic()
+            time.sleep(QUIET_SECONDS / 2)
+            idle = (node.cpu_seconds() - before) / (time.monotonic() - began)
+            before, began, agent = node.cpu_seconds(), time.monotonic(), time.process_time()
+            turns = 100
+            for _ in range(turns):
+                node.reporter.report(grants)
+            agent = (time.process_time() - agent) / turns
+            daemon = (node.cpu_seconds() - before - idle * (time.monotonic() - began)) / turns
+        finally:
+            node.end()
+    print(f"{claims} claims of {claims * GROUP_STREAMS} streams, of {turns} turns")
+    print(f"{daemon * 1000:10.1f} ms of CPU time of the daemon for each, {daemon / RENEW_SECONDS:.1%} of a core")
+    print(f"{agent * 1000:10.1f} ms of CPU time of the agent for each, {agent / RENEW_SECONDS:.1%} of a core")
+
+
+def _paused(claim: int, place: int) -> dict[str, object]:
+    return {"name": f"cam-{claim}-{place}", "url": f"rtsp://127.0.0.1/{claim}/{place}", "max_fps": FPS, "paused": True}
 
 
 def write_clip(path: Path) -> None:
@@ -234,7 +310,11 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=5, help="the least of so many rounds is shown")
     parser.add_argument("--real", type=int, metavar="CLAIMS", help="grant so many claims to real daemons instead")
+    parser.add_argument("--renew", type=int, metavar="CLAIMS", help="measure the renewal of so many claims instead")
     options = parser.parse_args()
+    if options.renew:
+        measure_renewals(options.renew)
+        return
     if options.real:
         measure_real(options.real, options.nodes)
         return
