@@ -73,7 +73,7 @@ COMMIT;
 # The newest event of each object and alert that has begun and not ended, by its id; and the newest event that raised an
 # alert of each rule on each stream, by topic and rule. Earlier versions did not have this table.
 _NEWEST = "CREATE TABLE newest (id TEXT PRIMARY KEY, record_id INTEGER NOT NULL) WITHOUT ROWID"
-_MAX_NEWEST = 10_000
+MAX_NEWEST = 10_000
 OCCURRENCES = _OBJECTS, _ALERTS = "objects/", "alerts/"
 _NOTED = (*OCCURRENCES, "state/")
 RESTING = ("paused", "ended")
@@ -402,7 +402,7 @@ class EventStore:
             "WHERE record_id < ? ORDER BY record_id LIMIT ?"
         )
         found = LeftBehind([], [])
-        for of, payload in database.execute(query, (self._first_id, _MAX_NEWEST)):
+        for of, payload in database.execute(query, (self._first_id, MAX_NEWEST)):
             (found.raised if of.startswith(_ALERTS) else found.unfinished).append(payload)
         return found
 

@@ -1,7 +1,8 @@
 """Sums up what happened on each stream over a span of time: objects, alerts, and when it was not up, in equal steps.
 
 Everything comes from the small tables of the spool's database (`event_store.py`), which have one row for each object,
-alert and outage. So a week of many streams takes about a second, and the answer does not grow with what happened.
+alert and outage, and from the newest event of each object that is still there. So a week of many streams takes about a
+second, and the answer does not grow with what happened.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import NamedTuple
 
 import orjson
 
-from streamdet.delivery.event_store import OCCURRENCES, RESTING
+from streamdet.delivery.event_store import MAX_NEWEST, OCCURRENCES, RESTING
+from streamdet.wire.occurrence import occurrence_of
 from streamdet.wire.replay import MAX_ANSWER_BYTES, MAX_ANSWER_EVENTS
 
 # A daemon that crashes again and again has very many epochs; only the newest gaps are looked for.
@@ -66,6 +68,12 @@ class _Sums:
         self.down: dict[int, float] = defaultdict(float)
         self.resting: dict[int, float] = defaultdict(float)
 
+    def add_present(self, label: str, steps: range, count: int) -> None:
+        """Adds so many objects of a label to each of these steps."""
+        counts = self.presence[label]
+        for step in steps:
+            counts[step] += count
+
     def encode(self, stream: str) -> bytes:
         """As JSON."""
         return orjson.dumps(
@@ -95,6 +103,8 @@ def read_timeline(database: sqlite3.Connection, query: TimelineQuery) -> Timelin
     if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'occurrences'").fetchone():
         _add_occurrences(database, query, streams, sums)
         _add_outages(database, query, streams, sums)
+    if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'newest'").fetchone():
+        _add_unfinished(database, query, streams, sums)
     parts: list[bytes] = []
     left_bytes, last, more_after = MAX_ANSWER_BYTES, "", None
     for stream in sorted(ids):
@@ -142,9 +152,32 @@ def _add_occurrences(
             if 0 <= first < query.steps:
                 sums[stream].alerts[first] += count
             continue
-        steps = sums[stream].presence[label or ""]
-        for step in range(max(first, 0), min(last, query.steps - 1) + 1):
-            steps[step] += count
+        sums[stream].add_present(label or "", range(max(first, 0), min(last, query.steps - 1) + 1), count)
+
+
+def _add_unfinished(
+    database: sqlite3.Connection, query: TimelineQuery, streams: dict[int, str], sums: dict[str, _Sums]
+) -> None:
+    """Adds the objects that have not ended: each was present until the newest event of all."""
+    newest = database.execute("SELECT kept_at FROM records ORDER BY id DESC LIMIT 1").fetchone()
+    until = min(query.until, newest[0]) if newest else query.since
+    width = (query.until - query.since) / query.steps
+    unfinished = (
+        "SELECT topic_id, payload FROM newest JOIN records ON records.id = record_id "
+        "JOIN topics ON topics.id = topic_id WHERE topic GLOB 'objects/*' LIMIT ?"
+    )
+    for topic_id, payload in database.execute(unfinished, (MAX_NEWEST,)).fetchall():
+        stream = streams.get(topic_id)
+        if stream is None:
+            continue
+        try:
+            of = occurrence_of(orjson.loads(payload))
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            continue  # not written by a daemon; a list of what has happened leaves it out as well
+        if query.since <= until and of.began_at < query.until:
+            first = max(int((of.began_at - query.since) / width), 0)
+            last = min(int((until - query.since) / width), query.steps - 1)
+            sums[stream].add_present(of.label or "", range(first, max(first, last) + 1), 1)
 
 
 def _add_outages(

@@ -67,10 +67,30 @@ def test_objects_count_in_each_step_in_which_they_were_present(kept: Kept) -> No
     kept.put_object(95, 195)
     kept.put_object(3, 4, "b")
     kept.put_object(200, 201)
-    kept.put(2, object_event("a", phase="update"))
     sums = kept.sums()
     assert sums["presence"] == {"car": [[0, 1]], "person": [[0, 2], [1, 1], [2, 1], [9, 1]]}
     assert kept.sums("b")["presence"] == {"person": [[0, 1]]}
+
+
+def test_objects_that_have_not_ended_count_until_the_newest_event(kept: Kept) -> None:
+    def put_unfinished(begin: float, at: float, **changes: Any) -> None:
+        frame = replace(FRAME, captured_at=_AT + at)
+        kept.put(at, object_event("a", frame=frame, began_at=_AT + begin, seconds=at - begin, **changes))
+
+    put_unfinished(12, 13, object_id="1")
+    put_unfinished(-30, 14, object_id="2", label="car")
+    put_unfinished(-30, 14, object_id="3", label="car")
+    # What is there when an alert is raised is in the step of the alert, whichever step that is.
+    kept.put(31, alert_event("a", raised_at=_AT + 31))
+    assert kept.sums()["presence"] == {"car": [[0, 2], [1, 2], [2, 2], [3, 2]], "person": [[1, 1], [2, 1], [3, 1]]}
+    assert kept.sums()["alerts"] == [[3, 1]]
+    # It ends: then it counts once, until it was last seen.
+    kept.put_object(-30, 29.5, object_id="2", label="car")
+    assert kept.sums()["presence"]["car"] == [[0, 2], [1, 2], [2, 2], [3, 1]]
+    kept.put_state(250, State.UP)
+    assert kept.sums()["presence"]["person"] == [[step, 1] for step in range(1, 10)]
+    assert kept.sums(query=TimelineQuery(_AT - 200, _AT - 100, 10))["presence"] == {}
+    assert kept.sums(query=TimelineQuery(_AT + 260, _AT + 360, 10))["presence"] == {}
 
 
 def test_a_camera_with_a_wrong_clock_moves_nothing(kept: Kept) -> None:
