@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Response, expect
+from playwright.sync_api import Page, Response, expect
 
 from streamdet.assets import sample_clip
 from streamdet.security.passwords import Password, User, write_user
 from support.axe import FINDINGS, axe_script
-from support.browser import chromium, pages
 from support.page import PageProcess
 from support.ports import free_port
 from support.processes import DaemonProcess
@@ -26,20 +25,8 @@ _CAMERA_WORDS = "s3cr:t/@%41"
 # Long before a stream that is only silent is taken for removed, which is after 30 s here.
 _AT_ONCE_MILLISECONDS = 15_000
 # What Chromium says of what is refused.
-_EXPECTED = re.compile("status of (?:400|401|403|404|409|422|503)")
+NO_COMPLAINTS = re.compile("status of (?:400|401|403|404|409|422|503)")
 _WEB = '\n[web]\nallow_changes = true\npassword_file = "page.users"\n'
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    with pages(browser, _EXPECTED) as start:
-        yield start
 
 
 @pytest.fixture(scope="module")

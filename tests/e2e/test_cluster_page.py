@@ -5,16 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from support.axe import FINDINGS, axe_script
-from support.browser import chromium, pages
 from support.page import PageProcess
 from support.page_cluster import PageCluster
 from support.waiting import wait_until
@@ -22,22 +21,10 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.package("chromium"), pytest.mark.slow, pytest.mark.timeout(600)]
 
 # What Chromium says of pictures that a node does not give away now, and of questions while the server ends.
-_EXPECTED = re.compile("status of (404|503)|net::ERR_(?:CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE)")
+NO_COMPLAINTS = re.compile("status of (404|503)|net::ERR_(?:CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE)")
 # Two groups of streams; nine of them have room on one node.
 STREAMS = ("dock", "gate", "hall", "lobby", "office", "ramp", "roof", "shop", "stairs", "yard")
 NODES = ("n1", "n2")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    with pages(browser, _EXPECTED) as start:
-        yield start
 
 
 def tile(page: Page, stream: str) -> Any:

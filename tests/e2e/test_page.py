@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from streamdet.assets import sample_clip
 from streamdet.config import Config, MetricsConfig, PublisherConfig, StreamConfig
@@ -22,7 +22,7 @@ from streamdet.security.passwords import Password, write_password
 from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, Picture, Reason, State
 from support.axe import FINDINGS, axe_script
-from support.browser import WAIT_MILLISECONDS, chromium, pages
+from support.browser import WAIT_MILLISECONDS
 from support.page import PageProcess, Published, box_of, grey_of
 from support.paths import ROOT
 from support.ports import free_port
@@ -34,19 +34,13 @@ from support.web import WebServer
 pytestmark = pytest.mark.package("chromium")
 
 # What Chromium says of a wrong password, and of a question on its way while someone logs out.
-_REFUSED = re.compile(
+NO_COMPLAINTS = re.compile(
     "the server responded with a status of 40[13]"
     "|net::ERR_(?:CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|CONTENT_LENGTH_MISMATCH|INTERNET_DISCONNECTED)"
 )
 SCRIPTS = ROOT / "streamdet/web/page"
 _WORDS = "correct horse battery"
 _HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -59,12 +53,6 @@ def published() -> Iterator[Published]:
 def server(published: Published) -> Iterator[PageProcess]:
     with PageProcess(published.endpoint) as server:
         yield server
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    with pages(browser, _REFUSED) as start:
-        yield start
 
 
 def tile(page: Page, stream: str) -> Any:

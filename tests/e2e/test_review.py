@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from support.axe import FINDINGS, axe_script
-from support.browser import WAIT_MILLISECONDS, chromium, pages
+from support.browser import WAIT_MILLISECONDS
 from support.page import PageProcess
 from support.processes import DaemonProcess
 from support.processes import stream as configured
@@ -23,7 +23,7 @@ from support.processes import stream as configured
 pytestmark = pytest.mark.package("chromium")
 
 # What Chromium says of a clip that is not there yet.
-_NOT_YET = re.compile("status of 404")
+NO_COMPLAINTS = re.compile("status of 404")
 _ZONE = '[[streams.zones]]\nname = "bay"\npolygon = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]\n'
 _RULES = """
 [pictures]
@@ -57,18 +57,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
 def server(daemon: DaemonProcess) -> Iterator[PageProcess]:
     with PageProcess(daemon.endpoint) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    with pages(browser, _NOT_YET) as start:
-        yield start
 
 
 def cards(page: Page, kind: str = "") -> Any:

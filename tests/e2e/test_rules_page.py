@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from streamdet.assets import sample_clip
 from streamdet.config import load_config
 from streamdet.security.passwords import Password, User, write_user
 from support.axe import FINDINGS, axe_script
-from support.browser import chromium, drag, pages
+from support.browser import drag
 from support.page import PageProcess
 from support.processes import DaemonProcess
 from support.processes import stream as configured
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.package("chromium")
 
 _WORDS = "correct horse battery"
 # What Chromium says of a clip that is not there yet, of a refused change, and of questions on their way to a login.
-_EXPECTED = re.compile("status of (?:400|401|403|404|409|422)")
+NO_COMPLAINTS = re.compile("status of (?:400|401|403|404|409|422)")
 _MORE = """
 [pictures]
 directory = "{folder}/pictures"
@@ -38,18 +38,6 @@ directory = "{folder}/clips"
 allow_changes = true
 password_file = "page.users"
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    with pages(browser, _EXPECTED) as start:
-        yield start
 
 
 @pytest.fixture(scope="module")

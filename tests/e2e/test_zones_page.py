@@ -9,25 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from streamdet.config import StreamConfig
 from streamdet.config.load import load_config
 from streamdet.types import Reason, State
 from support.axe import FINDINGS, axe_script
-from support.browser import at, chromium, drag, pages
+from support.browser import at, drag
 from support.page import PageProcess, Published
 
 pytestmark = pytest.mark.package("chromium")
 
-_AWAY = re.compile("net::ERR_(?:CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE)")
+NO_COMPLAINTS = re.compile("net::ERR_(?:CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE)")
 _PATH = {"name": "path", "polygon": [[0.6, 0.1], [0.9, 0.1], [0.9, 0.4], [0.6, 0.4]]}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -40,12 +34,6 @@ def published() -> Iterator[Published]:
 def server(published: Published) -> Iterator[PageProcess]:
     with PageProcess(published.endpoint) as server:
         yield server
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    with pages(browser, _AWAY) as start:
-        yield start
 
 
 @pytest.fixture
