@@ -25,20 +25,15 @@ def fitted(width: int, height: int, max_side: int) -> tuple[int, int]:
 class ScalablePicture(Protocol):
     """A picture that is cheaper to get small than to make smaller."""
 
-    def to_small_rgb(self, width: int, height: int) -> NDArray[np.uint8]:
-        """uint8 [height, width, 3], contiguous."""
+    def to_small_bgr(self, width: int, height: int) -> NDArray[np.uint8]:
+        """uint8 [height, width, 3], contiguous, in the order of colours that OpenCV encodes."""
 
 
-def small_rgb(picture: Picture, max_side: int) -> NDArray[np.uint8]:
-    """A picture whose sides have `max_side` pixels at most, if it can be had so; else as it is.
-
-    Returns:
-        uint8 [height, width, 3].
-    """
-    size = fitted(picture.width, picture.height, max_side)
-    if size != (picture.width, picture.height) and isinstance(picture, ScalablePicture):
-        return picture.to_small_rgb(*size)
-    return picture.to_rgb()
+def picture_to_jpeg(picture: Picture, max_side: int, quality: int) -> bytes | None:
+    """Encodes a whole picture, made smaller where it is larger; arguments and result as of `to_jpeg`."""
+    if isinstance(picture, ScalablePicture):
+        return _encoded(picture.to_small_bgr(*fitted(picture.width, picture.height, max_side)), quality)
+    return to_jpeg(picture.to_rgb(), max_side, quality)
 
 
 def to_jpeg(rgb: NDArray[np.uint8], max_side: int, quality: int) -> bytes | None:
@@ -55,8 +50,26 @@ def to_jpeg(rgb: NDArray[np.uint8], max_side: int, quality: int) -> bytes | None
     height, width = rgb.shape[:2]
     size = fitted(width, height, max_side)
     if size != (width, height):
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment] # of the same dtype
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        rgb = _shrunk(rgb, size)
+    return _encoded(np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8), quality)
+
+
+def _shrunk(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture made smaller to this width and height.
+
+    The mean of two by two pixels takes OpenCV a fraction of the time of all other means, so it is taken as often as
+    possible. What is left is less than a half, for which it is enough to sample between pixels.
+    """
+    width, height = size
+    while not (rgb.shape[0] % 2 or rgb.shape[1] % 2) and rgb.shape[0] >= 2 * height and rgb.shape[1] >= 2 * width:
+        half = (rgb.shape[1] // 2, rgb.shape[0] // 2)
+        rgb = np.asarray(cv2.resize(rgb, half, interpolation=cv2.INTER_AREA), np.uint8)
+    is_near = rgb.shape[0] < 2 * height and rgb.shape[1] < 2 * width
+    interpolation = cv2.INTER_LINEAR if is_near else cv2.INTER_AREA
+    return np.asarray(cv2.resize(rgb, size, interpolation=interpolation), np.uint8)
+
+
+def _encoded(bgr: NDArray[np.uint8], quality: int) -> bytes | None:
     for tried in (quality, *(lower for lower in _LOWER_QUALITIES if lower < quality)):
         _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, tried])
         if jpeg.size <= wire.MAX_MESSAGE_BYTES:

@@ -21,7 +21,7 @@ from time import perf_counter
 
 from streamdet import wire
 from streamdet.config import PublisherConfig
-from streamdet.delivery.jpeg import small_rgb, to_jpeg
+from streamdet.delivery.jpeg import picture_to_jpeg, to_jpeg
 from streamdet.delivery.privacy import NOTHING, Hidden
 from streamdet.delivery.snapshots import Snapshots
 from streamdet.monitoring.log import LogThrottle
@@ -219,10 +219,12 @@ class Previews(Worker):
         if not self.is_watched(event.stream):
             return
         began = perf_counter()
-        # What is hidden is cut from the whole frame, so that its edges are exact.
         side = self._side
-        rgb = hidden.cut(picture.to_rgb()) if hidden.is_needed else small_rgb(picture, side)
-        jpeg = to_jpeg(rgb, side, self._quality)
+        if hidden.is_needed:
+            # What is hidden is cut from the whole frame, so that its edges are exact.
+            jpeg = to_jpeg(hidden.cut(picture.to_rgb()), side, self._quality)
+        else:
+            jpeg = picture_to_jpeg(picture, side, self._quality)
         if jpeg is None:
             text = "a preview is too large for one message"
             self._throttle.log(_log, logging.WARNING, text, stream=event.stream)

@@ -40,6 +40,7 @@ MAX_WAITING_OF_ONE_ADDRESS = 80
 # Rendering may take this share of the time of one core: where it takes long it is done less often, within bounds.
 _RENDERING_SHARE = 0.1
 METRICS_AGE_SECONDS = (1.0, 10.0)
+_MAX_SETS_OF_NAMES = 2
 HEALTH_AGE_SECONDS = 0.2
 _OPENMETRICS = "application/openmetrics-text"
 _OPENMETRICS_VERSION = f"{_OPENMETRICS};version=1.0.0"
@@ -231,41 +232,61 @@ class _Rendered(NamedTuple):
     compressed: bytes
 
 
+class _Asked(NamedTuple):
+    """What is rendered: a format, and names of samples; without names, all of them."""
+
+    accept: str
+    names: frozenset[str] = frozenset()
+
+
 class _MetricsPage:
     """Shows a registry, in the text format of Prometheus or OpenMetrics; belongs to the event loop.
 
-    Each of the two is made now and then, and shared by all who ask for it.
+    Each of the two is made now and then, and shared by all who ask for it. So are the samples of some names, which take
+    a fraction of the time; of many sets of names at once, others are taken from the whole page.
     """
 
     def __init__(self, registry: CollectorRegistry, age_seconds: tuple[float, float] = METRICS_AGE_SECONDS) -> None:
         self._registry = registry
         self._age_seconds = age_seconds
-        self._rendered: dict[str, _Rendered] = {}
+        self._rendered: dict[_Asked, _Rendered] = {}
         self._locks = {name: asyncio.Lock() for name in ("", _OPENMETRICS_VERSION)}
 
     async def answer(self, request: Request) -> Response:
         """The page, or those samples of it that `name[]` asks for."""
         headers = request.headers
-        page = await self._newest(_OPENMETRICS_VERSION if _OPENMETRICS in headers.get("accept", "") else "")
-        names = request.query_params.getlist("name[]")
+        accept = _OPENMETRICS_VERSION if _OPENMETRICS in headers.get("accept", "") else ""
+        names = frozenset(request.query_params.getlist("name[]"))
+        page = await self._newest(_Asked(accept, names))
         if names:
-            return _page(_only(page.text, frozenset(names)), page.content_type)
+            return _page(_only(page.text, names), page.content_type)
         if gzip_accepted(headers.get("accept-encoding", "")):
             return _page(page.compressed, page.content_type, {"Content-Encoding": "gzip"})
         return _page(page.text, page.content_type)
 
-    async def _newest(self, accept: str) -> _Rendered:
-        async with self._locks[accept]:
-            page = self._rendered.get(accept)
-            if page is None or time.monotonic() >= page.until:
-                page = self._rendered[accept] = await asyncio.to_thread(self._render, accept)
+    async def _newest(self, asked: _Asked) -> _Rendered:
+        """A page with at least what is asked for."""
+        async with self._locks[asked.accept]:
+            now = time.monotonic()
+            self._rendered = {kept: page for kept, page in self._rendered.items() if now < page.until}
+            whole = _Asked(asked.accept)
+            if asked not in self._rendered and (
+                whole in self._rendered or sum(bool(kept.names) for kept in self._rendered) >= _MAX_SETS_OF_NAMES
+            ):
+                asked = whole
+            page = self._rendered.get(asked)
+            if page is None:
+                page = self._rendered[asked] = await asyncio.to_thread(self._render, asked)
         return page
 
-    def _render(self, accept: str) -> _Rendered:
+    def _render(self, asked: _Asked) -> _Rendered:
         began, cpu_began = time.monotonic(), time.thread_time()
-        encode, content_type = choose_encoder(accept)
-        text = encode(self._registry)
-        compressed = gzip.compress(text, 1, mtime=0)
+        encode, content_type = choose_encoder(asked.accept)
+        if asked.names:
+            text, compressed = encode(self._registry.restricted_registry(asked.names)), b""
+        else:
+            text = encode(self._registry)
+            compressed = gzip.compress(text, 1, mtime=0)
         share_seconds = (time.thread_time() - cpu_began) / _RENDERING_SHARE
         shortest, longest = self._age_seconds
         age_seconds = max(shortest, min(share_seconds, longest))

@@ -168,8 +168,10 @@ class AvPicture:
                 self._rgb = np.ascontiguousarray(np.rot90(_rgb_of(self.frame), self.quarter_turns))
             return self._rgb
 
-    def to_small_rgb(self, width: int, height: int) -> NDArray[np.uint8]:
+    def to_small_bgr(self, width: int, height: int) -> NDArray[np.uint8]:
         """The picture in another size, mean colours of the pixels that become one; far cheaper than all of it in RGB.
+
+        Blue comes first: FFmpeg scales to this order in half the time, and OpenCV encodes it as it is.
 
         Args:
             width: pixels, of the upright picture.
@@ -179,7 +181,7 @@ class AvPicture:
             uint8 [height, width, 3], contiguous.
         """
         size = (height, width) if self.quarter_turns % 2 else (width, height)
-        return np.ascontiguousarray(np.rot90(_small_rgb_of(self.frame, *size), self.quarter_turns))
+        return np.ascontiguousarray(np.rot90(_small_bgr_of(self.frame, *size), self.quarter_turns))
 
     def to_sampled_rgb(self, width: int, height: int) -> NDArray[np.uint8]:
         """The picture in another size, sampled: between the two rows and columns of pixels that are next to a place.
@@ -281,6 +283,20 @@ class BgrPicture:
         """uint8 [height, width, 3], contiguous."""
         return np.ascontiguousarray(self.bgr[:, :, ::-1])
 
+    def to_small_bgr(self, width: int, height: int) -> NDArray[np.uint8]:
+        """The picture in another size, mean colours of the pixels that become one.
+
+        Args:
+            width: pixels.
+            height: pixels.
+
+        Returns:
+            uint8 [height, width, 3], contiguous.
+        """
+        if (width, height) == (self.width, self.height):
+            return np.ascontiguousarray(self.bgr)
+        return np.asarray(cv2.resize(self.bgr, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
     def to_small_luma(self, width: int, height: int) -> NDArray[np.uint8]:
         """uint8 [height, width], contiguous; sampled."""
         small = cv2.resize(self.bgr, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -311,20 +327,20 @@ def _rgb_of(frame: VideoFrame) -> NDArray[np.uint8]:
     return _pixels_of(reformatter.reformat(frame, format="rgb24", threads=1))
 
 
-def _small_rgb_of(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+def _small_bgr_of(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
     # Streams take turns, and the tables of a reformatter fit one pair of sizes.
     reformatters: dict[tuple[int, ...], VideoReformatter] = _per_thread.__dict__.setdefault("small", {})
     key = (frame.width, frame.height, width, height)
     if key not in reformatters and len(reformatters) >= _MAX_SMALL_SIZES:
         reformatters.clear()
     reformatter = reformatters.setdefault(key, VideoReformatter())
-    return _pixels_of(reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA, threads=1))
+    return _pixels_of(reformatter.reformat(frame, width, height, "bgr24", interpolation=Interpolation.AREA, threads=1))
 
 
 def _small_luma_of(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
     if frame.format.name not in _LUMA_FIRST:
-        rgb = _small_rgb_of(frame, width, height)
-        return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+        bgr = _small_bgr_of(frame, width, height)
+        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), np.uint8)
     plane = frame.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     # Only some lines are read: a large picture does not fit into the caches of a processor.

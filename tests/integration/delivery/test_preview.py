@@ -158,6 +158,36 @@ def test_each_stream_has_one_slot_and_the_newest_wins() -> None:
     assert sample("streamdet_preview_encode_seconds_count") == 2
 
 
+@dataclass
+class OnlySmall:
+    """A picture that gives no frame in full: red at the top, blue at the bottom."""
+
+    width: int
+    height: int
+
+    def to_rgb(self) -> NDArray[np.uint8]:
+        raise AssertionError
+
+    def to_small_bgr(self, width: int, height: int) -> NDArray[np.uint8]:
+        bgr = np.zeros((height, width, 3), np.uint8)
+        bgr[: height // 2, :, 2] = bgr[height // 2 :, :, 0] = 200
+        return bgr
+
+
+@pytest.mark.parametrize(("width", "height", "shown"), [(1920, 1080, (640, 360)), (640, 360, (640, 360))])
+def test_no_frame_is_converted_in_full_for_a_preview_that_hides_nothing(
+    width: int, height: int, shown: tuple[int, int]
+) -> None:
+    with previews_of() as previews:
+        previews.subscription(b"\x01preview/")
+        offer(previews, "a", 1, OnlySmall(width, height))
+        (done,) = encoded_by(previews, 1)
+    pixels = pixels_of(done.jpeg)
+    assert pixels.shape == (shown[1], shown[0], 3)
+    assert pixels[10, 10].tolist() == pytest.approx([0, 0, 200], abs=12)
+    assert pixels[-10, 10].tolist() == pytest.approx([200, 0, 0], abs=12)
+
+
 def test_nothing_is_encoded_for_who_has_gone(previews: Previews) -> None:
     offer(previews, "a", 1)
     previews.subscription(b"\x01preview/b/")
@@ -188,6 +218,21 @@ def test_pictures_are_made_smaller_and_never_larger() -> None:
     thin = to_jpeg(np.zeros((1, 10_000, 3), np.uint8), 640, 75)
     assert thin is not None
     assert pixels_of(thin).shape == (1, 640, 3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1920, 1080), (768, 576), (1001, 999), (2592, 1944), (4000, 402)])
+def test_a_picture_that_is_made_smaller_has_the_mean_colours(width: int, height: int) -> None:
+    # Lines of one pixel, which would vanish or stay if some pixels were left out, over colours that change slowly.
+    rgb = np.zeros((height, width, 3), np.uint8)
+    rgb[:, :, 0] = np.linspace(0, 250, width)
+    rgb[:, :, 2] = np.linspace(0, 250, height)[:, np.newaxis]
+    rgb[:, ::2, 1] = 100
+    jpeg = to_jpeg(rgb, 368, 95)
+    assert jpeg is not None
+    found = pixels_of(jpeg)[:, :, ::-1].astype(int)
+    expected = cv2.resize(rgb, found.shape[1::-1], interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(found - expected).mean() < 5
+    assert found[:, :, 1].std() < 12
 
 
 def test_colours_are_right() -> None:

@@ -5,6 +5,7 @@ import gzip
 import http.client
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -135,6 +136,43 @@ def test_the_metrics_page_in_the_format_and_size_that_the_client_asks_for(daemon
 def test_some_metrics_by_name(daemon: Daemon) -> None:
     _, body = daemon.get("/metrics?name[]=streamdet_frames_in_flight")
     assert [family.name for family in read_text(body.decode())] == ["streamdet_frames_in_flight"]
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text;version=1.0.0"])
+def test_metrics_by_name_are_those_of_the_whole_page(daemon: Daemon, accept: str) -> None:
+    daemon.metrics.frame_captured("door", 1.0)
+    daemon.metrics.frame_dropped("door", Drop.STALE)
+    daemon.metrics.preview_encoded("door", 0.002)
+    names = {
+        "streamdet_frames_captured_total",
+        "streamdet_frames_dropped_total",
+        "streamdet_preview_encode_seconds_sum",
+        "streamdet_preview_encode_seconds_bucket",
+    }
+    query = "&".join(f"name[]={name}" for name in sorted(names))
+    asked, whole = (daemon.get(path, Accept=accept)[1].decode() for path in (f"/metrics?{query}", "/metrics"))
+    lines = [line for line in whole.splitlines() if re.split(r"[{ ]", line)[0] in names]
+    assert len(lines) > len(names)
+    assert sorted(line for line in asked.splitlines() if not line.startswith("#")) == sorted(lines)
+    assert asked.endswith("# EOF\n") == whole.endswith("# EOF\n")
+
+
+def test_metrics_that_are_not_asked_for_by_name_are_not_collected(daemon: Daemon) -> None:
+    collected: list[int] = []
+
+    class Slow:
+        def describe(self) -> list[Metric]:
+            return [Metric("slow", "", "gauge")]
+
+        def collect(self) -> list[Metric]:
+            collected.append(1)
+            return self.describe()
+
+    daemon.metrics.registry.register(Slow())
+    assert b"streamdet_frames_in_flight" in daemon.get("/metrics?name[]=streamdet_frames_in_flight")[1]
+    assert not collected
+    daemon.get("/metrics")
+    assert collected
 
 
 def test_readyz_reports_every_stream(daemon: Daemon) -> None:
@@ -353,7 +391,8 @@ def test_readers_without_a_pause_share_one_page_and_are_all_answered(minute_old:
         while not ended.is_set():
             statuses.append(daemon.get(path)[0].status)
 
-    paths = ["/metrics", "/metrics?name[]=up", "/healthz", "/readyz", "/nothing"]
+    names = [f"/metrics?name[]={name}" for name in ("up", "a", "b", "c")]
+    paths = ["/metrics", *names, "/healthz", "/readyz", "/nothing"]
     readers = [threading.Thread(target=read, args=(path,), daemon=True) for path in paths * 4]
     for reader in readers:
         reader.start()
@@ -366,7 +405,8 @@ def test_readers_without_a_pause_share_one_page_and_are_all_answered(minute_old:
     ended.set()
     for reader in readers:
         join(reader)
-    assert len(collected) == 1
+    # The whole page and two sets of names at most.
+    assert 1 <= len(collected) <= 3
     assert set(statuses) == {200, 404}
     # 0.09 of a core; a busy machine may tell more.
     assert share < 0.35

@@ -107,6 +107,13 @@ def test_turns_are_counter_clockwise() -> None:
     assert picture.to_rgb()[0, 0].tolist() == [255, 255, 255]
 
 
+def test_a_small_picture_of_a_device_has_the_mean_colours() -> None:
+    bgr = np.random.default_rng(2).integers(0, 256, (40, 60, 3), np.uint8)
+    means = bgr.reshape(10, 4, 15, 4, 3).mean((1, 3))
+    assert np.abs(BgrPicture(bgr).to_small_bgr(15, 10) - means).max() <= 1
+    assert np.array_equal(BgrPicture(bgr).to_small_bgr(60, 40), bgr)
+
+
 def test_bgr_becomes_rgb() -> None:
     bgr = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     picture = BgrPicture(bgr)
@@ -131,9 +138,10 @@ def test_a_small_picture_shows_what_the_whole_one_shows(turns: int) -> None:
     whole = picture.to_rgb()
     for side in (160, 96):
         width, height = fitted(picture.width, picture.height, side)
-        small = picture.to_small_rgb(width, height)
-        assert small.shape == (height, width, 3)
-        assert small.flags.c_contiguous
+        bgr = picture.to_small_bgr(width, height)
+        assert bgr.shape == (height, width, 3)
+        assert bgr.flags.c_contiguous
+        small = bgr[:, :, ::-1]
         expected = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA).astype(int)
         assert np.abs(small.astype(int) - expected).mean() < 6
 
