@@ -1,8 +1,10 @@
 """The process that tries the engines: `python -P -m streamdet.detector.tester`, with a job on its standard input.
 
 It imports the libraries and reads the frames once, and forks a child for each candidate. A child that crashes, hangs,
-or runs out of memory affects no other. The results are written to the standard output, one JSON object per line: the
-device, what is being tried, and the result of each candidate.
+or runs out of memory affects no other. On a CPU the children of those that are about as fast stay until the end, and
+are timed again in turns: the speed of a machine that others share changes by a quarter within seconds. The results are
+written to the standard output, one JSON object per line: the device, what is being tried, and the result of each
+candidate.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ _POINT_SECONDS = (0.08, 0.25)
 # Candidates that are so much slower than torch in fp32 are not worth their time.
 _TOO_SLOW = 2.0
 _TOO_SLOW_GRACE_SECONDS = 1.5
+# Of CPU time: no load of the machine makes an engine so much slower, so it is not tried again at a later start.
+_FAR_TOO_SLOW = 2 * _TOO_SLOW
 _REFERENCE_SHARE = 0.3
 # Of CPU time. The embedded weights need one second for all sizes, so no machine that is fit for them skips a size.
 _FAIR_SECONDS = 4.0
@@ -58,6 +62,14 @@ _FEWEST_SECONDS = 60.0
 _NEARLY_FASTEST = 0.75
 _CONTENDER_SECONDS = 2.5
 _CONTENDER_BATCH = 4
+# Those that reach this share of the fastest are timed again in turns, so often; the median counts.
+_FINALIST = 0.7
+_MOST_FINALISTS = 3
+_FINAL_ROUNDS = 3
+# Of the budget.
+_FINAL_SHARE = 0.3
+# A child that stays holds its weights and compiled models.
+_FINAL_SPARE_BYTES = 1 << 30
 # The first rounds compile, allocate, and lay out what threads have of their own.
 _WARM_UP_ROUNDS = 4
 _FEWEST_ROUNDS = 3
@@ -114,7 +126,9 @@ class _Found:
         seconds: that it took to detect these.
         spent_seconds: of the budget.
         count: of frames that it has detected.
-        difference: as in `Result`, like all that follow.
+        difference: as in `Result`, like those that follow.
+        used_seconds: CPU time of the process, up to the outcome.
+        is_sure: whether the outcome is the engine's own, however busy the machine was.
     """
 
     detections: Detections = field(default_factory=list)
@@ -126,6 +140,65 @@ class _Found:
     outcome: Outcome | None = None
     reason: str = ""
     is_disturbed: bool = False
+    used_seconds: float = 0.0
+    is_sure: bool = False
+
+    def fps(self, workers: int) -> float:
+        """The highest frames per second with so many workers, and batches that are timed for all that are as fast."""
+        points = (t for t in self.timings if t.workers == workers and t.batch <= _CONTENDER_BATCH)
+        return max((t.frames_per_second for t in points), default=0.0)
+
+
+class _Child:
+    """The process of one candidate; a context manager that ends it.
+
+    Args:
+        be: what it does, with the pipe for what it says, and the one from which it takes orders.
+    """
+
+    def __init__(self, be: Callable[[IO[str], IO[str]], NoReturn]) -> None:
+        reading, writing = os.pipe()
+        orders, ordering = os.pipe()
+        self.id = os.fork()
+        if self.id == 0:
+            os.close(reading)
+            os.close(ordering)
+            be(os.fdopen(writing, "w", encoding="utf-8"), os.fdopen(orders, encoding="utf-8"))
+        os.close(writing)
+        os.close(orders)
+        self._said = os.fdopen(reading, "rb", buffering=0)
+        self._orders = os.fdopen(ordering, "w", encoding="utf-8")
+        self._silence = Silence(self.id)
+        self.status: int | None = None
+        self.used_seconds = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # One that has stayed may not see that the pipe of its orders is closed: later children hold it too.
+        self.end(kill=True)
+
+    def listen(self, found: _Found, limit_seconds: float, over_at: float) -> bool:
+        """Takes what it says, until it has done what was ordered, or ends; false if it is silent for too long."""
+        self._silence.begin()
+        return _listen(self._said, found, limit_seconds, self._silence, over_at)
+
+    def order(self, **order: object) -> None:
+        """Has it time one more point."""
+        with contextlib.suppress(BrokenPipeError):  # its end is found when it is listened to
+            print(json.dumps(order), file=self._orders, flush=True)
+
+    def end(self, *, kill: bool = False) -> None:
+        """Ends it and waits for it; a second time does nothing."""
+        if self.status is None:
+            if kill:
+                os.kill(self.id, signal.SIGKILL)
+            with contextlib.suppress(BrokenPipeError):
+                self._orders.close()
+            _, self.status, used = os.wait4(self.id, 0)
+            self.used_seconds = used.ru_utime + used.ru_stime
+            self._said.close()
 
 
 class Tester:
@@ -159,7 +232,9 @@ class Tester:
         self._make = make
         self._samples = samples
         self._say = say
-        self._left_seconds = budget_seconds
+        self._takes_turns = device == "cpu" and not few
+        self._final_seconds = _FINAL_SHARE * budget_seconds if self._takes_turns else 0.0
+        self._left_seconds = budget_seconds - self._final_seconds
         # A busy machine takes longer, but is not waited for without a bound.
         self._ends_at = time.monotonic() + max(_PATIENCE * budget_seconds, _FEWEST_SECONDS)
         self._longest_seconds = longest_seconds
@@ -171,25 +246,31 @@ class Tester:
         self._wanted: _Found | None = None
         # Of those that agree: single frames, all workers.
         self._fastest = 0.0
+        self._finalists: list[tuple[_Child, _Found]] = []
 
     def run(self, candidates: Sequence[Candidate]) -> None:
         """Tries all of them; the reference comes first, if it is among them: where it fails, no other is tried."""
-        for number, candidate in enumerate(candidates):
-            self._say({"trying": candidate.name, "number": number + 1, "of": len(candidates)})
-            share = _REFERENCE_SHARE if candidate == REFERENCE and number == 0 else 1 / (len(candidates) - number)
-            if self._wanted is None and REFERENCE in candidates[:number]:
-                reason = f"{REFERENCE.name} gave no answer to compare with"
-                found = _Found(outcome=Outcome.NOT_COMPARED, reason=reason)
-            elif number and time.monotonic() > self._over_at:
-                found = _Found(outcome=Outcome.NOT_TRIED, reason=self._is_over)
-            else:
-                found = self._try(candidate, share * self._left_seconds)
-            self._left_seconds = max(self._left_seconds - found.spent_seconds, 0.0)
-            if candidate == REFERENCE and found.outcome is Outcome.AGREES:
-                self._wanted = found
+        tried: list[tuple[Candidate, _Found]] = []
+        with contextlib.ExitStack() as stack:
+            for number, candidate in enumerate(candidates):
+                self._say({"trying": candidate.name, "number": number + 1, "of": len(candidates)})
+                share = _REFERENCE_SHARE if candidate == REFERENCE and number == 0 else 1 / (len(candidates) - number)
+                if self._wanted is None and REFERENCE in candidates[:number]:
+                    reason = f"{REFERENCE.name} gave no answer to compare with"
+                    found = _Found(outcome=Outcome.NOT_COMPARED, reason=reason)
+                elif number and time.monotonic() > self._over_at:
+                    found = _Found(outcome=Outcome.NOT_TRIED, reason=self._is_over)
+                else:
+                    found = self._try(candidate, share * self._left_seconds, stack)
+                self._left_seconds = max(self._left_seconds - found.spent_seconds, 0.0)
+                if candidate == REFERENCE and found.outcome is Outcome.AGREES:
+                    self._wanted = found
+                if found.outcome is Outcome.AGREES and found.timings:
+                    self._fastest = max(self._fastest, found.timings[0].frames_per_second)
+                tried.append((candidate, found))
+            self._compare_in_turns()
+        for candidate, found in tried:
             agrees = found.outcome is Outcome.AGREES
-            if agrees and found.timings:
-                self._fastest = max(self._fastest, found.timings[0].frames_per_second)
             result = Result(
                 candidate=candidate,
                 outcome=found.outcome or Outcome.FAILED,
@@ -201,71 +282,116 @@ class Tester:
             )
             self._say({"result": result.model_dump(mode="json")})
 
-    def _try(self, candidate: Candidate, seconds: float) -> _Found:
-        """Forks a child for the candidate, and listens to it until it ends or is silent for too long."""
-        reading, writing = os.pipe()
+    def _try(self, candidate: Candidate, seconds: float, stack: contextlib.ExitStack) -> _Found:
+        """Forks a child for the candidate, and listens to it until it has an outcome or is silent for too long."""
         parent = os.getpid()
         before = _usage()
-        child = os.fork()
-        if child == 0:
-            os.close(reading)
-            self._be_child(candidate, seconds, writing, parent)
-        os.close(writing)
+        child = stack.enter_context(
+            _Child(lambda said, orders: self._be_child(candidate, seconds, said, orders, parent))
+        )
         found = _Found()
         limit = self._step_seconds if self._wanted else max(self._step_seconds, _REFERENCE_STEP_SECONDS)
         if self._wanted:
             limit = max(limit, 5 * self._wanted.seconds)
-        with os.fdopen(reading, "rb", buffering=0) as pipe:
-            # The first is the one that all others need, and that runs where none of them may.
-            over_at = self._over_at if self._wanted else math.inf
-            is_hung = not _listen(pipe, found, limit, Silence(child), over_at)
-        if is_hung:
-            os.kill(child, signal.SIGKILL)
-        _, status, used = os.wait4(child, 0)
+        # The first is the one that all others need, and that runs where none of them may.
+        over_at = self._over_at if self._wanted else math.inf
+        is_hung = not child.listen(found, limit, over_at)
+        if found.outcome is Outcome.AGREES and not is_hung and self._stays(found):
+            used = found.used_seconds
+            self._finalists.append((child, found))
+        else:
+            child.end(kill=is_hung)
+            used = child.used_seconds
         wall, _, busy = (end - begin for begin, end in zip(before, _usage(), strict=True))
-        found.is_disturbed = _is_disturbed(wall, used.ru_utime + used.ru_stime, busy)
+        found.is_disturbed = not found.is_sure and _is_disturbed(wall, used, busy)
         if is_hung and time.monotonic() > over_at:
             found.outcome, found.reason = Outcome.NOT_TRIED, self._is_over
         elif is_hung:
             found.outcome, found.reason = Outcome.HUNG, f"said nothing for {limit:.0f} s"
-        elif os.WIFSIGNALED(status):
-            found.outcome, found.reason = _ended_by(os.WTERMSIG(status))
-        elif found.outcome is None:
-            code = os.waitstatus_to_exitcode(status)
+        elif child.status is not None and os.WIFSIGNALED(child.status):
+            found.outcome, found.reason = _ended_by(os.WTERMSIG(child.status))
+        elif child.status is not None and found.outcome is None:
+            code = os.waitstatus_to_exitcode(child.status)
             found.outcome, found.reason = Outcome.CRASHED, f"ended by itself with exit code {code}"
         return found
+
+    def _stays(self, found: _Found) -> bool:
+        """Whether it may be one of the fastest; those that cannot be any more are ended."""
+        if not self._takes_turns or available_bytes() < _FINAL_SPARE_BYTES:
+            return False
+        workers = self._workers[-1]
+        best = max([found.fps(workers), *(other.fps(workers) for _, other in self._finalists)])
+        for child, other in self._finalists:
+            if other.fps(workers) < _FINALIST * best:
+                child.end(kill=True)
+        self._finalists = [(child, other) for child, other in self._finalists if child.status is None]
+        return found.fps(workers) >= _FINALIST * best and len(self._finalists) < _MOST_FINALISTS
+
+    def _compare_in_turns(self) -> None:
+        """Times those that are about as fast again, in turns, so that a change of the machine's speed meets all."""
+        if len(self._finalists) < 2:
+            return
+        workers, limit = self._workers[-1], self._step_seconds
+        batches = [
+            sorted({t.batch for t in found.timings if t.workers == workers and t.batch <= _CONTENDER_BATCH})
+            for _, found in self._finalists
+        ]
+        seconds = self._final_seconds / (_FINAL_ROUNDS * sum(map(len, batches)))
+        again: list[list[Timing]] = [[] for _ in self._finalists]
+        for _ in range(_FINAL_ROUNDS):
+            for (child, found), of_one, timings in zip(self._finalists, batches, again, strict=True):
+                for batch in of_one:
+                    if found.outcome is not Outcome.AGREES:
+                        break
+                    if time.monotonic() > self._ends_at:
+                        return
+                    one = _Found()
+                    child.order(batch=batch, workers=workers, seconds=min(seconds, _POINT_SECONDS[1]))
+                    is_hung = not child.listen(one, limit, self._over_at)
+                    timings.extend(one.timings)
+                    if is_hung:
+                        found.outcome, found.reason = Outcome.HUNG, f"later said nothing for {limit:.0f} s"
+                    elif not one.timings:
+                        reason = one.reason or "it ended while it was timed once more"
+                        found.outcome, found.reason = one.outcome or Outcome.CRASHED, reason
+        for (_, found), timings in zip(self._finalists, again, strict=True):
+            found.timings = _with_later(found.timings, timings)
 
     @property
     def _is_over(self) -> str:
         return f"the trial took longer than {self._longest_seconds:g} s"
 
-    def _be_child(self, candidate: Candidate, seconds: float, writing: int, parent: int) -> NoReturn:
+    def _be_child(self, candidate: Candidate, seconds: float, said: IO[str], orders: IO[str], parent: int) -> NoReturn:
         """Never returns; whatever happens is said through the pipe, or by how the process ends."""
         try:
             die_with(parent)
             _limit_memory(self._device)
-            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
 
-                def say(**message: object) -> None:
-                    pipe.write(json.dumps(message) + "\n")
-                    pipe.flush()
+            def say(**message: object) -> None:
+                said.write(json.dumps(message) + "\n")
+                said.flush()
 
-                try:
-                    self._measure(candidate, seconds, say)
-                except MemoryError as error:
-                    say(outcome=Outcome.OUT_OF_MEMORY, reason=_line(error))
-                except DetectorError as error:
-                    is_missing = "not installed" in str(error)
-                    say(outcome=Outcome.NOT_INSTALLED if is_missing else Outcome.NOT_SUPPORTED, reason=_line(error))
-                except Exception as error:  # noqa: BLE001 - of any library: it is the verdict
-                    memory = any(word in str(error).lower() for word in ("bad_alloc", "out of memory", "allocate"))
-                    outcome = Outcome.OUT_OF_MEMORY if memory else Outcome.FAILED
-                    say(outcome=outcome, reason=f"{type(error).__name__}: {_line(error)}")
+            try:
+                detectors = self._measure(candidate, seconds, say)
+                for order in map(json.loads, orders if detectors else ()):
+                    point = _Point(detectors[: order["workers"]], self._timed(order["batch"]), self._device)
+                    point.run(order["seconds"], warm_up_rounds=1)
+                    say(timing=point.timing.model_dump(), done=True)
+            except MemoryError as error:
+                say(outcome=Outcome.OUT_OF_MEMORY, reason=_line(error))
+            except DetectorError as error:
+                is_missing = "not installed" in str(error)
+                say(outcome=Outcome.NOT_INSTALLED if is_missing else Outcome.NOT_SUPPORTED, reason=_line(error))
+            except Exception as error:  # noqa: BLE001 - of any library: it is the verdict
+                memory = any(word in str(error).lower() for word in ("bad_alloc", "out of memory", "allocate"))
+                outcome = Outcome.OUT_OF_MEMORY if memory else Outcome.FAILED
+                say(outcome=outcome, reason=f"{type(error).__name__}: {_line(error)}")
         finally:
             # Not the interpreter's orderly end: libraries that were loaded here may hang or crash in it.
             os._exit(0)
 
-    def _measure(self, candidate: Candidate, seconds: float, say: Callable[..., None]) -> None:
+    def _measure(self, candidate: Candidate, seconds: float, say: Callable[..., None]) -> Sequence[Detects]:
+        """Says all that is found about a candidate, the outcome last; returns its detectors, none unless it agrees."""
         # What other processes do meanwhile says nothing about an engine, so CPU time counts.
         clock = time.process_time if self._device == "cpu" else time.monotonic
         began = clock()
@@ -275,6 +401,7 @@ class Tester:
         found: Detections = []
         wanted = self._wanted.detections if self._wanted else None
         detecting = 0.0
+        is_fast_enough = False
         for batch in self._samples.batches:
             if wanted is not None and len(found) + len(batch) > len(wanted):
                 break
@@ -284,10 +411,17 @@ class Tester:
             found += first.detect(batch)
             detecting += clock() - started
             say(count=len(found), spent=clock() - began)
-            too_slow = self._too_slow(detecting, len(found))
-            if too_slow:
-                say(outcome=Outcome.TOO_SLOW, reason=too_slow)
-                return
+            if not is_fast_enough and self._looks_slow(detecting, len(found)):
+                # The first frame of a size compiles a model for it; the second shows how fast it is.
+                started = clock()
+                first.detect(batch)
+                spent = clock() - started
+                too_slow = self._too_slow(spent, len(batch))
+                if too_slow:
+                    is_sure = self._device == "cpu" and spent >= _FAR_TOO_SLOW * self._reference_seconds(len(batch))
+                    say(outcome=Outcome.TOO_SLOW, reason=too_slow, is_sure=is_sure)
+                    return ()
+                is_fast_enough = True
         if wanted is None:
             say(found=[[(d.label, d.score, d.box) for d in each] for each in found], seconds=detecting)
         else:
@@ -297,17 +431,31 @@ class Tester:
             say(difference=difference)
             if not good:
                 say(outcome=Outcome.WRONG, reason=f"not what torch finds in fp32: {difference}")
-                return
+                return ()
         problem = self._time(detectors, found, clock() - began, seconds, exact=candidate.precision == "fp32", say=say)
-        say(outcome=Outcome.WRONG if problem else Outcome.AGREES, reason=problem)
+        say(outcome=Outcome.WRONG if problem else Outcome.AGREES, reason=problem, used=time.process_time(), done=True)
+        return () if problem else detectors
+
+    def _looks_slow(self, seconds: float, frames: int) -> bool:
+        theirs = self._reference_seconds(frames)
+        return theirs > 0 and seconds >= _TOO_SLOW * theirs + _TOO_SLOW_GRACE_SECONDS
 
     def _too_slow(self, seconds: float, frames: int) -> str:
-        if self._wanted is None or not self._wanted.detections:
-            return ""
-        theirs = self._wanted.seconds * frames / len(self._wanted.detections)
-        if seconds < _TOO_SLOW * theirs + _TOO_SLOW_GRACE_SECONDS:
+        """Why frames that took so long are too slow, in a line; empty if they are not."""
+        theirs = self._reference_seconds(frames)
+        if seconds < _TOO_SLOW * theirs:
             return ""
         return f"{1000 * seconds / frames:.0f} ms a frame, torch fp32 {1000 * theirs / frames:.0f}: not tried further"
+
+    def _reference_seconds(self, frames: int) -> float:
+        """What the reference took for so many frames, first ones of a size included; 0 where it is not known."""
+        if self._wanted is None or not self._wanted.detections:
+            return 0.0
+        return self._wanted.seconds * frames / len(self._wanted.detections)
+
+    def _timed(self, batch: int) -> list[Picture]:
+        """A batch of the frames that are timed."""
+        return [self._samples.timed[i % len(self._samples.timed)] for i in range(batch)]
 
     def _time(
         self,
@@ -333,8 +481,7 @@ class Tester:
             if number and (left <= 0 or _FEWEST_ROUNDS * latency * batch > left or time.monotonic() > self._ends_at):
                 continue
             wanted_seconds = min(max(left / (len(points) - number), _POINT_SECONDS[0]), _POINT_SECONDS[1])
-            pictures = [self._samples.timed[i % len(self._samples.timed)] for i in range(batch)]
-            point = _Point(detectors[:workers], pictures, self._device)
+            point = _Point(detectors[:workers], self._timed(batch), self._device)
             point.run(wanted_seconds, warm_up_rounds=1 if number else _WARM_UP_ROUNDS)
             timing, results = point.timing, point.results
             spent += point.spent_seconds
@@ -428,6 +575,31 @@ class _Point:
             self._together.abort()
 
 
+def _with_later(first: Sequence[Timing], later: Sequence[Timing]) -> list[Timing]:
+    """The median of the first and later timings of each point; points that have no later ones change as the others."""
+    medians = []
+    for one in first:
+        same = [one, *(t for t in later if (t.batch, t.workers) == (one.batch, one.workers))]
+        update = {
+            "frames_per_second": statistics.median(t.frames_per_second for t in same),
+            "latency_seconds": statistics.median(t.latency_seconds for t in same),
+            "is_disturbed": any(t.is_disturbed for t in same),
+        }
+        medians.append((one, one.model_copy(update=update) if len(same) > 1 else None))
+    pairs = [(one.frames_per_second, new.frames_per_second) for one, new in medians if new is not None]
+    change = sum(new for _, new in pairs) / sum(old for old, _ in pairs) if pairs else 1.0
+    return [new or _scaled(one, change) for one, new in medians]
+
+
+def _scaled(timing: Timing, change: float) -> Timing:
+    return timing.model_copy(
+        update={
+            "frames_per_second": round(timing.frames_per_second * change, 3),
+            "latency_seconds": round(timing.latency_seconds / change, 6),
+        }
+    )
+
+
 def _usage() -> tuple[float, float, float]:
     """Seconds: of the clock, of CPU time of this process, and of all processes and the host on all cores."""
     busy = 0
@@ -480,7 +652,7 @@ class Silence:
 
 
 def _listen(pipe: IO[bytes], found: _Found, limit_seconds: float, silence: Silence, over_at: float) -> bool:
-    """Takes what a child says until it closes the pipe; false if it is silent for so long, or not done in time."""
+    """Takes what a child says until it is done or closes the pipe; false if it is silent for so long, or late."""
     rest = b""
     while True:
         if time.monotonic() > over_at:
@@ -496,8 +668,11 @@ def _listen(pipe: IO[bytes], found: _Found, limit_seconds: float, silence: Silen
         if not chunk:
             return True
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            _note(json.loads(line), found)
+        messages = [json.loads(line) for line in lines]
+        for message in messages:
+            _note(message, found)
+        if any("done" in message for message in messages):
+            return True
 
 
 def _note(message: dict[str, Any], found: _Found) -> None:
@@ -507,6 +682,8 @@ def _note(message: dict[str, Any], found: _Found) -> None:
         ]
         found.seconds = message["seconds"]
     found.spent_seconds = message.get("spent", found.spent_seconds)
+    found.is_sure = message.get("is_sure", found.is_sure)
+    found.used_seconds = message.get("used", found.used_seconds)
     found.count = message.get("count", found.count)
     if "difference" in message:
         found.difference = message["difference"]

@@ -111,6 +111,25 @@ def test_whatever_a_candidate_does_is_a_verdict_and_the_next_best_is_taken(
     assert [verdict(each, choice) for each in report.results].count("fastest") == 1
 
 
+def test_one_that_compiles_for_each_size_is_not_taken_for_slow() -> None:
+    report = tried(None, SLOW, "openvino int8=warms")
+    assert result_of(report, INT8).outcome is Outcome.AGREES
+    assert choose(DetectorConfig(), report).candidate == INT8
+
+
+def test_those_that_are_about_as_fast_are_timed_again_in_turns() -> None:
+    report = tried(None, "torch fp32=good:9", "torch bf16=fades", "openvino int8=good:6", "all=unsupported")
+    assert choose(DetectorConfig(), report).candidate == INT8
+    assert result_of(report, BF16).timings[0].frames_per_second < result_of(report, INT8).timings[0].frames_per_second
+
+
+def test_one_that_ends_while_it_takes_turns_is_not_used() -> None:
+    report = tried(None, SLOW, "torch bf16=tires:3", "openvino fp32=good:3")
+    assert result_of(report, BF16).outcome is Outcome.CRASHED
+    assert "while it was timed" in result_of(report, BF16).reason
+    assert choose(DetectorConfig(), report).candidate.name == "openvino fp32"
+
+
 def test_one_that_hangs_is_killed_at_its_time_limit() -> None:
     report = tried(None, SLOW, "openvino int8=hang", "silence=1")
     assert result_of(report, INT8).outcome is Outcome.HUNG

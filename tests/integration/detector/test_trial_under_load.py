@@ -97,6 +97,13 @@ def test_it_is_tried_four_times_with_more_patience_and_time_between_and_then_sta
     assert outcome_of(start(tmp_path, FAST, again=True)) is Outcome.AGREES
 
 
+def test_one_that_is_far_too_slow_is_not_tried_again_even_if_the_machine_was_busy(tmp_path: Path) -> None:
+    with spinners(2 * len(os.sched_getaffinity(0)), priority=5):
+        report = start(tmp_path, "all=good:2", "openvino int8=good:400")
+    assert outcome_of(report) is Outcome.TOO_SLOW
+    assert report.doubtful == ()
+
+
 @pytest.mark.parametrize("outcome", [Outcome.WRONG, Outcome.TOO_SLOW])
 def test_what_was_wrong_or_slow_is_tried_again_only_if_the_machine_was_busy(tmp_path: Path, outcome: Outcome) -> None:
     report = start(tmp_path, FAST)
