@@ -21,6 +21,8 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import NoReturn
 
+import cv2
+
 from streamdet import __version__
 from streamdet.capture.gate import Gates
 from streamdet.config import Config
@@ -128,6 +130,8 @@ class Daemon:
         self._failed: Worker | None = None
         self._streams: Streams | None = None
         self._inference: InferenceGroup | None = None
+        # Threads that OpenCV wakes for a small picture wait actively, and take cores from captures.
+        cv2.setNumThreads(1)
         self._wakeup = Wakeup()
 
     @property

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self
 from urllib.request import urlopen
 
+import cv2
 import numpy as np
 import pytest
 import zmq
@@ -285,6 +286,16 @@ def test_a_client_whose_network_goes_ends_nothing_but_its_connection(
         with urlopen(url, timeout=30) as answer:
             assert answer.status == HTTPStatus.OK
         assert running.outcome is None
+
+
+def test_one_operation_of_opencv_is_one_thread_whatever_detects(tmp_path: Path) -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        with Running(tmp_path, stream("clip", max_fps=20)):
+            assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_an_error_in_the_main_thread_drains_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
