@@ -57,10 +57,11 @@ _FAIR_SECONDS = 4.0
 _DISTURBED_SHARE = 0.1
 _PATIENCE = 2.5
 _FEWEST_SECONDS = 60.0
-# One that is nearly as fast as the fastest so far is timed in batches of up to 4 for so long, even if what it spent on
-# compiling leaves no time for it: otherwise one that compiles nothing wins by the batches that only it was timed in.
+# One that is nearly as fast as the fastest so far is timed in batches of up to 4 for this share of the budget, even if
+# what it spent on compiling leaves no time for it: otherwise one that compiles nothing wins by the batches that only it
+# was timed in.
 _NEARLY_FASTEST = 0.75
-_CONTENDER_SECONDS = 2.5
+_CONTENDER_SHARE = 0.14
 _CONTENDER_BATCH = 4
 # Those that reach this share of the fastest are timed again in turns, so often; the median counts.
 _FINALIST = 0.7
@@ -233,6 +234,7 @@ class Tester:
         self._samples = samples
         self._say = say
         self._takes_turns = device == "cpu" and not few
+        self._contender_seconds = _CONTENDER_SHARE * budget_seconds
         self._final_seconds = _FINAL_SHARE * budget_seconds if self._takes_turns else 0.0
         self._left_seconds = budget_seconds - self._final_seconds
         # A busy machine takes longer, but is not waited for without a bound.
@@ -477,7 +479,7 @@ class Tester:
         for number, (batch, workers) in enumerate(points):
             left = seconds - spent
             if contends and batch <= _CONTENDER_BATCH and workers == self._workers[-1]:
-                left = max(left, began + _CONTENDER_SECONDS - spent)
+                left = max(left, began + self._contender_seconds - spent)
             if number and (left <= 0 or _FEWEST_ROUNDS * latency * batch > left or time.monotonic() > self._ends_at):
                 continue
             wanted_seconds = min(max(left / (len(points) - number), _POINT_SECONDS[0]), _POINT_SECONDS[1])

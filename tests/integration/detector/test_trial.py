@@ -55,7 +55,7 @@ def command(*behaviour: str) -> list[str]:
 
 
 def tried(folder: Path | None, *behaviour: str, **options: Any) -> Report:
-    with Trial(DetectorConfig(), Store(folder), command(*behaviour), budget_seconds=3, **options) as trial:
+    with Trial(DetectorConfig(), Store(folder), command(*behaviour), budget_seconds=1, **options) as trial:
         report = trial.report()
     assert report is not None
     return report
@@ -173,7 +173,7 @@ def test_the_answer_is_kept_and_asks_for_no_child_again(tmp_path: Path, monkeypa
     assert sorted(path.name for path in tmp_path.iterdir()) == [".engines.lock", "engines.json"]
     assert (tmp_path / "engines.json").stat().st_mode & 0o777 == 0o600
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    with Trial(DetectorConfig(), Store(tmp_path), command(SLOW), budget_seconds=3) as trial:
+    with Trial(DetectorConfig(), Store(tmp_path), command(SLOW), budget_seconds=1) as trial:
         assert not trial.is_known
         other = trial.report()
     assert other is not None
@@ -381,7 +381,7 @@ def test_two_processes_do_not_try_at_the_same_time(tmp_path: Path, monkeypatch: 
         with Trial(DetectorConfig(), Store(tmp_path), ["/nonexistent"]) as trial:
             reports.append(trial.report())
 
-    with Trial(DetectorConfig(), store, command(SLOW), budget_seconds=3) as trial:
+    with Trial(DetectorConfig(), store, command(SLOW), budget_seconds=1) as trial:
         thread = threading.Thread(target=second, daemon=True)
         thread.start()
         time.sleep(0.3)
