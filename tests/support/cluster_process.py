@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from support.waiting import wait_until
 
 # Ray starts nine processes, each of which takes seconds on a busy machine.
 PATIENCE_SECONDS = 600.0
+# As RestartSec of the units: commands that begin again at once would take the processor from what they wait for.
+RESTART_SECONDS = 2.0
 
 
 class ClusterProcess:
@@ -40,10 +43,11 @@ class ClusterProcess:
         self._environ = {**os.environ, "RUNTIME_DIRECTORY": self._files}
         self.process: subprocess.Popen[bytes] | None = None
         self._began = 0
+        self._ended_at: float | None = None
 
     def start(self) -> Self:
         with self._log.open("ab") as log:
-            self._began = log.tell()
+            self._began, self._ended_at = log.tell(), None
             self.process = subprocess.Popen(
                 [*self._under, sys.executable, "-P", "-m", "streamdet", "cluster", *self.arguments], stdout=log,
                 stderr=log, env=self._environ,
@@ -61,7 +65,12 @@ class ClusterProcess:
         return self
 
     def keep_running(self) -> None:
-        if self.process is None or self.process.poll() is not None:
+        """Starts it again some time after it has ended, as systemd does; to be called again and again."""
+        if self.process is not None and self.process.poll() is None:
+            return
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
+        if self.process is None or time.monotonic() >= self._ended_at + RESTART_SECONDS:
             self.start()
 
     def printed(self) -> str:
