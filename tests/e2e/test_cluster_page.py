@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from support.axe import FINDINGS, axe_script
+from support.browser import SERVER_ENDS
 from support.page import PageProcess
 from support.page_cluster import PageCluster
 from support.waiting import wait_until
@@ -21,7 +22,7 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.package("chromium"), pytest.mark.slow, pytest.mark.timeout(600)]
 
 # What Chromium says of pictures that a node does not give away now, and of questions while the server ends.
-NO_COMPLAINTS = re.compile("status of (404|503)|net::ERR_(?:CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE)")
+NO_COMPLAINTS = re.compile(f"status of (404|503)|{SERVER_ENDS}")
 # Two groups of streams; nine of them have room on one node.
 STREAMS = ("dock", "gate", "hall", "lobby", "office", "ramp", "roof", "shop", "stairs", "yard")
 NODES = ("n1", "n2")

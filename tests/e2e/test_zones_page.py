@@ -15,12 +15,12 @@ from streamdet.config import StreamConfig
 from streamdet.config.load import load_config
 from streamdet.types import Reason, State
 from support.axe import FINDINGS, axe_script
-from support.browser import at, drag
+from support.browser import SERVER_ENDS, at, drag
 from support.page import PageProcess, Published
 
 pytestmark = pytest.mark.package("chromium")
 
-NO_COMPLAINTS = re.compile("net::ERR_(?:CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE)")
+NO_COMPLAINTS = re.compile(SERVER_ENDS)
 _PATH = {"name": "path", "polygon": [[0.6, 0.1], [0.9, 0.1], [0.9, 0.4], [0.6, 0.4]]}
 
 

@@ -17,6 +17,9 @@ _ARGUMENTS = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 
+# What Chromium says of requests that are on their way while a server ends.
+SERVER_ENDS = "net::ERR_(?:CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|SOCKET_NOT_CONNECTED)"
+
 expect.set_options(timeout=WAIT_MILLISECONDS)
 
 
