@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import logging
 import math
+import os
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, Self, cast
 
@@ -53,6 +55,9 @@ PARTS = ("features.xml", "features.bin", "box_head.xml", "box_head.bin")
 # What OpenVINO computes with where the model itself does not say int8.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _TELEMETRY = "openvino_telemetry"
+
+_PRODUCT_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+_ISAS_WITHOUT_PRODUCTS = {"SSE41", "AVX", "AVX2", "AVX512_CORE"}
 
 _EXAMPLE_PIXELS = 128  # any size does; the converted model takes all
 _POOLED_PIXELS = 7
@@ -125,6 +130,23 @@ def core() -> openvino.Core:
     """
     made: openvino.Core = load_openvino().Core()
     return made
+
+
+def has_int8_products(cpuinfo: Path = Path("/proc/cpuinfo"), environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the CPU multiplies and adds numbers of 8 bits in one instruction: VNNI, AMX, or Arm's dot products.
+
+    Args:
+        cpuinfo: where the kernel shows the CPU's flags; true where that cannot be read.
+        environ: may keep oneDNN from newer instructions.
+    """
+    if environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _ISAS_WITHOUT_PRODUCTS:
+        return False
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+    except OSError:
+        return True
+    lines = [line.partition(":")[2].split() for line in text.splitlines() if line.startswith(("flags", "Features"))]
+    return not lines or not _PRODUCT_FLAGS.isdisjoint(lines[0])
 
 
 def cpu_precisions() -> set[Precision]:
@@ -359,12 +381,15 @@ class OpenVinoDense:
         return cls(_Models(convert_features(model), box_head, torch_head, precision))
 
     @classmethod
-    def of_export(cls, exported: ExportedDense, model: FasterRCNN | None = None) -> Self:
+    def of_export(
+        cls, exported: ExportedDense, model: FasterRCNN | None = None, torch_head: nn.Module | None = None
+    ) -> Self:
         """Takes what `streamdet export` made.
 
         Args:
             exported: read from a file.
             model: whose dense parts these should be, to be compared; not compared unless given.
+            torch_head: runs instead of the exported box head, as `BoxHead` does.
 
         Raises:
             DetectorError: OpenVINO is not installed, or cannot read it, or it is of another model.
@@ -379,7 +404,7 @@ class OpenVinoDense:
             reason = " ".join(str(error).split())[-_REASON_CHARACTERS:]
             msg = f"OpenVINO cannot run these weights; make them again with `streamdet export` ({reason})"
             raise DetectorError(msg) from None
-        return cls(_Models(features, box_head, None, exported.precision))
+        return cls(_Models(features, None if torch_head else box_head, torch_head, exported.precision))
 
     def features(self, images: Tensor) -> list[Tensor]:
         """See `Dense`; the RPN's head runs along, and `rpn_head` yields what it said."""

@@ -20,14 +20,22 @@ import torch
 from numpy.typing import NDArray
 from torchvision.models.detection import FasterRCNN
 
-from streamdet.assets import embedded_weights
+from streamdet.assets import embedded_int8_weights, embedded_weights
 from streamdet.bench.cases import calibrated_weights
 from streamdet.config import DetectorConfig
+from streamdet.detector import weights as weights_module
 from streamdet.detector.agreement import measure_agreement
 from streamdet.detector.device import use_threads
 from streamdet.detector.engines import Dense, make_dense
 from streamdet.detector.engines import openvino as openvino_dense
-from streamdet.detector.engines.openvino import compile_model, core, cpu_precisions, is_installed, load_openvino
+from streamdet.detector.engines.openvino import (
+    compile_model,
+    core,
+    cpu_precisions,
+    has_int8_products,
+    is_installed,
+    load_openvino,
+)
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector, prepare_model, weights_for
 from streamdet.detector.trial import settle
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights_file, weights_to_bytes
@@ -144,7 +152,7 @@ def test_int8_over_two_dozen_canvases(frames: list[Rgb], monkeypatch: pytest.Mon
 
     monkeypatch.setattr(openvino_dense, "compile_model", compile_and_note)
     config = DetectorConfig(device="cpu", engine="openvino", score_threshold=0.5)
-    detector = FasterRcnnDetector(load_embedded_int8(), config)
+    detector = FasterRcnnDetector(load_weights_file(embedded_int8_weights()), config)
     exact = FasterRcnnDetector(load_weights_file(embedded_weights()), config.model_copy(update=TORCH_FP32))
     found, wanted = [], []
     for number, (height, width) in enumerate(ODD_SIZES):
@@ -161,8 +169,53 @@ def test_int8_over_two_dozen_canvases(frames: list[Rgb], monkeypatch: pytest.Mon
     assert {tuple(shape) for shape in shapes if shape[-1] != 3} == {(64, 7, 7, 128), (16, 7, 7, 128)}
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_where_the_cpu_has_no_products_of_int8_the_box_head_runs_in_torch(
+    frames: list[Rgb], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DetectorConfig(device="cpu", engine="openvino", score_threshold=0.3)
+    exact = FasterRcnnDetector(load_weights_file(embedded_weights()), config.model_copy(update=TORCH_FP32))
+    regions: list[int] = []
+
+    def compile_and_note(model: Any, *args: Any) -> Any:
+        regions.extend(model.inputs[0].shape[:1] if model.inputs[0].shape[-1] != 3 else [])
+        return compile_model(model, *args)
+
+    monkeypatch.setattr(openvino_dense, "compile_model", compile_and_note)
+    for isa, compiled in (("AVX2", set()), ("", {64, 16})):
+        monkeypatch.setattr(weights_module, "has_int8_products", lambda isa=isa: isa != "AVX2")
+        found = FasterRcnnDetector(load_embedded_int8(), config).detect(pictures(frames))
+        assert set(regions) == compiled
+        agreement = measure_agreement(exact.detect(pictures(frames)), found)
+        assert agreement.detections > 10
+        assert agreement.kept_share > 0.85
+        assert agreement.score_difference < 0.06
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "isa", "has"),
+    [
+        ("model name : x\nflags\t\t: fpu avx2 fma\n\nprocessor : 1\nflags : avx_vnni", "", False),
+        ("flags : fpu avx512f avx512_vnni", "", True),
+        ("flags : fpu avx512f avx512_vnni", "AVX2", False),
+        ("flags : fpu avx_vnni", "AVX2_VNNI", True),
+        ("Features : fp asimd asimddp", "", True),
+        ("Features : fp asimd", "", False),
+        ("CPU part : 0x1", "", True),
+        (None, "", True),
+    ],
+)
+def test_what_the_cpu_multiplies_is_read_from_its_flags(
+    tmp_path: Path, cpuinfo: str | None, isa: str, *, has: bool
+) -> None:
+    path = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        path.write_text(cpuinfo)
+    assert has_int8_products(path, {"ONEDNN_MAX_CPU_ISA": isa}) is has
+
+
 def test_a_model_of_open_height_and_width_is_refused() -> None:
-    exported = load_embedded_int8().exported
+    exported = load_weights_file(embedded_int8_weights()).exported
     assert exported is not None
     for part in (exported.features, exported.box_head):
         with pytest.raises(ValueError, match="the shape of an input is not fixed"):
@@ -179,7 +232,7 @@ def test_a_model_of_open_height_and_width_is_refused() -> None:
     ],
 )
 def test_hostile_graphs_are_refused_in_one_line(tmp_path: Path, old: bytes, new: bytes, expected: str) -> None:
-    exported = load_embedded_int8()
+    exported = load_weights_file(embedded_int8_weights())
     assert exported.exported is not None
     features, box_head = (
         (xml.replace(old, new), data) for xml, data in (exported.exported.features, exported.exported.box_head)
@@ -193,14 +246,14 @@ def test_hostile_graphs_are_refused_in_one_line(tmp_path: Path, old: bytes, new:
 
 
 def test_a_graph_of_another_model_is_refused() -> None:
-    exported = load_embedded_int8()
+    exported = load_weights_file(embedded_int8_weights())
     fewer = replace(exported, labels=exported.labels[:-1], category_ids=exported.category_ids[:-1])
     with pytest.raises(DetectorError, match=r"its outputs have \[7, 28\] channels instead of \[6, 24\]"):
         FasterRcnnDetector(fewer, DetectorConfig(device="cpu", engine="openvino"))
 
 
 def test_an_exported_constant_that_is_no_number_is_found_at_the_start() -> None:
-    exported = load_embedded_int8()
+    exported = load_weights_file(embedded_int8_weights())
     assert exported.exported is not None
     xml, constants = exported.exported.box_head
     broken = np.frombuffer(constants, np.uint8).copy()
