@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TOKEN_FILE = Path("/etc/streamdet/cluster/cluster.key")
 _LOOK_SECONDS = 0.5
+# How often a node that waits asks for its head, and how much longer its start may take each time.
+_HEAD_SECONDS = 2.0
+_EXTEND_SECONDS = 600.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _COLOURS = {"up": "green", "draining": "yellow", "lost": "red"}
 # Ray's sockets are in a folder below, and the path of a socket has at most 107 characters.
@@ -167,7 +170,7 @@ def head(*, token_file: Path, listen_at: str, ray_port: int, address: str | None
     epilog="""\b
 Examples:
   streamdet cluster join 192.0.2.1 --token-file cluster.key --fps 40
-  streamdet cluster join 192.0.2.1:9094 --config /etc/streamdet/streamdet.toml --fps 40
+  streamdet cluster join 192.0.2.1:9094 --config /etc/streamdet/streamdet.toml --fps 40 --wait
 
 \b
 Exit codes: 0 stopped by a signal, 1 wrong token or versions, 2 wrong options or token file, 69 no
@@ -181,9 +184,10 @@ head or daemon answers, Ray's port of the head is closed or silent, or Ray has e
     help="Grant this node streams of N frames per second together. [default: as `streamdet bench --capacity` measures]",
 )  # fmt: skip
 @click.option("--address", metavar="IP", help="The address of this machine for the head. [default: found]")
+@click.option("--wait", "waits", is_flag=True, help="Wait for a head that does not answer yet, instead of ending.")
 def join(
     *, head_at: str, token_file: Path, config_path: Path | None, socket_path: Path | None,
-    fps: float | None, address: str | None,
+    fps: float | None, address: str | None, waits: bool,
 ) -> None:  # fmt: skip
     """Make this machine a node of the cluster of HEAD, until stopped by a signal.
 
@@ -207,7 +211,10 @@ def join(
     client = _client(head_at, token_file)
     keys = read_keys(token_file)
     socket = find_socket(socket_path, config_path)
-    about = client.ask("GET", "/v1/about")
+    with _stopping() as stop:
+        about = _about(client, stop, waits=waits)
+    if about is None:
+        return
     if about["version"] != __version__:
         message = f"the head runs streamdet {about['version']}, and this node {__version__}; upgrade one of them"
         raise ControlError(Refusal.CONFLICT, message)
@@ -385,6 +392,28 @@ def gateway(
             running.close()
         if running.error is not None:
             raise running.error
+
+
+def _about(client: HeadClient, stop: threading.Event, *, waits: bool) -> dict[str, Any] | None:
+    """What the head says about itself; None where a stop came before it answered."""
+    from streamdet.monitoring import systemd
+
+    is_reported = False
+    while True:
+        try:
+            about: dict[str, Any] = client.ask("GET", "/v1/about")
+        except ControlError as error:
+            if not waits or error.code != Refusal.UNAVAILABLE:
+                raise
+            if not is_reported:
+                click.echo(f"waiting for the head: {error}", err=True)
+                systemd.status(f"waiting for the head: {error}")
+                is_reported = True
+        else:
+            return about
+        systemd.extend_start(_EXTEND_SECONDS)
+        if stop.wait(_HEAD_SECONDS):
+            return None
 
 
 def _measured_fps() -> float:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -44,8 +47,10 @@ def head(tmp_path: Path) -> Head:
 def serve(head: Head) -> Iterator[Serve]:
     with ExitStack() as stack:
 
-        def start(*, is_open: bool = True, tls: ssl.SSLContext | None = None, ray: str = "192.0.2.1:6379") -> int:
-            listener = listen("the head", "127.0.0.1", 0, "address")
+        def start(
+            *, is_open: bool = True, tls: ssl.SSLContext | None = None, ray: str = "192.0.2.1:6379", port: int = 0
+        ) -> int:
+            listener = listen("the head", "127.0.0.1", port, "address")
             app = make_app(head, KEYS, {"ray": ray}, is_open=is_open)
             stack.enter_context(HttpThread("head", [HttpServer(app, listener, Limits(), tls)]))
             return int(listener.getsockname()[1])
@@ -209,6 +214,30 @@ def test_a_node_that_cannot_reach_ray_says_so_in_seconds(
     environ = ClusterKeys.make().prepare(folder, ["127.0.0.1"])
     tls = tls_context(Path(environ["RAY_TLS_SERVER_CERT"]), Path(environ["RAY_TLS_SERVER_KEY"]))
     assert "has no certificate of this cluster" in join(f"127.0.0.1:{serve(tls=tls)}")
+
+
+def test_a_node_that_waits_joins_once_its_head_answers_and_ends_at_a_signal(serve: Serve, tmp_path: Path) -> None:
+    KEYS.write(tmp_path / "k")
+    port, closed = free_port(), f"127.0.0.1:{free_port()}"
+    ways = [sys.executable, "-m", "streamdet", "cluster", "join", f"127.0.0.1:{port}", "--wait"]
+    ways += ["--token-file", str(tmp_path / "k"), "--socket", "c", "--fps", "40"]
+    with ExitStack() as stack:
+        patient, stopped = (
+            stack.enter_context(subprocess.Popen(ways, stderr=subprocess.PIPE, text=True)) for _ in range(2)
+        )
+        stack.callback(patient.kill)
+        stack.callback(stopped.kill)
+        for process in (patient, stopped):
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert line.startswith(f"waiting for the head: the head at 127.0.0.1:{port} does not answer")
+        stopped.send_signal(signal.SIGTERM)
+        assert stopped.communicate(timeout=60) == (None, "")
+        assert stopped.returncode == 0
+        serve(ray=closed, port=port)
+        _, said = patient.communicate(timeout=60)
+        assert f"Ray of the head at {closed} does not answer" in said
+        assert patient.returncode == 69
 
 
 def test_bad_addresses_are_one_clear_line(tmp_path: Path) -> None:
