@@ -32,6 +32,8 @@ _TIMEOUT_SECONDS = 2.0
 _MAX_PAGE_BYTES = 8 << 20
 # Means and rates are those of about the last ten seconds.
 _WINDOW_READINGS = 6
+# Older readings are from before nobody looked.
+_WINDOW_SECONDS = 30.0
 # Less is shown as nothing.
 _LEAST_FPS = 0.05
 
@@ -99,7 +101,8 @@ class Stages:
         if self._readings and any(reading.values.get(k, 0) < v for k, v in self._readings[-1].values.items()):
             # Counters that fell: the daemon was started again.
             self._readings.clear()
-        self._readings = [*self._readings, reading][-_WINDOW_READINGS:]
+        recent = [before for before in self._readings if reading.at - before.at <= _WINDOW_SECONDS]
+        self._readings = [*recent, reading][-_WINDOW_READINGS:]
 
     def _per_second(self) -> dict[tuple[str, str, str], float]:
         if len(self._readings) < 2:

@@ -55,6 +55,24 @@ def test_stage_times_batches_and_drops_of_the_last_seconds() -> None:
     assert dropped == {"gate": read["dropped_fps"]}
 
 
+def test_what_was_read_before_nobody_looked_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics(Ledger())
+    metrics.set_stream("gate", ["person"])
+
+    def health() -> HealthSnapshot:
+        return HealthSnapshot(healthy=True, ready=True)
+
+    with HealthServer(_LOOPBACK, metrics.registry, health, metrics_age_seconds=(0.0, 0.0)) as server:
+        stages = Stages(server.url.removeprefix("http://"), min_interval_seconds=0)
+        for _ in range(2):
+            asyncio.run(stages.read())
+        assert stages.summary("gate")["stages"]
+        # As if more than the window had passed.
+        monkeypatch.setattr("streamdet.web.daemon_metrics._WINDOW_SECONDS", 0.0)
+        asyncio.run(stages.read())
+        assert stages.summary("gate")["stages"] == []
+
+
 def test_a_page_that_is_not_there_is_a_line_and_no_error() -> None:
     stages = Stages("127.0.0.1:1")
     asyncio.run(stages.read())
