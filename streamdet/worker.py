@@ -162,3 +162,30 @@ class Wakeup:
         """Frees the sockets; waking does nothing afterwards."""
         self._receive.close()
         self._send.close()
+
+
+class Stop:
+    """A wish to stop: signal handlers and threads express it, one thread waits for it.
+
+    `threading.Event` is not made for signal handlers: the thread that a handler interrupts may hold the event's lock,
+    and a signal right before a wait without a limit is handled only after it.
+    """
+
+    def __init__(self) -> None:
+        self._wakeup = Wakeup()
+        self._is_set = False
+
+    def set(self) -> None:
+        """Asks for the stop."""
+        self._is_set = True
+        self._wakeup.wake()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits at most for this time; whether to stop."""
+        if not self._is_set:
+            self._wakeup.wait(seconds)
+        return self._is_set
+
+    def close(self) -> None:
+        """Frees what it waits with; it can be asked for afterwards."""
+        self._wakeup.close()

@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from streamdet.cli.refresh import console, print_until_interrupted, show_until_i
 from streamdet.cli.which_daemon import which_daemon
 from streamdet.errors import ConfigError, ControlError, Refusal, StreamdetError
 from streamdet.security.plain_text import plain, plain_json
+from streamdet.worker import Stop
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -387,14 +387,15 @@ def gateway(
         try:
             with running:
                 _ready(f"events of the cluster of {address} are at {running.endpoint}")
-                stop.wait()
+                while not stop.wait(_LOOK_SECONDS):
+                    pass
         finally:
             running.close()
         if running.error is not None:
             raise running.error
 
 
-def _about(client: HeadClient, stop: threading.Event, *, waits: bool) -> dict[str, Any] | None:
+def _about(client: HeadClient, stop: Stop, *, waits: bool) -> dict[str, Any] | None:
     """What the head says about itself; None where a stop came before it answered."""
     from streamdet.monitoring import systemd
 
@@ -530,9 +531,9 @@ def _folder() -> Iterator[Path]:
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
+def _stopping() -> Iterator[Stop]:
     """Set by SIGINT and SIGTERM, so that what was started is ended."""
-    stop = threading.Event()
+    stop = Stop()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     _stop_at_signals(stop)
     try:
@@ -540,14 +541,15 @@ def _stopping() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        stop.close()
 
 
-def _stop_at_signals(stop: threading.Event) -> None:
+def _stop_at_signals(stop: Stop) -> None:
     for number in _SIGNALS:
         signal.signal(number, lambda *_: stop.set())
 
 
-def _started(processes: RayProcesses, stop: threading.Event) -> bool:
+def _started(processes: RayProcesses, stop: Stop) -> bool:
     """Waits until Ray has started; false if it is to stop before."""
     while not processes.is_started:
         processes.check()

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
+import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from streamdet.worker import Wakeup, Worker
+from streamdet.worker import Stop, Wakeup, Worker
 from support.waiting import join, wait_until
 
 
@@ -157,3 +159,27 @@ def _names_of_threads() -> set[str]:
         with contextlib.suppress(OSError):  # it has ended
             names.add((path / "comm").read_text("utf-8").rstrip())
     return names
+
+
+def test_a_stop_can_be_asked_for_by_a_signal_at_any_moment_of_the_wait() -> None:
+    handled = 0
+
+    def handle(_number: int, _frame: object) -> None:
+        nonlocal handled
+        handled += 1
+        stop.set()
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        for sent in range(1, 1001):
+            stop = Stop()
+            timer = threading.Timer(sent % 10 * 1e-5, os.kill, (os.getpid(), signal.SIGUSR1))
+            timer.start()
+            while not stop.wait(0.00005):
+                pass
+            timer.join()
+            assert handled == sent
+            assert stop.wait(60)
+            stop.close()
+    finally:
+        signal.signal(signal.SIGUSR1, before)

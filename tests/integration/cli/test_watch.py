@@ -63,6 +63,8 @@ def busy() -> Iterator[Publisher]:
 
         publishing = threading.Thread(target=publish, daemon=True)
         publishing.start()
+        # It starts a thread of its own, which must not be taken for one that a test has left behind.
+        wait_until(lambda: "previews" in {thread.name for thread in threading.enumerate()})
         yield publisher
         done.set()
         join(publishing)

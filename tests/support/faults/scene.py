@@ -197,8 +197,9 @@ class _Act:
             return now - self.story.began > _STAYS_SECONDS and self._is_up_since(self.story.began + STRIKES_SECONDS)
         # Who is down from the start must have been tried again, in vain.
         tries = 1 if self.story.later or not self._fault.returns else 2
-        is_down = bool(states) and states[-1].state is State.DOWN
-        return is_down and reasons(states) == self._fault.down and _downs(states) >= tries
+        # Some faults end with the connection: the stream may be up again before anyone looks.
+        is_down_or_back = bool(states) and states[-1].state in {State.DOWN, State.UP}
+        return is_down_or_back and reasons(states) == self._fault.down and _downs(states) >= tries
 
     def _look_for_end(self, now: float) -> None:
         story = self.story
@@ -213,8 +214,9 @@ class _Act:
             story.done = now
 
     def _is_up_since(self, moment: float) -> bool:
-        frames = [frame for frame in self._daemon.seen.frames.get(self._fault.name, []) if frame.at > moment]
-        return len(frames) >= FRAMES and self._daemon.status(self._fault.name)[0] is State.UP
+        # The newest come last: the list grows, and there are many.
+        newest = self._daemon.seen.frames.get(self._fault.name, [])[-FRAMES:]
+        return len(newest) == FRAMES and newest[0].at > moment and self._daemon.status(self._fault.name)[0] is State.UP
 
 
 def _downs(states: Sequence[StateEvent]) -> int:
