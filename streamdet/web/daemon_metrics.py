@@ -32,7 +32,7 @@ _TIMEOUT_SECONDS = 2.0
 _MAX_PAGE_BYTES = 8 << 20
 # Means and rates are those of about the last ten seconds.
 _WINDOW_READINGS = 6
-# Older readings are from before nobody looked.
+# Older readings are from before no one looked.
 _WINDOW_SECONDS = 30.0
 # Less is shown as nothing.
 _LEAST_FPS = 0.05

@@ -55,7 +55,7 @@ def test_stage_times_batches_and_drops_of_the_last_seconds() -> None:
     assert dropped == {"gate": read["dropped_fps"]}
 
 
-def test_what_was_read_before_nobody_looked_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_read_before_no_one_looked_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = Metrics(Ledger())
     metrics.set_stream("gate", ["person"])
 
