@@ -192,7 +192,8 @@ def test_nothing_of_the_checkout_or_of_the_build_is_in_it() -> None:
 
 def test_it_is_small_and_says_what_it_is() -> None:
     (image,) = json.loads(podman("image", "inspect", IMAGE).stdout)
-    assert image["Size"] < 2.3e9
+    # Of the image for CUDA, most are NVIDIA's libraries.
+    assert image["Size"] < (7e9 if IMAGE.endswith(":cuda") else 2.3e9)
     assert image["Config"]["User"] == "10001:10001"
     assert image["Config"]["Labels"]["org.opencontainers.image.title"] == "streamdet"
     assert run("--version").stdout.startswith("streamdet, version")
