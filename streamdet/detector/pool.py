@@ -15,6 +15,9 @@ from streamdet.worker import Worker
 Size = tuple[int, int]
 """Height and width in pixels."""
 
+# The libraries' pages are given back in the first trims, while streams are opened, and then in each sixth.
+_FIRST_TRIMS = 3
+_TRIMS_BETWEEN = 6
 # What a camera that is gone has had laid out is kept for this long. So is what was laid out for a usual size that no
 # camera has: up to 60 MB in OpenVINO, for less than a second of work.
 _UNUSED_SECONDS = 120.0
@@ -129,7 +132,7 @@ class DetectorPool:
         self._prepare = prepare
         self._release = release
         self._worker = worker
-        self._is_trimmed = False
+        self._trims = 0
 
     def __enter__(self) -> Self:
         if self._worker is not None:
@@ -165,6 +168,6 @@ class DetectorPool:
         """Gives the system the memory that is not needed now; to be called once in a while."""
         self._release(_UNUSED_SECONDS)
         trim_memory()
-        if not self._is_trimmed:
+        if self._trims < _FIRST_TRIMS or self._trims % _TRIMS_BETWEEN == 0:
             release_library_pages()
-            self._is_trimmed = True
+        self._trims += 1

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from urllib.parse import urlsplit
@@ -45,6 +46,7 @@ from streamdet.capture.sources.picture import MAX_PIXELS, AvPicture, check_size
 from streamdet.capture.sources.rtsp import RtspRelay, Way, connect, find_way
 from streamdet.capture.sources.selection import Selection
 from streamdet.capture.sources.soundness import KEY_FRAME_SECONDS, LeftOut, Soundness, take_losses
+from streamdet.capture.sources.turns import OPENING
 from streamdet.config import StreamConfig
 from streamdet.config.addresses import UrlKind, file_path, kind_of_url
 from streamdet.errors import HeldError, LeftOutError, SourceError
@@ -98,6 +100,7 @@ class AvSource:
         self._path = file_path(config.url)
         self._has_end = self._is_file
         self._frames: deque[tuple[av.VideoFrame, bool]] = deque()
+        self._returned: deque[weakref.ref[AvPicture]] = deque()
         self._left_out: deque[LeftOut] = deque()
         self._frames_of_round = 0
         self._decode_seconds = 0.0
@@ -295,16 +298,18 @@ class AvSource:
         if isinstance(self._fetched, HttpFile):
             # The connection is there. The look at the stream ends with the packet that comes after this time.
             open_seconds = min(open_seconds, _LONGEST_LOOK_SECONDS)
-        return av.open(
-            self._fifo or (None if self._hls else self._fetched) or self._location(),
-            "r",
-            container_format,
-            options,
-            timeout=(open_seconds, self._config.stall_seconds),
-            io_open=self._hls,
-            # A title in another encoding is no reason not to show the pictures.
-            metadata_errors="replace",
-        )
+        is_plain_file = self._is_file and self._fifo is None and self._hls is None
+        with OPENING.turn() if is_plain_file else nullcontext():
+            return av.open(
+                self._fifo or (None if self._hls else self._fetched) or self._location(),
+                "r",
+                container_format,
+                options,
+                timeout=(open_seconds, self._config.stall_seconds),
+                io_open=self._hls,
+                # A title in another encoding is no reason not to show the pictures.
+                metadata_errors="replace",
+            )
 
     def _location(self) -> str:
         # The prefix keeps a path with a colon from being taken for a protocol.
@@ -469,11 +474,23 @@ class AvSource:
 
     def _decode(self, packet: av.Packet[av.VideoStream]) -> None:
         started = time.perf_counter()
+        self._free_decoder()
         self._frames.extend(self._soundness.decode(packet))
         self._left_out.extend(self._soundness.take_left_out())
         self._decode_seconds = time.perf_counter() - started
         if self._decoder is not None and self._decoder.name != self.info.hwaccel:
             self.info = replace(self.info, hwaccel=self._decoder.name)
+
+    def _free_decoder(self) -> None:
+        """Copies older pictures that are still in use, such as one that is detected.
+
+        The newest is mostly what the decoder builds the next one on, so that it keeps its memory anyway; and most of
+        the newest are replaced before anyone looks at them.
+        """
+        while len(self._returned) > 1:
+            picture = self._returned.popleft()()
+            if picture is not None:
+                picture.leave_decoder()
 
     def _nothing_decodes(self, packets: int, broken: int) -> SourceError:
         seconds = self._config.stall_seconds
@@ -521,6 +538,7 @@ class AvSource:
         if self._tap is not None:
             self._tap.show(quarter_turns)
         picture = AvPicture(frame, quarter_turns, self._sample_aspect())
+        self._returned.append(weakref.ref(picture))
         return SourceFrame(picture, pts_seconds, captured_at, clock, self._decode_seconds, frame.pts)
 
     def _sample_aspect(self) -> Fraction | None:

@@ -88,6 +88,9 @@ _BT2020_CONSTANT = 10
 _KNOWN_MATRICES = frozenset({0, 1, _UNSPECIFIED, 4, 5, 6, 7, 9})
 _KNOWN_RANGES = frozenset({0, 1, 2})
 
+# What cameras and films mostly have: planes of bytes, to be copied line by line.
+_COPIED = frozenset({*_YUV_LAYOUTS, "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv420p10le", "p010le"})
+
 # A reformatter keeps its tables from one frame to the next, and serves one thread at a time.
 _MAX_SMALL_SIZES = 32
 _per_thread = threading.local()
@@ -122,11 +125,13 @@ def admit(frame: VideoFrame) -> None:
 class AvPicture:
     """A frame of FFmpeg, mostly YUV 4:2:0 of 1.5 bytes per pixel.
 
+    For any number of threads, which wait for each other.
+
     The conversion follows the matrix (BT.601, BT.709, ...) and range (full or limited) that the frame is tagged
     with; where it says nothing, BT.601 in limited range, as FFmpeg and OpenCV take it.
 
     Attributes:
-        frame: as decoded; not turned.
+        frame: as decoded, or a copy of that; not turned.
         quarter_turns: counter-clockwise turns that show it upright, 0 to 3.
         pixel_aspect: width of a pixel of the upright picture as a part of its height; 1.0 where it is square.
 
@@ -140,7 +145,7 @@ class AvPicture:
         SourceError: decode_error: it could not be converted.
     """
 
-    __slots__ = ("_lock", "_rgb", "frame", "pixel_aspect", "quarter_turns")
+    __slots__ = ("__weakref__", "_lock", "_rgb", "frame", "pixel_aspect", "quarter_turns")
 
     def __init__(self, frame: VideoFrame, quarter_turns: int = 0, sample_aspect: Fraction | None = None) -> None:
         admit(frame)
@@ -160,6 +165,15 @@ class AvPicture:
     def height(self) -> int:
         """Pixels, of the upright picture."""
         return self.frame.width if self.quarter_turns % 2 else self.frame.height
+
+    def leave_decoder(self) -> None:
+        """Copies the pixels, so that the decoder can use their memory again; waits for those who read the picture.
+
+        A decoder gets more memory where its own is in use, and keeps it until it is closed.
+        """
+        if self.frame.format.name in _COPIED:
+            with self._lock:
+                self.frame = _copied(self.frame)
 
     def to_rgb(self) -> NDArray[np.uint8]:
         """uint8 [height, width, 3], contiguous; converted once, then kept."""
@@ -181,7 +195,9 @@ class AvPicture:
             uint8 [height, width, 3], contiguous.
         """
         size = (height, width) if self.quarter_turns % 2 else (width, height)
-        return np.ascontiguousarray(np.rot90(_small_bgr_of(self.frame, *size), self.quarter_turns))
+        with self._lock:
+            small = _small_bgr_of(self.frame, *size)
+        return np.ascontiguousarray(np.rot90(small, self.quarter_turns))
 
     def to_sampled_rgb(self, width: int, height: int) -> NDArray[np.uint8]:
         """The picture in another size, sampled: between the two rows and columns of pixels that are next to a place.
@@ -195,11 +211,14 @@ class AvPicture:
         Returns:
             uint8 [height, width, 3], contiguous.
         """
-        planes = self._planes()
-        if planes is None:
-            return np.asarray(cv2.resize(self.to_rgb(), (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
         size = (height, width) if self.quarter_turns % 2 else (width, height)
-        small = cv2.merge([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in planes])
+        with self._lock:
+            planes = self._planes()
+            parts = [cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in planes or ()]
+            del planes
+        if not parts:
+            return np.asarray(cv2.resize(self.to_rgb(), (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+        small = cv2.merge(parts)
         rgb = cv2.transform(small, _conversion(_MATRICES[self.frame.colorspace], full_range=self._is_full_range()))
         return np.ascontiguousarray(np.rot90(np.asarray(rgb, np.uint8), self.quarter_turns))
 
@@ -214,7 +233,9 @@ class AvPicture:
             uint8 [height, width], contiguous.
         """
         size = (height, width) if self.quarter_turns % 2 else (width, height)
-        return np.ascontiguousarray(np.rot90(_small_luma_of(self.frame, *size), self.quarter_turns))
+        with self._lock:
+            small = _small_luma_of(self.frame, *size)
+        return np.ascontiguousarray(np.rot90(small, self.quarter_turns))
 
     def to_yuv(self) -> tuple[NDArray[np.uint8], YuvLayout, Matrix, bool] | None:
         """The picture as the decoder left it, half the bytes of RGB.
@@ -224,10 +245,11 @@ class AvPicture:
         Returns:
             uint8 [height * width * 3 / 2]; its layout; the matrix that it was made with; whether it uses 0 to 255.
         """
-        frame = self.frame
         if not self._is_even_yuv() or self.quarter_turns:
             return None
-        pixels = frame.to_ndarray().astype(np.uint8, copy=False)  # for the types alone: 8 bits they are
+        with self._lock:
+            frame = self.frame
+            pixels = frame.to_ndarray().astype(np.uint8, copy=False)  # for the types alone: 8 bits they are
         layout, matrix = _YUV_LAYOUTS[frame.format.name], _MATRICES[frame.colorspace]
         return pixels.reshape(-1), layout, matrix, self._is_full_range()
 
@@ -317,6 +339,17 @@ def _conversion(matrix: Matrix, *, full_range: bool) -> NDArray[np.float32]:
 
 def _believed(aspect: float) -> float:
     return aspect if 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else 1.0
+
+
+def _copied(frame: VideoFrame) -> VideoFrame:
+    """A frame with the same pixels and colours in memory of its own."""
+    copy = type(frame)(frame.width, frame.height, frame.format.name)
+    copy.colorspace, copy.color_range, copy.pts = frame.colorspace, frame.color_range, frame.pts
+    for plane, target in zip(frame.planes, copy.planes, strict=True):
+        width = min(plane.line_size, target.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        np.frombuffer(memoryview(target), np.uint8).reshape(-1, target.line_size)[:, :width] = rows[:, :width]
+    return copy
 
 
 def _rgb_of(frame: VideoFrame) -> NDArray[np.uint8]:

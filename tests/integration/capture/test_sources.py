@@ -7,8 +7,9 @@ import threading
 import time
 import traceback
 import weakref
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,10 +20,13 @@ import pytest
 
 from streamdet.capture.sources import Source, SourceFrame, open_source, read_sound
 from streamdet.capture.sources.interrupt import Interrupt
+from streamdet.capture.sources.picture import AvPicture
+from streamdet.capture.sources.turns import OPENING, Turns
 from streamdet.errors import SourceError
 from streamdet.types import Reason
 from support.capturing import SECRET, stream_config
 from support.certificates import make_certificate
+from support.films import make_film, number_in
 from support.hls import make_hls, master
 from support.videos import concatenate, make_audio, make_video
 from support.waiting import join
@@ -62,6 +66,52 @@ def test_a_closed_source_needs_no_garbage_collector(clip: Path) -> None:
         assert known() is None
     finally:
         gc.enable()
+
+
+def test_files_are_opened_in_turns_and_one_that_takes_long_holds_up_none_for_good(clip: Path) -> None:
+    with ExitStack() as others:
+        for _ in range(OPENING.at_once):
+            others.enter_context(OPENING.turn())
+        began = time.monotonic()
+        open_source(stream_config(clip)).close()
+        assert time.monotonic() - began >= OPENING.longest_wait_seconds
+
+
+def test_a_stop_ends_the_wait_for_a_turn() -> None:
+    turns, interrupt, has_turn = Turns(1, longest_wait_seconds=3600), Interrupt(), threading.Event()
+
+    def open_file() -> None:
+        with interrupt.bound(), turns.turn():
+            has_turn.set()
+
+    with turns.turn():
+        opening = threading.Thread(target=open_file, daemon=True)
+        opening.start()
+        assert not has_turn.is_set()
+        interrupt.set()
+        join(opening)
+    assert has_turn.is_set()
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_pictures_in_use_keep_no_memory_of_the_decoder(tmp_path: Path, b_frames: int) -> None:
+    """What a decoder has once got it keeps, 3 MB for each picture of 1080p that was in use at the same time."""
+    film = make_film(tmp_path / "film.mp4", seconds=6, bframes=b_frames)
+    source = open_source(stream_config(film, pace="fastest"))
+    in_use: list[AvPicture] = []
+    places: Counter[int] = Counter()
+    try:
+        for number in range(60):
+            picture = read_sound(source).picture
+            assert isinstance(picture, AvPicture)
+            places[picture.frame.planes[0].buffer_ptr] += 1
+            if number % 3 == 0:
+                in_use.append(picture)
+            del picture
+    finally:
+        source.close()
+    assert len(places) <= 4 + 2 * b_frames, places
+    assert [number_in(picture.to_rgb()) for picture in in_use] == list(range(0, 60, 3))
 
 
 def failure(url: object, **values: object) -> SourceError:

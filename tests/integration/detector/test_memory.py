@@ -198,3 +198,32 @@ def test_pages_that_only_loading_has_read_are_released() -> None:
     assert files_later < files / 2
     assert own > -1000  # kB: nothing that was written is lost
     assert darkest == brightest == 7
+
+
+_TRIMS = """
+import sys
+from pathlib import Path
+from streamdet.detector.pool import DetectorPool
+
+def kilobytes():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return sizes["Rss"] - sizes["Anonymous"]
+
+pool = DetectorPool([])
+pool.trim()
+before = kilobytes()
+import av
+loaded = kilobytes()
+pool.trim()
+print(before, loaded, kilobytes())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's")
+def test_pages_that_only_opening_streams_has_read_are_released() -> None:
+    command = [sys.executable, "-c", _TRIMS]
+    result = subprocess.run(command, check=True, capture_output=True, timeout=60)
+    before, loaded, after = map(int, result.stdout.split())
+    assert loaded > before
+    assert after - before < (loaded - before) / 2

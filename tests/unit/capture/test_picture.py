@@ -92,6 +92,25 @@ def test_picture_may_be_converted_by_many_threads() -> None:
     assert all(np.array_equal(r, results[0]) for r in results)
 
 
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj420p", "nv12", "yuv444p", "yuv420p10le", "p010le", "rgb24"])
+@pytest.mark.parametrize("size", [(64, 48), (61, 47)])
+def test_a_picture_that_leaves_its_decoder_stays_the_same(pixel_format: str, size: tuple[int, int]) -> None:
+    rgb = np.random.default_rng(4).integers(0, 256, (*size[::-1], 3), np.uint8)
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format=pixel_format)
+    frame.colorspace, frame.color_range = _COLORSPACE["bt709"], _RANGE["limited"]
+    left, stayed = AvPicture(frame), AvPicture(frame)
+    left.leave_decoder()
+    assert (left.frame is frame) is (pixel_format == "rgb24")
+    for make in (
+        AvPicture.to_rgb,
+        lambda picture: (picture.to_yuv() or (0,))[0],
+        lambda picture: picture.to_small_bgr(16, 12),
+        lambda picture: picture.to_sampled_rgb(24, 18),
+        lambda picture: picture.to_small_luma(16, 12),
+    ):
+        assert np.array_equal(make(left), make(stayed))
+
+
 @pytest.mark.parametrize("width", [97, 101, 63, 2])
 def test_odd_widths(width: int) -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (31, width, 3), np.uint8)
