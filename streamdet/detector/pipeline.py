@@ -24,7 +24,7 @@ from streamdet.detector.stages.classify import Classified, Classify
 from streamdet.detector.stages.features import FeatureMaps, Features
 from streamdet.detector.stages.input import read_pictures, read_small
 from streamdet.detector.stages.postprocess import Postprocess
-from streamdet.detector.stages.preprocess import COMMON_SIZES, Batch, Preprocess, Size
+from streamdet.detector.stages.preprocess import COMMON_SIZE, Batch, Preprocess, Size
 from streamdet.detector.stages.proposals import Proposals, Propose
 from streamdet.detector.stages.roi_pool import RoiPool
 from streamdet.detector.trial import settle
@@ -84,7 +84,7 @@ class FasterRcnnDetector:
     def __init__(self, weights: Weights, config: DetectorConfig, on_stage: OnStage | None = None) -> None:
         self._config = config
         self._on_stage = on_stage
-        self.frame_sizes: tuple[Size, ...] = COMMON_SIZES
+        self.frame_sizes: tuple[Size, ...] = (COMMON_SIZE,)
         self.canvases = Canvases()
         self.device = choose_device(config.device)
         self.architecture = weights.architecture

@@ -18,8 +18,8 @@ Size = tuple[int, int]
 # The libraries' pages are given back in the first trims, while streams are opened, and then in each sixth.
 _FIRST_TRIMS = 3
 _TRIMS_BETWEEN = 6
-# What a camera that is gone has had laid out is kept for this long. So is what was laid out for a usual size that no
-# camera has: up to 60 MB in OpenVINO, for less than a second of work.
+# What a camera that is gone has had laid out is kept for this long: up to 60 MB in OpenVINO, for less than a second of
+# work.
 _UNUSED_SECONDS = 120.0
 
 

@@ -20,7 +20,7 @@ from torchvision.models.detection import FasterRCNN
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_device, device_errors
 from streamdet.detector.stages.input import read_pictures
-from streamdet.detector.stages.preprocess import COMMON_SIZES, Size
+from streamdet.detector.stages.preprocess import COMMON_SIZE, Size
 from streamdet.detector.weights import Weights, make_model
 from streamdet.detector.weights.thresholds import known_labels, thresholds_of
 from streamdet.errors import DetectorError
@@ -60,7 +60,7 @@ class ReferenceDetector:
         if config.precision not in {"auto", "fp32"}:
             msg = f'detector.precision: engine = "reference" has no "{config.precision}"; use "auto" or "fp32"'
             raise DetectorError(msg)
-        self.frame_sizes: tuple[Size, ...] = COMMON_SIZES
+        self.frame_sizes: tuple[Size, ...] = (COMMON_SIZE,)
         self.device = choose_device(config.device)
         self._config = config
         self._class_labels = weights.labels

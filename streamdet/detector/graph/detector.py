@@ -26,7 +26,7 @@ from streamdet.detector.graph.runner import EagerRunner, Runner
 from streamdet.detector.graph.step import Clock
 from streamdet.detector.graph.suppress import suppress, suppress_until_settled
 from streamdet.detector.pipeline import OnStage, prepare_model
-from streamdet.detector.stages.preprocess import COMMON_SIZES, Size
+from streamdet.detector.stages.preprocess import COMMON_SIZE, Size
 from streamdet.detector.weights import Weights, load_weights
 from streamdet.detector.weights.thresholds import known_labels
 from streamdet.errors import DetectorError
@@ -75,7 +75,7 @@ class GraphDetector:
         kernels: bool = True,
     ) -> None:
         self.device = device
-        self.frame_sizes: tuple[Size, ...] = COMMON_SIZES[:1]
+        self.frame_sizes: tuple[Size, ...] = (COMMON_SIZE,)
         self._class_labels = weights.labels
         self._max_batch_size = config.largest_batch
         self._on_stage = on_stage

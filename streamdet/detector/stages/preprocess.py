@@ -27,8 +27,8 @@ _BLOCK_ROWS = 64
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-COMMON_SIZES: tuple[Size, ...] = ((1080, 1920), (960, 1280))
-"""Of what most cameras send, 16:9 and 4:3; frames of the same shape stand on the same canvas."""
+COMMON_SIZE: Size = (1080, 1920)
+"""Of what most cameras send, 16:9; frames of the same shape stand on the same canvas."""
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,31 @@ def test_a_new_size_is_prepared_for_while_the_detector_goes_on(tmp_path: Path, m
     several.detectors[0].detect([new])
 
 
+@pytest.mark.skipif(not is_installed(), reason="needs OpenVINO")
+@pytest.mark.usefixtures("_settings_kept")
+def test_the_first_start_takes_memory_for_the_commonest_shape_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    several = load_real_detector(
+        config(engine="openvino", precision="fp32", workers=2, max_batch_size=1), Metrics(Ledger())
+    )
+    compiled: list[list[int]] = []
+
+    def compile_and_note(model: Any, *args: Any) -> Any:
+        compiled.append(list(model.inputs[0].shape))
+        return compile_model(model, *args)
+
+    monkeypatch.setattr(openvino, "compile_model", compile_and_note)
+    several.warm_up()
+    assert len(compiled) == 1
+    wide, narrow = (ArrayPicture(np.zeros((*size, 3), np.uint8)) for size in ((1080, 1920), (960, 1280)))
+    several.prepare(wide)
+    assert len(compiled) == 1
+    several.prepare(narrow)
+    assert len(compiled) == 2
+
+
 def test_there_is_a_worker_for_each_core_by_default() -> None:
     assert choose_workers(None, cores=2) == 2
     assert choose_workers(None, cores=256) == 64
