@@ -13,12 +13,31 @@ from streamdet.types import Picture
 
 # A picture that would be too large for one message is tried again with these qualities.
 _LOWER_QUALITIES = (50, 20)
+# How much smaller or larger than wanted a half of a picture may be.
+_SMALLEST_PART, _LARGEST_PART = 0.92, 1.1
 
 
 def fitted(width: int, height: int, max_side: int) -> tuple[int, int]:
     """Width and height of a picture that is made smaller where one of them is larger than `max_side`, in pixels."""
     scale = min(1.0, max_side / max(width, height))
     return (width, height) if scale == 1.0 else (max(1, round(width * scale)), max(1, round(height * scale)))
+
+
+def near_half(longer: int, side: int, max_side: int) -> int:
+    """The half or the quarter of a picture's longer side if it is close to `side`, else `side`, in pixels.
+
+    Other sizes take twice the time to make.
+
+    Args:
+        longer: the longer side of the picture.
+        side: what is wanted.
+        max_side: what it must not exceed.
+    """
+    for times in (2, 4):
+        part, rest = divmod(longer, times)
+        if not rest and part <= max_side and _SMALLEST_PART <= part / side <= _LARGEST_PART:
+            return part
+    return side
 
 
 @runtime_checkable

@@ -150,18 +150,23 @@ class PictureSubscriber(Worker):
     def _read(self, previews: Subscription | ClusterSubscription) -> None:
         """Reads as long as any picture is wanted."""
         before: frozenset[str] = frozenset()
+        has_news = False
         while not self.stopping and (wanted := self._pictures.wanted(time.monotonic())):
             if wanted != before:
                 previews.set_streams(wanted)
                 before = wanted
             try:
-                event = previews.receive(_TURN_SECONDS)
+                event = previews.receive(0.0 if has_news else _TURN_SECONDS)
             except WireError as error:
                 _throttle.log(_log, logging.WARNING, "dropped a message that is not a picture: %s", error)
                 continue
             if isinstance(event, PreviewEvent) and self._board.is_of_owner(event):
                 taken_seconds = taken_at(event, time.monotonic())
                 self._pictures.put(event.stream, preview_head(event), event.jpeg, taken_seconds)
+                has_news = True
+            elif event is None and has_news:
+                # Pictures of several streams come together: browsers get them in one answer.
+                has_news = False
                 self._on_news()
             self.beat()
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
+from av import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from streamdet.errors import SourceError
 from streamdet.types import Reason
 
 if TYPE_CHECKING:
-    from av import VideoFrame
     from numpy.typing import NDArray
 
 
@@ -185,6 +185,7 @@ class AvPicture:
     def to_small_bgr(self, width: int, height: int) -> NDArray[np.uint8]:
         """The picture in another size, mean colours of the pixels that become one; far cheaper than all of it in RGB.
 
+        YUV 4:2:0 of 8 bits that is halved, or halved again, takes half the time of other sizes.
         Blue comes first: FFmpeg scales to this order in half the time, and OpenCV encodes it as it is.
 
         Args:
@@ -213,7 +214,7 @@ class AvPicture:
         """
         size = (height, width) if self.quarter_turns % 2 else (width, height)
         with self._lock:
-            planes = self._planes()
+            planes = _planes_of(self.frame)
             parts = [cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in planes or ()]
             del planes
         if not parts:
@@ -245,7 +246,7 @@ class AvPicture:
         Returns:
             uint8 [height * width * 3 / 2]; its layout; the matrix that it was made with; whether it uses 0 to 255.
         """
-        if not self._is_even_yuv() or self.quarter_turns:
+        if not _is_even_yuv(self.frame) or self.quarter_turns:
             return None
         with self._lock:
             frame = self.frame
@@ -253,27 +254,8 @@ class AvPicture:
         layout, matrix = _YUV_LAYOUTS[frame.format.name], _MATRICES[frame.colorspace]
         return pixels.reshape(-1), layout, matrix, self._is_full_range()
 
-    def _is_even_yuv(self) -> bool:
-        """Whether it is YUV 4:2:0 of 8 bits, made with a known matrix, with even sides."""
-        frame = self.frame
-        is_known = frame.format.name in _YUV_LAYOUTS and frame.colorspace in _MATRICES
-        return is_known and not frame.width % 2 and not frame.height % 2
-
     def _is_full_range(self) -> bool:
         return self.frame.color_range == ColorRange.JPEG or self.frame.format.name == "yuvj420p"
-
-    def _planes(self) -> list[NDArray[np.uint8]] | None:
-        """Y, U and V as they lie in memory, not turned, or Y and UV; None where it is no such YUV."""
-        if not self._is_even_yuv():
-            return None
-        height, width = self.frame.height, self.frame.width
-        luma, *chroma = (
-            np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size) for plane in self.frame.planes
-        )
-        if len(chroma) == 1:
-            pairs = chroma[0][: height // 2, :width].reshape(height // 2, width // 2, 2)
-            return [luma[:height, :width], pairs]
-        return [luma[:height, :width], *(plane[: height // 2, : width // 2] for plane in chroma)]
 
 
 class BgrPicture:
@@ -352,6 +334,45 @@ def _copied(frame: VideoFrame) -> VideoFrame:
     return copy
 
 
+def _is_even_yuv(frame: VideoFrame) -> bool:
+    """Whether it is YUV 4:2:0 of 8 bits, made with a known matrix, with even sides."""
+    is_known = frame.format.name in _YUV_LAYOUTS and frame.colorspace in _MATRICES
+    return is_known and not frame.width % 2 and not frame.height % 2
+
+
+def _planes_of(frame: VideoFrame) -> list[NDArray[np.uint8]] | None:
+    """Y, U and V as they lie in memory, not turned, or Y and UV; None where it is no such YUV."""
+    if not _is_even_yuv(frame):
+        return None
+    height, width = frame.height, frame.width
+    luma, *chroma = (np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size) for plane in frame.planes)
+    if len(chroma) == 1:
+        pairs = chroma[0][: height // 2, :width].reshape(height // 2, width // 2, 2)
+        return [luma[:height, :width], pairs]
+    return [luma[:height, :width], *(plane[: height // 2, : width // 2] for plane in chroma)]
+
+
+def _halved(frame: VideoFrame, width: int, height: int) -> VideoFrame | None:
+    """A frame made smaller by halves; None where they do not lead to this size, or it is no YUV 4:2:0 of 8 bits.
+
+    The mean of two by two pixels takes OpenCV a fraction of the time that swscale takes for means of any size.
+    """
+    times = frame.width // width
+    is_halved = times in (2, 4) and (frame.width, frame.height) == (width * times, height * times)
+    large = _planes_of(frame) if is_halved and not (width % 2 or height % 2) else None
+    if large is None:
+        return None
+    small = VideoFrame(width, height, frame.format.name)
+    small.colorspace, small.color_range = frame.colorspace, frame.color_range
+    for source, target in zip(large, _planes_of(small) or [], strict=True):
+        halved = source
+        while halved.shape[0] > 2 * target.shape[0]:
+            half = (halved.shape[1] // 2, halved.shape[0] // 2)
+            halved = np.asarray(cv2.resize(halved, half, interpolation=cv2.INTER_AREA), np.uint8)
+        cv2.resize(halved, (target.shape[1], target.shape[0]), dst=target, interpolation=cv2.INTER_AREA)
+    return small
+
+
 def _rgb_of(frame: VideoFrame) -> NDArray[np.uint8]:
     reformatter: VideoReformatter | None = getattr(_per_thread, "reformatter", None)
     if reformatter is None:
@@ -361,6 +382,10 @@ def _rgb_of(frame: VideoFrame) -> NDArray[np.uint8]:
 
 
 def _small_bgr_of(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+    return _converted_to_bgr(_halved(frame, width, height) or frame, width, height)
+
+
+def _converted_to_bgr(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
     # Streams take turns, and the tables of a reformatter fit one pair of sizes.
     reformatters: dict[tuple[int, ...], VideoReformatter] = _per_thread.__dict__.setdefault("small", {})
     key = (frame.width, frame.height, width, height)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from streamdet import DetectionEvent, PreviewEvent, subscribe, wire
 from streamdet.config import PublisherConfig
-from streamdet.delivery.jpeg import to_jpeg
+from streamdet.delivery.jpeg import near_half, to_jpeg
 from streamdet.delivery.preview import Preview, Previews
 from streamdet.delivery.sockets import Subscriptions
 from streamdet.monitoring.metrics import Metrics
@@ -141,6 +141,80 @@ def test_of_many_streams_there_are_fewer_and_smaller_pictures(watched: int, fps:
         previews.subscription(b"\x00preview/")
         previews.subscription(b"\x01preview/s0/")
         assert previews._side == 640
+
+
+def test_pictures_of_several_streams_fall_due_together() -> None:
+    with previews_of() as previews:
+        previews.subscription(b"\x01preview/")
+        due: list[float] = []
+        for index in range(10 * 20):
+            for number in range(12):
+                # Each begins at another time, and has frames of its own times.
+                now = 100.0 + index / 10 + number / 120
+                if index >= number and previews.is_due(f"s{number}", now) and index >= 30:
+                    due.append(now)
+    assert len(due) == pytest.approx(12 * 2 * 17, rel=0.06)
+    assert max(moment % 0.5 for moment in due) < 0.1
+
+
+class CountingWakeup(Wakeup):
+    """Counts how often it is rung."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rung = 0
+
+    def wake(self) -> None:
+        self.rung += 1
+        super().wake()
+
+
+def test_pictures_that_come_together_are_sent_together() -> None:
+    names = [f"s{number}" for number in range(12)]
+    with contextlib.closing(CountingWakeup()) as encoded:
+        previews = Previews(PublisherConfig(), encoded, metrics_of(*names))
+        previews.subscription(b"\x01preview/")
+        for name in names:
+            assert previews.is_due(name, 1.0)
+            offer(previews, name, 1, OnlySmall(64, 36))
+        done = encoded_by(previews, 12)
+        assert [one.event.stream for one in done] == names
+        # One is enough, but a busy machine may take its time over each.
+        assert 1 <= encoded.rung <= 6
+
+
+def test_a_picture_does_not_wait_for_ever_for_those_of_other_streams() -> None:
+    with previews_of() as previews:
+        previews.subscription(b"\x01preview/")
+        for name in ("a", "b", "c"):
+            previews.is_due(name, 1.0)
+        offer(previews, "b", 1)
+        assert [one.event.stream for one in encoded_by(previews, 1)] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("longer", "side", "max_side", "part"),
+    [
+        (767, 368, 640, 368),
+        (768, 368, 640, 384), (704, 368, 640, 352), (640, 368, 640, 368), (1920, 368, 640, 368), (2560, 640, 640, 640),
+        (1280, 640, 640, 640), (1300, 640, 640, 640), (1300, 640, 700, 650), (1536, 368, 640, 384),
+    ],
+)  # fmt: skip
+def test_a_half_of_a_picture_is_taken_where_it_is_near(longer: int, side: int, max_side: int, part: int) -> None:
+    assert near_half(longer, side, max_side) == part
+
+
+def test_a_wall_shows_halves_of_small_pictures() -> None:
+    names = [f"s{number}" for number in range(12)]
+    with contextlib.closing(Wakeup()) as encoded:
+        previews = Previews(PublisherConfig(), encoded, metrics_of(*names))
+        previews.subscription(b"\x01preview/")
+        for name in names:
+            previews.is_due(name, 1.0)
+        offer(previews, "s0", 1, OnlySmall(768, 576))
+        offer(previews, "s1", 1, Grey(7, 768, 576))
+        done = encoded_by(previews, 2)
+    assert [pixels_of(one.jpeg).shape for one in done] == [(288, 384, 3)] * 2
 
 
 def test_each_stream_has_one_slot_and_the_newest_wins() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from streamdet.capture.sources import picture as picture_module
 from streamdet.capture.sources.picture import AvPicture, BgrPicture, check_size
 from streamdet.delivery.jpeg import fitted
 from streamdet.errors import SourceError
@@ -163,6 +164,53 @@ def test_a_small_picture_shows_what_the_whole_one_shows(turns: int) -> None:
         small = bgr[:, :, ::-1]
         expected = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA).astype(int)
         assert np.abs(small.astype(int) - expected).mean() < 6
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("times", [2, 4])
+@pytest.mark.parametrize(
+    ("pixel_format", "colorspace", "color_range"),
+    [
+        ("yuv420p", "bt601", "limited"),
+        ("yuv420p", "bt709", "full"),
+        ("yuvj420p", "unspecified", "unspecified"),
+        ("nv12", "bt709", "limited"),
+    ],
+)
+def test_a_halved_picture_has_the_mean_colours(
+    pixel_format: str, colorspace: str, color_range: str, times: int, turns: int
+) -> None:
+    # Brighter and darker rows in turns: who samples one of them sees another picture.
+    rgb = np.kron(np.random.default_rng(5).integers(40, 200, (6, 8, 3), np.uint8), np.ones((48, 48, 1), np.uint8))
+    rgb[::2] += 40
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(
+        format=pixel_format, dst_colorspace=_COLORSPACE[colorspace], dst_color_range=_RANGE[color_range]
+    )
+    frame.colorspace, frame.color_range = _COLORSPACE[colorspace], _RANGE[color_range]
+    picture = AvPicture(frame, turns)
+    whole = picture.to_rgb()
+    height, width = (side // times for side in whole.shape[:2])
+    halved = picture.to_small_bgr(width, height)
+    assert halved.flags.c_contiguous
+    means = whole.reshape(height, times, width, times, 3).mean((1, 3))
+    assert np.abs(halved[:, :, ::-1] - means).mean() < 3.5
+
+
+def test_pictures_are_halved_without_swscale(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, int]] = []
+    convert = picture_module._converted_to_bgr
+
+    def noting(frame: av.VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+        made.append((frame.width, frame.height))
+        return convert(frame, width, height)
+
+    monkeypatch.setattr(picture_module, "_converted_to_bgr", noting)
+    for pixel_format in ("yuv420p", "nv12", "yuv422p", "yuv420p10le"):
+        frame = av.VideoFrame(768, 576, pixel_format)
+        for width, height in ((384, 288), (192, 144), (368, 276), (384, 280)):
+            AvPicture(frame).to_small_bgr(width, height)
+    whole = (768, 576)
+    assert made == [(384, 288), (192, 144), whole, whole] * 2 + [whole] * 8
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
