@@ -92,9 +92,7 @@ class FasterRcnnDetector:
         self.labels = known_labels(weights.labels, config)
         self.settings = config.settings_for()
         model = prepare_model(weights, self.device)
-        # Beside exported parts, the state is that of the box head.
-        has_head = weights.exported is not None and bool(weights.state)
-        dense = make_dense(model, config, self.device, weights.exported, torch_head=has_head)
+        dense = make_dense(model, config, self.device, weights.exported)
         self._model = model
         # Pixels of 8 bits are as exact as what follows, unless it computes in fp32.
         precision = weights.exported.precision if weights.exported else choose_precision(config.precision)

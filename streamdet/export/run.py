@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from streamdet.config import DetectorConfig
 from streamdet.detector.agreement import Agreement, measure_agreement
 from streamdet.detector.device import choose_device
-from streamdet.detector.engines.quantise import export_fp32, quantise
+from streamdet.detector.engines.quantise import export_fp32, observe, quantise
+from streamdet.detector.engines.small_head import make_small_head
 from streamdet.detector.pipeline import FasterRcnnDetector, prepare_model
 from streamdet.detector.weights import Weights, weights_to_bytes
 from streamdet.errors import DetectorError
@@ -37,6 +38,7 @@ class Report:
         bytes_before: of the weights as they were given, in float32.
         bytes_after: of the file.
         calibration_frames: that the ranges of values were taken from; 0 for fp32.
+        small_head: whether it has a smaller box head for CPUs without products of int8, too.
         milliseconds_before: of one frame, median, with the same number of threads: in torch, fp32;
         milliseconds_openvino: in OpenVINO, fp32;
         milliseconds_after: and of the file. None where no frames were given.
@@ -48,6 +50,7 @@ class Report:
     bytes_before: int
     bytes_after: int
     calibration_frames: int
+    small_head: bool
     milliseconds_before: float | None
     milliseconds_openvino: float | None
     milliseconds_after: float | None
@@ -82,7 +85,11 @@ def export(weights: Weights, pictures: Sequence[Picture], *, int8: bool, bar: Ba
     if int8:
         original = FasterRcnnDetector(weights, _config("openvino"))
         with bar("looking at the frames") as on_progress:
-            exported = quantise(prepare_model(weights, device), original, calibration, on_progress)
+            observed = observe(original, calibration, on_progress)
+        model = prepare_model(weights, device)
+        exported = quantise(model, observed)
+        with bar("making the box head small") as on_progress:
+            exported = replace(exported, small_head=make_small_head(model, observed.answers, on_progress))
     else:
         exported = export_fp32(prepare_model(weights, device))
     made = replace(weights, state={}, exported=exported)
@@ -94,6 +101,7 @@ def export(weights: Weights, pictures: Sequence[Picture], *, int8: bool, bar: Ba
         bytes_before=sum(t.numel() * t.element_size() for t in weights.state.values()),
         bytes_after=len(content),
         calibration_frames=len(calibration) if int8 else 0,
+        small_head=exported.small_head is not None,
         milliseconds_before=times[0],
         milliseconds_openvino=times[1],
         milliseconds_after=times[2],

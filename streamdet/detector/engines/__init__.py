@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from streamdet.config import DetectorConfig
-from streamdet.detector.engines.openvino import BoxHead, ExportedDense, OpenVinoDense, Precision
+from streamdet.detector.engines.openvino import ExportedDense, OpenVinoDense, Precision
 from streamdet.detector.engines.packing import Epilogue
 from streamdet.detector.engines.pytorch import TorchDense
 from streamdet.errors import DetectorError
@@ -75,8 +75,6 @@ def make_dense(
     device: torch.device,
     exported: ExportedDense | None = None,
     epilogue: Epilogue | None = None,
-    *,
-    torch_head: bool = False,
 ) -> Dense:
     """Makes the engine of a configuration run a model; "auto" is torch, in fp32.
 
@@ -86,13 +84,12 @@ def make_dense(
         device: where it runs.
         exported: the dense parts, where the weights are a file of `streamdet export`.
         epilogue: for convolutions in torch; see `TorchDense`.
-        torch_head: whether the box head runs in torch, with the model's parameters, instead of the exported one.
 
     Raises:
         DetectorError: the engine is not installed, or has no such precision.
     """
     if exported is not None or config.engine == "openvino":
-        return _openvino_dense(model, config, device, exported, torch_head=torch_head)
+        return _openvino_dense(model, config, device, exported)
     return TorchDense(model, choose_precision(config.precision), epilogue)
 
 
@@ -101,8 +98,6 @@ def _openvino_dense(
     config: DetectorConfig,
     device: torch.device,
     exported: ExportedDense | None,
-    *,
-    torch_head: bool,
 ) -> Dense:
     problem = None
     if device.type != "cpu":
@@ -115,7 +110,7 @@ def _openvino_dense(
         msg = f"detector.{problem}"
         raise DetectorError(msg)
     if exported is not None:
-        return OpenVinoDense.of_export(exported, model, BoxHead(model) if torch_head else None)
+        return OpenVinoDense.of_export(exported, model)
     return OpenVinoDense.of_model(model, choose_precision(config.precision))
 
 

@@ -33,6 +33,12 @@ from torch.nn import functional
 from torchvision.models.detection import FasterRCNN
 
 from streamdet.detector.engines.pytorch import ChannelsLastHead
+from streamdet.detector.engines.small_head import (
+    SMALL_HEAD_PREFIX,
+    SmallHead,
+    small_head_from_tensors,
+    small_head_to_tensors,
+)
 from streamdet.detector.memory import available_bytes
 from streamdet.errors import DetectorError
 from streamdet.extras import how_to_install
@@ -49,8 +55,7 @@ FORMAT_FAMILY = "streamdet-openvino-"
 FORMAT = f"{FORMAT_FAMILY}2"
 """Of a file with exported dense parts, as its metadata name it."""
 
-PARTS = ("features.xml", "features.bin", "box_head.xml", "box_head.bin")
-"""Names of the tensors of such a file; others in it are not read."""
+_GRAPHS = ("features.xml", "features.bin", "box_head.xml", "box_head.bin")  # tensors of bytes in such a file
 
 # What OpenVINO computes with where the model itself does not say int8.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -244,17 +249,25 @@ class ExportedDense:
         precision: that they were exported in.
         features: graph (XML) and its constants, of what `convert_features` makes.
         box_head: the same, of what `convert_box_head` makes.
+        small_head: does the same in torch, faster on CPUs without products of int8; None where there is none.
     """
 
     precision: Precision
     features: tuple[bytes, bytes]
     box_head: tuple[bytes, bytes]
+    small_head: SmallHead | None = None
+
+
+def is_part(name: str) -> bool:
+    """Whether a tensor of such a file is one of those that `dense_from_tensors` reads."""
+    return name in _GRAPHS or name.startswith(SMALL_HEAD_PREFIX)
 
 
 def dense_to_tensors(dense: ExportedDense) -> dict[str, Tensor]:
-    """The contents as named tensors of bytes, for a safetensors file."""
-    contents = zip(PARTS, (*dense.features, *dense.box_head), strict=True)
-    return {name: torch.from_numpy(np.frombuffer(content, np.uint8).copy()) for name, content in contents}
+    """The contents as named tensors, graphs as bytes, for a safetensors file."""
+    contents = zip(_GRAPHS, (*dense.features, *dense.box_head), strict=True)
+    tensors = {name: torch.from_numpy(np.frombuffer(content, np.uint8).copy()) for name, content in contents}
+    return tensors | (small_head_to_tensors(dense.small_head) if dense.small_head else {})
 
 
 def dense_from_tensors(tensors: Mapping[str, Tensor], precision: str) -> ExportedDense:
@@ -266,20 +279,23 @@ def dense_from_tensors(tensors: Mapping[str, Tensor], precision: str) -> Exporte
     if precision not in {"fp32", "int8"}:
         msg = f"precision {precision!r}"
         raise ValueError(msg)
-    missing = [name for name in PARTS if name not in tensors or tensors[name].dtype is not torch.uint8]
+    missing = [name for name in _GRAPHS if name not in tensors or tensors[name].dtype is not torch.uint8]
     if missing:
         msg = f"no {', '.join(missing)}"
         raise ValueError(msg)
-    contents = [tensors[name].numpy().tobytes() for name in PARTS]
+    contents = [tensors[name].numpy().tobytes() for name in _GRAPHS]
     for graph in (contents[0], contents[2]):
         if len(graph) > _MAX_GRAPH_BYTES or b"<!" in graph:
             msg = f"a graph of more than {_MAX_GRAPH_BYTES >> 20} MiB, or with declarations in its XML"
             raise ValueError(msg)
-    return ExportedDense(cast("Precision", precision), (contents[0], contents[1]), (contents[2], contents[3]))
+    features, box_head = (contents[0], contents[1]), (contents[2], contents[3])
+    return ExportedDense(cast("Precision", precision), features, box_head, small_head_from_tensors(tensors))
 
 
-def _check_fit(features: openvino.Model, box_head: openvino.Model, model: FasterRCNN) -> None:
-    """Compares the graphs of a file with what a model's dense parts take and yield, before any memory is taken.
+def _check_fit(
+    features: openvino.Model, box_head: openvino.Model, small_head: SmallHead | None, model: FasterRCNN
+) -> None:
+    """Compares the parts of a file with what a model's dense parts take and yield, before any memory is taken.
 
     Raises:
         ValueError: they differ, or a map would be too large.
@@ -307,6 +323,9 @@ def _check_fit(features: openvino.Model, box_head: openvino.Model, model: Faster
         if found != last:
             msg = f"its outputs have {found} channels instead of {last}"
             raise ValueError(msg)
+    if small_head and (small_head.inputs, small_head.classes) != (channels * _POOLED_PIXELS**2, classes):
+        msg = f"its small box head takes {small_head.inputs} numbers and knows {small_head.classes} classes"
+        raise ValueError(msg)
 
 
 # ---- running ----
@@ -381,15 +400,12 @@ class OpenVinoDense:
         return cls(_Models(convert_features(model), box_head, torch_head, precision))
 
     @classmethod
-    def of_export(
-        cls, exported: ExportedDense, model: FasterRCNN | None = None, torch_head: nn.Module | None = None
-    ) -> Self:
+    def of_export(cls, exported: ExportedDense, model: FasterRCNN | None = None) -> Self:
         """Takes what `streamdet export` made.
 
         Args:
             exported: read from a file.
             model: whose dense parts these should be, to be compared; not compared unless given.
-            torch_head: runs instead of the exported box head, as `BoxHead` does.
 
         Raises:
             DetectorError: OpenVINO is not installed, or cannot read it, or it is of another model.
@@ -399,11 +415,13 @@ class OpenVinoDense:
                 core().read_model(xml, constants) for xml, constants in (exported.features, exported.box_head)
             )
             if model is not None:
-                _check_fit(features, box_head, model)
+                _check_fit(features, box_head, exported.small_head, model)
         except (RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[-_REASON_CHARACTERS:]
             msg = f"OpenVINO cannot run these weights; make them again with `streamdet export` ({reason})"
             raise DetectorError(msg) from None
+        # With products of int8, the two large matrix products of the box head take no longer than these.
+        torch_head = None if has_int8_products() else exported.small_head
         return cls(_Models(features, None if torch_head else box_head, torch_head, exported.precision))
 
     def features(self, images: Tensor) -> list[Tensor]:

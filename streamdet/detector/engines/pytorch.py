@@ -103,7 +103,7 @@ class ChannelsLastHead(nn.Module):
         self._head = None if isinstance(head, TwoMLPHead) else head
         if isinstance(head, TwoMLPHead):
             self._second = head.fc7
-            self._weight = _by_place(head.fc6.weight.detach())
+            self._weight = by_place(head.fc6.weight.detach())
             self._bias = head.fc6.bias
 
     def forward(self, regions: Tensor) -> Tensor:
@@ -123,8 +123,12 @@ class ChannelsLastHead(nn.Module):
         return result
 
 
-def _by_place(weight: Tensor) -> Tensor:
-    """The same weights for inputs ordered by place and then channel, instead of channel and then place."""
+def by_place(weight: Tensor) -> Tensor:
+    """The same weights for inputs ordered by place and then channel, instead of channel and then place.
+
+    Args:
+        weight: [features, channels * 7 * 7], of a box head's first matrix product.
+    """
     side = math.isqrt(_REGION_PLACES)
     by_channel = weight.reshape(len(weight), -1, side, side)
     return by_channel.permute(0, 2, 3, 1).flatten(1).contiguous()

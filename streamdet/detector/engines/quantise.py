@@ -8,10 +8,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torchvision.models.detection import FasterRCNN
 
@@ -23,6 +25,7 @@ from streamdet.detector.engines.openvino import (
     load_nncf,
     load_openvino,
 )
+from streamdet.detector.engines.small_head import Answers
 from streamdet.detector.pipeline import FasterRcnnDetector
 from streamdet.types import Picture
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 # Neighbouring regions of a picture are alike; these are enough to know the range of values.
 _REGIONS_OF_PICTURE = 32
+# Of regions that are kept, all pictures together.
+_ANSWERS_BYTES = 1 << 30
 
 OnProgress = Callable[[int, int], None]
 Array = NDArray[np.float32]
@@ -45,9 +50,44 @@ def export_fp32(model: FasterRCNN) -> ExportedDense:
     return _exported("fp32", convert_features(model), convert_box_head(model))
 
 
-def quantise(
-    model: FasterRCNN, detector: FasterRcnnDetector, pictures: Sequence[Picture], on_progress: OnProgress | None = None
-) -> ExportedDense:
+@dataclass(frozen=True)
+class Observed:
+    """What a detector computed for real pictures.
+
+    Attributes:
+        batches: float32 [1, height, width, 3], what went into the features of each picture.
+        answers: of its box head to regions of all pictures, of one picture after the other.
+    """
+
+    batches: list[Array]
+    answers: Answers
+
+
+def observe(
+    detector: FasterRcnnDetector, pictures: Sequence[Picture], on_progress: OnProgress | None = None
+) -> Observed:
+    """Runs a detector on pictures and keeps what an export is made from.
+
+    Args:
+        detector: in fp32.
+        pictures: such as will be detected later, some hundred.
+        on_progress: called with the number of pictures that are done, and of all.
+    """
+    batches: list[Array] = []
+    answers: list[Answers] = []
+    for number, picture in enumerate(pictures, start=1):
+        outputs = detector.run([picture])
+        batches.append(outputs.batch.tensor.permute(0, 2, 3, 1).contiguous().numpy())
+        regions = outputs.regions.permute(0, 2, 3, 1)
+        most = max(1, _ANSWERS_BYTES // (len(pictures) * regions[:1].numel() * 2)) if len(regions) else 1
+        some = torch.arange(0, len(regions), step=max(1, -(-len(regions) // most)))
+        answers.append(Answers(regions[some].half(), outputs.classified.scores[some], outputs.classified.deltas[some]))
+        if on_progress:
+            on_progress(number, len(pictures))
+    return Observed(batches, Answers.joined(answers))
+
+
+def quantise(model: FasterRCNN, observed: Observed) -> ExportedDense:
     """Converts the dense parts and quantises every convolution and matrix product.
 
     Weights get one scale for each output channel. On CPUs without VNNI, sums of two products of 8 bits can overflow
@@ -55,26 +95,19 @@ def quantise(
 
     Args:
         model: prepared by `pipeline.prepare_model`, on the CPU.
-        detector: of the same weights, in fp32: what it computes is what the ranges of values are taken from.
-        pictures: to calibrate with; such as will be detected later, some hundred.
-        on_progress: called with the number of pictures that are done, and of all.
+        observed: of the same weights: what the ranges of values are taken from.
 
     Raises:
         DetectorError: NNCF is not installed.
     """
-    batches: list[Array] = []
-    regions: list[Array] = []
-    for number, picture in enumerate(pictures, start=1):
-        outputs = detector.run([picture])
-        batches.append(outputs.batch.tensor.permute(0, 2, 3, 1).contiguous().numpy())
-        if len(outputs.regions):
-            step = -(-len(outputs.regions) // _REGIONS_OF_PICTURE)
-            regions.append(outputs.regions[::step].float().permute(0, 2, 3, 1).contiguous().numpy())
-        if on_progress:
-            on_progress(number, len(pictures))
-    features = _quantised(convert_features(model), batches)
+    features = _quantised(convert_features(model), observed.batches)
     box_head = convert_box_head(model)
-    return _exported("int8", features, _quantised(box_head, regions) if regions else box_head)
+    count = len(observed.answers)
+    if not count:
+        return _exported("int8", features, box_head)
+    step = max(1, count // (_REGIONS_OF_PICTURE * len(observed.batches)))
+    regions = torch.split(observed.answers.regions[::step].float(), _REGIONS_OF_PICTURE)
+    return _exported("int8", features, _quantised(box_head, [some.numpy() for some in regions]))
 
 
 def _quantised(model: openvino.Model, inputs: list[Array]) -> openvino.Model:

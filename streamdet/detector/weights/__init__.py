@@ -20,11 +20,10 @@ from streamdet.config import DetectorConfig
 from streamdet.detector.engines.openvino import FORMAT as OPENVINO_FORMAT
 from streamdet.detector.engines.openvino import FORMAT_FAMILY as OPENVINO_FORMAT_FAMILY
 from streamdet.detector.engines.openvino import (
-    PARTS,
     ExportedDense,
     dense_from_tensors,
     dense_to_tensors,
-    has_int8_products,
+    is_part,
 )
 from streamdet.detector.weights.architectures import ARCHITECTURES, outline_model
 from streamdet.detector.weights.state_dict import (
@@ -57,8 +56,7 @@ class Weights:
 
     Attributes:
         architecture: a key of `weights.architectures.ARCHITECTURES`.
-        state: the state dict, by torchvision's names; where `exported` is given, empty, or that of the box head alone,
-            which then runs in torch.
+        state: the state dict, by torchvision's names; empty where `exported` is given.
         labels: name of each class in the order of the classifier; [0] is the background.
         category_ids: id of each class in its data set; [0] is 0.
         min_size: the input's shorter side in pixels, unless the longer one would pass `max_size`.
@@ -126,17 +124,12 @@ def load_weights(config: DetectorConfig) -> Weights:
 
 
 def load_embedded_int8() -> Weights:
-    """The embedded weights, quantised for OpenVINO; with the box head for torch where that is faster.
+    """The embedded weights, quantised for OpenVINO.
 
     Raises:
-        DetectorError: a file is missing or damaged.
+        DetectorError: the file is missing or damaged.
     """
-    weights = load_weights_file(embedded_int8_weights())
-    if has_int8_products():
-        return weights
-    # Without them the two large matrix products of the box head take longer in int8 than in fp32.
-    state = load_weights_file(embedded_weights()).state
-    return replace(weights, state={name: tensor for name, tensor in state.items() if name.startswith("roi_heads.")})
+    return load_weights_file(embedded_int8_weights())
 
 
 def load_weights_file(path: Path) -> Weights:
@@ -157,8 +150,8 @@ def load_weights_file(path: Path) -> Weights:
             weights = _described(path, metadata)
             if not _is_export(metadata):
                 check_shapes(path, weights.architecture, len(weights.labels), shapes)
-            names = PARTS if _is_export(metadata) else tuple(shapes)
-            state = {name: file.get_tensor(name) for name in names if name in shapes}
+            is_read = is_part if _is_export(metadata) else bool
+            state = {name: file.get_tensor(name) for name in shapes if is_read(name)}
     except (OSError, SafetensorError) as error:
         msg = f"{path} is not a whole safetensors file: {str(error).partition(chr(10))[0][:200]}"
         raise DetectorError(msg) from None

@@ -23,7 +23,6 @@ from torchvision.models.detection import FasterRCNN
 from streamdet.assets import embedded_int8_weights, embedded_weights
 from streamdet.bench.cases import calibrated_weights
 from streamdet.config import DetectorConfig
-from streamdet.detector import weights as weights_module
 from streamdet.detector.agreement import measure_agreement
 from streamdet.detector.device import use_threads
 from streamdet.detector.engines import Dense, make_dense
@@ -36,6 +35,7 @@ from streamdet.detector.engines.openvino import (
     is_installed,
     load_openvino,
 )
+from streamdet.detector.engines.small_head import SmallHead
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector, prepare_model, weights_for
 from streamdet.detector.trial import settle
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights_file, weights_to_bytes
@@ -141,7 +141,13 @@ def one_thread() -> Iterator[None]:
     use_threads(before)
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.fixture
+def with_int8_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exported box head runs, whatever CPU this is."""
+    monkeypatch.setattr(openvino_dense, "has_int8_products", lambda: True)
+
+
+@pytest.mark.usefixtures("one_thread", "with_int8_products")
 @pytest.mark.timeout(300)  # two dozen compilations: ten seconds of one core
 def test_int8_over_two_dozen_canvases(frames: list[Rgb], monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[list[int]] = []
@@ -170,7 +176,7 @@ def test_int8_over_two_dozen_canvases(frames: list[Rgb], monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_where_the_cpu_has_no_products_of_int8_the_box_head_runs_in_torch(
+def test_where_the_cpu_has_no_products_of_int8_the_small_box_head_runs_in_torch(
     frames: list[Rgb], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = DetectorConfig(device="cpu", engine="openvino", score_threshold=0.3)
@@ -183,7 +189,7 @@ def test_where_the_cpu_has_no_products_of_int8_the_box_head_runs_in_torch(
 
     monkeypatch.setattr(openvino_dense, "compile_model", compile_and_note)
     for isa, compiled in (("AVX2", set()), ("", {64, 16})):
-        monkeypatch.setattr(weights_module, "has_int8_products", lambda isa=isa: isa != "AVX2")
+        monkeypatch.setattr(openvino_dense, "has_int8_products", lambda isa=isa: isa != "AVX2")
         found = FasterRcnnDetector(load_embedded_int8(), config).detect(pictures(frames))
         assert set(regions) == compiled
         agreement = measure_agreement(exact.detect(pictures(frames)), found)
@@ -252,6 +258,19 @@ def test_a_graph_of_another_model_is_refused() -> None:
         FasterRcnnDetector(fewer, DetectorConfig(device="cpu", engine="openvino"))
 
 
+def test_a_small_box_head_of_another_model_is_refused() -> None:
+    exported = load_weights_file(embedded_int8_weights())
+    assert exported.exported is not None
+    for head, expected in (
+        (SmallHead(7 * 7 * 64, 8, 16, 7), "takes 3136 numbers and knows 7 classes"),
+        (SmallHead(7 * 7 * 128, 8, 16, 6), "takes 6272 numbers and knows 6 classes"),
+    ):
+        other = replace(exported, exported=replace(exported.exported, small_head=head))
+        with pytest.raises(DetectorError, match=f"cannot run these weights.*{expected}"):
+            FasterRcnnDetector(other, DetectorConfig(device="cpu", engine="openvino"))
+
+
+@pytest.mark.usefixtures("with_int8_products")
 def test_an_exported_constant_that_is_no_number_is_found_at_the_start() -> None:
     exported = load_weights_file(embedded_int8_weights())
     assert exported.exported is not None

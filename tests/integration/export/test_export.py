@@ -16,6 +16,7 @@ from streamdet.assets import embedded_weights, sample_clip
 from streamdet.cli import export as cli_export
 from streamdet.config import DetectorConfig
 from streamdet.detector.agreement import measure_agreement
+from streamdet.detector.engines import openvino
 from streamdet.detector.engines.openvino import is_installed
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector
 from streamdet.detector.reference import ReferenceDetector
@@ -53,6 +54,7 @@ def test_int8_runs_as_weights_and_keeps_most_detections(int8_file: tuple[Path, d
     path, report = int8_file
     assert report["precision"] == "int8"
     assert report["calibration_frames"] == 8
+    assert report["small_head"] is False  # of so few frames it learns too little
     assert report["bytes_after"] == path.stat().st_size < report["bytes_before"] / 2  # type: ignore[operator]
     agreement = report["agreement"]
     assert agreement["frames"] == 2  # type: ignore[index]
@@ -65,6 +67,23 @@ def test_int8_runs_as_weights_and_keeps_most_detections(int8_file: tuple[Path, d
     assert sum(map(len, wanted)) > 10
     assert found != wanted
     assert measure_agreement(wanted, found).kept_share > 0.7
+
+
+@needs_openvino
+def test_some_ten_frames_make_a_small_box_head_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, frame in enumerate(clip_frames(26)):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), frame[::2, ::2, ::-1])
+    path = tmp_path / "int8.safetensors"
+    report = json.loads(run_export("--int8", "--frames", str(tmp_path), "--out", str(path), "--json").stdout)
+    assert report["small_head"] is True
+    weights = load_weights_file(path)
+    original = FasterRcnnDetector(load_weights_file(embedded_weights()), DetectorConfig(engine="torch", device="cpu"))
+    shown = pictures(clip_frames(2))
+    wanted = original.detect(shown)
+    for has_products in (True, False):
+        monkeypatch.setattr(openvino, "has_int8_products", lambda has=has_products: has)
+        found = FasterRcnnDetector(weights, DetectorConfig(engine="openvino", device="cpu")).detect(shown)
+        assert measure_agreement(wanted, found).kept_share > 0.7
 
 
 @needs_openvino
