@@ -147,6 +147,64 @@ def test_corners_sides_and_shapes_are_dragged_and_everything_can_be_undone(edito
     assert as_configured(editor, tmp_path).zones[0].model_dump(mode="json", exclude_defaults=True) == _PATH
 
 
+def test_undo_takes_back_corners_while_drawing_and_stops_there(editor: Page) -> None:
+    names, dots = editor.locator(".zones-item strong"), editor.locator("#zones-drawing .set")
+    undo = editor.get_by_role("button", name="Undo")
+    editor.locator(".zones-item").click()
+    editor.locator("#zones-shape").get_by_label("Name", exact=True).fill("yard")
+    tool(editor, "Zone")
+    expect(undo).to_have_attribute("aria-disabled", "true")
+    click(editor, (0.1, 0.5), (0.4, 0.5), (0.4, 0.8))
+    undo.click()
+    expect(dots).to_have_count(2)
+    editor.get_by_role("button", name="Redo").click()
+    expect(dots).to_have_count(3)
+    for left in (2, 1, 0, 0, 0):
+        editor.keyboard.press("Control+z")
+        expect(dots).to_have_count(left)
+    expect(undo).to_have_attribute("aria-disabled", "true")
+    expect(names).to_have_text(["yard"])
+    editor.get_by_role("button", name="Select", exact=True).click()
+    undo.click()
+    expect(names).to_have_text(["path"])
+
+
+@pytest.mark.parametrize(("name", "shape"), [("Zone", "zone"), ("Mask", "mask"), ("Line", "line")])
+def test_lines_join_the_corners_so_far_and_the_pointer(editor: Page, name: str, shape: str) -> None:
+    tool(editor, name)
+    click(editor, (0.1, 0.5))
+    editor.mouse.move(*at(editor, 0.4, 0.5))
+    # In one go: what is drawn is made again with each frame.
+    look = """(selector) => {
+      const line = document.querySelector(selector), { stroke, fill } = getComputedStyle(line);
+      return [line.points.length, stroke !== "none", fill];
+    }"""
+    assert editor.evaluate(look, f"#zones-drawing polyline.drawn.{shape}") == [2, True, "none"]
+
+
+def test_what_cannot_be_finished_says_what_it_needs(editor: Page) -> None:
+    note, announced = editor.locator("#zones-note"), editor.locator("#announcer p")
+    tool(editor, "Zone")
+    click(editor, (0.1, 0.5), (0.4, 0.5), (0.1, 0.5))
+    expect(note).to_have_text("A zone needs three corners.")
+    expect(announced.last).to_have_text("A zone needs three corners.")
+    expect(editor.locator("#zones-drawing .set")).to_have_count(2)
+    editor.keyboard.press("Control+z")
+    expect(note).to_have_text("")
+    editor.keyboard.press("f")
+    expect(note).to_have_text("A zone needs three corners.")
+    click(editor, (0.4, 0.5), (0.4, 0.9))
+    expect(note).to_have_text("")
+    editor.keyboard.press("f")
+    expect(editor.locator(".zones-item strong")).to_have_text(["path", "zone-1"])
+    tool(editor, "Line")
+    click(editor, (0.1, 0.2), (0.1, 0.2))
+    expect(note).to_have_text("A line needs two ends.")
+    tool(editor, "Mask")
+    drag(editor, (0.1, 0.2), (0.3, 0.2))
+    expect(note).to_have_text("A rectangle needs a width and a height: drag further.")
+
+
 def press(page: Page, *keys: str) -> None:
     for key in keys:
         name, _, count = key.partition("*")
@@ -234,6 +292,38 @@ def test_a_draft_survives_a_reload_and_other_views(editor: Page, server: PagePro
     editor.get_by_role("button", name="Discard changes").click()
     editor.reload()
     expect(editor.locator(".zones-item strong")).to_have_text(["path"])
+    assert asked == ["beforeunload"]
+
+
+def test_a_half_drawn_shape_survives_a_reload_and_other_views(editor: Page, server: PageProcess) -> None:
+    dots = editor.locator("#zones-drawing .set")
+    tool(editor, "Mask")
+    click(editor, (0.1, 0.5), (0.4, 0.5), (0.4, 0.9))
+    editor.locator("#zones-back").click()
+    editor.go_back()
+    expect(dots).to_have_count(3)
+    expect(editor.locator("#zones-standing")).to_contain_text("The mask that you are drawing is not finished.")
+    editor.goto(f"{server.url}#/zones/yard")
+    expect(editor.locator("#zones-title")).to_have_text("Zones of yard")
+    expect(dots).to_have_count(0)
+    asked: list[str] = []
+    editor.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    editor.goto(f"{server.url}#/zones/gate")
+    expect(dots).to_have_count(3)
+    editor.reload()
+    expect(editor.locator(".zones-item")).to_have_count(1)
+    expect(dots).to_have_count(3)
+    assert asked == ["beforeunload"]
+    tool(editor, "Mask")  # which is chosen already
+    click(editor, (0.1, 0.9), (0.1, 0.5))
+    expect(editor.locator(".zones-item strong")).to_have_text(["path", "mask-1"])
+    tool(editor, "Zone")
+    click(editor, (0.6, 0.5))
+    editor.get_by_role("button", name="Cancel").click()
+    editor.get_by_role("button", name="Discard changes").click()
+    editor.reload()
+    expect(editor.locator(".zones-item")).to_have_count(1)
+    expect(dots).to_have_count(0)
     assert asked == ["beforeunload"]
 
 

@@ -52,6 +52,10 @@ const editor = {
   tool: "select",
   /** Corners that are set of a shape that is being drawn. @type {[number, number][]} */
   drawing: [],
+  /** Corners of it that were taken back, the last one last. @type {[number, number][]} */
+  takenBack: [],
+  /** Why what was just tried while drawing did nothing. */
+  note: "",
   /** Where the keyboard's cursor is. @type {[number, number]} */
   cursor: [0.5, 0.5],
   hasCursor: false,
@@ -98,9 +102,9 @@ function keptDraft(stream) {
 
 function keepDraft() {
   try {
-    if (isDirty()) {
-      const { base, version, outline, draft } = editor;
-      sessionStorage.setItem(DRAFT_KEY + editor.stream, JSON.stringify({ base, version, outline, draft }));
+    if (isDirty() || editor.drawing.length) {
+      const { base, version, outline, draft, tool, drawing } = editor;
+      sessionStorage.setItem(DRAFT_KEY + editor.stream, JSON.stringify({ base, version, outline, draft, ...(drawing.length ? { tool, drawing } : {}) }));
     } else sessionStorage.removeItem(DRAFT_KEY + editor.stream);
   } catch {
     // Private windows of some browsers keep nothing.
@@ -112,7 +116,7 @@ function hasDrafts() {
   try {
     return Object.keys(sessionStorage).some((key) => key.startsWith(DRAFT_KEY));
   } catch {
-    return isDirty();
+    return isDirty() || editor.drawing.length > 0;
   }
 }
 
@@ -150,6 +154,30 @@ function goTo(from, to, word) {
   announce(word);
 }
 
+/** While something is drawn, Undo takes back its corners and nothing else. */
+function undo() {
+  if (editor.drag) return;
+  if (editor.tool !== "select") takeBackCorner();
+  else goTo(editor.done, editor.undone, "Undone.");
+}
+
+function redo() {
+  if (editor.drag) return;
+  if (editor.tool === "select") return goTo(editor.undone, editor.done, "Done again.");
+  const corner = editor.takenBack.pop();
+  if (corner) cornerIsSet(corner);
+}
+
+function takeBackCorner() {
+  const corner = editor.drawing.pop();
+  if (!corner) return;
+  editor.takenBack.push(corner);
+  editor.note = "";
+  keepDraft();
+  showZones();
+  announce(`Removed; ${editor.drawing.length} are left.`);
+}
+
 /* Opening */
 
 addView("zones", {
@@ -158,7 +186,8 @@ addView("zones", {
   open: openZones,
   close() {
     commit();
-    stopDrawing();
+    Object.assign(editor, { pointer: null, drag: null, note: "" });
+    if (!editor.drawing.length) stopDrawing();
     havePictures.delete(editor.stream);
   },
   detail: () => editor.stream,
@@ -174,16 +203,17 @@ function openZones(stream) {
     const frame = rows.get(stream)?.size;
     Object.assign(editor, {
       stream, base: null, version: "", outline: "", draft: noShapes(), committed: JSON.stringify(noShapes()), undone: [], done: [], selected: null, tool: "select",
-      drawing: [], hasCursor: false, pointer: null, drag: null, picture: null, boxes: [], refused: [], isConflict: false, isRead: false,
+      drawing: [], takenBack: [], note: "", hasCursor: false, pointer: null, drag: null, picture: null, boxes: [], refused: [], isConflict: false, isRead: false,
       frame: frame ? { width: frame[0], height: frame[1] } : { width: 16, height: 9 },
     });
     Object.assign(byId("zones-canvas"), { width: 16, height: 9 });
     for (const id of ["zones-applied", "zones-copied", "zones-apply-problem"]) setText(byId(id), "");
     const kept = keptDraft(stream);
     if (kept?.draft && kept.base) {
-      Object.assign(editor, { ...kept, committed: JSON.stringify(kept.draft), done: [JSON.stringify(kept.base)] });
-      announce("What you drew before and did not apply is still here.");
-    }
+      Object.assign(editor, { ...kept, committed: JSON.stringify(kept.draft) });
+      if (isDirty()) editor.done = [JSON.stringify(kept.base)];
+    } else if (kept?.drawing) Object.assign(editor, { tool: kept.tool, drawing: kept.drawing });
+    if (isDirty() || editor.drawing.length) announce("What you drew before and did not apply is still here.");
   }
   setText(byId("zones-title"), `Zones of ${stream}`);
   byId("zones-back").href = addressOf("stream", stream);
@@ -303,8 +333,10 @@ function showZones() {
   for (const button of document.querySelectorAll("#zones-view [data-tool]")) {
     if (button.tagName === "BUTTON") setAttribute(button, "aria-pressed", String(button.dataset.tool === editor.tool));
   }
-  setAttribute(byId("zones-undo"), "aria-disabled", String(!editor.done.length));
-  setAttribute(byId("zones-redo"), "aria-disabled", String(!editor.undone.length));
+  const [back, forth] = editor.tool === "select" ? [editor.done, editor.undone] : [editor.drawing, editor.takenBack];
+  setAttribute(byId("zones-undo"), "aria-disabled", String(!back.length));
+  setAttribute(byId("zones-redo"), "aria-disabled", String(!forth.length));
+  setText(byId("zones-note"), editor.note);
   setText(byId("zones-hint"), TOOL_HINTS[editor.tool]);
   setText(byId("zones-keys"), editor.tool === "select" ? SELECT_KEYS : DRAW_KEYS);
   byId("zones-finish").hidden = editor.tool === "lines" || editor.drawing.length < 3;
@@ -561,6 +593,7 @@ function showResult() {
   const may = account.mayChange;
   let standing = dirty ? "You have changes that are not applied." : "As configured.";
   if (editor.base === null) standing = "Reading what is configured …";
+  if (editor.drawing.length) standing = `${standing} The ${NOUNS[editor.tool]} that you are drawing is not finished.`;
   if (wrong) standing = `${wrong === 1 ? "One of them has a mistake" : `${wrong} have mistakes`}: it says above what is wrong.`;
   else if (dirty && !may) standing = `${account.whyNot} Copy the text into the file of the daemon and reload it.`;
   if (!account.reads && editor.base && entries().length) standing += " Of shapes that were there before, only the outlines are known here: compare labels and sizes with the file.";
@@ -606,7 +639,10 @@ const cornersOf = ([x1, y1], [x2, y2]) => (editor.tool === "lines" ? [[x1, y1], 
 /** @param {string} tool @param {boolean} byKey */
 function chooseTool(tool, byKey) {
   commit();
-  Object.assign(editor, { tool, drawing: [], pointer: null, drag: null, hasCursor: byKey && tool !== "select" });
+  const isOther = tool !== editor.tool;
+  Object.assign(editor, { tool, pointer: null, drag: null, note: "", hasCursor: byKey && tool !== "select" });
+  if (isOther) Object.assign(editor, { drawing: [], takenBack: [] });
+  keepDraft();
   if (tool !== "select") editor.selected = null;
   showZones();
   if (byKey && tool !== "select") {
@@ -615,7 +651,17 @@ function chooseTool(tool, byKey) {
   }
 }
 
-const stopDrawing = () => Object.assign(editor, { tool: "select", drawing: [], pointer: null, drag: null, hasCursor: false });
+const stopDrawing = () => Object.assign(editor, { tool: "select", drawing: [], takenBack: [], note: "", pointer: null, drag: null, hasCursor: false });
+
+/** Says over the picture why nothing was done. @param {string} note */
+function explainDrawing(note) {
+  editor.note = note;
+  showZones();
+  announce(note);
+}
+
+/** What there must be before a shape of this kind can be finished. */
+const neededCorners = () => (editor.tool === "lines" ? "A line needs two ends." : `A ${NOUNS[editor.tool]} needs three corners.`);
 
 function freeName(kind) {
   const taken = new Set(editor.draft[kind].map(({ name }) => name));
@@ -643,11 +689,20 @@ function setCorner(point, nearness, focusesName) {
   const { drawing, tool } = editor;
   const isAt = (other) => Math.abs(other[0] - point[0]) <= nearness && Math.abs(other[1] - point[1]) <= nearness;
   if (tool !== "lines" && drawing.length >= 3 && (isAt(drawing[0]) || isAt(drawing[drawing.length - 1]))) return finish(drawing, focusesName);
-  if (drawing.some((other) => other[0] === point[0] && other[1] === point[1])) return announce("There is a corner already.");
-  drawing.push(point);
-  if (tool === "lines" && drawing.length === 2) return finish(drawing, focusesName);
-  announce(`${tool === "lines" ? "Start" : `Corner ${drawing.length}`} at ${inWords(point)}.`);
-  return showZones();
+  if (drawing.length && drawing.length < 3 && isAt(drawing[0])) return explainDrawing(neededCorners());
+  if (drawing.some((other) => other[0] === point[0] && other[1] === point[1])) return explainDrawing("There is a corner already.");
+  editor.takenBack = [];
+  if (tool === "lines" && drawing.length === 1) return finish([...drawing, point], focusesName);
+  return cornerIsSet(point);
+}
+
+/** @param {[number, number]} point */
+function cornerIsSet(point) {
+  editor.drawing.push(point);
+  editor.note = "";
+  keepDraft();
+  showZones();
+  announce(`${editor.tool === "lines" ? "Start" : `Corner ${editor.drawing.length}`} at ${inWords(point)}.`);
 }
 
 /** Moves some corners of a shape together, and keeps it in the picture. */
@@ -785,7 +840,7 @@ function release(event) {
     const points = cornersOf(drag.from, to);
     editor.pointer = null;
     if (drag.from[0] === to[0] || drag.from[1] === to[1]) {
-      if (editor.tool !== "lines" || (drag.from[0] === to[0] && drag.from[1] === to[1])) return showZones();
+      if (editor.tool !== "lines" || (drag.from[0] === to[0] && drag.from[1] === to[1])) return explainDrawing(editor.tool === "lines" ? neededCorners() : "A rectangle needs a width and a height: drag further.");
     }
     return finish(points, focusesName);
   }
@@ -848,10 +903,11 @@ function surfaceKey(event) {
   } else if (event.key === "Enter" || event.key === " ") {
     editor.hasCursor = true;
     setCorner([...editor.cursor], STEP / 2, true);
-  } else if (event.key === "Backspace" && editor.drawing.length) {
-    editor.drawing.pop();
-    announce(`Removed; ${editor.drawing.length} are left.`);
-  } else if (event.key.toLowerCase() === "f" && editor.drawing.length >= 3) finish(editor.drawing, true);
+  } else if (event.key === "Backspace" && editor.drawing.length) takeBackCorner();
+  else if (event.key.toLowerCase() === "f" && !event.ctrlKey && !event.metaKey) {
+    if (editor.drawing.length >= 3) finish(editor.drawing, true);
+    else explainDrawing(neededCorners());
+  }
   else if (event.key === "Escape") chooseTool("select", true);
   else return;
   event.preventDefault();
@@ -871,8 +927,8 @@ function editorKey(event) {
   const typing = event.target.closest?.("input, select, textarea");
   const key = event.key.toLowerCase();
   if (!(event.ctrlKey || event.metaKey) || typing) return;
-  if (key === "z" && !event.shiftKey) goTo(editor.done, editor.undone, "Undone.");
-  else if (key === "y" || key === "z") goTo(editor.undone, editor.done, "Done again.");
+  if (key === "z" && !event.shiftKey) undo();
+  else if (key === "y" || key === "z") redo();
   else return;
   event.preventDefault();
 }
@@ -917,8 +973,8 @@ function initZones() {
   document.addEventListener("keydown", editorKey);
   new ResizeObserver(() => editor.drag || showZones()).observe(surface);
   for (const button of document.querySelectorAll("#zones-view [data-tool]")) button.addEventListener("click", (event) => chooseTool(button.dataset.tool, event.detail === 0));
-  byId("zones-undo").addEventListener("click", () => goTo(editor.done, editor.undone, "Undone."));
-  byId("zones-redo").addEventListener("click", () => goTo(editor.undone, editor.done, "Done again."));
+  byId("zones-undo").addEventListener("click", undo);
+  byId("zones-redo").addEventListener("click", redo);
   byId("zones-finish").addEventListener("click", () => finish(editor.drawing, true));
   byId("zones-cancel").addEventListener("click", () => chooseTool("select", true));
   const takeAnother = () => {
