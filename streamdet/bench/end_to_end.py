@@ -42,6 +42,8 @@ OVERLOAD_ROUNDS = 3
 _BOUND_DETECTIONS, _BOUND_MS = 4.0, 100.0
 _BEST_SHARE = 0.95
 _FAIR_RATIO, _FAIR_FRAMES = 1.1, 2
+# To start a daemon and stop it, before that has been measured.
+_USUAL_START_SECONDS = 8.0
 
 
 def decode_milliseconds(path: Path, seconds: float) -> float:
@@ -169,33 +171,60 @@ class Step:
 
     Args:
         on_step: called with what is going on, and the share of the run that is over, 0 to 1.
-
-    Attributes:
-        total_seconds: of all steps; 0 while that is not known.
+        clock: seconds, which never go back.
     """
 
-    def __init__(self, on_step: Callable[[str, float], None]) -> None:
+    def __init__(self, on_step: Callable[[str, float], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._on_step = on_step
-        self._done_seconds = 0.0
+        self._clock = clock
+        self._began: float | None = None
+        # What is planned, of which this step has a part.
+        self._left_seconds = 0.0
+        self._starts_left = 0
+        self._starts: list[float] = []
         self._text = ""
         self._seconds = 0.0
-        self.total_seconds = 0.0
+
+    def plan(self, seconds: float, starts: int) -> float:
+        """Plans the steps that are still to come.
+
+        Args:
+            seconds: of measuring, in all.
+            starts: how often a daemon is started.
+
+        Returns:
+            How many seconds that will take.
+        """
+        self._began, self._left_seconds, self._starts_left = self._clock(), seconds, starts
+        return self._seconds_left(0.0)
 
     def begin(self, text: str, seconds: float) -> None:
-        """Begins a step, with its expected duration."""
+        """Begins a step that measures for so long."""
         self._text, self._seconds = text, seconds
         self.share(0.0)
 
     def share(self, share: float) -> None:
         """Reports the finished share of the step, 0 to 1."""
-        done = self._done_seconds + share * self._seconds
-        self._on_step(self._text, min(done / self.total_seconds, 1.0) if self.total_seconds else 0.0)
+        over = 0.0
+        if self._began is not None:
+            elapsed = self._clock() - self._began
+            over = elapsed / max(elapsed + self._seconds_left(share), 1e-9)
+        self._on_step(self._text, over)
+
+    def started(self, seconds: float) -> None:
+        """Reports how long it took to start a daemon and stop it: the next ones will take as long."""
+        self._starts.append(seconds)
+        self._starts_left = max(self._starts_left - 1, 0)
 
     def end(self) -> None:
         """Ends the step."""
-        self._done_seconds += self._seconds
+        self._left_seconds = max(self._left_seconds - self._seconds, 0.0)
         self._seconds = 0.0
         self.share(0.0)
+
+    def _seconds_left(self, share: float) -> float:
+        start = statistics.median(self._starts) if self._starts else _USUAL_START_SECONDS
+        return max(self._left_seconds - share * self._seconds, 0.0) + self._starts_left * start
 
 
 class EndToEnd:
@@ -243,8 +272,10 @@ class EndToEnd:
         self._step.begin("decoding alone, and the daemon without a detector", decode_seconds + daemon_seconds)
         decode = decode_milliseconds(self._clip.path, decode_seconds)
         load = Load(self._clip, _STAND_IN_STREAMS, {})
-        with DaemonUnderTest(load, self._folder, _free_endpoint(), stand_in=True) as daemon:
-            idle = daemon.measure(daemon_seconds, self._step.share)
+        daemon_share = daemon_seconds / max(decode_seconds + daemon_seconds, 1e-9)
+        idle = self._run(
+            load, daemon_seconds, lambda share: self._step.share(1 - daemon_share * (1 - share)), stand_in=True
+        )
         self._step.end()
         overhead = max(idle["cpu_ms_per_frame"] - decode, 0.0)
         device_ms = None if self._device.type == "cpu" else 1000 * self.best.seconds
@@ -308,10 +339,13 @@ class EndToEnd:
 
         def measure(changed: dict[str, Any], share: float) -> dict[str, Any]:
             changed_load = replace(load, detector=load.detector | changed)
-            with DaemonUnderTest(changed_load, self._folder, _free_endpoint()) as daemon:
-                return daemon.measure(share * seconds / rounds)
+            found = self._run(changed_load, share * seconds / rounds, lambda _share: None)
+            done.append(share / rounds)
+            self._step.share(sum(done))
+            return found
 
         rounds = OVERLOAD_ROUNDS if others else 1
+        done: list[float] = []
         runs: list[dict[str, Any]] = []
         fps_of_batches: dict[int, list[float]] = {batch: [] for batch in others}
         for number in range(rounds):
@@ -322,7 +356,6 @@ class EndToEnd:
                 else:
                     run = measure({"max_batch_size": batch}, (1 - _JUDGED_SHARE) / len(others))
                     fps_of_batches[batch].append(run["fps_published"])
-            self._step.share((number + 1) / rounds)
         self._step.end()
         return judge_overload(runs, fps_of_batches, self.best.case.batch, detection_ms)
 
@@ -336,9 +369,17 @@ class EndToEnd:
         return table if workers is None else table | {"workers": workers}
 
     def _measure(self, load: Load, seconds: float) -> dict[str, Any]:
-        with DaemonUnderTest(load, self._folder, _free_endpoint()) as daemon:
-            found = daemon.measure(seconds, self._step.share)
+        found = self._run(load, seconds, self._step.share)
         self._step.end()
+        return found
+
+    def _run(
+        self, load: Load, seconds: float, on_share: Callable[[float], None], *, stand_in: bool = False
+    ) -> dict[str, Any]:
+        began = time.monotonic()
+        with DaemonUnderTest(load, self._folder, _free_endpoint(), stand_in=stand_in) as daemon:
+            found = daemon.measure(seconds, on_share)
+        self._step.started(max(time.monotonic() - began - seconds, 0.0))
         return found
 
 

@@ -54,7 +54,6 @@ _MIXED_BATCH = 8
 # Seconds of video that the analytics take in a second, roughly, in all steps.
 _VIDEO_PER_SECOND = 0.5
 _LEAST_VIDEO_SECONDS = 0.2
-_DAEMON_START_SECONDS = 6.0  # torch takes its time to load
 
 
 @dataclass(frozen=True)
@@ -205,13 +204,12 @@ class Bench:
         self.results.notes += left_out
         compare_seconds = sum(group.seconds for group in groups)
         if self._options.capacity_only:
-            rest = self._options.seconds * (_SHARES["decode"] + _SHARES["stand_in"]) + _DAEMON_START_SECONDS
+            share, starts = _SHARES["decode"] + _SHARES["stand_in"], 1
         elif self._options.daemon:
-            rest = self._options.seconds * (1 - _SHARES["compare"]) + _DAEMON_RUNS * _DAEMON_START_SECONDS
+            share, starts = sum(_SHARES.values()) - _SHARES["peak"] - _SHARES["compare"], _DAEMON_RUNS
         else:
-            rest = self._options.seconds * _SHARES["low_threshold"]
-        self._step.total_seconds = compare_seconds + rest
-        self._on_plan(self._step.total_seconds)
+            share, starts = _SHARES["low_threshold"], 0
+        self._on_plan(self._step.plan(compare_seconds + self._options.seconds * share, starts))
         watch = DisturbanceWatch()
         try:
             for group in groups:

@@ -153,16 +153,34 @@ def test_time_is_divided_and_large_batches_give_way() -> None:
 
 
 def test_a_run_knows_how_far_it_is() -> None:
+    now = 100.0
     reported: list[tuple[str, float]] = []
-    step = Step(lambda text, share: reported.append((text, share)))
+    step = Step(lambda text, share: reported.append((text, share)), clock=lambda: now)
     step.begin("loading", 0)
-    step.total_seconds = 10
+    assert step.plan(10, 0) == 10
     step.begin("first", 4)
+    now += 2
     step.share(0.5)
+    now += 2
     step.end()
     step.begin("second", 6)
+    now += 6
     step.share(1.0)
     assert reported == [("loading", 0), ("first", 0), ("first", 0.2), ("first", 0.4), ("second", 0.4), ("second", 1.0)]
+
+
+def test_a_run_expects_further_starts_of_the_daemon_to_take_as_long_as_the_first() -> None:
+    now = 0.0
+    reported: list[float] = []
+    step = Step(lambda _text, share: reported.append(share), clock=lambda: now)
+    assert step.plan(10, 3) > 20
+    step.begin("daemons", 10)
+    for part in (1, 2, 3):
+        now += 30
+        step.started(30)
+        now += 10 / 3
+        step.share(part / 3)
+    assert reported == pytest.approx([0, 1 / 3, 2 / 3, 1])
 
 
 def test_what_others_do_is_noticed() -> None:
