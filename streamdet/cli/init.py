@@ -62,7 +62,8 @@ def command(
 
     Each SOURCE is the URL of a camera, a video file or /dev/videoN; NAME=SOURCE gives it a name. Without any, the file
     has no streams yet. Logins go into a folder of secrets beside the file, a file each, and never into the
-    configuration. In a terminal, what is missing is asked for.
+    configuration. Events, pictures and clips will be kept in a folder NAME.state beside it. In a terminal, what is
+    missing is asked for.
     """
     from streamdet.cli.sources import read_sources, urls_from_stdin, warn_of_passwords
 
@@ -201,7 +202,7 @@ def _write(path: Path, streams: Sequence[_Stream], max_fps: float | None, *, for
     folder = secrets_folder(path)
     try:
         written = _write_secrets(folder, secrets, force=force)
-        text = new_file_text(new, max_fps)
+        text = new_file_text(path, new, max_fps)
         write_atomically(path, text.encode(), mode=0o640, group=_group(path), replace=force)
     except OSError as error:
         sudo = "; use sudo" if isinstance(error, PermissionError) else ""
@@ -247,6 +248,12 @@ def _remarks(probe: Probe | None) -> tuple[str, ...]:
     return (f"{probe.info.codec}, {probe.info.width}x{probe.info.height}{fps}",)
 
 
+def _state(path: Path) -> Path:
+    from streamdet.config.new_file import state_folder
+
+    return path.parent / state_folder(path)
+
+
 def _next(path: Path) -> list[str]:
     """The commands that follow."""
     from streamdet.config.secrets import SERVICE_FOLDER
@@ -268,6 +275,7 @@ def _print(path: Path, streams: Sequence[_Stream], secrets: Sequence[Path]) -> N
     if secrets:
         names = ", ".join(file.name for file in secrets)
         click.echo(f"wrote {secrets[0].parent}/: {names}, readable by you only")
+    click.echo(f"what happens will be kept in {_state(path)}/: events for a day, pictures and clips for a week")
     if any(probe.reason for probe in probes):
         click.echo(f"some streams cannot be read; edit {path}, then: streamdet check {path} --probe")
     click.echo("next:")
@@ -285,6 +293,7 @@ def _print_json(path: Path, streams: Sequence[_Stream], secrets: Sequence[Path],
         "ok": good,
         "config": str(path.absolute()),
         "secrets": [str(file.absolute()) for file in secrets],
+        "state": str(_state(path).absolute()),
         "streams": found,
         "next": _next(path),
     }

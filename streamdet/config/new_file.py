@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from streamdet.config.secrets import SERVICE_FOLDER
+
+_SERVICE_STATE = Path("/var/lib/streamdet")
 _HEAD = """\
 # The configuration of streamdet. `streamdet schema config --markdown` describes every key;
 # `streamdet check FILE --probe` finds what is wrong with a file, and tries its streams.
@@ -23,11 +28,24 @@ score_threshold = 0.5       # detections with a lower score are not published
 [metrics]
 #endpoint = "127.0.0.1:9095"
 
-# Events, and pictures of objects and alerts, on disk; relative to the folder of this file.
-#[spool]
-#directory = "spool"
-#[pictures]
-#directory = "pictures"
+"""
+_KEPT = """\
+# What happened is kept on disk for the page's review and `streamdet alerts`: events for a day, pictures of objects and
+# alerts, and clips of alerts whose rule asks for one, for a week. Delete these three tables to keep nothing.
+[spool]
+directory = {spool}
+
+[pictures]
+directory = {pictures}
+
+[clips]
+directory = {clips}
+
+# People who may draw zones and make rules on the page, each with a password:
+#   streamdet web --set-password {users} --user NAME --role operator
+#[web]
+#allow_changes = true
+#password_file = {users_text}
 
 """
 _NO_STREAMS = """\
@@ -44,6 +62,8 @@ _RULE = """
 #name = "person at night"
 #labels = ["person"]
 #for_seconds = 2
+#picture = true
+#clip_seconds = [5, 10]     # before and after it; for H.264 and H.265
 #between = ["22:00", "06:00"]
 """
 
@@ -63,9 +83,30 @@ class NewStream:
     remarks: tuple[str, ...] = ()
 
 
-def new_file_text(streams: Sequence[NewStream], max_fps: float | None = None) -> str:
-    """A configuration with these streams, TOML; each with this `max_fps`, if one is given."""
-    return _HEAD + ("\n".join(_stream(each, max_fps) for each in streams) if streams else _NO_STREAMS) + _RULE
+def state_folder(file: Path) -> Path:
+    """Where what happened is kept: the service's own folder, else one beside the file, as "streamdet.state"."""
+    if file.absolute().parent == SERVICE_FOLDER:
+        return _SERVICE_STATE / file.stem
+    return Path(f"{file.stem}.state")
+
+
+def new_file_text(file: Path, streams: Sequence[NewStream], max_fps: float | None = None) -> str:
+    """A configuration.
+
+    Args:
+        file: where it will be.
+        streams: it has these.
+        max_fps: of each stream; None for no limit.
+
+    Returns:
+        TOML.
+    """
+    folder, users = state_folder(file), f"{file.stem}.users"
+    kept = _KEPT.format(
+        **{name: _text(str(folder / name)) for name in ("spool", "pictures", "clips")},
+        users=shlex.quote(str(file.with_name(users))), users_text=_text(users),
+    )  # fmt: skip
+    return _HEAD + kept + ("\n".join(_stream(each, max_fps) for each in streams) if streams else _NO_STREAMS) + _RULE
 
 
 def _stream(stream: NewStream, max_fps: float | None) -> str:

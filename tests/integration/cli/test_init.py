@@ -54,6 +54,7 @@ def test_a_camera_is_tried_and_its_login_kept_apart(camera: RtspServer, folder: 
     result = init(f"door={camera.url(login=f'cam:{PASSWORD}')}", f"yard={refused}", "--max-fps", "5")
     assert result.exit_code == 1
     assert "1 of 2 streams can be read" in result.stdout
+    assert "what happens will be kept in streamdet.state/" in result.stdout
     assert "streamdet run streamdet.toml --page" in result.stdout
     assert "warning: a password on the command line" in result.stderr
     file, secrets = folder / "streamdet.toml", folder / "streamdet.secrets"
@@ -85,6 +86,7 @@ def test_urls_and_json_for_programs(camera: RtspServer, folder: Path) -> None:
     assert facts["config"] == str(folder / "yard.toml")
     assert facts["secrets"] == [str(folder / "yard.secrets/DOOR_LOGIN")]
     assert [(each["name"], each["reason"]) for each in facts["streams"]] == [("door", None), ("clip", None)]
+    assert facts["state"] == str(folder / "yard.state")
     assert facts["next"][0] == "streamdet run yard.toml --page"
 
 
