@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from streamdet.types import AlertEvent, Detection, DetectionEvent, ObjectEvent
 
 MAX_NOTES = 500
-MAX_OCCURRENCES = 1000
+MAX_ALERTS = 500
+MAX_OBJECTS = 1000
 MAX_SIGHTINGS = 3000
 _MAX_OBJECTS = 40
 # What stays the same is listed again after this time, so that a quiet list is seen to be alive.
@@ -31,7 +32,8 @@ class Filter:
         only: the whole name of the only stream; what is about the daemon stays in. Empty for all.
         label: of the objects; empty for all.
         min_score: 0 to 1; objects below it are left out.
-        sightings: whether objects, alerts and what was seen are wanted.
+        alerts: whether alerts are wanted.
+        objects: whether objects and what was seen are wanted.
         notes: whether states, losses and restarts are wanted.
     """
 
@@ -39,7 +41,8 @@ class Filter:
     only: str = ""
     label: str = ""
     min_score: float = 0.0
-    sightings: bool = True
+    alerts: bool = True
+    objects: bool = True
     notes: bool = True
 
 
@@ -66,13 +69,14 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """Keeps the newest entries; many sightings do not displace the few notes."""
+    """Keeps the newest entries; many objects and sightings displace neither the few alerts nor the few notes."""
 
     def __init__(self) -> None:
         self.last_id = 0
         self._notes: deque[Entry] = deque(maxlen=MAX_NOTES)
         self._sightings: deque[Entry] = deque(maxlen=MAX_SIGHTINGS)
-        self._occurrences: OrderedDict[str, Entry] = OrderedDict()
+        self._alerts: OrderedDict[str, Entry] = OrderedDict()
+        self._objects: OrderedDict[str, Entry] = OrderedDict()
         self._listed: dict[str, tuple[float, list[str]]] = {}
         self._tracked: set[str] = set()
 
@@ -87,28 +91,29 @@ class Journal:
             alert = event.alert
             fields: dict[str, Any] = {
                 "rule": alert.rule, "label": alert.label, "zone": alert.zone, "seconds": alert.seconds,
-                "is_over": event.phase == "cleared",
+                "is_over": event.phase == "cleared", "listed_at": _listed_at(event),
             }  # fmt: skip
             self._change(event.stream, alert.alert_id, "alert", alert.raised_at, fields)
             return True
         self._tracked.add(event.stream)
         found = event.object
-        is_news = event.phase != "update" or event.changes or found.object_id not in self._occurrences
+        is_news = event.phase != "update" or event.changes or found.object_id not in self._objects
         if is_news:
             zones = [visit.zone for visit in found.zones]
             fields = {
                 "label": found.label, "score": found.score, "track_id": found.track_id, "zones": zones,
-                "seconds": found.seconds, "is_over": event.phase == "end",
+                "seconds": found.seconds, "is_over": event.phase == "end", "listed_at": _listed_at(event),
             }  # fmt: skip
             self._change(event.stream, found.object_id, "object", found.began_at, fields)
         return bool(is_news)
 
     def _change(self, stream: str, key: str, kind: str, at: float, fields: dict[str, Any]) -> None:
         self.last_id += 1
-        self._occurrences[key] = Entry(self.last_id, at, stream, kind, fields, key=key)
-        self._occurrences.move_to_end(key)
-        if len(self._occurrences) > MAX_OCCURRENCES:
-            self._occurrences.popitem(last=False)
+        kept, most = (self._alerts, MAX_ALERTS) if kind == "alert" else (self._objects, MAX_OBJECTS)
+        kept[key] = Entry(self.last_id, at, stream, kind, fields, key=key)
+        kept.move_to_end(key)
+        if len(kept) > most:
+            kept.popitem(last=False)
 
     def saw(self, event: DetectionEvent) -> None:
         """Adds the frame of the last second with the most objects, unless they are tracked, or were just listed."""
@@ -153,9 +158,21 @@ class Journal:
 
     def _newest_first(self, wanted: Filter) -> Iterator[Entry]:
         rings: list[Reversible[Entry]] = [self._notes] * wanted.notes
-        if wanted.sightings:
-            rings = [*rings, self._sightings, self._occurrences.values()]
+        if wanted.alerts:
+            rings = [*rings, self._alerts.values()]
+        if wanted.objects:
+            rings = [*rings, self._sightings, self._objects.values()]
         return merge(*map(reversed, rings), key=lambda entry: -entry.id)
+
+
+def _listed_at(event: ObjectEvent | AlertEvent) -> float:
+    """When the review lists it, as `wire.occurrence` reads it: by the daemon's clock; that of a camera may be wrong."""
+    is_of_daemon = event.frame.clock == "daemon"
+    if isinstance(event, ObjectEvent):
+        return event.frame.captured_at if is_of_daemon else event.published_at
+    if is_of_daemon:
+        return event.alert.raised_at
+    return event.published_at - (event.alert.seconds if event.phase == "cleared" else 0.0)
 
 
 def _shown(entry: Entry, wanted: Filter) -> dict[str, Any] | None:

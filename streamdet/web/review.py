@@ -27,6 +27,7 @@ from streamdet.web.cluster_past import ClusterPast
 from streamdet.web.marks import Marks
 from streamdet.web.occurrences import Entry, Wanted
 from streamdet.web.thumbnails import Thumbnails, small
+from streamdet.web.to_review import ToReview
 from streamdet.wire.replay import MAX_CURSOR, MAX_TIME, HistoryRequest
 
 SPANS: Mapping[str, tuple[int, int, float]] = {
@@ -63,6 +64,9 @@ class Review:
         past: asks the daemon, or the nodes of a cluster.
         board: what is known of now.
         marks: what was reviewed.
+
+    Attributes:
+        to_review: counts the alerts that no one has marked yet.
     """
 
     def __init__(self, past: AsyncPast | ClusterPast, board: Board, marks: Marks) -> None:
@@ -75,6 +79,7 @@ class Review:
         self._clips = 0
         self._timelines: dict[str, tuple[float, bytes]] = {}
         self._timeline_turn = asyncio.Lock()
+        self.to_review = ToReview(self._of_the_past, board.occurrences, marks)
 
     def routes(self) -> list[Route]:
         """Everything under /api that is about the past."""

@@ -158,6 +158,7 @@ class Updates:
         overview = news = b"null"
         if revision != request.revision:
             overview = self._board.overview(request.sample)
+            head["to_review"] = self._review.to_review.count(now)
             if request.review is not None:
                 news = self._review.news(*request.review, _MAX_NEWS)
             head["event"], head["events"] = self._board.events(request.event, request.filter, MAX_EVENTS)
@@ -198,7 +199,8 @@ def _filter(value: object) -> Filter:
         only=_text(value.get("only", "")),
         label=_text(value.get("label", "")),
         min_score=float(score),
-        sightings=value.get("sightings") is not False,
+        alerts=value.get("alerts") is not False,
+        objects=value.get("objects") is not False,
         notes=value.get("notes") is not False,
     )
 

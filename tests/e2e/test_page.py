@@ -178,7 +178,7 @@ def test_events_are_filtered(server: PageProcess, open_page: Callable[..., Page]
     expect(page.locator("#journal li", has_text="gate")).to_have_count(0)
     expect(objects).to_have_count(1)
     expect(objects).to_contain_text("yard")
-    page.get_by_label("Objects and alerts").uncheck()
+    page.get_by_label("Objects", exact=True).uncheck()
     expect(objects).to_have_count(0)
     expect(page.locator("#journal li[data-kind=state]")).to_have_count(1)
     page.get_by_label("States and losses").uncheck()

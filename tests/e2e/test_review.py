@@ -135,6 +135,59 @@ def test_a_card_opens_picture_path_and_clip_and_is_marked_for_all(
         one.goto("about:blank")
 
 
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_the_list_of_events_leads_to_the_card(server: PageProcess, open_page: Callable[..., Page], by: str) -> None:
+    page = open_page(server.url, viewport={"width": 1200, "height": 900})
+    page.get_by_label("Objects", exact=True).uncheck()
+    page.get_by_label("States and losses").uncheck()
+    alert = page.locator("#journal li[data-kind=alert]").first
+    if by == "keyboard":
+        alert.get_by_role("link", name="Alert").focus()
+        page.keyboard.press("Enter")
+    else:
+        # Others come meanwhile, and are alerts as well.
+        place = "time => { const { x, y } = time.getBoundingClientRect(); return [x + 5, y + 5]; }"
+        page.mouse.click(*alert.locator("time").evaluate(place))
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("h2")).to_have_text("<i>someone</i> there · gate")
+    page.go_back()
+    expect(page.locator("#events-title")).to_be_visible()
+    expect(page.locator("#journal li[data-kind=object]")).to_have_count(0)
+    page.get_by_label("Objects", exact=True).check()
+    ended = page.locator("#journal li[data-kind=object].opens", has_text="yard").first
+    ended.get_by_role("link", name="person").press("Enter")
+    expect(dialog.locator("h2")).to_have_text("person · yard")
+    page.goto("about:blank")
+
+
+def test_the_navigation_counts_the_alerts_that_are_to_be_reviewed(
+    server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    wait_for(server, "kind=alerts&reviewed=no", lambda item: True)
+    page = open_page(server.url)
+    expect(page.get_by_role("link", name=re.compile(r"^Review \(.* alerts? to review\)$"))).to_be_visible()
+    count: list[int | None] = [1]
+
+    def answer(route: Route) -> None:
+        body = route.fetch().body()
+        length = int.from_bytes(body[:4], "big")
+        head = json.loads(body[4 : 4 + length])
+        if "to_review" in head:
+            head["to_review"] = count[0]
+        text = json.dumps(head).encode()
+        route.fulfill(body=len(text).to_bytes(4, "big") + text + body[4 + length :])
+
+    page.route("**/api/updates", answer)
+    expect(page.get_by_role("link", name="Review (1 alert to review)", exact=True)).to_contain_text("1")
+    count[0] = 100
+    many = page.get_by_role("link", name="Review (more than 99 alerts to review)", exact=True)
+    expect(many).to_contain_text("99+")
+    count[0] = None
+    expect(page.get_by_role("link", name="Review", exact=True)).to_be_visible()
+    page.unroute_all(behavior="wait")
+    page.goto("about:blank")
+
+
 def test_what_happens_comes_on_top_when_asked_for_and_nothing_comes_twice(
     server: PageProcess, open_page: Callable[..., Page]
 ) -> None:

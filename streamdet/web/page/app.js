@@ -24,6 +24,7 @@ async function show(head, bytes) {
     offerLabels(rows.values());
     openView().update?.(head);
     showTotals();
+    showToReview(head.to_review);
     tellConnection(head.overview);
   }
   if (head.events) updateJournal(head.events);
@@ -64,6 +65,18 @@ function showTotals() {
   setText(byId("count-up"), String(up.length));
   setText(byId("count-problem"), String(problems));
   document.title = `${problems ? `(${problems}) ` : ""}${openView().title()}`;
+}
+
+const MOST_TO_REVIEW = 99;
+
+/** How many alerts no one has reviewed yet; where no events are kept, nothing. @param {number | null} count */
+function showToReview(count) {
+  const [shown, words] = byId("to-review").children;
+  byId("to-review").hidden = !count;
+  if (!count) return;
+  const text = count > MOST_TO_REVIEW ? `${MOST_TO_REVIEW}+` : String(count);
+  setText(shown, text);
+  setText(words, ` (${count > MOST_TO_REVIEW ? `more than ${MOST_TO_REVIEW}` : count} ${count === 1 ? "alert" : "alerts"} to review)`);
 }
 
 let serverProblem = "";

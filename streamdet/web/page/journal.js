@@ -4,7 +4,7 @@ const MAX_ENTRIES = 150;
 const MAX_CHIPS = 8;
 
 /** What the list shows. */
-const filter = { stream: "", only: "", label: "", min_score: 0, sightings: true, notes: true };
+const filter = { stream: "", only: "", label: "", min_score: 0, alerts: true, objects: true, notes: true };
 let freshList = true;
 let changing = 0;
 
@@ -18,7 +18,8 @@ function readFilters() {
   filter.stream = byId("filter-stream").value.trim().toLowerCase().slice(0, 128);
   filter.label = byId("filter-label").value;
   filter.min_score = Number(byId("filter-score").value) / 100;
-  filter.sightings = byId("filter-seen").checked;
+  filter.alerts = byId("filter-alerts").checked;
+  filter.objects = byId("filter-objects").checked;
   filter.notes = byId("filter-notes").checked;
   setText(byId("filter-score-shown"), percent(filter.min_score));
   clearTimeout(changing);
@@ -65,7 +66,7 @@ function updateJournal(entries) {
   const fresh = [];
   for (const entry of entries) {
     const before = entry.key && listed.get(entry.key);
-    if (before) before.replaceWith(makeEntry(entry));
+    if (before) replaceEntry(before, makeEntry(entry));
     else fresh.push(entry);
   }
   list.prepend(...fresh.sort((a, b) => b.at - a.at).map(makeEntry));
@@ -74,7 +75,14 @@ function updateJournal(entries) {
   setText(byId("journal-empty"), isFiltered() ? "Nothing matches the filter yet." : "Nothing yet.");
 }
 
-const isFiltered = () => filter.stream || filter.label || filter.min_score > 0 || !filter.sightings || !filter.notes;
+const isFiltered = () => filter.stream || filter.label || filter.min_score > 0 || !filter.alerts || !filter.objects || !filter.notes;
+
+/** Keeps the focus at a link of an entry that changes. @param {any} before @param {any} entry */
+function replaceEntry(before, entry) {
+  const at = [...before.querySelectorAll("a")].indexOf(document.activeElement);
+  before.replaceWith(entry);
+  if (at >= 0) (entry.querySelectorAll("a")[at] ?? entry.querySelector("a"))?.focus({ preventScroll: true });
+}
 
 /** Says each change of state, or how many they are. @param {any[]} changes the oldest first */
 function announceStates(changes) {
@@ -89,20 +97,32 @@ function stateSentence(entry) {
 function makeEntry(entry) {
   const item = make("li", { class: weight(entry), "data-kind": entry.kind });
   item.append(make("time", { datetime: new Date(entry.at * 1000).toISOString(), text: clock(entry.at) }));
-  item.append(entry.stream ? make("a", { href: addressOf("stream", entry.stream), text: entry.stream }) : make("span", { text: entry.node ? `Node ${entry.node}` : "Daemon" }));
+  item.append(entry.stream ? make("a", { class: "journal-stream", href: addressOf("stream", entry.stream), text: entry.stream }) : make("span", { text: entry.node ? `Node ${entry.node}` : "Daemon" }));
   if (entry.kind === "seen") item.append(makeChips(entry.objects));
   else if (entry.kind === "object") item.append(makeObject(entry));
+  else if (entry.kind === "alert") item.append(make("p", {}, makeLink(entry, sentence(entry))));
   else item.append(make("p", { text: sentence(entry) }));
   if (entry.key) item.dataset.key = entry.key;
+  if (isInReview(entry)) item.classList.add("opens");
   return item;
 }
 
-function makeObject({ label, score, track_id: track, zones, seconds, is_over: isOver }) {
+/** The review lists an alert once it is raised, an object once it has ended. */
+const isInReview = ({ kind, is_over: isOver }) => kind === "alert" || (kind === "object" && isOver);
+
+/** To its card in the review; the whole entry can be clicked (journal.css). @param {any} entry @param {string} text */
+function makeLink({ key, listed_at: at }, text) {
+  return make("a", { class: "journal-card", href: addressOf("review", "", { id: key, at: String(Math.round(at)) }), text });
+}
+
+function makeObject(entry) {
+  const { label, score, track_id: track, zones, seconds, is_over: isOver } = entry;
   const swatch = make("i", { class: "swatch" });
   swatch.style.backgroundColor = colourOf(label);
   const where = zones.length ? `, ${zones.join(", ")}` : "";
   const still = isOver ? lasting(seconds, ", for ") : ", still there";
-  return make("p", { class: "chips" }, make("span", {}, swatch, make("b", { text: label }), ` #${track}`), make("span", { text: `${percent(score)}${where}${still}` }));
+  const name = isOver ? makeLink(entry, `${label} #${track}`) : make("span", {}, make("b", { text: label }), ` #${track}`);
+  return make("p", { class: "chips" }, make("span", {}, swatch, name), make("span", { text: `${percent(score)}${where}${still}` }));
 }
 
 function weight(entry) {

@@ -3,6 +3,9 @@
 const FILTER_KEYS = ["kind", "reviewed", "stream", "label", "zone", "rule", "last", "since", "until"];
 const MARKED_AT_ONCE = 200;
 const LINK_WINDOW_SECONDS = 60;
+const MAX_LINK_PAGES = 20;
+const JUST_NOW_SECONDS = 10;
+const LOOK_AGAIN_MILLISECONDS = 500;
 /** More that is new is not kept for the button: the list is read again. */
 const MAX_NEWS = 200;
 const RETRY_LIST_SECONDS = 5;
@@ -399,10 +402,8 @@ async function showOccurrence(id, at) {
   if (!id) return closeDialog();
   review.open = id;
   if (!list.byId.has(id) && Number.isFinite(at)) {
-    const answer = await getJson(`/api/review?since=${Math.max(at - LINK_WINDOW_SECONDS, 0)}&until=${at + LINK_WINDOW_SECONDS}`);
+    const found = await lookFor(id, at);
     if (review.open !== id) return undefined;
-    Object.assign(review.geometry, answer?.geometry);
-    const found = answer?.items.find((item) => item.id === id);
     // Beside the list: where it belongs in its order is not known.
     if (found && !list.byId.has(id)) list.byId.set(id, found);
   }
@@ -416,6 +417,22 @@ async function showOccurrence(id, at) {
     byId("occurrence-title").focus();
   }
   return undefined;
+}
+
+/** Looks around the time of a link; what has just happened may not be kept yet. @param {string} id @param {number} at */
+async function lookFor(id, at) {
+  for (;;) {
+    const span = { since: String(Math.max(at - LINK_WINDOW_SECONDS, 0)), until: String(at + LINK_WINDOW_SECONDS) };
+    for (let after = "", pages = 0; after !== null && pages < MAX_LINK_PAGES; pages++) {
+      const answer = await getJson(`/api/review?${new URLSearchParams({ ...span, ...(after && { after }) })}`);
+      Object.assign(review.geometry, answer?.geometry);
+      const found = answer?.items.find((item) => item.id === id) ?? list.byId.get(id) ?? review.news.get(id);
+      if (found || review.open !== id) return found;
+      after = answer?.next ?? null;
+    }
+    if (serverNow() - at > JUST_NOW_SECONDS) return undefined;
+    await sleep(LOOK_AGAIN_MILLISECONDS);
+  }
 }
 
 function fillDialog(item) {

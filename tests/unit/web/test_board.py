@@ -11,10 +11,12 @@ import pytest
 
 from streamdet.client.subscription import Gap
 from streamdet.types import (
+    AlertEvent,
     Crossing,
     Detection,
     DetectionEvent,
     FrameInfo,
+    ObjectEvent,
     Reason,
     State,
     StateEvent,
@@ -22,7 +24,7 @@ from streamdet.types import (
     ZoneVisit,
 )
 from streamdet.web.board import Board, EventRates
-from streamdet.web.journal import MAX_NOTES, MAX_SIGHTINGS, Filter, Journal
+from streamdet.web.journal import MAX_NOTES, MAX_OBJECTS, MAX_SIGHTINGS, Filter, Journal
 from streamdet.web.occurrences import MAX_OCCURRENCES, Wanted
 from streamdet.web.pictures import LEASE_SECONDS, Pictures
 from support.occurring import alert_event, object_event
@@ -104,7 +106,7 @@ def test_the_list_keeps_notes_however_much_is_seen() -> None:
     assert [entry["id"] for entry in newest_first] == sorted((entry["id"] for entry in newest_first), reverse=True)
     for _ in range(MAX_NOTES + 10):
         journal.note("gap", "gate", 1.0)
-    assert len(journal.select(0, Filter(sightings=False), 10_000)) == MAX_NOTES
+    assert len(journal.select(0, Filter(objects=False), 10_000)) == MAX_NOTES
 
 
 def test_what_stays_the_same_is_reported_once() -> None:
@@ -125,7 +127,7 @@ def test_the_list_is_filtered_by_stream_label_score_and_kind() -> None:
     assert {entry["stream"] for entry in listed(board, stream="gat")} == {"gate", "gate-2"}
     assert {entry["stream"] for entry in listed(board, only="gate")} == {"gate"}
     assert {entry["kind"] for entry in listed(board, notes=False)} == {"seen"}
-    assert {entry["kind"] for entry in listed(board, sightings=False)} == {"state"}
+    assert {entry["kind"] for entry in listed(board, objects=False)} == {"state"}
     (entry,) = listed(board, only="gate", notes=False, min_score=0.5)
     assert [found["label"] for found in entry["objects"]] == ["person"]
     assert listed(board, notes=False, label="car", min_score=0.5) == []
@@ -138,7 +140,7 @@ def test_states_gaps_crossings_and_restarts_are_reported() -> None:
     board.note(Gap("gate", "detections/gate/", 3, 4), 2.0)
     board.note(seen(1, PERSON, crossings=(Crossing("kerb", "in", 5, "person"),)), 2.0)
     board.note(state(epoch="b", since=3.0), 3.0)
-    kinds = [entry["kind"] for entry in listed(board, sightings=False)]
+    kinds = [entry["kind"] for entry in listed(board, objects=False)]
     assert kinds == ["state", "restart", "crossing", "gap", "state"]
     row = rows(board)["gate"]
     assert (row["state"], row["reason"], row["lost"]) == ("up", None, 4)
@@ -327,7 +329,7 @@ def test_an_object_is_one_entry_that_changes() -> None:
     board.note(object_event("gate", object_id="o1", phase="end", seconds=9.0), 1.0)
     assert [(entry["key"], entry["is_over"]) for entry in listed(board)] == [("o1", True), ("o2", False)]
     assert [entry["key"] for entry in listed(board, label="car")] == ["o2"]
-    assert listed(board, sightings=False) == []
+    assert listed(board, objects=False) == []
 
 
 def test_an_alert_is_one_entry_until_it_is_over() -> None:
@@ -336,6 +338,29 @@ def test_an_alert_is_one_entry_until_it_is_over() -> None:
     board.note(alert_event("gate", phase="cleared", seconds=12.5), 1.0)
     (alert,) = listed(board)
     assert (alert["rule"], alert["is_over"], alert["seconds"]) == ("at the door", True, 12.5)
+    assert listed(board, alerts=False) == []
+
+
+def test_many_objects_displace_no_alert() -> None:
+    board = Board("")
+    board.note(alert_event("gate"), 1.0)
+    for number in range(MAX_OBJECTS + 10):
+        board.note(object_event("gate", object_id=f"o{number}", phase="begin"), 1.0)
+    (alert,) = listed(board, objects=False)
+    assert alert["rule"] == "at the door"
+
+
+@pytest.mark.parametrize("clock", ["daemon", "camera"])
+@pytest.mark.parametrize("event", [
+    object_event(phase="end", seconds=9.0), alert_event(raised_at=1760000000.0), alert_event(phase="cleared"),
+])  # fmt: skip
+def test_the_list_and_the_review_agree_when_something_happened(event: ObjectEvent | AlertEvent, clock: Any) -> None:
+    board = Board("")
+    board.note(replace(event, frame=replace(event.frame, clock=clock)), 1.0)
+    (entry,) = listed(board)
+    (kept,) = board.occurrences.newest_first()
+    of = kept.occurrence
+    assert entry["listed_at"] == pytest.approx(of.ended_at if of.rule is None else of.began_at)
 
 
 def test_frames_are_listed_only_of_streams_without_objects() -> None:
