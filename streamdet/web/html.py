@@ -19,8 +19,8 @@ _STYLES = (
     "tokens", "base", "shell", "picture", "wall", "add", "stream", "zones", "rules", "journal", "review", "nodes",
 )  # fmt: skip
 _SCRIPTS = (
-    "dom", "words", "draw", "clock", "wire", "rows", "views", "picture", "wall", "journal", "stream", "shapes", "toml",
-    "changes", "add", "remove", "zones", "rules", "occurrence", "timeline", "review", "nodes", "app",
+    "dom", "session", "words", "draw", "clock", "wire", "rows", "views", "picture", "wall", "journal", "stream",
+    "shapes", "toml", "changes", "add", "remove", "zones", "rules", "occurrence", "timeline", "review", "nodes", "app",
 )  # fmt: skip
 _STYLE_MARK = "/* style */"
 _SCRIPT_MARK = "/* script */"

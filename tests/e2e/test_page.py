@@ -22,7 +22,7 @@ from streamdet.security.passwords import Password, write_password
 from streamdet.service.daemon import Daemon
 from streamdet.types import Detection, Picture, Reason, State
 from support.axe import FINDINGS, axe_script
-from support.browser import SERVER_ENDS, WAIT_MILLISECONDS
+from support.browser import SERVER_ENDS, WAIT_MILLISECONDS, drag
 from support.page import PageProcess, Published, box_of, grey_of
 from support.paths import ROOT
 from support.ports import free_port
@@ -648,3 +648,62 @@ def test_the_first_run_shows_commands_for_an_address_without_its_login(open_page
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         assert "s3cret" not in page.evaluate("document.body.outerHTML + JSON.stringify(localStorage) + location.href")
         assert not any("s3cret" in one for one in asked)
+
+
+def test_the_login_leads_to_the_address_that_was_asked_for(
+    published: Published, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    with locked_page(published, tmp_path) as server:
+        page = open_page(f"{server.url}#/review?id=some-1&at=5")
+        expect(page).to_have_url(re.compile("/login"))
+        page.get_by_label("Password").fill("not this one")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("alert")).to_be_visible()
+        log_in(page)
+        expect(page).to_have_url(f"{server.url}#/review?id=some-1&at=5")
+        expect(page.get_by_role("dialog")).to_contain_text("not kept any longer")
+        # A session that has ended leads back as well.
+        page.context.request.post(f"{server.url}logout", headers={"Origin": server.url.rstrip("/")})
+        log_in(page)
+        expect(page.get_by_role("dialog")).to_contain_text("not kept any longer")
+        page.goto("about:blank")
+
+
+def test_a_logout_elsewhere_is_asked_about_once_and_loses_no_draft(
+    published: Published, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    with locked_page(published, tmp_path) as server:
+        page = open_page(f"{server.url}#/zones/gate", viewport={"width": 1200, "height": 900})
+        log_in(page)
+        expect(page.locator("#zones-veil")).to_be_hidden()
+        page.get_by_role("group", name="Tool").get_by_role("button", name="Zone", exact=True).click()
+        drag(page, (0.1, 0.5), (0.5, 0.9))
+        expect(page.locator(".zones-item")).to_have_count(2)
+        questions: list[str] = []
+        page.on("dialog", lambda dialog: (questions.append(dialog.type), dialog.dismiss()))
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        other = page.context.new_page()
+        other.goto(server.url)
+        other.get_by_role("button", name="Log out").click()
+        line = page.locator("#logged-out")
+        expect(line).to_be_visible()
+        expect(page.locator("#notice")).to_be_hidden()
+        expect(page.locator("#announcer")).to_contain_text("You are logged out.")
+        # Nothing is asked for, and no one says that the server were away.
+        count = len(asked)
+        page.wait_for_timeout(4000)
+        expect(page.locator("#notice")).to_be_hidden()
+        assert len(asked) == count
+        with page.context.expect_page() as opened:
+            line.get_by_role("link").click()
+        log_in(opened.value)
+        expect(opened.value.locator(".tile")).to_have_count(3)
+        expect(line).to_be_hidden()
+        with page.expect_response("**/api/updates") as answer:
+            pass
+        assert answer.value.ok
+        expect(page.locator(".zones-item")).to_have_count(2)
+        assert questions == []
+        opened.value.close()
+        other.close()

@@ -116,7 +116,9 @@ function tellServer(problem) {
 }
 
 function showNotice() {
-  const text = serverProblem || daemonProblem;
+  // Without a login nothing is asked for, and what is known of the server and the daemon is old.
+  const text = session.isOver ? "" : serverProblem || daemonProblem;
+  if (session.isOver) byId("logged-out").hidden = false;
   setText(byId("notice"), text);
   byId("notice").hidden = !text;
 }
@@ -148,6 +150,7 @@ function initHeader() {
 }
 
 initHeader();
+initSession();
 initToolbar();
 initAdd();
 initRemove();

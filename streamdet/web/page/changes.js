@@ -39,7 +39,10 @@ async function sendJson(path, body, timeoutMilliseconds = CHANGE_TIMEOUT_MILLISE
       body: JSON.stringify(body),
       signal: AbortSignal.timeout(timeoutMilliseconds),
     });
-    if (answer.status === 401) location.assign("/login");
+    if (answer.status === 401) {
+      noteLoggedOut();
+      return { ok: false, answer: null, problem: "You are logged out. Nothing has changed: log in, and try again.", problems: [], isConflict: false };
+    }
     const found = await answer.json();
     const problems = answer.ok ? [] : found.problems ?? [];
     const problem = problems.map(({ key, text }) => (key ? `${key} ${text}` : text)).join("; ");

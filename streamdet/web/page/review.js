@@ -40,12 +40,15 @@ const review = {
 
 /** @param {string} path @returns {Promise<any>} null where it could not be fetched; the notice says why */
 async function getJson(path) {
-  try {
-    const answer = await fetch(path);
-    if (answer.status === 401) location.assign("/login");
-    return answer.ok ? await answer.json() : null;
-  } catch {
-    return null;
+  for (;;) {
+    await untilLoggedIn();
+    try {
+      const answer = await fetch(path);
+      if (answer.status !== 401) return answer.ok ? await answer.json() : null;
+      noteLoggedOut();
+    } catch {
+      return null;
+    }
   }
 }
 
@@ -330,7 +333,7 @@ async function mark(items, reviewed) {
         headers: { "Content-Type": "application/json" },
         body: JSON.stringify({ ids: some.map(({ id }) => id), reviewed }),
       });
-      if (answer.status === 401) location.assign("/login");
+      if (answer.status === 401) noteLoggedOut();
       if (!answer.ok) return announce("It could not be marked.");
       review.marksProblem = (await answer.json()).problem;
     } catch {

@@ -32,11 +32,13 @@ function forgetEvents() {
 async function askForEver(wants, show, tell) {
   for (;;) {
     await untilVisible();
+    await untilLoggedIn();
     const began = performance.now();
     const wanted = wants();
     try {
       const buffer = await ask(wanted);
       const { head, bytes } = unpack(buffer);
+      noteLoggedIn();
       note(head, began);
       await show(head, bytes);
       discard(buffer);
@@ -61,7 +63,10 @@ async function ask(wanted) {
     body: JSON.stringify({ ...have, pictures, filter: wanted.filter, detail: wanted.detail, drops: wanted.drops, review: wanted.review }),
     signal: AbortSignal.any([question.signal, AbortSignal.timeout(ANSWER_TIMEOUT_MILLISECONDS)]),
   });
-  if (answer.status === 401) location.assign("/login");
+  if (answer.status === 401) {
+    noteLoggedOut();
+    question.abort(); // that is no fault of the server
+  }
   if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
   return answer.arrayBuffer();
 }
