@@ -142,6 +142,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_what_ray_starts_waits_for_the_processors_no_longer_than_a_daemon(cluster: Cluster) -> None:
+    cluster.wait_until(lambda: cluster.nodes_up() == {"n1"}, "a node")
     own = os.getpriority(os.PRIO_PROCESS, 0)
     priorities = set()
     for pid in cluster.head.pids():
