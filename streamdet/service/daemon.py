@@ -113,6 +113,7 @@ class Daemon:
         self.addresses: Addresses | None = None
         self._started_at = time.time()
         self._stopped_while_loading = False
+        self._signal = ""
         self.ledger = Ledger()
         self.metrics = Metrics(self.ledger)
         self._gates = Gates(self.metrics)
@@ -237,6 +238,13 @@ class Daemon:
         self._stop_requested = True
         self._wakeup.wake()
 
+    def _why_it_ends(self) -> str:
+        if self._failed is not None:
+            return f"{self._failed.name} has failed"
+        if self._stop_requested:
+            return f"signal {self._signal}" if self._signal else "as asked"
+        return "every file has been played"
+
     def reload(self) -> None:
         """Asks for the configuration to be read again; from any thread or signal handler."""
         self._reload_requested = True
@@ -254,10 +262,12 @@ class Daemon:
             if self._stop_requested:
                 # What delays the orderly end would delay any other unwinding, too.
                 os._exit(128 + number)
+            self._signal = signal.Signals(number).name
             self.stop()
 
-        def reload(_number: int, _frame: FrameType | None) -> None:
+        def reload(number: int, _frame: FrameType | None) -> None:
             if self._in_force.path is None:
+                self._signal = signal.Signals(number).name
                 self.stop()
             else:
                 self.reload()
@@ -416,6 +426,7 @@ class Daemon:
                 beat_at = time.monotonic() + housekeeping.tick_seconds
             if self._stop_when_ended and self._streams is not None and self._streams.all_ended():
                 break
+        _log.info("stopping: %s", self._why_it_ends())
 
     def _on_operation(self, operation: Operation) -> None:
         self._requests.put(operation)

@@ -282,7 +282,9 @@ def command(start: Start, _engines_known: None) -> Command:
 
 def test_sigterm_drains_and_ends_with_zero(command: Command) -> None:
     wait_until(lambda: command.metric("streamdet_frames_published_total") > 0)
-    assert "Traceback" not in command.end()
+    log = command.end()
+    assert "service.daemon: stopping: signal SIGTERM\n" in log
+    assert "Traceback" not in log
 
 
 def test_every_change_of_state_is_logged(command: Command) -> None:
