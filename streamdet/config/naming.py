@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import PurePath
@@ -14,9 +15,18 @@ _LONGEST = 64
 _NUMERIC_HOST = re.compile(r"[0-9.]+|\[.*\]")
 
 
+# Letters that are no other letter with a mark.
+_SPELLED_OUT = str.maketrans({
+    "ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th",
+    "\N{LATIN SMALL LETTER DOTLESS I}": "i",
+})  # fmt: skip
+
+
 def slug(text: str) -> str:
-    """The nearest valid name of a stream; empty if no character is left."""
-    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:_LONGEST].rstrip("-._")
+    """The nearest valid name of a stream, without accents; empty if no character is left."""
+    letters = (each for each in unicodedata.normalize("NFKD", text) if not unicodedata.category(each).startswith("M"))
+    plain = "".join(letters).lower().translate(_SPELLED_OUT)
+    return re.sub(r"[^a-z0-9._-]+", "-", plain).strip("-._")[:_LONGEST].rstrip("-._")
 
 
 def names_of(urls: Sequence[str], taken: Collection[str] = ()) -> list[str]:

@@ -29,8 +29,14 @@ const KINDS_OF_SHAPES = /** @type {(keyof typeof NOUNS)[]} */ (Object.keys(NOUNS
 /** A number as the sentences write it: six digits at most. @param {number} value */
 const short = (value) => String(Number(value.toPrecision(6)));
 
+/** Letters that are no other letter with a mark. */
+const SPELLED_OUT = { ß: "ss", æ: "ae", œ: "oe", ø: "o", ł: "l", đ: "d", ð: "d", þ: "th", ı: "i" };
+
 /** The nearest valid name; empty if no character is left. @param {string} text */
-const slug = (text) => trimmed(trimmed(text.toLowerCase().replace(/[^a-z0-9._-]+/g, "-")).slice(0, 64));
+function slug(text) {
+  const letters = text.normalize("NFKD").replace(/\p{M}+/gu, "").toLowerCase().replace(/[ßæœøłđðþı]/g, (letter) => SPELLED_OUT[letter]);
+  return trimmed(trimmed(letters.replace(/[^a-z0-9._-]+/g, "-")).slice(0, 64));
+}
 const trimmed = (text) => text.replace(/^[-._]+|[-._]+$/g, "");
 
 /** Above 0 to the right of the line as seen from its start (y points down), below 0 to its left, 0 on it. */

@@ -14,6 +14,7 @@ import pytest
 
 from streamdet.analytics.zones import Zones
 from streamdet.config.load import load_config
+from streamdet.config.naming import slug
 from streamdet.config.stream import StreamConfig
 from streamdet.errors import ConfigError
 from streamdet.types import Detection
@@ -169,6 +170,12 @@ def test_the_page_says_of_a_list_what_the_check_says() -> None:
     assert in_node("problemOfList(it)", pages) == ["are 17; at most 16 are allowed", "", ""]
     twice = 'zones hold the name "bay" twice; every one needs a name of its own'
     assert in_node('problemsOf("zones", it[0], it)', pages) == [{}, {}, {"name": twice}]
+
+
+def test_the_page_suggests_the_names_that_the_check_suggests() -> None:
+    texts = ["Straße", "Überlauf Ägir", "São Łódź Ærø đ", "İstanbul ıǅ", "x\u0301\u20dd ½ ™ \ufb01", "منطقة", "--A B--"]
+    texts.append("ẞ" * 60)
+    assert in_node("slug(it)", texts) == [slug(text) for text in texts]
 
 
 def test_what_the_page_writes_as_toml_is_what_it_shows(tmp_path: Path) -> None:

@@ -57,4 +57,6 @@ def test_names_are_valid_and_all_different(urls: list[str]) -> None:
 def test_a_slug_is_a_name_or_nothing() -> None:
     assert slug("--Front Door!--") == "front-door"
     assert slug("\N{SNOWMAN}") == ""
+    assert slug("Straße") == "strasse"
+    assert slug("Überlauf Ägir São Łódź Ærø") == "uberlauf-agir-sao-lodz-aero"
     assert len(slug("a" * 100)) == 64
