@@ -188,7 +188,7 @@ def test_a_question_that_the_daemon_refuses_says_why(
     expect(dialog).to_be_visible()
     daemon.ask("DELETE", "/v1/streams/north")
     dialog.get_by_role("button", name="Remove it").click()
-    expect(dialog.get_by_role("alert")).to_have_text("there is no stream north; streamdet streams list names them")
+    expect(dialog.get_by_role("alert")).to_have_text("There is no stream north; streamdet streams list names them.")
     dialog.get_by_role("button", name="Cancel").click()
     expect(page.locator("#detail-empty")).to_have_text("The daemon has no stream of this name.")
     page.goto("about:blank")

@@ -11,6 +11,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -27,6 +28,7 @@ from support.processes import stream as configured
 pytestmark = pytest.mark.package("chromium")
 
 _WORDS = "correct horse battery"
+TRIANGLE = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
 # What Chromium says of a clip that is not there yet, of a refused change, and of questions on their way to a login.
 NO_COMPLAINTS = re.compile("status of (?:400|401|403|404|409|422)")
 _MORE = """
@@ -186,11 +188,12 @@ def test_the_same_with_the_keyboard_alone(
     page.goto("about:blank")
 
 
+def zone_of(name: str) -> dict[str, Any]:
+    return {"name": name, "polygon": [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], "labels": ["person"]}
+
+
 def configure(daemon: DaemonProcess, *names: str) -> None:
-    zones = [
-        {"name": name, "polygon": [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], "labels": ["person"]}
-        for name in names
-    ]
+    zones = [zone_of(name) for name in names]
     daemon.ask("PUT", "/v1/rules", {"rules": []})
     daemon.ask("PATCH", "/v1/streams/gate", {"zones": zones, "lines": [], "masks": []})
 
@@ -220,16 +223,64 @@ def test_two_who_change_the_same_stream_do_not_overwrite_each_other(
     expect(page.locator(".zones-item strong")).to_have_text(["bay", "theirs"])
     page.get_by_role("button", name="Zone", exact=True).click()
     drag(page, (0.1, 0.1), (0.4, 0.4))
-    configure(daemon, "others")
-    page.get_by_role("button", name="Keep mine").click()
+    page.locator(".zones-item", has_text="bay").click()
+    page.get_by_label("Only these labels").fill("")
+    configure(daemon, "bay", "zone-1")
+    daemon.ask("PATCH", "/v1/streams/gate", {"zones": [{"name": "bay", "polygon": TRIANGLE}, zone_of("zone-1")]})
+    expect(page.locator("#zones-warning")).to_have_text(
+        "Someone else has changed this stream meanwhile: changed the zone bay, added the zone zone-1, deleted the zone "
+        "theirs. You have changed the zone bay as well: Keep both takes yours."
+    )
+    page.get_by_role("button", name="Keep both").click()
+    expect(page.locator(".zones-item strong")).to_have_text(["bay", "zone-1", "zone-2"])
     page.locator("#zones-persist").check()
     page.get_by_role("button", name="Apply", exact=True).click()
     expect(page.locator("#zones-applied")).to_have_text("Applied, and kept over restarts.")
     settings = daemon.ask("GET", "/v1/streams/gate/settings")
     assert settings["persisted"] is True
     zones = settings["settings"]["zones"]
-    assert [zone["name"] for zone in zones] == ["bay", "theirs", "zone-1"]
-    assert zones[0]["labels"] == ["person"]
+    assert [zone["name"] for zone in zones] == ["bay", "zone-1", "zone-2"]
+    assert [len(zone["polygon"]) for zone in zones] == [4, 4, 4]
+    assert [zone["labels"] for zone in zones] == [[], ["person"], []]
+    configure(daemon, "last")
+    expect(page.locator(".zones-item strong")).to_have_text(["last"])
+    expect(page.locator("#zones-applied")).to_contain_text("Someone else has changed them meanwhile.")
+    page.goto("about:blank")
+
+
+def test_other_settings_of_a_stream_are_in_no_ones_way(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon, "bay")
+    page = open_zones(server, open_page, "alice", 1)
+    page.get_by_role("button", name="Zone", exact=True).click()
+    drag(page, (0.1, 0.1), (0.4, 0.4))
+    daemon.ask("PATCH", "/v1/streams/gate", {"track_start_score": 0.7})
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#zones-applied")).to_contain_text("Applied.")
+    page.goto("about:blank")
+
+
+def test_a_zone_that_a_rule_needs_leads_to_the_rule(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon, "bay")
+    daemon.ask("PUT", "/v1/rules", {"rules": [{"name": "in the bay", "streams": ["gate"], "zone": "bay"}]})
+    page = open_zones(server, open_page, "alice", 1)
+    problem = page.locator("#zones-apply-problem")
+    page.locator(".zones-item").click()
+    page.locator("#zones-shape").get_by_label("Name", exact=True).fill("yard")
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(problem).to_have_text(
+        "The rule in the bay needs the zone bay: it can be neither deleted nor renamed. Change or delete the rule "
+        "first. For another name, duplicate the zone and choose the duplicate in the rule."
+    )
+    page.get_by_role("button", name="Discard changes").click()
+    expect(problem).to_have_text("")
+    page.locator(".zones-item").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(problem.get_by_role("link", name="in the bay")).to_have_attribute("href", "#/rules/in%20the%20bay")
     page.goto("about:blank")
 
 
@@ -265,10 +316,14 @@ def test_a_viewer_draws_and_copies_and_applies_nothing(
 ) -> None:
     configure(daemon, "bay")
     page = open_zones(server, open_page, "bob", 1)
+    expect(page.locator("#zones-may")).to_have_text(
+        "Bob is a viewer; only operators may change anything. "
+        "You can draw, and copy the text into the file of the daemon."
+    )
     page.get_by_role("button", name="Line", exact=True).click()
     drag(page, (0.1, 0.5), (0.9, 0.5))
-    expect(page.locator("#zones-standing")).to_contain_text(
-        "Bob is a viewer; only operators may change anything.", ignore_case=True
+    expect(page.locator("#zones-standing")).to_have_text(
+        "Not applied: copy the text into the file of the daemon and reload it."
     )
     expect(page.get_by_role("button", name="Apply", exact=True)).to_have_count(0)
     page.get_by_role("button", name="Copy", exact=True).click()

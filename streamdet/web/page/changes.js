@@ -26,6 +26,27 @@ const getSettings = (stream) => (account.reads ? getJson(`/api/streams/${encodeU
 /** The rules in force; null where the server does not say. @returns {Promise<any>} */
 const getRules = () => (account.reads ? getJson("/api/rules") : Promise.resolve(null));
 
+/** What the keys of the configuration are called in the forms, as the subject of a sentence. */
+const FIELD_NAMES = {
+  name: "The name", url: "The address", labels: "The labels", min_score: "The score", min_size: "The least height", max_size: "The greatest height",
+  polygon: "The outline", points: "The line", anchor: "What counts of an object", dwell_seconds: "The list of visits", loiter_seconds: "The time of loitering",
+  zones: "The zones", lines: "The lines", masks: "The masks", streams: "The streams", zone: "The zone", line: "The line", direction: "The direction", at_least: "The number at once",
+  for_seconds: "The time", none_for_seconds: "The time without any", cooldown_seconds: "The time after an alert", between: "The time of day", days: "The days",
+  picture: "The picture", clip_seconds: "The clip",
+};
+const KEYS_IN_TEXTS = new RegExp(`\\b(?:${Object.keys(FIELD_NAMES).filter((key) => key.includes("_")).join("|")})\\b`, "g");
+
+/** What one entry of a list is called. */
+const ENTRY_NAMES = { streams: "The stream", labels: "The label", days: "The day" };
+
+/** What is wrong, as a sentence that names the field of the form. @param {{path: (string | number)[], text: string}} problem */
+function problemInWords({ path, text }) {
+  const key = path.findLast((part) => typeof part === "string" && part in FIELD_NAMES) ?? "";
+  const name = text.startsWith("is ") ? ENTRY_NAMES[key] ?? FIELD_NAMES[key] : FIELD_NAMES[key];
+  const words = text.replace(KEYS_IN_TEXTS, (found) => FIELD_NAMES[found].toLowerCase());
+  return sentenceOf(!name || /^(?:another|the|there|zones|lines|masks) /.test(text) ? words : `${name} ${words}`);
+}
+
 /**
  * Sends something as JSON.
  * @param {string} path @param {any} body @param {number} [timeoutMilliseconds]
@@ -45,7 +66,7 @@ async function sendJson(path, body, timeoutMilliseconds = CHANGE_TIMEOUT_MILLISE
     }
     const found = await answer.json();
     const problems = answer.ok ? [] : found.problems ?? [];
-    const problem = problems.map(({ key, text }) => (key ? `${key} ${text}` : text)).join("; ");
+    const problem = problems.map(problemInWords).join(" ");
     return { ok: answer.ok, answer: found, problem: answer.ok ? "" : problem || `The server answers ${answer.status}.`, problems, isConflict: answer.status === 409 && found.code === "changed" };
   } catch {
     return { ok: false, answer: null, problem: "The server of this page does not answer. Nothing is known to have changed; try again.", problems: [], isConflict: false };

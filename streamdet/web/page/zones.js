@@ -70,7 +70,8 @@ const editor = {
   boxes: [],
   /** What the server has refused, by the path of the value. @type {{path: (string | number)[], text: string}[]} */
   refused: [],
-  isConflict: false,
+  /** What someone else has configured while there are changes here. @type {{lists: Lists, version: string} | null} */
+  theirs: null,
   isApplying: false,
   /** Whether the server was asked how it is configured; where it does not say, the published outlines have to do. */
   isRead: false,
@@ -91,6 +92,43 @@ const toSettings = (lists) => Object.fromEntries(KINDS_OF_SHAPES.map((kind) => [
 const textOfLists = (lists) => JSON.stringify(toSettings(lists));
 const isDirty = () => editor.base !== null && textOfLists(editor.draft) !== textOfLists(editor.base);
 
+/** How a shape is configured, as text; empty for none. */
+const textOfShape = (kind, shape) => (shape ? JSON.stringify(keysOf(kind, shape)) : "");
+
+/**
+ * The changes of two people to the same shapes. A shape that only one of them has changed is as that one has it, one that both have
+ * changed is mine, and of two new ones with the same name mine gets another. Shapes are the same by their names.
+ * @param {Lists} base @param {Lists} mine @param {Lists} theirs
+ * @returns {{lists: Lists, news: string[], lost: string[]}} `news`: what they have done, in words; `lost`: what of it counts no more
+ */
+function mergeLists(base, mine, theirs) {
+  const lists = /** @type {Lists} */ (noShapes());
+  const [news, lost] = [/** @type {string[]} */ ([]), /** @type {string[]} */ ([])];
+  for (const kind of KINDS_OF_SHAPES) {
+    const names = new Set([...theirs[kind], ...mine[kind], ...base[kind]].map(({ name }) => name));
+    /** @type {any[]} */
+    const renamed = [];
+    for (const name of names) {
+      const [was, my, their] = [base, mine, theirs].map((each) => each[kind].find((shape) => shape.name === name));
+      const [before, here, there] = [was, my, their].map((shape) => textOfShape(kind, shape));
+      const isNews = there !== before && there !== here;
+      if (isNews) news.push(`${!their ? "deleted" : was ? "changed" : "added"} the ${NOUNS[kind]} ${name}`);
+      if (isNews && !was && my) {
+        renamed.push(my);
+        lists[kind].push({ ...their });
+        continue;
+      }
+      if (isNews && here !== before) lost.push(`the ${NOUNS[kind]} ${name}`);
+      const kept = here !== before ? my : their;
+      if (kept) lists[kind].push({ ...kept });
+    }
+    const twice = mine[kind].filter(({ name }, at) => mine[kind].findIndex((shape) => shape.name === name) !== at);
+    lists[kind].push(...twice.map((shape) => ({ ...shape })));
+    for (const shape of renamed) lists[kind].push({ ...shape, name: freeName(kind, lists) });
+  }
+  return { lists, news, lost };
+}
+
 /** What the browser keeps of a draft, over a reload of the page. @param {string} stream @returns {any} */
 function keptDraft(stream) {
   try {
@@ -101,11 +139,15 @@ function keptDraft(stream) {
 }
 
 function keepDraft() {
+  writeDraft(editor.stream, editor);
+}
+
+/** @param {string} stream @param {any} drafted the editor, or what it has kept */
+function writeDraft(stream, { base, version, outline, draft, tool, drawing = [] }) {
   try {
-    if (isDirty() || editor.drawing.length) {
-      const { base, version, outline, draft, tool, drawing } = editor;
-      sessionStorage.setItem(DRAFT_KEY + editor.stream, JSON.stringify({ base, version, outline, draft, ...(drawing.length ? { tool, drawing } : {}) }));
-    } else sessionStorage.removeItem(DRAFT_KEY + editor.stream);
+    if (drawing.length || (base && textOfLists(draft) !== textOfLists(base))) {
+      sessionStorage.setItem(DRAFT_KEY + stream, JSON.stringify({ base, version, outline, draft, ...(drawing.length ? { tool, drawing } : {}) }));
+    } else sessionStorage.removeItem(DRAFT_KEY + stream);
   } catch {
     // Private windows of some browsers keep nothing.
   }
@@ -120,8 +162,35 @@ function hasDrafts() {
   }
 }
 
-/** The names of zones or lines of a stream as drawn here, and as configured if there is no draft. @param {string} stream @param {"zones" | "lines"} kind */
-const draftedNames = (stream, kind) => (keptDraft(stream)?.draft?.[kind] ?? []).map(({ name }) => name);
+/** The names of zones or lines of a stream that are drawn here and were not configured then. @param {string} stream @param {"zones" | "lines"} kind @returns {string[]} */
+function draftedNames(stream, kind) {
+  const kept = keptDraft(stream);
+  const names = (lists) => (lists?.[kind] ?? []).map(({ name }) => name);
+  return names(kept?.draft).filter((name) => !names(kept.base).includes(name));
+}
+
+/**
+ * Applies one zone or line that is drawn, and nothing else of the draft of its stream.
+ * @param {string} stream @param {"zones" | "lines"} kind @param {string} name @param {boolean} persist
+ * @returns {Promise<{ok: boolean, problem: string}>}
+ */
+async function applyDrafted(stream, kind, name, persist) {
+  const known = await getSettings(stream);
+  const isOpen = editor.stream === stream;
+  const drafted = isOpen ? editor : keptDraft(stream);
+  const shape = drafted?.draft[kind].find((each) => each.name === name);
+  if (!known || !shape) return { ok: false, problem: "How the stream is configured is not known now; try again." };
+  const configured = fromSettings(known.settings);
+  const isBase = Boolean(drafted.base) && textOfLists(configured) === textOfLists(drafted.base);
+  const shapes = [...configured[kind].filter((each) => each.name !== name), shape].map((each) => keysOf(kind, each));
+  const { ok, answer, problem } = await applyChange({ stream, patch: { [kind]: shapes }, version: known.version, persist });
+  if (ok && isBase) {
+    drafted.base[kind].push({ ...shape });
+    drafted.version = answer.version;
+  }
+  if (ok) writeDraft(stream, drafted);
+  return { ok, problem };
+}
 
 /** Makes the present draft a step that can be undone. */
 function commit() {
@@ -131,11 +200,17 @@ function commit() {
     if (editor.done.length > UNDO_STEPS) editor.done.shift();
     editor.undone = [];
     editor.committed = now;
-    editor.refused = [];
+    forgetRefusal();
     setText(byId("zones-applied"), "");
   }
   keepDraft();
   showZones();
+}
+
+/** What was refused may be right after a change. */
+function forgetRefusal() {
+  editor.refused = [];
+  setText(byId("zones-apply-problem"), "");
 }
 
 /** Goes back, or forth again. @param {string[]} from @param {string[]} to @param {string} word */
@@ -148,7 +223,8 @@ function goTo(from, to, word) {
   editor.draft = JSON.parse(next);
   const again = editor.selected && editor.draft[editor.selected.kind][at ?? -1];
   editor.selected = again ? { kind: /** @type {Entry} */ (editor.selected).kind, shape: again } : null;
-  editor.refused = [];
+  forgetRefusal();
+  setText(byId("zones-applied"), "");
   keepDraft();
   showZones();
   announce(word);
@@ -203,7 +279,7 @@ function openZones(stream) {
     const frame = rows.get(stream)?.size;
     Object.assign(editor, {
       stream, base: null, version: "", outline: "", draft: noShapes(), committed: JSON.stringify(noShapes()), undone: [], done: [], selected: null, tool: "select",
-      drawing: [], takenBack: [], note: "", hasCursor: false, pointer: null, drag: null, picture: null, boxes: [], refused: [], isConflict: false, isRead: false,
+      drawing: [], takenBack: [], note: "", hasCursor: false, pointer: null, drag: null, picture: null, boxes: [], refused: [], theirs: null, isRead: false,
       frame: frame ? { width: frame[0], height: frame[1] } : { width: 16, height: 9 },
     });
     Object.assign(byId("zones-canvas"), { width: 16, height: 9 });
@@ -228,21 +304,29 @@ async function readSettings() {
   editor.isRead = true;
   if (!known || editor.stream !== stream) return showZones();
   const configured = fromSettings(known.settings);
-  if (editor.base === null || !isDirty()) adopt(configured, known.version);
-  else if (editor.version !== known.version && textOfLists(configured) !== textOfLists(editor.base)) {
-    editor.isConflict = true;
-  } else editor.version = known.version;
+  if (editor.base === null || !isDirty() || textOfLists(configured) === textOfLists(editor.draft)) adopt(configured, known.version);
+  else {
+    const isSame = editor.version === known.version || !mergeLists(editor.base, editor.draft, configured).news.length;
+    editor.theirs = isSame ? null : { lists: configured, version: known.version };
+    if (isSame) Object.assign(editor, { base: configured, version: known.version });
+    keepDraft();
+  }
   return showZones();
 }
 
 /** Begins with what is configured. @param {Lists} lists @param {string} version */
 function adopt(lists, version) {
   const at = editor.selected && editor.draft[editor.selected.kind].indexOf(editor.selected.shape);
-  editor.base = listsOf(lists);
+  if (editor.base === null || textOfLists(lists) !== textOfLists(editor.base)) {
+    // Undo would take back what someone else has done.
+    Object.assign(editor, { done: [], undone: [] });
+    if (editor.base && version) setText(byId("zones-applied"), "Someone else has changed them meanwhile. This is how they are now.");
+  }
+  editor.base = /** @type {Lists} */ (listsOf(lists));
   editor.draft = /** @type {Lists} */ (listsOf(lists));
   editor.version = version;
   editor.committed = JSON.stringify(editor.draft);
-  editor.isConflict = false;
+  editor.theirs = null;
   const again = editor.selected && editor.draft[editor.selected.kind][at ?? -1];
   editor.selected = again ? { kind: /** @type {Entry} */ (editor.selected).kind, shape: again } : null;
   keepDraft();
@@ -349,10 +433,13 @@ function showStanding() {
   const row = rows.get(editor.stream);
   const gone = !row && (heard.daemon ? rows.size > 0 || hasNoStreams() : false);
   let warning = gone ? "There is no stream of this name any more. What you drew stays here as text." : "";
-  if (editor.isConflict) warning = "Someone else has changed the zones, lines or masks of this stream meanwhile.";
+  if (editor.theirs && editor.base) {
+    const { news, lost } = mergeLists(editor.base, editor.draft, editor.theirs.lists);
+    warning = `Someone else has changed this stream meanwhile: ${news.join(", ")}.${lost.length ? ` You have changed ${lost.join(" and ")} as well: Keep both takes yours.` : ""}`;
+  }
   setText(byId("zones-warning"), warning);
   byId("zones-warning").hidden = !warning;
-  byId("zones-conflict").hidden = !editor.isConflict;
+  byId("zones-conflict").hidden = !editor.theirs;
   const veil = byId("zones-veil");
   veil.hidden = editor.picture !== null;
   if (!row) setText(veil, gone ? "No picture" : "Loading the stream …");
@@ -561,9 +648,9 @@ function showShape() {
     else field.removeAttribute("aria-invalid");
   }
   form.elements.anchor.querySelector("[value=any]").disabled = kind === "lines";
-  const words = Object.entries(problems).map(([key, problem]) => (key === "name" && problem.startsWith("zones ") ? problem : `${key} ${problem}`));
+  const words = Object.entries(problems).map(([key, text]) => problemInWords({ path: [key], text }));
   const small = kind !== "lines" && !words.length && areaOf(shape.points) < SMALL_PART ? ["It is very small: is that meant?"] : [];
-  setText(byId("zones-shape-problem"), [...words, ...refusedOf(kind, shape), ...small].join("; "));
+  setText(byId("zones-shape-problem"), [...words, ...refusedOf(kind, shape), ...small].join(" "));
   const near = problems.name && slug(shape.name);
   byId("zones-slug").hidden = !near || near === shape.name;
   if (near) setText(byId("zones-slug"), `Use the name ${near}`);
@@ -575,7 +662,7 @@ function showShape() {
 
 /** What the server has refused of one shape. */
 const refusedOf = (kind, shape) =>
-  editor.refused.filter(({ path }) => path[0] === kind && (path[1] === shape.name || path[1] === editor.draft[kind].indexOf(shape))).map(({ path, text }) => [...path.slice(2), text].join(" "));
+  editor.refused.filter(({ path }) => path[0] === kind && (path[1] === shape.name || path[1] === editor.draft[kind].indexOf(shape))).map(({ path, text }) => problemInWords({ path: path.slice(2), text }));
 
 /** Of a polygon, as a part of the picture. */
 function areaOf(points) {
@@ -595,13 +682,14 @@ function showResult() {
   if (editor.base === null) standing = "Reading what is configured …";
   if (editor.drawing.length) standing = `${standing} The ${NOUNS[editor.tool]} that you are drawing is not finished.`;
   if (wrong) standing = `${wrong === 1 ? "One of them has a mistake" : `${wrong} have mistakes`}: it says above what is wrong.`;
-  else if (dirty && !may) standing = `${account.whyNot} Copy the text into the file of the daemon and reload it.`;
+  else if (dirty && !may) standing = "Not applied: copy the text into the file of the daemon and reload it.";
   if (!account.reads && editor.base && entries().length) standing += " Of shapes that were there before, only the outlines are known here: compare labels and sizes with the file.";
   setText(byId("zones-standing"), standing);
+  setText(byId("zones-may"), may || !account.whyNot ? "" : `${account.whyNot} You can draw, and copy the text into the file of the daemon.`);
   // What is to be done next stands out: a rule needs a zone that is applied.
   byId("zones-rule").classList.toggle("primary", !dirty || !may);
   byId("zones-apply-part").hidden = byId("zones-apply").hidden = !may;
-  setAttribute(byId("zones-apply"), "aria-disabled", String(!dirty || wrong > 0 || editor.isConflict || editor.isApplying));
+  setAttribute(byId("zones-apply"), "aria-disabled", String(!dirty || wrong > 0 || editor.theirs !== null || editor.isApplying));
   setAttribute(byId("zones-discard"), "aria-disabled", String(!dirty));
 }
 
@@ -612,7 +700,7 @@ function select(entry) {
   if (editor.selected?.shape !== entry?.shape) {
     commit();
     editor.selected = entry;
-    if (entry) announce(`${NOUNS[entry.kind]} ${entry.shape.name} selected. ${Object.entries(problemsOfEntry(entry)).map((words) => words.join(" ")).join("; ")}`);
+    if (entry) announce(`${NOUNS[entry.kind]} ${entry.shape.name} selected. ${Object.entries(problemsOfEntry(entry)).map(([key, text]) => problemInWords({ path: [key], text })).join(" ")}`);
   }
   showZones();
 }
@@ -663,8 +751,9 @@ function explainDrawing(note) {
 /** What there must be before a shape of this kind can be finished. */
 const neededCorners = () => (editor.tool === "lines" ? "A line needs two ends." : `A ${NOUNS[editor.tool]} needs three corners.`);
 
-function freeName(kind) {
-  const taken = new Set(editor.draft[kind].map(({ name }) => name));
+/** A name that no shape has yet. @param {Entry["kind"]} kind @param {Lists} [lists] */
+function freeName(kind, lists = editor.draft) {
+  const taken = new Set(lists[kind].map(({ name }) => name));
   for (let number = 1; ; number++) if (!taken.has(`${NOUNS[kind]}-${number}`)) return `${NOUNS[kind]}-${number}`;
 }
 
@@ -935,7 +1024,37 @@ function editorKey(event) {
 
 /* Applying */
 
-async function applyZones() {
+/** The rules that need a zone or line of this stream which is not drawn any more. */
+async function rulesInTheWay() {
+  const known = await getRules();
+  return (known?.rules ?? []).flatMap((rule) => {
+    const isOfStream = !rule.streams?.length || rule.streams.some((glob) => fitsGlob(glob, editor.stream));
+    const [kind, name] = rule.line ? ["lines", rule.line] : ["zones", rule.zone];
+    return isOfStream && name && !editor.draft[kind].some((shape) => shape.name === name) ? [{ rule: rule.name, noun: NOUNS[kind], name }] : [];
+  });
+}
+
+/** A problem of a shape, with its name. @param {{path: (string | number)[], text: string}} problem */
+function problemOfShape(problem) {
+  const [kind, which] = problem.path;
+  const shape = editor.draft[kind]?.find(({ name }, at) => name === which || at === which);
+  const words = problemInWords(problem);
+  return shape ? `${sentenceOf(`${NOUNS[kind]} ${shape.name}`).slice(0, -1)}: ${words[0].toLowerCase()}${words.slice(1)}` : words;
+}
+
+/** Says why nothing was applied; where rules are in the way, with the way to them. @param {{path: (string | number)[], text: string}[]} problems @param {string} problem */
+async function explainRefusal(problems, problem) {
+  const shown = textOfLists(editor.draft);
+  const users = await rulesInTheWay();
+  if (shown !== textOfLists(editor.draft)) return;
+  const words = users.flatMap(({ rule, noun, name }) => ["The rule ", make("a", { href: addressOf("rules", rule), text: rule }), ` needs the ${noun} ${name}: it can be neither deleted nor renamed. `]);
+  if (users.length) words.push(`Change or delete the rule first. For another name, duplicate the ${users[0].noun} and choose the duplicate in the rule.`);
+  byId("zones-apply-problem").replaceChildren(...(users.length ? words : [problems.map(problemOfShape).join(" ") || problem]));
+  byId("zones-apply-problem").scrollIntoView({ block: "nearest" });
+}
+
+/** @param {boolean} [isAgain] after someone else has changed other settings of the stream */
+async function applyZones(isAgain = false) {
   if (byId("zones-apply").getAttribute("aria-disabled") === "true") return;
   editor.isApplying = true;
   const { stream } = editor;
@@ -946,15 +1065,20 @@ async function applyZones() {
   const { ok, problem, problems, isConflict } = await applyChange({ stream, patch: JSON.parse(sent), ...version, persist });
   editor.isApplying = false;
   if (editor.stream !== stream) return;
-  Object.assign(editor, { refused: problems, isConflict });
-  setText(byId("zones-apply-problem"), isConflict ? "" : problem);
+  editor.refused = problems;
+  setText(byId("zones-apply-problem"), "");
+  if (isConflict) {
+    await readSettings();
+    if (!editor.theirs && isDirty() && !isAgain) return applyZones(true);
+  } else if (!ok) await explainRefusal(problems, problem);
   if (ok) {
     editor.base = fromSettings(JSON.parse(sent));
     await readSettings();
     keepDraft();
     setText(byId("zones-applied"), persist ? "Applied, and kept over restarts." : "Applied. It lasts until the daemon is restarted.");
+    byId("zones-applied").scrollIntoView({ block: "nearest" });
   }
-  showZones();
+  return showZones();
 }
 
 function initZones() {
@@ -1006,7 +1130,7 @@ function initZones() {
   byId("zones-duplicate").addEventListener("click", duplicate);
   byId("zones-delete").addEventListener("click", removeSelected);
   byId("zones-copy").addEventListener("click", () => copyText(byId("zones-toml").textContent ?? "", byId("zones-copied")));
-  byId("zones-apply").addEventListener("click", applyZones);
+  byId("zones-apply").addEventListener("click", () => applyZones());
   byId("zones-discard").addEventListener("click", () => {
     if (!editor.base) return;
     editor.draft = /** @type {Lists} */ (listsOf(editor.base));
@@ -1016,14 +1140,19 @@ function initZones() {
   });
   byId("zones-theirs").addEventListener("click", () => {
     if (editor.base) editor.draft = /** @type {Lists} */ (listsOf(editor.base));
-    Object.assign(editor, { base: null, selected: null, isConflict: false });
+    Object.assign(editor, { base: null, selected: null, theirs: null });
     readSettings();
   });
   byId("zones-mine").addEventListener("click", async () => {
-    const known = await getSettings(editor.stream);
-    if (known) Object.assign(editor, { base: fromSettings(known.settings), version: known.version, isConflict: false });
+    const { stream } = editor;
+    const known = await getSettings(stream);
+    if (!known || !editor.base || editor.stream !== stream) return;
+    const base = fromSettings(known.settings);
+    const { lists, news } = mergeLists(editor.base, editor.draft, base);
+    Object.assign(editor, { draft: lists, base, version: known.version, theirs: null, selected: null, committed: JSON.stringify(lists), done: [], undone: [] });
     keepDraft();
     showZones();
+    announce(`They have ${news.join(", ")}. Your changes are kept.`);
   });
   addEventListener("beforeunload", (event) => hasDrafts() && event.preventDefault());
 }
