@@ -280,7 +280,192 @@ def test_a_zone_that_a_rule_needs_leads_to_the_rule(
     page.locator(".zones-item").click()
     page.get_by_role("button", name="Delete", exact=True).click()
     page.get_by_role("button", name="Apply", exact=True).click()
-    expect(problem.get_by_role("link", name="in the bay")).to_have_attribute("href", "#/rules/in%20the%20bay")
+    problem.get_by_role("link", name="in the bay").click()
+    expect(page.locator("#rule-title")).to_have_text("Rule in the bay")
+    expect(page.locator("#rule-form [name=zone]")).to_have_value("bay")
+    page.goto(f"{server.url}#/rules/none")
+    expect(page.locator("#rule-problem")).to_have_text("There is no rule none any more.")
+    page.goto("about:blank")
+
+
+def test_a_zone_and_its_rule_are_applied_in_one_go(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon, "bay")
+    page = open_zones(server, open_page, "alice", 1)
+    both = page.get_by_role("button", name="Apply the zone, then the rule")
+    seconds = page.locator("#rule-form [name=for_seconds]")
+    for corner in (0.1, 0.5):
+        page.get_by_role("button", name="Zone", exact=True).click()
+        drag(page, (corner, 0.1), (corner + 0.3, 0.4))
+    page.get_by_label("Only these labels").fill("persn")
+    page.get_by_role("link", name="Make a rule").click()
+    expect(page.locator("#rule-standing")).to_have_text(
+        "Not in force yet. The zone zone-2 is drawn, but not applied either."
+    )
+    seconds.fill("3")
+    page.locator("#rule-form [name=labels]").fill("")
+    both.click()
+    expect(page.locator("#rule-problem")).to_contain_text(
+        'The zone zone-2 is not applied, and so neither is the rule. The labels hold "persn", which is not'
+    )
+    page.locator("#rule-problem").get_by_role("link", name="Zones of gate").click()
+    page.get_by_label("Only these labels").fill("person")
+    page.get_by_role("link", name="Make a rule").click()
+    expect(seconds).to_have_value("3")
+    seconds.fill("soon")
+    daemon.ask("PUT", "/v1/rules", {"rules": [{"name": "another"}]})
+    both.click()
+    expect(page.locator(".rule-note")).to_contain_text('The time is "soon"; must be a number')
+    expect(page.locator("#rule-problem")).to_have_text("The zone zone-2 is applied, the rule is not.")
+    seconds.fill("3")
+    page.locator("#rule-form [name=clip]").uncheck()
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#rule-done")).to_have_text("In force, until the daemon is restarted.")
+    expect(page.locator("#rule-apply")).to_have_text("Apply")
+    settings = daemon.ask("GET", "/v1/streams/gate/settings")["settings"]
+    assert [zone["name"] for zone in settings["zones"]] == ["bay", "zone-2"]
+    assert daemon.ask("GET", "/v1/rules")["rules"][1]["for_seconds"] == 3
+    page.goto(f"{server.url}#/zones/gate")
+    expect(page.locator("#zones-list strong")).to_have_text(["bay", "zone-1", "zone-2"])
+    expect(page.locator("#zones-standing")).to_have_text("You have changes that are not applied.")
+    page.get_by_role("button", name="Discard changes").click()
+    expect(page.locator("#zones-list strong")).to_have_text(["bay", "zone-2"])
+    page.goto("about:blank")
+
+
+def open_rules(server: PageProcess, open_page: Callable[..., Page], user: str = "alice", **options: Any) -> Page:
+    page = open_page(server.url, **{"viewport": {"width": 1440, "height": 900}, **options})
+    log_in(page, user)
+    page.goto(f"{server.url}#/rules")
+    expect(page.locator("#rules-list")).to_be_visible()
+    return page
+
+
+def test_changes_of_a_rule_are_not_lost_without_a_question(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon)
+    daemon.ask("PUT", "/v1/rules", {"rules": [{"name": "first", "for_seconds": 2}, {"name": "second"}]})
+    page = open_rules(server, open_page)
+    standing, title, dialog = page.locator("#rule-standing"), page.locator("#rule-title"), page.get_by_role("dialog")
+    seconds, apply = page.locator("#rule-form [name=for_seconds]"), page.locator("#rule-apply")
+    page.locator("#rules-list button").first.click()
+    expect(standing).to_have_text("As in force.")
+    expect(apply).to_have_attribute("aria-disabled", "true")
+    seconds.fill("8")
+    expect(standing).to_have_text("You have changes that are not in force.")
+    expect(apply).to_have_attribute("aria-disabled", "false")
+    for leave in (page.get_by_role("button", name="New rule"), page.locator("#rules-list button").nth(1)):
+        leave.click()
+        expect(dialog.locator("h2")).to_have_text("Discard your changes?")
+        dialog.get_by_role("button", name="Cancel").click()
+        expect(seconds).to_have_value("8")
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    page.reload()
+    expect(standing).to_have_text("You have changes that are not in force.")
+    assert asked == ["beforeunload"]
+    page.get_by_role("button", name="Discard changes").click()
+    expect(seconds).to_have_value("2")
+    expect(standing).to_have_text("As in force.")
+    seconds.fill("9")
+    page.locator("#rules-list button").nth(1).click()
+    dialog.get_by_role("button", name="Discard them").click()
+    expect(title).to_have_text("Rule second")
+    page.get_by_role("button", name="Delete this rule").click()
+    expect(dialog.locator("h2")).to_have_text("Delete the rule second?")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert len(daemon.ask("GET", "/v1/rules")["rules"]) == 2
+    page.get_by_role("button", name="Delete this rule").click()
+    dialog.get_by_role("button", name="Delete it").click()
+    expect(page.locator("#rule-done")).to_have_text("second is deleted, until the daemon is restarted.")
+    assert [rule["name"] for rule in daemon.ask("GET", "/v1/rules")["rules"]] == ["first"]
+    page.reload()
+    expect(title).to_have_text("New rule")
+    assert asked == ["beforeunload"]
+    page.goto("about:blank")
+
+
+def test_what_others_do_to_the_rules_is_seen(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon)
+
+    def put(*rules: dict[str, Any]) -> None:
+        daemon.ask("PUT", "/v1/rules", {"rules": list(rules)})
+
+    put({"name": "first", "for_seconds": 2})
+    page = open_rules(server, open_page)
+    news, seconds, listed = page.locator("#rule-news"), page.locator("#rule-form [name=for_seconds]"), page.locator(
+        "#rules-list strong"
+    )  # fmt: skip
+    page.locator("#rules-list button").first.click()
+    put({"name": "first", "for_seconds": 4}, {"name": "second"})
+    expect(listed).to_have_text(["first", "second"])
+    expect(seconds).to_have_value("4")
+    expect(news).to_have_text("Someone else has changed this rule. The form shows it as it is now.")
+    seconds.fill("8")
+    put({"name": "first", "for_seconds": 5}, {"name": "second"})
+    expect(news).to_contain_text("Someone else has changed this rule meanwhile. In force is now: When an object is in")
+    expect(news).to_contain_text("for 5 seconds")
+    expect(news).to_contain_text("Apply replaces it by yours, Discard changes takes theirs.")
+    put({"name": "second"})
+    expect(listed).to_have_text(["second"])
+    gone = "Someone else has deleted this rule, or given it another name. Apply puts it in force again."
+    expect(news).to_have_text(gone)
+    page.goto(f"{server.url}#/")
+    page.goto(f"{server.url}#/rules")
+    expect(news).to_have_text(gone)
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#rule-done")).to_contain_text("In force")
+    expect(news).to_have_text("")
+    assert [rule["name"] for rule in daemon.ask("GET", "/v1/rules")["rules"]] == ["second", "first"]
+    # Another rule is in no one's way, however short the time in between.
+    seconds.fill("9")
+    put({"name": "third"}, {"name": "first", "for_seconds": 8})
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#rule-done")).to_contain_text("In force")
+    assert [rule["name"] for rule in daemon.ask("GET", "/v1/rules")["rules"]] == ["third", "first"]
+    page.goto("about:blank")
+
+
+def test_a_refused_rule_says_why_at_its_field(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon)
+    daemon.ask("PUT", "/v1/rules", {"rules": [{"name": "first"}]})
+    page = open_rules(server, open_page)
+    note, name = page.locator(".rule-note"), page.locator("#rule-form [name=name]")
+    name.fill("first")
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(note).to_have_text("Another rule has this name already; every rule needs a name of its own.")
+    expect(name).to_be_focused()
+    expect(name).to_have_attribute("aria-describedby", "rule-note-name")
+    name.fill("other")
+    expect(note).to_have_count(0)
+    page.locator("#rule-form [name=streams]").fill("yard")
+    page.locator("#rule-form [name=cooldown_seconds]").fill("soon")
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(note.first).to_contain_text('The time after an alert is "soon"; must be a number')
+    expect(page.locator("#rule-problem")).to_have_text("")
+    page.locator("#rule-form [name=cooldown_seconds]").fill("")
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(note).to_have_text('The stream is "yard", which matches no stream; the streams are gate.')
+    page.goto("about:blank")
+
+
+def test_a_phone_shows_that_a_rule_is_in_force(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon)
+    page = open_rules(server, open_page, viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    page.locator("#rule-form [name=clip]").uncheck()
+    page.get_by_role("button", name="Apply", exact=True).scroll_into_view_if_needed()
+    page.get_by_role("button", name="Apply", exact=True).tap()
+    expect(page.get_by_role("link", name="Show its alerts in the review")).to_be_in_viewport(ratio=1)
+    expect(page.locator("#rule-done")).to_be_in_viewport(ratio=1)
     page.goto("about:blank")
 
 
@@ -304,8 +489,8 @@ def test_what_the_daemon_refuses_is_shown_at_the_shape(
     form.get_by_label("From", exact=True).fill("22:00")
     form.get_by_label("To", exact=True).fill("22:00")
     page.get_by_role("button", name="Apply", exact=True).click()
-    expect(page.locator("#rule-problem")).to_contain_text(
-        "between ends when it begins; for the whole day, leave it out"
+    expect(page.locator(".rule-note")).to_have_text(
+        "The time of day ends when it begins; for the whole day, leave it out."
     )
     expect(form.get_by_label("From", exact=True)).to_have_attribute("aria-invalid", "true")
     page.goto("about:blank")

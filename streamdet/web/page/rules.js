@@ -5,6 +5,8 @@ const FORM_KEY = "streamdet.rule";
 const MAX_NAME_OF_RULE = 64;
 const MAX_THUMBNAILS = 12;
 const MAX_TRIED_STREAMS = 16;
+/** So often the rules in force are read while they are shown. */
+const RULES_MILLISECONDS = 3000;
 /** Keys that the form has fields for; others of a rule that is edited stay as they are. */
 const FORM_KEYS = ["name", "streams", "labels", "zone", "line", "direction", "for_seconds", "at_least", "none_for_seconds", "between", "days", "cooldown_seconds", "picture", "clip_seconds"];
 const NEW_RULE = { name: "", streams: "", kind: "presence", labels: "", zone: "", line: "", direction: "", at_least: "3", for_seconds: "", none_for_seconds: "600", cooldown_seconds: "30", picture: true, clip: true, before: "5", after: "10", from: "", to: "", days: [] };
@@ -17,11 +19,23 @@ const ruling = {
   edited: "",
   /** Keys of it that the form has no fields for, and times that are more than one span. @type {Record<string, any>} */
   others: {},
+  /** How it was in force when the form was filled; null for a new one. @type {any} */
+  base: null,
+  /** What the form said then, as text. */
+  filled: "",
   /** Whether someone has named it. */
   isNamed: false,
+  /** What someone else has done to it meanwhile. */
+  news: "",
+  /** Whether the rules in force last over restarts. */
+  isPersisted: false,
   /** Published outlines by stream. @type {Record<string, any>} */
   shapes: {},
   isSending: false,
+  /** Counts readings of the rules in force, so that an older answer replaces no newer one. */
+  reads: 0,
+  isReading: false,
+  readAt: 0,
   /** Counts tries, so that an answer to an older one is not shown. */
   tries: 0,
 };
@@ -49,37 +63,90 @@ addView("rules", {
   alone: true,
   title: () => "Rules",
   open: openRules,
-  close: keepForm,
+  close() {
+    keepForm();
+    byId("rule-dialog").close();
+  },
   update: offerStreams,
+  refresh: readRulesAgain,
 });
 
-async function openRules(_what, query) {
-  if (query.has("stream") || query.has("zone") || query.has("line")) {
-    const [stream, zone, line] = ["stream", "zone", "line"].map((key) => query.get(key) ?? "");
-    const labels = rows.get(stream)?.labels ?? {};
-    fillForm({ ...NEW_RULE, streams: stream, kind: line ? "crossing" : "presence", zone, line, labels: "person" in labels ? "person" : "" }, "");
-    // The form goes on from here, also when the page is loaded again.
-    history.replaceState(null, "", "#/rules");
-  } else restoreForm();
+/** Opens the form as it was left; with a name, that rule; with a zone or line, a new rule of it. @param {string} what @param {URLSearchParams} query */
+async function openRules(what, query) {
+  restoreForm();
   offerStreams();
   showRule();
+  const wanted = Object.fromEntries(["stream", "zone", "line"].map((key) => [key, query.get(key) ?? ""]));
+  const isWanted = wanted.stream || wanted.zone || wanted.line;
+  // The form goes on from here, also when the page is loaded again.
+  if (what || isWanted) history.replaceState(null, "", "#/rules");
+  if (isWanted) await beginRule(wanted);
   await readAccount();
   await readRules();
+  if (!what) return;
+  const rule = ruling.rules?.find(({ name }) => name === what);
+  if (!rule) setText(byId("rule-problem"), ruling.rules ? `There is no rule ${what} any more.` : "Which rules are in force is not known here.");
+  else if (await mayLeave(rule.name)) editRule(rule);
+}
+
+/** Fills the form for a zone or line, unless a rule of it is begun there already. */
+async function beginRule({ stream, zone, line }) {
+  const values = /** @type {any} */ (valuesOfForm());
+  const isBegun = !ruling.edited && isRuleChanged() && values.streams === stream && (values.kind === "crossing" ? values.line === line && !zone : values.zone === zone && !line);
+  if (isBegun) return announce("What you typed before and did not apply is still here.");
+  if (!(await mayLeave(""))) return;
+  const labels = rows.get(stream)?.labels ?? {};
+  fillForm({ ...NEW_RULE, streams: stream, kind: line ? "crossing" : "presence", zone, line, labels: "person" in labels ? "person" : "" }, "");
+  showRule();
+  keepForm();
 }
 
 async function readRules() {
+  const number = ++ruling.reads;
+  ruling.isReading = true;
   const [known, shapes] = [await getRules(), await getJson("/api/shapes")];
+  if (number !== ruling.reads) return;
+  Object.assign(ruling, { isReading: false, readAt: performance.now() });
   if (shapes) ruling.shapes = shapes;
-  if (known) Object.assign(ruling, { rules: known.rules, version: known.version });
+  if (known) {
+    Object.assign(ruling, { rules: known.rules, version: known.version, isPersisted: known.persisted === true });
+    compareWithOthers();
+  }
   showRules();
   showRule();
 }
 
+function readRulesAgain() {
+  if (account.reads && !ruling.isReading && !ruling.isSending && performance.now() - ruling.readAt > RULES_MILLISECONDS) readRules();
+}
+
+const inForce = () => ruling.rules?.find(({ name }) => name === ruling.edited) ?? null;
+
+/** Whether the rule that is edited is not in force any more. */
+const isGone = () => ruling.edited !== "" && ruling.rules !== null && !inForce();
+
+/** Compares the rule that is edited with what is in force now, which someone else may have changed. */
+function compareWithOthers() {
+  const now = inForce();
+  ruling.base ??= now;
+  if (ruling.edited === "") return;
+  if (now && JSON.stringify(now) === JSON.stringify(ruling.base)) {
+    if (isRuleChanged()) ruling.news = "";
+    return;
+  }
+  if (!now) ruling.news = "Someone else has deleted this rule, or given it another name. Apply puts it in force again.";
+  else if (isRuleChanged()) ruling.news = `Someone else has changed this rule meanwhile. In force is now: ${ruleInWords(now)} Apply replaces it by yours, Discard changes takes theirs.`;
+  else {
+    fillFrom(now);
+    ruling.news = "Someone else has changed this rule. The form shows it as it is now.";
+  }
+}
+
 /* The form */
 
-/** @param {any} values by field @param {string} edited @param {Record<string, any>} [others] */
-function fillForm(values, edited, others = {}) {
-  Object.assign(ruling, { edited, others, isNamed: Boolean(values.name) });
+/** @param {any} values by field @param {string} edited @param {Record<string, any>} [others] @param {any} [base] as it is in force */
+function fillForm(values, edited, others = {}, base = null) {
+  Object.assign(ruling, { edited, others, base, news: "", isNamed: Boolean(values.name) });
   const form = ruleForm();
   for (const [key, value] of Object.entries(values)) {
     if (key === "days") for (const box of byId("rule-days").querySelectorAll("input")) box.checked = value.includes(box.value);
@@ -89,7 +156,9 @@ function fillForm(values, edited, others = {}) {
       form[key].value = value;
     }
   }
-  for (const id of ["rule-problem", "rule-done", "rule-tried", "rule-copied"]) setText(byId(id), "");
+  ruling.filled = textOfForm();
+  showRuleProblems([], "");
+  for (const id of ["rule-done", "rule-tried", "rule-copied"]) setText(byId(id), "");
   byId("rule-done-link").hidden = true;
   byId("rule-alerts").replaceChildren();
   ruling.tries++;
@@ -101,26 +170,80 @@ function valuesOfForm() {
   return { ...values, days: [...byId("rule-days").querySelectorAll("input:checked")].map((box) => box.value) };
 }
 
+/** What the form says, as text; a name that no one has typed does not count. */
+function textOfForm() {
+  const { name, ...rule } = ruleOfForm();
+  return JSON.stringify(ruling.isNamed ? { name, ...rule } : rule);
+}
+
+const isRuleChanged = () => textOfForm() !== ruling.filled;
+
 function keepForm() {
+  const { edited, others, base, filled, isNamed } = ruling;
   try {
-    sessionStorage.setItem(FORM_KEY, JSON.stringify({ values: valuesOfForm(), edited: ruling.edited, others: ruling.others, isNamed: ruling.isNamed }));
+    sessionStorage.setItem(FORM_KEY, JSON.stringify({ values: valuesOfForm(), edited, others, base, filled, isNamed, isChanged: isRuleChanged() }));
   } catch {
     // Private windows of some browsers keep nothing.
   }
 }
 
-function restoreForm() {
+/** What the browser keeps of the form. @returns {any} */
+function keptForm() {
   try {
-    const { values, edited, others, isNamed } = JSON.parse(sessionStorage.getItem(FORM_KEY) ?? "{}");
-    fillForm({ ...NEW_RULE, ...values }, edited ?? "", others ?? {});
-    ruling.isNamed = isNamed === true;
+    return JSON.parse(sessionStorage.getItem(FORM_KEY) ?? "{}") ?? {};
   } catch {
-    fillForm(NEW_RULE, "");
+    return {};
   }
 }
 
-/** A rule of the configuration as the form has it. @param {any} rule */
+function restoreForm() {
+  const { values, edited = "", others = {}, base = null, filled, isNamed } = keptForm();
+  fillForm({ ...NEW_RULE, ...values }, edited, others, base);
+  if (filled !== undefined) Object.assign(ruling, { filled, isNamed });
+}
+
+/** Asks in a dialog. @param {string} title @param {string} what @param {string} yes what the button says @returns {Promise<boolean>} */
+function askFirst(title, what, yes) {
+  const dialog = byId("rule-dialog");
+  if (dialog.open) return Promise.resolve(false);
+  setText(byId("rule-dialog-title"), title);
+  setText(byId("rule-dialog-what"), what);
+  setText(byId("rule-dialog-yes"), yes);
+  dialog.returnValue = "";
+  dialog.showModal();
+  byId("rule-dialog-no").focus();
+  return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue === "yes"), { once: true }));
+}
+
+/** Whether the form may be filled otherwise: what is not applied is lost then. @param {string} next the rule that is wanted, empty for a new one */
+async function mayLeave(next) {
+  if (!isRuleChanged() || (next && next === ruling.edited)) return !isRuleChanged();
+  const what = ruling.edited ? `You have changed the rule ${ruling.edited}, and not applied it.` : "You have begun a new rule, and not applied it.";
+  return askFirst("Discard your changes?", what, "Discard them");
+}
+
+/** Begins again with what is in force, or with an empty form. */
+function discardRule() {
+  const rule = inForce();
+  if (rule) fillFrom(rule);
+  else fillForm(NEW_RULE, "");
+  showRules();
+  showRule();
+  keepForm();
+  announce("Your changes are discarded.");
+}
+
+/** Opens a rule that is in force in the form. @param {any} rule */
 function editRule(rule) {
+  fillFrom(rule);
+  showRules();
+  showRule();
+  keepForm();
+  announce(`Editing ${rule.name}.`);
+}
+
+/** A rule of the configuration as the form has it. @param {any} rule */
+function fillFrom(rule) {
   const kind = rule.line ? "crossing" : rule.none_for_seconds ? "absence" : rule.at_least ? "count" : "presence";
   const text = (key) => (rule[key] === undefined || rule[key] === null ? "" : String(rule[key]));
   const spans = rule.between ?? [];
@@ -131,10 +254,7 @@ function editRule(rule) {
     name: rule.name, streams: (rule.streams ?? []).join(", "), kind, labels: (rule.labels ?? []).join(", "), zone: text("zone"), line: text("line"), direction: text("direction"),
     at_least: text("at_least") || NEW_RULE.at_least, for_seconds: text("for_seconds"), none_for_seconds: text("none_for_seconds") || NEW_RULE.none_for_seconds, cooldown_seconds: text("cooldown_seconds"),
     picture: rule.picture === true, clip: Boolean(rule.clip_seconds), before: String(before), after: String(after), from: spans.length === 1 ? spans[0][0] : "", to: spans.length === 1 ? spans[0][1] : "", days: rule.days ?? [],
-  }, rule.name, others);
-  showRules();
-  showRule();
-  announce(`Editing ${rule.name}.`);
+  }, rule.name, others, rule);
 }
 
 /** A number, or the text itself where it is none: the server says what is wrong with it. @param {string} text */
@@ -216,6 +336,14 @@ function offerStreams() {
   fill("rule-labels", [...new Set([...rows.values()].flatMap((row) => Object.keys(row.labels)))].sort());
 }
 
+/** Zones and lines of a rule that are drawn here and not applied yet. @param {any} rule @returns {{stream: string, kind: "zones" | "lines", name: string}[]} */
+function draftsOfRule(rule) {
+  const kind = rule?.line ? "lines" : "zones";
+  const name = rule?.line ?? rule?.zone;
+  const isConfigured = (stream) => (ruling.shapes[stream]?.[kind] ?? []).some((shape) => shape.name === name);
+  return name ? ruledStreams().filter((stream) => !isConfigured(stream) && draftedNames(stream, kind).includes(name)).map((stream) => ({ stream, kind, name })) : [];
+}
+
 /** Zones and lines of the chosen streams, those that are drawn here and not applied as well. */
 function offerShapes() {
   for (const [kind, key] of [["zones", "zone"], ["lines", "line"]]) {
@@ -242,34 +370,70 @@ function showRule() {
   setText(byId("rule-title"), ruling.edited ? `Rule ${ruling.edited}` : "New rule");
   setText(byId("rule-sentence"), ruleInWords(rule));
   setText(byId("rule-toml"), tomlOfRule(rule));
+  const isChanged = isRuleChanged();
+  const drafts = account.mayChange ? draftsOfRule(rule) : [];
+  const noun = drafts.length ? NOUNS[drafts[0].kind] : "";
   byId("rule-apply").hidden = byId("rule-persist-part").hidden = !account.mayChange;
-  byId("rule-delete").hidden = !account.mayChange || !ruling.edited;
-  setAttribute(byId("rule-apply"), "aria-disabled", String(ruling.isSending));
+  byId("rule-delete").hidden = !account.mayChange || !ruling.edited || isGone();
+  const isPersisting = byId("rule-persist").checked && !ruling.isPersisted;
+  const hasWork = !ruling.edited || isChanged || isGone() || isPersisting || drafts.length > 0;
+  setAttribute(byId("rule-apply"), "aria-disabled", String(ruling.isSending || !ruling.rules || !hasWork));
+  setText(byId("rule-apply"), noun ? `Apply the ${noun}, then the rule` : "Apply");
+  setAttribute(byId("rule-discard"), "aria-disabled", String(!isChanged));
+  let standing = ruling.edited ? isChanged ? "You have changes that are not in force." : isGone() ? "Not in force." : "As in force." : "Not in force yet.";
+  if (noun) standing += ` The ${noun} ${drafts[0].name} is drawn, but not applied either.`;
+  setText(byId("rule-standing"), byId("rule-done").textContent || !account.mayChange ? "" : standing);
+  setText(byId("rule-news"), ruling.news);
   setText(byId("rules-hint"), account.mayChange || !account.whyNot ? "" : `${account.whyNot} You can try a rule, and copy its text into the file of the daemon.`);
 }
 
+let shownRules = "";
+
 function showRules() {
+  const shown = JSON.stringify([ruling.rules, ruling.edited]);
+  if (shown === shownRules) return;
+  shownRules = shown;
+  const focused = document.activeElement?.closest("#rules-list button")?.firstChild?.textContent;
   byId("rules-in-force").hidden = ruling.rules === null;
   const items = (ruling.rules ?? []).map((rule) => {
     const button = make("button", { type: "button", class: "zones-item", "aria-pressed": String(rule.name === ruling.edited) }, make("strong", { text: rule.name }), make("span", { text: orList(rule.streams ?? [], "all streams") }));
-    button.addEventListener("click", () => editRule(rule));
+    button.addEventListener("click", async () => (await mayLeave(rule.name)) && editRule(rule));
     return make("li", {}, button);
   });
   byId("rules-list").replaceChildren(...items);
   byId("rules-none").hidden = items.length > 0;
+  if (focused) [...byId("rules-list").querySelectorAll("button")].find((button) => button.firstChild.textContent === focused)?.focus();
 }
 
-/** Says what is wrong, at the fields where it is known. */
+/** Says what is wrong, at the fields where they are known; the first of them. @param {{path: (string | number)[], text: string}[]} problems @param {string} problem what is no matter of a field */
 function showRuleProblems(problems, problem) {
   const form = ruleForm();
-  for (const field of byId("rule-form").querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
-  for (const { path } of problems) {
-    const key = String(path.at(path[0] === "rules" ? 2 : 0) ?? "");
-    const field = { clip_seconds: form.before, between: form.from }[key] ?? form[key];
-    field?.setAttribute?.("aria-invalid", "true");
+  for (const note of byId("rule-form").querySelectorAll(".rule-note")) note.remove();
+  for (const field of byId("rule-form").querySelectorAll("[aria-invalid]")) {
+    field.removeAttribute("aria-invalid");
+    field.removeAttribute("aria-describedby");
   }
-  const sentence = problems.map(({ path, text }) => [...path.slice(path[0] === "rules" ? 2 : 0).map((part) => (typeof part === "number" ? `#${part + 1}` : part)), text].join(" ")).join("; ");
-  setText(byId("rule-problem"), sentence || problem);
+  const elsewhere = [];
+  let first = null;
+  for (const found of problems) {
+    const key = String(found.path.at(found.path[0] === "rules" ? 2 : 0) ?? "");
+    const field = { clip_seconds: form.before, between: form.from }[key] ?? (FORM_KEYS.includes(key) ? form[key] : null);
+    if (!field?.setAttribute || field.closest("[hidden]")) {
+      elsewhere.push(problemInWords(found));
+      continue;
+    }
+    const id = `rule-note-${key}`;
+    const note = byId(id) ?? make("p", { class: "problem rule-note", id });
+    note.textContent = [note.textContent, problemInWords(found)].filter(Boolean).join(" ");
+    (field.closest(".field") ?? field.closest(".checks")).after(note);
+    setAttribute(field, "aria-invalid", "true");
+    setAttribute(field, "aria-describedby", id);
+    first ??= field;
+  }
+  setText(byId("rule-problem"), [problem, ...elsewhere].filter(Boolean).join(" "));
+  const details = first?.closest("details");
+  if (details) details.open = true;
+  return first;
 }
 
 /* Trying and applying */
@@ -293,7 +457,7 @@ async function tryRule() {
   const { ok, answer, problem, problems } = await sendJson("/api/rules/try", { rule, streams: await streamsToTry(), seconds: Number(byId("rule-span").value) }, TRY_TIMEOUT_MILLISECONDS);
   if (number !== ruling.tries) return;
   showRuleProblems(problems, "");
-  if (!ok) return setText(words, problem ? `It cannot be tried: ${problem}` : "It cannot be tried now.");
+  if (!ok) return setText(words, problem ? `It cannot be tried. ${problem}` : "It cannot be tried now.");
   const since = answer.since === null ? "There were no frames in that time." : `${answer.frames} frames since ${moment(answer.since)} were looked at.`;
   const easier = Object.entries(answer.easier).map(([how, count]) => `${count} ${how}`);
   const more = [answer.suppressed ? `${answer.suppressed} more were suppressed by the time after an alert.` : "", easier.length ? `With one condition fewer: ${easier.join(", ")}.` : ""].filter(Boolean);
@@ -326,44 +490,71 @@ async function showPastObject(item, alert) {
   link.href = addressOf("review", "", { id: object.id, at: String(Math.round(timeOf(object))) });
 }
 
-/** Sends the rules with one changed, added or left out. @param {any | null} rule null to delete the edited one */
-async function sendRules(rule) {
-  if (ruling.isSending || !account.mayChange || !ruling.rules) return;
-  const drafted = rule?.zone ?? rule?.line;
-  const key = rule?.line ? "lines" : "zones";
-  const missing = drafted ? ruledStreams().filter((stream) => !(ruling.shapes[stream]?.[key] ?? []).some(({ name }) => name === drafted) && draftedNames(stream, /** @type {any} */ (key)).includes(drafted)) : [];
-  if (missing.length) {
-    const link = make("a", { href: addressOf("zones", missing[0]), text: `Zones of ${missing[0]}` });
-    return byId("rule-problem").replaceChildren(`${drafted} is drawn, but not applied yet: apply it under `, link, " first. What you have typed here stays.");
+/** Applies the zones or lines of a rule that are only drawn; false, and why, where one is refused. @param {ReturnType<typeof draftsOfRule>} drafts @param {boolean} persist */
+async function applyDrafts(drafts, persist) {
+  for (const { stream, kind, name } of drafts) {
+    const { ok, problem } = await applyDrafted(stream, kind, name, persist);
+    if (ok) continue;
+    const link = make("a", { href: addressOf("zones", stream), text: `Zones of ${stream}` });
+    byId("rule-problem").replaceChildren(`The ${NOUNS[kind]} ${name} is not applied, and so neither is the rule. ${problem} `, link);
+    return false;
   }
+  return true;
+}
+
+/** Sends the rules with one changed, added or left out. @param {any | null} rule null to delete the edited one @param {string | null} [before] what was done before someone else was faster */
+async function sendRules(rule, before = null) {
+  if (ruling.isSending || !account.mayChange || !ruling.rules) return;
+  showRuleProblems([], "");
+  if (rule && ruling.rules.some(({ name }) => name === rule.name && name !== ruling.edited)) return refuseRule([{ path: ["name"], text: "another rule has this name already; every rule needs a name of its own" }], "");
   ruling.isSending = true;
   showRule();
   const persist = byId("rule-persist").checked;
-  const at = ruling.rules.findIndex(({ name }) => name === ruling.edited);
-  const rules = ruling.rules.flatMap((each, number) => (number === at ? (rule ? [rule] : []) : [each]));
-  if (rule && at < 0) rules.push(rule);
-  const place = rule ? rules.indexOf(rule) : -1;
-  const { ok, problem, problems, isConflict } = await applyChange({ rules, version: ruling.version, persist });
+  const drafts = draftsOfRule(rule);
+  const isApplied = await applyDrafts(drafts, persist);
+  const rules = ruling.rules.flatMap((each) => (each.name === ruling.edited ? (rule ? [rule] : []) : [each]));
+  if (rule && !rules.includes(rule)) rules.push(rule);
+  const { ok, problem, problems, isConflict } = isApplied ? await applyChange({ rules, version: ruling.version, persist }) : { ok: false, problem: "", problems: [], isConflict: false };
   ruling.isSending = false;
+  if (!isApplied) return showRule();
+  const done = drafts.length ? `The ${NOUNS[drafts[0].kind]} ${drafts[0].name} is applied, the rule is not.` : "";
   if (isConflict) {
     await readRules();
-    setText(byId("rule-problem"), "Someone else has changed the rules meanwhile. They are read again; press Apply again to change yours among them.");
-    return showRule();
+    // Where others have changed other rules alone, this one still fits among them.
+    if (!ruling.news && before === null) return sendRules(rule, done);
+    return setText(byId("rule-problem"), "Nothing is changed yet: someone else was faster.");
   }
-  const own = problems.filter(({ path }) => path[0] !== "rules" || path[1] === place);
-  showRuleProblems(own, problem);
-  if (!ok) return showRule();
+  if (!ok) {
+    const isOwn = ({ path }) => path[0] === "rules" && (path[1] === rules.indexOf(rule) || rules[path[1]]?.name === rule?.name);
+    const others = problems.filter((found) => found.path[0] === "rules" && rules[found.path[1]] && !isOwn(found)).map((found) => `The rule ${rules[found.path[1]].name}: ${problemInWords(found)}`);
+    const own = problems.filter((found) => found.path[0] !== "rules" || isOwn(found));
+    return refuseRule(own, [before || done, ...others].join(" ").trim() || (own.length ? "" : problem));
+  }
   const lasts = persist ? "kept over restarts" : "until the daemon is restarted";
   const name = rule?.name ?? ruling.edited;
-  if (rule) ruling.edited = name;
+  if (rule) Object.assign(ruling, { edited: name, base: null, news: "", isNamed: true, filled: "" });
   else fillForm(NEW_RULE, "");
-  ruling.isNamed = Boolean(rule);
+  if (rule) ruling.filled = textOfForm();
   await readRules();
   setText(byId("rule-done"), rule ? `In force, ${lasts}.` : `${name} is deleted, ${lasts}.`);
   byId("rule-done-link").hidden = !rule;
   byId("rule-review").href = addressOf("review", "", { kind: "alerts", rule: name });
   keepForm();
-  return showRule();
+  showRule();
+  byId(rule ? "rule-done-link" : "rule-done").scrollIntoView({ block: "nearest" });
+}
+
+/** Says why a rule is not in force, where it can be seen. */
+function refuseRule(problems, problem) {
+  const field = showRuleProblems(problems, problem);
+  showRule();
+  if (field) field.focus();
+  else byId("rule-problem").scrollIntoView({ block: "nearest" });
+}
+
+async function deleteRule() {
+  const name = ruling.edited;
+  if (await askFirst(`Delete the rule ${name}?`, "It raises no more alerts. Those that it has raised stay in the review.", "Delete it")) await sendRules(null);
 }
 
 function initRules() {
@@ -376,14 +567,21 @@ function initRules() {
       byId("rule-done-link").hidden = true;
       showRuleProblems([], "");
     }
+    compareWithOthers();
     showRule();
     keepForm();
   };
+  const isOff = (button) => button.getAttribute("aria-disabled") === "true";
   form.addEventListener("input", changed);
   form.addEventListener("change", changed);
-  form.addEventListener("submit", (event) => (event.preventDefault(), sendRules(ruleOfForm())));
-  byId("rule-delete").addEventListener("click", () => sendRules(null));
-  byId("rules-new").addEventListener("click", () => {
+  form.addEventListener("submit", (event) => (event.preventDefault(), isOff(byId("rule-apply")) || sendRules(ruleOfForm())));
+  byId("rule-delete").addEventListener("click", deleteRule);
+  byId("rule-discard").addEventListener("click", () => isOff(byId("rule-discard")) || discardRule());
+  byId("rule-dialog-no").addEventListener("click", () => byId("rule-dialog").close(""));
+  byId("rule-dialog-form").addEventListener("submit", (event) => (event.preventDefault(), byId("rule-dialog").close("yes")));
+  addEventListener("beforeunload", (event) => keptForm().isChanged && event.preventDefault());
+  byId("rules-new").addEventListener("click", async () => {
+    if (!(await mayLeave(""))) return;
     fillForm(NEW_RULE, "");
     keepForm();
     showRules();
