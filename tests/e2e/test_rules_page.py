@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from streamdet.assets import sample_clip
 from streamdet.config import load_config
@@ -456,14 +456,40 @@ def test_a_refused_rule_says_why_at_its_field(
     page.goto("about:blank")
 
 
+def test_what_is_typed_while_a_rule_is_sent_is_not_in_force(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon)
+    page = open_rules(server, open_page)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/api/changes", hold)
+    page.locator("#rule-form [name=clip]").uncheck()
+    with page.expect_request("**/api/changes"):
+        page.get_by_role("button", name="Apply", exact=True).click()
+    page.locator("#rule-form [name=for_seconds]").fill("9")
+    held[0].continue_()
+    expect(page.locator("#rule-done")).to_contain_text("In force")
+    expect(page.locator("#rule-standing")).to_have_text("You have changes that are not in force.")
+    expect(page.locator("#rule-apply")).to_have_attribute("aria-disabled", "false")
+    page.unroute_all(behavior="wait")
+    page.goto("about:blank")
+
+
 def test_a_phone_shows_that_a_rule_is_in_force(
     daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
 ) -> None:
     configure(daemon)
     page = open_rules(server, open_page, viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
     page.locator("#rule-form [name=clip]").uncheck()
-    page.get_by_role("button", name="Apply", exact=True).scroll_into_view_if_needed()
-    page.get_by_role("button", name="Apply", exact=True).tap()
+    expect(page.locator("#rule-apply")).to_have_attribute("aria-disabled", "false")
+    page.locator("#rule-apply").evaluate("button => button.scrollIntoView({ block: 'end' })")
+    box = page.locator("#rule-apply").bounding_box()
+    assert box is not None
+    page.touchscreen.tap(box["x"] + 10, box["y"] + 10)
     expect(page.get_by_role("link", name="Show its alerts in the review")).to_be_in_viewport(ratio=1)
     expect(page.locator("#rule-done")).to_be_in_viewport(ratio=1)
     page.goto("about:blank")

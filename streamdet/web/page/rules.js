@@ -382,7 +382,7 @@ function showRule() {
   setAttribute(byId("rule-discard"), "aria-disabled", String(!isChanged));
   let standing = ruling.edited ? isChanged ? "You have changes that are not in force." : isGone() ? "Not in force." : "As in force." : "Not in force yet.";
   if (noun) standing += ` The ${noun} ${drafts[0].name} is drawn, but not applied either.`;
-  setText(byId("rule-standing"), byId("rule-done").textContent || !account.mayChange ? "" : standing);
+  setText(byId("rule-standing"), (byId("rule-done").textContent && !isChanged) || !account.mayChange ? "" : standing);
   setText(byId("rule-news"), ruling.news);
   setText(byId("rules-hint"), account.mayChange || !account.whyNot ? "" : `${account.whyNot} You can try a rule, and copy its text into the file of the daemon.`);
 }
@@ -522,7 +522,7 @@ async function sendRules(rule, before = null) {
     await readRules();
     // Where others have changed other rules alone, this one still fits among them.
     if (!ruling.news && before === null) return sendRules(rule, done);
-    return setText(byId("rule-problem"), "Nothing is changed yet: someone else was faster.");
+    return refuseRule([], `${before || done} Someone else was faster: your change of the rules is not made yet.`.trim());
   }
   if (!ok) {
     const isOwn = ({ path }) => path[0] === "rules" && (path[1] === rules.indexOf(rule) || rules[path[1]]?.name === rule?.name);
@@ -532,9 +532,8 @@ async function sendRules(rule, before = null) {
   }
   const lasts = persist ? "kept over restarts" : "until the daemon is restarted";
   const name = rule?.name ?? ruling.edited;
-  if (rule) Object.assign(ruling, { edited: name, base: null, news: "", isNamed: true, filled: "" });
+  if (rule) Object.assign(ruling, { edited: name, base: null, news: "", isNamed: true, filled: JSON.stringify(rule) });
   else fillForm(NEW_RULE, "");
-  if (rule) ruling.filled = textOfForm();
   await readRules();
   setText(byId("rule-done"), rule ? `In force, ${lasts}.` : `${name} is deleted, ${lasts}.`);
   byId("rule-done-link").hidden = !rule;
