@@ -599,8 +599,11 @@ class AlertEvent:
         frame: the frame that made the event.
         alert: what is known of it.
         picture: of the frame in which it was raised; None where the rule asks for none.
-        clip_id: to fetch the clip around it by, some seconds later; None where the rule asks for none.
+        clip_id: to fetch the clip around it by, some seconds later; None where the rule asks for none, and where
+            there is none.
         owner: the node that published it; None where the stream belongs to no cluster.
+        clip_seconds: what the rule asks for: seconds before and after the frame in which it was raised; None for none.
+        clip_missing: why there is no clip though the rule asks for one, in one word; else None.
     """
 
     stream: str
@@ -613,6 +616,8 @@ class AlertEvent:
     picture: PictureInfo | None = None
     clip_id: str | None = None
     owner: Owner | None = None
+    clip_seconds: tuple[float, float] | None = None
+    clip_missing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

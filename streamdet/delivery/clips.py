@@ -25,7 +25,7 @@ from streamdet.config import ClipsConfig, RuleConfig, StreamConfig
 from streamdet.delivery.file_store import FileStore, PartReply, StoreLimits
 from streamdet.delivery.masked_mp4 import has_encoder, masked_mp4
 from streamdet.delivery.mp4 import size_of, write_mp4
-from streamdet.delivery.packet_ring import CODEC, Cut, PacketRing
+from streamdet.delivery.packet_ring import CODEC, NO_PACKETS, Cut, PacketRing
 from streamdet.delivery.privacy import Hidden, black_areas
 from streamdet.monitoring.log import LogThrottle
 from streamdet.monitoring.metrics import Metrics
@@ -126,7 +126,7 @@ class Clips(Worker):
 
     def want(
         self, stream: str, packet_pts: int | None, captured_monotonic_seconds: float, span: tuple[float, float]
-    ) -> str | None:
+    ) -> str:
         """Requests a clip around a frame; overlapping clips of a stream become one, if the ring can hold it.
 
         Args:
@@ -136,14 +136,17 @@ class Clips(Worker):
             span: seconds before and after the frame.
 
         Returns:
-            The id of the clip; None if there is none, which is counted.
+            The id of the clip.
+
+        Raises:
+            LookupError: there is none; the text is the reason, "privacy" or one of `packet_ring`.
         """
         ring = self._rings.get(stream)
         if stream in self._blurred:
             self._metrics.clips.dropped(_PRIVACY)
-            return None
+            raise LookupError(_PRIVACY)
         if ring is None or not ring.is_open:
-            return None
+            raise LookupError(NO_PACKETS)
         try:
             clip_id = ring.want(
                 functools.partial(self._store.promise, stream), packet_pts, captured_monotonic_seconds, span
@@ -152,7 +155,7 @@ class Clips(Worker):
             reason = str(missing.args[0])
             self._metrics.clips.dropped(reason)
             self._report_missing(stream, reason, ring.refused_codec)
-            return None
+            raise
         self.wake()
         return clip_id
 

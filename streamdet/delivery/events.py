@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from streamdet import wire
 from streamdet.analytics.objects import ObjectChange
@@ -23,6 +23,7 @@ from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.rules import rules_of
 from streamdet.delivery.clips import Clips
 from streamdet.delivery.event_store import LeftBehind
+from streamdet.delivery.packet_ring import NO_PACKETS
 from streamdet.delivery.pictures import Pictures
 from streamdet.delivery.preview import Preview
 from streamdet.delivery.privacy import Hidden, Privacy
@@ -120,6 +121,19 @@ class Message(Generic[_Event]):
 
 
 Occurrence = Message[ObjectEvent] | Message[AlertEvent]
+
+
+class _Clip(NamedTuple):
+    """What an alert says of its clip."""
+
+    clip_id: str | None = None
+    seconds: tuple[float, float] | None = None
+    missing: str | None = None
+
+    @classmethod
+    def of(cls, event: AlertEvent) -> _Clip:
+        """What an earlier event of the alert has said."""
+        return cls(event.clip_id, event.clip_seconds, event.clip_missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -738,12 +752,22 @@ class EventWriter:
         if before is None and change.phase != "raised":
             return None
         picture = self._picture_of_alert(stream, change) if before is None else before.picture
-        clip_id = self._clip_of(stream, change) if before is None else before.clip_id
+        clip = self._clip_of(stream, change) if before is None else _Clip.of(before)
         message = self._write(
             "alerts",
             stream,
             lambda seq: AlertEvent(
-                stream, self._epoch, seq, time.time(), change.phase, change.frame, change.alert, picture, clip_id
+                stream,
+                self._epoch,
+                seq,
+                time.time(),
+                change.phase,
+                change.frame,
+                change.alert,
+                picture,
+                clip.clip_id,
+                clip_seconds=clip.seconds,
+                clip_missing=clip.missing,
             ),
         )
         if change.phase == "raised" and message is not None:
@@ -754,17 +778,22 @@ class EventWriter:
             return self._last_of_alert(before)
         return message
 
-    def _clip_of(self, stream: str, change: AlertChange) -> str | None:
-        """The id of the clip around an alert that is raised; None if there is no clip."""
+    def _clip_of(self, stream: str, change: AlertChange) -> _Clip:
+        """The clip around an alert that is raised, or why there is none."""
         span = change.rule.clip_seconds
-        if self._clips is None or span is None or self._current is None:
-            return None
+        if self._clips is None or span is None:
+            return _Clip()
+        if self._current is None:
+            return _Clip(None, span, NO_PACKETS)
         result, _ = self._current
         try:
-            return self._clips.want(stream, result.packet_pts, result.captured_monotonic_seconds, span)
+            clip_id = self._clips.want(stream, result.packet_pts, result.captured_monotonic_seconds, span)
+        except LookupError as missing:
+            return _Clip(None, span, str(missing.args[0]))
         except Exception as error:  # noqa: BLE001 - whatever it is: the alert is to be published
             self._metrics.unexpected.report("clips", error, "an alert has no clip", stream)
-            return None
+            return _Clip(None, span, "error")
+        return _Clip(clip_id, span)
 
     def _ended_in_silence(self, stream: str, opened: _Open, now: float) -> list[Occurrence]:
         last = self._states.get(stream)

@@ -243,7 +243,7 @@ class PacketRing:
         """Drops all packets; pending clips are cut from what is there."""
         self.expire(time.monotonic(), all_of_them=True)
         with self._lock:
-            self._clear(NO_PACKETS, time.monotonic())
+            self._clear(CODEC if self.refused_codec else NO_PACKETS, time.monotonic())
 
     def _add(self, packet: EncodedPacket) -> None:
         at, self._newest = self._timeline.place(packet)

@@ -89,9 +89,10 @@ class Journal:
         """Adds an object or an alert, or changes its entry; false for an event that is no news."""
         if isinstance(event, AlertEvent):
             alert = event.alert
+            is_over = event.phase == "cleared"
             fields: dict[str, Any] = {
-                "rule": alert.rule, "label": alert.label, "zone": alert.zone, "seconds": alert.seconds,
-                "is_over": event.phase == "cleared", "listed_at": _listed_at(event),
+                "rule": alert.rule, "label": alert.label, "zone": alert.zone, "is_over": is_over,
+                "seconds": _raised_for(event) if is_over else 0.0, "listed_at": _listed_at(event),
             }  # fmt: skip
             self._change(event.stream, alert.alert_id, "alert", alert.raised_at, fields)
             return True
@@ -163,6 +164,13 @@ class Journal:
         if wanted.objects:
             rings = [*rings, self._sightings, self._objects.values()]
         return merge(*map(reversed, rings), key=lambda entry: -entry.id)
+
+
+def _raised_for(event: AlertEvent) -> float:
+    """For how many seconds an alert was raised, as the review says; `seconds` also counts what led to it."""
+    if event.frame.clock != "daemon":
+        return event.alert.seconds
+    return max(event.frame.captured_at - event.alert.raised_at, 0.0)
 
 
 def _listed_at(event: ObjectEvent | AlertEvent) -> float:

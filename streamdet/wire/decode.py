@@ -295,7 +295,19 @@ def _alert_event(fields: Fields, jpeg: bytes | None) -> AlertEvent:
         picture=_picture(fields, jpeg),
         clip_id=fields.name("clip_id") if "clip_id" in fields else None,
         owner=_owner(fields),
+        clip_seconds=_clip_seconds(fields) if "clip_seconds" in fields else None,
+        clip_missing=fields.name("clip_missing") if "clip_missing" in fields else None,
     )
+
+
+def _clip_seconds(fields: Fields) -> tuple[float, float]:
+    span = fields.take("clip_seconds")
+    if not isinstance(span, list) or len(span) != 2 or any(type(part) not in (int, float) for part in span):
+        fields.refuse("clip_seconds", "a list of two numbers")
+    before, after = span
+    if not (0 <= before <= MAX_INTEGER and 0 <= after <= MAX_INTEGER):
+        fields.refuse("clip_seconds", "two numbers from 0 on")
+    return float(before), float(after)
 
 
 def _alert(fields: Fields) -> Alert:

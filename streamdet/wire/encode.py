@@ -225,6 +225,10 @@ def _alert_fields(event: AlertEvent) -> dict[str, Any]:
         fields["picture"] = _picture(event.picture)
     if event.clip_id is not None:
         fields["clip_id"] = event.clip_id
+    if event.clip_seconds is not None:
+        fields["clip_seconds"] = [_seconds(part) for part in event.clip_seconds]
+    if event.clip_missing is not None:
+        fields["clip_missing"] = event.clip_missing
     return fields
 
 

@@ -77,6 +77,7 @@ def _clip_of_alert(folder: Path, film: Path, more: str = "") -> tuple[AlertEvent
         assert (raised.phase, cleared.phase) == ("raised", "cleared")
         assert raised.clip_id is not None
         assert cleared.clip_id == raised.clip_id
+        assert (raised.clip_seconds, raised.clip_missing) == ((2.0, 1.0), None)
         wait_until(lambda: _get(folder / "c", raised.clip_id).status == 200, "the clip")
         answer = _get(folder / "c", raised.clip_id)
         assert answer.headers["Content-Type"] == "video/mp4"
@@ -112,6 +113,24 @@ def test_an_alert_has_a_clip_that_shows_its_moment_and_plays_in_a_browser(tmp_pa
         assert _numbers_in_browser(server, {f"/{name}.mp4": number for name, number in shown.items()}) == [
             *shown.values()
         ]
+
+
+def test_an_alert_without_a_clip_says_why(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "film.mp4", seconds=15, codec="mpeg4", width=192, height=128)
+    path = _config(tmp_path, film)
+    config = load_config(path)
+    daemon = Daemon(config, path, load=lambda *_: DetectorPool([Visitor()]))
+    thread = threading.Thread(target=daemon.run, daemon=True)
+    thread.start()
+    try:
+        with subscribe(config.publisher.endpoint, kinds=["alerts"]) as events:
+            alerts = (event for event in events if isinstance(event, AlertEvent))
+            raised, cleared = next(alerts), next(alerts)
+    finally:
+        daemon.stop()
+        join(thread)
+    for alert in (raised, cleared):
+        assert (alert.clip_id, alert.clip_seconds, alert.clip_missing) == (None, (2.0, 1.0), "codec")
 
 
 _PLAY = """async ([url, expected]) => {

@@ -83,6 +83,16 @@ def wait_for(server: PageProcess, query: str, fits: Callable[[Any], bool]) -> An
     raise AssertionError(query)
 
 
+def with_head(route: Route, change: Callable[[dict[str, Any]], None]) -> None:
+    """Answers with what the server says, and a change of the first part of it."""
+    body = route.fetch().body()
+    length = int.from_bytes(body[:4], "big")
+    head = json.loads(body[4 : 4 + length])
+    change(head)
+    text = json.dumps(head).encode()
+    route.fulfill(body=len(text).to_bytes(4, "big") + text + body[4 + length :])
+
+
 def test_a_card_opens_picture_path_and_clip_and_is_marked_for_all(
     server: PageProcess, open_page: Callable[..., Page]
 ) -> None:
@@ -168,16 +178,11 @@ def test_the_navigation_counts_the_alerts_that_are_to_be_reviewed(
     expect(page.get_by_role("link", name=re.compile(r"^Review \(.* alerts? to review\)$"))).to_be_visible()
     count: list[int | None] = [1]
 
-    def answer(route: Route) -> None:
-        body = route.fetch().body()
-        length = int.from_bytes(body[:4], "big")
-        head = json.loads(body[4 : 4 + length])
+    def change(head: dict[str, Any]) -> None:
         if "to_review" in head:
             head["to_review"] = count[0]
-        text = json.dumps(head).encode()
-        route.fulfill(body=len(text).to_bytes(4, "big") + text + body[4 + length :])
 
-    page.route("**/api/updates", answer)
+    page.route("**/api/updates", lambda route: with_head(route, change))
     expect(page.get_by_role("link", name="Review (1 alert to review)", exact=True)).to_contain_text("1")
     count[0] = 100
     many = page.get_by_role("link", name="Review (more than 99 alerts to review)", exact=True)
@@ -185,6 +190,75 @@ def test_the_navigation_counts_the_alerts_that_are_to_be_reviewed(
     count[0] = None
     expect(page.get_by_role("link", name="Review", exact=True)).to_be_visible()
     page.unroute_all(behavior="wait")
+    page.goto("about:blank")
+
+
+def test_the_dialog_says_what_becomes_of_the_alert_and_of_its_clip(
+    server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    alert = wait_for(server, "kind=alerts", lambda item: item["ended_at"] is not None)
+    assert alert["event"]["clip_seconds"] == [1, 1]
+    event = {key: value for key, value in alert["event"].items() if key != "clip_id"}
+    fresh = {**alert, "id": "fresh", "began_at": time.time(), "ended_at": None}
+    fresh["event"] = {**alert["event"], "clip_seconds": [1, 4]}
+    short = {**alert, "id": "short", "event": {**alert["event"], "clip_seconds": [60, 60]}}
+    jpegs = {**alert, "id": "jpegs", "event": {**event, "clip_missing": "codec"}}
+    begin: dict[str, object] = {"number": 1, "marks": 0, "next": None, "items": [fresh, short, jpegs]}
+    begin |= {"problem": None, "marks_problem": "", "missing": "", "geometry": {}}
+    is_over = is_written = False
+
+    def change(head: dict[str, Any]) -> None:
+        if head["review"]:
+            head["review"]["items"] = [{**fresh, "ended_at": fresh["began_at"] + 75}] if is_over else []
+
+    page = open_page(f"{server.url}healthz", viewport={"width": 1440, "height": 900})
+    page.route(re.compile("/api/review([?]|$)"), lambda route: route.fulfill(json=begin))
+    page.route("**/api/updates", lambda route: with_head(route, change))
+    page.route("**/api/clips/*", lambda route: route.continue_() if is_written else route.fulfill(status=404))
+    page.goto(f"{server.url}#/review")
+    cards(page).nth(0).locator("a").click()
+    clip, facts = page.locator("#occurrence-clip"), page.locator("#occurrence-facts")
+    expect(clip).to_contain_text(re.compile("^The clip is being recorded; it is ready in about [1-5] s[.]$"))
+    expect(facts).to_contain_text("still raised")
+    is_over = True
+    expect(facts).not_to_contain_text("still raised")
+    expect(facts.locator("div", has_text="Raised for")).to_contain_text("1 min")
+    expect(clip).to_have_text("The clip is being written …")
+    is_written = True
+    expect(clip.locator("video")).to_be_visible()
+    # Beside the picture, and both on the screen.
+    picture, player = page.locator("#occurrence-shot").bounding_box(), clip.bounding_box()
+    assert picture
+    assert player
+    assert player["x"] >= picture["x"] + picture["width"]
+    assert player["y"] + player["height"] <= 900
+    page.keyboard.press("ArrowRight")
+    expect(clip).to_contain_text(re.compile("^The clip has [0-9]+ s of the 2 min that its rule asks for"))
+    page.keyboard.press("ArrowRight")
+    expect(clip).to_have_text(re.compile("^There is no clip: clips need H.264 or H.265"))
+    page.unroute_all(behavior="wait")
+    page.goto("about:blank")
+
+
+def test_the_wheel_over_a_dialog_scrolls_nothing_behind_it(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    wait_for(server, "stream=yard", lambda item: True)
+    page = open_page(f"{server.url}#/review?stream=yard", viewport={"width": 1200, "height": 600})
+    page.wait_for_function("() => document.documentElement.scrollHeight > 1000")
+    cards(page).first.locator("a").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".shot img, .shot-empty")).to_be_visible()
+    box = dialog.bounding_box()
+    assert box
+    before = page.evaluate("scrollY")
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 10)
+    page.mouse.wheel(0, 600)
+    # What comes later has been scrolled after it.
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.evaluate("scrollY") == before
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    page.mouse.wheel(0, 300)
+    page.wait_for_function(f"() => scrollY > {before}")
     page.goto("about:blank")
 
 
@@ -299,17 +373,12 @@ def test_a_page_that_is_open_for_days_keeps_few_that_no_one_has_looked_at(
 ) -> None:
     item = wait_for(server, "stream=yard", lambda item: True)
 
-    def answer(route: Route) -> None:
-        body = route.fetch().body()
-        length = int.from_bytes(body[:4], "big")
-        head = json.loads(body[4 : 4 + length])
+    def change(head: dict[str, Any]) -> None:
         if head["review"]:
             head["review"]["items"] = [{**item, "id": f"new-{number}"} for number in range(250)]
-        text = json.dumps(head).encode()
-        route.fulfill(body=len(text).to_bytes(4, "big") + text + body[4 + length :])
 
     page = open_page(f"{server.url}healthz")
-    page.route("**/api/updates", answer)
+    page.route("**/api/updates", lambda route: with_head(route, change))
     page.goto(f"{server.url}#/review")
     news = page.locator("#review-news")
     expect(news).to_have_text("200 or more new")

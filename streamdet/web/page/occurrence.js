@@ -9,8 +9,22 @@ const END_REASONS = {
   restart: "the daemon was killed",
   internal_error: "an error in the daemon",
 };
-const CLIP_RETRY_MILLISECONDS = 3000;
-const CLIP_TRIES = 20;
+
+const NO_CLIP = {
+  codec: "clips need H.264 or H.265, and the video of the stream is neither",
+  privacy: "the stream has blur, and a clip would show what it hides",
+  no_packets: "nothing of the video was kept when it was raised",
+  no_key_frame: "nothing of the video was kept that a clip can begin with when it was raised",
+  too_large: "the video takes more than max_ring_bytes in [clips] of the daemon",
+  error: "of an error in the daemon, which is in its log",
+};
+const CONTROLS_PIXELS = 80;
+const TAP_MILLISECONDS = 200;
+const CLIP_RETRY_MILLISECONDS = 1000;
+/** From the last picture of a clip until it can be fetched, usually. */
+const CLIP_WRITING_SECONDS = 1;
+/** A clip that is encoded again takes longer. */
+const CLIP_PATIENCE_SECONDS = 60;
 
 /** @param {any} item @returns {string} */
 const titleOf = (item) => item.rule ?? item.label ?? "object";
@@ -86,7 +100,7 @@ function updateCard(card, item) {
   const [name, stream, time, more] = [...card.firstChild.children].slice(1);
   setText(name, titleOf(item));
   setText(stream, item.stream);
-  const took = item.ended_at === null && item.rule !== null ? " · still raised" : lasting(secondsOf(item), " · ");
+  const took = item.ended_at === null && item.rule !== null ? " · still raised" : lasting(secondsOf(item), item.rule !== null ? " · raised for " : " · ");
   setText(time, `${moment(timeOf(item))}${took}`);
   const parts = [item.rule !== null ? item.label : "", ...item.zones, item.event.clip_id ? "clip" : ""].filter(Boolean);
   setText(more, parts.join(" · "));
@@ -155,33 +169,77 @@ function makeOverlay(item, geometry, path, options) {
   return svg;
 }
 
-/** Shows a clip; one that has just been asked for comes some seconds later. @param {any} place @param {any} item */
-function showClip(place, item) {
-  const id = item.event.clip_id;
+/** Shows a clip, or says when it is ready or why there is none. @param {any} place @param {any} item */
+async function showClip(place, item) {
+  const { clip_id: id, clip_missing: missing, node } = item.event;
   removeClip(place);
-  if (!id) return;
-  const words = make("p", { class: "hint", role: "status" });
-  const source = keptAddress("clips", id, item.event.node);
+  place.closest(".occurrence-body").classList.toggle("with-clip", Boolean(id));
+  const phase = make("span", { role: "status" });
+  const rest = make("span"); // counts down, which no one wants to hear
+  const words = make("p", { class: "hint" }, phase, rest);
+  if (!id && !missing) return;
+  place.replaceChildren(words);
+  if (!id) return setText(phase, `There is no clip: ${NO_CLIP[missing] ?? `the daemon gives the reason "${missing}"`}.`);
+  const source = keptAddress("clips", id, node);
+  if (!(await untilClip(source, item, phase, rest))) return;
   const player = make("video", { controls: true, preload: "metadata", playsinline: true, src: source, "aria-label": `Clip of ${titleOf(item)} on ${item.stream}` });
-  const isNew = serverNow() - item.began_at < 120;
-  let tries = 0;
-  player.addEventListener("loadedmetadata", () => setText(words, ""));
+  playByTap(player);
+  player.addEventListener("loadedmetadata", () => setText(phase, howShort(item, player.duration)));
   player.addEventListener("error", async () => {
-    let status = 0;
-    try {
-      status = (await fetch(source, { method: "HEAD" })).status;
-    } catch {
-      // the server is away; the notice says so
-    }
-    if (!player.isConnected) return;
-    if (status === 200) return setText(words, "This browser cannot play the clip (H.265 perhaps). Right-click it to save it as a file.");
-    if (status !== 404) return setText(words, "The clip cannot be fetched now.");
-    if (!isNew || ++tries > CLIP_TRIES) return place.replaceChildren(make("p", { class: "hint", text: "Its clip is not kept any longer." }));
-    setText(words, "The clip is there some seconds after it ends …");
-    await sleep(CLIP_RETRY_MILLISECONDS);
-    if (player.isConnected) player.load();
+    const status = await statusOf(source);
+    if (status === 200) setText(phase, "This browser cannot play the clip (H.265 perhaps). Right-click it to save it as a file.");
+    else setText(phase, "The clip cannot be fetched now.");
   });
   place.replaceChildren(player, words);
+}
+
+/** A tap on the picture plays it, also where the browser's own controls only appear then. @param {any} player */
+function playByTap(player) {
+  let wasPaused = false;
+  player.addEventListener("pointerdown", () => (wasPaused = player.paused));
+  player.addEventListener("pointerup", async (event) => {
+    if (event.pointerType !== "touch" || !wasPaused || event.offsetY > player.clientHeight - CONTROLS_PIXELS) return;
+    await sleep(TAP_MILLISECONDS); // where the controls play it, that is enough
+    if (player.paused) player.play().catch(() => {});
+  });
+}
+
+/**
+ * Waits until a clip can be fetched; false where it cannot be, or no one looks any longer.
+ * @param {string} source @param {any} item @param {any} phase @param {any} rest
+ */
+async function untilClip(source, item, phase, rest) {
+  const readyAt = item.began_at + (item.event.clip_seconds?.[1] ?? 0) + CLIP_WRITING_SECONDS;
+  for (;;) {
+    const status = await statusOf(source);
+    if (!phase.isConnected) return false;
+    setText(rest, "");
+    if (status === 200) return true;
+    if (status !== 404) return setText(phase, "The clip cannot be fetched now."), false;
+    if (serverNow() > readyAt + CLIP_PATIENCE_SECONDS) return setText(phase, "Its clip is not kept any longer."), false;
+    setText(phase, serverNow() < readyAt ? "The clip is being recorded" : "The clip is being written …");
+    for (let first = true; first || serverNow() < readyAt; first = false) {
+      if (serverNow() < readyAt) setText(rest, `; it is ready in about ${duration(Math.max(1, readyAt - serverNow()))}.`);
+      await sleep(CLIP_RETRY_MILLISECONDS);
+      if (!phase.isConnected) return false;
+    }
+  }
+}
+
+/** @param {string} address @returns {Promise<number>} of the answer; 0 where there is none: the notice says why */
+async function statusOf(address) {
+  try {
+    return (await fetch(address, { method: "HEAD" })).status;
+  } catch {
+    return 0;
+  }
+}
+
+/** Whether a clip is shorter than its rule asks for, in words. @param {any} item @param {number} seconds */
+function howShort(item, seconds) {
+  const [before, after] = item.event.clip_seconds ?? [0, 0];
+  if (seconds > before + after - 1) return "";
+  return `The clip has ${duration(seconds)} of the ${duration(before + after)} that its rule asks for: video is kept from when the rule is in force, and while the stream is up.`;
 }
 
 /** Ends the download, too: a player that is only removed may keep its connection for long. @param {Element} place */
@@ -201,7 +259,7 @@ function factsOf(item) {
     [item.rule === null ? "Last seen" : "Cleared", item.ended_at === null ? "still raised" : moment(item.ended_at)],
   ];
   const took = lasting(secondsOf(item));
-  if (took) facts.push(["Duration", took]);
+  if (took) facts.push([item.rule === null ? "Duration" : "Raised for", took]);
   if (item.label) facts.push(["Label", item.label]);
   if (item.rule === null) {
     facts.push(["Best score", percent(event.object.score)], ["Track", `#${event.object.track_id}`]);

@@ -110,6 +110,7 @@ addView("review", {
     } else if (news) takeNews(news);
   },
   refresh() {
+    refreshDialog();
     const isMissing = !review.number || (review.problem?.kind === "away" && !list.items.length);
     if (isMissing && !review.loading && secondsSince(review.failedAt) >= RETRY_LIST_SECONDS) load(null);
   },
@@ -214,7 +215,8 @@ function add(item, atTop) {
   const card = list.cards.get(item.id);
   if (card) {
     Object.assign(list.byId.get(item.id), item);
-    return updateCard(card, item);
+    updateCard(card, item);
+    return refreshDialog();
   }
   const made = makeCard(item, (one) => mark([one], !one.reviewed));
   list.byId.set(item.id, item);
@@ -222,7 +224,7 @@ function add(item, atTop) {
   list.items[atTop ? "unshift" : "push"](item);
   byId("occurrences")[atTop ? "prepend" : "append"](made);
   setCardAddress(made, item);
-  return undefined;
+  return refreshDialog();
 }
 
 function setCardAddress(card, item) {
@@ -236,8 +238,10 @@ function takeNews({ number, marks, marked, items, more }) {
   if (marked === null) review.open ? load(null) : beginReview(); // more than the server knows
   else takeMarks(marked);
   for (const item of [...items].reverse()) {
-    if (list.byId.has(item.id)) add(item, false);
+    if (list.cards.has(item.id)) add(item, false);
     else review.news.set(item.id, item);
+    // One that a link has led to is not listed yet.
+    if (item.id === review.open && list.byId.has(item.id)) Object.assign(list.byId.get(item.id), item);
   }
   review.isMore ||= more || review.news.size > MAX_NEWS;
   for (const id of review.news.keys()) {
@@ -414,11 +418,11 @@ async function showOccurrence(id, at) {
   const dialog = byId("occurrence-dialog");
   setText(byId("occurrence-title"), item ? `${titleOf(item)} · ${item.stream}` : "It is not kept any longer");
   byId("occurrence-dialog").classList.toggle("unknown", !item);
-  if (item) fillDialog(item);
   if (!dialog.open) {
     dialog.showModal();
     byId("occurrence-title").focus();
   }
+  if (item) fillDialog(item);
   return undefined;
 }
 
@@ -444,8 +448,8 @@ function fillDialog(item) {
   showPictureOf(place, item, false);
   drawOverlay();
   showClip(byId("occurrence-clip"), item);
-  byId("occurrence-facts").replaceChildren(...factsOf(item).map(([term, value]) => make("div", {}, make("dt", { text: term }), make("dd", { text: value }))));
-  setText(byId("occurrence-json"), JSON.stringify(item.event, null, 2));
+  byId("occurrence-facts").replaceChildren();
+  refreshDialog();
   setText(byId("occurrence-copied"), "");
   const at = list.items.findIndex((one) => one.id === item.id);
   byId("occurrence-previous").disabled = at <= 0;
@@ -453,6 +457,20 @@ function fillDialog(item) {
   // A button that is disabled loses the focus, and with it the keys.
   if (document.activeElement?.matches(":disabled")) byId("occurrence-title").focus();
   showMark();
+}
+
+/** What is known of the one that is open changes while it lasts. */
+function refreshDialog() {
+  const item = list.byId.get(review.open);
+  if (!item || !byId("occurrence-dialog").open) return;
+  const facts = byId("occurrence-facts");
+  const known = factsOf(item);
+  if (known.map(([term]) => term).join() === [...facts.querySelectorAll("dt")].map((term) => term.textContent).join()) {
+    known.forEach(([, value], at) => setText(facts.children[at].lastChild, value));
+  } else {
+    facts.replaceChildren(...known.map(([term, value]) => make("div", {}, make("dt", { text: term }), make("dd", { text: value }))));
+  }
+  setText(byId("occurrence-json"), JSON.stringify(item.event, null, 2));
 }
 
 function showMark() {

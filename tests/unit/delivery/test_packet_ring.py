@@ -256,6 +256,11 @@ def test_why_there_is_no_clip() -> None:
     with pytest.raises(LookupError, match="codec"):
         ring.ask(4, 1e9)
     assert ring.refused_codec == "mjpeg"
+    # Also after a rule with clips was taken away and given again, while the connection goes on.
+    ring.open(is_open=False)
+    ring.open(is_open=True)
+    with pytest.raises(LookupError, match="codec"):
+        ring.ask(1, time.monotonic())
     ring.put_all(*map(packet, range(10, 30)))
     assert ring.refused_codec == ""
     # A connection that has brought no key frame yet: what is here is of the one before.

@@ -27,7 +27,7 @@ from streamdet.web.board import Board, EventRates
 from streamdet.web.journal import MAX_NOTES, MAX_OBJECTS, MAX_SIGHTINGS, Filter, Journal
 from streamdet.web.occurrences import MAX_OCCURRENCES, Wanted
 from streamdet.web.pictures import LEASE_SECONDS, Pictures
-from support.occurring import alert_event, object_event
+from support.occurring import FRAME, alert_event, object_event
 
 PERSON = Detection("person", 0.9, (1.0, 2.0, 3.0, 4.0))
 CAR = Detection("car", 0.4, (1.0, 2.0, 3.0, 4.0))
@@ -335,9 +335,10 @@ def test_an_object_is_one_entry_that_changes() -> None:
 def test_an_alert_is_one_entry_until_it_is_over() -> None:
     board = Board("")
     board.note(alert_event("gate"), 1.0)
-    board.note(alert_event("gate", phase="cleared", seconds=12.5), 1.0)
+    raised_at = FRAME.captured_at - 2.5  # after ten seconds in which the condition was met
+    board.note(alert_event("gate", phase="cleared", raised_at=raised_at, seconds=12.5), 1.0)
     (alert,) = listed(board)
-    assert (alert["rule"], alert["is_over"], alert["seconds"]) == ("at the door", True, 12.5)
+    assert (alert["rule"], alert["is_over"], alert["seconds"]) == ("at the door", True, 2.5)
     assert listed(board, alerts=False) == []
 
 

@@ -242,6 +242,8 @@ WRONG_OBJECT = [
 ]  # fmt: skip
 WRONG_ALERT = [
     ("phase", "begin"), ("phase", None), ("frame", None), ("alert", None), ("clip_id", None), ("clip_id", "a/b"),
+    ("clip_seconds", None), ("clip_seconds", [5]), ("clip_seconds", [5, -1]), ("clip_seconds", [5, "10"]),
+    ("clip_seconds", [True, 1]), ("clip_missing", None), ("clip_missing", ""),
     ("picture", None), ("alert.alert_id", ""), ("alert.alert_id", "a/b"), ("alert.rule", ""), ("alert.rule", "a" * 65),
     ("alert.rule", "a\nb"), ("alert.raised_at", -1), ("alert.seconds", -1), ("alert.seconds", None),
     ("alert.object_ids", None), ("alert.object_ids", [5]), ("alert.object_ids", ["a"] * 101), ("alert.label", None),
@@ -600,6 +602,8 @@ alert_events = st.builds(
     ),
     picture=pictures,
     clip_id=st.none() | ids,
+    clip_seconds=st.none() | st.tuples(sides, sides),
+    clip_missing=st.none() | ids,
 )
 
 
