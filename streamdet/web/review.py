@@ -31,6 +31,7 @@ from streamdet.web.to_review import ToReview
 from streamdet.wire.replay import MAX_CURSOR, MAX_TIME, HistoryRequest
 
 SPANS: Mapping[str, tuple[int, int, float]] = {
+    "minutes": (5, 120, 3.0),
     "hour": (30, 120, 5.0),
     "quarter": (150, 144, 15.0),
     "day": (600, 144, 30.0),

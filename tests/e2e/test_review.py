@@ -240,6 +240,19 @@ def test_the_dialog_says_what_becomes_of_the_alert_and_of_its_clip(
     page.goto("about:blank")
 
 
+def test_a_tap_on_a_clip_plays_it(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    wait_for(server, "kind=alerts", lambda item: item["ended_at"] is not None)
+    phone = {"width": 390, "height": 844}
+    page = open_page(f"{server.url}#/review?kind=alerts", viewport=phone, has_touch=True, is_mobile=True)
+    cards(page).last.locator("a").tap()
+    video = page.locator("dialog video")
+    page.wait_for_function("() => document.querySelector('dialog video')?.readyState >= 1")
+    expect(page.locator("dialog .keys")).to_be_hidden()
+    video.tap()
+    page.wait_for_function("() => document.querySelector('dialog video').currentTime > 0")
+    page.goto("about:blank")
+
+
 def test_the_wheel_over_a_dialog_scrolls_nothing_behind_it(server: PageProcess, open_page: Callable[..., Page]) -> None:
     wait_for(server, "stream=yard", lambda item: True)
     page = open_page(f"{server.url}#/review?stream=yard", viewport={"width": 1200, "height": 600})
@@ -413,6 +426,9 @@ def test_the_timeline_says_what_happened_step_by_step(server: PageProcess, open_
     expect(cards(page).first).to_be_visible()
     page.get_by_text("The same as a table").click()
     expect(page.locator("#timeline-table tbody tr")).to_have_count(2)
+    # As long as no more is kept, and until someone chooses.
+    expect(page.get_by_role("button", name="10 min", exact=True)).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#timeline-table caption")).to_contain_text("10 minutes")
     for name in ("7 d", "24 h", "6 h"):
         page.get_by_role("button", name=name, exact=True).click()
         expect(page.locator("#timeline-table caption")).to_contain_text(

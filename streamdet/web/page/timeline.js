@@ -1,22 +1,26 @@
-/* What happened on each stream over an hour to a week: how many objects of each label, alerts, outages and gaps. */
+/* What happened on each stream over ten minutes to a week: how many objects of each label, alerts, outages and gaps. */
 
 const ROW_HEIGHT = 28;
-const REFRESH_MILLISECONDS = { hour: 10000, quarter: 20000, day: 60000, week: 60000 };
-const SPAN_WORDS = { hour: "hour", quarter: "6 hours", day: "24 hours", week: "7 days" };
+const REFRESH_MILLISECONDS = { minutes: 5000, hour: 10000, quarter: 20000, day: 60000, week: 60000 };
+const SPAN_WORDS = { minutes: "10 minutes", hour: "hour", quarter: "6 hours", day: "24 hours", week: "7 days" };
+/** Where no one has chosen a span and no more is kept, the shortest one is shown. */
+const SHORTEST_SECONDS = 600;
 const ALERT_COLOUR = "#ff8d85";
 const DOWN_COLOUR = "#e5484d";
 const REST_COLOUR = "#6e7b8b";
 const GAP_COLOUR = "#2b3441";
 
-const timeline = { span: "hour", answer: null, rows: new Map(), timer: 0, choose: (_stream, _since, _until) => {} };
+const timeline = { span: "hour", isChosen: false, answer: null, rows: new Map(), timer: 0, choose: (_stream, _since, _until) => {} };
 
 /** @param {(stream: string, since: number, until: number) => void} choose when someone picks a step */
 function initTimeline(choose) {
   timeline.choose = choose;
-  timeline.span = kept.get("span", "hour") in REFRESH_MILLISECONDS ? kept.get("span", "hour") : "hour";
+  timeline.isChosen = kept.get("span", "") in REFRESH_MILLISECONDS;
+  timeline.span = timeline.isChosen ? kept.get("span", "") : "hour";
   for (const button of document.querySelectorAll("[data-span]")) {
     button.addEventListener("click", () => {
       timeline.span = button.dataset.span;
+      timeline.isChosen = true;
       kept.set("span", timeline.span);
       refreshTimeline();
     });
@@ -31,6 +35,11 @@ async function refreshTimeline() {
   for (const button of document.querySelectorAll("[data-span]")) setAttribute(button, "aria-pressed", String(button.dataset.span === span));
   const answer = await getJson(`/api/timeline?span=${span}`);
   if (span !== timeline.span || address.name !== "review") return;
+  const fitting = answer && fittingSpan(answer);
+  if (fitting && fitting !== span) {
+    timeline.span = fitting;
+    return refreshTimeline();
+  }
   if (answer) {
     timeline.answer = answer;
     showTimeline();
@@ -41,6 +50,13 @@ async function refreshTimeline() {
     if (timer === timeline.timer) refreshTimeline();
   }, REFRESH_MILLISECONDS[span]);
   timeline.timer = timer;
+  return undefined;
+}
+
+/** The span to show, as someone has chosen it, or as much is kept. */
+function fittingSpan({ problem, until, kept_since: since }) {
+  if (timeline.isChosen) return timeline.span;
+  return !problem && (since === null || until - since <= SHORTEST_SECONDS) ? "minutes" : "hour";
 }
 
 function stopTimeline() {
