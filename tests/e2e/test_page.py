@@ -676,6 +676,7 @@ def test_a_logout_elsewhere_is_asked_about_once_and_loses_no_draft(
         page = open_page(f"{server.url}#/zones/gate", viewport={"width": 1200, "height": 900})
         log_in(page)
         expect(page.locator("#zones-veil")).to_be_hidden()
+        expect(page.locator(".zones-item")).to_have_count(1)
         page.get_by_role("group", name="Tool").get_by_role("button", name="Zone", exact=True).click()
         drag(page, (0.1, 0.5), (0.5, 0.9))
         expect(page.locator(".zones-item")).to_have_count(2)
