@@ -373,6 +373,9 @@ def test_a_finger_draws_and_the_view_fits_a_phone(server: PageProcess, open_page
         f"{server.url}#/zones/gate", viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True
     )
     expect(page.locator("#zones-veil")).to_be_hidden()
+    # What is known of the account and the shapes comes by itself, and moves the picture by a line.
+    expect(page.locator(".zones-item")).to_have_count(1)
+    expect(page.locator("#zones-may")).to_contain_text("You can draw")
     page.get_by_role("button", name="Zone", exact=True).tap()
     page.locator("#zones-picture").scroll_into_view_if_needed()
     for point in ((0.1, 0.5), (0.5, 0.5), (0.3, 0.9), (0.1, 0.5)):
