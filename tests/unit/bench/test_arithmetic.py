@@ -53,6 +53,10 @@ def overloaded(p95: float = 200.0, fewest: int = 50, most: int = 54) -> dict[str
             "fps_published": 30.0}  # fmt: skip
 
 
+def at_rates(*rates: float, p95: float = 200.0) -> list[dict[str, Any]]:
+    return [overloaded(p95) | {"fps_published": fps} for fps in rates]
+
+
 @pytest.mark.parametrize(
     ("run", "fps", "failed"),
     [
@@ -67,7 +71,7 @@ def overloaded(p95: float = 200.0, fewest: int = 50, most: int = 54) -> dict[str
 def test_an_overloaded_daemon_is_judged_by_age_throughput_and_fairness(
     run: dict[str, Any], fps: dict[int, float], failed: set[str]
 ) -> None:
-    found = judge_overload([run] * 3, {batch: [each] * 3 for batch, each in fps.items()}, 1, 40.0)
+    found = judge_overload([run] * 3, {batch: at_rates(each, each, each) for batch, each in fps.items()}, 1, 40.0)
     assert {name for name, holds in found["holds"].items() if not holds} == failed
     assert found["passed"] == (not failed)
     assert (found["bound_ms"], found["best_batch"]) == (260.0, max(fps, key=lambda batch: fps[batch]))
@@ -78,7 +82,7 @@ def test_an_overloaded_daemon_is_judged_by_age_throughput_and_fairness(
 
 def test_an_overloaded_daemon_is_compared_round_by_round() -> None:
     slow, fast = overloaded(p95=500.0) | {"fps_published": 15.0}, overloaded()
-    found = judge_overload([fast, slow, fast], {4: [31.0, 15.5, 31.0], 8: [32.0, 15.0, 20.0]}, 1, 40.0)
+    found = judge_overload([fast, slow, fast], {4: at_rates(31.0, 15.5, 31.0), 8: at_rates(32.0, 15.0, 20.0)}, 1, 40.0)
     assert (found["best_batch"], found["throughput_of_best"]) == (4, 0.968)
     assert found["latency_ms"]["p95"] == 200.0
     assert found["passed"]
@@ -86,6 +90,16 @@ def test_an_overloaded_daemon_is_compared_round_by_round() -> None:
     unfair = judge_overload([fast, overloaded(most=60), fast], {}, 1, 40.0)
     assert unfair["events_of_a_stream"] == [50, 60]
     assert not unfair["holds"]["fairness"]
+
+
+def test_batches_that_detect_more_too_late_are_no_measure() -> None:
+    others = {4: at_rates(29.0, 29.0, 29.0), 8: at_rates(36.0, 36.0, 36.0, p95=600.0)}
+    found = judge_overload([overloaded()] * 3, others, 2, 40.0)
+    assert (found["best_batch"], found["throughput_of_best"], found["passed"]) == (2, 1.0, True)
+    assert found["fps_of_batches"] == {"2": 30.0, "4": 29.0, "8": 36.0}
+    assert found["p95_ms_of_batches"] == {"2": 200.0, "4": 200.0, "8": 600.0}
+    lines = " ".join(_overload_lines({"daemon": {"overload": found}}))
+    assert "Batches of 8 detect 36.0, too late: p95 600 ms." in lines
 
 
 def test_quartiles_lie_between_the_values() -> None:
