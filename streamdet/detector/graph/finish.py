@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from streamdet.detector.graph.boxes import at_least, clip, decode, scale
+from streamdet.detector.boxes import at_least, clip, decode, scale
 from streamdet.detector.graph.propose import EMPTY, Slots
 from streamdet.detector.graph.suppress import Suppress
 from streamdet.detector.stages.preprocess import Size

@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from streamdet.detector.boxes import float_not_above
 from streamdet.detector.engines.packing import epilogue as plain_epilogue
 from streamdet.detector.graph.align import Taps
-from streamdet.detector.graph.boxes import float_not_above
 
 _BLOCK = 64  # with 8 warps nothing spills out of the registers of compute capability 9.0
 _WARPS = 8

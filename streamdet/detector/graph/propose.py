@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
-from streamdet.detector.graph.boxes import at_least, clip, decode
+from streamdet.detector.boxes import at_least, clip, decode
 from streamdet.detector.graph.suppress import Suppress
 from streamdet.detector.stages.preprocess import Size
 

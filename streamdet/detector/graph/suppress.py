@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from streamdet.detector.graph.boxes import float_not_above
+from streamdet.detector.boxes import float_not_above
 
 ROUNDS = 24
 """Rounds of `suppress` by default; twice the longest chain that was measured."""

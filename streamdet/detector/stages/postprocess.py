@@ -9,8 +9,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import batched_nms
 
+from streamdet.detector.boxes import at_least, clip, decode, scale
 from streamdet.detector.stages.classify import Classified
 from streamdet.detector.stages.preprocess import Batch, Size
 from streamdet.detector.stages.proposals import Proposals
@@ -116,32 +117,16 @@ class Postprocess:
         passes = scores > thresholds
         passes[:, 0] = False
         region, classes = passes.nonzero(as_tuple=True)
-        boxes = self._box_coder.decode_single(deltas[region, classes], proposals[region])
-        candidates = Candidates(clip_boxes_to_image(boxes, size), scores[region, classes], classes)
-        return candidates[remove_small_boxes(candidates.boxes, _SMALLEST_SIDE_PIXELS)]
+        boxes = clip(decode(deltas[region, classes], proposals[region], self._box_coder), size)
+        candidates = Candidates(boxes, scores[region, classes], classes)
+        passes = at_least(boxes, _SMALLEST_SIDE_PIXELS)
+        return candidates if passes.all() else candidates[passes]
 
     def _detections(self, rows: Tensor, input_size: Size, frame_size: Size) -> list[Detection]:
-        boxes = to_frame(rows[:, :4], input_size, frame_size)
+        boxes = scale(rows[:, :4], input_size, frame_size)
         scored = zip(boxes.tolist(), rows[:, 4:].tolist(), strict=True)
         return [
             Detection(self._labels[int(class_)], score, (x1, y1, x2, y2))
             for (x1, y1, x2, y2), (score, class_) in scored
             if x1 < x2 and y1 < y2  # in a tiny frame, rounding may leave nothing of a thin box
         ]
-
-
-def to_frame(boxes: Tensor, input_size: Size, frame_size: Size) -> Tensor:
-    """Scales boxes from pixels of the batch to pixels of the frame.
-
-    Args:
-        boxes: float32 [n, 4], xyxy within `input_size`.
-        input_size: height and width in the batch.
-        frame_size: height and width of the frame.
-
-    Returns:
-        float32 [n, 4]: within the frame, whatever the rounding.
-    """
-    scale_y, scale_x = (frame / shown for frame, shown in zip(frame_size, input_size, strict=True))
-    scaled = boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
-    clipped: Tensor = clip_boxes_to_image(scaled, frame_size)
-    return clipped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from streamdet.detector.stages.proposals import Proposals
 _CANONICAL_LEVEL = 4
 _CANONICAL_PIXELS = 224
 _LEVEL_EPSILON = 1e-6  # torchvision's
+_REMEMBERED_MAPS = 8
 
 
 class RoiPool:
@@ -38,6 +40,7 @@ class RoiPool:
         shape = (self._places, self._places, step, step)
         self._of_row = along[:, None, :, None].expand(shape).flatten()
         self._of_column = along[None, :, None, :].expand(shape).flatten()
+        self._maps: dict[tuple[object, ...], _Maps] = {}
 
     def __call__(self, batch: Batch, features: FeatureMaps, proposals: Proposals) -> Tensor:
         """Pools the regions of a batch.
@@ -47,41 +50,44 @@ class RoiPool:
         """
         levels = [level for name, level in features.items() if name in self._names]
         table = _table([level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in levels])
-        boxes = torch.cat(proposals.boxes)
-        frame = torch.repeat_interleave(
-            torch.arange(len(proposals.boxes), device=boxes.device),
-            torch.tensor([len(b) for b in proposals.boxes], device=boxes.device),
-        )
-        rows, weights = self._look_ups(boxes, frame, levels, batch.input_sizes)
+        rows, weights = self._look_ups(proposals.boxes, self._maps_of(levels, batch.input_sizes))
         sums = functional.embedding_bag(rows, table, mode="sum", per_sample_weights=weights.to(table.dtype))
-        regions = sums.reshape(len(boxes), self._places, self._places, table.shape[1])
+        regions = sums.reshape(-1, self._places, self._places, table.shape[1])
         return regions.permute(0, 3, 1, 2)
 
-    def _look_ups(
-        self, boxes: Tensor, frame: Tensor, levels: Sequence[Tensor], input_sizes: Sequence[Size]
-    ) -> tuple[Tensor, Tensor]:
+    def _maps_of(self, levels: Sequence[Tensor], input_sizes: Sequence[Size]) -> _Maps:
+        key = (len(levels[0]), *(tuple(t.shape[2:]) for t in levels), max(height for height, _ in input_sizes))
+        if key not in self._maps:
+            if len(self._maps) >= _REMEMBERED_MAPS:
+                self._maps.clear()
+            exponents = _exponents(levels, input_sizes)
+            device = levels[0].device
+            self._maps[key] = _Maps(
+                torch.tensor([(t.shape[3], t.shape[2]) for t in levels], device=device),
+                torch.tensor(_starts(levels), device=device),
+                torch.tensor([2.0**exponent for exponent in exponents], device=device),
+                exponents,
+                self._of_row.to(device),
+                self._of_column.to(device),
+            )
+        return self._maps[key]
+
+    def _look_ups(self, boxes_of_frames: Sequence[Tensor], maps: _Maps) -> tuple[Tensor, Tensor]:
         """Which rows of the table make up each value, and with which weight.
 
         Returns:
             int64 and float32 [regions * 7 * 7, 4 * sampling points].
         """
-        exponents = _exponents(levels, input_sizes)
-        level = _levels_of(boxes, exponents)
-        heights, widths, starts, scales = (
-            torch.tensor(values, device=boxes.device)[level]
-            for values in (
-                [t.shape[2] for t in levels],
-                [t.shape[3] for t in levels],
-                _starts(levels),
-                [2.0**exponent for exponent in exponents],
-            )
-        )
-        sizes = torch.stack((widths, heights), 1)
-        places, shares = self._axes(boxes * scales[:, None], sizes)
-        first = starts + frame * heights * widths
-        rows = first[:, None] + places[:, 1] * widths[:, None]
-        count = len(boxes)
-        of_row, of_column = (order.to(boxes.device).expand(count, -1) for order in (self._of_row, self._of_column))
+        boxes = torch.cat(list(boxes_of_frames))
+        level = _levels_of(boxes, maps.exponents)
+        sizes, first = maps.sizes.index_select(0, level), maps.starts.index_select(0, level)
+        places, shares = self._axes(boxes * maps.scales.index_select(0, level)[:, None], sizes)
+        if len(boxes_of_frames) > 1:
+            counts = torch.tensor([len(each) for each in boxes_of_frames], device=boxes.device)
+            frame = torch.arange(len(counts), device=boxes.device).repeat_interleave(counts)
+            first = first + frame * sizes.prod(1)
+        rows = first[:, None] + places[:, 1] * sizes[:, :1]
+        of_row, of_column = (order.expand(len(boxes), -1) for order in (maps.of_row, maps.of_column))
         # Long rows of numbers, one for each place of a region: sums of short ones take several times as long.
         index = rows.gather(1, of_row) + places[:, 0].gather(1, of_column)
         weights = shares[:, 1].gather(1, of_row) * shares[:, 0].gather(1, of_column)
@@ -112,6 +118,27 @@ class RoiPool:
         weights = torch.stack(((1 - share) * within, share * within), -1)
         places = torch.stack((low, (low + 1).minimum(last)), -1)
         return places.flatten(2), weights.flatten(2)
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """Of one size of batches, what does not depend on the regions.
+
+    Attributes:
+        sizes: int64 [levels, 2]: places along x and y.
+        starts: int64 [levels]: first row in the table.
+        scales: float32 [levels]: places for a pixel.
+        exponents: of 2, of these.
+        of_row: int64 [7 * 7 * 4 * sampling points]: which place along y makes up each value.
+        of_column: int64, likewise, along x.
+    """
+
+    sizes: Tensor
+    starts: Tensor
+    scales: Tensor
+    exponents: Sequence[int]
+    of_row: Tensor
+    of_column: Tensor
 
 
 def _table(parts: Sequence[Tensor]) -> Tensor:

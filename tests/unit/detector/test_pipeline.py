@@ -21,9 +21,9 @@ from streamdet.bench.cases import calibrated_weights
 from streamdet.capture.sources.picture import AvPicture
 from streamdet.config import DetectorConfig
 from streamdet.detector import pipeline
+from streamdet.detector.boxes import scale
 from streamdet.detector.device import choose_device, device_errors
 from streamdet.detector.pipeline import FasterRcnnDetector
-from streamdet.detector.stages.postprocess import to_frame
 from streamdet.detector.weights import Weights, load_weights
 from streamdet.detector.weights.architectures import ARCHITECTURES, EMBEDDED_ARCHITECTURE
 from streamdet.errors import DetectorError, DeviceLostError
@@ -180,7 +180,7 @@ def test_boxes_lie_in_the_frame(detector: FasterRcnnDetector, frames: list[Rgb])
 def test_scaling_never_leaves_the_frame() -> None:
     shown, frame = (319, 511), (1079, 1917)
     corner = torch.tensor([[0.0, 0.0, shown[1], shown[0]]])
-    assert to_frame(corner, shown, frame).tolist() == [[0.0, 0.0, frame[1], frame[0]]]
+    assert scale(corner, shown, frame).tolist() == [[0.0, 0.0, frame[1], frame[0]]]
 
 
 def test_nothing_to_see_is_no_error(detector: FasterRcnnDetector, weights: Weights, frames: list[Rgb]) -> None:

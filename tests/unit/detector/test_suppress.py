@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from streamdet.detector.graph.boxes import float_not_above
+from streamdet.detector.boxes import float_not_above
 from streamdet.detector.graph.suppress import suppress, suppress_until_settled
 
 OVERLAPS = (0.3, 0.5, 0.7)
