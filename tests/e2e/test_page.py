@@ -554,6 +554,36 @@ def test_pictures_that_were_long_on_their_way_do_not_look_live(
     page.unroute_all(behavior="ignoreErrors")
 
 
+# How old a picture was that looked live, at the most, in seconds; not of moments at which the browser was busy.
+_WORST_AGE = """
+() => {
+  window.worst = 0;
+  let before = performance.now();
+  setInterval(() => {
+    const now = performance.now(), late = now - before - 20;
+    before = now;
+    if (late > 30) return;
+    for (const { tile } of document.querySelectorAll(".tile")) {
+      const isOld = tile.body.picture.classList.contains("old");
+      if (!isOld && tile.body.takenAt !== null) worst = Math.max(worst, (now - tile.body.takenAt) / 1000);
+    }
+  }, 20);
+}
+"""
+
+
+def test_no_picture_looks_live_for_longer_than_two_seconds(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    page = open_page(server.url)
+    is_of_now(page, "gate", "yard", _HOSTILE)
+    page.evaluate(_WORST_AGE)
+    for _ in range(4):
+        page.get_by_role("button", name="Pause pictures").click()
+        expect(page.locator(".picture.old")).to_have_count(3)
+        page.get_by_role("button", name="Pause pictures").click()
+        expect(page.locator(".picture.old")).to_have_count(0)
+    assert 1.5 < page.evaluate("worst") < 2.05
+
+
 def test_pictures_that_are_held_still_say_so(server: PageProcess, open_page: Callable[..., Page]) -> None:
     page = open_page(server.url)
     is_of_now(page, "gate", "yard", _HOSTILE)

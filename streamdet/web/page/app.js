@@ -167,6 +167,6 @@ addEventListener("keydown", (event) => {
 });
 addEventListener("visibilitychange", showFreshness);
 addEventListener("online", askAgain);
-setInterval(showFreshness, 500);
+setInterval(showFreshness, LOOK_MILLISECONDS);
 route(false);
 askForEver(wants, show, tellServer);

@@ -3,7 +3,7 @@
 /** Shows how old a picture is, when it is not live. @param {{picture: Element, age: Element, takenAt: number | null}} shown */
 function showAge({ picture, age, takenAt }) {
   const seconds = takenAt === null ? 0 : secondsSince(takenAt);
-  const old = seconds > LIVE_SECONDS;
+  const old = seconds > STILL_LIVE_SECONDS;
   picture.classList.toggle("old", old);
   age.hidden = !old;
   if (old) setText(age, lastSeen(seconds));

@@ -9,6 +9,10 @@ const histories = new Map();
 
 /** What is shown as live is not older than this; what is older is visibly so. */
 const LIVE_SECONDS = 2;
+/** How often ages are looked at. */
+const LOOK_MILLISECONDS = 250;
+/** What is not older than this is live until the next look. */
+const STILL_LIVE_SECONDS = LIVE_SECONDS - LOOK_MILLISECONDS / 1000;
 /** So long the server may be silent; it answers at least once a second. */
 const SERVER_SILENCE_SECONDS = 3;
 /** States are repeated every ten seconds by default: when none has come for so long, there are no streams, most likely. */
@@ -40,7 +44,7 @@ function isLive(row) {
   if (!isHeard() || !row.is_heard) return false;
   if (row.state !== "up" || row.takenAt === null) return true;
   const pace = row.fps_out > 0 ? 3 / row.fps_out : 0;
-  return secondsSince(row.takenAt) <= Math.max(LIVE_SECONDS, pace);
+  return secondsSince(row.takenAt) <= Math.max(STILL_LIVE_SECONDS, pace);
 }
 
 const isUp = (row) => row.state === "up" && isLive(row);

@@ -12,7 +12,7 @@
  * @property {(bitmap: ImageBitmap, shot: any) => void} [draw] takes one of these pictures, and closes it in time
  * @property {() => object | null} [news] what to add to each request about what happens
  * @property {(head: any) => void} [update] after each answer that has an overview
- * @property {() => void} [refresh] twice a second, whatever comes or does not come: ages go on
+ * @property {() => void} [refresh] four times a second, whatever comes or does not come: ages go on
  * @property {() => Element | null | undefined} [focus] where the focus goes when someone opens it; else to its h1
  * @property {boolean} [drops] whether it shows what is dropped of each stream (`drops` in rows.js)
  * @property {boolean} [alone] whether the list of events does not stand beside it
