@@ -67,6 +67,8 @@ _OTHER_VERSION = "the daemon is of another version than the page; restart both, 
 _STREAM_KEY = re.compile(r"streams\[[^\]]*\]\.(?P<key>[^:\s]+): (?P<text>.*)", re.DOTALL)
 _RULE_KEY = re.compile(r"rules\[(?P<rule>[^\]]*)\](?:\.(?P<key>[^:\s]+))?: (?P<text>.*)", re.DOTALL)
 _PROBE_PATH = "/v1/probe"
+# Tables of the configuration with a directory, without which a rule may not ask for them.
+_FILES_OF_ALERTS = ("pictures", "clips")
 # Keys of a change that say how it is made.
 _HOW = ("version", "persist", "try_only")
 _PART = re.compile(r"\[#(?P<number>[0-9]+)\]|\.?(?P<name>[^.\[\]]+)")
@@ -267,8 +269,13 @@ class Changes:
             _decoded(status, body)
         return Response(body, media_type="image/jpeg")
 
-    async def _get_rules(self, _request: Request) -> Response:
-        return JSONResponse(_decoded(*await self._ask("GET", "/v1/rules")))
+    async def _get_rules(self, request: Request) -> Response:
+        """The rules in force; with `?keeps=1` also whether the daemon keeps pictures and clips."""
+        answer = _decoded(*await self._ask("GET", "/v1/rules"))
+        if "keeps" in request.query_params:
+            config = _decoded(*await self._ask("GET", "/v1/config"))
+            answer["keeps"] = {name: bool((config.get(name) or {}).get("directory")) for name in _FILES_OF_ALERTS}
+        return JSONResponse(answer)
 
     async def _change(self, request: Request, read: Callable[[Json], _Change]) -> Response:
         """Carries out or tries what `read` finds in the body; each is logged, done or refused, but tried changes."""

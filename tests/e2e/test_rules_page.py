@@ -669,3 +669,30 @@ def test_the_rules_have_no_finding_of_axe(
     assert page.evaluate(FINDINGS) == []
     assert page.evaluate("document.documentElement.scrollWidth") == width
     page.goto("about:blank")
+
+
+def test_a_rule_asks_for_no_files_that_the_daemon_does_not_keep(
+    tmp_path: Path, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(server.url, viewport={"width": 1440, "height": 900})
+    log_in(page, "alice")
+    page.goto(f"{server.url}#/rules")
+    expect(page.get_by_label("With a clip")).to_be_checked()
+    page.goto("about:blank")
+    bare = DaemonProcess(tmp_path / "d", comes_and_goes=True)
+    bare.write_config(configured("gate"), more='[web]\nallow_changes = true\npassword_file = "page.users"\n')
+    write_user(tmp_path / "d/page.users", User("alice", "operator", Password.of(_WORDS, cost=(4, 8, 1))))
+    with bare.ready(), PageProcess(bare.endpoint, "--config", str(bare.path)) as own:
+        page = open_page(own.url, viewport={"width": 1440, "height": 900})
+        log_in(page, "alice")
+        page.goto(f"{own.url}#/rules")
+        for name in ("With a picture", "With a clip"):
+            expect(page.get_by_label(name)).to_be_disabled()
+            expect(page.get_by_label(name)).not_to_be_checked()
+        expect(page.locator("#rule-kept")).to_have_text(
+            "The daemon keeps no pictures and no clips: its configuration has no directory in [pictures] and [clips]."
+        )
+        expect(page.locator("#rule-discard")).to_have_attribute("aria-disabled", "true")
+        page.get_by_role("button", name="Apply", exact=True).click()
+        expect(page.locator("#rule-done")).to_have_text("In force, until the daemon is restarted.")
+        page.goto("about:blank")

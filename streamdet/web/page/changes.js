@@ -24,7 +24,7 @@ async function readAccount() {
 const getSettings = (stream) => (account.reads ? getJson(`/api/streams/${encodeURIComponent(stream)}/settings`) : Promise.resolve(null));
 
 /** The rules in force; null where the server does not say. @returns {Promise<any>} */
-const getRules = () => (account.reads ? getJson("/api/rules") : Promise.resolve(null));
+const getRules = (asksWhatIsKept = false) => (account.reads ? getJson(`/api/rules${asksWhatIsKept ? "?keeps=1" : ""}`) : Promise.resolve(null));
 
 /** What the keys of the configuration are called in the forms, as the subject of a sentence. */
 const FIELD_NAMES = {

@@ -29,6 +29,8 @@ const ruling = {
   news: "",
   /** Whether the rules in force last over restarts. */
   isPersisted: false,
+  /** Whether the daemon keeps pictures and clips; null while that is not known. @type {{pictures: boolean, clips: boolean} | null} */
+  keeps: null,
   /** Published outlines by stream. @type {Record<string, any>} */
   shapes: {},
   isSending: false,
@@ -82,7 +84,7 @@ async function openRules(what, query) {
   if (what || isWanted) history.replaceState(null, "", "#/rules");
   if (isWanted) await beginRule(wanted);
   await readAccount();
-  await readRules();
+  await readRules(true);
   if (!what) return;
   const rule = ruling.rules?.find(({ name }) => name === what);
   if (!rule) setText(byId("rule-problem"), ruling.rules ? `There is no rule ${what} any more.` : "Which rules are in force is not known here.");
@@ -101,13 +103,15 @@ async function beginRule({ stream, zone, line }) {
   keepForm();
 }
 
-async function readRules() {
+/** @param {boolean} [asksWhatIsKept] which changes only when the daemon is started again */
+async function readRules(asksWhatIsKept) {
   const number = ++ruling.reads;
   ruling.isReading = true;
-  const [known, shapes] = [await getRules(), await getJson("/api/shapes")];
+  const [known, shapes] = [await getRules(asksWhatIsKept), await getJson("/api/shapes")];
   if (number !== ruling.reads) return;
   Object.assign(ruling, { isReading: false, readAt: performance.now() });
   if (shapes) ruling.shapes = shapes;
+  if (known?.keeps) ruling.keeps = known.keeps;
   if (known) {
     Object.assign(ruling, { rules: known.rules, version: known.version, isPersisted: known.persisted === true });
     compareWithOthers();
@@ -360,9 +364,22 @@ function offerShapes() {
   }
 }
 
+/** What the daemon does not keep cannot be asked for. */
+function offerFiles() {
+  const { picture, clip } = ruleForm();
+  const isUnchanged = !isRuleChanged();
+  const missing = ruling.keeps ? [[picture, ruling.keeps.pictures, "pictures"], [clip, ruling.keeps.clips, "clips"]].filter(([, isKept]) => !isKept) : [];
+  for (const box of [picture, clip]) box.disabled = missing.some(([of]) => of === box);
+  for (const [box] of missing) box.checked = false;
+  if (missing.length && isUnchanged) ruling.filled = textOfForm();
+  const names = missing.map(([, , name]) => name);
+  setText(byId("rule-kept"), names.length ? `The daemon keeps no ${names.join(" and no ")}: its configuration has no directory in ${names.map((name) => `[${name}]`).join(" and ")}.` : "");
+}
+
 function showRule() {
   const form = ruleForm();
   offerShapes();
+  offerFiles();
   for (const field of byId("rule-form").querySelectorAll("[data-of]")) field.hidden = !field.dataset.of.split(" ").includes(form.kind.value);
   byId("rule-clip").hidden = !form.clip.checked;
   if (!ruling.isNamed && document.activeElement !== form.name) form.name.value = nameOfRule();
