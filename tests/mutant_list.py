@@ -354,9 +354,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "detector/stages/postprocess.py", "unit/detector/test_pipeline.py",
         ("classes suppress each other", "candidates.classes, self._overlap)",
          "torch.zeros_like(candidates.classes), self._overlap)", "test_frames_of_different_sizes_equal_torchvision"),
-        ("boxes not scaled to the frame", "[scale_x, scale_y, scale_x, scale_y]",
-         "[scale_y, scale_x, scale_y, scale_x]",
-         "test_frames_of_different_sizes_equal_torchvision"),
+    ),
+    *_of(
+        "detector/boxes.py", "unit/detector/test_boxes.py",
+        ("boxes not scaled to the frame", "scaled[..., 0::2] *= scale_x", "scaled[..., 0::2] *= scale_y",
+         "test_boxes_are_scaled_to_another_size_of_the_picture"),
+        ("boxes grow without end", "stretches.clamp(max=coder.bbox_xform_clip)", "stretches",
+         "test_boxes_are_moved_and_stretched"),
+        ("boxes beside the picture", "clipped[..., 1::2].clamp_(max=height)", "clipped[..., 1::2].clamp_(max=width)",
+         "test_what_lies_outside_is_cut_off_and_the_argument_stays"),
     ),
     *_of(
         "detector/weights/thresholds.py", "unit/detector/test_pipeline.py",
@@ -365,7 +371,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "detector/stages/proposals.py", "unit/detector/test_proposals.py",
-        ("proposals too few", "while len(keep) < wanted and some < len(boxes):", "while False:",
+        ("proposals too few", "if len(keep) >= wanted or some >= len(order):", "if True:",
          "test_the_likeliest_are_the_same_however_many_are_tried"),
     ),
     *_of(

@@ -144,8 +144,7 @@ def test_an_operator_removes_a_stream_after_a_question(
 ) -> None:
     daemon.ask("POST", "/v1/streams?persist=true", {"name": "north", "url": str(sample_clip()), "loop": True})
     viewer = open_page(f"{server.url}#/stream/north", viewport={"width": 390, "height": 844})
-    log_in(viewer, "bob", "#count-all")
-    viewer.goto(f"{server.url}#/stream/north")
+    log_in(viewer, "bob", "#detail-state")
     expect(viewer.locator("#detail-state")).to_have_text("Up")
     expect(viewer.get_by_role("button", name="Remove")).to_have_count(0)
     page = open_page(server.url, viewport={"width": 390, "height": 844})
