@@ -148,16 +148,22 @@ def test_a_card_opens_picture_path_and_clip_and_is_marked_for_all(
 @pytest.mark.parametrize("by", ["mouse", "keyboard"])
 def test_the_list_of_events_leads_to_the_card(server: PageProcess, open_page: Callable[..., Page], by: str) -> None:
     page = open_page(server.url, viewport={"width": 1200, "height": 900})
+    expect(page.locator("#journal li[data-kind=object]").first).to_be_visible()
     page.get_by_label("Objects", exact=True).uncheck()
     page.get_by_label("States and losses").uncheck()
+    expect(page.locator("#journal li:not([data-kind=alert])")).to_have_count(0)  # the list has begun again
     alert = page.locator("#journal li[data-kind=alert]").first
     if by == "keyboard":
         alert.get_by_role("link", name="Alert").focus()
         page.keyboard.press("Enter")
     else:
-        # Others come meanwhile, and are alerts as well.
+        # Others come meanwhile, and are alerts as well: the list holds still while it is pressed.
         place = "time => { const { x, y } = time.getBoundingClientRect(); return [x + 5, y + 5]; }"
-        page.mouse.click(*alert.locator("time").evaluate(place))
+        page.mouse.move(*alert.locator("time").evaluate(place))
+        page.mouse.down()
+        for _ in range(4):
+            page.wait_for_event("response", lambda answer: answer.url.endswith("/api/updates"))
+        page.mouse.up()
     dialog = page.get_by_role("dialog")
     expect(dialog.locator("h2")).to_have_text("<i>someone</i> there · gate")
     page.go_back()

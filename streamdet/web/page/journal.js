@@ -7,11 +7,23 @@ const MAX_CHIPS = 8;
 const filter = { stream: "", only: "", label: "", min_score: 0, alerts: true, objects: true, notes: true };
 let freshList = true;
 let changing = 0;
+/** What has come while the list is pressed, the newest first; null while it is not. @type {any[] | null} */
+let heldBack = null;
 
 /** Wires up the controls. */
 function initFilters() {
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("filters").addEventListener("input", readFilters);
+  // What is pressed must be there still when it is let go: else there is no click.
+  byId("journal").addEventListener("pointerdown", () => (heldBack ??= []));
+  for (const end of ["pointerup", "pointercancel", "blur"]) addEventListener(end, () => heldBack && setTimeout(showHeldBack));
+}
+
+function showHeldBack() {
+  const entries = heldBack ?? [];
+  heldBack = null;
+  const newest = new Set();
+  updateJournal(entries.filter(({ key }) => !key || (!newest.has(key) && newest.add(key))));
 }
 
 function readFilters() {
@@ -39,6 +51,7 @@ function listOnly(stream) {
 
 function beginList() {
   freshList = true;
+  heldBack &&= [];
   forgetEvents();
 }
 
@@ -54,6 +67,10 @@ function offerLabels(streams) {
 
 /** Shows new entries on top. @param {any[]} entries the newest first */
 function updateJournal(entries) {
+  if (heldBack && !freshList) {
+    heldBack = [...entries, ...heldBack].slice(0, MAX_ENTRIES);
+    return;
+  }
   const list = byId("journal");
   if (freshList) {
     list.replaceChildren();
