@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,8 +63,9 @@ def _get(path: Path, clip_id: str, **headers: str) -> http.client.HTTPResponse:
         return answer
 
 
-def _clip_of_alert(folder: Path, film: Path, more: str = "") -> tuple[AlertEvent, bytes]:
-    path = _config(folder, film, more)
+@contextmanager
+def _first_alert(path: Path) -> Iterator[tuple[AlertEvent, AlertEvent]]:
+    """The first alert of a daemon with this configuration, raised and cleared, while the daemon runs."""
     config = load_config(path)
     daemon = Daemon(config, path, load=lambda *_: DetectorPool([Visitor()]))
     thread = threading.Thread(target=daemon.run, daemon=True)
@@ -72,8 +73,15 @@ def _clip_of_alert(folder: Path, film: Path, more: str = "") -> tuple[AlertEvent
     try:
         with subscribe(config.publisher.endpoint, kinds=["alerts"]) as events:
             alerts = (event for event in events if isinstance(event, AlertEvent))
-            raised = next(alerts)
-            cleared = next(alerts)
+            first = next(alerts), next(alerts)
+        yield first
+    finally:
+        daemon.stop()
+        join(thread)
+
+
+def _clip_of_alert(folder: Path, film: Path, more: str = "") -> tuple[AlertEvent, bytes]:
+    with _first_alert(_config(folder, film, more)) as (raised, cleared):
         assert (raised.phase, cleared.phase) == ("raised", "cleared")
         assert raised.clip_id is not None
         assert cleared.clip_id == raised.clip_id
@@ -86,9 +94,6 @@ def _clip_of_alert(folder: Path, film: Path, more: str = "") -> tuple[AlertEvent
         assert (part.status, part.body) == (206, body[100:200])  # type: ignore[attr-defined] # see `_get`
         assert _get(folder / "c", "../streamdet.toml").status == 404
         assert _get(folder / "c", f"{raised.clip_id}x").status == 404
-    finally:
-        daemon.stop()
-        join(thread)
     return raised, body
 
 
@@ -117,19 +122,9 @@ def test_an_alert_has_a_clip_that_shows_its_moment_and_plays_in_a_browser(tmp_pa
 
 def test_an_alert_without_a_clip_says_why(tmp_path: Path) -> None:
     film = make_film(tmp_path / "film.mp4", seconds=15, codec="mpeg4", width=192, height=128)
-    path = _config(tmp_path, film)
-    config = load_config(path)
-    daemon = Daemon(config, path, load=lambda *_: DetectorPool([Visitor()]))
-    thread = threading.Thread(target=daemon.run, daemon=True)
-    thread.start()
-    try:
-        with subscribe(config.publisher.endpoint, kinds=["alerts"]) as events:
-            alerts = (event for event in events if isinstance(event, AlertEvent))
-            raised, cleared = next(alerts), next(alerts)
-    finally:
-        daemon.stop()
-        join(thread)
-    for alert in (raised, cleared):
+    with _first_alert(_config(tmp_path, film)) as alerts:
+        pass
+    for alert in alerts:
         assert (alert.clip_id, alert.clip_seconds, alert.clip_missing) == (None, (2.0, 1.0), "codec")
 
 
