@@ -5,9 +5,9 @@
 
 The floor of a layer is the longer of two times: its arithmetic at the highest speed that was measured here for its
 precision, and the bytes that it reads and writes at the speed of copying maps of this size. Depthwise convolutions have
-no matrix products, so their arithmetic is set against that of vectors, in fp32; so is a box head that runs in torch. A
-stage beside the network moves bytes. All in one thread; of many rounds the shortest time counts, because other
-processes only lengthen it. Times of layers are OpenVINO's own, those of stages are CPU time.
+no matrix products, so their arithmetic is set against that of vectors, in fp32; so is a box head that runs in fp32
+beside int8. A stage beside the network moves bytes. All in one thread; of many rounds the shortest time counts, because
+other processes only lengthen it. Times of layers are OpenVINO's own, those of stages are CPU time.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from streamdet.detector.engines.openvino import (
     convert_features,
     core,
     has_int8_products,
+    whole_features,
 )
 from streamdet.detector.memory import keep_memory
 from streamdet.detector.pipeline import FasterRcnnDetector, StageOutputs, prepare_model, weights_for
@@ -91,18 +92,17 @@ def copy_bandwidth(megabytes: int = 4) -> float:
     return 2 * source.nbytes / best
 
 
-def layers_of(model: openvino.Model, shape: list[int], precision: Precision, machine: Machine) -> dict[str, Kind]:
-    """Times of the layers of a model, by kind, and their floors."""
-    model = model.clone()
-    model.reshape(shape)
+def layers_of(model: openvino.Model, precision: Precision, machine: Machine) -> dict[str, Kind]:
+    """Times of the layers of a model of fixed shape, by kind, and their floors."""
     operations = {op.get_friendly_name(): _operations(op) for op in model.get_ops()}
     settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
     compiled = core().compile_model(model, "CPU", settings | {"ENABLE_CPU_PINNING": False, "PERF_COUNT": True})
     request = compiled.create_infer_request()
-    given = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    random = np.random.default_rng(0)
+    given = [(random.random(list(port.shape)) * 255).astype(port.element_type.to_dtype()) for port in model.inputs]
     times: defaultdict[str, float] = defaultdict(lambda: math.inf)
     for _ in range(_ROUNDS):
-        request.infer([given])
+        request.infer(given)
         for layer in request.profiling_info:
             times[layer.node_name] = min(times[layer.node_name], 1000 * layer.real_time.total_seconds())
     kinds: dict[str, Kind] = {}
@@ -129,6 +129,8 @@ def _original_names(info: openvino.RTMap) -> list[str]:
 
 def _kind(model: openvino.Model, info: openvino.RTMap) -> str:
     kind = _text(info, "layerType")
+    if kind in {"TopK", "NonMaxSuppression", "Gather"}:
+        return "proposals"
     if kind in {"FullyConnected", "FullyConnectedQuantizedLegacy", "MatMul"}:
         return "matrix products"
     if kind == "Convolution":
@@ -185,8 +187,7 @@ def stages_of(
     bytes_of = {
         # Of three rows of the frame, two are read; all of the frame in fp32.
         "input": math.prod(_SIZE) * 3 // 2 + (small if outputs.images[0].numel() == small else 3 * math.prod(_SIZE)),
-        "preprocess": outputs.images[0].numel() + 4 * outputs.batch.tensor.numel(),
-        "proposals": 4 * 5 * sum(level.shape[2] * level.shape[3] * 3 for level in outputs.features.values()),
+        "preprocess": outputs.images[0].numel() + outputs.batch.tensor.element_size() * outputs.batch.tensor.numel(),
         "roi_pool": 4 * (pool_rows + outputs.regions.numel()),
         "postprocess": 4 * (outputs.classified.scores.numel() + outputs.classified.deltas.numel()),
     }
@@ -205,12 +206,14 @@ def features_of(weights: Weights, exported: ExportedDense | None) -> openvino.Mo
 def box_head_floor(weights: Weights, exported: ExportedDense | None, precision: Precision, machine: Machine) -> float:
     """Seconds that the arithmetic of the box head takes for a region."""
     small = exported and exported.small_head
-    if small and not has_int8_products():
-        sizes = [layer.weight.numel() for layer in small.children() if isinstance(layer, nn.Linear)]
-        return 2 * sum(sizes) / machine.vector_peak
-    graph = convert_box_head(prepare_model(weights, torch.device("cpu")))
-    graph.reshape([1, *graph.inputs[0].get_partial_shape().get_max_shape()[1:]])
-    return sum(map(_operations, graph.get_ops())) / (machine.vector_peak if precision == "fp32" else machine.peak)
+    if small:
+        count = 2 * sum(layer.weight.numel() for layer in small.children() if isinstance(layer, nn.Linear))
+    else:
+        graph = convert_box_head(prepare_model(weights, torch.device("cpu")))
+        graph.reshape([1, *graph.inputs[0].get_partial_shape().get_max_shape()[1:]])
+        count = sum(map(_operations, graph.get_ops()))
+    in_fp32 = precision == "fp32" or (small and not has_int8_products())
+    return count / (machine.vector_peak if in_fp32 else machine.peak)
 
 
 def main() -> None:
@@ -231,8 +234,9 @@ def main() -> None:
     batch = outputs.batch.tensor
     exported = weights_for(config, weights).exported
     graph = features_of(weights, exported)
-    rows = {f"features: {kind}": found for kind, found in layers_of(
-        graph, [1, batch.shape[2], batch.shape[3], 3], precision, machine).items()}  # fmt: skip
+    size = (batch.shape[2], batch.shape[3])
+    whole = whole_features(graph, prepare_model(weights, cpu), size, precision)
+    rows = {f"features: {kind}": found for kind, found in layers_of(whole, precision, machine).items()}
     stages["classify"].floor_ms = 1000 * len(outputs.regions) * box_head_floor(weights, exported, precision, machine)
     # The features' time is that of their layers, or nearly.
     rows |= {f"stage {stage}": found for stage, found in stages.items() if stage != "features"}

@@ -18,14 +18,16 @@ from torchvision.models.detection import FasterRCNN
 from streamdet.config import DetectorConfig
 from streamdet.detector.canvases import Canvases
 from streamdet.detector.device import choose_device, device_errors, use_threads
-from streamdet.detector.engines import Dense, choose_precision, make_dense
+from streamdet.detector.engines import choose_precision, make_dense
+from streamdet.detector.engines.openvino import OpenVinoDense
 from streamdet.detector.engines.packing import fold_batch_norm
+from streamdet.detector.engines.pytorch import TorchDense
 from streamdet.detector.stages.classify import Classified, Classify
 from streamdet.detector.stages.features import FeatureMaps, Features
 from streamdet.detector.stages.input import read_pictures, read_small
 from streamdet.detector.stages.postprocess import Postprocess
 from streamdet.detector.stages.preprocess import COMMON_SIZE, Batch, Preprocess, Size
-from streamdet.detector.stages.proposals import Proposals, Propose
+from streamdet.detector.stages.proposals import Proposals, make_propose
 from streamdet.detector.stages.roi_pool import RoiPool
 from streamdet.detector.trial import settle
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights, make_model
@@ -102,11 +104,12 @@ class FasterRcnnDetector:
         self.postprocess = Postprocess(model.roi_heads, weights.labels, self.device)
         self._most_proposals: int = model.rpn.post_nms_top_n()
 
-    def _set_stages(self, dense: Dense) -> None:
+    def _set_stages(self, dense: TorchDense | OpenVinoDense) -> None:
         self._dense = dense
-        self._preprocess = Preprocess(self._model.transform, self.device, self.canvases)
+        transform, to_bytes = self._model.transform, dense.takes_bytes
+        self._preprocess = Preprocess(transform, self.device, self.canvases, to_bytes=to_bytes)
         self._features = Features(dense)
-        self._propose = Propose(self._model.rpn, dense)
+        self._propose = make_propose(self._model.rpn, dense)
         self._roi_pool = RoiPool(self._model.roi_heads.box_roi_pool)
         self._classify = Classify(dense)
 
@@ -172,6 +175,10 @@ class FasterRcnnDetector:
             return read_small(pictures, [self._preprocess.input_size(size) for size in sizes])
         return read_pictures(pictures, self.device)
 
+    def normalised(self, batch: Batch) -> Tensor:
+        """What the network computes with: float32 [batch, 3, height, width], zero mean and unit deviation."""
+        return self._preprocess.normalised(batch)
+
     def canvas_size(self, frame_size: Size) -> Size:
         """Height and width of the canvas that frames of a size stand on; those with the same one need the same.
 
@@ -215,7 +222,8 @@ class FasterRcnnDetector:
                 noise = np.random.default_rng(0).integers(0, 256, (*sizes[canvas], 3), dtype=np.uint8)
                 outputs = self.run([ArrayPicture(noise)] * count)
                 with device_errors():
-                    box = outputs.batch.tensor.new_tensor([[0.0, 0.0, *reversed(outputs.batch.input_sizes[0])]])
+                    height, width = outputs.batch.input_sizes[0]
+                    box = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
                     most = Proposals([box.expand(self._most_proposals, 4)] * count, [])
                     self._classify(self._roi_pool(outputs.batch, outputs.features, most))
                 count = count if self.device.type != "cpu" else 1
@@ -240,17 +248,17 @@ class FasterRcnnDetector:
         with device_errors():
             batch = self._preprocess(self._read([ArrayPicture(picture) for picture in noise], [size] * 2), [size] * 2)
             features = self._features(batch)
-            levels = list(features.values())
-            objectness, deltas = self._dense.rpn_head(levels)
+            logits_of_anchors, deltas = self._propose.likeliest(batch, features)
             height, width = batch.input_sizes[0]
-            boxes = batch.tensor.new_tensor(
-                [[0, 0, width / 2, height / 2], [width / 2, height / 2, width, height], [0, 0, width, height]]
+            boxes = torch.tensor(
+                [[0, 0, width / 2, height / 2], [width / 2, height / 2, width, height], [0, 0, width, height]],
+                device=self.device,
             )
             regions = self._roi_pool(batch, features, Proposals([boxes, boxes], []))
             logits, moves = self._dense.box_head(regions)
         parts = {
-            "the backbone": levels,
-            "the proposal network": [*objectness, *deltas],
+            "the backbone": list(features.values()),
+            "the proposal network": [logits_of_anchors, deltas],
             "the classifier": [logits, moves],
         }
         for part, outputs in parts.items():

@@ -38,7 +38,7 @@ class Report:
         bytes_before: of the weights as they were given, in float32.
         bytes_after: of the file.
         calibration_frames: that the ranges of values were taken from; 0 for fp32.
-        small_head: whether it has a smaller box head for CPUs without products of int8, too.
+        small_head: whether its box head was made smaller.
         milliseconds_before: of one frame, median, with the same number of threads: in torch, fp32;
         milliseconds_openvino: in OpenVINO, fp32;
         milliseconds_after: and of the file. None where no frames were given.
@@ -87,9 +87,9 @@ def export(weights: Weights, pictures: Sequence[Picture], *, int8: bool, bar: Ba
         with bar("looking at the frames") as on_progress:
             observed = observe(original, calibration, on_progress)
         model = prepare_model(weights, device)
-        exported = quantise(model, observed)
         with bar("making the box head small") as on_progress:
-            exported = replace(exported, small_head=make_small_head(model, observed.answers, on_progress))
+            small_head = make_small_head(model, observed.answers, on_progress)
+        exported = quantise(model, observed, small_head)
     else:
         exported = export_fp32(prepare_model(weights, device))
     made = replace(weights, state={}, exported=exported)

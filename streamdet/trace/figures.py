@@ -32,13 +32,19 @@ def shown_picture(frame: Rgb, outputs: StageOutputs) -> Rgb:
 
 
 def of_stages(
-    frame: Rgb, outputs: StageOutputs, candidates: Candidates, kept: Candidates, labels: tuple[str, ...]
+    frame: Rgb,
+    outputs: StageOutputs,
+    normalised: Tensor,
+    candidates: Candidates,
+    kept: Candidates,
+    labels: tuple[str, ...],
 ) -> dict[str, tuple[Figure, ...]]:
     """Draws the results of each stage, for a batch of one frame.
 
     Args:
         frame: uint8 [height, width, 3].
         outputs: of the seven stages.
+        normalised: float32 [1, 3, height, width], the batch as the network computes with it.
         candidates: boxes whose score passes, before suppression.
         kept: those left after it.
         labels: name of each class.
@@ -46,7 +52,7 @@ def of_stages(
     shown = shown_picture(frame, outputs)
     return {
         "input": _input(frame),
-        "preprocess": _preprocess(outputs),
+        "preprocess": _preprocess(normalised),
         "features": _features(shown, outputs),
         "proposals": _proposals(shown, outputs),
         "roi_pool": _roi_pool(shown, outputs),
@@ -66,8 +72,8 @@ def _input(frame: Rgb) -> tuple[Figure, ...]:
     return tuple(Figure(grey, caption, small=True) for grey, caption in zip(greys, captions, strict=True))
 
 
-def _preprocess(outputs: StageOutputs) -> tuple[Figure, ...]:
-    planes = [draw.signed(plane, _LIMIT_DEVIATIONS) for plane in numbers(outputs.batch.tensor[0])]
+def _preprocess(normalised: Tensor) -> tuple[Figure, ...]:
+    planes = [draw.signed(plane, _LIMIT_DEVIATIONS) for plane in numbers(normalised[0])]
     key = "White is 0, red is above, blue below. Plain white at the right or lower edge: the zeros that fill it up."
     captions = (f"Red, normalised. {key}", "Green, normalised.", "Blue, normalised.")
     return tuple(Figure(plane, caption, small=True) for plane, caption in zip(planes, captions, strict=True))

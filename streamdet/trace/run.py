@@ -68,7 +68,8 @@ def _stages(
     candidates = postprocess.candidates(outputs.batch, outputs.proposals, outputs.classified, [settings])[0]
     kept = postprocess.select(candidates, settings, outputs.batch.input_sizes[0])
     words = explain(_facts(model, config, outputs, len(candidates.scores)))
-    pictures = figures.of_stages(frame, outputs, candidates, kept, labels)
+    normalised = detector.normalised(outputs.batch)
+    pictures = figures.of_stages(frame, outputs, normalised, candidates, kept, labels)
     data = _data(frame, outputs)
     regions = {"classify": _regions(figures.shown_picture(frame, outputs), outputs, labels)}
     survivors = {"postprocess": _survivors(candidates, kept, labels, model.roi_heads.nms_thresh)}

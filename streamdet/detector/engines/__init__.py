@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,37 +12,34 @@ from torchvision.models.detection import FasterRCNN
 from streamdet.config import DetectorConfig
 from streamdet.detector.engines.openvino import ExportedDense, OpenVinoDense, Precision
 from streamdet.detector.engines.packing import Epilogue
+from streamdet.detector.engines.proposing import Proposed
 from streamdet.detector.engines.pytorch import TorchDense
+from streamdet.detector.stages.preprocess import Size
 from streamdet.errors import DetectorError
 
 
 class Dense(Protocol):
-    """The three parts of Faster R-CNN that are dense arithmetic; to be used by one thread at a time.
+    """The parts of Faster R-CNN that are dense arithmetic; to be used by one thread at a time.
 
-    Tensors lie on the device of the images. What goes in and comes out is float32, whatever the precision within,
-    except that an engine may yield level maps of its own precision for `rpn_head` and the RoI stage to go on with.
+    Tensors lie on the device of the images. What comes out is float32, whatever the precision within, except that an
+    engine may yield level maps of its own precision for the stages behind it to go on with.
     """
 
-    def features(self, images: Tensor) -> list[Tensor]:
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether images are pixels of 0 to 255, which the engine normalises; otherwise they are normalised already."""
+
+    def features(self, images: Tensor, input_sizes: Sequence[Size] = ()) -> list[Tensor]:
         """Describes the pictures at several scales.
 
         Args:
-            images: float32 [batch, 3, height, width], channels last in memory; height and width are multiples of 32.
+            images: float32, or uint8 where it `takes_bytes`, [batch, 3, height, width], channels last in memory;
+                height and width are multiples of 32.
+            input_sizes: height and width of each picture within `images`; of `images` unless given.
 
         Returns:
             [batch, channels, height / stride, width / stride] of each level, the finest first; the last one, made
-            for the largest objects, is for `rpn_head` alone.
-        """
-
-    def rpn_head(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Says where an object may be.
-
-        Args:
-            levels: what `features` returned.
-
-        Returns:
-            of each level objectness, float32 [batch, shapes, height, width], logits; and deltas,
-            float32 [batch, shapes * 4, height, width].
+            for the largest objects, is for proposals alone.
         """
 
     def box_head(self, regions: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,7 +52,7 @@ class Dense(Protocol):
             class logits, float32 [regions, classes], and deltas, float32 [regions, classes * 4].
         """
 
-    def prepare(self, size: tuple[int, int]) -> None:
+    def prepare(self, size: Size) -> None:
         """Lays out what pictures of a size need, so that the first of them need not wait; from any thread.
 
         Args:
@@ -69,13 +66,41 @@ class Dense(Protocol):
         """One that shares the weights with this one, and can be used at the same time."""
 
 
+@runtime_checkable
+class RpnDense(Dense, Protocol):
+    """An engine that runs the head of the region proposal network, and leaves what follows to others."""
+
+    def rpn_head(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Says where an object may be.
+
+        Args:
+            levels: what `features` returned.
+
+        Returns:
+            of each level objectness, float32 [batch, shapes, height, width], logits; and deltas,
+            float32 [batch, shapes * 4, height, width].
+        """
+
+
+@runtime_checkable
+class ProposingDense(Dense, Protocol):
+    """An engine that proposes itself."""
+
+    def propose(self, levels: Sequence[Tensor]) -> list[Proposed]:
+        """Says where an object may be, for each picture.
+
+        Args:
+            levels: what `features` returned last.
+        """
+
+
 def make_dense(
     model: FasterRCNN,
     config: DetectorConfig,
     device: torch.device,
     exported: ExportedDense | None = None,
     epilogue: Epilogue | None = None,
-) -> Dense:
+) -> TorchDense | OpenVinoDense:
     """Makes the engine of a configuration run a model; "auto" is torch, in fp32.
 
     Args:
@@ -98,7 +123,7 @@ def _openvino_dense(
     config: DetectorConfig,
     device: torch.device,
     exported: ExportedDense | None,
-) -> Dense:
+) -> OpenVinoDense:
     problem = None
     if device.type != "cpu":
         problem = f'device: engine = "openvino" runs on the CPU alone, not on {device}; use "cpu"'

@@ -17,11 +17,12 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, Self, cast
@@ -32,6 +33,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import FasterRCNN
 
+from streamdet.detector.engines.normalising import with_normalising
+from streamdet.detector.engines.proposing import Proposed, with_proposals
 from streamdet.detector.engines.pytorch import ChannelsLastHead
 from streamdet.detector.engines.small_head import (
     SMALL_HEAD_PREFIX,
@@ -40,6 +43,7 @@ from streamdet.detector.engines.small_head import (
     small_head_to_tensors,
 )
 from streamdet.detector.memory import available_bytes
+from streamdet.detector.stages.preprocess import Size
 from streamdet.errors import DetectorError
 from streamdet.extras import how_to_install
 
@@ -47,9 +51,6 @@ if TYPE_CHECKING:
     import openvino
 
 Precision = Literal["fp32", "bf16", "int8"]
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 FORMAT_FAMILY = "streamdet-openvino-"
 FORMAT = f"{FORMAT_FAMILY}2"
@@ -186,9 +187,17 @@ def convert_box_head(model: FasterRCNN) -> openvino.Model:
 
     Its input is float32 [regions, 7, 7, channels]; its outputs are class logits and deltas.
     """
-    channels: int = model.backbone.out_channels
+    return _convert_head(BoxHead(model), model.backbone.out_channels)
+
+
+def convert_small_head(small: SmallHead) -> openvino.Model:
+    """The same of a small box head."""
+    return _convert_head(small, small.inputs // _POOLED_PIXELS**2)
+
+
+def _convert_head(head: nn.Module, channels: int) -> openvino.Model:
     example = torch.zeros(2, _POOLED_PIXELS, _POOLED_PIXELS, channels)
-    converted = _convert(BoxHead(model), example)
+    converted = _convert(head, example)
     converted.reshape([-1, *example.shape[1:]])
     return converted
 
@@ -248,8 +257,9 @@ class ExportedDense:
     Attributes:
         precision: that they were exported in.
         features: graph (XML) and its constants, of what `convert_features` makes.
-        box_head: the same, of what `convert_box_head` makes.
-        small_head: does the same in torch, faster on CPUs without products of int8; None where there is none.
+        box_head: the same, of what `convert_box_head` or `convert_small_head` makes.
+        small_head: what `box_head` was made of, for CPUs where products of int8 are no faster; None if it is the
+            original.
     """
 
     precision: Precision
@@ -323,6 +333,7 @@ def _check_fit(
         if found != last:
             msg = f"its outputs have {found} channels instead of {last}"
             raise ValueError(msg)
+    with_proposals(_of_shape(features, [1, _CHECKED_PIXELS, _CHECKED_PIXELS, 3]), model.rpn)
     if small_head and (small_head.inputs, small_head.classes) != (channels * _POOLED_PIXELS**2, classes):
         msg = f"its small box head takes {small_head.inputs} numbers and knows {small_head.classes} classes"
         raise ValueError(msg)
@@ -331,11 +342,36 @@ def _check_fit(
 # ---- running ----
 
 
+def whole_features(graph: openvino.Model, model: FasterRCNN, size: Size, precision: Precision) -> openvino.Model:
+    """What runs for pictures of one size: the network, in int8 from pixels on, and up to proposals.
+
+    Args:
+        graph: made by `convert_features`.
+        model: gives the mean and deviation of pixels, and what proposals are made by.
+        size: height and width of the batch in pixels, multiples of 32.
+        precision: to compute with.
+    """
+    made = _of_shape(graph, [1, *size, 3])
+    if _takes_bytes(precision):
+        made = with_normalising(made, model.transform.image_mean, model.transform.image_std)
+    return with_proposals(made, model.rpn)
+
+
+def _takes_bytes(precision: Precision) -> bool:
+    return precision == "int8"
+
+
+def _of_shape(model: openvino.Model, shape: list[int]) -> openvino.Model:
+    own = model.clone()
+    own.reshape(shape)
+    return own
+
+
 def compile_model(model: openvino.Model, precision: Precision, workers: int, threads: int) -> openvino.CompiledModel:
     """Makes machine code of a model.
 
     Args:
-        model: as read or converted, of one fixed shape.
+        model: as read or converted, for inputs of one fixed shape.
         precision: to compute with; "int8" needs a quantised model.
         workers: threads that will infer at the same time; they share one copy of the weights.
         threads: CPU threads for one inference.
@@ -343,8 +379,9 @@ def compile_model(model: openvino.Model, precision: Precision, workers: int, thr
     Raises:
         ValueError: a side of an input is left open: in int8, such models end the process on CPUs with AMX.
     """
-    if model.is_dynamic():
-        msg = f"the shape of an input is not fixed: {', '.join(str(port.partial_shape) for port in model.inputs)}"
+    shapes = [port.partial_shape for port in model.inputs]
+    if any(shape.is_dynamic for shape in shapes):
+        msg = f"the shape of an input is not fixed: {', '.join(map(str, shapes))}"
         raise ValueError(msg)
     return core().compile_model(
         model,
@@ -371,7 +408,12 @@ class OpenVinoDense:
 
     def __init__(self, models: _Models) -> None:
         self._models = models
-        self._heads: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
+        self._proposed: tuple[list[Tensor], list[Proposed]] | None = None
+
+    @property
+    def takes_bytes(self) -> bool:
+        """See `Dense`."""
+        return self._models.takes_bytes
 
     @classmethod
     def of_model(cls, model: FasterRCNN, precision: Precision) -> Self:
@@ -397,15 +439,15 @@ class OpenVinoDense:
             box_head = convert_box_head(model)
         else:
             box_head, torch_head = None, BoxHead(model)
-        return cls(_Models(convert_features(model), box_head, torch_head, precision))
+        return cls(_Models(convert_features(model), model, box_head, torch_head, precision))
 
     @classmethod
-    def of_export(cls, exported: ExportedDense, model: FasterRCNN | None = None) -> Self:
+    def of_export(cls, exported: ExportedDense, model: FasterRCNN) -> Self:
         """Takes what `streamdet export` made.
 
         Args:
             exported: read from a file.
-            model: whose dense parts these should be, to be compared; not compared unless given.
+            model: whose dense parts these should be.
 
         Raises:
             DetectorError: OpenVINO is not installed, or cannot read it, or it is of another model.
@@ -414,35 +456,33 @@ class OpenVinoDense:
             features, box_head = (
                 core().read_model(xml, constants) for xml, constants in (exported.features, exported.box_head)
             )
-            if model is not None:
-                _check_fit(features, box_head, exported.small_head, model)
+            _check_fit(features, box_head, exported.small_head, model)
         except (RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[-_REASON_CHARACTERS:]
             msg = f"OpenVINO cannot run these weights; make them again with `streamdet export` ({reason})"
             raise DetectorError(msg) from None
-        # With products of int8, the two large matrix products of the box head take no longer than these.
-        torch_head = None if has_int8_products() else exported.small_head
-        return cls(_Models(features, None if torch_head else box_head, torch_head, exported.precision))
+        if exported.small_head and not has_int8_products():
+            box_head = convert_small_head(exported.small_head)
+        return cls(_Models(features, model, box_head, None, exported.precision))
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """See `Dense`; the RPN's head runs along, and `rpn_head` yields what it said."""
+    def features(self, images: Tensor, input_sizes: Sequence[Size] = ()) -> list[Tensor]:
+        """See `Dense`; proposals are made along with the maps, and `propose` yields them."""
         pixels = images.permute(0, 2, 3, 1).contiguous()
         size = (int(pixels.shape[1]), int(pixels.shape[2]))
         with _memory_errors():
-            outputs = [t.permute(0, 3, 1, 2) for t in _run_pictures(self._models.features(size), pixels)]
-        count = len(outputs) // 3
-        levels, objectness, deltas = outputs[:count], outputs[count : 2 * count], outputs[2 * count :]
-        self._heads = (levels, objectness, deltas)
+            outputs, proposed = _run_pictures(self._models.features(size), pixels, input_sizes or [size] * len(pixels))
+        levels = [output.permute(0, 3, 1, 2) for output in outputs]
+        self._proposed = (levels, proposed)
         return list(levels)
 
-    def rpn_head(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """See `Dense`; the levels must be those that `features` returned last."""
-        if self._heads is None or any(a is not b for a, b in zip(levels, self._heads[0], strict=True)):
+    def propose(self, levels: Sequence[Tensor]) -> list[Proposed]:
+        """See `ProposingDense`."""
+        if self._proposed is None or any(a is not b for a, b in zip(levels, self._proposed[0], strict=True)):
             msg = "these are not the level maps that `features` returned last"
             raise ValueError(msg)
-        _, objectness, deltas = self._heads
-        self._heads = None
-        return objectness, deltas
+        _, proposed = self._proposed
+        self._proposed = None
+        return proposed
 
     def box_head(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """See `Dense`."""
@@ -478,18 +518,21 @@ class _Models:
 
     Args:
         features: converted by `convert_features`.
+        model: gives the mean and deviation of pixels, and what proposals are made by.
         box_head: converted by `convert_box_head`; or
         torch_head: float32 [regions, 7, 7, channels] -> logits, deltas.
         precision: to compile for.
 
     Attributes:
         torch_head: as given.
+        takes_bytes: whether the features take pixels as they are.
         workers: threads that infer at the same time.
     """
 
     def __init__(
         self,
         features: openvino.Model,
+        model: FasterRCNN,
         box_head: openvino.Model | None,
         torch_head: nn.Module | None,
         precision: Precision,
@@ -497,8 +540,10 @@ class _Models:
         self.workers = 1
         self.torch_head = torch_head
         self._features = features
+        self._model = model
         self._box_head = box_head
         self._precision = precision
+        self.takes_bytes = _takes_bytes(precision)
         # Of one operation, as everywhere in the process (`device.use_threads`).
         self._threads = torch.get_num_threads()
         self._lock = threading.Lock()
@@ -522,7 +567,7 @@ class _Models:
             self._of_size.move_to_end(size)
             self._used_at[size] = time.monotonic()
         if is_new:
-            self._compile(future, self._features, [1, *size, 3])
+            self._compile(future, lambda: whole_features(self._features, self._model, size, self._precision))
         try:
             return future.result()
         except BaseException:
@@ -551,7 +596,7 @@ class _Models:
             future: Future[Compiled] = self._of_regions.setdefault(regions, Future())
         if is_new:
             channels = self._box_head.inputs[0].partial_shape[3].get_length()
-            self._compile(future, self._box_head, [regions, 7, 7, channels])
+            self._compile(future, partial(_of_shape, self._box_head, [regions, 7, 7, channels]))
         return future.result()
 
     def _make_room(self) -> None:
@@ -565,12 +610,10 @@ class _Models:
     def _remove(self, size: Size) -> None:
         del self._of_size[size], self._used_at[size]
 
-    def _compile(self, future: Future[Compiled], model: openvino.Model, shape: list[int]) -> None:
-        """Makes a model of one shape and hands it to all who wait for it, or the error."""
+    def _compile(self, future: Future[Compiled], make: Callable[[], openvino.Model]) -> None:
+        """Compiles a model and hands it to all who wait for it, or the error."""
         try:
-            own = model.clone()
-            own.reshape(shape)
-            future.set_result(Compiled(compile_model(own, self._precision, self.workers, self._threads)))
+            future.set_result(Compiled(compile_model(make(), self._precision, self.workers, self._threads)))
         except BaseException as error:  # noqa: BLE001 - raised again by those who wait
             future.set_exception(error)
 
@@ -583,12 +626,13 @@ class Compiled:
 
     Attributes:
         model: as given.
-        output_shapes: of one run.
+        output_shapes: of one run; up to the first one that differs from run to run.
     """
 
     def __init__(self, model: openvino.CompiledModel) -> None:
         self.model = model
-        self.output_shapes = [tuple(port.shape) for port in model.outputs]
+        fixed = takewhile(lambda port: port.partial_shape.is_static, model.outputs)
+        self.output_shapes = [tuple(port.shape) for port in fixed]
         self._idle: list[openvino.InferRequest] = []
 
     @contextmanager
@@ -602,23 +646,32 @@ class Compiled:
         self._idle.append(request)
 
 
-def _run_pictures(model: Compiled, pixels: Tensor) -> list[Tensor]:
+def _run_pictures(model: Compiled, pixels: Tensor, input_sizes: Sequence[Size]) -> tuple[list[Tensor], list[Proposed]]:
     """Infers picture by picture; OpenVINO reads and writes the tensors' own memory.
 
     Args:
         model: for pictures of this size.
-        pixels: float32 [pictures, height, width, 3], contiguous.
+        pixels: float32 or uint8 [pictures, height, width, 3], contiguous.
+        input_sizes: height and width of each picture within `pixels`.
 
     Returns:
-        each output, [pictures, height / stride, width / stride, channels]; one behind the other in memory.
+        each level, [pictures, height / stride, width / stride, channels], one behind the other in memory; and what
+        is proposed for each picture.
     """
-    counts = [len(pixels) * math.prod(shape[1:]) for shape in model.output_shapes]
+    levels = [shape for shape in model.output_shapes if len(shape) == pixels.dim()]
+    counts = [len(pixels) * math.prod(shape[1:]) for shape in levels]
     parts = torch.split(torch.empty(sum(counts)), counts)
-    outputs = [part.view(-1, *shape[1:]) for part, shape in zip(parts, model.output_shapes, strict=True)]
+    outputs = [part.view(-1, *shape[1:]) for part, shape in zip(parts, levels, strict=True)]
+    proposed = []
+    # OpenVINO does not keep alive what it shares.
+    limits = torch.tensor([[width, height] * 2 for height, width in input_sizes], dtype=torch.float32)
     with model.request() as request:
         for number in range(len(pixels)):
+            request.set_input_tensor(1, _shared(limits[number]))
             _infer(request, pixels, outputs, slice(number, number + 1))
-    return outputs
+            others = range(len(outputs), len(request.model_outputs))
+            proposed.append(Proposed(*(torch.tensor(request.get_output_tensor(port).data) for port in others)))
+    return outputs, proposed
 
 
 def _run_regions(many: Compiled, few: Compiled, regions: Tensor) -> list[Tensor]:
@@ -649,7 +702,7 @@ def _run_regions(many: Compiled, few: Compiled, regions: Tensor) -> list[Tensor]
 
 def _infer(request: openvino.InferRequest, inputs: Tensor, outputs: list[Tensor], rows: slice) -> None:
     """Infers some rows of the inputs into the same rows of the outputs."""
-    request.set_input_tensor(_shared(inputs[rows]))
+    request.set_input_tensor(0, _shared(inputs[rows]))
     for port, output in enumerate(outputs):
         request.set_output_tensor(port, _shared(output[rows]))
     request.infer()

@@ -22,6 +22,7 @@ from streamdet.detector.engines.packing import (
     can_pack,
     pack,
 )
+from streamdet.detector.stages.preprocess import Size
 from streamdet.errors import DetectorError
 
 _REGION_PLACES = 49
@@ -36,6 +37,8 @@ class TorchDense:
         precision: fp32 or bf16.
         epilogue: adds biases and the like in one pass, where there is something faster than torch's operators.
     """
+
+    takes_bytes = False
 
     def __init__(self, model: FasterRCNN, precision: str = "fp32", epilogue: Epilogue | None = None) -> None:
         if precision == "int8":
@@ -62,12 +65,12 @@ class TorchDense:
         self._classes = predictor.cls_score.out_features
         self._box_output = _stacked(predictor.cls_score, predictor.bbox_pred)
 
-    def features(self, images: Tensor) -> list[Tensor]:
+    def features(self, images: Tensor, input_sizes: Sequence[Size] = ()) -> list[Tensor]:  # noqa: ARG002 - of the protocol
         """See `Dense`."""
         return list(self._backbone(images.to(self._dtype)).values())
 
     def rpn_head(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """See `Dense`."""
+        """See `RpnDense`."""
         outputs = [self._rpn_output(self._rpn_convolutions(level)).float() for level in levels]
         return [t[:, : self._shapes] for t in outputs], [t[:, self._shapes :] for t in outputs]
 
@@ -77,7 +80,7 @@ class TorchDense:
         output = self._box_output(self._box_head(by_place)).float()
         return output[:, : self._classes], output[:, self._classes :]
 
-    def prepare(self, size: tuple[int, int]) -> None:
+    def prepare(self, size: Size) -> None:
         """Does nothing: torch takes every size as it comes."""
 
     def release(self, unused_seconds: float) -> None:

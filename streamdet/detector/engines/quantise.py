@@ -22,10 +22,11 @@ from streamdet.detector.engines.openvino import (
     Precision,
     convert_box_head,
     convert_features,
+    convert_small_head,
     load_nncf,
     load_openvino,
 )
-from streamdet.detector.engines.small_head import Answers
+from streamdet.detector.engines.small_head import Answers, SmallHead
 from streamdet.detector.pipeline import FasterRcnnDetector
 from streamdet.types import Picture
 
@@ -87,7 +88,7 @@ def observe(
     return Observed(batches, Answers.joined(answers))
 
 
-def quantise(model: FasterRCNN, observed: Observed) -> ExportedDense:
+def quantise(model: FasterRCNN, observed: Observed, small_head: SmallHead | None = None) -> ExportedDense:
     """Converts the dense parts and quantises every convolution and matrix product.
 
     Weights get one scale for each output channel. On CPUs without VNNI, sums of two products of 8 bits can overflow
@@ -96,18 +97,19 @@ def quantise(model: FasterRCNN, observed: Observed) -> ExportedDense:
     Args:
         model: prepared by `pipeline.prepare_model`, on the CPU.
         observed: of the same weights: what the ranges of values are taken from.
+        small_head: takes the place of the model's own box head.
 
     Raises:
         DetectorError: NNCF is not installed.
     """
     features = _quantised(convert_features(model), observed.batches)
-    box_head = convert_box_head(model)
+    box_head = convert_small_head(small_head) if small_head else convert_box_head(model)
     count = len(observed.answers)
     if not count:
         return _exported("int8", features, box_head)
     step = max(1, count // (_REGIONS_OF_PICTURE * len(observed.batches)))
     regions = torch.split(observed.answers.regions[::step].float(), _REGIONS_OF_PICTURE)
-    return _exported("int8", features, _quantised(box_head, [some.numpy() for some in regions]))
+    return _exported("int8", features, _quantised(box_head, [some.numpy() for some in regions]), small_head)
 
 
 def _quantised(model: openvino.Model, inputs: list[Array]) -> openvino.Model:
@@ -124,8 +126,10 @@ def _quantised(model: openvino.Model, inputs: list[Array]) -> openvino.Model:
     return result
 
 
-def _exported(precision: Precision, features: openvino.Model, box_head: openvino.Model) -> ExportedDense:
-    return ExportedDense(precision, _contents(features), _contents(box_head))
+def _exported(
+    precision: Precision, features: openvino.Model, box_head: openvino.Model, small_head: SmallHead | None = None
+) -> ExportedDense:
+    return ExportedDense(precision, _contents(features), _contents(box_head), small_head)
 
 
 def _contents(model: openvino.Model) -> tuple[bytes, bytes]:

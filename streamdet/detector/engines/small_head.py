@@ -4,6 +4,10 @@ Nearly all of a box head's arithmetic is its first matrix product. Here that is 
 the truncated decomposition of Fast R-CNN (Girshick 2015, section 3.1), but of what the product yields for real regions
 (Zhang et al. 2016, "Accelerating Very Deep Convolutional Networks", section 3.1) instead of the matrix. After that the
 whole head is trained to say of real regions what the original says (Hinton et al. 2015).
+
+The numbers between the two products vary by very different amounts, and in int8 they have one scale. So they are turned
+by a random rotation, which the second product takes back: nothing else changes, and all vary by the same amount
+(as in QuaRot, Ashkboos et al. 2024).
 """
 
 from __future__ import annotations
@@ -136,7 +140,19 @@ def make_small_head(
     # Of few regions, training may learn too little.
     differences = {small: score_difference(small, kept_back) for small in (trained, nearest)}
     best = min(differences, key=differences.__getitem__)
-    return best if differences[best] <= _SCORE_DIFFERENCE else None
+    return turned(best) if differences[best] <= _SCORE_DIFFERENCE else None
+
+
+@torch.no_grad()
+def turned(small: SmallHead) -> SmallHead:
+    """The same head with a random rotation between its first two products; it answers the same, but for rounding."""
+    other = copy.deepcopy(small)
+    random = torch.randn(len(small.narrow.weight), len(small.narrow.weight), dtype=torch.float64,
+                         generator=torch.Generator().manual_seed(_SEED))  # fmt: skip
+    rotation = torch.linalg.qr(random).Q
+    other.narrow.weight.copy_(rotation @ small.narrow.weight.double())
+    other.wide.weight.copy_(small.wide.weight.double() @ rotation.T)
+    return other
 
 
 @torch.no_grad()

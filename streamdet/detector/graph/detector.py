@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from streamdet.config import DetectorConfig
 from streamdet.detector.device import choose_devices, device_errors
 from streamdet.detector.engines import make_dense
+from streamdet.detector.engines.pytorch import TorchDense
 from streamdet.detector.graph.align import weigh
 from streamdet.detector.graph.choose import FastParts, fast_parts
 from streamdet.detector.graph.finish import packed_limits
@@ -87,7 +88,8 @@ class GraphDetector:
         model = prepare_model(weights, device)
         parts = fast_parts(device) if kernels and device.type == "cuda" else FastParts(suppress, weigh, None)
         config = config.model_copy(update={"engine": "graph"})
-        dense = make_dense(model, config, device, weights.exported, parts.epilogue)
+        # Which is what engine "graph" means.
+        dense = cast("TorchDense", make_dense(model, config, device, weights.exported, parts.epilogue))
         classes = len(weights.labels)
         self.model = GraphModel(model, dense, classes, device, suppress=parts.suppress, weigh=parts.weigh)
         # What plain torch has not settled is computed again, for as long as it takes.

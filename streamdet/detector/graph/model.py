@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.image_list import ImageList
 
-from streamdet.detector.engines import Dense
+from streamdet.detector.anchors import make_anchors
+from streamdet.detector.engines import RpnDense
 from streamdet.detector.graph.align import AlignInGraph, Weigh, weigh
 from streamdet.detector.graph.canvas import Canvas
 from streamdet.detector.graph.finish import FinishInGraph
@@ -42,7 +41,7 @@ class GraphModel:
     """
 
     model: FasterRCNN
-    dense: Dense
+    dense: RpnDense
     classes: int
     device: torch.device
     max_candidates: int | None = None
@@ -64,7 +63,7 @@ class GraphModel:
         canvas = Canvas(self.model.transform, frame_size, device)
         levels = self.dense.features(torch.zeros(1, 3, *canvas.size, device=device))
         level_sizes = [(level.shape[2], level.shape[3]) for level in levels]
-        anchors = anchors_of(self.model, canvas, levels)
+        anchors = make_anchors(self.model.rpn, canvas.size, level_sizes, device).of_levels
         heads = self.model.roi_heads
         pool = heads.box_roi_pool
         return GraphStep(
@@ -75,13 +74,3 @@ class GraphModel:
             align=AlignInGraph(pool, level_sizes[: len(pool.featmap_names)], canvas.input_size, device, self.weigh),
             finish=FinishInGraph(heads, capacity, canvas.input_size, frame_size, self.suppress, self.max_candidates),
         )
-
-
-def anchors_of(model: FasterRCNN, canvas: Canvas, levels: list[Tensor]) -> list[Tensor]:
-    """Anchors of each level: float32 [height * width * shapes, 4], xyxy in pixels of the batch."""
-    images = ImageList(levels[0].new_zeros(1, 3, *canvas.size), [canvas.input_size])
-    maps = [level.float() for level in levels]
-    anchors: Tensor = model.rpn.anchor_generator(images, maps)[0]
-    shapes = model.rpn.anchor_generator.num_anchors_per_location()
-    counts = [n * level.shape[2] * level.shape[3] for n, level in zip(shapes, levels, strict=True)]
-    return list(torch.split(anchors, counts))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from streamdet.detector.engines import Dense
+from streamdet.detector.engines import RpnDense
 from streamdet.detector.graph.align import AlignInGraph
 from streamdet.detector.graph.canvas import Canvas
 from streamdet.detector.graph.finish import FinishInGraph, Limits
@@ -34,7 +34,7 @@ class GraphStep:
 
     pixel_format: PixelFormat
     canvas: Canvas
-    dense: Dense
+    dense: RpnDense
     propose: ProposeInGraph
     align: AlignInGraph
     finish: FinishInGraph

@@ -19,5 +19,5 @@ class Features:
 
     def __call__(self, batch: Batch) -> FeatureMaps:
         """Computes the feature maps of a batch."""
-        *levels, pool = self._dense.features(batch.tensor)
+        *levels, pool = self._dense.features(batch.tensor, batch.input_sizes)
         return {**{str(i): level for i, level in enumerate(levels)}, "pool": pool}

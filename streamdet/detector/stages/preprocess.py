@@ -1,6 +1,6 @@
-"""Stage 2, preprocess: frames of any size become one normalised batch.
+"""Stage 2, preprocess: frames of any size become one normalised batch, or one of bytes where the engine normalises.
 
-uint8 [3, height, width] each -> float32 [batch, 3, canvas height, canvas width].
+uint8 [3, height, width] each -> float32 or uint8 [batch, 3, canvas height, canvas width].
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Batch:
 
     Attributes:
         tensor: float32 [batch, 3, height, width], zero mean and unit deviation over ImageNet; smaller
-            frames stand at the upper left, zeros beside them.
+            frames stand at the upper left, zeros beside them. Or uint8, before normalising, and nearly the mean there.
         input_sizes: size of each frame within `tensor`.
         frame_sizes: size of each frame as it came.
     """
@@ -57,10 +57,16 @@ class Preprocess:
         transform: torchvision's.
         device: where the batch is made.
         canvases: that may be used.
+        to_bytes: leaves normalising to the engine.
     """
 
     def __init__(
-        self, transform: GeneralizedRCNNTransform, device: torch.device, canvases: Canvases | None = None
+        self,
+        transform: GeneralizedRCNNTransform,
+        device: torch.device,
+        canvases: Canvases | None = None,
+        *,
+        to_bytes: bool = False,
     ) -> None:
         self._canvases = canvases or Canvases()
         self._min_size: int = transform.min_size[-1]
@@ -70,6 +76,9 @@ class Preprocess:
         # Of a whole row of the widest canvas.
         self._gain = (1 / (255 * deviation)).repeat(self._max_size)
         self._offset = (-mean / deviation).repeat(self._max_size)
+        self._to_bytes = to_bytes
+        # Less than half a byte from the mean: the first step of a network in int8 rounds that to 0.
+        self._mean = _rounded(255 * mean).repeat(self._max_size)
 
     def __call__(self, images: Sequence[Tensor], frame_sizes: Sequence[Size] = ()) -> Batch:
         """Makes a batch.
@@ -84,15 +93,32 @@ class Preprocess:
         canvas = tuple(self._round_up(max(side)) for side in zip(*input_sizes, strict=True))
         height, width = self.fit((canvas[0], canvas[1]))
         # The three colours of a pixel lie side by side, so that a row of pixels is a row of numbers.
-        rows = torch.empty(len(images), height, width * 3, device=self._gain.device)
-        for slot, image, (shown_height, shown_width) in zip(rows, images, input_sizes, strict=True):
-            small = resize(image, (shown_height, shown_width)).flatten(1)
-            gain, offset = self._gain[: shown_width * 3], self._offset[: shown_width * 3]
-            torch.addcmul(offset, small, gain, out=slot[:shown_height, : shown_width * 3])
-            slot[:shown_height, shown_width * 3 :] = 0
-            slot[shown_height:] = 0
+        dtype = torch.uint8 if self._to_bytes else torch.float32
+        rows = torch.empty(len(images), height, width * 3, dtype=dtype, device=self._gain.device)
+        for slot, image, size in zip(rows, images, input_sizes, strict=True):
+            shown_height, shown_numbers = size[0], size[1] * 3
+            shown, right, below = (
+                slot[:shown_height, :shown_numbers],
+                slot[:shown_height, shown_numbers:],
+                slot[shown_height:],
+            )
+            if self._to_bytes:
+                same = (image.shape[1], image.shape[2]) == size
+                shown[:] = (image.permute(1, 2, 0) if same else _rounded(resize(image, size))).flatten(1)
+                right[:], below[:] = self._mean[: right.shape[1]], self._mean[: below.shape[1]]
+            else:
+                gain, offset = self._gain[:shown_numbers], self._offset[:shown_numbers]
+                torch.addcmul(offset, resize(image, size).flatten(1), gain, out=shown)
+                right[:] = below[:] = 0
         tensor = torch.unflatten(rows, 2, (width, 3)).permute(0, 3, 1, 2)
         return Batch(tensor, input_sizes, frame_sizes)
+
+    def normalised(self, batch: Batch) -> Tensor:
+        """What the network computes with: float32 [batch, 3, height, width], zero mean and unit deviation."""
+        if batch.tensor.dtype == torch.float32:
+            return batch.tensor
+        gain, offset = (part[:3, None, None] for part in (self._gain, self._offset))
+        return torch.addcmul(offset, batch.tensor.to(torch.float32), gain)
 
     def input_size(self, frame_size: Size) -> Size:
         """Size at which a frame is looked at: the shorter side `min_size`, unless the longer passes `max_size`."""
@@ -111,6 +137,10 @@ class Preprocess:
 
     def _round_up(self, pixels: int) -> int:
         return math.ceil(pixels / self._divisor) * self._divisor
+
+
+def _rounded(pixels: Tensor) -> Tensor:
+    return pixels.round().to(torch.uint8)
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import batched_nms
 
+from streamdet.detector.anchors import Anchors, make_anchors
 from streamdet.detector.boxes import at_least, clip, decode
-from streamdet.detector.engines import Dense
+from streamdet.detector.engines import ProposingDense, RpnDense
 from streamdet.detector.stages.features import FeatureMaps
 from streamdet.detector.stages.preprocess import Batch, Size
 
@@ -33,7 +34,53 @@ class Proposals:
     objectness: list[Tensor]
 
 
-class Propose:
+class Propose(Protocol):
+    """Says where an object may be; to be used by one thread at a time."""
+
+    def __call__(self, batch: Batch, features: FeatureMaps) -> Proposals:
+        """Finds the proposals of each frame.
+
+        Args:
+            batch: the frames.
+            features: of them, made last.
+        """
+
+    def likeliest(self, batch: Batch, features: FeatureMaps) -> tuple[Tensor, Tensor]:
+        """What the network says about the likeliest anchors of each frame, before suppression.
+
+        Returns:
+            logits float32 [batch, n] and deltas float32 [batch, n, 4].
+        """
+
+
+def make_propose(rpn: RegionProposalNetwork, dense: RpnDense | ProposingDense) -> Propose:
+    """The stage for an engine.
+
+    Args:
+        rpn: gives anchors, thresholds and capacities.
+        dense: proposes itself, or runs the network's head.
+    """
+    return ProposeInEngine(dense) if isinstance(dense, ProposingDense) else ProposeInTorch(rpn, dense)
+
+
+class ProposeInEngine:
+    """Takes the proposals that an engine made along with the feature maps; see `Propose`."""
+
+    def __init__(self, dense: ProposingDense) -> None:
+        self._dense = dense
+
+    def __call__(self, batch: Batch, features: FeatureMaps) -> Proposals:  # noqa: ARG002 - of the protocol
+        """See `Propose`."""
+        found = self._dense.propose(list(features.values()))
+        return Proposals([each.boxes for each in found], [each.objectness for each in found])
+
+    def likeliest(self, batch: Batch, features: FeatureMaps) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - likewise
+        """See `Propose`."""
+        found = self._dense.propose(list(features.values()))
+        return torch.stack([each.logits for each in found]), torch.stack([each.deltas for each in found])
+
+
+class ProposeInTorch:
     """Does what torchvision's `RegionProposalNetwork.forward` does, with the same numbers in a shorter time.
 
     torchvision decodes every anchor, keeps the best of each level, and then those of them that are apart; here the best
@@ -41,35 +88,40 @@ class Propose:
     last few batch sizes are remembered.
     """
 
-    def __init__(self, rpn: RegionProposalNetwork, dense: Dense) -> None:
+    def __init__(self, rpn: RegionProposalNetwork, dense: RpnDense) -> None:
         self._dense = dense
         self._rpn = rpn
-        self._anchors: dict[tuple[Size, ...], _Anchors] = {}
+        self._anchors: dict[tuple[Size, ...], Anchors] = {}
 
     def __call__(self, batch: Batch, features: FeatureMaps) -> Proposals:
-        """Finds the proposals of each frame."""
+        """See `Propose`."""
+        logits, moves, places, levels = self._likeliest(batch, features)
+        frames = zip(logits.sigmoid(), moves, places, batch.input_sizes, strict=True)
+        kept = [self._best_of_frame(*frame, levels) for frame in frames]
+        return Proposals([boxes for boxes, _ in kept], [scores for _, scores in kept])
+
+    def likeliest(self, batch: Batch, features: FeatureMaps) -> tuple[Tensor, Tensor]:
+        """See `Propose`."""
+        logits, moves, _, _ = self._likeliest(batch, features)
+        return logits, moves
+
+    def _likeliest(self, batch: Batch, features: FeatureMaps) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of all levels logits [batch, n], deltas and anchors [batch, n, 4]; and the level of each, int64 [n]."""
         levels = list(features.values())
         objectness, deltas = self._dense.rpn_head(levels)
         anchors = self._anchors_of(batch, levels)
         best = [self._best_of_level(*level) for level in zip(objectness, deltas, anchors.of_levels, strict=True)]
         logits, moves, places = (torch.cat(parts, dim=1) for parts in zip(*best, strict=True))
-        frames = zip(logits.sigmoid(), moves, places, batch.input_sizes, strict=True)
-        kept = [self._best_of_frame(*frame, anchors.level_of_best) for frame in frames]
-        return Proposals([boxes for boxes, _ in kept], [scores for _, scores in kept])
+        return logits, moves, places, anchors.level_of_best
 
-    def _anchors_of(self, batch: Batch, levels: list[Tensor]) -> _Anchors:
-        sizes = tuple((t.shape[-2], t.shape[-1]) for t in (batch.tensor, *levels))
-        if sizes not in self._anchors:
+    def _anchors_of(self, batch: Batch, levels: list[Tensor]) -> Anchors:
+        picture, *of_levels = ((t.shape[-2], t.shape[-1]) for t in (batch.tensor, *levels))
+        key = (picture, *of_levels)
+        if key not in self._anchors:
             if len(self._anchors) >= _ANCHOR_CACHE_SIZES:
                 self._anchors.clear()
-            generator = self._rpn.anchor_generator
-            anchors: Tensor = generator(ImageList(batch.tensor[:1], batch.input_sizes[:1]), levels)[0]
-            shapes = generator.num_anchors_per_location()
-            counts = [n * h * w for n, (h, w) in zip(shapes, sizes[1:], strict=True)]
-            best = torch.tensor([min(self._rpn.pre_nms_top_n(), count) for count in counts], device=anchors.device)
-            level_of_best = torch.arange(len(counts), device=anchors.device).repeat_interleave(best)
-            self._anchors[sizes] = _Anchors(torch.split(anchors, counts), level_of_best)
-        return self._anchors[sizes]
+            self._anchors[key] = make_anchors(self._rpn, picture, of_levels, batch.tensor.device)
+        return self._anchors[key]
 
     def _best_of_level(self, objectness: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Chooses the likeliest anchors of one level.
@@ -125,16 +177,3 @@ class Propose:
                 keep = keep[:wanted]
                 return boxes.index_select(0, keep), likely.index_select(0, keep)
             some *= 2
-
-
-@dataclass(frozen=True)
-class _Anchors:
-    """Boxes that proposals start from, of one size of batches.
-
-    Attributes:
-        of_levels: float32 [places * shapes, 4] each, xyxy in pixels of the batch.
-        level_of_best: int64 [n], of the likeliest of all levels together.
-    """
-
-    of_levels: tuple[Tensor, ...]
-    level_of_best: Tensor

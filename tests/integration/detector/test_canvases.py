@@ -6,16 +6,19 @@ import functools
 import logging
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from streamdet.config import Config
 from streamdet.detector.canvases import Canvases, CanvasTrials
 from streamdet.detector.choice import Candidate, Outcome, Result
 from streamdet.detector.pipeline import ArrayPicture, FasterRcnnDetector
 from streamdet.detector.pool import DetectorPool
+from streamdet.detector.stages.preprocess import Size
 from streamdet.detector.state import FrameSizes, Store
 from streamdet.detector.trial import try_size
 from streamdet.detector.weights import load_weights
@@ -137,11 +140,11 @@ def test_the_daemon_goes_on_where_the_engine_crashes_for_one_size(
         detector.use_canvases_of([(48, 64), (384, 640), (640, 384)])
         find, dense = detector._dense.features, detector._dense
 
-        def features(images: object) -> object:
-            used.add(tuple(images.shape[2:]))  # type: ignore[attr-defined]
-            return find(images)  # type: ignore[arg-type]
+        def features(images: Tensor, input_sizes: Sequence[Size] = ()) -> list[Tensor]:
+            used.add((images.shape[2], images.shape[3]))
+            return find(images, input_sizes)
 
-        dense.features = features  # type: ignore[method-assign,assignment]
+        dense.features = features  # type: ignore[method-assign]
         fakes = [sys.executable, "-P", str(SUPPORT / "servers" / "fake_engines.py"), "openvino int8=segfault@48x64"]
         try_this = functools.partial(try_size, EASY, INT8, store=Store(tmp_path), command=fakes)
         trials = CanvasTrials(detector.canvases, detector.canvas_size, try_this)

@@ -25,9 +25,10 @@ from streamdet.bench.cases import calibrated_weights
 from streamdet.config import DetectorConfig
 from streamdet.detector.agreement import measure_agreement
 from streamdet.detector.device import use_threads
-from streamdet.detector.engines import Dense, make_dense
+from streamdet.detector.engines import make_dense
 from streamdet.detector.engines import openvino as openvino_dense
 from streamdet.detector.engines.openvino import (
+    OpenVinoDense,
     compile_model,
     core,
     cpu_precisions,
@@ -35,11 +36,12 @@ from streamdet.detector.engines.openvino import (
     is_installed,
     load_openvino,
 )
+from streamdet.detector.engines.pytorch import TorchDense
 from streamdet.detector.engines.small_head import SmallHead
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector, prepare_model, weights_for
 from streamdet.detector.trial import settle
 from streamdet.detector.weights import Weights, load_embedded_int8, load_weights_file, weights_to_bytes
-from streamdet.detector.weights.architectures import ARCHITECTURES, EMBEDDED_ARCHITECTURE
+from streamdet.detector.weights.architectures import ARCHITECTURES, EMBEDDED_ARCHITECTURE, outline_model
 from streamdet.errors import DetectorError
 from streamdet.extras import how_to_install
 from support.detecting import EASY, clip_frames, forward, pictures, reference
@@ -65,8 +67,14 @@ def weights() -> Weights:
     return calibrated_weights(EMBEDDED_ARCHITECTURE)
 
 
-def dense_of(weights: Weights, config: DetectorConfig) -> Dense:
-    return make_dense(prepare_model(weights, CPU), config, CPU)
+def dense_of(weights: Weights, config: DetectorConfig) -> OpenVinoDense:
+    dense = make_dense(prepare_model(weights, CPU), config, CPU)
+    assert isinstance(dense, OpenVinoDense)
+    return dense
+
+
+def torch_dense_of(weights: Weights) -> TorchDense:
+    return TorchDense(prepare_model(weights, CPU))
 
 
 def assert_keeps(expected: list[dict[str, torch.Tensor]], weights: Weights, frames: list[Rgb]) -> None:
@@ -88,12 +96,14 @@ def noise(*shape: int) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def assert_close(dense: Dense, expected: Dense, images: torch.Tensor) -> None:
+def assert_close(dense: OpenVinoDense, expected: TorchDense, images: torch.Tensor) -> None:
     """Equal to the rounding of a deep network, whose values are about 1."""
     levels, wanted_levels = dense.features(images), expected.features(images)
-    (objectness, deltas), (wanted_objectness, wanted_deltas) = dense.rpn_head(levels), expected.rpn_head(wanted_levels)
-    results = zip((*levels, *objectness, *deltas), (*wanted_levels, *wanted_objectness, *wanted_deltas), strict=True)
-    for found, want in results:
+    objectness, _ = expected.rpn_head(wanted_levels)
+    most = outline_model(EMBEDDED_ARCHITECTURE, 7).eval().rpn.pre_nms_top_n()
+    wanted = [t.flatten(1).topk(min(t[0].numel(), most), dim=1).values for t in objectness]
+    logits = torch.stack([proposed.logits for proposed in dense.propose(levels)])
+    for found, want in zip((*levels, logits), (*wanted_levels, torch.cat(wanted, 1)), strict=True):
         assert found.shape == want.shape
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, want, rtol=1e-3, atol=2e-3)
@@ -176,22 +186,24 @@ def test_int8_over_two_dozen_canvases(frames: list[Rgb], monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_where_the_cpu_has_no_products_of_int8_the_small_box_head_runs_in_torch(
+def test_the_small_box_head_is_in_int8_where_the_cpu_has_products_of_it(
     frames: list[Rgb], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = DetectorConfig(device="cpu", engine="openvino", score_threshold=0.3)
     exact = FasterRcnnDetector(load_weights_file(embedded_weights()), config.model_copy(update=TORCH_FP32))
-    regions: list[int] = []
+    rounded: set[bool] = set()
 
     def compile_and_note(model: Any, *args: Any) -> Any:
-        regions.extend(model.inputs[0].shape[:1] if model.inputs[0].shape[-1] != 3 else [])
+        if model.inputs[0].shape[-1] != 3:
+            rounded.add(any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()))
         return compile_model(model, *args)
 
     monkeypatch.setattr(openvino_dense, "compile_model", compile_and_note)
-    for isa, compiled in (("AVX2", set()), ("", {64, 16})):
-        monkeypatch.setattr(openvino_dense, "has_int8_products", lambda isa=isa: isa != "AVX2")
+    for has_products in (False, True):
+        rounded.clear()
+        monkeypatch.setattr(openvino_dense, "has_int8_products", lambda has=has_products: has)
         found = FasterRcnnDetector(load_embedded_int8(), config).detect(pictures(frames))
-        assert set(regions) == compiled
+        assert rounded == {has_products}
         agreement = measure_agreement(exact.detect(pictures(frames)), found)
         assert agreement.detections > 10
         assert agreement.kept_share > 0.85
@@ -284,7 +296,7 @@ def test_an_exported_constant_that_is_no_number_is_found_at_the_start() -> None:
         FasterRcnnDetector(replace(exported, exported=dense), config).warm_up()
 
 
-def sizes_of(dense: Dense) -> list[tuple[int, int]]:
+def sizes_of(dense: OpenVinoDense) -> list[tuple[int, int]]:
     return list(dense._models._of_size)  # type: ignore[attr-defined]
 
 
@@ -332,7 +344,7 @@ def test_a_size_that_cannot_be_compiled_is_tried_again(weights: Weights, monkeyp
 def test_every_size_is_exact_however_many_there_are(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_dense, "_KEPT_MODELS", 2)
     monkeypatch.setattr(openvino_dense, "available_bytes", lambda: 0)
-    dense, expected = dense_of(weights, OPENVINO), dense_of(weights, TORCH)
+    dense, expected = dense_of(weights, OPENVINO), torch_dense_of(weights)
     for width in (64, 96, 128, 64, 96, 128):
         assert_close(dense, expected, noise(2, 3, 64, width))
     assert sizes_of(dense) == [(64, 96), (64, 128)]
@@ -369,7 +381,7 @@ def test_a_batch_keeps_its_results_when_the_next_one_runs(weights: Weights) -> N
 
 
 def test_threads_share_the_weights_and_get_their_own_results(weights: Weights) -> None:
-    first, expected = dense_of(weights, OPENVINO), dense_of(weights, TORCH)
+    first, expected = dense_of(weights, OPENVINO), torch_dense_of(weights)
     workers = [first, *(first.for_another_thread() for _ in range(3))]
     assert len({id(worker._models) for worker in workers}) == 1  # type: ignore[attr-defined]
     failures: list[BaseException] = []
@@ -395,11 +407,11 @@ def test_levels_of_another_batch_are_refused(weights: Weights) -> None:
     levels = dense.features(noise(1, 3, 64, 64))
     dense.features(noise(1, 3, 64, 64))
     with pytest.raises(ValueError, match="not the level maps that `features` returned last"):
-        dense.rpn_head(levels)
+        dense.propose(levels)
 
 
 def test_box_head_takes_any_number_of_regions(weights: Weights) -> None:
-    dense, expected = dense_of(weights, OPENVINO), dense_of(weights, TORCH)
+    dense, expected = dense_of(weights, OPENVINO), torch_dense_of(weights)
     for count in (0, 1, 16, 33, 64, 150):
         for found, want in zip(
             dense.box_head(noise(count, 128, 7, 7)), expected.box_head(noise(count, 128, 7, 7)), strict=True
@@ -416,7 +428,7 @@ def test_bf16_only_where_the_cpu_has_it(weights: Weights) -> None:
     # Random weights make rounding grow from layer to layer; trained ones do not.
     trained = load_weights_file(embedded_weights())
     found = dense_of(trained, config).features(noise(1, 3, 96, 160))
-    wanted = dense_of(trained, TORCH).features(noise(1, 3, 96, 160))
+    wanted = torch_dense_of(trained).features(noise(1, 3, 96, 160))
     assert all((a - b).abs().mean() < 0.05 * b.abs().mean() for a, b in zip(found, wanted, strict=True))
 
 

@@ -27,7 +27,7 @@ from streamdet.detector.graph.pixels import PixelFormat
 from streamdet.detector.graph.suppress import suppress
 from streamdet.detector.pipeline import ArrayPicture, FasterRcnnDetector, prepare_model
 from streamdet.detector.stages.preprocess import Preprocess
-from streamdet.detector.stages.proposals import Propose
+from streamdet.detector.stages.proposals import ProposeInTorch
 from streamdet.detector.weights import Weights, load_weights
 from streamdet.detector.weights.architectures import ARCHITECTURES, EMBEDDED_ARCHITECTURE, build_model
 from streamdet.errors import DetectorError
@@ -264,7 +264,7 @@ def test_no_shape_depends_on_the_data() -> None:
 def test_shapes_of_the_compact_path_do_depend_on_the_data() -> None:
     """Shows that the tests before this one can fail."""
     dense = PlainDense()
-    propose = Propose(dense.model.rpn, dense)
+    propose = ProposeInTorch(dense.model.rpn, dense)
     batch = Preprocess(dense.model.transform, CPU)([torch.zeros(3, 576, 768, dtype=torch.uint8)])
     maps = {str(i): level for i, level in enumerate(dense.features(batch.tensor))}
     with pytest.raises(DynamicOutputShapeException):

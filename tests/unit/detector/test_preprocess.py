@@ -67,3 +67,20 @@ def test_pictures_that_are_small_already_make_the_same_batch() -> None:
     assert torch.equal(read_small([ArrayPicture(rgb[0])], [(90, 160)])[0].permute(1, 2, 0), torch.from_numpy(rgb[0]))
     # A pixel is rounded to a byte, and OpenCV weighs in steps of a 2048th.
     torch.testing.assert_close(found.tensor, wanted.tensor, rtol=0, atol=1.5 / 255 / 0.2)
+
+
+def test_bytes_are_those_that_would_be_normalised() -> None:
+    transform = GeneralizedRCNNTransform(96, 160, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    floats, to_bytes = (Preprocess(transform, torch.device("cpu"), to_bytes=kind) for kind in (False, True))
+    # One has its size already; the other is resized.
+    images, sizes = [noise(90, 160), noise(48, 64)], [(270, 480), (48, 64)]
+    wanted, found = floats(images, sizes), to_bytes(images, sizes)
+    assert (found.frame_sizes, found.input_sizes) == (wanted.frame_sizes, wanted.input_sizes)
+    assert found.tensor.dtype == torch.uint8
+    assert found.tensor.shape == wanted.tensor.shape
+    assert found.tensor.permute(0, 2, 3, 1).is_contiguous()
+    normalised = to_bytes.normalised(found)
+    # The first is the same but for the mean below it, rounded to a byte, as all of the second.
+    torch.testing.assert_close(normalised[0, :, :90], wanted.tensor[0, :, :90], rtol=0, atol=1e-6)
+    torch.testing.assert_close(normalised, wanted.tensor, rtol=0, atol=0.5001 / 255 / 0.224)
+    assert floats.normalised(wanted) is wanted.tensor

@@ -22,6 +22,7 @@ from streamdet.detector.engines.small_head import (
     score_difference,
     small_head_from_tensors,
     small_head_to_tensors,
+    turned,
 )
 from streamdet.detector.pipeline import FasterRcnnDetector, prepare_model
 from streamdet.detector.weights import load_weights_file
@@ -83,6 +84,17 @@ def test_what_is_made_is_no_further_from_the_original_than_before_training(model
     assert score_difference(made, kept_back) <= score_difference(nearest, kept_back)
     assert not any(parameter.requires_grad for parameter in made.parameters())
     assert [t.shape for t in made(torch.zeros(0, 7, 7, 128))] == [(0, 7), (0, 28)]
+
+
+def test_turned_it_says_the_same_and_what_is_between_varies_alike(model: FasterRCNN, answers: Answers) -> None:
+    nearest = decompose(model, answers.regions)
+    other = turned(nearest)
+    regions = answers.regions[:: len(answers) // 500].float()
+    for have, want in zip(other(regions), nearest(regions), strict=True):
+        torch.testing.assert_close(have, want, atol=1e-3, rtol=1e-3)
+    before, after = (each.narrow(regions.flatten(1)).std(0) for each in (nearest, other))
+    assert before.max() / before.min() > 10
+    assert after.max() / after.min() < 4
 
 
 def test_training_brings_it_nearer_to_the_answers(model: FasterRCNN, answers: Answers) -> None:
