@@ -19,7 +19,6 @@ from streamdet.config import PublisherConfig
 from streamdet.delivery.connections import ConnectionGuard, descriptor_of
 from streamdet.errors import EndpointError
 from streamdet.monitoring.metrics import DeliveryMetrics
-from streamdet.security.curve import KeyFileError
 from streamdet.security.endpoints import beside, remove_file
 from streamdet.security.limits import Share
 from streamdet.wire.replay import MAX_REQUEST_BYTES
@@ -95,11 +94,12 @@ class Sockets:
         self._context = zmq.Context(io_threads=2)
         try:
             self._guard = ConnectionGuard(config, self._context, metrics, on_error)
-        except KeyFileError:
-            self._context.destroy()
+            self.wakeup = Wakeup()
+        except BaseException:
+            # Raised again, whatever it is, as below.
+            self._context.destroy(linger=0)
             raise
         self._subscriptions = Subscriptions(self._guard.is_open)
-        self.wakeup = Wakeup()
         self._poller = zmq.Poller()
         self._poller.register(self.wakeup, zmq.POLLIN)
         self._replay: zmq.Socket[bytes] | None = None
