@@ -55,8 +55,8 @@ def command(
     """Export a detector into one file that OpenVINO runs faster on a CPU.
 
     With --int8 most arithmetic is done in 8 bits; their ranges are calibrated on --frames, which should come from the
-    streams that will be watched. From a few dozen frames on, a smaller box head is made as well, for CPUs that have no
-    products of int8 (no VNNI). The report compares speed and detections with the original.
+    streams that will be watched. From a few dozen frames on, the box head is made smaller as well. The report compares
+    speed and detections with the original.
     """
     if int8 and frames is None:
         raise ConfigError(["--int8 needs --frames: a folder of pictures, a video or a stream, to learn ranges from"])
