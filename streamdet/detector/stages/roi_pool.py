@@ -63,8 +63,8 @@ class RoiPool:
             exponents = _exponents(levels, input_sizes)
             device = levels[0].device
             self._maps[key] = _Maps(
-                torch.tensor([(t.shape[3], t.shape[2]) for t in levels], device=device),
-                torch.tensor(_starts(levels), device=device),
+                torch.tensor([(t.shape[3], t.shape[2]) for t in levels], dtype=torch.int32, device=device),
+                torch.tensor(_starts(levels), dtype=torch.int32, device=device),
                 torch.tensor([2.0**exponent for exponent in exponents], device=device),
                 exponents,
                 self._of_row.to(device),
@@ -76,7 +76,7 @@ class RoiPool:
         """Which rows of the table make up each value, and with which weight.
 
         Returns:
-            int64 and float32 [regions * 7 * 7, 4 * sampling points].
+            int32 and float32 [regions * 7 * 7, 4 * sampling points].
         """
         boxes = torch.cat(list(boxes_of_frames))
         level = _levels_of(boxes, maps.exponents)
@@ -85,7 +85,7 @@ class RoiPool:
         if len(boxes_of_frames) > 1:
             counts = torch.tensor([len(each) for each in boxes_of_frames], device=boxes.device)
             frame = torch.arange(len(counts), device=boxes.device).repeat_interleave(counts)
-            first = first + frame * sizes.prod(1)
+            first = first + frame * sizes[:, 0] * sizes[:, 1]
         rows = first[:, None] + places[:, 1] * sizes[:, :1]
         of_row, of_column = (order.expand(len(boxes), -1) for order in (maps.of_row, maps.of_column))
         # Long rows of numbers, one for each place of a region: sums of short ones take several times as long.
@@ -99,10 +99,10 @@ class RoiPool:
 
         Args:
             boxes: float32 [regions, 4], in units of places.
-            sizes: int64 [regions, 2]: places of the map along x and y.
+            sizes: int32 [regions, 2]: places of the map along x and y.
 
         Returns:
-            places int64 and weights float32, [regions, 2, 7 * 2 * sampling points], of x and y; the weights of a bin
+            places int32 and weights float32, [regions, 2, 7 * 2 * sampling points], of x and y; the weights of a bin
             sum to 1 / its points.
         """
         start, end = boxes[:, :2], boxes[:, 2:]
@@ -112,7 +112,7 @@ class RoiPool:
         last = (sizes - 1)[..., None]
         outside = (at < -1) | (at > sizes[..., None])
         at = at.clamp(min=0)
-        low = at.long().minimum(last)
+        low = at.int().minimum(last)
         share = torch.where(low < last, at - low, 0.0)
         within = torch.where(outside, 0.0, 1.0 / self._samples)
         weights = torch.stack(((1 - share) * within, share * within), -1)
@@ -125,8 +125,8 @@ class _Maps:
     """Of one size of batches, what does not depend on the regions.
 
     Attributes:
-        sizes: int64 [levels, 2]: places along x and y.
-        starts: int64 [levels]: first row in the table.
+        sizes: int32 [levels, 2]: places along x and y.
+        starts: int32 [levels]: first row in the table.
         scales: float32 [levels]: places for a pixel.
         exponents: of 2, of these.
         of_row: int64 [7 * 7 * 4 * sampling points]: which place along y makes up each value.
