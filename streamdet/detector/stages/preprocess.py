@@ -73,12 +73,13 @@ class Preprocess:
         self._max_size: int = transform.max_size
         self._divisor: int = transform.size_divisible
         deviation, mean = (torch.tensor(t, device=device) for t in (transform.image_std, transform.image_mean))
-        # Of a whole row of the widest canvas.
+        # Of a whole row of the widest frame.
         self._gain = (1 / (255 * deviation)).repeat(self._max_size)
         self._offset = (-mean / deviation).repeat(self._max_size)
         self._to_bytes = to_bytes
-        # Less than half a byte from the mean: the first step of a network in int8 rounds that to 0.
-        self._mean = _rounded(255 * mean).repeat(self._max_size)
+        # Of a whole row of the widest canvas. Less than half a byte from the mean: the first step of a network in int8
+        # rounds that to 0.
+        self._mean = _rounded(255 * mean).repeat(self._round_up(self._max_size))
 
     def __call__(self, images: Sequence[Tensor], frame_sizes: Sequence[Size] = ()) -> Batch:
         """Makes a batch.

@@ -84,3 +84,14 @@ def test_bytes_are_those_that_would_be_normalised() -> None:
     torch.testing.assert_close(normalised[0, :, :90], wanted.tensor[0, :, :90], rtol=0, atol=1e-6)
     torch.testing.assert_close(normalised, wanted.tensor, rtol=0, atol=0.5001 / 255 / 0.224)
     assert floats.normalised(wanted) is wanted.tensor
+
+
+@pytest.mark.parametrize("size", [(90, 200), (1, 5000), (5000, 1), (1, 1)])
+def test_bytes_fill_canvases_that_are_wider_than_any_frame(size: tuple[int, int]) -> None:
+    # As with torchvision's own sizes, 800 and 1333: the canvas is a multiple of 32, the longest side is none.
+    transform = GeneralizedRCNNTransform(96, 150, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    floats, to_bytes = (Preprocess(transform, torch.device("cpu"), to_bytes=kind) for kind in (False, True))
+    images = [noise(*size)]
+    found, wanted = to_bytes(images), floats(images)
+    assert found.tensor.shape == wanted.tensor.shape
+    torch.testing.assert_close(to_bytes.normalised(found), wanted.tensor, rtol=0, atol=0.5001 / 255 / 0.224)
