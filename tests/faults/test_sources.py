@@ -162,7 +162,7 @@ def test_jumping_timestamps_do_not_move_the_time_of_capture(recording: Recording
     story, frames = recording.stories[name], recording.seen.frames[name]
     jumped = [frame for frame in frames if story.began + STRIKES_SECONDS < frame.at < story.lifted]
     assert len(jumped) >= FRAMES
-    assert all(abs(frame.at - frame.captured_at) < 5 for frame in frames)
+    assert [frame for frame in frames if abs(frame.at - frame.captured_at) >= 5] == []
     times = [frame.pts_seconds for frame in frames if frame.pts_seconds is not None]
     # A jump back looks like a jump forward where the counter, of 33 or 32 bits, has gone round.
     assert max(times) - min(times) > 4000
