@@ -121,5 +121,5 @@ def _print(report: Report, out: Path) -> None:
             soft_wrap=True, highlight=False,
         )  # fmt: skip
     if report.small_head:
-        console.print("Its box head was made smaller, and answers like the original in nearly all cases.")
+        console.print("Its box head was made smaller; the comparison is with that.")
     console.print(f'{out} is ready: weights = "{out}" in [detector]', soft_wrap=True, markup=False, highlight=False)
