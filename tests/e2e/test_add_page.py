@@ -71,12 +71,12 @@ def test_an_operator_tries_a_camera_adds_it_and_sees_its_picture(
     expect(problem).to_have_text("Type the address of a camera.")
     page.get_by_label("Address of a camera").fill(camera.url("/yard"))
     page.get_by_role("button", name="Try it").click()
-    expect(found).to_contain_text("It cannot be read. It wants another login")
+    expect(found).to_contain_text("It cannot be read. Access is denied")
     expect(page.get_by_label("User, if it asks for one")).to_be_focused()
     page.keyboard.type("admin")
     page.get_by_label("Password").fill("wr0ng")
     page.get_by_role("button", name="Try it").click()
-    expect(found).to_contain_text("It cannot be read. It wants another login")
+    expect(found).to_contain_text("It cannot be read. Access is denied")
     page.get_by_label("Password").fill(_CAMERA_WORDS)
     expect(found).to_be_empty()
     page.get_by_role("button", name="Try it").click()
@@ -269,7 +269,7 @@ def test_the_form_has_no_finding_of_axe(
             page.goto(f"{server.url}{path}")
             page.get_by_label("Address of a camera").fill(camera.url("/yard"))
             page.get_by_role("button", name="Try it").click()
-            expect(page.locator("#add-found")).to_contain_text("another login")
+            expect(page.locator("#add-found")).to_contain_text("Access is denied")
             if path == "#/":
                 page.evaluate(axe)
             assert page.evaluate(FINDINGS) == []

@@ -28,6 +28,7 @@ from support.paths import ROOT
 from support.ports import free_port
 from support.processes import DaemonProcess
 from support.processes import stream as configured
+from support.rtsp import RtspServer
 from support.waiting import join
 from support.web import WebServer
 
@@ -122,7 +123,7 @@ def test_a_stream_that_fails_says_why_and_comes_back(
     page = open_page(server.url)
     expect(page.locator("#total-up")).to_have_text("3 of 3")
     published.states["gate"] = (State.DOWN, Reason.UNAUTHORIZED, "401 <b>Unauthorized</b>")
-    expect(tile(page, "gate")).to_contain_text("It wants another login")
+    expect(tile(page, "gate")).to_contain_text("Access is denied")
     expect(page.locator("#total-up")).to_have_text("2 of 3")
     expect(page.locator("#announcer")).to_contain_text("gate is down")
     entry = page.locator("#journal li", has_text="Down")
@@ -134,6 +135,29 @@ def test_a_stream_that_fails_says_why_and_comes_back(
     expect(page.locator("#wall-empty")).to_contain_text("No stream matches.")
     page.get_by_role("button", name="Show all streams").click()
     expect(page.locator(".tile:visible")).to_have_count(3)
+
+
+def test_a_stream_that_is_not_there_says_what_to_check_whatever_it_comes_from(
+    tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    no_film = tmp_path / "text.mp4"
+    no_film.write_text("no film")
+    with RtspServer() as camera, Published("idle") as published, PageProcess(published.endpoint) as http:
+        nothing = "There is nothing at its address: check the path in its URL, or the name of the file or device."
+        sources = {
+            "device": ("/dev/video4711", nothing),
+            "file": (tmp_path / "none.mp4", nothing),
+            "rtsp": (camera.url("/none"), nothing),
+            "http": (f"{http.url}none", nothing),
+            "folder": (tmp_path, "It is there, but gives no video."),
+            "text": (no_film, "What comes from it cannot be decoded: it is damaged, or no video."),
+        }
+        streams = [configured(name, url) for name, (url, _) in sources.items()]
+        with DaemonProcess(tmp_path / "d", *streams).ready() as daemon, PageProcess(daemon.endpoint) as server:
+            page = open_page(server.url)
+            for name, (_, sentence) in sources.items():
+                expect(tile(page, name)).to_contain_text(sentence)
+            page.goto("about:blank")
 
 
 def test_every_change_of_state_is_announced_however_close_they_are(

@@ -2,18 +2,19 @@
 
 const STATES = { up: "Up", connecting: "Connecting", stalled: "Stalled", down: "Down", unplaced: "Unplaced", unheard: "Not heard of" };
 
+/** True of every kind of source: cameras and other servers, files and devices. The daemon's own detail names what it has tried. */
 const REASONS = {
-  refused: "Nothing listens at its address: the connection was refused.",
-  unauthorized: "It wants another login: check user name and password.",
-  not_found: "It has no such stream: check the path in its URL.",
-  timeout: "It did not answer in time: check its power and network.",
+  refused: "Nothing listens at its address, or what is there refuses.",
+  unauthorized: "Access is denied: check user name and password; of a file or device, what the daemon's user may read.",
+  not_found: "There is nothing at its address: check the path in its URL, or the name of the file or device.",
+  timeout: "Nothing came from it in time: check that it runs, and its network or cable.",
   dns: "Its name was not found: check the host in its URL, and DNS.",
   tls: "The encrypted connection failed: check its certificate.",
-  no_video: "It answers, but sends no video.",
+  no_video: "It is there, but gives no video.",
   unsupported_codec: "Its video has a format that cannot be decoded here.",
   ended: "Its video has come to an end.",
   paused: "Someone has paused it: streamdet streams resume starts it again.",
-  decode_error: "Its pictures are damaged and cannot be decoded.",
+  decode_error: "What comes from it cannot be decoded: it is damaged, or no video.",
   overload: "It sends more pictures than one camera may, or takes a whole core to decode.",
   internal_error: "A bug in streamdet hit this stream; the log of the daemon has the details.",
 };
