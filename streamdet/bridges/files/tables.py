@@ -148,6 +148,9 @@ TABLES: dict[TableName, tuple[Column, ...]] = {
         Column("count", "integer", "objects at once", optional=True),
         Column("picture_id", "text", "of its picture", optional=True),
         Column("clip_id", "text", "of its clip", optional=True),
+        Column("clip_before_seconds", "double", "the rule's clip begins this long before the frame", optional=True),
+        Column("clip_after_seconds", "double", "and ends this long after it", optional=True),
+        Column("clip_missing", "text", "why that clip is missing, in one word", optional=True),
     ),
     "states": (
         *_PUBLISHED,
@@ -373,6 +376,7 @@ def _alert_row(event: AlertEvent) -> tuple[Any, ...]:
         *_of_frame(event), event.phase, alert.alert_id, alert.rule, min(alert.raised_at, MAX_TIME), alert.seconds,
         alert.object_ids, alert.label, *(alert.box or (None, None, None, None)), alert.zone, alert.line,
         alert.direction, alert.count, event.picture and event.picture.picture_id, event.clip_id,
+        *(event.clip_seconds or (None, None)), event.clip_missing,
     )  # fmt: skip
 
 

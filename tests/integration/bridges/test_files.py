@@ -116,6 +116,8 @@ def everything() -> Buffer:
             *events,
             alert_event(stream),
             alert_event(stream, 2, phase="cleared", label=None, box=None),
+            alert_event(stream, 3, clip_id="c-1", clip_seconds=(5.0, 10.0)),
+            alert_event(stream, 4, clip_seconds=(5.0, 0.0), clip_missing="codec"),
             down,
         ):
             assert buffer.add(event)
@@ -146,9 +148,13 @@ def test_each_kind_of_event_is_read_back_from_both_formats_and_by_each_reader(tm
     assert (ended["phase"], ended["reason"], ended["zones"][0]["inside"]) == ("end", "lost", True)
     assert ended["path"] == [{"x": 0.1, "y": 0.2, "seconds": 0.0}, {"x": 0.3, "y": 0.4, "seconds": 1.5}]
     assert ended["changes"] == [{"change": "enter", "zone": "bay", "seconds": 0.0}]
-    raised, cleared = (row for row in recorded.rows("alerts") if row["stream"] == "yard")
+    raised, cleared, *clips = (row for row in recorded.rows("alerts") if row["stream"] == "yard")
     assert (raised["phase"], raised["object_ids"], raised["x2"]) == ("raised", ["e1-1"], 5.0)
     assert (cleared["label"], cleared["x1"], cleared["count"]) == (None, None, None)
+    of_clips = ("clip_id", "clip_before_seconds", "clip_after_seconds", "clip_missing")
+    assert [tuple(row[name] for name in of_clips) for row in (raised, *clips)] == [
+        (None, None, None, None), ("c-1", 5.0, 10.0, None), (None, 5.0, 0.0, "codec"),
+    ]  # fmt: skip
     assert [(row["state"], row["reason"]) for row in recorded.rows("states")] == [("down", "timeout")] * 3
     gaps = [row for row in recorded.rows("gaps") if row["stream"] == "yard"]
     assert [(row["kind"], row["first_seq"], row["count"], row["reason"]) for row in gaps] == [
@@ -180,6 +186,23 @@ def test_pandas_reads_a_whole_table_with_its_streams_and_dates(tmp_path: Path) -
     assert len(frames) == 9
     assert set(frames.stream.astype(str)) >= {"yard", STRANGE}
     assert set(frames.date.astype(str)) == {"2025-10-09"}
+
+
+def test_files_with_fewer_columns_are_read_together_with_newer_ones(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path)
+    recorded.recording.write(everything().take(), {})
+    (newer,) = tmp_path.glob("alerts/*/stream=yard/*.parquet")
+    older = tmp_path / "alerts/date=2020-01-01/stream=yard" / newer.name
+    older.parent.mkdir(parents=True)
+    columns = parquet.ParquetFile(newer).schema_arrow.names[:-3]
+    parquet.write_table(parquet.ParquetFile(newer).read(columns), older)
+    with duckdb.connect() as database:
+        source = recorded.source("alerts").replace("hive_types", "union_by_name = true, hive_types")
+        text = f"SELECT clip_missing, count(*) FROM {source} WHERE stream = 'yard' GROUP BY ALL ORDER BY 2"  # noqa: S608
+        assert database.execute(text).fetchall() == [("codec", 1), (None, 7)]
+    alerts = pd.read_parquet(tmp_path / "alerts")
+    assert len(alerts) == 16
+    assert [*alerts.columns] == [*columns, "date", "stream"]
 
 
 @pytest.mark.parametrize("name", ["yard", "..", STRANGE, "a/b", "%41", "日本", "stream=x", "a\\b", "", "*?[x]"])
