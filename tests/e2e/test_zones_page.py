@@ -327,6 +327,43 @@ def test_a_half_drawn_shape_survives_a_reload_and_other_views(editor: Page, serv
     assert asked == ["beforeunload"]
 
 
+def test_what_is_half_drawn_waits_for_its_tool(editor: Page) -> None:
+    dots, names = editor.locator("#zones-drawing .set"), editor.locator(".zones-item strong")
+    standing = editor.locator("#zones-standing")
+    tool(editor, "Zone")
+    click(editor, (0.1, 0.5), (0.4, 0.5), (0.4, 0.9))
+    tool(editor, "Line")
+    click(editor, (0.6, 0.6))
+    expect(dots).to_have_count(4)
+    expect(standing).to_contain_text(
+        "As configured. The zone that you are drawing is not finished. The line that you are drawing is not finished."
+    )
+    editor.keyboard.press("Control+z")
+    editor.keyboard.press("Control+z")
+    expect(dots).to_have_count(3)
+    drag(editor, (0.6, 0.6), (0.9, 0.6))
+    expect(names).to_have_text(["path", "line-1"])
+    editor.get_by_role("button", name="Undo").click()
+    tool(editor, "Mask")
+    editor.get_by_role("button", name="Cancel").click()
+    asked: list[str] = []
+    editor.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    editor.reload()
+    expect(dots).to_have_count(3)
+    assert asked == ["beforeunload"]
+    editor.get_by_role("group", name="Tool").get_by_role("button", name="Zone", exact=True).press("Enter")
+    expect(editor.locator("#announcer")).to_contain_text("Drawing a zone. 3 corners are set.")
+    click(editor, (0.1, 0.9), (0.1, 0.5))
+    expect(names).to_have_text(["path", "zone-1"])
+    tool(editor, "Zone")
+    click(editor, (0.6, 0.5))
+    tool(editor, "Select")
+    tool(editor, "Zone")
+    editor.get_by_role("button", name="Cancel").click()
+    expect(dots).to_have_count(0)
+    expect(standing).not_to_contain_text("not finished")
+
+
 def test_outlines_that_come_after_the_first_frames_are_shown(
     server: PageProcess, open_page: Callable[..., Page]
 ) -> None:

@@ -54,6 +54,8 @@ const editor = {
   drawing: [],
   /** Corners of it that were taken back, the last one last. @type {[number, number][]} */
   takenBack: [],
+  /** Corners of shapes that were begun with other tools, by the tool; each goes on when that is chosen again. @type {Record<string, [number, number][]>} */
+  begun: {},
   /** Why what was just tried while drawing did nothing. */
   note: "",
   /** Where the keyboard's cursor is. @type {[number, number]} */
@@ -143,22 +145,26 @@ function keepDraft() {
 }
 
 /** @param {string} stream @param {any} drafted the editor, or what it has kept */
-function writeDraft(stream, { base, version, outline, draft, tool, drawing = [] }) {
+function writeDraft(stream, { base, version, outline, draft, tool = "select", drawing = [], begun = {} }) {
+  const isBegun = Object.keys(allBegun(tool, drawing, begun)).length > 0;
   try {
-    if (drawing.length || (base && textOfLists(draft) !== textOfLists(base))) {
-      sessionStorage.setItem(DRAFT_KEY + stream, JSON.stringify({ base, version, outline, draft, ...(drawing.length ? { tool, drawing } : {}) }));
+    if (isBegun || (base && textOfLists(draft) !== textOfLists(base))) {
+      sessionStorage.setItem(DRAFT_KEY + stream, JSON.stringify({ base, version, outline, draft, ...(isBegun ? { tool, drawing, begun } : {}) }));
     } else sessionStorage.removeItem(DRAFT_KEY + stream);
   } catch {
     // Private windows of some browsers keep nothing.
   }
 }
 
+/** Corners of all shapes that are begun, by their tools. @returns {Record<string, [number, number][]>} */
+const allBegun = (tool = editor.tool, drawing = editor.drawing, begun = editor.begun) => ({ ...begun, ...(drawing.length ? { [tool]: drawing } : {}) });
+
 /** Whether any stream has a draft that is not applied. */
 function hasDrafts() {
   try {
     return Object.keys(sessionStorage).some((key) => key.startsWith(DRAFT_KEY));
   } catch {
-    return isDirty() || editor.drawing.length > 0;
+    return isDirty() || Object.keys(allBegun()).length > 0;
   }
 }
 
@@ -279,7 +285,7 @@ function openZones(stream) {
     const frame = rows.get(stream)?.size;
     Object.assign(editor, {
       stream, base: null, version: "", outline: "", draft: noShapes(), committed: JSON.stringify(noShapes()), undone: [], done: [], selected: null, tool: "select",
-      drawing: [], takenBack: [], note: "", hasCursor: false, pointer: null, drag: null, picture: null, boxes: [], refused: [], theirs: null, isRead: false,
+      drawing: [], begun: {}, takenBack: [], note: "", hasCursor: false, pointer: null, drag: null, picture: null, boxes: [], refused: [], theirs: null, isRead: false,
       frame: frame ? { width: frame[0], height: frame[1] } : { width: 16, height: 9 },
     });
     Object.assign(byId("zones-canvas"), { width: 16, height: 9 });
@@ -288,8 +294,8 @@ function openZones(stream) {
     if (kept?.draft && kept.base) {
       Object.assign(editor, { ...kept, committed: JSON.stringify(kept.draft) });
       if (isDirty()) editor.done = [JSON.stringify(kept.base)];
-    } else if (kept?.drawing) Object.assign(editor, { tool: kept.tool, drawing: kept.drawing });
-    if (isDirty() || editor.drawing.length) announce("What you drew before and did not apply is still here.");
+    } else if (kept?.drawing) Object.assign(editor, { tool: kept.tool, drawing: kept.drawing, begun: kept.begun ?? {} });
+    if (isDirty() || Object.keys(allBegun()).length) announce("What you drew before and did not apply is still here.");
   }
   setText(byId("zones-title"), `Zones of ${stream}`);
   byId("zones-back").href = addressOf("stream", stream);
@@ -474,6 +480,7 @@ function drawEditor(found) {
   const names = entries().map((entry) => nameOf(entry, taken));
   for (const one of found) parts.push(...boxOf(one, taken));
   parts.push(...names);
+  for (const [tool, corners] of Object.entries(editor.begun)) parts.push(...begunShape(tool, corners, points(corners)));
   if (editor.drawing.length || editor.pointer || editor.hasCursor) parts.push(...draftOf(points));
   svg.replaceChildren(...parts);
 }
@@ -534,16 +541,22 @@ function boxOf({ label, score, box, verdict }, taken) {
   return parts;
 }
 
+/** What has been drawn so far of a shape. @param {string} tool @param {[number, number][]} corners @param {string} points along its outline */
+function begunShape(tool, corners, points, isArea = false) {
+  const outline = makeSvg(isArea ? "polygon" : "polyline", { class: `${tagOf(tool)} drawn`, points });
+  const dots = corners.map((corner) => {
+    const [x, y] = place(corner);
+    return makeSvg("circle", { class: "set", cx: x, cy: y, r: 5 });
+  });
+  return [outline, ...dots];
+}
+
 /** What is being drawn: its corners so far, and the way to the cursor or the pointer. */
 function draftOf(points) {
   const end = editor.hasCursor ? editor.cursor : editor.pointer;
   const set = editor.drag?.kind === "rectangle" ? cornersOf(editor.drag.from, editor.pointer ?? editor.drag.from) : editor.drawing;
   const isArea = editor.drag?.kind === "rectangle" && editor.tool !== "lines";
-  const parts = [makeSvg(isArea ? "polygon" : "polyline", { class: `${tagOf(editor.tool)} drawn`, points: points(isArea ? set : end && editor.drag?.kind !== "rectangle" ? [...set, end] : set) })];
-  for (const point of set) {
-    const [x, y] = place(point);
-    parts.push(makeSvg("circle", { class: "set", cx: x, cy: y, r: 5 }));
-  }
+  const parts = begunShape(editor.tool, set, points(isArea ? set : end && editor.drag?.kind !== "rectangle" ? [...set, end] : set), isArea);
   if (editor.hasCursor) {
     const [x, y] = place(editor.cursor);
     parts.push(makeSvg("path", { class: "cursor under", d: `M${x - 14} ${y}h28M${x} ${y - 14}v28` }), makeSvg("path", { class: "cursor", d: `M${x - 14} ${y}h28M${x} ${y - 14}v28` }));
@@ -680,7 +693,7 @@ function showResult() {
   const may = account.mayChange;
   let standing = dirty ? "You have changes that are not applied." : "As configured.";
   if (editor.base === null) standing = "Reading what is configured …";
-  if (editor.drawing.length) standing = `${standing} The ${NOUNS[editor.tool]} that you are drawing is not finished.`;
+  for (const tool of Object.keys(allBegun())) standing = `${standing} The ${NOUNS[tool]} that you are drawing is not finished.`;
   if (wrong) standing = `${wrong === 1 ? "One of them has a mistake" : `${wrong} have mistakes`}: it says above what is wrong.`;
   else if (dirty && !may) standing = "Not applied: copy the text into the file of the daemon and reload it.";
   if (!account.reads && editor.base && entries().length) standing += " Of shapes that were there before, only the outlines are known here: compare labels and sizes with the file.";
@@ -724,19 +737,28 @@ function pointAt(event, except = null) {
 
 const cornersOf = ([x1, y1], [x2, y2]) => (editor.tool === "lines" ? [[x1, y1], [x2, y2]] : [[Math.min(x1, x2), Math.min(y1, y2)], [Math.max(x1, x2), Math.min(y1, y2)], [Math.max(x1, x2), Math.max(y1, y2)], [Math.min(x1, x2), Math.max(y1, y2)]]);
 
-/** @param {string} tool @param {boolean} byKey */
+/** What is begun with another tool waits until that is chosen again. @param {string} tool @param {boolean} byKey */
 function chooseTool(tool, byKey) {
   commit();
-  const isOther = tool !== editor.tool;
+  if (tool !== editor.tool) {
+    const { [tool]: drawing = [], ...begun } = allBegun();
+    Object.assign(editor, { drawing, begun, takenBack: [] });
+  }
   Object.assign(editor, { tool, pointer: null, drag: null, note: "", hasCursor: byKey && tool !== "select" });
-  if (isOther) Object.assign(editor, { drawing: [], takenBack: [] });
   keepDraft();
   if (tool !== "select") editor.selected = null;
   showZones();
   if (byKey && tool !== "select") {
     byId("zones-picture").focus();
-    announce(`Drawing a ${NOUNS[tool]}. The cursor is at ${inWords(editor.cursor)}. Arrow keys move it, with Shift further; Enter sets ${tool === "lines" ? "an end" : "a corner"}.`);
+    const set = editor.drawing.length;
+    announce(`Drawing a ${NOUNS[tool]}. ${set ? `${set} ${tool === "lines" ? "end" : "corner"}${set === 1 ? " is" : "s are"} set. ` : ""}The cursor is at ${inWords(editor.cursor)}. Arrow keys move it, with Shift further; Enter sets ${tool === "lines" ? "an end" : "a corner"}.`);
   }
+}
+
+/** Drops what is being drawn. */
+function cancelDrawing() {
+  editor.drawing = [];
+  chooseTool("select", true);
 }
 
 const stopDrawing = () => Object.assign(editor, { tool: "select", drawing: [], takenBack: [], note: "", pointer: null, drag: null, hasCursor: false });
@@ -997,7 +1019,7 @@ function surfaceKey(event) {
     if (editor.drawing.length >= 3) finish(editor.drawing, true);
     else explainDrawing(neededCorners());
   }
-  else if (event.key === "Escape") chooseTool("select", true);
+  else if (event.key === "Escape") cancelDrawing();
   else return;
   event.preventDefault();
   event.stopPropagation();
@@ -1100,7 +1122,7 @@ function initZones() {
   byId("zones-undo").addEventListener("click", undo);
   byId("zones-redo").addEventListener("click", redo);
   byId("zones-finish").addEventListener("click", () => finish(editor.drawing, true));
-  byId("zones-cancel").addEventListener("click", () => chooseTool("select", true));
+  byId("zones-cancel").addEventListener("click", cancelDrawing);
   const takeAnother = () => {
     editor.picture?.bitmap.close();
     editor.picture = null;
