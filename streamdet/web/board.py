@@ -380,10 +380,7 @@ class Board:
         if stream.fullest is None or len(event.detections) >= len(stream.fullest.detections):
             stream.fullest = event
         for crossing in event.crossings:
-            self._journal.note(
-                "crossing", event.stream, event.published_at, line=crossing.line, direction=crossing.direction,
-                label=crossing.label, track_id=crossing.track_id,
-            )  # fmt: skip
+            self._journal.crossed(crossing, event.stream, event.published_at)
 
     def _is_gone(self, name: str, stream: StreamNow, now: float) -> bool:  # noqa: ARG002 - a cluster goes by the name
         """Whether only a daemon before this one had it; or others are heard, and it has missed too many states."""

@@ -1,4 +1,6 @@
-"""The list of events on the page: objects, alerts, states, losses, restarts; bounded, filtered for each browser.
+"""The list of events on the page: objects, crossings, alerts, states, losses, restarts; bounded.
+
+Each browser has its own filter.
 
 An object or an alert is one entry, which changes as events about it come. Streams without tracking have no objects: of
 these, what was seen in a frame is listed.
@@ -12,11 +14,12 @@ from dataclasses import dataclass
 from heapq import merge
 from typing import Any, NamedTuple
 
-from streamdet.types import AlertEvent, Detection, DetectionEvent, ObjectEvent
+from streamdet.types import AlertEvent, Crossing, Detection, DetectionEvent, ObjectEvent
 
 MAX_NOTES = 500
 MAX_ALERTS = 500
 MAX_OBJECTS = 1000
+MAX_CROSSINGS = 500
 MAX_SIGHTINGS = 3000
 _MAX_OBJECTS = 40
 # What stays the same is listed again after this time, so that a quiet list is seen to be alive.
@@ -33,7 +36,7 @@ class Filter:
         label: of the objects; empty for all.
         min_score: 0 to 1; objects below it are left out.
         alerts: whether alerts are wanted.
-        objects: whether objects and what was seen are wanted.
+        objects: whether objects, the lines that they cross, and what was seen are wanted.
         notes: whether states, losses and restarts are wanted.
     """
 
@@ -53,7 +56,7 @@ class Entry(NamedTuple):
         id: grows by one from entry to entry.
         at: Unix time in seconds.
         stream: whom it is about; empty for the daemon.
-        kind: "object", "alert", "seen", "state", "gap" or "restart".
+        kind: "object", "alert", "crossing", "seen", "state", "gap" or "restart".
         fields: what else there is to say, ready for JSON.
         objects: of a "seen": those of the fullest frame of its second.
         key: of an object or alert: an entry with the same key takes the place of the one before.
@@ -75,6 +78,7 @@ class Journal:
         self.last_id = 0
         self._notes: deque[Entry] = deque(maxlen=MAX_NOTES)
         self._sightings: deque[Entry] = deque(maxlen=MAX_SIGHTINGS)
+        self._crossings: deque[Entry] = deque(maxlen=MAX_CROSSINGS)
         self._alerts: OrderedDict[str, Entry] = OrderedDict()
         self._objects: OrderedDict[str, Entry] = OrderedDict()
         self._listed: dict[str, tuple[float, list[str]]] = {}
@@ -84,6 +88,15 @@ class Journal:
         """Adds a note."""
         self.last_id += 1
         self._notes.append(Entry(self.last_id, at, stream, kind, fields))
+
+    def crossed(self, crossing: Crossing, stream: str, at: float) -> None:
+        """Adds an object that has crossed a line."""
+        self.last_id += 1
+        fields = {
+            "line": crossing.line, "direction": crossing.direction, "label": crossing.label,
+            "track_id": crossing.track_id,
+        }  # fmt: skip
+        self._crossings.append(Entry(self.last_id, at, stream, "crossing", fields))
 
     def occurred(self, event: ObjectEvent | AlertEvent) -> bool:
         """Adds an object or an alert, or changes its entry; false for an event that is no news."""
@@ -162,7 +175,7 @@ class Journal:
         if wanted.alerts:
             rings = [*rings, self._alerts.values()]
         if wanted.objects:
-            rings = [*rings, self._sightings, self._objects.values()]
+            rings = [*rings, self._sightings, self._crossings, self._objects.values()]
         return merge(*map(reversed, rings), key=lambda entry: -entry.id)
 
 
@@ -186,10 +199,11 @@ def _listed_at(event: ObjectEvent | AlertEvent) -> float:
 def _shown(entry: Entry, wanted: Filter) -> dict[str, Any] | None:
     """An entry as JSON, with the objects that are wanted; None when it has lost all of them."""
     common = {"id": entry.id, "at": round(entry.at, 3), "stream": entry.stream, "kind": entry.kind}
-    if entry.key:
+    if entry.key or entry.kind == "crossing":
         label, score = entry.fields["label"], entry.fields.get("score", 1.0)
         is_wanted = wanted.label in ("", label) and score >= wanted.min_score
-        return {**common, "key": entry.key, **entry.fields} if is_wanted else None
+        key = {"key": entry.key} if entry.key else {}
+        return {**common, **key, **entry.fields} if is_wanted else None
     if entry.kind != "seen":
         return {**common, **entry.fields}
     objects = [

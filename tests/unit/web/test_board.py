@@ -24,7 +24,7 @@ from streamdet.types import (
     ZoneVisit,
 )
 from streamdet.web.board import Board, EventRates
-from streamdet.web.journal import MAX_NOTES, MAX_OBJECTS, MAX_SIGHTINGS, Filter, Journal
+from streamdet.web.journal import MAX_CROSSINGS, MAX_NOTES, MAX_OBJECTS, MAX_SIGHTINGS, Filter, Journal
 from streamdet.web.occurrences import MAX_OCCURRENCES, Wanted
 from streamdet.web.pictures import LEASE_SECONDS, Pictures
 from support.occurring import FRAME, alert_event, object_event
@@ -133,17 +133,32 @@ def test_the_list_is_filtered_by_stream_label_score_and_kind() -> None:
     assert listed(board, notes=False, label="car", min_score=0.5) == []
 
 
-def test_states_gaps_crossings_and_restarts_are_reported() -> None:
+def test_states_gaps_and_restarts_are_reported() -> None:
     board = Board("tcp://127.0.0.1:1")
     board.note(state(State.DOWN, Reason.REFUSED), 1.0)
     board.note(state(State.DOWN, Reason.REFUSED), 2.0)
     board.note(Gap("gate", "detections/gate/", 3, 4), 2.0)
-    board.note(seen(1, PERSON, crossings=(Crossing("kerb", "in", 5, "person"),)), 2.0)
+    board.note(seen(1, PERSON), 2.0)
     board.note(state(epoch="b", since=3.0), 3.0)
     kinds = [entry["kind"] for entry in listed(board, objects=False)]
-    assert kinds == ["state", "restart", "crossing", "gap", "state"]
+    assert kinds == ["state", "restart", "gap", "state"]
     row = rows(board)["gate"]
     assert (row["state"], row["reason"], row["lost"]) == ("up", None, 4)
+
+
+def test_a_crossing_is_listed_with_the_objects() -> None:
+    board = Board("tcp://127.0.0.1:1")
+    board.note(state(), 1.0)
+    board.note(object_event("gate", epoch="a", phase="begin"), 1.0)
+    of_person, of_car = Crossing("kerb", "in", 5, "person"), Crossing("kerb", "out", 6, "car")
+    board.note(seen(1, replace(PERSON, track_id=5), crossings=(of_person, of_car)), 2.0)
+    assert [entry["kind"] for entry in listed(board, notes=False)] == ["crossing", "crossing", "object"]
+    assert [entry["kind"] for entry in listed(board, objects=False)] == ["state"]
+    (entry,) = listed(board, notes=False, label="car")
+    assert (entry["line"], entry["direction"], entry["track_id"]) == ("kerb", "out", 6)
+    for _ in range(MAX_CROSSINGS):
+        board.note(seen(2, crossings=(of_car,)), 2.0)
+    assert len(board.events(0, Filter(notes=False), 10_000)[1]) == MAX_CROSSINGS + 1
 
 
 def test_a_stream_that_is_tried_in_vain_is_reported_once_and_down_all_the_time() -> None:
