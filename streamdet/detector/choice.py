@@ -310,7 +310,9 @@ def choose(config: DetectorConfig, report: Report | None, engines: Sequence[str]
         left_out = tuple((r.candidate.name, r.in_words()) for r in results if r.candidate != REFERENCE)
         # Where nothing was measured, larger batches on a CPU mean later events and more memory, and mostly no gain.
         batch = 1 if on_cpu and config.max_batch_size == "auto" else config.largest_batch
-        return Choice(_fallback(config, engines), batch, None, left_out, is_proven=False)
+        # A file of `streamdet export`, with which the reference cannot be tried, runs in one way alone.
+        only = results[0].candidate if report and results and report.result(REFERENCE) is None else None
+        return Choice(only or _fallback(config, engines), batch, None, left_out, is_proven=False)
     taken = min(good, key=lambda r: (_EXACT_FIRST.index(r.candidate.precision), -fps_of(r)))
     left_out = tuple(
         (r.candidate.name, _slower(fps_of(r), fps_of(taken)) or r.in_words()) for r in results if r is not taken
@@ -388,5 +390,5 @@ def settled(config: DetectorConfig, choice: Choice) -> tuple[DetectorConfig, Cho
     update: dict[str, object] = {"max_batch_size": choice.max_batch_size}
     if choice.candidate != REFERENCE or choice.is_proven:
         update |= {"engine": choice.candidate.engine, "precision": choice.candidate.precision}
-    # Else "auto" stays: it means torch in fp32 from here on, or the one engine that can read an exported file.
+    # Else "auto" stays: it means torch in fp32 from here on, or what an exported file needs where no trial was held.
     return config.model_copy(update=update), choice

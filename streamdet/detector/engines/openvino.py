@@ -315,9 +315,9 @@ def _check_fit(
     classes: int = model.roi_heads.box_predictor.cls_score.out_features
     shapes = model.rpn.anchor_generator.num_anchors_per_location()
     wanted = [channels] * len(shapes) + shapes + [4 * n for n in shapes]
-    for graph, shape, last in (
-        (features, [1, _CHECKED_PIXELS, _CHECKED_PIXELS, 3], wanted),
-        (box_head, [_FEW_REGIONS, 7, 7, channels], [classes, 4 * classes]),
+    for graph, shape, dimensions, last in (
+        (features, [1, _CHECKED_PIXELS, _CHECKED_PIXELS, 3], 4, wanted),
+        (box_head, [_FEW_REGIONS, 7, 7, channels], 2, [classes, 4 * classes]),
     ):
         fixed = graph.clone()
         fixed.reshape(shape)
@@ -329,13 +329,35 @@ def _check_fit(
                 if port.partial_shape.is_dynamic or math.prod(port.shape) > _MOST_NUMBERS:
                     msg = f"an operation {operation.get_type_name()} yields {port.partial_shape}"
                     raise ValueError(msg)
-        found = [list(port.shape)[-1] for port in fixed.outputs]
-        if found != last:
-            msg = f"its outputs have {found} channels instead of {last}"
-            raise ValueError(msg)
+        _check_ports(fixed, dimensions, last)
     with_proposals(_of_shape(features, [1, _CHECKED_PIXELS, _CHECKED_PIXELS, 3]), model.rpn)
     if small_head and (small_head.inputs, small_head.classes) != (channels * _POOLED_PIXELS**2, classes):
         msg = f"its small box head takes {small_head.inputs} numbers and knows {small_head.classes} classes"
+        raise ValueError(msg)
+
+
+def _check_ports(graph: openvino.Model, dimensions: int, channels: list[int]) -> None:
+    """Compares types and shapes of a graph of fixed shape with what is asked of it.
+
+    Args:
+        graph: its first input is for as many pictures or regions as its outputs are to be of.
+        dimensions: of each output.
+        channels: of the outputs, the last number of their shapes.
+
+    Raises:
+        ValueError: they differ.
+    """
+    types = {port.element_type.get_type_name() for port in (*graph.inputs, *graph.outputs)}
+    if types != {"f32"}:
+        msg = f"it takes or yields {', '.join(sorted(types - {'f32'}))}"
+        raise ValueError(msg)
+    shapes, count = [list(port.shape) for port in graph.outputs], graph.inputs[0].shape[0]
+    if any(len(shape) != dimensions or shape[0] != count for shape in shapes):
+        msg = f"its outputs are {shapes}"
+        raise ValueError(msg)
+    found = [shape[-1] for shape in shapes]
+    if found != channels:
+        msg = f"its outputs have {found} channels instead of {channels}"
         raise ValueError(msg)
 
 
@@ -452,15 +474,11 @@ class OpenVinoDense:
         Raises:
             DetectorError: OpenVINO is not installed, or cannot read it, or it is of another model.
         """
-        try:
+        with _memory_errors(), _graph_errors():
             features, box_head = (
                 core().read_model(xml, constants) for xml, constants in (exported.features, exported.box_head)
             )
             _check_fit(features, box_head, exported.small_head, model)
-        except (RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[-_REASON_CHARACTERS:]
-            msg = f"OpenVINO cannot run these weights; make them again with `streamdet export` ({reason})"
-            raise DetectorError(msg) from None
         if exported.small_head and not has_int8_products():
             box_head = convert_small_head(exported.small_head)
         return cls(_Models(features, model, box_head, None, exported.precision))
@@ -613,7 +631,9 @@ class _Models:
     def _compile(self, future: Future[Compiled], make: Callable[[], openvino.Model]) -> None:
         """Compiles a model and hands it to all who wait for it, or the error."""
         try:
-            future.set_result(Compiled(compile_model(make(), self._precision, self.workers, self._threads)))
+            with _graph_errors():  # a graph of a file may fit some sizes alone
+                model = make()
+            future.set_result(Compiled(compile_model(model, self._precision, self.workers, self._threads)))
         except BaseException as error:  # noqa: BLE001 - raised again by those who wait
             future.set_exception(error)
 
@@ -727,7 +747,24 @@ def _memory_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "bad_alloc" in str(error):
+        if _is_of_memory(error):
             msg = "OpenVINO ran out of memory"
             raise MemoryError(msg) from error
         raise
+
+
+@contextmanager
+def _graph_errors() -> Iterator[None]:
+    """Puts what is wrong with the graphs of a file into one line."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError) as error:
+        if _is_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[-_REASON_CHARACTERS:]
+        msg = f"OpenVINO cannot run these weights; make them again with `streamdet export` ({reason})"
+        raise DetectorError(msg) from None
+
+
+def _is_of_memory(error: Exception) -> bool:
+    return "bad_alloc" in str(error)

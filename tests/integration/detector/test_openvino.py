@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from streamdet.detector.engines.openvino import (
     is_installed,
     load_openvino,
 )
+from streamdet.detector.engines.opset import make_graph, operations
 from streamdet.detector.engines.pytorch import TorchDense
 from streamdet.detector.engines.small_head import SmallHead
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector, prepare_model, weights_for
@@ -260,6 +262,55 @@ def test_hostile_graphs_are_refused_in_one_line(tmp_path: Path, old: bytes, new:
     path.write_bytes(weights_to_bytes(replace(exported, exported=dense)))
     with pytest.raises(DetectorError, match=expected) as caught:
         FasterRcnnDetector(load_weights_file(path), DetectorConfig(device="cpu", engine="openvino"))
+    assert "\n" not in str(caught.value)
+
+
+def mangled(part: str, number: int, change: Callable[[Any, Any], Any]) -> Weights:
+    """The weights in int8, with one output of a graph changed.
+
+    Args:
+        part: `features` or `box_head`.
+        number: of the output.
+        change: given OpenVINO's operations and the output, what takes its place.
+    """
+    weights = load_embedded_int8()
+    assert weights.exported is not None
+    graph = core().read_model(*getattr(weights.exported, part))
+    outputs = [result.input_value(0) for result in graph.get_results()]
+    outputs[number] = change(operations(), outputs[number])
+    results = [operations().result(output) for output in outputs]
+    changed = make_graph(results, graph.get_parameters(), graph)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.xml"
+        load_openvino().save_model(changed, str(path), compress_to_fp16=False)
+        content = (path.read_bytes(), path.with_suffix(".bin").read_bytes())
+    return replace(weights, exported=replace(weights.exported, **{part: content}))
+
+
+@pytest.mark.parametrize("part", ["features", "box_head"])
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda ops, output: ops.reduce_max(output, list(range(len(output.partial_shape)))), "its outputs are"),
+        (lambda ops, output: ops.unsqueeze(output, [1]), "its outputs are"),
+        (lambda ops, output: ops.concat([output, output], 0), "its outputs are"),
+        (lambda ops, output: ops.convert(output, "f16"), "it takes or yields f16"),
+    ],
+    ids=["no dimension", "a dimension more", "twice as many", "half precision"],
+)
+def test_outputs_of_another_shape_or_type_are_refused(
+    part: str, change: Callable[[Any, Any], Any], expected: str
+) -> None:
+    with pytest.raises(DetectorError, match=f"cannot run these weights.*{expected}"):
+        FasterRcnnDetector(mangled(part, 0, change), DetectorConfig(device="cpu", engine="openvino"))
+
+
+def test_a_graph_that_fits_one_size_alone_is_refused_in_one_line() -> None:
+    # The size that is looked at when a file is read.
+    weights = mangled("features", 0, lambda ops, output: ops.add(output, np.zeros((1, 40, 40, 1), np.float32)))
+    detector = FasterRcnnDetector(weights, DetectorConfig(device="cpu", engine="openvino", max_batch_size=1))
+    with pytest.raises(DetectorError, match=r"cannot run these weights.*inconsistent") as caught:
+        detector.warm_up()
     assert "\n" not in str(caught.value)
 
 

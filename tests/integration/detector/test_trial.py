@@ -164,6 +164,19 @@ def test_where_nothing_can_be_compared_nothing_but_fp32_is_taken(caplog: pytest.
     assert "no engine passed the trial on this machine: running torch fp32" in caplog.text
 
 
+@pytest.mark.parametrize("config", [{}, {"engine": "openvino"}, {"precision": "int8"}])
+def test_an_export_that_fails_its_trial_is_not_asked_for_another_precision(
+    config: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = Result(candidate=INT8, outcome=Outcome.NOT_SUPPORTED, reason="broken")
+    report = Report(key={}, device="cpu", results=(failed,), seconds=1, measured_at=0)
+    choice = choose(DetectorConfig.model_validate(config), report)
+    assert (choice.candidate, choice.is_proven) == (INT8, False)
+    settings, _ = settled(DetectorConfig.model_validate(config), choice)
+    assert (settings.engine, settings.precision) == ("openvino", "int8")
+    assert "running openvino int8 (openvino int8: not supported: broken)" in caplog.text
+
+
 def test_the_answer_is_kept_and_asks_for_no_child_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tried(tmp_path, SLOW)
     monkeypatch.setattr(Store, "_memory", {})
