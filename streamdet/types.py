@@ -298,6 +298,9 @@ class PacketSink(Protocol):
     def put(self, packet: EncodedPacket) -> None:
         """Takes the next packet, in the order of decoding."""
 
+    def accept(self) -> None:
+        """Reports that the codec of a new connection is one whose packets are passed on, while they are wanted."""
+
     def refuse(self, codec: str) -> None:
         """Reports that the codec of the stream is one whose packets are not passed on."""
 

@@ -66,6 +66,11 @@ class PacketReader(Worker):
         if not self.stopping:
             self._packets.put(packet)
 
+    def accept(self) -> None:
+        """Passes on that clips can be made of what comes."""
+        if not self.stopping:
+            self._packets.accept()
+
     def refuse(self, codec: str) -> None:
         """Passes on that clips cannot be made of a codec."""
         if not self.stopping:

@@ -360,6 +360,10 @@ class _OwnPackets:
         if not self._capture.stopping:
             self._packets.put(packet)
 
+    def accept(self) -> None:
+        if not self._capture.stopping:
+            self._packets.accept()
+
     def refuse(self, codec: str) -> None:
         if not self._capture.stopping:
             self._packets.refuse(codec)

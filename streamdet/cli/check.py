@@ -65,12 +65,27 @@ def command(file: Path | None, config_path: Path | None, *, probe: bool, as_json
         from streamdet.capture.probe import probe_all  # without --probe no video library is needed
 
         probes = probe_all(config.streams)
+        warnings += _missing_clips(config, probes)
     if as_json:
         _print_json(_as_json([stream.name for stream in config.streams], warnings, probes))
     else:
         _print(file, config, warnings, probes)
     if probes and any(result.reason for result in probes):
         sys.exit(EXIT_FAILURE)
+
+
+def _missing_clips(config: Config, probes: list[Probe]) -> list[str]:
+    """Streams that rules with clips apply to, and whose codec has none."""
+    from streamdet.capture.sources.packets import CODECS  # imported by probing already
+
+    codecs = {probe.stream: probe.info.codec for probe in probes if probe.info}
+    return [
+        f"rules[{rule.name}].clip_seconds: alerts of {stream.name} have no clip: its video is {codec}, "
+        "but clips need H.264 or H.265"
+        for rule in config.rules if rule.clip_seconds is not None
+        for stream in config.streams if rule.applies_to(stream.name)
+        if (codec := codecs.get(stream.name)) and codec not in CODECS
+    ]  # fmt: skip
 
 
 def _as_json(names: list[str], warnings: list[str], probes: list[Probe] | None) -> dict[str, Any]:

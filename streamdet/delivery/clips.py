@@ -159,6 +159,14 @@ class Clips(Worker):
         self.wake()
         return clip_id
 
+    def missing_of(self, stream: str) -> str | None:
+        """Why alerts of a stream have no clips, as in their events; None where they may have, or it is not known."""
+        with self._changed:
+            ring = self._rings.get(stream)
+            if stream in self._blurred or (stream in self._hidden and not has_encoder()):
+                return _PRIVACY
+        return CODEC if ring is not None and ring.refused_codec else None
+
     def path_of(self, clip_id: str) -> Path | None:
         """The file of a clip; None if it is not kept, any longer or not yet."""
         return self._store.path_of(clip_id)

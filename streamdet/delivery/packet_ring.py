@@ -139,6 +139,13 @@ class PacketRing:
             cuts = self._taken(done)
         self._pass_on(cuts)
 
+    def accept(self) -> None:
+        """Records that clips can be made from the codec of the stream, which may have been another one before."""
+        with self._lock:
+            if self.refused_codec:
+                self._clear(NO_PACKETS, time.monotonic())
+                self.refused_codec = ""
+
     def refuse(self, codec: str) -> None:
         """Records that clips cannot be made from the codec of the stream."""
         with self._lock:

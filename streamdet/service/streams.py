@@ -167,6 +167,10 @@ class Streams:
         """What each stream is doing."""
         return self._statuses.snapshot()
 
+    def clip_missing(self, name: str) -> str | None:
+        """Why alerts of a stream have no clips; None where they may have, it is not known yet, or none are kept."""
+        return None if self._clips is None else self._clips.missing_of(name)
+
     def settle_log(self) -> None:
         """Logs states that were left out while they changed all the time, and have lasted since."""
         self._statuses.settle()

@@ -270,11 +270,13 @@ class Changes:
         return Response(body, media_type="image/jpeg")
 
     async def _get_rules(self, request: Request) -> Response:
-        """The rules in force; with `?keeps=1` also whether the daemon keeps pictures and clips."""
+        """The rules in force; with `?keeps=1` also what the daemon keeps for alerts, and which streams lack clips."""
         answer = _decoded(*await self._ask("GET", "/v1/rules"))
         if "keeps" in request.query_params:
             config = _decoded(*await self._ask("GET", "/v1/config"))
             answer["keeps"] = {name: bool((config.get(name) or {}).get("directory")) for name in _FILES_OF_ALERTS}
+            streams = _decoded(*await self._ask("GET", "/v1/streams"))["streams"]
+            answer["clip_missing"] = {of["name"]: of["clip_missing"] for of in streams if of.get("clip_missing")}
         return JSONResponse(answer)
 
     async def _change(self, request: Request, read: Callable[[Json], _Change]) -> Response:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamdet import AlertEvent, subscribe
-from streamdet.client.control import _UnixConnection
+from streamdet.client.control import _UnixConnection, ask
 from streamdet.config import load_config
 from streamdet.detector.pool import DetectorPool
 from streamdet.service.daemon import Daemon
@@ -123,7 +123,7 @@ def test_an_alert_has_a_clip_that_shows_its_moment_and_plays_in_a_browser(tmp_pa
 def test_an_alert_without_a_clip_says_why(tmp_path: Path) -> None:
     film = make_film(tmp_path / "film.mp4", seconds=15, codec="mpeg4", width=192, height=128)
     with _first_alert(_config(tmp_path, film)) as alerts:
-        pass
+        assert ask(tmp_path / "c", "GET", "/v1/streams/yard")["clip_missing"] == "codec"
     for alert in alerts:
         assert (alert.clip_id, alert.clip_seconds, alert.clip_missing) == (None, (2.0, 1.0), "codec")
 

@@ -241,7 +241,7 @@ def test_the_dialog_says_what_becomes_of_the_alert_and_of_its_clip(
     page.keyboard.press("ArrowRight")
     expect(clip).to_contain_text(re.compile("^The clip has [0-9]+ s of the 2 min that its rule asks for"))
     page.keyboard.press("ArrowRight")
-    expect(clip).to_have_text(re.compile("^There is no clip: clips need H.264 or H.265"))
+    expect(clip).to_have_text(re.compile("^There is no clip: the video is neither H.264 nor H.265"))
     page.unroute_all(behavior="wait")
     page.goto("about:blank")
 

@@ -24,6 +24,7 @@ from support.browser import drag
 from support.page import PageProcess
 from support.processes import DaemonProcess
 from support.processes import stream as configured
+from support.web import WebServer
 
 pytestmark = pytest.mark.package("chromium")
 
@@ -696,3 +697,30 @@ def test_a_rule_asks_for_no_files_that_the_daemon_does_not_keep(
         page.get_by_role("button", name="Apply", exact=True).click()
         expect(page.locator("#rule-done")).to_have_text("In force, until the daemon is restarted.")
         page.goto("about:blank")
+
+
+def test_the_form_names_streams_whose_alerts_have_no_clip(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    folder = tmp_path / "d"
+    with WebServer() as camera, DaemonProcess(folder, comes_and_goes=True) as daemon:
+        daemon.write_config(
+            configured("gate"), configured("jpegs", camera.url("/mjpeg")), more=_MORE.format(folder=folder)
+        )
+        write_user(folder / "page.users", User("alice", "operator", Password.of(_WORDS, cost=(4, 8, 1))))
+        daemon.ready()
+        with PageProcess(daemon.endpoint, "--config", str(daemon.path)) as own:
+            page = open_page(own.url, viewport={"width": 1440, "height": 900})
+            page.get_by_label("Name").fill("alice")
+            page.get_by_label("Password").fill(_WORDS)
+            page.keyboard.press("Enter")
+            expect(page.locator("#total-up")).to_have_text("2 of 2")
+            page.goto(f"{own.url}#/rules")
+            kept = page.locator("#rule-kept")
+            none = "Alerts of jpegs have no clip: the video is neither H.264 nor H.265, which clips need."
+            expect(kept).to_have_text(none)
+            page.get_by_label("With a clip").uncheck()
+            expect(kept).to_be_empty()
+            page.get_by_label("With a clip").check()
+            expect(kept).to_have_text(none)
+            page.locator("#rule-form [name=streams]").fill("gate")
+            expect(kept).to_be_empty()
+            page.goto("about:blank")

@@ -31,6 +31,9 @@ class Packets:
     def put(self, packet: EncodedPacket) -> None:
         self.packets.append(packet)
 
+    def accept(self) -> None:
+        self.refused.clear()
+
     def refuse(self, codec: str) -> None:
         self.refused.append(codec)
 

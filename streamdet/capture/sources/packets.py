@@ -19,17 +19,20 @@ from streamdet.capture.sources.h265 import units_of_hvcc
 from streamdet.types import EncodedPacket, PacketSink, VideoParameters, units_of
 
 _Codec = Literal["h264", "hevc"]
-_CODECS: dict[str, _Codec] = {"h264": "h264", "hevc": "hevc"}
+CODECS: dict[str, _Codec] = {"h264": "h264", "hevc": "hevc"}
+"""Those whose packets are passed on, by their names in FFmpeg."""
+
 # More than a decoder holds back before its first picture.
 _MAX_WAITING = 64
 _NO_TIME_BASE = Fraction(1, 90_000)
 
 
 def tap(stream: av.VideoStream, sink: PacketSink, *, is_timed: bool) -> PacketTap | None:
-    """Makes the tap of a stream; None if its codec is another one, which the sink is informed of."""
+    """Makes the tap of a stream; None if its codec is another one. The sink is informed of either."""
     name = stream.codec_context.codec.canonical_name
-    codec = _CODECS.get(name)
+    codec = CODECS.get(name)
     if codec is not None:
+        sink.accept()
         return PacketTap(stream, codec, sink, is_timed=is_timed)
     sink.refuse(name)
     return None

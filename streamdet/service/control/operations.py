@@ -371,6 +371,7 @@ class Operations:
             "changed": sorted(change.values) if change is not None and change.action == "change" else [],
             "persisted": claim is None and same_after_restart,
             "decoder": self._metrics.decoder_of(stream.name),
+            "clip_missing": self._streams.clip_missing(stream.name),
             "detection": self._detection(stream),
         }
 

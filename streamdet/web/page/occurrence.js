@@ -11,8 +11,8 @@ const END_REASONS = {
 };
 
 const NO_CLIP = {
-  codec: "clips need H.264 or H.265, and the video of the stream is neither",
-  privacy: "the stream has blur, and a clip would show what it hides",
+  codec: "the video is neither H.264 nor H.265, which clips need",
+  privacy: "a clip would show what blur or masks hide",
   no_packets: "nothing of the video was kept when it was raised",
   no_key_frame: "nothing of the video was kept that a clip can begin with when it was raised",
   too_large: "the video takes more than max_ring_bytes in [clips] of the daemon",

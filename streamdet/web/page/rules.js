@@ -5,6 +5,7 @@ const FORM_KEY = "streamdet.rule";
 const MAX_NAME_OF_RULE = 64;
 const MAX_THUMBNAILS = 12;
 const MAX_TRIED_STREAMS = 16;
+const MAX_NAMED_STREAMS = 3;
 /** So often the rules in force are read while they are shown. */
 const RULES_MILLISECONDS = 3000;
 /** Keys that the form has fields for; others of a rule that is edited stay as they are. */
@@ -31,6 +32,8 @@ const ruling = {
   isPersisted: false,
   /** Whether the daemon keeps pictures and clips; null while that is not known. @type {{pictures: boolean, clips: boolean} | null} */
   keeps: null,
+  /** Why alerts have no clips, by stream. @type {Record<string, string>} */
+  clipMissing: {},
   /** Published outlines by stream. @type {Record<string, any>} */
   shapes: {},
   isSending: false,
@@ -111,7 +114,7 @@ async function readRules(asksWhatIsKept) {
   if (number !== ruling.reads) return;
   Object.assign(ruling, { isReading: false, readAt: performance.now() });
   if (shapes) ruling.shapes = shapes;
-  if (known?.keeps) ruling.keeps = known.keeps;
+  if (known?.keeps) Object.assign(ruling, { keeps: known.keeps, clipMissing: known.clip_missing ?? {} });
   if (known) {
     Object.assign(ruling, { rules: known.rules, version: known.version, isPersisted: known.persisted === true });
     compareWithOthers();
@@ -373,7 +376,18 @@ function offerFiles() {
   for (const [box] of missing) box.checked = false;
   if (missing.length && isUnchanged) ruling.filled = textOfForm();
   const names = missing.map(([, , name]) => name);
-  setText(byId("rule-kept"), names.length ? `The daemon keeps no ${names.join(" and no ")}: its configuration has no directory in ${names.map((name) => `[${name}]`).join(" and ")}.` : "");
+  const notKept = names.length ? [`The daemon keeps no ${names.join(" and no ")}: its configuration has no directory in ${names.map((name) => `[${name}]`).join(" and ")}.`] : [];
+  setText(byId("rule-kept"), [...notKept, ...(clip.checked ? missingClips() : [])].join(" "));
+}
+
+/** Which streams of the rule have no clips, a sentence for each reason. */
+function missingClips() {
+  const streams = ruledStreams().filter((name) => ruling.clipMissing[name]);
+  return [...new Set(streams.map((name) => ruling.clipMissing[name]))].map((reason) => {
+    const names = streams.filter((name) => ruling.clipMissing[name] === reason);
+    const others = names.length > MAX_NAMED_STREAMS ? ` and ${names.length - MAX_NAMED_STREAMS} more` : "";
+    return `Alerts of ${names.slice(0, MAX_NAMED_STREAMS).join(", ")}${others} have no clip: ${NO_CLIP[reason] ?? reason}.`;
+  });
 }
 
 function showRule() {

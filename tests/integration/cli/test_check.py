@@ -147,6 +147,20 @@ def test_probe_of_good_streams_succeeds(tmp_path: Path, clip: Path, check: Check
     assert check(write(tmp_path / "a.toml", {"yard": str(clip)}), "--probe").returncode == 0
 
 
+def test_probe_names_streams_that_have_no_clips_for_a_rule(tmp_path: Path, clip: Path, check: Check) -> None:
+    with WebServer() as web:
+        config = write(tmp_path / "a.toml", {"file": str(clip), "jpegs": web.url("/mjpeg")})
+        rules = '[[rules]]\nname = "visitor"\nclip_seconds = [5, 5]\n[[rules]]\nname = "other"\n'
+        config.write_text(f'{config.read_text()}[clips]\ndirectory = "clips"\n{rules}')
+        warning = (
+            "rules[visitor].clip_seconds: alerts of jpegs have no clip: its video is mjpeg, but clips need H.264 or "
+            "H.265"
+        )
+        result = check(config, "--probe")
+        assert (result.returncode, result.stderr) == (0, f"warning: {warning}\n")
+        assert json.loads(check(config, "--probe", "--json").stdout)["warnings"] == [warning]
+
+
 def test_streams_are_probed_at_the_same_time(tmp_path: Path, check: Check) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

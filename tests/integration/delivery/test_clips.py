@@ -198,8 +198,10 @@ def test_a_stream_of_jpegs_has_no_clips_which_is_counted_and_said_once(
 ) -> None:
     with RtspServer({"/video": rtsp.MJPEG}) as server, kept(tmp_path) as clips:
         config = stream_config(server.url(), connect_timeout_seconds=20)
+        assert clips.missing_of("yard") is None
         with Recorder(config, packets=clips.ring("yard")) as recorder:
             recorder.wait_for_frames(2)
+            assert clips.missing_of("yard") == "codec"
             for frame in recorder.frames[:2]:
                 with pytest.raises(LookupError, match="codec"):
                     around(clips, frame)
@@ -272,6 +274,7 @@ def test_a_stream_with_blur_has_no_clips(films: Path, tmp_path: Path) -> None:
                 around(clips, recorder.frames[-1])
         assert clips.count("_ring_bytes") == 0
         assert clips.dropped("privacy") == 1
+        assert clips.missing_of("yard") == "privacy"
         # Its rules go on, and have clips again without it.
         clips.set_stream(config.model_copy(update={"blur": ()}))
         assert clips.ring("yard").is_open
@@ -283,6 +286,7 @@ def test_without_an_encoder_nothing_that_is_masked_leaves(
     monkeypatch.setattr("streamdet.delivery.masked_mp4.ENCODER", "libmissing")
     with kept(tmp_path) as clips:
         clips.set_stream(stream_config(films / "wide.mp4", masks=[LEFT]))
+        assert clips.missing_of("yard") == "privacy"
         sink = Packets()
         read_into(sink, films / "wide.mp4", pace="fastest")
         for packet in sink.packets:

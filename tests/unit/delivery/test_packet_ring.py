@@ -261,6 +261,11 @@ def test_why_there_is_no_clip() -> None:
     ring.open(is_open=True)
     with pytest.raises(LookupError, match="codec"):
         ring.ask(1, time.monotonic())
+    ring.accept()
+    assert ring.refused_codec == ""
+    with pytest.raises(LookupError, match="no_packets"):
+        ring.ask(1, later)
+    ring.refuse("mjpeg")
     ring.put_all(*map(packet, range(10, 30)))
     assert ring.refused_codec == ""
     # A connection that has brought no key frame yet: what is here is of the one before.
