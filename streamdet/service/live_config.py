@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -66,6 +66,8 @@ class Change:
 Changes = Mapping[str, Change]
 Rules = tuple[Mapping[str, Any], ...]
 """Tables `[[rules]]`, with keys and values as in the file."""
+Renamed = Mapping[tuple[str, str], str]
+"""New names of zones and lines of a stream, by `zone` or `line` and the name before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +272,14 @@ class LiveConfig:
         return self._change(name, Change("add", dict(values)), persist=persist, try_only=try_only)
 
     def change(
-        self, name: str, values: Mapping[str, Any], unset: Iterable[str] = (), *, persist: bool, try_only: bool = False
+        self,
+        name: str,
+        values: Mapping[str, Any],
+        unset: Iterable[str] = (),
+        *,
+        persist: bool,
+        try_only: bool = False,
+        renamed: Renamed | None = None,
     ) -> Outcome:
         """Changes keys of a stream.
 
@@ -278,8 +287,10 @@ class LiveConfig:
             name: of the stream.
             values: by key, as in the file.
             unset: keys that are again as the file says, or at their defaults.
-            persist: whether all that was changed about this stream is to survive a restart.
+            persist: whether all that was changed about this stream is to survive a restart; the rules as well where
+                they are changed with it.
             try_only: whether nothing is to change.
+            renamed: zones and lines that rules for this stream are to need by other names.
 
         Raises:
             As `add`; also ControlError when there is no such stream.
@@ -291,7 +302,8 @@ class LiveConfig:
             del merged["paused"]
         after = Change(before.action, merged)
         change = after if merged or after.action == "add" else None
-        return self._change(name, change, persist=persist, try_only=try_only)
+        rules = self._carried_rules(name, renamed) if renamed else None
+        return self._change(name, change, persist=persist, try_only=try_only, rules=rules)
 
     def remove(self, name: str, *, persist: bool, try_only: bool = False) -> Outcome:
         """Removes a stream; raises as `change`."""
@@ -421,10 +433,29 @@ class LiveConfig:
             problem = f"{name} belongs to claim {claim.grant.claim_id} of the cluster; change it there"
             raise ControlError(Refusal.CONFLICT, problem)
 
-    def _change(self, name: str, change: Change | None, *, persist: bool, try_only: bool) -> Outcome:
+    def _change(
+        self, name: str, change: Change | None, *, persist: bool, try_only: bool, rules: Rules | None = None
+    ) -> Outcome:
         self._check_not_claimed(name)
+        changed = self._at_run_time.with_stream(name, change)
         kept = self._kept.with_stream(name, change) if persist else self._kept
-        return self._adopt(self._file, self._at_run_time.with_stream(name, change), kept, try_only=try_only)
+        if rules is not None:
+            changed = replace(changed, rules=rules)
+            kept = replace(kept, rules=rules) if persist else kept
+        return self._adopt(self._file, changed, kept, try_only=try_only)
+
+    def _carried_rules(self, stream: str, renamed: Renamed) -> Rules | None:
+        """All rules, with the new names of what was renamed in a stream; None where no rule needs it."""
+        rules, tables = self._config.rules, self._at_run_time.rules
+        if tables is None:
+            # As they would stand in the file, where `${` begins a reference.
+            tables = tuple(_as_in_file(rule.model_dump(mode="json", exclude_defaults=True)) for rule in rules)
+        carried = tuple(
+            {**table, **{key: renamed[key, name] for key in ("zone", "line")
+                         if (name := getattr(rule, key)) and (key, name) in renamed and rule.applies_to(stream)}}
+            for rule, table in zip(rules, tables, strict=True)
+        )  # fmt: skip
+        return None if carried == tables else carried
 
     def _adopt(
         self, file: Config, changed: AtRunTime, kept: AtRunTime, *, try_only: bool = False, claims: Held | None = None
@@ -567,6 +598,15 @@ def _taken_by_claim(name: str, claim: Claim, *, in_file: bool) -> str:
     other = "the file has a stream of this name" if in_file else "a stream of this name was added at run time"
     way_out = "give one of the two another name"
     return f"streams[{name}].name: {other}, and claim {claim.grant.claim_id} of the cluster, too; {way_out}"
+
+
+def _as_in_file(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """A value that was read, so that it is read as the same again."""
+    if isinstance(value, str):
+        return value.replace("${", "$${")
+    if isinstance(value, dict):
+        return {key: _as_in_file(item) for key, item in value.items()}
+    return [_as_in_file(item) for item in value] if isinstance(value, list) else value
 
 
 def _host_name() -> str:

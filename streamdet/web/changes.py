@@ -71,6 +71,8 @@ _PROBE_PATH = "/v1/probe"
 _FILES_OF_ALERTS = ("pictures", "clips")
 # Keys of a change that say how it is made.
 _HOW = ("version", "persist", "try_only")
+# What was renamed, its name before and after.
+_RENAMED = ("zone|line", NAME_PATTERN, NAME_PATTERN)
 _PART = re.compile(r"\[#(?P<number>[0-9]+)\]|\.?(?P<name>[^.\[\]]+)")
 
 Json = dict[str, Any]
@@ -169,6 +171,7 @@ class _Change:
         persist: whether it is to last over restarts.
         try_only: whether nothing is to change.
         rules: names of rules, in their order.
+        renamed: zones and lines whose new names rules take over, as the control API has it; empty for none.
     """
 
     path: str
@@ -179,6 +182,7 @@ class _Change:
     persist: bool = False
     try_only: bool = False
     rules: tuple[object, ...] = ()
+    renamed: str = ""
 
     @property
     def is_probe(self) -> bool:
@@ -328,7 +332,9 @@ class Changes:
             raise _RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "too_many", "too many changes; try again in a second")
 
     async def _carried_out(self, change: _Change, user: str) -> tuple[int, Json]:
-        how = {} if change.is_probe else {"persist": change.persist, "try_only": change.try_only}
+        how: Json = {} if change.is_probe else {"persist": change.persist, "try_only": change.try_only}
+        if change.renamed:
+            how["renamed"] = change.renamed
         path = "?".join(filter(None, (change.path, urlencode({key: str(value).lower() for key, value in how.items()}))))
         headers = {USER_HEADER: user} | ({} if change.version is None else {"If-Match": f'"{change.version}"'})
         status, body = await self._ask(
@@ -378,7 +384,7 @@ async def _body_of(request: Request) -> Json:
 
 def _read_change(given: Json) -> _Change:
     """Reads what a browser asks for: `stream` and `patch`, `add`, `remove` or `rules`; then how."""
-    unknown = given.keys() - {"stream", "patch", "add", "remove", "rules", "reset_rules", *_HOW}
+    unknown = given.keys() - {"stream", "patch", "renamed", "add", "remove", "rules", "reset_rules", *_HOW}
     if unknown:
         _refuse(f"the key {plain(min(unknown), 40)!r} is not known")
     version, persist, try_only = _read_how(given)
@@ -408,7 +414,19 @@ def _read_change(given: Json) -> _Change:
         why = f"{key}: cannot be changed on the page; change it in the configuration, or with streamdet streams"
         raise _RefusedError(HTTPStatus.FORBIDDEN, "not_allowed", why)
     what = f"streams.change {name} {', '.join(sorted(patch))}"
-    return _Change(f"/v1/streams/{name}", "PATCH", patch, what, version, persist, try_only)
+    renamed = _read_renamed(given.get("renamed", []))
+    return _Change(f"/v1/streams/{name}", "PATCH", patch, what, version, persist, try_only, renamed=renamed)
+
+
+def _read_renamed(given: object) -> str:
+    """Reads `[["zone", BEFORE, AFTER], ...]`."""
+    if not isinstance(given, list) or not all(
+        isinstance(each, list) and len(each) == len(_RENAMED) and
+        all(isinstance(part, str) and re.fullmatch(pattern, part) for part, pattern in zip(each, _RENAMED, strict=True))
+        for each in given
+    ):  # fmt: skip
+        _refuse('renamed is a list of ["zone" or "line", the name before, the name after]')
+    return ",".join(":".join(each) for each in given)
 
 
 def _read_how(given: Json) -> tuple[str | None, bool, bool]:
@@ -444,7 +462,7 @@ def _read_stream(given: object) -> dict[str, str]:
 
 
 def _read_rules(given: Json, version: str | None, *, persist: bool, try_only: bool) -> _Change:
-    if "stream" in given or "patch" in given or ("rules" in given) == ("reset_rules" in given):
+    if given.keys() & {"stream", "patch", "renamed"} or ("rules" in given) == ("reset_rules" in given):
         _refuse("a change is either stream and patch, or rules, or reset_rules")
     if "reset_rules" in given:
         if given["reset_rules"] is not True:

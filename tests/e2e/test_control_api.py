@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import cv2
@@ -306,6 +307,54 @@ def test_rules_change_as_a_whole_and_only_what_fits(api: Api) -> None:
     assert api.request("POST", "/v1/reload")[1]["notes"][-1].startswith("the rules were changed at run time")
     assert api.request("POST", "/v1/rules/reset")[1]["rules"] == []
     assert api.request("GET", "/v1/rules")[1]["origin"] == "file"
+
+
+def test_a_renamed_zone_is_carried_into_the_rules_of_its_stream_or_nothing_changes(api: Api) -> None:
+    def zone(name: str) -> dict[str, Any]:
+        return {"name": name, "polygon": [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]}
+
+    def rules() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = api.request("GET", "/v1/rules")[1]["rules"]
+        return found
+
+    of_file = "zones = [{name = 'gate', polygon = [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]}]"
+    text = api.config.read_text().replace("loop = true", f"loop = true\n{of_file}")
+    api.config.write_text(f'{text}[[rules]]\nname = "$${{HOME}}"\nstreams = ["east"]\nzone = "gate"\n')
+    assert api.request("POST", "/v1/reload")[0] == 200
+    assert api.request("PATCH", "/v1/streams/east", {"zones": [zone("door")]})[0] == 422
+    path = "/v1/streams/east?renamed=zone:gate:door"
+    assert api.request("PATCH", f"{path}&try_only=true", {"zones": [zone("door")]})[0] == 200
+    assert rules()[0]["zone"] == "gate"
+    assert api.request("PATCH", path, {"zones": [zone("gone")]})[0] == 422
+    assert api.request("PATCH", path, {"zones": [zone("door")]})[0] == 200
+    assert rules() == [{"name": "${HOME}", "streams": ["east"], "zone": "door"}]
+    # A rule that needs the zone of another stream as well.
+    both = {"name": "both", "streams": ["*st"], "zone": "gate"}
+    assert api.request("PATCH", "/v1/streams/east", {"zones": [zone("door"), zone("gate")]})[0] == 200
+    assert api.request("PUT", "/v1/rules", {"rules": [both]})[0] == 200
+    status, answer = api.request("PATCH", path, {"zones": [zone("door")]})
+    assert (status, "west" in answer["detail"]) == (422, True)
+    assert rules() == [both]
+    for wrong in ("gate:door", "mask:a:b", "zone:a:b,zone:a:c", "zone:A:b"):
+        status, answer = api.request("PATCH", f"/v1/streams/east?renamed={wrong}", {})
+        assert (status, '"renamed" must be a list' in answer["detail"]) == (400, True)
+
+
+def test_a_new_name_that_is_kept_lasts_with_the_rules_that_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    line = {"name": "kerb", "points": [[0.1, 0.1], [0.5, 0.1]]}
+    rule = {"name": "crossed", "streams": ["east"], "line": "kerb"}
+    with Api(tmp_path) as api:
+        assert api.request("PATCH", "/v1/streams/east?persist=true", {"lines": [line]})[0] == 200
+        assert api.request("PUT", "/v1/rules?persist=true", {"rules": [rule]})[0] == 200
+        renamed = {"lines": [{**line, "name": "gate"}]}
+        assert api.request("PATCH", "/v1/streams/east?renamed=line:kerb:gate&persist=true", renamed)[0] == 200
+        assert api.request("GET", "/v1/rules")[1]["persisted"] is True
+    with Api(tmp_path) as api:
+        assert api.request("GET", "/v1/rules")[1]["rules"] == [{**rule, "line": "gate"}]
+        assert api.request("GET", "/v1/streams/east/settings")[1]["settings"]["lines"][0]["name"] == "gate"
 
 
 def test_kept_rules_last_over_a_restart_and_those_that_no_longer_fit_are_left_out(

@@ -270,22 +270,59 @@ def test_a_zone_that_a_rule_needs_leads_to_the_rule(
     page = open_zones(server, open_page, "alice", 1)
     problem = page.locator("#zones-apply-problem")
     page.locator(".zones-item").click()
-    page.locator("#zones-shape").get_by_label("Name", exact=True).fill("yard")
-    page.get_by_role("button", name="Apply", exact=True).click()
-    expect(problem).to_have_text(
-        "The rule in the bay needs the zone bay: it can be neither deleted nor renamed. Change or delete the rule "
-        "first. For another name, duplicate the zone and choose the duplicate in the rule."
-    )
-    page.get_by_role("button", name="Discard changes").click()
-    expect(problem).to_have_text("")
-    page.locator(".zones-item").click()
     page.get_by_role("button", name="Delete", exact=True).click()
     page.get_by_role("button", name="Apply", exact=True).click()
+    expect(problem).to_have_text(
+        "The rule in the bay needs the zone bay: it cannot be deleted. Change or delete the rule first."
+    )
     problem.get_by_role("link", name="in the bay").click()
     expect(page.locator("#rule-title")).to_have_text("Rule in the bay")
     expect(page.locator("#rule-form [name=zone]")).to_have_value("bay")
     page.goto(f"{server.url}#/rules/none")
     expect(page.locator("#rule-problem")).to_have_text("There is no rule none any more.")
+    page.goto("about:blank")
+
+
+def test_a_new_name_of_a_zone_is_carried_into_the_rules_that_need_it(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon, "bay", "far")
+    rules: list[dict[str, Any]] = [
+        {"name": "in the bay", "streams": ["gate"], "zone": "bay"},
+        {"name": "far", "zone": "far"},
+        {"name": "crowd", "zone": "bay", "at_least": 3},
+    ]
+    daemon.ask("PUT", "/v1/rules", {"rules": rules})
+    page = open_zones(server, open_page, "alice", 2)
+    carried, name = page.locator("#zones-carried"), page.locator("#zones-shape").get_by_label("Name", exact=True)
+
+    def zones_of_rules() -> list[str]:
+        return [rule["zone"] for rule in daemon.ask("GET", "/v1/rules")["rules"]]
+
+    page.locator(".zones-item", has_text="bay").click()
+    expect(carried).to_be_empty()
+    name.fill("yard")
+    expect(carried).to_have_text(
+        "Apply also changes the rules in the bay (zone bay becomes yard), crowd (zone bay becomes yard)."
+    )
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#zones-applied")).to_have_text("Applied. It lasts until the daemon is restarted.")
+    expect(carried).to_be_empty()
+    assert zones_of_rules() == ["yard", "far", "yard"]
+    assert [zone["name"] for zone in daemon.ask("GET", "/v1/streams/gate/settings")["settings"]["zones"]] == [
+        "yard", "far",
+    ]  # fmt: skip
+    # Back again, also where the page was loaded again meanwhile, and someone else has changed the stream.
+    page.get_by_role("button", name="Undo").click()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    expect(carried).to_contain_text("in the bay (zone yard becomes bay)")
+    daemon.ask("PATCH", "/v1/streams/gate", {"zones": [zone_of("yard"), zone_of("far"), zone_of("theirs")]})
+    page.get_by_role("button", name="Keep both").click()
+    expect(carried).to_contain_text("crowd (zone yard becomes bay)")
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.locator("#zones-applied")).to_contain_text("Applied.")
+    assert zones_of_rules() == ["bay", "far", "bay"]
     page.goto("about:blank")
 
 

@@ -57,6 +57,7 @@ from streamdet.service.claims import MAX_CLAIMS, Grant
 from streamdet.service.control.operations import Json, Operation
 from streamdet.service.control.probes import Probes
 from streamdet.service.control.unix_socket import PeerGuard, listen_at
+from streamdet.service.live_config import Renamed
 from streamdet.service.pages import HealthSnapshot, guard_for, tls_for
 from streamdet.types import State
 from streamdet.wire.limits import is_jpeg
@@ -86,6 +87,7 @@ _EVENTS_OF_A_PAGE = 100
 _MAX_DEPTH = 12
 _MOST_DIGITS = 20
 _ETAG = re.compile(r'"[0-9a-f]{1,1000}"')
+_RENAMED = re.compile(r"(zone|line):([a-z0-9][a-z0-9._-]{0,63}):([a-z0-9][a-z0-9._-]{0,63})")
 
 _STATUSES = {
     Refusal.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -375,12 +377,13 @@ class _Api:
         return _answer(result, HTTPStatus.CREATED if is_new else HTTPStatus.OK)
 
     async def _change_stream(self, request: Request) -> Response:
-        how, name, patch = _how(request), _name(request), await _body_of(request)
+        how, name, patch = _how(request, "renamed"), _name(request), await _body_of(request)
+        renamed = _renamed(request)
         _check_name(patch, name)
         patch.pop("name", None)
         values = {key: value for key, value in patch.items() if value is not None}
         unset = tuple(key for key, value in patch.items() if value is None)
-        operation = Operation("streams.change", **how, stream=name, values=values, unset=unset)
+        operation = Operation("streams.change", **how, stream=name, values=values, unset=unset, renamed=renamed)
         return _answer(await self._carried_out(operation))
 
     async def _set_rules(self, request: Request) -> Response:
@@ -631,9 +634,9 @@ def _client(request: Request) -> Json:
     return {"who": f"{name} ({role}, from {address}) via the page of {process}", "via": "page"}
 
 
-def _how(request: Request) -> Json:
-    """How a change is to be made, and by whom, as an operation has it."""
-    given = _query(request, "persist", "try_only")
+def _how(request: Request, *more: str) -> Json:
+    """How a change is to be made, and by whom, as an operation has it; the query may have `more` parameters."""
+    given = _query(request, "persist", "try_only", *more)
     tag = request.headers.get("if-match")
     if tag is not None and _ETAG.fullmatch(tag) is None:
         _refuse('the header If-Match must be "version" of an answer in double quotes')
@@ -642,6 +645,16 @@ def _how(request: Request) -> Json:
         **_client(request), "persist": _is_true(given, "persist"), "try_only": _is_true(given, "try_only"),
         "version": version,
     }  # fmt: skip
+
+
+def _renamed(request: Request) -> Renamed:
+    """Which zones and lines are renamed, such as `zone:bay:yard,line:gate:door`."""
+    text = request.query_params.get("renamed")
+    found = [_RENAMED.fullmatch(part) for part in text.split(",")] if text else []
+    renamed = {(each[1], each[2]): each[3] for each in found if each is not None}
+    if len(renamed) < len(found):
+        _refuse('"renamed" must be a list such as zone:bay:yard,line:gate:door, with each name before once')
+    return renamed
 
 
 def _name(request: Request) -> str:

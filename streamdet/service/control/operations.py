@@ -20,7 +20,7 @@ from streamdet.monitoring.unexpected import describe
 from streamdet.security.plain_text import plain
 from streamdet.security.redact import redact
 from streamdet.service.claims import Claim, Grant
-from streamdet.service.live_config import LiveConfig, Outcome, Rules
+from streamdet.service.live_config import LiveConfig, Outcome, Renamed, Rules
 from streamdet.service.streams import Streams
 from streamdet.types import StreamStatus
 
@@ -53,6 +53,7 @@ class Operation:
         persist: whether all that was changed about the stream is to survive a restart.
         config: the file that the client believes the daemon to run; None for any.
         rules: all rules, for "rules.set"; as in the file.
+        renamed: zones and lines that "streams.change" renames, whose names rules are to take over.
         grant: of a cluster; of one that is released, its id and the newest generation that the client knows, or 0.
         renewals: grants without their streams, for "claims.renew".
         version: of what the client has seen; the operation is refused if it has changed. None for any.
@@ -68,6 +69,7 @@ class Operation:
     persist: bool = False
     config: str | None = None
     rules: Rules = ()
+    renamed: Renamed = field(default_factory=dict)
     grant: Grant | None = None
     renewals: tuple[Grant, ...] = ()
     version: str | None = None
@@ -213,7 +215,9 @@ class Operations:
                 raise ControlError(Refusal.BAD_REQUEST, f'"{plain(key[:40])}" is not a key that can be unset')
         self._check_version(operation)
         how = {"persist": operation.persist, "try_only": operation.try_only}
-        outcome = self._in_force.change(operation.stream, operation.values, operation.unset, **how)
+        outcome = self._in_force.change(
+            operation.stream, operation.values, operation.unset, **how, renamed=operation.renamed
+        )
         return self._changed(operation, outcome)
 
     def _remove(self, operation: Operation) -> Json:
@@ -338,6 +342,9 @@ class Operations:
                 for key, value in operation.values.items()
             ]
             parts += [f"without {', '.join(map(_short, operation.unset))}"] if operation.unset else []
+            parts += [
+                f"with rules of {kind} {before} for {after}" for (kind, before), after in operation.renamed.items()
+            ]
         return " ".join([operation.name, *parts, *(["kept over restarts"] if operation.persist else [])])
 
     def _described(self, stream: StreamConfig, status: StreamStatus | None, fps: Fps | None) -> Json:

@@ -74,6 +74,8 @@ const editor = {
   refused: [],
   /** What someone else has configured while there are changes here. @type {{lists: Lists, version: string} | null} */
   theirs: null,
+  /** The rules in force, as they were read last. @type {any[]} */
+  rules: [],
   isApplying: false,
   /** Whether the server was asked how it is configured; where it does not say, the published outlines have to do. */
   isRead: false,
@@ -88,6 +90,13 @@ function fromSettings(settings) {
   const read = ({ polygon, points, ...keys }) => ({ ...keys, points: polygon ?? points });
   return /** @type {Lists} */ (Object.fromEntries(KINDS_OF_SHAPES.map((kind) => [kind, (settings[kind] ?? []).map(read)])));
 }
+
+/** By its id a shape is known as the same when it has another name. */
+const newId = () => Math.random().toString(36).slice(2);
+
+/** Lists with the ids of shapes of the same names. @param {Lists} lists @param {Lists} known @returns {Lists} */
+const withIds = (lists, known) =>
+  /** @type {Lists} */ (Object.fromEntries(KINDS_OF_SHAPES.map((kind) => [kind, lists[kind].map((shape) => ({ ...shape, id: known[kind].find(({ name }) => name === shape.name)?.id ?? newId() }))])));
 
 const toSettings = (lists) => Object.fromEntries(KINDS_OF_SHAPES.map((kind) => [kind, lists[kind].map((shape) => keysOf(kind, shape))]));
 /** The same text for the same shapes. @param {Lists} lists */
@@ -306,15 +315,16 @@ function openZones(stream) {
 /** Reads how the shapes are configured; where the server does not say, their published outlines have to do. */
 async function readSettings() {
   const { stream } = editor;
-  const known = await getSettings(stream);
+  const [known, rules] = [await getSettings(stream), await getRules()];
   editor.isRead = true;
+  if (rules) editor.rules = rules.rules;
   if (!known || editor.stream !== stream) return showZones();
   const configured = fromSettings(known.settings);
   if (editor.base === null || !isDirty() || textOfLists(configured) === textOfLists(editor.draft)) adopt(configured, known.version);
   else {
     const isSame = editor.version === known.version || !mergeLists(editor.base, editor.draft, configured).news.length;
     editor.theirs = isSame ? null : { lists: configured, version: known.version };
-    if (isSame) Object.assign(editor, { base: configured, version: known.version });
+    if (isSame) Object.assign(editor, { base: withIds(configured, editor.base), version: known.version });
     keepDraft();
   }
   return showZones();
@@ -328,8 +338,8 @@ function adopt(lists, version) {
     Object.assign(editor, { done: [], undone: [] });
     if (editor.base && version) setText(byId("zones-applied"), "Someone else has changed them meanwhile. This is how they are now.");
   }
-  editor.base = /** @type {Lists} */ (listsOf(lists));
-  editor.draft = /** @type {Lists} */ (listsOf(lists));
+  editor.base = withIds(lists, editor.draft);
+  editor.draft = /** @type {Lists} */ (listsOf(editor.base));
   editor.version = version;
   editor.committed = JSON.stringify(editor.draft);
   editor.theirs = null;
@@ -698,6 +708,7 @@ function showResult() {
   else if (dirty && !may) standing = "Not applied: copy the text into the file of the daemon and reload it.";
   if (!account.reads && editor.base && entries().length) standing += " Of shapes that were there before, only the outlines are known here: compare labels and sizes with the file.";
   setText(byId("zones-standing"), standing);
+  setText(byId("zones-carried"), may ? carriedInWords() : "");
   setText(byId("zones-may"), may || !account.whyNot ? "" : `${account.whyNot} You can draw, and copy the text into the file of the daemon.`);
   // What is to be done next stands out: a rule needs a zone that is applied.
   byId("zones-rule").classList.toggle("primary", !dirty || !may);
@@ -782,7 +793,7 @@ function freeName(kind, lists = editor.draft) {
 /** Ends drawing with a new shape. @param {[number, number][]} points @param {boolean} focusesName */
 function finish(points, focusesName) {
   const kind = /** @type {Entry["kind"]} */ (editor.tool);
-  const shape = { name: freeName(kind), points };
+  const shape = { name: freeName(kind), points, id: newId() };
   editor.draft[kind].push(shape);
   stopDrawing();
   editor.selected = { kind, shape };
@@ -853,7 +864,7 @@ function removeSelected() {
 function duplicate() {
   if (!editor.selected) return;
   const { kind, shape } = editor.selected;
-  const copied = { ...JSON.parse(JSON.stringify(shape)), name: freeName(kind) };
+  const copied = { ...JSON.parse(JSON.stringify(shape)), name: freeName(kind), id: newId() };
   moveBy(copied, everyCorner(copied), [0.03, 0.03]);
   if (JSON.stringify(copied.points) === JSON.stringify(shape.points)) moveBy(copied, everyCorner(copied), [-0.03, -0.03]);
   editor.draft[kind].push(copied);
@@ -1046,14 +1057,28 @@ function editorKey(event) {
 
 /* Applying */
 
-/** The rules that need a zone or line of this stream which is not drawn any more. */
-async function rulesInTheWay() {
-  const known = await getRules();
-  return (known?.rules ?? []).flatMap((rule) => {
+/** The rules that need a zone or line of this stream which is not drawn any more, or by another name. @param {any[]} rules */
+function rulesWithout(rules) {
+  const renamed = renamedShapes();
+  return rules.flatMap((rule) => {
     const isOfStream = !rule.streams?.length || rule.streams.some((glob) => fitsGlob(glob, editor.stream));
     const [kind, name] = rule.line ? ["lines", rule.line] : ["zones", rule.zone];
-    return isOfStream && name && !editor.draft[kind].some((shape) => shape.name === name) ? [{ rule: rule.name, noun: NOUNS[kind], name }] : [];
+    return isOfStream && name && !editor.draft[kind].some((shape) => shape.name === name) ? [{ rule: rule.name, noun: NOUNS[kind], name, renamed: renamed.find(([noun, before]) => noun === NOUNS[kind] && before === name)?.[2] ?? "" }] : [];
   });
+}
+
+/** Zones and lines with new names, where no other shape has taken the name before. @returns {[string, string, string][]} what it is, its name before and after */
+function renamedShapes() {
+  return ["zones", "lines"].flatMap((kind) => (editor.base?.[kind] ?? []).flatMap(({ id, name }) => {
+    const now = editor.draft[kind].find((shape) => id !== undefined && shape.id === id);
+    return now && !editor.draft[kind].some((shape) => shape.name === name) ? [[NOUNS[kind], name, now.name]] : [];
+  }));
+}
+
+/** What an apply does to rules, as far as they are known; empty for nothing. */
+function carriedInWords() {
+  const carried = rulesWithout(editor.rules).filter(({ renamed }) => renamed);
+  return carried.length ? `Apply also changes the rule${carried.length > 1 ? "s" : ""} ${carried.map(({ rule, noun, name, renamed }) => `${rule} (${noun} ${name} becomes ${renamed})`).join(", ")}.` : "";
 }
 
 /** A problem of a shape, with its name. @param {{path: (string | number)[], text: string}} problem */
@@ -1067,10 +1092,11 @@ function problemOfShape(problem) {
 /** Says why nothing was applied; where rules are in the way, with the way to them. @param {{path: (string | number)[], text: string}[]} problems @param {string} problem */
 async function explainRefusal(problems, problem) {
   const shown = textOfLists(editor.draft);
-  const users = await rulesInTheWay();
+  editor.rules = (await getRules())?.rules ?? editor.rules;
+  const users = rulesWithout(editor.rules).filter(({ renamed }) => !renamed);
   if (shown !== textOfLists(editor.draft)) return;
-  const words = users.flatMap(({ rule, noun, name }) => ["The rule ", make("a", { href: addressOf("rules", rule), text: rule }), ` needs the ${noun} ${name}: it can be neither deleted nor renamed. `]);
-  if (users.length) words.push(`Change or delete the rule first. For another name, duplicate the ${users[0].noun} and choose the duplicate in the rule.`);
+  const words = users.flatMap(({ rule, noun, name }) => ["The rule ", make("a", { href: addressOf("rules", rule), text: rule }), ` needs the ${noun} ${name}: it cannot be deleted. `]);
+  if (users.length) words.push("Change or delete the rule first.");
   byId("zones-apply-problem").replaceChildren(...(users.length ? words : [problems.map(problemOfShape).join(" ") || problem]));
   byId("zones-apply-problem").scrollIntoView({ block: "nearest" });
 }
@@ -1084,7 +1110,8 @@ async function applyZones(isAgain = false) {
   showZones();
   const sent = textOfLists(editor.draft);
   const version = editor.version ? { version: editor.version } : {};
-  const { ok, problem, problems, isConflict } = await applyChange({ stream, patch: JSON.parse(sent), ...version, persist });
+  const [drawn, renamed] = [/** @type {Lists} */ (listsOf(editor.draft)), renamedShapes()];
+  const { ok, problem, problems, isConflict } = await applyChange({ stream, patch: JSON.parse(sent), ...(renamed.length ? { renamed } : {}), ...version, persist });
   editor.isApplying = false;
   if (editor.stream !== stream) return;
   editor.refused = problems;
@@ -1094,7 +1121,7 @@ async function applyZones(isAgain = false) {
     if (!editor.theirs && isDirty() && !isAgain) return applyZones(true);
   } else if (!ok) await explainRefusal(problems, problem);
   if (ok) {
-    editor.base = fromSettings(JSON.parse(sent));
+    editor.base = withIds(fromSettings(JSON.parse(sent)), drawn);
     await readSettings();
     keepDraft();
     setText(byId("zones-applied"), persist ? "Applied, and kept over restarts." : "Applied. It lasts until the daemon is restarted.");
@@ -1169,7 +1196,7 @@ function initZones() {
     const { stream } = editor;
     const known = await getSettings(stream);
     if (!known || !editor.base || editor.stream !== stream) return;
-    const base = fromSettings(known.settings);
+    const base = withIds(fromSettings(known.settings), editor.base);
     const { lists, news } = mergeLists(editor.base, editor.draft, base);
     Object.assign(editor, { draft: lists, base, version: known.version, theirs: null, selected: null, committed: JSON.stringify(lists), done: [], undone: [] });
     keepDraft();
