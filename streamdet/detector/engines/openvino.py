@@ -767,4 +767,5 @@ def _graph_errors() -> Iterator[None]:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    return "bad_alloc" in str(error)
+    # The second is what its compiler of kernels says.
+    return any(words in str(error) for words in ("bad_alloc", "can't alloc"))
