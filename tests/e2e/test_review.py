@@ -193,6 +193,12 @@ def test_the_navigation_counts_the_alerts_that_are_to_be_reviewed(
     count[0] = 100
     many = page.get_by_role("link", name="Review (more than 99 alerts to review)", exact=True)
     expect(many).to_contain_text("99+")
+    # It hides less than half of the last letter, however long it is.
+    link, shown = many.bounding_box(), page.locator("#to-review").bounding_box()
+    assert link is not None
+    assert shown is not None
+    assert shown["height"] < 20
+    assert shown["x"] > link["x"] + link["width"] - 16
     count[0] = None
     expect(page.get_by_role("link", name="Review", exact=True)).to_be_visible()
     page.unroute_all(behavior="wait")

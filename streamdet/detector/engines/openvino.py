@@ -615,7 +615,14 @@ class _Models:
         if is_new:
             channels = self._box_head.inputs[0].partial_shape[3].get_length()
             self._compile(future, partial(_of_shape, self._box_head, [regions, 7, 7, channels]))
-        return future.result()
+        try:
+            return future.result()
+        except BaseException:
+            # As above.
+            with self._lock:
+                if self._of_regions.get(regions) is future:
+                    del self._of_regions[regions]
+            raise
 
     def _make_room(self) -> None:
         """Releases the model that was used the longest ago, where there are enough; the lock is held."""

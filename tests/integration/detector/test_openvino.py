@@ -393,8 +393,12 @@ def test_a_size_that_cannot_be_compiled_is_tried_again(
     with pytest.raises(MemoryError):
         dense.features(noise(1, 3, 64, 96))
     assert sizes_of(dense) == []
+    int8 = FasterRcnnDetector(load_embedded_int8(), DetectorConfig(device="cpu", engine="openvino"))._dense
+    with pytest.raises(MemoryError):
+        int8.box_head(noise(3, 128, 7, 7))
     monkeypatch.setattr(openvino_dense, "compile_model", compile_model)
     dense.features(noise(1, 3, 64, 96))
+    assert len(int8.box_head(noise(3, 128, 7, 7))[0]) == 3
 
 
 def test_every_size_is_exact_however_many_there_are(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
