@@ -75,7 +75,8 @@ def explain(facts: Facts) -> dict[str, str]:
             "colour of many photographs is subtracted and the result divided by the usual spread: 0 now means "
             "ordinary, +1 unusually bright, -1 unusually dark. The network will halve the picture several times over, "
             f"so zeros fill it up to sides that 32 divides: {f.padded}. Several frames of a batch lie one behind the "
-            "other in the same block of numbers."
+            "other in the same block of numbers. Where OpenVINO computes with numbers of 8 bits, it subtracts and "
+            "divides itself, at the beginning of the next stage: the batch still holds whole numbers then."
         ),
         "features": (
             "Here is nearly all of the arithmetic. The backbone looks through many small learned filters, layer after "
@@ -91,7 +92,8 @@ def explain(facts: Facts) -> dict[str, str]:
             "(how likely is it that any object stands here?), and four numbers that move and stretch the box towards "
             f"that object. The {f.per_level} likeliest of each level go on, at most; where two of these overlap by "
             f"more than {f.proposal_overlap:.0%}, only the likelier stays. Of the rest at most {f.most_proposals} are "
-            f"proposed, here {f.proposals}. What the objects are is not known yet."
+            f"proposed, here {f.proposals}. What the objects are is not known yet. OpenVINO does all this together "
+            "with the stage before, whose time includes it."
         ),
         "roi_pool": (
             "Proposals have all sizes, but the classifier needs the same amount of numbers for each. RoIAlign lays a "
