@@ -180,6 +180,8 @@ def test_the_same_with_the_keyboard_alone(
     page.keyboard.type("1")
     tab_to(page, "Clip to")
     page.keyboard.type("1")
+    # The page must know the rules in force: a person is not so fast.
+    expect(page.locator("#rule-apply")).to_have_attribute("aria-disabled", "false")
     tab_to(page, "Apply")
     press(page, "Enter")
     expect(page.locator("#rule-done")).to_contain_text("In force")
