@@ -90,13 +90,14 @@ class Sockets:
         self._request_time = Share(_SHARE_OF_REQUESTS, _MAX_TURN_SECONDS)
         self._parts: list[zmq.Frame] = []
         self._ready: set[Any] = set()
+        self.wakeup = Wakeup()
         # One of ZeroMQ's threads for each socket: requests that come in do not delay events that leave.
         self._context = zmq.Context(io_threads=2)
         try:
             self._guard = ConnectionGuard(config, self._context, metrics, on_error)
-            self.wakeup = Wakeup()
         except BaseException:
-            # Raised again, whatever it is, as below.
+            # Raised again, whatever it is: an object that was never made cannot be closed by its caller, as below.
+            self.wakeup.close()
             self._context.destroy(linger=0)
             raise
         self._subscriptions = Subscriptions(self._guard.is_open)

@@ -66,7 +66,6 @@ class Dense(Protocol):
         """One that shares the weights with this one, and can be used at the same time."""
 
 
-@runtime_checkable
 class RpnDense(Dense, Protocol):
     """An engine that runs the head of the region proposal network, and leaves what follows to others."""
 

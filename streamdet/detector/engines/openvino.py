@@ -590,8 +590,9 @@ class _Models:
             return future.result()
         except BaseException:
             # Raised again, whatever it is: the next frame of this size compiles once more instead of failing for good.
+            # One who was only interrupted while another thread compiles leaves that its model.
             with self._lock:
-                if self._of_size.get(size) is future:
+                if self._of_size.get(size) is future and future.done():
                     self._remove(size)
             raise
 
@@ -618,9 +619,9 @@ class _Models:
         try:
             return future.result()
         except BaseException:
-            # As above.
+            # Raised again, whatever it is: the next regions compile once more, as in `features`.
             with self._lock:
-                if self._of_regions.get(regions) is future:
+                if self._of_regions.get(regions) is future and future.done():
                     del self._of_regions[regions]
             raise
 

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -399,6 +399,18 @@ def test_a_size_that_cannot_be_compiled_is_tried_again(
     monkeypatch.setattr(openvino_dense, "compile_model", compile_model)
     dense.features(noise(1, 3, 64, 96))
     assert len(int8.box_head(noise(3, 128, 7, 7))[0]) == 3
+
+
+def test_who_is_interrupted_while_it_waits_leaves_the_model_to_others(weights: Weights) -> None:
+    class Interrupted(Future[Any]):
+        def result(self, timeout: float | None = None) -> Any:
+            raise KeyboardInterrupt
+
+    dense = dense_of(weights, OPENVINO)
+    compiling = dense._models._of_size[64, 96] = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        dense.features(noise(1, 3, 64, 96))
+    assert dense._models._of_size[64, 96] is compiling
 
 
 def test_every_size_is_exact_however_many_there_are(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
