@@ -54,8 +54,9 @@ def command(*behaviour: str) -> list[str]:
     return [sys.executable, "-P", str(FAKES), *behaviour]
 
 
-def tried(folder: Path | None, *behaviour: str, **options: Any) -> Report:
-    with Trial(DetectorConfig(), Store(folder), command(*behaviour), budget_seconds=1, **options) as trial:
+def tried(folder: Path | None, *behaviour: str, budget_seconds: float = 1, **options: Any) -> Report:
+    given = DetectorConfig(), Store(folder), command(*behaviour)
+    with Trial(*given, budget_seconds=budget_seconds, **options) as trial:
         report = trial.report()
     assert report is not None
     return report
@@ -118,13 +119,14 @@ def test_one_that_compiles_for_each_size_is_not_taken_for_slow() -> None:
 
 
 def test_those_that_are_about_as_fast_are_timed_again_in_turns() -> None:
-    report = tried(None, "torch fp32=good:9", "torch bf16=fades", "openvino int8=good:6", "all=unsupported")
+    behaviour = "torch fp32=good:9", "torch bf16=fades", "openvino int8=good:6", "all=unsupported"
+    report = tried(None, *behaviour, budget_seconds=3)
     assert choose(DetectorConfig(), report).candidate == INT8
     assert result_of(report, BF16).timings[0].frames_per_second < result_of(report, INT8).timings[0].frames_per_second
 
 
 def test_one_that_ends_while_it_takes_turns_is_not_used() -> None:
-    report = tried(None, SLOW, "torch bf16=tires:3", "openvino fp32=good:3")
+    report = tried(None, SLOW, "torch bf16=tires:3", "openvino fp32=good:3", budget_seconds=3)
     assert result_of(report, BF16).outcome is Outcome.CRASHED
     assert "while it was timed" in result_of(report, BF16).reason
     assert choose(DetectorConfig(), report).candidate.name == "openvino fp32"
@@ -527,7 +529,8 @@ def test_a_batch_that_would_not_be_used_makes_no_engine_the_fastest() -> None:
 
 
 def test_one_that_compiles_long_is_timed_in_batches_too_if_it_is_among_the_fastest() -> None:
-    report = tried(None, SLOW, "torch bf16=good:2", "openvino int8=compiles:2", "openvino bf16=compiles:6")
+    behaviour = SLOW, "torch bf16=good:2", "openvino int8=compiles:2", "openvino bf16=compiles:6"
+    report = tried(None, *behaviour, budget_seconds=3)
     batches = {r.candidate.name: {t.batch for t in r.timings if t.workers == 2} for r in report.results}
     assert batches["openvino int8"] >= {1, 2, 4}
     # Not one that is much slower.
