@@ -115,9 +115,9 @@ class Trial:
         """What rules may be about, and what one would have done."""
         return [Route("/api/shapes", self.get_shapes), Route("/api/rules/try", self.answer, methods=["POST"])]
 
-    async def get_shapes(self, _request: Request) -> Response:
-        """The published zones, lines and masks of every stream that has some."""
-        return JSONResponse(self._board.geometry())
+    async def get_shapes(self, request: Request) -> Response:
+        """The published zones, lines and masks of each stream that has some, or of those that `stream` names."""
+        return JSONResponse(self._board.geometry(request.query_params.getlist("stream") or None))
 
     async def answer(self, request: Request) -> Response:
         """The alerts that a rule would have raised; 422 where it is wrong, 503 where the daemon does not answer."""

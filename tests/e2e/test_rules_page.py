@@ -130,6 +130,24 @@ def test_an_operator_draws_a_zone_makes_a_rule_and_sees_its_alert(
     page.goto("about:blank")
 
 
+def test_a_picture_shows_the_zones_as_they_are_when_it_is_opened(
+    daemon: DaemonProcess, server: PageProcess, open_page: Callable[..., Page]
+) -> None:
+    configure(daemon)
+    page = open_page(f"{server.url}#/review?kind=objects", viewport={"width": 1440, "height": 900})
+    log_in(page, "bob")
+    card = page.locator(".occurrence[data-kind=object]").first
+    expect(card).to_be_visible()
+    zones = page.locator("dialog svg.overlay polygon.zone")
+    for names in (["bay", "door"], ["bay"], []):
+        configure(daemon, *names)  # while the list is open
+        card.locator("a").press("Enter")
+        expect(page.get_by_role("dialog")).to_be_visible()
+        expect(zones).to_have_count(len(names))
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_be_hidden()
+
+
 def press(page: Page, *keys: str) -> None:
     for key in keys:
         name, _, count = key.partition("*")

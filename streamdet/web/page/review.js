@@ -422,8 +422,19 @@ async function showOccurrence(id, at) {
     dialog.showModal();
     byId("occurrence-title").focus();
   }
-  if (item) fillDialog(item);
-  return undefined;
+  if (!item) return undefined;
+  fillDialog(item);
+  return refreshShapes(item);
+}
+
+/** Zones may have been drawn, changed or removed since the list was read. */
+async function refreshShapes({ id, stream }) {
+  const shapes = await getJson(`/api/shapes?${new URLSearchParams({ stream })}`);
+  if (!shapes) return;
+  if (JSON.stringify(shapes[stream]) === JSON.stringify(review.geometry[stream])) return;
+  if (stream in shapes) review.geometry[stream] = shapes[stream];
+  else delete review.geometry[stream];
+  if (review.open === id) drawOverlay();
 }
 
 /** Looks around the time of a link; what has just happened may not be kept yet. @param {string} id @param {number} at */
