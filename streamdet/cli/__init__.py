@@ -93,7 +93,7 @@ Exit codes, of all commands:
   {EXIT_FAILURE}    failed; the last line says why
   {EXIT_USAGE}    wrong options, configuration, key or password file
   {EXIT_BAD_DATA}   broken data: an event, a data set, a picture
-  {EXIT_UNAVAILABLE}   not available: weights, device, address, disk, or no daemon answers
+  {EXIT_UNAVAILABLE}   not available: weights, device, memory, address, disk, or no daemon answers
   {EXIT_DEVICE_LOST}   the GPU is lost; the service restarts
   {EXIT_INTERRUPTED}  interrupted by Ctrl-C"""
 
@@ -130,6 +130,11 @@ def main() -> None:
         with ending_in_time(EXIT_INTERRUPTED):
             sys.stdout.flush()
         sys.exit(EXIT_INTERRUPTED)
+    except MemoryError as error:
+        reason = f" ({plain_lines(first)})" if (first := str(error).partition("\n")[0]) else ""
+        advice = "free some, or raise the limit of this process, container or service"
+        click.echo(f"streamdet: out of memory{reason}; {advice}", err=True)
+        sys.exit(EXIT_UNAVAILABLE)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EAGAIN):
             raise

@@ -751,12 +751,12 @@ def _has_convolutions(module: nn.Module) -> bool:
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """OpenVINO wraps what C++ says when memory runs out."""
+    """OpenVINO wraps what C++ says when memory runs out, also that for the stack of a thread."""
     try:
         yield
     except RuntimeError as error:
         if _is_of_memory(error):
-            msg = "OpenVINO ran out of memory"
+            msg = "OpenVINO got no memory, or no thread"
             raise MemoryError(msg) from error
         raise
 
@@ -775,5 +775,5 @@ def _graph_errors() -> Iterator[None]:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    # The second is what its compiler of kernels says.
-    return any(words in str(error) for words in ("bad_alloc", "can't alloc"))
+    # The second is what its compiler of kernels says, the third what `std::thread` says.
+    return any(words in str(error) for words in ("bad_alloc", "can't alloc", "Resource temporarily unavailable"))

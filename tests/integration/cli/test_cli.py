@@ -168,6 +168,22 @@ def test_a_full_disk_is_one_line() -> None:
     assert result.stderr == "streamdet: cannot write: No space left on device\n"
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"), [("OpenVINO got no memory\nat 0x7f", " (OpenVINO got no memory)"), ("", "")], ids=["said", "not"]
+)
+def test_a_lack_of_memory_is_one_line(
+    said: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_out(**_: object) -> None:
+        raise MemoryError(said)
+
+    monkeypatch.setattr(cli.cli, "main", run_out)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    expected = "free some, or raise the limit of this process, container or service\n"
+    assert (ended.value.code, capsys.readouterr().err) == (69, f"streamdet: out of memory{shown}; {expected}")
+
+
 def test_a_reader_that_goes_away_is_no_trouble() -> None:
     command = [sys.executable, "-m", "streamdet", "schema", "config"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

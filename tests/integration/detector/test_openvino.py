@@ -379,7 +379,12 @@ def test_a_size_is_compiled_once_while_others_go_on(weights: Weights, monkeypatc
 
 # As OpenVINO says it where a limit of the process leaves it no memory (RLIMIT_AS).
 @pytest.mark.parametrize(
-    "message", ["std::bad_alloc", "Exception from src/inference/src/dev/plugin.cpp:54:\ncan't alloc"]
+    "message",
+    [
+        "std::bad_alloc",
+        "Exception from src/inference/src/dev/plugin.cpp:54:\ncan't alloc",
+        "Exception from src/inference/src/cpp/core.cpp:112:\nResource temporarily unavailable",
+    ],
 )
 def test_a_size_that_cannot_be_compiled_is_tried_again(
     weights: Weights, monkeypatch: pytest.MonkeyPatch, message: str
