@@ -258,15 +258,19 @@ def resume(context: click.Context, name: str, *, persist: bool, as_json: bool) -
 @command.command(
     epilog="""\b
 Examples:
-  streamdet streams reset yard --persist"""
+  streamdet streams reset yard --persist
+  streamdet streams reset yard --rules    # its zones have other names now"""
 )
 @_name
 @_persist
+@click.option("--rules", is_flag=True, help="Undo changes made at run time to the rules as well.")
 @_json
 @click.pass_context
-def reset(context: click.Context, name: str, *, persist: bool, as_json: bool) -> None:
+def reset(context: click.Context, name: str, *, persist: bool, rules: bool, as_json: bool) -> None:
     """Undo changes made at run time to a stream of the file, including its removal."""
-    _change(context, "POST", f"{_path(name)}/reset", name, "is as the file says", persist=persist, as_json=as_json)
+    path = f"{_path(name)}/reset{'?rules=true' if rules else ''}"
+    done = "is as the file says, and so are the rules" if rules else "is as the file says"
+    _change(context, "POST", path, name, done, persist=persist, as_json=as_json)
 
 
 def _path(name: str) -> str:
@@ -299,7 +303,8 @@ def _change(
     context: click.Context, method: str, path: str, name: str, done: str, body: dict[str, Any] | None = None,
     *, persist: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    _ask(context, method, f"{path}?persist=true" if persist else path, body, as_json=as_json)
+    query = f"{'&' if '?' in path else '?'}persist=true" if persist else ""
+    _ask(context, method, path + query, body, as_json=as_json)
     if not as_json:
         kept = "and stays so over restarts" if persist else "until the next restart"
         click.echo(f"{name} {done}, {kept}")

@@ -45,6 +45,7 @@ _VERSION = 1
 # No name of a stream.
 _RULES = "[[rules]]"
 _RESET_RULES = "streamdet rules reset"
+_OF_FILE: Literal["of the file"] = "of the file"
 _STREAM_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 _log = logging.getLogger(__name__)
@@ -314,11 +315,28 @@ class LiveConfig:
         change = Change("remove") if self._is_in_file(name) else None
         return self._change(name, change, persist=persist, try_only=try_only)
 
-    def reset(self, name: str, *, persist: bool, try_only: bool = False) -> Outcome:
-        """Makes a stream of the file what the file says; raises as `change`."""
+    def reset(self, name: str, *, persist: bool, try_only: bool = False, rules: bool = False) -> Outcome:
+        """Makes a stream of the file what the file says.
+
+        Args:
+            name: of the stream.
+            persist: whether what was kept of it is to be forgotten.
+            try_only: whether nothing is to change.
+            rules: whether the rules are those of the file as well: where zones have other names at run time, neither
+                the stream nor the rules may fit without the other.
+
+        Raises:
+            As `change`.
+        """
         if not self._is_in_file(name):
             raise ControlError(Refusal.NOT_FOUND, f"the file has no stream {name}; one of run time can be removed")
-        return self._change(name, None, persist=persist, try_only=try_only)
+        try:
+            return self._change(name, None, persist=persist, try_only=try_only, rules=_OF_FILE if rules else None)
+        except ConfigError as error:
+            if rules or self._at_run_time.rules is None:
+                raise
+            way_out = f"with the rules of the file it may fit: streamdet streams reset {name} --rules"
+            raise ConfigError([*error.problems, f"the rules were changed at run time; {way_out}"]) from None
 
     def set_rules(self, rules: Rules | None, *, persist: bool, try_only: bool = False) -> Outcome:
         """Puts rules in force, all of them or none.
@@ -335,7 +353,13 @@ class LiveConfig:
             # Here the rules are what is wrong; in `_merge` it may be a change of a stream that does not fit them.
             check_rules(self._config.model_copy(update={"rules": read_rules(rules)}), self._weights_labels)
         kept = AtRunTime(self._kept.streams, rules) if persist else self._kept
-        return self._adopt(self._file, AtRunTime(self._at_run_time.streams, rules), kept, try_only=try_only)
+        try:
+            return self._adopt(self._file, AtRunTime(self._at_run_time.streams, rules), kept, try_only=try_only)
+        except ConfigError as error:
+            if rules is not None or self._at_run_time.rules is None:
+                raise
+            way_out = "to undo the changes of one and the rules together: streamdet streams reset NAME --rules"
+            raise ConfigError([*error.problems, f"streams were changed at run time; {way_out}"]) from None
 
     def claim(self, grant: Grant) -> Applied:
         """Follows a grant of a cluster: all of it or nothing. A renewal only makes its lease longer.
@@ -434,14 +458,21 @@ class LiveConfig:
             raise ControlError(Refusal.CONFLICT, problem)
 
     def _change(
-        self, name: str, change: Change | None, *, persist: bool, try_only: bool, rules: Rules | None = None
+        self,
+        name: str,
+        change: Change | None,
+        *,
+        persist: bool,
+        try_only: bool,
+        rules: Rules | Literal["of the file"] | None = None,
     ) -> Outcome:
         self._check_not_claimed(name)
         changed = self._at_run_time.with_stream(name, change)
         kept = self._kept.with_stream(name, change) if persist else self._kept
         if rules is not None:
-            changed = replace(changed, rules=rules)
-            kept = replace(kept, rules=rules) if persist else kept
+            of_run_time = None if rules == _OF_FILE else rules
+            changed = replace(changed, rules=of_run_time)
+            kept = replace(kept, rules=of_run_time) if persist else kept
         return self._adopt(self._file, changed, kept, try_only=try_only)
 
     def _carried_rules(self, stream: str, renamed: Renamed) -> Rules | None:

@@ -174,7 +174,8 @@ def test_pause_change_resume_reset(installed: Installed) -> None:
     code, output = installed.run("streams", "add", "east", str(sample_clip()))
     assert code == 1
     assert "streamdet streams reset east" in output
-    assert installed.run("streams", "reset", "east")[0] == 0
+    code, output = installed.run("streams", "reset", "east", "--rules", "--persist")
+    assert (code, output) == (0, "east is as the file says, and so are the rules, and stays so over restarts\n")
     wait_until(lambda: installed.streams()["east"]["state"] == "up")
 
 

@@ -328,6 +328,16 @@ def test_a_renamed_zone_is_carried_into_the_rules_of_its_stream_or_nothing_chang
     assert api.request("PATCH", path, {"zones": [zone("gone")]})[0] == 422
     assert api.request("PATCH", path, {"zones": [zone("door")]})[0] == 200
     assert rules() == [{"name": "${HOME}", "streams": ["east"], "zone": "door"}]
+    # Back to the file: neither fits without the other.
+    status, answer = api.request("POST", "/v1/streams/east/reset")
+    assert (status, "streamdet streams reset east --rules" in answer["problems"][-1]) == (422, True)
+    status, answer = api.request("POST", "/v1/rules/reset")
+    assert (status, "streamdet streams reset NAME --rules" in answer["problems"][-1]) == (422, True)
+    assert api.request("POST", "/v1/streams/east/reset?rules=true&try_only=true")[0] == 200
+    assert rules()[0]["zone"] == "door"
+    assert api.request("POST", "/v1/streams/east/reset?rules=true")[0] == 200
+    assert (rules()[0]["zone"], api.request("GET", "/v1/rules")[1]["origin"]) == ("gate", "file")
+    assert api.request("POST", "/v1/streams/east/reset?rules=maybe")[0] == 400
     # A rule that needs the zone of another stream as well.
     both = {"name": "both", "streams": ["*st"], "zone": "gate"}
     assert api.request("PATCH", "/v1/streams/east", {"zones": [zone("door"), zone("gate")]})[0] == 200

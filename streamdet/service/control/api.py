@@ -284,7 +284,7 @@ class _Api:
                 _resource("/v1/claims", GET=self._operation("claims.list"), PATCH=self._renew_claims),
                 _resource("/v1/claims/{id}", PUT=self._set_claim, DELETE=self._release_claim),
                 _resource("/v1/streams/{name}/picture", GET=self._get_snapshot),
-                _resource("/v1/streams/{name}/reset", POST=self._operation("streams.reset", changes=True)),
+                _resource("/v1/streams/{name}/reset", POST=self._reset_stream),
                 _resource("/v1/streams/{name}/settings", GET=self._operation("streams.settings")),
                 _resource("/v1/rules", GET=self._operation("rules.get"), PUT=self._set_rules),
                 _resource("/v1/rules/reset", POST=self._operation("rules.reset", changes=True)),
@@ -384,6 +384,12 @@ class _Api:
         values = {key: value for key, value in patch.items() if value is not None}
         unset = tuple(key for key, value in patch.items() if value is None)
         operation = Operation("streams.change", **how, stream=name, values=values, unset=unset, renamed=renamed)
+        return _answer(await self._carried_out(operation))
+
+    async def _reset_stream(self, request: Request) -> Response:
+        how, resets_rules = _how(request, "rules"), _is_true(request.query_params, "rules")
+        _only(await _body_of(request))
+        operation = Operation("streams.reset", **how, stream=_name(request), resets_rules=resets_rules)
         return _answer(await self._carried_out(operation))
 
     async def _set_rules(self, request: Request) -> Response:

@@ -54,6 +54,7 @@ class Operation:
         config: the file that the client believes the daemon to run; None for any.
         rules: all rules, for "rules.set"; as in the file.
         renamed: zones and lines that "streams.change" renames, whose names rules are to take over.
+        resets_rules: whether "streams.reset" makes the rules those of the file as well.
         grant: of a cluster; of one that is released, its id and the newest generation that the client knows, or 0.
         renewals: grants without their streams, for "claims.renew".
         version: of what the client has seen; the operation is refused if it has changed. None for any.
@@ -70,6 +71,7 @@ class Operation:
     config: str | None = None
     rules: Rules = ()
     renamed: Renamed = field(default_factory=dict)
+    resets_rules: bool = False
     grant: Grant | None = None
     renewals: tuple[Grant, ...] = ()
     version: str | None = None
@@ -228,7 +230,8 @@ class Operations:
     def _reset(self, operation: Operation) -> Json:
         self._check_version(operation)
         how = {"persist": operation.persist, "try_only": operation.try_only}
-        return self._changed(operation, self._in_force.reset(operation.stream, **how))
+        outcome = self._in_force.reset(operation.stream, **how, rules=operation.resets_rules)
+        return self._changed(operation, outcome)
 
     def _check_version(self, operation: Operation) -> None:
         """Refuses to change a stream that is not as the client has seen it."""
@@ -342,6 +345,7 @@ class Operations:
                 for key, value in operation.values.items()
             ]
             parts += [f"without {', '.join(map(_short, operation.unset))}"] if operation.unset else []
+            parts += ["with the rules of the file"] if operation.resets_rules else []
             parts += [
                 f"with rules of {kind} {before} for {after}" for (kind, before), after in operation.renamed.items()
             ]
