@@ -15,7 +15,7 @@ const REASONS = {
   ended: "Its video has come to an end.",
   paused: "Someone has paused it: streamdet streams resume starts it again.",
   decode_error: "What comes from it cannot be decoded: it is damaged, or no video.",
-  overload: "It sends more pictures than one camera may, or takes a whole core to decode.",
+  overload: "More pictures come from it than one stream may have, or it takes a whole core to decode.",
   internal_error: "A bug in streamdet hit this stream; the log of the daemon has the details.",
 };
 

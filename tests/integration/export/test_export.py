@@ -70,6 +70,7 @@ def test_int8_runs_as_weights_and_keeps_most_detections(int8_file: tuple[Path, d
 
 
 @needs_openvino
+@pytest.mark.timeout(400)  # quantising and the training of a head: half a minute of two cores
 def test_some_ten_frames_make_a_small_box_head_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, frame in enumerate(clip_frames(26)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), frame[::2, ::2, ::-1])
