@@ -151,16 +151,19 @@ def test_the_list_of_events_leads_to_the_card(server: PageProcess, open_page: Ca
     expect(page.locator("#journal li[data-kind=object]").first).to_be_visible()
     page.get_by_label("Objects", exact=True).uncheck()
     page.get_by_label("States and losses").uncheck()
-    expect(page.locator("#journal li:not([data-kind=alert])")).to_have_count(0)  # the list has begun again
+    expect(page.locator("#journal")).to_have_attribute("aria-busy", "false")  # the list has begun again
+    expect(page.locator("#journal li:not([data-kind=alert])")).to_have_count(0)
     alert = page.locator("#journal li[data-kind=alert]").first
     if by == "keyboard":
         alert.get_by_role("link", name="Alert").focus()
         page.keyboard.press("Enter")
     else:
-        # Others come meanwhile, and are alerts as well: the list holds still while it is pressed.
+        # Others come meanwhile, and are alerts as well: the list holds still while it is pressed, even if it begins
+        # again.
         place = "time => { const { x, y } = time.getBoundingClientRect(); return [x + 5, y + 5]; }"
         page.mouse.move(*alert.locator("time").evaluate(place))
         page.mouse.down()
+        page.get_by_label("States and losses").evaluate("box => box.click()")
         for _ in range(4):
             page.wait_for_event("response", lambda answer: answer.url.endswith("/api/updates"))
         page.mouse.up()

@@ -14,9 +14,9 @@ let heldBack = null;
 function initFilters() {
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("filters").addEventListener("input", readFilters);
-  // What is pressed must be there still when it is let go: else there is no click.
+  // What is pressed must be there still when it is let go: else there is no click. A menu takes what follows for itself.
   byId("journal").addEventListener("pointerdown", () => (heldBack ??= []));
-  for (const end of ["pointerup", "pointercancel", "blur"]) addEventListener(end, () => heldBack && setTimeout(showHeldBack));
+  for (const end of ["pointerup", "pointercancel", "contextmenu", "blur"]) addEventListener(end, () => heldBack && setTimeout(showHeldBack));
 }
 
 function showHeldBack() {
@@ -34,6 +34,7 @@ function readFilters() {
   filter.objects = byId("filter-objects").checked;
   filter.notes = byId("filter-notes").checked;
   setText(byId("filter-score-shown"), percent(filter.min_score));
+  setAttribute(byId("journal"), "aria-busy", "true");
   clearTimeout(changing);
   changing = setTimeout(beginList, 150);
 }
@@ -50,7 +51,10 @@ function listOnly(stream) {
 }
 
 function beginList() {
+  clearTimeout(changing);
+  changing = 0;
   freshList = true;
+  setAttribute(byId("journal"), "aria-busy", "true");
   heldBack &&= [];
   forgetEvents();
 }
@@ -67,7 +71,7 @@ function offerLabels(streams) {
 
 /** Shows new entries on top. @param {any[]} entries the newest first */
 function updateJournal(entries) {
-  if (heldBack && !freshList) {
+  if (heldBack) {
     heldBack = [...entries, ...heldBack].slice(0, MAX_ENTRIES);
     return;
   }
@@ -75,6 +79,8 @@ function updateJournal(entries) {
   if (freshList) {
     list.replaceChildren();
     freshList = false;
+    // Not yet where a filter has changed meanwhile.
+    if (!changing) setAttribute(list, "aria-busy", "false");
   } else {
     announceStates(entries.filter(({ kind, state }) => kind === "moved" || (kind === "state" && state !== "connecting")).reverse());
   }
