@@ -253,7 +253,13 @@ def test_detail_page_shows_zones_objects_and_only_its_own_events(
     expect(objects).to_have_count(2)
     expect(objects.first).to_contain_text("#7")
     expect(objects.first).to_contain_text("path")
-    expect(page.locator("#facts")).to_contain_text("640 \u00d7 360")
+    facts = page.locator("#facts")
+    expect(facts).to_contain_text("640 \u00d7 360")
+    # What is selected stays so while other facts change.
+    facts.locator("dd", has_text="\u00d7").evaluate("size => getSelection().selectAllChildren(size)")
+    before = facts.inner_text()
+    wait_until(page, lambda: facts.inner_text() != before)
+    assert page.evaluate("String(getSelection())") == "640 \u00d7 360"
     expect(page.locator("#stages-hint")).to_contain_text("without --metrics")
     expect(page.locator("#fps-chart .scale")).to_have_text(re.compile(r"^[1-9][0-9]* fps0$"))
     expect(page.locator("#journal li[data-kind=object]", has_text="gate")).to_have_count(2)

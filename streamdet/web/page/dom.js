@@ -40,6 +40,16 @@ function setAttribute(element, name, value) {
   if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
+/**
+ * Fills a list of terms and values (`dl`). What stays the same stays in place, and with it what someone has selected.
+ * @param {Element} list @param {[string, string][]} facts
+ */
+function fillFacts(list, facts) {
+  const isSame = facts.length === list.children.length && facts.every(([term], at) => list.children[at].firstChild?.textContent === term);
+  if (isSame) facts.forEach(([, value], at) => setText(/** @type {Element} */ (list.children[at].lastChild), value));
+  else list.replaceChildren(...facts.map(([term, value]) => make("div", {}, make("dt", { text: term }), make("dd", { text: value }))));
+}
+
 /** @param {number} milliseconds */
 const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 

@@ -459,7 +459,6 @@ function fillDialog(item) {
   showPictureOf(place, item, false);
   drawOverlay();
   showClip(byId("occurrence-clip"), item);
-  byId("occurrence-facts").replaceChildren();
   refreshDialog();
   setText(byId("occurrence-copied"), "");
   const at = list.items.findIndex((one) => one.id === item.id);
@@ -474,13 +473,7 @@ function fillDialog(item) {
 function refreshDialog() {
   const item = list.byId.get(review.open);
   if (!item || !byId("occurrence-dialog").open) return;
-  const facts = byId("occurrence-facts");
-  const known = factsOf(item);
-  if (known.map(([term]) => term).join() === [...facts.querySelectorAll("dt")].map((term) => term.textContent).join()) {
-    known.forEach(([, value], at) => setText(facts.children[at].lastChild, value));
-  } else {
-    facts.replaceChildren(...known.map(([term, value]) => make("div", {}, make("dt", { text: term }), make("dd", { text: value }))));
-  }
+  fillFacts(byId("occurrence-facts"), factsOf(item));
   setText(byId("occurrence-json"), JSON.stringify(item.event, null, 2));
 }
 

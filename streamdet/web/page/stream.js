@@ -136,9 +136,7 @@ function showFacts(row, detail) {
     if (fps > 0) facts.push([`Dropped, ${DROPS[reason] ?? reason}`, `${perSecond(fps)} fps`]);
   }
   if (!detail && byId("facts").children.length) return;
-  byId("facts").replaceChildren(
-    ...facts.map(([term, value]) => make("div", {}, make("dt", { text: term }), make("dd", { text: value }))),
-  );
+  fillFacts(byId("facts"), /** @type {[string, string][]} */ (facts));
 }
 
 function showStages({ problem, engine, stages, batch_size: batch, queue_wait_ms: wait }) {
