@@ -58,7 +58,7 @@ install:  ## Install the system service, as root; INSTALL_ARGS=--dry-run prints 
 	@[ -x $(BIN)/streamdet ] || { echo "make setup first: the service runs in a copy of the environment"; exit 1; }
 	$(BIN)/streamdet install-service $(INSTALL_ARGS)
 
-bench: setup  ## Measure the detector, the daemon and this machine: three minutes
+bench: setup  ## Measure the detector, the daemon and this machine: four to eight minutes
 	$(BIN)/streamdet bench $(if $(SECONDS),--seconds $(SECONDS)) $(BENCH_ARGS)
 
 test: setup-dev  ## Run all tests

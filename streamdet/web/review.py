@@ -131,13 +131,14 @@ class Review:
             marks_after: of marks; the same.
             limit: how many at most happened, the newest.
         """
+        # The numbers first: what comes while the rest is read is said twice rather than never.
+        number, marks_number = self._board.occurrences.last_number, self._marks.last_number
         marked = self._marks.changed(marks_after) if marks_after else {}
-        number = self._board.occurrences.last_number
         entries = self._board.occurrences.newest_first(after) if after else ()
         found = [entry for entry in entries if self._fits(wanted, entry)]
         items = self._items(found[:limit])
         head = {
-            "number": number, "marks": self._marks.last_number, "more": len(found) > limit, "marked": marked,
+            "number": number, "marks": marks_number, "more": len(found) > limit, "marked": marked,
         }  # fmt: skip
         return orjson.dumps(head)[:-1] + b',"items":[' + items + b"]}"
 
@@ -221,7 +222,8 @@ class Review:
         except BadRequestError as error:
             return PlainTextResponse(f"{error}\n", HTTPStatus.BAD_REQUEST)
         await asyncio.to_thread(self._marks.mark, ids, reviewed=reviewed)
-        return Response(orjson.dumps({"problem": self._marks.problem}), media_type="application/json")
+        answer = {"problem": self._marks.problem, "marks": self._marks.last_number}
+        return Response(orjson.dumps(answer), media_type="application/json")
 
     async def _daemon_of(self, request: Request) -> AsyncPast:
         """Who keeps a picture or clip: in a cluster the node that the request names.

@@ -145,6 +145,33 @@ def test_a_card_opens_picture_path_and_clip_and_is_marked_for_all(
         one.goto("about:blank")
 
 
+def test_an_answer_from_before_a_mark_does_not_undo_it(server: PageProcess, open_page: Callable[..., Page]) -> None:
+    alert = wait_for(server, "kind=alerts", lambda item: item["ended_at"] is not None and not item["reviewed"])
+    page = open_page(f"{server.url}#/review?id={alert['id']}&at={alert['began_at']}")
+    is_marked, number = False, 0
+
+    def change(head: dict[str, Any]) -> None:
+        nonlocal number
+        if news := head.get("review"):
+            number = number if is_marked else news["marks"]
+            news |= {"marks": number, "marked": {}, "items": [alert] if is_marked else []}
+
+    page.route("**/api/updates", lambda route: with_head(route, change))
+    button = page.get_by_role("dialog").get_by_role("button", name="Reviewed")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    page.wait_for_event("response", lambda answer: answer.url.endswith("/api/updates"))
+    is_marked = True
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    for _ in range(4):
+        page.wait_for_event("response", lambda answer: answer.url.endswith("/api/updates"))
+    expect(button).to_have_attribute("aria-pressed", "true")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "false")
+    assert wait_for(server, "kind=alerts", lambda item: item["id"] == alert["id"])["reviewed"] is False
+    page.goto("about:blank")
+
+
 @pytest.mark.parametrize("by", ["mouse", "keyboard"])
 def test_the_list_of_events_leads_to_the_card(server: PageProcess, open_page: Callable[..., Page], by: str) -> None:
     page = open_page(server.url, viewport={"width": 1200, "height": 900})

@@ -21,6 +21,8 @@ const review = {
   number: 0,
   /** The newest mark that we have, of anyone. */
   marks: 0,
+  /** Numbers of marks made here that answers on their way may not know, by id. @type {Map<string, number>} */
+  ownMarks: new Map(),
   /** What has happened since, and is not shown yet. @type {Map<string, any>} */
   news: new Map(),
   isMore: false,
@@ -103,6 +105,7 @@ addView("review", {
   news: () => (review.number ? { ...asked(), after: review.number, marks: review.marks } : null),
   update({ instance, review: news }) {
     review.instance ||= instance;
+    if (review.instance !== instance) review.ownMarks.clear();
     if (review.instance !== instance && !review.open) {
       // Another server: what happened before it was heard is no news to it.
       review.instance = instance;
@@ -194,6 +197,7 @@ async function load(after) {
   const next = after !== null && answer.problem ? after : answer.next;
   Object.assign(review, { next, problem: answer.problem, missing: answer.missing, marksProblem: answer.marks_problem });
   Object.assign(review.geometry, answer.geometry);
+  keepOwnMarks(answer);
   for (const item of answer.items) add(item, false);
   offerFilters();
   showFilter();
@@ -236,7 +240,8 @@ const addressOfItem = (item) => addressOf("review", "", { ...review.filter, id: 
 function takeNews({ number, marks, marked, items, more }) {
   Object.assign(review, { number, marks });
   if (marked === null) review.open ? load(null) : beginReview(); // more than the server knows
-  else takeMarks(marked);
+  else takeMarks(marked, marks);
+  keepOwnMarks({ items, marks });
   for (const item of [...items].reverse()) {
     if (list.cards.has(item.id)) add(item, false);
     else review.news.set(item.id, item);
@@ -254,10 +259,26 @@ function takeNews({ number, marks, marked, items, more }) {
   else addNews();
 }
 
-/** Shows what others have marked; the cards stay where they are. @param {Record<string, boolean>} marked by id */
-function takeMarks(marked) {
+/** Whether what was read when marks had this number is from before a mark that was made here. @param {string} id @param {number} marks */
+function isBeforeOwnMark(id, marks) {
+  const own = review.ownMarks.get(id);
+  if (own !== undefined && own <= marks) review.ownMarks.delete(id);
+  return own !== undefined && own > marks;
+}
+
+/** Corrects items that were read before they were marked here. @param {{items: any[], marks: number}} answer */
+function keepOwnMarks({ items, marks }) {
+  for (const item of items) {
+    const known = list.byId.get(item.id) ?? review.news.get(item.id);
+    if (known && isBeforeOwnMark(item.id, marks)) item.reviewed = known.reviewed;
+  }
+}
+
+/** Shows what others have marked; the cards stay where they are. @param {Record<string, boolean>} marked by id @param {number} marks */
+function takeMarks(marked, marks) {
   let changes = 0;
   for (const [id, reviewed] of Object.entries(marked)) {
+    if (isBeforeOwnMark(id, marks)) continue;
     for (const item of [list.byId.get(id), review.news.get(id)]) {
       if (!item || item.reviewed === reviewed) continue;
       item.reviewed = reviewed;
@@ -339,7 +360,10 @@ async function mark(items, reviewed) {
       });
       if (answer.status === 401) noteLoggedOut();
       if (!answer.ok) return announce("It could not be marked.");
-      review.marksProblem = (await answer.json()).problem;
+      const { problem, marks } = await answer.json();
+      review.marksProblem = problem;
+      if (marks <= review.marks) continue; // it has been heard of already, and perhaps of later ones
+      for (const { id } of some) review.ownMarks.set(id, marks);
     } catch {
       return announce("It could not be marked.");
     }
@@ -475,6 +499,7 @@ function refreshDialog() {
   if (!item || !byId("occurrence-dialog").open) return;
   fillFacts(byId("occurrence-facts"), factsOf(item));
   setText(byId("occurrence-json"), JSON.stringify(item.event, null, 2));
+  showMark();
 }
 
 function showMark() {
