@@ -915,7 +915,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # ---- training ----
     *_of(
         "training/dataset.py", "unit/training/test_dataset.py",
-        ("empty box", "if w <= 0 or h <= 0:", "if w <= 0 and h <= 0:",
+        ("empty box", "if w < _LEAST_SIDE_PIXELS or h", "if w < _LEAST_SIDE_PIXELS and h",
          "test_all_faults_are_reported_at_once_and_can_be_skipped"),
         ("two pictures of one number", 'elif image["id"] in unique:', 'elif image["id"] is None:',
          "test_all_faults_are_reported_at_once_and_can_be_skipped"),

@@ -6,17 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from streamdet.capture.sources import Source, open_source, read_sound
 from streamdet.config.load import read_once
+from streamdet.detector.picture_files import PICTURE_SUFFIXES, read_rgb
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.errors import ConfigError, DataError, SourceError
 from streamdet.security.redact import redact
 from streamdet.types import Picture, Reason
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 FEWEST_FRAMES = 10
 
 OnProgress = Callable[[int, int], None]
@@ -56,17 +55,11 @@ def read_frames(source: str, count: int, every_seconds: float, on_progress: OnPr
 def _pictures_of(folder: Path, count: int) -> Iterator[Picture]:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
     for number in np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int) if paths else []:
-        path = paths[number]
         try:
-            content = np.frombuffer(path.read_bytes(), np.uint8)
-        except OSError as error:
-            msg = f"cannot read the picture {path}: {error.strerror}"
+            yield ArrayPicture(read_rgb(paths[number]))
+        except DataError as error:
+            msg = f"{error}; take it out of the folder"
             raise DataError(msg) from None
-        rgb = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB) if len(content) else None
-        if rgb is None:
-            msg = f"{path} cannot be decoded as a picture; take it out of the folder"
-            raise DataError(msg)
-        yield ArrayPicture(np.ascontiguousarray(rgb, np.uint8))
 
 
 def _frames_of(source: str, every_seconds: float) -> Iterator[Picture]:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from streamdet.capture.sources import open_source, read_sound
 from streamdet.config import StreamConfig
 from streamdet.config.load import read_once
+from streamdet.detector.picture_files import PICTURE_SUFFIXES, read_rgb
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.errors import ConfigError, DataError, SourceError
 from streamdet.security.redact import redact
 from streamdet.types import Picture, Reason
-
-_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 
 
 def read_picture(source: str, number: int = 1) -> Picture:
@@ -29,27 +25,14 @@ def read_picture(source: str, number: int = 1) -> Picture:
         DataError: the picture or stream cannot be read, or the video has fewer frames.
     """
     path = Path(source)
-    if path.suffix.lower() in _PICTURE_SUFFIXES and "://" not in source:
-        return _read_file(path)
+    if path.suffix.lower() in PICTURE_SUFFIXES and "://" not in source:
+        return ArrayPicture(read_rgb(path))
     try:
         config = read_once(source)
     except ConfigError as error:
         msg = f"{redact(source)} is neither a picture nor a stream: {error.problems[0]}"
         raise DataError(msg) from None
     return _read_frame(config, number)
-
-
-def _read_file(path: Path) -> Picture:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        msg = f"cannot read the picture {path}: {error.strerror}"
-        raise DataError(msg) from None
-    bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-    if bgr is None:
-        msg = f"{path} cannot be decoded as a picture"
-        raise DataError(msg)
-    return ArrayPicture(np.ascontiguousarray(bgr[..., ::-1]))
 
 
 def _read_frame(config: StreamConfig, number: int) -> Picture:

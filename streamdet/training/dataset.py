@@ -19,11 +19,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from streamdet.detector.picture_files import decode_rgb
+from streamdet.detector.weights import MAX_CATEGORY_ID, MAX_LABEL_CHARACTERS, RESERVED_LABELS, is_label
+from streamdet.detector.weights.state_dict import MAX_CLASSES
 from streamdet.errors import ConfigError, DataError
 
 _MAX_EXAMPLES = 3
 _MAX_EXAMPLE_CHARACTERS = 100
 _FAR_PIXELS = 1e9
+# In float32 the ends of a narrower box may be one.
+_LEAST_SIDE_PIXELS = 0.01
 _BORDER_TOLERANCE_PIXELS = 1.0
 Entry = dict[str, Any]
 _JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -106,13 +111,15 @@ def load_dataset(
     """
     problems = Problems()
     lists = load_annotations(annotations, problems)
-    ids, same = sound_categories(lists["categories"], lists["annotations"], problems)
+    ids, same = sound_categories(lists["categories"], lists["annotations"], category_names or (), problems)
     categories = _choose_categories(ids, category_names, annotations, problems)
     known = {*ids.values(), *same}
     sound = sound_images(lists["images"], images, known, problems, on_progress or (lambda _done, _total: None))
     by_image = sound_annotations(lists, sound, known, problems)
     for annotation in (a for annotations in by_image.values() for a in annotations):
         annotation["category_id"] = same.get(annotation["category_id"], annotation["category_id"])
+    for image in (i for i in sound.values() if "labelled" in i):
+        image["labelled"] = [same.get(category_id, category_id) for category_id in image["labelled"]]
     if problems.counts and not skip_bad:
         lines = "\n  ".join(problems.lines())
         count = problems.counts.total()
@@ -130,6 +137,10 @@ def load_dataset(
 def _choose_categories(ids: dict[str, int], names: list[str] | None, path: Path, problems: Problems) -> list[Category]:
     if not ids:
         msg = f"{path} has no category" + "".join(f"\n  {line}" for line in problems.lines())
+        raise DataError(msg)
+    if len(names or ids) >= MAX_CLASSES:
+        count = len(names or ids)
+        msg = f"{path} has {count} categories, and weights at most {MAX_CLASSES - 1}; name some in --categories"
         raise DataError(msg)
     if names is None:
         return [Category(number, name) for name, number in ids.items()]
@@ -239,7 +250,7 @@ def load_annotations(path: Path, problems: Problems) -> dict[str, list[Entry]]:
 
 
 def sound_categories(
-    entries: list[Entry], annotations: list[Entry], problems: Problems
+    entries: list[Entry], annotations: list[Entry], wanted: Collection[str], problems: Problems
 ) -> tuple[dict[str, int], dict[int, int]]:
     """The categories without a fault.
 
@@ -249,13 +260,15 @@ def sound_categories(
     Args:
         entries: the list `categories`.
         annotations: the list `annotations`.
+        wanted: names of those that are needed, whether they have boxes or not.
         problems: gets the faults and notes.
 
     Returns:
-        The id by name; and for the id of each category whose name stands twice the one that its boxes belong to.
+        The id by name; and for the id of each category whose name stands twice the one that its boxes belong to, of
+        others that are left out the same id.
     """
     used = {a["category_id"] for a in annotations if _is_id(a.get("category_id"))}
-    parents = {entry.get("supercategory") for entry in entries}
+    parents = {parent for entry in entries if isinstance(parent := entry.get("supercategory"), str)}
     ids: dict[str, int] = {}
     same: dict[int, int] = {}
     # Of two of the same name the one with boxes is meant.
@@ -265,8 +278,14 @@ def sound_categories(
             problems.add("category without a numeric id or a name", _short(entry))
         elif number in ids.values() or number in same:
             problems.add("duplicate category id", f"{number} ({name})")
-        elif number not in used and (name in ids or (name in parents and _has_no_parent(entry))):
+        elif not 0 <= number <= MAX_CATEGORY_ID:
+            problems.add("category id that is not from 0 to 2^63 - 1", f"{number} ({name})")
+        elif number not in used and (name in ids or (name in parents and name not in wanted and _has_no_parent(entry))):
             problems.notes.append(f"category {number}, {_short(name)}, is left out: no box has it")
+            same[number] = ids.get(name, number)
+        elif not is_label(name) or name in RESERVED_LABELS:
+            kind = f"category whose name is none for a class (1 to {MAX_LABEL_CHARACTERS} printable characters)"
+            problems.add(kind, f"{number} ({_short(name)})")
         elif name in ids:
             problems.add("duplicate category name", f"{name!r}, ids {ids[name]} and {number}")
             same[number] = ids[name]
@@ -313,8 +332,11 @@ def sound_images(
             unique[image["id"]] = image
 
     def check(image: Entry) -> PictureCheck:
-        path = find_picture(directory, image["file_name"])
-        return check_picture(path, image["width"], image["height"])
+        try:
+            path = find_picture(directory, image["file_name"])
+            return check_picture(path, image["width"], image["height"])
+        except OSError as error:  # no permission, or a name that is too long
+            return PictureCheck(("unreadable image", f"{directory / image['file_name']}: {error.strerror}"))
 
     images = list(unique.values())
     turned = 0
@@ -400,47 +422,15 @@ def _box_problem(box: object, width: float, height: float) -> str | None:
     if not (isinstance(box, list) and len(box) == 4 and all(map(_is_pixels, box))):
         return "malformed box"
     x, y, w, h = box
-    if w <= 0 or h <= 0:
+    if w < _LEAST_SIDE_PIXELS or h < _LEAST_SIDE_PIXELS:
         return "empty box"
     low, high = -_BORDER_TOLERANCE_PIXELS, _BORDER_TOLERANCE_PIXELS
     if x < low or y < low or x + w > width + high or y + h > height + high:
         return "box outside the image"
     # Within the tolerance at the border, and nothing is left once it is clipped.
-    if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
+    if min(min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)) < _LEAST_SIDE_PIXELS:
         return "box outside the image"
     return None
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        msg = f"cannot read {path}: {error.strerror}"
-        raise DataError(msg) from None
-
-
-def _decode(data: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> NDArray[np.uint8] | None:
-    if not data:
-        return None
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # a header that claims an absurd size
-        return None
-    # The stubs leave out None, which is what imdecode returns for what is no picture.
-    return cast("NDArray[np.uint8] | None", image)
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decodes a picture to RGB, uint8 [H, W, 3], upright as its EXIF orientation says.
-
-    Raises:
-        DataError: the file is missing, truncated or no picture.
-    """
-    image = _decode(_read_bytes(path))
-    if image is None:
-        msg = f"{path} is not a picture"
-        raise DataError(msg)
-    return image
 
 
 def find_picture(directory: Path, name: str) -> Path:
@@ -501,14 +491,14 @@ def check_picture(path: Path, width: int, height: int) -> PictureCheck:
         path: the picture.
         width: pixels, as the annotation file says.
         height: pixels, as the annotation file says.
+
+    Raises:
+        OSError: it cannot be read.
     """
     if not path.is_file():
         return PictureCheck(("missing image", _missing(path)))
-    try:
-        data = _read_bytes(path)
-    except DataError as error:
-        return PictureCheck(("unreadable image", str(error)))
-    image = _decode(data)
+    data = path.read_bytes()
+    image = decode_rgb(data)
     kind = _truncated(data)
     if kind or image is None:
         return PictureCheck((kind or "unreadable image", str(path)))
@@ -536,7 +526,7 @@ def _missing(path: Path) -> str:
 
 def _turn_of(data: bytes, upright: NDArray[np.uint8]) -> Turn | None:
     """How the stored picture was made upright; None where it was not turned."""
-    stored = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    stored = decode_rgb(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if stored is None:
         return None
     transposed = stored.transpose(1, 0, 2)

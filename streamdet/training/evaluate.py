@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from streamdet.config import DetectorConfig
 from streamdet.config.explain import explain_options
+from streamdet.detector.picture_files import read_rgb
 from streamdet.detector.pipeline import ArrayPicture
 from streamdet.errors import ConfigError
-from streamdet.training.dataset import Dataset, Sample, read_image
+from streamdet.training.dataset import Dataset, Sample
 from streamdet.training.metrics import ImageDetections
 from streamdet.types import Detection, Picture
 
@@ -91,7 +92,7 @@ def _batches(samples: list[Sample]) -> Iterator[list[Picture]]:
     """The pictures of all samples in batches; the next one is read while this one is processed."""
 
     def read(start: int) -> list[Picture]:
-        return [ArrayPicture(read_image(s.path)) for s in samples[start : start + BATCH_SIZE]]
+        return [ArrayPicture(read_rgb(s.path)) for s in samples[start : start + BATCH_SIZE]]
 
     with ThreadPoolExecutor(1, "read-pictures") as pool:
         starts = range(0, len(samples), BATCH_SIZE)

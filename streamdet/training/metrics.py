@@ -67,6 +67,7 @@ def _xywh(box: NDArray[np.float32]) -> list[float]:
 
 
 def _ground_truth(dataset: Dataset) -> dict[str, Any]:
+    """In COCO's form. Pictures have their place in the data set as id: large ids are rounded by the evaluator."""
     annotations: list[dict[str, Any]] = []
 
     def add(image_id: int, label: int, box: NDArray[np.float32], crowd: int) -> None:
@@ -76,16 +77,16 @@ def _ground_truth(dataset: Dataset) -> dict[str, Any]:
             "bbox": xywh, "area": xywh[2] * xywh[3], "iscrowd": crowd,
         })  # fmt: skip
 
-    for sample in dataset.samples:
+    for number, sample in enumerate(dataset.samples, start=1):
         for box, label in zip(sample.boxes, sample.labels, strict=True):
             if sample.labelled[label]:
-                add(sample.image_id, int(label), box, 0)
+                add(number, int(label), box, 0)
         for box in sample.ignore:
             for label in np.flatnonzero(sample.labelled[1:]) + 1:
-                add(sample.image_id, int(label), box, 1)
+                add(number, int(label), box, 1)
     return {
         "info": {},
-        "images": [{"id": s.image_id, "file_name": s.path.name} for s in dataset.samples],
+        "images": [{"id": i, "file_name": s.path.name} for i, s in enumerate(dataset.samples, start=1)],
         "categories": [{"id": i, "name": c.name} for i, c in enumerate(dataset.categories, start=1)],
         "annotations": annotations,
     }
@@ -93,8 +94,8 @@ def _ground_truth(dataset: Dataset) -> dict[str, Any]:
 
 def _results(dataset: Dataset, detections: list[ImageDetections]) -> list[dict[str, Any]]:
     return [
-        {"image_id": s.image_id, "category_id": int(label), "bbox": _xywh(box), "score": float(score)}
-        for s, d in zip(dataset.samples, detections, strict=True)
+        {"image_id": number, "category_id": int(label), "bbox": _xywh(box), "score": float(score)}
+        for number, (s, d) in enumerate(zip(dataset.samples, detections, strict=True), start=1)
         for box, score, label in zip(d.boxes, d.scores, d.labels, strict=True)
         if s.labelled[label]
     ]

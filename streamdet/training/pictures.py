@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from streamdet.training.dataset import Dataset, Sample, read_image
+from streamdet.detector.picture_files import read_rgb
+from streamdet.training.dataset import Dataset, Sample
 from streamdet.training.losses import Target, Targets, pad_targets
 
 _Image = NDArray[np.uint8]
@@ -34,6 +35,8 @@ _GREY = 114
 # A clipped box keeps its label while this share of it is visible and its sides are this long.
 _MIN_VISIBLE = 0.3
 _MIN_SIDE_PIXELS = 4.0
+# Of a photograph that is scaled: a strip that is to cover its place well would take gigabytes.
+_MOST_SIDE_PIXELS = 8192
 Batch = tuple[Tensor, Targets]
 """uint8 [B, 3, S, S] (RGB), and what is known about them."""
 _BATCHES_AHEAD = 4
@@ -183,6 +186,7 @@ def _place(
     """Pastes a photograph into a region of the canvas, at a random offset, flipped half of the time."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = region
+    scale = min(scale, _MOST_SIDE_PIXELS / max(height, width))
     new_width, new_height = max(round(width * scale), 1), max(round(height * scale), 1)
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     image = cast("_Image", cv2.resize(image, (new_width, new_height), interpolation=interpolation))
@@ -238,7 +242,7 @@ def _colour(image: _Image, rng: np.random.Generator) -> _Image:
 
 def _single(size: int, sample: Sample, config: AugmentConfig, rng: np.random.Generator) -> tuple[_Image, list[_Piece]]:
     canvas = np.full((size, size, 3), _GREY, np.uint8)
-    image = read_image(sample.path)
+    image = read_rgb(sample.path)
     low, high = np.log(config.scale)
     scale = float(np.exp(rng.uniform(low, high))) * size / max(image.shape[:2])
     return canvas, [_place(canvas, image, sample, (0, 0, size, size), scale, rng)]
@@ -259,7 +263,7 @@ def _mosaic(size: int, samples: list[Sample], rng: np.random.Generator) -> tuple
     for i, sample in enumerate(samples):
         row, column = divmod(i, grid)
         region = (columns[column], rows[row], columns[column + 1], rows[row + 1])
-        image = read_image(sample.path)
+        image = read_rgb(sample.path)
         height, width = image.shape[:2]
         ratios = ((region[2] - region[0]) / width, (region[3] - region[1]) / height)
         scale = rng.uniform(min(ratios), max(ratios) * 1.3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -13,7 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from streamdet.training.dataset import Dataset, Sample, read_image
+from streamdet.detector.picture_files import read_rgb
+from streamdet.training.dataset import Dataset, Sample
 from streamdet.training.metrics import ImageDetections, Metrics
 from streamdet.training.run import EpochResult, start_of
 
@@ -26,6 +28,7 @@ _STYLE: Any = {  # typed by key in the stubs, at a length of pages
     "axes.spines.right": False,
     "axes.titlesize": 10.0,
     "axes.titleweight": "bold",
+    "text.parse_math": False,  # names of categories may have dollars
 }
 
 
@@ -120,7 +123,9 @@ def confusion_png(confusion: NDArray[np.int64], names: Sequence[str], score: flo
 def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(file, format="png", dpi=_DPI)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(file, format="png", dpi=_DPI)
     return file.getvalue()
 
 
@@ -170,7 +175,7 @@ def _colour(label: int) -> _Colour:
 
 def _tile(dataset: Dataset, sample: Sample, found: ImageDetections, min_score: float) -> _Image:
     """One picture, as large as fits, with its boxes."""
-    image = read_image(sample.path)
+    image = read_rgb(sample.path)
     scale = _TILE_PIXELS / max(image.shape[:2])
     size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import struct
+import zlib
 
 import av
 import numpy as np
@@ -49,3 +51,14 @@ def forward(model: FasterRCNN, frames: list[Rgb]) -> list[dict[str, Tensor]]:
 
 def pictures(frames: list[Rgb]) -> list[ArrayPicture]:
     return [ArrayPicture(frame) for frame in frames]
+
+
+def claiming_png(width: int, height: int) -> bytes:
+    """A PNG that claims to have this many pixels, and has next to none."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks

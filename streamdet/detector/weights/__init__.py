@@ -45,9 +45,11 @@ SIZE_BOUNDS = (32, 4096)
 
 # A header of safetensors: 700 tensors take 80 kB.
 _MAX_HEADER_BYTES = 4 << 20
-_MAX_LABEL_CHARACTERS = 100
-_UNUSED_LABEL = "N/A"
-_MAX_CATEGORY_ID = 2**63 - 1
+MAX_LABEL_CHARACTERS = 100
+_BACKGROUND, _UNUSED_LABEL = "__background__", "N/A"
+RESERVED_LABELS = (_BACKGROUND, _UNUSED_LABEL)
+"""Names that no class can have."""
+MAX_CATEGORY_ID = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def _described(path: Path, metadata: Mapping[str, str]) -> Weights:
             max_size=int(metadata["max_size"]),
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        what = str(error)[:_MAX_LABEL_CHARACTERS]
+        what = str(error)[:MAX_LABEL_CHARACTERS]
         command = "export" if is_export else "train"
         msg = f"{path} has a broken description of its model ({what!a}); make it again with `streamdet {command}`"
         raise DetectorError(msg) from None
@@ -207,8 +209,8 @@ def _texts(value: object) -> tuple[str, ...]:
         msg = "the labels are not a list of strings"
         raise ValueError(msg)
     for label in value:
-        if not 0 < len(label) <= _MAX_LABEL_CHARACTERS or not label.isprintable():
-            msg = f"label {label[:20]!a}: 1 to {_MAX_LABEL_CHARACTERS} printable characters are allowed"
+        if not is_label(label):
+            msg = f"label {label[:20]!a}: 1 to {MAX_LABEL_CHARACTERS} printable characters are allowed"
             raise ValueError(msg)
     known = [label for label in value if label != _UNUSED_LABEL]
     if len(set(known)) < len(known):
@@ -217,13 +219,18 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def is_label(text: str) -> bool:
+    """Whether a class may have this name: it is fit for events, metrics and logs."""
+    return 0 < len(text) <= MAX_LABEL_CHARACTERS and text.isprintable()
+
+
 def _ids(value: object) -> tuple[int, ...]:
     """Ids of categories out of JSON.
 
     Raises:
         ValueError: they are not ids of categories.
     """
-    if not isinstance(value, list) or not all(type(i) is int and 0 <= i <= _MAX_CATEGORY_ID for i in value):
+    if not isinstance(value, list) or not all(type(i) is int and 0 <= i <= MAX_CATEGORY_ID for i in value):
         msg = "the category ids are not a list of whole numbers from 0 to 2^63 - 1"
         raise ValueError(msg)
     return tuple(value)
@@ -297,7 +304,7 @@ def _load_pth(path: Path, architecture: str) -> Weights:
     labels = coco_labels()
     singles = as_float32(path, state)
     if classes != len(labels):
-        labels = ("__background__", *(f"class_{i}" for i in range(1, classes)))
+        labels = (_BACKGROUND, *(f"class_{i}" for i in range(1, classes)))
     transform = outline_model(architecture, classes).transform
     return Weights(
         architecture=architecture,
@@ -313,7 +320,7 @@ def _check_description(path: Path, weights: Weights) -> None:
     problem = None
     low, high = SIZE_BOUNDS
     if weights.architecture not in ARCHITECTURES:
-        problem = f"the model {weights.architecture[:_MAX_LABEL_CHARACTERS]!a} is not known to this version"
+        problem = f"the model {weights.architecture[:MAX_LABEL_CHARACTERS]!a} is not known to this version"
     elif not 2 <= len(weights.labels) <= MAX_CLASSES or len(weights.labels) != len(weights.category_ids):
         problem = f"{len(weights.labels)} labels and {len(weights.category_ids)} category ids"
     elif not low <= weights.min_size <= weights.max_size <= high:

@@ -24,7 +24,7 @@ from streamdet.detector.weights import load_weights, load_weights_file
 from streamdet.errors import ConfigError, DataError, DetectorError
 from streamdet.export.frames import read_frames
 from streamdet.types import Detection
-from support.detecting import clip_frames, pictures
+from support.detecting import claiming_png, clip_frames, pictures
 from support.web import WebServer
 
 needs_openvino = pytest.mark.skipif(not is_installed(), reason="needs the extra, streamdet[openvino]")
@@ -85,6 +85,11 @@ def test_some_ten_frames_make_a_small_box_head_too(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(openvino, "has_int8_products", lambda has=has_products: has)
         found = FasterRcnnDetector(weights, DetectorConfig(engine="openvino", device="cpu")).detect(shown)
         assert measure_agreement(wanted, found).kept_share > 0.7
+
+
+def test_a_file_that_cannot_be_written_is_reported_before_minutes_of_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--out: cannot write /proc/x\.safetensors"):
+        run_export("--int8", "--frames", str(tmp_path / "none"), "--out", "/proc/x.safetensors")
 
 
 @needs_openvino
@@ -173,6 +178,10 @@ def test_frames_are_spread_over_a_folder_and_over_time(folder: Path, tmp_path: P
 def test_too_few_or_broken_frames_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has 0 frames; at least 10 are needed"):
         read_frames(str(tmp_path), 10, 1.0)
+    for content in (claiming_png(100_000, 100_000), b""):
+        (tmp_path / "a.jpg").write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.jpg cannot be decoded as a picture; take it out of the folder"):
+            read_frames(str(tmp_path), 10, 1.0)
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"a\.jpg cannot be decoded"):
         read_frames(str(tmp_path), 10, 1.0)

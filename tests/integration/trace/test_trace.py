@@ -27,6 +27,7 @@ from streamdet.trace.draw import heat, signed
 from streamdet.trace.page import human_bytes, render_page
 from streamdet.trace.read import read_picture
 from streamdet.trace.run import trace_picture
+from support.detecting import claiming_png
 from support.web import WebServer
 
 THRESHOLD = 0.3
@@ -178,6 +179,8 @@ def test_errors_are_one_line(weights: Path, image: Path, tmp_path: Path) -> None
     assert "No such file" in error_of(tmp_path / "none.png", *out)
     assert "cannot be decoded as a picture" in error_of(tmp_path / "text.png", *out)
     assert "cannot be decoded as a picture" in error_of(tmp_path / "empty.jpg", *out)
+    (tmp_path / "claims.png").write_bytes(claiming_png(100_000, 100_000))
+    assert "cannot be decoded as a picture" in error_of(tmp_path / "claims.png", *out)
     assert "ends after 600 frames; --frame asks for number 601" in error_of(sample_clip(), "--frame", 601, *out)
     assert "there is no weights file" in error_of(image, "--weights", tmp_path / "none", *out)
     assert '--device: is "abacus"; must be "auto"' in error_of(image, "--device", "abacus", *out)

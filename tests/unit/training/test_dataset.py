@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from streamdet.detector.picture_files import read_rgb
+from streamdet.detector.weights.state_dict import MAX_CLASSES
 from streamdet.errors import ConfigError, DataError
-from streamdet.training.dataset import check_picture, load_dataset, read_image
+from streamdet.training.dataset import check_picture, load_dataset
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
 
@@ -159,7 +161,8 @@ def test_other_files_get_one_line(tmp_path: Path, text: str, reported: str) -> N
 @pytest.mark.parametrize(
     ("box", "kind"),
     [(None, "no box"), ([1, 1, math.nan, 4], "malformed box"), ([1, 1, 10**400, 4], "malformed box"),
-     (["1", "1", "4", "4"], "malformed box"), ([1, 1, -4, 4], "empty box")],
+     (["1", "1", "4", "4"], "malformed box"), ([1, 1, -4, 4], "empty box"), ([40.3, 1, 1e-9, 4], "empty box"),
+     ([-1, 1, 1.001, 4], "box outside")],
 )  # fmt: skip
 def test_boxes_that_are_none(shapes: Path, tmp_path: Path, box: object, kind: str) -> None:
     content = json.loads((shapes / "val" / "annotations.json").read_text())
@@ -202,6 +205,78 @@ def test_the_category_of_a_whole_project_is_left_out_and_not_a_class(
     assert dataset.categories == sound.categories
     assert [s.labels.tolist() for s in dataset.samples] == [s.labels.tolist() for s in sound.samples]
     assert problems.notes == [f"category 0, '{name}', is left out: no box has it"]
+
+
+def test_a_category_of_the_training_set_stays_one_in_validation(shapes: Path, edit_annotations: Edit) -> None:
+    """As a tool may write both: the parent is a class of its own, of which the validation pictures have none."""
+
+    def change(content: dict[str, Any]) -> None:
+        content["categories"][0]["supercategory"] = "square"
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 3]
+
+    dataset, problems = load_dataset(edit_annotations(change), shapes / "val", ["disc", "square"])
+    assert [c.name for c in dataset.categories] == ["disc", "square"]
+    assert not problems.notes
+
+
+def test_a_category_that_is_left_out_may_be_labelled(shapes: Path, edit_annotations: Edit) -> None:
+    """Also where the second id of a class alone is named."""
+
+    def change(content: dict[str, Any]) -> None:
+        for category in content["categories"]:
+            category["supercategory"] = "shapes"
+        content["categories"] += [{"id": 0, "name": "shapes"}, {"id": 9, "name": "disc"}]
+        for image in content["images"]:
+            image["labelled"] = [0, 7, 9]
+
+    dataset, problems = load_dataset(edit_annotations(change), shapes / "val")
+    assert len(problems.notes) == 2
+    assert len(dataset.samples) == 8
+    assert all(sample.labelled.all() for sample in dataset.samples)
+
+
+@pytest.mark.parametrize(
+    ("category", "kind"),
+    [({"id": 9, "name": "red\nring"}, "category whose name is none for a class"),
+     ({"id": 9, "name": "r" * 101}, "category whose name is none for a class"),
+     ({"id": 9, "name": "\ud800"}, "category whose name is none for a class"),
+     ({"id": 9, "name": "__background__"}, "category whose name is none for a class"),
+     ({"id": 9, "name": "N/A"}, "category whose name is none for a class"),
+     ({"id": -1, "name": "ring"}, "category id that is not from 0"),
+     ({"id": 1 << 63, "name": "ring"}, "category id that is not from 0")],
+)  # fmt: skip
+def test_what_no_weights_can_have_is_refused_before_training(
+    edit_annotations: Edit, shapes: Path, category: dict[str, Any], kind: str
+) -> None:
+    path = edit_annotations(lambda content: content["categories"].append(category))
+    with pytest.raises(DataError, match=f"1 x {kind}"):
+        load_dataset(path, shapes / "val")
+    dataset, _ = load_dataset(path, shapes / "val", skip_bad=True)
+    assert [c.name for c in dataset.categories] == ["disc", "square"]
+
+
+def test_more_categories_than_weights_can_have_get_one_line(edit_annotations: Edit, shapes: Path) -> None:
+    many = [{"id": number, "name": f"shape {number}"} for number in range(100, 100 + MAX_CLASSES)]
+    path = edit_annotations(lambda content: content["categories"].extend(many))
+    with pytest.raises(DataError, match="has 10002 categories, and weights at most 9999; name some in --categories"):
+        load_dataset(path, shapes / "val")
+    assert len(load_dataset(path, shapes / "val", ["square"])[0].categories) == 1
+
+
+@pytest.mark.parametrize("parent", [["shapes"], {"name": "shapes"}, 7, None])
+def test_a_parent_that_is_no_name_is_none(edit_annotations: Edit, shapes: Path, parent: object) -> None:
+    path = edit_annotations(lambda content: content["categories"][0].update(supercategory=parent))
+    assert len(load_dataset(path, shapes / "val")[0].categories) == 2
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".jpg", "x" * 300 + "/a.jpg", "x" * 300 + "\\a.jpg", "\ud800.jpg"])
+def test_a_picture_s_name_that_cannot_be_one_is_a_fault_like_others(
+    edit_annotations: Edit, shapes: Path, name: str
+) -> None:
+    path = edit_annotations(lambda content: content["images"][0].update(file_name=name))
+    with pytest.raises(DataError, match=r"1 problem;.*\n  1 x (unreadable|missing) image"):
+        load_dataset(path, shapes / "val")
+    assert len(load_dataset(path, shapes / "val", skip_bad=True)[0].samples) == 7
 
 
 def test_a_class_without_a_box_stays_a_class(shapes: Path, edit_annotations: Edit) -> None:
@@ -285,7 +360,7 @@ def test_boxes_lie_on_their_object_however_the_picture_is_turned(
     stored = np.zeros((60, 90, 3), np.uint8)
     stored[5:20, 60:85] = 255
     (tmp_path / "a.jpg").write_bytes(oriented(stored, orientation))
-    upright = read_image(tmp_path / "a.jpg")
+    upright = read_rgb(tmp_path / "a.jpg")
     rows, columns = np.nonzero(upright[..., 0] > 128)
     expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     x1, y1, x2, y2 = (int(side) for side in expected)

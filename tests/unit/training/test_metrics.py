@@ -70,6 +70,15 @@ def test_numbers_are_those_of_pycocotools() -> None:
     assert np.mean([v["ap"] for v in metrics.per_class.values()]) == pytest.approx(metrics.numbers["map"])
 
 
+@pytest.mark.parametrize("first", [-5, 1 << 53, 1 << 62, 10**30])
+def test_numbers_do_not_depend_on_the_ids_of_pictures(first: int) -> None:
+    """Two ids that are one as a floating-point number, and ids that are no 64-bit number."""
+    samples = [_sample(number, [[0, 0, 40, 40]], [1]) for number in (first, first + 1, first + 2)]
+    found = [_found(([0, 0, 40, 40], 0.9, 1)), _found(([50, 50, 90, 90], 0.8, 1)), _found()]
+    metrics = coco_metrics(Dataset(samples, CATEGORIES[:1]), found)
+    assert metrics.per_class["person"]["ap_50"] == pytest.approx(34 / 101)  # precision 1 up to a recall of a third
+
+
 def test_a_hand_made_case() -> None:
     """Two persons; the better scored detection is right, one is nothing, one person is missed."""
     dataset = Dataset([_sample(1, [[0, 0, 40, 40], [50, 50, 90, 90]], [1, 1])], CATEGORIES[:1])
