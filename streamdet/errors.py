@@ -7,7 +7,7 @@
     │   └── LeftOutError    a picture that is not to be decoded: read again
     ├── DetectorError       weights cannot be loaded or the detector cannot run
     │   └── DeviceLostError the CUDA context is gone: only a new process helps (exit 70)
-    ├── StoreError          pictures or clips cannot be kept in the directory that was given (exit 69)
+    ├── StoreError          files cannot be kept in the directory that was given (exit 69)
     ├── SpoolError          events cannot be kept in the directory that was given (exit 69)
     ├── EndpointError       an endpoint cannot be bound or connected (exit 69)
     │   └── NotKeptError    the daemon keeps no events on disk to ask for
@@ -111,7 +111,7 @@ class DeviceLostError(DetectorError):
 
 
 class StoreError(StreamdetError):
-    """Pictures or clips cannot be kept in the directory that was given for them."""
+    """Files, such as pictures and clips, cannot be kept in the directory that was given for them."""
 
     exit_code = EXIT_UNAVAILABLE
 

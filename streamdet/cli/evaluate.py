@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from streamdet.cli.categories import category_names
+from streamdet.cli.outputs import writing
 from streamdet.config.models import Model
 from streamdet.errors import ConfigError
 from streamdet.security.files import write_atomically
+from streamdet.security.plain_text import plain_lines
 
 if TYPE_CHECKING:
     from streamdet.training.dataset import Dataset
@@ -78,14 +81,17 @@ def command(  # noqa: PLR0917 - click passes them by name
     config = evaluation_config(
         weights=weights, model=model, device=device, score_threshold=score_threshold, engine=engine, precision=precision
     )
-    names = [name.strip() for name in categories.split(",")] if categories else None
+    names = category_names(categories)
+    if out:
+        with writing(out):  # find out now rather than after many pictures
+            out.mkdir(parents=True, exist_ok=True)
     with checking_pictures(data) as on_progress:
         dataset, left_out = load_dataset(data, images, names, skip_bad=skip_bad, on_progress=on_progress)
     detector = ReferenceDetector(load_weights(config), config) if engine == "reference" else load_detector(config)
     if isinstance(detector, FasterRcnnDetector):
         detector.check_weights()
     for line in (*left_out.notes, *(f"left out: {line}" for line in left_out.lines())):
-        click.echo(line, err=True)
+        click.echo(plain_lines(line), err=True)
     if names is None:
         dataset = _known_alone(dataset, detector.labels)
     elif unknown := _unknown(dataset, detector.labels):
@@ -93,12 +99,14 @@ def command(  # noqa: PLR0917 - click passes them by name
     with bar("detecting", Console(stderr=True)) as on_progress:
         found = detect_all(detector, dataset, on_progress)
     metrics = coco_metrics(dataset, found.detections)
-    if out:
-        _write_pictures(out, dataset, found, metrics)
     if as_json:
         click.echo(json.dumps(_summary(dataset, found, metrics)))
     else:
-        _print_tables(dataset, found, metrics, out)
+        _print_tables(dataset, found, metrics)
+    if out:
+        _write_pictures(out, dataset, found, metrics)
+        if not as_json:
+            click.echo(f"precision_recall.png, confusion.png and predictions.png are in {out}")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -146,19 +154,16 @@ def _write_pictures(out: Path, dataset: Dataset, found: Found, metrics: Metrics)
         "confusion.png": confusion_png(confusion, [c.name for c in dataset.categories], _SHOWN_SCORE),
         "predictions.png": predictions_png(dataset, found.detections, _SHOWN_SCORE),
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in pictures.items():
+    for name, content in pictures.items():
+        with writing(out / name):
             write_atomically(out / name, content, mode=None)
-    except OSError as error:
-        raise ConfigError([f"--out: cannot write to {out}: {error.strerror}"]) from None
 
 
 def _text(value: float) -> str:
     return "-" if value < 0 else f"{value:.3f}"
 
 
-def _print_tables(dataset: Dataset, found: Found, metrics: Metrics, out: Path | None) -> None:
+def _print_tables(dataset: Dataset, found: Found, metrics: Metrics) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -178,5 +183,3 @@ def _print_tables(dataset: Dataset, found: Found, metrics: Metrics, out: Path | 
         classes.add_row(category.name, str(count), _text(values["ap"]), _text(values["ap_50"]))
     console.print(numbers, classes)
     console.print(f"{len(dataset.samples)} pictures, {found.images_per_second:.1f} images/s")
-    if out:
-        console.print(f"precision_recall.png, confusion.png and predictions.png are in {out}", soft_wrap=True)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from streamdet.cli.outputs import writing
 from streamdet.config import DetectorConfig
 from streamdet.config.models import Model
 from streamdet.errors import ConfigError
-from streamdet.security.files import write_atomically
+from streamdet.security.files import stage, write_atomically
 
 if TYPE_CHECKING:
     from streamdet.export.run import Report
@@ -62,19 +63,22 @@ def command(
         raise ConfigError(["--int8 needs --frames: a folder of pictures, a video or a stream, to learn ranges from"])
     if not out.parent.is_dir():
         raise ConfigError([f"--out: there is no folder {out.parent}"])
+    with writing(out):  # find out now rather than after minutes
+        stage(out, b"", mode=None, sync=False).discard()
     from streamdet.detector.engines.openvino import load_openvino
     from streamdet.detector.weights import load_weights
     from streamdet.export.frames import read_frames
     from streamdet.export.run import export
 
-    load_openvino()  # fail now rather than after minutes
+    load_openvino()  # likewise
     loaded = load_weights(DetectorConfig(weights=weights, model=model, engine="torch", device="cpu"))
     pictures = []
     if frames is not None:
         with _bar("reading frames") as on_progress:
             pictures = read_frames(frames, count, every_seconds, on_progress)
     content, report = export(loaded, pictures, int8=int8, bar=_bar)
-    _write(out, content)
+    with writing(out):
+        write_atomically(out, content, mode=None)
     if as_json:
         click.echo(json.dumps(report.to_dict() | {"file": str(out)}))
     else:
@@ -91,13 +95,6 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_atomically(path, content, mode=None)
-    except OSError as error:
-        raise ConfigError([f"--out: cannot write {path}: {error.strerror}"]) from None
 
 
 def _print(report: Report, out: Path) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamdet.errors import ConfigError, StreamdetError
+from streamdet.cli.outputs import writing
+from streamdet.errors import ConfigError
+from streamdet.security.files import write_atomically
 from streamdet.security.redact import redact
 
 if TYPE_CHECKING:
@@ -78,12 +80,9 @@ def command(  # noqa: PLR0917 - click passes them by name
         weights=weights, model=model, score_threshold=score_threshold, device=device, engine=engine, precision=precision
     )
     trace = trace_picture(config, picture, redact(source))
-    try:
+    with writing(page):
         out.mkdir(parents=True, exist_ok=True)
-        page.write_text(render_page(trace), "utf-8")
-    except OSError as error:
-        msg = f"cannot write {page}: {error.strerror}"
-        raise StreamdetError(msg) from None
+        write_atomically(page, render_page(trace).encode(), mode=None)
     if as_json:
         click.echo(json.dumps(trace.to_dict() | {"page": str(page)}, indent=2))
     else:

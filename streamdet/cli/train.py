@@ -17,13 +17,15 @@ import click
 from click.core import ParameterSource
 
 from streamdet.assets import embedded_weights
+from streamdet.cli.categories import category_names
 from streamdet.config.models import Model
 from streamdet.errors import ConfigError
+from streamdet.security.plain_text import plain_lines
 
 if TYPE_CHECKING:
     from streamdet.training.dataset import Dataset
     from streamdet.training.processes import Group
-    from streamdet.training.run import TrainConfig
+    from streamdet.training.run import RunFolder, TrainConfig
     from streamdet.training.train import Run
 
 # Of an input in pixels; what weights files may ask for (`streamdet.detector.weights.SIZE_BOUNDS`, which needs torch).
@@ -120,19 +122,25 @@ def command(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401 
     A run lives in --out: results.csv and curves.png grow epoch by epoch, predictions.png shows validation
     pictures, best.safetensors is what `weights` in the configuration of the daemon may name.
     """
-    from streamdet.training.processes import group_of
-    from streamdet.training.progress import TrainingProgress
     from streamdet.training.run import RunFolder
-    from streamdet.training.train import RunStoppedError
 
     folder = RunFolder(options["out"])
+    folder.open(resume=options["resume"])
+    with folder.locked():
+        _train(context, folder, options)
+
+
+def _train(context: click.Context, folder: RunFolder, options: dict[str, Any]) -> None:
+    from streamdet.training.processes import group_of
+    from streamdet.training.progress import TrainingProgress
+    from streamdet.training.train import RunStoppedError
+
     resume: bool = options["resume"]
-    folder.open(resume=resume)
     initial = _initial(options["initial"])
     given = {name: value for name, value in options.items() if _is_given(context, name)}
     saved = folder.read_config() if resume else None
     config = _changed(saved[0], given) if saved else _new_config(options, initial)
-    names = _names(options["categories"]) or (saved[1] if saved else None)
+    names = category_names(options["categories"]) or (saved[1] if saved else None)
     device = _device(options["device"])
     processes = _processes(options["processes"], device, config.batch_size)
     train, val = _load(options, names)
@@ -153,7 +161,7 @@ def _stopping_on_interrupt(run: Run) -> Iterator[None]:
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         run.stop()
-        click.echo("\nstopping after this step; Ctrl-C again stops at once and loses it", err=True)
+        click.echo("\nstopping after this step or evaluation; Ctrl-C again stops at once and loses it", err=True)
         signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, stop)
@@ -229,15 +237,6 @@ def _changed(saved: TrainConfig, given: dict[str, Any]) -> TrainConfig:
     return config
 
 
-def _names(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise ConfigError(["--categories names no category; for example --categories person,car"])
-    return names
-
-
 def _device(name: str) -> str:
     import torch
 
@@ -277,7 +276,7 @@ def _load(options: dict[str, Any], names: list[str] | None) -> tuple[Dataset, Da
         )  # fmt: skip
     for path, problems in ((options["data"], left_out), (options["val"], left_out_val)):
         for line in problems.notes:
-            click.echo(f"{path}: {line}", err=True)
+            click.echo(plain_lines(f"{path}: {line}"), err=True)
         for line in problems.lines():
-            click.echo(f"left out of {path}: {line}", err=True)
+            click.echo(plain_lines(f"left out of {path}: {line}"), err=True)
     return train, val

@@ -125,15 +125,18 @@ def lock_directory(directory: Path) -> int:
     """Makes a directory, and locks it for this process until the descriptor that it returns is closed.
 
     Raises:
-        OSError: it cannot be used; `strerror` says why, for people.
+        OSError: it cannot be used; `strerror` says why, for people. EBUSY: another process has it.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(lock)
         raise OSError(errno.EBUSY, "another process uses it; give each its own", str(directory)) from None
+    except OSError as error:
+        os.close(lock)
+        raise OSError(error.errno, f"its file system has no locks ({error.strerror})", str(directory)) from None
     if not os.access(directory, os.W_OK | os.X_OK):
         os.close(lock)
         raise OSError(errno.EACCES, "it cannot be written", str(directory))

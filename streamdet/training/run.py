@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
+import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,8 @@ from torch import Tensor, nn
 from streamdet.detector.weights import load_weights_file
 from streamdet.detector.weights.architectures import EMBEDDED_ARCHITECTURE
 from streamdet.detector.weights.state_dict import as_float32, check_unpacked_size, is_plain, read_state_dict
-from streamdet.errors import ConfigError, DataError, DetectorError
-from streamdet.security.files import remove_leftovers, write_atomically
+from streamdet.errors import ConfigError, DataError, DetectorError, StoreError
+from streamdet.security.files import lock_directory, remove_leftovers, write_atomically
 from streamdet.training.pictures import AugmentConfig
 
 # Sides of the training canvas relative to the model's shorter side; each a multiple of the coarsest stride.
@@ -131,6 +134,11 @@ def frozen_norms_in(model: nn.Module, given: Iterable[str]) -> list[str]:
     ]
 
 
+def config_to_json(config: TrainConfig, categories: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a run and the names of its categories, as plain values."""
+    return {**asdict(config), "categories": list(categories)}
+
+
 def config_from_json(values: dict[str, Any]) -> TrainConfig:
     """The configuration that `asdict` and JSON made of one; unknown keys are left out.
 
@@ -165,7 +173,7 @@ class RunFolder:
     path: Path
 
     def open(self, *, resume: bool) -> None:
-        """Makes sure that nothing is overwritten that should not be, and clears what a killed writer left.
+        """Makes sure that nothing is overwritten that should not be, and makes the folder.
 
         Raises:
             ConfigError: there is a run already and it must not be resumed, or the other way round.
@@ -179,36 +187,69 @@ class RunFolder:
             raise ConfigError([msg])
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self.path)
         except OSError as error:
-            msg = f"cannot use {self.path} as a folder for the run: {error.strerror}"
-            raise ConfigError([msg]) from None
+            raise self._useless(error) from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from the folder, which is there, for the block; clears what a killed writer left.
+
+        Raises:
+            ConfigError: another process has it, or it cannot be used.
+        """
+        with ExitStack() as stack:
+            try:
+                if (lock := self._lock()) is not None:
+                    stack.callback(os.close, lock)
+                remove_leftovers(self.path)
+            except OSError as error:
+                raise self._useless(error) from None
+            yield
+
+    def _lock(self) -> int | None:
+        """The descriptor that keeps it locked; None on a file system without locks, such as some over a network."""
+        try:
+            return lock_directory(self.path)
+        except OSError as error:
+            if error.errno in {errno.EBUSY, errno.EACCES}:
+                raise
+            return None
+
+    def _useless(self, error: OSError) -> ConfigError:
+        return ConfigError([f"cannot use {self.path} as a folder for the run: {error.strerror}"])
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes one file, whole or not at all."""
-        write_atomically(self.path / name, data, mode=None)
+        """Writes one file, whole or not at all.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        with _writing(self.path / name):
+            write_atomically(self.path / name, data, mode=None)
 
     def write_config(self, config: TrainConfig, categories: Sequence[str]) -> None:
         """Writes the configuration of the run."""
-        content = {**asdict(config), "categories": list(categories)}
-        self.write(CONFIG, json.dumps(content, indent=2).encode() + b"\n")
+        self.write(CONFIG, json.dumps(config_to_json(config, categories), indent=2).encode() + b"\n")
 
     def read_config(self) -> tuple[TrainConfig, list[str] | None] | None:
-        """What `write_config` wrote; None where nothing was written, no categories where an old version wrote.
+        """The configuration of the run and its categories; no categories where an old version wrote.
+
+        The checkpoint has both, too, for a run that was killed before the file was written, or whose file is lost; None
+        where an old version wrote that.
 
         Raises:
-            DataError: the file is damaged.
+            DataError: the file is damaged, or it is missing and the checkpoint is damaged.
         """
         path = self.path / CONFIG
         try:
-            content: dict[str, Any] = json.loads(path.read_bytes())
-            return config_from_json(content), content.get("categories")
-        except FileNotFoundError:
-            return None
+            content: dict[str, Any] | None
+            if path.exists():
+                content = json.loads(path.read_bytes())
+            else:
+                content = load_checkpoint(self.path / CHECKPOINT).get("config")
+            return (config_from_json(content), content.get("categories")) if content is not None else None
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            msg = (
-                f"{path} is damaged ({type(error).__name__}: {error}); restore it, or delete it and repeat all options"
-            )
+            msg = f"{path} is damaged ({type(error).__name__}: {error}); delete it: the checkpoint has a copy"
             raise DataError(msg) from None
 
     def check_same(self, config: TrainConfig) -> None:
@@ -267,9 +308,32 @@ def start_of(results: Sequence[EpochResult]) -> EpochResult | None:
     return next((r for r in results if r.epoch == 0), None)
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says in one line that a file cannot be written.
+
+    Raises:
+        StoreError: it cannot.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch says of a file that takes no more only that it is shorter than it should be.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        msg = f"cannot write {path}: {cause.strerror}; what was saved before is still there, for --resume"
+        raise StoreError(msg) from None
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Saves tensors and plain values."""
-    write_atomically(path, lambda file: torch.save(state, file), mode=None)
+    """Saves tensors and plain values.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    with _writing(path):
+        write_atomically(path, lambda file: torch.save(state, file), mode=None)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from torch.nn import functional
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
+from streamdet.detector.device import device_errors
 from streamdet.detector.graph.choose import fast_parts
 from streamdet.detector.pipeline import FasterRcnnDetector
 from streamdet.detector.weights import Weights, weights_to_bytes
 from streamdet.detector.weights.architectures import build_model
-from streamdet.errors import EXIT_INTERRUPTED, ConfigError, DataError, StreamdetError
+from streamdet.errors import EXIT_INTERRUPTED, ConfigError, DataError, DetectorError, StreamdetError
 from streamdet.training import run as run_folder
 from streamdet.training.bf16 import bf16_pays
 from streamdet.training.dataset import Category, Dataset
@@ -162,9 +163,18 @@ class Run:
 
         Raises:
             RunStoppedError: `stop` was called.
-            StreamdetError: the loss is not finite, a picture has become unreadable, or another process ended.
+            StreamdetError: the loss is not finite, memory runs out, the folder takes no file, a picture has become
+                unreadable, or another process ended.
         """
-        listener = listener or Listener()
+        try:
+            with device_errors():
+                self._train(listener or Listener())
+        except MemoryError as error:
+            msg = f"not enough memory on {self.device} ({error}); try a smaller --batch-size or --image-size"
+            raise DetectorError(msg) from None
+        return self.results
+
+    def _train(self, listener: Listener) -> None:
         if self._leads and self.initial and not self.initial.new_head and not self.results:
             self._evaluate_start(listener)
         with closing(self._batches()) as batches:
@@ -184,7 +194,6 @@ class Run:
                         msg = f"stopped after step {self.step} of {self.total_steps}"
                         raise RunStoppedError(msg)
                 began = time.perf_counter()
-        return self.results
 
     def stop(self) -> None:
         """Requests a stop after the current step, or after the evaluation; from a signal handler."""
@@ -303,6 +312,7 @@ class Run:
             "categories": [asdict(c) for c in self.train_set.categories],
             "frozen_norms": self._frozen_norms,
             "train_images": len(self.train_set.samples),
+            "config": run_folder.config_to_json(self.config, [c.name for c in self.train_set.categories]),
         })  # fmt: skip
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -318,9 +328,14 @@ class Run:
         if state.get("train_images", images) != images:
             msg = f"{path} was trained on {state['train_images']} pictures, now there are {images}"
             raise ConfigError([msg])
-        self.model.load_state_dict(state["model"])
-        self._average.tensors = {n: t.to(self.device) for n, t in state["average"].items()}
-        self._optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self._average.tensors = {n: t.to(self.device) for n, t in state["average"].items()}
+            self._optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            what = str(error).partition("\n")[0]
+            msg = f"{path} does not fit {self.config.model}; repeat the options with which the run began ({what})"
+            raise ConfigError([msg]) from None
         self._frozen_norms = state.get("frozen_norms", [])
         self.step = state["step"]
         self._sums, self._seconds = state["sums"], state["seconds"]

@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +21,7 @@ from rich.console import Console
 
 from streamdet.cli import evaluate, train
 from streamdet.detector.weights import SIZE_BOUNDS
-from streamdet.errors import ConfigError, DataError
+from streamdet.errors import ConfigError, DataError, StoreError
 from streamdet.training.dataset import load_dataset
 from streamdet.training.progress import TrainingProgress
 from streamdet.training.run import RunFolder, load_checkpoint
@@ -207,6 +210,43 @@ def test_evaluate_leaves_out_categories_that_the_weights_do_not_know(
     monkeypatch.setattr(evaluate, "_SHOWN_NAMES", 1)
     with pytest.raises(ConfigError, match="the weights know disc, square; the data set has ring and 1 more: nothing"):
         _evaluate_renamed(shapes, weights, path, ["ring", "bow"])
+
+
+def test_a_run_that_was_killed_before_its_config_was_written_resumes_as_it_began(
+    shapes: Path, tmp_path: Path, trained: tuple[Path, list[float]]
+) -> None:
+    shutil.copy(trained[0] / "last.pt", tmp_path)
+    result = _invoke_train(*_train_options(shapes, tmp_path, "--resume", "--processes", "1"))
+    assert "going on after step 12 of 12" in result.output
+    assert RunFolder(tmp_path).read_config() == RunFolder(trained[0]).read_config()
+
+
+def test_two_trainings_do_not_share_a_folder(shapes: Path, tmp_path: Path) -> None:
+    with RunFolder(tmp_path).locked(), pytest.raises(ConfigError, match="another process uses it"):
+        _invoke_train(*_train_options(shapes, tmp_path, *_recipe(processes=1)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_evaluated_is_printed_also_where_its_pictures_cannot_be_kept(
+    shapes: Path, tmp_path: Path, trained: tuple[Path, list[float]]
+) -> None:
+    options = [
+        "--weights", str(trained[0] / "last.safetensors"), "--data", str(shapes / "val" / "annotations.json"),
+        "--images", str(shapes / "val"), "--device", "cpu", "--engine", "torch", "--precision", "fp32", "--json",
+    ]  # fmt: skip
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        result = CliRunner().invoke(evaluate.command, [*options, "--out", str(tmp_path / "out")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert json.loads(result.stdout)["images"] == 8
+    assert isinstance(result.exception, StoreError)
+    assert re.fullmatch(r"--out: cannot write .*precision_recall\.png: File too large", str(result.exception))
+    assert not list((tmp_path / "out").iterdir())
+    wrong = [*options, "--data", str(tmp_path / "none.json"), "--out", str(shapes / "val" / "annotations.json" / "out")]
+    with pytest.raises(ConfigError, match=r"--out: cannot write .*: Not a directory"):  # before anything is read
+        CliRunner().invoke(evaluate.command, wrong, catch_exceptions=False, standalone_mode=False)
 
 
 def test_resume_takes_the_options_of_the_run(shapes: Path, trained: tuple[Path, list[float]]) -> None:

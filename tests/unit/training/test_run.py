@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import resource
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +18,13 @@ from torch import nn
 
 from streamdet.detector.weights import load_weights_file
 from streamdet.detector.weights.architectures import build_model
-from streamdet.errors import ConfigError, DataError, StreamdetError
+from streamdet.errors import ConfigError, DataError, DetectorError, StoreError, StreamdetError
 from streamdet.training.dataset import Dataset, load_dataset
 from streamdet.training.pictures import AugmentConfig, TrainingPictures, _by_processes, _by_thread
 from streamdet.training.progress import TrainingProgress
 from streamdet.training.run import (
     EpochResult,
+    RunFolder,
     TrainConfig,
     best_of,
     canvas_sizes,
@@ -30,6 +33,7 @@ from streamdet.training.run import (
     learning_rate_at,
     load_checkpoint,
     load_initial,
+    save_checkpoint,
 )
 from streamdet.training.train import Run
 from support.tiny_run import CONFIG, Losses
@@ -121,6 +125,76 @@ def test_a_loss_that_is_no_number_is_reported(shapes: Path, tmp_path: Path) -> N
         run.model.rpn.head.cls_logits.bias.fill_(torch.nan)
     with pytest.raises(StreamdetError, match="try a lower --learning-rate"):
         run.train()
+
+
+@pytest.mark.parametrize("of", ["numpy", "torch"])
+def test_lack_of_memory_gets_one_line(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
+    data = _data(shapes, "val")
+    config = CONFIG
+    if of == "numpy":
+        config = replace(CONFIG, augment=AugmentConfig((10**8,)))
+    else:
+        monkeypatch.setattr("streamdet.training.train.detection_losses", lambda *_: torch.empty(1 << 50))
+    with pytest.raises(DetectorError, match=r"not enough memory on cpu .*--batch-size") as raised:
+        Run(tmp_path / "run", config, data, data).train()
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == 69
+
+
+def test_a_full_disk_gets_one_line_and_costs_no_checkpoint(shapes: Path, tmp_path: Path) -> None:
+    data = _data(shapes, "val")
+    run = Run(tmp_path / "run", CONFIG, data, data)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(StoreError, match=r"cannot write .*last\.safetensors: File too large; .*--resume"):
+            run.train()
+        with pytest.raises(StoreError, match=r"cannot write .*last\.pt: File too large") as raised:
+            save_checkpoint(tmp_path / "run" / "last.pt", {"model": torch.zeros(100_000)})
+        with pytest.raises(StoreError, match=r"cannot write .*x\.png: File too large"):
+            RunFolder(tmp_path / "run").write("x.png", bytes(200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert raised.value.exit_code == 69
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_checkpoint_of_another_model_gets_one_line(
+    shapes: Path, tmp_path: Path, trained: tuple[Path, list[float]]
+) -> None:
+    """As an old version wrote it, without the configuration, where that is lost."""
+    state = load_checkpoint(trained[0] / "last.pt")
+    del state["config"]
+    (tmp_path / "run").mkdir()
+    save_checkpoint(tmp_path / "run" / "last.pt", state)
+    other = replace(CONFIG, model="fasterrcnn_mobilenet_v3_large_320_fpn")
+    with pytest.raises(
+        ConfigError, match=r"last\.pt does not fit fasterrcnn_mobilenet_v3.*repeat the options"
+    ) as raised:
+        Run(tmp_path / "run", other, _data(shapes, "train"), _data(shapes, "val"), resume=True)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_is_for_one_process_unless_it_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / ".last.pt.0123.part").touch()
+    with folder.locked():
+        assert not list(tmp_path.iterdir())
+        (tmp_path / ".last.pt.4567.part").touch()  # of a writer at work
+        with pytest.raises(ConfigError, match="another process uses it"), folder.locked():
+            pass
+        assert list(tmp_path.iterdir())
+
+    def has_no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with folder.locked(), monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", has_no_locks)
+        with folder.locked():
+            pass
+    with folder.locked():
+        pass
 
 
 def test_a_picture_that_vanishes_is_reported(shapes: Path, tmp_path: Path) -> None:
