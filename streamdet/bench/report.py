@@ -9,6 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from streamdet.bench.cases import REFERENCE
 from streamdet.bench.run import Results
@@ -214,7 +215,9 @@ def _machine_lines(report: Mapping[str, Any]) -> list[str]:
 def _detector_table(report: Mapping[str, Any], model: str, baseline: Mapping[Key, float] | None) -> Table:
     facts = report["models"][model]
     title = f"{model} ({facts['weights']} weights), {facts['gflop_per_frame']:.1f} GFLOP per frame"
-    table = Table(title=title, box=box.SIMPLE_HEAD, caption="ms per frame, from the decoded picture to detections")
+    table = Table(
+        title=Text(title), box=box.SIMPLE_HEAD, caption="ms per frame, from the decoded picture to detections"
+    )
     table.add_column("engine, workers", no_wrap=True)
     headings = ["batch", "ms", "quartiles", "fps", "speed-up", "of floor"]
     for heading in headings + (["change"] if baseline is not None else []):

@@ -164,7 +164,7 @@ def progress() -> Iterator[tuple[OnPlan, OnStep]]:
     console = Console(stderr=True)
     said: list[str] = []
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
         console=console, disable=not console.is_terminal, transient=True,
     ) as bar:  # fmt: skip
         task = bar.add_task("loading the models", total=1.0)
@@ -178,6 +178,6 @@ def progress() -> Iterator[tuple[OnPlan, OnStep]]:
             bar.update(task, description=text, completed=share)
             if not console.is_terminal and text not in said:
                 said.append(text)
-                console.print(text, highlight=False, soft_wrap=True)
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
 
         yield on_plan, on_step

@@ -167,6 +167,7 @@ def _print_tables(dataset: Dataset, found: Found, metrics: Metrics) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from streamdet.training.metrics import COCO_NUMBERS
 
@@ -180,6 +181,6 @@ def _print_tables(dataset: Dataset, found: Found, metrics: Metrics) -> None:
     for label, category in enumerate(dataset.categories, start=1):
         count = sum(int((s.labels == label).sum()) for s in dataset.samples if s.labelled[label])
         values = metrics.per_class[category.name]
-        classes.add_row(category.name, str(count), _text(values["ap"]), _text(values["ap_50"]))
+        classes.add_row(Text(category.name), str(count), _text(values["ap"]), _text(values["ap_50"]))
     console.print(numbers, classes)
     console.print(f"{len(dataset.samples)} pictures, {found.images_per_second:.1f} images/s")

@@ -6,7 +6,7 @@ If the output is not a terminal, plain lines are printed instead.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,9 @@ from streamdet.training.train import Listener, Run
 _COLUMNS = (
     "epoch", "loss", "objectness", "rpn box", "classifier", "box", "mAP", "mAP@.50", "rate", "images/s", "time left",
 )  # fmt: skip
+# What a terminal has no room for is in results.csv; the first of these is left out first.
+_LEFT_OUT = ("rate", "objectness", "rpn box", "classifier", "box", "images/s", "time left", "mAP@.50", "loss", "mAP")
+_ANY_WIDTH = 1000
 _PLAIN_LINE_SECONDS = 30.0
 _SMOOTHING = 0.9
 _LINES_AROUND_ROWS = 7
@@ -44,7 +47,7 @@ def checking_pictures(annotations: Path) -> Iterator[Callable[[int, int], None]]
 def bar(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on a terminal, nothing elsewhere; yields what takes (done, total)."""
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         console=console, disable=not console.is_terminal, transient=True,
     ) as progress:  # fmt: skip
         task = progress.add_task(what, total=None)
@@ -57,6 +60,16 @@ def _share(value: float | None) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _table(shown: Sequence[str], rows: Sequence[tuple[list[str], str]]) -> Table:
+    """Some of the columns; each row has the cells of all of them, and a style."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for cells, style in rows:
+        table.add_row(*(cell for name, cell in zip(_COLUMNS, cells, strict=True) if name in shown), style=style)
+    return table
 
 
 class TrainingProgress(Listener):
@@ -181,13 +194,17 @@ class TrainingProgress(Listener):
 
     def _screen(self, *, whole: bool = False) -> Group:
         """The table above the bar; unless `whole`, only as many epochs, the latest, as the terminal has lines for."""
-        table = Table(*_COLUMNS, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-        for column in table.columns:
-            column.justify = "right"
         room = len(self._rows) if whole else max(self._console.height - _LINES_AROUND_ROWS, 1)
-        for cells, style in self._rows[-room:] if room else []:
-            table.add_row(*cells, style=style)
-        return Group(table, self._bar)
+        rows, shown = self._rows[-room:] if room else [], list(_COLUMNS)
+        for name in _LEFT_OUT:
+            if self._fits(_table(shown, rows)):
+                break
+            shown.remove(name)
+        return Group(_table(shown, rows), self._bar)
+
+    def _fits(self, table: Table) -> bool:
+        options = self._console.options.update_width(_ANY_WIDTH)
+        return self._console.measure(table, options=options).maximum <= self._console.width
 
     def _time_left_after(self, result: EpochResult) -> str:
         config = self._run.config

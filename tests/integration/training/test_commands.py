@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from streamdet.cli import evaluate, train
 from streamdet.detector.weights import SIZE_BOUNDS
 from streamdet.errors import ConfigError, DataError, StoreError
 from streamdet.training.dataset import load_dataset
-from streamdet.training.progress import TrainingProgress
+from streamdet.training.progress import TrainingProgress, bar
 from streamdet.training.run import RunFolder, load_checkpoint
 from streamdet.training.train import Run
 from support.tiny_run import CONFIG
@@ -167,6 +168,27 @@ def test_evaluate_agrees_with_the_run(shapes: Path, tmp_path: Path, trained: tup
     assert "square" in text
 
 
+def test_names_of_categories_are_no_markup(shapes: Path, tmp_path: Path, trained: tuple[Path, list[float]]) -> None:
+    content = json.loads((shapes / "val" / "annotations.json").read_text())
+    for category, name in zip(content["categories"], ("[/red]", "[bold]$x_{"), strict=True):
+        category["name"] = name
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(content))
+    options = [
+        "--weights", str(trained[0] / "last.safetensors"), "--data", str(path), "--images", str(shapes / "val"),
+        "--categories", "[/red],[bold]$x_{", "--device", "cpu", "--engine", "torch", "--precision", "fp32",
+        "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    text = CliRunner().invoke(evaluate.command, options, catch_exceptions=False).stdout
+    assert "[/red]" in text
+    assert "[bold]$x_{" in text
+    console = Console(force_terminal=True, file=io.StringIO())
+    with bar("checking [/odd].json", console) as on_progress:
+        on_progress(1, 2)
+    assert isinstance(console.file, io.StringIO)
+    assert "[/odd" in console.file.getvalue()
+
+
 def _evaluate_renamed(
     shapes: Path, weights: Path, path: Path, renamed: list[str], *options: str
 ) -> tuple[dict[str, Any], str]:
@@ -306,6 +328,29 @@ def test_broken_data_is_reported_before_anything_begins(shapes: Path, tmp_path: 
     result = _invoke_train(*options, "--skip-bad", "--epochs", "1")
     assert "left out of" in result.stderr
     assert "23 pictures to learn from" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [(120, {"epoch", "objectness", "rate", "mAP", "time left"}), (80, {"epoch", "loss", "mAP@.50", "time left"}),
+     (20, {"epoch", "mAP"})],
+)  # fmt: skip
+def test_a_terminal_shows_whole_columns_alone(
+    shapes: Path, trained: tuple[Path, list[float]], width: int, shown: set[str]
+) -> None:
+    """80 columns are what most terminals have."""
+    data = [load_dataset(shapes / name / "annotations.json", shapes / name)[0] for name in ("train", "val")]
+    run = Run(trained[0], CONFIG, *data, resume=True)
+    console = Console(force_terminal=True, color_system=None, width=width, height=24, file=io.StringIO())
+    with TrainingProgress(run, console=console):
+        pass
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.strip() for line in console.file.getvalue().splitlines()]
+    heading = next(line for line in lines if line.startswith("epoch "))
+    assert shown <= set(re.split("  +", heading))
+    last = lines[lines.index(heading) + 3]  # of two epochs, below the line
+    assert f"{run.results[-1].map:.3f}" in last.split()
+    assert len(last) <= width
 
 
 def test_a_terminal_shows_the_table(shapes: Path, trained: tuple[Path, list[float]]) -> None:
