@@ -126,7 +126,7 @@ def _known_alone(dataset: Dataset, labels: Collection[str]) -> Dataset:
         return dataset
     known = dataset.keeping(labels)
     if not known.samples:
-        msg = f"the weights know {', '.join(labels)}; the data set has {_some(unknown)}: nothing to evaluate"
+        msg = f"the weights know {_some(list(labels))}; the data set has {_some(unknown)}: nothing to evaluate"
         raise ConfigError([msg])
     click.echo(
         f"the weights do not know {_some(unknown)}: evaluated without them; name them in --categories to count them",

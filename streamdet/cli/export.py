@@ -61,6 +61,8 @@ def command(
     """
     if int8 and frames is None:
         raise ConfigError(["--int8 needs --frames: a folder of pictures, a video or a stream, to learn ranges from"])
+    if out.suffix in {".pth", ".pt"}:
+        raise ConfigError([f"--out: {out} would be read as a state dict of torch; let its name end in .safetensors"])
     if not out.parent.is_dir():
         raise ConfigError([f"--out: there is no folder {out.parent}"])
     with writing(out):  # find out now rather than after minutes
@@ -109,8 +111,14 @@ def _print(report: Report, out: Path) -> None:
     if report.agreement is not None:
         table.add_row("ms per frame", *("" if t is None else f"{t:.1f}" for t in times))
     console.print(table)
-    if report.agreement is not None:
-        a = report.agreement
+    a = report.agreement
+    if a is not None and not a.detections:
+        console.print(
+            f"fp32 detects nothing on {a.frames} frames that were kept back, so that there is nothing to compare: "
+            "--frames should show what is to be detected.",
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip
+    elif a is not None:
         console.print(
             f"Of {a.detections} detections of fp32 on {a.frames} frames that were kept back, {a.kept} are kept "
             f"({a.kept_share:.1%}); {a.added} are new. Mean difference of the kept ones: {a.score_difference:.3f} in "

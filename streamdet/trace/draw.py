@@ -29,9 +29,9 @@ def resize(picture: Rgb, width: int, height: int, *, smooth: bool = True) -> Rgb
     return np.asarray(cv2.resize(picture, (width, height), interpolation=interpolation), np.uint8)
 
 
-def widen(picture: Rgb, width: int) -> Rgb:
-    """Scales a picture to this width."""
-    return resize(picture, width, max(1, round(picture.shape[0] * width / picture.shape[1])))
+def scaled(picture: Rgb, scale: float) -> Rgb:
+    """Makes a picture so many times as large, in both directions; at least one pixel."""
+    return resize(picture, max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
 
 
 def heat(values: Values, low: float | None = None, high: float | None = None) -> Rgb:

@@ -12,7 +12,7 @@ from streamdet.trace.draw import Values
 from streamdet.trace.report import Figure, Rgb
 from streamdet.types import Detection
 
-_WIDTH_PIXELS = 768  # of large pictures
+_WIDTH_PIXELS, _HEIGHT_PIXELS = 768, 2048  # of large pictures, at most
 _CHANNELS_SHOWN = 12
 _LIKELIEST = 20
 _REGIONS_SHOWN = 24
@@ -61,12 +61,17 @@ def of_stages(
     }
 
 
+def _scale(picture: Rgb, width: int = _WIDTH_PIXELS) -> float:
+    """What makes a picture as large as it is shown."""
+    return float(min(width / picture.shape[1], _HEIGHT_PIXELS / picture.shape[0]))
+
+
 def _fit(frame: Rgb) -> Rgb:
-    return draw.widen(frame, _WIDTH_PIXELS) if frame.shape[1] > _WIDTH_PIXELS else frame
+    return draw.scaled(frame, scale) if (scale := _scale(frame)) < 1 else frame
 
 
 def _input(frame: Rgb) -> tuple[Figure, ...]:
-    planes = np.moveaxis(draw.widen(frame, _WIDTH_PIXELS // 2), -1, 0)
+    planes = np.moveaxis(draw.scaled(frame, _scale(frame, _WIDTH_PIXELS // 2)), -1, 0)
     greys = [np.repeat(plane[..., None], 3, axis=-1) for plane in planes]
     captions = ("How much red each pixel holds: black is 0, white is 255.", "How much green.", "How much blue.")
     return tuple(Figure(grey, caption, small=True) for grey, caption in zip(greys, captions, strict=True))
@@ -97,7 +102,9 @@ def _features(shown: Rgb, outputs: StageOutputs) -> tuple[Figure, ...]:
     tiles = [draw.heat(finest[i], *np.quantile(finest[i], (0.02, 0.98)).tolist()) for i in liveliest]
     width = max(96, finest.shape[2])
     caption = f"The {_CHANNELS_SHOWN} of {len(finest)} channels of the finest map that vary most, scaled one by one."
-    figures.append(Figure(draw.mosaic([draw.widen(tile, width) for tile in tiles], 4), caption, ("low", "high")))
+    figures.append(
+        Figure(draw.mosaic([draw.scaled(tile, width / tile.shape[1]) for tile in tiles], 4), caption, ("low", "high"))
+    )
     return tuple(figures)
 
 
@@ -113,8 +120,8 @@ def _unusual(maps: Values) -> Values:
 
 def _proposals(shown: Rgb, outputs: StageOutputs) -> tuple[Figure, ...]:
     boxes, objectness = numbers(outputs.proposals.boxes[0]), numbers(outputs.proposals.objectness[0])
-    scale = _WIDTH_PIXELS / shown.shape[1]
-    canvas = draw.widen(shown, _WIDTH_PIXELS)
+    scale = _scale(shown)
+    canvas = draw.scaled(shown, scale)
     few = min(_LIKELIEST, len(boxes))
     every = draw.boxes_by_value(canvas, boxes * scale, objectness)
     best = draw.boxes_by_value(canvas, boxes[:few] * scale, objectness[:few])
@@ -151,8 +158,8 @@ def _postprocess(
     found: list[Detection],
     labels: tuple[str, ...],
 ) -> tuple[Figure, ...]:
-    scale = _WIDTH_PIXELS / shown.shape[1]
-    canvas = draw.widen(shown, _WIDTH_PIXELS)
+    scale = _scale(shown)
+    canvas = draw.scaled(shown, scale)
     before, after = (
         draw.boxes_by_class(canvas, numbers(boxes.boxes) * scale, boxes.classes.tolist())
         for boxes in (candidates, kept)

@@ -363,7 +363,8 @@ class Initial:
         path: the file.
         taken: names of the tensors taken.
         total: number of the model's tensors.
-        new_head: whether the classifier starts from nothing, because its classes are others.
+        new_head: whether the classifier starts from nothing.
+        has_head: whether the file has one; a new one is needed for other classes then.
         known: the classes of the file, without the background, where it says which it has.
         wanted: the classes of the model, without the background.
     """
@@ -372,11 +373,13 @@ class Initial:
     taken: tuple[str, ...]
     total: int
     new_head: bool
+    has_head: bool
     known: tuple[str, ...] = ()
     wanted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        head = "; the classes differ, so the classifier starts from nothing" if self.new_head else ""
+        why = "the classes differ, so " if self.has_head else ""
+        head = f"; {why}the classifier starts from nothing" if self.new_head else ""
         if head and self.known and set(self.known) <= set(self.wanted):
             head += f" (--categories {shlex.quote(','.join(self.known))} would keep it)"
         return f"{len(self.taken)} of {self.total} tensors taken from {self.path}{head}"
@@ -420,14 +423,17 @@ def load_initial(model: nn.Module, path: Path, labels: list[str]) -> Initial:
         raise DataError(msg)
     model.load_state_dict(fitting, strict=False)
     has_head = any(name.startswith(_CLASSIFIER) for name in given)
-    new_head = has_head and not any(name.startswith(_CLASSIFIER) for name in fitting)
-    return Initial(path, tuple(fitting), len(own), new_head, tuple(known), tuple(labels))
+    new_head = not any(name.startswith(_CLASSIFIER) for name in fitting)
+    return Initial(path, tuple(fitting), len(own), new_head, has_head, tuple(known), tuple(labels))
 
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors by the detector's names, and the names of their classes where the file says them."""
     if is_own_format(path):
         weights = load_weights_file(path)
+        if weights.exported is not None:
+            msg = f"{path} is an export, which cannot be trained; give the weights that it was made of"
+            raise DataError(msg)
         return weights.state, list(weights.labels[1:])
     try:
         content = read_state_dict(path)

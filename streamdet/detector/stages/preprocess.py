@@ -24,6 +24,8 @@ from streamdet.detector.canvases import Canvases
 _FACTOR_OF_GATHERING = 2.5
 # Rows of the result that are made at once: what these take of the frame, in float32, stays in the cache of a core.
 _BLOCK_ROWS = 64
+# That OpenCV's `remap` takes; the rows that it gets are few.
+_MOST_COLUMNS = 32766
 Size = tuple[int, int]
 """Height and width in pixels."""
 
@@ -160,7 +162,7 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if (image.shape[1], image.shape[2]) == size:
         return image.permute(1, 2, 0).to(torch.float32).contiguous()
-    if image.device.type != "cpu":
+    if image.device.type != "cpu" or image.shape[2] > _MOST_COLUMNS:
         pixels = image[None].to(torch.float32)
         small = functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
         return small[0].permute(1, 2, 0).contiguous()

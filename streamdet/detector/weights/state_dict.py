@@ -183,4 +183,6 @@ def _shown_shape(shape: tuple[int, ...]) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, LookupError):  # the number of an instruction that pickle does not have
+        return "it is damaged"
     return _shown(str(error).partition("\n")[0]) or "it is damaged"

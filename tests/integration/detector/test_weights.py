@@ -355,6 +355,13 @@ def test_damaged_archives_are_refused_in_one_line(tmp_path: Path, content: bytes
     assert "cannot be read as a .pth file" in error_of(weights=str(path), model=M320)
 
 
+def test_a_text_that_is_called_pth_is_damaged(tmp_path: Path) -> None:
+    """pickle's error for it is a number alone."""
+    path = tmp_path / "text.pth"
+    path.write_text("hi")
+    assert error_of(weights=str(path), model=M320).endswith("text.pth cannot be read as a .pth file: it is damaged")
+
+
 def described(good: Weights, **change: str) -> dict[str, str]:
     return {
         "format": "streamdet-weights-1",

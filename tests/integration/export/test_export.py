@@ -20,9 +20,11 @@ from streamdet.detector.engines import openvino
 from streamdet.detector.engines.openvino import is_installed
 from streamdet.detector.pipeline import FasterRcnnDetector, load_detector
 from streamdet.detector.reference import ReferenceDetector
-from streamdet.detector.weights import load_weights, load_weights_file
+from streamdet.detector.weights import load_weights, load_weights_file, weights_to_bytes
+from streamdet.detector.weights.architectures import build_model
 from streamdet.errors import ConfigError, DataError, DetectorError
 from streamdet.export.frames import read_frames
+from streamdet.training.run import load_initial
 from streamdet.types import Detection
 from support.detecting import claiming_png, clip_frames, pictures
 from support.web import WebServer
@@ -85,6 +87,27 @@ def test_some_ten_frames_make_a_small_box_head_too(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(openvino, "has_int8_products", lambda has=has_products: has)
         found = FasterRcnnDetector(weights, DetectorConfig(engine="openvino", device="cpu")).detect(shown)
         assert measure_agreement(wanted, found).kept_share > 0.7
+
+
+@needs_openvino
+def test_an_export_of_weights_that_find_nothing_promises_nothing(folder: Path, tmp_path: Path) -> None:
+    weights = load_weights_file(embedded_weights())
+    weights.state["roi_heads.box_predictor.cls_score.bias"][0] += 20.0  # all is background
+    path = tmp_path / "blind.safetensors"
+    path.write_bytes(weights_to_bytes(weights))
+    out = tmp_path / "fp32.safetensors"
+    text = run_export("--weights", str(path), "--frames", str(folder), "--count", "10", "--out", str(out)).stdout
+    assert "fp32 detects nothing on 2 frames that were kept back" in text
+    assert "100" not in text.partition("fp32 detects")[2].partition(".")[0]
+    build = build_model(weights.architecture, len(weights.labels))
+    with pytest.raises(DataError, match=r"fp32\.safetensors is an export, which cannot be trained"):
+        load_initial(build, out, list(weights.labels[1:]))
+
+
+def test_a_name_that_would_not_be_read_as_weights_is_refused(tmp_path: Path) -> None:
+    for name in ("x.pth", "x.pt"):
+        with pytest.raises(ConfigError, match=r"--out: .* would be read as a state dict of torch"):
+            run_export("--out", str(tmp_path / name))
 
 
 def test_a_file_that_cannot_be_written_is_reported_before_minutes_of_work(tmp_path: Path) -> None:

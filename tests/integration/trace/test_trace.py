@@ -164,6 +164,17 @@ def test_nothing_found_still_makes_a_page(weights: Path) -> None:
     assert "<script>" not in page
 
 
+@pytest.mark.parametrize("shape", [(20_000, 40), (66_000, 1), (1, 66_000), (1, 1)])
+def test_strips_and_dots_make_a_page(weights: Path, shape: tuple[int, int]) -> None:
+    """A JPEG has no side of more than 65,500 pixels."""
+    config = DetectorConfig(weights=str(weights), score_threshold=THRESHOLD, **EXACTLY)
+    trace = trace_picture(config, ArrayPicture(np.full((*shape, 3), 100, np.uint8)), "strip")
+    for stage in trace.stages:
+        for figure in stage.figures:
+            assert max(figure.picture.shape[:2]) <= 4096
+    assert "data:image/" in render_page(trace)
+
+
 def test_a_video_s_frame_and_the_table(weights: Path, tmp_path: Path) -> None:
     result = run(sample_clip(), "--frame", 3, "--out", tmp_path, "--weights", weights, *EXACT)
     assert result.exit_code == 0, result.output

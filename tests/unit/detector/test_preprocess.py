@@ -33,6 +33,8 @@ def noise(height: int, width: int) -> Tensor:
         ((60, 80), (96, 128)),  # enlarged
         ((33, 97), (33, 97)),
         ((97, 33), (11, 5)),
+        ((2, 40_000), (1, 512)),  # more columns and rows than OpenCV's function takes
+        ((40_000, 2), (512, 1)),
         *itertools.product([(1, 1), (1, 7), (9, 2)], [(1, 1), (3, 320)]),
     ],
 )

@@ -237,6 +237,11 @@ def test_a_state_dict_of_torchvision_fits(tmp_path: Path) -> None:
     assert taken.total - len(taken.taken) == 4
     norms = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     assert len(frozen_norms_in(model, taken.taken)) == norms > 30
+    # A file without a classifier is none whose detections could be compared with those of the run.
+    torch.save({k: v for k, v in theirs.state_dict().items() if "box_predictor" not in k}, path)
+    taken = load_initial(model, path, ["disc", "square"])
+    assert taken.new_head
+    assert str(taken).endswith(f"{path}; the classifier starts from nothing")
     torch.save({"fc.weight": torch.zeros(3)}, path)
     with pytest.raises(DataError, match=r"no tensor of .* fits"):
         load_initial(model, path, ["disc", "square"])
