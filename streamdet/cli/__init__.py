@@ -24,7 +24,7 @@ from streamdet.errors import (
     StreamdetError,
 )
 from streamdet.security.command_line import hide_secrets
-from streamdet.security.plain_text import plain_lines
+from streamdet.security.plain_text import plain, plain_lines
 from streamdet.security.redact import redact
 
 _COMMANDS = {
@@ -115,8 +115,7 @@ def main() -> None:
         # click gives the code of `ctx.exit(code)` back, and None when a command just returns.
         sys.exit(cli.main(prog_name="streamdet", standalone_mode=False))
     except ConfigError as error:
-        for problem in error.problems:
-            click.echo(plain_lines(problem), err=True)
+        click.echo("\n".join(map(plain_lines, error.problems)), err=True)
         sys.exit(error.exit_code)
     except StreamdetError as error:
         click.echo(f"streamdet: {plain_lines(str(error))}", err=True)
@@ -131,10 +130,11 @@ def main() -> None:
             sys.stdout.flush()
         sys.exit(EXIT_INTERRUPTED)
     except MemoryError as error:
-        reason = f" ({plain_lines(first)})" if (first := str(error).partition("\n")[0]) else ""
-        advice = "free some, or raise the limit of this process, container or service"
-        click.echo(f"streamdet: out of memory{reason}; {advice}", err=True)
+        _print_out_of_memory(error)
         sys.exit(EXIT_UNAVAILABLE)
+    except UnicodeEncodeError as error:
+        _print_what_is_not_utf_8(error)
+        sys.exit(EXIT_USAGE)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EAGAIN):
             raise
@@ -157,6 +157,20 @@ def _print_usage_error(error: click.ClickException) -> None:
     if message[1:2].islower():
         message = message[:1].lower() + message[1:]
     click.echo(f"{path}: {message} (see {path} --help)", err=True)
+
+
+def _print_what_is_not_utf_8(error: UnicodeEncodeError) -> None:
+    """Prints which word of the command line cannot be sent or written as UTF-8; raises again where all can."""
+    wrong = [word for word in sys.argv[1:] if word != word.encode(errors="replace").decode()]
+    if not wrong:
+        raise error
+    click.echo(f"streamdet: {plain(redact(wrong[0]))}: is not UTF-8; use a terminal with UTF-8", err=True)
+
+
+def _print_out_of_memory(error: MemoryError) -> None:
+    reason = f" ({plain_lines(first)})" if (first := str(error).partition("\n")[0]) else ""
+    advice = "free some, or raise the limit of this process, container or service"
+    click.echo(f"streamdet: out of memory{reason}; {advice}", err=True)
 
 
 def _give_up_output(error: OSError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -105,7 +106,9 @@ def _revoke(*, directory: Path, name: str) -> None:
 
 
 def _row(path: Path) -> dict[str, str | None]:
-    since = time.strftime("%Y-%m-%d", time.localtime(path.stat().st_mtime))
+    since = ""
+    with suppress(OSError):  # a link to nothing, or revoked just now: its problem says so
+        since = time.strftime("%Y-%m-%d", time.localtime(path.stat().st_mtime))
     row: dict[str, str | None] = {"name": path.name.removesuffix(PUBLIC_SUFFIX), "since": since}
     try:
         return {**row, "public_key": read_public(path).decode(), "problem": None}

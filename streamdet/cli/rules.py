@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
-from datetime import datetime, time
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote
@@ -34,7 +34,7 @@ from streamdet.client.control import ask, find_socket
 from streamdet.config import RuleConfig, StreamConfig
 from streamdet.config.load import load_rules
 from streamdet.config.secrets import environ_for
-from streamdet.config.toml import parse, read_text
+from streamdet.config.toml import as_json_value, parse, read_text
 from streamdet.errors import ConfigError, DataError, SpoolError, WireError
 from streamdet.security.plain_text import plain, plain_json
 from streamdet.types import DetectionEvent, ObjectEvent, StateEvent
@@ -91,7 +91,7 @@ def set_rules(file: Path, *, try_only: bool, persist: bool, config_path: Path | 
     if not tables:
         message = f"{file} has no [[rules]]; to have those of the daemon's file: streamdet rules reset"
         raise ConfigError([message])
-    rules = [{key: _as_json_value(value) for key, value in rule.items()} for rule in tables]
+    rules = [as_json_value(rule) for rule in tables]
     query = f"?persist={str(persist).lower()}&try_only={str(try_only).lower()}"
     ask(find_socket(socket_path, config_path), "PUT", f"/v1/rules{query}", {"rules": rules})
     kept = "and stay so over restarts" if persist else "until the next restart"
@@ -111,13 +111,6 @@ def reset(*, persist: bool, config_path: Path | None, socket_path: Path | None) 
     path = f"/v1/rules/reset?persist={str(persist).lower()}"
     rules = ask(find_socket(socket_path, config_path), "POST", path)["rules"]
     click.echo(f"{counted(len(rules), 'rule')} of the file: in force")
-
-
-def _as_json_value(value: object) -> object:
-    """A value as JSON has it, which knows no times of day."""
-    if isinstance(value, list):
-        return [_as_json_value(each) for each in value]
-    return value.isoformat("minutes") if isinstance(value, time) else value
 
 
 @command.command(

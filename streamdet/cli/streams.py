@@ -17,6 +17,7 @@ from streamdet.cli.completion import offer_streams
 from streamdet.cli.group import Group
 from streamdet.cli.refresh import console, print_until_interrupted, show_until_interrupted
 from streamdet.cli.which_daemon import which_daemon
+from streamdet.config.toml import as_json_value
 from streamdet.errors import ConfigError, StreamdetError
 from streamdet.security.plain_text import plain, plain_json
 
@@ -330,11 +331,10 @@ def _value(text: str) -> object:
     """A value as it is written in the file; quotes around a string may be left out."""
     try:
         tables = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also a number of thousands of digits
         return text
     value = tables.get("value")
-    # JSON knows no dates, and no key takes one.
-    return text if len(tables) > 1 or isinstance(value, date | time) else value
+    return text if len(tables) > 1 or isinstance(value, date | time) else as_json_value(value)
 
 
 def _absolute(url: str) -> str:

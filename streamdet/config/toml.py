@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import datetime as dt
 import difflib
 import os
 import re
@@ -107,6 +108,17 @@ def parse(path: Path, text: str) -> Tables:
     if tables is None or is_nested_deeper(tables, MAX_DEPTH):
         _refuse(too_deep)
     return tables
+
+
+def as_json_value(value: object) -> object:
+    """A value of TOML as JSON has it, which knows no dates and times: they become text."""
+    if isinstance(value, dict):
+        return {key: as_json_value(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [as_json_value(each) for each in value]
+    if isinstance(value, dt.time):
+        return str(value).removesuffix(":00")
+    return str(value) if isinstance(value, dt.date) else value
 
 
 def is_nested_deeper(value: object, levels: int) -> bool:

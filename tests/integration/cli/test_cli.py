@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -182,6 +183,39 @@ def test_a_lack_of_memory_is_one_line(
         cli.main()
     expected = "free some, or raise the limit of this process, container or service\n"
     assert (ended.value.code, capsys.readouterr().err) == (69, f"streamdet: out of memory{shown}; {expected}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["streams", "--socket", "/none", "show", "ros\udce9"],
+        ["alerts", "--socket", "/none", "--rule", "ros\udce9"],
+        ["watch", "--stream", "ros\udce9", "--seconds", "1"],
+    ],
+)
+def test_a_name_that_is_not_utf_8_is_one_line(words: list[str]) -> None:
+    result = streamdet(*words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "streamdet: ros\\udce9: is not UTF-8; use a terminal with UTF-8\n"
+
+
+@pytest.mark.parametrize(
+    "setting", ["labels=[2026-01-01]", "zones=[{ name = 10:00:00 }]", f"max_fps={'9' * 5000}", "max_fps=2026-01-01"]
+)
+def test_a_value_of_any_kind_can_be_sent_to_a_daemon(setting: str) -> None:
+    result = streamdet("streams", "--socket", "/none", "change", "yard", "--set", setting)
+    assert (result.returncode, result.stdout) == (69, "")
+    assert result.stderr.startswith("streamdet: there is no socket /none;")
+
+
+def test_rules_of_any_values_can_be_sent_to_a_daemon(tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(
+        '[[rules]]\nname = "late"\nbetween = [[22:00:00, 06:00:00]]\ndays = [2026-01-01]\nx = { at = 10:00:00 }\n'
+    )
+    result = streamdet("rules", "set", str(path), "--socket", "/none")
+    assert (result.returncode, result.stdout) == (69, "")
+    assert result.stderr.startswith("streamdet: there is no socket /none;")
 
 
 def test_a_reader_that_goes_away_is_no_trouble() -> None:

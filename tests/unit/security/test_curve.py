@@ -84,6 +84,13 @@ def test_a_client_is_let_in_listed_and_revoked(tmp_path: Path) -> None:
     assert str(result.exception) == f"{clients} has no client 'alice'; there are bob"
 
 
+def test_a_link_to_nothing_is_listed_with_its_problem(tmp_path: Path) -> None:
+    (tmp_path / "alice.key").symlink_to(tmp_path / "gone")
+    (row,) = json.loads(keys("list", tmp_path, "--json").output)
+    assert (row["name"], row["since"], row["public_key"]) == ("alice", "", None)
+    assert "No such file" in row["problem"]
+
+
 def test_revoking_says_when_the_same_key_is_let_in_under_another_name(tmp_path: Path) -> None:
     clients = tmp_path / "clients"
     assert keys("generate", tmp_path, "--name", "alice", "--allow", clients).exit_code == 0
