@@ -25,7 +25,7 @@ from rich.text import Text
 from streamdet import wire
 from streamdet.cli.completion import offer_streams
 from streamdet.cli.plural import all_of, several
-from streamdet.cli.refresh import LINE_CHARACTERS
+from streamdet.cli.refresh import LINE_CHARACTERS, fitting, stopped_by_signals
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.cluster import ClusterSubscription, subscribe
 from streamdet.client.nodes import Late, Moved
@@ -179,6 +179,7 @@ def command(
     seen = Seen(endpoint)
     view: _View = _JsonLines() if as_json else _Table(console) if console.is_terminal else _Lines(console)
     with ExitStack() as ending:
+        ending.enter_context(stopped_by_signals())
         try:
             is_healed = heal or replay is not None
             subscription = (
@@ -315,7 +316,7 @@ class _Table(_View):
         now = time.monotonic()
         if now - self._refreshed >= _REFRESH_SECONDS:
             self._refreshed = now
-            self._live.update(seen.live(), refresh=True)
+            self._live.update(fitting(self._live.console, seen.live()), refresh=True)
 
 
 class Seen:

@@ -114,6 +114,41 @@ def test_watching_prints_it_again_until_interrupted(daemon: DaemonProcess, comma
         assert process.communicate()[1] == ""
 
 
+@pytest.mark.parametrize("words", [["status", "--watch"], ["streams", "list", "--watch"], ["watch"]])
+def test_a_terminal_is_left_as_it_was_when_watching_is_stopped(daemon: DaemonProcess, words: list[str]) -> None:
+    endpoint = [daemon.endpoint] if words == ["watch"] else []
+    shown, code = _watched_in_terminal([*words, *endpoint], daemon, "clip", rows=24)
+    assert code == 0
+    assert "Traceback" not in shown
+    assert 0 < shown.count("\x1b[?25l") <= shown.count("\x1b[?25h")  # the cursor is hidden, and shown again
+
+
+def test_of_more_lines_than_a_terminal_has_the_last_are_shown(daemon: DaemonProcess) -> None:
+    shown, _ = _watched_in_terminal(["status", "--watch"], daemon, "more lines", rows=10)
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).splitlines()[-4:]
+    assert any(line.startswith("yard is down: refused: ") for line in last)
+
+
+def _watched_in_terminal(words: list[str], daemon: DaemonProcess, until: str, rows: int) -> tuple[str, int]:
+    """What a command shows in a terminal until it has shown a text, and is stopped; and its exit code."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (rows, 200))
+    command = [sys.executable, "-m", "streamdet", *words]
+    sizes = {"COLUMNS": "200", "LINES": str(rows)}  # which workers of pytest have set otherwise
+    environ = {**os.environ, **sizes, "STREAMDET_SOCKET": str(daemon.control_path), "TERM": "xterm"}
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ)
+    os.close(theirs)
+    shown, is_stopped = "", False
+    with contextlib.suppress(OSError):  # the other side is closed
+        while part := os.read(ours, 65536):
+            shown += part.decode()
+            if until in shown and not is_stopped:
+                process.terminate()
+                is_stopped = True
+    os.close(ours)
+    return shown, process.wait(30)
+
+
 def test_without_a_daemon_it_is_one_line() -> None:
     result = streamdet("status", "--socket", "/nowhere/c.sock")
     assert (result.returncode, result.stdout) == (69, "")
