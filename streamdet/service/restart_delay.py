@@ -15,6 +15,8 @@ from pathlib import Path
 from streamdet.monitoring import systemd
 
 MAX_DELAY_SECONDS = 60.0
+# Of so many failures in a row, the delay is the longest; a power of very many more is no number any more.
+_MOST_DOUBLINGS = 10
 # A process that has run for this long did not fail to start: the failures before it say nothing about the next one.
 FORGET_AFTER_SECONDS = 600.0
 
@@ -40,7 +42,8 @@ class RestartDelay:
             return
         failures = _recent_starts(self._path)
         # systemd itself has already waited for RestartSec=1s.
-        delay_seconds = min(2.0 ** max(failures - 1, 0), MAX_DELAY_SECONDS) - 1.0
+        doublings = min(max(failures - 1, 0), _MOST_DOUBLINGS)
+        delay_seconds = min(2.0**doublings, MAX_DELAY_SECONDS) - 1.0
         if delay_seconds > 0:
             text = f"{failures} failures in a row: starting in {delay_seconds:.0f} s"
             systemd.status(text)

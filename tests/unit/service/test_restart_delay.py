@@ -26,6 +26,13 @@ def test_the_delay_grows_with_each_failure_up_to_a_minute(tmp_path: Path) -> Non
     assert _starts(tmp_path, 10) == [0, 0, 1, 3, 7, 15, 31, 59, 59, 59]
 
 
+@pytest.mark.parametrize("failures", [1024, 1025, 10**6])
+def test_after_a_day_of_failures_it_is_still_a_minute(failures: int, tmp_path: Path) -> None:
+    (tmp_path / "starts").write_text(f"{failures}\n")
+    assert _starts(tmp_path, 1) == [59]
+    assert (tmp_path / "starts").read_text() == f"{failures + 1}\n"
+
+
 def test_an_orderly_end_forgets_the_failures(tmp_path: Path) -> None:
     _starts(tmp_path, 5)
     RestartDelay({"RUNTIME_DIRECTORY": str(tmp_path)}).forget()
