@@ -193,7 +193,7 @@ class PositionFile:
             return
         try:
             content = json.dumps({"version": 1, "position": position}).encode()
-            stage(self._path, content).commit()
+            stage(self._path, content, makes_folder=True).commit()
         except OSError as error:
             message = f"{self._path} cannot be written: {error.strerror}"
             raise BridgeError(message) from error

@@ -202,9 +202,7 @@ class EventStore:
     def close(self) -> None:
         """Closes the database and lets go of the directory."""
         self._disconnect()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._unlock()
 
     def batches(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
         """Cuts events into parts that can be written at once."""
@@ -671,6 +669,10 @@ class EventStore:
                 if why is not None:
                     message = f"{path.name}: {why}"
                     raise _UnusableError(message)
+        if not self.directory.exists():
+            # Someone has deleted it; the lock is that of the one that is gone.
+            self._unlock()
+            self._lock = lock_directory(self.directory)
         with contextlib.suppress(FileExistsError):
             # SQLite would make it readable for others.
             os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -722,6 +724,11 @@ class EventStore:
             database, self._database = self._database, None
             self._epoch_ids, self._topic_ids = {}, {}
             database.close()
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _files(self) -> list[Path]:
         """The database and what SQLite keeps beside it; its write-ahead log is the second."""

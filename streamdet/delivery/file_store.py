@@ -17,6 +17,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +28,7 @@ from streamdet.monitoring.log import FailureLog
 from streamdet.monitoring.metrics import FileStoreMetrics
 from streamdet.monitoring.trusted_clock import TrustedClock
 from streamdet.monitoring.unexpected import UnexpectedErrors
-from streamdet.security.files import Content, lock_directory, others_can_delete, stage, why_foreign
+from streamdet.security.files import Content, lock_directory, open_at_once, others_can_delete, stage, why_foreign
 from streamdet.security.limits import Share
 from streamdet.wire.replay import MAX_TIME
 from streamdet.worker import Worker
@@ -394,12 +395,7 @@ class FileStore(Worker):
         """
         self._make_room(_on_disk(waiting.size_bytes))
         path = self._path(file_id)
-        try:
-            staged = stage(path, waiting.content, sync=False)
-        except FileNotFoundError:
-            # The whole directory has been deleted.
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            staged = stage(path, waiting.content, sync=False)
+        staged = stage(path, waiting.content, sync=False, makes_folder=True)
         try:
             size = staged.staged.stat().st_size
             if size > self._limits.max_file_bytes:
@@ -417,8 +413,9 @@ class FileStore(Worker):
             self._delete(next(iter(self._sizes)))
 
     def _delete(self, file_id: str) -> None:
-        """Deletes a file; one that is already gone is only no longer counted."""
-        self._path(file_id).unlink(missing_ok=True)
+        """Deletes a file; one that is already gone, or has become a folder, is only no longer counted."""
+        with suppress(IsADirectoryError):
+            self._path(file_id).unlink(missing_ok=True)
         self._used_bytes -= self._sizes.pop(file_id)
 
     def _pause_of_requests(self, now: float) -> float:
@@ -469,18 +466,18 @@ class FileStore(Worker):
 
     def _read(self, file_id: str, span: _Span) -> Part | None:
         try:
-            descriptor = os.open(self._path(file_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
+            file = open_at_once(self._path(file_id), follow=False)
+        except (FileNotFoundError, IsADirectoryError):
             return None
         except OSError as error:
             if error.errno == errno.ELOOP:  # a symbolic link
                 return None
             raise
-        with os.fdopen(descriptor, "rb"):
-            status = os.fstat(descriptor)
+        with file:
+            status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > self._limits.max_file_bytes:
                 return None
-            return Part(os.pread(descriptor, span[1], span[0]), status.st_size)
+            return Part(os.pread(file.fileno(), span[1], span[0]), status.st_size)
 
     def _tidy(self) -> None:
         """Once a second, deletes some of the files that are too old or exceed the limit."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from streamdet.security.files import why_foreign
+from streamdet.security.files import open_at_once, why_foreign
 
 _MAGIC = b"SDSPOOL1"
 _NAME = re.compile(r"[0-9]{10,15}\.log", re.ASCII)
@@ -59,7 +59,7 @@ def read_segment(path: Path) -> Iterator[SegmentRecord]:
         OSError: it cannot be read.
         ValueError: it is something else.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with open_at_once(path, follow=False) as file:
         data = file.read(_MAX_BYTES)
     if not data.startswith(_MAGIC) and not _MAGIC.startswith(data):
         message = "it does not begin like a segment"

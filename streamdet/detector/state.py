@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from streamdet.detector.choice import USUAL_SIZES, Report, Size, Sizes, Value
-from streamdet.security.files import write_atomically
+from streamdet.security.files import open_at_once, write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -131,8 +131,7 @@ class Store:
         if self.path is None:
             return _Kept()
         try:
-            number = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with os.fdopen(number, "rb") as file:
+            with open_at_once(self.path, follow=False) as file:
                 about = os.fstat(file.fileno())
                 is_ours = about.st_uid in {os.geteuid(), 0} and not about.st_mode & 0o022
                 if not stat.S_ISREG(about.st_mode) or not is_ours or about.st_size > _MAX_FILE_BYTES:

@@ -785,7 +785,8 @@ class ChangesFile:
         }
         if changes.rules is not None:
             body["rules"] = changes.rules
-        data = json.dumps(body, indent=2, ensure_ascii=False).encode() + b"\n"
+        # In ASCII: what someone has written there may hold half of a surrogate pair, which is no character.
+        data = json.dumps(body, indent=2).encode() + b"\n"
         if len(data) > MAX_FILE_BYTES:
             raise ControlError(Refusal.TOO_MANY, "the changes kept over restarts would be larger than 1 MiB")
         try:

@@ -100,7 +100,6 @@ class Marks:
                 self._failure.works(f"marks are kept in {self._path} again")
 
     def _load(self, path: Path) -> dict[str, float]:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with closing(self._open(path)) as database:
             newest = "SELECT id, marked_at FROM marks ORDER BY marked_at DESC LIMIT ?"
             return dict(reversed(database.execute(newest, (MAX_MARKS,)).fetchall()))
@@ -113,6 +112,7 @@ class Marks:
             database.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?)", marked)
 
     def _open(self, path: Path) -> sqlite3.Connection:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # SQLite would make it readable for others.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         why = why_foreign(path.lstat())

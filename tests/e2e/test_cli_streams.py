@@ -410,6 +410,7 @@ def test_a_kept_change_that_cannot_be_used_keeps_nothing_else_from_starting(
         "nul": {"action": "add", "values": {"url": f"rtsp://u:{SECRET}@h/%00"}},
         "unknown": {"action": "add", "values": {"url": "rtsp://${NOT_THERE_AT_ALL}@h/"}},
         "east": {"action": "change", "values": {"max_fps": "many"}},
+        "half": {"action": "add", "values": {"url": "/srv/\ud800.mp4"}},
         "west": {"action": "explode"},
         "A\u202e": {},
     }
@@ -418,11 +419,11 @@ def test_a_kept_change_that_cannot_be_used_keeps_nothing_else_from_starting(
     try:
         assert set(installed.streams()) == {"east", "west", "good"}
         reported = [text for text in caplog.messages if "change of an earlier run not applied" in text]
-        assert len(reported) == 5
+        assert len(reported) == 6
         assert SECRET not in "".join(caplog.messages)
         # What may fit again is kept, and goes when it is reset.
         assert installed.run("streams", "pause", "good", "--persist")[0] == 0
-        assert json.loads(installed.kept.read_text())["streams"].keys() == {"good", "nul", "unknown", "east"}
+        assert json.loads(installed.kept.read_text())["streams"].keys() == {"good", "nul", "unknown", "east", "half"}
         assert json.loads(installed.kept.with_name(installed.kept.name + ".bad").read_text())["streams"] == kept
         code, output = installed.run("reload")
         assert code == 0
@@ -430,7 +431,7 @@ def test_a_kept_change_that_cannot_be_used_keeps_nothing_else_from_starting(
         assert installed.run("streams", "remove", "nul", "--persist")[0] == 0
         assert installed.run("streams", "remove", "nul", "--persist")[0] == 1
         assert installed.run("streams", "change", "east", "--set", "max_fps=5", "--persist")[0] == 0
-        assert "remove" not in installed.run("reload")[1].replace("remove unknown", "")
+        assert "remove" not in installed.run("reload")[1].replace("remove unknown", "").replace("remove half", "")
     finally:
         installed.stop()
 

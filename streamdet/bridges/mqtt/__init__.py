@@ -436,7 +436,7 @@ class _MqttThread(Worker):
     def _save(self, position: dict[str, tuple[str, int]] | None, retained: Mapping[str, Any]) -> None:
         """Keeps what is retained first: events that come again change nothing in it."""
         try:
-            stage(self._retained, json.dumps(retained).encode(), sync=False).commit()
+            stage(self._retained, json.dumps(retained).encode(), sync=False, makes_folder=True).commit()
         except OSError as error:
             message = f"{self._retained} cannot be written: {error.strerror}"
             raise BridgeError(message) from error

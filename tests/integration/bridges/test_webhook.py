@@ -7,6 +7,7 @@ import hmac
 import json
 import os
 import select
+import shutil
 import socket
 import threading
 import time
@@ -152,9 +153,9 @@ class NotAsked(Source):
         raise AssertionError
 
 
-def test_nothing_is_handed_on_where_the_position_cannot_be_kept(tmp_path: Path) -> None:
+def test_nothing_is_handed_on_where_the_position_cannot_be_kept() -> None:
     config = WebhookConfig(name="pager", url="https://example.org/")
-    daemon, missing = NotAsked("tcp://127.0.0.1:1"), tmp_path / "missing"
+    daemon, missing = NotAsked("tcp://127.0.0.1:1"), Path("/proc/missing")  # where no folder can be made
     address = BrokerAddress("127.0.0.1", 1, "c")
     for bridge in (
         Webhook(config, daemon, missing, BridgeMetrics("webhook").of("pager")),
@@ -191,6 +192,14 @@ def test_a_position_survives_a_power_failure(tmp_path: Path, monkeypatch: pytest
     file.save({"alerts/a/": ("e1", 4)})
     assert [path.name.partition(".json.")[0] for path in synced] == [".pager", tmp_path.name]
     assert file.load() == {"alerts/a/": ("e1", 4)}
+
+
+def test_a_position_is_kept_although_someone_deletes_the_directory(tmp_path: Path) -> None:
+    file = PositionFile(tmp_path / "state" / "pager.json")
+    for seq in (4, 5):
+        file.save({"alerts/a/": ("e1", seq)})
+        assert file.load() == {"alerts/a/": ("e1", seq)}
+        shutil.rmtree(tmp_path / "state")
 
 
 def test_an_event_that_is_refused_is_a_dead_letter(

@@ -276,6 +276,22 @@ def test_a_directory_that_someone_deletes_is_made_again(tmp_path: Path) -> None:
         assert [stored.store.read(file_id) for file_id in ids] == [b"new", b"new"]
 
 
+def test_a_folder_in_place_of_a_file_holds_up_no_others(tmp_path: Path) -> None:
+    with Counted(tmp_path, max_bytes=2 * 4096) as stored:
+        first, second = stored.put(b"one"), stored.put(b"two")
+        stored.wait_for_stored(2)
+        path = tmp_path / f"{first}.jpg"
+        path.unlink()
+        path.mkdir()
+        open_files = len(names_in(Path("/proc/self/fd")))
+        assert [stored.fetch(first) for _ in range(3)] == ["not_found"] * 3
+        assert len(names_in(Path("/proc/self/fd"))) == open_files
+        third = stored.put(b"three")
+        stored.wait_for_stored(3)
+        assert [stored.store.read(file_id) for file_id in (second, third)] == [b"two", b"three"]
+        assert path.is_dir()
+
+
 def test_one_client_cannot_take_all_requests(tmp_path: Path) -> None:
     stored = Counted(tmp_path)  # not started: nothing is answered
     ids = [new_id("cam", NOW + number) for number in range(20)]

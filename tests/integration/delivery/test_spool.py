@@ -476,6 +476,20 @@ def test_a_database_that_is_deleted_while_it_is_used_is_begun_again(
     assert caplog.text.count("was deleted or replaced") == 1
 
 
+def test_a_directory_that_is_deleted_while_it_is_used_is_made_again(tmp_path: Path) -> None:
+    directory = tmp_path / "state" / "spool"
+    with Counted(directory, "e1") as spool:
+        spool.put(range(1, 11))
+        wait_until(lambda: spool.count("events_kept_total") == 10)
+        shutil.rmtree(directory.parent)
+        wait_until((directory / "events.sqlite").exists)
+        spool.put(range(11, 21))
+        assert spool.all_of("e1") == list(range(11, 21))
+        assert directory.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(SpoolError, match="another process uses it"):
+            Counted(directory, "e2")
+
+
 def test_a_lower_limit_makes_the_file_smaller(tmp_path: Path) -> None:
     with Counted(tmp_path, "e1") as spool:
         spool.put(range(1, 8001), size=1000)

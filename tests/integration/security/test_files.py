@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from streamdet.security.files import others_can_read, read_start, remove_leftovers, stage, write_atomically
+from streamdet.security.files import (
+    open_at_once,
+    others_can_read,
+    read_start,
+    remove_leftovers,
+    stage,
+    write_atomically,
+)
 
 # Writes half of the new content, says so, and waits to be killed.
 _WRITER = """
@@ -143,6 +150,23 @@ def test_a_pipe_is_no_file_and_blocks_no_one(tmp_path: Path) -> None:
     assert (data, stat.S_ISFIFO(mode)) == (b"", True)
     (tmp_path / "file").write_bytes(b"0123456789ab")
     assert read_start(tmp_path / "file", 10)[0] == b"0123456789"
+
+
+def test_a_folder_in_place_of_a_file_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for follow in (True, False):
+        with pytest.raises(IsADirectoryError):
+            open_at_once(tmp_path, follow=follow)
+    with pytest.raises(IsADirectoryError):
+        read_start(tmp_path, 10)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_folder_that_looks_like_a_leftover_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".photos.part").mkdir()
+    (tmp_path / ".state.json.0123abcd.part").write_bytes(b"half")
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".photos.part"]
 
 
 @pytest.mark.parametrize(("mode", "open_to_others"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])

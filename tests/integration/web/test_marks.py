@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import stat
 from pathlib import Path
 
@@ -19,6 +20,15 @@ def test_marks_last_and_are_private(tmp_path: Path) -> None:
     assert again.problem == ""
     file = tmp_path / "state" / "reviewed.sqlite"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_directory_that_is_deleted_is_made_again(tmp_path: Path) -> None:
+    marks = Marks(tmp_path / "state")
+    marks.mark(["a"], reviewed=True)
+    shutil.rmtree(tmp_path / "state")
+    marks.mark(["b"], reviewed=True)
+    assert marks.problem == ""
+    assert "b" in Marks(tmp_path / "state")
 
 
 def test_the_oldest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
