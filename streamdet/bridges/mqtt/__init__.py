@@ -348,7 +348,7 @@ class MqttBridge:
         now = time.monotonic()
         while (item := self._receive(self._states, 0.0)) is not None:
             if isinstance(item, StateEvent):
-                self._retained.state_event(item, now)
+                self._retained.state_event(item, now, is_live=True)
         if self._daemon_since is not None and now - self._daemon_since > self._settings.forget_after_seconds:
             for stream in self._retained.forget_silent(now - self._settings.forget_after_seconds):
                 log.info("stream %s is gone", stream)

@@ -104,10 +104,16 @@ class RetainedTopics:
             inside = tuple(visit.zone for visit in event.object.zones if visit.inside)
             stream.objects[event.object.object_id] = _Present(event.object.label, inside)
 
-    def state_event(self, event: StateEvent, now: float) -> None:
-        """Notes the state of a stream and its zones, at a moment in monotonic seconds."""
+    def state_event(self, event: StateEvent, now: float, *, is_live: bool = False) -> None:
+        """Notes the state of a stream and its zones.
+
+        Args:
+            event: the state.
+            now: a moment in monotonic seconds.
+            is_live: whether it has just been published; otherwise it may come from the past.
+        """
         before = self._streams[event.stream].state if event.stream in self._streams else None
-        is_old = before is not None and event.published_at < before.published_at
+        is_old = before is not None and _is_older(event, before, is_live=is_live)
         if event.reason is Reason.REMOVED:
             # Of a cluster, the next owner may publish it already.
             if event.owner is None and not is_old:
@@ -250,6 +256,13 @@ class RetainedTopics:
             )
             values |= {topic: (config, None) for topic, config in configs.items()}
         return values
+
+
+def _is_older(event: StateEvent, before: StateEvent, *, is_live: bool) -> bool:
+    """Whether a state is from before another one of its stream; the clock may have been set back between them."""
+    if event.epoch == before.epoch:
+        return (event.seq, event.published_at) < (before.seq, before.published_at)
+    return not is_live and event.published_at < before.published_at
 
 
 def _payload(value: _Value, source: Source | None) -> bytes:

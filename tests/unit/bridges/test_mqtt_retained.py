@@ -150,6 +150,22 @@ def test_an_old_repetition_of_a_state_changes_nothing() -> None:
     assert retained(topics.messages())["streamdet/yard/availability"] == "offline"
 
 
+def test_a_clock_that_was_set_back_holds_up_no_state() -> None:
+    topics = topics_of()
+    topics.state_event(state(published_at=5000.0, seq=1), 0.0)
+    found = retained(topics.messages())
+    assert found["streamdet/yard/availability"] == "online"
+    topics.state_event(state(published_at=1400.0, state=State.DOWN, seq=2), 1.0)
+    found = retained(topics.messages(), found)
+    assert found["streamdet/yard/availability"] == "offline"
+    # As a daemon that was started meanwhile repeats it.
+    again = state(published_at=1300.0, epoch="e2", seq=1)
+    topics.state_event(again, 2.0)
+    assert topics.messages() == []
+    topics.state_event(again, 3.0, is_live=True)
+    assert retained(topics.messages(), found)["streamdet/yard/availability"] == "online"
+
+
 def test_home_assistant_finds_every_entity() -> None:
     topics = topics_of(labels=("person",))
     topics.state_event(state(zones=("bay", "gate")), 0.0)
