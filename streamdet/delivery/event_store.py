@@ -173,7 +173,7 @@ class EventStore:
         self._room_bytes = 0  # so much can be written before it has to be counted again
         self._lock = _lock(directory)
         self._database: sqlite3.Connection | None = None
-        self._inode = 0
+        self._inodes = 0, 0
         self._next_id = 1
         self._first_id: int | None = None  # of the events that this process writes
         self._oldest_id = _FIRST_OLD_ID  # only events that seem to be of the future come before it
@@ -267,8 +267,8 @@ class EventStore:
         Raises:
             OSError: it cannot be written.
         """
-        if self._database is not None and _inode(self.path) != self._inode:
-            _log.warning("%s was deleted or replaced while it was used; a new one is created", self.path)
+        if self._database is not None and self._inodes_now() != self._inodes:
+            _log.warning("%s was deleted, emptied or replaced while it was used; it is opened again", self.path)
             self._disconnect()
         self._sync_log()
 
@@ -689,7 +689,7 @@ class EventStore:
         self._next_id = max(self._next_id, (newest or 0) + 1)
         if self._first_id is None:
             self._first_id = self._next_id
-        self._inode = _inode(self.path)
+        self._inodes = self._inodes_now()
         self._database = database
         return database
 
@@ -724,6 +724,10 @@ class EventStore:
             database, self._database = self._database, None
             self._epoch_ids, self._topic_ids = {}, {}
             database.close()
+
+    def _inodes_now(self) -> tuple[int, int]:
+        """The numbers of the database, which never is empty, and of its log."""
+        return _inode(self.path, least_bytes=1), _inode(self._log_path)
 
     def _unlock(self) -> None:
         if self._lock >= 0:
@@ -795,16 +799,18 @@ def _code(error: Exception) -> int:
 def _size(paths: Iterable[Path | str]) -> int:
     total = 0
     for path in paths:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what cannot be looked at cannot be written either, which says why
             total += os.lstat(path).st_size
     return total
 
 
-def _inode(path: Path) -> int:
+def _inode(path: Path | str, least_bytes: int = 0) -> int:
+    """The number of a file; 0 where there is none, or it has fewer bytes."""
     try:
-        return path.lstat().st_ino
-    except FileNotFoundError:
+        status = os.lstat(path)
+    except OSError:
         return 0
+    return status.st_ino if status.st_size >= least_bytes else 0
 
 
 class _Standing(NamedTuple):

@@ -473,7 +473,54 @@ def test_a_database_that_is_deleted_while_it_is_used_is_begun_again(
         wait_until(path.exists)
         spool.put(range(11, 21))
         assert spool.all_of("e1") == list(range(11, 21))
-    assert caplog.text.count("was deleted or replaced") == 1
+    assert caplog.text.count("was deleted, emptied or replaced") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("events.sqlite", "delete"), ("events.sqlite", "empty"), ("events.sqlite", "folder"),
+        ("events.sqlite-wal", "delete"), ("events.sqlite-wal", "folder"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_spoiled_while_it_is_used_costs_no_later_event(tmp_path: Path, name: str, how: str) -> None:
+    path = tmp_path / name
+    with Counted(tmp_path, "e1") as spool:
+        spool.put(range(1, 11))
+        wait_until(lambda: spool.count("events_kept_total") == 10)
+        if how == "empty":
+            os.truncate(path, 0)
+        else:
+            path.unlink()
+        if how == "folder":
+            path.mkdir()
+        time.sleep(2.5)  # it is looked at once a second
+        kept = spool.count("events_kept_total")
+        spool.put(range(11, 21))
+        wait_until(lambda: spool.count("events_kept_total") == kept + 10)
+        assert spool.all_of("e1")[-10:] == list(range(11, 21))
+        with contextlib.closing(sqlite3.connect(f"file:{tmp_path / 'events.sqlite'}?mode=ro", uri=True)) as reader:
+            assert reader.execute("SELECT count(*) FROM events WHERE seq > 10").fetchone() == (10,)
+    with Counted(tmp_path, "e2") as spool:
+        assert spool.all_of("e1")[-10:] == list(range(11, 21))
+
+
+def test_a_file_in_place_of_the_directory_costs_events_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "spool"
+    with Counted(directory, "e1") as spool:
+        spool.put(range(1, 11))
+        wait_until(lambda: spool.count("events_kept_total") == 10)
+        shutil.rmtree(directory)
+        directory.write_text("")
+        wait_until(lambda: "Not a directory" in caplog.text)
+        spool.put(range(11, 21))
+        wait_until(lambda: spool.count("events_not_kept_total", reason="error") == 10)
+        directory.unlink()
+        wait_until((directory / "events.sqlite").exists)
+        spool.put(range(21, 31))
+        assert spool.all_of("e1") == list(range(21, 31))
 
 
 def test_a_directory_that_is_deleted_while_it_is_used_is_made_again(tmp_path: Path) -> None:
