@@ -12,7 +12,7 @@ from streamdet.config.values import parse_seconds
 
 
 class Time(click.ParamType):  # type: ignore[type-arg] # generic in newer versions of click only
-    """A time, or how long ago it was; Unix time in seconds."""
+    """A time, or how long ago it was; Unix time in seconds, 0 for all that is earlier."""
 
     name = "time"
 
@@ -23,13 +23,13 @@ class Time(click.ParamType):  # type: ignore[type-arg] # generic in newer versio
         ago = re.fullmatch(r"(.+?)\s+ago", str(value).strip())
         try:
             if ago is None:
-                return datetime.fromisoformat(value).astimezone().timestamp()
+                return max(datetime.fromisoformat(value).astimezone().timestamp(), 0.0)
             seconds = parse_seconds(ago[1])
         except (ValueError, OverflowError, OSError):
             seconds = None
         if not isinstance(seconds, float):
             self.fail(f'{value!r} is neither a time, 2026-11-29T06:00, nor a duration, "2 h ago"', param, ctx)
-        return datetime.now().astimezone().timestamp() - seconds
+        return max(datetime.now().astimezone().timestamp() - seconds, 0.0)
 
 
 def local_time(at: float) -> str:

@@ -15,7 +15,7 @@ from streamdet.assets import sample_clip
 from streamdet.bench.daemon import DaemonUnderTest, Load
 from streamdet.bench.frames import describe
 from streamdet.cli.beside import WebChild, free_endpoint
-from streamdet.errors import EXIT_USAGE
+from streamdet.errors import EXIT_INTERRUPTED, EXIT_USAGE
 from support.paths import ROOT
 
 PROGRAM = str(Path(sys.prefix, "bin/streamdet"))
@@ -64,6 +64,26 @@ def test_other_commands_end_with_their_terminal() -> None:
             assert process.wait(30) == -signal.SIGHUP
         finally:
             process.kill()
+
+
+def catches_interrupts(pid: int) -> bool:
+    (mask,) = re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (signal.SIGINT - 1) & 1)
+
+
+@pytest.mark.parametrize("milliseconds", [0, 10, 50, 100, 200, 400])
+def test_an_interrupt_while_a_command_loads_is_no_traceback(milliseconds: int) -> None:
+    # These tests may have been started by something that ignores interrupts, as a script does with `&`.
+    command = ["env", "--default-signal=INT", PROGRAM, "watch", "tcp://127.0.0.1:1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        for is_caught in (True, False):  # by Python when it starts, until the program begins
+            while catches_interrupts(process.pid) != is_caught:
+                time.sleep(0.001)
+        time.sleep(milliseconds / 1000)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=60)[1]
+    assert process.returncode in (-signal.SIGINT, 1, EXIT_INTERRUPTED)
+    assert "Traceback" not in errors
 
 
 @pytest.fixture
