@@ -94,7 +94,7 @@ def set_rules(file: Path, *, try_only: bool, persist: bool, config_path: Path | 
     rules = [as_json_value(rule) for rule in tables]
     query = f"?persist={str(persist).lower()}&try_only={str(try_only).lower()}"
     ask(find_socket(socket_path, config_path), "PUT", f"/v1/rules{query}", {"rules": rules})
-    kept = "and stay so over restarts" if persist else "until the next restart"
+    kept = f"and stay{'s' * (len(rules) == 1)} so over restarts" if persist else "until the next restart"
     what = "can be put in force" if try_only else f"{'is' if len(rules) == 1 else 'are'} in force, {kept}"
     click.echo(f"{counted(len(rules), 'rule')} {what}")
 

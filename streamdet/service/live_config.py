@@ -353,8 +353,10 @@ class LiveConfig:
             # Here the rules are what is wrong; in `_merge` it may be a change of a stream that does not fit them.
             check_rules(self._config.model_copy(update={"rules": read_rules(rules)}), self._weights_labels)
         kept = AtRunTime(self._kept.streams, rules) if persist else self._kept
+        changed = AtRunTime(self._at_run_time.streams, rules)
         try:
-            return self._adopt(self._file, AtRunTime(self._at_run_time.streams, rules), kept, try_only=try_only)
+            self._check_kept(kept, changed)
+            return self._adopt(self._file, changed, kept, try_only=try_only)
         except ConfigError as error:
             if rules is not None or self._at_run_time.rules is None:
                 raise
@@ -473,7 +475,30 @@ class LiveConfig:
             of_run_time = None if rules == _OF_FILE else rules
             changed = replace(changed, rules=of_run_time)
             kept = replace(kept, rules=of_run_time) if persist else kept
+        self._check_kept(kept, changed)
         return self._adopt(self._file, changed, kept, try_only=try_only)
+
+    def _check_kept(self, kept: AtRunTime, changed: AtRunTime) -> None:
+        """Checks that what is to be kept will fit after a restart, when what was not kept is gone.
+
+        Args:
+            kept: over restarts.
+            changed: at run time, which is checked anyway.
+
+        Raises:
+            ConfigError: some of it would be left out then, and was not before.
+        """
+        if kept in (self._kept, changed):
+            return
+        before, after = (self._left_out_of(each) for each in (self._kept, kept))
+        lines = [line for name, problems in after.items() if name not in before for line in problems]
+        if lines:
+            when = "this would be so after a restart, when changes that are not kept are gone"
+            raise ConfigError([*lines, f"{when}; keep what it needs with --persist first, or leave --persist out"])
+
+    def _left_out_of(self, kept: AtRunTime) -> Mapping[str, Sequence[str]]:
+        """What would be left out after a restart, with the reasons."""
+        return _merge(self._file, kept, self._folder, self._where, self._weights_labels)[1]
 
     def _carried_rules(self, stream: str, renamed: Renamed) -> Rules | None:
         """All rules, with the new names of what was renamed in a stream; None where no rule needs it."""

@@ -208,6 +208,28 @@ def test_what_is_persisted_survives_a_restart_and_the_rest_does_not(
     assert [path.name for path in installed.kept.parent.glob(".*.part")] == []
 
 
+BAY = 'zones=[{ name = "bay", polygon = [[0, 0], [1, 0], [1, 1]] }]'
+
+
+def test_what_would_not_fit_after_a_restart_is_not_kept(installed: Installed) -> None:
+    rule = {"rules": [{"name": "parked", "streams": ["east"], "zone": "bay"}]}
+    assert installed.run("streams", "change", "east", "--set", BAY)[0] == 0
+    with pytest.raises(ConfigError, match='is "bay", and stream east has no zone') as refused:
+        ask(installed.socket, "PUT", "/v1/rules?persist=true", rule)
+    assert refused.value.problems[-1].startswith("this would be so after a restart")
+    assert ask(installed.socket, "GET", "/v1/rules")["rules"] == []
+    # Kept one after the other, they fit; and the zone cannot go while the rule is kept.
+    assert installed.run("streams", "change", "east", "--persist")[0] == 0
+    ask(installed.socket, "PUT", "/v1/rules?persist=true", rule)
+    assert ask(installed.socket, "GET", "/v1/rules")["persisted"]
+    ask(installed.socket, "POST", "/v1/rules/reset")
+    assert installed.run("streams", "reset", "east", "--persist")[0] == 2
+    assert installed.run("streams", "reset", "east")[0] == 0
+    installed.restart()
+    assert [each["name"] for each in ask(installed.socket, "GET", "/v1/rules")["rules"]] == ["parked"]
+    assert "left out" not in installed.run("reload")[1]
+
+
 def test_what_is_undone_leaves_nothing_in_the_file_of_changes(installed: Installed) -> None:
     def kept() -> dict[str, Any]:
         streams: dict[str, Any] = json.loads(installed.kept.read_text())["streams"]
