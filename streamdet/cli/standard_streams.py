@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import threading
@@ -14,9 +16,10 @@ _LAST_OUTPUT_SECONDS = 1.0
 
 
 def open_standard_streams() -> None:
-    """Opens /dev/null for those that were closed when the process started.
+    """Opens /dev/null for those that were closed when the process started, and lets output hold any character.
 
     Otherwise the next file or socket to be opened would get their descriptor, and the output meant for a terminal.
+    What the encoding of the output has no character for, such as a name on a terminal without UTF-8, is escaped.
     """
     for descriptor in range(3):
         try:
@@ -27,6 +30,18 @@ def open_standard_streams() -> None:
         if getattr(sys, name) is None:
             # Open for the life of the process, as Python's own are.
             setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+
+    codecs.register_error("streamdet.escape", _escaped)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="streamdet.escape")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Characters as JSON escapes them, so that JSON stays what it is; an error handler for `codecs`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2)), error.end
 
 
 @contextmanager

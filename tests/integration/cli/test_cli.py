@@ -218,6 +218,24 @@ def test_rules_of_any_values_can_be_sent_to_a_daemon(tmp_path: Path) -> None:
     assert result.stderr.startswith("streamdet: there is no socket /none;")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_without_utf_8_gets_what_it_cannot_show_escaped(encoding: str, tmp_path: Path) -> None:
+    rules, events = tmp_path / "rules.toml", tmp_path / "events.jsonl"
+    rules.write_text('[[rules]]\nname = "Tür ž \U0001f6b2"\n', encoding="utf-8")
+    events.write_text("")
+    command = [sys.executable, "-m", "streamdet", "rules", "test", str(rules), "--events", str(events)]
+    environ = {**os.environ, "PYTHONIOENCODING": encoding}
+    shown, as_json = (
+        subprocess.run([*command, *more], capture_output=True, check=True, env=environ, timeout=60).stdout
+        for more in ([], ["--json"])
+    )
+    ends = {"ascii": "T\\u00fcr \\u017e", "latin-1": "Tür \\u017e", "utf-8": "Tür ž"}
+    assert ends[encoding] in shown.decode(encoding)
+    # Where it is "ascii", click writes UTF-8: most such terminals have only forgotten to say so.
+    text = as_json.decode("latin-1" if encoding == "latin-1" else "utf-8")
+    assert json.loads(text)["rules"][0]["rule"] == "Tür ž \U0001f6b2"
+
+
 def test_a_reader_that_goes_away_is_no_trouble() -> None:
     command = [sys.executable, "-m", "streamdet", "schema", "config"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
