@@ -43,6 +43,7 @@ _TABLE = {
 # What would be right, by the type of the error and, where it matters, the key.
 _WORDS = {
     ("string_type", ""): "must be a text in quotes",
+    ("string_unicode", ""): "must be UTF-8; give the file or folder another name",
     ("string_too_short", "secret"): "is too short; must be a text of 8 characters or more",
     ("string_too_long", ""): "is too long",
     ("too_long", "webhooks"): "are more than 64; leave some out",

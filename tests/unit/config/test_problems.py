@@ -374,3 +374,14 @@ def test_no_file_takes_long_to_refuse(file: Path, text: str) -> None:
 def test_dots_in_texts_and_comments_are_no_depth(file: Path, value: str) -> None:
     file.write_text(f'[[streams]]  # {"a." * 100}a\nname = "a"\nurl = "{value}"\n')
     assert load_config(file, {}).streams[0].url.endswith(value)
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"ros\xe9")
+    folder.mkdir()
+    file = folder / "streamdet.toml"
+    file.write_text('streams = []\n[spool]\ndirectory = "spool"\n')
+    with pytest.raises(ConfigError) as refused:
+        load_config(file)
+    (problem,) = refused.value.problems
+    assert problem.endswith('ros\\udce9/spool"; must be UTF-8; give the file or folder another name')
