@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from streamdet.cli.numbers import Number
 from streamdet.errors import EXIT_INTERRUPTED
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -56,7 +57,7 @@ Examples:
 )
 @click.option("--workers", multiple=True, type=click.IntRange(1, 64),
               help="Detect this many batches at once, one thread each. Default: one per core.")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(1, 36000),
+@click.option("--seconds", type=Number(1, 36000),
               help="Measure for this long; loading is extra. Default: 120; with --capacity: 40.")  # fmt: skip
 @click.option("--capacity", "only_capacity", is_flag=True,
               help="Measure only how many frames per second the daemon can detect with the first model.")  # fmt: skip
@@ -70,7 +71,7 @@ Examples:
 )
 @click.option(
     "--fps",
-    type=click.FloatRange(0.1, 1000),
+    type=Number(0.1, 1000),
     help="Play each stream at this rate. Default: 10; with --frames: its own.",
 )
 @click.option(

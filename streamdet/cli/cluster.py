@@ -17,6 +17,7 @@ import click
 
 from streamdet import __version__
 from streamdet.cli.group import Group
+from streamdet.cli.numbers import Number
 from streamdet.cli.plural import counted
 from streamdet.cli.refresh import console, print_until_interrupted, show_until_interrupted
 from streamdet.cli.which_daemon import which_daemon
@@ -180,7 +181,7 @@ head or daemon answers, Ray's port of the head is closed or silent, or Ray has e
 @_token_file
 @which_daemon
 @click.option(
-    "--fps", type=click.FloatRange(0.1, 1e6), metavar="N",
+    "--fps", type=Number(0.1, 1e6), metavar="N",
     help="Grant this node streams of N frames per second together. [default: as `streamdet bench --capacity` measures]",
 )  # fmt: skip
 @click.option("--address", metavar="IP", help="The address of this machine for the head. [default: found]")

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from streamdet.assets import sample_clip
 from streamdet.cli.beside import WebChild, free_endpoint
+from streamdet.cli.numbers import Number
 from streamdet.cli.plural import all_of, several
 from streamdet.cli.standard_streams import ending_in_time
 from streamdet.client.cluster import subscribe
@@ -65,9 +66,7 @@ Examples:
   streamdet demo --seconds 20
   streamdet demo --seconds 20 --json"""
 )
-@click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after this time and print a summary."
-)
+@click.option("--seconds", type=Number(min=0, min_open=True), help="Stop after this time and print a summary.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON and nothing else.")
 @click.option(
     "--endpoint",

@@ -13,6 +13,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from streamdet.cli.numbers import Number
 from streamdet.cli.plural import counted
 from streamdet.cli.refresh import console
 from streamdet.config.secrets import environ_for
@@ -51,11 +52,11 @@ Exit codes: 0 a camera was found, 1 none was, 2 wrong options or login.
     help="Search this network interface; may be repeated. All that are up if left out.",
 )  # fmt: skip
 @click.option(
-    "--seconds", type=click.FloatRange(0.2, 60), default=3.0, show_default=True, metavar="N",
+    "--seconds", type=Number(0.2, 60), default=3.0, show_default=True, metavar="N",
     help="Wait so long for cameras to answer.",
 )  # fmt: skip
 @click.option(
-    "--seconds-per-camera", type=click.FloatRange(0.2, 60), default=10.0, show_default=True, metavar="N",
+    "--seconds-per-camera", type=Number(0.2, 60), default=10.0, show_default=True, metavar="N",
     help="Spend at most so long on the questions to one camera; 64 are asked at the same time.",
 )  # fmt: skip
 @click.option(

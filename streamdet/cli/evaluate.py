@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from streamdet.cli.categories import category_names
+from streamdet.cli.numbers import Number
 from streamdet.cli.outputs import writing
 from streamdet.config.models import Model
 from streamdet.errors import ConfigError
@@ -54,7 +55,7 @@ Examples:
 @click.option("--images", type=_FOLDER, required=True, help="Look for pictures in this folder.")
 @click.option("--categories", metavar="A,B,C", help="Evaluate only these. Default: all that the weights know.")
 @click.option("--skip-bad", is_flag=True, help="Leave out broken pictures and boxes.")
-@click.option("--score-threshold", type=click.FloatRange(0, 1), default=0.05, show_default=True,
+@click.option("--score-threshold", type=Number(0, 1), default=0.05, show_default=True,
               help="Ignore detections below this score.")  # fmt: skip
 @click.option("--engine", type=click.Choice(["auto", "torch", "openvino", "reference"]), default="auto",
               show_default=True, help="Run this engine, as in the configuration.")  # fmt: skip

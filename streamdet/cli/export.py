@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from streamdet.cli.numbers import Number
 from streamdet.cli.outputs import writing
 from streamdet.config import DetectorConfig
 from streamdet.config.models import Model
@@ -45,7 +46,7 @@ Then, in the configuration:
 @click.option(
     "--count", type=click.IntRange(10, 5000), default=300, show_default=True, help="Use this many frames at most."
 )
-@click.option("--every", "every_seconds", type=click.FloatRange(0), default=1.0, show_default=True,
+@click.option("--every", "every_seconds", type=Number(0), default=1.0, show_default=True,
               help="Take one frame of a video or stream every N seconds.")  # fmt: skip
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Write this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamdet.cli.completion import offer_files
+from streamdet.cli.numbers import Number
 from streamdet.cli.plural import counted
 from streamdet.errors import EXIT_FAILURE, ConfigError, StreamdetError
 from streamdet.security.files import is_there
@@ -45,7 +46,7 @@ written; 2 a URL or an option is wrong."""
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace the file, and secrets of the same names, if they exist.")
 @click.option("--url-from-stdin", is_flag=True, help="Read each SOURCE from standard input, one a line.")
-@click.option("--max-fps", type=click.FloatRange(min=0, min_open=True, max=1000), help="Set max_fps for all streams.")
+@click.option("--max-fps", type=Number(min=0, min_open=True, max=1000), help="Set max_fps for all streams.")
 @click.option("--no-probe", is_flag=True, help="Do not connect to the streams.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and ask nothing.")
 def command(

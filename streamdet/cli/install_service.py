@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from streamdet.cli.numbers import Number
 from streamdet.config.bridges import BRIDGES
 from streamdet.service.install.bridges import Bridges
 from streamdet.service.install.cluster import ROLES, ClusterUnits
@@ -62,7 +63,7 @@ Exit codes: 0 installed, 1 cannot be installed here, or the old version runs aga
     help="Keep this many versions in /opt/streamdet, and delete the oldest ones.",
 )  # fmt: skip
 @click.option(
-    "--within", type=click.FloatRange(1, 600), metavar="SECONDS",
+    "--within", type=Number(1, 600), metavar="SECONDS",
     help="Go back if the new version is not ready after this time. Default: so that no stream is blind for 30 s.",
 )  # fmt: skip
 @click.option("--here", is_flag=True, help="Run the service from this environment, without a copy in /opt/streamdet.")

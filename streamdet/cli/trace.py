@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamdet.cli.numbers import Number
 from streamdet.cli.outputs import writing
 from streamdet.errors import ConfigError
 from streamdet.security.files import write_atomically
@@ -34,7 +35,7 @@ Examples:
 )
 @click.option("--weights", default="embedded", show_default=True, help='Use "embedded", "coco" or a file.')
 @click.option("--model", help="Name the architecture of coco or .pth weights.")
-@click.option("--score-threshold", default=0.5, show_default=True, type=click.FloatRange(0, 1),
+@click.option("--score-threshold", default=0.5, show_default=True, type=Number(0, 1),
               help="Keep detections from this score on.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help='Use "auto", "cpu", "cuda" or "cuda:N".')
 @click.option(

@@ -18,8 +18,9 @@ from click.core import ParameterSource
 
 from streamdet.assets import embedded_weights
 from streamdet.cli.categories import category_names
+from streamdet.cli.numbers import Number
 from streamdet.config.models import Model
-from streamdet.errors import ConfigError
+from streamdet.errors import ConfigError, DataError
 from streamdet.security.plain_text import plain_lines
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # Of an input in pixels; what weights files may ask for (`streamdet.detector.weights.SIZE_BOUNDS`, which needs torch).
 _INPUT_SIDE = click.IntRange(32, 4096)
+_MANY = 7  # names of categories are too many for a line
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _ARCHITECTURES = ("fasterrcnn_mobilenet_v2_fpn", *get_args(Model))
@@ -89,7 +91,7 @@ Examples:
 @click.option(
     "--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Use this many pictures per step."
 )
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=4e-4,
+@click.option("--learning-rate", type=Number(0, min_open=True), default=4e-4,
               show_default=True, help="Set AdamW's learning rate at its peak.")  # fmt: skip
 @click.option("--image-size", type=click.IntRange(64), multiple=True, help="Set the side of the training canvas in "
               "pixels; several vary it from batch to batch. Default: from the model's input size.")  # fmt: skip
@@ -269,6 +271,10 @@ def _load(options: dict[str, Any], names: list[str] | None) -> tuple[Dataset, Da
             options["data"], options["images"], names, skip_bad=options["skip_bad"], on_progress=on_progress
         )
     names = [category.name for category in train.categories]
+    if not any(len(sample.boxes) for sample in train.samples):
+        what = f"of {', '.join(names)}" if len(names) < _MANY else f"of its {len(names)} categories"
+        msg = f"{options['data']} has no box {what}: there is nothing to learn"
+        raise DataError(msg)
     with checking_pictures(options["val"]) as on_progress:
         val, left_out_val = load_dataset(
             options["val"], options["val_images"] or options["images"], names,

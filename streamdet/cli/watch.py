@@ -24,6 +24,7 @@ from rich.text import Text
 
 from streamdet import wire
 from streamdet.cli.completion import offer_streams
+from streamdet.cli.numbers import Number
 from streamdet.cli.plural import all_of, several
 from streamdet.cli.refresh import LINE_CHARACTERS, fitting, stopped_by_signals
 from streamdet.cli.standard_streams import ending_in_time
@@ -140,7 +141,7 @@ Exit codes: 0 events came, 1 no event came, 2 wrong options or keys, 69 not an e
 @click.option("--client-key", type=_FILE, help="Log in with this key file, NAME.key_secret.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N events.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Stop after N seconds.")
+@click.option("--seconds", type=Number(min=0, min_open=True), metavar="N", help="Stop after N seconds.")
 @click.pass_context
 def command(
     context: click.Context,

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from streamdet.config.values import in_words
 from streamdet.training.metrics import Metrics
-from streamdet.training.run import BEST, EpochResult, best_of, start_of
+from streamdet.training.run import BEST, LAST, EpochResult, best_of, start_of
 from streamdet.training.train import Listener, Run
 
 _COLUMNS = (
@@ -55,7 +55,7 @@ def bar(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 def _share(value: float | None) -> str:
-    return _number(value if value is None else max(value, 0), ".3f")
+    return _number(None if value is None or value < 0 else value, ".3f")
 
 
 def _number(value: float | None, form: str) -> str:
@@ -156,6 +156,9 @@ class TrainingProgress(Listener):
             f"canvas {'/'.join(map(str, config.augment.sizes))} px"
         )
         lines = [first]
+        if not any(sample.labelled[sample.labels].any() for sample in run.val_set.samples):
+            lines.append(f"warning: --val has no box to find: no epoch will be better than the first, which is {BEST}; "
+                         f"take {LAST}")  # fmt: skip
         if run.initial:
             lines.append(str(run.initial))
         if run.step:

@@ -230,7 +230,7 @@ def test_evaluate_leaves_out_categories_that_the_weights_do_not_know(
     assert counted["per_class"]["ring"]["ap"] == 0
     assert counted["map"] == pytest.approx(summary["map"] / 2)
     monkeypatch.setattr(evaluate, "_SHOWN_NAMES", 1)
-    with pytest.raises(ConfigError, match="the weights know disc, square; the data set has ring and 1 more: nothing"):
+    with pytest.raises(ConfigError, match="the weights know disc and 1 more; the data set has ring and 1 more"):
         _evaluate_renamed(shapes, weights, path, ["ring", "bow"])
 
 
@@ -299,6 +299,20 @@ def test_wrong_options_get_one_line(shapes: Path, tmp_path: Path, options: list[
         _invoke_train(*_train_options(shapes, tmp_path / "run"), *options)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_a_set_without_a_box_is_refused_for_training_and_reported_for_validation(shapes: Path, tmp_path: Path) -> None:
+    content = json.loads((shapes / "val" / "annotations.json").read_text())
+    content["annotations"] = [{**entry, "iscrowd": 1} for entry in content["annotations"]]
+    path = tmp_path / "crowds.json"
+    path.write_text(json.dumps(content))
+    options = _train_options(shapes, tmp_path / "run", "--images", str(shapes / "val"), *_recipe(1), "--epochs", "1")
+    with pytest.raises(DataError, match=r"crowds\.json has no box of disc, square: there is nothing to learn"):
+        _invoke_train(*options, "--data", str(path))
+    sound = ["--data", str(shapes / "val" / "annotations.json")]
+    output = _invoke_train(*options, *sound, "--val", str(path)).output
+    assert "warning: --val has no box to find" in output
+    assert "mAP -  mAP@.50 -" in output
 
 
 @pytest.mark.parametrize("option", ["--min-size", "--max-size"])
