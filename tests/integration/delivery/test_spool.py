@@ -509,7 +509,7 @@ def test_a_file_in_place_of_the_directory_costs_events_and_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory = tmp_path / "spool"
-    with Counted(directory, "e1") as spool:
+    with Counted(directory, "e1", try_again_seconds=0.0) as spool:
         spool.put(range(1, 11))
         wait_until(lambda: spool.count("events_kept_total") == 10)
         shutil.rmtree(directory)
