@@ -14,6 +14,9 @@ _JITTER_SECONDS = 0.5
 _LARGEST_ERROR_SECONDS = 86_400.0
 # Frames may be late, and then come all at once; what changes by more is a jump of the camera's clock or timestamps.
 _LARGEST_STEP_SECONDS = 10.0
+# The first report may be of presentation times after a jump, and come before the frames that show the jump: where it
+# says that so many frames were captured at another time than ours, these are too few to believe it.
+_DOUBTED_FRAMES = 5
 
 _DEFAULT_FPS = 25.0
 _TICK_SECONDS = 1e-3
@@ -46,6 +49,7 @@ class CameraClock:
         self._has_jumped = False
         self._last: tuple[float, float] | None = None
         self._last_error: tuple[int, float] | None = None
+        self._reported_frames = 0
 
     def at(self, start: int | None, pts_seconds: float | None) -> tuple[float, Clock]:
         """The capture of the frame that has just been decoded, and whose clock says so.
@@ -63,9 +67,12 @@ class CameraClock:
             return now, "daemon"
         self._has_jumped |= self._jumps(pts_seconds - now, now)
         captured_at = (start or 0) / 1e6 + pts_seconds
+        error_seconds = abs(captured_at - now)
         if start:
-            self._has_jumped |= self._report_jumps(start, abs(captured_at - now))
-        if not start or self._has_jumped or abs(captured_at - now) > _LARGEST_ERROR_SECONDS:
+            self._has_jumped |= self._report_jumps(start, error_seconds)
+            self._reported_frames += 1
+        is_doubted = error_seconds > _LARGEST_STEP_SECONDS and self._reported_frames <= _DOUBTED_FRAMES
+        if not start or self._has_jumped or is_doubted or error_seconds > _LARGEST_ERROR_SECONDS:
             return now, "daemon"
         return captured_at, "source"
 

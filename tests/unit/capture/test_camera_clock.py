@@ -56,8 +56,16 @@ def test_report_of_a_jump_that_comes_before_its_frames_ends_the_belief(now: list
 
 
 def test_camera_that_sets_its_clock_right_is_believed_from_then_on(now: list[float]) -> None:
-    frames = read(now, (0, 0.0, -600.0), (0.1, 0.1, -600.0), (0.1, 0.2, -0.05), (0.1, 0.3, -0.05))
-    assert frames == [(600, "source"), (600, "source"), (0.05, "source"), (0.05, "source")]
+    wrong = [(0.1, number / 10, -600.0) for number in range(7)]
+    frames = read(now, *wrong, (0.1, 0.7, -0.05), (0.1, 0.8, -0.05))
+    assert [whose for _, whose in frames] == ["daemon"] * 5 + ["source"] * 4
+    assert [seconds for seconds, _ in frames[5:]] == [600.1, 600.1, 0.15, 0.15]
+
+
+@pytest.mark.parametrize("jump", [-5000, 5000])
+def test_first_report_of_a_jump_that_comes_before_its_frames_is_not_believed(now: list[float], jump: float) -> None:
+    after = [(0.1, 0.2, -jump), (0.1, 0.3, -jump), (0.1, 0.4 + jump, -jump), (0.1, 0.5 + jump, -jump)]
+    assert read(now, (0, 0.0, None), (0.1, 0.1, None), *after) == [(0, "daemon")] * 6
 
 
 def test_clock_that_is_a_day_off_says_nothing(now: list[float]) -> None:
