@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from streamdet.types import Reason
 from support import rtsp
 from support.capturing import SECRET, failure, read, stream_config
 from support.certificates import make_certificate
+from support.faults.front import Behaviour, Front, Units, Weather, misdate
 from support.rtsp import RtspServer
 from support.waiting import PATIENCE_SECONDS, join
 
@@ -62,6 +64,23 @@ def test_clock_of_the_camera_from_sender_reports(server: RtspServer) -> None:
     assert frame.clock == "source"
     # Server and reader share the machine's clock.
     assert abs(frame.captured_at - now) < 5
+
+
+def test_a_clock_that_is_an_hour_off_is_believed_after_some_frames(server: RtspServer) -> None:
+    with Weather() as weather:
+        front = Front(weather, server.port, Behaviour(carry=misdate(-3600)), Units)
+        config = stream_config(f"rtsp://127.0.0.1:{front.port}/h264", transport="tcp", connect_timeout_seconds=20)
+        source = open_source(config)
+        for _ in range(400):
+            frame = source.read()
+            error_seconds = frame.captured_at - time.time()
+            if frame.clock == "source":
+                break
+            assert abs(error_seconds) < 5
+        source.close()
+        front.close()
+    assert frame.clock == "source"
+    assert abs(error_seconds + 3600) < 5
 
 
 def test_no_such_path(server: RtspServer) -> None:

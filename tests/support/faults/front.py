@@ -98,6 +98,19 @@ def shift(seconds: float) -> Callable[[socket.socket, bytes], Awaitable[None]]:
     return carry
 
 
+def misdate(seconds: float) -> Callable[[socket.socket, bytes], Awaitable[None]]:
+    """The camera's wall clock is wrong by so much: sender reports have another NTP time, packets stay as they are."""
+
+    async def carry(client: socket.socket, data: bytes) -> None:
+        at = 4 + 8  # whole seconds
+        if data[:1] == b"$" and data[1] % 2 == 1 and data[5] == _SENDER_REPORT:
+            wrong = int.from_bytes(data[at : at + 4], "big") + round(seconds)
+            data = data[:at] + wrong.to_bytes(4, "big") + data[at + 4 :]
+        await send(client, data)
+
+    return carry
+
+
 def says(head: str, *, then: bytes = b"", again_every_seconds: float | None = None) -> Behaviour:
     """Answers every request so, whatever it was; then perhaps goes on with something for ever."""
 
